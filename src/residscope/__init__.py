@@ -1,0 +1,52 @@
+"""Residscope: one workbench for the residual stream of transformer language models.
+
+    import residscope as rs
+    model = rs.load("smollm2-135m")
+    rec = model.run("The Eiffel Tower is in")
+
+Names are imported on first use, so that `import residscope` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from residscope import corpus as corpus
+    from residscope import directions as directions
+    from residscope import edits as edits
+    from residscope import errors as errors
+    from residscope.corpus.pca import pca as pca
+    from residscope.directions import Dictionary as Dictionary
+    from residscope.directions import Direction as Direction
+    from residscope.engine.loading import load as load
+    from residscope.engine.model import Model as Model
+    from residscope.engine.recording import Recording as Recording
+    from residscope.engine.windows import Window as Window
+    from residscope.metrics import kl as kl
+    from residscope.metrics import log_prob as log_prob
+    from residscope.metrics import logit_diff as logit_diff
+    from residscope.metrics import loss as loss
+    from residscope.model.prompts import PromptSet as PromptSet
+    from residscope.model.sites import Site as Site
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Dictionary": "directions", "Direction": "directions", "Model": "engine.model", "PromptSet": "model.prompts",
+    "Recording": "engine.recording", "Site": "model.sites", "Window": "engine.windows", "kl": "metrics",
+    "load": "engine.loading", "log_prob": "metrics", "logit_diff": "metrics", "loss": "metrics", "pca": "corpus.pca",
+}  # fmt: skip
+_ROOMS = ("corpus", "directions", "edits", "errors")
+__all__ = ["__version__", *_HOME, *_ROOMS]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    if name in _ROOMS:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,227 @@
+"""Directions and dictionaries: everything worth knowing about the stream is a direction in it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from residscope.engine.model import Model
+from residscope.errors import DirectionError, WrongWidth, ZeroDirection
+from residscope.model.sites import Site
+
+SPACES = ("raw", "centred", "lens")
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """A read vector, a write vector, an offset and a scale, at a site, with where it came from.
+
+    The coordinate of a stream vector x is, by space,
+
+        raw      read . x
+        centred  read . x - offset
+        lens     read . x / sigma(x) + offset      (sigma: the final norm's divisor for x; logits units)
+
+    `space` is the one the direction was made in. `write` is what steering adds; `scale` is the standard deviation of
+    the coordinate on the data the direction was fitted on, where that is known.
+
+    Directions form an algebra: `0.5 * pca[3] - 0.2 * pca[7]`.
+    """
+
+    read: Float[Tensor, "d"]
+    write: Float[Tensor, "d"]
+    site: str
+    offset: float = 0.0
+    scale: float | None = None
+    name: str = "direction"
+    space: str = "raw"
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        Site.parse(self.site)
+        if self.space not in SPACES:
+            raise DirectionError("no such space", received=repr(self.space), allowed=", ".join(SPACES))
+        if self.read.ndim != 1 or self.write.ndim != 1:
+            raise WrongWidth(
+                "a direction is made of two vectors",
+                received=f"read {tuple(self.read.shape)}, write {tuple(self.write.shape)}",
+                allowed="one axis each",
+            )
+        if not (torch.isfinite(self.read).all() and torch.isfinite(self.write).all()):
+            raise ZeroDirection("the direction has NaN or infinite entries", received=self.name)
+        object.__setattr__(self, "read", self.read.detach().clone())
+        object.__setattr__(self, "write", self.write.detach().clone())
+
+    def project(
+        self, x: Float[Tensor, "*batch d"], *, space: str | None = None, model: Model | None = None
+    ) -> Float[Tensor, "*batch"]:
+        """The coordinate of x in `space` (the direction's own unless said). `lens` needs the model, for its final norm.
+
+        Raises:
+            WrongWidth: x has another width than `read`.
+        """
+        space = space or self.space
+        if x.shape[-1] != len(self.read):
+            raise WrongWidth(
+                f"{self.name} reads vectors of another width", received=f"{x.shape[-1]}", allowed=f"{len(self.read)}"
+            )
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        raw = wide @ self.read.to(wide)
+        if space == "centred":
+            return raw - self.offset
+        if space == "lens":
+            if model is None:
+                raise DirectionError("the lens space needs the model's final norm", fix="pass model=")
+            return raw / model.final_scale(x)[..., 0] + self.offset
+        return raw
+
+    def unit(self) -> "Direction":
+        """The same direction with read and write of length one. Raises ZeroDirection where there is none."""
+        read, write = self.read.norm(), self.write.norm()
+        if read == 0 or write == 0:
+            raise ZeroDirection("a direction of length zero cannot be normalised", received=self.name)
+        scale = None if self.scale is None else self.scale / float(read)
+        return replace(self, read=self.read / read, write=self.write / write, offset=self.offset / float(read), scale=scale)
+
+    def cosine(self, other: "Direction") -> float:
+        """Cosine of the two read vectors."""
+        return float(torch.nn.functional.cosine_similarity(self.read.double(), other.read.double().to(self.read.device), dim=0))
+
+    def __add__(self, other: "Direction") -> "Direction":
+        if len(other.read) != len(self.read):
+            raise WrongWidth("the directions have different widths", received=f"{len(other.read)}", allowed=f"{len(self.read)}")
+        if (other.site, other.space) != (self.site, self.space):
+            raise DirectionError(
+                "the directions stand at different sites or in different spaces",
+                received=f"{other.name} at {other.site} ({other.space})",
+                allowed=f"{self.site} ({self.space})",
+                fix="move one with `.at(site)`, if you mean to",
+            )
+        return Direction(
+            read=self.read + other.read,
+            write=self.write + other.write,
+            site=self.site,
+            offset=self.offset + other.offset,
+            name=f"{self.name} + {other.name}".replace("+ -", "- "),
+            space=self.space,
+            provenance={"sum": [dict(self.provenance), dict(other.provenance)]},
+        )
+
+    def __mul__(self, factor: float) -> "Direction":
+        name = self.name if " " not in self.name or self.name.startswith("PC ") else f"({self.name})"
+        return Direction(
+            read=self.read * factor,
+            write=self.write * factor,
+            site=self.site,
+            offset=self.offset * factor,
+            scale=None if self.scale is None else self.scale * abs(factor),
+            name=f"-{name}" if factor == -1 else f"{factor:g} {name}",
+            space=self.space,
+            provenance={"times": factor, "of": dict(self.provenance)},
+        )
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> "Direction":
+        return self * -1
+
+    def __sub__(self, other: "Direction") -> "Direction":
+        return self + (-other)
+
+    def at(self, site: str) -> "Direction":
+        """The same vectors at another site: a claim of the caller's, since nothing makes two sites share a basis."""
+        return replace(self, site=site, provenance={"moved": self.site, "of": dict(self.provenance)})
+
+    def __repr__(self) -> str:
+        return f"Direction({self.name} at {self.site}, width {len(self.read)}, {self.space})"
+
+
+@dataclass(frozen=True, eq=False)
+class Dictionary:
+    """A named set of directions at one site: `pca[7]` is the eighth.
+
+    For PCA read and write agree and are orthonormal, `mean` is what was subtracted, `sd` the standard deviation along each
+    component and `variance` its share of the whole.
+    """
+
+    name: str
+    site: str
+    read: Float[Tensor, "n d"]
+    write: Float[Tensor, "n d"]
+    mean: Float[Tensor, "d"]
+    sd: Float[Tensor, "n"] | None = None
+    variance: Float[Tensor, "n"] | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.read)
+
+    def __getitem__(self, index: int) -> Direction:
+        if not 0 <= index < len(self):
+            raise DirectionError(f"{self.name} has {len(self)} directions", received=str(index), allowed=f"0 to {len(self) - 1}")
+        label = "PC" if self.name == "pca" else self.name
+        return Direction(
+            read=self.read[index],
+            write=self.write[index],
+            site=self.site,
+            offset=float(self.read[index] @ self.mean),
+            scale=None if self.sd is None else float(self.sd[index]),
+            name=f"{label} {index}",
+            space="centred",
+            provenance={"dictionary": self.name, "index": index, **self.provenance},
+        )
+
+    def __iter__(self) -> Iterator[Direction]:
+        return (self[i] for i in range(len(self)))
+
+    def encode(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch n"]:
+        """Coordinates of x - mean. Raises WrongWidth."""
+        if x.shape[-1] != self.read.shape[1]:
+            raise WrongWidth(f"{self.name} reads another width", received=f"{x.shape[-1]}", allowed=f"{self.read.shape[1]}")
+        return (x - self.mean.to(x)) @ self.read.to(x).T
+
+    def decode(self, coordinates: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch d"]:
+        """mean + coordinates @ write: x again but for `error`."""
+        return coordinates @ self.write.to(coordinates) + self.mean.to(coordinates)
+
+    def error(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+        """What the dictionary leaves out: x = decode(encode(x)) + error(x)."""
+        return x - self.decode(self.encode(x))
+
+    def __repr__(self) -> str:
+        return f"Dictionary({self.name} of {self.site}: {len(self)} directions, width {self.read.shape[1]})"
+
+
+def unembedding(model: Model, token: str | int, *, site: str | None = None) -> Direction:
+    """One token's logit as a direction of the stream: W_U's column with the final norm's gain folded in.
+
+    logit = read . x / sigma(x) + offset, exactly so at the end of the stream, a lens before it (nostalgebraist, 2020).
+    Raises UnknownToken.
+    """
+    index = model.token_id(token)
+    norm = model.layout.final_norm
+    column = model.W_U[:, index].float()
+    read = norm.center(norm.gain.float() * column)
+    bias = 0.0 if norm.bias is None else float(norm.bias.float() @ column)
+    head_bias = getattr(model.layout.unembed, "bias", None)
+    bias += 0.0 if head_bias is None else float(head_bias[index])
+    text = model.token_texts([index])[0]
+    return Direction(
+        read=read,
+        write=read,
+        site=site or f"resid_post.{model.n_layers - 1}",
+        offset=bias,
+        name=f"logit {text!r}",
+        space="lens",
+        provenance={"unembedding": text, "id": index, "model": model.hash},
+    )
+
+
+def logit_diff(model: Model, positive: str | int, negative: str | int, *, site: str | None = None) -> Direction:
+    """logit(positive) - logit(negative) as a direction of the stream; see `unembedding`."""
+    difference = unembedding(model, positive, site=site) - unembedding(model, negative, site=site)
+    names = [model.token_texts([model.token_id(token)])[0].strip() for token in (positive, negative)]
+    return replace(difference, name=f"{names[0]} - {names[1]}")

@@ -1,0 +1,125 @@
+"""Attention as sites: a function registered with transformers under a private name.
+
+The name is set on a model's configuration only while one of its runs needs a site inside attention. Any other call that
+meets it (another thread's, in the middle of such a run) is handed on, mask and kernel both, to the implementation that
+was there before.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from residscope.engine.passes import Pass
+from residscope.model.sites import Site
+
+NAME = "residscope"
+active: ContextVar[Pass | None] = ContextVar("residscope_pass", default=None)
+_before: dict[int, str] = {}  # id of a configuration in use -> its own implementation
+
+
+def register() -> None:
+    """Make the private name known to transformers. Repeating it changes nothing."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface
+
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, _mask)
+
+
+@contextmanager
+def switched(hf: Any) -> Iterator[None]:
+    """Attention through this room, and as it was again on leaving. The caller holds the model's lock."""
+    config = hf.config
+    before = config._attn_implementation
+    _before[id(config)] = before
+    config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+        _before.pop(id(config), None)
+
+
+def _mask(*args: Any, config: Any = None, **kwargs: Any) -> Tensor | None:
+    from transformers.masking_utils import AttentionMaskInterface, eager_mask
+
+    if active.get() is not None:
+        return eager_mask(*args, config=config, **kwargs)
+    before = _before.get(id(config), "sdpa")
+    return AttentionMaskInterface._global_mapping[before](*args, config=config, **kwargs)
+
+
+def _attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, Tensor | None]:
+    now = active.get()
+    layer = None if now is None else now.layer_of.get(id(module))
+    if now is None or layer is None:
+        return _stock(_before.get(id(module.config), "sdpa"), module)(module, query, key, value, mask, **kwargs)
+    return attend(now, layer, query, key, value, mask, **kwargs)
+
+
+def _stock(name: str, module: Any) -> Any:
+    """The implementation a configuration named before; `eager` is each modeling file's own function."""
+    from sys import modules
+
+    from transformers import AttentionInterface
+
+    eager = getattr(modules[type(module).__module__], "eager_attention_forward", None)
+    return AttentionInterface().get_interface(name, eager)
+
+
+def attend(
+    now: Pass,
+    layer: int,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, Tensor]:
+    """One layer's attention, each step offered to the pass: scale, cap, mask, softmax, mix the values.
+
+    query: [batch head pos d_head]; key, value: [batch kv_head key d_head]; returns z as [batch pos head d_head].
+    """
+
+    def visit(name: str, x: Tensor) -> Tensor:
+        return now.visit(Site(name, layer), x)
+
+    def visit_heads(name: str, x: Tensor) -> Tensor:
+        return visit(name, x.transpose(1, 2)).transpose(1, 2) if now.touches(Site(name, layer)) else x
+
+    query = visit_heads("q", query)
+    key = _suffix(now, "k", layer, key)
+    value = _suffix(now, "v", layer, value)
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = (query * scale) @ key.transpose(-1, -2)
+    if softcap is not None:
+        scores = (scores / softcap).tanh_().mul_(softcap)
+    if mask is not None:
+        scores = scores.add_(mask[..., : key.shape[-2]])
+    scores = visit("scores", scores)
+    pattern = torch.softmax(scores, -1, dtype=now.softmax_dtype).to(query.dtype)
+    pattern = visit("pattern", pattern)
+    z = (pattern @ value).transpose(1, 2)
+    return visit("z", z).contiguous(), pattern
+
+
+def _suffix(now: Pass, name: str, layer: int, whole: Tensor) -> Tensor:
+    """Offer the pass the keys or values of its own positions; those before come from the window's base, already edited."""
+    site = Site(name, layer)
+    if not now.touches(site):
+        return whole
+    own = whole[:, :, now.offset :]
+    new = now.visit(site, own.transpose(1, 2)).transpose(1, 2)
+    return whole if new is own else torch.cat([whole[:, :, : now.offset], new], 2)

@@ -1,0 +1,160 @@
+"""The certificate: the numbers that say whether this model, on this device and in this dtype, is what its family file says.
+
+Errors are |got - expected| / |expected| per position. The first position is judged apart: its norm can be a thousand times
+the rest's. A passed certificate is kept by everything it depends on, so a second load pays nothing.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from residscope.engine.checks import CHECKS, Bench, Pair
+from residscope.engine.model import Model
+
+# relative, per position. Stock RMSNorms compute in fp32 whatever the model's dtype; bf16 keeps 8 bits, and every layer's
+# rounding stands between the two sides of some checks
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One check: its worst error over the positions after the first, and the first position's own."""
+
+    name: str
+    about: str
+    error: float
+    first: float
+    tolerance: float
+    failed: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        return self.failed is None and max(self.error, self.first) <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Every check's error. Printing it shows them all."""
+
+    checks: tuple[Checked, ...]
+    tolerance: float
+    seconds: float
+    cached: bool = False
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+    @property
+    def worst(self) -> float:
+        return max(max(check.error, check.first) for check in self.checks)
+
+    @property
+    def worst_check(self) -> str:
+        return max(self.checks, key=lambda check: max(check.error, check.first)).name
+
+    def failures(self) -> str:
+        """The failed checks in words; empty when all passed."""
+        told = [f"{c.name} ({c.failed or f'error {max(c.error, c.first):.1e}'}; {c.about})" for c in self.checks if not c.passed]
+        return "; ".join(told)
+
+    def __repr__(self) -> str:
+        head = f"certificate {'passed' if self.passed else 'FAILED'}: worst {self.worst:.1e} of {self.tolerance:.0e}"
+        head += ", from an earlier load" if self.cached else f", {self.seconds:.1f} s"
+        rows = [f"  {'ok  ' if c.passed else 'FAIL'} {c.name:24}{c.error:8.1e}  first position {c.first:8.1e}  {c.about}" for c in self.checks]
+        return "\n".join([head, *rows])
+
+
+def certify(model: Model, *, progress: Callable[[str, int, int], None] | None = None) -> Certificate:
+    """Check a model, or answer from a passed certificate kept for the same weights, code, device, dtype and versions."""
+    kept = _folder() / f"{_key(model)}.json"
+    if model.hash and (found := _read(kept)) is not None:
+        return found
+    certificate = measure(model, progress=progress)
+    if certificate.passed and model.hash:
+        _write(kept, certificate)
+    return certificate
+
+
+def measure(model: Model, *, progress: Callable[[str, int, int], None] | None = None) -> Certificate:
+    """Run every check now."""
+    began, tolerance = time.perf_counter(), TOLERANCE[model.dtype]
+    checks: list[Checked] = []
+    try:
+        bench = Bench(model)
+    except Exception as error:  # a wrong family file may break anywhere; the first check is what it failed
+        about, _ = CHECKS["no-op run"]
+        checks = [Checked("no-op run", about, 0.0, 0.0, tolerance, failed=f"{type(error).__name__}: {error}")]
+        return Certificate(tuple(checks), tolerance, time.perf_counter() - began)
+    for done, (name, (about, pairs)) in enumerate(CHECKS.items()):
+        if progress is not None:
+            progress("certificate", done, len(CHECKS))
+        rest, first, failed = 0.0, 0.0, None
+        try:
+            for pair in pairs(bench):
+                error = errors(pair)
+                first = max(first, float(error[0]))
+                rest = max(rest, *error[1:].tolist(), 0.0)
+        except Exception as error:  # as above
+            failed = f"{type(error).__name__}: {error}"
+        checks.append(Checked(name, about, rest, first, tolerance, failed))
+    return Certificate(tuple(checks), tolerance, time.perf_counter() - began)
+
+
+def errors(pair: Pair) -> Tensor:
+    """Relative error of each position, the worst row counting: `[batch pos ...]` twice to `[pos]`. NaN counts as infinite."""
+    got, expected = (x.detach().double() for x in pair)
+    if got.shape[1] != expected.shape[1] or got.shape != expected.shape:
+        raise ValueError(f"shapes differ: {tuple(got.shape)} and {tuple(expected.shape)}")
+    if got.ndim == 4 and got.shape[2] == got.shape[3] != expected.shape[1]:
+        got, expected = got.transpose(1, 2), expected.transpose(1, 2)
+    difference = (got - expected).flatten(2).norm(dim=-1)
+    size = expected.flatten(2).norm(dim=-1).clamp_min(1e-12)
+    return torch.nan_to_num(difference / size, nan=torch.inf).amax(0)
+
+
+def _folder() -> Path:
+    from residscope.model.catalog import cache_folder
+
+    return cache_folder() / "certificates"
+
+
+def _key(model: Model) -> str:
+    device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else model.device.type
+    parts = [model.hash, str(model.dtype), device, repr(model.family), _sources()]
+    parts += [f"{name} {version(name)}" for name in ("torch", "transformers")]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+@cache
+def _sources() -> str:
+    """A digest of the code that a certificate speaks for."""
+    room = Path(__file__).parent
+    files = sorted([*room.glob("*.py"), *(room.parent / "model").glob("*.py")])
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def _read(path: Path) -> Certificate | None:
+    try:
+        found = json.loads(path.read_text())
+        checks = tuple(Checked(**entry) for entry in found["checks"])
+        certificate = Certificate(checks, found["tolerance"], found["seconds"], cached=True)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return certificate if certificate.passed and {c.name for c in checks} == CHECKS.keys() else None
+
+
+def _write(path: Path, certificate: Certificate) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(f".{os.getpid()}")
+    draft.write_text(json.dumps(asdict(replace(certificate, cached=False))))
+    draft.replace(path)

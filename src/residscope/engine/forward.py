@@ -1,0 +1,70 @@
+"""One forward of a stock model: what is captured, what is edited, where it starts and where it stops."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from threading import RLock
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from residscope.engine.hooks import Hooks, Stop
+from residscope.engine.layout import Layout
+from residscope.engine.passes import Pass
+from residscope.engine.protocols import Edit
+from residscope.engine.windows import Window, prefix_cache
+from residscope.model.prompts import Batch
+from residscope.model.sites import Site
+
+_locks: "WeakKeyDictionary[Any, RLock]" = WeakKeyDictionary()
+_locks_lock = RLock()
+
+
+def lock_of(hf: Any) -> RLock:
+    """The one lock around every forward of a model object, however many `Model`s wrap it."""
+    with _locks_lock:
+        return _locks.setdefault(hf, RLock())
+
+
+def rank(site: Site, n_layers: int) -> int:
+    """The last block that must have run for a site to be known: -1 for none, n_layers for what follows the blocks."""
+    if site.layer is not None:
+        return site.layer - 1 if site.name == "resid_pre" else site.layer
+    return -1 if site.name in ("embed", "pos_embed") else n_layers
+
+
+def forward(
+    layout: Layout,
+    batch: Batch,
+    *,
+    capture: Iterable[Site],
+    edits: Sequence[Edit] = (),
+    window: Window | None = None,
+    unedited: Mapping[Site, Tensor] | None = None,
+) -> dict[Site, Tensor]:
+    """Run the stock model's own forward and return the captured sites; blocks outside the window cost nothing.
+
+    Shapes are the sites' own, with the window's positions only. The model is as it was afterwards, also when this raises.
+    """
+    n = layout.sizes.n_layers
+    capture = frozenset(capture)
+    pos, start, resume, cache = 0, 0, None, None
+    stop = max((rank(site, n) for site in capture), default=-1)
+    with lock_of(layout.hf), torch.no_grad():
+        if window is not None:
+            pos, start = window.pos, window.start
+            if start > 0:
+                resume = window.base[Site("resid_pre", start) if start < n else Site("resid_post", n - 1)][:, pos:]
+            if pos > 0:
+                cache = prefix_cache(window, stop=min(stop, n - 1))
+        now = Pass(layout, batch, capture=capture, edits=edits, offset=pos, unedited=unedited)
+        wants_logits = Site("logits") in capture
+        hooks = Hooks(now, start=start, resume=resume, stop=None if wants_logits else stop)
+        with hooks():
+            try:
+                out = layout.hf(input_ids=batch.ids[:, pos:], past_key_values=cache, use_cache=cache is not None)
+                if wants_logits:
+                    now.visit(Site("logits"), out.logits)
+            except Stop:
+                pass
+        return now.values

@@ -1,0 +1,156 @@
+"""Layout: a family file's module paths, resolved on one model."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from residscope.errors import UnknownFamily
+from residscope.model.families import Family, family_of
+from residscope.model.sites import Sizes, SiteTable
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A LayerNorm or RMSNorm of the model, and the divisor it computes.
+
+    LayerNorm: y = (x - mean x) / sigma * g + b with sigma = sqrt(var x + eps); RMSNorm: y = x / sigma * g with
+    sigma = sqrt(mean x^2 + eps).
+    """
+
+    module: nn.Module
+    kind: str
+    eps: float
+    gain_offset: float
+
+    def sigma(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch 1"]:
+        """The divisor for x, in float32 at least, as the stock norms compute it."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        if self.kind == "layer":
+            wide = wide - wide.mean(-1, keepdim=True)
+        return (wide.pow(2).mean(-1, keepdim=True) + self.eps).sqrt()
+
+    @property
+    def gain(self) -> Float[Tensor, "d_model"]:
+        return self.module.weight.detach() + self.gain_offset
+
+    @property
+    def bias(self) -> Float[Tensor, "d_model"] | None:
+        bias = getattr(self.module, "bias", None)
+        return None if bias is None else bias.detach()
+
+    def center(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """x as the norm sees it: without its mean, for LayerNorm."""
+        return x - x.mean(-1, keepdim=True) if self.kind == "layer" else x
+
+    def rescale(self, out: Tensor, old: Tensor, new: Tensor) -> Tensor:
+        """The norm's output, had its divisor been `new` instead of `old`."""
+        bias = self.bias
+        core = out if bias is None else out - bias
+        core = (core * (old / new)).to(out.dtype)
+        return core if bias is None else core + bias
+
+
+@dataclass(frozen=True)
+class BlockParts:
+    """The modules of one block. A writer is the module whose output is added to the stream."""
+
+    block: nn.Module
+    attn: nn.Module
+    attn_norm: Norm
+    attn_proj: nn.Module
+    attn_writer: nn.Module
+    mlp: nn.Module
+    mlp_norm: Norm | None
+    mlp_up: nn.Module
+    mlp_gate: nn.Module | None
+    mlp_down: nn.Module
+    mlp_writer: nn.Module
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything is in one model."""
+
+    hf: Any
+    family: Family
+    sizes: Sizes
+    table: SiteTable
+    embed: nn.Module
+    pos_embed: nn.Module | None
+    blocks: tuple[BlockParts, ...]
+    final_norm: Norm
+    unembed: nn.Module
+
+    @property
+    def device(self) -> torch.device:
+        return self.embed.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embed.weight.dtype
+
+
+def lay_out(hf: Any) -> Layout:
+    """Find the parts of a stock model.
+
+    Raises:
+        UnknownFamily: no family file, or one whose paths are not in this model. UnknownConfig: see `family_of`.
+    """
+    family = family_of(hf.config)
+    sizes = family.read_sizes(hf.config)
+
+    def part(root: nn.Module, path: str, where: str) -> nn.Module:
+        try:
+            return root.get_submodule(path)
+        except AttributeError:
+            raise UnknownFamily(
+                f"the {family.name} family file names a part that is not in this model",
+                received=f"{path} in {where}",
+                fix=f"correct residscope/model/families/{family.name}.py",
+            ) from None
+
+    def norm(module: nn.Module) -> Norm:
+        return Norm(module, family.norm, float(getattr(module, family.norm_eps)), family.norm_gain_offset)
+
+    def block_parts(block: nn.Module, index: int) -> BlockParts:
+        def inside(path: str) -> nn.Module:
+            return part(block, path, f"{family.blocks}.{index}")
+
+        b = family.block
+        return BlockParts(
+            block=block,
+            attn=inside(b.attn),
+            attn_norm=norm(inside(b.attn_norm)),
+            attn_proj=inside(b.attn_proj),
+            attn_writer=inside(b.attn_post_norm or b.attn),
+            mlp=inside(b.mlp),
+            mlp_norm=norm(inside(b.mlp_norm)) if b.mlp_norm else None,
+            mlp_up=inside(b.mlp_up),
+            mlp_gate=inside(b.mlp_gate) if b.mlp_gate else None,
+            mlp_down=inside(b.mlp_down),
+            mlp_writer=inside(b.mlp_post_norm or b.mlp),
+        )
+
+    blocks = part(hf, family.blocks, "the model")
+    aliases = {} if family.block.attn_post_norm else {"attn_raw": "attn_out"}
+    aliases |= {} if family.block.mlp_post_norm else {"mlp_raw": "mlp_out"}
+    return Layout(
+        hf=hf,
+        family=family,
+        sizes=sizes,
+        table=SiteTable(sizes, family.absent, aliases, family.gated),
+        embed=part(hf, family.embed, "the model"),
+        pos_embed=part(hf, family.pos_embed, "the model") if family.pos_embed else None,
+        blocks=tuple(block_parts(block, i) for i, block in enumerate(blocks.children())),
+        final_norm=norm(part(hf, family.final_norm, "the model")),
+        unembed=part(hf, family.unembed, "the model"),
+    )
+
+
+def weight_in_out(module: nn.Module) -> Float[Tensor, "d_in d_out"]:
+    """A linear layer's matrix as x @ W reads it, whichever way round the module keeps it."""
+    weight = module.weight.detach()
+    return weight.T if isinstance(module, nn.Linear) else weight

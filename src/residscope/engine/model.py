@@ -1,0 +1,272 @@
+"""Model: a stock Hugging Face decoder and a map of its sites."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from residscope.engine import attention
+from residscope.engine.forward import forward, lock_of, rank
+from residscope.engine.layout import Layout, lay_out, weight_in_out
+from residscope.engine.protocols import Edit, Readout
+from residscope.engine.recording import Recording
+from residscope.engine.windows import Window
+from residscope.errors import BadEdit, EmptyPrompt, NoChatTemplate, NoTokenizer, PromptTooLong, UnknownLayer, UnknownToken, WrongModel
+from residscope.model.prompts import Batch, PromptSet, pad
+from residscope.model.sites import Site, SiteTable
+
+Prompt = str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]] | Int[Tensor, "..."] | PromptSet | Batch
+STREAM = ("resid_pre", "resid_post")
+
+
+class Model:
+    """A stock model object, untouched, and what Residscope knows of it.
+
+    `rs.load` makes one. `hf` and `tokenizer` are the Hugging Face objects themselves; between runs they behave as if
+    Residscope were not there.
+    """
+
+    def __init__(self, hf: Any, tokenizer: Any = None, *, name: str | None = None, hash: str = "", bos: bool | None = None) -> None:
+        attention.register()
+        self.hf = hf
+        self.tokenizer = tokenizer
+        self.name = name or getattr(hf.config, "_name_or_path", "") or type(hf).__name__
+        self.hash = hash
+        self.layout: Layout = lay_out(hf)
+        self.certificate: Any = None
+        self.bos = _adds_bos(tokenizer) if bos is None else bos
+
+    @property
+    def sites(self) -> SiteTable:
+        """Which sites exist here; each absent one says why."""
+        return self.layout.table
+
+    @property
+    def family(self) -> Any:
+        return self.layout.family
+
+    @property
+    def n_layers(self) -> int:
+        return self.layout.sizes.n_layers
+
+    @property
+    def n_heads(self) -> int:
+        return self.layout.sizes.n_heads
+
+    @property
+    def n_kv_heads(self) -> int:
+        return self.layout.sizes.n_kv_heads
+
+    @property
+    def d_model(self) -> int:
+        return self.layout.sizes.d_model
+
+    @property
+    def d_head(self) -> int:
+        return self.layout.sizes.d_head
+
+    @property
+    def d_mlp(self) -> int:
+        return self.layout.sizes.d_mlp
+
+    @property
+    def d_vocab(self) -> int:
+        return self.layout.sizes.d_vocab
+
+    @property
+    def context(self) -> int:
+        """The most tokens a prompt may have."""
+        return self.layout.sizes.context
+
+    @property
+    def device(self) -> torch.device:
+        return self.layout.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.layout.dtype
+
+    @property
+    def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
+        """The unembedding, a view of the model's own weight."""
+        return weight_in_out(self.layout.unembed)
+
+    def weights_version(self) -> tuple[int, ...]:
+        """Changes whenever a weight is replaced or written in place (but not through `.data`, which torch does not count)."""
+        return tuple(x for p in self.hf.parameters() for x in (p._version, p.data_ptr()))
+
+    # ── tokens ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def tokens(self, text: str | Sequence[str], bos: bool | None = None) -> Int[Tensor, "batch pos"]:
+        """Token ids of a text or several (right-padded). `bos`: whether to begin with BOS; the model's own habit unless said.
+
+        Raises:
+            NoTokenizer, EmptyPrompt, PromptTooLong.
+        """
+        return self.batch([text] if isinstance(text, str) else list(text), bos=bos).ids
+
+    def chat(self, messages: Sequence[Mapping[str, str]], *, answer: bool = True) -> Int[Tensor, "batch pos"]:
+        """Token ids of a conversation in the model's own template; `answer` opens the assistant's turn."""
+        if self.tokenizer is None or not getattr(self.tokenizer, "chat_template", None):
+            raise NoChatTemplate(
+                "the tokenizer has no chat template", fix="give plain text, or set model.tokenizer.chat_template"
+            )
+        text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=answer)
+        return self.tokens(text, bos=False)
+
+    def batch(self, prompt: Prompt, *, bos: bool | None = None) -> Batch:
+        """Any prompt as one right-padded batch; every form `run` takes."""
+        if isinstance(prompt, Batch):
+            return prompt
+        if isinstance(prompt, PromptSet):
+            prompt = list(prompt.prompts)  # type: ignore[assignment]
+        if isinstance(prompt, Tensor):
+            prompt = prompt.tolist()
+        if isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], int)):
+            prompt = [prompt]  # type: ignore[list-item]
+        rows = [self._encode(row, bos) if isinstance(row, str) else list(row) for row in prompt]  # type: ignore[arg-type]
+        if not rows or not all(rows):
+            raise EmptyPrompt("the prompt has no tokens", received=repr(prompt), fix="give at least one token")
+        for row in rows:
+            if len(row) > self.context:
+                raise PromptTooLong(
+                    "the prompt is longer than the model's context",
+                    received=f"{len(row)} tokens",
+                    allowed=f"at most {self.context} tokens",
+                    fix="shorten it, or split it",
+                )
+            if not all(0 <= i < self.d_vocab for i in row):
+                raise UnknownToken(
+                    "a token id is outside the vocabulary",
+                    received=str(next(i for i in row if not 0 <= i < self.d_vocab)),
+                    allowed=f"0 to {self.d_vocab - 1}",
+                )
+        return pad(rows, device=self.device)
+
+    def _encode(self, text: str, bos: bool | None) -> list[int]:
+        if self.tokenizer is None:
+            raise NoTokenizer("this model came without a tokenizer", received=repr(text[:60]), allowed="token ids")
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if (self.bos if bos is None else bos) and ids[:1] != [self.tokenizer.bos_token_id]:
+            ids = [self.tokenizer.bos_token_id, *ids]
+        if not text:
+            ids = []
+        return ids
+
+    def token_texts(self, ids: Iterable[int]) -> list[str]:
+        """Each token as text by itself; the id where there is no tokenizer."""
+        if self.tokenizer is None:
+            return [f"<{i}>" for i in ids]
+        return [self.tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in ids]
+
+    def token_id(self, token: str | int) -> int:
+        """The id of a string that is exactly one token (mind the leading space), or an id checked.
+
+        Raises:
+            UnknownToken: none, or several tokens; the message shows them.
+        """
+        if isinstance(token, int):
+            if not 0 <= token < self.d_vocab:
+                raise UnknownToken("no such token id", received=str(token), allowed=f"0 to {self.d_vocab - 1}")
+            return token
+        ids = self._encode(token, bos=False)
+        if len(ids) != 1:
+            raise UnknownToken(
+                "not one token",
+                received=f"{token!r}, which is {len(ids)} tokens: {self.token_texts(ids)}",
+                allowed="a string that is exactly one token",
+                fix="mind the leading space: ' Mary' and 'Mary' are different tokens",
+            )
+        return ids[0]
+
+    # ── running ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def run(
+        self,
+        prompt: Prompt,
+        capture: Iterable[str | Site] = STREAM,
+        *,
+        edits: Sequence[Edit] = (),
+        readout: Readout | None = None,
+        window: Window | None = None,
+        bos: bool | None = None,
+    ) -> Recording:
+        """Run the model on a prompt and record the sites asked for.
+
+        capture: sites (`pattern.3`) or names (`resid_post`: every layer); the stream unless said. The forward stops
+        after the last one. edits: applied in order. readout: evaluated on the recording, as `rec.readout`.
+
+        Raises:
+            PromptError, SiteError, EditError: see `residscope.errors`; the model is as it was.
+        """
+        batch = self.batch(prompt, bos=bos)
+        if isinstance(edits, Edit):
+            raise BadEdit("edits are given as a list", received=repr(edits), fix="write edits=[...]")
+        names = [capture] if isinstance(capture, str) else [*capture]
+        expanded = [site for name in names for site in self.sites.expand(name)]
+        if window is not None:
+            self._check_window(window, batch)
+            if capture is STREAM:
+                last = self.n_layers - 1 if window.stop is None else window.stop
+                expanded = [site for site in expanded if window.start <= rank(site, self.n_layers) <= last]
+            self._check_inside(window, expanded)
+        if readout is not None:
+            expanded += [site for name in readout.sites for site in self.sites.expand(name)]
+        sites = {self.sites.canonical(site) for site in expanded}
+        prepared = tuple(edit.prepare(self) for edit in edits)
+        with lock_of(self.hf):
+            unedited = self._unedited(batch, prepared)
+            values = forward(self.layout, batch, capture=sites, edits=prepared, window=window, unedited=unedited)
+            version = self.weights_version()
+        record = Recording(self, batch, values, edits=prepared, window=window, unedited=unedited, weights=version)
+        if readout is not None:
+            record.readout = readout(record)
+        return record
+
+    def _unedited(self, batch: Batch, edits: Sequence[Edit]) -> dict[Site, Tensor]:
+        """What the unedited run has at the sites that edits hold to it."""
+        held = {site for edit in edits if edit.needs_unedited for site in edit.places(self.sites)}
+        return forward(self.layout, batch, capture=held) if held else {}
+
+    def _check_window(self, window: Window, batch: Batch) -> None:
+        if window.base.model.hf is not self.hf:
+            raise WrongModel("the window's recording is of another model", received=window.base.model.name, allowed=self.name)
+        same = window.base.tokens.shape == batch.ids.shape and bool((window.base.tokens == batch.ids).all())
+        if not same and (window.start > 0 or not torch.equal(window.base.tokens[:, : window.pos], batch.ids[:, : window.pos])):
+            raise WrongModel("the window's recording is of another prompt", fix="record this prompt first")
+
+    def _check_inside(self, window: Window, sites: Iterable[Site]) -> None:
+        last = self.n_layers if window.stop is None else window.stop
+        for site in sites:
+            if not window.start - 1 <= rank(self.sites.canonical(site), self.n_layers) <= last:
+                raise UnknownLayer(
+                    "the site is outside the window", received=str(site), allowed=f"layers {window.start} to {last}"
+                )
+
+    # ── reading the stream ──────────────────────────────────────────────────────────────────────────────────
+
+    def final_scale(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch 1"]:
+        """The final norm's divisor for a stream x."""
+        return self.layout.final_norm.sigma(x)
+
+    def lens(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
+        """The logits the model would give were x the end of the stream: its own final norm and unembedding."""
+        with lock_of(self.hf), torch.no_grad():
+            flat = x.reshape(1, -1, self.d_model)
+            normed = self.layout.final_norm.module(flat.to(self.dtype))
+            return self.layout.unembed(normed).reshape(*x.shape[:-1], -1)
+
+    def __repr__(self) -> str:
+        s = self.layout.sizes
+        heads = f"{s.n_heads} heads" + ("" if s.n_kv_heads == s.n_heads else f" ({s.n_kv_heads} KV)")
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"Model({self.name}: {self.family.name}, {s.n_layers} layers, {heads}, d_model {s.d_model}, {dtype} on {self.device})"
+
+
+def _adds_bos(tokenizer: Any) -> bool:
+    """Whether the tokenizer puts BOS in front by itself."""
+    if tokenizer is None or tokenizer.bos_token_id is None:
+        return False
+    return bool(tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id])

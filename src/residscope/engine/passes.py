@@ -1,0 +1,63 @@
+"""A pass: one forward under way, with what it must change and what it must keep."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from residscope.engine.layout import Layout
+from residscope.engine.protocols import At, Edit
+from residscope.model.prompts import Batch
+from residscope.model.sites import Site
+
+INSIDE_ATTENTION = frozenset({"q", "k", "v", "scores", "pattern", "z"})
+
+
+class Pass:
+    """What one forward captures and edits. Hooks call `visit` at each site it touches."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        batch: Batch,
+        *,
+        capture: Iterable[Site],
+        edits: Iterable[Edit] = (),
+        offset: int = 0,
+        unedited: Mapping[Site, Tensor] | None = None,
+    ) -> None:
+        self.layout, self.batch, self.offset = layout, batch, offset
+        self.capture = frozenset(capture)
+        self.edits: dict[Site, list[Edit]] = {}
+        for edit in edits:
+            for site in edit.places(layout.table):
+                self.edits.setdefault(site, []).append(edit)
+        self.unedited = unedited or {}
+        self.values: dict[Site, Tensor] = {}
+        self.touched = self.capture | self.edits.keys()
+        self.layer_of = {id(parts.attn): layer for layer, parts in enumerate(layout.blocks)}
+        wide = layout.family.softmax_dtype == "float32"
+        self.softmax_dtype = torch.promote_types(layout.dtype, torch.float32) if wide else layout.dtype
+
+    def touches(self, site: Site) -> bool:
+        return site in self.touched
+
+    def visit(self, site: Site, value: Tensor) -> Tensor:
+        """Apply the site's edits in order, keep the outcome if asked for, and return it.
+
+        Returns `value` itself, the same object, where there was nothing to change.
+        """
+        if site not in self.touched:
+            return value
+        edits = self.edits.get(site)
+        if edits:
+            at = At(site, self.layout.table, self.batch, self.offset, self.unedited.__getitem__)
+            for edit in edits:
+                value = edit.apply(value, at)
+        if site in self.capture:
+            self.values[site] = value
+        return value
+
+    @property
+    def inside_attention(self) -> bool:
+        return any(site.name in INSIDE_ATTENTION for site in self.touched)

@@ -1,0 +1,192 @@
+"""Recordings: what a run left at the sites asked for; everything else is recomputed from that, on demand."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from residscope.engine.forward import forward, lock_of, rank
+from residscope.engine.protocols import Edit
+from residscope.engine.windows import Window
+from residscope.errors import NotRecorded, UnknownPosition, WeightsChanged
+from residscope.model.prompts import Batch
+from residscope.model.sites import Site
+
+if TYPE_CHECKING:
+    from residscope.engine.model import Model
+
+
+class Recording:
+    """The values of one run, by site.
+
+        rec["resid_post.10"]      rec["resid_post", 10]      rec[Site("resid_post", 10)]
+
+    A site that was not captured is recomputed, one block at a time, from the nearest captured `resid_pre` below it, with
+    the run's own edits, and then kept. That is refused once the weights have changed.
+    """
+
+    def __init__(
+        self,
+        model: "Model",
+        batch: Batch,
+        values: dict[Site, Tensor],
+        *,
+        edits: Sequence[Edit] = (),
+        window: Window | None = None,
+        unedited: dict[Site, Tensor] | None = None,
+        weights: tuple[int, ...] = (),
+    ) -> None:
+        self.model = model
+        self.batch = batch
+        self.edits = tuple(edits)
+        self.window = window
+        self.readout: Tensor | None = None
+        self._values = dict(values)
+        self._unedited = unedited or {}
+        self._weights = weights
+
+    @property
+    def tokens(self) -> Int[Tensor, "batch pos"]:
+        """Token ids, right-padded; `lengths` says where each row ends."""
+        return self.batch.ids
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return self.batch.lengths
+
+    @property
+    def offset(self) -> int:
+        """The position that index 0 of the tensors stands for: not 0 for a window over the later positions."""
+        return 0 if self.window is None else self.window.pos
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The sites it holds now."""
+        return tuple(sorted(self._values, key=lambda site: (rank(site, self.model.n_layers), site.name)))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held by its tensors, in bytes, each storage counted once."""
+        storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in self._values.values()}
+        return sum(storages.values())
+
+    def __getitem__(self, key: str | Site | tuple[str, int]) -> Tensor:
+        """The value at a site, of the site's own shape.
+
+        Raises:
+            UnknownSite, UnknownLayer, AbsentSite: no such place. NotRecorded: below the window this run took.
+            WeightsChanged: it would have to be recomputed with other weights.
+        """
+        if isinstance(key, tuple):
+            key = Site(*key)
+        site = self.model.sites.canonical(key)
+        if site not in self._values:
+            self._values.update(self._recompute([site]))
+        return self._values[site]
+
+    @property
+    def logits(self) -> Float[Tensor, "batch pos d_vocab"]:
+        return self["logits"]
+
+    def stack(self, name: str) -> Float[Tensor, "layer batch pos ..."]:
+        """Every layer's value at the sites of one name: `rec.stack("resid_pre")`."""
+        return torch.stack([self[site] for site in self.model.sites.expand(name)])
+
+    def project(self, direction: Any, *, space: str | None = None) -> Float[Tensor, "batch pos"]:
+        """The direction's coordinate at its own site; see `Direction.project`."""
+        return direction.project(self[direction.site], space=space, model=self.model)
+
+    def top(self, k: int = 10, *, pos: int = -1, row: int = 0) -> list[tuple[str, int, float]]:
+        """The k likeliest next tokens at a position, as (text, id, probability); -1 is the row's own end."""
+        probs = self.logits[row, self.index(pos, row)].float().softmax(-1)
+        p, ids = probs.topk(min(k, probs.shape[-1]))
+        return list(zip(self.model.token_texts(ids.tolist()), ids.tolist(), p.tolist(), strict=True))
+
+    def index(self, pos: int, row: int = 0) -> int:
+        """Where a position of a row stands in the tensors; negative ones count from the row's own end."""
+        length = self.lengths[row]
+        found = (pos + length if pos < 0 else pos) - self.offset
+        if not 0 <= found < length - self.offset:
+            raise UnknownPosition(
+                f"row {row} holds positions {self.offset} to {length - 1}", received=f"pos={pos}", allowed="a position it holds"
+            )
+        return found
+
+    def keys_values(self, pos: int, *, start: int = 0, stop: int | None = None) -> dict[int, tuple[Tensor, Tensor]]:
+        """Keys and values of the first `pos` positions at layers start to stop, as a cache holds them: [batch kv_head pos d_head]."""
+        last = self.model.n_layers - 1 if stop is None else stop
+        wanted = [Site(name, layer) for layer in range(start, last + 1) for name in ("k", "v")]
+        missing = [site for site in wanted if site not in self._values]
+        if missing:
+            self._values.update(self._recompute(missing))
+        return {
+            layer: (self[Site("k", layer)].transpose(1, 2)[:, :, :pos], self[Site("v", layer)].transpose(1, 2)[:, :, :pos])
+            for layer in range(start, last + 1)
+        }
+
+    def _recompute(self, sites: list[Site]) -> dict[Site, Tensor]:
+        """Run the blocks these sites stand in once more, from the nearest stream held below them."""
+        with lock_of(self.model.hf):
+            if self.model.weights_version() != self._weights:
+                raise WeightsChanged(
+                    "the model's weights have changed since this run",
+                    received=", ".join(map(str, sites)),
+                    allowed="the sites captured: " + (", ".join(map(str, self.sites)) or "none"),
+                    fix="run the prompt again, or capture these sites in the first place",
+                )
+            n, window, edits = self.model.n_layers, self.window, self.edits
+            first = min(max(rank(site, n), 0) for site in sites)
+            lowest = 0 if window is None else window.start
+            if first < lowest:
+                raise NotRecorded(
+                    "below the window this run took",
+                    received=", ".join(map(str, sites)),
+                    allowed=f"layers {lowest} and up",
+                    fix="run without a window, or read it from the window's base",
+                )
+            start = max((a for a in range(lowest, first + 1) if _stream(a, n) in self._values), default=lowest)
+            if start > lowest:
+                window = Window(self if window is None else _Rebased(self), start, None, self.offset)
+                edits = tuple(_Above(edit, start, n) for edit in edits)
+            return forward(self.model.layout, self.batch, capture=sites, edits=edits, window=window, unedited=self._unedited)
+
+
+class _Rebased:
+    """A windowed recording as the base of another window: its own stream, its base's keys and values."""
+
+    def __init__(self, recording: Recording) -> None:
+        self.model, self.tokens, self._recording = recording.model, recording.tokens, recording
+
+    def __getitem__(self, site: Site) -> Tensor:
+        window = self._recording.window
+        assert window is not None
+        own = self._recording[site]
+        return torch.cat([own.new_zeros(own.shape[0], window.pos, *own.shape[2:]), own], 1)
+
+    def keys_values(self, pos: int, *, start: int = 0, stop: int | None = None) -> dict[int, tuple[Tensor, Tensor]]:
+        assert self._recording.window is not None
+        return self._recording.window.base.keys_values(pos, start=start, stop=stop)
+
+
+class _Above:
+    """An edit, without the sites that the stream a window starts from has already been through."""
+
+    def __init__(self, edit: Edit, start: int, n_layers: int) -> None:
+        self._edit, self._start, self._n_layers = edit, start, n_layers
+        self.needs_unedited = edit.needs_unedited
+
+    def places(self, table: Any) -> list[Site]:
+        return [site for site in self._edit.places(table) if rank(site, self._n_layers) >= self._start]
+
+    def prepare(self, model: Any) -> Edit:
+        return self
+
+    def apply(self, value: Tensor, at: Any) -> Tensor:
+        return self._edit.apply(value, at)
+
+
+def _stream(layer: int, n_layers: int) -> Site:
+    """The stream before a block; after the last one for layer n_layers."""
+    return Site("resid_pre", layer) if layer < n_layers else Site("resid_post", n_layers - 1)

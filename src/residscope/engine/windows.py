@@ -1,0 +1,61 @@
+"""Windows: a run of only some layers and only the later positions, the rest taken from a recording.
+
+Under causal attention an edit at layer l and position p can change only layers >= l and positions >= p, so a window that
+holds those gives the whole run's numbers.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from residscope.errors import UnknownLayer, UnknownPosition
+
+if TYPE_CHECKING:
+    from residscope.engine.recording import Recording
+
+
+@dataclass(frozen=True)
+class Window:
+    """Layers `start` to `stop` (inclusive; None: to the logits) and positions from `pos` on, of the run that `base` records."""
+
+    base: "Recording"
+    start: int = 0
+    stop: int | None = None
+    pos: int = 0
+
+    def __post_init__(self) -> None:
+        n, longest = self.base.model.n_layers, self.base.tokens.shape[1]
+        if not 0 <= self.start <= n or not (self.stop is None or -1 <= self.stop < n):
+            raise UnknownLayer(
+                f"the model has {n} layers", received=f"start={self.start}, stop={self.stop}", allowed=f"0 to {n - 1}"
+            )
+        if not 0 <= self.pos < longest:
+            raise UnknownPosition(
+                "the window starts outside the prompt", received=f"pos={self.pos}", allowed=f"0 to {longest - 1}"
+            )
+
+
+def prefix_cache(window: Window, *, stop: int) -> Any:
+    """A cache that serves the base's keys and values before the window, up to layer `stop`, and stores nothing."""
+    from transformers import DynamicCache
+
+    first = window.pos
+    keys_values = window.base.keys_values(first, start=window.start, stop=stop)
+
+    class PrefixCache(DynamicCache):
+        def get_seq_length(self, layer_idx: int = 0) -> int:
+            return first
+
+        def get_query_offset(self, layer_idx: int = 0) -> int:
+            return first
+
+        def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+            return first + query_length, 0
+
+        def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+            k, v = (x.expand(key.shape[0], -1, -1, -1) for x in keys_values[layer_idx])
+            return torch.cat([k, key], 2), torch.cat([v, value], 2)
+
+    return PrefixCache()

@@ -1,0 +1,218 @@
+"""Every error Residscope raises on purpose, as one tree.
+
+    ResidscopeError
+    ├── PromptError          EmptyPrompt, PromptTooLong, UnknownToken, NoTokenizer, NoChatTemplate
+    ├── SiteError            UnknownSite, UnknownLayer, UnknownHead, UnknownNeuron, UnknownPosition, AbsentSite
+    ├── DirectionError       WrongWidth, ZeroDirection
+    ├── EditError            BadEdit
+    ├── RecordingError       NotRecorded, WeightsChanged, WrongModel
+    ├── ModelError           ModelNotFound, DamagedModel, HashMismatch, Offline, UnknownFamily, UnknownConfig,
+    │                        CertificateFailed, RemoteCodeRefused
+    ├── CorpusError          EmptyCorpus
+    ├── WireError            MalformedJSON, MalformedTensors, NotFound, NotAllowed, ForeignHost
+    ├── PortInUse, NoPage
+    ├── MissingExtra
+    └── Cancelled
+
+Each says what failed, what was received, what is allowed and how to fix it; `str(error)` holds all four.
+"""
+
+from typing import Any
+
+
+class ResidscopeError(Exception):
+    """What failed, with what came, what is allowed, and the way out.
+
+    >>> str(ResidscopeError("no such layer", received=31, allowed="0 to 29", fix="ask for a layer below 30"))
+    'no such layer. Received: 31. Allowed: 0 to 29. To fix: ask for a layer below 30.'
+    """
+
+    def __init__(self, failed: str, *, received: Any = None, allowed: str | None = None, fix: str | None = None) -> None:
+        self.failed = failed
+        self.received = None if received is None else str(received)
+        self.allowed = allowed
+        self.fix = fix
+        labelled = [("", failed), ("Received: ", self.received), ("Allowed: ", allowed), ("To fix: ", fix)]
+        super().__init__(" ".join(f"{label}{text.rstrip('.')}." for label, text in labelled if text is not None))
+
+    def to_dict(self) -> dict[str, str | None]:
+        """The one shape every refusal has on the wire."""
+        return {
+            "type": type(self).__name__,
+            "message": str(self),
+            "received": self.received,
+            "allowed": self.allowed,
+            "fix": self.fix,
+        }
+
+
+class PromptError(ResidscopeError):
+    """The prompt cannot be run."""
+
+
+class EmptyPrompt(PromptError):
+    """No text, or no tokens."""
+
+
+class PromptTooLong(PromptError):
+    """More tokens than the model's context."""
+
+
+class UnknownToken(PromptError):
+    """A string that is not exactly one token, or an id outside the vocabulary."""
+
+
+class NoTokenizer(PromptError):
+    """Text given to a model that came without a tokenizer."""
+
+
+class NoChatTemplate(PromptError):
+    """A conversation given to a model whose tokenizer has no chat template."""
+
+
+class SiteError(ResidscopeError):
+    """The place asked for is not in this model."""
+
+
+class UnknownSite(SiteError):
+    """No site of that name."""
+
+
+class UnknownLayer(SiteError):
+    """A layer outside the model, missing, or given where there is none."""
+
+
+class UnknownHead(SiteError):
+    """A head outside the model, or on a site without heads."""
+
+
+class UnknownNeuron(SiteError):
+    """A neuron outside the layer, or on a site without neurons."""
+
+
+class UnknownPosition(SiteError):
+    """A token position outside the prompt."""
+
+
+class AbsentSite(SiteError):
+    """A site of the vocabulary which this family does not have; the reason is given."""
+
+
+class DirectionError(ResidscopeError):
+    """The direction does not fit."""
+
+
+class WrongWidth(DirectionError):
+    """A vector of a width other than its site's."""
+
+
+class ZeroDirection(DirectionError):
+    """A direction of length zero (or not finite) where a unit vector is needed."""
+
+
+class EditError(ResidscopeError):
+    """The edit cannot be applied."""
+
+
+class BadEdit(EditError):
+    """An edit that does not parse, or whose parts contradict each other."""
+
+
+class RecordingError(ResidscopeError):
+    """The recording cannot answer."""
+
+
+class NotRecorded(RecordingError):
+    """A site that was not recorded and cannot be recomputed from what was."""
+
+
+class WeightsChanged(RecordingError):
+    """The model's weights are no longer those of the recording."""
+
+
+class WrongModel(RecordingError):
+    """A recording or direction of another model."""
+
+
+class ModelError(ResidscopeError):
+    """The model cannot be loaded or trusted."""
+
+
+class ModelNotFound(ModelError):
+    """No catalog entry, folder or hub repository of that name."""
+
+
+class DamagedModel(ModelError):
+    """A model file that is truncated, unreadable or incomplete."""
+
+
+class HashMismatch(ModelError):
+    """A download whose content is not what the catalog names."""
+
+
+class Offline(ModelError):
+    """Not in the cache, and the network does not answer."""
+
+
+class UnknownFamily(ModelError):
+    """A model type without a family file."""
+
+
+class UnknownConfig(ModelError):
+    """A configuration field that the family file does not know."""
+
+
+class CertificateFailed(ModelError):
+    """A check of the certificate is over its tolerance; the message names it."""
+
+
+class RemoteCodeRefused(ModelError):
+    """A repository that wants to run its own Python code."""
+
+
+class CorpusError(ResidscopeError):
+    """The text cannot be used."""
+
+
+class EmptyCorpus(CorpusError):
+    """A text without a single usable token."""
+
+
+class WireError(ResidscopeError):
+    """The request cannot be answered."""
+
+
+class MalformedJSON(WireError):
+    """A body that is not JSON, or not of the shape asked for."""
+
+
+class MalformedTensors(WireError):
+    """A body that is not safetensors, or not of the shape asked for."""
+
+
+class NotFound(WireError):
+    """No such page, run or intent."""
+
+
+class NotAllowed(WireError):
+    """No token, or a wrong one."""
+
+
+class ForeignHost(WireError):
+    """A Host or Origin header that is not this server's."""
+
+
+class PortInUse(ResidscopeError):
+    """Another program listens there."""
+
+
+class NoPage(ResidscopeError):
+    """The page was not built into this installation."""
+
+
+class MissingExtra(ResidscopeError):
+    """An optional dependency is not installed."""
+
+
+class Cancelled(ResidscopeError):
+    """Stopped by request."""

@@ -1,0 +1,1 @@
+"""What a model is before anything runs: sites, families, weights, catalog, prompts."""
