@@ -37,7 +37,7 @@ _HOME = {
     "load": "engine.loading", "log_prob": "metrics", "logit_diff": "metrics", "loss": "metrics", "pca": "corpus.pca",
 }  # fmt: skip
 _ROOMS = ("corpus", "directions", "edits", "errors")
-__all__ = ["__version__", *_HOME, *_ROOMS]  # noqa: PLE0604
+__all__ = ["__version__", *_HOME, *_ROOMS]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,9 @@
 """Directions and dictionaries: everything worth knowing about the stream is a direction in it."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from residscope.engine.model import Model
-from residscope.errors import DirectionError, WrongWidth, ZeroDirection
+from residscope.errors import DirectionError, WrongModel, WrongWidth, ZeroDirection
 from residscope.model.sites import Site
 
 SPACES = ("raw", "centred", "lens")
@@ -84,15 +86,21 @@ class Direction:
         if read == 0 or write == 0:
             raise ZeroDirection("a direction of length zero cannot be normalised", received=self.name)
         scale = None if self.scale is None else self.scale / float(read)
-        return replace(self, read=self.read / read, write=self.write / write, offset=self.offset / float(read), scale=scale)
+        return replace(
+            self, read=self.read / read, write=self.write / write, offset=self.offset / float(read), scale=scale
+        )
 
     def cosine(self, other: "Direction") -> float:
         """Cosine of the two read vectors."""
-        return float(torch.nn.functional.cosine_similarity(self.read.double(), other.read.double().to(self.read.device), dim=0))
+        return float(
+            torch.nn.functional.cosine_similarity(self.read.double(), other.read.double().to(self.read.device), dim=0)
+        )
 
     def __add__(self, other: "Direction") -> "Direction":
         if len(other.read) != len(self.read):
-            raise WrongWidth("the directions have different widths", received=f"{len(other.read)}", allowed=f"{len(self.read)}")
+            raise WrongWidth(
+                "the directions have different widths", received=f"{len(other.read)}", allowed=f"{len(self.read)}"
+            )
         if (other.site, other.space) != (self.site, self.space):
             raise DirectionError(
                 "the directions stand at different sites or in different spaces",
@@ -111,7 +119,7 @@ class Direction:
         )
 
     def __mul__(self, factor: float) -> "Direction":
-        name = self.name if " " not in self.name or self.name.startswith("PC ") else f"({self.name})"
+        name = f"({self.name})" if " + " in self.name or " - " in self.name else self.name
         return Direction(
             read=self.read * factor,
             write=self.write * factor,
@@ -161,7 +169,9 @@ class Dictionary:
 
     def __getitem__(self, index: int) -> Direction:
         if not 0 <= index < len(self):
-            raise DirectionError(f"{self.name} has {len(self)} directions", received=str(index), allowed=f"0 to {len(self) - 1}")
+            raise DirectionError(
+                f"{self.name} has {len(self)} directions", received=str(index), allowed=f"0 to {len(self) - 1}"
+            )
         label = "PC" if self.name == "pca" else self.name
         return Direction(
             read=self.read[index],
@@ -180,7 +190,9 @@ class Dictionary:
     def encode(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch n"]:
         """Coordinates of x - mean. Raises WrongWidth."""
         if x.shape[-1] != self.read.shape[1]:
-            raise WrongWidth(f"{self.name} reads another width", received=f"{x.shape[-1]}", allowed=f"{self.read.shape[1]}")
+            raise WrongWidth(
+                f"{self.name} reads another width", received=f"{x.shape[-1]}", allowed=f"{self.read.shape[1]}"
+            )
         return (x - self.mean.to(x)) @ self.read.to(x).T
 
     def decode(self, coordinates: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch d"]:
@@ -225,3 +237,70 @@ def logit_diff(model: Model, positive: str | int, negative: str | int, *, site: 
     difference = unembedding(model, positive, site=site) - unembedding(model, negative, site=site)
     names = [model.token_texts([model.token_id(token)])[0].strip() for token in (positive, negative)]
     return replace(difference, name=f"{names[0]} - {names[1]}")
+
+
+def save(
+    path: str | Path, dictionaries: Mapping[str, Dictionary], model: Model, *, dtype: torch.dtype = torch.float32
+) -> None:
+    """Dictionaries of one model in one safetensors file, with enough of its weights to know it again."""
+    from safetensors.torch import save_file
+
+    tensors = {"signature": _signature(model)}
+    for site, d in dictionaries.items():
+        tensors |= {f"{site}/read": d.read.to(dtype), f"{site}/mean": d.mean}
+        tensors |= {f"{site}/{name}": x for name in ("sd", "variance") if (x := getattr(d, name)) is not None}
+    about = {site: {"name": d.name, "provenance": dict(d.provenance)} for site, d in dictionaries.items()}
+    save_file(
+        {k: v.contiguous().cpu() for k, v in tensors.items()}, str(path), metadata={"dictionaries": json.dumps(about)}
+    )
+
+
+def read(path: str | Path, model: Model) -> dict[str, Dictionary]:
+    """What `save` wrote, by site. Raises WrongModel where it was made on another model's weights."""
+    from safetensors import safe_open
+
+    with safe_open(str(path), "pt", device=str(model.device)) as file:
+        found = file.get_tensor("signature")
+        if found.shape != _signature(model).shape or not torch.allclose(found, _signature(model), rtol=1e-2, atol=1e-3):
+            raise WrongModel(
+                "these directions were made on another model's weights", received=str(path), allowed=model.name
+            )
+        about = json.loads(file.metadata()["dictionaries"])
+        held = set(file.keys())
+
+        def tensor(key: str) -> Tensor | None:
+            return file.get_tensor(key).float() if key in held else None
+
+        dictionaries = {}
+        for site, entry in about.items():
+            vectors, mean = tensor(f"{site}/read"), tensor(f"{site}/mean")
+            assert vectors is not None
+            assert mean is not None
+            vectors = vectors / vectors.norm(dim=1, keepdim=True)
+            dictionaries[site] = Dictionary(
+                name=entry["name"],
+                site=site,
+                read=vectors,
+                write=vectors,
+                mean=mean,
+                sd=tensor(f"{site}/sd"),
+                variance=tensor(f"{site}/variance"),
+                provenance=entry["provenance"],
+            )
+    return dictionaries
+
+
+def shipped(model: Model) -> dict[str, Dictionary]:
+    """The PCA dictionaries that come with Residscope for this model, by site; none for models other than the default."""
+    for file in sorted((Path(__file__).parent / "data").glob("*.safetensors")):
+        try:
+            return read(file, model)
+        except WrongModel:
+            continue
+    return {}
+
+
+def _signature(model: Model) -> Float[Tensor, "n"]:
+    """A few of the model's weights: the same to rounding in any dtype, different for any other model."""
+    gain = model.layout.final_norm.gain.float()
+    return torch.cat([gain, model.layout.embed.weight.detach()[:2].float().flatten()])

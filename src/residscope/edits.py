@@ -6,10 +6,8 @@ An edit takes `head` (`kv_head` on k and v), `neuron` and `pos` where its site h
 positions count from each row's own end. Edits are values: they change nothing until a run applies them.
 """
 
-import hashlib
 import json
-from base64 import b64decode, b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
@@ -23,6 +21,7 @@ from residscope.engine.protocols import At
 from residscope.engine.recording import Recording
 from residscope.errors import BadEdit, UnknownPosition, WrongWidth, ZeroDirection
 from residscope.model.sites import Site, SiteTable
+from residscope.plain import from_plain, to_plain
 
 KINDS: dict[str, type["BaseEdit"]] = {}
 Index = int | Sequence[int] | None
@@ -82,8 +81,8 @@ class BaseEdit:
             if index is not None:
                 masks.append(_along(value, axes.index(axis), index))
         if self.pos is not None:
-            axis = axes.index("pos" if "pos" in axes else "query")
-            rows = torch.zeros(value.shape[0], value.shape[axis], dtype=torch.bool, device=value.device)
+            along = _positions_axis(at)
+            rows = torch.zeros(value.shape[0], value.shape[along], dtype=torch.bool, device=value.device)
             for row, length in enumerate(at.batch.lengths):
                 for p in self.pos:
                     where = p + length if p < 0 else p
@@ -94,7 +93,7 @@ class BaseEdit:
                     if where >= at.offset:
                         rows[row, where - at.offset] = True
             shape = [1] * value.ndim
-            shape[0], shape[axis] = rows.shape
+            shape[0], shape[along] = rows.shape
             masks.append(rows.view(shape))
         if not masks:
             return None
@@ -115,7 +114,7 @@ class BaseEdit:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; tensors as base64 with their sha256."""
-        found = {"kind": self.kind} | {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+        found = {"kind": self.kind} | {f.name: to_plain(getattr(self, f.name)) for f in fields(self)}
         return {name: value for name, value in found.items() if value is not None}
 
     def __repr__(self) -> str:
@@ -133,7 +132,11 @@ class Ablate(BaseEdit):
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.to, str) and self.to not in ("zero", "mean"):
-            raise BadEdit("ablate does not know this replacement", received=f"to={self.to!r}", allowed='"zero", "mean" or a tensor')
+            raise BadEdit(
+                "ablate does not know this replacement",
+                received=f"to={self.to!r}",
+                allowed='"zero", "mean" or a tensor',
+            )
         if isinstance(self.to, str) and self.to == "mean" and self.over is None:
             raise BadEdit("the mean needs its data", received="over=None", fix="say over=texts, prompts or a recording")
 
@@ -142,7 +145,9 @@ class Ablate(BaseEdit):
             return self
         sites = self.places(model.sites)
         if len(sites) != 1 or sites[0].name in ("scores", "pattern", "logits"):
-            raise BadEdit("the mean is taken at one site with positions", received=self.site, allowed="such as z.9 or mlp_out.3")
+            raise BadEdit(
+                "the mean is taken at one site with positions", received=self.site, allowed="such as z.9 or mlp_out.3"
+            )
         data = self.over if isinstance(self.over, Recording) else model.run(self.over, capture=[sites[0]])
         return replace(self, to=data[sites[0]][data.batch.real[:, data.offset :]].mean(0), over=None)
 
@@ -153,7 +158,9 @@ class Ablate(BaseEdit):
             return self.to.to(value).expand_as(value)
         except RuntimeError:
             raise WrongWidth(
-                f"the value does not fit {at.site}", received=str(tuple(self.to.shape)), allowed=f"broadcastable to {tuple(value.shape)}"
+                f"the value does not fit {at.site}",
+                received=str(tuple(self.to.shape)),
+                allowed=f"broadcastable to {tuple(value.shape)}",
             ) from None
 
     def to_dict(self) -> dict[str, Any]:
@@ -187,7 +194,11 @@ class Steer(BaseEdit):
         if self.unit not in ("norm", "sd"):
             raise BadEdit("no such unit", received=f"unit={self.unit!r}", allowed='"norm" or "sd"')
         if self.unit == "sd" and (isinstance(self.direction, Tensor) or self.direction.scale is None):
-            raise BadEdit("the direction does not know its standard deviation", received=repr(self.direction), fix='use unit="norm"')
+            raise BadEdit(
+                "the direction does not know its standard deviation",
+                received=repr(self.direction),
+                fix='use unit="norm"',
+            )
         if not float(_write(self.direction).norm()) > 0:
             raise ZeroDirection("steering along a direction of length zero", received=repr(self.direction))
 
@@ -234,7 +245,7 @@ class Freeze(BaseEdit):
 
     def change(self, value: Tensor, at: At) -> Tensor:
         held = at.unedited(at.site)
-        axis = at.site.kind.axes.index("query" if "query" in at.site.kind.axes else "pos")
+        axis = _positions_axis(at)
         return held.narrow(axis, at.offset, held.shape[axis] - at.offset)
 
 
@@ -252,7 +263,9 @@ class Patch(BaseEdit):
             source = model.run(source, capture=self.places(model.sites))
         if isinstance(source, Recording):
             if source.model.layout.sizes != model.layout.sizes:
-                raise BadEdit("the source is a recording of another model", received=source.model.name, allowed=model.name)
+                raise BadEdit(
+                    "the source is a recording of another model", received=source.model.name, allowed=model.name
+                )
             if source.offset:
                 raise BadEdit("the source is a window over later positions", fix="record the whole prompt")
             source = {str(site): source[site] for site in self.places(model.sites)}
@@ -260,7 +273,7 @@ class Patch(BaseEdit):
 
     def change(self, value: Tensor, at: At) -> Tensor:
         held: Tensor = self.source[str(at.site)].to(value)
-        axis = at.site.kind.axes.index("query" if "query" in at.site.kind.axes else "pos")
+        axis = _positions_axis(at)
         length = at.batch.ids.shape[1]
         if self.align is not None:
             new = value.clone()
@@ -269,7 +282,12 @@ class Patch(BaseEdit):
                     new.select(axis, to - at.offset).copy_(held.select(axis, source))
             return new
         needed = None if self.pos is None else max(p + length if p < 0 else p for p in self.pos)
-        if needed is not None and needed < held.shape[axis] and held.shape[axis] != length and "key" not in at.site.kind.axes:
+        if (
+            needed is not None
+            and needed < held.shape[axis]
+            and held.shape[axis] != length
+            and "key" not in at.site.kind.axes
+        ):
             pad = [held, held.narrow(axis, 0, 1).expand_as(held.narrow(axis, 0, 1)).repeat_interleave(length, axis)]
             held = torch.cat(pad, axis).narrow(axis, 0, length)
         if held.shape[axis] != length or held.shape[0] not in (1, value.shape[0]):
@@ -335,7 +353,9 @@ def from_json(text: str) -> tuple[BaseEdit, ...]:
     try:
         entries = json.loads(text)
     except json.JSONDecodeError as error:
-        raise BadEdit("the edits are not JSON", received=str(error), allowed="what residscope.edits.to_json writes") from None
+        raise BadEdit(
+            "the edits are not JSON", received=str(error), allowed="what residscope.edits.to_json writes"
+        ) from None
     if not isinstance(entries, list):
         raise BadEdit("the edits are not a list", received=type(entries).__name__, allowed="a JSON list of edits")
     return tuple(from_dict(entry) for entry in entries)
@@ -348,9 +368,11 @@ def from_dict(entry: Mapping[str, Any]) -> BaseEdit:
         raise BadEdit("no such kind of edit", received=repr(kind), allowed=", ".join(sorted(KINDS)))
     cls = KINDS[entry["kind"]]
     known = {f.name for f in fields(cls)}
-    given = {name: _restore(value) for name, value in entry.items() if name != "kind"}
+    given = {name: from_plain(value) for name, value in entry.items() if name != "kind"}
     if extra := given.keys() - known:
-        raise BadEdit(f"{cls.kind} does not take these", received=", ".join(sorted(extra)), allowed=", ".join(sorted(known)))
+        raise BadEdit(
+            f"{cls.kind} does not take these", received=", ".join(sorted(extra)), allowed=", ".join(sorted(known))
+        )
     if not isinstance(given.get("site"), str):
         raise BadEdit(f"{cls.kind} needs a site", received=repr(given.get("site")), allowed="such as resid_pre.6")
     if isinstance(given.get("align"), Mapping):
@@ -358,16 +380,20 @@ def from_dict(entry: Mapping[str, Any]) -> BaseEdit:
     try:
         return cls(**given)
     except (TypeError, ValueError) as error:
-        raise BadEdit(f"{cls.kind} does not parse", received=json.dumps(_plain(dict(entry)))[:200], allowed=str(error)) from None
+        raise BadEdit(
+            f"{cls.kind} does not parse", received=json.dumps(to_plain(dict(entry)))[:200], allowed=str(error)
+        ) from None
 
 
 def _index(given: Index, name: str) -> tuple[int, ...] | None:
     if given is None:
         return None
     found = (given,) if isinstance(given, int) and not isinstance(given, bool) else given
-    if isinstance(found, str | bool) or not all(isinstance(i, int) and not isinstance(i, bool) for i in found):  # type: ignore[union-attr]
-        raise BadEdit(f"{name} is a whole number or a list of them", received=f"{name}={given!r}", allowed="such as 3 or [1, 4]")
-    return tuple(found)  # type: ignore[arg-type]
+    if isinstance(found, str | bool) or not all(isinstance(i, int) and not isinstance(i, bool) for i in found):
+        raise BadEdit(
+            f"{name} is a whole number or a list of them", received=f"{name}={given!r}", allowed="such as 3 or [1, 4]"
+        )
+    return tuple(found)
 
 
 def _along(value: Tensor, axis: int, index: tuple[int, ...]) -> Bool[Tensor, "..."]:
@@ -383,53 +409,13 @@ def _write(direction: Direction | Tensor) -> Tensor:
 def _fitting(vector: Tensor, value: Tensor, at: At) -> Tensor:
     if vector.ndim != 1 or len(vector) != value.shape[-1]:
         raise WrongWidth(
-            f"the direction does not fit {at.site}", received=f"shape {tuple(vector.shape)}", allowed=f"({value.shape[-1]},)"
+            f"the direction does not fit {at.site}",
+            received=f"shape {tuple(vector.shape)}",
+            allowed=f"({value.shape[-1]},)",
         )
     return vector.to(value.device)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return _tensor_out(value)
-    if isinstance(value, Direction):
-        return {"$direction": {f.name: _plain(getattr(value, f.name)) for f in fields(value)}}
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
-    return value
-
-
-def _restore(value: Any) -> Any:
-    if isinstance(value, Mapping) and "$tensor" in value:
-        return _tensor_in(value["$tensor"])
-    if isinstance(value, Mapping) and "$direction" in value:
-        return Direction(**{k: _restore(v) for k, v in value["$direction"].items()})
-    if isinstance(value, Mapping):
-        return {k: _restore(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_restore(v) for v in value]
-    return value
-
-
-def _tensor_out(x: Tensor) -> dict[str, Any]:
-    x = x.detach().cpu().contiguous()
-    raw = x.view(torch.uint8).numpy().tobytes() if x.ndim else x.reshape(1).view(torch.uint8).numpy().tobytes()
-    digest = hashlib.sha256(raw).hexdigest()
-    dtype = str(x.dtype).removeprefix("torch.")
-    return {"$tensor": {"dtype": dtype, "shape": list(x.shape), "sha256": digest, "data": b64encode(raw).decode()}}
-
-
-def _tensor_in(found: Mapping[str, Any]) -> Tensor:
-    try:
-        raw = b64decode(found["data"], validate=True)
-        dtype = {str(d).removeprefix("torch."): d for d in _DTYPES}[found["dtype"]]
-        if hashlib.sha256(raw).hexdigest() != found["sha256"]:
-            raise ValueError("its sha256 is another")
-        return torch.frombuffer(bytearray(raw), dtype=dtype).reshape(found["shape"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise BadEdit("a tensor of the edit is damaged", received=str(error), allowed="what to_dict writes") from None
-
-
-_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64)
-_unused: Callable[..., Any] | None = None
+def _positions_axis(at: At) -> int:
+    axes = at.site.kind.axes
+    return axes.index("query" if "query" in axes else "pos")

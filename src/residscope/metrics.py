@@ -54,7 +54,9 @@ class Loss(_OfLogits):
 
     def __call__(self, recording: Recording) -> Float[Tensor, "batch"]:
         if min(recording.lengths) < 2 or recording.offset:
-            raise PromptError("loss needs whole prompts of at least two tokens", received=f"lengths {recording.lengths}")
+            raise PromptError(
+                "loss needs whole prompts of at least two tokens", received=f"lengths {recording.lengths}"
+            )
         logp = recording.logits[:, :-1].log_softmax(-1)
         per_token = -logp.gather(-1, recording.tokens[:, 1:, None])[..., 0]
         real = recording.batch.real[:, 1:]
@@ -76,10 +78,14 @@ class KL(_OfLogits):
         return (p.exp() * (p - q)).sum(-1)
 
 
-def logit_diff(positive: str | int | tuple[str | int, ...], negative: str | int | tuple[str | int, ...], *, pos: int = -1) -> LogitDiff:
+def logit_diff(
+    positive: str | int | tuple[str | int, ...], negative: str | int | tuple[str | int, ...], *, pos: int = -1
+) -> LogitDiff:
     """`rs.logit_diff(" Mary", " John")(rec)`: Float[Tensor, "batch"], in logits."""
     return LogitDiff(
-        positive if isinstance(positive, tuple) else (positive,), negative if isinstance(negative, tuple) else (negative,), pos
+        positive if isinstance(positive, tuple) else (positive,),
+        negative if isinstance(negative, tuple) else (negative,),
+        pos,
     )
 
 

@@ -64,13 +64,20 @@ class Certificate:
 
     def failures(self) -> str:
         """The failed checks in words; empty when all passed."""
-        told = [f"{c.name} ({c.failed or f'error {max(c.error, c.first):.1e}'}; {c.about})" for c in self.checks if not c.passed]
+        told = [
+            f"{c.name} ({c.failed or f'error {max(c.error, c.first):.1e}'}; {c.about})"
+            for c in self.checks
+            if not c.passed
+        ]
         return "; ".join(told)
 
     def __repr__(self) -> str:
         head = f"certificate {'passed' if self.passed else 'FAILED'}: worst {self.worst:.1e} of {self.tolerance:.0e}"
         head += ", from an earlier load" if self.cached else f", {self.seconds:.1f} s"
-        rows = [f"  {'ok  ' if c.passed else 'FAIL'} {c.name:24}{c.error:8.1e}  first position {c.first:8.1e}  {c.about}" for c in self.checks]
+        rows = [
+            f"  {'ok  ' if c.passed else 'FAIL'} {c.name:24}{c.error:8.1e}  first position {c.first:8.1e}  {c.about}"
+            for c in self.checks
+        ]
         return "\n".join([head, *rows])
 
 
@@ -101,9 +108,9 @@ def measure(model: Model, *, progress: Callable[[str, int, int], None] | None = 
         rest, first, failed = 0.0, 0.0, None
         try:
             for pair in pairs(bench):
-                error = errors(pair)
-                first = max(first, float(error[0]))
-                rest = max(rest, *error[1:].tolist(), 0.0)
+                by_position = errors(pair)
+                first = max(first, float(by_position[0]))
+                rest = max(rest, *by_position[1:].tolist(), 0.0)
         except Exception as error:  # as above
             failed = f"{type(error).__name__}: {error}"
         checks.append(Checked(name, about, rest, first, tolerance, failed))

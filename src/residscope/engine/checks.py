@@ -188,7 +188,9 @@ def _lens(b: Bench) -> Iterator[Pair]:
     yield b.model.lens(b.rec["resid_post", b.model.n_layers - 1]), b.rec.logits
 
 
-@check("windows", "runs from a middle layer, from a later position, up to a layer, and recomputed sites = the whole run's")
+@check(
+    "windows", "runs from a middle layer, from a later position, up to a layer, and recomputed sites = the whole run's"
+)
 def _windows(b: Bench) -> Iterator[Pair]:
     n, length = b.model.n_layers, b.rec.tokens.shape[1]
     for start, pos in {(n // 2, 0), (0, length // 2), (n - 1, length - 1), (n // 3, 1), (n, 0)}:
@@ -228,7 +230,9 @@ def _write_ends(b: Bench) -> Iterator[Pair]:
     run = b.model.run(b.rec.batch, ["logits"], edits=[Write(last, x)], window=Window(b.rec, b.model.n_layers - 1))
     yield run.logits, b.model.lens(x)
     x = b.noise(b.rec["final_norm"])
-    run = b.model.run(b.rec.batch, ["logits"], edits=[Write(Site("final_norm"), x)], window=Window(b.rec, b.model.n_layers))
+    run = b.model.run(
+        b.rec.batch, ["logits"], edits=[Write(Site("final_norm"), x)], window=Window(b.rec, b.model.n_layers)
+    )
     yield run.logits, _unembed(b, x)
 
 
@@ -263,7 +267,10 @@ def _write_attention(b: Bench) -> Iterator[Pair]:
         allowed = torch.ones_like(b.rec["scores", i]).tril().bool()
         for name in ("q", "k"):
             run = b.after(name, i, b.rec[name, i] * -0.5, see=["scores"])
-            yield (run["scores", i] * allowed).transpose(1, 2).flatten(2), (b.rec["scores", i] * -0.5 * allowed).transpose(1, 2).flatten(2)
+            yield (
+                (run["scores", i] * allowed).transpose(1, 2).flatten(2),
+                (b.rec["scores", i] * -0.5 * allowed).transpose(1, 2).flatten(2),
+            )
         v = b.noise(b.rec["v", i])
         run = b.after("v", i, v, see=["z"])
         yield run["z", i], torch.einsum("bhqk,bkhd->bqhd", b.rec["pattern", i], v.repeat_interleave(groups, 2))
@@ -274,7 +281,10 @@ def _write_attention(b: Bench) -> Iterator[Pair]:
         yield run["pattern", i], pattern
 
 
-@check("write the inputs", "another run's attn_in, mlp_in, mlp_pre give that run's q, k, v, mlp_raw; the other branch stays")
+@check(
+    "write the inputs",
+    "another run's attn_in, mlp_in, mlp_pre give that run's q, k, v, mlp_raw; the other branch stays",
+)
 def _write_inputs(b: Bench) -> Iterator[Pair]:
     for i in b.layers:
         run = b.after("attn_in", i, b.other["attn_in", i], see=["q", "k", "v"])

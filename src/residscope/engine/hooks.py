@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from residscope.engine.attention import active, switched
@@ -53,7 +54,7 @@ class Hooks:
                     block.forward = own
 
     def _register(self) -> None:
-        now, layout = self.now, self.now.layout
+        layout = self.now.layout
         self._output(layout.embed, Site("embed"))
         if layout.pos_embed is not None:
             self._on(layout.pos_embed, after=self._position_embedding)
@@ -67,7 +68,9 @@ class Hooks:
         if self.stop == layout.sizes.n_layers:
             self._on(layout.final_norm.module, after=_stop)
 
-    def _on(self, module: nn.Module, *, before: Callable[..., Any] | None = None, after: Callable[..., Any] | None = None) -> None:
+    def _on(
+        self, module: nn.Module, *, before: Callable[..., Any] | None = None, after: Callable[..., Any] | None = None
+    ) -> None:
         """A hook that acts in this pass alone: another thread's call of the same module does not see it."""
         now = self.now
         if before is not None:
@@ -185,8 +188,8 @@ class Hooks:
         change: list[Tensor] = []
 
         def before(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            z = args[0].unflatten(-1, (heads, -1))
-            W_O = weight_in_out(parts.attn_proj).unflatten(0, (heads, -1))
+            z = rearrange(args[0], "b p (h d) -> b p h d", h=heads)
+            W_O = rearrange(weight_in_out(parts.attn_proj), "(h d) m -> h d m", h=heads)
             old = torch.einsum("bphd,hdm->bphm", z, W_O)
             new = self.now.visit(site, old)
             if new is not old:

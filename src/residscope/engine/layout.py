@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from residscope.errors import UnknownFamily
 from residscope.model.families import Family, family_of
-from residscope.model.sites import Sizes, SiteTable
+from residscope.model.sites import SiteTable, Sizes
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Norm:
     sigma = sqrt(mean x^2 + eps).
     """
 
-    module: nn.Module
+    module: Any
     kind: str
     eps: float
     gain_offset: float
@@ -78,7 +78,7 @@ class Layout:
     family: Family
     sizes: Sizes
     table: SiteTable
-    embed: nn.Module
+    embed: Any
     pos_embed: nn.Module | None
     blocks: tuple[BlockParts, ...]
     final_norm: Norm
@@ -150,7 +150,7 @@ def lay_out(hf: Any) -> Layout:
     )
 
 
-def weight_in_out(module: nn.Module) -> Float[Tensor, "d_in d_out"]:
+def weight_in_out(module: Any) -> Float[Tensor, "d_in d_out"]:
     """A linear layer's matrix as x @ W reads it, whichever way round the module keeps it."""
     weight = module.weight.detach()
     return weight.T if isinstance(module, nn.Linear) else weight

@@ -34,13 +34,17 @@ def load(
         from residscope.model.weights import open_source, resolve
 
         source = resolve(name, revision=revision, progress=progress)
-        hf, tokenizer = open_source(source, dtype=dtype, device=str(device or "cpu"), trust_remote_code=trust_remote_code)
+        hf, tokenizer = open_source(
+            source, dtype=dtype, device=str(device or "cpu"), trust_remote_code=trust_remote_code
+        )
         model = Model(hf, tokenizer, name=source.name, hash=source.fingerprint, bos=source.bos)
     else:
         hf, tokenizer = name if isinstance(name, tuple) else (name, None)
         if not hasattr(hf, "config"):
             raise ModelNotFound(
-                "not a Hugging Face model", received=type(hf).__name__, allowed="a name, a folder, or (hf_model, tokenizer or None)"
+                "not a Hugging Face model",
+                received=type(hf).__name__,
+                allowed="a name, a folder, or (hf_model, tokenizer or None)",
             )
         model = Model(hf, tokenizer, hash=weights_hash(hf))
     model.certificate = certify(model, progress=progress)

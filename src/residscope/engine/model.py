@@ -13,7 +13,16 @@ from residscope.engine.layout import Layout, lay_out, weight_in_out
 from residscope.engine.protocols import Edit, Readout
 from residscope.engine.recording import Recording
 from residscope.engine.windows import Window
-from residscope.errors import BadEdit, EmptyPrompt, NoChatTemplate, NoTokenizer, PromptTooLong, UnknownLayer, UnknownToken, WrongModel
+from residscope.errors import (
+    BadEdit,
+    EmptyPrompt,
+    NoChatTemplate,
+    NoTokenizer,
+    PromptTooLong,
+    UnknownLayer,
+    UnknownToken,
+    WrongModel,
+)
 from residscope.model.prompts import Batch, PromptSet, pad
 from residscope.model.sites import Site, SiteTable
 
@@ -28,7 +37,9 @@ class Model:
     Residscope were not there.
     """
 
-    def __init__(self, hf: Any, tokenizer: Any = None, *, name: str | None = None, hash: str = "", bos: bool | None = None) -> None:
+    def __init__(
+        self, hf: Any, tokenizer: Any = None, *, name: str | None = None, hash: str = "", bos: bool | None = None
+    ) -> None:
         attention.register()
         self.hf = hf
         self.tokenizer = tokenizer
@@ -120,13 +131,7 @@ class Model:
         """Any prompt as one right-padded batch; every form `run` takes."""
         if isinstance(prompt, Batch):
             return prompt
-        if isinstance(prompt, PromptSet):
-            prompt = list(prompt.prompts)  # type: ignore[assignment]
-        if isinstance(prompt, Tensor):
-            prompt = prompt.tolist()
-        if isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], int)):
-            prompt = [prompt]  # type: ignore[list-item]
-        rows = [self._encode(row, bos) if isinstance(row, str) else list(row) for row in prompt]  # type: ignore[arg-type]
+        rows = [self._encode(row, bos) if isinstance(row, str) else list(row) for row in _rows(prompt)]
         if not rows or not all(rows):
             raise EmptyPrompt("the prompt has no tokens", received=repr(prompt), fix="give at least one token")
         for row in rows:
@@ -232,9 +237,13 @@ class Model:
 
     def _check_window(self, window: Window, batch: Batch) -> None:
         if window.base.model.hf is not self.hf:
-            raise WrongModel("the window's recording is of another model", received=window.base.model.name, allowed=self.name)
+            raise WrongModel(
+                "the window's recording is of another model", received=window.base.model.name, allowed=self.name
+            )
         same = window.base.tokens.shape == batch.ids.shape and bool((window.base.tokens == batch.ids).all())
-        if not same and (window.start > 0 or not torch.equal(window.base.tokens[:, : window.pos], batch.ids[:, : window.pos])):
+        if not same and (
+            window.start > 0 or not torch.equal(window.base.tokens[:, : window.pos], batch.ids[:, : window.pos])
+        ):
             raise WrongModel("the window's recording is of another prompt", fix="record this prompt first")
 
     def _check_inside(self, window: Window, sites: Iterable[Site]) -> None:
@@ -262,7 +271,18 @@ class Model:
         s = self.layout.sizes
         heads = f"{s.n_heads} heads" + ("" if s.n_kv_heads == s.n_heads else f" ({s.n_kv_heads} KV)")
         dtype = str(self.dtype).removeprefix("torch.")
-        return f"Model({self.name}: {self.family.name}, {s.n_layers} layers, {heads}, d_model {s.d_model}, {dtype} on {self.device})"
+        sizes = f"{s.n_layers} layers, {heads}, d_model {s.d_model}"
+        return f"Model({self.name}: {self.family.name}, {sizes}, {dtype} on {self.device})"
+
+
+def _rows(prompt: Any) -> list[str | Sequence[int]]:
+    """The prompts in whatever was given."""
+    if isinstance(prompt, PromptSet):
+        return list(prompt.prompts)
+    if isinstance(prompt, Tensor):
+        prompt = prompt.tolist()
+    single = isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], int))
+    return [prompt] if single else list(prompt)
 
 
 def _adds_bos(tokenizer: Any) -> bool:

@@ -25,12 +25,14 @@ class At:
 class Edit(Protocol):
     """A declarative change at one or more sites; applied per run, in the order given."""
 
-    needs_unedited: bool
+    @property
+    def needs_unedited(self) -> bool:
+        """Whether it reads, through `At.unedited`, what the unedited run has at its sites."""
 
     def places(self, table: SiteTable) -> list[Site]:
         """The canonical sites it changes; refuses those, and heads or neurons, that this model lacks."""
 
-    def prepare(self, model: Any) -> "Edit":
+    def prepare(self, model: Any) -> Any:
         """The edit with its sources (data sets, prompts) resolved to tensors; itself where it has none."""
 
     def apply(self, value: Tensor, at: At) -> Tensor:

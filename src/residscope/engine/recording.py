@@ -110,19 +110,24 @@ class Recording:
         found = (pos + length if pos < 0 else pos) - self.offset
         if not 0 <= found < length - self.offset:
             raise UnknownPosition(
-                f"row {row} holds positions {self.offset} to {length - 1}", received=f"pos={pos}", allowed="a position it holds"
+                f"row {row} holds positions {self.offset} to {length - 1}",
+                received=f"pos={pos}",
+                allowed="a position it holds",
             )
         return found
 
     def keys_values(self, pos: int, *, start: int = 0, stop: int | None = None) -> dict[int, tuple[Tensor, Tensor]]:
-        """Keys and values of the first `pos` positions at layers start to stop, as a cache holds them: [batch kv_head pos d_head]."""
+        """Keys and values of the first `pos` positions at layers start to stop, each [batch kv_head pos d_head] as in a cache."""
         last = self.model.n_layers - 1 if stop is None else stop
         wanted = [Site(name, layer) for layer in range(start, last + 1) for name in ("k", "v")]
         missing = [site for site in wanted if site not in self._values]
         if missing:
             self._values.update(self._recompute(missing))
         return {
-            layer: (self[Site("k", layer)].transpose(1, 2)[:, :, :pos], self[Site("v", layer)].transpose(1, 2)[:, :, :pos])
+            layer: (
+                self[Site("k", layer)].transpose(1, 2)[:, :, :pos],
+                self[Site("v", layer)].transpose(1, 2)[:, :, :pos],
+            )
             for layer in range(start, last + 1)
         }
 
@@ -150,7 +155,9 @@ class Recording:
             if start > lowest:
                 window = Window(self if window is None else _Rebased(self), start, None, self.offset)
                 edits = tuple(_Above(edit, start, n) for edit in edits)
-            return forward(self.model.layout, self.batch, capture=sites, edits=edits, window=window, unedited=self._unedited)
+            return forward(
+                self.model.layout, self.batch, capture=sites, edits=edits, window=window, unedited=self._unedited
+            )
 
 
 class _Rebased:

@@ -5,22 +5,19 @@ holds those gives the whole run's numbers.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from residscope.errors import UnknownLayer, UnknownPosition
 
-if TYPE_CHECKING:
-    from residscope.engine.recording import Recording
-
 
 @dataclass(frozen=True)
 class Window:
-    """Layers `start` to `stop` (inclusive; None: to the logits) and positions from `pos` on, of the run that `base` records."""
+    """Layers `start` to `stop` (inclusive; None: to the logits) and positions from `pos` on, of the run `base` recorded."""
 
-    base: "Recording"
+    base: Any
     start: int = 0
     stop: int | None = None
     pos: int = 0
@@ -44,7 +41,7 @@ def prefix_cache(window: Window, *, stop: int) -> Any:
     first = window.pos
     keys_values = window.base.keys_values(first, start=window.start, stop=stop)
 
-    class PrefixCache(DynamicCache):
+    class PrefixCache(DynamicCache):  # type: ignore[misc]
         def get_seq_length(self, layer_idx: int = 0) -> int:
             return first
 

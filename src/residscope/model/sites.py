@@ -46,7 +46,9 @@ KINDS: dict[str, Kind] = {
     "resid_mid": Kind("batch pos d_model", "the stream between attention and MLP"),
     "mlp_scale": Kind("batch pos 1", "the divisor of the norm before the MLP"),
     "mlp_in": Kind("batch pos d_model", "what the MLP's weights read"),
-    "mlp_pre": Kind("batch pos d_mlp", "x W_in: what the nonlinearity reads, or, with a gate, what the gate multiplies"),
+    "mlp_pre": Kind(
+        "batch pos d_mlp", "x W_in: what the nonlinearity reads, or, with a gate, what the gate multiplies"
+    ),
     "mlp_gate": Kind("batch pos d_mlp", "x W_gate, before the nonlinearity"),
     "mlp_post": Kind("batch pos d_mlp", "the neurons: what W_out reads"),
     "router": Kind("batch pos expert", "the router's logits"),
@@ -164,10 +166,14 @@ class SiteTable:
         n = self.sizes.n_layers
         if site.kind.layered and site.layer is None:
             raise UnknownLayer(
-                f"{site.name} stands in every layer: say which", received=str(site), allowed=f"{site.name}.0 to {site.name}.{n - 1}"
+                f"{site.name} stands in every layer: say which",
+                received=str(site),
+                allowed=f"{site.name}.0 to {site.name}.{n - 1}",
             )
         if site.layer is not None and site.layer >= n:
-            raise UnknownLayer(f"the model has {n} layers", received=str(site), allowed=f"{site.name}.0 to {site.name}.{n - 1}")
+            raise UnknownLayer(
+                f"the model has {n} layers", received=str(site), allowed=f"{site.name}.0 to {site.name}.{n - 1}"
+            )
         return site
 
     def expand(self, text: str | Site) -> list[Site]:
@@ -204,7 +210,9 @@ class SiteTable:
         """Refuse heads, KV heads or neurons that are not there."""
         error, word = {"d_mlp": (UnknownNeuron, "neuron")}.get(axis, (UnknownHead, axis))
         if axis not in site.kind.axes:
-            raise error(f"{site} has no {word} axis", received=f"{word}={list(index)}", allowed=f"its axes: {site.kind.dims}")
+            raise error(
+                f"{site} has no {word} axis", received=f"{word}={list(index)}", allowed=f"its axes: {site.kind.dims}"
+            )
         count = self.size(site, axis) or 0
         if not all(0 <= i < count for i in index):
             raise error(f"{site} has {count} {word}s", received=f"{word}={list(index)}", allowed=f"0 to {count - 1}")

@@ -14,12 +14,15 @@ from residscope.errors import UnknownConfig, UnknownFamily
 from residscope.model.sites import Sizes
 
 # Fields every configuration may carry that do not change the numbers a forward pass gives
-_HARMLESS = frozenset(
-    """_name_or_path _model_name_or_path architectures chunk_size_feed_forward dtype torch_dtype id2label label2id is_encoder_decoder
-    model_type output_attentions output_hidden_states problem_type return_dict transformers_version use_cache
-    initializer_range pad_token_id bos_token_id eos_token_id sep_token_id unk_token_id tie_word_embeddings task_specific_params auto_map
-    transformers.js_config _attn_implementation_autoset quantization_config pretraining_tp""".split()
-)
+# fmt: off
+_HARMLESS = frozenset((
+    "_name_or_path", "_model_name_or_path", "architectures", "auto_map", "bos_token_id", "chunk_size_feed_forward", "dtype",
+    "eos_token_id", "id2label", "initializer_range", "is_encoder_decoder", "label2id", "model_type", "output_attentions",
+    "output_hidden_states", "pad_token_id", "pretraining_tp", "problem_type", "return_dict",
+    "sep_token_id", "task_specific_params", "tie_word_embeddings", "torch_dtype", "transformers.js_config",
+    "transformers_version", "unk_token_id", "use_cache",
+))
+# fmt: on
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,75 @@
+# make run    the workbench, from a clean clone: set-up, page, default model, and its URL
+# make test   everything CI checks
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+MODEL ?= smollm2-135m
+WEB := $(shell find web -path web/node_modules -prune -o -type f -print 2>/dev/null)
+
+.PHONY: help run install test lint types rules unit web browser chromium bench clean
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+run: $(VENV)/.ui
+	@$(BIN)/residscope models pull $(MODEL)
+	@exec $(BIN)/residscope open $(MODEL) $(ARGS)
+
+install: $(VENV)/.ui
+
+# torch first and by itself: with its exact version asked for, plain pip takes the CPU build where one lies ready
+$(VENV)/.deps: pyproject.toml constraints.txt hatch_build.py
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing Python packages"
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt torch
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.ui: $(VENV)/.deps $(WEB)
+	@$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.deps
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(VENV)/.webdev: web/package-lock.json $(VENV)/.ui
+	@cd web && npm ci --no-audit --no-fund --silent
+	@touch $@
+
+test: lint types rules unit web browser
+	@echo "all checks passed"
+
+lint: $(VENV)/.dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	@$(BIN)/mypy
+
+rules: $(VENV)/.dev
+	@$(BIN)/lint-imports
+
+unit: $(VENV)/.dev $(VENV)/.ui
+	@$(BIN)/residscope models pull $(MODEL)
+	@$(BIN)/python -m pytest -q -m "not browser" --doctest-modules --ignore=src/residscope/_ui
+
+web: $(VENV)/.webdev
+	@cd web && npm run --silent check && npm test --silent
+
+browser: $(VENV)/.dev $(VENV)/.ui chromium
+	@$(BIN)/residscope models pull $(MODEL)
+	@$(BIN)/python -m pytest -q -m browser tests/browser
+
+chromium:
+	@command -v chromium >/dev/null || { echo "installing Chromium for the browser tests"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium fonts-dejavu-core >/dev/null; }
+
+bench: $(VENV)/.dev
+	@$(BIN)/python -m bench $(ARGS)
+
+clean:
+	rm -rf $(VENV) web/node_modules src/residscope/_ui dist

@@ -1,0 +1,5 @@
+"""`python -m residscope`."""
+
+from residscope.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Corpora: text in, streaming statistics and dictionaries out."""

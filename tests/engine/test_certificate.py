@@ -1,0 +1,107 @@
+"""The certificate passes true family files and names what is wrong with false ones."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import residscope as rs
+from residscope import errors
+from residscope.engine import hooks, layout
+from residscope.engine.certificate import measure
+from residscope.engine.model import Model
+from residscope.model import families
+from tiny_models import VARIANTS, tiny_gpt2, tiny_llama
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("RESIDSCOPE_CACHE", str(tmp_path))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_true_family_files_pass(name, dtype):
+    certificate = measure(Model(VARIANTS[name]().to(dtype)))
+    assert certificate.passed, certificate
+    if dtype == torch.float32:
+        assert certificate.worst < 1e-4
+
+
+def wrong(monkeypatch, family, **changes):
+    block = replace(family.block, **{k: v for k, v in changes.items() if k in family.block.__dataclass_fields__})
+    other = {k: v for k, v in changes.items() if k not in family.block.__dataclass_fields__}
+    monkeypatch.setattr(layout, "family_of", lambda config: replace(family, block=block, **other))
+
+
+LIES = {
+    "swapped norms": ("llama", {"attn_norm": "post_attention_layernorm", "mlp_norm": "input_layernorm"}, "norms"),
+    "wrong norm kind": ("llama", {"norm": "layer"}, "norms"),
+    "gain off by one": ("llama", {"norm_gain_offset": 1.0}, "norms"),
+    "gate for up": ("llama", {"mlp_down": "mlp.up_proj"}, "neurons"),
+    "swapped branches": ("llama", {"attn": "mlp", "mlp": "self_attn"}, "stream"),
+    "swapped branches, gpt2": ("gpt2", {"attn": "mlp", "mlp": "attn"}, "stream"),
+    "wrong final norm": ("gpt2", {"final_norm": "transformer.h.0.ln_1"}, "norms"),
+    "wrong projection": ("gpt2", {"attn_proj": "mlp.c_proj"}, "attention"),
+    "rms for layer norm": ("gpt2", {"norm": "rms"}, "norms"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_wrong_family_file_is_caught_and_the_check_named(monkeypatch, lie):
+    name, changes, check = LIES[lie]
+    hf = (tiny_llama() if name == "llama" else tiny_gpt2()).float()
+    wrong(monkeypatch, families.families()[name], **changes)
+    certificate = measure(Model(hf))
+    failed = {c.name for c in certificate.checks if not c.passed}
+    assert check in failed or failed == {"no-op run"}, certificate
+    with pytest.raises(errors.CertificateFailed) as caught:
+        rs.load((hf, None))
+    assert any(name in str(caught.value) for name in failed)
+
+
+def test_resid_mid_hooked_on_one_branch_only_is_caught(monkeypatch):
+    """The classic mistake: the norm gets the edit, the residual branch does not. Every identity still holds."""
+
+    def one_branch(self, layer, parts):
+        self._input(parts.mlp_norm.module, hooks.Site("resid_mid", layer))
+        return lambda *_: None
+
+    monkeypatch.setattr(hooks.Hooks, "_resid_mid", one_branch)
+    certificate = measure(Model(tiny_llama().float()))
+    failed = [c.name for c in certificate.checks if not c.passed]
+    assert failed == ["write the stream"], certificate
+
+
+def test_a_second_load_skips_the_checks_and_other_weights_do_not(tmp_path, monkeypatch):
+    hf = tiny_llama().float()
+    assert not rs.load((hf, None)).certificate.cached
+    assert rs.load((hf, None)).certificate.cached
+    assert not rs.load((tiny_llama(seed=1).float(), None)).certificate.cached
+    with torch.no_grad():
+        hf.lm_head.weight.mul_(1.01)
+    assert not rs.load((hf, None)).certificate.cached
+    for kept in (tmp_path / "certificates").iterdir():
+        kept.write_text("{")
+    assert not rs.load((tiny_llama().float(), None)).certificate.cached
+
+
+def test_configuration_that_is_not_understood_is_refused():
+    hf = tiny_llama()
+    hf.config.layer_scale = 0.5
+    with pytest.raises(errors.UnknownConfig, match="layer_scale"):
+        Model(hf)
+    hf = tiny_gpt2()
+    hf.config.add_cross_attention = True
+    with pytest.raises(errors.UnknownConfig, match="add_cross_attention"):
+        Model(hf)
+    hf.config.model_type = "mamba"
+    with pytest.raises(errors.UnknownFamily, match="gpt2, llama"):
+        Model(hf)
+
+
+def test_the_default_model_passes(smollm2):
+    certificate = measure(smollm2)
+    print(certificate)
+    assert certificate.passed
+    assert certificate.worst < 1e-4

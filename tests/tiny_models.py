@@ -1,0 +1,52 @@
+"""Tiny random models of each family, in float64: what the tests that need no real model run on."""
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+IOI = "When John and Mary went to the store, John gave a bottle of milk to"
+VOCAB = 97
+
+
+def tiny_llama(
+    *, kv_heads: int = 2, tied: bool = False, bias: bool = False, layers: int = 4, seed: int = 0
+) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=layers, num_attention_heads=4,
+        num_key_value_heads=kv_heads, max_position_embeddings=64, tie_word_embeddings=tied, attention_bias=bias, mlp_bias=bias,
+        bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    return _shaken(LlamaForCausalLM(config))
+
+
+def tiny_gpt2(*, tied: bool = True, layers: int = 4, seed: int = 0) -> GPT2LMHeadModel:
+    torch.manual_seed(seed)
+    config = GPT2Config(
+        vocab_size=VOCAB, n_embd=32, n_layer=layers, n_head=4, n_positions=64, tie_word_embeddings=tied,
+        bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    return _shaken(GPT2LMHeadModel(config))
+
+
+def _shaken(hf):  # type: ignore[no-untyped-def]
+    """Norm gains and biases away from one and zero, so that a forgotten one shows."""
+    with torch.no_grad():
+        for name, weight in hf.named_parameters():
+            if weight.ndim == 1:
+                weight.add_(torch.randn_like(weight) * 0.2)
+            elif "embed" not in name and "wte" not in name:
+                weight.mul_(4)
+    return hf.double().eval()
+
+
+VARIANTS = {
+    "llama": lambda: tiny_llama(),
+    "llama-mha-tied": lambda: tiny_llama(kv_heads=4, tied=True),
+    "llama-mqa-biased": lambda: tiny_llama(kv_heads=1, bias=True),
+    "gpt2": lambda: tiny_gpt2(),
+    "gpt2-untied": lambda: tiny_gpt2(tied=False),
+}
+
+
+def hook_count(hf: torch.nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + ("forward" in m.__dict__) for m in hf.modules())
