@@ -1,0 +1,28 @@
+"""python -m bench [--quick] [NAME ...]: run the benchmarks and write results.md and results.json."""
+
+import argparse
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+from bench.harness import Row, report
+
+BENCHES = ("recording", "page")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Benchmarks as ratios measured side by side in one run.")
+    parser.add_argument("names", nargs="*", help=", ".join(BENCHES))
+    parser.add_argument("--quick", action="store_true", help="few pairs: to see that it runs, not to quote")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    arguments = parser.parse_args()
+
+    def rows() -> Iterator[Row]:
+        for name in arguments.names or BENCHES:
+            yield from import_module(f"bench.{name}").rows(quick=arguments.quick)
+
+    report(rows(), arguments.out)
+
+
+if __name__ == "__main__":
+    main()

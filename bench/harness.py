@@ -1,0 +1,107 @@
+"""Paired timing: A B A B ..., so that a machine whose speed drifts slows both; medians and the spread of the ratios."""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+Timed = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: `ours` against `theirs` in seconds, and ours / theirs pair by pair."""
+
+    name: str
+    ours: float
+    theirs: float
+    ratio: float
+    low: float
+    high: float
+    reach: float | None
+    pairs: int
+    note: str = ""
+
+    @property
+    def reached(self) -> bool | None:
+        return None if self.reach is None else self.ratio <= self.reach
+
+
+def pair(
+    name: str, ours: Timed, theirs: Timed, *, pairs: int = 15, reach: float | None = None, note: str = "", warm: int = 2
+) -> Row:
+    """Time two callables in turn; the ratio is the median of the pairs', low and high its quartiles."""
+    for _ in range(warm):
+        ours()
+        theirs()
+    times: list[tuple[float, float]] = []
+    for i in range(pairs):
+        first, second = (ours, theirs) if i % 2 == 0 else (theirs, ours)
+        a, b = _seconds(first), _seconds(second)
+        times.append((a, b) if i % 2 == 0 else (b, a))
+    ratios = [a / b for a, b in times]
+    low, ratio, high = statistics.quantiles(ratios, n=4) if pairs > 1 else (ratios[0],) * 3
+    mine, other = (statistics.median(column) for column in zip(*times, strict=True))
+    return Row(name, mine, other, ratio, low, high, reach, pairs, note)
+
+
+def _seconds(call: Timed) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def machine() -> dict[str, object]:
+    """What a figure is worth nothing without."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "processor": _processor(),
+        "system": platform.platform(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+
+
+def report(rows: Iterator[Row], out: Path) -> list[Row]:
+    """Print the rows as they come; write them as a table (results.md) and as JSON."""
+    done: list[Row] = []
+    for row in rows:
+        done.append(row)
+        Console().print(_told(row))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "results.json").write_text(json.dumps({"machine": machine(), "rows": [asdict(r) for r in done]}, indent=1))
+    about = ", ".join(f"{k} {v}" for k, v in machine().items())
+    head = "| what | ours | beside | ratio | quartiles | reach |\n|---|---|---|---|---|---|"
+    lines = [f"| {r.name}{'; ' + r.note if r.note else ''} | {_s(r.ours)} | {_s(r.theirs)} | **{r.ratio:.2f}** | "
+             f"{r.low:.2f} to {r.high:.2f} ({r.pairs} pairs) | {'' if r.reach is None else f'<= {r.reach:g}'} |" for r in done]  # fmt: skip
+    (out / "results.md").write_text("# Measured\n\nMade by `make bench`. " + about + ".\n\n" + "\n".join([head, *lines]) + "\n")
+    return done
+
+
+def _told(row: Row) -> Table:
+    table = Table.grid(padding=(0, 2))
+    state = {True: "[green]reached[/]", False: "[red]missed[/]", None: ""}[row.reached]
+    reach = "" if row.reach is None else f"reach {row.reach:g}"
+    table.add_row(f"{row.name:52}", f"{_s(row.ours):>9} : {_s(row.theirs):>9}", f"{row.ratio:.3f}", f"({row.low:.3f} to {row.high:.3f})", reach, state)
+    return table
+
+
+def _s(seconds: float) -> str:
+    return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"

@@ -1,0 +1,148 @@
+import { isErrorBody, WireError, type Connector, type Listener } from "./connector";
+import { parseSafetensors, type Tensors } from "./safetensors";
+import type { ErrorBody, State } from "./wire";
+
+interface Waiting {
+  resolve(value: unknown): void;
+  reject(error: Error): void;
+}
+
+interface Message {
+  id?: number;
+  ok?: boolean;
+  value?: unknown;
+  error?: ErrorBody;
+  seq?: number;
+  state?: State;
+  patch?: Partial<State>;
+}
+
+const FIRST_WAIT = 300;
+const LONGEST_WAIT = 10_000;
+
+const lost = (message: string): ErrorBody => ({ type: "ConnectionLost", message });
+
+/** The session over HTTP and one WebSocket, reconnecting whenever the socket or the numbering breaks. */
+export class SocketConnector implements Connector {
+  private socket: WebSocket | null = null;
+  private listener: Listener | null = null;
+  private state: State | null = null;
+  private seq = 0;
+  private nextId = 1;
+  private waiting = new Map<number, Waiting>();
+  private attempt = 0;
+  private timer: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(
+    private base: string = document.baseURI,
+    private open: (url: string) => WebSocket = (url) => new WebSocket(url),
+    private fetcher: typeof fetch = (input, init) => fetch(input, init),
+  ) {}
+
+  subscribe(listener: Listener): () => void {
+    this.listener = listener;
+    this.connect();
+    return () => {
+      this.listener = null;
+      clearTimeout(this.timer);
+      this.drop(lost("The page was closed."));
+    };
+  }
+
+  intent(name: string, args: Record<string, unknown> = {}): Promise<unknown> {
+    const socket = this.socket;
+    if (!socket || socket.readyState !== 1)
+      return Promise.reject(new WireError(lost("Not connected to Residscope: nothing was changed.")));
+    const id = this.nextId++;
+    return new Promise((resolve, reject) => {
+      this.waiting.set(id, { resolve, reject });
+      socket.send(JSON.stringify({ id, intent: name, args }));
+    });
+  }
+
+  async tensors(path: string, signal?: AbortSignal): Promise<Tensors> {
+    return parseSafetensors(await (await this.request(path, { signal })).arrayBuffer());
+  }
+
+  async json<T>(path: string, body?: unknown, signal?: AbortSignal): Promise<T> {
+    const post = { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
+    return (await this.request(path, { ...(body === undefined ? {} : post), signal })).json();
+  }
+
+  retry(): void {
+    clearTimeout(this.timer);
+    if (!this.socket) this.connect();
+  }
+
+  private async request(path: string, init: RequestInit): Promise<Response> {
+    const response = await this.fetcher(new URL(path, this.base).href, { credentials: "same-origin", ...init });
+    if (response.ok) return response;
+    const answer = await response.json().catch(() => null);
+    if (isErrorBody(answer?.error)) throw new WireError(answer.error);
+    throw new WireError({ type: "BadAnswer", message: `${path} answered ${response.status} ${response.statusText}.` });
+  }
+
+  private connect(): void {
+    this.listener?.connection({ phase: "connecting" });
+    const url = new URL("ws", this.base);
+    url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+    const socket = this.open(url.href);
+    this.socket = socket;
+    this.state = null;
+    socket.onmessage = (event) => {
+      if (this.socket === socket) this.receive(JSON.parse(String(event.data)) as Message);
+    };
+    socket.onclose = () => {
+      if (this.socket === socket) void this.reconnect(lost("The connection to Residscope was lost."));
+    };
+  }
+
+  private receive(message: Message): void {
+    if (message.id !== undefined) {
+      const waiting = this.waiting.get(message.id);
+      this.waiting.delete(message.id);
+      if (isErrorBody(message.error)) waiting?.reject(new WireError(message.error));
+      else waiting?.resolve(message.value);
+      return;
+    }
+    if (isErrorBody(message.error)) {
+      void this.reconnect(message.error);
+    } else if (message.state) {
+      this.attempt = 0;
+      this.seq = message.seq ?? 0;
+      this.state = message.state;
+      this.listener?.connection({ phase: "open" });
+      this.listener?.state(this.state);
+    } else if (message.patch && this.state) {
+      if (message.seq !== this.seq + 1) {
+        void this.reconnect(lost("A message from Residscope went missing."));
+        return;
+      }
+      this.seq = message.seq;
+      this.state = { ...this.state, ...message.patch };
+      this.listener?.state(this.state);
+    }
+  }
+
+  private async reconnect(reason: ErrorBody): Promise<void> {
+    this.drop(reason);
+    if (!this.listener) return;
+    const wait = Math.min(FIRST_WAIT * 2 ** this.attempt++, LONGEST_WAIT);
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.connect(), wait);
+    const retryAt = Date.now() + wait;
+    this.listener.connection({ phase: "lost", reason, retryAt });
+    // A socket's refusal carries no words: ask for them once over HTTP.
+    const refusal = await this.request("api/state", {}).then(() => null, (error: unknown) => error);
+    if (refusal instanceof WireError && !this.socket)
+      this.listener?.connection({ phase: "lost", reason: refusal.body, retryAt });
+  }
+
+  private drop(reason: ErrorBody): void {
+    const socket = this.socket;
+    this.socket = null;
+    socket?.close();
+    for (const { reject } of this.waiting.values()) reject(new WireError(reason));
+    this.waiting.clear();
+  }
+}

@@ -1,0 +1,203 @@
+/** What page and server say to each other: docs/wire.md as types. */
+
+export interface ErrorBody {
+  type: string;
+  message: string;
+  received?: string | null;
+  allowed?: string | null;
+  fix?: string | null;
+}
+
+export interface Tok {
+  id: number;
+  text: string;
+}
+
+export interface TokenP extends Tok {
+  p: number;
+}
+
+export interface Check {
+  name: string;
+  error: number;
+  first: number;
+  tolerance: number;
+  passed: boolean;
+  about: string;
+}
+
+export interface Certificate {
+  passed: boolean;
+  worst: number;
+  worst_check: string;
+  cached: boolean;
+  seconds: number;
+  checks: Check[];
+}
+
+export interface SiteInfo {
+  name: string;
+  layers: number;
+  dims: string;
+  absent: string | null;
+}
+
+export interface DictionaryInfo {
+  site: string;
+  kind: "pca";
+  n: number;
+  fitted_on: string;
+}
+
+export interface ModelInfo {
+  name: string;
+  family: string;
+  n_layers: number;
+  n_heads: number;
+  n_kv_heads: number;
+  d_model: number;
+  d_vocab: number;
+  context: number;
+  dtype: string;
+  device: string;
+  threads: number;
+  hash: string;
+  bos: boolean;
+  certificate: Certificate;
+  sites: SiteInfo[];
+  dictionaries: DictionaryInfo[];
+}
+
+export interface ModelOffer {
+  name: string;
+  about: string;
+  cached: boolean;
+}
+
+export type Phase = "empty" | "loading" | "running" | "idle" | "failed";
+
+export interface Status {
+  phase: Phase;
+  detail: string;
+  progress: number | null;
+  forward_ms: number | null;
+  error: ErrorBody | null;
+}
+
+export type DirectionRef =
+  | { kind: "pca"; site: string; weights: Record<string, number> }
+  | { kind: "logit_diff"; positive: string; negative: string }
+  | { kind: "token"; token: string };
+
+/** `pos`, `head`, `neuron`: null or absent means all. */
+type Where = number | number[] | null;
+
+interface EditBase {
+  id?: string;
+  enabled?: boolean;
+  site: string;
+  pos?: Where;
+  head?: Where;
+  neuron?: Where;
+}
+
+export type Edit =
+  | (EditBase & { kind: "ablate"; to?: string })
+  | (EditBase & { kind: "scale"; factor: number })
+  | (EditBase & { kind: "steer"; direction: DirectionRef; strength: number; unit: "norm" | "sd" })
+  | (EditBase & { kind: "project_out"; direction: DirectionRef })
+  | (EditBase & { kind: "freeze" });
+
+/** An edit as the session shows it: its name, and what leaving it out would change. */
+export type ShownEdit = Edit & {
+  id: string;
+  enabled: boolean;
+  label: string;
+  glyph: string;
+  delta: number | null;
+  inert: string | null;
+  error: string | null;
+};
+
+export interface Metric {
+  positive: Tok;
+  negative: Tok;
+  chosen: boolean;
+}
+
+export interface Run {
+  id: string;
+  label: string;
+  prompt: string;
+  edits: number;
+  metric: number | null;
+  top: TokenP[];
+  seconds: number;
+}
+
+export interface Selection {
+  layer: number;
+  pos: number;
+}
+
+export interface Prompt {
+  text: string;
+  bos: boolean;
+  tokens: Tok[];
+}
+
+export interface SavedPrompt {
+  text: string;
+  tokens: number;
+  top: string;
+  p: number;
+}
+
+export interface State {
+  model: ModelInfo | null;
+  models: ModelOffer[];
+  status: Status;
+  prompt: Prompt | null;
+  metric: Metric | null;
+  edits: ShownEdit[];
+  can_undo: boolean;
+  can_redo: boolean;
+  runs: Run[];
+  current: { a: string | null; b: string | null };
+  selection: Selection;
+  saved: SavedPrompt[];
+  /** What the server has to say by the way; absent on older ones. */
+  notices?: string[];
+}
+
+export interface PoleToken {
+  text: string;
+  value: number;
+}
+
+export interface Component {
+  index: number;
+  variance: number;
+  sd: number;
+  cos_logit_diff: number | null;
+  top: PoleToken[];
+  bottom: PoleToken[];
+}
+
+export interface Directions {
+  site: string;
+  fitted_on: string;
+  tokens: number;
+  components: Component[];
+}
+
+export interface DirectionReading {
+  label: string;
+  about: string;
+  norm: number;
+  variance: number | null;
+  sd: number | null;
+  cos_logit_diff: number | null;
+  top: PoleToken[];
+  bottom: PoleToken[];
+}

@@ -1,0 +1,42 @@
+/** Where the grid's cells are; the picture has the last row on top. */
+
+const WIDEST = 64;
+const READABLE = 34;
+const TALLEST = 21;
+const LOWEST = 11;
+const NARROWEST = 4;
+
+/** Columns under this lose their labels. */
+export const LABEL_WIDTH = 14;
+
+export function columnWidth(cols: number, room: number, fit: boolean): number {
+  const even = room / Math.max(cols, 1);
+  return Math.min(WIDEST, Math.max(fit ? NARROWEST : READABLE, Math.floor(even * 4) / 4));
+}
+
+export const rowHeight = (rows: number, room: number): number =>
+  Math.min(TALLEST, Math.max(LOWEST, Math.floor(room / Math.max(rows, 1))));
+
+export interface Window {
+  left: number;
+  top: number;
+  width: number;
+  height: number;
+  colW: number;
+  rowH: number;
+}
+
+/** First and one past the last item visible in [start, start + length). */
+export function visibleRange(start: number, length: number, size: number, count: number): [number, number] {
+  return [Math.max(0, Math.floor(start / size)), Math.min(count, Math.ceil((start + length) / size))];
+}
+
+export const rowTop = (row: number, rows: number, window: Window): number =>
+  (rows - 1 - row) * window.rowH - window.top;
+
+/** The cell under a point of the window, or null beyond the grid. */
+export function cellAt(x: number, y: number, rows: number, cols: number, window: Window) {
+  const col = Math.floor((x + window.left) / window.colW);
+  const row = rows - 1 - Math.floor((y + window.top) / window.rowH);
+  return col >= 0 && col < cols && row >= 0 && row < rows ? { row, col } : null;
+}

@@ -1,0 +1,105 @@
+import { steering, strengthOf, withStrength } from "../lib/edits";
+import type { Edit } from "../connect/wire";
+import type { App } from "./app.svelte";
+import { copy, shareLink } from "./share";
+import { theme } from "./theme.svelte";
+
+/** One thing the page can do: by key, and from the palette. */
+export interface Command {
+  /** Keys that do it; several are one command with a direction. */
+  keys: string[];
+  label: string;
+  /** Short name for the footer; absent: not shown there. */
+  foot?: string;
+  run(app: App, key: string): void;
+}
+
+const same = (a: Edit, b: Edit): boolean =>
+  a.kind === b.kind && a.site === b.site && JSON.stringify(a.pos ?? null) === JSON.stringify(b.pos ?? null);
+
+/** Adds the edit, or takes it away again where the same one is there already. */
+function toggle(app: App, edit: Edit): void {
+  const present = app.session.edits.find((other) => same(other, edit) && edit.kind !== "steer");
+  if (present) void app.session.removeEdit(present.id);
+  else void app.session.send("add_edit", { edit });
+}
+
+function ablate(app: App): void {
+  toggle(app, { kind: "ablate", site: app.site, pos: [app.selected.col], to: "zero" });
+}
+
+function steer(app: App): void {
+  const direction = app.directions.ref;
+  if (direction) toggle(app, { kind: "steer", site: app.site, pos: [app.selected.col], direction, ...steering(direction) });
+}
+
+function projectOut(app: App): void {
+  const direction = app.directions.ref;
+  if (direction) toggle(app, { kind: "project_out", site: app.site, direction });
+}
+
+function freeze(app: App): void {
+  if (app.selected.row > 0) toggle(app, { kind: "freeze", site: `pattern.${app.selected.row - 1}` });
+}
+
+function strengthen(app: App, key: string): void {
+  const edit = app.edit;
+  const strength = edit && strengthOf(edit);
+  if (!edit || !strength) return;
+  const steps = strength.unit === "×" ? 2 : 1;
+  const value = strength.value + (key === "]" ? 1 : -1) * strength.step * steps;
+  void app.session.changeEdit(edit.id, (other) => withStrength(other, value));
+}
+
+/** To the next direction along the chips. */
+function nextDirection(app: App, key: string): void {
+  const last = Math.min(8, app.streams.shown?.a.data.k ?? 0) - 1;
+  const now = app.view.current.direction === "logit" ? -1 : (app.view.component ?? last);
+  const to = Math.max(-1, Math.min(last, now + (key === "." ? 1 : -1)));
+  if (to >= 0) app.view.pickComponent(to);
+  else app.view.current.direction = "logit";
+}
+
+const move = (app: App, rows: number, cols: number) => app.select(app.selected.row + rows, app.selected.col + cols);
+
+export const COMMANDS: Command[] = [
+  { keys: ["j", "k"], label: "Layer below, above", foot: "layer", run: (app, key) => move(app, key === "j" ? -1 : 1, 0) },
+  { keys: ["h", "l"], label: "Token before, after", foot: "token", run: (app, key) => move(app, 0, key === "h" ? -1 : 1) },
+  { keys: [",", "."], label: "Direction before, after", foot: "direction", run: nextDirection },
+  { keys: ["x"], label: "Baseline or edited", foot: "baseline / edited", run: (app) => (app.view.current.mode = app.streams.mode === "base" ? "edit" : "base") },
+  { keys: ["d"], label: "Difference of edited and baseline", foot: "Δ", run: (app) => (app.view.current.mode = app.streams.mode === "delta" ? "base" : "delta") },
+  { keys: ["a"], label: "Ablate the selected cell of the stream", foot: "ablate cell", run: ablate },
+  { keys: ["s"], label: "Steer along the direction at the selected cell", foot: "steer", run: steer },
+  { keys: ["o"], label: "Project the direction out at the selected layer", foot: "project out", run: projectOut },
+  { keys: ["f"], label: "Freeze the selected layer's attention patterns", foot: "freeze pattern", run: freeze },
+  { keys: ["[", "]"], label: "Weaken or strengthen the picked edit", foot: "strength", run: strengthen },
+  { keys: ["u"], label: "Undo", foot: "undo", run: (app) => void app.session.send("undo") },
+  { keys: ["r"], label: "Redo", run: (app) => void app.session.send("redo") },
+  { keys: ["e"], label: "Edit the prompt", foot: "prompt", run: (app) => app.editPrompt() },
+  { keys: ["t"], label: "Grid or table", foot: "table", run: (app) => (app.view.current.table = !app.view.current.table) },
+  { keys: ["n"], label: "Numbers in the cells", run: (app) => (app.view.current.numbers = !app.view.current.numbers) },
+  { keys: ["Escape"], label: "Unlock: back to the last token", run: (app) => app.unlock() },
+  { keys: ["/"], label: "Commands", foot: "commands", run: (app) => (app.palette = true) },
+];
+
+/** In the palette only: no key of their own. */
+export const MORE: Command[] = [
+  { keys: [], label: "Share: copy a link", run: (app) => void copy(shareLink(app), "Link copied") },
+  { keys: [], label: "Copy as Python", run: (app) => void app.python() },
+  { keys: [], label: "Light or dark", run: () => theme.toggle() },
+  { keys: [], label: "Reset the mix", run: (app) => app.view.resetWeights() },
+];
+
+const ARROWS: Record<string, string> = { ArrowDown: "j", ArrowUp: "k", ArrowLeft: "h", ArrowRight: "l" };
+
+/** The command a key press stands for; none while typing, or where the key belongs to a control. */
+export function commandFor(event: KeyboardEvent): { command: Command; key: string } | null {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return null;
+  const target = event.target instanceof HTMLElement ? event.target : null;
+  if (target?.closest("input:not([type=range], [type=checkbox]), textarea, select, dialog, [role=dialog]")) return null;
+  if (document.querySelector("dialog[open]")) return null;
+  if (target?.matches("input") && event.key in ARROWS) return null;
+  const key = ARROWS[event.key] ?? event.key;
+  const command = COMMANDS.find((candidate) => candidate.keys.includes(key));
+  return command ? { command, key } : null;
+}

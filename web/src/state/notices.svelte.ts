@@ -1,0 +1,21 @@
+/** Short messages at the foot of the page. */
+
+export interface Notice {
+  id: number;
+  text: string;
+  kind: "info" | "error";
+}
+
+export const notices = $state<{ list: Notice[] }>({ list: [] });
+
+let next = 1;
+
+export function notify(text: string, kind: Notice["kind"] = "info"): void {
+  const id = next++;
+  notices.list = [...notices.list.filter((notice) => notice.text !== text), { id, text, kind }].slice(-3);
+  setTimeout(() => dismiss(id), kind === "error" ? 12_000 : 2_500);
+}
+
+export function dismiss(id: number): void {
+  notices.list = notices.list.filter((notice) => notice.id !== id);
+}

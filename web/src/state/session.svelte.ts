@@ -1,0 +1,91 @@
+import { words, type Connection, type Connector } from "../connect/connector";
+import type { Edit, ModelInfo, Run, ShownEdit, State } from "../connect/wire";
+import { notify } from "./notices.svelte";
+
+/** A mirror of the server's session; everything that changes it is an intent. */
+export class Session {
+  state = $state.raw<State | null>(null);
+  connection = $state.raw<Connection>({ phase: "connecting" });
+
+  model: ModelInfo | null = $derived(this.state?.model ?? null);
+  edits: ShownEdit[] = $derived(this.state?.edits ?? []);
+  runs: Run[] = $derived(this.state?.runs ?? []);
+  a: Run | null = $derived(this.run(this.state?.current.a));
+  b: Run | null = $derived(this.run(this.state?.current.b));
+  busy = $derived(this.state?.status.phase === "running" || this.state?.status.phase === "loading");
+
+  constructor(readonly connector: Connector) {}
+
+  start(): () => void {
+    return this.connector.subscribe({
+      state: (state) => {
+        const before = this.state?.notices ?? [];
+        this.state = state;
+        for (const text of state.notices ?? []) if (!before.includes(text)) notify(text);
+      },
+      connection: (connection) => (this.connection = connection),
+    });
+  }
+
+  private run(id: string | null | undefined): Run | null {
+    return this.runs.find((run) => run.id === id) ?? null;
+  }
+
+  /** Sends an intent; a refusal is shown in the server's words and answers undefined. */
+  async send(intent: string, args: Record<string, unknown> = {}): Promise<unknown> {
+    try {
+      return await this.connector.intent(intent, args);
+    } catch (error) {
+      notify(words(error), "error");
+      return undefined;
+    }
+  }
+
+  /** The same, answering whether it was accepted. */
+  async accepted(intent: string, args: Record<string, unknown>): Promise<boolean> {
+    return this.connector.intent(intent, args).then(
+      () => true,
+      (error: unknown) => {
+        notify(words(error), "error");
+        return false;
+      },
+    );
+  }
+
+  setPrompt(text: string, bos: boolean | null = null): Promise<unknown> {
+    mark("residscope:prompt-sent");
+    return this.send("set_prompt", bos === null ? { text } : { text, bos });
+  }
+
+  setEdits(edits: ShownEdit[]): Promise<unknown> {
+    return this.send("set_edits", { edits: edits.map(bare) });
+  }
+
+  changeEdit(id: string, change: (edit: ShownEdit) => ShownEdit): Promise<unknown> {
+    return this.setEdits(this.edits.map((edit) => (edit.id === id ? change(edit) : edit)));
+  }
+
+  removeEdit(id: string): Promise<unknown> {
+    return this.setEdits(this.edits.filter((edit) => edit.id !== id));
+  }
+
+  moveEdit(from: number, to: number): Promise<unknown> {
+    const edit = this.edits[from];
+    if (!edit || to < 0 || to >= this.edits.length || to === from) return Promise.resolve();
+    return this.setEdits(this.edits.toSpliced(from, 1).toSpliced(to, 0, edit));
+  }
+}
+
+/** The edit without what the server adds for showing it. */
+export function bare(edit: ShownEdit): Edit {
+  const { label: _label, glyph: _glyph, delta: _delta, inert: _inert, error: _error, ...rest } = edit;
+  return rest;
+}
+
+const MOST_MARKS = 500;
+
+/** A time a benchmark may read; old ones go so that a long session does not gather them. */
+export function mark(name: string, detail?: unknown): void {
+  if (performance.getEntriesByName(name).length > MOST_MARKS) performance.clearMarks(name);
+  performance.mark(name, { detail });
+}

@@ -1,0 +1,65 @@
+import { notify } from "./notices.svelte";
+import { bare } from "./session.svelte";
+import type { App } from "./app.svelte";
+import type { Shared } from "./hash";
+
+/** The whole view as a link. */
+export function shareLink(app: App): string {
+  const state = app.session.state;
+  const url = new URL(location.href);
+  url.search = "";
+  app.view.current.selection = { layer: app.selected.row - 1, pos: app.selected.col };
+  url.hash = app.view.link(
+    state?.model && state.prompt
+      ? {
+          model: state.model.name,
+          hash: state.model.hash,
+          prompt: state.prompt.text,
+          bos: state.prompt.bos,
+          metric: state.metric?.chosen
+            ? { positive: state.metric.positive.text, negative: state.metric.negative.text }
+            : null,
+          edits: state.edits.map(bare),
+        }
+      : null,
+  );
+  return url.href;
+}
+
+export async function copy(text: string, done: string): Promise<boolean> {
+  try {
+    await navigator.clipboard.writeText(text);
+    notify(done);
+    return true;
+  } catch {
+    notify("The browser did not let the page copy; select the text and copy it by hand.", "error");
+    return false;
+  }
+}
+
+/**
+ * Brings back what a link holds, once the model is there. A model is loaded on a link's word only where the catalog
+ * offers it. Answers whether the link is dealt with.
+ */
+export async function restore(app: App, shared: Shared): Promise<boolean> {
+  const { session } = app;
+  const state = session.state;
+  if (!state || state.status.phase === "loading") return false;
+  if (!state.model) {
+    if (state.models.some((offer) => offer.name === shared.model)) {
+      await session.send("load_model", { name: shared.model });
+      return false;
+    }
+    notify(`This link was made with the model ${shared.model}, which is not in the list here. Load it, then open the link again.`, "error");
+    return true;
+  }
+  if (state.model.hash !== shared.hash)
+    notify(
+      `This link was made with another model: ${shared.model} (${shared.hash.slice(0, 8)}). Here it is ${state.model.name} (${state.model.hash.slice(0, 8)}), so numbers may differ.`,
+      "error",
+    );
+  await session.setPrompt(shared.prompt, shared.bos);
+  if (shared.metric) await session.send("set_metric", shared.metric);
+  await session.send("set_edits", { edits: shared.edits });
+  return true;
+}

@@ -1,0 +1,156 @@
+import { words } from "../connect/connector";
+import { floats } from "../connect/safetensors";
+import type { DictionaryInfo, Run } from "../connect/wire";
+import type { ValueUnit } from "../lib/format";
+import { mixField, unitWeights } from "../lib/mix";
+import { robustScale } from "../lib/scale";
+import { readStream, type Field, type StreamData } from "../lib/stream";
+import type { Mode } from "./hash";
+import type { Session } from "./session.svelte";
+import type { ViewStore } from "./view.svelte";
+
+/** One run as the page holds it. */
+interface Held {
+  run: Run;
+  data: StreamData;
+  logits: Float32Array | null;
+}
+
+interface Shown {
+  key: string;
+  a: Held;
+  b: Held | null;
+  /** Token texts, where they are known for this run. */
+  tokens: string[] | null;
+}
+
+const MOST_HELD = 24;
+/** Three quarters up: late enough for components to have to do with the next token. */
+const USUAL_DEPTH = 0.77;
+
+function usualSite(dictionaries: DictionaryInfo[], layers: number): string {
+  const far = (d: DictionaryInfo) => Math.abs(Number(d.site.split(".")[1]) - Math.round(USUAL_DEPTH * layers));
+  return dictionaries.toSorted((x, y) => far(x) - far(y))[0]?.site ?? "";
+}
+
+/** Fetches the runs on screen and turns them into what the views draw. */
+export class Streams {
+  shown: Shown | null = $state.raw(null);
+  error = $state("");
+  private cache = new Map<string, Promise<unknown>>();
+  private wanted = "";
+
+  site = $derived.by(() => {
+    const model = this.session.model;
+    const chosen = this.view.current.site;
+    if (!model) return "";
+    return model.dictionaries.some((d) => d.site === chosen) ? chosen : usualSite(model.dictionaries, model.n_layers);
+  });
+  unit: ValueUnit = $derived.by(() => (this.view.current.direction === "logit" ? "logit" : this.view.current.unit));
+  weights = $derived.by(() => (this.shown ? unitWeights(this.view.current.weights, this.shown.a.data.k) : null));
+  private valuesA = $derived(this.values(this.shown?.a ?? null));
+  private valuesB = $derived(this.values(this.shown?.b ?? null));
+  /** Runs of different lengths have no difference. */
+  comparable = $derived(!!this.shown?.b && this.shown.b.data.cols === this.shown.a.data.cols);
+  mode: Mode = $derived.by(() => {
+    const { mode } = this.view.current;
+    return this.shown?.b && (mode === "edit" || this.comparable) ? mode : "base";
+  });
+  fieldValues = $derived(this.pick(this.mode));
+  otherValues = $derived(this.mode === "delta" || !this.comparable ? null : this.pick(this.mode === "base" ? "edit" : "base"));
+  /** Baseline and edited share one scale, so that flipping between them compares. */
+  autoScale = $derived.by(() => {
+    const values = this.mode === "delta" ? this.fieldValues : this.valuesA;
+    return values && this.shown ? robustScale(values, this.shown.a.data.cols) : 1;
+  });
+  scale = $derived.by(() => this.view.current.locks[this.unit] ?? this.autoScale);
+  data = $derived(this.mode === "edit" ? (this.shown?.b?.data ?? null) : (this.shown?.a.data ?? null));
+  field: Field | null = $derived.by(() => {
+    if (!this.data || !this.fieldValues) return null;
+    const { rows, cols, sink } = this.data;
+    return { rows, cols, values: this.fieldValues, scale: this.scale, sink };
+  });
+  stale = $derived.by(() => !!this.shown && (this.session.busy || this.shown.key !== this.key()));
+
+  constructor(
+    private session: Session,
+    private view: ViewStore,
+  ) {}
+
+  valueAt(mode: Mode, row: number, col: number): number {
+    const values = this.pick(mode);
+    const cols = this.shown?.a.data.cols ?? 0;
+    return values && row >= 0 ? values[row * cols + col] : NaN;
+  }
+
+  private pick(mode: Mode): Float32Array | null {
+    if (mode === "base") return this.valuesA;
+    if (mode === "edit") return this.valuesB;
+    const [a, b] = [this.valuesA, this.valuesB];
+    return a && b && a.length === b.length ? b.map((value, i) => value - a[i]) : null;
+  }
+
+  private values(held: Held | null): Float32Array | null {
+    if (!held) return null;
+    if (this.view.current.direction === "logit") return held.logits;
+    return this.weights && mixField(held.data, this.weights, this.view.current.unit);
+  }
+
+  private key(): string {
+    const { a, b, state } = this.session;
+    const metric = state?.metric;
+    return [a?.id, b?.id, this.site, metric?.positive.id, metric?.negative.id].join("|");
+  }
+
+  /** Call from an effect: keeps what is shown in step with the session. */
+  follow(): void {
+    const { a, b, state } = this.session;
+    const [key, metric, prompt] = [this.key(), state?.metric ?? null, state?.prompt ?? null];
+    if (!a) {
+      this.wanted = "";
+      if (state && !state.current.a && state.status.phase !== "running") this.shown = null;
+      return;
+    }
+    if (key === this.wanted) return;
+    this.wanted = key;
+    const answers = metric && `positive=${metric.positive.id}&negative=${metric.negative.id}`;
+    void Promise.all([this.hold(a, answers), b && b.id !== a.id ? this.hold(b, answers) : null]).then(
+      ([heldA, heldB]) => {
+        if (this.wanted !== key) return;
+        const known = prompt !== null && a.prompt === prompt.text && heldA.data.cols === prompt.tokens.length;
+        this.shown = { key, a: heldA, b: heldB, tokens: known ? prompt.tokens.map((t) => t.text) : null };
+        this.error = "";
+      },
+      (error: unknown) => {
+        if (this.wanted !== key) return;
+        this.wanted = "";
+        this.error = words(error);
+      },
+    );
+  }
+
+  private async hold(run: Run, answers: string | null): Promise<Held> {
+    const id = encodeURIComponent(run.id);
+    const basis = this.site ? `?basis=${encodeURIComponent(this.site)}` : "";
+    const connector = this.session.connector;
+    const stream = this.once(`${run.id}|${this.site}`, async () =>
+      readStream(await connector.tensors(`api/runs/${id}/stream${basis}`), run.id, this.site),
+    );
+    const logits = answers
+      ? this.once(`${run.id}|${answers}`, async () =>
+          floats(await connector.tensors(`api/runs/${id}/logits?${answers}`), "value").data,
+        )
+      : null;
+    return { run, data: await stream, logits: await logits };
+  }
+
+  private once<T>(key: string, load: () => Promise<T>): Promise<T> {
+    const known = this.cache.get(key) as Promise<T> | undefined;
+    if (known) return known;
+    const loading = load();
+    this.cache.set(key, loading);
+    loading.catch(() => this.cache.delete(key));
+    for (const old of [...this.cache.keys()].slice(0, -MOST_HELD)) this.cache.delete(old);
+    return loading;
+  }
+}

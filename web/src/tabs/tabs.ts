@@ -1,0 +1,16 @@
+import type { Component } from "svelte";
+import StreamActions from "./StreamActions.svelte";
+import StreamTab from "./StreamTab.svelte";
+
+export interface Tab {
+  id: string;
+  label: string;
+  component: Component;
+  /** Its switches, shown at the right of the tabs. */
+  actions?: Component;
+}
+
+/** The tabs in the centre, in order: a new one is one more entry. */
+export const TABS: Tab[] = [
+  { id: "stream", label: "Stream", component: StreamTab, actions: StreamActions },
+];

@@ -1,0 +1,152 @@
+/** The grid's drawing: plain functions from typed arrays to a canvas, visible cells only. */
+
+import type { Paint } from "../lib/color";
+import { inCell, type ValueUnit } from "../lib/format";
+import { rowTop, visibleRange, type Window } from "../lib/geometry";
+import { isClipped } from "../lib/scale";
+import type { Field } from "../lib/stream";
+
+/** A canvas as large as its window in device pixels, cleared, counting in CSS pixels. */
+export function prepare(canvas: HTMLCanvasElement, width: number, height: number): CanvasRenderingContext2D | null {
+  const ratio = window.devicePixelRatio || 1;
+  const [w, h] = [Math.round(width * ratio), Math.round(height * ratio)];
+  if (canvas.width !== w) canvas.width = w;
+  if (canvas.height !== h) canvas.height = h;
+  canvas.style.width = `${width}px`;
+  canvas.style.height = `${height}px`;
+  const context = canvas.getContext("2d");
+  context?.setTransform(ratio, 0, 0, ratio, 0, 0);
+  context?.clearRect(0, 0, width, height);
+  return context;
+}
+
+function hatch(g: CanvasRenderingContext2D, x: number, y: number, w: number, h: number): void {
+  g.save();
+  g.beginPath();
+  g.rect(x, y, w, h);
+  g.clip();
+  g.beginPath();
+  const step = 5.5;
+  for (let d = Math.floor((x - h) / step) * step; d < x + w; d += step) {
+    g.moveTo(d, y + h);
+    g.lineTo(d + h, y);
+  }
+  g.stroke();
+  g.restore();
+}
+
+export function drawCells(
+  g: CanvasRenderingContext2D,
+  field: Field,
+  win: Window,
+  paint: Paint,
+  numbers: ValueUnit | null,
+): void {
+  const { rows, cols, values, scale, sink } = field;
+  const { colW, rowH } = win;
+  const [c0, c1] = visibleRange(win.left, win.width, colW, cols);
+  const [top, bottom] = visibleRange(win.top, win.height, rowH, rows);
+  const gap = colW >= 8 ? 1 : 0;
+  const tick = Math.min(6, colW / 3, rowH / 2);
+  const texts = numbers !== null && colW >= 26 && rowH >= 12;
+  g.font = '9.5px ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace';
+  g.textAlign = "center";
+  g.textBaseline = "middle";
+  g.lineWidth = 1.2;
+  for (let row = rows - bottom; row < rows - top; row++) {
+    const y = rowTop(row, rows, win) + 0.5;
+    for (let col = c0; col < c1; col++) {
+      const i = row * cols + col;
+      const [x, w, h] = [col * colW - win.left + gap / 2, colW - gap, rowH - 1];
+      const value = values[i];
+      const color = paint.diverging.color(value, scale);
+      if (sink[i]) {
+        g.strokeStyle = color;
+        hatch(g, x, y, w, h);
+      } else {
+        g.fillStyle = color;
+        g.fillRect(x, y, w, h);
+        if (isClipped(value, scale)) corner(g, x + w, y, tick, paint.diverging.inkFor(value, scale));
+      }
+      if (texts) {
+        g.fillStyle = sink[i] ? paint.text : paint.diverging.inkFor(value, scale);
+        g.fillText(inCell(value, numbers), x + w / 2, y + h / 2 + 0.5, w);
+      }
+    }
+  }
+}
+
+function corner(g: CanvasRenderingContext2D, right: number, y: number, size: number, ink: string): void {
+  g.fillStyle = ink;
+  g.beginPath();
+  g.moveTo(right - size, y);
+  g.lineTo(right, y);
+  g.lineTo(right, y + size);
+  g.fill();
+}
+
+interface At {
+  row: number;
+  col: number;
+}
+
+/** Lights the pointed row and column, and frames the pointed and the locked cell. */
+export function drawMarks(
+  g: CanvasRenderingContext2D,
+  field: { rows: number; cols: number },
+  win: Window,
+  paint: Paint,
+  pointed: At,
+  locked: At,
+): void {
+  const { colW, rowH } = win;
+  const box = ({ row, col }: At, inset: number, line: number) => {
+    g.lineWidth = line;
+    const [x, y] = [col * colW - win.left, rowTop(row, field.rows, win)];
+    g.strokeRect(x + inset, y + inset, colW - 2 * inset, rowH - 2 * inset);
+  };
+  g.strokeStyle = paint.text;
+  g.globalAlpha = 0.24;
+  const [c0, c1] = visibleRange(win.left, win.width, colW, field.cols);
+  if (colW >= 8) {
+    for (let col = c0; col < c1; col++) if (col !== pointed.col) box({ row: pointed.row, col }, 1, 1);
+    for (let row = 0; row < field.rows; row++) if (row !== pointed.row) box({ row, col: pointed.col }, 1, 1);
+  } else {
+    g.lineWidth = 1;
+    g.strokeRect(0, rowTop(pointed.row, field.rows, win), win.width, rowH);
+    g.strokeRect(pointed.col * colW - win.left, 0, colW, win.height);
+  }
+  g.globalAlpha = 1;
+  if (pointed.row !== locked.row || pointed.col !== locked.col) box(pointed, 0.75, 1.5);
+  box(locked, 1, 2);
+}
+
+/** Under each column, its values from the embedding (left) to the last layer (right). */
+export function drawSparks(g: CanvasRenderingContext2D, field: Field, win: Window, paint: Paint): void {
+  const { rows, cols, values, scale } = field;
+  const [c0, c1] = visibleRange(win.left, win.width, win.colW, cols);
+  const middle = win.height / 2;
+  const y = (value: number) => middle - Math.max(-1, Math.min(1, value / scale)) * (middle - 1);
+  for (let col = c0; col < c1; col++) {
+    const left = col * win.colW - win.left + 1;
+    const step = (win.colW - 2) / Math.max(rows - 1, 1);
+    const trace = (line: (row: number) => number) => {
+      for (let row = 0; row < rows; row++) g.lineTo(left + row * step, line(row));
+    };
+    for (const sign of [1, -1]) {
+      g.beginPath();
+      g.moveTo(left, middle);
+      trace((row) => y(sign * Math.max(0, sign * values[row * cols + col])));
+      g.lineTo(left + (rows - 1) * step, middle);
+      g.fillStyle = paint.diverging.color(sign * 0.5, 1);
+      g.fill();
+    }
+    g.beginPath();
+    trace((row) => y(values[row * cols + col]));
+    g.strokeStyle = paint.text;
+    g.lineWidth = 1;
+    g.stroke();
+    g.fillStyle = paint.line2;
+    g.fillRect(left, middle - 0.375, win.colW - 2, 0.75);
+  }
+}

@@ -1,0 +1,47 @@
+import { describe, expect, it } from "vitest";
+import { decodeView, defaults, encodeView, type Shared, type View } from "../src/state/hash";
+
+const view: View = {
+  tab: "stream",
+  direction: "mix",
+  weights: { 3: -0.5, 7: 1 },
+  site: "resid_post.23",
+  unit: "cos",
+  mode: "delta",
+  locks: { cos: 0.25, logit: 14 },
+  numbers: true,
+  table: true,
+  fit: true,
+  selection: { layer: -1, pos: 15 },
+};
+
+const shared: Shared = {
+  model: "smollm2-135m",
+  hash: "0badc0de",
+  prompt: " John & Mary = 100%\n#2 <b>",
+  bos: true,
+  metric: { positive: " Mary", negative: " John" },
+  edits: [{ kind: "ablate", site: "z.23", head: 3, to: "zero" }],
+};
+
+describe("the address", () => {
+  it("holds nothing of the default view", () => {
+    expect(encodeView(defaults())).toBe("");
+    expect(decodeView("")).toEqual({ view: defaults(), shared: null });
+  });
+
+  it("holds a whole view, there and back", () => {
+    expect(decodeView("#" + encodeView(view)).view).toEqual(view);
+  });
+
+  it("carries prompt, answers and edits exactly", () => {
+    expect(decodeView(new URL(`http://x/#${encodeView(view, shared)}`).hash).shared).toEqual(shared);
+  });
+
+  it("takes only what it understands", () => {
+    const { view: read, shared: none } = decodeView("#dir=evil&unit=px&view=x&w=a:1,3:nan,5:9&lock=raw:-2&at=1&share={");
+    expect(read).toEqual({ ...defaults(), weights: { 5: 1 } });
+    expect(none).toBeNull();
+    expect(decodeView("#share=" + encodeURIComponent('{"prompt":7,"model":"m"}')).shared).toBeNull();
+  });
+});

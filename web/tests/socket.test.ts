@@ -1,0 +1,136 @@
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { SocketConnector } from "../src/connect/socket";
+import { WireError, type Connection } from "../src/connect/connector";
+import type { State } from "../src/connect/wire";
+
+class FakeSocket {
+  static all: FakeSocket[] = [];
+  readyState = 1;
+  sent: { id: number; intent: string; args: unknown }[] = [];
+  onmessage: ((event: { data: string }) => void) | null = null;
+  onclose: (() => void) | null = null;
+  constructor(readonly url: string) {
+    FakeSocket.all.push(this);
+  }
+  send(text: string): void {
+    this.sent.push(JSON.parse(text));
+  }
+  close(): void {
+    this.readyState = 3;
+  }
+  say(message: unknown): void {
+    this.onmessage?.({ data: JSON.stringify(message) });
+  }
+  die(): void {
+    this.readyState = 3;
+    this.onclose?.();
+  }
+}
+
+const refusal = { type: "PromptTooLong", message: "too long. Received: 3000. Allowed: 2048.", received: "3000", allowed: "2048", fix: null };
+let states: State[];
+let connections: Connection[];
+let answer: Response;
+
+function start() {
+  const fetcher = vi.fn(async () => answer.clone()) as unknown as typeof fetch;
+  const connector = new SocketConnector("http://127.0.0.1:8000/lab/", (url) => new FakeSocket(url) as never, fetcher);
+  const stop = connector.subscribe({ state: (s) => states.push(s), connection: (c) => connections.push(c) });
+  return { connector, stop, fetcher };
+}
+
+const socket = () => FakeSocket.all.at(-1)!;
+
+beforeEach(() => {
+  vi.useFakeTimers();
+  FakeSocket.all = [];
+  [states, connections] = [[], []];
+  answer = new Response("{}");
+});
+afterEach(() => vi.useRealTimers());
+
+describe("the connector", () => {
+  it("opens beside the page, and mirrors state and patches", () => {
+    start();
+    expect(socket().url).toBe("ws://127.0.0.1:8000/lab/ws");
+    socket().say({ seq: 4, state: { edits: [], can_undo: false } });
+    socket().say({ seq: 5, patch: { can_undo: true } });
+    expect(states).toEqual([{ edits: [], can_undo: false }, { edits: [], can_undo: true }]);
+    expect(connections.at(-1)).toEqual({ phase: "open" });
+  });
+
+  it("matches answers to intents, whatever their order", async () => {
+    const { connector } = start();
+    const first = connector.intent("select", { layer: 3, pos: 1 });
+    const second = connector.intent("set_prompt", { text: "x" });
+    expect(socket().sent).toEqual([
+      { id: 1, intent: "select", args: { layer: 3, pos: 1 } },
+      { id: 2, intent: "set_prompt", args: { text: "x" } },
+    ]);
+    socket().say({ id: 2, error: refusal });
+    socket().say({ id: 1, ok: true, value: 42 });
+    expect(await first).toBe(42);
+    const error = await second.catch((e: unknown) => e);
+    expect(error).toBeInstanceOf(WireError);
+    expect((error as WireError).name).toBe("PromptTooLong");
+    expect((error as WireError).body).toEqual(refusal);
+  });
+
+  it("reconnects when a number is missing", () => {
+    start();
+    socket().say({ seq: 1, state: {} });
+    socket().say({ seq: 3, patch: { can_undo: true } });
+    expect(states).toHaveLength(1);
+    expect(connections.at(-1)?.phase).toBe("lost");
+    vi.advanceTimersByTime(300);
+    expect(FakeSocket.all).toHaveLength(2);
+    socket().say({ seq: 9, state: { can_undo: true } });
+    expect(states.at(-1)).toEqual({ can_undo: true });
+  });
+
+  it("waits longer after each failure, refuses what was under way, and can be told to hurry", async () => {
+    const { connector } = start();
+    socket().say({ seq: 1, state: {} });
+    const waiting = connector.intent("undo").catch((e: Error) => e.name);
+    socket().die();
+    expect(await waiting).toBe("ConnectionLost");
+    await expect(connector.intent("undo")).rejects.toThrow("nothing was changed");
+    vi.advanceTimersByTime(300);
+    expect(FakeSocket.all).toHaveLength(2);
+    socket().die();
+    vi.advanceTimersByTime(599);
+    expect(FakeSocket.all).toHaveLength(2);
+    vi.advanceTimersByTime(1);
+    expect(FakeSocket.all).toHaveLength(3);
+    socket().die();
+    connector.retry();
+    expect(FakeSocket.all).toHaveLength(4);
+  });
+
+  it("asks over HTTP why it was turned away", async () => {
+    start();
+    answer = new Response(JSON.stringify({ error: { type: "NotAllowed", message: "no cookie" } }), { status: 401 });
+    socket().die();
+    await vi.advanceTimersByTimeAsync(1);
+    expect(connections.at(-1)).toMatchObject({ phase: "lost", reason: { type: "NotAllowed", message: "no cookie" } });
+  });
+
+  it("fetches below the page's own address, and raises the wire's errors", async () => {
+    const { connector, fetcher } = start();
+    answer = new Response(JSON.stringify({ top: [] }));
+    expect(await connector.json("api/runs/r1/lens?layer=2&pos=3")).toEqual({ top: [] });
+    expect(vi.mocked(fetcher).mock.calls[0][0]).toBe("http://127.0.0.1:8000/lab/api/runs/r1/lens?layer=2&pos=3");
+    answer = new Response(JSON.stringify({ error: refusal }), { status: 404 });
+    await expect(connector.tensors("api/runs/r1/stream")).rejects.toThrow(refusal.message);
+    answer = new Response("<html>", { status: 502, statusText: "Bad Gateway" });
+    await expect(connector.json("api/state")).rejects.toThrow("502 Bad Gateway");
+  });
+
+  it("stays closed once stopped", () => {
+    const { stop } = start();
+    stop();
+    socket().die();
+    vi.advanceTimersByTime(60_000);
+    expect(FakeSocket.all).toHaveLength(1);
+  });
+});
