@@ -27,7 +27,9 @@ class ResidscopeError(Exception):
     'no such layer. Received: 31. Allowed: 0 to 29. To fix: ask for a layer below 30.'
     """
 
-    def __init__(self, failed: str, *, received: Any = None, allowed: str | None = None, fix: str | None = None) -> None:
+    def __init__(
+        self, failed: str, *, received: Any = None, allowed: str | None = None, fix: str | None = None
+    ) -> None:
         self.failed = failed
         self.received = None if received is None else str(received)
         self.allowed = allowed
