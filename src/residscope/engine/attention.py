@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from residscope.engine.passes import Pass
+from residscope.engine.passes import Pass, attention_sites
 from residscope.model.sites import Site
 
 NAME = "residscope"
@@ -90,34 +90,29 @@ def attend(
     query: [batch head pos d_head]; key, value: [batch kv_head key d_head]; returns z as [batch pos head d_head].
     """
 
-    def visit(name: str, x: Tensor) -> Tensor:
-        return now.visit(Site(name, layer), x)
-
-    def visit_heads(name: str, x: Tensor) -> Tensor:
-        return visit(name, x.transpose(1, 2)).transpose(1, 2) if now.touches(Site(name, layer)) else x
-
-    query = visit_heads("q", query)
-    key = _suffix(now, "k", layer, key)
-    value = _suffix(now, "v", layer, value)
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    at_q, at_k, at_v, at_scores, at_pattern, at_z = attention_sites(layer)
+    if now.touches(at_q):
+        query = now.visit(at_q, query.transpose(1, 2)).transpose(1, 2)
+    key, value = _suffix(now, at_k, key), _suffix(now, at_v, value)
+    batch, heads, length, _ = query.shape
+    kv_heads, keys = key.shape[1:3]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = (query * scale) @ key.transpose(-1, -2)
+    # the query heads that share a KV head are so many more rows of one product: no key is copied
+    grouped = (query * scale).reshape(batch, kv_heads, -1, query.shape[-1])
+    scores = (grouped @ key.transpose(-1, -2)).view(batch, heads, length, keys)
     if softcap is not None:
         scores = (scores / softcap).tanh_().mul_(softcap)
     if mask is not None:
-        scores = scores.add_(mask[..., : key.shape[-2]])
-    scores = visit("scores", scores)
+        scores = scores.add_(mask[..., :keys])
+    scores = now.visit(at_scores, scores)
     pattern = torch.softmax(scores, -1, dtype=now.softmax_dtype).to(query.dtype)
-    pattern = visit("pattern", pattern)
-    z = (pattern @ value).transpose(1, 2)
-    return visit("z", z).contiguous(), pattern
+    pattern = now.visit(at_pattern, pattern)
+    z = (pattern.reshape(batch, kv_heads, -1, keys) @ value).view(batch, heads, length, -1).transpose(1, 2)
+    return now.visit(at_z, z).contiguous(), pattern
 
 
-def _suffix(now: Pass, name: str, layer: int, whole: Tensor) -> Tensor:
+def _suffix(now: Pass, site: Site, whole: Tensor) -> Tensor:
     """Offer the pass the keys or values of its own positions; those before come from the window's base, already edited."""
-    site = Site(name, layer)
     if not now.touches(site):
         return whole
     own = whole[:, :, now.offset :]

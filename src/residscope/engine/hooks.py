@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from residscope.engine.attention import active, switched
-from residscope.engine.layout import BlockParts, Norm, weight_in_out
+from residscope.engine.layout import BlockParts, Layout, Norm, weight_in_out
 from residscope.engine.passes import Pass
 from residscope.model.sites import Site
 
@@ -33,7 +33,7 @@ class Hooks:
     @contextmanager
     def __call__(self) -> Iterator[None]:
         try:
-            with _trained_off(self.now.layout.hf):
+            with _trained_off(self.now.layout):
                 self._register()
                 token = active.set(self.now)
                 try:
@@ -234,9 +234,9 @@ def _with_output(output: Any, new: Tensor) -> Any:
 
 
 @contextmanager
-def _trained_off(hf: Any) -> Iterator[None]:
+def _trained_off(layout: Layout) -> Iterator[None]:
     """Dropout off for the run, and every module's own mode as it was afterwards."""
-    training = [module for module in hf.modules() if module.training]
+    training = [module for module in layout.modules if module.training]
     for module in training:
         module.training = False
     try:

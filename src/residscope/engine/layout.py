@@ -83,6 +83,7 @@ class Layout:
     blocks: tuple[BlockParts, ...]
     final_norm: Norm
     unembed: nn.Module
+    modules: tuple[nn.Module, ...]
 
     @property
     def device(self) -> torch.device:
@@ -147,6 +148,7 @@ def lay_out(hf: Any) -> Layout:
         blocks=tuple(block_parts(block, i) for i, block in enumerate(blocks.children())),
         final_norm=norm(part(hf, family.final_norm, "the model")),
         unembed=part(hf, family.unembed, "the model"),
+        modules=tuple(hf.modules()),
     )
 
 

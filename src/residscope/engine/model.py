@@ -105,7 +105,8 @@ class Model:
 
     def weights_version(self) -> tuple[int, ...]:
         """Changes whenever a weight is replaced or written in place (but not through `.data`, which torch does not count)."""
-        return tuple(x for p in self.hf.parameters() for x in (p._version, p.data_ptr()))
+        weights = (w for module in self.layout.modules for w in module._parameters.values() if w is not None)
+        return tuple(x for weight in weights for x in (weight._version, weight.data_ptr()))
 
     # ── tokens ──────────────────────────────────────────────────────────────────────────────────────────────
 

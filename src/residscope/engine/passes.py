@@ -1,6 +1,7 @@
 """A pass: one forward under way, with what it must change and what it must keep."""
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -10,7 +11,13 @@ from residscope.engine.protocols import At, Edit
 from residscope.model.prompts import Batch
 from residscope.model.sites import Site
 
-INSIDE_ATTENTION = frozenset({"q", "k", "v", "scores", "pattern", "z"})
+INSIDE_ATTENTION = ("q", "k", "v", "scores", "pattern", "z")
+
+
+@cache
+def attention_sites(layer: int) -> tuple[Site, ...]:
+    """The sites inside a layer's attention, in the order they are computed."""
+    return tuple(Site(name, layer) for name in INSIDE_ATTENTION)
 
 
 class Pass:
