@@ -83,10 +83,12 @@ def attend(
     *,
     scaling: float | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
     """One layer's attention, each step offered to the pass: scale, cap, mask, softmax, mix the values.
 
+    s_aux: one more score per head (an attention sink), which takes its share of the softmax and gives nothing.
     query: [batch head pos d_head]; key, value: [batch kv_head key d_head]; returns z as [batch pos head d_head].
     """
 
@@ -97,8 +99,8 @@ def attend(
         return visit(name, x.transpose(1, 2)).transpose(1, 2) if now.touches(Site(name, layer)) else x
 
     query = visit_heads("q", query)
-    key = _suffix(now, "k", layer, key)
-    value = _suffix(now, "v", layer, value)
+    key = own_positions(now, "k", layer, key)
+    value = own_positions(now, "v", layer, value)
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
@@ -109,13 +111,21 @@ def attend(
     if mask is not None:
         scores = scores.add_(mask[..., : key.shape[-2]])
     scores = visit("scores", scores)
-    pattern = torch.softmax(scores, -1, dtype=now.softmax_dtype).to(query.dtype)
+    pattern = softmax(scores, s_aux, now.softmax_dtype).to(query.dtype)
     pattern = visit("pattern", pattern)
     z = (pattern @ value).transpose(1, 2)
     return visit("z", z).contiguous(), pattern
 
 
-def _suffix(now: Pass, name: str, layer: int, whole: Tensor) -> Tensor:
+def softmax(scores: Tensor, sinks: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Softmax over the keys and, where there is one, the head's sink: rows then sum to less than one."""
+    if sinks is None:
+        return torch.softmax(scores, -1, dtype=dtype)
+    column = sinks.view(1, -1, 1, 1).to(scores).expand(*scores.shape[:-1], 1)
+    return torch.softmax(torch.cat([scores, column], -1), -1, dtype=dtype)[..., :-1]
+
+
+def own_positions(now: Pass, name: str, layer: int, whole: Tensor) -> Tensor:
     """Offer the pass the keys or values of its own positions; those before come from the window's base, already edited."""
     site = Site(name, layer)
     if not now.touches(site):

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from residscope.engine.layout import weight_in_out
+from residscope.engine.attention import softmax
+from residscope.engine.layout import BlockParts, Norm, weight_in_out
 from residscope.engine.model import Model
 from residscope.engine.protocols import At
 from residscope.engine.recording import Recording
@@ -118,9 +119,19 @@ def _linear(module: Any, x: Tensor) -> Tensor:
     return out if bias is None else out + bias.detach()
 
 
-def _norm(norm: Any, x: Tensor) -> Tensor:
+def _norm(norm: Norm | None, x: Tensor) -> Tensor:
+    """x after a norm of the model's; x itself where the branch reads the stream as it is."""
+    if norm is None:
+        return x
     with torch.no_grad():
         return norm.module(x)
+
+
+def _before_mlp(b: Bench, parts: BlockParts) -> tuple[str, Norm | None]:
+    """The stream that the MLP reads, and through which norm: on a parallel block perhaps attention's."""
+    if b.has("resid_mid"):
+        return "resid_mid", parts.mlp_norm
+    return "resid_pre", parts.mlp_norm or parts.attn_norm
 
 
 @check("no-op run", "logits of a run with every site captured = the stock model's")
@@ -147,19 +158,46 @@ def _stream(b: Bench) -> Iterator[Pair]:
 def _norms(b: Bench) -> Iterator[Pair]:
     n = b.model.n_layers
     for i, parts in enumerate(b.model.layout.blocks):
-        middle = b.rec["resid_mid" if b.has("resid_mid") else "resid_pre", i]
+        stream, mlp_norm = _before_mlp(b, parts)
         yield b.rec["attn_in", i], _norm(parts.attn_norm, b.rec["resid_pre", i])
+        yield b.rec["mlp_in", i], _norm(mlp_norm, b.rec[stream, i])
+        if parts.attn_norm is not None:
+            yield _renormed(parts.attn_norm, b.rec["resid_pre", i], b.rec["attn_scale", i]), b.rec["attn_in", i]
         if parts.mlp_norm is not None:
-            yield b.rec["mlp_in", i], _norm(parts.mlp_norm, middle)
-        for norm, x, site in ((parts.attn_norm, b.rec["resid_pre", i], "attn"), (parts.mlp_norm, middle, "mlp")):
+            yield _renormed(parts.mlp_norm, b.rec[stream, i], b.rec["mlp_scale", i]), b.rec["mlp_in", i]
+        for norm, name in ((parts.q_norm, "q"), (parts.k_norm, "k")):
             if norm is not None:
-                yield _renormed(norm, x, b.rec[f"{site}_scale.{i}"]), b.rec[f"{site}_in.{i}"]
+                x = _random_heads(b, b.rec[name, i])
+                yield _renormed(norm, x, norm.sigma(x)), _norm(norm, x)
     final = b.model.layout.final_norm
     yield b.rec["final_norm"], _norm(final, b.rec["resid_post", n - 1])
     yield _renormed(final, b.rec["resid_post", n - 1], b.rec["final_scale"]), b.rec["final_norm"]
 
 
-def _renormed(norm: Any, x: Tensor, scale: Tensor) -> Tensor:
+def _random_heads(b: Bench, like: Tensor) -> Tensor:
+    """Random queries or keys, as the norm of them takes them."""
+    x, axes = b.noise(like), b.model.family.block.qk_norm_axes
+    return x.transpose(1, 2) if axes == "head pos d_head" else x.flatten(2) if axes == "pos all" else x
+
+
+@check("after the branches", "attn_out, mlp_out = the post-norm of attn_raw, mlp_raw, times the residual factor; also written")
+def _after_branches(b: Bench) -> Iterator[Pair]:
+    times = b.model.layout.factors.residual
+    for i, parts in enumerate(b.model.layout.blocks):
+        for branch, norm in (("attn", parts.attn_post_norm), ("mlp", parts.mlp_post_norm)):
+            raw, out = b.rec[f"{branch}_raw", i], b.rec[f"{branch}_out", i]
+            yield _norm(norm, raw) * times, out
+            if norm is not None:
+                scale = b.rec[f"{branch}_post_scale", i]
+                yield _renormed(norm, raw, scale) * times, out
+                run = b.after(f"{branch}_post_scale", i, scale * 2, see=[f"{branch}_out"])
+                yield run[f"{branch}_out", i], _halved(norm, out / times) * times
+            if norm is not None or times != 1:
+                x = b.noise(raw)
+                yield b.after(f"{branch}_raw", i, x, see=[f"{branch}_out"])[f"{branch}_out", i], _norm(norm, x) * times
+
+
+def _renormed(norm: Norm, x: Tensor, scale: Tensor) -> Tensor:
     y = (norm.center(x) / scale) * norm.gain
     return (y if norm.bias is None else y + norm.bias).to(x.dtype)
 
@@ -169,7 +207,7 @@ def _attention(b: Bench) -> Iterator[Pair]:
     groups = b.model.n_heads // b.model.n_kv_heads
     for i, parts in enumerate(b.model.layout.blocks):
         pattern = b.rec["pattern", i]
-        yield b.rec["scores", i].double().softmax(-1).to(pattern), pattern
+        yield softmax(b.rec["scores", i].double(), parts.sinks, torch.float64).to(pattern), pattern
         v = b.rec["v", i].repeat_interleave(groups, 2)
         yield torch.einsum("bhqk,bkhd->bqhd", pattern, v), b.rec["z", i]
         bias = getattr(parts.attn_proj, "bias", None)
@@ -180,7 +218,21 @@ def _attention(b: Bench) -> Iterator[Pair]:
 @check("neurons", "mlp_post W_out + b = mlp_raw")
 def _neurons(b: Bench) -> Iterator[Pair]:
     for i, parts in enumerate(b.model.layout.blocks):
-        yield _linear(parts.mlp_down, b.rec["mlp_post", i]), b.rec["mlp_raw", i]
+        if parts.mlp_down is not None:
+            yield _linear(parts.mlp_down, b.rec["mlp_post", i]), b.rec["mlp_raw", i]
+
+
+@check("router", "another run's router logits: the MLP is those experts, weighted so, of its own input")
+def _router(b: Bench) -> Iterator[Pair]:
+    for i, parts in enumerate(b.model.layout.blocks):
+        if parts.router is not None and parts.experts is not None:
+            run = b.after("router", i, b.other["router", i], see=["mlp_raw"])
+            x, other = b.rec["mlp_in", i], b.other["mlp_in", i]
+            with torch.no_grad():
+                logits, weights, chosen = parts.router(other.flatten(0, 1))
+                expected = parts.experts(x.flatten(0, 1), chosen, weights)
+            yield b.other["router", i], logits.view_as(b.other["router", i])
+            yield run["mlp_raw", i], expected.view_as(x)
 
 
 @check("lens", "lens at the end of the stream = logits")
@@ -198,7 +250,7 @@ def _windows(b: Bench) -> Iterator[Pair]:
         yield run.logits, b.rec.logits[:, run.offset :]
     stream = b.model.run(b.rec.batch)
     for i in {0, n // 2, n - 1}:
-        for name in ("k", "z", "mlp_post", "attn_out"):
+        for name in ("k", "z", "mlp_post" if b.has("mlp_post") else "mlp_out", "attn_out"):
             yield stream[name, i].flatten(2), b.rec[name, i].flatten(2)
     yield stream.logits, b.rec.logits
 
@@ -214,7 +266,6 @@ def _write_stream(b: Bench) -> Iterator[Pair]:
         if b.has("resid_mid"):
             x = b.noise(b.rec["resid_mid", i])
             run = b.after("resid_mid", i, x, see=see)
-            assert parts.mlp_norm is not None
             yield run["mlp_in", i], _norm(parts.mlp_norm, x)
             yield run["resid_post", i], x + run["mlp_out", i]
             yield run["attn_out", i], b.rec["attn_out", i]
@@ -238,7 +289,7 @@ def _write_ends(b: Bench) -> Iterator[Pair]:
 
 def _unembed(b: Bench, x: Tensor) -> Tensor:
     with torch.no_grad():
-        return b.model.layout.unembed(x)
+        return b.model.layout.logits(x)
 
 
 @check("write the outputs", "x written at attn_out, mlp_out, z, result or mlp_post is what the stream gets")
@@ -256,6 +307,8 @@ def _write_outputs(b: Bench) -> Iterator[Pair]:
         bias = getattr(parts.attn_proj, "bias", None)
         total = x.sum(2) if bias is None else x.sum(2) + bias.detach()
         yield b.after("result", i, x, see=["attn_raw"])["attn_raw", i], total
+        if parts.mlp_down is None:
+            continue
         x = b.noise(b.rec["mlp_post", i])
         yield b.after("mlp_post", i, x, see=["mlp_raw"])["mlp_raw", i], _linear(parts.mlp_down, x)
 
@@ -264,13 +317,10 @@ def _write_outputs(b: Bench) -> Iterator[Pair]:
 def _write_attention(b: Bench) -> Iterator[Pair]:
     groups = b.model.n_heads // b.model.n_kv_heads
     for i in b.layers:
-        allowed = torch.ones_like(b.rec["scores", i]).tril().bool()
+        without = b.after("q", i, torch.zeros_like(b.rec["q", i]), see=["scores"])["scores", i]
         for name in ("q", "k"):
             run = b.after(name, i, b.rec[name, i] * -0.5, see=["scores"])
-            yield (
-                (run["scores", i] * allowed).transpose(1, 2).flatten(2),
-                (b.rec["scores", i] * -0.5 * allowed).transpose(1, 2).flatten(2),
-            )
+            yield _by_position(b, i, run["scores", i]), _by_position(b, i, _halved_product(b, i, without))
         v = b.noise(b.rec["v", i])
         run = b.after("v", i, v, see=["z"])
         yield run["z", i], torch.einsum("bhqk,bkhd->bqhd", b.rec["pattern", i], v.repeat_interleave(groups, 2))
@@ -279,6 +329,19 @@ def _write_attention(b: Bench) -> Iterator[Pair]:
         yield run["z", i], torch.einsum("bhqk,bkhd->bqhd", pattern, b.rec["v", i].repeat_interleave(groups, 2))
         run = b.after("scores", i, b.other["scores", i], see=["pattern"])
         yield run["pattern", i], pattern
+
+
+def _halved_product(b: Bench, i: int, without: Tensor) -> Tensor:
+    """The scores, had q k^T been -1/2 times what it is: cap(q k^T s) + bias, and `without` the bias alone."""
+    cap, product = b.model.layout.factors.scores_cap, b.rec["scores", i] - without
+    if cap is None:
+        return product * -0.5 + without
+    return torch.tanh(torch.atanh(product / cap) * -0.5) * cap + without
+
+
+def _by_position(b: Bench, i: int, scores: Tensor) -> Tensor:
+    """Scores by query, those that a mask keeps out of the pattern left out."""
+    return torch.where(b.rec["scores", i] > -1e4, scores, 0).transpose(1, 2).flatten(2)
 
 
 @check(
@@ -290,9 +353,14 @@ def _write_inputs(b: Bench) -> Iterator[Pair]:
         run = b.after("attn_in", i, b.other["attn_in", i], see=["q", "k", "v"])
         for name in ("q", "k", "v"):
             yield run[name, i], b.other[name, i]
+        if not b.has("resid_mid"):
+            run = b.after("attn_in", i, b.other["attn_in", i], see=["mlp_raw"])
+            yield run["mlp_raw", i], b.rec["mlp_raw", i]
         run = b.after("mlp_in", i, b.other["mlp_in", i], see=["mlp_raw", "attn_out"])
         yield run["mlp_raw", i], b.other["mlp_raw", i]
         yield run["attn_out", i], b.rec["attn_out", i]
+        if not b.has("mlp_post"):
+            continue
         edits = [Write(Site(name, i), b.other[name, i]) for name in ("mlp_pre", "mlp_gate") if b.has(name)]
         window = Window(b.rec, i) if i else None
         run = b.model.run(b.rec.batch, [f"mlp_post.{i}"], edits=edits, window=window)
@@ -306,10 +374,20 @@ def _write_scales(b: Bench) -> Iterator[Pair]:
             if norm is not None:
                 run = b.after(f"{name}_scale", i, b.rec[f"{name}_scale.{i}"] * 2, see=[f"{name}_in"])
                 yield run[f"{name}_in.{i}"], _halved(norm, b.rec[f"{name}_in.{i}"])
+        for norm, name in ((parts.q_norm, "q"), (parts.k_norm, "k")):
+            if norm is not None:  # q is affine in one over the divisor, whatever bias and rotation follow
+                once, (twice, four) = b.rec[name, i], (_rescaled(b, name, i, by) for by in (2, 4))
+                yield four - twice, (twice - once) / 2
+                if norm.bias is None:
+                    yield twice, once / 2
     double = [Write(Site("final_scale"), b.rec["final_scale"] * 2)]
     run = b.model.run(b.rec.batch, ["final_norm"], edits=double, window=Window(b.rec, b.model.n_layers))
     yield run["final_norm"], _halved(b.model.layout.final_norm, b.rec["final_norm"])
 
 
-def _halved(norm: Any, out: Tensor) -> Tensor:
+def _rescaled(b: Bench, name: str, i: int, by: float) -> Tensor:
+    return b.after(f"{name}_scale", i, b.rec[f"{name}_scale", i] * by, see=[name])[name, i]
+
+
+def _halved(norm: Norm, out: Tensor) -> Tensor:
     return out / 2 if norm.bias is None else (out - norm.bias) / 2 + norm.bias
