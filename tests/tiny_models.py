@@ -32,7 +32,7 @@ def shaken(hf):  # type: ignore[no-untyped-def]
     """Norm gains and biases away from one and zero, so that a forgotten one shows."""
     with torch.no_grad():
         for name, weight in hf.named_parameters():
-            if weight.ndim == 1:
+            if weight.ndim == 1 or "norm" in name:
                 weight.add_(torch.randn_like(weight) * 0.2)
             elif not weight.any():
                 weight.normal_(std=0.1)

@@ -27,7 +27,13 @@ KINDS: dict[str, type["BaseEdit"]] = {}
 Index = int | Sequence[int] | None
 _GROUPS = {
     "norms": (
-        "attn_scale", "attn_post_scale", "mlp_scale", "mlp_post_scale", "q_scale", "k_scale", "final_scale",
+        "attn_scale",
+        "attn_post_scale",
+        "mlp_scale",
+        "mlp_post_scale",
+        "q_scale",
+        "k_scale",
+        "final_scale",
     ),
     "patterns": ("pattern",),
 }

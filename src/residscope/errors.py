@@ -3,7 +3,7 @@
     ResidscopeError
     ├── PromptError          EmptyPrompt, PromptTooLong, UnknownToken, NoTokenizer, NoChatTemplate
     ├── SiteError            UnknownSite, UnknownLayer, UnknownHead, UnknownNeuron, UnknownPosition, AbsentSite
-    ├── DirectionError       WrongWidth, ZeroDirection
+    ├── DirectionError       WrongWidth, ZeroDirection, CappedLogits
     ├── EditError            BadEdit
     ├── RecordingError       NotRecorded, WeightsChanged, WrongModel
     ├── ModelError           ModelNotFound, DamagedModel, HashMismatch, Offline, UnknownFamily, UnknownConfig,
@@ -27,7 +27,9 @@ class ResidscopeError(Exception):
     'no such layer. Received: 31. Allowed: 0 to 29. To fix: ask for a layer below 30.'
     """
 
-    def __init__(self, failed: str, *, received: Any = None, allowed: str | None = None, fix: str | None = None) -> None:
+    def __init__(
+        self, failed: str, *, received: Any = None, allowed: str | None = None, fix: str | None = None
+    ) -> None:
         self.failed = failed
         self.received = None if received is None else str(received)
         self.allowed = allowed
@@ -108,6 +110,10 @@ class WrongWidth(DirectionError):
 
 class ZeroDirection(DirectionError):
     """A direction of length zero (or not finite) where a unit vector is needed."""
+
+
+class CappedLogits(DirectionError):
+    """A logit asked for as a direction of a model whose logits are capped, and so not linear."""
 
 
 class EditError(ResidscopeError):

@@ -19,7 +19,11 @@ class Tiny:
 
     def build(self, seed: int = 0) -> Any:
         torch.manual_seed(seed)
-        config = getattr(transformers, f"{self.stem}Config")(bos_token_id=0, eos_token_id=1, pad_token_id=1, **self.fields)
+        config = getattr(transformers, f"{self.stem}Config")(
+            bos_token_id=0, eos_token_id=1, pad_token_id=1, **self.fields
+        )
+        if "num_local_experts" in self.fields:
+            config._experts_implementation = "eager"  # the default kernel takes no float64
         stem = {"Gemma3Text": "Gemma3"}.get(self.stem, self.stem)
         cls = getattr(transformers, stem + ("LMHeadModel" if stem == "GPT2" else "ForCausalLM"))
         return shaken(cls(config))
@@ -35,7 +39,12 @@ MOE = {"num_experts_per_tok": 2, "num_local_experts": 4}
 SLIDING = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "sliding_window": 4}
 PARTLY = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}}
 LOCAL = {"rope_type": "default", "rope_theta": 10000.0}
-ROTARY, NORMED, POSTED, DENSE = ("pos_embed",), ("q_scale", "k_scale"), ("attn_post_scale", "mlp_post_scale"), ("router",)
+ROTARY, NORMED, POSTED, DENSE = (
+    ("pos_embed",),
+    ("q_scale", "k_scale"),
+    ("attn_post_scale", "mlp_post_scale"),
+    ("router",),
+)
 USUAL = (*ROTARY, *NORMED, *POSTED, *DENSE)
 EXPERTS = ("mlp_pre", "mlp_gate", "mlp_post")
 PARALLEL = (*USUAL, "resid_mid", "mlp_scale")
@@ -59,7 +68,7 @@ FAMILIES: dict[str, Tiny] = {
     "gemma2": Tiny("Gemma2", {**MODERN, **SLIDING, "head_dim": 12, "query_pre_attn_scalar": 20, "attn_logit_softcapping": 3.0,
                               "final_logit_softcapping": 5.0}, (*ROTARY, *NORMED, *DENSE)),
     "gemma3": Tiny("Gemma3Text", {**MODERN, **SLIDING, "head_dim": 12, "query_pre_attn_scalar": 20,
-                                  "rope_parameters": {"sliding_attention": LOCAL, "full_attention": {**LOCAL, "rope_theta": 1e6}}},
+                                  "rope_parameters": {"sliding_attention": LOCAL, "full_attention": LOCAL | {"rope_theta": 1e6}}},
                    (*ROTARY, *DENSE)),
     "phi": Tiny("Phi", {**MODERN, **PARTLY}, (*PARALLEL, *NEURONS)),
     "phi, normed heads": Tiny("Phi", {**MODERN, **PARTLY, "qk_layernorm": True},

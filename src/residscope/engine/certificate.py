@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from residscope.engine import effects  # noqa: F401  (its checks join the identities in CHECKS)
 from residscope.engine.checks import CHECKS, Bench, Pair
 from residscope.engine.model import Model
 

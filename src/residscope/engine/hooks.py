@@ -1,4 +1,4 @@
-"""Hooks: how a pass reaches the sites of a stock model. The only place that registers any."""
+"""Hooks: which module of a stock model holds which site, and how a pass reaches them all."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,8 +9,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from residscope.engine.attention import active, switched
-from residscope.engine.layout import BlockParts, Norm, weight_in_out
+from residscope.engine.layout import BlockParts, weight_in_out
 from residscope.engine.passes import INSIDE_ATTENTION, Pass
+from residscope.engine.places import Places, with_input, with_output
 from residscope.engine.seams import AttentionProducts, RouterLogits
 from residscope.model.sites import Site
 
@@ -19,7 +20,7 @@ class Stop(Exception):
     """Raised inside a forward when the last site that is needed has been visited."""
 
 
-class Hooks:
+class Hooks(Places):
     """The hooks of one pass, registered on enter and removed on leaving, whatever happens between.
 
     `start` skips the blocks below it: the stream there is `resume`. `stop` ends the forward after that block (-1: before
@@ -27,9 +28,8 @@ class Hooks:
     """
 
     def __init__(self, now: Pass, *, start: int = 0, resume: Tensor | None = None, stop: int | None = None) -> None:
-        self.now, self.start, self.resume, self.stop = now, start, resume, stop
-        self._handles: list[Any] = []
-        self._replaced: list[tuple[nn.Module, Any]] = []
+        super().__init__(now)
+        self.start, self.resume, self.stop = start, resume, stop
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
@@ -46,13 +46,7 @@ class Hooks:
                 finally:
                     active.reset(token)
         finally:
-            for handle in self._handles:
-                handle.remove()
-            for module, own in reversed(self._replaced):
-                if own is None:
-                    del module.forward
-                else:
-                    module.forward = own
+            self.undo()
 
     def _register(self) -> None:
         layout = self.now.layout
@@ -68,104 +62,6 @@ class Hooks:
         self._output(layout.final_norm.module, Site("final_norm"))
         if self.stop == layout.sizes.n_layers:
             self._on(layout.final_norm.module, after=_stop)
-
-    def _on(
-        self, module: nn.Module, *, before: Callable[..., Any] | None = None, after: Callable[..., Any] | None = None
-    ) -> None:
-        """A hook that acts in this pass alone: another thread's call of the same module does not see it."""
-        now = self.now
-        if before is not None:
-
-            def pre_hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-                return before(args, kwargs) if active.get() is now else None
-
-            self._handles.append(module.register_forward_pre_hook(pre_hook, with_kwargs=True))
-        if after is not None:
-
-            def post_hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-                return after(args, output) if active.get() is now else None
-
-            self._handles.append(module.register_forward_hook(post_hook))
-
-    def _around(self, module: nn.Module, run: Callable[..., Any]) -> None:
-        """Let `run(stock forward, ...)` stand for a module's forward, in this pass alone."""
-        stock, now = module.forward, self.now
-        self._replaced.append((module, module.__dict__.get("forward")))
-
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            return run(stock, *args, **kwargs) if active.get() is now else stock(*args, **kwargs)
-
-        module.forward = forward
-
-    def _see(self, site: Site, value: Tensor) -> Tensor:
-        """Offer the pass a value at a site, also where a block folds its positions into the batch."""
-        if value.ndim > 2:
-            return self.now.visit(site, value)
-        whole = value.unflatten(0, (-1, self.now.length))
-        new = self.now.visit(site, whole)
-        return value if new is whole else new.flatten(0, 1)
-
-    def _input(self, module: nn.Module, site: Site) -> None:
-        """Make a module's own input a site."""
-        if not self.now.touches(site):
-            return
-
-        def before(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            value = args[0] if args else kwargs["hidden_states"]
-            return _with_input(args, kwargs, self._see(site, value), value)
-
-        self._on(module, before=before)
-
-    def _output(self, module: nn.Module, site: Site, *, times: float = 1.0, overwritten: bool = False) -> None:
-        """Make a module's output (or the first of its outputs), `times` a constant of the model's, a site.
-
-        `overwritten`: the block writes into that tensor afterwards, so it gets one of its own.
-        """
-        if not self.now.touches(site):
-            return
-
-        def after(args: tuple[Any, ...], output: Any) -> Any:
-            value = output[0] if isinstance(output, tuple) else output
-            value = value if times == 1 else value * times
-            new = self._see(site, value)
-            if overwritten:
-                return _with_output(output, new.clone())
-            return None if new is value else _with_output(output, new if times == 1 else new / times)
-
-        self._on(module, after=after)
-
-    def _scale(self, norm: Norm | None, site: Site) -> None:
-        """Make a norm's divisor a site. An edit rescales the norm's output, since no module holds the divisor."""
-        if norm is None or not self.now.touches(site):
-            return
-
-        def after(args: tuple[Any, ...], output: Tensor) -> Any:
-            old = norm.sigma(args[0])
-            new = self._see(site, old)
-            return None if new is old else norm.rescale(output, old, new)
-
-        self._on(norm.module, after=after)
-
-    def _head_scale(self, norm: Norm | None, site: Site) -> None:
-        """Make the divisor of a norm of queries or keys a site, by head whatever way round the norm has them."""
-        if norm is None or not self.now.touches(site):
-            return
-        axes, d_head = self.now.layout.family.block.qk_norm_axes, self.now.layout.sizes.d_head
-
-        def after(args: tuple[Any, ...], output: Tensor) -> Any:
-            old = norm.sigma(args[0])
-            if axes == "pos all":
-                output = output.unflatten(-1, (-1, d_head))
-                old = old.unsqueeze(2).expand(*output.shape[:-1], 1)
-            heads_first = axes == "head pos d_head"
-            value = old.transpose(1, 2) if heads_first else old
-            new = self.now.visit(site, value)
-            if new is value:
-                return None
-            out = norm.rescale(output, old, new.transpose(1, 2) if heads_first else new)
-            return out.flatten(2) if axes == "pos all" else out
-
-        self._on(norm.module, after=after)
 
     def _block(self, layer: int, parts: BlockParts) -> None:
         now = self.now
@@ -218,7 +114,7 @@ class Hooks:
             new = self._see(site, value)
             if new is not value:
                 edited.append(new)
-            return _with_input(args, kwargs, new, value)
+            return with_input(args, kwargs, new, value)
 
         def write(args: tuple[Any, ...], output: Any) -> None:
             wrote.append(output[0] if isinstance(output, tuple) else output)
@@ -227,7 +123,7 @@ class Hooks:
             if not edited:
                 return None
             old = output[0] if isinstance(output, tuple) else output
-            return _with_output(output, (edited[0] + wrote[0] * times).view_as(old))
+            return with_output(output, (edited[0] + wrote[0] * times).view_as(old))
 
         self._on(parts.mlp if parts.mlp_norm is None else parts.mlp_norm.module, before=before)
         if site in self.now.edits:
@@ -289,18 +185,6 @@ class Hooks:
         if down is not None:
             self._input(down, Site("mlp_post", layer))
 
-    def _halves(self, module: nn.Module, *sites: Site) -> None:
-        """Make the two halves of a module's output two sites."""
-        if not any(map(self.now.touches, sites)):
-            return
-
-        def after(args: tuple[Any, ...], output: Tensor) -> Any:
-            old = output.chunk(2, -1)
-            new = [self._see(site, half) for site, half in zip(sites, old, strict=True)]
-            return None if new[0] is old[0] and new[1] is old[1] else torch.cat(new, -1)
-
-        self._on(module, after=after)
-
     def _position_embedding(self, args: tuple[Any, ...], output: Tensor) -> Any:
         site = Site("pos_embed")
         if not self.now.touches(site):
@@ -320,16 +204,6 @@ class Hooks:
 
 def _stop(*_: Any) -> None:
     raise Stop
-
-
-def _with_input(args: tuple[Any, ...], kwargs: dict[str, Any], new: Tensor, old: Tensor) -> Any:
-    if new is old:
-        return None
-    return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
-
-
-def _with_output(output: Any, new: Tensor) -> Any:
-    return (new, *output[1:]) if isinstance(output, tuple) else new
 
 
 @contextmanager

@@ -66,7 +66,7 @@ class AttentionProducts(TorchFunctionMode):
         """Show `see` x as [batch head ...], also where the module folds heads into the batch."""
         if not self.now.touches(Site(name, self.layer)):
             return x
-        whole = x.unflatten(0, (-1, self.heads)) if x.ndim == 3 else x
+        whole = x.view(-1, self.heads, *x.shape[1:]) if x.ndim == 3 else x
         new = see(whole)
         return x if new is whole else new.reshape(x.shape)
 
