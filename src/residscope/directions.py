@@ -228,7 +228,7 @@ def unembedding(model: Model, token: str | int, *, site: str | None = None, befo
     read = norm.center(norm.gain.float() * column)
     bias = 0.0 if norm.bias is None else float(norm.bias.float() @ column)
     head_bias = getattr(model.layout.unembed, "bias", None)
-    bias += 0.0 if head_bias is None else float(head_bias[index]) * factor
+    bias += 0.0 if head_bias is None else float(head_bias.detach()[index]) * factor
     text = model.token_texts([index])[0]
     return Direction(
         read=read,

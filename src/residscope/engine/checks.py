@@ -231,11 +231,14 @@ def _attention(b: Bench) -> Iterator[Pair]:
         yield heads if bias is None else heads + bias.detach(), b.rec["attn_raw", i]
 
 
-@check("neurons", "mlp_post W_out + b = mlp_raw")
+@check("neurons", "mlp_post W_out + b = mlp_raw; with a gate, mlp_post is linear in mlp_pre")
 def _neurons(b: Bench) -> Iterator[Pair]:
     for i, parts in enumerate(b.model.layout.blocks):
         if parts.mlp_down is not None:
             yield linear(parts.mlp_down, b.rec["mlp_post", i]), b.rec["mlp_raw", i]
+        if parts.mlp_gate is not None:
+            run = b.after("mlp_pre", i, b.rec["mlp_pre", i] * -2, see=["mlp_post"])
+            yield run["mlp_post", i], b.rec["mlp_post", i] * -2
 
 
 @check("router", "another run's router logits: the MLP is those experts, weighted so, of its own input")
