@@ -235,7 +235,7 @@ def unembedding(model: Model, token: str | int, *, site: str | None = None, befo
         write=read,
         site=site or f"resid_post.{model.n_layers - 1}",
         offset=bias,
-        name=f"logit {text!r}",
+        name=f"logit {text!r}" + (" before the cap" if cap is not None else ""),
         space="lens",
         provenance={"unembedding": text, "id": index, "model": model.hash},
     )
@@ -248,7 +248,8 @@ def logit_diff(
     difference = unembedding(model, positive, site=site, before_cap=before_cap)
     difference = difference - unembedding(model, negative, site=site, before_cap=before_cap)
     names = [model.token_texts([model.token_id(token)])[0].strip() for token in (positive, negative)]
-    return replace(difference, name=f"{names[0]} - {names[1]}")
+    capped = " before the cap" if model.layout.factors.logits_cap is not None else ""
+    return replace(difference, name=f"{names[0]} - {names[1]}{capped}")
 
 
 def save(

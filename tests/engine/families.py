@@ -78,6 +78,8 @@ FAMILIES: dict[str, Tiny] = {
     "smollm3": Tiny("SmolLM3", {**MODERN, "no_rope_layers": [1, 0, 1], "attention_bias": True}, USUAL),
     "stablelm": Tiny("StableLm", {**MODERN, **PARTLY, "use_qkv_bias": True}, USUAL),
     "stablelm, parallel": Tiny("StableLm", {**MODERN, **PARTLY, "use_parallel_residual": True}, PARALLEL),
+    "stablelm, normed heads": Tiny("StableLm", {**MODERN, **PARTLY, "use_parallel_residual": True, "qk_layernorm": True},
+                                   tuple(s for s in PARALLEL if s not in NORMED)),
     "gpt_bigcode": Tiny("GPTBigCode", GPT, (*NORMED, *POSTED, *DENSE, *NEURONS)),
     "gpt_bigcode, all heads": Tiny("GPTBigCode", {**GPT, "multi_query": False}, (*NORMED, *POSTED, *DENSE, *NEURONS)),
     "starcoder2": Tiny("Starcoder2", {**MODERN, "sliding_window": 4}, (*USUAL, *NEURONS)),

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from families import FAMILIES
 
 import residscope as rs
 from residscope import errors
@@ -11,7 +12,6 @@ from residscope.engine import hooks, layout
 from residscope.engine.certificate import measure
 from residscope.engine.model import Model
 from residscope.model import families
-from families import FAMILIES
 from tiny_models import VARIANTS, tiny_gpt2, tiny_llama
 
 

@@ -1,9 +1,13 @@
 """Every family on tiny random models: certified, equal to the stock model, its sites and their absences as the table says."""
 
+import threading
+from pathlib import Path
+from typing import ClassVar
+
 import pytest
 import torch
-
 from families import FAMILIES
+
 from residscope import directions, edits, errors
 from residscope.engine.certificate import measure
 from residscope.engine.model import Model
@@ -41,6 +45,14 @@ def stock(model, ids):
 
 def test_every_family_file_is_in_the_table():
     assert {FAMILIES[name].build().config.model_type for name in FAMILIES} == families().keys()
+
+
+def test_every_family_is_in_the_documentation():
+    page = (Path(__file__).parents[2] / "docs" / "families.md").read_text()
+    for model_type, family in families().items():
+        assert f"`{model_type}`" in page
+        for name in family.absent:
+            assert f"`{name}`" in page
 
 
 def test_the_certificate_passes(model):
@@ -88,6 +100,8 @@ def test_windows_and_batches_give_the_same_numbers(model, rec, ids):
     one = model.run(ids[1:], capture=["logits", "pattern.1", "k.1"])
     for site in one.sites:
         close(one[site], rec[site][1:])
+    rows = [ids[0].tolist(), ids[1, :6].tolist()]
+    close(model.run(rows, ["logits"]).logits[1, :6], rec.logits[1, :6])
 
 
 def test_ablating_a_head_is_zeroing_its_columns(model, ids):
@@ -146,6 +160,31 @@ def test_the_unembedding_as_directions(model, rec):
     cap = model.layout.factors.logits_cap
     before = rec.project(directions.unembedding(model, 7, before_cap=True))
     close(torch.tanh(before / cap) * cap, rec.logits[..., 7], 1e-4)
+
+
+class Meanwhile(edits.Scale):
+    """An edit that changes nothing; while it is applied, another thread calls the user's own model."""
+
+    kind = ""
+    call = None
+    seen: ClassVar[list] = []
+
+    def change(self, value, at):
+        thread = threading.Thread(target=lambda: self.seen.append(Meanwhile.call()))
+        thread.start()
+        thread.join()
+        return value
+
+
+def test_a_users_own_call_in_the_middle_of_a_run_is_stock(model, ids, monkeypatch):
+    expected = stock(model, ids)
+    monkeypatch.setattr(Meanwhile, "call", staticmethod(lambda: stock(model, ids)))
+    monkeypatch.setattr(Meanwhile, "seen", [])
+    sites = ["q.1", "pattern.1", "mlp_out.1"]
+    run = model.run(ids, ["logits"], edits=[Meanwhile(site) for site in sites], window=Window(model.run(ids), 1))
+    assert len(Meanwhile.seen) == 3
+    for logits in (*Meanwhile.seen, run.logits):
+        close(logits, expected)
 
 
 class Broken(edits.Scale):

@@ -33,8 +33,10 @@ class Norm:
         return (wide.pow(2).mean(-1, keepdim=True) + self.eps).sqrt()
 
     @property
-    def gain(self) -> Float[Tensor, "d_model"]:
-        return self.module.weight.detach() + self.gain_offset
+    def gain(self) -> Float[Tensor, "..."]:
+        if hasattr(self.module, "weight"):
+            return self.module.weight.detach() + self.gain_offset
+        return torch.stack([w.detach() for w in self.module.parameters()]).unsqueeze(1)  # one norm for each head
 
     @property
     def bias(self) -> Float[Tensor, "d_model"] | None:
@@ -127,7 +129,8 @@ def lay_out(hf: Any) -> Layout:
             ) from None
 
     def norm(module: nn.Module) -> Norm:
-        return Norm(module, family.norm, float(getattr(module, family.norm_eps)), family.norm_gain_offset)
+        eps = next(getattr(m, family.norm_eps) for m in module.modules() if hasattr(m, family.norm_eps))
+        return Norm(module, family.norm, float(eps), family.norm_gain_offset)
 
     def block_parts(block: nn.Module, index: int) -> BlockParts:
         def inside(path: str) -> nn.Module:

@@ -16,11 +16,11 @@ from residscope.model.sites import Sizes
 # Fields every configuration may carry that do not change the numbers a forward pass gives
 # fmt: off
 _HARMLESS = frozenset((
-    "_name_or_path", "_model_name_or_path", "architectures", "auto_map", "bos_token_id", "chunk_size_feed_forward", "dtype",
-    "eos_token_id", "id2label", "initializer_range", "is_encoder_decoder", "label2id", "model_type", "output_attentions",
-    "output_hidden_states", "pad_token_id", "pretraining_tp", "problem_type", "return_dict",
-    "sep_token_id", "task_specific_params", "tie_word_embeddings", "torch_dtype", "transformers.js_config",
-    "transformers_version", "unk_token_id", "use_cache",
+    "_model_name_or_path", "_name_or_path", "architectures", "auto_map", "bos_token_id", "chunk_size_feed_forward",
+    "dtype", "eos_token_id", "gradient_checkpointing", "id2label", "initializer_range", "is_encoder_decoder", "label2id",
+    "model_type", "output_attentions", "output_hidden_states", "pad_token_id", "prefix", "pretraining_tp", "problem_type",
+    "return_dict", "sep_token_id", "task_specific_params", "tie_word_embeddings", "tokenizer_class", "torch_dtype",
+    "transformers.js_config", "transformers_version", "unk_token_id", "use_cache",
 ))
 # fmt: on
 

@@ -24,8 +24,10 @@ FAMILY = Family(
     config={
         **CONFIG,
         "attention_bias": (),
+        "attention_probs_dropout_prob": (),
         "classifier_dropout": (),
         "hidden_dropout": (),
+        "hidden_dropout_prob": (),
         "is_decoder": (),
         "layer_norm_eps": (),
         "rope_scaling": (None,),

@@ -33,6 +33,6 @@ FAMILY = Family(
     norm="layer",
     attention="products",
     sizes=GPT_SIZES,
-    config={**GPT_CONFIG, "gradient_checkpointing": (), "rotary": (True,), "rotary_dim": ()},
+    config={**GPT_CONFIG, "rotary": (True,), "rotary_dim": ()},
     absent={**ROTARY, **NO_QK_NORM, **NO_POST_NORM, **DENSE, **NO_GATE, **PARALLEL, **ONE_NORM},
 )

@@ -39,7 +39,6 @@ FAMILY = Family(
         "max_position_embeddings": (),
         "num_attention_heads": (),
         "num_hidden_layers": (),
-        "prefix": (),
         "vocab_size": (),
         "word_embed_proj_dim": (),
     },

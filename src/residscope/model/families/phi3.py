@@ -25,6 +25,11 @@ FAMILY = Family(
     sizes=SIZES,
     config={
         **CONFIG,
+        "attention_bias": (False,),
+        "full_attn_mod": (1,),
+        "interpolate_factor": (1,),
+        "lm_head_bias": (False,),
+        "mlp_bias": (False,),
         "embd_pdrop": (),
         "original_max_position_embeddings": (),
         "partial_rotary_factor": (),

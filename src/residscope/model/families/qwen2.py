@@ -29,6 +29,7 @@ FAMILY = Family(
         "layer_types": (),
         "max_window_layers": (),
         "sliding_window": (),
+        "use_mrope": (False,),
         "use_sliding_window": (),
     },
     absent={**ROTARY, **NO_QK_NORM, **NO_POST_NORM, **DENSE},

@@ -27,13 +27,21 @@ FAMILY = Family(
         **CONFIG,
         "hidden_dropout": (),
         "layer_norm_eps": (),
-        "qk_layernorm": (False,),
+        "qk_layernorm": (),
         "use_parallel_residual": (),
         "use_qkv_bias": (),
     },
-    reasons={"qk_layernorm": "a norm for each head by itself is not served yet"},
     absent={**ROTARY, **NO_QK_NORM, **NO_POST_NORM, **DENSE},
     variants=(
+        Variant(
+            when={"qk_layernorm": (True,)},
+            block={
+                "q_norm": "self_attn.q_layernorm",
+                "k_norm": "self_attn.k_layernorm",
+                "qk_norm_axes": "head pos d_head",
+            },
+            absent={"q_scale": None, "k_scale": None},
+        ),
         Variant(when={"use_parallel_residual": (True,)}, block={"mlp_norm": None}, absent={**PARALLEL, **ONE_NORM}),
     ),
 )

@@ -25,6 +25,7 @@ FAMILY = Family(
     sizes=SIZES,
     config={
         **CONFIG,
+        "activation_function": (),
         "embedding_dropout": (),
         "mlp_type": ("default",),
         "norm_epsilon": (),
