@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 Timed = Callable[[], object]
 
@@ -84,23 +82,24 @@ def report(rows: Iterator[Row], out: Path) -> list[Row]:
     done: list[Row] = []
     for row in rows:
         done.append(row)
-        Console().print(_told(row))
+        print(_told(row), flush=True)
     out.mkdir(parents=True, exist_ok=True)
     (out / "results.json").write_text(json.dumps({"machine": machine(), "rows": [asdict(r) for r in done]}, indent=1))
     about = ", ".join(f"{k} {v}" for k, v in machine().items())
-    head = "| what | ours | beside | ratio | quartiles | reach |\n|---|---|---|---|---|---|"
-    lines = [f"| {r.name}{'; ' + r.note if r.note else ''} | {_s(r.ours)} | {_s(r.theirs)} | **{r.ratio:.2f}** | "
-             f"{r.low:.2f} to {r.high:.2f} ({r.pairs} pairs) | {'' if r.reach is None else f'<= {r.reach:g}'} |" for r in done]  # fmt: skip
-    (out / "results.md").write_text("# Measured\n\nMade by `make bench`. " + about + ".\n\n" + "\n".join([head, *lines]) + "\n")
+    lines = ["| what | ours | beside | ratio | quartiles | reach |", "|---|---|---|---|---|---|"]
+    for r in done:
+        what, reach = f"{r.name}; {r.note}" if r.note else r.name, "" if r.reach is None else f"<= {r.reach:g}"
+        spread = f"{r.low:.2f} to {r.high:.2f} ({r.pairs} pairs)"
+        lines.append(f"| {what} | {_s(r.ours)} | {_s(r.theirs)} | **{r.ratio:.2f}** | {spread} | {reach} |")
+    (out / "results.md").write_text("# Measured\n\nMade by `make bench`. " + about + ".\n\n" + "\n".join(lines) + "\n")
     return done
 
 
-def _told(row: Row) -> Table:
-    table = Table.grid(padding=(0, 2))
-    state = {True: "[green]reached[/]", False: "[red]missed[/]", None: ""}[row.reached]
-    reach = "" if row.reach is None else f"reach {row.reach:g}"
-    table.add_row(f"{row.name:52}", f"{_s(row.ours):>9} : {_s(row.theirs):>9}", f"{row.ratio:.3f}", f"({row.low:.3f} to {row.high:.3f})", reach, state)
-    return table
+def _told(row: Row) -> str:
+    state = {True: "reached", False: "missed", None: ""}[row.reached]
+    reach = "" if row.reach is None else f"reach {row.reach:g}: {state}"
+    times = f"{_s(row.ours):>9} : {_s(row.theirs):>9}"
+    return f"{row.name:40} {times}   {row.ratio:.3f} ({row.low:.3f} to {row.high:.3f})  {reach}"
 
 
 def _s(seconds: float) -> str:

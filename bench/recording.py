@@ -27,5 +27,7 @@ def rows(*, quick: bool = False) -> Iterator[Row]:
 
         n = 3 if quick else pairs
         size = f"{batch} x {length}"
-        yield pair(f"stream + all patterns, {size}", recorded, plain, pairs=n, reach=1.05, note="against plain HF (sdpa)")
+        yield pair(
+            f"stream + all patterns, {size}", recorded, plain, pairs=n, reach=1.05, note="against plain HF (sdpa)"
+        )
         yield pair(f"stream alone, {size}", stream, plain, pairs=n, reach=1.05, note="against plain HF (sdpa)")

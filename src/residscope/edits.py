@@ -25,6 +25,7 @@ from residscope.plain import from_plain, to_plain
 
 KINDS: dict[str, type["BaseEdit"]] = {}
 Index = int | Sequence[int] | None
+_WHERE = {"head", "kv_head", "neuron", "pos"}
 _GROUPS = {
     "norms": (
         "attn_scale",
@@ -55,10 +56,6 @@ class BaseEdit:
     def __init_subclass__(cls) -> None:
         if cls.kind:
             KINDS[cls.kind] = cls
-
-    def __post_init__(self) -> None:
-        for name in ("head", "kv_head", "neuron", "pos"):
-            object.__setattr__(self, name, _index(getattr(self, name), name))
 
     def change(self, value: Tensor, at: At) -> Tensor:
         """The new value everywhere; `apply` keeps it to the heads, neurons and positions asked for."""
@@ -139,7 +136,6 @@ class Ablate(BaseEdit):
     kind: ClassVar[str] = "ablate"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if isinstance(self.to, str) and self.to not in ("zero", "mean"):
             raise BadEdit(
                 "ablate does not know this replacement",
@@ -199,7 +195,6 @@ class Steer(BaseEdit):
     kind: ClassVar[str] = "steer"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.unit not in ("norm", "sd"):
             raise BadEdit("no such unit", received=f"unit={self.unit!r}", allowed='"norm" or "sd"')
         if self.unit == "sd" and (isinstance(self.direction, Tensor) or self.direction.scale is None):
@@ -228,9 +223,6 @@ class ProjectOut(BaseEdit):
     kind: ClassVar[str] = "project_out"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        given = self.directions
-        object.__setattr__(self, "directions", (given,) if isinstance(given, Direction | Tensor) else tuple(given))
         if not self.directions:
             raise BadEdit("project_out needs a direction", received="none")
         for direction in self.directions:
@@ -321,32 +313,33 @@ def ablate(site: str, to: str | Tensor = "zero", *, over: Any = None, **where: I
     >>> ablate("z.9", head=6)
     <ablate z.9 head 6>
     """
-    return Ablate(str(site), to=to, over=over, **where)  # type: ignore[arg-type]
+    return Ablate(str(site), to=to, over=over, **_where(where))
 
 
 def scale(site: str, factor: float, **where: Index) -> Scale:
     """Multiply a site's value by `factor`."""
-    return Scale(str(site), factor=float(factor), **where)  # type: ignore[arg-type]
+    return Scale(str(site), factor=float(factor), **_where(where))
 
 
 def steer(site: str, direction: Direction | Tensor, strength: float, *, unit: str = "norm", **where: Index) -> Steer:
     """Add `strength` times the write vector at unit length; with `unit="sd"`, move the coordinate by that many sd."""
-    return Steer(str(site), direction=direction, strength=float(strength), unit=unit, **where)  # type: ignore[arg-type]
+    return Steer(str(site), direction=direction, strength=float(strength), unit=unit, **_where(where))
 
 
 def project_out(site: str, directions: Direction | Tensor | Sequence[Direction | Tensor], **where: Index) -> ProjectOut:
     """Remove the coordinates along one or several directions. Doing it twice changes nothing more."""
-    return ProjectOut(str(site), directions=directions, **where)  # type: ignore[arg-type]
+    several = (directions,) if isinstance(directions, Direction | Tensor) else tuple(directions)
+    return ProjectOut(str(site), directions=several, **_where(where))
 
 
 def freeze(site: str, **where: Index) -> Freeze:
     """Hold a site (`"norms"` and `"patterns"`: all of them) at what the unedited run of the same prompt has there."""
-    return Freeze(str(site), **where)  # type: ignore[arg-type]
+    return Freeze(str(site), **_where(where))
 
 
 def patch(site: str, source: Any, *, align: Mapping[int, int] | None = None, **where: Index) -> Patch:
     """Take the value that `source` (a recording, or a prompt to run) has at the site; `align` maps positions {to: from}."""
-    return Patch(str(site), source=source, align=align, **where)  # type: ignore[arg-type]
+    return Patch(str(site), source=source, align=align, **_where(where))
 
 
 # ── JSON there and back ─────────────────────────────────────────────────────────────────────────────────────────
@@ -370,7 +363,7 @@ def from_json(text: str) -> tuple[BaseEdit, ...]:
     return tuple(from_dict(entry) for entry in entries)
 
 
-def from_dict(entry: Mapping[str, Any]) -> BaseEdit:
+def from_dict(entry: Any) -> BaseEdit:
     """One edit from `to_dict`. Raises BadEdit where it does not parse, and what the edit itself refuses."""
     if not isinstance(entry, Mapping) or entry.get("kind") not in KINDS:
         kind = entry.get("kind") if isinstance(entry, Mapping) else entry
@@ -384,6 +377,9 @@ def from_dict(entry: Mapping[str, Any]) -> BaseEdit:
         )
     if not isinstance(given.get("site"), str):
         raise BadEdit(f"{cls.kind} needs a site", received=repr(given.get("site")), allowed="such as resid_pre.6")
+    if isinstance(given.get("directions"), list):
+        given["directions"] = tuple(given["directions"])
+    given |= _where({name: given[name] for name in _WHERE & given.keys()})
     if isinstance(given.get("align"), Mapping):
         given["align"] = {int(k): int(v) for k, v in given["align"].items()}
     try:
@@ -394,7 +390,16 @@ def from_dict(entry: Mapping[str, Any]) -> BaseEdit:
         ) from None
 
 
-def _index(given: Index, name: str) -> tuple[int, ...] | None:
+def _where(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Heads, neurons and positions as tuples. Raises BadEdit for what is none of them, or not a whole number."""
+    if extra := given.keys() - _WHERE:
+        raise BadEdit(
+            "an edit does not take these", received=", ".join(sorted(extra)), allowed=", ".join(sorted(_WHERE))
+        )
+    return {name: _index(index, name) for name, index in given.items()}
+
+
+def _index(given: Any, name: str) -> tuple[int, ...] | None:
     if given is None:
         return None
     found = (given,) if isinstance(given, int) and not isinstance(given, bool) else given

@@ -14,7 +14,6 @@ from residscope.engine.protocols import Edit, Readout
 from residscope.engine.recording import Recording
 from residscope.engine.windows import Window
 from residscope.errors import (
-    BadEdit,
     EmptyPrompt,
     NoChatTemplate,
     NoTokenizer,
@@ -193,7 +192,7 @@ class Model:
         prompt: Prompt,
         capture: Iterable[str | Site] = STREAM,
         *,
-        edits: Sequence[Edit] = (),
+        edits: Sequence[Edit] | Edit = (),
         readout: Readout | None = None,
         window: Window | None = None,
         bos: bool | None = None,
@@ -201,14 +200,12 @@ class Model:
         """Run the model on a prompt and record the sites asked for.
 
         capture: sites (`pattern.3`) or names (`resid_post`: every layer); the stream unless said. The forward stops
-        after the last one. edits: applied in order. readout: evaluated on the recording, as `rec.readout`.
+        after the last one. edits: one, or several in order. readout: evaluated on the recording, as `rec.readout`.
 
         Raises:
             PromptError, SiteError, EditError: see `residscope.errors`; the model is as it was.
         """
         batch = self.batch(prompt, bos=bos)
-        if isinstance(edits, Edit):
-            raise BadEdit("edits are given as a list", received=repr(edits), fix="write edits=[...]")
         names = [capture] if isinstance(capture, str) else [*capture]
         expanded = [site for name in names for site in self.sites.expand(name)]
         if window is not None:
@@ -220,7 +217,7 @@ class Model:
         if readout is not None:
             expanded += [site for name in readout.sites for site in self.sites.expand(name)]
         sites = {self.sites.canonical(site) for site in expanded}
-        prepared = tuple(edit.prepare(self) for edit in edits)
+        prepared = tuple(edit.prepare(self) for edit in ([edits] if isinstance(edits, Edit) else edits))
         with lock_of(self.hf):
             unedited = self._unedited(batch, prepared)
             values = forward(self.layout, batch, capture=sites, edits=prepared, window=window, unedited=unedited)

@@ -87,7 +87,8 @@ export interface Status {
 export type DirectionRef =
   | { kind: "pca"; site: string; weights: Record<string, number> }
   | { kind: "logit_diff"; positive: string; negative: string }
-  | { kind: "token"; token: string };
+  | { kind: "token"; token: string }
+  | { kind: "saved"; name: string };
 
 /** `pos`, `head`, `neuron`: null or absent means all. */
 type Where = number | number[] | null;
@@ -127,8 +128,12 @@ export interface Metric {
 
 export interface Run {
   id: string;
+  /** Lower than the state's: it answers an earlier question. */
+  version: number;
   label: string;
   prompt: string;
+  /** Of the runs on screen; null of the others. */
+  tokens: Tok[] | null;
   edits: number;
   metric: number | null;
   top: TokenP[];
@@ -149,11 +154,27 @@ export interface Prompt {
 export interface SavedPrompt {
   text: string;
   tokens: number;
-  top: string;
-  p: number;
+  /** Null until it has been run. */
+  top: string | null;
+  p: number | null;
+}
+
+export interface SavedDirection {
+  name: string;
+  site: string;
+  norm: number;
+}
+
+/** Components being fitted, or why they were not. */
+export interface Fit {
+  tokens: number;
+  progress: number;
+  error: ErrorBody | null;
 }
 
 export interface State {
+  /** Counts what is to be computed. */
+  version: number;
   model: ModelInfo | null;
   models: ModelOffer[];
   status: Status;
@@ -166,8 +187,10 @@ export interface State {
   current: { a: string | null; b: string | null };
   selection: Selection;
   saved: SavedPrompt[];
-  /** What the server has to say by the way; absent on older ones. */
-  notices?: string[];
+  directions: SavedDirection[];
+  fit: Fit | null;
+  /** Things to tell once. */
+  notices: string[];
 }
 
 export interface PoleToken {
@@ -177,8 +200,8 @@ export interface PoleToken {
 
 export interface Component {
   index: number;
-  variance: number;
-  sd: number;
+  variance: number | null;
+  sd: number | null;
   cos_logit_diff: number | null;
   top: PoleToken[];
   bottom: PoleToken[];

@@ -3,7 +3,8 @@
 export interface Notice {
   id: number;
   text: string;
-  kind: "info" | "error";
+  /** `lasting` is news worth reading, `error` a refusal. */
+  kind: "info" | "lasting" | "error";
 }
 
 export const notices = $state<{ list: Notice[] }>({ list: [] });
@@ -13,7 +14,7 @@ let next = 1;
 export function notify(text: string, kind: Notice["kind"] = "info"): void {
   const id = next++;
   notices.list = [...notices.list.filter((notice) => notice.text !== text), { id, text, kind }].slice(-3);
-  setTimeout(() => dismiss(id), kind === "error" ? 12_000 : 2_500);
+  setTimeout(() => dismiss(id), kind === "info" ? 2_500 : 12_000);
 }
 
 export function dismiss(id: number): void {

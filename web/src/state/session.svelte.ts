@@ -13,15 +13,19 @@ export class Session {
   a: Run | null = $derived(this.run(this.state?.current.a));
   b: Run | null = $derived(this.run(this.state?.current.b));
   busy = $derived(this.state?.status.phase === "running" || this.state?.status.phase === "loading");
+  /** The run looked at: B, or A where there is no B. */
+  looked: Run | null = $derived(this.b ?? this.a);
+  /** What is on screen answers an earlier question. */
+  behind = $derived(!!this.looked && this.looked.version < (this.state?.version ?? 0));
 
   constructor(readonly connector: Connector) {}
 
   start(): () => void {
     return this.connector.subscribe({
       state: (state) => {
-        const before = this.state?.notices ?? [];
+        const told = this.state?.notices ?? [];
         this.state = state;
-        for (const text of state.notices ?? []) if (!before.includes(text)) notify(text);
+        for (const text of state.notices) if (!told.includes(text)) notify(text, "lasting");
       },
       connection: (connection) => (this.connection = connection),
     });

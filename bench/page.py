@@ -1,0 +1,87 @@
+"""From a prompt typed into the page to the coloured stream, end to end in Chromium, against the plain forward itself."""
+
+import statistics
+from collections.abc import Iterator
+
+import torch
+
+import residscope as rs
+from bench.harness import Row, _seconds
+
+WORDS = (
+    "milk",
+    "bread",
+    "wine",
+    "tea",
+    "soup",
+    "rice",
+    "fish",
+    "salt",
+    "corn",
+    "cake",
+    "fruit",
+    "meat",
+    "oil",
+    "jam",
+    "beer",
+    "ham",
+)
+FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+LATENCY = """() => {
+  const last = name => performance.getEntriesByName(name).at(-1)?.startTime ?? 0;
+  return last("residscope:stream-painted") - last("residscope:prompt-sent");
+}"""
+
+PAINTED = """before => {
+  const last = name => performance.getEntriesByName(name).at(-1)?.startTime ?? 0;
+  const sent = last("residscope:prompt-sent");
+  return sent > before && last("residscope:stream-painted") > sent;
+}"""
+
+
+def rows(*, quick: bool = False) -> Iterator[Row]:
+    from playwright.sync_api import sync_playwright
+
+    from residscope.server import Server
+    from residscope.session import Session
+
+    model = rs.load("smollm2-135m")
+    words = WORDS[:5] if quick else WORDS
+    session = Session(load=lambda name, **_: model)
+    session.load(model.name)
+    with Server(session, port=0) as server, sync_playwright() as play:
+        browser = play.chromium.launch(executable_path="/usr/bin/chromium", args=list(FLAGS))
+        page = browser.new_page(viewport={"width": 1600, "height": 1000})
+        page.goto(server.url)
+        page.wait_for_selector('[data-testid="next-token"]', timeout=120_000)
+        page.wait_for_timeout(2000)
+        times: list[tuple[float, float]] = []
+        for word in words:
+            prompt = f"When John and Mary went to the store, John gave a bottle of {word} to"
+            ids = model.tokens(prompt)
+            before = page.evaluate("() => performance.now()")
+            page.get_by_test_id("prompt-edit").click()
+            page.get_by_test_id("prompt-input").fill(prompt)
+            page.get_by_test_id("prompt-input").press("Enter")
+            for _ in range(1000):  # not wait_for_function, which the page's CSP refuses
+                page.wait_for_timeout(25)
+                if page.evaluate(PAINTED, before):
+                    break
+            ours = page.evaluate(LATENCY) / 1e3
+            page.wait_for_timeout(600)  # whatever fills in afterwards is done: the forward is timed alone
+            times.append((ours, statistics.median(_seconds(lambda ids=ids: _plain(model, ids)) for _ in range(3))))
+        browser.close()
+    times = times[2:]
+    ratios = [a / b for a, b in times]
+    low, ratio, high = statistics.quantiles(ratios, n=4)
+    ours, theirs = (statistics.median(column) for column in zip(*times, strict=True))
+    note = "typed in Chromium, against plain HF (sdpa) alone"
+    yield Row("prompt to coloured stream, 16 tokens", ours, theirs, ratio, low, high, 1.5, len(times), note)
+
+
+def _plain(model: rs.Model, ids: torch.Tensor) -> None:
+    with torch.no_grad():
+        model.hf(ids, use_cache=False)

@@ -1,0 +1,173 @@
+"""Listening: the port first, so that the page is there while the model loads."""
+
+import errno
+import ipaddress
+import os
+import secrets
+import socket
+import sys
+import threading
+import webbrowser
+from pathlib import Path
+from typing import Any
+
+import torch
+import uvicorn
+from platformdirs import user_data_dir
+
+from residscope.errors import NotAllowed, PortInUse
+from residscope.model import catalog, weights
+from residscope.server.app import create_app
+from residscope.server.sockets import MESSAGE_BYTES
+from residscope.session import Session
+
+DEFAULT_PORT = 8765
+
+
+class Server:
+    """A session behind a loopback port, in a thread of its own.
+
+        with Server(session, port=0) as server:
+            print(server.url)
+
+    Raises:
+        PortInUse, NotAllowed: before anything is started.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        host: str = "127.0.0.1",
+        port: int = DEFAULT_PORT,
+        token: str | None = None,
+        page: Path | None = None,
+    ) -> None:
+        self.session = session
+        self._socket = bind(host, port)
+        self.port: int = self._socket.getsockname()[1]
+        self.host = f"[{host}]" if ":" in host else host
+        self.token = token or secrets.token_urlsafe(32)
+        app = create_app(session, token=self.token, port=self.port, page=page)
+        self._uvicorn = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                log_level="warning",
+                access_log=False,  # the printed link holds the token
+                server_header=False,
+                proxy_headers=False,
+                ws="websockets-sansio",
+                ws_max_size=MESSAGE_BYTES,
+                timeout_graceful_shutdown=2,
+                lifespan="off",
+            )
+        )
+        self._thread = threading.Thread(target=self.run, name="residscope-server", daemon=True)
+
+    @property
+    def url(self) -> str:
+        """The one-time link."""
+        return f"{self.base}?token={self.token}"
+
+    @property
+    def base(self) -> str:
+        return f"http://{self.host}:{self.port}/"
+
+    def run(self) -> None:
+        """Serve in this thread until stopped (or, in the main thread, until Ctrl-C)."""
+        try:
+            self._uvicorn.run(sockets=[self._socket])
+        finally:
+            self._socket.close()
+
+    def start(self) -> "Server":
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        self._uvicorn.should_exit = True
+        if self._thread.is_alive():
+            self._thread.join(10)
+        self.session.close()
+
+    def __enter__(self) -> "Server":
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def serve(
+    model: Any = catalog.DEFAULT,
+    *,
+    host: str = "127.0.0.1",
+    port: int = DEFAULT_PORT,
+    open_browser: bool = True,
+    dtype: str | torch.dtype | None = None,
+    device: str | None = None,
+) -> None:
+    """Open the workbench on a model and serve it until Ctrl-C.
+
+    Raises:
+        PortInUse, NotAllowed: before anything is loaded.
+    """
+    server = Server(new_session(), host=host, port=port)
+    kept = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    server.session.load(model, dtype=kept, device=device)
+    print(f"Residscope is open at\n\n    {server.url}\n\nCtrl-C stops it.", flush=True)
+    if open_browser:
+        threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
+    try:
+        server.run()
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+    finally:
+        server.session.close()
+
+
+def new_session() -> Session:
+    """A session with the catalog's models and the user's own folder."""
+    from residscope.engine.loading import load
+
+    return Session(load=load, offers=offers, folder=data_folder())
+
+
+def offers() -> tuple[dict[str, Any], ...]:
+    return tuple({"name": e.name, "about": e.about, "cached": weights.cached(e.name)} for e in catalog.CATALOG.values())
+
+
+def data_folder() -> Path:
+    """Where what the user saves lies: `RESIDSCOPE_DATA`, or the user's data folder."""
+    return Path(os.environ.get("RESIDSCOPE_DATA") or user_data_dir("residscope")).expanduser()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket on this machine's own address."""
+    name = "127.0.0.1" if host == "localhost" else host.strip("[]")
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        address = None
+    if address is None or not address.is_loopback:
+        raise NotAllowed(
+            "Residscope listens to this machine only: it has no accounts yet",
+            received=f"host {host}",
+            allowed="127.0.0.1, ::1, localhost",
+            fix="forward the port instead: ssh -L 8765:127.0.0.1:8765 machine",
+        )
+    sock = socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET)
+    try:
+        if os.name == "posix":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((name, port))
+        sock.listen(128)
+    except OSError as error:
+        sock.close()
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+            raise
+        raise PortInUse(
+            "the port cannot be taken: another program listens there",
+            received=f"{host}:{port}",
+            fix="stop it, or choose another with --port (0: any free one)",
+        ) from None
+    return sock

@@ -1,0 +1,96 @@
+"""One WebSocket: intents in, answers and numbered patches out; a client too slow to follow is let go, alone."""
+
+import asyncio
+import contextlib
+import json
+import logging
+from typing import Any
+
+from fastapi import WebSocket, WebSocketDisconnect
+from starlette.concurrency import run_in_threadpool
+
+from residscope.errors import MalformedJSON, ResidscopeError
+from residscope.server.parse import parse_json
+from residscope.server.refusals import body_of, internal
+from residscope.session import Session
+from residscope.session.specs import shorten
+
+MESSAGE_BYTES = 2 << 20
+QUEUE = 256
+TRY_AGAIN = 1013
+_log = logging.getLogger(__name__)
+
+
+class Outbox:
+    """What one client still has to be sent. Putting never waits; a full box is given up."""
+
+    def __init__(self, size: int = QUEUE) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[str] = asyncio.Queue(size)
+        self.overflowed = asyncio.Event()
+
+    def put(self, message: dict[str, Any]) -> None:
+        try:
+            self._queue.put_nowait(json.dumps(message, ensure_ascii=False, allow_nan=False))
+        except asyncio.QueueFull:
+            self.overflowed.set()
+
+    def put_threadsafe(self, message: dict[str, Any]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            self._loop.call_soon_threadsafe(self.put, message)
+
+    async def send_to(self, websocket: WebSocket) -> None:
+        while True:
+            await websocket.send_text(await self._queue.get())
+
+
+async def talk(websocket: WebSocket, session: Session) -> None:
+    await websocket.accept()
+    outbox = Outbox()
+    seq, state, stop = session.subscribe(lambda seq, patch: outbox.put_threadsafe({"seq": seq, "patch": patch}))
+    outbox.put({"seq": seq, "state": state})
+    tasks = [
+        asyncio.create_task(outbox.send_to(websocket)),
+        asyncio.create_task(_listen(websocket, session, outbox)),
+        asyncio.create_task(outbox.overflowed.wait()),
+    ]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            if (error := task.exception()) and not isinstance(error, WebSocketDisconnect | RuntimeError):
+                _log.error("a WebSocket failed", exc_info=error)
+    finally:
+        stop()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    with contextlib.suppress(RuntimeError, WebSocketDisconnect, OSError):
+        async with asyncio.timeout(2):
+            await websocket.close(TRY_AGAIN)
+
+
+async def _listen(websocket: WebSocket, session: Session, outbox: Outbox) -> None:
+    """A client's intents, one after the other, in its order."""
+    while True:
+        message = await websocket.receive()
+        if message["type"] == "websocket.disconnect":
+            return
+        outbox.put(await _answer(message.get("text"), session))
+
+
+async def _answer(text: str | None, session: Session) -> dict[str, Any]:
+    id = None
+    try:
+        if text is None:
+            raise MalformedJSON("messages are text", received="bytes", allowed="JSON text")
+        message = parse_json(text)
+        if not isinstance(message, dict) or not isinstance(message.get("intent"), str):
+            raise MalformedJSON("the message does not parse", received=shorten(message), allowed="{id, intent, args}")
+        id = message.get("id")
+        value = await run_in_threadpool(session.intent, message["intent"], message.get("args"))
+    except ResidscopeError as error:
+        return {"id": id, **body_of(error)}
+    except Exception as error:
+        _log.exception("an intent failed")
+        return {"id": id, **body_of(internal(error))}
+    return {"id": id, "ok": True, "value": value}

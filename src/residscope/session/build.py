@@ -1,0 +1,148 @@
+"""From the wire's shapes to the engine's edits and directions, refused where model or prompt lacks the place."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from residscope import edits
+from residscope.directions import Direction, logit_diff, unembedding
+from residscope.errors import (
+    BadEdit,
+    ModelNotFound,
+    NotFound,
+    ResidscopeError,
+    UnknownPosition,
+    WrongWidth,
+    ZeroDirection,
+)
+from residscope.session.loaded import Loaded
+from residscope.session.specs import (
+    Ablate,
+    DirectionRef,
+    EditSpec,
+    Freeze,
+    LogitDiffRef,
+    PcaRef,
+    ProjectOut,
+    Scale,
+    Steer,
+    TokenRef,
+)
+from residscope.session.state import Prompt
+
+Directions = Mapping[str, Direction]
+WITHOUT_MEAN = ("scores", "pattern", "logits")
+
+
+def need_model(loaded: Loaded | None) -> Loaded:
+    if loaded is None:
+        raise ModelNotFound("no model is loaded yet", fix="wait until it is, or choose one")
+    return loaded
+
+
+def resolve(ref: DirectionRef, loaded: Loaded, saved: Directions) -> Direction:
+    """The direction a reference names.
+
+    Raises:
+        UnknownSite, DirectionError, ZeroDirection, UnknownToken, NotFound.
+    """
+    match ref:
+        case PcaRef():
+            return _mix(ref, loaded)
+        case LogitDiffRef():
+            positive, negative = loaded.token(ref.positive), loaded.token(ref.negative)
+            if positive.id == negative.id:
+                raise ZeroDirection(
+                    "the difference of a token with itself has no direction", received=repr(ref.positive)
+                )
+            return logit_diff(loaded.model, positive.id, negative.id)
+        case TokenRef():
+            return unembedding(loaded.model, loaded.token(ref.token).id)
+    if ref.name not in saved:
+        raise NotFound(
+            "no direction of that name", received=ref.name, allowed=", ".join(saved) or "none is imported yet"
+        )
+    return saved[ref.name]
+
+
+def build(spec: EditSpec, loaded: Loaded, saved: Directions, prompt: Prompt) -> edits.BaseEdit:
+    """The engine's edit.
+
+    Raises:
+        SiteError, DirectionError, BadEdit, UnknownPosition: what the model or the prompt lacks.
+    """
+    where = {name: index for name in ("pos", "head", "kv_head", "neuron") if (index := getattr(spec, name)) is not None}
+    edit = _construct(spec, where, loaded, saved, prompt)
+    places = edit.places(loaded.model.sites)
+    if spec.pos is not None:
+        _check_positions(spec.pos, len(prompt.tokens))
+        timeless = [site for site in places if not {"pos", "query"} & {*site.kind.axes}]
+        if timeless:
+            raise BadEdit(f"{timeless[0]} has no positions", received=f"pos={spec.pos}", fix="leave pos out")
+    if isinstance(spec, Ablate) and spec.to == "mean" and places[0].name in WITHOUT_MEAN:
+        raise BadEdit(
+            f"there is no mean over positions at {spec.site}", received=spec.site, allowed="such as z.9 or mlp_out.3"
+        )
+    if isinstance(spec, Steer | ProjectOut):
+        have, want = len(resolve(spec.direction, loaded, saved).read), loaded.model.sites.width(places[0])
+        if have != want:
+            raise WrongWidth(
+                f"the direction does not fit {spec.site}", received=f"width {have}", allowed=f"width {want}"
+            )
+    return edit
+
+
+def check(spec: EditSpec, loaded: Loaded, saved: Directions, prompt: Prompt) -> tuple[str, str | None]:
+    """An edit's label, and why it cannot be applied (None when it can)."""
+    try:
+        return build(spec, loaded, saved, prompt).label, None
+    except ResidscopeError as error:
+        return f"{spec.kind} {spec.site}", str(error)
+
+
+def _construct(
+    spec: EditSpec, where: dict[str, Any], loaded: Loaded, saved: Directions, prompt: Prompt
+) -> edits.BaseEdit:
+    match spec:
+        case Ablate():
+            over = list(prompt.ids) if spec.to == "mean" else None
+            return edits.ablate(spec.site, to=spec.to, over=over, **where)
+        case Scale():
+            return edits.scale(spec.site, spec.factor, **where)
+        case Freeze():
+            return edits.freeze(spec.site, **where)
+        case Steer():
+            direction = resolve(spec.direction, loaded, saved)
+            return edits.steer(spec.site, direction, spec.strength, unit=spec.unit, **where)
+    return edits.project_out(spec.site, resolve(spec.direction, loaded, saved), **where)
+
+
+def _mix(ref: PcaRef, loaded: Loaded) -> Direction:
+    """sum_i w_i PC_i at |w| = 1; components are uncorrelated, so its sd is sqrt(sum_i w_i^2 sd_i^2)."""
+    dictionary = loaded.dictionary(ref.site)
+    weights = {int(index): weight for index, weight in ref.weights.items()}
+    length = sum(weight**2 for weight in weights.values()) ** 0.5
+    parts = [(dictionary[index], weight) for index, weight in weights.items()]
+    if not 0 < length < float("inf"):
+        raise ZeroDirection("the mix has no length", received=dict(ref.weights), fix="give a component a weight")
+    parts = [(part, weight / length) for part, weight in parts if weight]
+    if len(parts) == 1:
+        return parts[0][0] if parts[0][1] > 0 else -parts[0][0]
+    mix = parts[0][1] * parts[0][0]
+    for part, weight in parts[1:]:
+        mix = mix + weight * part
+    sds = [part.scale for part, _ in parts]
+    known = all(sd is not None for sd in sds)
+    sd = sum((weight * (sd or 0.0)) ** 2 for (_, weight), sd in zip(parts, sds, strict=True)) ** 0.5
+    return replace(mix, scale=sd if known else None)
+
+
+def _check_positions(pos: int | list[int], n_pos: int) -> None:
+    wrong = [p for p in ([pos] if isinstance(pos, int) else pos) if not -n_pos <= p < n_pos]
+    if wrong:
+        raise UnknownPosition(
+            f"the prompt has {n_pos} tokens",
+            received=f"position {wrong[0]}",
+            allowed=f"0 to {n_pos - 1}",
+            fix="choose a position of this prompt",
+        )

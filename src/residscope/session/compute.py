@@ -1,0 +1,151 @@
+"""The numbers behind the page: one run's stream, kept small, and what is read from it."""
+
+import json
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import save
+from torch import Tensor
+
+from residscope.directions import logit_diff
+from residscope.engine.model import Model
+from residscope.errors import UnknownLayer, UnknownPosition
+from residscope.session.build import Directions, build
+from residscope.session.loaded import Loaded
+from residscope.session.specs import EditSpec
+from residscope.session.state import Prompt, RunKey
+
+NEXT, TOP = 5, 10
+CAPTURE = ("resid_pre.0", "resid_post", "logits")
+MOST_KEPT, KEPT_BYTES = 6, 1 << 30
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """What is kept of a run. Row 0 of the stream is what block 0 reads, row r what block r - 1 leaves."""
+
+    rows: Float[Tensor, "row pos d_model"]
+    next_id: Int[Tensor, "pos k"]
+    next_p: Float[Tensor, "pos k"]
+    last: Float[Tensor, "d_vocab"]
+    seconds: float
+
+    @property
+    def bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (self.rows, self.next_id, self.next_p, self.last))
+
+
+def forward(loaded: Loaded, prompt: Prompt, active: tuple[EditSpec, ...], saved: Directions) -> Held:
+    """Run once; keep the stream and the predictions, let the logits go."""
+    edits: list[Any] = [build(spec, loaded, saved, prompt) for spec in active]
+    started = time.perf_counter()
+    recording = loaded.model.run(list(prompt.ids), CAPTURE, edits=edits)
+    seconds = time.perf_counter() - started
+    logits = recording.logits[0]
+    rows = [recording["resid_pre.0"][0], *(recording[f"resid_post.{i}"][0] for i in range(loaded.model.n_layers))]
+    ids, p = top_p(logits, NEXT)
+    return Held(torch.stack(rows), ids, p, logits[-1].float().cpu().clone(), seconds)
+
+
+def last_logits(
+    loaded: Loaded, prompt: Prompt, active: tuple[EditSpec, ...], saved: Directions
+) -> Float[Tensor, "d_vocab"]:
+    """Only the last position's logits of a run."""
+    edits: list[Any] = [build(spec, loaded, saved, prompt) for spec in active]
+    return loaded.model.run(list(prompt.ids), ["logits"], edits=edits).logits[0, -1].float().cpu().clone()
+
+
+def top_p(logits: Float[Tensor, "*pos d_vocab"], k: int) -> tuple[Int[Tensor, "*pos k"], Float[Tensor, "*pos k"]]:
+    """The k likeliest tokens and their probabilities, without the whole softmax."""
+    values, ids = logits.float().topk(min(k, logits.shape[-1]), dim=-1)
+    return ids.cpu(), (values - logits.float().logsumexp(-1, keepdim=True)).exp().cpu()
+
+
+def top_tokens(model: Model, logits: Float[Tensor, "d_vocab"], k: int) -> tuple[tuple[int, str, float], ...]:
+    ids, p = top_p(logits, k)
+    texts = model.token_texts(ids.tolist())
+    return tuple(zip(ids.tolist(), texts, p.tolist(), strict=True))
+
+
+def stream(held: Held, loaded: Loaded, basis: str | None) -> bytes:
+    """coef[row, pos, k] = x . read_k, offset[row, k] = mean_row . read_k, norm[row, pos] = |x|, and next tokens.
+
+    Where the data-set mean of a row is not known, its offset is NaN. Without a basis there is no coef and no offset.
+    """
+    texts = loaded.model.token_texts(held.next_id.flatten().tolist())
+    width = held.next_id.shape[1]
+    tensors = {
+        "norm": held.rows.float().norm(dim=-1),
+        "next_id": held.next_id.long(),
+        "next_p": held.next_p.float(),
+    }
+    if basis is not None:
+        dictionary = loaded.dictionary(basis)
+        read = dictionary.read.to(held.rows.device, torch.float32)
+        tensors["coef"] = held.rows.float() @ read.T
+        tensors["offset"] = loaded.row_means @ dictionary.read.float().T
+    lines = [texts[i : i + width] for i in range(0, len(texts), width)]
+    return to_bytes(tensors, {"next_text": json.dumps(lines)})
+
+
+def logits(held: Held, loaded: Loaded, positive: int, negative: int) -> bytes:
+    """The logit difference read through the final norm; exact at the last row.
+
+    value[row, pos] = read . x / sigma(x) + b, and offset[row, pos] = read . mean_row / sigma(x), the data-set mean's share
+    of it: value - offset reads x - mean_row at the scale of x. NaN where the mean of a row is not known.
+    """
+    direction = logit_diff(loaded.model, positive, negative)
+    x = held.rows.float()
+    read = direction.read.to(x.device, torch.float32)
+    sigma = loaded.model.final_scale(held.rows).float().squeeze(-1)
+    mean = (loaded.row_means.to(x.device) @ read)[:, None]
+    return to_bytes({"value": x @ read / sigma + direction.offset, "offset": mean / sigma}, {})
+
+
+def lens(held: Held, loaded: Loaded, *, layer: int, pos: int) -> tuple[tuple[int, str, float], ...]:
+    """The logit lens at one cell; layer -1 is what block 0 reads.
+
+    Raises:
+        UnknownLayer, UnknownPosition.
+    """
+    check_cell(loaded.model.n_layers, held.rows.shape[1], layer=layer, pos=pos)
+    return top_tokens(loaded.model, loaded.model.lens(held.rows[layer + 1, pos][None])[0], NEXT)
+
+
+def check_cell(n_layers: int, n_pos: int, *, layer: int, pos: int) -> None:
+    if not -1 <= layer < n_layers:
+        raise UnknownLayer(f"the model has {n_layers} layers", received=layer, allowed=f"-1 (embed) to {n_layers - 1}")
+    if not 0 <= pos < n_pos:
+        raise UnknownPosition(f"the prompt has {n_pos} tokens", received=f"position {pos}", allowed=f"0 to {n_pos - 1}")
+
+
+def to_bytes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata=metadata)
+
+
+class Kept:
+    """The few latest results, by run; the caller holds the session's lock."""
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[RunKey, Held] = OrderedDict()
+
+    def get(self, key: RunKey) -> Held | None:
+        held = self._held.get(key)
+        if held is not None:
+            self._held.move_to_end(key)
+        return held
+
+    def put(self, key: RunKey, held: Held) -> None:
+        self._held[key] = held
+        self._held.move_to_end(key)
+        while len(self._held) > MOST_KEPT or (
+            len(self._held) > 2 and sum(h.bytes for h in self._held.values()) > KEPT_BYTES
+        ):
+            self._held.popitem(last=False)
+
+    def clear(self) -> None:
+        self._held.clear()

@@ -1,0 +1,241 @@
+"""What the page may ask: each intent is a shape of arguments and a pure function from state to state."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError
+
+from residscope.errors import DirectionError, MalformedJSON, ModelNotFound, NotFound
+from residscope.session import build, compute
+from residscope.session.loaded import Loaded, fitted_on
+from residscope.session.python_code import python_code
+from residscope.session.specs import EditSpec, Spec, parse_edits, parse_ref, reasons, shorten
+from residscope.session.state import Fit, Metric, Run, Saved, State
+
+MOST_EDITS = 200
+MOST_TEXT = 1 << 20
+MOST_SAVED = 500
+
+
+class LoadModel(Spec):
+    name: str = Field(min_length=1, max_length=4096)
+
+
+class SetPrompt(Spec):
+    text: str = Field(max_length=MOST_TEXT)
+    bos: bool | None = None
+
+
+class SetMetric(Spec):
+    positive: str | None = None
+    negative: str | None = None
+
+
+class SetEdits(Spec):
+    edits: list[Any] = Field(max_length=MOST_EDITS)
+
+
+class AddEdit(Spec):
+    edit: Any
+
+
+class Select(Spec):
+    layer: int
+    pos: int
+
+
+class RunId(Spec):
+    run: str
+
+
+class CompareRun(Spec):
+    run: str | None = None
+
+
+class Text(Spec):
+    text: str = Field(min_length=1, max_length=MOST_TEXT)
+
+
+class Python(Spec):
+    direction: Any = None
+
+
+class FitPca(Spec):
+    tokens: int = Field(default=20_000, ge=1_000, le=1_000_000)
+
+
+class Nothing(Spec):
+    pass
+
+
+Change = tuple[State, Any]
+
+
+@dataclass(frozen=True)
+class Intent:
+    args: type[BaseModel]
+    apply: Callable[[State, Any], Change]
+
+
+def parse_args(name: str, args: Any) -> tuple[Intent, BaseModel]:
+    """The intent of a name and its checked arguments.
+
+    Raises:
+        NotFound, MalformedJSON.
+    """
+    intent = INTENTS.get(name)
+    if intent is None:
+        raise NotFound("there is no such intent", received=shorten(name), allowed=", ".join(INTENTS))
+    try:
+        return intent, intent.args.model_validate({} if args is None else args)
+    except ValidationError as error:
+        fields = ", ".join(intent.args.model_fields) or "no arguments"
+        raise MalformedJSON(
+            f"the arguments of {name} do not parse: {reasons(error)}",
+            received=shorten(args),
+            allowed=f"an object with {fields}",
+        ) from None
+
+
+def load_model(state: State, args: LoadModel) -> Change:
+    status = replace(state.status, phase="loading", detail=f"Loading {args.name}", progress=None, error=None)
+    return replace(state, status=status), None
+
+
+def set_prompt(state: State, args: SetPrompt) -> Change:
+    prompt = _loaded(state).prompt(args.text, bos=args.bos)
+    layer = state.selection[0] if state.prompt else _loaded(state).model.n_layers - 1
+    return replace(state, prompt=prompt, compared=None, selection=(layer, len(prompt.tokens) - 1)), None
+
+
+def set_metric(state: State, args: SetMetric) -> Change:
+    if args.positive is None and args.negative is None:
+        return replace(state, metric=None), None
+    if args.positive is None or args.negative is None:
+        raise MalformedJSON("a metric needs both tokens, or neither", received=shorten(args.model_dump()))
+    loaded = _loaded(state)
+    return replace(state, metric=Metric(loaded.token(args.positive), loaded.token(args.negative), chosen=True)), None
+
+
+def set_edits(state: State, args: SetEdits) -> Change:
+    specs = parse_edits(args.edits)
+    for spec in specs:
+        if spec not in state.edits and spec.model_copy(update={"enabled": not spec.enabled}) not in state.edits:
+            _check(state, spec)
+    return state.with_edits(specs), None
+
+
+def add_edit(state: State, args: AddEdit) -> Change:
+    if len(state.edits) >= MOST_EDITS:
+        raise MalformedJSON(
+            "the stack of edits is full", received=len(state.edits) + 1, allowed=f"up to {MOST_EDITS} edits"
+        )
+    specs = parse_edits([*(spec.model_dump() for spec in state.edits), args.edit])
+    _check(state, specs[-1])
+    return state.with_edits(specs), {"id": specs[-1].id}
+
+
+def undo(state: State, args: Nothing) -> Change:
+    if not state.past:
+        return state, None
+    return replace(state, edits=state.past[-1], past=state.past[:-1], future=(*state.future, state.edits)), None
+
+
+def redo(state: State, args: Nothing) -> Change:
+    if not state.future:
+        return state, None
+    return replace(state, edits=state.future[-1], future=state.future[:-1], past=(*state.past, state.edits)), None
+
+
+def select(state: State, args: Select) -> Change:
+    n_pos = len(state.prompt.tokens) if state.prompt else 0
+    compute.check_cell(_loaded(state).model.n_layers, n_pos, layer=args.layer, pos=args.pos)
+    return replace(state, selection=(args.layer, args.pos)), None
+
+
+def restore_run(state: State, args: RunId) -> Change:
+    run = find_run(state, args.run)
+    selection = (state.selection[0], min(state.selection[1], len(run.prompt.tokens) - 1))
+    restored = replace(state, prompt=run.prompt, metric=run.metric, compared=None, selection=selection)
+    return restored.with_edits(run.edits), None
+
+
+def compare_run(state: State, args: CompareRun) -> Change:
+    return replace(state, compared=None if args.run is None else find_run(state, args.run).id), None
+
+
+def save_prompt(state: State, args: Text) -> Change:
+    loaded = _loaded(state)
+    if len(state.saved) >= MOST_SAVED:
+        raise MalformedJSON("the list of saved prompts is full", allowed=f"up to {MOST_SAVED}", fix="forget one first")
+    entry = Saved(args.text, tokens=len(loaded.prompt(args.text).tokens))
+    return replace(state, saved=(*(s for s in state.saved if s.text != args.text), entry)), None
+
+
+def forget_prompt(state: State, args: Text) -> Change:
+    return replace(state, saved=tuple(s for s in state.saved if s.text != args.text)), None
+
+
+def python(state: State, args: Python) -> Change:
+    ref = None if args.direction is None else parse_ref(args.direction)
+    if ref is not None:
+        build.resolve(ref, _loaded(state), state.directions)
+    return state, {"code": python_code(state, _loaded(state), ref)}
+
+
+def fit_pca(state: State, args: FitPca) -> Change:
+    loaded = _loaded(state)
+    if loaded.dictionaries:
+        raise DirectionError(
+            "this model has its components", received=fitted_on(next(iter(loaded.dictionaries.values())))
+        )
+    if state.fit is not None and state.fit.error is None:
+        raise DirectionError("components are being fitted", fix="wait, or cancel_fit")
+    return replace(state, fit=Fit(args.tokens)), None
+
+
+def cancel_fit(state: State, args: Nothing) -> Change:
+    return replace(state, fit=None), None
+
+
+INTENTS: dict[str, Intent] = {
+    "load_model": Intent(LoadModel, load_model),
+    "set_prompt": Intent(SetPrompt, set_prompt),
+    "set_metric": Intent(SetMetric, set_metric),
+    "set_edits": Intent(SetEdits, set_edits),
+    "add_edit": Intent(AddEdit, add_edit),
+    "undo": Intent(Nothing, undo),
+    "redo": Intent(Nothing, redo),
+    "select": Intent(Select, select),
+    "restore_run": Intent(RunId, restore_run),
+    "compare_run": Intent(CompareRun, compare_run),
+    "save_prompt": Intent(Text, save_prompt),
+    "forget_prompt": Intent(Text, forget_prompt),
+    "fit_pca": Intent(FitPca, fit_pca),
+    "cancel_fit": Intent(Nothing, cancel_fit),
+    "python": Intent(Python, python),
+}
+
+
+def find_run(state: State, id: str) -> Run:
+    """A run of the history.
+
+    Raises:
+        NotFound.
+    """
+    run = state.run(id)
+    if run is None:
+        held = f"{state.runs[0].id} to {state.runs[-1].id}" if state.runs else "none yet"
+        raise NotFound("that run is no longer held, or never was", received=shorten(id), allowed=f"runs {held}")
+    return run
+
+
+def _loaded(state: State) -> Loaded:
+    return build.need_model(state.model)
+
+
+def _check(state: State, spec: EditSpec) -> None:
+    if state.prompt is None:
+        raise ModelNotFound("there is no prompt to edit yet", fix="set a prompt first")
+    build.build(spec, _loaded(state), state.directions, state.prompt)

@@ -1,0 +1,80 @@
+"""Saved prompts in one JSON file that survives `kill -9` at any moment."""
+
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+
+from residscope.errors import ResidscopeError
+
+VERSION = 1
+
+
+class SavedPrompts:
+    """The file is replaced whole, never written in place; a damaged one is moved aside and named."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "prompts.json"
+
+    def load(self) -> tuple[tuple[str, ...], str | None]:
+        """The prompts, and a notice where the file could not be read."""
+        try:
+            return _parse(self.path.read_bytes()), None
+        except FileNotFoundError:
+            return (), None
+        except (OSError, ValueError) as error:
+            return (), self._set_aside(error)
+
+    def save(self, prompts: tuple[str, ...]) -> None:
+        """Raises ResidscopeError where the folder cannot be written."""
+        text = json.dumps({"version": VERSION, "prompts": list(prompts)}, ensure_ascii=False, indent=1)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self.path, text.encode())
+        except OSError as error:
+            raise ResidscopeError(
+                f"the prompts could not be saved: {error}",
+                received=self.path,
+                fix="free the disk, or set RESIDSCOPE_DATA",
+            ) from None
+
+    def _set_aside(self, error: Exception) -> str:
+        aside = self.path.with_name(f"{self.path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
+        try:
+            self.path.rename(aside)
+        except OSError as failure:
+            return (
+                f"The saved prompts in {self.path} cannot be read ({error}) and could not be moved aside ({failure})."
+            )
+        return f"The saved prompts could not be read ({error}); the file was moved to {aside}."
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write beside, flush to the disk, then rename: a reader sees the old file or the new one."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    if os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _parse(data: bytes) -> tuple[str, ...]:
+    content = json.loads(data)
+    if not isinstance(content, dict) or content.get("version") != VERSION:
+        raise ValueError(f"not a prompts file of version {VERSION}")
+    prompts = content.get("prompts")
+    if not isinstance(prompts, list) or not all(isinstance(text, str) for text in prompts):
+        raise ValueError("prompts is not a list of texts")
+    return tuple(prompts)

@@ -1,0 +1,288 @@
+"""The live session: one model, one prompt, a stack of edits, and the runs they made."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from residscope.errors import Cancelled, ResidscopeError
+from residscope.session import build, compute, fill
+from residscope.session.compute import Held, Kept
+from residscope.session.fit import fit
+from residscope.session.imported import read_direction
+from residscope.session.intents import FitPca, LoadModel, find_run, parse_args
+from residscope.session.loaded import Loaded
+from residscope.session.read import describe, describe_dictionary
+from residscope.session.saved import SavedPrompts
+from residscope.session.settle import finished, settle, with_model
+from residscope.session.specs import EditSpec, parse_ref
+from residscope.session.state import Fit, Prompt, Saved, State, run_key
+from residscope.session.wire import changed, to_wire, top
+from residscope.session.worker import Worker
+
+Listener = Callable[[int, dict[str, Any]], None]
+Loader = Callable[..., Any]
+LOAD, RUN, FILL = 0, 1, 2  # priorities
+PROGRESS_EVERY = 0.1  # seconds
+
+
+class Session:
+    """Intents in, numbered patches out; one worker thread runs the model, and a newer run replaces an older one.
+
+    An intent is answered at once: it is refused with the state as it was, or accepted, and its results follow as
+    patches. Every method may be called from any thread.
+
+    Args:
+        load: makes a model of a name (`residscope.load`); `offers` lists what the model picker shows.
+        folder: where saved prompts are kept; None keeps them in memory.
+    """
+
+    def __init__(
+        self, *, load: Loader, offers: Callable[[], Sequence[Mapping[str, Any]]] = tuple, folder: Path | None = None
+    ) -> None:
+        self._load, self._offers = load, offers
+        self._lock = threading.RLock()
+        self._kept = Kept()
+        self._listeners: list[Listener] = []
+        self._seq = 0
+        self._loads = 0
+        self._file = None if folder is None else SavedPrompts(folder)
+        texts, notice = self._file.load() if self._file else ((), None)
+        self._state = State(saved=tuple(map(Saved, texts)), notices=(notice,) if notice else (), models=tuple(offers()))
+        self._wire = to_wire(self._state)
+        self._worker = Worker("residscope-session")
+
+    # ── what the doors call ─────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    def snapshot(self) -> tuple[int, dict[str, Any]]:
+        """The whole state as the wire has it, and its number."""
+        with self._lock:
+            return self._seq, dict(self._wire)
+
+    def subscribe(self, listener: Listener) -> tuple[int, dict[str, Any], Callable[[], None]]:
+        """Every later patch in order, from any thread; a listener must not block. Answers snapshot and clean-up."""
+        with self._lock:
+            self._listeners.append(listener)
+
+            def stop() -> None:
+                with self._lock:
+                    if listener in self._listeners:
+                        self._listeners.remove(listener)
+
+            return self._seq, dict(self._wire), stop
+
+    def intent(self, name: str, args: Any = None) -> Any:
+        """Do what an intent asks, or refuse it and leave everything as it was.
+
+        Raises:
+            ResidscopeError: the refusal.
+        """
+        intent, checked = parse_args(name, args)
+        with self._lock:
+            old = self._state
+            new, value = intent.apply(old, checked)
+            if new.saved != old.saved and self._file:
+                self._file.save(tuple(entry.text for entry in new.saved))
+            self._commit(new)
+        if isinstance(checked, LoadModel):
+            self.load(checked.name)
+        elif isinstance(checked, FitPca):
+            threading.Thread(target=self._fit_job, args=(new.fit,), name="residscope-fit", daemon=True).start()
+        return value
+
+    def load(self, source: Any, **options: Any) -> None:
+        """Load a model in the worker; a newer load cancels an older one."""
+        with self._lock:
+            self._loads += 1
+            number = self._loads
+            self._status(phase="loading", detail="Loading", progress=None, error=None)
+        self._worker.submit("load", lambda: self._load_job(source, options, number), priority=LOAD)
+
+    def wait(self, timeout: int | float | None = None) -> bool:
+        """Until every run and every number that follows it is there."""
+        return self._worker.wait(timeout)
+
+    def close(self) -> None:
+        """Stop what runs, as soon as it can be stopped."""
+        self._loads += 1
+        with self._lock:
+            self._state = replace(self._state, fit=None)
+        self._worker.close()
+
+    # ── what is read ────────────────────────────────────────────────────────────────────────────────────────
+
+    def stream(self, run: str, *, basis: str | None = None) -> bytes:
+        held, loaded = self._held(run)
+        return compute.stream(held, loaded, basis)
+
+    def logits(self, run: str, *, positive: int, negative: int) -> bytes:
+        held, loaded = self._held(run)
+        return compute.logits(held, loaded, loaded.model.token_id(positive), loaded.model.token_id(negative))
+
+    def lens(self, run: str, *, layer: int, pos: int) -> dict[str, Any]:
+        held, loaded = self._held(run)
+        return {"top": top(compute.lens(held, loaded, layer=layer, pos=pos))}
+
+    def dictionary(self, site: str) -> dict[str, Any]:
+        return describe_dictionary(self._loaded(), site, self._state.metric)
+
+    def read(self, ref: Any) -> dict[str, Any]:
+        parsed, state = parse_ref(ref), self._state
+        return describe(parsed, self._loaded(), state.directions, state.metric)
+
+    def import_direction(self, data: bytes) -> dict[str, Any]:
+        """Take in a direction from safetensors bytes; answers the reference to it."""
+        with self._lock:
+            name, direction = read_direction(data, self._loaded(), self._state.directions)
+            self._commit(replace(self._state, directions={**self._state.directions, name: direction}))
+        return {"kind": "saved", "name": name}
+
+    # ── the worker's jobs ───────────────────────────────────────────────────────────────────────────────────
+
+    def _load_job(self, source: Any, options: Mapping[str, Any], number: int) -> None:
+        label = source if isinstance(source, str) else "the model"
+        self._status(phase="loading", detail=f"Loading {label}", progress=None)
+
+        told = 0.0
+
+        def progress(stage: str, done: int, total: int) -> None:
+            nonlocal told
+            if number != self._loads:
+                raise Cancelled("another model was chosen")
+            if time.monotonic() - told > PROGRESS_EVERY or done == total:
+                told = time.monotonic()
+                share = min(done / total, 1.0) if total else None
+                self._status(phase="loading", detail=f"{label}: {stage}", progress=share)
+
+        try:
+            model = source if hasattr(source, "certificate") else self._load(source, progress=progress, **options)
+            loaded = Loaded.of(model, source=source if isinstance(source, str) else None, **options)
+            offers = tuple(self._offers())
+        except Exception as error:
+            if number == self._loads:
+                self._status(
+                    phase="failed", detail="The model could not be loaded.", progress=None, error=explain(error)
+                )
+            return
+        with self._lock:
+            if number == self._loads:
+                self._kept.clear()
+                self._commit(replace(with_model(self._state, loaded), models=offers))
+
+    def _run_job(self) -> None:
+        state = self._state
+        if state.model is None or state.prompt is None:
+            return
+        try:
+            base, base_ms = self._result(state.model, state.prompt, (), state)
+            if state.version != self._state.version:
+                return
+            edited, edited_ms = (
+                self._result(state.model, state.prompt, state.active, state) if state.active else (None, None)
+            )
+        except Exception as error:
+            if state.version == self._state.version:
+                self._status(phase="failed", detail="The run failed.", progress=None, error=explain(error))
+            return
+        with self._lock:
+            if state.version == self._state.version:
+                ms = edited_ms if edited_ms is not None else base_ms
+                self._commit(finished(self._state, base, edited, forward_ms=ms))
+        self._worker.submit("fill", self._fill_job, priority=FILL)
+
+    def _fill_job(self) -> None:
+        """One forward of what is still missing, then the next: a new run never waits for more than one."""
+        state = self._state
+        task = fill.next_task(state)
+        if task is None:
+            return
+        result = fill.do(task, state)
+        with self._lock:
+            self._commit(fill.merge(self._state, state, task, result))
+        self._worker.submit("fill", self._fill_job, priority=FILL)
+
+    def _fit_job(self, asked: Fit) -> None:
+        """Fit components in a thread of its own: runs take their turn at the model between two batches."""
+        known = asked
+
+        def report(now: Fit | None, loaded: Loaded | None = None) -> None:
+            nonlocal known
+            with self._lock:
+                if self._state.fit is not known:
+                    raise Cancelled("the fit was cancelled")
+                self._commit(replace(self._state, fit=now, model=loaded or self._state.model))
+                known = now or known
+
+        try:
+            loaded = fit(
+                self._loaded(),
+                tokens=asked.tokens,
+                progress=lambda _, done, total: report(replace(known, progress=done / total)),
+            )
+            report(None, loaded)
+        except Cancelled:
+            return
+        except Exception as error:
+            with contextlib.suppress(Cancelled):
+                report(replace(known, error=explain(error)))
+
+    # ── inside ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _commit(self, new: State) -> None:
+        """Make a state the session's: settle it, tell everybody what changed, start the run it needs."""
+        with self._lock:
+            old = self._state
+            new = settle(old, new)
+            wire = to_wire(new)
+            patch = changed(self._wire, wire)
+            self._state, self._wire = new, wire
+            if patch:
+                self._seq += 1
+                for listener in tuple(self._listeners):
+                    listener(self._seq, patch)
+            if new.version != old.version:
+                self._worker.submit("run", self._run_job, priority=RUN)
+            elif new.saved != old.saved:
+                self._worker.submit("fill", self._fill_job, priority=FILL)
+
+    def _status(self, **fields: Any) -> None:
+        with self._lock:
+            self._commit(replace(self._state, status=replace(self._state.status, **fields)))
+
+    def _loaded(self) -> Loaded:
+        return build.need_model(self._state.model)
+
+    def _held(self, run: str) -> tuple[Held, Loaded]:
+        state = self._state
+        found = find_run(state, run)
+        loaded = build.need_model(state.model)
+        return self._result(loaded, found.prompt, found.active, state)[0], loaded
+
+    def _result(
+        self, loaded: Loaded, prompt: Prompt, active: tuple[EditSpec, ...], state: State
+    ) -> tuple[Held, float | None]:
+        """A run's numbers: kept, or computed (with the milliseconds it took)."""
+        key = run_key(prompt, active)
+        with self._lock:
+            held = self._kept.get(key)
+        if held is not None:
+            return held, None
+        held = compute.forward(loaded, prompt, active, state.directions)
+        with self._lock:
+            if self._state.model is not None and loaded.model is self._state.model.model:
+                self._kept.put(key, held)
+        return held, held.seconds * 1000
+
+
+def explain(error: Exception) -> dict[str, str | None]:
+    """Any failure in the one shape refusals have."""
+    if isinstance(error, ResidscopeError):
+        return error.to_dict()
+    return ResidscopeError(f"{type(error).__name__}: {error}", fix="please report this").to_dict()

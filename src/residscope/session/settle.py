@@ -1,0 +1,160 @@
+"""What follows from a change of the state: labels, refusals, the version; and the results when they come."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from residscope.errors import ResidscopeError
+from residscope.session import build
+from residscope.session.compute import TOP, Held, top_tokens
+from residscope.session.inert import find_inert
+from residscope.session.loaded import Loaded
+from residscope.session.specs import EditSpec
+from residscope.session.state import MOST_RUNS, Metric, Prompt, Run, Saved, State, Tok, run_key
+
+EXAMPLE = "When John and Mary went to the store, John gave a bottle of milk to"
+SHORT_EXAMPLE = "The"  # for models of a few dozen tokens
+EXAMPLE_ANSWERS = (" Mary", " John")
+
+
+def settle(old: State, new: State) -> State:
+    """The new state with everything that depends on what changed; a new version where other runs are needed."""
+    if new.model is None or new.prompt is None:
+        return new
+    if new.model is not old.model or new.prompt != old.prompt or new.edits != old.edits:
+        new = _judge_edits(new, new.model, new.prompt)
+    again = old.status.phase == "failed" and new.prompt is not old.prompt
+    if plan(new) != plan(old) or again:
+        status = replace(new.status, phase="running", detail="", progress=None, error=None)
+        new = replace(new, version=old.version + 1, without={}, status=status)
+    if new.metric is None:
+        new = replace(new, metric=guess_metric(new))
+    if new.metric != old.metric:
+        mine = (new.baseline, new.edited)
+        new = replace(new, runs=tuple(replace(r, metric=new.metric) if r.id in mine else r for r in new.runs))
+    return new
+
+
+def plan(state: State) -> object:
+    """What is to be computed: two states with one plan share their results."""
+    return (
+        None if state.prompt is None else (id(state.model and state.model.model), run_key(state.prompt, state.active))
+    )
+
+
+def finished(state: State, base: Held, edited: Held | None, *, forward_ms: float | None) -> State:
+    """The state once its runs are done."""
+    state = _enter(state, (), base, "baseline")
+    state = _enter(state, state.active, edited, "edited") if edited is not None else replace(state, edited=None)
+    if state.metric is None or not state.metric.chosen:
+        state = replace(state, metric=guess_metric(state))
+    runs = tuple(replace(r, metric=state.metric) if r.version == state.version else r for r in state.runs)
+    without: Mapping[str, Tensor] = {}
+    if edited is not None:
+        without = {str(spec.id): edited.last for spec in state.active if str(spec.id) in state.inert}
+        if len(state.active) == 1:
+            without = {str(state.active[0].id): base.last}
+    shown = forward_ms if forward_ms is not None else state.status.forward_ms
+    status = replace(state.status, phase="idle", detail="", progress=None, forward_ms=shown, error=None)
+    return replace(state, runs=runs, without=without, status=status)
+
+
+def guess_metric(state: State) -> Metric | None:
+    """The example's own answers on the example; else the two likeliest next tokens of the unedited run."""
+    if state.prompt is None or state.model is None:
+        return None
+    if state.prompt.text == EXAMPLE:
+        try:
+            positive, negative = map(state.model.token, EXAMPLE_ANSWERS)
+            return Metric(positive, negative, chosen=False)
+        except ResidscopeError:
+            pass
+    key = run_key(state.prompt, ())
+    base = next((run for run in state.runs if run.key == key), None)
+    if base is None or len(base.top) < 2:
+        return None
+    (a, a_text, _), (b, b_text, _) = base.top[:2]
+    return Metric(Tok(a, a_text), Tok(b, b_text), chosen=False)
+
+
+def with_model(state: State, loaded: Loaded) -> State:
+    """The state on another model: prompt, metric, edits and saved prompts carried over as far as they go."""
+    prompt = _prompt_for(loaded, state.prompt)
+    selection = (loaded.model.n_layers - 1, len(prompt.tokens) - 1 if prompt else 0)
+    notices = state.notices
+    if state.directions:
+        notices = (*notices, f"Imported directions belong to the model before: {', '.join(state.directions)} dropped.")
+    return replace(
+        state,
+        model=loaded,
+        prompt=prompt,
+        metric=_metric_for(loaded, state.metric),
+        selection=selection,
+        notices=notices,
+        runs=(),
+        compared=None,
+        baseline=None,
+        edited=None,
+        without={},
+        directions={},
+        fit=None,
+        saved=tuple(Saved(s.text, tokens=_count(loaded, s.text)) for s in state.saved),
+        status=replace(state.status, phase="idle", detail="", progress=None, forward_ms=None, error=None),
+    )
+
+
+def _judge_edits(state: State, loaded: Loaded, prompt: Prompt) -> State:
+    judged = {str(s.id): build.check(s, loaded, state.directions, prompt) for s in state.edits}
+    problems = {id: problem for id, (_, problem) in judged.items() if problem is not None}
+    state = replace(state, labels={id: label for id, (label, _) in judged.items()}, problems=problems)
+    return replace(state, inert=find_inert(state.active, loaded.model.sites, n_pos=len(prompt.tokens)))
+
+
+def _enter(state: State, active: tuple[EditSpec, ...], held: Held, role: str) -> State:
+    assert state.model is not None
+    assert state.prompt is not None
+    key = run_key(state.prompt, active)
+    known = next((run for run in state.runs if run.key == key), None)
+    count = state.count + (known is None)
+    run = Run(
+        id=known.id if known else f"r{count}",
+        version=state.version,
+        prompt=state.prompt,
+        metric=state.metric,
+        edits=state.edits if active else (),
+        active=active,
+        label=" + ".join(state.labels[str(spec.id)] for spec in active) or "unedited",
+        last=held.last,
+        top=known.top if known else top_tokens(state.model.model, held.last, TOP),
+        seconds=held.seconds,
+    )
+    runs = (*(r for r in state.runs if r.id != run.id), run)[-MOST_RUNS:]
+    entered = replace(state, runs=runs, count=count)
+    return replace(entered, baseline=run.id) if role == "baseline" else replace(entered, edited=run.id)
+
+
+def _prompt_for(loaded: Loaded, prompt: Prompt | None) -> Prompt | None:
+    wanted = [] if prompt is None else [(prompt.text, prompt.bos)]
+    for text, bos in [*wanted, (EXAMPLE, None), (SHORT_EXAMPLE, None)]:
+        try:
+            return loaded.prompt(text, bos=bos)
+        except ResidscopeError:
+            continue
+    return None
+
+
+def _metric_for(loaded: Loaded, metric: Metric | None) -> Metric | None:
+    if metric is None or not metric.chosen:
+        return None
+    try:
+        return Metric(loaded.token(metric.positive.text), loaded.token(metric.negative.text), chosen=True)
+    except ResidscopeError:
+        return None
+
+
+def _count(loaded: Loaded, text: str) -> int:
+    try:
+        return len(loaded.prompt(text).tokens)
+    except ResidscopeError:
+        return 0

@@ -1,0 +1,159 @@
+"""What the session holds, as frozen values: a change is a new state, so a refused intent changes nothing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from residscope.session.specs import EditSpec
+
+if TYPE_CHECKING:
+    from residscope.directions import Direction
+    from residscope.session.loaded import Loaded
+
+MOST_RUNS = 50
+MOST_UNDO = 100
+
+
+@dataclass(frozen=True)
+class Tok:
+    id: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text as typed, and the tokens the model reads."""
+
+    text: str
+    bos: bool | None
+    tokens: tuple[Tok, ...]
+    begins: bool
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return tuple(token.id for token in self.tokens)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """logit(positive) - logit(negative) at the last position, in logits."""
+
+    positive: Tok
+    negative: Tok
+    chosen: bool
+
+    def of(self, last: Tensor) -> float:
+        return float(last[self.positive.id] - last[self.negative.id])
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the history: what it was a run of, and what came out at the last position."""
+
+    id: str
+    version: int
+    prompt: Prompt
+    metric: Metric | None
+    edits: tuple[EditSpec, ...]
+    active: tuple[EditSpec, ...]
+    label: str
+    last: Tensor = field(repr=False, compare=False)
+    top: tuple[tuple[int, str, float], ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def key(self) -> "RunKey":
+        return run_key(self.prompt, self.active)
+
+
+RunKey = tuple[tuple[int, ...], tuple[str, ...]]
+
+
+def run_key(prompt: Prompt, active: tuple[EditSpec, ...]) -> RunKey:
+    """What makes two runs of one model the same run."""
+    return prompt.ids, tuple(spec.model_dump_json(exclude={"id", "enabled"}) for spec in active)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A saved prompt; its summary follows once it has been run."""
+
+    text: str
+    tokens: int = 0
+    top: str | None = None
+    p: float | None = None
+    tried: bool = False
+
+
+@dataclass(frozen=True)
+class Status:
+    phase: str = "empty"
+    detail: str = "No model is loaded yet."
+    progress: float | None = None
+    forward_ms: float | None = None
+    error: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Components being fitted (or why they were not)."""
+
+    tokens: int
+    progress: float = 0.0
+    error: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything the page shows. `version` counts what is to be computed; results carry the version they answer."""
+
+    version: int = 0
+    model: "Loaded | None" = None
+    models: tuple[Mapping[str, Any], ...] = ()
+    status: Status = Status()
+    prompt: Prompt | None = None
+    metric: Metric | None = None
+    edits: tuple[EditSpec, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    problems: Mapping[str, str] = field(default_factory=dict)
+    inert: Mapping[str, str] = field(default_factory=dict)
+    without: Mapping[str, Tensor] = field(default_factory=dict)
+    past: tuple[tuple[EditSpec, ...], ...] = ()
+    future: tuple[tuple[EditSpec, ...], ...] = ()
+    runs: tuple[Run, ...] = ()
+    compared: str | None = None
+    baseline: str | None = None
+    edited: str | None = None
+    count: int = 0
+    selection: tuple[int, int] = (0, 0)
+    saved: tuple[Saved, ...] = ()
+    directions: Mapping[str, "Direction"] = field(default_factory=dict)
+    fit: Fit | None = None
+    notices: tuple[str, ...] = ()
+
+    @property
+    def active(self) -> tuple[EditSpec, ...]:
+        """The edits a run applies: enabled, and possible on this model and prompt."""
+        return tuple(spec for spec in self.edits if spec.enabled and spec.id not in self.problems)
+
+    @property
+    def a(self) -> str | None:
+        """The run compared with: one chosen, or the prompt's unedited run."""
+        return self.compared if self.run(self.compared) else self.baseline
+
+    @property
+    def b(self) -> str | None:
+        """The run looked at, where it is another than `a`."""
+        shown = self.edited or self.baseline
+        return shown if shown != self.a else None
+
+    def run(self, id: str | None) -> Run | None:
+        return next((run for run in self.runs if run.id == id), None)
+
+    def with_edits(self, edits: tuple[EditSpec, ...]) -> "State":
+        """A new stack, the old one on the pile for undo."""
+        if edits == self.edits:
+            return self
+        return replace(self, edits=edits, past=(*self.past, self.edits)[-MOST_UNDO:], future=())

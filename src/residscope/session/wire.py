@@ -1,0 +1,99 @@
+"""The state as the JSON of docs/wire.md."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from residscope.session.specs import EditSpec
+from residscope.session.state import Metric, Prompt, Run, State, Tok
+
+GLYPHS = {"ablate": "✕", "scale": "×", "steer": "→", "project_out": "⊥", "freeze": "❄"}
+
+
+def to_wire(state: State) -> dict[str, Any]:
+    return {
+        "version": state.version,
+        "model": None if state.model is None else state.model.info,
+        "models": list(state.models),
+        "status": asdict(state.status),
+        "prompt": _prompt(state.prompt),
+        "metric": _metric(state.metric),
+        "edits": [_edit(spec, state) for spec in state.edits],
+        "can_undo": bool(state.past),
+        "can_redo": bool(state.future),
+        "runs": [_run(run, state) for run in state.runs],
+        "current": {"a": state.a, "b": state.b},
+        "selection": {"layer": state.selection[0], "pos": state.selection[1]},
+        "saved": [{"text": s.text, "tokens": s.tokens, "top": s.top, "p": s.p} for s in state.saved],
+        "directions": [
+            {"name": name, "site": str(direction.site), "norm": finite(float(direction.read.norm()))}
+            for name, direction in state.directions.items()
+        ],
+        "fit": None if state.fit is None else asdict(state.fit),
+        "notices": list(state.notices),
+    }
+
+
+def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The top-level keys that differ, each whole."""
+    return {key: value for key, value in new.items() if key not in old or old[key] != value}
+
+
+def finite(value: float | None) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def token(tok: Tok) -> dict[str, Any]:
+    return {"id": tok.id, "text": tok.text}
+
+
+def top(rows: tuple[tuple[int, str, float], ...]) -> list[dict[str, Any]]:
+    return [{"id": id, "text": text, "p": finite(p)} for id, text, p in rows]
+
+
+def _prompt(prompt: Prompt | None) -> dict[str, Any] | None:
+    if prompt is None:
+        return None
+    return {"text": prompt.text, "bos": prompt.begins, "tokens": [token(tok) for tok in prompt.tokens]}
+
+
+def _metric(metric: Metric | None) -> dict[str, Any] | None:
+    if metric is None:
+        return None
+    return {"positive": token(metric.positive), "negative": token(metric.negative), "chosen": metric.chosen}
+
+
+def _edit(spec: EditSpec, state: State) -> dict[str, Any]:
+    id = str(spec.id)
+    return spec.model_dump(mode="json") | {
+        "label": state.labels.get(id, f"{spec.kind} {spec.site}"),
+        "glyph": GLYPHS[spec.kind],
+        "delta": _delta(id, state),
+        "inert": state.inert.get(id),
+        "error": state.problems.get(id),
+    }
+
+
+def _delta(id: str, state: State) -> float | None:
+    """The metric with the whole stack, minus the metric without this edit."""
+    edited = state.run(state.edited)
+    if state.metric is None or edited is None or edited.version != state.version or id not in state.without:
+        return None
+    return finite(state.metric.of(edited.last) - state.metric.of(state.without[id]))
+
+
+def _run(run: Run, state: State) -> dict[str, Any]:
+    metric, shown = state.metric, run.id in (state.a, state.b)
+    return {
+        "id": run.id,
+        "version": run.version,
+        "label": run.label,
+        "prompt": run.prompt.text,
+        "tokens": [token(tok) for tok in run.prompt.tokens] if shown else None,
+        "edits": len(run.active),
+        "metric": None if metric is None else finite(metric.of(run.last)),
+        "top": top(run.top),
+        "seconds": run.seconds,
+    }

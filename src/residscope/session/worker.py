@@ -1,0 +1,68 @@
+"""One thread that does the session's work: the most urgent first, and of one kind only the newest."""
+
+import logging
+import threading
+from collections.abc import Callable
+
+Job = Callable[[], None]
+_log = logging.getLogger(__name__)
+
+
+class Worker:
+    """Jobs by name. A job submitted under a waiting name replaces it: latest wins.
+
+    >>> worker = Worker("doctest")
+    >>> worker.submit("run", lambda: print("ran"), priority=0); worker.wait(5)
+    ran
+    True
+    >>> worker.close()
+    """
+
+    def __init__(self, name: str) -> None:
+        self._wake = threading.Condition()
+        self._jobs: dict[str, tuple[int, Job]] = {}
+        self._busy = False
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, name: str, job: Job, *, priority: int) -> None:
+        """Queue a job; a lower priority number goes first."""
+        with self._wake:
+            self._jobs.pop(name, None)
+            self._jobs[name] = (priority, job)
+            self._wake.notify_all()
+
+    def wait(self, timeout: int | float | None = None) -> bool:
+        """Until nothing is left to do; False when the time ran out first."""
+        with self._wake:
+            return self._wake.wait_for(lambda: self._closed or not (self._jobs or self._busy), timeout)
+
+    def close(self, *, timeout: int | float | None = 5.0) -> None:
+        """Drop what waits; let what runs finish."""
+        with self._wake:
+            self._closed = True
+            self._jobs.clear()
+            self._wake.notify_all()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout)
+
+    def _work(self) -> None:
+        while (job := self._next()) is not None:
+            try:
+                job()
+            except Exception:
+                _log.exception("a job of the session failed")
+            finally:
+                with self._wake:
+                    self._busy = False
+                    self._wake.notify_all()
+
+    def _next(self) -> Job | None:
+        with self._wake:
+            self._wake.wait_for(lambda: self._closed or bool(self._jobs))
+            if self._closed:
+                return None
+            name = min(self._jobs, key=lambda name: self._jobs[name][0])
+            self._busy = True
+            return self._jobs.pop(name)[1]

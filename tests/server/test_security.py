@@ -1,0 +1,141 @@
+"""Nobody comes in who should not: token, cookie, Host, Origin, and what every answer carries."""
+
+import re
+import socket
+
+import httpx
+import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+from residscope.errors import NotAllowed, PortInUse
+from residscope.server import Server
+from residscope.server.listen import bind
+
+PATHS = ["/", "/api/state", "/api/runs/r1/stream", "/assets/app.js", "/nowhere", "/docs", "/openapi.json"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_without_the_token_nothing_answers(stranger: httpx.Client, path: str) -> None:
+    answer = stranger.get(path)
+    assert (answer.status_code, answer.json()["error"]["type"]) == (401, "NotAllowed")
+
+
+def test_the_link_sets_a_cookie_and_leaves_no_token_behind(server: Server, stranger: httpx.Client) -> None:
+    answer = stranger.get(f"/?token={server.token}")
+    assert (answer.status_code, answer.headers["location"]) == (303, "./")
+    cookie = answer.headers["set-cookie"]
+    assert cookie.startswith(f"residscope-{server.port}=")
+    assert "httponly" in cookie.lower()
+    assert "samesite=strict" in cookie.lower()
+    assert stranger.get("/").text.startswith("<!doctype html>")
+    assert stranger.get("/assets/app.js").headers["content-type"].startswith("text/javascript")
+
+
+@pytest.mark.parametrize("given", ["wrong", "", "ünïcode"])
+def test_a_wrong_token_is_refused(stranger: httpx.Client, server: Server, given: str) -> None:
+    assert stranger.get("/", params={"token": given}).status_code == 401
+    assert stranger.get("/api/state", headers={"authorization": f"Bearer x{given}".encode()}).status_code == 401
+    cookie = f"residscope-{server.port}=x".encode()
+    assert stranger.get("/api/state", headers={"cookie": cookie}).status_code == 401
+    assert stranger.get(f"/api/state?token={server.token}").status_code == 401
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "localhost@evil", "0.0.0.0"]
+)
+def test_a_foreign_host_is_refused(http: httpx.Client, host: str) -> None:
+    answer = http.get("/api/state", headers={"host": host})
+    assert (answer.status_code, answer.json()["error"]["type"]) == (403, "ForeignHost")
+    assert "evil" not in answer.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("host", ["localhost:9999", "127.0.0.1:1", "[::1]:80", "LOCALHOST"])
+def test_a_forwarded_port_is_not(http: httpx.Client, host: str) -> None:
+    assert http.get("/api/state", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "http://127.0.0.1:1", "http://localhost", "https://HOST"]
+)
+def test_a_foreign_origin_cannot_write_or_listen(server: Server, http: httpx.Client, origin: str) -> None:
+    origin = origin.replace("HOST", f"127.0.0.1:{server.port}")
+    before = http.get("/api/state").json()
+    answer = http.post("/api/intents/set_prompt", json={"text": "stolen"}, headers={"origin": origin})
+    assert (answer.status_code, answer.json()["error"]["type"]) == (403, "ForeignHost")
+    with pytest.raises(InvalidStatus) as refused:
+        connect(ws(server), additional_headers={"authorization": f"Bearer {server.token}", "origin": origin})
+    assert refused.value.response.status_code == 403
+    assert http.get("/api/state").json() == before
+
+
+def test_another_site_s_page_reads_nothing(http: httpx.Client) -> None:
+    for site in ("cross-site", "same-site"):
+        assert http.get("/api/state", headers={"sec-fetch-site": site}).status_code == 403
+    assert http.get("/api/state", headers={"sec-fetch-site": "same-origin"}).status_code == 200
+
+
+def test_the_own_origin_may(server: Server, http: httpx.Client) -> None:
+    own = f"http://127.0.0.1:{server.port}"
+    assert http.post("/api/intents/undo", headers={"origin": own}).status_code == 200
+    with connect(ws(server), additional_headers={"authorization": f"Bearer {server.token}", "origin": own}):
+        pass
+
+
+def test_the_websocket_asks_for_the_token(server: Server) -> None:
+    for headers in ({}, {"authorization": "Bearer wrong"}):
+        with pytest.raises(InvalidStatus) as refused:
+            connect(ws(server), additional_headers=headers)
+        assert refused.value.response.status_code == 401
+        assert b"NotAllowed" in refused.value.response.body
+    cookie = f"residscope-{server.port}={server.token}"
+    with connect(ws(server), additional_headers={"cookie": cookie}):
+        pass
+
+
+@pytest.mark.parametrize("path", ["/", "/api/state", "/assets/app.js", "/nowhere", "/api/intents/none"])
+def test_every_answer_is_strict(http: httpx.Client, stranger: httpx.Client, path: str) -> None:
+    for client in (http, stranger):
+        answer = client.get(path, headers={"origin": "null"})
+        policy = dict(part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";"))
+        host = f"127.0.0.1:{client.base_url.port}"
+        assert policy == {
+            "default-src": "'self'",
+            "script-src": "'self'",
+            "style-src": "'self'",
+            "img-src": "'self' data:",
+            "connect-src": f"'self' ws://{host}",
+            "object-src": "'none'",
+            "base-uri": "'self'",
+            "form-action": "'none'",
+            "frame-ancestors": "'none'",
+        }
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+        assert answer.headers["cache-control"] in ("no-store", "no-cache")
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+        assert "server" not in answer.headers
+
+
+def test_assets_stay_in_their_folder(http: httpx.Client) -> None:
+    for path in ("/assets/../index.html", "/assets/%2e%2e/index.html", "/assets/%2e%2e%2f%2e%2e%2fetc/passwd"):
+        assert http.get(path).status_code == 404
+
+
+def test_only_this_machine() -> None:
+    for host in ("0.0.0.0", "::", "192.168.1.4", "example.com", ""):
+        with pytest.raises(NotAllowed):
+            bind(host, 0)
+    for host in ("127.0.0.1", "localhost", "127.0.0.2"):
+        bind(host, 0).close()
+
+
+def test_a_taken_port_is_named_before_anything_else() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(PortInUse, match=re.escape(f"127.0.0.1:{port}")):
+            bind("127.0.0.1", port)
+
+
+def ws(server: Server) -> str:
+    return f"ws://127.0.0.1:{server.port}/ws"

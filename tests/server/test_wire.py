@@ -1,0 +1,304 @@
+"""docs/wire.md over a real port: the one error shape for every bad input, and nothing half-done."""
+
+import json
+import time
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from safetensors.torch import load, save
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from residscope import errors
+from residscope.server import Server
+from residscope.server.sockets import Outbox
+
+JSON = {"content-type": "application/json"}
+FIELDS = {"type", "message", "received", "allowed", "fix"}
+STEER = {"kind": "steer", "site": "mlp_post.1", "strength": 1.0, "direction": {"kind": "token", "token": "x"}}
+
+
+def refused(answer: httpx.Response, status: int, type: str) -> dict[str, Any]:
+    body = answer.json()
+    assert body.keys() == {"error"}
+    error = body["error"]
+    assert error.keys() == FIELDS
+    assert (answer.status_code, error["type"]) == (status, type), error["message"]
+    assert hasattr(errors, type)
+    for part in ("received", "allowed", "fix"):
+        assert error[part] is None or error[part].rstrip(".") in error["message"]
+    return error
+
+
+BAD: list[tuple[str, str, Any, int, str]] = [
+    ("empty prompt", "intents/set_prompt", {"text": ""}, 422, "EmptyPrompt"),
+    ("prompt over the context", "intents/set_prompt", {"text": "x" * 65}, 422, "PromptTooLong"),
+    ("unknown site", "intents/add_edit", {"edit": {"kind": "ablate", "site": "resid_prey.1"}}, 422, "UnknownSite"),
+    ("unknown layer", "intents/add_edit", {"edit": {"kind": "ablate", "site": "z.4"}}, 422, "UnknownLayer"),
+    (
+        "unknown head",
+        "intents/add_edit",
+        {"edit": {"kind": "ablate", "site": "z.1", "head": [0, 9]}},
+        422,
+        "UnknownHead",
+    ),
+    ("absent site", "intents/add_edit", {"edit": {"kind": "ablate", "site": "router.1"}}, 422, "AbsentSite"),
+    ("wrong width", "intents/add_edit", {"edit": STEER}, 422, "WrongWidth"),
+    ("edit list", "intents/set_edits", {"edits": [{"kind": "ablate"}]}, 422, "BadEdit"),
+    ("no list", "intents/set_edits", {"edits": "all"}, 400, "MalformedJSON"),
+    ("no object", "intents/set_prompt", [1], 400, "MalformedJSON"),
+    ("unknown intent", "intents/no_such", {}, 404, "NotFound"),
+    ("unknown run", "intents/restore_run", {"run": "r9999"}, 404, "NotFound"),
+    ("unknown token", "intents/set_metric", {"positive": "two", "negative": "x"}, 422, "UnknownToken"),
+    ("direction", "directions/read", {"kind": "banana"}, 400, "MalformedJSON"),
+    ("direction site", "directions/read", {"kind": "pca", "site": "z.1", "weights": {"0": 1}}, 422, "UnknownSite"),
+    ("saved direction", "directions/read", {"kind": "saved", "name": "none"}, 404, "NotFound"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "status", "type"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
+def test_bad_input_is_refused_in_one_shape(http: httpx.Client, path: str, body: Any, status: int, type: str) -> None:
+    before = http.get("/api/state").json()
+    refused(http.post(f"/api/{path}", json=body), status, type)
+    assert http.get("/api/state").json() == before
+
+
+def test_an_absent_site_says_why(http: httpx.Client) -> None:
+    answer = http.post("/api/intents/add_edit", json={"edit": {"kind": "ablate", "site": "router.1"}})
+    absent = {site["name"]: site["absent"] for site in http.get("/api/state").json()["state"]["model"]["sites"]}
+    assert absent["router"] in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b"", b"\xff", b'{"text": NaN}', b'{"text": "\\ud800"}', b"[" * 50_000, b'{"text": "a"} x']
+)
+def test_malformed_json(http: httpx.Client, body: bytes) -> None:
+    before = http.get("/api/state").json()
+    refused(http.post("/api/intents/set_prompt", content=body, headers=JSON), 400, "MalformedJSON")
+    if body:
+        refused(http.post("/api/directions/read", content=body, headers=JSON), 400, "MalformedJSON")
+    assert http.get("/api/state").json() == before
+
+
+def vector(width: int, **metadata: str) -> bytes:
+    return save({"read": torch.arange(1.0, width + 1)}, metadata={"name": "mine", "site": "resid_post.1"} | metadata)
+
+
+WHOLE = vector(32)
+BAD_TENSORS: list[tuple[str, bytes, int, str]] = [
+    ("nothing", b"", 400, "MalformedTensors"),
+    ("garbage", b"garbage" * 10, 400, "MalformedTensors"),
+    ("cut short", WHOLE[:-3], 400, "MalformedTensors"),
+    ("too long", WHOLE + b"1", 400, "MalformedTensors"),
+    ("huge header", b"\xff" * 8 + WHOLE[8:], 400, "MalformedTensors"),
+    ("a pickle", b"\x80\x04\x95", 400, "MalformedTensors"),
+    ("no read", save({"write": torch.ones(32)}, metadata={"name": "mine"}), 400, "MalformedTensors"),
+    ("two axes", save({"read": torch.ones(1, 32)}, metadata={"name": "mine"}), 400, "MalformedTensors"),
+    ("float64", save({"read": torch.ones(32).double()}, metadata={"name": "mine"}), 400, "MalformedTensors"),
+    ("no name", save({"read": torch.ones(32)}), 400, "MalformedTensors"),
+    ("wrong width", vector(31), 422, "WrongWidth"),
+    ("zero", save({"read": torch.zeros(32)}, metadata={"name": "mine"}), 422, "ZeroDirection"),
+    ("NaN", save({"read": torch.full((32,), torch.nan)}, metadata={"name": "mine"}), 422, "ZeroDirection"),
+    ("unknown site", vector(32, site="nowhere"), 422, "UnknownSite"),
+]
+
+
+@pytest.mark.parametrize(("data", "status", "type"), [c[1:] for c in BAD_TENSORS], ids=[c[0] for c in BAD_TENSORS])
+def test_malformed_tensors(http: httpx.Client, data: bytes, status: int, type: str) -> None:
+    before = http.get("/api/state").json()
+    refused(http.post("/api/directions/import", content=data), status, type)
+    assert http.get("/api/state").json() == before
+
+
+def test_an_imported_direction_can_be_read_and_steered_along(http: httpx.Client, server: Server) -> None:
+    ref = http.post("/api/directions/import", content=vector(32, name="kept")).json()
+    assert ref == {"kind": "saved", "name": "kept"}
+    assert http.post("/api/directions/import", content=vector(32, name="kept")).json() == ref
+    refused(
+        http.post("/api/directions/import", content=vector(32, name="kept", site="resid_post.2")),
+        400,
+        "MalformedTensors",
+    )
+    assert {"name": "kept", "site": "resid_post.1"}.items() <= state(http)["directions"][-1].items()
+    assert http.post("/api/directions/read", json=ref).json()["label"] == "kept"
+    steer = {"kind": "steer", "site": "resid_post.1", "direction": ref, "strength": 4.0}
+    id = http.post("/api/intents/add_edit", json={"edit": steer}).json()["value"]["id"]
+    assert server.session.wait(60)
+    edited = next(edit for edit in state(http)["edits"] if edit["id"] == id)
+    assert edited["delta"] != 0
+    http.post("/api/intents/set_edits", json={"edits": []})
+    assert server.session.wait(60)
+
+
+def test_bodies_have_limits(http: httpx.Client) -> None:
+    def chunks() -> Any:
+        for _ in range(40):
+            yield b" " * 100_000
+
+    refused(http.post("/api/intents/set_prompt", content=b" " * 3_000_000, headers=JSON), 413, "MalformedJSON")
+    refused(http.post("/api/intents/set_prompt", content=chunks(), headers=JSON), 413, "MalformedJSON")
+    refused(http.post("/api/directions/import", content=b" " * 17_000_000), 413, "MalformedJSON")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "type"),
+    [
+        ("GET", "/api/nowhere", 404, "NotFound"),
+        ("GET", "/docs", 404, "NotFound"),
+        ("GET", "/openapi.json", 404, "NotFound"),
+        ("GET", "/assets/none.js", 404, "NotFound"),
+        ("GET", "/api/intents/undo", 405, "WireError"),
+        ("POST", "/", 405, "WireError"),
+        ("DELETE", "/api/state", 405, "WireError"),
+        ("GET", "/api/runs/r9999/stream", 404, "NotFound"),
+        ("GET", "/api/runs/RUN/stream?basis=z.1", 422, "UnknownSite"),
+        ("GET", "/api/runs/RUN/stream?basis=resid_post.77", 422, "UnknownLayer"),
+        ("GET", "/api/runs/RUN/logits", 422, "WireError"),
+        ("GET", "/api/runs/RUN/logits?positive=a&negative=1", 422, "WireError"),
+        ("GET", "/api/runs/RUN/logits?positive=0&negative=97", 422, "UnknownToken"),
+        ("GET", "/api/runs/RUN/lens?layer=4&pos=0", 422, "UnknownLayer"),
+        ("GET", "/api/runs/RUN/lens?layer=0&pos=999", 422, "UnknownPosition"),
+        ("GET", "/api/directions", 422, "WireError"),
+        ("GET", "/api/directions?site=nowhere", 422, "UnknownSite"),
+    ],
+)
+def test_addresses(http: httpx.Client, method: str, path: str, status: int, type: str) -> None:
+    path = path.replace("RUN", state(http)["current"]["a"])
+    refused(http.request(method, path), status, type)
+
+
+def test_our_own_mistakes_have_the_shape_too(
+    http: httpx.Client, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        raise KeyError("k")
+
+    monkeypatch.setattr(server.session, "snapshot", broken)
+    error = refused(http.get("/api/state"), 500, "ResidscopeError")
+    assert "KeyError" in error["message"]
+
+
+def test_no_page_says_how_to_build_it(tmp_path: Any) -> None:
+    from session import worlds
+
+    with worlds.session() as session, Server(session, port=0, page=tmp_path) as bare:
+        answer = httpx.get(bare.base, headers={"authorization": f"Bearer {bare.token}"})
+        assert "make" in refused(answer, 503, "NoPage")["fix"]
+
+
+def test_tensors_travel_as_safetensors(http: httpx.Client, server: Server) -> None:
+    http.post("/api/intents/set_prompt", json={"text": "tensors"})
+    assert server.session.wait(60)
+    run = state(http)["current"]["a"]
+    answer = http.get(f"/api/runs/{run}/stream", params={"basis": "resid_post.1"})
+    assert answer.headers["content-type"] == "application/octet-stream"
+    tensors = load(answer.content)
+    assert {name: tuple(t.shape) for name, t in tensors.items()} == {
+        "coef": (5, 7, 3), "offset": (5, 3), "norm": (5, 7), "next_id": (7, 5), "next_p": (7, 5),
+    }  # fmt: skip
+    header = json.loads(answer.content[8 : 8 + int.from_bytes(answer.content[:8], "little")])
+    texts = json.loads(header["__metadata__"]["next_text"])
+    assert [len(row) for row in texts] == [5] * 7
+    value = load(http.get(f"/api/runs/{run}/logits", params={"positive": 3, "negative": 4}).content)["value"]
+    assert value.shape == (5, 7)
+    assert len(http.get(f"/api/runs/{run}/lens", params={"layer": -1, "pos": 2}).json()["top"]) == 5
+    assert len(http.get("/api/directions", params={"site": "resid_post.1"}).json()["components"]) == 3
+
+
+def test_the_socket_sends_the_state_then_numbered_patches(server: Server, http: httpx.Client) -> None:
+    with open_socket(server) as socket:
+        first = read(socket)
+        assert first == http.get("/api/state").json()
+        current, seq = first["state"], first["seq"]
+        socket.send(json.dumps({"id": 7, "intent": "set_prompt", "args": {"text": "by socket"}}))
+        answered = False
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            message = read(socket)
+            if "patch" in message:
+                seq += 1
+                assert message["seq"] == seq
+                current |= message["patch"]
+            else:
+                assert message == {"id": 7, "ok": True, "value": None}
+                answered = True
+            if answered and current["status"]["phase"] == "idle" and current["runs"][-1]["prompt"] == "by socket":
+                break
+        assert server.session.wait(60)
+        final = http.get("/api/state").json()
+        while seq < final["seq"]:
+            message = read(socket)
+            seq, current = message["seq"], current | message["patch"]
+        assert current == final["state"]
+
+
+@pytest.mark.parametrize(
+    ("message", "id", "type"),
+    [
+        ("{", None, "MalformedJSON"),
+        ("[1]", None, "MalformedJSON"),
+        ('{"id": 1}', None, "MalformedJSON"),
+        (b"\x00", None, "MalformedJSON"),
+        ('{"id": 2, "intent": "no_such"}', 2, "NotFound"),
+        ('{"id": 3, "intent": "set_prompt", "args": {"text": ""}}', 3, "EmptyPrompt"),
+        ('{"id": 4, "intent": "set_edits", "args": {"edits": [{}]}}', 4, "BadEdit"),
+    ],
+)
+def test_the_socket_refuses_in_the_same_shape(server: Server, message: str | bytes, id: int | None, type: str) -> None:
+    with open_socket(server) as socket:
+        before = read(socket)
+        socket.send(message)
+        answer = read(socket)
+        assert (answer["id"], answer["error"]["type"], answer["error"].keys()) == (id, type, FIELDS)
+        socket.send(json.dumps({"id": 9, "intent": "python"}))
+        assert read(socket)["id"] == 9
+        assert server.session.snapshot() == (before["seq"], before["state"])
+
+
+def test_a_message_too_large_closes_that_socket_alone(server: Server, http: httpx.Client) -> None:
+    with open_socket(server) as big, open_socket(server) as other:
+        read(big), read(other)
+        big.send("x" * 3_000_000)
+        with pytest.raises(ConnectionClosed):
+            read(big)
+        other.send(json.dumps({"id": 1, "intent": "python"}))
+        assert read(other)["ok"]
+
+
+def test_a_client_that_does_not_read_holds_nobody_up(server: Server) -> None:
+    with open_socket(server, max_queue=1) as deaf, open_socket(server) as other:
+        started = time.monotonic()
+        for n in range(600):
+            server.session.intent("select", {"layer": n % 2, "pos": 0})
+        assert time.monotonic() - started < 10
+        seen = 0
+        while seen < 590:
+            seen += "patch" in read(other)
+        assert deaf is not other
+
+
+def test_an_overfull_box_is_given_up() -> None:
+    import asyncio
+
+    async def main() -> None:
+        box = Outbox(2)
+        for n in range(3):
+            box.put({"n": n})
+        assert box.overflowed.is_set()
+
+    asyncio.run(main())
+
+
+def state(http: httpx.Client) -> dict[str, Any]:
+    return http.get("/api/state").json()["state"]
+
+
+def open_socket(server: Server, **options: Any) -> ClientConnection:
+    headers = {"authorization": f"Bearer {server.token}"}
+    return connect(f"ws://127.0.0.1:{server.port}/ws", additional_headers=headers, **options)
+
+
+def read(socket: ClientConnection) -> dict[str, Any]:
+    return json.loads(socket.recv(timeout=60))

@@ -1,0 +1,57 @@
+"""An edit is called inert only where leaving it out changes nothing, which is checked on the model itself."""
+
+import itertools
+
+import pytest
+import torch
+
+from residscope.session.build import build
+from residscope.session.inert import find_inert
+from residscope.session.loaded import Loaded
+from residscope.session.specs import parse_edits
+from session import worlds
+
+POOL = [
+    {"kind": "freeze", "site": "pattern.2"},
+    {"kind": "freeze", "site": "resid_pre.2"},
+    {"kind": "freeze", "site": "resid_post.1", "pos": [2]},
+    {"kind": "freeze", "site": "attn_scale.1"},
+    {"kind": "freeze", "site": "norms"},
+    {"kind": "ablate", "site": "z.1"},
+    {"kind": "ablate", "site": "z.1", "head": 0},
+    {"kind": "scale", "site": "mlp_out.1", "factor": 2.0},
+    {"kind": "scale", "site": "resid_post.3", "factor": 2.0, "pos": [0, 1]},
+    {"kind": "scale", "site": "k.3", "factor": 2.0, "pos": [0]},
+    {"kind": "scale", "site": "z.3", "factor": 1.0},
+    {"kind": "scale", "site": "final_norm", "factor": 2.0, "pos": 0},
+]
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Loaded:
+    return Loaded(worlds.model(), {})
+
+
+def test_what_is_called_inert_is(loaded: Loaded) -> None:
+    prompt = loaded.prompt("abcd")
+    claimed = 0
+    for stack in itertools.permutations(POOL, 2):
+        specs = parse_edits(stack)
+        inert = find_inert(specs, loaded.model.sites, n_pos=4)
+        for id in inert:
+            with_it, without = (
+                loaded.model.run(
+                    list(prompt.ids), ["logits"], edits=[build(s, loaded, {}, prompt) for s in chosen]
+                ).logits[0, -1]
+                for chosen in (specs, [s for s in specs if s.id != id])
+            )
+            torch.testing.assert_close(with_it, without, atol=1e-9, rtol=1e-9)
+            claimed += 1
+    assert claimed > 100
+
+
+def test_what_matters_is_not(loaded: Loaded) -> None:
+    scale, freeze = POOL[7], POOL[0]
+    assert not find_inert(parse_edits([scale, freeze]), loaded.model.sites, n_pos=4)
+    (reason,) = find_inert(parse_edits([freeze]), loaded.model.sites, n_pos=4).values()
+    assert "upstream" in reason
