@@ -16,7 +16,7 @@ def tiny_llama(
         num_key_value_heads=kv_heads, max_position_embeddings=64, tie_word_embeddings=tied, attention_bias=bias, mlp_bias=bias,
         bos_token_id=0, eos_token_id=1,
     )  # fmt: skip
-    return _shaken(LlamaForCausalLM(config))
+    return shaken(LlamaForCausalLM(config))
 
 
 def tiny_gpt2(*, tied: bool = True, layers: int = 4, seed: int = 0) -> GPT2LMHeadModel:
@@ -25,15 +25,17 @@ def tiny_gpt2(*, tied: bool = True, layers: int = 4, seed: int = 0) -> GPT2LMHea
         vocab_size=VOCAB, n_embd=32, n_layer=layers, n_head=4, n_positions=64, tie_word_embeddings=tied,
         bos_token_id=0, eos_token_id=1,
     )  # fmt: skip
-    return _shaken(GPT2LMHeadModel(config))
+    return shaken(GPT2LMHeadModel(config))
 
 
-def _shaken(hf):  # type: ignore[no-untyped-def]
+def shaken(hf):  # type: ignore[no-untyped-def]
     """Norm gains and biases away from one and zero, so that a forgotten one shows."""
     with torch.no_grad():
         for name, weight in hf.named_parameters():
-            if weight.ndim == 1:
+            if weight.ndim == 1 or "norm" in name:
                 weight.add_(torch.randn_like(weight) * 0.2)
+            elif not weight.any():
+                weight.normal_(std=0.1)
             elif "embed" not in name and "wte" not in name:
                 weight.mul_(4)
     return hf.double().eval()

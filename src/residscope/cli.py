@@ -203,9 +203,9 @@ def read_rows(
     means = {}
     kind, _, rest = (direction or "").partition(":")
     if direction is None:
-        chosen = logit_diff(model, top[0][1], top[1][1])
+        chosen = logit_diff(model, top[0][1], top[1][1], before_cap=True)
     elif kind.strip() == "logit" and rest.count(",") == 1:
-        chosen = logit_diff(model, *(token_of(model, token) for token in rest.split(",")))
+        chosen = logit_diff(model, *(token_of(model, token) for token in rest.split(",")), before_cap=True)
     elif direction.startswith("PC ") and "@" in direction:
         index, _, site = direction.removeprefix("PC ").partition("@")
         held = shipped(model)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from residscope.engine.model import Model
-from residscope.errors import DirectionError, WrongModel, WrongWidth, ZeroDirection
+from residscope.errors import CappedLogits, DirectionError, WrongModel, WrongWidth, ZeroDirection
 from residscope.model.sites import Site
 
 SPACES = ("raw", "centred", "lens")
@@ -207,36 +207,49 @@ class Dictionary:
         return f"Dictionary({self.name} of {self.site}: {len(self)} directions, width {self.read.shape[1]})"
 
 
-def unembedding(model: Model, token: str | int, *, site: str | None = None) -> Direction:
-    """One token's logit as a direction of the stream: W_U's column with the final norm's gain folded in.
+def unembedding(model: Model, token: str | int, *, site: str | None = None, before_cap: bool = False) -> Direction:
+    """One token's logit as a direction of the stream: W_U's column, the final norm's gain and the model's scale folded in.
 
     logit = read . x / sigma(x) + offset, exactly so at the end of the stream, a lens before it (nostalgebraist, 2020).
-    Raises UnknownToken.
+    Where the model caps its logits, c tanh(logit / c), no direction gives them; `before_cap` gives what the cap takes.
+    Raises UnknownToken, CappedLogits.
     """
+    cap, factor = model.layout.factors.logits_cap, model.layout.factors.logits
+    if cap is not None and not before_cap:
+        raise CappedLogits(
+            "this model caps its logits, so a logit is not a linear function of the stream",
+            received=f"a cap of {cap:g}",
+            allowed="the logit before the cap, which has the same order over the tokens",
+            fix="give before_cap=True, or read the logits themselves",
+        )
     index = model.token_id(token)
     norm = model.layout.final_norm
-    column = model.W_U[:, index].float()
+    column = model.W_U[:, index].float() * factor
     read = norm.center(norm.gain.float() * column)
     bias = 0.0 if norm.bias is None else float(norm.bias.float() @ column)
     head_bias = getattr(model.layout.unembed, "bias", None)
-    bias += 0.0 if head_bias is None else float(head_bias[index])
+    bias += 0.0 if head_bias is None else float(head_bias.detach()[index]) * factor
     text = model.token_texts([index])[0]
     return Direction(
         read=read,
         write=read,
         site=site or f"resid_post.{model.n_layers - 1}",
         offset=bias,
-        name=f"logit {text!r}",
+        name=f"logit {text!r}" + (" before the cap" if cap is not None else ""),
         space="lens",
         provenance={"unembedding": text, "id": index, "model": model.hash},
     )
 
 
-def logit_diff(model: Model, positive: str | int, negative: str | int, *, site: str | None = None) -> Direction:
+def logit_diff(
+    model: Model, positive: str | int, negative: str | int, *, site: str | None = None, before_cap: bool = False
+) -> Direction:
     """logit(positive) - logit(negative) as a direction of the stream; see `unembedding`."""
-    difference = unembedding(model, positive, site=site) - unembedding(model, negative, site=site)
+    difference = unembedding(model, positive, site=site, before_cap=before_cap)
+    difference = difference - unembedding(model, negative, site=site, before_cap=before_cap)
     names = [model.token_texts([model.token_id(token)])[0].strip() for token in (positive, negative)]
-    return replace(difference, name=f"{names[0]} - {names[1]}")
+    capped = " before the cap" if model.layout.factors.logits_cap is not None else ""
+    return replace(difference, name=f"{names[0]} - {names[1]}{capped}")
 
 
 def save(

@@ -27,7 +27,15 @@ KINDS: dict[str, type["BaseEdit"]] = {}
 Index = int | Sequence[int] | None
 _WHERE = {"head", "kv_head", "neuron", "pos"}
 _GROUPS = {
-    "norms": ("attn_scale", "mlp_scale", "final_scale"),
+    "norms": (
+        "attn_scale",
+        "attn_post_scale",
+        "mlp_scale",
+        "mlp_post_scale",
+        "q_scale",
+        "k_scale",
+        "final_scale",
+    ),
     "patterns": ("pattern",),
 }
 
@@ -54,7 +62,8 @@ class BaseEdit:
         raise NotImplementedError
 
     def places(self, table: SiteTable) -> list[Site]:
-        names = _GROUPS.get(self.site, (self.site,))
+        group = _GROUPS.get(self.site)
+        names = [self.site] if group is None else [name for name in group if name not in table.absent]
         sites = [site for name in names for site in table.expand(name)]
         for site in sites:
             for axis, index in (("head", self.head), ("kv_head", self.kv_head), ("d_mlp", self.neuron)):

@@ -3,7 +3,7 @@
     ResidscopeError
     ├── PromptError          EmptyPrompt, PromptTooLong, UnknownToken, NoTokenizer, NoChatTemplate
     ├── SiteError            UnknownSite, UnknownLayer, UnknownHead, UnknownNeuron, UnknownPosition, AbsentSite
-    ├── DirectionError       WrongWidth, ZeroDirection
+    ├── DirectionError       WrongWidth, ZeroDirection, CappedLogits
     ├── EditError            BadEdit
     ├── RecordingError       NotRecorded, WeightsChanged, WrongModel
     ├── ModelError           ModelNotFound, DamagedModel, HashMismatch, Offline, UnknownFamily, UnknownConfig,
@@ -110,6 +110,10 @@ class WrongWidth(DirectionError):
 
 class ZeroDirection(DirectionError):
     """A direction of length zero (or not finite) where a unit vector is needed."""
+
+
+class CappedLogits(DirectionError):
+    """A logit asked for as a direction of a model whose logits are capped, and so not linear."""
 
 
 class EditError(ResidscopeError):

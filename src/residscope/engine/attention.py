@@ -83,18 +83,20 @@ def attend(
     *,
     scaling: float | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
     """One layer's attention, each step offered to the pass: scale, cap, mask, softmax, mix the values.
 
+    s_aux: one more score per head (an attention sink), which takes its share of the softmax and gives nothing.
     query: [batch head pos d_head]; key, value: [batch kv_head key d_head]; returns z as [batch pos head d_head].
     """
 
     at_q, at_k, at_v, at_scores, at_pattern, at_z = attention_sites(layer)
     if now.touches(at_q):
         query = now.visit(at_q, query.transpose(1, 2)).transpose(1, 2)
-    key, value = _suffix(now, at_k, key), _suffix(now, at_v, value)
-    batch, heads, length, _ = query.shape
+    key, value = own_positions(now, at_k, key), own_positions(now, at_v, value)
+    batch, heads, length = query.shape[:3]
     kv_heads, keys = key.shape[1:3]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     # the query heads that share a KV head are so many more rows of one product: no key is copied
@@ -105,13 +107,21 @@ def attend(
     if mask is not None:
         scores = scores.add_(mask[..., :keys])
     scores = now.visit(at_scores, scores)
-    pattern = torch.softmax(scores, -1, dtype=now.softmax_dtype).to(query.dtype)
+    pattern = softmax(scores, s_aux, now.softmax_dtype).to(query.dtype)
     pattern = now.visit(at_pattern, pattern)
     z = (pattern.reshape(batch, kv_heads, -1, keys) @ value).view(batch, heads, length, -1).transpose(1, 2)
     return now.visit(at_z, z).contiguous(), pattern
 
 
-def _suffix(now: Pass, site: Site, whole: Tensor) -> Tensor:
+def softmax(scores: Tensor, sinks: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Softmax over the keys and, where there is one, the head's sink: rows then sum to less than one."""
+    if sinks is None:
+        return torch.softmax(scores, -1, dtype=dtype)
+    column = sinks.view(1, -1, 1, 1).to(scores).expand(*scores.shape[:-1], 1)
+    return torch.softmax(torch.cat([scores, column], -1), -1, dtype=dtype)[..., :-1]
+
+
+def own_positions(now: Pass, site: Site, whole: Tensor) -> Tensor:
     """Offer the pass the keys or values of its own positions; those before come from the window's base, already edited."""
     if not now.touches(site):
         return whole

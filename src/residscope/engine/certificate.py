@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from residscope.engine import effects  # noqa: F401  (its checks join the identities in CHECKS)
 from residscope.engine.checks import CHECKS, Bench, Pair
 from residscope.engine.model import Model
 
@@ -146,7 +147,8 @@ def _key(model: Model) -> str:
 def _sources() -> str:
     """A digest of the code that a certificate speaks for."""
     room = Path(__file__).parent
-    files = sorted([*room.glob("*.py"), *(room.parent / "model").glob("*.py")])
+    model = room.parent / "model"
+    files = sorted([*room.glob("*.py"), *model.glob("*.py"), model / "families" / "__init__.py"])
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 

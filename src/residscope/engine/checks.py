@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from residscope.engine.layout import weight_in_out
+from residscope.engine.attention import softmax
+from residscope.engine.layout import BlockParts, Norm, weight_in_out
 from residscope.engine.model import Model
 from residscope.engine.protocols import At
 from residscope.engine.recording import Recording
@@ -57,7 +58,11 @@ class Same:
 
 
 class Bench:
-    """One model, its recorded run on a short prompt, another prompt's beside it, and a seeded source of noise."""
+    """One model, its recorded run on a short prompt, another prompt's beside it, and a seeded source of noise.
+
+    In half precision the rounding of a stream flips the choice of experts. There, whole runs are compared under one choice:
+    `held` writes the first run's router logits.
+    """
 
     def __init__(self, model: Model, length: int = 12) -> None:
         self.model = model
@@ -65,12 +70,26 @@ class Bench:
         length = min(length, model.context)
         ids = torch.randint(0, model.d_vocab, (2, 1, length), generator=generator).to(model.device)
         table = model.sites
-        self.sites = sorted({table.canonical(s) for name in table.names for s in table.expand(name)})
+        self.sites = sorted({table.canonical(s) for name in table.names for s in table.expand(name)}, key=str)
+        self.held: list[Write] = []
+        if "router" in table.names and model.dtype.itemsize == 2:
+            first = model.run(ids[0], capture=["router"])
+            self.held = [Write(site, first[site]) for site in first.sites]
         with torch.no_grad():
-            self.stock = _stock_logits(model, ids[0])
-        self.rec = model.run(ids[0], capture=self.sites)
+            self.stock = self._stock_logits(ids[0])
+        self.rec = model.run(ids[0], capture=self.sites, edits=self.held)
         self.other = model.run(ids[1], capture=self.sites)
         self._generator = generator
+
+    def _stock_logits(self, ids: Tensor) -> Tensor:
+        if self.held:
+            return self.model.run(ids, ["logits"], edits=self.held).logits
+        hf, was = self.model.hf, self.model.hf.training
+        hf.eval()
+        try:
+            return hf(ids, use_cache=False).logits
+        finally:
+            hf.train(was)
 
     @property
     def layers(self) -> range:
@@ -103,24 +122,29 @@ def check(name: str, about: str) -> Callable[[Check], Check]:
     return keep
 
 
-def _stock_logits(model: Model, ids: Tensor) -> Tensor:
-    was = model.hf.training
-    model.hf.eval()
-    try:
-        return model.hf(ids, use_cache=False).logits
-    finally:
-        model.hf.train(was)
-
-
-def _linear(module: Any, x: Tensor) -> Tensor:
+def linear(module: Any, x: Tensor) -> Tensor:
     bias = getattr(module, "bias", None)
     out = x @ weight_in_out(module)
     return out if bias is None else out + bias.detach()
 
 
-def _norm(norm: Any, x: Tensor) -> Tensor:
+def normed(norm: Norm | None, x: Tensor) -> Tensor:
+    """x after a norm of the model's; x itself where the branch reads the stream as it is."""
+    if norm is None:
+        return x
     with torch.no_grad():
         return norm.module(x)
+
+
+def norm_before_mlp(b: Bench, parts: BlockParts) -> tuple[str, Norm | None]:
+    """The stream that the MLP reads, and through which norm: on a parallel block perhaps attention's."""
+    if b.has("resid_mid"):
+        return "resid_mid", parts.mlp_norm
+    return "resid_pre", parts.mlp_norm or parts.attn_norm
+
+
+def halved(norm: Norm, out: Tensor) -> Tensor:
+    return out / 2 if norm.bias is None else (out - norm.bias) / 2 + norm.bias
 
 
 @check("no-op run", "logits of a run with every site captured = the stock model's")
@@ -130,7 +154,7 @@ def _noop_run(b: Bench) -> Iterator[Pair]:
 
 @check("no-op edits", "logits with every site's value put back as it was = the stock model's")
 def _noop_edits(b: Bench) -> Iterator[Pair]:
-    yield b.model.run(b.rec.batch, ["logits"], edits=[Same(tuple(b.sites))]).logits, b.stock
+    yield b.model.run(b.rec.batch, ["logits"], edits=[*b.held, Same(tuple(b.sites))]).logits, b.stock
 
 
 @check("stream", "resid_pre + attn_out + mlp_out = resid_post")
@@ -147,19 +171,49 @@ def _stream(b: Bench) -> Iterator[Pair]:
 def _norms(b: Bench) -> Iterator[Pair]:
     n = b.model.n_layers
     for i, parts in enumerate(b.model.layout.blocks):
-        middle = b.rec["resid_mid" if b.has("resid_mid") else "resid_pre", i]
-        yield b.rec["attn_in", i], _norm(parts.attn_norm, b.rec["resid_pre", i])
+        stream, mlp_norm = norm_before_mlp(b, parts)
+        yield b.rec["attn_in", i], normed(parts.attn_norm, b.rec["resid_pre", i])
+        yield b.rec["mlp_in", i], normed(mlp_norm, b.rec[stream, i])
+        if parts.attn_norm is not None:
+            yield _renormed(parts.attn_norm, b.rec["resid_pre", i], b.rec["attn_scale", i]), b.rec["attn_in", i]
         if parts.mlp_norm is not None:
-            yield b.rec["mlp_in", i], _norm(parts.mlp_norm, middle)
-        for norm, x, site in ((parts.attn_norm, b.rec["resid_pre", i], "attn"), (parts.mlp_norm, middle, "mlp")):
+            yield _renormed(parts.mlp_norm, b.rec[stream, i], b.rec["mlp_scale", i]), b.rec["mlp_in", i]
+        for norm, name in ((parts.q_norm, "q"), (parts.k_norm, "k")):
             if norm is not None:
-                yield _renormed(norm, x, b.rec[f"{site}_scale.{i}"]), b.rec[f"{site}_in.{i}"]
+                x = _random_heads(b, b.rec[name, i])
+                yield _renormed(norm, x, norm.sigma(x)), normed(norm, x)
     final = b.model.layout.final_norm
-    yield b.rec["final_norm"], _norm(final, b.rec["resid_post", n - 1])
+    yield b.rec["final_norm"], normed(final, b.rec["resid_post", n - 1])
     yield _renormed(final, b.rec["resid_post", n - 1], b.rec["final_scale"]), b.rec["final_norm"]
 
 
-def _renormed(norm: Any, x: Tensor, scale: Tensor) -> Tensor:
+def _random_heads(b: Bench, like: Tensor) -> Tensor:
+    """Random queries or keys, as the norm of them takes them."""
+    x, axes = b.noise(like), b.model.family.block.qk_norm_axes
+    return x.transpose(1, 2) if axes == "head pos d_head" else x.flatten(2) if axes == "pos all" else x
+
+
+@check(
+    "after the branches",
+    "attn_out, mlp_out = the post-norm of attn_raw, mlp_raw, times the residual factor; also written",
+)
+def _after_branches(b: Bench) -> Iterator[Pair]:
+    times = b.model.layout.factors.residual
+    for i, parts in enumerate(b.model.layout.blocks):
+        for branch, norm in (("attn", parts.attn_post_norm), ("mlp", parts.mlp_post_norm)):
+            raw, out = b.rec[f"{branch}_raw", i], b.rec[f"{branch}_out", i]
+            yield normed(norm, raw) * times, out
+            if norm is not None:
+                scale = b.rec[f"{branch}_post_scale", i]
+                yield _renormed(norm, raw, scale) * times, out
+                run = b.after(f"{branch}_post_scale", i, scale * 2, see=[f"{branch}_out"])
+                yield run[f"{branch}_out", i], halved(norm, out / times) * times
+            if norm is not None or times != 1:
+                x = b.noise(raw)
+                yield b.after(f"{branch}_raw", i, x, see=[f"{branch}_out"])[f"{branch}_out", i], normed(norm, x) * times
+
+
+def _renormed(norm: Norm, x: Tensor, scale: Tensor) -> Tensor:
     y = (norm.center(x) / scale) * norm.gain
     return (y if norm.bias is None else y + norm.bias).to(x.dtype)
 
@@ -169,7 +223,7 @@ def _attention(b: Bench) -> Iterator[Pair]:
     groups = b.model.n_heads // b.model.n_kv_heads
     for i, parts in enumerate(b.model.layout.blocks):
         pattern = b.rec["pattern", i]
-        yield b.rec["scores", i].double().softmax(-1).to(pattern), pattern
+        yield softmax(b.rec["scores", i].double(), parts.sinks, torch.float64).to(pattern), pattern
         v = b.rec["v", i].repeat_interleave(groups, 2)
         yield torch.einsum("bhqk,bkhd->bqhd", pattern, v), b.rec["z", i]
         bias = getattr(parts.attn_proj, "bias", None)
@@ -177,10 +231,27 @@ def _attention(b: Bench) -> Iterator[Pair]:
         yield heads if bias is None else heads + bias.detach(), b.rec["attn_raw", i]
 
 
-@check("neurons", "mlp_post W_out + b = mlp_raw")
+@check("neurons", "mlp_post W_out + b = mlp_raw; with a gate, mlp_post is linear in mlp_pre")
 def _neurons(b: Bench) -> Iterator[Pair]:
     for i, parts in enumerate(b.model.layout.blocks):
-        yield _linear(parts.mlp_down, b.rec["mlp_post", i]), b.rec["mlp_raw", i]
+        if parts.mlp_down is not None:
+            yield linear(parts.mlp_down, b.rec["mlp_post", i]), b.rec["mlp_raw", i]
+        if parts.mlp_gate is not None:
+            run = b.after("mlp_pre", i, b.rec["mlp_pre", i] * -2, see=["mlp_post"])
+            yield run["mlp_post", i], b.rec["mlp_post", i] * -2
+
+
+@check("router", "another run's router logits: the MLP is those experts, weighted so, of its own input")
+def _router(b: Bench) -> Iterator[Pair]:
+    for i, parts in enumerate(b.model.layout.blocks):
+        if parts.router is not None and parts.experts is not None:
+            run = b.after("router", i, b.other["router", i], see=["mlp_raw"])
+            x, other = b.rec["mlp_in", i], b.other["mlp_in", i]
+            with torch.no_grad():
+                logits, weights, chosen = parts.router(other.flatten(0, 1))
+                expected = parts.experts(x.flatten(0, 1), chosen, weights)
+            yield b.other["router", i], logits.view_as(b.other["router", i])
+            yield run["mlp_raw", i], expected.view_as(x)
 
 
 @check("lens", "lens at the end of the stream = logits")
@@ -194,122 +265,11 @@ def _lens(b: Bench) -> Iterator[Pair]:
 def _windows(b: Bench) -> Iterator[Pair]:
     n, length = b.model.n_layers, b.rec.tokens.shape[1]
     for start, pos in {(n // 2, 0), (0, length // 2), (n - 1, length - 1), (n // 3, 1), (n, 0)}:
-        run = b.model.run(b.rec.batch, ["logits"], window=Window(b.rec, start, None, min(pos, length - 1)))
+        window = Window(b.rec, start, None, min(pos, length - 1))
+        run = b.model.run(b.rec.batch, ["logits"], edits=b.held, window=window)
         yield run.logits, b.rec.logits[:, run.offset :]
-    stream = b.model.run(b.rec.batch)
+    stream = b.model.run(b.rec.batch, edits=b.held)
     for i in {0, n // 2, n - 1}:
-        for name in ("k", "z", "mlp_post", "attn_out"):
+        for name in ("k", "z", "mlp_post" if b.has("mlp_post") else "mlp_out", "attn_out"):
             yield stream[name, i].flatten(2), b.rec[name, i].flatten(2)
     yield stream.logits, b.rec.logits
-
-
-@check("write the stream", "x written at resid_pre or resid_mid: both the norm and the residual branch carry x on")
-def _write_stream(b: Bench) -> Iterator[Pair]:
-    for i, parts in enumerate(b.model.layout.blocks):
-        see = ["attn_in", "mlp_in", "attn_out", "mlp_out", "resid_post"]
-        x = b.noise(b.rec["resid_pre", i])
-        run = b.after("resid_pre", i, x, see=see)
-        yield run["attn_in", i], _norm(parts.attn_norm, x)
-        yield run["resid_post", i], x + run["attn_out", i] + run["mlp_out", i]
-        if b.has("resid_mid"):
-            x = b.noise(b.rec["resid_mid", i])
-            run = b.after("resid_mid", i, x, see=see)
-            assert parts.mlp_norm is not None
-            yield run["mlp_in", i], _norm(parts.mlp_norm, x)
-            yield run["resid_post", i], x + run["mlp_out", i]
-            yield run["attn_out", i], b.rec["attn_out", i]
-
-
-@check("write the ends", "x written at embed, resid_post of the last layer and final_norm arrives where it is read")
-def _write_ends(b: Bench) -> Iterator[Pair]:
-    x = b.noise(b.rec["embed"])
-    run = b.model.run(b.rec.batch, ["resid_pre.0"], edits=[Write(Site("embed"), x)])
-    yield run["resid_pre.0"], x + b.rec["pos_embed"] if b.has("pos_embed") else x
-    last = Site("resid_post", b.model.n_layers - 1)
-    x = b.noise(b.rec[last])
-    run = b.model.run(b.rec.batch, ["logits"], edits=[Write(last, x)], window=Window(b.rec, b.model.n_layers - 1))
-    yield run.logits, b.model.lens(x)
-    x = b.noise(b.rec["final_norm"])
-    run = b.model.run(
-        b.rec.batch, ["logits"], edits=[Write(Site("final_norm"), x)], window=Window(b.rec, b.model.n_layers)
-    )
-    yield run.logits, _unembed(b, x)
-
-
-def _unembed(b: Bench, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return b.model.layout.unembed(x)
-
-
-@check("write the outputs", "x written at attn_out, mlp_out, z, result or mlp_post is what the stream gets")
-def _write_outputs(b: Bench) -> Iterator[Pair]:
-    for i, parts in enumerate(b.model.layout.blocks):
-        x = b.noise(b.rec["attn_out", i])
-        run = b.after("attn_out", i, x, see=["mlp_out", "resid_post"])
-        yield run["resid_post", i], b.rec["resid_pre", i] + x + run["mlp_out", i]
-        x = b.noise(b.rec["mlp_out", i])
-        run = b.after("mlp_out", i, x, see=["resid_post", "attn_out"])
-        yield run["resid_post", i], b.rec["resid_pre", i] + run["attn_out", i] + x
-        x = b.noise(b.rec["z", i])
-        yield b.after("z", i, x, see=["attn_raw"])["attn_raw", i], _linear(parts.attn_proj, x.flatten(2))
-        x = b.noise(b.rec["result", i])
-        bias = getattr(parts.attn_proj, "bias", None)
-        total = x.sum(2) if bias is None else x.sum(2) + bias.detach()
-        yield b.after("result", i, x, see=["attn_raw"])["attn_raw", i], total
-        x = b.noise(b.rec["mlp_post", i])
-        yield b.after("mlp_post", i, x, see=["mlp_raw"])["mlp_raw", i], _linear(parts.mlp_down, x)
-
-
-@check("write inside attention", "a changed q, k, v or pattern changes scores and z as the equations say")
-def _write_attention(b: Bench) -> Iterator[Pair]:
-    groups = b.model.n_heads // b.model.n_kv_heads
-    for i in b.layers:
-        allowed = torch.ones_like(b.rec["scores", i]).tril().bool()
-        for name in ("q", "k"):
-            run = b.after(name, i, b.rec[name, i] * -0.5, see=["scores"])
-            yield (
-                (run["scores", i] * allowed).transpose(1, 2).flatten(2),
-                (b.rec["scores", i] * -0.5 * allowed).transpose(1, 2).flatten(2),
-            )
-        v = b.noise(b.rec["v", i])
-        run = b.after("v", i, v, see=["z"])
-        yield run["z", i], torch.einsum("bhqk,bkhd->bqhd", b.rec["pattern", i], v.repeat_interleave(groups, 2))
-        pattern = b.other["pattern", i]
-        run = b.after("pattern", i, pattern, see=["z"])
-        yield run["z", i], torch.einsum("bhqk,bkhd->bqhd", pattern, b.rec["v", i].repeat_interleave(groups, 2))
-        run = b.after("scores", i, b.other["scores", i], see=["pattern"])
-        yield run["pattern", i], pattern
-
-
-@check(
-    "write the inputs",
-    "another run's attn_in, mlp_in, mlp_pre give that run's q, k, v, mlp_raw; the other branch stays",
-)
-def _write_inputs(b: Bench) -> Iterator[Pair]:
-    for i in b.layers:
-        run = b.after("attn_in", i, b.other["attn_in", i], see=["q", "k", "v"])
-        for name in ("q", "k", "v"):
-            yield run[name, i], b.other[name, i]
-        run = b.after("mlp_in", i, b.other["mlp_in", i], see=["mlp_raw", "attn_out"])
-        yield run["mlp_raw", i], b.other["mlp_raw", i]
-        yield run["attn_out", i], b.rec["attn_out", i]
-        edits = [Write(Site(name, i), b.other[name, i]) for name in ("mlp_pre", "mlp_gate") if b.has(name)]
-        window = Window(b.rec, i) if i else None
-        run = b.model.run(b.rec.batch, [f"mlp_post.{i}"], edits=edits, window=window)
-        yield run["mlp_post", i], b.other["mlp_post", i]
-
-
-@check("write the norm scales", "a doubled divisor halves what the norm gives, its bias apart")
-def _write_scales(b: Bench) -> Iterator[Pair]:
-    for i, parts in enumerate(b.model.layout.blocks):
-        for norm, name in ((parts.attn_norm, "attn"), (parts.mlp_norm, "mlp")):
-            if norm is not None:
-                run = b.after(f"{name}_scale", i, b.rec[f"{name}_scale.{i}"] * 2, see=[f"{name}_in"])
-                yield run[f"{name}_in.{i}"], _halved(norm, b.rec[f"{name}_in.{i}"])
-    double = [Write(Site("final_scale"), b.rec["final_scale"] * 2)]
-    run = b.model.run(b.rec.batch, ["final_norm"], edits=double, window=Window(b.rec, b.model.n_layers))
-    yield run["final_norm"], _halved(b.model.layout.final_norm, b.rec["final_norm"])
-
-
-def _halved(norm: Any, out: Tensor) -> Tensor:
-    return out / 2 if norm.bias is None else (out - norm.bias) / 2 + norm.bias

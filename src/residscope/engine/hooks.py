@@ -1,4 +1,4 @@
-"""Hooks: how a pass reaches the sites of a stock model. The only place that registers any."""
+"""Hooks: which module of a stock model holds which site, and how a pass reaches them all."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,8 +9,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from residscope.engine.attention import active, switched
-from residscope.engine.layout import BlockParts, Layout, Norm, weight_in_out
-from residscope.engine.passes import Pass
+from residscope.engine.layout import BlockParts, Layout, weight_in_out
+from residscope.engine.passes import INSIDE_ATTENTION, Pass
+from residscope.engine.places import Places, with_input, with_output
+from residscope.engine.seams import AttentionProducts, RouterLogits
 from residscope.model.sites import Site
 
 
@@ -18,7 +20,7 @@ class Stop(Exception):
     """Raised inside a forward when the last site that is needed has been visited."""
 
 
-class Hooks:
+class Hooks(Places):
     """The hooks of one pass, registered on enter and removed on leaving, whatever happens between.
 
     `start` skips the blocks below it: the stream there is `resume`. `stop` ends the forward after that block (-1: before
@@ -26,9 +28,8 @@ class Hooks:
     """
 
     def __init__(self, now: Pass, *, start: int = 0, resume: Tensor | None = None, stop: int | None = None) -> None:
-        self.now, self.start, self.resume, self.stop = now, start, resume, stop
-        self._handles: list[Any] = []
-        self._skipped: list[tuple[nn.Module, Any]] = []
+        super().__init__(now)
+        self.start, self.resume, self.stop = start, resume, stop
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
@@ -37,7 +38,7 @@ class Hooks:
                 self._register()
                 token = active.set(self.now)
                 try:
-                    if self.now.inside_attention:
+                    if self.now.inside_attention and self.now.layout.family.attention == "interface":
                         with switched(self.now.layout.hf):
                             yield
                     else:
@@ -45,17 +46,11 @@ class Hooks:
                 finally:
                     active.reset(token)
         finally:
-            for handle in self._handles:
-                handle.remove()
-            for block, own in self._skipped:
-                if own is None:
-                    del block.forward
-                else:
-                    block.forward = own
+            self.undo()
 
     def _register(self) -> None:
         layout = self.now.layout
-        self._output(layout.embed, Site("embed"))
+        self._output(layout.embed_writer, Site("embed"), times=layout.factors.embed)
         if layout.pos_embed is not None:
             self._on(layout.pos_embed, after=self._position_embedding)
         for layer, parts in enumerate(layout.blocks):
@@ -68,80 +63,33 @@ class Hooks:
         if self.stop == layout.sizes.n_layers:
             self._on(layout.final_norm.module, after=_stop)
 
-    def _on(
-        self, module: nn.Module, *, before: Callable[..., Any] | None = None, after: Callable[..., Any] | None = None
-    ) -> None:
-        """A hook that acts in this pass alone: another thread's call of the same module does not see it."""
-        now = self.now
-        if before is not None:
-
-            def pre_hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-                return before(args, kwargs) if active.get() is now else None
-
-            self._handles.append(module.register_forward_pre_hook(pre_hook, with_kwargs=True))
-        if after is not None:
-
-            def post_hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-                return after(args, output) if active.get() is now else None
-
-            self._handles.append(module.register_forward_hook(post_hook))
-
-    def _input(self, module: nn.Module, site: Site) -> None:
-        """Make a module's own input a site."""
-        if not self.now.touches(site):
-            return
-
-        def before(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            value = args[0] if args else kwargs["hidden_states"]
-            return _with_input(args, kwargs, self.now.visit(site, value), value)
-
-        self._on(module, before=before)
-
-    def _output(self, module: nn.Module, site: Site) -> None:
-        """Make a module's output (or the first of its outputs) a site."""
-        if not self.now.touches(site):
-            return
-
-        def after(args: tuple[Any, ...], output: Any) -> Any:
-            value = output[0] if isinstance(output, tuple) else output
-            return _with_output(output, self.now.visit(site, value))
-
-        self._on(module, after=after)
-
-    def _scale(self, norm: Norm | None, site: Site) -> None:
-        """Make a norm's divisor a site. An edit rescales the norm's output, since no module holds the divisor."""
-        if norm is None or not self.now.touches(site):
-            return
-
-        def after(args: tuple[Any, ...], output: Tensor) -> Any:
-            old = norm.sigma(args[0])
-            new = self.now.visit(site, old)
-            return None if new is old else norm.rescale(output, old, new)
-
-        self._on(norm.module, after=after)
-
     def _block(self, layer: int, parts: BlockParts) -> None:
         now = self.now
         self._input(parts.block, Site("resid_pre", layer))
         if self.stop == -1:
             self._on(parts.block, before=_stop)
             return
+        residual, aliases = now.layout.factors.residual, now.layout.table.aliases
         self._scale(parts.attn_norm, Site("attn_scale", layer))
         self._input(parts.attn, Site("attn_in", layer))
+        self._head_scale(parts.q_norm, Site("q_scale", layer))
+        self._head_scale(parts.k_norm, Site("k_scale", layer))
+        self._products(layer, parts)
         self._result(layer, parts)
-        if parts.attn_writer is not parts.attn:
+        if "attn_raw" not in aliases:
             self._output(parts.attn, Site("attn_raw", layer))
-        self._output(parts.attn_writer, Site("attn_out", layer))
+        self._scale(parts.attn_post_norm, Site("attn_post_scale", layer))
+        self._output(parts.attn_writer, Site("attn_out", layer), times=residual)
         keep_write = self._resid_mid(layer, parts) if now.touches(Site("resid_mid", layer)) else None
         self._scale(parts.mlp_norm, Site("mlp_scale", layer))
         self._input(parts.mlp, Site("mlp_in", layer))
-        self._output(parts.mlp_up, Site("mlp_pre", layer))
-        if parts.mlp_gate is not None:
-            self._output(parts.mlp_gate, Site("mlp_gate", layer))
-        self._input(parts.mlp_down, Site("mlp_post", layer))
-        if parts.mlp_writer is not parts.mlp:
+        self._router(layer, parts)
+        self._neurons(layer, parts)
+        if "mlp_raw" not in aliases:
             self._output(parts.mlp, Site("mlp_raw", layer))
-        self._output(parts.mlp_writer, Site("mlp_out", layer))
+        self._scale(parts.mlp_post_norm, Site("mlp_post_scale", layer))
+        in_place = now.layout.family.block.mlp_added_in_place
+        self._output(parts.mlp_writer, Site("mlp_out", layer), times=residual, overwritten=in_place)
         if keep_write is not None:
             self._on(parts.mlp_writer, after=keep_write)
         last = layer == now.layout.sizes.n_layers - 1
@@ -159,22 +107,25 @@ class Hooks:
         block's output is made from it and the MLP's write, which the function returned must be given.
         """
         site, edited, wrote = Site("resid_mid", layer), [], []
-        assert parts.mlp_norm is not None
+        times = self.now.layout.factors.residual
 
         def before(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             value = args[0] if args else kwargs["hidden_states"]
-            new = self.now.visit(site, value)
+            new = self._see(site, value)
             if new is not value:
                 edited.append(new)
-            return _with_input(args, kwargs, new, value)
+            return with_input(args, kwargs, new, value)
 
         def write(args: tuple[Any, ...], output: Any) -> None:
             wrote.append(output[0] if isinstance(output, tuple) else output)
 
         def after(args: tuple[Any, ...], output: Any) -> Any:
-            return _with_output(output, edited[0] + wrote[0]) if edited else None
+            if not edited:
+                return None
+            old = output[0] if isinstance(output, tuple) else output
+            return with_output(output, (edited[0] + wrote[0] * times).view_as(old))
 
-        self._on(parts.mlp_norm.module, before=before)
+        self._on(parts.mlp if parts.mlp_norm is None else parts.mlp_norm.module, before=before)
         if site in self.now.edits:
             self._on(parts.block, after=after)
         return write
@@ -200,6 +151,40 @@ class Hooks:
 
         self._on(parts.attn_proj, before=before, after=after)
 
+    def _products(self, layer: int, parts: BlockParts) -> None:
+        """Sites inside attention of a module that does not go through transformers' interface."""
+        touched = any(self.now.touches(Site(name, layer)) for name in INSIDE_ATTENTION)
+        if not touched or self.now.layout.family.attention != "products":
+            return
+
+        def run(stock: Any, *args: Any, **kwargs: Any) -> Any:
+            with AttentionProducts(self.now, layer):
+                return stock(*args, **kwargs)
+
+        self._around(parts.attn, run)
+
+    def _router(self, layer: int, parts: BlockParts) -> None:
+        site = Site("router", layer)
+        if parts.router is None or not self.now.touches(site):
+            return
+
+        def run(stock: Any, *args: Any, **kwargs: Any) -> Any:
+            with RouterLogits(lambda logits: self._see(site, logits)):
+                return stock(*args, **kwargs)
+
+        self._around(parts.router, run)
+
+    def _neurons(self, layer: int, parts: BlockParts) -> None:
+        up, gate, down = parts.mlp_up, parts.mlp_gate, parts.mlp_down
+        if up is not None and up is gate:
+            self._halves(up, Site("mlp_gate", layer), Site("mlp_pre", layer))
+        else:
+            for module, site in ((up, Site("mlp_pre", layer)), (gate, Site("mlp_gate", layer))):
+                if module is not None:
+                    self._output(module, site)
+        if down is not None:
+            self._input(down, Site("mlp_post", layer))
+
     def _position_embedding(self, args: tuple[Any, ...], output: Tensor) -> Any:
         site = Site("pos_embed")
         if not self.now.touches(site):
@@ -208,29 +193,17 @@ class Hooks:
 
     def _skip(self, block: nn.Module, *, last: bool) -> None:
         """Let a block pass its input on, or, for the last one skipped, the stream the window starts from."""
-        stock, now, resume = block.forward, self.now, self.resume
-        self._skipped.append((block, block.__dict__.get("forward")))
+        returns_tuple, resume = self.now.layout.family.block.returns_tuple, self.resume
 
-        def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-            if active.get() is not now:
-                return stock(hidden_states, *args, **kwargs)
-            return resume if last else hidden_states
+        def run(stock: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+            stream = resume if last else hidden_states
+            return (stream, None) if returns_tuple else stream
 
-        block.forward = forward
+        self._around(block, run)
 
 
 def _stop(*_: Any) -> None:
     raise Stop
-
-
-def _with_input(args: tuple[Any, ...], kwargs: dict[str, Any], new: Tensor, old: Tensor) -> Any:
-    if new is old:
-        return None
-    return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
-
-
-def _with_output(output: Any, new: Tensor) -> Any:
-    return (new, *output[1:]) if isinstance(output, tuple) else new
 
 
 @contextmanager

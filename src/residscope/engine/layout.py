@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from residscope.errors import UnknownFamily
-from residscope.model.families import Family, family_of
+from residscope.model.families import Factors, Family, family_of
 from residscope.model.sites import SiteTable, Sizes
 
 
@@ -33,8 +33,10 @@ class Norm:
         return (wide.pow(2).mean(-1, keepdim=True) + self.eps).sqrt()
 
     @property
-    def gain(self) -> Float[Tensor, "d_model"]:
-        return self.module.weight.detach() + self.gain_offset
+    def gain(self) -> Float[Tensor, "..."]:
+        if hasattr(self.module, "weight"):
+            return self.module.weight.detach() + self.gain_offset
+        return torch.stack([w.detach() for w in self.module.parameters()]).unsqueeze(1)  # one norm for each head
 
     @property
     def bias(self) -> Float[Tensor, "d_model"] | None:
@@ -55,19 +57,26 @@ class Norm:
 
 @dataclass(frozen=True)
 class BlockParts:
-    """The modules of one block. A writer is the module whose output is added to the stream."""
+    """The modules of one block, None where there is no such part. A writer's output, times the residual factor, is added."""
 
     block: nn.Module
     attn: nn.Module
-    attn_norm: Norm
+    attn_norm: Norm | None
     attn_proj: nn.Module
+    attn_post_norm: Norm | None
     attn_writer: nn.Module
+    q_norm: Norm | None
+    k_norm: Norm | None
+    sinks: Tensor | None
     mlp: nn.Module
     mlp_norm: Norm | None
-    mlp_up: nn.Module
+    mlp_up: nn.Module | None
     mlp_gate: nn.Module | None
-    mlp_down: nn.Module
+    mlp_down: nn.Module | None
+    mlp_post_norm: Norm | None
     mlp_writer: nn.Module
+    router: nn.Module | None
+    experts: nn.Module | None
 
 
 @dataclass(frozen=True)
@@ -77,13 +86,20 @@ class Layout:
     hf: Any
     family: Family
     sizes: Sizes
+    factors: Factors
     table: SiteTable
     embed: Any
+    embed_writer: nn.Module
     pos_embed: nn.Module | None
     blocks: tuple[BlockParts, ...]
     final_norm: Norm
     unembed: nn.Module
     modules: tuple[nn.Module, ...]
+
+    def logits(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
+        """The logits of a stream after the final norm: unembedded, scaled and capped as the model does."""
+        logits, cap = self.unembed(x) * self.factors.logits, self.factors.logits_cap
+        return logits if cap is None else torch.tanh(logits / cap) * cap
 
     @property
     def device(self) -> torch.device:
@@ -114,36 +130,53 @@ def lay_out(hf: Any) -> Layout:
             ) from None
 
     def norm(module: nn.Module) -> Norm:
-        return Norm(module, family.norm, float(getattr(module, family.norm_eps)), family.norm_gain_offset)
+        eps = next(getattr(m, family.norm_eps) for m in module.modules() if hasattr(m, family.norm_eps))
+        return Norm(module, family.norm, float(eps), family.norm_gain_offset)
 
     def block_parts(block: nn.Module, index: int) -> BlockParts:
         def inside(path: str) -> nn.Module:
             return part(block, path, f"{family.blocks}.{index}")
 
+        def maybe(path: str | None) -> nn.Module | None:
+            return None if path is None else inside(path)
+
+        def maybe_norm(path: str | None) -> Norm | None:
+            return None if path is None else norm(inside(path))
+
         b = family.block
         return BlockParts(
             block=block,
             attn=inside(b.attn),
-            attn_norm=norm(inside(b.attn_norm)),
+            attn_norm=maybe_norm(b.attn_norm),
             attn_proj=inside(b.attn_proj),
-            attn_writer=inside(b.attn_post_norm or b.attn),
+            attn_post_norm=maybe_norm(b.attn_post_norm),
+            attn_writer=inside(b.attn_writer or b.attn_post_norm or b.attn),
+            q_norm=maybe_norm(b.q_norm),
+            k_norm=maybe_norm(b.k_norm),
+            sinks=block.get_parameter(b.sinks) if b.sinks else None,
             mlp=inside(b.mlp),
-            mlp_norm=norm(inside(b.mlp_norm)) if b.mlp_norm else None,
-            mlp_up=inside(b.mlp_up),
-            mlp_gate=inside(b.mlp_gate) if b.mlp_gate else None,
-            mlp_down=inside(b.mlp_down),
-            mlp_writer=inside(b.mlp_post_norm or b.mlp),
+            mlp_norm=maybe_norm(b.mlp_norm),
+            mlp_up=maybe(b.mlp_up),
+            mlp_gate=maybe(b.mlp_gate),
+            mlp_down=maybe(b.mlp_down),
+            mlp_post_norm=maybe_norm(b.mlp_post_norm),
+            mlp_writer=inside(b.mlp_writer or b.mlp_post_norm or b.mlp),
+            router=maybe(b.router),
+            experts=maybe(b.experts),
         )
 
-    blocks = part(hf, family.blocks, "the model")
-    aliases = {} if family.block.attn_post_norm else {"attn_raw": "attn_out"}
-    aliases |= {} if family.block.mlp_post_norm else {"mlp_raw": "mlp_out"}
+    blocks, factors = part(hf, family.blocks, "the model"), family.read_factors(hf.config)
+    plain = factors.residual == 1
+    aliases = {"attn_raw": "attn_out"} if plain and not family.block.attn_post_norm else {}
+    aliases |= {"mlp_raw": "mlp_out"} if plain and not family.block.mlp_post_norm else {}
     return Layout(
         hf=hf,
         family=family,
         sizes=sizes,
+        factors=factors,
         table=SiteTable(sizes, family.absent, aliases, family.gated),
         embed=part(hf, family.embed, "the model"),
+        embed_writer=part(hf, family.embed_norm or family.embed, "the model"),
         pos_embed=part(hf, family.pos_embed, "the model") if family.pos_embed else None,
         blocks=tuple(block_parts(block, i) for i, block in enumerate(blocks.children())),
         final_norm=norm(part(hf, family.final_norm, "the model")),

@@ -259,11 +259,11 @@ class Model:
         return self.layout.final_norm.sigma(x)
 
     def lens(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
-        """The logits the model would give were x the end of the stream: its own final norm and unembedding."""
+        """The logits the model would give were x the end of the stream: its own final norm, unembedding, scale and cap."""
         with lock_of(self.hf), torch.no_grad():
             flat = x.reshape(1, -1, self.d_model)
             normed = self.layout.final_norm.module(flat.to(self.dtype))
-            return self.layout.unembed(normed).reshape(*x.shape[:-1], -1)
+            return self.layout.logits(normed).reshape(*x.shape[:-1], -1)
 
     def __repr__(self) -> str:
         s = self.layout.sizes

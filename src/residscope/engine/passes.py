@@ -66,5 +66,10 @@ class Pass:
         return value
 
     @property
+    def length(self) -> int:
+        """How many positions the forward is over."""
+        return self.batch.ids.shape[1] - self.offset
+
+    @property
     def inside_attention(self) -> bool:
         return any(site.name in INSIDE_ATTENTION for site in self.touched)

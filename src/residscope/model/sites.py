@@ -136,6 +136,7 @@ class Sizes:
     d_mlp: int
     d_vocab: int
     context: int
+    n_experts: int = 0
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ class SiteTable:
         """How many entries an axis has; None for batch, pos, query and key."""
         s = self.sizes
         sizes = {"d_model": s.d_model, "head": s.n_heads, "kv_head": s.n_kv_heads, "d_head": s.d_head}
-        sizes |= {"d_mlp": s.d_mlp, "d_vocab": s.d_vocab, "1": 1}
+        sizes |= {"d_mlp": s.d_mlp, "d_vocab": s.d_vocab, "expert": s.n_experts, "1": 1}
         return sizes.get(axis)
 
     def width(self, site: Site) -> int:

@@ -4,8 +4,8 @@ A file defines `FAMILY`. It names modules and configuration fields and holds no 
 the certificate decides whether it is true.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
@@ -16,37 +16,80 @@ from residscope.model.sites import Sizes
 # Fields every configuration may carry that do not change the numbers a forward pass gives
 # fmt: off
 _HARMLESS = frozenset((
-    "_name_or_path", "_model_name_or_path", "architectures", "auto_map", "bos_token_id", "chunk_size_feed_forward", "dtype",
-    "eos_token_id", "id2label", "initializer_range", "is_encoder_decoder", "label2id", "model_type", "output_attentions",
-    "output_hidden_states", "pad_token_id", "pretraining_tp", "problem_type", "return_dict",
-    "sep_token_id", "task_specific_params", "tie_word_embeddings", "torch_dtype", "transformers.js_config",
-    "transformers_version", "unk_token_id", "use_cache",
+    "_model_name_or_path", "_name_or_path", "architectures", "auto_map", "bos_token_id", "chunk_size_feed_forward",
+    "dtype", "eos_token_id", "gradient_checkpointing", "id2label", "initializer_range", "is_encoder_decoder", "label2id",
+    "model_type", "output_attentions", "output_hidden_states", "pad_token_id", "prefix", "pretraining_tp", "problem_type",
+    "return_dict", "sep_token_id", "task_specific_params", "tie_word_embeddings", "tokenizer_class", "torch_dtype",
+    "transformers.js_config", "transformers_version", "unk_token_id", "use_cache",
 ))
 # fmt: on
 
 
 @dataclass(frozen=True)
 class Block:
-    """Where a block keeps its parts: module paths inside it. None where it has no such part."""
+    """Where a block keeps its parts: module paths inside it. None where it has no such part.
+
+    A writer is the module whose output is added to the stream: the post-norm or the branch itself, unless said. `mlp_up` and
+    `mlp_gate` may name one module, whose output is then the gate's half and the other's. `qk_norm_axes` are those of what
+    the norms of queries and keys read. `mlp_added_in_place`: the block adds to the MLP's output where it lies.
+    """
 
     attn: str
-    attn_norm: str
+    attn_norm: str | None
     attn_proj: str
     mlp: str
     mlp_norm: str | None
-    mlp_up: str
-    mlp_down: str
+    mlp_up: str | None
+    mlp_down: str | None
     mlp_gate: str | None = None
     attn_post_norm: str | None = None
     mlp_post_norm: str | None = None
+    attn_writer: str | None = None
+    mlp_writer: str | None = None
+    q_norm: str | None = None
+    k_norm: str | None = None
+    qk_norm_axes: str = "pos head d_head"
+    sinks: str | None = None
+    router: str | None = None
+    experts: str | None = None
+    returns_tuple: bool = False
+    mlp_added_in_place: bool = False
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is otherwise where configuration fields have these values: merged over the family's own (absent None: present)."""
+
+    when: Mapping[str, tuple[Any, ...]]
+    block: Mapping[str, Any] = field(default_factory=dict)
+    sizes: Mapping[str, str | int] = field(default_factory=dict)
+    absent: Mapping[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The constants a model multiplies by, or caps with, on the way.
+
+    embed: the embedding; residual: what attention and MLP add to the stream; logits: what the unembedding gives. A cap c
+    makes x into c tanh(x / c): of the attention scores, and of the logits.
+    """
+
+    embed: float = 1.0
+    residual: float = 1.0
+    logits: float = 1.0
+    scores_cap: float | None = None
+    logits_cap: float | None = None
 
 
 @dataclass(frozen=True)
 class Family:
     """One Hugging Face family, as data.
 
-    `sizes` maps Residscope's dimension names to configuration fields. `config` lists the fields the file knows, each with the
-    values it may have (an empty tuple: any). `absent` gives the reason for each site the family lacks.
+    `sizes` maps Residscope's dimension names to configuration fields, or to a number. `factors` maps the names of `Factors` to
+    fields (`1/logits`: the field divides). `config` lists the fields the file knows, each with the values it may have (an
+    empty tuple: any; `attn_config.alibi`: a field of a field); `same` those that must equal another; `reasons` says why a
+    value is refused. `absent` gives the reason for each site the family lacks. `attention` is how the engine reaches the
+    sites inside it: through transformers' own interface, or through the module's two matrix products.
     """
 
     name: str
@@ -57,38 +100,69 @@ class Family:
     final_norm: str
     unembed: str
     norm: str
-    sizes: Mapping[str, str]
+    sizes: Mapping[str, str | int]
     config: Mapping[str, tuple[Any, ...]]
     pos_embed: str | None = None
+    embed_norm: str | None = None
     norm_eps: str = "eps"
     norm_gain_offset: float = 0.0
     softmax_dtype: str = "float32"
+    attention: str = "interface"
+    factors: Mapping[str, str] = field(default_factory=dict)
+    same: Mapping[str, str] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)
     absent: Mapping[str, str] = field(default_factory=dict)
+    variants: tuple[Variant, ...] = ()
 
     @property
     def gated(self) -> bool:
         return self.block.mlp_gate is not None
 
+    def variant(self, config: Any) -> "Family":
+        """The family as it is for this configuration."""
+        found = self
+        for v in self.variants:
+            if all(getattr(config, name, None) in values for name, values in v.when.items()):
+                absent = {k: why for k, why in {**found.absent, **v.absent}.items() if why is not None}
+                sizes, block = {**found.sizes, **v.sizes}, replace(found.block, **v.block)
+                found = replace(found, block=block, sizes=sizes, absent=absent)
+        return replace(found, variants=())
+
     def read_sizes(self, config: Any) -> Sizes:
-        """The model's dimensions. Raises UnknownConfig where a field has no value."""
-        values: dict[str, int] = {}
-        for name in ("n_layers", "d_model", "n_heads", "d_vocab", "context"):
-            values[name] = int(getattr(config, self.sizes[name]))
-        optional = {
-            "n_kv_heads": values["n_heads"],
-            "d_head": values["d_model"] // values["n_heads"],
-            "d_mlp": 4 * values["d_model"],
-        }
-        for name, default in optional.items():
-            found = getattr(config, self.sizes[name], None) if name in self.sizes else None
-            values[name] = default if found is None else int(found)
-        return Sizes(**values)
+        """The model's dimensions."""
+
+        def read(name: str, default: int | None = None) -> int:
+            where = self.sizes.get(name)
+            value = getattr(config, where, None) if isinstance(where, str) else where
+            if value is None and default is None:
+                raise UnknownConfig(f"the configuration does not say {name}", received=f"{where}=None")
+            return int(value if value is not None else default or 0)
+
+        n_heads, d_model = read("n_heads"), read("d_model")
+        return Sizes(
+            n_layers=read("n_layers"),
+            n_heads=n_heads,
+            n_kv_heads=read("n_kv_heads", n_heads),
+            d_model=d_model,
+            d_head=read("d_head", d_model // n_heads),
+            d_mlp=read("d_mlp", 4 * d_model),
+            d_vocab=read("d_vocab"),
+            context=read("context"),
+            n_experts=read("n_experts", 0),
+        )
+
+    def read_factors(self, config: Any) -> Factors:
+        """The model's constants; those without a field, or without a value, do nothing."""
+        found: dict[str, float] = {}
+        for name, where in self.factors.items():
+            value = getattr(config, where, None)
+            if value is not None:
+                found[name.removeprefix("1/")] = 1 / float(value) if name.startswith("1/") else float(value)
+        return Factors(**found)
 
     def check_config(self, config: Any) -> None:
         """Refuse a configuration with a field, or a value, that this file does not know."""
-        for name, value in config.to_dict().items():
-            if name in _HARMLESS:
-                continue
+        for name, value in self._fields(config.to_dict()):
             if name not in self.config:
                 raise UnknownConfig(
                     f"the {self.name} family file does not know the configuration field {name!r}, which may change the numbers",
@@ -97,17 +171,32 @@ class Family:
                     fix=f"check what the field does and add it to residscope/model/families/{self.name}.py",
                 )
             allowed = self.config[name]
+            if name in self.same:
+                allowed = (getattr(config, self.same[name]),)
             if allowed and value not in allowed:
+                why = f": {self.reasons[name]}" if name in self.reasons else ""
                 raise UnknownConfig(
-                    f"the {self.name} family file does not serve this value of {name!r}",
+                    f"the {self.name} family file does not serve this value of {name!r}{why}",
                     received=f"{name}={value!r}",
                     allowed=" or ".join(map(repr, allowed)),
                 )
 
+    def _fields(self, values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+        """Every field that may matter; those of a field that is a table of its own, one by one."""
+        for name, value in values.items():
+            full = prefix + name
+            if name in _HARMLESS:
+                continue
+            if isinstance(value, Mapping) and full not in self.config:
+                yield from self._fields(value, f"{full}.")
+            else:
+                yield full, value
+
 
 def families() -> dict[str, Family]:
     """Every family file in this folder, by model type."""
-    found = [import_module(f"{__name__}.{module.name}").FAMILY for module in iter_modules(__path__)]
+    files = [module.name for module in iter_modules(__path__) if not module.name.startswith("_")]
+    found = [import_module(f"{__name__}.{name}").FAMILY for name in files]
     return {model_type: family for family in found for model_type in family.model_types}
 
 
@@ -128,4 +217,4 @@ def family_of(config: Any) -> Family:
         )
     family = known[model_type]
     family.check_config(config)
-    return family
+    return family.variant(config)

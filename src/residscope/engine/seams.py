@@ -1,0 +1,100 @@
+"""Seams: sites inside stock modules that no module's input or output shows, reached while the module's own forward runs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from residscope.engine.attention import attend, own_positions
+from residscope.engine.passes import Pass
+from residscope.model.sites import Site
+
+_SOFTMAX = {functional.softmax, torch.softmax, Tensor.softmax}
+_PRODUCT = {torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__}
+_ADDED_PRODUCT = {torch.baddbmm, Tensor.baddbmm}
+
+
+class AttentionProducts(TorchFunctionMode):
+    """Sites of an attention module that computes softmax(q k^T ...) v by itself, in whatever steps its file has.
+
+    Up to the softmax the one product of two batched tensors is q k^T; after it, pattern @ v. A fused kernel is the whole.
+    """
+
+    def __init__(self, now: Pass, layer: int) -> None:
+        super().__init__()
+        self.now, self.layer = now, layer
+        self.heads = now.layout.sizes.n_heads
+        self.after_softmax = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _SOFTMAX:
+            self.after_softmax = True
+            return func(self._visit("scores", args[0]), *args[1:], **kwargs)
+        if func in _PRODUCT and args[0].ndim > 2 and args[1].ndim > 2:
+            if self.after_softmax:
+                pattern, v = self._visit("pattern", args[0]), self._suffix("v", args[1])
+                return self._by_position("z", func(pattern, v))
+            return func(*self._queries_keys(args[0], args[1]))
+        if func in _ADDED_PRODUCT:
+            bias, q, k = args[0], kwargs.pop("batch1"), kwargs.pop("batch2")
+            bias = bias.repeat(q.shape[0] // bias.shape[0], 1, 1)  # rows may have joined since it was built
+            q, k = self._queries_keys(q, k)
+            return func(bias, q, k, **kwargs)
+        if func is functional.scaled_dot_product_attention:
+            return self._fused(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _fused(
+        self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, **_: Any
+    ) -> Tensor:
+        if is_causal:
+            attn_mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            attn_mask = torch.zeros_like(attn_mask, dtype=q.dtype).masked_fill_(~attn_mask, torch.finfo(q.dtype).min)
+        return attend(self.now, self.layer, q, k, v, attn_mask)[0].transpose(1, 2)
+
+    def _queries_keys(self, q: Tensor, k_transposed: Tensor) -> tuple[Tensor, Tensor]:
+        k = k_transposed.transpose(-1, -2)
+        new = self._suffix("k", k)
+        return self._by_position("q", q), k_transposed if new is k else new.transpose(-1, -2)
+
+    def _by_head(self, name: str, x: Tensor, see: Callable[[Tensor], Tensor]) -> Tensor:
+        """Show `see` x as [batch head ...], also where the module folds heads into the batch."""
+        if not self.now.touches(Site(name, self.layer)):
+            return x
+        whole = x.view(-1, self.heads, *x.shape[1:]) if x.ndim == 3 else x
+        new = see(whole)
+        return x if new is whole else new.reshape(x.shape)
+
+    def _visit(self, name: str, x: Tensor) -> Tensor:
+        return self._by_head(name, x, lambda x: self.now.visit(Site(name, self.layer), x))
+
+    def _by_position(self, name: str, x: Tensor) -> Tensor:
+        def see(x: Tensor) -> Tensor:
+            value = x.transpose(1, 2)
+            new = self.now.visit(Site(name, self.layer), value)
+            return x if new is value else new.transpose(1, 2)
+
+        return self._by_head(name, x, see)
+
+    def _suffix(self, name: str, x: Tensor) -> Tensor:
+        return self._by_head(name, x, lambda x: own_positions(self.now, Site(name, self.layer), x))
+
+
+class RouterLogits(TorchFunctionMode):
+    """A router's logits where its own forward makes them, before it picks experts by them."""
+
+    def __init__(self, visit: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.visit: Callable[[Tensor], Tensor] | None = visit
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is functional.linear and self.visit is not None:
+            visit, self.visit = self.visit, None
+            return visit(out)
+        return out

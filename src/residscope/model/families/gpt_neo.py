@@ -1,0 +1,57 @@
+"""GPT-Neo: GPT-2's block with unscaled scores, attention local to a window in every other layer."""
+
+from residscope.model.families import Block, Family
+from residscope.model.families._common import DENSE, NO_GATE, NO_POST_NORM, NO_QK_NORM
+
+FAMILY = Family(
+    name="gpt_neo",
+    model_types=("gpt_neo",),
+    embed="transformer.wte",
+    pos_embed="transformer.wpe",
+    blocks="transformer.h",
+    block=Block(
+        attn="attn.attention",
+        attn_norm="ln_1",
+        attn_proj="attn.attention.out_proj",
+        mlp="mlp",
+        mlp_norm="ln_2",
+        mlp_up="mlp.c_fc",
+        mlp_down="mlp.c_proj",
+        returns_tuple=True,
+    ),
+    final_norm="transformer.ln_f",
+    unembed="lm_head",
+    norm="layer",
+    attention="products",
+    sizes={
+        "n_layers": "num_layers",
+        "n_heads": "num_heads",
+        "d_model": "hidden_size",
+        "d_mlp": "intermediate_size",
+        "d_vocab": "vocab_size",
+        "context": "max_position_embeddings",
+    },
+    config={
+        "activation_function": (),
+        "attention_dropout": (),
+        "attention_layers": (),
+        "attention_types": (),
+        "classifier_dropout": (),
+        "embed_dropout": (),
+        "hidden_size": (),
+        "intermediate_size": (),
+        "layer_norm_epsilon": (),
+        "max_position_embeddings": (),
+        "num_heads": (),
+        "num_layers": (),
+        "resid_dropout": (),
+        "summary_activation": (),
+        "summary_first_dropout": (),
+        "summary_proj_to_labels": (),
+        "summary_type": (),
+        "summary_use_proj": (),
+        "vocab_size": (),
+        "window_size": (),
+    },
+    absent={**NO_QK_NORM, **NO_POST_NORM, **DENSE, **NO_GATE},
+)
