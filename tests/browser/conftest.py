@@ -1,11 +1,15 @@
 """A real server on the real default model, and Debian's Chromium."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import ConsoleMessage, Page, Request, WebSocket, expect
+
+from browser.steps import IOI, LOAD_MS, Traffic, settled
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = [
@@ -47,3 +51,61 @@ def workbench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     session.load("smollm2-135m")
     with Server(session, port=0) as server:
         yield server
+
+
+@pytest.fixture
+def traffic(page: Page) -> Traffic:
+    seen = Traffic()
+
+    def request(asked: Request) -> None:
+        seen.urls.append(asked.url)
+
+    def socket(opened: WebSocket) -> None:
+        seen.urls.append(opened.url)
+        opened.on("framesent", lambda frame: seen.sent.append(frame))
+
+    def console(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            seen.complaints.append(message.text)
+
+    page.on("request", request)
+    page.on("websocket", socket)
+    page.on("console", console)
+    page.on("pageerror", lambda error: seen.complaints.append(str(error)))
+    return seen
+
+
+@pytest.fixture
+def bench(page: Page, workbench: Any, traffic: Traffic) -> Iterator[Page]:
+    """The page, with the model loaded and no edits; afterwards: nothing from elsewhere, nothing complained of."""
+    page.goto(workbench.url)
+    expect(page.get_by_test_id("status")).to_have_attribute("data-phase", "idle", timeout=LOAD_MS)
+    workbench.session.intent("set_edits", {"edits": []})
+    workbench.session.intent("set_prompt", {"text": IOI})
+    settled(page)
+    yield page
+    own = re.compile(rf"(http|ws)://127\.0\.0\.1:{workbench.port}/|data:|blob:http://127\.0\.0\.1:{workbench.port}/")
+    assert [url for url in traffic.urls if not own.match(url)] == []
+    assert traffic.complaints == []
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random model saved as anybody would, reading bytes; nothing ships for it."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    path = tmp_path_factory.mktemp("models") / "little"
+    alphabet = ["<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    inner = Tokenizer(models.BPE({text: i for i, text in enumerate(alphabet)}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>").save_pretrained(path)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(alphabet), hidden_size=64, intermediate_size=128, num_hidden_layers=6, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=512, bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(path)
+    return path

@@ -1,18 +1,15 @@
 """First light, as a newcomer sees it: type a sentence, watch the stream of the real model light up."""
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from playwright.sync_api import ConsoleMessage, Page, Request, WebSocket, expect
+from playwright.sync_api import Page, expect
+
+from browser.steps import IOI, LAST, ROWS, Traffic, cells, metric, settled, show_table, type_prompt
 
 pytestmark = pytest.mark.browser
 
-IOI = "When John and Mary went to the store, John gave a bottle of milk to"
-LOAD_MS = 240_000
-ROWS, LAST = 31, 15
 TURN = 24  # the row after block 23, whose head 3 moves "Mary" to the end; the rows before carry a negative offset
 RED_AND_BLUE = """canvas => {
   const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
@@ -23,87 +20,6 @@ RED_AND_BLUE = """canvas => {
   }
   return [red, blue];
 }"""
-
-
-@dataclass
-class Traffic:
-    """What the page asked for and complained about."""
-
-    urls: list[str] = field(default_factory=list)
-    sent: list[str | bytes] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
-
-    @property
-    def count(self) -> int:
-        return len(self.urls) + len(self.sent)
-
-
-@pytest.fixture
-def traffic(page: Page) -> Traffic:
-    seen = Traffic()
-
-    def request(asked: Request) -> None:
-        seen.urls.append(asked.url)
-
-    def socket(opened: WebSocket) -> None:
-        seen.urls.append(opened.url)
-        opened.on("framesent", lambda frame: seen.sent.append(frame))
-
-    def console(message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
-            seen.complaints.append(message.text)
-
-    page.on("request", request)
-    page.on("websocket", socket)
-    page.on("console", console)
-    page.on("pageerror", lambda error: seen.complaints.append(str(error)))
-    return seen
-
-
-@pytest.fixture
-def bench(page: Page, workbench: Any, traffic: Traffic) -> Iterator[Page]:
-    """The page, with the model loaded and no edits; afterwards: nothing from elsewhere, nothing complained of."""
-    page.goto(workbench.url)
-    expect(page.get_by_test_id("status")).to_have_attribute("data-phase", "idle", timeout=LOAD_MS)
-    workbench.session.intent("set_edits", {"edits": []})
-    workbench.session.intent("set_prompt", {"text": IOI})
-    settled(page)
-    yield page
-    own = re.compile(rf"(http|ws)://127\.0\.0\.1:{workbench.port}/|data:|blob:http://127\.0\.0\.1:{workbench.port}/")
-    assert [url for url in traffic.urls if not own.match(url)] == []
-    assert traffic.complaints == []
-
-
-def settled(page: Page) -> None:
-    expect(page.get_by_test_id("status")).to_have_attribute("data-phase", "idle", timeout=60_000)
-
-
-def type_prompt(page: Page, text: str) -> None:
-    page.get_by_test_id("prompt-edit").click()
-    page.get_by_test_id("prompt-input").fill(text)
-    page.get_by_test_id("prompt-input").press("Enter")
-
-
-def show_table(page: Page) -> None:
-    if page.get_by_test_id("table-toggle").get_attribute("aria-pressed") != "true":
-        page.get_by_test_id("table-toggle").click()
-    expect(page.locator("[data-testid=stream-grid] td").first).to_be_visible()
-
-
-def cells(page: Page, *, n_pos: int) -> list[list[float]]:
-    """Every cell's value, by row and column, from the table beside the picture."""
-    show_table(page)
-    grid = page.get_by_test_id("stream-grid")
-    expect(grid.locator("td")).to_have_count(ROWS * n_pos, timeout=20_000)
-    found = grid.locator("td").evaluate_all(
-        "all => all.map(td => [+td.dataset.row, +td.dataset.col, +td.dataset.value])"
-    )
-    values = {(row, col): value for row, col, value in found}
-    return [[values[row, col] for col in range(n_pos)] for row in range(ROWS)]
-
-
-def metric(page: Page, which: str) -> float:
-    return float(page.get_by_test_id(f"result-{which}").get_attribute("data-value", timeout=20_000) or "nan")
 
 
 def test_the_link_leaves_no_token_in_the_address(bench: Page, workbench: Any) -> None:
@@ -217,3 +133,12 @@ def test_an_empty_and_an_endless_prompt_are_refused_in_words(bench: Page) -> Non
     type_prompt(bench, "word " * 9000)
     expect(bench.get_by_test_id("notice").first).to_contain_text("context", timeout=20_000)
     expect(bench.get_by_test_id("next-token")).to_have_attribute("data-token", " Mary")
+    expect(bench.get_by_test_id("prompt-input"), "what was refused can be shortened").to_have_value("word " * 9000)
+    bench.get_by_test_id("prompt-input").fill("")
+    bench.get_by_test_id("prompt-input").press("Enter")
+    expect(bench.get_by_test_id("prompt-input")).to_be_visible()
+    bench.get_by_test_id("prompt-input").fill("The capital of France is")
+    bench.get_by_test_id("prompt-input").press("Enter")
+    expect(bench.get_by_test_id("next-token")).to_have_attribute("data-token", " Paris", timeout=20_000)
+    expect(bench.get_by_test_id("prompt-input")).to_have_count(0)
+    expect(bench.get_by_test_id("notice")).to_have_count(0)

@@ -201,10 +201,26 @@ def test_tensors_travel_as_safetensors(http: httpx.Client, server: Server) -> No
     header = json.loads(answer.content[8 : 8 + int.from_bytes(answer.content[:8], "little")])
     texts = json.loads(header["__metadata__"]["next_text"])
     assert [len(row) for row in texts] == [5] * 7
-    value = load(http.get(f"/api/runs/{run}/logits", params={"positive": 3, "negative": 4}).content)["value"]
-    assert value.shape == (5, 7)
+    logits = load(http.get(f"/api/runs/{run}/logits", params={"positive": 3, "negative": 4}).content)
+    assert {name: tuple(t.shape) for name, t in logits.items()} == {"value": (5, 7), "offset": (5, 7)}
     assert len(http.get(f"/api/runs/{run}/lens", params={"layer": -1, "pos": 2}).json()["top"]) == 5
     assert len(http.get("/api/directions", params={"site": "resid_post.1"}).json()["components"]) == 3
+
+
+def test_a_compared_run_of_another_prompt_brings_its_tokens(http: httpx.Client, server: Server) -> None:
+    http.post("/api/intents/set_prompt", json={"text": "one"})
+    assert server.session.wait(60)
+    first = state(http)["current"]["a"]
+    http.post("/api/intents/set_prompt", json={"text": "two!"})
+    assert server.session.wait(60)
+    http.post("/api/intents/compare_run", json={"run": first})
+    found = state(http)
+    runs = {run["id"]: run for run in found["runs"]}
+    a, b = (runs[found["current"][which]] for which in "ab")
+    assert ["".join(token["text"] for token in run["tokens"]) for run in (a, b)] == ["one", "two!"]
+    assert (a["version"] < b["version"], b["version"]) == (True, found["version"])
+    assert {run["id"] for run in found["runs"] if run["tokens"]} == {a["id"], b["id"]}
+    http.post("/api/intents/compare_run", json={"run": None})
 
 
 def test_the_socket_sends_the_state_then_numbered_patches(server: Server, http: httpx.Client) -> None:

@@ -7,6 +7,7 @@ const view: View = {
   weights: { 3: -0.5, 7: 1 },
   site: "resid_post.23",
   unit: "cos",
+  logits: "centred",
   mode: "delta",
   locks: { cos: 0.25, logit: 14 },
   numbers: true,

@@ -1,6 +1,16 @@
 /** Numbers and tokens as text. */
 
-export type ValueUnit = "centred" | "raw" | "cos" | "logit";
+export type ValueUnit = "centred" | "raw" | "cos" | "logit" | "logit-centred";
+
+export const isLogit = (unit: ValueUnit): boolean => unit === "logit" || unit === "logit-centred";
+
+export const UNIT_NAMES: Record<ValueUnit, string> = {
+  centred: "x·d, centred",
+  raw: "x·d, raw",
+  cos: "cos",
+  logit: "logits, raw",
+  "logit-centred": "logits, centred",
+};
 
 /** A signed number with a true minus. */
 export function signed(value: number, digits = 2): string {
@@ -11,11 +21,13 @@ export function signed(value: number, digits = 2): string {
 
 export function inUnit(value: number, unit: ValueUnit): string {
   if (unit === "cos") return signed(value, 3);
-  return signed(value, Math.abs(value) >= 100 ? 0 : unit === "logit" ? 2 : 1);
+  const size = Math.abs(value);
+  return signed(value, size >= 100 ? 0 : isLogit(unit) ? 2 : size > 0 && size < 1 ? 3 : 1);
 }
 
 /** Short enough for a cell. */
 export function inCell(value: number, unit: ValueUnit): string {
+  if (Number.isNaN(value)) return "–";
   const digits = unit === "cos" ? 2 : Math.abs(value) < 9.95 ? 1 : 0;
   return value.toFixed(digits).replace("-", "−");
 }

@@ -28,6 +28,18 @@ export function readStream(file: Tensors, run: string, site: string): StreamData
   return { run, site, rows, cols, k, coef, offset, norm, sink: sinks(norm, cols), next };
 }
 
+/** The logit difference of a run, and the same less the data-set mean's share of it (NaN where no mean is known). */
+export interface Logits {
+  raw: Float32Array;
+  centred: Float32Array;
+}
+
+export function readLogits(file: Tensors): Logits {
+  const raw = floats(file, "value").data;
+  const offset = floats(file, "offset").data;
+  return { raw, centred: raw.map((value, i) => value - offset[i]) };
+}
+
 /** What the grid draws: one signed number a cell, and how much of it is full colour. */
 export interface Field {
   rows: number;

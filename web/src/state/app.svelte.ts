@@ -1,5 +1,6 @@
 import { getContext, setContext, untrack } from "svelte";
 import type { Connector } from "../connect/connector";
+import type { Run } from "../connect/wire";
 import { visible } from "../lib/format";
 import { rowSite } from "../lib/stream";
 import { DirectionStore } from "./directions.svelte";
@@ -18,6 +19,8 @@ export class App {
   palette = $state(false);
   code = $state("");
   pickedEdit = $state("");
+  /** The side column that is open where there is no room for both. */
+  opened: "" | "rail" | "inspector" = $state("");
   /** The edit the strength keys turn: the picked one, else the last. */
   edit = $derived.by(() => {
     const { edits } = this.session;
@@ -46,6 +49,14 @@ export class App {
   directionName = $derived.by(() => {
     if (this.view.current.direction === "logit") return this.answers;
     return this.view.component === null ? "Mix" : `PC ${this.view.component}`;
+  });
+
+  /** What A and B are called: A may be any run of the history. */
+  names = $derived.by(() => {
+    const { a, b, state } = this.session;
+    const name = (run: Run | null, edited: string) =>
+      run?.edits ? edited : !run || run.prompt === state?.prompt?.text ? "baseline" : "other prompt";
+    return { a: name(a, a?.label ?? ""), b: name(b, "edited") };
   });
 
   constructor(connector: Connector, hash: string) {

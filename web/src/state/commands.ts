@@ -1,6 +1,7 @@
 import { steering, strengthOf, withStrength } from "../lib/edits";
 import type { Edit } from "../connect/wire";
 import type { App } from "./app.svelte";
+import { saveAs } from "./exports";
 import { copy, shareLink } from "./share";
 import { theme } from "./theme.svelte";
 
@@ -86,6 +87,7 @@ export const COMMANDS: Command[] = [
 export const MORE: Command[] = [
   { keys: [], label: "Share: copy a link", run: (app) => void copy(shareLink(app), "Link copied") },
   { keys: [], label: "Copy as Python", run: (app) => void app.python() },
+  ...(["svg", "png", "csv"] as const).map((kind) => ({ keys: [], label: `Save the picture as ${kind.toUpperCase()}`, run: (app: App) => void saveAs(app, kind) })),
   { keys: [], label: "Light or dark", run: () => theme.toggle() },
   { keys: [], label: "Reset the mix", run: (app) => app.view.resetWeights() },
 ];

@@ -39,7 +39,7 @@ export class DirectionStore {
     const metric = this.session.state?.metric;
     const site = this.streams.site;
     const key = site && `${model?.hash}|${site}|${metric?.positive.id}|${metric?.negative.id}`;
-    if (key === this.wantedBasis) return;
+    if (key === this.wantedBasis || !this.streams.settled) return;
     this.wantedBasis = key;
     if (!site) this.basis = null;
     else
@@ -56,7 +56,12 @@ export class DirectionStore {
     if (this.view.dragging) return;
     const key = ref ? JSON.stringify([this.session.model?.hash, ref, metric?.positive.id, metric?.negative.id]) : "";
     if (key === this.wanted) return;
+    if (!this.streams.settled && !this.known.has(key)) {
+      this.reads = "waiting";
+      return;
+    }
     this.wanted = key;
+    this.reads = "";
     this.error = "";
     const known = this.known.get(key);
     if (!ref || known) {

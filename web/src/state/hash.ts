@@ -12,6 +12,8 @@ export interface View {
   /** Basis site; empty: the first the model offers. */
   site: string;
   unit: Unit;
+  /** The same choice for the logit difference. */
+  logits: "raw" | "centred";
   mode: Mode;
   /** Locked colour scale per unit. */
   locks: Record<string, number>;
@@ -37,6 +39,7 @@ export const defaults = (): View => ({
   weights: {},
   site: "",
   unit: "centred",
+  logits: "raw",
   mode: "base",
   locks: {},
   numbers: false,
@@ -68,6 +71,7 @@ export function encodeView(view: View, shared: Shared | null = null): string {
   if (pairs(view.weights)) query.set("w", pairs(view.weights));
   if (view.site) query.set("site", view.site);
   if (view.unit !== usual.unit) query.set("unit", view.unit);
+  if (view.logits !== usual.logits) query.set("logits", view.logits);
   if (view.mode !== usual.mode) query.set("view", view.mode);
   if (pairs(view.locks)) query.set("lock", pairs(view.locks));
   for (const flag of ["numbers", "table", "fit"] as const) if (view[flag]) query.set(flag, "1");
@@ -88,6 +92,7 @@ export function decodeView(hash: string): { view: View; shared: Shared | null } 
     if (/^\d+$/.test(index)) view.weights[+index] = Math.max(-1, Math.min(1, weight));
   view.site = query.get("site") ?? "";
   view.unit = oneOf(query.get("unit"), ["centred", "raw", "cos"], view.unit);
+  view.logits = oneOf(query.get("logits"), ["raw", "centred"], view.logits);
   view.mode = oneOf(query.get("view"), ["base", "edit", "delta"], view.mode);
   for (const [unit, scale] of Object.entries(unpairs(query.get("lock") ?? ""))) if (scale > 0) view.locks[unit] = scale;
   for (const flag of ["numbers", "table", "fit"] as const) view[flag] = query.get(flag) === "1";

@@ -20,3 +20,8 @@ export function notify(text: string, kind: Notice["kind"] = "info"): void {
 export function dismiss(id: number): void {
   notices.list = notices.list.filter((notice) => notice.id !== id);
 }
+
+/** What was refused is past. */
+export function clearErrors(): void {
+  notices.list = notices.list.filter((notice) => notice.kind !== "error");
+}

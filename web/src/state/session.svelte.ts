@@ -1,6 +1,6 @@
 import { words, type Connection, type Connector } from "../connect/connector";
 import type { Edit, ModelInfo, Run, ShownEdit, State } from "../connect/wire";
-import { notify } from "./notices.svelte";
+import { clearErrors, notify } from "./notices.svelte";
 
 /** A mirror of the server's session; everything that changes it is an intent. */
 export class Session {
@@ -56,9 +56,12 @@ export class Session {
     );
   }
 
-  setPrompt(text: string, bos: boolean | null = null): Promise<unknown> {
+  /** Answers whether the prompt was accepted. */
+  async setPrompt(text: string, bos: boolean | null = null): Promise<boolean> {
     mark("residscope:prompt-sent");
-    return this.send("set_prompt", bos === null ? { text } : { text, bos });
+    const accepted = await this.accepted("set_prompt", bos === null ? { text } : { text, bos });
+    if (accepted) clearErrors();
+    return accepted;
   }
 
   setEdits(edits: ShownEdit[]): Promise<unknown> {

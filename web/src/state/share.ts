@@ -53,13 +53,13 @@ export async function restore(app: App, shared: Shared): Promise<boolean> {
     notify(`This link was made with the model ${shared.model}, which is not in the list here. Load it, then open the link again.`, "error");
     return true;
   }
+  await session.setPrompt(shared.prompt, shared.bos);
+  if (shared.metric) await session.send("set_metric", shared.metric);
+  await session.send("set_edits", { edits: shared.edits });
   if (state.model.hash !== shared.hash)
     notify(
       `This link was made with another model: ${shared.model} (${shared.hash.slice(0, 8)}). Here it is ${state.model.name} (${state.model.hash.slice(0, 8)}), so numbers may differ.`,
       "error",
     );
-  await session.setPrompt(shared.prompt, shared.bos);
-  if (shared.metric) await session.send("set_metric", shared.metric);
-  await session.send("set_edits", { edits: shared.edits });
   return true;
 }

@@ -1,10 +1,9 @@
 import { words } from "../connect/connector";
-import { floats } from "../connect/safetensors";
 import type { DictionaryInfo, Run } from "../connect/wire";
 import type { ValueUnit } from "../lib/format";
 import { mixField, unitWeights } from "../lib/mix";
 import { robustScale } from "../lib/scale";
-import { readStream, type Field, type StreamData } from "../lib/stream";
+import { readLogits, readStream, type Field, type Logits, type StreamData } from "../lib/stream";
 import type { Mode } from "./hash";
 import type { Session } from "./session.svelte";
 import type { ViewStore } from "./view.svelte";
@@ -13,15 +12,13 @@ import type { ViewStore } from "./view.svelte";
 interface Held {
   run: Run;
   data: StreamData;
-  logits: Float32Array | null;
+  logits: Logits | null;
 }
 
 interface Shown {
   key: string;
   a: Held;
   b: Held | null;
-  /** Token texts, where they are known for this run. */
-  tokens: string[] | null;
 }
 
 const MOST_HELD = 24;
@@ -37,6 +34,8 @@ function usualSite(dictionaries: DictionaryInfo[], layers: number): string {
 export class Streams {
   shown: Shown | null = $state.raw(null);
   error = $state("");
+  /** The picture whose pixels are on the screen; what is less urgent waits for it. */
+  painted = $state("");
   private cache = new Map<string, Promise<unknown>>();
   private wanted = "";
 
@@ -46,7 +45,13 @@ export class Streams {
     if (!model) return "";
     return model.dictionaries.some((d) => d.site === chosen) ? chosen : usualSite(model.dictionaries, model.n_layers);
   });
-  unit: ValueUnit = $derived.by(() => (this.view.current.direction === "logit" ? "logit" : this.view.current.unit));
+  /** The data-set mean is known, so the logit difference can be centred. */
+  hasMean = $derived.by(() => !!this.session.model?.dictionaries.length);
+  unit: ValueUnit = $derived.by(() => {
+    const { direction, unit, logits } = this.view.current;
+    if (direction !== "logit") return unit;
+    return logits === "centred" && this.hasMean ? "logit-centred" : "logit";
+  });
   weights = $derived.by(() => (this.shown ? unitWeights(this.view.current.weights, this.shown.a.data.k) : null));
   private valuesA = $derived(this.values(this.shown?.a ?? null));
   private valuesB = $derived(this.values(this.shown?.b ?? null));
@@ -64,13 +69,20 @@ export class Streams {
     return values && this.shown ? robustScale(values, this.shown.a.data.cols) : 1;
   });
   scale = $derived.by(() => this.view.current.locks[this.unit] ?? this.autoScale);
-  data = $derived(this.mode === "edit" ? (this.shown?.b?.data ?? null) : (this.shown?.a.data ?? null));
+  private held = $derived(this.mode === "edit" ? (this.shown?.b ?? null) : (this.shown?.a ?? null));
+  data = $derived(this.held?.data ?? null);
+  tokens: string[] = $derived.by(() => {
+    const known = this.held?.run.tokens?.map((token) => token.text);
+    return known ?? Array.from({ length: this.data?.cols ?? 0 }, () => "");
+  });
   field: Field | null = $derived.by(() => {
     if (!this.data || !this.fieldValues) return null;
     const { rows, cols, sink } = this.data;
     return { rows, cols, values: this.fieldValues, scale: this.scale, sink };
   });
-  stale = $derived.by(() => !!this.shown && (this.session.busy || this.shown.key !== this.key()));
+  stale = $derived.by(() => !!this.shown && (this.session.behind || this.shown.key !== this.key()));
+  /** Nothing more urgent than the picture is on its way. */
+  settled = $derived.by(() => !this.session.a || !!this.error || (!this.session.behind && this.painted === this.key()));
 
   constructor(
     private session: Session,
@@ -92,7 +104,8 @@ export class Streams {
 
   private values(held: Held | null): Float32Array | null {
     if (!held) return null;
-    if (this.view.current.direction === "logit") return held.logits;
+    if (this.view.current.direction === "logit")
+      return (this.unit === "logit-centred" ? held.logits?.centred : held.logits?.raw) ?? null;
     return this.weights && mixField(held.data, this.weights, this.view.current.unit);
   }
 
@@ -105,7 +118,7 @@ export class Streams {
   /** Call from an effect: keeps what is shown in step with the session. */
   follow(): void {
     const { a, b, state } = this.session;
-    const [key, metric, prompt] = [this.key(), state?.metric ?? null, state?.prompt ?? null];
+    const [key, metric] = [this.key(), state?.metric ?? null];
     if (!a) {
       this.wanted = "";
       if (state && !state.current.a && state.status.phase !== "running") this.shown = null;
@@ -117,9 +130,9 @@ export class Streams {
     void Promise.all([this.hold(a, answers), b && b.id !== a.id ? this.hold(b, answers) : null]).then(
       ([heldA, heldB]) => {
         if (this.wanted !== key) return;
-        const known = prompt !== null && a.prompt === prompt.text && heldA.data.cols === prompt.tokens.length;
-        this.shown = { key, a: heldA, b: heldB, tokens: known ? prompt.tokens.map((t) => t.text) : null };
+        this.shown = { key, a: heldA, b: heldB };
         this.error = "";
+        requestAnimationFrame(() => setTimeout(() => (this.painted = key)));
       },
       (error: unknown) => {
         if (this.wanted !== key) return;
@@ -137,8 +150,8 @@ export class Streams {
       readStream(await connector.tensors(`api/runs/${id}/stream${basis}`), run.id, this.site),
     );
     const logits = answers
-      ? this.once(`${run.id}|${answers}`, async () =>
-          floats(await connector.tensors(`api/runs/${id}/logits?${answers}`), "value").data,
+      ? this.once(`${run.id}|${answers}|${this.hasMean}`, async () =>
+          readLogits(await connector.tensors(`api/runs/${id}/logits?${answers}`)),
         )
       : null;
     return { run, data: await stream, logits: await logits };

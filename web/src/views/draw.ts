@@ -66,6 +66,7 @@ export function drawCells(
       } else {
         g.fillStyle = color;
         g.fillRect(x, y, w, h);
+        if (Number.isNaN(value) && !texts) dot(g, x + w / 2, y + h / 2, paint.text3);
         if (isClipped(value, scale)) corner(g, x + w, y, tick, paint.diverging.inkFor(value, scale));
       }
       if (texts) {
@@ -83,6 +84,12 @@ function corner(g: CanvasRenderingContext2D, right: number, y: number, size: num
   g.lineTo(right, y);
   g.lineTo(right, y + size);
   g.fill();
+}
+
+/** Not known. */
+function dot(g: CanvasRenderingContext2D, x: number, y: number, ink: string): void {
+  g.fillStyle = ink;
+  g.fillRect(x - 1, y - 1, 2, 2);
 }
 
 interface At {
@@ -131,7 +138,8 @@ export function drawSparks(g: CanvasRenderingContext2D, field: Field, win: Windo
     const left = col * win.colW - win.left + 1;
     const step = (win.colW - 2) / Math.max(rows - 1, 1);
     const trace = (line: (row: number) => number) => {
-      for (let row = 0; row < rows; row++) g.lineTo(left + row * step, line(row));
+      for (let row = 0; row < rows; row++)
+        if (!Number.isNaN(values[row * cols + col])) g.lineTo(left + row * step, line(row));
     };
     for (const sign of [1, -1]) {
       g.beginPath();

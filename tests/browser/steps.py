@@ -1,0 +1,54 @@
+"""What the browser tests do and look at again and again."""
+
+from dataclasses import dataclass, field
+
+from playwright.sync_api import Page, expect
+
+IOI = "When John and Mary went to the store, John gave a bottle of milk to"
+LOAD_MS = 240_000
+ROWS, LAST = 31, 15
+
+
+@dataclass
+class Traffic:
+    """What the page asked for and complained about."""
+
+    urls: list[str] = field(default_factory=list)
+    sent: list[str | bytes] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        return len(self.urls) + len(self.sent)
+
+
+def settled(page: Page) -> None:
+    expect(page.get_by_test_id("status")).to_have_attribute("data-phase", "idle", timeout=60_000)
+
+
+def type_prompt(page: Page, text: str) -> None:
+    page.get_by_test_id("prompt-edit").click()
+    page.get_by_test_id("prompt-input").fill(text)
+    page.get_by_test_id("prompt-input").press("Enter")
+
+
+def show_table(page: Page) -> None:
+    if page.get_by_test_id("table-toggle").get_attribute("aria-pressed") != "true":
+        page.get_by_test_id("table-toggle").click()
+    expect(page.locator("[data-testid=stream-grid] td").first).to_be_visible()
+
+
+def cells(page: Page, *, n_pos: int) -> list[list[float]]:
+    """Every cell's value, by row and column, from the table beside the picture."""
+    show_table(page)
+    grid = page.get_by_test_id("stream-grid")
+    expect(grid.locator("td")).to_have_count(ROWS * n_pos, timeout=20_000)
+    found = grid.locator("td").evaluate_all(
+        "all => all.map(td => [+td.dataset.row, +td.dataset.col, +td.dataset.value])"
+    )
+    values = {(row, col): value for row, col, value in found}
+    return [[values[row, col] for col in range(n_pos)] for row in range(ROWS)]
+
+
+def metric(page: Page, which: str) -> float:
+    return float(page.get_by_test_id(f"result-{which}").get_attribute("data-value", timeout=20_000) or "nan")

@@ -1,0 +1,115 @@
+/** The stream picture as a file: SVG (and from it PNG), or its numbers as CSV. Token text is untrusted: always escaped. */
+
+import type { Paint } from "./color";
+import { bound, UNIT_NAMES, visible, type ValueUnit } from "./format";
+import { isClipped } from "./scale";
+import { rowName, rowSite, type Field } from "./stream";
+
+export interface Picture {
+  field: Field;
+  norm: Float32Array;
+  tokens: string[];
+  next: string[];
+  unit: ValueUnit;
+  /** What it is a picture of, in one line. */
+  title: string;
+}
+
+/** A field of a CSV file: quoted where it must be. */
+const cell = (text: string): string => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+
+/** One line a cell of the grid; tokens as JSON strings, so that none is taken for a formula or a line break. */
+export function streamCsv({ field, norm, tokens, unit, title }: Picture): string {
+  const lines = ["site,pos,token,value,unit,norm,picture"];
+  for (let row = 0; row < field.rows; row++)
+    for (let pos = 0; pos < field.cols; pos++) {
+      const i = row * field.cols + pos;
+      const value = Number.isNaN(field.values[i]) ? "" : String(field.values[i]);
+      const fields = [rowSite(row), String(pos), JSON.stringify(tokens[pos] ?? ""), value, UNIT_NAMES[unit], String(norm[i]), JSON.stringify(title)];
+      lines.push(fields.map(cell).join(","));
+    }
+  return lines.join("\n") + "\n";
+}
+
+const ENTITIES: Record<string, string> = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" };
+
+/** Text for XML: markup escaped, and what XML 1.0 forbids replaced. */
+export const xml = (text: string): string =>
+  text
+    .replace(/\p{Cs}/gu, "\ufffd") // half a surrogate pair
+    .replace(/[\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]/g, "\ufffd")
+    .replace(/[&<>"]/g, (sign) => ENTITIES[sign]);
+
+const GUTTER = 46;
+const HEAD = 84;
+const FOOT = 12;
+const ROW = 18;
+const MONO = 'ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace';
+/** A label wider than this many characters is cut. */
+const LONGEST = 7;
+
+const short = (token: string): string => {
+  const text = visible(token);
+  return text.length > LONGEST ? text.slice(0, LONGEST - 1) + "…" : text;
+};
+
+/** The whole grid, however much of it is in sight. */
+export function streamSvg(picture: Picture, paint: Paint): string {
+  const { field, tokens, next, unit, title } = picture;
+  const { rows, cols, values, scale, sink } = field;
+  const wide = cols > 400 ? 10 : 52;
+  const [width, height] = [Math.max(GUTTER + cols * wide + FOOT, 460), HEAD + rows * ROW + FOOT];
+  const out: string[] = [];
+  const text = (x: number, y: number, words: string, extra = "") => out.push(`<text x="${x}" y="${y}"${extra}>${xml(words)}</text>`);
+  const dim = ` fill="${paint.text3}"`;
+  const middle = ' text-anchor="middle"';
+  out.push(
+    `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" font-family='${MONO}' font-size="10" fill="${paint.text}">`,
+    `<title>${xml(title)}</title>`,
+    `<defs><linearGradient id="scale">`,
+    ...paint.diverging.stops.map((stop, i, all) => `<stop offset="${i / (all.length - 1)}" stop-color="rgb(${stop.join(",")})"/>`),
+    `</linearGradient></defs>`,
+    `<rect width="${width}" height="${height}" fill="${paint.surface}"/>`,
+  );
+  text(FOOT, 16, title, ' font-size="11"');
+  out.push(`<rect x="${FOOT}" y="24" width="150" height="7" fill="url(#scale)"/>`);
+  text(FOOT, 41, `−${bound(scale)}`, dim);
+  text(FOOT + 75, 41, UNIT_NAMES[unit], dim + middle);
+  text(FOOT + 150, 41, `+${bound(scale)}`, `${dim} text-anchor="end"`);
+  text(FOOT + 166, 31, "hatched: attention sink · corner: beyond the scale", dim);
+  if (wide > 20) {
+    text(GUTTER - 7, HEAD - 6, "next", `${dim} text-anchor="end"`);
+    for (let pos = 0; pos < cols; pos++) {
+      const x = GUTTER + (pos + 0.5) * wide;
+      text(x, HEAD - 30, String(pos), dim + middle);
+      text(x, HEAD - 18, short(tokens[pos] ?? ""), middle);
+      text(x, HEAD - 6, short(next[pos] ?? ""), dim + middle);
+    }
+  }
+  for (let row = 0; row < rows; row++) {
+    const y = HEAD + (rows - 1 - row) * ROW;
+    text(GUTTER - 7, y + ROW / 2 + 3, rowName(row), ' text-anchor="end"');
+    for (let pos = 0; pos < cols; pos++) {
+      const i = row * cols + pos;
+      const [x, w, h] = [GUTTER + pos * wide, wide - 1, ROW - 1];
+      const colour = paint.diverging.color(values[i], scale);
+      const told = `<title>${xml(`${rowSite(row)} at ${pos} ${visible(tokens[pos] ?? "")}: ${values[i]}`)}</title>`;
+      if (!sink[i]) out.push(`<rect x="${x}" y="${y}" width="${w}" height="${h}" fill="${colour}">${told}</rect>`);
+      else out.push(`<g stroke="${colour}" stroke-width="1.2">${hatch(x, y, w, h)}${told}</g>`);
+      if (!sink[i] && isClipped(values[i], scale))
+        out.push(`<path d="M${x + w - 5} ${y}h5v5z" fill="${paint.diverging.inkFor(values[i], scale)}"/>`);
+    }
+  }
+  out.push("</svg>");
+  return out.join("\n");
+}
+
+/** Diagonals at 45°, cut at the cell's edges. */
+function hatch(x: number, y: number, w: number, h: number): string {
+  const lines: string[] = [];
+  for (let d = 4 - h; d < w; d += 5.5) {
+    const [from, to] = [Math.max(d, 0), Math.min(d + h, w)];
+    lines.push(`M${x + from} ${y + h - (from - d)}L${x + to} ${y + h - (to - d)}`);
+  }
+  return `<path d="${lines.join("")}" fill="none"/>`;
+}
