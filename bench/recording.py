@@ -12,7 +12,7 @@ CAPTURE = ("resid_pre", "resid_post", "pattern", "logits")
 
 def rows(*, quick: bool = False) -> Iterator[Row]:
     model = rs.load("smollm2-135m")
-    for batch, length, pairs in ((1, 16, 31), (8, 128, 9)):
+    for batch, length, pairs in ((1, 16, 61), (8, 128, 15)):
         ids = torch.randint(0, model.d_vocab, (batch, length), generator=torch.Generator().manual_seed(0))
 
         def plain(ids: torch.Tensor = ids) -> object:
@@ -25,7 +25,7 @@ def rows(*, quick: bool = False) -> Iterator[Row]:
         def stream(ids: torch.Tensor = ids) -> object:
             return model.run(ids, ("resid_pre", "resid_post", "logits"))
 
-        n = 3 if quick else pairs
+        n = 5 if quick else pairs
         size = f"{batch} x {length}"
         yield pair(
             f"stream + all patterns, {size}", recorded, plain, pairs=n, reach=1.05, note="against plain HF (sdpa)"
