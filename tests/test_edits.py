@@ -1,6 +1,8 @@
 """Edits: no-ops change nothing, effects are what the equations say, JSON there and back changes nothing."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -134,6 +136,11 @@ def test_patching(tiny, ids):
     shorter = tiny.run(ids[:, :7], capture=["resid_pre"])
     run = tiny.run(ids, ["resid_pre.1"], edits=[edits.patch("resid_pre.1", shorter, align={9: 2})])
     close(run["resid_pre.1"][:, 9], shorter["resid_pre.1"][:, 2])
+    run = tiny.run(ids, ["resid_pre.1"], edits=[edits.patch("resid_pre.1", shorter, pos=[3, 5])])
+    close(run["resid_pre.1"][:, [3, 5]], shorter["resid_pre.1"][:, [3, 5]])
+    for align in ({11: 2}, {-1: 2}, {3: 7}):
+        with pytest.raises(errors.UnknownPosition, match="0 to 10 from 0 to 6"):
+            tiny.run(ids, edits=[edits.patch("resid_pre.1", shorter, align=align)])
     with pytest.raises(errors.BadEdit, match="align"):
         tiny.run(ids, edits=[edits.patch("resid_pre.1", shorter)])
 
@@ -189,6 +196,28 @@ OTHER = MODEL.run(IDS.flip(1))
 def test_edits_that_do_not_parse(text, words):
     with pytest.raises(errors.BadEdit, match=words):
         edits.from_json(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['[{"kind": "steer", "site": "resid_pre.1", "direction": "north", "strength": 1}]',
+     '[{"kind": "steer", "site": "resid_pre.1", "strength": 1}]',
+     '[{"kind": "scale", "site": "z.1", "factor": "two"}]', '[{"kind": "scale", "site": "z.1", "factor": NaN}]',
+     '[{"kind": "project_out", "site": "z.1", "directions": ["north"]}]'],
+)  # fmt: skip
+def test_parts_of_the_wrong_type_are_refused_without_a_type_checker(text):
+    """As users run it: no checker stands before the constructors."""
+    code = f"from residscope import edits, errors\ntry: edits.from_json({text!r})\nexcept errors.ResidscopeError: print('typed')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "typed\n", done.stderr[-500:]
+
+
+def test_a_direction_whose_write_does_not_move_its_read_is_refused():
+    blind = directions.Direction(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), "resid_pre.1", scale=1.0)
+    with pytest.raises(errors.ZeroDirection, match="read"):
+        edits.project_out("resid_pre.1", blind)
+    with pytest.raises(errors.ZeroDirection, match="read"):
+        edits.steer("resid_pre.1", blind, 1.0, unit="sd")
 
 
 def test_a_damaged_tensor_is_refused():

@@ -9,6 +9,7 @@ positions count from each row's own end. Edits are values: they change nothing u
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from math import isfinite
 from typing import Any, ClassVar
 
 import torch
@@ -181,6 +182,9 @@ class Scale(BaseEdit):
     factor: float = 1.0
     kind: ClassVar[str] = "scale"
 
+    def __post_init__(self) -> None:
+        _number(self.factor, "factor")
+
     def change(self, value: Tensor, at: At) -> Tensor:
         return value * self.factor
 
@@ -195,6 +199,7 @@ class Steer(BaseEdit):
     kind: ClassVar[str] = "steer"
 
     def __post_init__(self) -> None:
+        _number(self.strength, "strength")
         if self.unit not in ("norm", "sd"):
             raise BadEdit("no such unit", received=f"unit={self.unit!r}", allowed='"norm" or "sd"')
         if self.unit == "sd" and (isinstance(self.direction, Tensor) or self.direction.scale is None):
@@ -205,6 +210,8 @@ class Steer(BaseEdit):
             )
         if not float(_write(self.direction).norm()) > 0:
             raise ZeroDirection("steering along a direction of length zero", received=repr(self.direction))
+        if self.unit == "sd" and isinstance(self.direction, Direction) and not _readable(self.direction):
+            raise ZeroDirection("steering along write does not move what read reads", received=repr(self.direction))
 
     def change(self, value: Tensor, at: At) -> Tensor:
         write = _fitting(_write(self.direction), value, at).double()
@@ -228,6 +235,8 @@ class ProjectOut(BaseEdit):
         for direction in self.directions:
             if not float(_write(direction).norm()) > 0:
                 raise ZeroDirection("projecting out a direction of length zero", received=repr(direction))
+            if isinstance(direction, Direction) and not _readable(direction):
+                raise ZeroDirection("moving along write does not change what read reads", received=repr(direction))
 
     def change(self, value: Tensor, at: At) -> Tensor:
         reads = [d if isinstance(d, Tensor) else d.read for d in self.directions]
@@ -276,21 +285,11 @@ class Patch(BaseEdit):
         held: Tensor = self.source[str(at.site)].to(value)
         axis = _positions_axis(at)
         length = at.batch.ids.shape[1]
-        if self.align is not None:
-            new = value.clone()
-            for to, source in self.align.items():
-                if at.offset <= to < length:
-                    new.select(axis, to - at.offset).copy_(held.select(axis, source))
-            return new
-        needed = None if self.pos is None else max(p + length if p < 0 else p for p in self.pos)
-        if (
-            needed is not None
-            and needed < held.shape[axis]
-            and held.shape[axis] != length
-            and "key" not in at.site.kind.axes
-        ):
-            pad = [held, held.narrow(axis, 0, 1).expand_as(held.narrow(axis, 0, 1)).repeat_interleave(length, axis)]
-            held = torch.cat(pad, axis).narrow(axis, 0, length)
+        align = self.align
+        if align is None and self.pos is not None and held.shape[axis] != length and min(self.pos) >= 0:
+            align = {p: p for p in self.pos}
+        if align is not None and "key" not in at.site.kind.axes:
+            return self._aligned(value, held, align, at)
         if held.shape[axis] != length or held.shape[0] not in (1, value.shape[0]):
             raise BadEdit(
                 "the source's prompt is of another length",
@@ -299,6 +298,20 @@ class Patch(BaseEdit):
                 fix="say pos=, or align={to: from}",
             )
         return held.narrow(axis, at.offset, length - at.offset).expand_as(value)
+
+    def _aligned(self, value: Tensor, held: Tensor, align: Mapping[int, int], at: At) -> Tensor:
+        axis, length = _positions_axis(at), at.batch.ids.shape[1]
+        new = value.clone()
+        for to, source in align.items():
+            if not 0 <= to < length or not 0 <= source < held.shape[axis]:
+                raise UnknownPosition(
+                    "the positions to patch are not all there",
+                    received=f"{to} from {source}",
+                    allowed=f"0 to {length - 1} from 0 to {held.shape[axis] - 1}",
+                )
+            if to >= at.offset:
+                new.select(axis, to - at.offset).copy_(held.select(axis, source))
+        return new
 
     def to_dict(self) -> dict[str, Any]:
         if isinstance(self.source, Recording):
@@ -416,8 +429,21 @@ def _along(value: Tensor, axis: int, index: tuple[int, ...]) -> Bool[Tensor, "..
     return mask.view([-1 if i == axis else 1 for i in range(value.ndim)])
 
 
-def _write(direction: Direction | Tensor) -> Tensor:
+def _number(value: Any, name: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+        raise BadEdit(f"{name} is a number", received=f"{name}={value!r}", allowed="a finite number")
+
+
+def _write(direction: Any) -> Tensor:
+    if not isinstance(direction, Direction | Tensor):
+        raise BadEdit("not a direction", received=repr(direction)[:80], allowed="a Direction or a vector")
     return direction if isinstance(direction, Tensor) else direction.write
+
+
+def _readable(direction: Direction) -> bool:
+    """Whether moving along write changes what read reads."""
+    overlap = float(direction.read.double() @ direction.write.double())
+    return abs(overlap) > 1e-6 * float(direction.read.double().norm() * direction.write.double().norm())
 
 
 def _fitting(vector: Tensor, value: Tensor, at: At) -> Tensor:

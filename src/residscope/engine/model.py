@@ -214,9 +214,10 @@ class Model:
             if capture is STREAM:
                 last = self.n_layers - 1 if window.stop is None else window.stop
                 expanded = [site for site in expanded if window.start <= rank(site, self.n_layers) <= last]
-            self._check_inside(window, expanded)
         if readout is not None:
             expanded += [site for name in readout.sites for site in self.sites.expand(name)]
+        if window is not None:
+            self._check_inside(window, expanded)
         sites = {self.sites.canonical(site) for site in expanded}
         prepared = tuple(edit.prepare(self) for edit in ([edits] if isinstance(edits, Edit) else edits))
         with lock_of(self.hf):
