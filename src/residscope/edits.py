@@ -72,6 +72,9 @@ class BaseEdit:
                     table.check_index(site, axis, index)
         return [table.canonical(site) for site in sites]
 
+    def reads(self, table: SiteTable) -> list[Site]:
+        return []
+
     def prepare(self, model: Model) -> "BaseEdit":
         return self
 
@@ -282,7 +285,7 @@ class Patch(BaseEdit):
         return replace(self, source=source)
 
     def change(self, value: Tensor, at: At) -> Tensor:
-        held: Tensor = self.source[str(at.site)].to(value)
+        held: Tensor = at.mine(self.source[str(at.site)]).to(value)
         axis = _positions_axis(at)
         length = at.batch.ids.shape[1]
         align = self.align

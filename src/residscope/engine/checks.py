@@ -33,6 +33,9 @@ class Write:
     def places(self, table: SiteTable) -> list[Site]:
         return [table.canonical(self.site)]
 
+    def reads(self, table: SiteTable) -> list[Site]:
+        return []
+
     def prepare(self, model: Any) -> "Write":
         return self
 
@@ -49,6 +52,9 @@ class Same:
 
     def places(self, table: SiteTable) -> list[Site]:
         return list(self.sites)
+
+    def reads(self, table: SiteTable) -> list[Site]:
+        return []
 
     def prepare(self, model: Any) -> "Same":
         return self

@@ -57,7 +57,8 @@ def forward(
                 resume = window.base[Site("resid_pre", start) if start < n else Site("resid_post", n - 1)][:, pos:]
             if pos > 0:
                 cache = prefix_cache(window, stop=min(stop, n - 1))
-        now = Pass(layout, batch, capture=capture, edits=edits, offset=pos, unedited=unedited)
+        below = None if window is None else window.base.__getitem__
+        now = Pass(layout, batch, capture=capture, edits=edits, offset=pos, unedited=unedited, below=below)
         wants_logits = Site("logits") in capture
         hooks = Hooks(now, start=start, resume=resume, stop=None if wants_logits else stop)
         with hooks():

@@ -1,6 +1,6 @@
 """A pass: one forward under way, with what it must change and what it must keep."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 
 import torch
@@ -32,16 +32,21 @@ class Pass:
         edits: Iterable[Edit] = (),
         offset: int = 0,
         unedited: Mapping[Site, Tensor] | None = None,
+        below: Callable[[Site], Tensor] | None = None,
     ) -> None:
         self.layout, self.batch, self.offset = layout, batch, offset
         self.capture = frozenset(capture)
         self.edits: dict[Site, list[Edit]] = {}
+        self.reads: set[Site] = set()
         for edit in edits:
+            self.reads.update(edit.reads(layout.table))
             for site in edit.places(layout.table):
                 self.edits.setdefault(site, []).append(edit)
         self.unedited = unedited or {}
+        self.below = below
         self.values: dict[Site, Tensor] = {}
-        self.touched = self.capture | self.edits.keys()
+        self.read: dict[Site, Tensor] = {}
+        self.touched = self.capture | self.edits.keys() | self.reads
         self.layer_of = {id(parts.attn): layer for layer, parts in enumerate(layout.blocks)}
         wide = layout.family.softmax_dtype == "float32"
         self.softmax_dtype = torch.promote_types(layout.dtype, torch.float32) if wide else layout.dtype
@@ -58,12 +63,20 @@ class Pass:
             return value
         edits = self.edits.get(site)
         if edits:
-            at = At(site, self.layout.table, self.batch, self.offset, self.unedited.__getitem__)
+            at = At(site, self.layout.table, self.batch, self.offset, self.unedited.__getitem__, self.seen)
             for edit in edits:
                 value = edit.apply(value, at)
+        if site in self.reads:
+            self.read[site] = value
         if site in self.capture:
             self.values[site] = value
         return value
+
+    def seen(self, site: Site) -> Tensor:
+        """What this run had at an earlier site that an edit reads; below a window, what its base had."""
+        if site in self.read or self.below is None:
+            return self.read[site]
+        return self.below(site)[:, self.offset :]
 
     @property
     def length(self) -> int:

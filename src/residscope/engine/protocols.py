@@ -12,13 +12,24 @@ from residscope.model.sites import Site, SiteTable
 
 @dataclass(frozen=True)
 class At:
-    """Where an edit is being applied: the site, the rows' tokens, and the position the tensor's first row stands for."""
+    """Where an edit is being applied: the site, the rows' tokens, and the position the tensor's first entry stands for.
+
+    `unedited(site)` is what the unedited run has there, `seen(site)` what this run had at an earlier site that the edit
+    `reads`: both for these rows. `rows` says which of the run's prompts each row stands for (None: all, in order), so that a
+    tensor with a row for every prompt is cut to these by `mine`.
+    """
 
     site: Site
     table: SiteTable
     batch: Batch
     offset: int
     unedited: Callable[[Site], Tensor]
+    seen: Callable[[Site], Tensor]
+    rows: tuple[int, ...] | None = None
+
+    def mine(self, whole: Tensor) -> Tensor:
+        """The rows of a tensor that has one for every prompt of the run; itself where it has one for all."""
+        return whole if self.rows is None or whole.shape[0] == 1 else whole[list(self.rows)]
 
 
 @runtime_checkable
@@ -31,6 +42,9 @@ class Edit(Protocol):
 
     def places(self, table: SiteTable) -> list[Site]:
         """The canonical sites it changes; refuses those, and heads or neurons, that this model lacks."""
+
+    def reads(self, table: SiteTable) -> list[Site]:
+        """Canonical sites earlier in the same run whose values it asks `At.seen` for."""
 
     def prepare(self, model: Any) -> Any:
         """The edit with its sources (data sets, prompts) resolved to tensors; itself where it has none."""

@@ -187,6 +187,9 @@ class _Above:
     def places(self, table: Any) -> list[Site]:
         return [site for site in self._edit.places(table) if rank(site, self._n_layers) >= self._start]
 
+    def reads(self, table: Any) -> list[Site]:
+        return self._edit.reads(table)
+
     def prepare(self, model: Any) -> Edit:
         return self
 
