@@ -23,7 +23,7 @@ LABELS = st.one_of(
 
 @st.composite
 def parts(draw):
-    """The parts of any result: up to four dimensions, from length 0, labels and columns of every kind, NaNs, intervals or none."""
+    """Parts of any result: up to four dimensions, from length 0, labels and columns of every kind, NaNs, intervals or none."""
     names = draw(st.lists(st.text(string.ascii_lowercase, min_size=1, max_size=5), max_size=4, unique=True))
     names = [name for name in names if name not in ("value", "low", "high")]
     sizes = [draw(st.integers(0, 3)) for _ in names]
