@@ -20,8 +20,13 @@ if TYPE_CHECKING:
     from residscope.directions import Direction as Direction
     from residscope.engine.loading import load as load
     from residscope.engine.model import Model as Model
+    from residscope.engine.planner import Sweep as Sweep
+    from residscope.engine.planner import screened as screened
+    from residscope.engine.planner import sweep as sweep
     from residscope.engine.recording import Recording as Recording
     from residscope.engine.windows import Window as Window
+    from residscope.methods.ablation_sweep import ablation_sweep as ablation_sweep
+    from residscope.methods.activation_patching import activation_patching as activation_patching
     from residscope.metrics import kl as kl
     from residscope.metrics import log_prob as log_prob
     from residscope.metrics import logit_diff as logit_diff
@@ -36,6 +41,8 @@ _HOME = {
     "Dictionary": "directions", "Direction": "directions", "Model": "engine.model", "PromptSet": "model.prompts",
     "Recording": "engine.recording", "Result": "results", "Site": "model.sites", "Window": "engine.windows", "kl": "metrics",
     "load": "engine.loading", "log_prob": "metrics", "logit_diff": "metrics", "loss": "metrics", "pca": "corpus.pca",
+    "Sweep": "engine.planner", "screened": "engine.planner", "sweep": "engine.planner",
+    "ablation_sweep": "methods.ablation_sweep", "activation_patching": "methods.activation_patching",
 }  # fmt: skip
 _ROOMS = ("corpus", "directions", "edits", "errors")
 __all__ = ["__version__", *_HOME, *_ROOMS]

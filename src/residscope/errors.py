@@ -14,7 +14,8 @@
     ├── WireError            MalformedJSON, MalformedTensors, NotFound, NotAllowed, ForeignHost
     ├── PortInUse, NoPage
     ├── MissingExtra
-    └── Cancelled
+    ├── SweepError           BadSweep, NoGradient, UnalignedPrompts
+    └── Cancelled            SweepCancelled
 
 Each says what failed, what was received, what is allowed and how to fix it; `str(error)` holds all four.
 """
@@ -256,3 +257,27 @@ class MissingExtra(ResidscopeError):
 
 class Cancelled(ResidscopeError):
     """Stopped by request."""
+
+
+class SweepError(ResidscopeError):
+    """The sweep cannot be planned."""
+
+
+class BadSweep(SweepError):
+    """No cells, or a way of running them that there is not."""
+
+
+class NoGradient(SweepError):
+    """A gradient asked for where there is none."""
+
+
+class UnalignedPrompts(SweepError):
+    """Prompts whose positions do not correspond."""
+
+
+class SweepCancelled(Cancelled):
+    """A sweep stopped by request; `partial` is the Result of what was finished, NaN elsewhere."""
+
+    def __init__(self, failed: str, *, partial: Any = None, **said: Any) -> None:
+        super().__init__(failed, **said)
+        self.partial = partial

@@ -1,7 +1,8 @@
 """Metrics: readouts of the logits to one number a prompt."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -9,48 +10,91 @@ from torch import Tensor
 
 from residscope.engine.recording import Recording
 from residscope.errors import PromptError, WrongModel
+from residscope.model.prompts import Batch
+
+Tokens = str | int | tuple[str | int, ...]
+Ids = tuple[int, ...] | None
 
 
-class _OfLogits:
+class _AtOnePosition:
+    """A metric of the logits at one position of each row; -1 is the row's own end."""
+
     sites: ClassVar[tuple[str, ...]] = ("logits",)
+    pos: int
+
+    def columns(self, model: Any, batch: Batch) -> Ids:
+        """The token ids it reads; None: all of them."""
+        return None
+
+    def of(self, logits: Float[Tensor, "batch column"], ids: Ids, model: Any, batch: Batch) -> Float[Tensor, "batch"]:
+        raise NotImplementedError
+
+    def __call__(self, recording: Recording) -> Float[Tensor, "batch"]:
+        return self.of(_at(recording, self.pos), None, recording.model, recording.batch)
 
 
 def _at(recording: Recording, pos: int) -> Float[Tensor, "batch d_vocab"]:
-    """The logits at a position of each row; -1 is each row's own end."""
     logits = recording.logits
     index = torch.tensor([recording.index(pos, row) for row in range(len(recording.lengths))], device=logits.device)
     return logits[torch.arange(len(index), device=logits.device), index]
 
 
 @dataclass(frozen=True)
-class LogitDiff(_OfLogits):
-    """logit(positive) - logit(negative), in logits; averaged over tokens where several are given."""
+class LogitDiff(_AtOnePosition):
+    """logit(positive) - logit(negative), in logits; averaged over tokens where several are given.
 
-    positive: tuple[str | int, ...]
-    negative: tuple[str | int, ...]
+    Without tokens: each prompt's own answers, the right one against the wrong one.
+    """
+
+    positive: tuple[str | int, ...] | None = None
+    negative: tuple[str | int, ...] | None = None
     pos: int = -1
 
-    def __call__(self, recording: Recording) -> Float[Tensor, "batch"]:
-        logits = _at(recording, self.pos)
-        ids = [[recording.model.token_id(t) for t in tokens] for tokens in (self.positive, self.negative)]
-        return logits[:, ids[0]].mean(1) - logits[:, ids[1]].mean(1)
+    def columns(self, model: Any, batch: Batch) -> Ids:
+        return tuple(sorted({i for row in self._answers(model, batch) for tokens in row for i in tokens}))
+
+    def of(self, logits: Float[Tensor, "batch column"], ids: Ids, model: Any, batch: Batch) -> Float[Tensor, "batch"]:
+        where = None if ids is None else {token: column for column, token in enumerate(ids)}
+
+        def mean(row: int, tokens: Sequence[int]) -> Tensor:
+            return logits[row, [t if where is None else where[t] for t in tokens]].mean()
+
+        answers = self._answers(model, batch)
+        if self.positive is not None:
+            first, second = ([t if where is None else where[t] for t in tokens] for tokens in answers[0])
+            return logits[:, first].mean(1) - logits[:, second].mean(1)
+        return torch.stack([mean(i, right) - mean(i, wrong) for i, (right, wrong) in enumerate(answers)])
+
+    def _answers(self, model: Any, batch: Batch) -> list[tuple[list[int], list[int]]]:
+        """The ids of the tokens for and against, row by row."""
+        if self.positive is not None and self.negative is not None:
+            one = [model.token_id(t) for t in self.positive], [model.token_id(t) for t in self.negative]
+            return [one] * len(batch)
+        if batch.answers is None:
+            raise PromptError(
+                "the logit difference is of the prompts' own answers, and these have none",
+                allowed="a PromptSet with answers",
+                fix='say the tokens: rs.logit_diff(" Mary", " John")',
+            )
+        return [([model.token_id(right)], [model.token_id(wrong)]) for right, wrong in batch.answers]
 
 
 @dataclass(frozen=True)
-class LogProb(_OfLogits):
+class LogProb(_AtOnePosition):
     """log p(token), in nats."""
 
     token: str | int
     pos: int = -1
 
-    def __call__(self, recording: Recording) -> Float[Tensor, "batch"]:
-        logits = _at(recording, self.pos)
-        return logits.log_softmax(-1)[:, recording.model.token_id(self.token)]
+    def of(self, logits: Float[Tensor, "batch column"], ids: Ids, model: Any, batch: Batch) -> Float[Tensor, "batch"]:
+        return logits.log_softmax(-1)[:, model.token_id(self.token)]
 
 
 @dataclass(frozen=True)
-class Loss(_OfLogits):
+class Loss:
     """Mean cross-entropy of each row's own next tokens, in nats. Needs rows of two tokens or more."""
+
+    sites: ClassVar[tuple[str, ...]] = ("logits",)
 
     def __call__(self, recording: Recording) -> Float[Tensor, "batch"]:
         if min(recording.lengths) < 2 or recording.offset:
@@ -64,29 +108,34 @@ class Loss(_OfLogits):
 
 
 @dataclass(frozen=True)
-class KL(_OfLogits):
+class KL(_AtOnePosition):
     """KL(reference || this run) of the next-token distribution, in nats."""
 
     reference: Recording
     pos: int = -1
 
-    def __call__(self, recording: Recording) -> Float[Tensor, "batch"]:
-        if self.reference.model.hf is not recording.model.hf:
+    def of(self, logits: Float[Tensor, "batch column"], ids: Ids, model: Any, batch: Batch) -> Float[Tensor, "batch"]:
+        if self.reference.model.hf is not model.hf:
             raise WrongModel("the reference is of another model", received=self.reference.model.name)
-        p = _at(self.reference, self.pos).log_softmax(-1)
-        q = _at(recording, self.pos).log_softmax(-1)
+        reference = _at(self.reference, self.pos)
+        if batch.rows is not None and len(reference) > 1:
+            reference = reference[list(batch.rows)]
+        p, q = reference.log_softmax(-1), logits.log_softmax(-1)
         return (p.exp() * (p - q)).sum(-1)
 
 
-def logit_diff(
-    positive: str | int | tuple[str | int, ...], negative: str | int | tuple[str | int, ...], *, pos: int = -1
-) -> LogitDiff:
-    """`rs.logit_diff(" Mary", " John")(rec)`: Float[Tensor, "batch"], in logits."""
-    return LogitDiff(
-        positive if isinstance(positive, tuple) else (positive,),
-        negative if isinstance(negative, tuple) else (negative,),
-        pos,
-    )
+def logit_diff(positive: Tokens | None = None, negative: Tokens | None = None, *, pos: int = -1) -> LogitDiff:
+    """`rs.logit_diff(" Mary", " John")(rec)`: Float[Tensor, "batch"], in logits.
+
+    Without tokens, the answers that the prompts of a PromptSet came with. Raises PromptError where only one is given.
+    """
+    if (positive is None) != (negative is None):
+        raise PromptError("a logit difference is between two answers", received=f"{positive!r} and {negative!r}")
+    return LogitDiff(_several(positive), _several(negative), pos)
+
+
+def _several(tokens: Tokens | None) -> tuple[str | int, ...] | None:
+    return tokens if tokens is None or isinstance(tokens, tuple) else (tokens,)
 
 
 def log_prob(token: str | int, *, pos: int = -1) -> LogProb:

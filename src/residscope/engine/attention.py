@@ -103,7 +103,7 @@ def attend(
     grouped = (query * scale).reshape(batch, kv_heads, -1, query.shape[-1])
     scores = (grouped @ key.transpose(-1, -2)).view(batch, heads, length, keys)
     if softcap is not None:
-        scores = (scores / softcap).tanh_().mul_(softcap)
+        scores = (scores / softcap).tanh() * softcap
     if mask is not None:
         scores = scores.add_(mask[..., :keys])
     scores = now.visit(at_scores, scores)

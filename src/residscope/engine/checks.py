@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from residscope.engine.attention import softmax
+from residscope.engine.gradients import Same
 from residscope.engine.layout import BlockParts, Norm, weight_in_out
 from residscope.engine.model import Model
 from residscope.engine.protocols import At
@@ -41,26 +42,6 @@ class Write:
 
     def apply(self, value: Tensor, at: At) -> Tensor:
         return self.value.to(value)[:, at.offset :] if self.value.shape[1] != value.shape[1] else self.value.to(value)
-
-
-@dataclass(frozen=True)
-class Same:
-    """Put every value back as a new tensor: an edit that must change nothing."""
-
-    sites: tuple[Site, ...]
-    needs_unedited: bool = False
-
-    def places(self, table: SiteTable) -> list[Site]:
-        return list(self.sites)
-
-    def reads(self, table: SiteTable) -> list[Site]:
-        return []
-
-    def prepare(self, model: Any) -> "Same":
-        return self
-
-    def apply(self, value: Tensor, at: At) -> Tensor:
-        return value.clone()
 
 
 class Bench:

@@ -12,7 +12,7 @@ from residscope.engine.hooks import Hooks, Stop
 from residscope.engine.layout import Layout
 from residscope.engine.passes import Pass
 from residscope.engine.protocols import Edit
-from residscope.engine.windows import Window, prefix_cache
+from residscope.engine.windows import Window, window_cache
 from residscope.model.prompts import Batch
 from residscope.model.sites import Site
 
@@ -41,22 +41,25 @@ def forward(
     edits: Sequence[Edit] = (),
     window: Window | None = None,
     unedited: Mapping[Site, Tensor] | None = None,
+    grad: bool = False,
+    cache: Any = None,
 ) -> dict[Site, Tensor]:
     """Run the stock model's own forward and return the captured sites; blocks outside the window cost nothing.
 
     Shapes are the sites' own, with the window's positions only. The model is as it was afterwards, also when this raises.
+    `grad`: keep the graph that autograd needs. `cache`: a transformers cache for the run to fill.
     """
     n = layout.sizes.n_layers
     capture = frozenset(capture)
-    pos, start, resume, cache = 0, 0, None, None
+    pos, start, resume = 0, 0, None
     stop = max((rank(site, n) for site in capture), default=-1)
-    with lock_of(layout.hf), torch.no_grad():
+    with lock_of(layout.hf), torch.set_grad_enabled(grad):
         if window is not None:
             pos, start = window.pos, window.start
             if start > 0:
                 resume = window.base[Site("resid_pre", start) if start < n else Site("resid_post", n - 1)][:, pos:]
             if pos > 0:
-                cache = prefix_cache(window, stop=min(stop, n - 1))
+                cache = window_cache(window, stop=min(stop, n - 1))
         below = None if window is None else window.base.__getitem__
         now = Pass(layout, batch, capture=capture, edits=edits, offset=pos, unedited=unedited, below=below)
         wants_logits = Site("logits") in capture

@@ -65,7 +65,7 @@ class Hooks(Places):
 
     def _block(self, layer: int, parts: BlockParts) -> None:
         now = self.now
-        self._input(parts.block, Site("resid_pre", layer))
+        self._entry(layer, parts)
         if self.stop == -1:
             self._on(parts.block, before=_stop)
             return
@@ -100,6 +100,9 @@ class Hooks(Places):
         if self.stop == layer:
             self._on(parts.block, after=_stop)
 
+    def _entry(self, layer: int, parts: BlockParts) -> None:
+        self._input(parts.block, Site("resid_pre", layer))
+
     def _resid_mid(self, layer: int, parts: BlockParts) -> Callable[..., None]:
         """The stream between attention and MLP.
 
@@ -126,7 +129,7 @@ class Hooks(Places):
             return with_output(output, (edited[0] + wrote[0] * times).view_as(old))
 
         self._on(parts.mlp if parts.mlp_norm is None else parts.mlp_norm.module, before=before)
-        if site in self.now.edits:
+        if self.now.edits_at(site):
             self._on(parts.block, after=after)
         return write
 

@@ -1,5 +1,6 @@
 """Layout: a family file's module paths, resolved on one model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,9 +97,17 @@ class Layout:
     unembed: nn.Module
     modules: tuple[nn.Module, ...]
 
-    def logits(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
-        """The logits of a stream after the final norm: unembedded, scaled and capped as the model does."""
-        logits, cap = self.unembed(x) * self.factors.logits, self.factors.logits_cap
+    def logits(
+        self, x: Float[Tensor, "*batch d_model"], ids: Sequence[int] | None = None
+    ) -> Float[Tensor, "*batch column"]:
+        """The logits of a stream after the final norm: unembedded, scaled and capped as the model does; of some tokens only."""
+        if ids is None:
+            raw = self.unembed(x)
+        else:
+            bias = getattr(self.unembed, "bias", None)
+            raw = x @ weight_in_out(self.unembed)[:, list(ids)]
+            raw = raw if bias is None else raw + bias.detach()[list(ids)]
+        logits, cap = raw * self.factors.logits, self.factors.logits_cap
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     @property

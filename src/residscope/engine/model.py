@@ -1,6 +1,8 @@
 """Model: a stock Hugging Face decoder and a map of its sites."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -103,6 +105,17 @@ class Model:
         """The unembedding, a view of the model's own weight."""
         return weight_in_out(self.layout.unembed)
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What a number of this model's is to be quoted with."""
+        return {
+            "model": self.name,
+            "hash": self.hash,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": str(self.device),
+            "versions": {name: version(name) for name in ("residscope", "torch", "transformers")},
+        }
+
     def weights_version(self) -> tuple[int, ...]:
         """Changes whenever a weight is replaced or written in place (but not through `.data`, which torch does not count)."""
         weights = (w for module in self.layout.modules for w in module._parameters.values() if w is not None)
@@ -148,7 +161,9 @@ class Model:
                     received=str(next(i for i in row if not 0 <= i < self.d_vocab)),
                     allowed=f"0 to {self.d_vocab - 1}",
                 )
-        return pad(rows, device=self.device)
+        batch = pad(rows, device=self.device)
+        answers = prompt.answers if isinstance(prompt, PromptSet) else None
+        return batch if answers is None else replace(batch, answers=answers)
 
     def _encode(self, text: str, bos: bool | None) -> list[int]:
         if self.tokenizer is None:
@@ -219,7 +234,7 @@ class Model:
         if window is not None:
             self._check_inside(window, expanded)
         sites = {self.sites.canonical(site) for site in expanded}
-        prepared = tuple(edit.prepare(self) for edit in ([edits] if isinstance(edits, Edit) else edits))
+        prepared = self.prepare(edits)
         with lock_of(self.hf):
             unedited = self._unedited(batch, prepared)
             values = forward(self.layout, batch, capture=sites, edits=prepared, window=window, unedited=unedited)
@@ -228,6 +243,10 @@ class Model:
         if readout is not None:
             record.readout = readout(record)
         return record
+
+    def prepare(self, edits: Sequence[Edit] | Edit) -> tuple[Edit, ...]:
+        """Edits with their sources (data sets, prompts) run and resolved to tensors."""
+        return tuple(edit.prepare(self) for edit in ([edits] if isinstance(edits, Edit) else edits))
 
     def _unedited(self, batch: Batch, edits: Sequence[Edit]) -> dict[Site, Tensor]:
         """What the unedited run has at the sites that edits hold to it."""

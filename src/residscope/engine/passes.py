@@ -54,6 +54,10 @@ class Pass:
     def touches(self, site: Site) -> bool:
         return site in self.touched
 
+    def edits_at(self, site: Site) -> bool:
+        """Whether anything changes the site, for any row."""
+        return site in self.edits
+
     def visit(self, site: Site, value: Tensor) -> Tensor:
         """Apply the site's edits in order, keep the outcome if asked for, and return it.
 

@@ -15,8 +15,8 @@ class At:
     """Where an edit is being applied: the site, the rows' tokens, and the position the tensor's first entry stands for.
 
     `unedited(site)` is what the unedited run has there, `seen(site)` what this run had at an earlier site that the edit
-    `reads`: both for these rows. `rows` says which of the run's prompts each row stands for (None: all, in order), so that a
-    tensor with a row for every prompt is cut to these by `mine`.
+    `reads`: both for these rows. `rows` says which of the sweep's or data set's prompts each row stands for (None: all, in
+    order), so that a tensor with a row for every prompt is cut to these by `mine`.
     """
 
     site: Site
@@ -25,7 +25,10 @@ class At:
     offset: int
     unedited: Callable[[Site], Tensor]
     seen: Callable[[Site], Tensor]
-    rows: tuple[int, ...] | None = None
+
+    @property
+    def rows(self) -> tuple[int, ...] | None:
+        return self.batch.rows
 
     def mine(self, whole: Tensor) -> Tensor:
         """The rows of a tensor that has one for every prompt of the run; itself where it has one for all."""
@@ -60,3 +63,16 @@ class Readout(Protocol):
     sites: tuple[str, ...]
 
     def __call__(self, recording: Any) -> Tensor: ...
+
+
+@runtime_checkable
+class LogitReadout(Readout, Protocol):
+    """A readout of the logits at one position of each row: a sweep then computes that position and those columns alone."""
+
+    pos: int
+
+    def columns(self, model: Any, batch: Batch) -> tuple[int, ...] | None:
+        """The token ids whose logits it needs, for any of these rows; None: all."""
+
+    def of(self, logits: Tensor, ids: tuple[int, ...] | None, model: Any, batch: Batch) -> Tensor:
+        """One number per row, from logits [row, column] whose columns are the tokens `ids` (None: all)."""

@@ -4,6 +4,7 @@ Under causal attention an edit at layer l and position p can change only layers 
 holds those gives the whole run's numbers.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,25 +35,38 @@ class Window:
             )
 
 
-def prefix_cache(window: Window, *, stop: int) -> Any:
-    """A cache that serves the base's keys and values before the window, up to layer `stop`, and stores nothing."""
-    from transformers import DynamicCache
+def prefix_cache(pos: int, serve: Callable[[int, int], tuple[Tensor, Tensor]]) -> Any:
+    """A cache of the keys and values before `pos`, which stores nothing.
 
-    first = window.pos
-    keys_values = window.base.keys_values(first, start=window.start, stop=stop)
+    `serve(layer, rows)` gives them, each [rows, kv_head, pos, d_head].
+    """
+    from transformers import DynamicCache
 
     class PrefixCache(DynamicCache):  # type: ignore[misc]
         def get_seq_length(self, layer_idx: int = 0) -> int:
-            return first
+            return pos
 
         def get_query_offset(self, layer_idx: int = 0) -> int:
-            return first
+            return pos
 
         def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
-            return first + query_length, 0
+            return pos + query_length, 0
 
         def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-            k, v = (x.expand(key.shape[0], -1, -1, -1) for x in keys_values[layer_idx])
+            k, v = serve(layer_idx, key.shape[0])
             return torch.cat([k, key], 2), torch.cat([v, value], 2)
 
     return PrefixCache()
+
+
+def window_cache(window: Window, *, stop: int) -> Any:
+    """The base's own keys and values before a window, up to layer `stop`."""
+    held = window.base.keys_values(window.pos, start=window.start, stop=stop)
+    return prefix_cache(window.pos, lambda layer, rows: tuple(x.expand(rows, -1, -1, -1) for x in held[layer]))
+
+
+def whole_cache() -> Any:
+    """A cache that keeps every layer's keys and values whole: one made from a configuration would cut sliding layers."""
+    from transformers import DynamicCache
+
+    return DynamicCache()

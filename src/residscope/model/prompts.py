@@ -34,16 +34,30 @@ class PromptSet:
 
 @dataclass(frozen=True)
 class Batch:
-    """Token ids, right-padded to one length (which causality makes exact), and each row's own length."""
+    """Token ids, right-padded to one length (which causality makes exact), and each row's own length.
+
+    `rows`: which prompts of a larger set the rows are, where they are not all of them in order. `answers`: of each row, the
+    right one and the wrong one, where the prompts came with them.
+    """
 
     ids: Int[Tensor, "batch pos"]
     lengths: tuple[int, ...]
+    rows: tuple[int, ...] | None = None
+    answers: tuple[tuple[str, str], ...] | None = None
 
     @property
     def real(self) -> Bool[Tensor, "batch pos"]:
         """Which entries are tokens rather than padding."""
         ends = torch.tensor(self.lengths, device=self.ids.device)
         return torch.arange(self.ids.shape[1], device=self.ids.device)[None] < ends[:, None]
+
+    def take(self, index: Sequence[int]) -> "Batch":
+        """Some of the rows, in the order given and as often; they remember which they are."""
+        rows = range(len(self)) if self.rows is None else self.rows
+        answers = None if self.answers is None else tuple(self.answers[i] for i in index)
+        return Batch(
+            self.ids[list(index)], tuple(self.lengths[i] for i in index), tuple(rows[i] for i in index), answers
+        )
 
     def __len__(self) -> int:
         return len(self.lengths)

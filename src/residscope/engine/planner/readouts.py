@@ -1,0 +1,86 @@
+"""What a sweep reads off a pass: metrics from the one position and the columns they name, other readouts from a recording."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from residscope.engine.forward import rank
+from residscope.engine.planner.joined import FINAL, JoinedPass
+from residscope.engine.planner.strands import Base, Strand, positions_axis
+from residscope.engine.protocols import Edit, LogitReadout, Readout
+from residscope.engine.recording import Recording
+from residscope.errors import NotRecorded
+from residscope.model.prompts import Batch
+from residscope.model.sites import Site
+
+_ROWS = 512  # rows unembedded at a time
+
+
+class Reader:
+    """One readout, and how to get at it: which sites to capture, and how far the pass must go."""
+
+    def __init__(self, readout: Readout, base: Base, edits: Sequence[Edit]) -> None:
+        model = base.recording.model
+        self.readout, self.base, self.model = readout, base, model
+        table, n = model.sites, model.n_layers
+        touches_logits = any(site.name == "logits" for edit in edits for site in edit.places(table))
+        self.metric = readout if isinstance(readout, LogitReadout) and not touches_logits else None
+        if self.metric is not None:
+            self.sites = frozenset({FINAL})
+            self.ids = self.metric.columns(model, base.batch)
+            self.last: list[int] | None = [base.recording.index(self.metric.pos, row) for row in range(len(base.batch))]
+        else:
+            self.sites = frozenset(table.canonical(s) for name in readout.sites for s in table.expand(name))
+            self.last = None
+        self.stop = max((rank(site, n) for site in self.sites), default=-1)
+
+    def of_base(self) -> Tensor:
+        """The readout of the base, a row for each prompt."""
+        if self.metric is None:
+            return self.readout(self.base.recording)
+        rows = torch.arange(len(self.base.batch))
+        return self._metric(self.base[FINAL][rows, self.last], self.base.batch)
+
+    def of(self, now: JoinedPass) -> list[tuple[Strand, Tensor]]:
+        """The readout of each strand of a pass, a row for each of its prompts."""
+        if self.metric is None:
+            return [(s, self.readout(self._recording(now, s, here))) for s, here in now.spans]
+        assert self.last is not None
+        at = torch.tensor([self.last[row] - now.offset for row in now.index])
+        values = self._metric(now.values[FINAL][torch.arange(len(at)), at], now.batch)
+        return [(strand, values[here]) for strand, here in now.spans]
+
+    def _metric(self, x: Tensor, batch: Batch) -> Tensor:
+        assert self.metric is not None
+        found = []
+        with torch.no_grad():
+            for first in range(0, len(x), _ROWS):
+                rows = range(first, min(first + _ROWS, len(x)))
+                logits = self.model.layout.logits(x[rows.start : rows.stop], self.ids)
+                part = batch if len(rows) == len(batch) else batch.take(rows)
+                found.append(self.metric.of(logits, self.ids, self.model, part))
+        return torch.cat(found)
+
+    def _recording(self, now: JoinedPass, strand: Strand, here: slice) -> Recording:
+        """What a whole run of the cell would have recorded: the base before the pass's positions and below the strand."""
+        values = {}
+        for site in self.sites:
+            base, own = self.base.rows(site, strand.index), now.values.get(site)
+            if own is not None and own.shape[0] >= here.stop:
+                axis = positions_axis(site)
+                base = torch.cat([base.narrow(axis, 0, now.offset), own[here]], axis)
+            values[site] = base
+        return OfCell(self.model, self.base.batch.take(strand.index), values)
+
+
+class OfCell(Recording):
+    """What a readout may read of a cell: the sites it declares."""
+
+    def _recompute(self, sites: list[Site]) -> dict[Site, Tensor]:
+        raise NotRecorded(
+            "in a sweep, a readout reads only the sites it declares",
+            received=", ".join(map(str, sites)),
+            allowed=", ".join(map(str, self.sites)),
+            fix="add them to the readout's `sites`",
+        )

@@ -1,0 +1,330 @@
+"""`rs.sweep`: one readout of many cells of edits, each with the number of a plain forward of its own, for far less."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from residscope.engine.forward import forward, lock_of
+from residscope.engine.model import Model, Prompt
+from residscope.engine.passes import INSIDE_ATTENTION
+from residscope.engine.planner.joined import run_joined
+from residscope.engine.planner.memory import budget, out_of_memory
+from residscope.engine.planner.packing import Pack, pack
+from residscope.engine.planner.pricing import OVERHEAD_TOKENS, prices_of, rate_of
+from residscope.engine.planner.readouts import Reader
+from residscope.engine.planner.strands import Base, Strand, alone, strands_of
+from residscope.engine.protocols import Edit, Readout
+from residscope.engine.recording import Recording
+from residscope.engine.windows import whole_cache
+from residscope.errors import BadSweep, SweepCancelled, WeightsChanged
+from residscope.model.prompts import Batch
+from residscope.model.sites import Site
+from residscope.progress import Progress, shown
+from residscope.results import Result
+
+Cell = Edit | Sequence[Edit]
+_LONG = {"k": "keys", "v": "values"}
+_TOKENS = 8192  # a pass with more tokens than this is no faster per token
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a sweep takes. `plain_flops`: one whole forward for each cell and prompt. `unchanged`: rows answered from the base."""
+
+    flops: int
+    plain_flops: int
+    seconds: float
+    bytes: int
+    passes: int
+    rows: int
+    unchanged: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.rows} rows in {self.passes} passes ({self.unchanged} that change nothing), {self.flops / 1e9:.3g} GFLOP "
+            f"of {self.plain_flops / 1e9:.3g} by plain forwards, about {self.seconds:.2g} s, {self.bytes / 1e6:.0f} MB"
+        )
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the prompts: their base, what to read, and the passes for them. `single`: cells that run by themselves."""
+
+    base: Base
+    reader: Reader
+    packs: list[Pack]
+    single: list[int]
+
+
+class Sweep:
+    """A planned sweep: `cost` before running, `run()` for the numbers, `partial` for what a run that ended early had."""
+
+    def __init__(
+        self,
+        model: Model,
+        batch: Batch,
+        cells: Sequence[Sequence[Edit]],
+        readout: Readout,
+        background: Sequence[Edit],
+        *,
+        memory: int | None,
+    ) -> None:
+        self.model, self.batch, self.readout = model, batch, readout
+        self.cells = [model.prepare(cell) for cell in cells]
+        self.background = model.prepare(background)
+        self.memory = budget(model.device) if memory is None else memory
+        self.partial: Result | None = None
+        self.prices = prices_of(model.layout)
+        self._version = model.weights_version()
+        self._kept: dict[int, Part] = {}
+        self._chunks = self._split()
+
+    # ── planning ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _split(self) -> list[tuple[int, ...]]:
+        """Prompts in parts of like length whose base fits into half of the memory."""
+        s = self.model.layout.sizes
+        sites = {site for cell in (*self.cells, self.background) for e in cell for site in e.places(self.model.sites)}
+        longest = self.batch.ids.shape[1]
+        wide = {"d_model": s.d_model, "key": longest}
+        held = sum(
+            _product(self.model.sites.size(site, a) or wide.get(a, 1) for a in site.kind.axes[1:] if a != "pos")
+            for site in sites
+        )
+        each = (s.n_layers * (s.d_model + 2 * s.n_kv_heads * s.d_head) + held) * longest * self.model.dtype.itemsize
+        most = max(1, self.memory // 2 // each)
+        if most >= len(self.batch):
+            return [tuple(range(len(self.batch)))]
+        order = sorted(range(len(self.batch)), key=lambda row: self.batch.lengths[row])
+        return [tuple(order[first : first + most]) for first in range(0, len(order), most)]
+
+    def _part(self, number: int) -> Part:
+        """One part, planned: its base run, then where each cell parts from it. The first is kept, the others made anew."""
+        if number in self._kept:
+            return self._kept[number]
+        rows = self._chunks[number]
+        batch = self.batch if len(self._chunks) == 1 else self.batch.take(rows)
+        base, reader = self._base(batch)
+        table, n, length = self.model.sites, self.model.n_layers, batch.ids.shape[1]
+        single = [i for i, cell in enumerate(self.cells) if alone(cell, table)]
+        inside = (i for i in range(len(self.cells)) if i not in {*single})
+        strands = [s for i in inside for s in strands_of(i, self.cells[i], base, last=reader.last)]
+        tokens = max(length, min(_TOKENS, self.memory // 2 // self.prices.bytes))
+        part = Part(base, reader, pack(strands, length=length, n_layers=n, tokens=tokens), single)
+        if number == 0:
+            self._kept[0] = part
+        return part
+
+    def _base(self, batch: Batch) -> tuple[Base, Reader]:
+        model, table = self.model, self.model.sites
+        every = [edit for cell in (self.background, *self.cells) for edit in cell]
+        sites = {*table.expand("resid_pre"), Site("final_norm")}
+        sites |= {site for cell in self.cells for edit in cell for site in (*edit.places(table), *edit.reads(table))}
+        sites |= {table.canonical(s) for name in self.readout.sites for s in table.expand(name) if s.name != "logits"}
+        held = {site for edit in every if edit.needs_unedited for site in edit.places(table)}
+        keys_values = [*table.expand("k"), *table.expand("v")]
+        cache = None
+        if any(s.name in INSIDE_ATTENTION for e in self.background for s in e.places(table)):
+            sites |= {*keys_values}  # a cache would have them as they were before their edits
+        else:
+            cache = whole_cache()
+        with lock_of(model.hf):
+            unedited = forward(model.layout, batch, capture=held) if held else {}
+            values = forward(model.layout, batch, capture=sites, edits=self.background, unedited=unedited, cache=cache)
+            version = model.weights_version()
+        if cache is not None:
+            values |= {s: getattr(cache.layers[s.layer], _LONG[s.name]).transpose(1, 2) for s in keys_values}
+        recording = Recording(model, batch, values, edits=self.background, unedited=unedited, weights=version)
+        base = Base(recording, unedited)
+        return base, Reader(self.readout, base, every)
+
+    def check(self) -> None:
+        """Plan the first part of the prompts, and so refuse at once what cannot be run."""
+        self._part(0)
+
+    @property
+    def cost(self) -> Cost:
+        """FLOPs, seconds and bytes, before running. Where the prompts make several parts, the first one's times their number."""
+        part, times = self._part(0), len(self._chunks)
+        n, length = self.model.n_layers, part.base.batch.ids.shape[1]
+        prompts, alone_ = len(part.base.batch), len(part.single)
+        flops = sum(p.flops(self.prices, length) for p in part.packs)
+        flops += self.prices.forward(prompts * (alone_ + 1), length)
+        calls = sum(n - p.start for p in part.packs) + n * (alone_ + 1)
+        overhead = calls * OVERHEAD_TOKENS * max(self.prices.block)
+        most = max((p.rows * (length - p.pos) for p in part.packs), default=0) * self.prices.bytes
+        rows = sum(p.rows for p in part.packs) + alone_ * prompts
+        return Cost(
+            flops=flops * times,
+            plain_flops=self.prices.forward(len(self.batch) * len(self.cells), self.batch.ids.shape[1]),
+            seconds=(flops + overhead) * times / rate_of(self.model.layout),
+            bytes=part.base.recording.nbytes + most,
+            passes=(len(part.packs) + alone_) * times,
+            rows=rows * times,
+            unchanged=len(self.cells) * len(self.batch) - rows * times,
+        )
+
+    def of(self, cells: Sequence[Sequence[Edit]], *, model: Model | None = None) -> "Sweep":
+        """The same sweep of other cells, or on a copy of the model."""
+        return Sweep(model or self.model, self.batch, cells, self.readout, self.background, memory=self.memory)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """A few words for each cell."""
+        return tuple(", ".join(map(str, cell)) for cell in self.cells)
+
+    def baseline(self) -> Tensor:
+        """The readout with the background edits alone, a row for each prompt."""
+        found: Tensor | None = None
+        for number, rows in enumerate(self._chunks):
+            base = self._part(number).reader.of_base()
+            found = base.new_empty((len(self.batch), *base.shape[1:])) if found is None else found
+            found[list(rows)] = base
+        assert found is not None
+        return found
+
+    # ── running ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def run(self, progress: Progress = None, cancel: Any = None) -> Result:
+        """The readout of every cell: a `Result` over cell and prompt (and what further axes the readout has).
+
+        progress: called with (done, total) rows after each pass; True or False: a bar, or none; None: a bar in a terminal.
+        cancel: a function, or an object such as `threading.Event`, asked after each pass.
+
+        Raises:
+            SweepCancelled: with what was finished as its `partial` (NaN elsewhere). WeightsChanged: since it was planned.
+        """
+        began, total = time.monotonic(), len(self.cells) * len(self.batch)
+        values: Tensor | None = None
+        done, halved = 0, 0
+        with shown(progress, total, "sweep") as tell:
+            for number, rows in enumerate(self._chunks):
+                part = self._part(number)
+                base = part.reader.of_base()
+                if values is None:
+                    self.base = base.new_full((len(self.batch), *base.shape[1:]), float("nan"))
+                    values = base.new_full((len(self.cells), *self.base.shape), float("nan"))
+                where = torch.tensor(rows)
+                self.base[where] = base
+                pending = self._pending(part)
+                answered = ~pending
+                values[:, where] = torch.where(
+                    answered.view(*answered.shape, *[1] * (base.ndim - 1)), base[None], values[:, where]
+                )
+                done += int(answered.sum())
+                tell(done)
+                for cell, index, found, times in self._rows(part):
+                    values[cell, where[list(index)]] = found
+                    done, halved = done + len(index), halved + times
+                    if _asked(cancel):
+                        self.partial = self._result(values, began, halved, done)
+                        raise SweepCancelled(
+                            "the sweep was cancelled",
+                            received=f"after {done} of {total} rows",
+                            fix="its `partial` has what was finished",
+                            partial=self.partial,
+                        )
+                    tell(done)
+        assert values is not None
+        self.partial = self._result(values, began, halved, done)
+        return self.partial
+
+    def _pending(self, part: Part) -> Tensor:
+        pending = torch.zeros(len(self.cells), len(part.base.batch), dtype=torch.bool)
+        for p in part.packs:
+            for s in p.strands:
+                pending[s.cell, list(s.index)] = True
+        pending[part.single] = True
+        return pending
+
+    def _rows(self, part: Part) -> Iterator[tuple[int, Sequence[int], Tensor, int]]:
+        """Cell, prompts and values, as the passes end; and how often memory ran out on the way to them."""
+        waiting = part.packs[::-1]
+        halved = 0
+        while waiting:
+            if self.model.weights_version() != self._version:
+                raise WeightsChanged(
+                    "the model's weights have changed since the sweep was planned", fix="plan it again"
+                )
+            now = waiting.pop()
+            try:
+                found = self._run(part, now)
+            except Exception as error:
+                if not out_of_memory(error) or now.rows == 1:
+                    raise
+                halved += 1
+                waiting += reversed(now.halves())
+                continue
+            for strand, values in found:
+                yield strand.cell, strand.index, values, halved
+                halved = 0
+        for cell in part.single:
+            yield cell, range(len(part.base.batch)), self._by_itself(part, cell), 0
+
+    def _run(self, part: Part, now: Pack) -> list[tuple[Strand, Tensor]]:
+        done = run_joined(part.base, now, capture=part.reader.sites, background=self.background, stop=part.reader.stop)
+        return part.reader.of(done)
+
+    def _by_itself(self, part: Part, cell: int) -> Tensor:
+        edits = (*self.background, *self.cells[cell])
+        return self.readout(self.model.run(part.base.batch, [*self.readout.sites], edits=edits))
+
+    def _result(self, values: Tensor, began: float, halved: int, done: int) -> Result:
+        about = {
+            "method": "sweep",
+            **self.model.provenance,
+            "seconds": round(time.monotonic() - began, 3),
+            "rows": [done, len(self.cells) * len(self.batch)],
+        }
+        if halved:
+            about["notes"] = f"memory ran out {halved} times; the batch was halved each time"
+        further = tuple(f"axis_{i}" for i in range(values.ndim - 2))
+        dims, coords = ("cell", "prompt", *further), {"edits": self.labels}
+        return Result(values, dims, coords, {"edits": "cell"}, name=type(self.readout).__name__, provenance=about)
+
+
+def sweep(
+    model: Model,
+    prompts: Prompt,
+    cells: Sequence[Cell],
+    readout: Readout,
+    background: Sequence[Edit] = (),
+    *,
+    bos: bool | None = None,
+    memory: int | None = None,
+) -> Sweep:
+    """Plan one readout of many cells of edits. `.cost` prices it, `.run()` gives a `Result` over cell and prompt.
+
+    cells: each an edit, or several in order. readout: a metric, or any function of a recording of the sites it declares.
+    background: edits under which all cells run. memory: bytes to stay within (half of what is free, unless said).
+
+    Under causal attention an edit at layer l and position p can change only layers >= l and positions >= p. So cells that
+    part from the base at one position share a pass over the positions from there on, which each joins at its own layer; and
+    cells that give back the base's own values are answered from it. The numbers are those of one plain forward per cell.
+
+    Raises:
+        BadSweep: no cells. PromptError, SiteError, EditError: as `Model.run` would, before anything is run.
+    """
+    if not cells:
+        raise BadSweep("a sweep needs cells", received="none", allowed="a list of edits, or of tuples of edits")
+    several = [(cell,) if isinstance(cell, Edit) else tuple(cell) for cell in cells]
+    plan = Sweep(model, model.batch(prompts, bos=bos), several, readout, tuple(background), memory=memory)
+    plan.check()
+    return plan
+
+
+def _product(sizes: Iterator[int]) -> int:
+    found = 1
+    for size in sizes:
+        found *= size
+    return found
+
+
+def _asked(cancel: Callable[[], bool] | Any) -> bool:
+    if cancel is None:
+        return False
+    return bool(cancel.is_set() if hasattr(cancel, "is_set") else cancel())

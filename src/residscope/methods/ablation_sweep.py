@@ -1,0 +1,69 @@
+"""Ablation sweeps: take each head, layer or position out in turn, and read what it does."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from residscope import edits
+from residscope.engine.model import Model, Prompt
+from residscope.engine.planner import sweep
+from residscope.engine.protocols import Edit, Readout
+from residscope.engine.recording import Recording
+from residscope.errors import BadSweep
+from residscope.methods.grids import Positions, grid
+from residscope.model.prompts import PromptSet
+from residscope.progress import Progress
+from residscope.results import Result
+
+
+def ablation_sweep(
+    model: Model,
+    prompts: Prompt,
+    metric: Readout,
+    *,
+    site: str = "z",
+    to: str | Tensor = "zero",
+    over: Any = None,
+    layers: Sequence[int] | None = None,
+    positions: Positions = None,
+    relative: bool = False,
+    background: Sequence[Edit] = (),
+    memory: int | None = None,
+    progress: Progress = None,
+    cancel: Any = None,
+) -> Result:
+    """The metric after ablating each head (or layer, or position) of a site, exactly.
+
+    to, over: as in `edits.ablate`: "zero", "mean" over data, or a tensor. positions: "all" at once unless said; "each", a
+    list, or the prompt set's names. relative: ablated minus baseline, so that negative means the part helped.
+
+    Returns a `Result` over layer, pos and head (kv_head), and prompt where there are several; its provenance has the baseline.
+
+    Raises:
+        BadSweep, SiteError, PromptError, EditError, SweepCancelled (with `partial`).
+    """
+    names = prompts if isinstance(prompts, PromptSet) else None
+    batch = model.batch(prompts)
+    cells = grid(model, site, layers=layers, positions=positions or "all", tokens=batch, names=names)
+    if any("named" in where for where in cells.where):
+        raise BadSweep("ablation takes positions by number", received=str(positions), allowed='"each", "all", a list')
+    if over is not None and not isinstance(over, Recording):
+        over = model.run(over, capture=[*map(str, dict.fromkeys(cells.sites))])
+    several = [
+        edits.ablate(str(s), to=to, over=over, **where) for s, where in zip(cells.sites, cells.where, strict=True)
+    ]
+    plan = sweep(model, batch, several, metric, background, memory=memory)
+    baseline = plan.baseline().cpu()
+    found = plan.run(progress, cancel)
+    about = {
+        "method": f"ablation of {site} to {to if isinstance(to, str) else 'a tensor'}",
+        "baseline": baseline.tolist(),
+    }
+    result = cells.result(found, name=type(metric).__name__, about={**about, "relative": relative})
+    if not relative:
+        return result
+    from dataclasses import replace
+
+    base = baseline if result.dims[-1] == "prompt" else baseline[0]
+    return replace(result, values=result.values - base, name=f"change of {result.name}")

@@ -1,0 +1,127 @@
+"""The cells of a sweep over a model: every layer, by position, by head, or by both."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from torch import Tensor
+
+from residscope.engine.model import Model
+from residscope.engine.planner import Sweep, screened
+from residscope.errors import BadSweep, UnalignedPrompts, UnknownPosition
+from residscope.model.prompts import Batch, PromptSet
+from residscope.model.sites import Site
+from residscope.progress import Progress
+from residscope.results import Result
+
+Positions = str | Sequence[int] | Sequence[str] | None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Cells in the order of their dimensions. `sites` and `where` say, of each, the site and the heads and positions."""
+
+    dims: tuple[str, ...]
+    coords: Mapping[str, tuple[Any, ...]]
+    along: Mapping[str, str]
+    sites: tuple[Site, ...]
+    where: tuple[dict[str, Any], ...]
+
+    def result(self, found: Result, *, name: str, about: Mapping[str, Any]) -> Result:
+        """A sweep's result over these cells, by the grid's dimensions; the prompt's goes where there is only one."""
+        sizes = [len(self.coords[dim]) for dim in self.dims]
+        values, dims, coords = found.values, self.dims, dict(self.coords)
+        if values.shape[1] == 1:
+            values = values[:, 0].reshape(sizes)
+        else:
+            values, dims = values.reshape(*sizes, values.shape[1]), (*dims, "prompt")
+        if "known" in found.coords:
+            about = {**about, "known": list(found.coords["known"])}
+        provenance = {**found.provenance, **about}
+        return Result(values, dims, coords, self.along, name=name, exact=found.exact, provenance=provenance)
+
+
+def grid(
+    model: Model,
+    site: str,
+    *,
+    layers: Sequence[int] | None,
+    positions: Positions,
+    tokens: Batch,
+    names: PromptSet | None = None,
+) -> Grid:
+    """One cell for each layer, position and head of a site; heads where it has them, positions unless "all" are one cell.
+
+    positions: "each", "all", a list of them, or names that the prompt set gives its positions. Unless said: "all" for a site
+    with heads, "each" for one without.
+    """
+    first = model.sites.expand(site)[0]
+    every = [s.layer for s in model.sites.expand(first.name)]
+    chosen = [layer for layer in every if layers is None or layer in layers]
+    if layers is not None and (strange := {*layers} - {*every}):
+        raise BadSweep("no such layers", received=str(sorted(strange)), allowed=f"0 to {model.n_layers - 1}")
+    axes = first.kind.axes
+    head = next((axis for axis in ("head", "kv_head") if axis in axes), None)
+    if positions is None:
+        positions = "all" if head else "each"
+    dims: list[str] = ["layer"]
+    coords: dict[str, tuple[Any, ...]] = {"layer": tuple(chosen)}
+    along: dict[str, str] = {}
+    choices: list[list[dict[str, Any]]] = [[{}]]
+    if positions != "all":
+        found, labels = _positions(positions, tokens, names)
+        dims.append("pos")
+        coords["pos"] = labels
+        choices.append(found)
+        if len(tokens) == 1 and all(isinstance(p, int) for p in labels):
+            coords["token"] = tuple(model.token_texts(tokens.ids[0, list(labels)].tolist()))
+            along["token"] = "pos"
+    if head is not None:
+        count = model.sites.size(first, head) or 0
+        dims.append(head)
+        coords[head] = tuple(range(count))
+        choices.append([{head: i} for i in range(count)])
+    sites, where = [], []
+    for layer in chosen:
+        for parts in product(*choices):
+            sites.append(Site(first.name, layer))
+            where.append({k: v for part in parts for k, v in part.items()})
+    return Grid(tuple(dims), coords, along, tuple(sites), tuple(where))
+
+
+def _positions(
+    positions: str | Sequence[Any], tokens: Batch, names: PromptSet | None
+) -> tuple[list[dict[str, Any]], tuple[Any, ...]]:
+    """What each cell says of its position, and its label."""
+    if positions == "each":
+        if len({*tokens.lengths}) > 1:
+            raise UnalignedPrompts(
+                "positions of prompts of unequal length do not correspond",
+                received=f"lengths {min(tokens.lengths)} to {max(tokens.lengths)}",
+                fix='name them: positions=["S2", "END"] of a PromptSet, or count from the end: positions=[-1, -2]',
+            )
+        each = tuple(range(tokens.lengths[0]))
+        return [{"pos": p} for p in each], each
+    if isinstance(positions, str):
+        raise BadSweep("no such positions", received=repr(positions), allowed='"each", "all", or a list')
+    if all(isinstance(p, int) for p in positions):
+        return [{"pos": p} for p in positions], tuple(positions)
+    if names is None:
+        raise BadSweep("the prompts name no positions", received=repr(positions), allowed="a PromptSet with positions")
+    found = []
+    for name in map(str, positions):
+        if name not in names.positions:
+            raise UnknownPosition(
+                "the prompts name no such position", received=repr(name), allowed=", ".join(names.positions) or "none"
+            )
+        found.append({"named": names.positions[name]})
+    return found, tuple(map(str, positions))
+
+
+def run(plan: Sweep, gap: Tensor | None, screen: str | None, over: float, progress: Progress, cancel: Any) -> Result:
+    """The sweep's numbers: exact, or screened by a cheaper estimate."""
+    if screen is None:
+        return plan.run(progress, cancel)
+    assert gap is not None
+    return screened(plan, gap, by=screen, over=over, progress=progress, cancel=cancel)
