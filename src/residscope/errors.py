@@ -10,6 +10,7 @@
     │                        CertificateFailed, RemoteCodeRefused
     ├── CorpusError          EmptyCorpus
     ├── WireError            MalformedJSON, MalformedTensors, NotFound, NotAllowed, ForeignHost
+    ├── BadView
     ├── PortInUse, NoPage
     ├── MissingExtra
     └── Cancelled
@@ -206,6 +207,10 @@ class NotAllowed(WireError):
 
 class ForeignHost(WireError):
     """A Host or Origin header that is not this server's."""
+
+
+class BadView(ResidscopeError):
+    """Data that the view's kind cannot draw."""
 
 
 class PortInUse(ResidscopeError):
