@@ -71,7 +71,7 @@ def gallery(model: rs.Model) -> list[views.View]:
                         views.Line("IO − S, the other name gives", swapped.mean(0), dashed=True),
                     ],
                     title="Logit difference by layer", x_title="layer", y_title="logit difference", unit="logits",
-                    references=[views.Reference(0, axis="y")], note=f"Mean of {len(pairs)} prompts; whiskers: one standard deviation.",
+                    references=[views.Reference(0, axis="y")], note=f"{len(pairs)} prompts: mean and one standard deviation.",
                 ),
                 views.Curve(
                     list(range(len(mean))),
@@ -108,7 +108,10 @@ def gallery(model: rs.Model) -> list[views.View]:
                 ),
                 views.Card(
                     "It still does when the other name gives",
-                    {"prompts": len(pairs), "preferred": int((final_swapped > 0).sum()), "mean logit difference": float(final_swapped.mean())},
+                    {
+                        "prompts": len(pairs), "preferred": int((final_swapped > 0).sum()),
+                        "mean logit difference": float(final_swapped.mean()),
+                    },
                     verdict="passed" if bool((final_swapped > 0).all()) else "failed",
                     note="A negative control: the swapped prompt asks for the other name.",
                 ),

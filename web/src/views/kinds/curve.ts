@@ -23,39 +23,41 @@ function stretches(line: LineView, also: Maybe[] = line.y): number[][] {
   return found.filter((points) => points.length);
 }
 
-function drawLine(view: CurveView, index: number, plot: Plot, palette: Palette): Mark[] {
+const colorOf = (index: number, palette: Palette): string => palette.series[index % palette.series.length];
+
+/** A band between low and high; where x is labels, or a point stands alone, whiskers. */
+function drawInterval(view: CurveView, index: number, plot: Plot, palette: Palette): Mark[] {
   const line = view.lines[index];
-  const color = palette.series[index % palette.series.length];
+  if (!line.low || !line.high) return [];
+  const [low, high, color] = [line.low, line.high, colorOf(index, palette)];
   const point = (i: number, value: number) => `${plot.x(xOf(view, i)).toFixed(1)} ${plot.y(value).toFixed(1)}`;
-  const marks: Mark[] = [];
-  if (line.low && line.high) {
-    const [low, high] = [line.low, line.high];
-    for (const points of stretches(line, low.map((value, i) => (finite(value) && finite(high[i]) ? value : null)))) {
-      if (labelled(view) || points.length === 1) {
-        // where x is no scale, whiskers; side by side where several lines have them
-        const aside = (index - (view.lines.length - 1) / 2) * 3;
-        for (const i of points) {
-          const x = plot.x(xOf(view, i)) + aside;
-          const [a, b] = [plot.y(low[i]!), plot.y(high[i]!)];
-          marks.push({ kind: "path", d: `M${x} ${a}V${b}M${x - 3} ${a}h6M${x - 3} ${b}h6`, stroke: color, width: 1 });
-        }
-        continue;
-      }
+  return stretches(line, low.map((value, i) => (finite(value) && finite(high[i]) ? value : null))).flatMap((points): Mark[] => {
+    if (!labelled(view) && points.length > 1) {
       const up = points.map((i) => point(i, high[i]!));
       const back = points.toReversed().map((i) => point(i, low[i]!));
-      marks.push({ kind: "path", d: `M${[...up, ...back].join("L")}Z`, fill: color, opacity: 0.14 });
+      return [{ kind: "path", d: `M${[...up, ...back].join("L")}Z`, fill: color, opacity: 0.14 }];
     }
-  }
-  for (const points of stretches(line))
-    marks.push({
-      kind: "path", d: `M${points.map((i) => point(i, line.y[i]!)).join("L")}`, stroke: color, width: 1.5,
-      dash: dashOf(line, index, palette.series.length),
+    const aside = (index - (view.lines.length - 1) / 2) * 3; // side by side where several lines have them
+    return points.map((i) => {
+      const x = plot.x(xOf(view, i)) + aside;
+      const [a, b] = [plot.y(low[i]!), plot.y(high[i]!)];
+      return { kind: "path", d: `M${x} ${a}V${b}M${x - 3} ${a}h6M${x - 3} ${b}h6`, stroke: color, width: 1 };
     });
-  if (view.x.length <= DOTTED)
-    line.y.forEach((value, i) => {
-      if (finite(value)) marks.push({ kind: "circle", x: plot.x(xOf(view, i)), y: plot.y(value), r: 2.2, fill: color, stroke: palette.surface, opacity: 1 });
-    });
-  return marks;
+  });
+}
+
+function drawLine(view: CurveView, index: number, plot: Plot, palette: Palette): Mark[] {
+  const line = view.lines[index];
+  const color = colorOf(index, palette);
+  const dash = dashOf(line, index, palette.series.length);
+  const at = (i: number) => ({ x: plot.x(xOf(view, i)), y: plot.y(line.y[i]!) });
+  const marks = stretches(line).map((points): Mark => {
+    const d = `M${points.map((i) => `${at(i).x.toFixed(1)} ${at(i).y.toFixed(1)}`).join("L")}`;
+    return { kind: "path", d, stroke: color, width: 1.5, dash };
+  });
+  if (view.x.length > DOTTED) return marks;
+  const dots = line.y.flatMap((value, i): Mark[] => (finite(value) ? [{ kind: "circle", ...at(i), r: 2.2, fill: color, stroke: palette.surface, opacity: 1 }] : []));
+  return [...marks, ...dots];
 }
 
 export const curve: Kind<CurveView> = {
@@ -80,12 +82,13 @@ export const curve: Kind<CurveView> = {
       },
       palette,
     );
+    const each = (draw: typeof drawLine) => view.lines.flatMap((_, i) => draw(view, i, plot, palette));
     const n = view.x.length;
     const order = xs.map((_, i) => i).sort((a, b) => xs[a] - xs[b]);
     const place = (item: number) => ({ line: view.lines[Math.floor(item / n)], i: item % n });
     return {
       width, height: plot.height, dense: [],
-      marks: [...legend.marks, ...plot.marks, ...view.lines.flatMap((_, i) => drawLine(view, i, plot, palette))],
+      marks: [...legend.marks, ...plot.marks, ...each(drawInterval), ...each(drawLine)],
       reader: {
         count: n * view.lines.length,
         at(px, py) {

@@ -5,8 +5,17 @@ import { colorScale } from "./palette";
 import type { HeatMapView, Value } from "./plain";
 import type { Sheet } from "./sheet";
 
-/** A number is written into its cell from this share of the full colour on. */
+/** A number is written into its cell from this share of the full colour on; in large maps, into the largest only. */
 const LOUD = 0.25;
+const LARGE = 120;
+/** Room for a word. */
+const READABLE = 32;
+const MOST_WRITTEN = 0.25;
+
+function loudness(view: HeatMapView, full: number): number {
+  const sizes = view.values.flat().filter(known).map(Math.abs).sort((a, b) => b - a);
+  return Math.max(LOUD * full, sizes.length > LARGE ? sizes[Math.floor(MOST_WRITTEN * sizes.length)] : 0);
+}
 
 const said = (view: HeatMapView, value: Maybe): string =>
   (view.scale === "diverging" ? signedNumber(value) : number(value)) + (view.unit && known(value) ? ` ${view.unit}` : "");
@@ -39,7 +48,7 @@ export const heatMap: Kind<HeatMapView> = {
   draw(view, width, palette) {
     const order = view.rows.map((_, i) => (view.bottom_up ? view.rows.length - 1 - i : i));
     const scale = colorScale(view.values.flat(), view.scale, view.limit, palette);
-    const loud = LOUD * Math.max(Math.abs(scale.low), Math.abs(scale.high));
+    const loud = loudness(view, Math.max(Math.abs(scale.low), Math.abs(scale.high)));
     const digits = scale.high < 1.05 ? 2 : scale.high < 100 ? 1 : 0;
     return drawMatrix(
       {
@@ -52,7 +61,7 @@ export const heatMap: Kind<HeatMapView> = {
         scale,
         inside(row, c) {
           const r = order[row];
-          if (view.texts) return shown(view.texts[r][c]);
+          if (view.texts) return shown(view.texts[r][c].trim() || view.texts[r][c]);
           const value = view.values[r][c];
           if (!known(value) || Math.abs(value) < loud) return "";
           return Number.isFinite(value) ? value.toFixed(digits).replace("-", "−") : number(value);
@@ -67,6 +76,7 @@ export const heatMap: Kind<HeatMapView> = {
         },
         framed: view.marks.map(([r, c]) => [order.indexOf(r), c]),
         square: false,
+        least: view.texts ? READABLE : undefined,
       },
       width,
       palette,

@@ -11,6 +11,17 @@ const HEIGHT = 170;
 /** Counts compare only where the series are equally many. */
 const shares = (view: HistogramView): boolean => new Set(view.series.map((series) => series.n)).size > 1;
 
+/** Stretches of bins that hold something, as [first, one past the last]. */
+function runs(heights: number[]): [number, number][] {
+  const found: [number, number][] = [];
+  heights.forEach((height, b) => {
+    if (!height) return;
+    if (found.at(-1)?.[1] === b) found.at(-1)![1] = b + 1;
+    else found.push([b, b + 1]);
+  });
+  return found;
+}
+
 export const histogram: Kind<HistogramView> = {
   about: (view) => `Histogram of ${view.series.map((series) => shown(series.name)).join(", ")}`,
   empty: (view) => view.series.every((series) => series.n === 0),
@@ -30,16 +41,18 @@ export const histogram: Kind<HistogramView> = {
         width, top: legend.height, height: HEIGHT,
         x: domainOf([edges[0], edges.at(-1), ...referenced(view.references, "x")], 0.01),
         y: [0, Math.max(...heights.flat(), 1e-9) * 1.06],
-        xTitle: titled(view.x_title, view.unit), yTitle: shares(view) ? "share" : "count", references: view.references,
+        xTitle: titled(view.x_title, view.unit), yTitle: shares(view) ? "share" : "count", whole: !shares(view), references: view.references,
       },
       palette,
     );
     const bins = edges.length - 1;
     const bars = series.flatMap((_, s): Mark[] => {
-      const steps = heights[s].map((h, b) => `V${plot.y(h).toFixed(1)}H${plot.x(edges[b + 1]).toFixed(1)}`).join("");
-      const outline = `M${plot.x(edges[0]).toFixed(1)} ${plot.bottom}${steps}V${plot.bottom}`;
-      const filled: Mark = { kind: "path", d: `${outline}Z`, fill: color(s), opacity: series.length > 1 ? 0.2 : 0.32 };
-      return [filled, { kind: "path", d: outline, stroke: color(s), width: 1.25 }];
+      const outline = runs(heights[s]).map(([from, to]) => {
+        const steps = heights[s].slice(from, to).map((h, k) => `V${plot.y(h).toFixed(1)}H${plot.x(edges[from + k + 1]).toFixed(1)}`);
+        return `M${plot.x(edges[from]).toFixed(1)} ${plot.bottom}${steps.join("")}V${plot.bottom}`;
+      });
+      const filled: Mark = { kind: "path", d: outline.join(""), fill: color(s), opacity: series.length > 1 ? 0.2 : 0.32 };
+      return [filled, { kind: "path", d: outline.join(""), stroke: color(s), width: 1.25 }];
     });
     return {
       width, height: plot.height, dense: [], marks: [...legend.marks, ...plot.marks, ...bars],

@@ -5,7 +5,7 @@ import { fit, measure } from "./numbers";
 import type { ColorScale, Palette } from "./palette";
 import type { Mark } from "./scene";
 
-export const LEGEND_HEIGHT = 34;
+export const LEGEND_HEIGHT = 28;
 const BAR = 148;
 
 const end = (value: number): string => (value < 0 ? "−" : "") + bound(Math.abs(value));
@@ -35,7 +35,7 @@ export function colourBar(scale: ColorScale, unit: string, right: number, palett
 export interface Entry {
   name: string;
   color: string;
-  shape: "line" | "dash" | "dot" | "box";
+  shape: "line" | "dash" | "dot" | "ring" | "box";
 }
 
 /** Names of series beside their swatches, in as many lines as they need; answers the height. */
@@ -47,10 +47,11 @@ export function swatches(entries: Entry[], room: number, palette: Palette): { ma
     const width = 20 + measure(text, 11, false);
     if (x > 0 && x + width > room) [x, y] = [0, y + 16];
     if (shape === "line" || shape === "dash") marks.push({ kind: "path", d: `M${x} ${y - 1}h14`, stroke: color, width: 2, dash: shape === "dash" ? "4 3" : "" });
-    else if (shape === "dot") marks.push({ kind: "circle", x: x + 7, y: y - 1, r: 3.5, fill: color, stroke: "none", opacity: 1 });
+    else if (shape === "dot" || shape === "ring")
+      marks.push({ kind: "circle", x: x + 7, y: y - 1, r: 3.5, fill: shape === "dot" ? color : "none", stroke: shape === "dot" ? "none" : color, opacity: 1 });
     else marks.push({ kind: "rect", x: x + 2, y: y - 5, w: 10, h: 8, fill: color });
     marks.push({ kind: "text", x: x + 19, y: y + 3, text, fill: palette.text2, size: 11, anchor: "start", title: text === name ? undefined : name });
     x += width + 14;
   }
-  return { marks, height: entries.length ? y + 10 : 0 };
+  return { marks, height: entries.length ? y + 14 : 0 };
 }

@@ -1,7 +1,7 @@
 /** Rows by columns of colour: the common part of heat map and attention pattern. */
 
 import { colourBar, LEGEND_HEIGHT } from "./legend";
-import { fit, known, measure, shown, type Maybe } from "./numbers";
+import { fit, known, measure, roundUp, shown, type Maybe } from "./numbers";
 import type { ColorScale, Palette } from "./palette";
 import type { Mark, Scene, Words } from "./scene";
 
@@ -19,6 +19,8 @@ export interface Matrix {
   words(row: number, column: number): Words;
   framed: [number, number][];
   square: boolean;
+  /** Cells no narrower than this; a map that is then too wide scrolls. */
+  least?: number;
   /** Cells that are no part of it. */
   blank?(row: number, column: number): boolean;
 }
@@ -43,15 +45,15 @@ export function headsFor(labels: string[], width: number): Heads {
   const numeric = labels.every((label) => /^[−\-\d.]*$/.test(label));
   const level = { up: false, height: 15 };
   if (longest <= width - 3) return { ...level, every: 1, room: width };
-  if (numeric) return { ...level, every: Math.ceil((longest + 8) / width), room: longest + 1 };
+  if (numeric) return { ...level, every: roundUp((longest + 8) / width), room: longest + 1 };
   if (width >= READABLE) return { ...level, every: 1, room: width - 3 };
-  return { up: true, every: Math.max(1, Math.ceil(LINE / width)), height: Math.min(UP_ROOM, longest) + 6, room: UP_ROOM };
+  return { up: true, every: roundUp(LINE / width), height: Math.min(UP_ROOM, longest) + 6, room: UP_ROOM };
 }
 
 function cellSize(matrix: Matrix, room: number): [number, number] {
   const [rows, columns] = [matrix.rows.length, matrix.columns.length];
   const pixels = MOST_PIXELS / (globalThis.devicePixelRatio || 1);
-  const least = Math.min(NARROWEST, pixels / columns);
+  const least = Math.min(matrix.least ?? NARROWEST, pixels / columns);
   if (matrix.square) {
     const side = Math.max(least, Math.min(20, Math.floor((4 * room) / columns) / 4));
     return [side, side];
@@ -96,7 +98,7 @@ export function drawMatrix(matrix: Matrix, width: number, palette: Palette): Sce
       anchor: heads.up ? "start" : "middle", up: heads.up, title: text === name ? undefined : name,
     });
   });
-  const everyRow = Math.max(1, Math.ceil(LINE / h));
+  const everyRow = roundUp(LINE / h);
   rowNames.forEach((name, r) => {
     if (r % everyRow) return;
     const text = fit(name, left - 8, SIZE, true);

@@ -22,14 +22,22 @@ export function number(value: Maybe | undefined, digits = 4): string {
 export const signedNumber = (value: Maybe | undefined): string => (known(value) && value > 0 ? "+" : "") + number(value);
 
 /** Round numbers from low to high, about as many as asked for. */
-export function ticks(low: number, high: number, about: number): number[] {
+export function ticks(low: number, high: number, about: number, least = 0): number[] {
   if (!(high > low)) return [low];
   const rough = (high - low) / Math.max(1, about);
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].find((m) => m * power >= rough * 0.999)! * power;
+  const round = rough / power;
+  const step = Math.max(least, power * (round < 1.5 ? 1 : round < 3.5 ? 2 : round < 7.5 ? 5 : 10));
   const first = Math.ceil(low / step - 1e-9);
   const last = Math.floor(high / step + 1e-9);
   return Array.from({ length: last - first + 1 }, (_, i) => Number(((first + i) * step).toPrecision(12)));
+}
+
+/** The round number from n up: 1, 2, 5, 10, 20 ... so that what is left of labels counts evenly. */
+export function roundUp(n: number): number {
+  if (!(n > 1)) return 1;
+  const power = 10 ** Math.floor(Math.log10(n));
+  return [1, 2, 5, 10].find((m) => m * power >= n)! * power;
 }
 
 /** Ticks with as many decimals as their step needs. */

@@ -121,6 +121,8 @@ export interface GridView {
 export type DrawnView = HeatMapView | CurveView | HistogramView | ScatterView | TokenStripView | PatternView;
 export type PlainView = DrawnView | TableView | TextView | CardView | GridView;
 
+const isHolder = (value: unknown): value is Record<string, unknown> => typeof value === "object" && value !== null;
+
 /** Puts back the infinities, which JSON has not: `infinite` names their places, beside the data they belong to. */
 export function restore<T>(plain: T): T {
   if (Array.isArray(plain)) return plain.map((item) => restore<unknown>(item)) as T;
@@ -130,8 +132,8 @@ export function restore<T>(plain: T): T {
   for (const [path, sign] of Object.entries((infinite ?? {}) as Record<string, string>)) {
     const steps = path.split(".");
     const last = steps.pop()!;
-    const inside = steps.reduce<Record<string, unknown> | undefined>((at, step) => at?.[step] as Record<string, unknown> | undefined, found);
-    if (inside && Object.hasOwn(inside, last)) inside[last] = sign === "-inf" ? -Infinity : Infinity;
+    const inside = steps.reduce<unknown>((at, step) => (isHolder(at) && Object.hasOwn(at, step) ? at[step] : null), found);
+    if (isHolder(inside) && Object.hasOwn(inside, last)) inside[last] = sign === "-inf" ? -Infinity : Infinity;
   }
   return found as T;
 }

@@ -1,6 +1,6 @@
 /** The axes that curve, histogram and scatter share. */
 
-import { fit, known, measure, tickTexts, ticks, type Maybe } from "./numbers";
+import { fit, known, measure, roundUp, tickTexts, ticks, type Maybe } from "./numbers";
 import type { Palette } from "./palette";
 import type { ReferenceView } from "./plain";
 import type { Mark } from "./scene";
@@ -32,6 +32,8 @@ export interface Plan {
   labels?: string[];
   xTitle: string;
   yTitle: string;
+  /** Counts have no fractions. */
+  whole?: boolean;
   references: ReferenceView[];
 }
 
@@ -47,19 +49,21 @@ export interface Plot {
 }
 
 const SIZE = 10;
+/** Labels no longer than this are thinned out rather than turned. */
+const SHORT = 30;
 
 /** Titles joined with their unit. */
 export const titled = (title: string, unit: string): string => (title && unit ? `${title} (${unit})` : title || unit);
 
 export function axes(plan: Plan, palette: Palette): Plot {
-  const yAt = ticks(plan.y[0], plan.y[1], Math.max(2, plan.height / 44));
+  const yAt = ticks(plan.y[0], plan.y[1], Math.max(2, plan.height / 44), plan.whole ? 1 : 0);
   const yTexts = tickTexts(yAt);
   const left = Math.ceil(Math.max(...yTexts.map((text) => measure(text, SIZE, true)), 8)) + 10;
   const right = plan.width - 10;
-  const named = plan.references.filter((line) => line.axis === "x" && line.name);
-  const top = plan.top + (plan.yTitle ? 18 : 6) + (named.length ? 12 : 0);
-  const bottom = top + plan.height;
   const x = (value: number) => left + ((value - plan.x[0]) / (plan.x[1] - plan.x[0])) * (right - left);
+  const names = lanes(plan.references, x, left, right);
+  const top = plan.top + (plan.yTitle ? 18 : 6) + 12 * names.reduce((most, name) => Math.max(most, name.lane + 1), 0);
+  const bottom = top + plan.height;
   const y = (value: number) => bottom - ((value - plan.y[0]) / (plan.y[1] - plan.y[0])) * (bottom - top);
   const marks: Mark[] = [];
   const text = (at: number, down: number, words: string, anchor: "start" | "middle" | "end", mono = true, fill = palette.text2, title?: string) =>
@@ -103,11 +107,12 @@ export function axes(plan: Plan, palette: Palette): Plot {
     const step = labels.length > 1 ? x(1) - x(0) : right - left;
     const longest = Math.max(...labels.map((label) => measure(label, SIZE, true)), 1);
     const room = Math.min(longest, 84);
-    const up = longest + 6 > step && step < 56;
-    const every = up ? Math.max(1, Math.ceil(12 / step)) : 1;
+    const narrow = longest + 6 > step && step < 56;
+    const up = narrow && longest > SHORT;
+    const every = narrow ? roundUp((up ? 12 : longest + 8) / step) : 1;
     labels.forEach((label, i) => {
       if (i % every) return;
-      const words = fit(label, up ? room : step - 4, SIZE, true);
+      const words = fit(label, up ? room : narrow ? longest : step - 4, SIZE, true);
       const title = words === label ? undefined : label;
       if (up) marks.push({ kind: "text", x: x(i) + 3.5, y: bottom + 8, text: words, fill: palette.text2, size: SIZE, anchor: "end", mono: true, up: true, title });
       else text(x(i), bottom + 14, words, "middle", true, palette.text2, title);
@@ -116,27 +121,39 @@ export function axes(plan: Plan, palette: Palette): Plot {
   }
 
   function references(): void {
-    let busy = -Infinity; // names stand beside each other, or not at all
-    for (const line of [...plan.references].sort((a, b) => a.at - b.at)) {
+    for (const { words, from, lane, whole } of names) text(from, top - 4 - 12 * lane, words, "start", false, palette.text3, whole);
+    for (const line of plan.references) {
       const upright = line.axis === "x";
       const at = upright ? x(line.at) : y(line.at);
       const inside = upright ? at >= left && at <= right : at >= top && at <= bottom;
       if (!inside) continue;
       const d = upright ? `M${at.toFixed(1)} ${top}V${bottom}` : `M${left} ${at.toFixed(1)}H${right}`;
       marks.push({ kind: "path", d, stroke: palette.text3, dash: "3 3" });
-      if (!line.name) continue;
-      if (!upright) {
-        text(right, at - 4, fit(line.name, (right - left) / 2, SIZE, false), "end", false, palette.text3, line.name);
-        continue;
-      }
-      const words = fit(line.name, 120, SIZE, false);
-      const width = measure(words, SIZE, false);
-      const from = Math.max(left, Math.min(right - width, at - width / 2));
-      if (from < busy + 6) continue;
-      text(from, top - 4, words, "start", false, palette.text3, line.name);
-      busy = from + width;
+      if (line.name && !upright) text(right, at - 4, fit(line.name, (right - left) / 2, SIZE, false), "end", false, palette.text3, line.name);
     }
   }
+}
+
+interface Name {
+  words: string;
+  whole: string;
+  from: number;
+  lane: number;
+}
+
+/** The names of upright references above the plot, in as many lanes as it takes that none touch. */
+function lanes(references: ReferenceView[], x: (value: number) => number, left: number, right: number): Name[] {
+  const ends: number[] = [];
+  const named = references.filter((line) => line.axis === "x" && line.name && x(line.at) >= left && x(line.at) <= right);
+  return named.toSorted((a, b) => a.at - b.at).map((line) => {
+    const words = fit(line.name, 140, SIZE, false);
+    const width = measure(words, SIZE, false);
+    const from = Math.max(left, Math.min(right - width, x(line.at) - width / 2));
+    const free = ends.findIndex((end) => end + 8 <= from);
+    const lane = free < 0 ? ends.length : free;
+    ends[lane] = from + width;
+    return { words, whole: line.name, from, lane };
+  });
 }
 
 /** The references among what has to be in sight. */

@@ -22,8 +22,11 @@ export const scatter: Kind<ScatterView> = {
   draw(view, room, palette) {
     const width = Math.min(room, view.diagonal ? SQUARE : MOST);
     const names = [...new Set(view.groups ?? [])];
-    const color = (i: number) => palette.series[(view.groups ? names.indexOf(view.groups[i]) : 0) % palette.series.length];
-    const entries = names.map((name, i) => ({ name: shown(name), color: palette.series[i % palette.series.length], shape: "dot" as const }));
+    const group = new Map(names.map((name, i) => [name, i]));
+    const groupOf = (i: number) => (view.groups ? group.get(view.groups[i])! : 0);
+    const color = (g: number) => palette.series[g % palette.series.length];
+    const ring = (g: number) => g >= palette.series.length; // once the colours are used up
+    const entries = names.map((name, i) => ({ name: shown(name), color: color(i), shape: ring(i) ? ("ring" as const) : ("dot" as const) }));
     const legend = swatches(entries, width, palette);
     const here = view.x.map((_, i) => i).filter((i) => drawn(view, i));
     let x = domainOf([...here.map((i) => view.x[i]), ...referenced(view.references, "x")]);
@@ -35,9 +38,11 @@ export const scatter: Kind<ScatterView> = {
       palette,
     );
     const small = here.length > MANY;
-    const points = here.map((i): Mark => ({
-      kind: "circle", x: plot.x(view.x[i]!), y: plot.y(view.y[i]!), r: small ? 2 : 3, fill: color(i), stroke: "none", opacity: small ? 0.55 : 0.75,
-    }));
+    const points = here.map((i): Mark => {
+      const paint = color(groupOf(i));
+      const filled = ring(groupOf(i)) ? { fill: palette.surface, stroke: paint } : { fill: paint, stroke: "none" };
+      return { kind: "circle", x: plot.x(view.x[i]!), y: plot.y(view.y[i]!), r: small ? 2 : 3, ...filled, opacity: small ? 0.55 : 0.75 };
+    });
     const marks = [...legend.marks, ...plot.marks];
     if (view.diagonal) marks.push({ kind: "path", d: `M${plot.left} ${plot.bottom}L${plot.right} ${plot.top}`, stroke: palette.text3, dash: "3 3" });
     const at = (k: number) => ({ x: plot.x(view.x[here[k]]!), y: plot.y(view.y[here[k]]!) });

@@ -89,6 +89,11 @@ export function paint(g: CanvasRenderingContext2D, marks: Mark[]): void {
       g.beginPath();
       g.arc(mark.x, mark.y, mark.r, 0, 7);
       g.fill();
+      if (mark.stroke !== "none") {
+        g.strokeStyle = mark.stroke;
+        g.lineWidth = 1;
+        g.stroke();
+      }
       g.globalAlpha = 1;
     } else {
       const path = new Path2D(mark.kind === "hatch" ? hatchPath(mark) : mark.d);

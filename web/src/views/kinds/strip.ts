@@ -14,10 +14,10 @@ export const tokenStrip: Kind<TokenStripView> = {
   notes: (view) => [view.note],
   draw(view, width, palette) {
     const scale = colorScale(view.values, view.scale, view.limit, palette);
-    const marks: Mark[] = colourBar(scale, view.unit, Math.min(width, 900), palette);
+    const marks: Mark[] = [];
     const dense: Mark[] = [];
     const boxes: Box[] = [];
-    let [x, y] = [0, LEGEND_HEIGHT - 4];
+    let [x, y] = [0, LEGEND_HEIGHT];
     const room = Math.max(80, Math.min(width, 900));
     view.tokens.forEach((token, i) => {
       const name = shown(token);
@@ -37,6 +37,8 @@ export const tokenStrip: Kind<TokenStripView> = {
       if (token.endsWith("\n")) [x, y] = [0, y + LINE];
     });
     const last = boxes.at(-1)!;
+    const right = boxes.reduce((most, box) => Math.max(most, box.x + box.w), 0);
+    marks.push(...colourBar(scale, view.unit, Math.min(room, Math.max(right, 150)), palette));
     return {
       width: room, height: last.y + LINE, dense, marks,
       reader: {
