@@ -14,36 +14,34 @@ HEAD = (23, 3)
 
 
 def lens(model: rs.Model, rec: rs.Recording) -> Tensor:
-    """Logits read from the stream after the embedding and after each block: [layer, pos, d_vocab]."""
+    """Logits read from the stream after the embedding and after each block: [layer, prompt, pos, d_vocab]."""
     n_layers = model.hf.config.num_hidden_layers
-    stream = [rec["resid_pre.0"][0], *(rec[f"resid_post.{layer}"][0] for layer in range(n_layers))]
+    stream = [rec["resid_pre.0"], *(rec[f"resid_post.{layer}"] for layer in range(n_layers))]
     with torch.no_grad():
         return torch.stack([model.hf.lm_head(model.hf.model.norm(x)) for x in stream])
 
 
-def differences(model: rs.Model, first: str, second: str, swapped: bool = False) -> Tensor:
-    """logit(second) - logit(first) at the last token after each block; `swapped`: the second name gives."""
-    prompt = PROMPT.replace("John", "{A}").replace("Mary", "{B}")
-    prompt = prompt.format(A=first, B=second)
-    if swapped:
-        prompt = prompt[: prompt.rindex(first)] + second + prompt[prompt.rindex(first) + len(first) :]
-    logits = lens(model, model.run(prompt, capture=["resid_pre.0", "resid_post"]))[:, -1]
-    a, b = (model.tokenizer.encode(" " + name, add_special_tokens=False)[0] for name in (first, second))
-    return logits[:, b] - logits[:, a]
+def differences(model: rs.Model, pairs: list[tuple[str, str]], swapped: bool = False) -> Tensor:
+    """logit(second) - logit(first) at the last token, [prompt, layer]; `swapped`: the second name gives."""
+    giver = "{B}" if swapped else "{A}"
+    prompt = f"When {{A}} and {{B}} went to the store, {giver} gave a bottle of milk to"
+    rec = model.run([prompt.format(A=a, B=b) for a, b in pairs], capture=["resid_pre.0", "resid_post"])
+    logits = lens(model, rec)[:, :, -1]
+    token = {name: model.tokenizer.encode(" " + name, add_special_tokens=False)[0] for name in NAMES}
+    return torch.stack([logits[:, i, token[b]] - logits[:, i, token[a]] for i, (a, b) in enumerate(pairs)])
 
 
 def gallery(model: rs.Model) -> list[views.View]:
     layer, head = HEAD
     rec = model.run(PROMPT, capture=["resid_pre.0", "resid_post", f"pattern.{layer}", "pattern.1"])
     tokens = [model.tokenizer.decode([token]) for token in rec.tokens[0].tolist()]
-    logits = lens(model, rec)
+    logits = lens(model, rec)[:, 0]
     mary, john = (model.tokenizer.encode(name, add_special_tokens=False)[0] for name in (" Mary", " John"))
     difference = logits[..., mary] - logits[..., john]
     p, best = logits.softmax(-1).max(-1)
     layers = ["emb", *range(len(logits) - 1)]
     pairs = [(a, b) for a in NAMES for b in NAMES if a != b][:24]
-    clean = torch.stack([differences(model, *pair) for pair in pairs])
-    swapped = torch.stack([differences(model, *pair, swapped=True) for pair in pairs])
+    clean, swapped = differences(model, pairs), differences(model, pairs, swapped=True)
     mean, sd = clean.mean(0), clean.std(0)
     final, final_swapped = clean[:, -1], swapped[:, -1]
     held = int((final > 0).sum())

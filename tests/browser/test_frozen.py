@@ -194,6 +194,30 @@ def test_the_theme_changes_by_hand_and_recolours(frozen):
     assert canvas.evaluate("c => c.toDataURL()") != pixels
 
 
+def test_a_wide_map_scrolls_in_its_own_box_and_keeps_its_cursor_and_pop_up(page, tmp_path: Path, traffic):
+    wide = HeatMap([[column / 400 for column in range(400)]] * 4, range(4), range(400), title="Wide", unit="x")
+    page.set_viewport_size({"width": 800, "height": 600})
+    page.goto(views.save_html(wide, tmp_path / "wide.html").as_uri())
+    room = page.locator(".room")
+    assert page.evaluate("document.documentElement.scrollWidth") == 800
+    assert room.evaluate("room => room.scrollWidth > 1500")
+    expect(page.get_by_role("heading", name="Wide")).to_have_count(2)
+    assert [box["width"] > 20 for box in map(Locator.bounding_box, page.get_by_role("heading").all()) if box] == [
+        False,
+        True,
+    ]
+    page.get_by_role("application").click(position={"x": 100, "y": 60})
+    left = "() => document.querySelector('[data-testid=tip]').getBoundingClientRect().left"
+    before = page.evaluate(left)
+    room.evaluate("room => { room.scrollLeft = 60 }")
+    page.wait_for_function(f"before => ({left})() === before - 60", arg=before)
+    for _ in range(14):
+        page.keyboard.press("ArrowLeft")
+    page.wait_for_function("() => document.querySelector('.room').scrollLeft < 60")
+    expect(page.get_by_test_id("tip")).to_be_in_viewport()
+    assert traffic.complaints == []
+
+
 def test_a_notebook_s_frame_draws_too(page, traffic):
     page.set_content(f"<!doctype html><body>{views.Pattern(['a', 'b'], [[1, 0], [0.5, 0.5]])._repr_html_()}</body>")
     expect(page.frame_locator("iframe").get_by_test_id("view-pattern").locator("canvas")).to_be_visible()

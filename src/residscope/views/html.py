@@ -17,6 +17,9 @@ from residscope.views.view import View
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Controls, marks that reorder the text around them, and halves of characters."""
 
+_HEIGHTS = {"card": 180, "grid": 720, "heat_map": 680, "text": 180, "token_strip": 200}
+"""A notebook's frame in pixels, by kind; what is taller scrolls."""
+
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -78,7 +81,7 @@ def in_notebook(view: View) -> str:
     page = escape(to_html(view), quote=True)
     return (
         f'<iframe srcdoc="{page}" sandbox="allow-scripts allow-downloads" title="Residscope" '
-        'style="width:100%;height:560px;border:0"></iframe>'
+        f'style="width:100%;height:{_HEIGHTS.get(view.kind, 420)}px;border:0"></iframe>'
     )
 
 

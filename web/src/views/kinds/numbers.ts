@@ -78,6 +78,17 @@ export function measure(text: string, size: number, mono: boolean): number {
   return width;
 }
 
+/** A text in lines that have room; a word longer than a line is cut. */
+export function wrap(text: string, room: number, size: number): string[] {
+  const lines: string[] = [];
+  for (const word of text.split(/\s+/).filter(Boolean)) {
+    const longer = lines.length ? `${lines.at(-1)} ${word}` : word;
+    if (lines.length && measure(longer, size, false) <= room) lines[lines.length - 1] = longer;
+    else lines.push(fit(word, room, size, false));
+  }
+  return lines;
+}
+
 /** As much of a text as has room, with … for the rest. */
 export function fit(text: string, room: number, size: number, mono: boolean): string {
   if (measure(text, size, mono) <= room) return text;

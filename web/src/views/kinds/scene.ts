@@ -1,7 +1,7 @@
 /** What a picture is made of, and its two ways out: a canvas, and SVG text for a file. */
 
 import { xml } from "../../lib/export";
-import { MONO, SANS } from "./numbers";
+import { fit, MONO, SANS, shown, wrap } from "./numbers";
 
 export interface Box {
   x: number;
@@ -134,10 +134,13 @@ function element(mark: Mark): string {
   }
 }
 
+const PAD = 12;
+
 /** A whole picture as a file: its title above, its note below. */
 export function svgFile(scene: Scene, title: string, notes: string[], colours: { surface: string; text: string; text2: string }): string {
-  const [pad, head, foot] = [12, title ? 26 : 0, notes.length * 15];
-  const width = Math.ceil(Math.max(scene.width, 240) + 2 * pad);
+  const width = Math.ceil(Math.max(scene.width, 240) + 2 * PAD);
+  const below = notes.flatMap((note) => wrap(shown(note), width - 2 * PAD, 11));
+  const [pad, head, foot] = [PAD, title ? 26 : 0, below.length && below.length * 15 + 6];
   const height = Math.ceil(scene.height + head + foot + 2 * pad);
   const words = (text: string, y: number, fill: string, size: number) =>
     element({ kind: "text", x: pad, y, text, fill, size, anchor: "start", bold: size > 11 });
@@ -145,11 +148,11 @@ export function svgFile(scene: Scene, title: string, notes: string[], colours: {
     `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}">`,
     `<title>${xml(title)}</title>`,
     `<rect width="${width}" height="${height}" fill="${colours.surface}"/>`,
-    ...(title ? [words(title, pad + 12, colours.text, 12)] : []),
+    ...(title ? [words(fit(shown(title), width - 2 * pad, 12, false), pad + 12, colours.text, 12)] : []),
     `<g transform="translate(${pad} ${pad + head})">`,
     ...[...scene.dense, ...scene.marks].map(element),
     "</g>",
-    ...notes.map((note, i) => words(note, pad + head + scene.height + 15 * (i + 1) - 2, colours.text2, 11)),
+    ...below.map((line, i) => words(line, pad + head + scene.height + 15 * (i + 1) + 4, colours.text2, 11)),
     "</svg>",
   ].join("\n");
 }
