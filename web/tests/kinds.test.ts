@@ -9,6 +9,7 @@ import { pattern } from "../src/views/kinds/pattern";
 import { restore, type CurveView, type HeatMapView, type HistogramView, type ScatterView, type TokenStripView } from "../src/views/kinds/plain";
 import { scatter } from "../src/views/kinds/scatter";
 import { svgFile, type Box, type Mark, type Scene, type TextMark } from "../src/views/kinds/scene";
+import { sheetScene } from "../src/views/kinds/savers";
 import { csv, fileName } from "../src/views/kinds/sheet";
 import { tokenStrip } from "../src/views/kinds/strip";
 import { palette } from "./palette";
@@ -279,6 +280,16 @@ describe("what leaves the page", () => {
     const text = csv({ columns: ["a", "b,c"], rows: [["=1+1", 0.1], ["-3", null], ["x\ny", true], [' "q"', Infinity]] });
     expect(text.split("\n").slice(0, 4)).toEqual(['a,"b,c"', '"""=1+1""",0.1', "-3,", '"""x\\ny""",true']);
     expect(fileName("../../etc: a·b", "map")).toBe("etc-a-b");
+  });
+
+  it("is a table as a picture, to its first rows", () => {
+    const rows = Array.from({ length: 500 }, (_, i) => [`row ${i}`, i % 7 ? i / 8 : null]);
+    const words = said(sheetScene({ columns: ["name", "x"], rows }, palette));
+    expect(words).toEqual(expect.arrayContaining(["name", "row 399", "0.1250", "–", "100 more rows are in the CSV"]));
+    expect(words).not.toContain("row 400");
+    const short = sheetScene({ columns: ["name", "x"], rows: rows.slice(0, 3) }, palette);
+    expect(overlapping(texts(short))).toEqual([]);
+    expect(said(short).join()).not.toContain("more rows");
   });
 
   it("is SVG in which no label is markup", () => {

@@ -110,6 +110,17 @@ describe("what is read", () => {
     expect(screen.getAllByText("−2.500")).toHaveLength(3);
   });
 
+  it("a card saves its evidence with its verdict", async () => {
+    const made: Blob[] = [];
+    vi.spyOn(URL, "createObjectURL").mockImplementation((blob) => (made.push(blob as Blob), "blob:x"));
+    vi.spyOn(HTMLAnchorElement.prototype, "click").mockImplementation(() => {});
+    render(View, { view: { kind: "card", title: "claim", fields: { effect: -2.5, control: null }, verdict: "failed", note: "" } as PlainView });
+    await fireEvent.click(screen.getByTestId("view-save"));
+    await fireEvent.click(screen.getByTestId("save-csv"));
+    await vi.waitFor(() => expect(made).toHaveLength(1));
+    expect(await made[0].text()).toBe("field,value\nverdict,failed\neffect,-2.5\ncontrol,\n");
+  });
+
   it("text is never markup", () => {
     const { container } = render(View, { view: { kind: "text", title: "<b>T</b>", paragraphs: ["<img src=x onerror=alert(1)>"] } as PlainView });
     expect(container.querySelector("img, b")).toBeNull();
