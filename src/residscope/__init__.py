@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from residscope import directions as directions
     from residscope import edits as edits
     from residscope import errors as errors
+    from residscope import views as views
     from residscope.corpus.pca import pca as pca
     from residscope.directions import Dictionary as Dictionary
     from residscope.directions import Direction as Direction
@@ -44,7 +45,7 @@ _HOME = {
     "Sweep": "engine.planner", "screened": "engine.planner", "sweep": "engine.planner",
     "ablation_sweep": "methods.ablation_sweep", "activation_patching": "methods.activation_patching",
 }  # fmt: skip
-_ROOMS = ("corpus", "directions", "edits", "errors")
+_ROOMS = ("corpus", "directions", "edits", "errors", "views")
 __all__ = ["__version__", *_HOME, *_ROOMS]
 
 

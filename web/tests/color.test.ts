@@ -5,6 +5,14 @@ const LIGHT = "#2166ac #4393c3 #92c5de #d1e5f0 #f7f7f5 #fddbc7 #f4a582 #d6604d #
 const DARK = "#86c5ff #4a9be0 #2c6ba6 #21405c #1c2024 #56302d #9a3f38 #dc6350 #ffae94".split(" ").map(hex);
 const css = (color: RGB) => `rgb(${color.join(",")})`;
 
+describe("a colour of the page's style", () => {
+  it("is read as written, and as a minifier writes it", () => {
+    expect(hex("#1a2b3c")).toEqual([26, 43, 60]);
+    expect(hex(" #fff")).toEqual([255, 255, 255]);
+    expect(hex("#09c")).toEqual(hex("#0099cc"));
+  });
+});
+
 describe.each([["light", LIGHT], ["dark", DARK]])("the %s diverging scale", (_, stops) => {
   const scale = new Diverging(stops);
 

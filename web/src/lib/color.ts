@@ -5,7 +5,8 @@ export type RGB = [number, number, number];
 export const DIVERGING = ["n4", "n3", "n2", "n1", "0", "p1", "p2", "p3", "p4"].map((step) => `--div-${step}`);
 
 export function hex(text: string): RGB {
-  const n = parseInt(text.trim().replace("#", ""), 16);
+  const digits = text.trim().replace("#", "");
+  const n = parseInt(digits.length === 3 ? digits.replace(/./g, "$&$&") : digits, 16); // minifiers write #fff
   return [(n >> 16) & 255, (n >> 8) & 255, n & 255];
 }
 

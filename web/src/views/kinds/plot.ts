@@ -1,0 +1,161 @@
+/** The axes that curve, histogram and scatter share. */
+
+import { fit, known, measure, roundUp, tickTexts, ticks, type Maybe } from "./numbers";
+import type { Palette } from "./palette";
+import type { ReferenceView } from "./plain";
+import type { Mark } from "./scene";
+
+export type Domain = [number, number];
+
+/** From the least to the most that is finite, a little wider; never of no width. */
+export function domainOf(values: (Maybe | undefined)[], margin = 0.04): Domain {
+  let [low, high] = [Infinity, -Infinity];
+  for (const value of values) {
+    if (!known(value) || !Number.isFinite(value)) continue;
+    if (value < low) low = value;
+    if (value > high) high = value;
+  }
+  if (low > high) return [0, 1];
+  if (low === high) return [low - 0.5, high + 0.5];
+  const pad = (high - low) * margin;
+  return [low - pad, high + pad];
+}
+
+export interface Plan {
+  width: number;
+  /** Where the plot begins, below the legend. */
+  top: number;
+  height: number;
+  x: Domain;
+  y: Domain;
+  /** Names instead of numbers along x, at 0, 1, 2 ... */
+  labels?: string[];
+  xTitle: string;
+  yTitle: string;
+  /** Counts have no fractions. */
+  whole?: boolean;
+  references: ReferenceView[];
+}
+
+export interface Plot {
+  marks: Mark[];
+  left: number;
+  right: number;
+  top: number;
+  bottom: number;
+  height: number;
+  x(value: number): number;
+  y(value: number): number;
+}
+
+const SIZE = 10;
+/** Labels no longer than this are thinned out rather than turned. */
+const SHORT = 30;
+
+/** Titles joined with their unit. */
+export const titled = (title: string, unit: string): string => (title && unit ? `${title} (${unit})` : title || unit);
+
+export function axes(plan: Plan, palette: Palette): Plot {
+  const yAt = ticks(plan.y[0], plan.y[1], Math.max(2, plan.height / 44), plan.whole ? 1 : 0);
+  const yTexts = tickTexts(yAt);
+  const left = Math.ceil(Math.max(...yTexts.map((text) => measure(text, SIZE, true)), 8)) + 10;
+  const right = plan.width - 10;
+  const x = (value: number) => left + ((value - plan.x[0]) / (plan.x[1] - plan.x[0])) * (right - left);
+  const names = lanes(plan.references, x, left, right);
+  const top = plan.top + (plan.yTitle ? 18 : 6) + 12 * names.reduce((most, name) => Math.max(most, name.lane + 1), 0);
+  const bottom = top + plan.height;
+  const y = (value: number) => bottom - ((value - plan.y[0]) / (plan.y[1] - plan.y[0])) * (bottom - top);
+  const marks: Mark[] = [];
+  const text = (at: number, down: number, words: string, anchor: "start" | "middle" | "end", mono = true, fill = palette.text2, title?: string) =>
+    marks.push({ kind: "text", x: at, y: down, text: words, fill, size: SIZE, anchor, mono, title });
+
+  yAt.forEach((value, i) => {
+    marks.push({ kind: "path", d: `M${left} ${y(value).toFixed(1)}H${right}`, stroke: value === 0 ? palette.line2 : palette.line });
+    text(left - 6, y(value) + 3.5, yTexts[i], "end");
+  });
+  const low = plan.labels ? labelled(plan.labels) : numbered();
+  marks.push({ kind: "path", d: `M${left} ${bottom}H${right}`, stroke: palette.line2 });
+  if (plan.yTitle) {
+    const words = fit(plan.yTitle, right, SIZE + 1, false);
+    marks.push({ kind: "text", x: 0, y: plan.top + 9, text: words, fill: palette.text3, size: SIZE + 1, anchor: "start", title: plan.yTitle });
+  }
+  if (plan.xTitle) {
+    const words = fit(plan.xTitle, right - left, SIZE + 1, false);
+    marks.push({ kind: "text", x: (left + right) / 2, y: low + 14, text: words, fill: palette.text3, size: SIZE + 1, anchor: "middle", title: plan.xTitle });
+  }
+  references();
+  return { marks, left, right, top, bottom, height: low + (plan.xTitle ? 20 : 4), x, y };
+
+  /** Ticks far enough apart that no two numbers touch; answers how far down they reach. */
+  function numbered(): number {
+    let about = Math.max(2, (right - left) / 60);
+    let at = ticks(plan.x[0], plan.x[1], about);
+    const crowded = () => {
+      const step = at.length > 1 ? x(at[1]) - x(at[0]) : Infinity;
+      return Math.max(...tickTexts(at).map((t) => measure(t, SIZE, true))) + 10 > step;
+    };
+    while (crowded() && about > 1) at = ticks(plan.x[0], plan.x[1], (about /= 1.5));
+    const texts = tickTexts(at);
+    at.forEach((value, i) => {
+      marks.push({ kind: "path", d: `M${x(value).toFixed(1)} ${bottom}v4`, stroke: palette.line2 });
+      text(x(value), bottom + 14, texts[i], "middle");
+    });
+    return bottom + 16;
+  }
+
+  function labelled(labels: string[]): number {
+    const step = labels.length > 1 ? x(1) - x(0) : right - left;
+    const longest = Math.max(...labels.map((label) => measure(label, SIZE, true)), 1);
+    const room = Math.min(longest, 84);
+    const narrow = longest + 6 > step && step < 56;
+    const up = narrow && longest > SHORT;
+    const every = narrow ? roundUp((up ? 12 : longest + 8) / step) : 1;
+    labels.forEach((label, i) => {
+      if (i % every) return;
+      const words = fit(label, up ? room : narrow ? longest : step - 4, SIZE, true);
+      const title = words === label ? undefined : label;
+      if (up) marks.push({ kind: "text", x: x(i) + 3.5, y: bottom + 8, text: words, fill: palette.text2, size: SIZE, anchor: "end", mono: true, up: true, title });
+      else text(x(i), bottom + 14, words, "middle", true, palette.text2, title);
+    });
+    return bottom + (up ? room + 12 : 16);
+  }
+
+  function references(): void {
+    for (const { words, from, lane, whole } of names) text(from, top - 4 - 12 * lane, words, "start", false, palette.text3, whole);
+    for (const line of plan.references) {
+      const upright = line.axis === "x";
+      const at = upright ? x(line.at) : y(line.at);
+      const inside = upright ? at >= left && at <= right : at >= top && at <= bottom;
+      if (!inside) continue;
+      const d = upright ? `M${at.toFixed(1)} ${top}V${bottom}` : `M${left} ${at.toFixed(1)}H${right}`;
+      marks.push({ kind: "path", d, stroke: palette.text3, dash: "3 3" });
+      if (line.name && !upright) text(right, at - 4, fit(line.name, (right - left) / 2, SIZE, false), "end", false, palette.text3, line.name);
+    }
+  }
+}
+
+interface Name {
+  words: string;
+  whole: string;
+  from: number;
+  lane: number;
+}
+
+/** The names of upright references above the plot, in as many lanes as it takes that none touch. */
+function lanes(references: ReferenceView[], x: (value: number) => number, left: number, right: number): Name[] {
+  const ends: number[] = [];
+  const named = references.filter((line) => line.axis === "x" && line.name && x(line.at) >= left && x(line.at) <= right);
+  return named.toSorted((a, b) => a.at - b.at).map((line) => {
+    const words = fit(line.name, 140, SIZE, false);
+    const width = measure(words, SIZE, false);
+    const from = Math.max(left, Math.min(right - width, x(line.at) - width / 2));
+    const free = ends.findIndex((end) => end + 8 <= from);
+    const lane = free < 0 ? ends.length : free;
+    ends[lane] = from + width;
+    return { words, whole: line.name, from, lane };
+  });
+}
+
+/** The references among what has to be in sight. */
+export const referenced = (references: ReferenceView[], axis: "x" | "y"): number[] =>
+  references.filter((line) => line.axis === axis).map((line) => line.at);
