@@ -1,5 +1,6 @@
 # make run    the workbench, from a clean clone: set-up, page, default model, and its URL
 # make test   everything CI checks
+# make peers  the libraries beside which make bench times ours, in an environment of their own (.bench-venv)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -10,7 +11,7 @@ MODEL ?= smollm2-135m
 export PATH := $(PATH):$(CURDIR)/$(BIN)
 WEB := $(shell find web -path web/node_modules -prune -o -type f -print 2>/dev/null)
 
-.PHONY: help run install test lint types rules unit web browser chromium bench clean
+.PHONY: help run install test lint types rules unit web browser chromium bench peers clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -74,5 +75,14 @@ chromium:
 bench: $(VENV)/.dev
 	@$(BIN)/python -m bench $(ARGS)
 
+# torch first and by itself, as above
+peers: .bench-venv/.ready
+
+.bench-venv/.ready: bench/peers/requirements.txt
+	@$(PYTHON) -m venv .bench-venv
+	@.bench-venv/bin/pip install -q --disable-pip-version-check $$(grep ^torch== $<)
+	@.bench-venv/bin/pip install -q --disable-pip-version-check -r $<
+	@touch $@
+
 clean:
-	rm -rf $(VENV) web/node_modules src/residscope/_ui dist
+	rm -rf $(VENV) .bench-venv web/node_modules src/residscope/_ui dist

@@ -101,7 +101,7 @@ def list_models(json: Annotated[bool, typer.Option("--json")] = False) -> None:
         return
     for at, cached, n in found:
         kept = f"{n / 1e6:,.0f} MB" if cached else "-"
-        typer.echo(f"{at.name:<16} {kept:>9}  {at.about}")
+        typer.echo(f"{at.name:<18} {kept:>9}  {at.about}")
     typer.echo("\nany folder or hub repository (owner/name) of a known family will do as well")
 
 

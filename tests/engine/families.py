@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import transformers
 
+from residscope.model import toys
 from tiny_models import VOCAB, shaken
 
 
@@ -19,13 +20,12 @@ class Tiny:
 
     def build(self, seed: int = 0) -> Any:
         torch.manual_seed(seed)
-        config = getattr(transformers, f"{self.stem}Config")(
-            bos_token_id=0, eos_token_id=1, pad_token_id=1, **self.fields
-        )
+        classes = toys if self.stem == "Toy" else transformers
+        config = getattr(classes, f"{self.stem}Config")(bos_token_id=0, eos_token_id=1, pad_token_id=1, **self.fields)
         if "num_local_experts" in self.fields:
             config._experts_implementation = "eager"  # the default kernel takes no float64
         stem = {"Gemma3Text": "Gemma3"}.get(self.stem, self.stem)
-        cls = getattr(transformers, stem + ("LMHeadModel" if stem == "GPT2" else "ForCausalLM"))
+        cls = getattr(classes, stem + ("LMHeadModel" if stem == "GPT2" else "ForCausalLM"))
         return shaken(cls(config))
 
 
@@ -52,6 +52,10 @@ NEURONS = ("mlp_gate",)
 FALCON = {**PLAIN, "ffn_hidden_size": 64}
 FALCON.pop("intermediate_size")
 BLOOM = {"vocab_size": VOCAB, "hidden_size": 32, "n_layer": 3, "n_head": 4}
+TOY = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "head_dim": 8,
+       "max_position_embeddings": 64}  # fmt: skip
+TOY_MLP = {**TOY, "attn_only": False, "intermediate_size": 48}
+ATTENTION_ONLY = ("resid_mid", "mlp_scale", "mlp_in", "mlp_raw", "mlp_out", *EXPERTS)
 
 FAMILIES: dict[str, Tiny] = {
     "gpt2": Tiny("GPT2", GPT, (*NORMED, *POSTED, *DENSE, *NEURONS)),
@@ -103,4 +107,8 @@ FAMILIES: dict[str, Tiny] = {
     "falcon, slopes": Tiny("Falcon", {**FALCON, "alibi": True, "parallel_attn": False, "multi_query": False, "bias": True},
                            (*USUAL, *NEURONS)),
     "mpt": Tiny("Mpt", {"vocab_size": VOCAB, "d_model": 32, "n_heads": 4, "n_layers": 3, "max_seq_len": 64}, (*USUAL, *NEURONS)),
+    "toy, attention only": Tiny("Toy", TOY, (*NORMED, *POSTED, *DENSE, *ATTENTION_ONLY)),
+    "toy, shortformer": Tiny("Toy", {**TOY, "shortformer": True}, (*USUAL, *ATTENTION_ONLY)),
+    "toy, gelu": Tiny("Toy", {**TOY_MLP, "hidden_act": "gelu_new", "head_dim": 6}, (*NORMED, *POSTED, *DENSE, *NEURONS)),
+    "toy, solu": Tiny("Toy", {**TOY_MLP, "hidden_act": "solu_ln", "final_rms": True}, (*NORMED, *POSTED, *DENSE, *NEURONS)),
 }  # fmt: skip

@@ -12,6 +12,7 @@ from residscope.engine import hooks, layout
 from residscope.engine.certificate import measure
 from residscope.engine.model import Model
 from residscope.model import families
+from residscope.model.families import _common
 from tiny_models import VARIANTS, tiny_gpt2, tiny_llama
 
 
@@ -67,6 +68,11 @@ LIES = {
     "two halves taken for one": ("phi3", {"mlp_gate": None}, "write the inputs"),
     "gate and input swapped": ("llama", {"mlp_up": "mlp.gate_proj", "mlp_gate": "mlp.up_proj"}, "neurons"),
     "head norms swapped": ("qwen3", {"q_norm": "self_attn.k_norm", "k_norm": "self_attn.q_norm"}, "write the norm scales"),
+    "an MLP left out": ("toy, gelu", {"mlp": None, "mlp_norm": None, "mlp_up": None, "mlp_down": None,
+                                      "absent": _common.NO_MLP}, "stream"),
+    "positions kept out of the stream": ("toy, attention only", {"absent": {**_common.NO_MLP, "pos_embed": "not in it"}},
+                                         "stream"),
+    "layer norm for the last RMS": ("toy, solu", {"final_kind": None}, "norms"),
     "no seam": ("gpt_neo", {"attention": "interface"}, "attention"),
 }  # fmt: skip
 # A sliding window cannot be forgotten: no file states one. The masks are the stock model's own, whatever its configuration says.

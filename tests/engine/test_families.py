@@ -38,6 +38,10 @@ def close(a, b, tolerance=EXACT):
     torch.testing.assert_close(a, b, atol=tolerance, rtol=tolerance)
 
 
+def mlp_write(rec, layer):
+    return rec["mlp_out", layer] if "mlp_out" in rec.model.sites.names else 0
+
+
 @torch.no_grad()
 def stock(model, ids):
     return model.hf(ids, use_cache=False).logits
@@ -88,7 +92,7 @@ def test_components_sum_to_the_stream(model, rec):
     total = rec["embed"] + (rec["pos_embed"] if "pos_embed" in model.sites.names else 0)
     for layer in range(model.n_layers):
         close(rec["resid_pre", layer], total)
-        total = total + rec["attn_out", layer] + rec["mlp_out", layer]
+        total = total + rec["attn_out", layer] + mlp_write(rec, layer)
     close(rec["resid_post", model.n_layers - 1], total)
 
 
@@ -137,8 +141,8 @@ def test_writing_the_stream_is_replacing_the_blocks_input(model, rec, ids):
     handle.remove()
     site = "resid_mid.1" if "resid_mid" in model.sites.names else "resid_pre.1"
     close(model.run(ids, ["logits"], edits=[edits.patch("resid_pre.1", {"resid_pre.1": x})]).logits, expected)
-    run = model.run(ids, ["resid_post.1", "mlp_out.1"], edits=[edits.patch(site, {site: x})])
-    close(run["resid_post.1"], x + run["mlp_out.1"] + (0 if site == "resid_mid.1" else run["attn_out.1"]))
+    run = model.run(ids, ["resid_post.1"], edits=[edits.patch(site, {site: x})])
+    close(run["resid_post.1"], x + mlp_write(run, 1) + (0 if site == "resid_mid.1" else run["attn_out.1"]))
 
 
 def test_the_norms_can_all_be_frozen(model, ids):
@@ -180,7 +184,7 @@ def test_a_users_own_call_in_the_middle_of_a_run_is_stock(model, ids, monkeypatc
     expected = stock(model, ids)
     monkeypatch.setattr(Meanwhile, "call", staticmethod(lambda: stock(model, ids)))
     monkeypatch.setattr(Meanwhile, "seen", [])
-    sites = ["q.1", "pattern.1", "mlp_out.1"]
+    sites = ["q.1", "pattern.1", "mlp_out.1" if "mlp_out" in model.sites.names else "attn_out.1"]
     run = model.run(ids, ["logits"], edits=[Meanwhile(site) for site in sites], window=Window(model.run(ids), 1))
     assert len(Meanwhile.seen) == 3
     for logits in (*Meanwhile.seen, run.logits):
@@ -196,7 +200,7 @@ class Broken(edits.Scale):
 
 def test_a_run_that_raises_leaves_nothing_behind(model, ids):
     before = stock(model, ids)
-    for site in ("z.1", "k.0", "mlp_out.1", "router.1" if "router" in model.sites.names else "mlp_in.1"):
+    for site in ("z.1", "k.0", *(f"{name}.1" for name in ("mlp_in", "mlp_out", "router") if name in model.sites.names)):
         with pytest.raises(RuntimeError, match="on purpose"):
             model.run(ids, edits=[Broken(site)])
     assert hook_count(model.hf) == 0

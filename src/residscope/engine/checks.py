@@ -90,10 +90,14 @@ class Bench:
         x = torch.randn(like.shape, generator=self._generator).to(like)
         return x / x.norm(dim=-1, keepdim=True) * like.norm(dim=-1, keepdim=True).clamp_min(1e-3)
 
+    def mlp_write(self, rec: Recording, layer: int) -> Tensor | float:
+        """What the MLP adds to the stream in a run; nothing where blocks have none."""
+        return rec["mlp_out", layer] if self.has("mlp_out") else 0.0
+
     def after(self, name: str, layer: int, value: Tensor, *, see: list[str]) -> Recording:
         """What one block makes of a value written at one of its sites."""
         window = Window(self.rec, layer) if layer else None
-        sites = [Site(s, layer) for s in see]
+        sites = [Site(s, layer) for s in see if self.has(s)]
         return self.model.run(self.rec.batch, capture=sites, edits=[Write(Site(name, layer), value)], window=window)
 
 
@@ -147,7 +151,7 @@ def _noop_edits(b: Bench) -> Iterator[Pair]:
 @check("stream", "resid_pre + attn_out + mlp_out = resid_post")
 def _stream(b: Bench) -> Iterator[Pair]:
     for i in b.layers:
-        yield b.rec["resid_pre", i] + b.rec["attn_out", i] + b.rec["mlp_out", i], b.rec["resid_post", i]
+        yield b.rec["resid_pre", i] + b.rec["attn_out", i] + b.mlp_write(b.rec, i), b.rec["resid_post", i]
         if b.has("resid_mid"):
             yield b.rec["resid_pre", i] + b.rec["attn_out", i], b.rec["resid_mid", i]
     start = b.rec["embed"] + b.rec["pos_embed"] if b.has("pos_embed") else b.rec["embed"]
@@ -160,7 +164,8 @@ def _norms(b: Bench) -> Iterator[Pair]:
     for i, parts in enumerate(b.model.layout.blocks):
         stream, mlp_norm = norm_before_mlp(b, parts)
         yield b.rec["attn_in", i], normed(parts.attn_norm, b.rec["resid_pre", i])
-        yield b.rec["mlp_in", i], normed(mlp_norm, b.rec[stream, i])
+        if b.has("mlp_in"):
+            yield b.rec["mlp_in", i], normed(mlp_norm, b.rec[stream, i])
         if parts.attn_norm is not None:
             yield _renormed(parts.attn_norm, b.rec["resid_pre", i], b.rec["attn_scale", i]), b.rec["attn_in", i]
         if parts.mlp_norm is not None:
@@ -188,6 +193,8 @@ def _after_branches(b: Bench) -> Iterator[Pair]:
     times = b.model.layout.factors.residual
     for i, parts in enumerate(b.model.layout.blocks):
         for branch, norm in (("attn", parts.attn_post_norm), ("mlp", parts.mlp_post_norm)):
+            if not b.has(f"{branch}_raw"):
+                continue
             raw, out = b.rec[f"{branch}_raw", i], b.rec[f"{branch}_out", i]
             yield normed(norm, raw) * times, out
             if norm is not None:
@@ -258,5 +265,7 @@ def _windows(b: Bench) -> Iterator[Pair]:
     stream = b.model.run(b.rec.batch, edits=b.held)
     for i in {0, n // 2, n - 1}:
         for name in ("k", "z", "mlp_post" if b.has("mlp_post") else "mlp_out", "attn_out"):
+            if not b.has(name):
+                continue
             yield stream[name, i].flatten(2), b.rec[name, i].flatten(2)
     yield stream.logits, b.rec.logits

@@ -17,7 +17,7 @@ def _write_stream(b: Bench) -> Iterator[Pair]:
         x = b.noise(b.rec["resid_pre", i])
         run = b.after("resid_pre", i, x, see=see)
         yield run["attn_in", i], normed(parts.attn_norm, x)
-        yield run["resid_post", i], x + run["attn_out", i] + run["mlp_out", i]
+        yield run["resid_post", i], x + run["attn_out", i] + b.mlp_write(run, i)
         if b.has("resid_mid"):
             x = b.noise(b.rec["resid_mid", i])
             run = b.after("resid_mid", i, x, see=see)
@@ -52,10 +52,11 @@ def _write_outputs(b: Bench) -> Iterator[Pair]:
     for i, parts in enumerate(b.model.layout.blocks):
         x = b.noise(b.rec["attn_out", i])
         run = b.after("attn_out", i, x, see=["mlp_out", "resid_post"])
-        yield run["resid_post", i], b.rec["resid_pre", i] + x + run["mlp_out", i]
-        x = b.noise(b.rec["mlp_out", i])
-        run = b.after("mlp_out", i, x, see=["resid_post", "attn_out"])
-        yield run["resid_post", i], b.rec["resid_pre", i] + run["attn_out", i] + x
+        yield run["resid_post", i], b.rec["resid_pre", i] + x + b.mlp_write(run, i)
+        if b.has("mlp_out"):
+            x = b.noise(b.rec["mlp_out", i])
+            run = b.after("mlp_out", i, x, see=["resid_post", "attn_out"])
+            yield run["resid_post", i], b.rec["resid_pre", i] + run["attn_out", i] + x
         x = b.noise(b.rec["z", i])
         yield b.after("z", i, x, see=["attn_raw"])["attn_raw", i], linear(parts.attn_proj, x.flatten(2))
         x = b.noise(b.rec["result", i])
@@ -108,6 +109,8 @@ def _write_inputs(b: Bench) -> Iterator[Pair]:
         run = b.after("attn_in", i, b.other["attn_in", i], see=["q", "k", "v"])
         for name in ("q", "k", "v"):
             yield run[name, i], b.other[name, i]
+        if not b.has("mlp_in"):
+            continue
         if not b.has("resid_mid"):
             run = b.after("attn_in", i, b.other["attn_in", i], see=["mlp_raw"])
             yield run["mlp_raw", i], b.rec["mlp_raw", i]

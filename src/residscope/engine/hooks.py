@@ -90,7 +90,7 @@ class Hooks(Places):
         self._scale(parts.mlp_post_norm, Site("mlp_post_scale", layer))
         in_place = now.layout.family.block.mlp_added_in_place
         self._output(parts.mlp_writer, Site("mlp_out", layer), times=residual, overwritten=in_place)
-        if keep_write is not None:
+        if keep_write is not None and parts.mlp_writer is not None:
             self._on(parts.mlp_writer, after=keep_write)
         last = layer == now.layout.sizes.n_layers - 1
         if last:
@@ -128,7 +128,9 @@ class Hooks(Places):
             old = output[0] if isinstance(output, tuple) else output
             return with_output(output, (edited[0] + wrote[0] * times).view_as(old))
 
-        self._on(parts.mlp if parts.mlp_norm is None else parts.mlp_norm.module, before=before)
+        reader = parts.mlp if parts.mlp_norm is None else parts.mlp_norm.module
+        assert reader is not None
+        self._on(reader, before=before)
         if self.now.edits_at(site):
             self._on(parts.block, after=after)
         return write

@@ -69,13 +69,13 @@ class BlockParts:
     q_norm: Norm | None
     k_norm: Norm | None
     sinks: Tensor | None
-    mlp: nn.Module
+    mlp: nn.Module | None
     mlp_norm: Norm | None
     mlp_up: nn.Module | None
     mlp_gate: nn.Module | None
     mlp_down: nn.Module | None
     mlp_post_norm: Norm | None
-    mlp_writer: nn.Module
+    mlp_writer: nn.Module | None
     router: nn.Module | None
     experts: nn.Module | None
 
@@ -138,9 +138,9 @@ def lay_out(hf: Any) -> Layout:
                 fix=f"correct residscope/model/families/{family.name}.py",
             ) from None
 
-    def norm(module: nn.Module) -> Norm:
+    def norm(module: nn.Module, kind: str = family.norm) -> Norm:
         eps = next(getattr(m, family.norm_eps) for m in module.modules() if hasattr(m, family.norm_eps))
-        return Norm(module, family.norm, float(eps), family.norm_gain_offset)
+        return Norm(module, kind, float(eps), family.norm_gain_offset)
 
     def block_parts(block: nn.Module, index: int) -> BlockParts:
         def inside(path: str) -> nn.Module:
@@ -163,13 +163,13 @@ def lay_out(hf: Any) -> Layout:
             q_norm=maybe_norm(b.q_norm),
             k_norm=maybe_norm(b.k_norm),
             sinks=block.get_parameter(b.sinks) if b.sinks else None,
-            mlp=inside(b.mlp),
+            mlp=maybe(b.mlp),
             mlp_norm=maybe_norm(b.mlp_norm),
             mlp_up=maybe(b.mlp_up),
             mlp_gate=maybe(b.mlp_gate),
             mlp_down=maybe(b.mlp_down),
             mlp_post_norm=maybe_norm(b.mlp_post_norm),
-            mlp_writer=inside(b.mlp_writer or b.mlp_post_norm or b.mlp),
+            mlp_writer=maybe(b.mlp_writer or b.mlp_post_norm or b.mlp),
             router=maybe(b.router),
             experts=maybe(b.experts),
         )
@@ -188,7 +188,7 @@ def lay_out(hf: Any) -> Layout:
         embed_writer=part(hf, family.embed_norm or family.embed, "the model"),
         pos_embed=part(hf, family.pos_embed, "the model") if family.pos_embed else None,
         blocks=tuple(block_parts(block, i) for i, block in enumerate(blocks.children())),
-        final_norm=norm(part(hf, family.final_norm, "the model")),
+        final_norm=norm(part(hf, family.final_norm, "the model"), family.final_kind or family.norm),
         unembed=part(hf, family.unembed, "the model"),
         modules=tuple(hf.modules()),
     )

@@ -65,9 +65,9 @@ class Places:
         new = self.now.visit(site, whole)
         return value if new is whole else new.flatten(0, 1)
 
-    def _input(self, module: nn.Module, site: Site) -> None:
+    def _input(self, module: nn.Module | None, site: Site) -> None:
         """Make a module's own input a site."""
-        if not self.now.touches(site):
+        if module is None or not self.now.touches(site):
             return
 
         def before(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -76,12 +76,12 @@ class Places:
 
         self._on(module, before=before)
 
-    def _output(self, module: nn.Module, site: Site, *, times: float = 1.0, overwritten: bool = False) -> None:
+    def _output(self, module: nn.Module | None, site: Site, *, times: float = 1.0, overwritten: bool = False) -> None:
         """Make a module's output (or the first of its outputs), `times` a constant of the model's, a site.
 
         `overwritten`: the block writes into that tensor afterwards, so it gets one of its own.
         """
-        if not self.now.touches(site):
+        if module is None or not self.now.touches(site):
             return
 
         def after(args: tuple[Any, ...], output: Any) -> Any:

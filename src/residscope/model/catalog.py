@@ -25,6 +25,7 @@ from pathlib import Path
 from platformdirs import user_cache_dir
 
 from residscope.errors import HashMismatch, ModelError, Offline
+from residscope.model.toy_names import TOYS
 
 Progress = Callable[[str, int, int], None]
 """Told `(stage, done, total)` as work goes on; `total` is 0 where it is not known. It may raise to cancel."""
@@ -88,6 +89,7 @@ CATALOG: dict[str, Entry] = {
         Entry("gpt2-medium", "GPT-2 medium, 355M, 24 layers", hub="openai-community/gpt2-medium"),
         Entry("distilgpt2", "DistilGPT-2, 82M, 6 layers", hub="distilbert/distilgpt2"),
         Entry("tinyllama-1.1b", "TinyLlama 1.1B Chat, 22 layers", hub="TinyLlama/TinyLlama-1.1B-Chat-v1.0"),
+        *(Entry(name, about, hub=repository) for name, (repository, about) in TOYS.items()),
     )
 }
 

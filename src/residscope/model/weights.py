@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,9 @@ from residscope.errors import (
     RemoteCodeRefused,
     UnknownFamily,
 )
-from residscope.model import catalog
+from residscope.model import catalog, checkpoints
 from residscope.model.catalog import CATALOG, Entry, Progress
+from residscope.model.toy_names import TOYS
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 HUB_FILES = [
@@ -37,6 +38,7 @@ HUB_FILES = [
     *("model.safetensors.index.json", "tokenizer*.json", "tokenizer.model", "vocab.*", "merges.txt"),
     *("special_tokens_map.json", "added_tokens.json", "chat_template*", "spiece.model", "tekken.json", "*.py"),
 ]
+TOY = "residscope_toy"
 AGAIN = "fetch or save the model again (residscope models rm, then pull)"
 
 
@@ -66,11 +68,39 @@ def resolve(name: str, *, revision: str | None = None, progress: Progress | None
         raise ModelNotFound(
             "no model of that name",
             received=name or "an empty name",
-            allowed=f"{', '.join(CATALOG)}, an existing folder, or a hub repository (owner/name)",
+            allowed=f"{', '.join(n for n in CATALOG if n not in TOYS)}, a toy such as attn-only-2l, an existing folder, "
+            "or a hub repository (owner/name)",
             fix=f"perhaps you meant {near[0]}" if near else "residscope models list shows the catalog",
         )
+    if checkpoints.published(path) is not None:
+        path = _converted(path, _repository(name), revision=revision, progress=progress)
     _check(path)
-    return Source(name, path, entry.bos, fingerprint(path))
+    return Source(name, path, _bos(path, entry), fingerprint(path))
+
+
+def _converted(path: Path, repository: str | None, *, revision: str | None, progress: Progress | None) -> Path:
+    """A checkpoint in TransformerLens' format as a folder like any other; what the hub has of it is fetched."""
+    if repository is not None:
+        path = _from_hub(repository, revision=revision, progress=progress, files=["config.json", checkpoints.FINAL])
+    config = (path / "config.json").read_bytes()
+    digest = hashlib.sha256(config + _sha256_once(checkpoints.checkpoint_in(path)).encode()).hexdigest()
+
+    def tokenizer() -> Path | None:
+        named = json.loads(config).get("tokenizer_name")
+        if any((path / file).is_file() for file in TOKENIZER_FILES):
+            return path
+        if named is None:
+            return None
+        return _from_hub(named, revision=None, progress=progress, files=checkpoints.TOKENIZER)
+
+    with _quiet():
+        return checkpoints.converted(path, name=repository or path.name, digest=digest, tokenizer=tokenizer)
+
+
+def _bos(path: Path, entry: Entry) -> bool | None:
+    """Whether prompts begin with BOS: toys were trained so, though their tokenizers do not say it."""
+    config = json.loads((path / "config.json").read_bytes())
+    return config.get("bos_token_id") is not None if config.get("model_type") == TOY else entry.bos
 
 
 def convert(gguf: Path, into: Path, *, entry: Entry, progress: Progress | None = None) -> None:
@@ -110,6 +140,10 @@ def open_source(
         placed = {} if torch.device(device).type == "cpu" else {"device_map": {"": device}}
     except RuntimeError as error:
         raise ModelError("no such device", received=device, allowed="cpu, cuda, cuda:1, mps ...") from error
+    if json.loads((source.path / "config.json").read_bytes()).get("model_type") == TOY:
+        from residscope.model import toys
+
+        toys.register()
     with _quiet(), _reading(source, part="model"):
         hf, found = AutoModelForCausalLM.from_pretrained(
             source.path,
@@ -148,12 +182,15 @@ def fingerprint(path: Path) -> str:
 def cached(name: str) -> bool:
     """Whether loading this name needs no network."""
     kept = _kept(name) or Path(name).expanduser()
-    return any(kept.glob("snapshots/*/*.safetensors")) if kept.name.startswith("models--") else kept.is_dir()
+    if not kept.name.startswith("models--"):
+        return kept.is_dir()
+    pickled = any(kept.glob(f"snapshots/*/{checkpoints.FINAL}"))
+    return any(kept.glob("snapshots/*/*.safetensors")) or (pickled and bool(_conversions(name)))
 
 
 def size(name: str) -> int:
     """Bytes on disk; 0 where nothing is there."""
-    return catalog.bytes_in(_kept(name) or Path(name).expanduser())
+    return sum(map(catalog.bytes_in, [_kept(name) or Path(name).expanduser(), *_conversions(name)]))
 
 
 def remove(name: str) -> int:
@@ -161,10 +198,11 @@ def remove(name: str) -> int:
     kept = _kept(name)
     if kept is None:
         raise ModelNotFound("not a model of the cache", received=name, allowed="a catalog name or a hub repository")
-    freed = catalog.bytes_in(kept)
+    freed = size(name)
     with catalog.writing(kept):
-        if kept.is_dir():
-            shutil.rmtree(kept)
+        for folder in (kept, *_conversions(name)):
+            if folder.is_dir():
+                shutil.rmtree(folder)
     if name in CATALOG:
         freed += catalog.remove_leftovers(CATALOG[name], downloads=True)
     if not freed:
@@ -189,13 +227,23 @@ def _kept(name: str) -> Path | None:
     return Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
 
 
-def _from_hub(repository: str, *, revision: str | None, progress: Progress | None) -> Path:
+def _conversions(name: str) -> list[Path]:
+    """What the cache holds of a hub checkpoint in TransformerLens' format, converted."""
+    if (repository := _repository(name)) is None:
+        return []
+    folder = checkpoints.folder_of(repository)
+    return sorted(folder.parent.glob(folder.name))
+
+
+def _from_hub(
+    repository: str, *, revision: str | None, progress: Progress | None, files: Sequence[str] = HUB_FILES
+) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
     options: dict[str, Any] = {"tqdm_class": _bar(progress), "endpoint": endpoint}
     try:
-        path = Path(snapshot_download(repository, revision=revision, allow_patterns=HUB_FILES, **options))
+        path = Path(snapshot_download(repository, revision=revision, allow_patterns=list(files), **options))
     except errors.GatedRepoError as error:
         fix = f"accept its terms at https://huggingface.co/{repository}, then `hf auth login` (or set HF_TOKEN)"
         raise ModelNotFound(f"{repository} is gated", received="no access", fix=fix) from error
@@ -208,7 +256,8 @@ def _from_hub(repository: str, *, revision: str | None, progress: Progress | Non
         raise Offline(
             f"{repository} is not in the cache and the hub does not answer",
             received=str(error.__cause__ or error).splitlines()[0],
-            fix=f"check the network, or load {catalog.DEFAULT} or a local folder",
+            fix=f"check the network; or load {catalog.DEFAULT}, or a folder with the files of "
+            f"https://huggingface.co/{repository} (model and tokenizer), copied from a machine that has them",
         ) from error
     except OSError as error:
         if "Consistency check failed" in str(error):

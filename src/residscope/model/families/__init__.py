@@ -37,7 +37,7 @@ class Block:
     attn: str
     attn_norm: str | None
     attn_proj: str
-    mlp: str
+    mlp: str | None
     mlp_norm: str | None
     mlp_up: str | None
     mlp_down: str | None
@@ -64,6 +64,7 @@ class Variant:
     block: Mapping[str, Any] = field(default_factory=dict)
     sizes: Mapping[str, str | int] = field(default_factory=dict)
     absent: Mapping[str, str | None] = field(default_factory=dict)
+    final_kind: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,9 @@ class Family:
     `sizes` maps Residscope's dimension names to configuration fields, or to a number. `factors` maps the names of `Factors` to
     fields (`1/logits`: the field divides). `config` lists the fields the file knows, each with the values it may have (an
     empty tuple: any; `attn_config.alibi`: a field of a field); `same` those that must equal another; `reasons` says why a
-    value is refused. `absent` gives the reason for each site the family lacks. `attention` is how the engine reaches the
-    sites inside it: through transformers' own interface, or through the module's two matrix products.
+    value is refused. `final_kind` is the last norm's kind where it is not `norm`. `absent` gives the reason for each site
+    the family lacks. `attention` is how the engine reaches the sites inside it: through transformers' own interface, or
+    through the module's two matrix products.
     """
 
     name: str
@@ -104,6 +106,7 @@ class Family:
     config: Mapping[str, tuple[Any, ...]]
     pos_embed: str | None = None
     embed_norm: str | None = None
+    final_kind: str | None = None
     norm_eps: str = "eps"
     norm_gain_offset: float = 0.0
     softmax_dtype: str = "float32"
@@ -125,7 +128,8 @@ class Family:
             if all(getattr(config, name, None) in values for name, values in v.when.items()):
                 absent = {k: why for k, why in {**found.absent, **v.absent}.items() if why is not None}
                 sizes, block = {**found.sizes, **v.sizes}, replace(found.block, **v.block)
-                found = replace(found, block=block, sizes=sizes, absent=absent)
+                kind = v.final_kind or found.final_kind
+                found = replace(found, block=block, sizes=sizes, absent=absent, final_kind=kind)
         return replace(found, variants=())
 
     def read_sizes(self, config: Any) -> Sizes:

@@ -19,6 +19,18 @@ EXPERTS = {
 }
 NO_GATE = {"mlp_gate": "the MLP has no gate: mlp_pre goes through the nonlinearity itself"}
 PARALLEL = {"resid_mid": "attention and MLP read the same stream side by side: nothing stands between them"}
+NO_MLP = {
+    "resid_mid": "the block ends with attention: what stands after it is resid_post",
+    "mlp_scale": "the blocks have attention only, no MLP and no norm before one",
+    "mlp_in": "the blocks have attention only, no MLP",
+    "mlp_pre": "the blocks have attention only, no MLP and no neurons",
+    "mlp_gate": "the blocks have attention only, no MLP and no gates",
+    "mlp_post": "the blocks have attention only, no MLP and no neurons",
+    "mlp_post_scale": "the blocks have attention only, no MLP and no norm after one",
+    "router": "the blocks have attention only, no MLP and no experts",
+    "mlp_raw": "the blocks have attention only, no MLP",
+    "mlp_out": "the blocks have attention only: resid_pre + attn_out = resid_post",
+}
 ONE_NORM = {"mlp_scale": "attention and MLP read the output of one norm: its divisor is attn_scale"}
 
 SIZES = {
