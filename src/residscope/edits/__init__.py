@@ -1,0 +1,17 @@
+"""Edits: everything worth doing to the stream, as declarative, serialisable changes at sites.
+
+    model.run(prompt, edits=[edits.ablate("z.9", head=6), edits.freeze("pattern.3"), edits.steer("resid_pre.6", d, 4.0)])
+
+An edit takes `head` (`kv_head` on k and v), `neuron` and `pos` where its site has them; all of them unless said. Negative
+positions count from each row's own end. Edits are values: they change nothing until a run applies them.
+"""
+
+from residscope.edits.base import KINDS, BaseEdit
+from residscope.edits.saved import from_dict, from_json, to_json
+from residscope.edits.sources import Freeze, Patch, freeze, patch
+from residscope.edits.values import Ablate, ProjectOut, Scale, Steer, ablate, project_out, scale, steer
+
+__all__ = [
+    "KINDS", "Ablate", "BaseEdit", "Freeze", "Patch", "ProjectOut", "Scale", "Steer", "ablate", "freeze", "from_dict",
+    "from_json", "patch", "project_out", "scale", "steer", "to_json",
+]  # fmt: skip
