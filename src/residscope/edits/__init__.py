@@ -7,11 +7,15 @@ positions count from each row's own end. Edits are values: they change nothing u
 """
 
 from residscope.edits.base import KINDS, BaseEdit
-from residscope.edits.saved import from_dict, from_json, to_json
-from residscope.edits.sources import Freeze, Patch, freeze, patch
-from residscope.edits.values import Ablate, ProjectOut, Scale, Steer, ablate, project_out, scale, steer
+from residscope.edits.features import Feature, feature
+from residscope.edits.isolate import Isolate, isolate
+from residscope.edits.moves import Clamp, ProjectOut, Steer, clamp, project_out, steer
+from residscope.edits.saved import from_dict, from_json, load, save, to_json
+from residscope.edits.sources import Freeze, Patch, Resample, freeze, patch
+from residscope.edits.values import Ablate, Noise, Scale, ablate, noise, scale
 
 __all__ = [
-    "KINDS", "Ablate", "BaseEdit", "Freeze", "Patch", "ProjectOut", "Scale", "Steer", "ablate", "freeze", "from_dict",
-    "from_json", "patch", "project_out", "scale", "steer", "to_json",
+    "KINDS", "Ablate", "BaseEdit", "Clamp", "Feature", "Freeze", "Isolate", "Noise", "Patch", "ProjectOut", "Resample",
+    "Scale", "Steer", "ablate", "clamp", "feature", "freeze", "from_dict", "from_json", "isolate", "load", "noise", "patch",
+    "project_out", "save", "scale", "steer", "to_json",
 ]  # fmt: skip

@@ -1,6 +1,6 @@
 """What all edits share: where they act, which of a value's entries they are meant for, and how their parts are checked."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, fields
 from math import isfinite
 from typing import Any, ClassVar
@@ -45,6 +45,8 @@ class BaseEdit:
 
     kind: ClassVar[str] = ""
     needs_unedited: ClassVar[bool] = False
+    rereads: ClassVar[bool] = False  # whether it asks `At.reread`
+    prompt_only: ClassVar[bool] = False  # whether what it holds to has no value at generated positions
 
     def __init_subclass__(cls) -> None:
         if cls.kind:
@@ -70,39 +72,26 @@ class BaseEdit:
     def prepare(self, model: Model) -> "BaseEdit":
         return self
 
+    def refuse(self, later: Any, table: SiteTable, lengths: tuple[int, ...]) -> None:
+        """Raise ClashingEdits where a later edit of the run contradicts this one. `lengths`: of the run's prompts."""
+
+    def joined(self, later: Any, table: SiteTable) -> "BaseEdit | None":
+        """One edit that does what both say together; None where the order says it already."""
+        return None
+
     def apply(self, value: Tensor, at: At) -> Tensor:
         new = self.change(value, at).to(value.dtype)
-        chosen = self._chosen(value, at)
+        chosen = self.chosen(value, at)
         return new if chosen is None else torch.where(chosen, new, value)
 
-    def _chosen(self, value: Tensor, at: At) -> Bool[Tensor, "..."] | None:
+    def chosen(self, value: Tensor, at: At) -> Bool[Tensor, "..."] | None:
         """Which entries the edit is meant for; None for all."""
-        masks: list[Tensor] = []
-        axes = at.site.kind.axes
+        axes, mask = at.site.kind.axes, at_positions(self.pos, value, at)
         for axis, index in (("head", self.head), ("kv_head", self.kv_head), ("d_mlp", self.neuron)):
             if index is not None:
-                masks.append(_along(value, axes.index(axis), index))
-        if self.pos is not None:
-            along = positions_axis(at)
-            rows = torch.zeros(value.shape[0], value.shape[along], dtype=torch.bool, device=value.device)
-            for row, length in enumerate(at.batch.lengths):
-                for p in self.pos:
-                    where = p + length if p < 0 else p
-                    if not 0 <= where < length:
-                        raise UnknownPosition(
-                            f"the prompt has {length} tokens", received=f"pos={p}", allowed=f"{-length} to {length - 1}"
-                        )
-                    if where >= at.offset:
-                        rows[row, where - at.offset] = True
-            shape = [1] * value.ndim
-            shape[0], shape[along] = rows.shape
-            masks.append(rows.view(shape))
-        if not masks:
-            return None
-        chosen = masks[0]
-        for mask in masks[1:]:
-            chosen = chosen & mask
-        return chosen
+                own = along(value, axes.index(axis), index)
+                mask = own if mask is None else mask & own
+        return mask
 
     @property
     def label(self) -> str:
@@ -114,9 +103,9 @@ class BaseEdit:
                 parts.append(f"{name} {', '.join(map(str, index))}")
         return " ".join(parts)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; tensors as base64 with their sha256."""
-        found = {"kind": self.kind} | {f.name: to_plain(getattr(self, f.name)) for f in fields(self)}
+    def to_dict(self, tensors: MutableMapping[str, Tensor] | None = None) -> dict[str, Any]:
+        """Plain JSON values; tensors as base64 with their sha256, or, in `tensors`, once each by their sha256."""
+        found = {"kind": self.kind} | {f.name: to_plain(getattr(self, f.name), tensors) for f in fields(self)}
         return {name: value for name, value in found.items() if value is not None}
 
     def __repr__(self) -> str:
@@ -136,17 +125,57 @@ def _index(given: Any, name: str) -> tuple[int, ...] | None:
     if given is None:
         return None
     found = (given,) if isinstance(given, int) and not isinstance(given, bool) else given
-    if isinstance(found, str | bool) or not all(isinstance(i, int) and not isinstance(i, bool) for i in found):
+    if not isinstance(found, list | tuple | range) or not all(
+        isinstance(i, int) and not isinstance(i, bool) for i in found
+    ):
         raise BadEdit(
             f"{name} is a whole number or a list of them", received=f"{name}={given!r}", allowed="such as 3 or [1, 4]"
         )
     return tuple(found)
 
 
-def _along(value: Tensor, axis: int, index: tuple[int, ...]) -> Bool[Tensor, "..."]:
+def along(value: Tensor, axis: int, index: tuple[int, ...]) -> Bool[Tensor, "..."]:
     mask = torch.zeros(value.shape[axis], dtype=torch.bool, device=value.device)
     mask[list(index)] = True
     return mask.view([-1 if i == axis else 1 for i in range(value.ndim)])
+
+
+def at_positions(pos: tuple[int, ...] | None, value: Tensor, at: At) -> Bool[Tensor, "..."] | None:
+    """Which entries stand at these positions, negative ones counted from each row's own end; None for all."""
+    if pos is None:
+        return None
+    axis = positions_axis(at)
+    rows = torch.zeros(value.shape[0], value.shape[axis], dtype=torch.bool, device=value.device)
+    for row, length in enumerate(at.batch.lengths):
+        for p in pos:
+            found = p + length if p < 0 else p
+            if not 0 <= found < length:
+                raise UnknownPosition(
+                    f"the prompt has {length} tokens", received=f"pos={p}", allowed=f"{-length} to {length - 1}"
+                )
+            if found >= at.offset:
+                rows[row, found - at.offset] = True
+    shape = [1] * value.ndim
+    shape[0], shape[axis] = rows.shape
+    return rows.view(shape)
+
+
+def prompt_of(row: int, at: At) -> int:
+    """Which of the run's prompts a row stands for."""
+    return row if at.rows is None else at.rows[row]
+
+
+def whole(value: Any, name: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise BadEdit(f"{name} is a whole number", received=f"{name}={value!r}", allowed="0, 1, 2 ...")
+
+
+def as_number(value: Any, name: str) -> Any:
+    """A float of anything that is one number (also of numpy's or torch's); what is none goes on, to be refused."""
+    try:
+        return value if isinstance(value, str | bool) else float(value)
+    except (TypeError, ValueError, RuntimeError):
+        return value
 
 
 def number(value: Any, name: str) -> None:
