@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from residscope.corpus.pca import pca as pca
     from residscope.directions import Dictionary as Dictionary
     from residscope.directions import Direction as Direction
+    from residscope.engine.generation import Generation as Generation
     from residscope.engine.loading import load as load
     from residscope.engine.model import Model as Model
     from residscope.engine.recording import Recording as Recording
@@ -32,9 +33,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "Dictionary": "directions", "Direction": "directions", "Model": "engine.model", "PromptSet": "model.prompts",
-    "Recording": "engine.recording", "Site": "model.sites", "Window": "engine.windows", "kl": "metrics",
-    "load": "engine.loading", "log_prob": "metrics", "logit_diff": "metrics", "loss": "metrics", "pca": "corpus.pca",
+    "Dictionary": "directions", "Direction": "directions", "Generation": "engine.generation", "Model": "engine.model",
+    "PromptSet": "model.prompts", "Recording": "engine.recording", "Site": "model.sites", "Window": "engine.windows",
+    "kl": "metrics", "load": "engine.loading", "log_prob": "metrics", "logit_diff": "metrics", "loss": "metrics",
+    "pca": "corpus.pca",
 }  # fmt: skip
 _ROOMS = ("corpus", "directions", "edits", "errors")
 __all__ = ["__version__", *_HOME, *_ROOMS]

@@ -117,7 +117,9 @@ class Sourced(Held):
                 allowed=f"1 or {len(value)}",
             )
         held = at.mine(whole_source).to(value)
-        if self.align is None and held.shape[axis] == length:
+        if self.align is None and (held.shape[axis] == length or self._same_lengths(at)):
+            if "key" in at.site.kind.axes:
+                held = held[..., :length]
             return held.narrow(axis, at.offset, length - at.offset).expand_as(value)
         if "key" in at.site.kind.axes:
             raise CannotAlign(
@@ -135,8 +137,16 @@ class Sourced(Held):
             new[row] = new[row].index_copy(axis - 1, to, own.index_select(axis - 1, source))
         return new
 
+    def _same_lengths(self, at: At) -> bool:
+        """Whether each row is as long as its source, whatever both were padded to."""
+        lengths = at.batch.lengths
+        return self.lengths is not None and all(self._length(prompt_of(i, at), 0) == n for i, n in enumerate(lengths))
+
+    def _length(self, prompt: int, unsaid: int) -> int:
+        return unsaid if self.lengths is None else self.lengths[prompt if len(self.lengths) > 1 else 0]
+
     def _pairs(self, prompt: int, to: int, longest: int) -> dict[int, int]:
-        source = longest if self.lengths is None else self.lengths[prompt if len(self.lengths) > 1 else 0]
+        source = self._length(prompt, longest)
         if self.align is not None:
             return pairs(self.align, prompt=prompt, to=to, source=source)
         if self.pos is None:
@@ -153,7 +163,7 @@ class Sourced(Held):
         own = super().reached(prompt, length)
         if self.align is None:
             return own
-        source = length if self.lengths is None else self.lengths[prompt if len(self.lengths) > 1 else 0]
+        source = self._length(prompt, length)
         return own & pairs(self.align, prompt=prompt, to=length, source=source).keys()
 
     def same(self, later: Held, site: Site) -> bool:
