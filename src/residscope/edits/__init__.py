@@ -10,12 +10,13 @@ from residscope.edits.base import KINDS, BaseEdit
 from residscope.edits.features import Feature, feature
 from residscope.edits.isolate import Isolate, isolate
 from residscope.edits.moves import Clamp, ProjectOut, Steer, clamp, project_out, steer
+from residscope.edits.paths import Path, path
 from residscope.edits.saved import from_dict, from_json, load, save, to_json
 from residscope.edits.sources import Freeze, Patch, Resample, freeze, patch
 from residscope.edits.values import Ablate, Noise, Scale, ablate, noise, scale
 
 __all__ = [
-    "KINDS", "Ablate", "BaseEdit", "Clamp", "Feature", "Freeze", "Isolate", "Noise", "Patch", "ProjectOut", "Resample",
+    "KINDS", "Ablate", "BaseEdit", "Clamp", "Feature", "Freeze", "Isolate", "Noise", "Patch", "Path", "ProjectOut", "Resample",
     "Scale", "Steer", "ablate", "clamp", "feature", "freeze", "from_dict", "from_json", "isolate", "load", "noise", "patch",
-    "project_out", "save", "scale", "steer", "to_json",
+    "path", "project_out", "save", "scale", "steer", "to_json",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from residscope.engine.attention import active, switched
+from residscope.engine.branches import Branches
 from residscope.engine.layout import BlockParts, Layout, weight_in_out
 from residscope.engine.passes import INSIDE_ATTENTION, Pass
 from residscope.engine.places import Places, with_input, with_output
@@ -30,6 +31,10 @@ class Hooks(Places):
     def __init__(self, now: Pass, *, start: int = 0, resume: Tensor | None = None, stop: int | None = None) -> None:
         super().__init__(now)
         self.start, self.resume, self.stop = start, resume, stop
+        rereading = {s for s, edits in now.edits.items() if any(getattr(edit, "rereads", False) for edit in edits)}
+        self.branches = Branches(now) if rereading else None
+        self.reread_layers = {site.layer for site in rereading if site.name in ("q", "k", "v")}
+        now.reread = self.branches
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
@@ -74,6 +79,8 @@ class Hooks(Places):
         self._input(parts.attn, Site("attn_in", layer))
         self._head_scale(parts.q_norm, Site("q_scale", layer))
         self._head_scale(parts.k_norm, Site("k_scale", layer))
+        if self.branches is not None and layer in self.reread_layers:
+            self._around(parts.attn, self.branches.keep(layer))
         self._products(layer, parts)
         self._result(layer, parts)
         if "attn_raw" not in aliases:

@@ -44,6 +44,7 @@ class Pass:
                 self.edits.setdefault(site, []).append(edit)
         self.unedited = unedited or {}
         self.below = below
+        self.reread: Callable[..., Tensor] | None = None  # set by the hooks, for edits that ask for it
         self.values: dict[Site, Tensor] = {}
         self.read: dict[Site, Tensor] = {}
         self.touched = self.capture | self.edits.keys() | self.reads
@@ -63,7 +64,15 @@ class Pass:
             return value
         edits = self.edits.get(site)
         if edits:
-            at = At(site, self.layout.table, self.batch, self.offset, self.unedited.__getitem__, self.seen)
+            at = At(
+                site,
+                self.layout.table,
+                self.batch,
+                self.offset,
+                self.unedited.__getitem__,
+                self.seen,
+                reread=self.reread,
+            )
             for edit in edits:
                 value = edit.apply(value, at)
         if site in self.reads:
