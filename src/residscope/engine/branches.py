@@ -9,12 +9,10 @@ ones, called once more with hooks asleep; the run's edits of the divisors and in
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-from einops import rearrange
 from torch import Tensor
 
 from residscope.engine.attention import active
-from residscope.engine.layout import Norm, weight_in_out
+from residscope.engine.layout import Norm
 from residscope.engine.passes import Pass
 from residscope.engine.places import Places
 from residscope.engine.seams import AttentionProducts
@@ -44,7 +42,7 @@ class Peek(Pass):
 
     def __init__(self, now: Pass, receiver: Site | None, *edited: Site) -> None:
         super().__init__(now.layout, now.batch, capture=(), offset=now.offset, unedited=now.unedited, below=now.below)
-        self.receiver, self.read = receiver, now.read
+        self.receiver, self.read, self.rereads = receiver, now.read, now
         self.edits = {site: now.edits[site] for site in edited if site in now.edits}
         self.touched = frozenset(self.edits) | ({receiver} if receiver else set())
 
@@ -96,8 +94,9 @@ class Branches:
         layout, layer = self.now.layout, sender.layer
         assert layer is not None
         parts = layout.blocks[layer]
-        W_O = rearrange(weight_in_out(parts.attn_proj), "(h d) m -> h d m", h=layout.sizes.n_heads)
-        wrote = torch.einsum("bphd,hdm->bpm", change, W_O)
+        wrote = self._stock(parts.attn_proj, change.flatten(2))
+        if (bias := getattr(parts.attn_proj, "bias", None)) is not None:
+            wrote = wrote - bias.detach()
         if parts.attn_post_norm is not None:
             scale, raw = Site("attn_post_scale", layer), self.now.seen(Site("attn_raw", layer))
             before, after = (self._normed(parts.attn_post_norm, scale, x) for x in (raw, raw + wrote))
@@ -107,15 +106,18 @@ class Branches:
     def _normed(self, norm: Norm | None, scale: Site, x: Tensor) -> Tensor:
         if norm is None:
             return x
-        peek = Peek(self.now, None, scale)
-        token = active.set(peek)
+        out, old = self._stock(norm.module, x), norm.sigma(x)
+        new = Peek(self.now, None, scale).visit(scale, old)
+        return out if new is old else norm.rescale(out, old, new)
+
+    def _stock(self, module: Any, x: Tensor) -> Tensor:
+        """A module's output with the pass's hooks asleep."""
+        token = active.set(Peek(self.now, None))
         try:
-            out: Tensor = norm.module(x)
+            out: Tensor = module(x)
+            return out
         finally:
             active.reset(token)
-        old = norm.sigma(x)
-        new = peek.visit(scale, old)
-        return out if new is old else norm.rescale(out, old, new)
 
     def _attention(self, receiver: Site, x: Tensor) -> Tensor:
         """Queries, keys or values of the attention module under way, had it been called with x."""

@@ -185,6 +185,10 @@ class _Above:
         self.needs_unedited = edit.needs_unedited
         self.rereads = getattr(edit, "rereads", False)
 
+    def overlays(self, layout: Any) -> list[Any]:
+        overlays = getattr(self._edit, "overlays", None)
+        return [] if overlays is None else overlays(layout)
+
     def places(self, table: Any) -> list[Site]:
         return [site for site in self._edit.places(table) if rank(site, self._n_layers) >= self._start]
 
