@@ -1,5 +1,6 @@
 """Path edits: a sender takes the value it has in another run, but only as one receiver reads it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -78,12 +79,12 @@ class Path(Sourced):
                 change = torch.where(mask, change, 0)
         return there.site, change
 
-    def refuse(self, later: Any, table: SiteTable, lengths: tuple[int, ...]) -> None:
+    def refuse(self, later: Any, sites: Sequence[Site], lengths: tuple[int, ...]) -> None:
         if not isinstance(later, Path):
-            super().refuse(later, table, lengths)
+            super().refuse(later, sites, lengths)
 
-    def joined(self, later: Any, table: SiteTable) -> "Paths | None":
-        return _join((self,), later, table)
+    def joined(self, later: Any) -> "Paths | None":
+        return _join((self,), later)
 
     def apply(self, value: Tensor, at: At) -> Tensor:
         return _apply((self,), value, at)
@@ -108,12 +109,12 @@ class Paths(BaseEdit):
     def reads(self, table: SiteTable) -> list[Site]:
         return [*dict.fromkeys(site for part in self.parts for site in part.reads(table))]
 
-    def refuse(self, later: Any, table: SiteTable, lengths: tuple[int, ...]) -> None:
+    def refuse(self, later: Any, sites: Sequence[Site], lengths: tuple[int, ...]) -> None:
         for part in self.parts:
-            part.refuse(later, table, lengths)
+            part.refuse(later, sites, lengths)
 
-    def joined(self, later: Any, table: SiteTable) -> "Paths | None":
-        return _join(self.parts, later, table)
+    def joined(self, later: Any) -> "Paths | None":
+        return _join(self.parts, later)
 
     def apply(self, value: Tensor, at: At) -> Tensor:
         return _apply([part for part in self.parts if at.site in part.places(at.table)], value, at)
@@ -123,8 +124,8 @@ class Paths(BaseEdit):
         return ", ".join(part.label for part in self.parts)
 
 
-def _join(parts: tuple[Path, ...], later: Any, table: SiteTable) -> Paths | None:
-    if not isinstance(later, Path) or not any({*p.places(table)} & {*later.places(table)} for p in parts):
+def _join(parts: tuple[Path, ...], later: Any) -> Paths | None:
+    if not isinstance(later, Path):
         return None
     return Paths(parts[0].site, parts=(*parts, later))
 

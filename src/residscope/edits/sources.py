@@ -1,6 +1,6 @@
 """Edits that take a site's value from another run: hold it there, patch it in, or draw it from a data set."""
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 
@@ -17,6 +17,7 @@ from residscope.engine.model import Model
 from residscope.engine.protocols import At
 from residscope.engine.recording import Recording
 from residscope.errors import BadEdit, CannotAlign, ClashingEdits
+from residscope.model.prompts import PromptSet
 from residscope.model.sites import Site, SiteTable
 
 Self = TypeVar("Self", bound="Sourced")
@@ -36,12 +37,11 @@ class Held(BaseEdit):
         """The positions it holds of a prompt of that length."""
         return set(range(length)) if self.pos is None else {p % length for p in self.pos}
 
-    def refuse(self, later: Any, table: SiteTable, lengths: tuple[int, ...]) -> None:
-        if not isinstance(later, Held):
+    def refuse(self, later: Any, sites: Sequence[Site], lengths: tuple[int, ...]) -> None:
+        if not isinstance(later, Held) or not self._meets(later, lengths):
             return
-        mine, theirs = self.places(table), set(later.places(table))
-        for site in mine:
-            if site in theirs and not self.same(later, site) and self._meets(later, lengths):
+        for site in sites:
+            if not self.same(later, site):
                 raise ClashingEdits(
                     f"two edits hold {site} to different things, so the first would be lost",
                     received=f"{self.label}, then {later.label}",
@@ -175,8 +175,11 @@ class Sourced(Held):
     def to_dict(self, tensors: MutableMapping[str, Tensor] | None = None) -> dict[str, Any]:
         if isinstance(self.source, Recording):
             return self.prepare(self.source.model).to_dict(tensors)
-        if not isinstance(self.source, Mapping):
-            raise BadEdit("a source is serialised once it has been run", fix="edit.prepare(model).to_dict()")
+        named = self.align if isinstance(self.align, tuple | list) else (self.align,)
+        if not isinstance(self.source, Mapping | Tensor | str | list | tuple) or any(
+            isinstance(a, PromptSet) for a in named
+        ):
+            raise BadEdit("a prompt set is serialised once it has been run", fix="edit.prepare(model).to_dict()")
         return super().to_dict(tensors)
 
 
@@ -201,14 +204,14 @@ class Patch(Sourced):
             return taken
         return with_features(self.dictionary, self.feature, value, self.dictionary.encode(taken)[..., [*self.feature]])
 
-    def refuse(self, later: Any, table: SiteTable, lengths: tuple[int, ...]) -> None:
+    def refuse(self, later: Any, sites: Sequence[Site], lengths: tuple[int, ...]) -> None:
         """Features of one dictionary clash with each other alone: the rest of the value is held by nobody."""
         if self.feature is None and getattr(later, "feature", None) is None:
-            super().refuse(later, table, lengths)
+            super().refuse(later, sites, lengths)
             return
         mine, theirs = {*(self.feature or ())}, {*(getattr(later, "feature", None) or ())}
         if isinstance(later, Patch) and later.dictionary is self.dictionary and mine & theirs:
-            super().refuse(later, table, lengths)
+            super().refuse(later, sites, lengths)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -9,7 +9,7 @@ from torch import Tensor
 from residscope.engine.protocols import At, Edit
 from residscope.errors import BadEdit, UnknownPosition
 from residscope.model.prompts import Batch
-from residscope.model.sites import SiteTable
+from residscope.model.sites import Site, SiteTable
 
 PHASES = ("both", "prompt", "new")
 
@@ -44,14 +44,14 @@ class ForRows:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._edit, name)
 
-    def joined(self, later: Any, table: SiteTable) -> "ForRows | None":
+    def joined(self, later: Any) -> "ForRows | None":
         joined = getattr(self._edit, "joined", None)
-        both = None if joined is None else joined(later._edit, table)
+        both = None if joined is None else joined(later._edit)
         return None if both is None else ForRows(both, self._rows)
 
-    def refuse(self, later: Any, table: SiteTable, lengths: tuple[int, ...]) -> None:
+    def refuse(self, later: Any, sites: Sequence[Site], lengths: tuple[int, ...]) -> None:
         if (refuse := getattr(self._edit, "refuse", None)) is not None:
-            refuse(later._edit, table, lengths)
+            refuse(later._edit, sites, lengths)
 
     def apply(self, value: Tensor, at: At) -> Tensor:
         found: Tensor = self._edit.apply(value, replace(at, rows=self._rows))
