@@ -70,14 +70,19 @@ def _join(parts: tuple[Isolate, ...], later: Any) -> Isolates | None:
     if not isinstance(later, Isolate):
         return None
     for part in parts:
-        same = torch.equal(part.to, later.to) if isinstance(part.to, Tensor) and isinstance(later.to, Tensor) else None
-        if not (part.to == later.to if same is None and type(part.to) is type(later.to) else same):
+        if not _same(part.to, later.to):
             raise ClashingEdits(
                 "two isolates put different things in the place of the other heads",
                 received=f"{part.label}, then {later.label}",
                 allowed="one replacement for a layer",
             )
     return Isolates(parts[0].site, parts=(*parts, later))
+
+
+def _same(a: str | Tensor, b: str | Tensor) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch.equal(a, b)
+    return isinstance(a, str) and isinstance(b, str) and a == b
 
 
 def _apply(parts: Any, value: Tensor, at: At) -> Tensor:
