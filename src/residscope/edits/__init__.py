@@ -12,8 +12,9 @@ from residscope.edits.isolate import Isolate, isolate
 from residscope.edits.moves import Clamp, ProjectOut, Steer, clamp, project_out, steer
 from residscope.edits.overlays import Overlay, overlay
 from residscope.edits.paths import Path, path
+from residscope.edits.resample import Resample
 from residscope.edits.saved import from_dict, from_json, load, save, to_json
-from residscope.edits.sources import Freeze, Patch, Resample, freeze, patch
+from residscope.edits.sources import Freeze, Patch, freeze, patch
 from residscope.edits.values import Ablate, Noise, Scale, ablate, noise, scale
 
 __all__ = [
