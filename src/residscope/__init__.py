@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from residscope.corpus.pca import pca as pca
     from residscope.directions import Dictionary as Dictionary
     from residscope.directions import Direction as Direction
+    from residscope.engine.generation import Generation as Generation
     from residscope.engine.loading import load as load
     from residscope.engine.model import Model as Model
     from residscope.engine.planner import Sweep as Sweep
@@ -39,11 +40,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "Dictionary": "directions", "Direction": "directions", "Model": "engine.model", "PromptSet": "model.prompts",
-    "Recording": "engine.recording", "Result": "results", "Site": "model.sites", "Window": "engine.windows", "kl": "metrics",
-    "load": "engine.loading", "log_prob": "metrics", "logit_diff": "metrics", "loss": "metrics", "pca": "corpus.pca",
-    "Sweep": "engine.planner", "screened": "engine.planner", "sweep": "engine.planner",
-    "ablation_sweep": "methods.ablation_sweep", "activation_patching": "methods.activation_patching",
+    "Dictionary": "directions", "Direction": "directions", "Generation": "engine.generation", "Model": "engine.model",
+    "PromptSet": "model.prompts", "Recording": "engine.recording", "Result": "results", "Site": "model.sites",
+    "Sweep": "engine.planner", "Window": "engine.windows", "ablation_sweep": "methods.ablation_sweep",
+    "activation_patching": "methods.activation_patching", "kl": "metrics", "load": "engine.loading", "log_prob": "metrics",
+    "logit_diff": "metrics", "loss": "metrics", "pca": "corpus.pca", "screened": "engine.planner", "sweep": "engine.planner",
 }  # fmt: skip
 _ROOMS = ("corpus", "directions", "edits", "errors", "views")
 __all__ = ["__version__", *_HOME, *_ROOMS]

@@ -4,7 +4,8 @@
     ├── PromptError          EmptyPrompt, PromptTooLong, UnknownToken, NoTokenizer, NoChatTemplate
     ├── SiteError            UnknownSite, UnknownLayer, UnknownHead, UnknownNeuron, UnknownPosition, AbsentSite
     ├── DirectionError       WrongWidth, ZeroDirection, CappedLogits
-    ├── EditError            BadEdit
+    ├── EditError            BadEdit, ClashingEdits, CannotAlign
+    ├── BadSampling
     ├── RecordingError       NotRecorded, WeightsChanged, WrongModel
     ├── ModelError           ModelNotFound, DamagedModel, HashMismatch, Offline, UnknownFamily, UnknownConfig,
     │                        CertificateFailed, RemoteCodeRefused, QuantisedModel, NoWeights
@@ -126,6 +127,18 @@ class EditError(ResidscopeError):
 
 class BadEdit(EditError):
     """An edit that does not parse, or whose parts contradict each other."""
+
+
+class ClashingEdits(EditError):
+    """Two edits that hold the same entries to different things: the first would be lost without a word."""
+
+
+class CannotAlign(EditError):
+    """Prompts whose positions do not correspond as the edit would need."""
+
+
+class BadSampling(ResidscopeError):
+    """A temperature, cut or stop that generation cannot go by."""
 
 
 class RecordingError(ResidscopeError):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from residscope.engine.forward import forward, lock_of
+from residscope.engine.preparing import prepare
 from residscope.engine.protocols import At, Edit, Readout
 from residscope.engine.recording import Recording
 from residscope.errors import NoGradient
@@ -59,7 +60,7 @@ def gradients(
     table = model.sites
     wanted = {table.canonical(s) for name in sites for s in table.expand(name)}
     read = {table.canonical(s) for name in readout.sites for s in table.expand(name)}
-    prepared = model.prepare(edits)
+    prepared = prepare(model, edits, batch.lengths)
     start = tuple({Site("embed")} | wanted)
     with lock_of(model.hf):
         held = {site for edit in prepared if edit.needs_unedited for site in edit.places(table)}

@@ -72,13 +72,21 @@ def by_site(edits: Iterable[Edit], table: SiteTable) -> dict[Site, tuple[Edit, .
 
 
 def alone(edits: Sequence[Edit], table: SiteTable) -> bool:
-    """Whether a cell must run by itself, from the embedding on: it changes weights, or the stream before the first block."""
+    """Whether a cell must run by itself: it changes weights, or the embedding, or has a module read a second time."""
     n = table.sizes.n_layers
     return any(
         getattr(edit, "overlays", None) is not None
+        or getattr(edit, "rereads", False)
         or any(rank(site, n) < 0 and site.name != "resid_pre" for site in edit.places(table))
         for edit in edits
     )
+
+
+def first_block(edits: Sequence[Edit], table: SiteTable) -> int:
+    """The first block that a cell can change anything in."""
+    n = table.sizes.n_layers
+    ranks = [rank(site, n) + (site.name == "resid_pre") for edit in edits for site in edit.places(table)]
+    return min(max(min(ranks, default=0), 0), n - 1)
 
 
 def strands_of(cell: int, edits: Sequence[Edit], base: Base, *, last: Sequence[int] | None = None) -> list[Strand]:
@@ -114,8 +122,6 @@ def _changed(site: Site, edits: Iterable[Edit], base: Base) -> Bool[Tensor, "bat
     at = At(site, table, base.batch, 0, lambda s: base.held(s, every), lambda s: base[s])
     new = value
     for edit in edits:
-        if getattr(edit, "needs_forward", False):
-            return torch.ones(value.shape[0], base.batch.ids.shape[1], dtype=torch.bool)
         new = edit.apply(new, at)
     if new is value:
         return torch.zeros(value.shape[0], base.batch.ids.shape[1], dtype=torch.bool)

@@ -15,11 +15,12 @@ from residscope.engine.planner.joined import run_joined
 from residscope.engine.planner.memory import budget, out_of_memory
 from residscope.engine.planner.packing import Pack, pack
 from residscope.engine.planner.pricing import OVERHEAD_TOKENS, prices_of, rate_of
-from residscope.engine.planner.readouts import Reader
-from residscope.engine.planner.strands import Base, Strand, alone, strands_of
+from residscope.engine.planner.readouts import OfCell, Reader
+from residscope.engine.planner.strands import Base, Strand, alone, first_block, strands_of
+from residscope.engine.preparing import join, prepare
 from residscope.engine.protocols import Edit, Readout
 from residscope.engine.recording import Recording
-from residscope.engine.windows import whole_cache
+from residscope.engine.windows import Window, whole_cache
 from residscope.errors import BadSweep, SweepCancelled, WeightsChanged
 from residscope.model.prompts import Batch
 from residscope.model.sites import Site
@@ -74,14 +75,20 @@ class Sweep:
         memory: int | None,
     ) -> None:
         self.model, self.batch, self.readout = model, batch, readout
-        self.cells = [model.prepare(cell) for cell in cells]
-        self.background = model.prepare(background)
+        self.background = prepare(model, background, batch.lengths)
+        self.cells = [prepare(model, cell, batch.lengths) for cell in cells]
+        self.together = [self._together(cell) for cell in self.cells]
         self.memory = budget(model.device) if memory is None else memory
         self.partial: Result | None = None
         self.prices = prices_of(model.layout)
         self._version = model.weights_version()
         self._kept: dict[int, Part] = {}
         self._chunks = self._split()
+
+    def _together(self, cell: Sequence[Edit]) -> tuple[Edit, ...] | None:
+        """Background and cell as one run has them, where some of them mean something together; else None."""
+        both = join([*self.background, *cell], self.model.sites, self.batch.lengths)
+        return both if len(both) < len(self.background) + len(cell) else None
 
     # ── planning ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -110,7 +117,7 @@ class Sweep:
         batch = self.batch if len(self._chunks) == 1 else self.batch.take(rows)
         base, reader = self._base(batch)
         table, n, length = self.model.sites, self.model.n_layers, batch.ids.shape[1]
-        single = [i for i, cell in enumerate(self.cells) if alone(cell, table)]
+        single = [i for i, cell in enumerate(self.cells) if self.together[i] is not None or alone(cell, table)]
         inside = (i for i in range(len(self.cells)) if i not in {*single})
         strands = [s for i in inside for s in strands_of(i, self.cells[i], base, last=reader.last)]
         tokens = max(length, min(_TOKENS, self.memory // 2 // self.prices.bytes))
@@ -270,8 +277,20 @@ class Sweep:
         return part.reader.of(done)
 
     def _by_itself(self, part: Part, cell: int) -> Tensor:
-        edits = (*self.background, *self.cells[cell])
-        return self.readout(self.model.run(part.base.batch, [*self.readout.sites], edits=edits))
+        """A cell in a forward of its own, from the first block that it changes."""
+        base, table = part.base, self.model.sites
+        edits = self.together[cell] or (*self.background, *self.cells[cell])
+        sites = {table.canonical(s) for name in self.readout.sites for s in table.expand(name)}
+        start = 0 if self.together[cell] else first_block(self.cells[cell], table)
+        window = Window(base.recording, start) if start else None
+        held = {site for edit in edits if edit.needs_unedited for site in edit.places(table)}
+        unedited = {site: base.unedited[site] for site in held}
+        with lock_of(self.model.hf):
+            values = forward(
+                self.model.layout, base.batch, capture=sites, edits=edits, window=window, unedited=unedited
+            )
+        below = {site: base[site] for site in sites if site not in values}
+        return self.readout(OfCell(self.model, base.batch, values | below))
 
     def _result(self, values: Tensor, began: float, halved: int, done: int) -> Result:
         about = {

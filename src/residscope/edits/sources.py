@@ -1,0 +1,236 @@
+"""Edits that take a site's value from another run: hold it there, or patch it in."""
+
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+from residscope.directions import Dictionary
+from residscope.edits.align import Align, by_names, check_align, pairs
+from residscope.edits.base import BaseEdit, Index, indices, positions_axis, prompt_of
+from residscope.edits.features import check_features, with_features
+from residscope.engine.model import Model
+from residscope.engine.protocols import At
+from residscope.engine.recording import Recording
+from residscope.errors import BadEdit, CannotAlign, ClashingEdits
+from residscope.model.prompts import PromptSet
+from residscope.model.sites import Site, SiteTable
+
+Self = TypeVar("Self", bound="Sourced")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Held(BaseEdit):
+    """An edit that holds entries to what another run has there. Two that hold one entry to different things clash."""
+
+    prompt_only: ClassVar[bool] = True
+
+    def same(self, later: "Held", site: Site) -> bool:
+        """Whether a later edit holds the site to the same values."""
+        raise NotImplementedError
+
+    def reached(self, prompt: int, length: int) -> set[int]:
+        """The positions it holds of a prompt of that length."""
+        return set(range(length)) if self.pos is None else {p % length for p in self.pos}
+
+    def refuse(self, later: Any, sites: Sequence[Site], lengths: tuple[int, ...]) -> None:
+        if not isinstance(later, Held) or not self._meets(later, lengths):
+            return
+        for site in sites:
+            if not self.same(later, site):
+                raise ClashingEdits(
+                    f"two edits hold {site} to different things, so the first would be lost",
+                    received=f"{self.label}, then {later.label}",
+                    allowed="one of them for each head, neuron and position",
+                    fix="leave one out, or give them heads or positions of their own",
+                )
+
+    def _meets(self, later: "Held", lengths: tuple[int, ...]) -> bool:
+        for name in ("head", "kv_head", "neuron"):
+            a, b = getattr(self, name), getattr(later, name)
+            if a is not None and b is not None and not {*a} & {*b}:
+                return False
+        return any(self.reached(row, n) & later.reached(row, n) for row, n in enumerate(lengths))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Freeze(Held):
+    """Hold at what the unedited run of the same prompt has there. See `freeze`."""
+
+    kind: ClassVar[str] = "freeze"
+    needs_unedited: ClassVar[bool] = True
+
+    def same(self, later: Held, site: Site) -> bool:
+        return isinstance(later, Freeze)
+
+    def change(self, value: Tensor, at: At) -> Tensor:
+        held = at.unedited(at.site)
+        axis = positions_axis(at)
+        return held.narrow(axis, at.offset, held.shape[axis] - at.offset)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Sourced(Held):
+    """A held edit with a source, and which of its positions stands for which of the run's. `lengths`: of its prompts."""
+
+    source: Any = None
+    align: Align = None
+    lengths: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_align(self.align)
+        if self.source is None:
+            raise BadEdit(f"{self.kind} needs a source", received="None", allowed="a recording, or a prompt to run")
+
+    def taken_from(self, table: SiteTable) -> list[Site]:
+        """The sites whose values it needs of its source."""
+        return self.places(table)
+
+    def prepare(self: Self, model: Model) -> Self:
+        source, sites = self.source, self.taken_from(model.sites)
+        align, lengths = by_names(self.align, source), self.lengths
+        if not isinstance(source, Recording | Mapping):
+            source = model.run(source, capture=sites)
+        if isinstance(source, Recording):
+            if source.model.layout.sizes != model.layout.sizes:
+                raise BadEdit(
+                    "the source is a recording of another model", received=source.model.name, allowed=model.name
+                )
+            if source.offset:
+                raise BadEdit("the source is a window over later positions", fix="record the whole prompt")
+            lengths = source.lengths
+            source = {str(site): source[site] for site in sites}
+        return replace(self, source=source, align=align, lengths=lengths)
+
+    def taken(self, value: Tensor, at: At) -> Tensor:
+        """The value with what the source has put in, wherever its positions and the run's correspond."""
+        whole_source: Tensor = self.source[str(at.site)]
+        axis, length = positions_axis(at), at.batch.ids.shape[1]
+        if whole_source.shape[0] != 1 and at.rows is None and whole_source.shape[0] != len(value):
+            raise CannotAlign(
+                "the source has another number of prompts",
+                received=str(len(whole_source)),
+                allowed=f"1 or {len(value)}",
+            )
+        held = at.mine(whole_source).to(value)
+        if self.align is None and (held.shape[axis] == length or self._same_lengths(at)):
+            if "key" in at.site.kind.axes:
+                held = held[..., :length]
+            return held.narrow(axis, at.offset, length - at.offset).expand_as(value)
+        if "key" in at.site.kind.axes:
+            raise CannotAlign(
+                f"{at.site} has positions twice, so prompts of unequal length cannot be aligned there",
+                received=f"{tuple(held.shape)}",
+                allowed=f"{length} positions",
+            )
+        new = value.clone()
+        for row, ends in enumerate(at.batch.lengths):
+            prompt = prompt_of(row, at)
+            mapping = {i: j for i, j in self._pairs(prompt, ends, held.shape[axis]).items() if i >= at.offset}
+            to = torch.tensor([i - at.offset for i in mapping], dtype=torch.long, device=value.device)
+            source = torch.tensor([*mapping.values()], dtype=torch.long, device=value.device)
+            own = held[0 if held.shape[0] == 1 else row]
+            new[row] = new[row].index_copy(axis - 1, to, own.index_select(axis - 1, source))
+        return new
+
+    def _same_lengths(self, at: At) -> bool:
+        """Whether each row is as long as its source, whatever both were padded to."""
+        lengths = at.batch.lengths
+        return self.lengths is not None and all(self._length(prompt_of(i, at), 0) == n for i, n in enumerate(lengths))
+
+    def _length(self, prompt: int, unsaid: int) -> int:
+        return unsaid if self.lengths is None else self.lengths[prompt if len(self.lengths) > 1 else 0]
+
+    def _pairs(self, prompt: int, to: int, longest: int) -> dict[int, int]:
+        source = self._length(prompt, longest)
+        if self.align is not None:
+            return pairs(self.align, prompt=prompt, to=to, source=source)
+        if self.pos is None:
+            raise CannotAlign(
+                "the source's prompt is of another length",
+                received=f"{source} tokens",
+                allowed=f"{to} tokens",
+                fix='say pos=, or align="suffix", "prefix", {to: from}, or the prompt sets with their named positions',
+            )
+        from_end = {p + to: p + source for p in self.pos if p < 0}
+        return pairs({p: p for p in self.pos if p >= 0} | from_end, prompt=prompt, to=to, source=source)
+
+    def reached(self, prompt: int, length: int) -> set[int]:
+        own = super().reached(prompt, length)
+        if self.align is None:
+            return own
+        source = self._length(prompt, length)
+        return own & pairs(self.align, prompt=prompt, to=length, source=source).keys()
+
+    def same(self, later: Held, site: Site) -> bool:
+        if type(later) is not type(self) or later.align != self.align:
+            return False
+        a, b = (edit.source[str(site)] for edit in (self, later))
+        return a.shape == b.shape and torch.equal(a, b)
+
+    def to_dict(self, tensors: MutableMapping[str, Tensor] | None = None) -> dict[str, Any]:
+        if isinstance(self.source, Recording):
+            return self.prepare(self.source.model).to_dict(tensors)
+        named = self.align if isinstance(self.align, tuple | list) else (self.align,)
+        if not isinstance(self.source, Mapping | Tensor | str | list | tuple) or any(
+            isinstance(a, PromptSet) for a in named
+        ):
+            raise BadEdit("a prompt set is serialised once it has been run", fix="edit.prepare(model).to_dict()")
+        return super().to_dict(tensors)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Patch(Sourced):
+    """Take the value another run has there, position to position; of some features only, where they are named. See `patch`."""
+
+    feature: tuple[int, ...] | None = None
+    dictionary: Dictionary | None = None
+    kind: ClassVar[str] = "patch"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.feature is None) != (self.dictionary is None):
+            raise BadEdit("a patch of features needs both", received=self.label, allowed="feature= and dictionary=")
+        if self.dictionary is not None:
+            check_features(self.dictionary, self.feature)
+
+    def change(self, value: Tensor, at: At) -> Tensor:
+        taken = self.taken(value, at)
+        if self.dictionary is None or self.feature is None:
+            return taken
+        return with_features(self.dictionary, self.feature, value, self.dictionary.encode(taken)[..., [*self.feature]])
+
+    def refuse(self, later: Any, sites: Sequence[Site], lengths: tuple[int, ...]) -> None:
+        """Features of one dictionary clash with each other alone: the rest of the value is held by nobody."""
+        if self.feature is None and getattr(later, "feature", None) is None:
+            super().refuse(later, sites, lengths)
+            return
+        mine, theirs = {*(self.feature or ())}, {*(getattr(later, "feature", None) or ())}
+        if isinstance(later, Patch) and later.dictionary is self.dictionary and mine & theirs:
+            super().refuse(later, sites, lengths)
+
+
+def freeze(site: str, **where: Index) -> Freeze:
+    """Hold a site (`"norms"` and `"patterns"`: all of them) at what the unedited run of the same prompt has there."""
+    return Freeze(str(site), **indices(where))
+
+
+def patch(
+    site: str,
+    source: Any,
+    *,
+    align: Align = None,
+    feature: Index = None,
+    dictionary: Dictionary | None = None,
+    **where: Index,
+) -> Patch:
+    """Take the value that `source` (a recording, or a prompt to run) has at the site.
+
+    align: {to: from}, one such for each prompt, "prefix" or "suffix" (as far as both prompts go), or the run's PromptSet,
+    whose named positions are those of the source. Positions alone (`pos=-1`) say it too. feature=, dictionary=: take
+    those coefficients alone, x + sum_i (a_i(source) - a_i(x)) write_i.
+    """
+    features = indices({"neuron": feature})["neuron"]
+    return Patch(str(site), source=source, align=align, feature=features, dictionary=dictionary, **indices(where))
