@@ -17,7 +17,15 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 NODE_AT_LEAST = (20, 19)
-CONFIGURATION = ("package.json", "package-lock.json", "vite.config.ts", "svelte.config.js", "tsconfig.json")
+CONFIGURATION = (
+    "package.json",
+    "package-lock.json",
+    "vite.config.ts",
+    "vite.frozen.config.ts",
+    "svelte.config.js",
+    "tsconfig.json",
+)
+BUILT = ("index.html", "frozen.js", "frozen.css")
 SOURCES = (*CONFIGURATION, "index.html", "src")
 
 
@@ -52,7 +60,7 @@ def page_is_stale(root: Path) -> bool:
     built = stamp(root)
     if not (root / "web").is_dir():  # an sdist without sources: what it carries is all there is
         return False
-    if not built.is_file() or not (built.parent / "index.html").is_file():
+    if not built.is_file() or not all((built.parent / name).is_file() for name in BUILT):
         return True
     return built.read_text() != digest(root / "web")
 

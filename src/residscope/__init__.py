@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from residscope import directions as directions
     from residscope import edits as edits
     from residscope import errors as errors
+    from residscope import views as views
     from residscope.corpus.pca import pca as pca
     from residscope.directions import Dictionary as Dictionary
     from residscope.directions import Direction as Direction
@@ -37,7 +38,7 @@ _HOME = {
     "Recording": "engine.recording", "Result": "results", "Site": "model.sites", "Window": "engine.windows", "kl": "metrics",
     "load": "engine.loading", "log_prob": "metrics", "logit_diff": "metrics", "loss": "metrics", "pca": "corpus.pca",
 }  # fmt: skip
-_ROOMS = ("corpus", "directions", "edits", "errors")
+_ROOMS = ("corpus", "directions", "edits", "errors", "views")
 __all__ = ["__version__", *_HOME, *_ROOMS]
 
 

@@ -12,6 +12,7 @@
     ├── FileError            FileNotThere, DamagedFile
     ├── CorpusError          EmptyCorpus
     ├── WireError            MalformedJSON, MalformedTensors, NotFound, NotAllowed, ForeignHost
+    ├── BadView
     ├── PortInUse, NoPage
     ├── MissingExtra
     └── Cancelled
@@ -240,6 +241,10 @@ class NotAllowed(WireError):
 
 class ForeignHost(WireError):
     """A Host or Origin header that is not this server's."""
+
+
+class BadView(ResidscopeError):
+    """Data that the view's kind cannot draw."""
 
 
 class PortInUse(ResidscopeError):

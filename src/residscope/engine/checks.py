@@ -21,7 +21,20 @@ from residscope.model.sites import Site, SiteTable
 
 Pair = tuple[Tensor, Tensor]
 # what the checks write into a run from another prompt's: that run keeps no more than these
-OTHERS = ("attn_in", "q", "k", "v", "scores", "pattern", "mlp_in", "mlp_pre", "mlp_gate", "mlp_post", "mlp_raw", "router")
+OTHERS = (
+    "attn_in",
+    "q",
+    "k",
+    "v",
+    "scores",
+    "pattern",
+    "mlp_in",
+    "mlp_pre",
+    "mlp_gate",
+    "mlp_post",
+    "mlp_raw",
+    "router",
+)
 
 
 @dataclass(frozen=True)

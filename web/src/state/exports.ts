@@ -1,13 +1,10 @@
 import { readPaint } from "../lib/color";
 import { streamCsv, streamSvg, type Picture } from "../lib/export";
+import { download, pngOf } from "../lib/files";
 import type { App } from "./app.svelte";
 import { notify } from "./notices.svelte";
 
 export type FileKind = "svg" | "png" | "csv";
-
-const SHARPNESS = 2;
-/** Browsers refuse larger canvases. */
-const MOST_PIXELS = 16_000;
 
 /** What is on screen, with everything a file has to say by itself. */
 export function picture(app: App): Picture | null {
@@ -33,26 +30,5 @@ export async function saveAs(app: App, kind: FileKind): Promise<void> {
 async function file(shown: Picture, kind: FileKind): Promise<Blob> {
   if (kind === "csv") return new Blob([streamCsv(shown)], { type: "text/csv;charset=utf-8" });
   const svg = streamSvg(shown, readPaint(document.documentElement));
-  return kind === "svg" ? new Blob([svg], { type: "image/svg+xml" }) : await png(svg);
-}
-
-async function png(svg: string): Promise<Blob> {
-  const image = new Image();
-  image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(svg)}`;
-  await image.decode();
-  const sharp = Math.min(SHARPNESS, MOST_PIXELS / image.width, MOST_PIXELS / image.height);
-  const canvas = document.createElement("canvas");
-  [canvas.width, canvas.height] = [Math.floor(image.width * sharp), Math.floor(image.height * sharp)];
-  canvas.getContext("2d")!.drawImage(image, 0, 0, canvas.width, canvas.height);
-  const blob = await new Promise<Blob | null>((done) => canvas.toBlob(done, "image/png"));
-  if (!blob) throw new Error("The browser could not draw so large a picture; save it as SVG.");
-  return blob;
-}
-
-function download(blob: Blob, name: string): void {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(blob);
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+  return kind === "svg" ? new Blob([svg], { type: "image/svg+xml" }) : await pngOf(svg);
 }
