@@ -17,14 +17,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 NODE_AT_LEAST = (20, 19)
-CONFIGURATION = (
-    "package.json",
-    "package-lock.json",
-    "vite.config.ts",
-    "vite.frozen.config.ts",
-    "svelte.config.js",
-    "tsconfig.json",
-)
+CONFIGURATION = ("package.json", "package-lock.json", "vite.config.ts", "vite.frozen.config.ts", "svelte.config.js", "tsconfig.json")
 BUILT = ("index.html", "frozen.js", "frozen.css")
 SOURCES = (*CONFIGURATION, "index.html", "src")
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from residscope.metrics import loss as loss
     from residscope.model.prompts import PromptSet as PromptSet
     from residscope.model.sites import Site as Site
+    from residscope.recordings import load_recording as load_recording
+    from residscope.recordings import save_recording as save_recording
     from residscope.results import Result as Result
 
 __version__ = "0.1.0"
@@ -36,7 +38,8 @@ __version__ = "0.1.0"
 _HOME = {
     "Dictionary": "directions", "Direction": "directions", "Model": "engine.model", "PromptSet": "model.prompts",
     "Recording": "engine.recording", "Result": "results", "Site": "model.sites", "Window": "engine.windows", "kl": "metrics",
-    "load": "engine.loading", "log_prob": "metrics", "logit_diff": "metrics", "loss": "metrics", "pca": "corpus.pca",
+    "load": "engine.loading", "load_recording": "recordings", "log_prob": "metrics", "logit_diff": "metrics", "loss": "metrics",
+    "pca": "corpus.pca", "save_recording": "recordings",
 }  # fmt: skip
 _ROOMS = ("corpus", "directions", "edits", "errors", "views")
 __all__ = ["__version__", *_HOME, *_ROOMS]

@@ -1,13 +1,12 @@
 """`rs.load`: from a name or an object to a model that has passed its certificate."""
 
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from residscope.engine.certificate import certify
-from residscope.engine.model import Model
+from residscope.engine.model import Model, weights_hash
 from residscope.errors import CertificateFailed, ModelNotFound
 
 Progress = Callable[[str, int, int], None]
@@ -56,13 +55,3 @@ def load(
             fix=f"the family file residscope/model/families/{model.family.name}.py does not describe this model",
         )
     return model
-
-
-def weights_hash(hf: Any) -> str:
-    """sha256 of a model's configuration and weights: names, dtypes, shapes and bytes."""
-    digest = hashlib.sha256(hf.config.to_json_string(use_diff=False).encode())
-    for name, weight in hf.state_dict().items():
-        plain = weight.detach().cpu().contiguous()
-        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -1,5 +1,6 @@
 """Model: a stock Hugging Face decoder and a map of its sites."""
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -46,6 +47,7 @@ class Model:
         self.hash = hash
         self.layout: Layout = lay_out(hf)
         self.certificate: Any = None
+        self._as_loaded = self.weights_version()
         self.bos = _adds_bos(tokenizer) if bos is None else bos
 
     @property
@@ -107,6 +109,10 @@ class Model:
         """Changes whenever a weight is replaced or written in place (but not through `.data`, which torch does not count)."""
         weights = (w for module in self.layout.modules for w in module._parameters.values() if w is not None)
         return tuple(x for weight in weights for x in (weight._version, weight.data_ptr()))
+
+    def fingerprint(self) -> str:
+        """The hash of the weights as they are: `hash`, or their own bytes' once a weight has been written to since loading."""
+        return self.hash if self.hash and self.weights_version() == self._as_loaded else weights_hash(self.hf)
 
     # ── tokens ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -272,6 +278,16 @@ class Model:
         dtype = str(self.dtype).removeprefix("torch.")
         sizes = f"{s.n_layers} layers, {heads}, d_model {s.d_model}"
         return f"Model({self.name}: {self.family.name}, {sizes}, {dtype} on {self.device})"
+
+
+def weights_hash(hf: Any) -> str:
+    """sha256 of a model's configuration and weights: names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256(hf.config.to_json_string(use_diff=False).encode())
+    for name, weight in hf.state_dict().items():
+        plain = weight.detach().cpu().contiguous()
+        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _rows(prompt: Any) -> list[str | Sequence[int]]:

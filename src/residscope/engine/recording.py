@@ -44,7 +44,7 @@ class Recording:
         self.window = window
         self.readout: Tensor | None = None
         self._values = dict(values)
-        self._unedited = unedited or {}
+        self.unedited = dict(unedited or {})
         self._weights = weights
 
     @property
@@ -65,6 +65,11 @@ class Recording:
     def sites(self) -> tuple[Site, ...]:
         """The sites it holds now."""
         return tuple(sorted(self._values, key=lambda site: (rank(site, self.model.n_layers), site.name)))
+
+    @property
+    def held(self) -> dict[Site, Tensor]:
+        """What it holds now, by site; nothing is recomputed."""
+        return dict(self._values)
 
     @property
     def nbytes(self) -> int:
@@ -131,10 +136,15 @@ class Recording:
             for layer in range(start, last + 1)
         }
 
+    @property
+    def stale(self) -> bool:
+        """Whether the model's weights have changed since this run."""
+        return self.model.weights_version() != self._weights
+
     def _recompute(self, sites: list[Site]) -> dict[Site, Tensor]:
         """Run the blocks these sites stand in once more, from the nearest stream held below them."""
         with lock_of(self.model.hf):
-            if self.model.weights_version() != self._weights:
+            if self.stale:
                 raise WeightsChanged(
                     "the model's weights have changed since this run",
                     received=", ".join(map(str, sites)),
@@ -156,7 +166,7 @@ class Recording:
                 window = Window(self if window is None else _Rebased(self), start, None, self.offset)
                 edits = tuple(_Above(edit, start, n) for edit in edits)
             return forward(
-                self.model.layout, self.batch, capture=sites, edits=edits, window=window, unedited=self._unedited
+                self.model.layout, self.batch, capture=sites, edits=edits, window=window, unedited=self.unedited
             )
 
 
