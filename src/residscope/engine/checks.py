@@ -15,6 +15,7 @@ from residscope.engine.attention import softmax
 from residscope.engine.layout import BlockParts, Norm, weight_in_out
 from residscope.engine.model import Model
 from residscope.engine.protocols import At
+from residscope.engine.quantised import is_plain
 from residscope.engine.recording import Recording
 from residscope.engine.windows import Window
 from residscope.model.sites import Site, SiteTable
@@ -144,6 +145,10 @@ def check(name: str, about: str) -> Callable[[Check], Check]:
 
 
 def linear(module: Any, x: Tensor) -> Tensor:
+    """x through a linear layer, by its own matrix; by the layer itself where that is quantised."""
+    if not is_plain(module):
+        with torch.no_grad():
+            return module(x)
     bias = getattr(module, "bias", None)
     out = x @ weight_in_out(module)
     return out if bias is None else out + bias.detach()
@@ -247,6 +252,8 @@ def _attention(b: Bench) -> Iterator[Pair]:
         yield softmax(b.rec["scores", i].double(), parts.sinks, torch.float64).to(pattern), pattern
         v = b.rec["v", i].repeat_interleave(groups, 2)
         yield torch.einsum("bhqk,bkhd->bqhd", pattern, v), b.rec["z", i]
+        if not b.has("result"):
+            continue
         bias = getattr(parts.attn_proj, "bias", None)
         heads = b.rec["result", i].sum(2)
         yield heads if bias is None else heads + bias.detach(), b.rec["attn_raw", i]

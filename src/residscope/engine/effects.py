@@ -58,10 +58,11 @@ def _write_outputs(b: Bench) -> Iterator[Pair]:
         yield run["resid_post", i], b.rec["resid_pre", i] + run["attn_out", i] + x
         x = b.noise(b.rec["z", i])
         yield b.after("z", i, x, see=["attn_raw"])["attn_raw", i], linear(parts.attn_proj, x.flatten(2))
-        x = b.noise(b.rec["result", i])
-        bias = getattr(parts.attn_proj, "bias", None)
-        total = x.sum(2) if bias is None else x.sum(2) + bias.detach()
-        yield b.after("result", i, x, see=["attn_raw"])["attn_raw", i], total
+        if b.has("result"):
+            x = b.noise(b.rec["result", i])
+            bias = getattr(parts.attn_proj, "bias", None)
+            total = x.sum(2) if bias is None else x.sum(2) + bias.detach()
+            yield b.after("result", i, x, see=["attn_raw"])["attn_raw", i], total
         if parts.mlp_down is None:
             continue
         x = b.noise(b.rec["mlp_post", i])

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from residscope.engine.quantised import is_plain, method_of, plain_weight
 from residscope.errors import UnknownFamily
 from residscope.model.families import Factors, Family, family_of
 from residscope.model.sites import SiteTable, Sizes
@@ -95,6 +96,7 @@ class Layout:
     final_norm: Norm
     unembed: nn.Module
     modules: tuple[nn.Module, ...]
+    quantised: str | None = None
 
     def logits(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
         """The logits of a stream after the final norm: unembedded, scaled and capped as the model does."""
@@ -165,7 +167,11 @@ def lay_out(hf: Any) -> Layout:
             experts=maybe(b.experts),
         )
 
-    blocks, factors = part(hf, family.blocks, "the model"), family.read_factors(hf.config)
+    listed, factors = part(hf, family.blocks, "the model"), family.read_factors(hf.config)
+    blocks = tuple(block_parts(block, i) for i, block in enumerate(listed.children()))
+    quantised, absent = method_of(hf.config), dict(family.absent)
+    if quantised and not all(is_plain(parts.attn_proj) for parts in blocks):
+        absent |= {"result": f"a head's own write is z W_O, and W_O is quantised ({quantised})"}
     plain = factors.residual == 1
     aliases = {"attn_raw": "attn_out"} if plain and not family.block.attn_post_norm else {}
     aliases |= {"mlp_raw": "mlp_out"} if plain and not family.block.mlp_post_norm else {}
@@ -174,18 +180,19 @@ def lay_out(hf: Any) -> Layout:
         family=family,
         sizes=sizes,
         factors=factors,
-        table=SiteTable(sizes, family.absent, aliases, family.gated),
+        table=SiteTable(sizes, absent, aliases, family.gated),
         embed=part(hf, family.embed, "the model"),
         embed_writer=part(hf, family.embed_norm or family.embed, "the model"),
         pos_embed=part(hf, family.pos_embed, "the model") if family.pos_embed else None,
-        blocks=tuple(block_parts(block, i) for i, block in enumerate(blocks.children())),
+        blocks=blocks,
         final_norm=norm(part(hf, family.final_norm, "the model")),
         unembed=part(hf, family.unembed, "the model"),
         modules=tuple(hf.modules()),
+        quantised=quantised,
     )
 
 
 def weight_in_out(module: Any) -> Float[Tensor, "d_in d_out"]:
-    """A linear layer's matrix as x @ W reads it, whichever way round the module keeps it."""
-    weight = module.weight.detach()
+    """A linear layer's matrix as x @ W reads it, whichever way round the module keeps it. Raises QuantisedModel, NoWeights."""
+    weight = plain_weight(module)
     return weight.T if isinstance(module, nn.Linear) else weight

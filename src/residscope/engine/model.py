@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from residscope.engine import attention
+from residscope.engine import attention, quantised
 from residscope.engine.forward import forward, lock_of, rank
 from residscope.engine.layout import Layout, lay_out, weight_in_out
 from residscope.engine.protocols import Edit, Readout
@@ -18,7 +18,9 @@ from residscope.errors import (
     EmptyPrompt,
     NoChatTemplate,
     NoTokenizer,
+    NoWeights,
     PromptTooLong,
+    QuantisedModel,
     UnknownLayer,
     UnknownToken,
     WrongModel,
@@ -101,6 +103,21 @@ class Model:
         return self.layout.dtype
 
     @property
+    def quantised(self) -> str | None:
+        """The method its weights are quantised by; None for a model that has them in full."""
+        return self.layout.quantised
+
+    def require_exact_weights(self, what: str) -> None:
+        """Refuse, with QuantisedModel, what reads the weights or differentiates through them, where they are quantised."""
+        if self.quantised is not None:
+            raise QuantisedModel(
+                f"{what} needs the weights in full",
+                received=f"{self.name}, quantised by {self.quantised}",
+                allowed="capturing, the lens, and edits at sites: they are of the forward pass",
+                fix=quantised.FIX,
+            )
+
+    @property
     def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
         """The unembedding, a view of the model's own weight."""
         return weight_in_out(self.layout.unembed)
@@ -108,7 +125,7 @@ class Model:
     def weights_version(self) -> tuple[int, ...]:
         """Changes whenever a weight is replaced or written in place (but not through `.data`, which torch does not count)."""
         weights = (w for module in self.layout.modules for w in module._parameters.values() if w is not None)
-        return tuple(x for weight in weights for x in (weight._version, weight.data_ptr()))
+        return tuple(x for weight in weights for x in (weight._version, quantised.place_of(weight)))
 
     def fingerprint(self) -> str:
         """The hash of the weights as they are: `hash`, or their own bytes' once a weight has been written to since loading."""
@@ -284,9 +301,17 @@ def weights_hash(hf: Any) -> str:
     """sha256 of a model's configuration and weights: names, dtypes, shapes and bytes."""
     digest = hashlib.sha256(hf.config.to_json_string(use_diff=False).encode())
     for name, weight in hf.state_dict().items():
-        plain = weight.detach().cpu().contiguous()
-        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+        for part in quantised.parts_of(weight) if isinstance(weight, Tensor) else ():
+            if part.is_meta:
+                raise NoWeights(
+                    "a weight of the model is not in memory",
+                    received=f"{name} on the meta device",
+                    allowed="models whose weights are loaded, on any device",
+                    fix="load it by name: rs.load(name, device_map=...) offloads and still knows which weights it has",
+                )
+            plain = part.detach().cpu().contiguous()
+            digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
+            digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
