@@ -139,7 +139,8 @@ def _folder() -> Path:
 
 def _key(model: Model) -> str:
     device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else model.device.type
-    parts = [model.hash, str(model.dtype), device, repr(model.family), _sources()]
+    placed = repr(getattr(model.hf, "hf_device_map", None))
+    parts = [model.hash, str(model.dtype), device, placed, repr(model.family), _sources()]
     parts += [f"{name} {version(name)}" for name in ("torch", "transformers")]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from residscope.engine.attention import softmax
 from residscope.engine.layout import BlockParts, Norm, weight_in_out
 from residscope.engine.model import Model
+from residscope.engine.parameters import in_memory, is_plain
 from residscope.engine.protocols import At
-from residscope.engine.quantised import is_plain
 from residscope.engine.recording import Recording
 from residscope.engine.windows import Window
 from residscope.model.sites import Site, SiteTable
@@ -149,9 +149,9 @@ def linear(module: Any, x: Tensor) -> Tensor:
     if not is_plain(module):
         with torch.no_grad():
             return module(x)
-    bias = getattr(module, "bias", None)
+    bias = in_memory(module, "bias")
     out = x @ weight_in_out(module)
-    return out if bias is None else out + bias.detach()
+    return out if bias is None else out + bias
 
 
 def normed(norm: Norm | None, x: Tensor) -> Tensor:
@@ -254,9 +254,9 @@ def _attention(b: Bench) -> Iterator[Pair]:
         yield torch.einsum("bhqk,bkhd->bqhd", pattern, v), b.rec["z", i]
         if not b.has("result"):
             continue
-        bias = getattr(parts.attn_proj, "bias", None)
+        bias = in_memory(parts.attn_proj, "bias")
         heads = b.rec["result", i].sum(2)
-        yield heads if bias is None else heads + bias.detach(), b.rec["attn_raw", i]
+        yield heads if bias is None else heads + bias, b.rec["attn_raw", i]
 
 
 @check("neurons", "mlp_post W_out + b = mlp_raw; with a gate, mlp_post is linear in mlp_pre")

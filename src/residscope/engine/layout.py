@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from residscope.engine.quantised import is_plain, method_of, plain_weight
+from residscope.engine.parameters import device_of, in_memory, is_plain, method_of, plain_weight
 from residscope.errors import UnknownFamily
 from residscope.model.families import Factors, Family, family_of
 from residscope.model.sites import SiteTable, Sizes
@@ -35,14 +35,13 @@ class Norm:
 
     @property
     def gain(self) -> Float[Tensor, "..."]:
-        if hasattr(self.module, "weight"):
-            return self.module.weight.detach() + self.gain_offset
+        if (weight := in_memory(self.module, "weight")) is not None:
+            return weight + self.gain_offset
         return torch.stack([w.detach() for w in self.module.parameters()]).unsqueeze(1)  # one norm for each head
 
     @property
     def bias(self) -> Float[Tensor, "d_model"] | None:
-        bias = getattr(self.module, "bias", None)
-        return None if bias is None else bias.detach()
+        return in_memory(self.module, "bias")
 
     def center(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """x as the norm sees it: without its mean, for LayerNorm."""
@@ -105,7 +104,7 @@ class Layout:
 
     @property
     def device(self) -> torch.device:
-        return self.embed.weight.device
+        return device_of(self.embed)
 
     @property
     def dtype(self) -> torch.dtype:

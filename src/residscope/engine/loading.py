@@ -1,13 +1,13 @@
 """`rs.load`: from a name or an object to a model that has passed its certificate."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from residscope.engine.certificate import certify
 from residscope.engine.model import Model, weights_hash
-from residscope.errors import CertificateFailed, ModelNotFound
+from residscope.errors import CertificateFailed, ModelError, ModelNotFound
 
 Progress = Callable[[str, int, int], None]
 
@@ -17,6 +17,7 @@ def load(
     *,
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
@@ -24,17 +25,28 @@ def load(
     """A model to work with, certified on this machine.
 
     name: a catalog name, a hub id, a local folder, or `(hf_model, tokenizer or None)`. dtype: float32 unless said (an object
-    keeps its own). device: the CPU unless said.
+    keeps its own). device: the CPU unless said. device_map: for a model over several devices, or larger than one, what
+    accelerate takes: "auto", or modules to devices, "cpu" or "disk". revision: a hub's branch, tag or commit.
 
     Raises:
         ModelError: not found, damaged, of an unknown family, or failing a check of its certificate (named).
     """
+    if device_map is not None and (device is not None or not isinstance(name, str)):
+        raise ModelError(
+            "device_map places a model that is loaded by name, by itself",
+            received=f"device={device}" if device is not None else type(name).__name__,
+            allowed="device or device_map, and a name",
+        )
     if isinstance(name, str):
         from residscope.model.weights import open_source, resolve
 
         source = resolve(name, revision=revision, progress=progress)
         hf, tokenizer = open_source(
-            source, dtype=dtype, device=str(device or "cpu"), trust_remote_code=trust_remote_code
+            source,
+            dtype=dtype,
+            device=str(device or "cpu"),
+            device_map=dict(device_map) if isinstance(device_map, Mapping) else device_map,
+            trust_remote_code=trust_remote_code,
         )
         model = Model(hf, tokenizer, name=source.name, hash=source.fingerprint, bos=source.bos)
     else:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from residscope.engine import attention, quantised
+from residscope.engine import attention, parameters
 from residscope.engine.forward import forward, lock_of, rank
 from residscope.engine.layout import Layout, lay_out, weight_in_out
 from residscope.engine.protocols import Edit, Readout
@@ -49,6 +49,7 @@ class Model:
         self.hash = hash
         self.layout: Layout = lay_out(hf)
         self.certificate: Any = None
+        _ = self.device  # refuses a model without weights
         self._as_loaded = self.weights_version()
         self.bos = _adds_bos(tokenizer) if bos is None else bos
 
@@ -114,7 +115,7 @@ class Model:
                 f"{what} needs the weights in full",
                 received=f"{self.name}, quantised by {self.quantised}",
                 allowed="capturing, the lens, and edits at sites: they are of the forward pass",
-                fix=quantised.FIX,
+                fix=parameters.FIX,
             )
 
     @property
@@ -125,7 +126,7 @@ class Model:
     def weights_version(self) -> tuple[int, ...]:
         """Changes whenever a weight is replaced or written in place (but not through `.data`, which torch does not count)."""
         weights = (w for module in self.layout.modules for w in module._parameters.values() if w is not None)
-        return tuple(x for weight in weights for x in (weight._version, quantised.place_of(weight)))
+        return tuple(x for weight in weights for x in parameters.version_of(weight))
 
     def fingerprint(self) -> str:
         """The hash of the weights as they are: `hash`, or their own bytes' once a weight has been written to since loading."""
@@ -301,7 +302,7 @@ def weights_hash(hf: Any) -> str:
     """sha256 of a model's configuration and weights: names, dtypes, shapes and bytes."""
     digest = hashlib.sha256(hf.config.to_json_string(use_diff=False).encode())
     for name, weight in hf.state_dict().items():
-        for part in quantised.parts_of(weight) if isinstance(weight, Tensor) else ():
+        for part in parameters.parts_of(weight) if isinstance(weight, Tensor) else ():
             if part.is_meta:
                 raise NoWeights(
                     "a weight of the model is not in memory",

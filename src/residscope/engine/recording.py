@@ -97,7 +97,8 @@ class Recording:
 
     def stack(self, name: str) -> Float[Tensor, "layer batch pos ..."]:
         """Every layer's value at the sites of one name: `rec.stack("resid_pre")`."""
-        return torch.stack([self[site] for site in self.model.sites.expand(name)])
+        values = [self[site] for site in self.model.sites.expand(name)]
+        return torch.stack([x.to(values[0].device) for x in values])  # blocks may stand on several devices
 
     def project(self, direction: Any, *, space: str | None = None) -> Float[Tensor, "batch pos"]:
         """The direction's coordinate at its own site; see `Direction.project`."""

@@ -117,17 +117,22 @@ def convert(gguf: Path, into: Path, *, entry: Entry, progress: Progress | None =
 
 
 def open_source(
-    source: Source, *, dtype: Any = None, device: str = "cpu", trust_remote_code: bool = False
+    source: Source, *, dtype: Any = None, device: str = "cpu", device_map: Any = None, trust_remote_code: bool = False
 ) -> tuple[Any, Any]:
-    """The stock model in eval mode, and its tokenizer or None; `dtype` is a torch dtype, fp32 unless said."""
+    """The stock model in eval mode, and its tokenizer or None; `dtype` is a torch dtype, fp32 unless said.
+
+    `device_map` goes to accelerate as it is: "auto", or modules to devices, "cpu" or "disk".
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     try:
-        placed = {} if torch.device(device).type == "cpu" else {"device_map": {"": device}}
+        placed: dict[str, Any] = {} if torch.device(device).type == "cpu" else {"device_map": {"": device}}
     except RuntimeError as error:
         raise ModelError("no such device", received=device, allowed="cpu, cuda, cuda:1, mps ...") from error
+    if device_map is not None:
+        placed = {"device_map": device_map, "offload_folder": str(catalog.cache_folder() / "offload")}
     with _quiet(), _reading(source, part="model"):
         hf, found = AutoModelForCausalLM.from_pretrained(
             source.path,

@@ -1,4 +1,4 @@
-"""Quantised weights: what runs through them is the model's own; what would read them as numbers is refused.
+"""Parameters as numbers: those in memory, those kept elsewhere until their layer runs, and those that are quantised.
 
 A quantised layer multiplies by kernels of its own, and no matrix in memory is what it multiplies by. Sites, edits, lens,
 sweeps and recordings are of the forward pass, and hold. A weight as a matrix, and gradients through it, do not. Weights that
@@ -8,6 +8,7 @@ the method leaves as they are (often the unembedding) are read as ever.
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from residscope.errors import NoWeights, QuantisedModel
@@ -40,14 +41,44 @@ def plain_weight(module: Any) -> Tensor:
             allowed="capturing, the lens, and edits at sites: they are of the forward pass",
             fix=FIX,
         )
-    if module.weight.is_meta:
+    found = in_memory(module, "weight")
+    assert found is not None
+    return found
+
+
+def in_memory(module: Any, name: str) -> Tensor | None:
+    """A parameter of a module, fetched from where accelerate keeps it if it is offloaded; None for none.
+
+    Raises:
+        NoWeights: it is on the meta device, and nothing knows its values.
+    """
+    found = getattr(module, name, None)
+    if found is None or not found.is_meta:
+        return None if found is None else found.detach()
+    from accelerate.utils import align_module_device
+
+    with align_module_device(module):
+        fetched = getattr(module, name).detach().clone()
+    if fetched.is_meta:
         raise NoWeights(
-            "this needs a weight that is not in memory now",
-            received=f"{type(module).__name__} on the meta device",
-            allowed="capturing and edits at sites: the layer fetches its weight when it runs",
-            fix="load the model without offloading to read its weights",
+            "a weight of the model is not in memory",
+            received=f"the {name} of a {type(module).__name__} on the meta device",
+            allowed="models whose weights are loaded, or offloaded by accelerate",
+            fix="load it with rs.load(name, device_map=...), or fill its weights first",
         )
-    return module.weight.detach()
+    return fetched
+
+
+def device_of(module: Any) -> torch.device:
+    """Where a module computes: where its weight is, or where accelerate brings it. Raises NoWeights."""
+    if not module.weight.is_meta:
+        return module.weight.device
+    hook = getattr(module, "_hf_hook", None)
+    for one in getattr(hook, "hooks", (hook,)):
+        if (place := getattr(one, "execution_device", None)) is not None:
+            return torch.device(place)
+    in_memory(module, "weight")
+    raise AssertionError("accelerate's hook has no device")
 
 
 def parts_of(weight: Tensor) -> Iterator[Tensor]:
@@ -60,6 +91,6 @@ def parts_of(weight: Tensor) -> Iterator[Tensor]:
         yield from parts_of(getattr(weight, name))
 
 
-def place_of(weight: Tensor) -> int:
-    """Where a weight is, to tell whether it was replaced. A quantised one has no storage; an offloaded one comes and goes."""
-    return 0 if weight.is_meta else weight.data_ptr() or id(weight)
+def version_of(weight: Tensor) -> tuple[int, int]:
+    """Changes when a weight is replaced or written in place. One that is offloaded comes and goes, which is no change."""
+    return (0, 0) if weight.is_meta else (weight._version, weight.data_ptr() or id(weight))  # quantised: no storage
