@@ -93,8 +93,8 @@ def _put(recording: Recording, tensors: dict[str, Tensor], under: str) -> dict[s
 
 
 def _edits(recording: Recording) -> str:
-    for edit in recording.edits:
-        if not hasattr(edit, "to_dict"):
+    for edit in recording.edits:  # the engine takes any object that acts as an edit
+        if not (hasattr(edit, "to_dict") or hasattr(edit, "parts")):
             raise BadEdit(
                 "an edit of this run cannot be written down", received=repr(edit), allowed="edits of residscope.edits"
             )

@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import io
 import json
 import os
 import subprocess
@@ -286,3 +287,28 @@ def test_endpoint_of_the_environment(hub, tmp_path):
     command = [sys.executable, "-c", code]
     run = subprocess.run(command, env=os.environ | places | path, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == weights.resolve("someone/tiny").fingerprint
+
+
+class Screen(io.StringIO):
+    def __init__(self, *, terminal: bool) -> None:
+        super().__init__()
+        self.terminal = terminal
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_fetch_draws_a_bar_in_a_terminal_alone(hub, monkeypatch, terminal):
+    screen = Screen(terminal=terminal)
+    monkeypatch.setattr(sys, "stderr", screen)
+    rs.load("someone/tiny")
+    assert ("someone/tiny: download: 100%" in screen.getvalue()) is terminal
+
+
+def test_a_caller_who_shows_progress_gets_no_bar(hub, monkeypatch):
+    screen, told = Screen(terminal=True), []
+    monkeypatch.setattr(sys, "stderr", screen)
+    rs.load("someone/tiny", progress=lambda *step: told.append(step))
+    assert "download" not in screen.getvalue()
+    assert any(stage == "download" for stage, _, _ in told)

@@ -1,6 +1,8 @@
 """`rs.load`: from a name or an object to a model that has passed its certificate."""
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -40,7 +42,8 @@ def load(
     if isinstance(name, str):
         from residscope.model.weights import open_source, resolve
 
-        source = resolve(name, revision=revision, progress=progress)
+        with _drawn(name, progress) as told:
+            source = resolve(name, revision=revision, progress=told)
         hf, tokenizer = open_source(
             source,
             dtype=dtype,
@@ -67,3 +70,30 @@ def load(
             fix=f"the family file residscope/model/families/{model.family.name}.py does not describe this model",
         )
     return model
+
+
+@contextmanager
+def _drawn(name: str, progress: Progress | None) -> Iterator[Progress | None]:
+    """The caller's own progress; where there is none, a bar in a terminal or notebook while a model is fetched."""
+    from tqdm.auto import tqdm  # type: ignore[import-untyped]
+
+    notebook = "ipykernel" in sys.modules
+    if progress is not None or not (notebook or sys.stderr.isatty()):
+        yield progress
+        return
+    bars: dict[str, Any] = {}
+
+    def told(stage: str, done: int, total: int) -> None:
+        if stage not in bars:
+            size = {"unit": "B", "unit_scale": True, "unit_divisor": 1000} if stage == "download" else {}
+            bars[stage] = tqdm(
+                desc=f"{name}: {stage}", total=total or None, file=None if notebook else sys.stderr, **size
+            )
+        bars[stage].total = total or None
+        bars[stage].update(done - bars[stage].n)
+
+    try:
+        yield told
+    finally:
+        for bar in bars.values():
+            bar.close()
