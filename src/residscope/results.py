@@ -47,7 +47,7 @@ class Result:
 
     values: Shaped[Tensor, "..."]
     dims: tuple[str, ...]
-    coords: Mapping[str, Sequence[Label]] = field(default_factory=dict)
+    coords: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     along: Mapping[str, str] = field(default_factory=dict)
     name: str = "value"
     low: Shaped[Tensor, "..."] | None = None
