@@ -16,7 +16,7 @@ Timed = Callable[[], object]
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison: `ours` against `theirs` in seconds, and ours / theirs pair by pair."""
+    """One comparison: `ours` against `theirs`, in seconds or bytes, and ours / theirs pair by pair."""
 
     name: str
     ours: float
@@ -27,6 +27,7 @@ class Row:
     reach: float | None
     pairs: int
     note: str = ""
+    unit: str = "s"
 
     @property
     def reached(self) -> bool | None:
@@ -90,7 +91,9 @@ def report(rows: Iterator[Row], out: Path) -> list[Row]:
     for r in done:
         what, reach = f"{r.name}; {r.note}" if r.note else r.name, "" if r.reach is None else f"<= {r.reach:g}"
         spread = f"{r.low:.2f} to {r.high:.2f} ({r.pairs} pairs)"
-        lines.append(f"| {what} | {_s(r.ours)} | {_s(r.theirs)} | **{r.ratio:.2f}** | {spread} | {reach} |")
+        lines.append(
+            f"| {what} | {_amount(r.ours, r.unit)} | {_amount(r.theirs, r.unit)} | **{r.ratio:.2f}** | {spread} | {reach} |"
+        )
     (out / "results.md").write_text("# Measured\n\nMade by `make bench`. " + about + ".\n\n" + "\n".join(lines) + "\n")
     return done
 
@@ -98,8 +101,12 @@ def report(rows: Iterator[Row], out: Path) -> list[Row]:
 def _told(row: Row) -> str:
     state = {True: "reached", False: "missed", None: ""}[row.reached]
     reach = "" if row.reach is None else f"reach {row.reach:g}: {state}"
-    times = f"{_s(row.ours):>9} : {_s(row.theirs):>9}"
+    times = f"{_amount(row.ours, row.unit):>9} : {_amount(row.theirs, row.unit):>9}"
     return f"{row.name:40} {times}   {row.ratio:.3f} ({row.low:.3f} to {row.high:.3f})  {reach}"
+
+
+def _amount(x: float, unit: str) -> str:
+    return f"{x / 1e6:.1f} MB" if unit == "bytes" else _s(x)
 
 
 def _s(seconds: float) -> str:

@@ -21,9 +21,17 @@ class Hub(http.server.ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.cdn = f"http://localhost:{self.server_port}"  # another host, as the real one is
         self.repositories: dict[str, dict[str, bytes]] = {}
+        self.branches: dict[str, tuple[str, dict[str, bytes]]] = {}  # "owner/name@branch": its commit and files
         self.gated: set[str] = set()
         self.short, self.spoilt, self.down = 0, False, False
         self.asked: list[str] = []
+
+    def at(self, name: str, revision: str) -> tuple[str | None, dict[str, bytes] | None]:
+        """The commit that a branch or a commit stands for, and its files."""
+        for told, (commit, files) in self.branches.items():
+            if told == f"{name}@{revision}" or (told.startswith(f"{name}@") and revision == commit):
+                return commit, files
+        return COMMIT if revision in ("main", COMMIT) else None, self.repositories.get(name)
 
 
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -38,7 +46,8 @@ class Answer(http.server.BaseHTTPRequestHandler):
         hub.asked.append(f"{self.command} {path}")
         parts = path.strip("/").split("/")
         name = "/".join(parts[2:4] if parts[0] == "api" else parts[1:3] if parts[0] == "cdn" else parts[:2])
-        files = hub.repositories.get(name)
+        asked = parts[5] if parts[0] == "api" and len(parts) > 5 else parts[3] if len(parts) > 3 else "main"
+        commit, files = hub.at(name, asked)
         if hub.down:
             self.answer(503, b"")
         elif files is None:
@@ -46,28 +55,27 @@ class Answer(http.server.BaseHTTPRequestHandler):
         elif name in hub.gated and parts[0] != "cdn":
             self.answer(403, b"{}", **{"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"})
         elif parts[0] == "cdn":
-            body = files[parts[3]]
+            body = files[parts[4]]
             self.answer(200, (body[:-1] + b"!" if hub.spoilt else body)[: len(body) - hub.short])
         elif parts[0] == "api":
-            revision = parts[5] if len(parts) > 5 else "main"
-            if revision not in ("main", COMMIT):
+            if commit is None:
                 self.answer(404, b"{}", **{"X-Error-Code": "RevisionNotFound"})
             elif parts[4:5] == ["tree"]:
                 self.answer(200, json.dumps([self.entry(path, body) for path, body in files.items()]).encode())
             else:
-                info = {"id": name, "sha": COMMIT, "siblings": [{"rfilename": path} for path in files]}
+                info = {"id": name, "sha": commit, "siblings": [{"rfilename": path} for path in files]}
                 self.answer(200, json.dumps(info).encode())
         elif parts[2] == "resolve" and (file := "/".join(parts[4:])) in files:
-            self.resolve(name, file, files[file])
+            self.resolve(name, file, files[file], commit or COMMIT)
         else:
             self.answer(404, b"", **{"X-Error-Code": "EntryNotFound"})
 
-    def resolve(self, name: str, file: str, body: bytes) -> None:
-        headers = {"X-Repo-Commit": COMMIT}
+    def resolve(self, name: str, file: str, body: bytes, commit: str) -> None:
+        headers = {"X-Repo-Commit": commit}
         if large(file):
             digest = hashlib.sha256(body).hexdigest()
             headers |= {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(body))}
-            self.answer(302, b"", **headers, Location=f"{self.server.cdn}/cdn/{name}/{file}")
+            self.answer(302, b"", **headers, Location=f"{self.server.cdn}/cdn/{name}/{commit}/{file}")
         else:
             self.answer(200, body, **headers, ETag=f'"{git_oid(body)}"')
 

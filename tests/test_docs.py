@@ -7,7 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
-PAGES = [ROOT / "README.md"] + [ROOT / f"docs/{page}.md" for page in ("edits", "generation", "directions", "views")]
+NAMES = ("edits", "generation", "directions", "results", "views")
+PAGES = [ROOT / "README.md"] + [ROOT / f"docs/{name}.md" for name in NAMES]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

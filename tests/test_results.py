@@ -181,7 +181,6 @@ def test_repr_shows_name_sizes_range_and_what_is_not_a_number():
     values = torch.tensor([[1.0, math.nan], [-2.5, math.inf]])
     result = Result(values, ("layer", "pos"), name="a < b", exact="gradient")
     assert repr(result) == "Result(a < b: layer 2 x pos 2; -2.5 to 1, 2 not finite; gradient)"
-    assert "a &lt; b" in result._repr_html_()
 
 
 def test_one_changed_byte_anywhere_is_refused_by_name(tmp_path):

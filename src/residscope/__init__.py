@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from residscope.metrics import loss as loss
     from residscope.model.prompts import PromptSet as PromptSet
     from residscope.model.sites import Site as Site
+    from residscope.recordings import load_recording as load_recording
+    from residscope.recordings import save_recording as save_recording
     from residscope.results import Result as Result
 
 __version__ = "0.1.0"
@@ -43,7 +45,8 @@ _HOME = {
     "Dictionary": "directions", "Direction": "directions", "Generation": "engine.generation", "Model": "engine.model",
     "PromptSet": "model.prompts", "Recording": "engine.recording", "Result": "results", "Site": "model.sites",
     "Sweep": "engine.planner", "Window": "engine.windows", "ablation_sweep": "methods.ablation_sweep",
-    "activation_patching": "methods.activation_patching", "kl": "metrics", "load": "engine.loading", "log_prob": "metrics",
+    "activation_patching": "methods.activation_patching", "kl": "metrics", "load": "engine.loading",
+    "load_recording": "recordings", "log_prob": "metrics", "save_recording": "recordings",
     "logit_diff": "metrics", "loss": "metrics", "pca": "corpus.pca", "screened": "engine.planner", "sweep": "engine.planner",
 }  # fmt: skip
 _ROOMS = ("corpus", "directions", "edits", "errors", "views")

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from residscope.engine.model import Model
+from residscope.engine.parameters import in_memory, plain_weight
 from residscope.errors import CappedLogits, DirectionError, WrongModel, WrongWidth, ZeroDirection
 from residscope.model.sites import Site
 
@@ -227,8 +228,8 @@ def unembedding(model: Model, token: str | int, *, site: str | None = None, befo
     column = model.W_U[:, index].float() * factor
     read = norm.center(norm.gain.float() * column)
     bias = 0.0 if norm.bias is None else float(norm.bias.float() @ column)
-    head_bias = getattr(model.layout.unembed, "bias", None)
-    bias += 0.0 if head_bias is None else float(head_bias.detach()[index]) * factor
+    head_bias = in_memory(model.layout.unembed, "bias")
+    bias += 0.0 if head_bias is None else float(head_bias[index]) * factor
     text = model.token_texts([index])[0]
     return Direction(
         read=read,
@@ -316,4 +317,5 @@ def shipped(model: Model) -> dict[str, Dictionary]:
 def _signature(model: Model) -> Float[Tensor, "n"]:
     """A few of the model's weights: the same to rounding in any dtype, different for any other model."""
     gain = model.layout.final_norm.gain.float()
-    return torch.cat([gain, model.layout.embed.weight.detach()[:2].float().flatten()])
+    embed = plain_weight(model.layout.embed).to(gain.device)
+    return torch.cat([gain, embed[:2].float().flatten()])

@@ -16,7 +16,7 @@ def shown(progress: Progress, total: int, what: str) -> Iterator[Callable[[int],
     if progress is False or (progress is None and not _watched()):
         yield lambda done: None
         return
-    from tqdm.auto import tqdm
+    from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
     with tqdm(total=total, desc=what, leave=False) as bar:
         yield lambda done: bar.update(done - bar.n)

@@ -1,6 +1,5 @@
 """Results: numbers with named dimensions, and what it takes to read them again next year."""
 
-import html
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,8 @@ from residscope.files import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     import pandas
+
+    from residscope.views import View
 
 Label = int | float | str
 KIND = "result"
@@ -46,7 +47,7 @@ class Result:
 
     values: Shaped[Tensor, "..."]
     dims: tuple[str, ...]
-    coords: Mapping[str, Sequence[Label]] = field(default_factory=dict)
+    coords: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     along: Mapping[str, str] = field(default_factory=dict)
     name: str = "value"
     low: Shaped[Tensor, "..."] | None = None
@@ -206,7 +207,12 @@ class Result:
     # ── files ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def save(self, path: str | Path) -> None:
-        """One safetensors file with everything in it; it is there whole or not at all."""
+        """One safetensors file with everything in it, there whole or not at all; for `x.html` a page that shows it."""
+        if Path(path).suffix == ".html":
+            from residscope.views import save_html
+
+            save_html(self.view(), Path(path).expanduser())
+            return
         tensors = {"values": self.values, "low": self.low, "high": self.high}
         about = {name: getattr(self, name) for name in ("dims", "name", "exact")}
         about |= {name: dict(getattr(self, name)) for name in ("coords", "along", "provenance")}
@@ -238,8 +244,14 @@ class Result:
         missing = numbers.numel() - len(real)
         return span if not missing else f"{span}, {missing} not finite"
 
+    def view(self) -> "View":
+        """As a picture: a heat map, a curve with its intervals, a grid of maps, or a table; see `residscope.pictured`."""
+        from residscope.pictured import picture
+
+        return picture(self)
+
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(repr(self))}</pre>"
+        return self.view()._repr_html_()
 
 
 def _label(x: Any) -> Label:

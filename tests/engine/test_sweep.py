@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 from families import FAMILIES
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, given, reject, settings
 from hypothesis import strategies as st
 
 import residscope as rs
@@ -43,6 +43,14 @@ def model(request):
     return Model(FAMILIES[request.param].build(), name=request.param)
 
 
+def low_rank(model, layer):
+    """A weight of the model's, and a change of rank one that fits it."""
+    proj = model.layout.blocks[layer].attn_proj
+    name = next(n for n, m in model.hf.named_modules() if m is proj)
+    d_in, d_out = proj.weight.T.shape if isinstance(proj, torch.nn.Linear) else proj.weight.shape
+    return name, (torch.linspace(-1, 1, d_in, dtype=torch.float64), torch.linspace(0, 0.3, d_out, dtype=torch.float64))
+
+
 @st.composite
 def an_edit(draw, model, shortest, source):
     """Any edit that fits the model and the prompts."""
@@ -56,11 +64,18 @@ def an_edit(draw, model, shortest, source):
             where[axis] = draw(st.integers(0, model.sites.size(rs.Site(name), axis) - 1))
     if draw(st.integers(0, 3)):
         where["pos"] = draw(st.integers(-shortest, shortest - 1))
-    how = draw(st.sampled_from(["scale", "ablate", "patch", "steer", "freeze", "nothing"]))
+    how = draw(st.sampled_from(["scale", "ablate", "patch", "steer", "freeze", "noise", "nothing", "isolate", "path", "overlay"]))
+    if how == "isolate":
+        return edits.isolate(f"z.{draw(st.integers(0, model.n_layers - 1))}", head=draw(st.integers(0, 3)))
+    if how == "path":
+        receiver = draw(st.sampled_from(["q.1", "v.1", "final_norm"]))
+        return edits.path("z.0", receiver, source, sender_head=draw(st.integers(0, 3)))
+    if how == "overlay":
+        return edits.overlay(*low_rank(model, draw(st.integers(0, 1))))
     routed = "router" in model.sites.names and name in ("resid_pre", "resid_mid", "resid_post", "mlp_in")
     if routed and how == "ablate":
         how = "steer"  # a stream of zeros ties all experts, and rounding then picks between them
-    if name in ("attn_scale", "logits", "pattern", "router") and how in ("ablate", "steer"):
+    if name in ("attn_scale", "logits", "pattern", "router") and how in ("ablate", "steer", "noise"):
         how = "scale"
     if how == "patch" and name in ("pattern", "embed", "logits", "router", "result"):
         how = "scale"
@@ -72,6 +87,8 @@ def an_edit(draw, model, shortest, source):
         return edits.patch(site, source, **where)
     if how == "freeze":
         return edits.freeze(site, **where)
+    if how == "noise":
+        return edits.noise(site, 0.5, draw(st.integers(0, 3)), **where)
     factor = 1.0 if how == "nothing" else draw(st.sampled_from([0.5, -1.0, 2.0]))
     return edits.ablate(site, **where) if how == "ablate" else edits.scale(site, factor, **where)
 
@@ -87,7 +104,10 @@ def test_a_sweep_equals_one_forward_per_cell(model, data):
     cells = data.draw(st.lists(st.lists(one, min_size=1, max_size=3), min_size=1, max_size=8))
     background = data.draw(st.lists(one, max_size=2))
     readout = READOUTS[data.draw(st.sampled_from(list(READOUTS)))]
-    found = rs.sweep(model, prompts, cells, readout, background).run().values
+    try:
+        found = rs.sweep(model, prompts, cells, readout, background).run().values
+    except errors.ClashingEdits:
+        reject()
     for cell, values in zip(cells, found, strict=True):
         plain = readout(model.run(prompts, readout.sites, edits=[*background, *cell]))
         scale = max(1.0, float(plain.abs().max()))

@@ -1,5 +1,6 @@
 """Fetching from a hub: a real server on the loopback that answers as huggingface.co does, with its faults."""
 
+import io
 import os
 import subprocess
 import sys
@@ -8,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import residscope as rs
 from loopback_hub import COMMIT
-from residscope.errors import DamagedModel, HashMismatch, ModelNotFound, Offline
+from residscope.errors import DamagedModel, HashMismatch, ModelNotFound, Offline, WrongModel
 from residscope.model import weights
 
 
@@ -64,6 +66,45 @@ def test_unknown_revision(hub):
         weights.resolve("someone/tiny", revision="v9")
 
 
+def test_two_revisions_are_two_models(hub, tiny_files, tmp_path):
+    from transformers import LlamaForCausalLM
+
+    hf = LlamaForCausalLM.from_pretrained(weights.resolve("someone/tiny").path)
+    with torch.no_grad():
+        hf.lm_head.weight.mul_(2)
+    hf.save_pretrained(tmp_path / "later")
+    later = {"model.safetensors": (tmp_path / "later" / "model.safetensors").read_bytes()}
+    hub.branches["someone/tiny@step1000"] = ("a" * 40, tiny_files | later)
+
+    main, step = rs.load("someone/tiny"), rs.load("someone/tiny", revision="step1000")
+    assert (main.name, step.name) == ("someone/tiny", "someone/tiny@step1000")
+    assert main.hash != step.hash
+    torch.testing.assert_close(step.run([1, 2]).logits, 2 * main.run([1, 2]).logits)
+    rs.save_recording(step.run([1, 2]), tmp_path / "run")
+    with pytest.raises(WrongModel, match=r"someone/tiny@step1000.*someone/tiny"):
+        rs.load_recording(tmp_path / "run", main)
+
+    assert weights.cached("someone/tiny@step1000")
+    assert not weights.cached("someone/tiny@step2000")
+    with pytest.raises(ModelNotFound, match="all its revisions"):
+        weights.remove("someone/tiny@step1000")
+    hub.asked.clear()  # each has its own entry in the cache, and its name loads it again
+    assert weights.resolve("someone/tiny@step1000") == weights.resolve("someone/tiny", revision="step1000")
+    assert rs.load("someone/tiny@step1000").hash == step.hash
+    assert rs.load("someone/tiny").hash == main.hash
+    assert not any("resolve" in request or "cdn" in request for request in hub.asked)
+
+
+def test_revisions_are_the_hubs(tmp_path, tiny_files):
+    for name, data in tiny_files.items():
+        (tmp_path / name).write_bytes(data)
+    for name in (str(tmp_path), "smollm2-135m"):
+        with pytest.raises(ModelNotFound, match=r"has no revisions.*step1000"):
+            weights.resolve(name, revision="step1000")
+    with pytest.raises(ModelNotFound, match="two revisions"):
+        weights.resolve("someone/tiny@step1", revision="step1000")
+
+
 def test_gated_repository(hub):
     hub.gated.add("someone/tiny")
     with pytest.raises(ModelNotFound, match=r"gated.*accept its terms at .*someone/tiny"):
@@ -109,3 +150,28 @@ def test_endpoint_of_the_environment(hub, tmp_path):
     command = [sys.executable, "-c", code]
     run = subprocess.run(command, env=os.environ | places | path, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == weights.resolve("someone/tiny").fingerprint
+
+
+class Screen(io.StringIO):
+    def __init__(self, *, terminal: bool) -> None:
+        super().__init__()
+        self.terminal = terminal
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_fetch_draws_a_bar_in_a_terminal_alone(hub, monkeypatch, terminal):
+    screen = Screen(terminal=terminal)
+    monkeypatch.setattr(sys, "stderr", screen)
+    rs.load("someone/tiny")
+    assert ("someone/tiny: download: 100%" in screen.getvalue()) is terminal
+
+
+def test_a_caller_who_shows_progress_gets_no_bar(hub, monkeypatch):
+    screen, told = Screen(terminal=True), []
+    monkeypatch.setattr(sys, "stderr", screen)
+    rs.load("someone/tiny", progress=lambda *step: told.append(step))
+    assert "download" not in screen.getvalue()
+    assert any(stage == "download" for stage, _, _ in told)

@@ -120,13 +120,14 @@ def measure(model: Model, *, progress: Callable[[str, int, int], None] | None = 
 
 def errors(pair: Pair) -> Tensor:
     """Relative error of each position, the worst row counting: `[batch pos ...]` twice to `[pos]`. NaN counts as infinite."""
-    got, expected = (x.detach().double() for x in pair)
+    got, expected = (x.detach().to(torch.promote_types(x.dtype, torch.float32)) for x in pair)
     if got.shape[1] != expected.shape[1] or got.shape != expected.shape:
         raise ValueError(f"shapes differ: {tuple(got.shape)} and {tuple(expected.shape)}")
     if got.ndim == 4 and got.shape[2] == got.shape[3] != expected.shape[1]:
         got, expected = got.transpose(1, 2), expected.transpose(1, 2)
-    difference = (got - expected).flatten(2).norm(dim=-1)
-    size = expected.flatten(2).norm(dim=-1).clamp_min(1e-12)
+    # the sums are in float64, without a copy in it: logits are the largest tensors of a load
+    difference = torch.linalg.vector_norm((got - expected).flatten(2), dim=-1, dtype=torch.float64)
+    size = torch.linalg.vector_norm(expected.flatten(2), dim=-1, dtype=torch.float64).clamp_min(1e-12)
     return torch.nan_to_num(difference / size, nan=torch.inf).amax(0)
 
 
@@ -138,7 +139,8 @@ def _folder() -> Path:
 
 def _key(model: Model) -> str:
     device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else model.device.type
-    parts = [model.hash, str(model.dtype), device, repr(model.family), _sources()]
+    placed = repr(getattr(model.hf, "hf_device_map", None))
+    parts = [model.hash, str(model.dtype), device, placed, repr(model.family), _sources()]
     parts += [f"{name} {version(name)}" for name in ("torch", "transformers")]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 

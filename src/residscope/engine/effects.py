@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from residscope.engine.checks import Bench, Pair, Write, check, halved, linear, normed
+from residscope.engine.parameters import in_memory
 from residscope.engine.windows import Window
 from residscope.model.sites import Site
 
@@ -59,10 +60,11 @@ def _write_outputs(b: Bench) -> Iterator[Pair]:
             yield run["resid_post", i], b.rec["resid_pre", i] + run["attn_out", i] + x
         x = b.noise(b.rec["z", i])
         yield b.after("z", i, x, see=["attn_raw"])["attn_raw", i], linear(parts.attn_proj, x.flatten(2))
-        x = b.noise(b.rec["result", i])
-        bias = getattr(parts.attn_proj, "bias", None)
-        total = x.sum(2) if bias is None else x.sum(2) + bias.detach()
-        yield b.after("result", i, x, see=["attn_raw"])["attn_raw", i], total
+        if b.has("result"):
+            x = b.noise(b.rec["result", i])
+            bias = in_memory(parts.attn_proj, "bias")
+            total = x.sum(2) if bias is None else x.sum(2) + bias
+            yield b.after("result", i, x, see=["attn_raw"])["attn_raw", i], total
         if parts.mlp_down is None:
             continue
         x = b.noise(b.rec["mlp_post", i])

@@ -130,13 +130,14 @@ class Hooks(Places):
             return with_input(args, kwargs, new, value)
 
         def write(args: tuple[Any, ...], output: Any) -> None:
-            wrote.append(output[0] if isinstance(output, tuple) else output)
+            if edited:
+                wrote.append(output[0] if isinstance(output, tuple) else output)
 
         def after(args: tuple[Any, ...], output: Any) -> Any:
             if not edited:
                 return None
             old = output[0] if isinstance(output, tuple) else output
-            return with_output(output, (edited[0] + wrote[0] * times).view_as(old))
+            return with_output(output, (edited.pop() + wrote.pop() * times).view_as(old))
 
         reader = parts.mlp if parts.mlp_norm is None else parts.mlp_norm.module
         assert reader is not None
@@ -165,7 +166,7 @@ class Hooks(Places):
                 change.append((new - old).sum(2))
 
         def after(args: tuple[Any, ...], output: Tensor) -> Any:
-            return output + change[0] if change else None
+            return output + change.pop() if change else None
 
         self._on(parts.attn_proj, before=before, after=after)
 

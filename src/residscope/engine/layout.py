@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from residscope.engine.parameters import device_of, in_memory, is_plain, method_of, plain_weight
 from residscope.errors import UnknownFamily
 from residscope.model.families import Factors, Family, family_of
 from residscope.model.sites import SiteTable, Sizes
@@ -35,14 +36,13 @@ class Norm:
 
     @property
     def gain(self) -> Float[Tensor, "..."]:
-        if hasattr(self.module, "weight"):
-            return self.module.weight.detach() + self.gain_offset
+        if (weight := in_memory(self.module, "weight")) is not None:
+            return weight + self.gain_offset
         return torch.stack([w.detach() for w in self.module.parameters()]).unsqueeze(1)  # one norm for each head
 
     @property
     def bias(self) -> Float[Tensor, "d_model"] | None:
-        bias = getattr(self.module, "bias", None)
-        return None if bias is None else bias.detach()
+        return in_memory(self.module, "bias")
 
     def center(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """x as the norm sees it: without its mean, for LayerNorm."""
@@ -96,6 +96,7 @@ class Layout:
     final_norm: Norm
     unembed: nn.Module
     modules: tuple[nn.Module, ...]
+    quantised: str | None = None
 
     def logits(
         self, x: Float[Tensor, "*batch d_model"], ids: Sequence[int] | None = None
@@ -112,7 +113,7 @@ class Layout:
 
     @property
     def device(self) -> torch.device:
-        return self.embed.weight.device
+        return device_of(self.embed)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -174,7 +175,11 @@ def lay_out(hf: Any) -> Layout:
             experts=maybe(b.experts),
         )
 
-    blocks, factors = part(hf, family.blocks, "the model"), family.read_factors(hf.config)
+    listed, factors = part(hf, family.blocks, "the model"), family.read_factors(hf.config)
+    blocks = tuple(block_parts(block, i) for i, block in enumerate(listed.children()))
+    quantised, absent = method_of(hf.config), dict(family.absent)
+    if quantised and not all(is_plain(parts.attn_proj) for parts in blocks):
+        absent |= {"result": f"a head's own write is z W_O, and W_O is quantised ({quantised})"}
     plain = factors.residual == 1
     aliases = {"attn_raw": "attn_out"} if plain and not family.block.attn_post_norm else {}
     aliases |= {"mlp_raw": "mlp_out"} if plain and not family.block.mlp_post_norm else {}
@@ -183,18 +188,19 @@ def lay_out(hf: Any) -> Layout:
         family=family,
         sizes=sizes,
         factors=factors,
-        table=SiteTable(sizes, family.absent, aliases, family.gated),
+        table=SiteTable(sizes, absent, aliases, family.gated),
         embed=part(hf, family.embed, "the model"),
         embed_writer=part(hf, family.embed_norm or family.embed, "the model"),
         pos_embed=part(hf, family.pos_embed, "the model") if family.pos_embed else None,
-        blocks=tuple(block_parts(block, i) for i, block in enumerate(blocks.children())),
+        blocks=blocks,
         final_norm=norm(part(hf, family.final_norm, "the model"), family.final_kind or family.norm),
         unembed=part(hf, family.unembed, "the model"),
         modules=tuple(hf.modules()),
+        quantised=quantised,
     )
 
 
 def weight_in_out(module: Any) -> Float[Tensor, "d_in d_out"]:
-    """A linear layer's matrix as x @ W reads it, whichever way round the module keeps it."""
-    weight = module.weight.detach()
+    """A linear layer's matrix as x @ W reads it, whichever way round the module keeps it. Raises QuantisedModel, NoWeights."""
+    weight = plain_weight(module)
     return weight.T if isinstance(module, nn.Linear) else weight

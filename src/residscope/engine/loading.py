@@ -1,14 +1,15 @@
 """`rs.load`: from a name or an object to a model that has passed its certificate."""
 
-import hashlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from residscope.engine.certificate import certify
-from residscope.engine.model import Model
-from residscope.errors import CertificateFailed, ModelNotFound
+from residscope.engine.model import Model, weights_hash
+from residscope.errors import CertificateFailed, ModelError, ModelNotFound
 
 Progress = Callable[[str, int, int], None]
 
@@ -18,6 +19,7 @@ def load(
     *,
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
@@ -25,17 +27,29 @@ def load(
     """A model to work with, certified on this machine.
 
     name: a catalog name, a hub id, a local folder, or `(hf_model, tokenizer or None)`. dtype: float32 unless said (an object
-    keeps its own). device: the CPU unless said.
+    keeps its own). device: the CPU unless said. device_map: for a model over several devices, or larger than one, what
+    accelerate takes: "auto", or modules to devices, "cpu" or "disk". revision: a hub's branch, tag or commit.
 
     Raises:
         ModelError: not found, damaged, of an unknown family, or failing a check of its certificate (named).
     """
+    if device_map is not None and (device is not None or not isinstance(name, str)):
+        raise ModelError(
+            "device_map places a model that is loaded by name, by itself",
+            received=f"device={device}" if device is not None else type(name).__name__,
+            allowed="device or device_map, and a name",
+        )
     if isinstance(name, str):
         from residscope.model.weights import open_source, resolve
 
-        source = resolve(name, revision=revision, progress=progress)
+        with _drawn(name, progress) as told:
+            source = resolve(name, revision=revision, progress=told)
         hf, tokenizer = open_source(
-            source, dtype=dtype, device=str(device or "cpu"), trust_remote_code=trust_remote_code
+            source,
+            dtype=dtype,
+            device=str(device or "cpu"),
+            device_map=dict(device_map) if isinstance(device_map, Mapping) else device_map,
+            trust_remote_code=trust_remote_code,
         )
         model = Model(hf, tokenizer, name=source.name, hash=source.fingerprint, bos=source.bos)
     else:
@@ -58,11 +72,28 @@ def load(
     return model
 
 
-def weights_hash(hf: Any) -> str:
-    """sha256 of a model's configuration and weights: names, dtypes, shapes and bytes."""
-    digest = hashlib.sha256(hf.config.to_json_string(use_diff=False).encode())
-    for name, weight in hf.state_dict().items():
-        plain = weight.detach().cpu().contiguous()
-        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+@contextmanager
+def _drawn(name: str, progress: Progress | None) -> Iterator[Progress | None]:
+    """The caller's own progress; where there is none, a bar in a terminal or notebook while a model is fetched."""
+    from tqdm.auto import tqdm  # type: ignore[import-untyped]
+
+    notebook = "ipykernel" in sys.modules
+    if progress is not None or not (notebook or sys.stderr.isatty()):
+        yield progress
+        return
+    bars: dict[str, Any] = {}
+
+    def told(stage: str, done: int, total: int) -> None:
+        if stage not in bars:
+            size = {"unit": "B", "unit_scale": True, "unit_divisor": 1000} if stage == "download" else {}
+            bars[stage] = tqdm(
+                desc=f"{name}: {stage}", total=total or None, file=None if notebook else sys.stderr, **size
+            )
+        bars[stage].total = total or None
+        bars[stage].update(done - bars[stage].n)
+
+    try:
+        yield told
+    finally:
+        for bar in bars.values():
+            bar.close()

@@ -1,5 +1,6 @@
 """Model: a stock Hugging Face decoder and a map of its sites."""
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from residscope.engine import attention
+from residscope.engine import attention, parameters
 from residscope.engine.forward import forward, lock_of, rank
 from residscope.engine.generation import Generation, check_length, steps
 from residscope.engine.layout import Layout, lay_out, weight_in_out
@@ -23,7 +24,9 @@ from residscope.errors import (
     EmptyPrompt,
     NoChatTemplate,
     NoTokenizer,
+    NoWeights,
     PromptTooLong,
+    QuantisedModel,
     UnknownLayer,
     UnknownToken,
     WrongModel,
@@ -52,6 +55,8 @@ class Model:
         self.hash = hash
         self.layout: Layout = lay_out(hf)
         self.certificate: Any = None
+        _ = self.device  # refuses a model without weights
+        self._as_loaded = self.weights_version()
         self.bos = _adds_bos(tokenizer) if bos is None else bos
 
     @property
@@ -105,6 +110,21 @@ class Model:
         return self.layout.dtype
 
     @property
+    def quantised(self) -> str | None:
+        """The method its weights are quantised by; None for a model that has them in full."""
+        return self.layout.quantised
+
+    def require_exact_weights(self, what: str) -> None:
+        """Refuse, with QuantisedModel, what reads the weights or differentiates through them, where they are quantised."""
+        if self.quantised is not None:
+            raise QuantisedModel(
+                f"{what} needs the weights in full",
+                received=f"{self.name}, quantised by {self.quantised}",
+                allowed="capturing, the lens, and edits at sites: they are of the forward pass",
+                fix=parameters.FIX,
+            )
+
+    @property
     def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
         """The unembedding, a view of the model's own weight."""
         return weight_in_out(self.layout.unembed)
@@ -123,7 +143,11 @@ class Model:
     def weights_version(self) -> tuple[int, ...]:
         """Changes whenever a weight is replaced or written in place (but not through `.data`, which torch does not count)."""
         weights = (w for module in self.layout.modules for w in module._parameters.values() if w is not None)
-        return tuple(x for weight in weights for x in (weight._version, weight.data_ptr()))
+        return tuple(x for weight in weights for x in parameters.version_of(weight))
+
+    def fingerprint(self) -> str:
+        """The hash of the weights as they are: `hash`, or their own bytes' once a weight has been written to since loading."""
+        return self.hash if self.hash and self.weights_version() == self._as_loaded else weights_hash(self.hf)
 
     # ── tokens ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -322,6 +346,24 @@ class Model:
         dtype = str(self.dtype).removeprefix("torch.")
         sizes = f"{s.n_layers} layers, {heads}, d_model {s.d_model}"
         return f"Model({self.name}: {self.family.name}, {sizes}, {dtype} on {self.device})"
+
+
+def weights_hash(hf: Any) -> str:
+    """sha256 of a model's configuration and weights: names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256(hf.config.to_json_string(use_diff=False).encode())
+    for name, weight in hf.state_dict().items():
+        for part in parameters.parts_of(weight) if isinstance(weight, Tensor) else ():
+            if part.is_meta:
+                raise NoWeights(
+                    "a weight of the model is not in memory",
+                    received=f"{name} on the meta device",
+                    allowed="models whose weights are loaded, on any device",
+                    fix="load it by name: rs.load(name, device_map=...) offloads and still knows which weights it has",
+                )
+            plain = part.detach().cpu().contiguous()
+            digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
+            digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _rows(prompt: Any) -> list[str | Sequence[int]]:

@@ -44,7 +44,7 @@ class Recording:
         self.window = window
         self.readout: Tensor | None = None
         self._values = dict(values)
-        self._unedited = unedited or {}
+        self.unedited = dict(unedited or {})
         self._weights = weights
 
     @property
@@ -65,6 +65,11 @@ class Recording:
     def sites(self) -> tuple[Site, ...]:
         """The sites it holds now."""
         return tuple(sorted(self._values, key=lambda site: (rank(site, self.model.n_layers), site.name)))
+
+    @property
+    def held(self) -> dict[Site, Tensor]:
+        """What it holds now, by site; nothing is recomputed."""
+        return dict(self._values)
 
     @property
     def nbytes(self) -> int:
@@ -92,7 +97,8 @@ class Recording:
 
     def stack(self, name: str) -> Float[Tensor, "layer batch pos ..."]:
         """Every layer's value at the sites of one name: `rec.stack("resid_pre")`."""
-        return torch.stack([self[site] for site in self.model.sites.expand(name)])
+        values = [self[site] for site in self.model.sites.expand(name)]
+        return torch.stack([x.to(values[0].device) for x in values])  # blocks may stand on several devices
 
     def project(self, direction: Any, *, space: str | None = None) -> Float[Tensor, "batch pos"]:
         """The direction's coordinate at its own site; see `Direction.project`."""
@@ -131,10 +137,15 @@ class Recording:
             for layer in range(start, last + 1)
         }
 
+    @property
+    def stale(self) -> bool:
+        """Whether the model's weights have changed since this run."""
+        return self.model.weights_version() != self._weights
+
     def _recompute(self, sites: list[Site]) -> dict[Site, Tensor]:
         """Run the blocks these sites stand in once more, from the nearest stream held below them."""
         with lock_of(self.model.hf):
-            if self.model.weights_version() != self._weights:
+            if self.stale:
                 raise WeightsChanged(
                     "the model's weights have changed since this run",
                     received=", ".join(map(str, sites)),
@@ -154,9 +165,9 @@ class Recording:
             start = max((a for a in range(lowest, first + 1) if _stream(a, n) in self._values), default=lowest)
             if start > lowest:
                 window = Window(self if window is None else _Rebased(self), start, None, self.offset)
-                edits = tuple(_Above(edit, start, n) for edit in edits)
+                edits = tuple(Above(edit, start, n) for edit in edits)
             return forward(
-                self.model.layout, self.batch, capture=sites, edits=edits, window=window, unedited=self._unedited
+                self.model.layout, self.batch, capture=sites, edits=edits, window=window, unedited=self.unedited
             )
 
 
@@ -177,7 +188,7 @@ class _Rebased:
         return self._recording.window.base.keys_values(pos, start=start, stop=stop)
 
 
-class _Above:
+class Above:
     """An edit, without the sites that the stream a window starts from has already been through."""
 
     def __init__(self, edit: Edit, start: int, n_layers: int) -> None:

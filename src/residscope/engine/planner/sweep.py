@@ -19,7 +19,7 @@ from residscope.engine.planner.readouts import OfCell, Reader
 from residscope.engine.planner.strands import Base, Strand, alone, first_block, strands_of
 from residscope.engine.preparing import join, prepare
 from residscope.engine.protocols import Edit, Readout
-from residscope.engine.recording import Recording
+from residscope.engine.recording import Above, Recording
 from residscope.engine.windows import Window, whole_cache
 from residscope.errors import BadSweep, SweepCancelled, WeightsChanged
 from residscope.model.prompts import Batch
@@ -117,7 +117,8 @@ class Sweep:
         batch = self.batch if len(self._chunks) == 1 else self.batch.take(rows)
         base, reader = self._base(batch)
         table, n, length = self.model.sites, self.model.n_layers, batch.ids.shape[1]
-        single = [i for i, cell in enumerate(self.cells) if self.together[i] is not None or alone(cell, table)]
+        again = any(getattr(edit, "rereads", False) for edit in self.background)
+        single = [i for i, c in enumerate(self.cells) if again or self.together[i] is not None or alone(c, table)]
         inside = (i for i in range(len(self.cells)) if i not in {*single})
         strands = [s for i in inside for s in strands_of(i, self.cells[i], base, last=reader.last)]
         tokens = max(length, min(_TOKENS, self.memory // 2 // self.prices.bytes))
@@ -283,6 +284,8 @@ class Sweep:
         sites = {table.canonical(s) for name in self.readout.sites for s in table.expand(name)}
         start = 0 if self.together[cell] else first_block(self.cells[cell], table)
         window = Window(base.recording, start) if start else None
+        if start:  # the stream that the window starts from has been through the background already
+            edits = (*(Above(edit, start, self.model.n_layers) for edit in self.background), *self.cells[cell])
         held = {site for edit in edits if edit.needs_unedited for site in edit.places(table)}
         unedited = {site: base.unedited[site] for site in held}
         with lock_of(self.model.hf):

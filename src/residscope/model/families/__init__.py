@@ -189,7 +189,7 @@ class Family:
         """Every field that may matter; those of a field that is a table of its own, one by one."""
         for name, value in values.items():
             full = prefix + name
-            if name in _HARMLESS:
+            if name in _HARMLESS or full == "quantization_config":  # the engine's to decide, for every family alike
                 continue
             if isinstance(value, Mapping) and full not in self.config:
                 yield from self._fields(value, f"{full}.")

@@ -1,0 +1,96 @@
+"""Parameters as numbers: those in memory, those kept elsewhere until their layer runs, and those that are quantised.
+
+A quantised layer multiplies by kernels of its own, and no matrix in memory is what it multiplies by. Sites, edits, lens,
+sweeps and recordings are of the forward pass, and hold. A weight as a matrix, and gradients through it, do not. Weights that
+the method leaves as they are (often the unembedding) are read as ever.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from residscope.errors import NoWeights, QuantisedModel
+
+FIX = "load the model without its quantisation (a full-precision repository, or a dequantised copy)"
+
+
+def method_of(config: Any) -> str | None:
+    """The quantisation a model's configuration names (`torchao`, `bitsandbytes`, `gptq`, `awq` ...); None for none."""
+    told = getattr(config, "quantization_config", None)
+    if told is None:
+        return None
+    method = told.get("quant_method") if isinstance(told, dict) else getattr(told, "quant_method", None)
+    return str(getattr(method, "value", method) or type(told).__name__)
+
+
+def is_plain(module: Any) -> bool:
+    """Whether a layer's weight is an ordinary tensor of floating-point numbers."""
+    weight: Any = getattr(module, "weight", None)
+    return type(weight) in (Tensor, nn.Parameter) and type(weight.data) is Tensor and weight.is_floating_point()
+
+
+def plain_weight(module: Any) -> Tensor:
+    """A layer's weight, to be read as numbers. Raises QuantisedModel, NoWeights."""
+    if not is_plain(module):
+        held = type(getattr(module, "weight", None)).__name__
+        raise QuantisedModel(
+            "this needs a weight as numbers, and the layer holds it quantised",
+            received=f"{type(module).__name__} with {held}",
+            allowed="capturing, the lens, and edits at sites: they are of the forward pass",
+            fix=FIX,
+        )
+    found = in_memory(module, "weight")
+    assert found is not None
+    return found
+
+
+def in_memory(module: Any, name: str) -> Tensor | None:
+    """A parameter of a module, fetched from where accelerate keeps it if it is offloaded; None for none.
+
+    Raises:
+        NoWeights: it is on the meta device, and nothing knows its values.
+    """
+    found = getattr(module, name, None)
+    if found is None or not found.is_meta:
+        return None if found is None else found.detach()
+    from accelerate.utils import align_module_device
+
+    with align_module_device(module):
+        fetched = getattr(module, name).detach().clone()
+    if fetched.is_meta:
+        raise NoWeights(
+            "a weight of the model is not in memory",
+            received=f"the {name} of a {type(module).__name__} on the meta device",
+            allowed="models whose weights are loaded, or offloaded by accelerate",
+            fix="load it with rs.load(name, device_map=...), or fill its weights first",
+        )
+    return fetched
+
+
+def device_of(module: Any) -> torch.device:
+    """Where a module computes: where its weight is, or where accelerate brings it. Raises NoWeights."""
+    if not module.weight.is_meta:
+        return module.weight.device
+    hook = getattr(module, "_hf_hook", None)
+    for one in getattr(hook, "hooks", (hook,)):
+        if (place := getattr(one, "execution_device", None)) is not None:
+            return torch.device(place)
+    in_memory(module, "weight")
+    raise AssertionError("accelerate's hook has no device")
+
+
+def parts_of(weight: Tensor) -> Iterator[Tensor]:
+    """The ordinary tensors a weight is made of: itself, or a quantised one's numbers and scales."""
+    if not hasattr(weight, "__tensor_flatten__"):
+        yield weight
+        return
+    names, _ = weight.__tensor_flatten__()
+    for name in names:
+        yield from parts_of(getattr(weight, name))
+
+
+def version_of(weight: Tensor) -> tuple[int, int]:
+    """Changes when a weight is replaced or written in place. One that is offloaded comes and goes, which is no change."""
+    return (0, 0) if weight.is_meta else (weight._version, weight.data_ptr() or id(weight))  # quantised: no storage
