@@ -28,12 +28,13 @@ if TYPE_CHECKING:
     from residscope.metrics import loss as loss
     from residscope.model.prompts import PromptSet as PromptSet
     from residscope.model.sites import Site as Site
+    from residscope.results import Result as Result
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Dictionary": "directions", "Direction": "directions", "Model": "engine.model", "PromptSet": "model.prompts",
-    "Recording": "engine.recording", "Site": "model.sites", "Window": "engine.windows", "kl": "metrics",
+    "Recording": "engine.recording", "Result": "results", "Site": "model.sites", "Window": "engine.windows", "kl": "metrics",
     "load": "engine.loading", "log_prob": "metrics", "logit_diff": "metrics", "loss": "metrics", "pca": "corpus.pca",
 }  # fmt: skip
 _ROOMS = ("corpus", "directions", "edits", "errors")

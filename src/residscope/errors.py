@@ -7,7 +7,9 @@
     ├── EditError            BadEdit
     ├── RecordingError       NotRecorded, WeightsChanged, WrongModel
     ├── ModelError           ModelNotFound, DamagedModel, HashMismatch, Offline, UnknownFamily, UnknownConfig,
-    │                        CertificateFailed, RemoteCodeRefused
+    │                        CertificateFailed, RemoteCodeRefused, QuantisedModel, NoWeights
+    ├── ResultError          BadResult, UnknownLabel
+    ├── FileError            FileNotThere, DamagedFile
     ├── CorpusError          EmptyCorpus
     ├── TaskError            BadTable, TooFewWords, MissingLabel, TooFewPrompts
     ├── ProbeError           OneClass, UnseenLabel, SingularCovariance, Unreachable
@@ -176,6 +178,38 @@ class CertificateFailed(ModelError):
 
 class RemoteCodeRefused(ModelError):
     """A repository that wants to run its own Python code."""
+
+
+class QuantisedModel(ModelError):
+    """A question that needs the exact weights, asked of a model that has them quantised."""
+
+
+class NoWeights(ModelError):
+    """A model, or a part of it, whose weights are not in memory (on the `meta` device)."""
+
+
+class ResultError(ResidscopeError):
+    """The result cannot be made or asked so."""
+
+
+class BadResult(ResultError):
+    """Values, dimensions, labels or intervals that do not fit together."""
+
+
+class UnknownLabel(ResultError):
+    """A dimension, or a label along one, that the result does not have."""
+
+
+class FileError(ResidscopeError):
+    """The file cannot be used."""
+
+
+class FileNotThere(FileError):
+    """No file of that name."""
+
+
+class DamagedFile(FileError):
+    """A saved file that is truncated, was changed since, or holds something else."""
 
 
 class CorpusError(ResidscopeError):

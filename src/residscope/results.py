@@ -1,0 +1,263 @@
+"""Results: numbers with named dimensions, and what it takes to read them again next year."""
+
+import html
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from math import prod
+from numbers import Integral, Real
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from residscope.errors import BadResult, DamagedFile, MissingExtra, UnknownLabel
+from residscope.files import read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    import pandas
+
+Label = int | float | str
+KIND = "result"
+_TAKEN = ("value", "low", "high")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Result:
+    """Values over named dimensions, the labels along each, intervals where there are any, and where it all came from.
+
+    dims: one name for each axis of `values`. coords: labels along a dimension, by its name (0, 1, 2 ... unless said; no two
+    alike), and any further column, which `along` gives its dimension: `coords={"token": (" Eiffel", " Tower")},
+    along={"token": "pos"}`. low, high: the interval of each value. exact: True, or in words what approximates it.
+    provenance: plain values (method, model and its hash, dtype, device, prompts, seed, versions, seconds, notes).
+
+    It owns its tensors, on the CPU.
+
+    >>> effect = Result(torch.tensor([[0.0, 1.5], [-2.0, 0.5]]), ("layer", "pos"), name="logit difference")
+    >>> effect
+    Result(logit difference: layer 2 x pos 2; -2 to 1.5; exact)
+    >>> effect.select(layer=1).values
+    tensor([-2.0000,  0.5000])
+    """
+
+    values: Shaped[Tensor, "..."]
+    dims: tuple[str, ...]
+    coords: Mapping[str, Sequence[Label]] = field(default_factory=dict)
+    along: Mapping[str, str] = field(default_factory=dict)
+    name: str = "value"
+    low: Shaped[Tensor, "..."] | None = None
+    high: Shaped[Tensor, "..."] | None = None
+    exact: bool | str = True
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        def put(name: str, value: Any) -> None:
+            object.__setattr__(self, name, value)
+
+        put("dims", tuple(self.dims))
+        if len(self.dims) != self.values.ndim or len({*self.dims}) != len(self.dims) or {*self.dims} & {*_TAKEN}:
+            raise BadResult(
+                "the dimensions do not name the axes of the values",
+                received=f"{self.dims} for shape {tuple(self.values.shape)}",
+                allowed=f"one name for each axis, no two alike, none of {', '.join(_TAKEN)}",
+            )
+        for side in (self.low, self.high):
+            if side is not None and side.shape != self.values.shape:
+                raise BadResult(
+                    "the intervals are not the values' shape",
+                    received=str(tuple(side.shape)),
+                    allowed=str(tuple(self.values.shape)),
+                )
+        if (self.low is None) != (self.high is None):
+            raise BadResult("an interval has two ends", received="one of low and high", allowed="both, or neither")
+        if not (self.exact is True or (isinstance(self.exact, str) and self.exact)):
+            raise BadResult(
+                "a result is exact, or says what approximates it", received=repr(self.exact), allowed="True, or words"
+            )
+        for name in ("values", "low", "high"):
+            tensor = getattr(self, name)
+            put(name, None if tensor is None else tensor.detach().to("cpu", copy=True).contiguous())
+        put("along", MappingProxyType(dict(self.along)))
+        put("coords", MappingProxyType(self._labelled()))
+        put("provenance", MappingProxyType(_plain(self.provenance)))
+
+    def _labelled(self) -> dict[str, tuple[Label, ...]]:
+        """The labels of every dimension, then the further columns, checked."""
+        size = self.sizes
+        for column in self.coords.keys() - size.keys():
+            if self.along.get(column) not in size or column in _TAKEN:
+                raise BadResult(
+                    f"the column {column!r} stands along no dimension",
+                    received=f"along={dict(self.along)}",
+                    allowed=f"along={{{column!r}: ...}}, one of {', '.join(self.dims)}",
+                )
+        if strange := self.along.keys() - (self.coords.keys() - size.keys()):
+            raise BadResult("`along` names columns that are not there", received=", ".join(sorted(strange)))
+        found = {dim: tuple(range(n)) for dim, n in size.items()} | {
+            name: tuple(_label(x) for x in labels) for name, labels in self.coords.items()
+        }
+        for name, labels in found.items():
+            dim = self.along.get(name, name)
+            if len(labels) != size[dim]:
+                raise BadResult(
+                    f"{name} does not label every place along {dim}", received=f"{len(labels)}", allowed=f"{size[dim]}"
+                )
+            if name == dim and len({*labels}) != len(labels):
+                raise BadResult(
+                    f"two places along {dim} have one label",
+                    received=str(next(x for x in labels if labels.count(x) > 1)),
+                    fix=f"put these labels in a further column: along={{...: {dim!r}}}",
+                )
+        return found
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How long each dimension is."""
+        return dict(zip(self.dims, self.values.shape, strict=True))
+
+    # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def select(self, **labels: Label | Sequence[Label]) -> "Result":
+        """The part with these labels: one label takes its dimension away, a list of labels keeps them in that order.
+
+        `select(layer=3)`, `select(pos=[0, 4])`, and by a further column all that match: `select(token=" Mary")`.
+        Raises UnknownLabel.
+        """
+        found = self
+        for name, wanted in labels.items():
+            found = found._one(name, wanted)
+        return found
+
+    def _one(self, name: str, wanted: Label | Sequence[Label]) -> "Result":
+        if name not in self.coords:
+            raise UnknownLabel(
+                "no such dimension or column", received=name, allowed=", ".join(self.coords) or "none (a single number)"
+            )
+        dim, held = self.along.get(name, name), tuple(self.coords[name])
+        several = not isinstance(wanted, str) and isinstance(wanted, Iterable)
+        asked: list[Any] = list(wanted) if several else [wanted]  # type: ignore[arg-type]
+        places = [place for label in asked for place, other in enumerate(held) if other == label]
+        if missing := [label for label in asked if label not in held]:
+            near = ", ".join(map(repr, held[:6])) + (f" ... {held[-1]!r}" if len(held) > 6 else "")
+            raise UnknownLabel(f"no such {name}", received=repr(missing[0]), allowed=near)
+        if name == dim and not several:
+            return self._reduced(
+                dim, lambda x: x.select(self.dims.index(dim), places[0]), {"selected": {dim: held[places[0]]}}
+            )
+        coords = {
+            key: tuple(labels[p] for p in places) if self.along.get(key, key) == dim else labels
+            for key, labels in self.coords.items()
+        }
+        axis, index = self.dims.index(dim), torch.tensor(places, dtype=torch.long)
+        low, high = (None if x is None else x.index_select(axis, index) for x in (self.low, self.high))
+        return replace(self, values=self.values.index_select(axis, index), coords=coords, low=low, high=high)
+
+    def mean(self, dim: str) -> "Result":
+        """The mean along a dimension. Intervals are left out: the mean of intervals is no interval of the mean."""
+        if dim not in self.dims:
+            raise UnknownLabel("no such dimension", received=dim, allowed=", ".join(self.dims) or "none")
+        axis, n = self.dims.index(dim), self.sizes[dim]
+        wide = self.values if self.values.is_floating_point() else self.values.double()
+        return replace(self, values=wide, low=None, high=None)._reduced(
+            dim, lambda x: x.mean(axis), {"mean over": {dim: n}}
+        )
+
+    def _reduced(self, dim: str, take: Any, note: Mapping[str, Mapping[str, Any]]) -> "Result":
+        """Without a dimension and its columns; the provenance says what became of it."""
+        gone = {dim} | {column for column, at in self.along.items() if at == dim}
+        provenance = {**self.provenance}
+        for key, said in note.items():
+            provenance[key] = {**provenance.get(key, {}), **said}
+        return replace(
+            self,
+            values=take(self.values),
+            dims=tuple(d for d in self.dims if d != dim),
+            coords={key: labels for key, labels in self.coords.items() if key not in gone},
+            along={key: at for key, at in self.along.items() if key not in gone},
+            low=None if self.low is None else take(self.low),
+            high=None if self.high is None else take(self.high),
+            provenance=provenance,
+        )
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """Long form: one row for each value; columns are the dimensions, what stands along them, value, low and high.
+
+        Raises MissingExtra without pandas.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise MissingExtra("tables need pandas", fix="pip install residscope[tables]") from error
+        places = list(product(*(range(n) for n in self.values.shape)))
+        columns: dict[str, Any] = {}
+        for axis, dim in enumerate(self.dims):
+            for name in (dim, *(column for column, at in self.along.items() if at == dim)):
+                columns[name] = [self.coords[name][place[axis]] for place in places]
+        for name, tensor in (("value", self.values), ("low", self.low), ("high", self.high)):
+            if tensor is not None:
+                half = tensor.dtype in (torch.bfloat16, torch.float16)
+                columns[name] = (tensor.float() if half else tensor).reshape(-1).numpy()
+        return pandas.DataFrame(columns)
+
+    # ── files ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def save(self, path: str | Path) -> None:
+        """One safetensors file with everything in it; it is there whole or not at all."""
+        tensors = {"values": self.values, "low": self.low, "high": self.high}
+        about = {name: getattr(self, name) for name in ("dims", "name", "exact")}
+        about |= {name: dict(getattr(self, name)) for name in ("coords", "along", "provenance")}
+        write_tensors(path, KIND, {name: x for name, x in tensors.items() if x is not None}, about)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Result":
+        """What `save` wrote. Raises FileNotThere, DamagedFile."""
+        tensors, about = read_tensors(path, KIND)
+        parts: dict[str, Any] = {**tensors, **about, "dims": tuple(about["dims"])}
+        try:
+            return cls(**parts)
+        except (TypeError, KeyError, BadResult) as error:  # a file of a later version, or written by another program
+            raise DamagedFile(f"{Path(path).name} holds no result", received=str(error)) from error
+
+    # ── showing ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def __repr__(self) -> str:
+        sizes = " x ".join(f"{dim} {n}" for dim, n in self.sizes.items()) or "one number"
+        exact = "exact" if self.exact is True else self.exact
+        return f"Result({self.name}: {sizes}; {self._range()}; {exact})"
+
+    def _range(self) -> str:
+        if not prod(self.values.shape):
+            return "no values"
+        numbers = self.values.double()
+        real = numbers[torch.isfinite(numbers)]
+        span = f"{float(real.min()):.4g} to {float(real.max()):.4g}" if len(real) else "nothing finite"
+        missing = numbers.numel() - len(real)
+        return span if not missing else f"{span}, {missing} not finite"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(repr(self))}</pre>"
+
+
+def _label(x: Any) -> Label:
+    if isinstance(x, str):
+        return str(x)
+    x = x.item() if hasattr(x, "item") else x
+    if isinstance(x, Integral) and not isinstance(x, bool):
+        return int(x)
+    if isinstance(x, Real) and not isinstance(x, bool):
+        return float(x)
+    raise BadResult("a label is a number or a text", received=repr(x), allowed="int, float or str")
+
+
+def _plain(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy as JSON has it, so that a result that is made can be saved."""
+    try:
+        return json.loads(json.dumps(dict(provenance)))
+    except (TypeError, ValueError) as error:
+        raise BadResult(
+            "the provenance holds what is no plain value", received=str(error), allowed="text, numbers, lists, mappings"
+        ) from None
