@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from residscope import directions as directions
     from residscope import edits as edits
     from residscope import errors as errors
+    from residscope import tasks as tasks
     from residscope.corpus.pca import pca as pca
     from residscope.directions import Dictionary as Dictionary
     from residscope.directions import Direction as Direction
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from residscope.engine.model import Model as Model
     from residscope.engine.recording import Recording as Recording
     from residscope.engine.windows import Window as Window
+    from residscope.methods import concepts as concepts
+    from residscope.methods.lrqp import lrqp as lrqp
+    from residscope.methods.probe import Probe as Probe
+    from residscope.methods.probe_fit import fit_probe as fit_probe
+    from residscope.methods.probe_sweep import probe_sweep as probe_sweep
     from residscope.metrics import kl as kl
     from residscope.metrics import log_prob as log_prob
     from residscope.metrics import logit_diff as logit_diff
@@ -35,9 +41,13 @@ __version__ = "0.1.0"
 _HOME = {
     "Dictionary": "directions", "Direction": "directions", "Model": "engine.model", "PromptSet": "model.prompts",
     "Recording": "engine.recording", "Result": "results", "Site": "model.sites", "Window": "engine.windows", "kl": "metrics",
+    "Probe": "methods.probe", "fit_probe": "methods.probe_fit", "lrqp": "methods.lrqp", "probe_sweep": "methods.probe_sweep",
     "load": "engine.loading", "log_prob": "metrics", "logit_diff": "metrics", "loss": "metrics", "pca": "corpus.pca",
 }  # fmt: skip
-_ROOMS = ("corpus", "directions", "edits", "errors")
+_ROOMS = {
+    "concepts": "methods.concepts", "corpus": "corpus", "directions": "directions", "edits": "edits", "errors": "errors",
+    "tasks": "tasks",
+}  # fmt: skip
 __all__ = ["__version__", *_HOME, *_ROOMS]
 
 
@@ -45,7 +55,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     if name in _ROOMS:
-        return import_module(f"{__name__}.{name}")
+        return import_module(f"{__name__}.{_ROOMS[name]}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -1,4 +1,4 @@
-"""Tasks: each position decodes to what it is named for, each corrupted partner differs as it says, and nothing but the seed draws."""
+"""Tasks: each position decodes to what it is named for, corrupted partners differ as said, only the seed draws."""
 
 import pytest
 

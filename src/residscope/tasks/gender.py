@@ -10,20 +10,27 @@ from residscope.engine.model import Model
 from residscope.errors import TooFewPrompts
 from residscope.model.prompts import PromptSet
 from residscope.tasks.prefixes import prefixes as sentences
-from residscope.tasks.spans import locate, single_tokens
+from residscope.tasks.spans import locate, single_tokens, words
 
 TEMPLATE = "So {name} is such a good {noun}, isn't"
-HE = tuple(
-    "Adam Andrew Anthony Arthur Brian Charles Daniel David Edward Eric Frank George Henry Ian Jack Jacob James Jason John Joseph "
-    "Joshua Kevin Leon Louis Luke Mark Martin Matthew Michael Patrick Paul Peter Richard Robert Scott Simon Stephen Steven Thomas "
-    "William".split()
+HE = words(
+    """
+    Adam Andrew Anthony Arthur Brian Charles Daniel David Edward Eric Frank George Henry Ian Jack Jacob James Jason
+    John Joseph Joshua Kevin Leon Louis Luke Mark Martin Matthew Michael Patrick Paul Peter Richard Robert Scott Simon
+    Stephen Steven Thomas William
+    """
 )
-SHE = tuple(
-    "Alice Amy Anna Barbara Catherine Charlotte Diana Elizabeth Emily Emma Eva Helen Jane Jennifer Jessica Julia Kate Karen Laura "
-    "Linda Lisa Margaret Maria Mary Michelle Nancy Nicole Rachel Rebecca Rose Ruth Sandra Sarah Sophia Susan Victoria".split()
+SHE = words(
+    """
+    Alice Amy Anna Barbara Catherine Charlotte Diana Elizabeth Emily Emma Eva Helen Jane Jennifer Jessica Julia Kate
+    Karen Laura Linda Lisa Margaret Maria Mary Michelle Nancy Nicole Rachel Rebecca Rose Ruth Sandra Sarah Sophia Susan
+    Victoria
+    """
 )
-NOUNS = tuple(
-    "friend doctor teacher student writer cook singer driver lawyer artist player nurse neighbor dancer".split()
+NOUNS = words(
+    """
+    friend doctor teacher student writer cook singer driver lawyer artist player nurse neighbor dancer
+    """
 )
 
 
@@ -32,8 +39,8 @@ def gender(
 ) -> PromptSet:
     """n prompts, half with a name that is usually a man's and half with one that is usually a woman's.
 
-    Labels: `gender` (he or she), `name`, `noun`. Positions: NAME, IS (the token after it), END. Answers: the pronoun of the label,
-    then the other. The corrupted partner has a name of the other list and nothing else changed.
+    Labels: `gender` (he or she), `name`, `noun`. Positions: NAME, IS (the token after it), END. Answers: the pronoun of the
+    label, then the other. The corrupted partner has a name of the other list and nothing else changed.
 
     Raises:
         TooFewPrompts: fewer than two. TooFewWords: the tokenizer splits the names, or the text has no usable sentence.

@@ -12,7 +12,7 @@ from residscope.engine.model import Model
 from residscope.errors import TooFewPrompts
 from residscope.model.prompts import PromptSet
 from residscope.tasks.prefixes import prefixes as sentences
-from residscope.tasks.spans import locate, single_tokens
+from residscope.tasks.spans import locate, single_tokens, words
 
 # {A} and {B} are the two names of the first clause in their order, {S} the one who gives
 TEMPLATES = (
@@ -32,16 +32,26 @@ TEMPLATES = (
     "The {place} {A} and {B} went to had a {object}. {S} gave it to",
     "Friends {A} and {B} found a {object} at the {place}. {S} gave it to",
 )
-NAMES = tuple(
-    "Aaron Adam Alan Alex Alice Amy Anderson Andre Andrew Andy Anna Anthony Arthur Austin Blake Brian Carter Charles Charlie "
-    "Christian Christopher Clark Cole Collins Crystal Daniel David Dean Edward Elizabeth Emily Eric Eva Frank George Graham Henry "
-    "Ian Jack Jacob Jake James Jamie Jane Jason Jay Jennifer Jeremy Jessica John Jonathan Jordan Joseph Joshua Justin Kate Kelly "
-    "Kevin Laura Leon Lewis Lisa Louis Luke Marco Marcus Maria Martin Mary Matthew Max Michael Michelle Morgan Patrick Paul Peter "
-    "Rachel Richard Robert Roman Ruby Russell Ryan Sarah Scott Sean Simon Stephen Steven Sullivan Taylor Thomas Tyler Victoria "
-    "Warren William".split()
+NAMES = words(
+    """
+    Aaron Adam Alan Alex Alice Amy Anderson Andre Andrew Andy Anna Anthony Arthur Austin Blake Brian Carter Charles
+    Charlie Christian Christopher Clark Cole Collins Crystal Daniel David Dean Edward Elizabeth Emily Eric Eva Frank
+    George Graham Henry Ian Jack Jacob Jake James Jamie Jane Jason Jay Jennifer Jeremy Jessica John Jonathan Jordan
+    Joseph Joshua Justin Kate Kelly Kevin Laura Leon Lewis Lisa Louis Luke Marco Marcus Maria Martin Mary Matthew Max
+    Michael Michelle Morgan Patrick Paul Peter Rachel Richard Robert Roman Ruby Russell Ryan Sarah Scott Sean Simon
+    Stephen Steven Sullivan Taylor Thomas Tyler Victoria Warren William
+    """
 )
-PLACES = tuple("store garden restaurant school hospital office house station park library market museum".split())
-OBJECTS = tuple("ring book bone basketball computer necklace drink snack letter camera ticket hat".split())
+PLACES = words(
+    """
+    store garden restaurant school hospital office house station park library market museum
+    """
+)
+OBJECTS = words(
+    """
+    ring book bone basketball computer necklace drink snack letter camera ticket hat
+    """
+)
 POSITIONS = ("IO", "S1", "S1+1", "S2", "END")
 
 
@@ -69,9 +79,9 @@ def ioi(model: Model, n: int = 200, *, seed: int = 0, prefixes: bool = True, tex
         io, s = drawn.sample(names, 2)
         first, second = (io, s) if i % 2 == 0 else (s, io)
         template = drawn.randrange(len(TEMPLATES))
-        words = {"A": first, "B": second, "place": drawn.choice(places), "object": drawn.choice(objects)}
-        prompt, found = _placed(model, sentence, template, words | {"S": s})
-        other, _ = _placed(model, sentence, template, words | {"S": io})
+        filled = {"A": first, "B": second, "place": drawn.choice(places), "object": drawn.choice(objects)}
+        prompt, found = _placed(model, sentence, template, filled | {"S": s})
+        other, _ = _placed(model, sentence, template, filled | {"S": io})
         order = ("ABBA", "BABA")[i % 2]
         s1 = found["B" if order == "ABBA" else "A"]
         at = (found["A" if order == "ABBA" else "B"], s1, s1 + 1, found["S"], len(prompt[1]) - 1)
@@ -89,16 +99,17 @@ def ioi(model: Model, n: int = 200, *, seed: int = 0, prefixes: bool = True, tex
 
 
 def _placed(
-    model: Model, sentence: str, template: int, words: dict[str, str]
+    model: Model, sentence: str, template: int, filled: dict[str, str]
 ) -> tuple[tuple[str, tuple[int, ...]], dict[str, int]]:
     """(The text, its token ids), and the token index of A, B and S, each decoding to its name."""
-    text, ends = sentence + " " if sentence else "", {}
+    text = f"{sentence} " if sentence else ""
+    ends: dict[str, int] = {}
     for literal, slot in re.findall(r"([^{]*)(?:\{(\w+)\})?", TEMPLATES[template]):
-        text += literal + words.get(slot, "")
+        text += literal + filled.get(slot, "")
         ends |= {slot: len(text)} if slot in "ABS" and slot else {}
     located = locate(model, text)
     found = {slot: located.last(end) for slot, end in ends.items()}
     for slot, index in found.items():
         assert index is not None
-        assert model.token_texts([located.ids[index]])[0].strip() == words[slot], (text, slot)
+        assert model.token_texts([located.ids[index]])[0].strip() == filled[slot], (text, slot)
     return (text, located.ids), {slot: index for slot, index in found.items() if index is not None}

@@ -44,3 +44,8 @@ def single_tokens(model: Model, words: tuple[str, ...], *, least: int, what: str
             fix="give your own prompts with rs.tasks.from_file",
         )
     return kept
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The words of a text, as a list to draw from."""
+    return tuple(text.split())
