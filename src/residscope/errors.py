@@ -4,7 +4,7 @@
     ├── PromptError          EmptyPrompt, PromptTooLong, UnknownToken, NoTokenizer, NoChatTemplate
     ├── SiteError            UnknownSite, UnknownLayer, UnknownHead, UnknownNeuron, UnknownPosition, AbsentSite
     ├── DirectionError       WrongWidth, ZeroDirection, CappedLogits
-    ├── EditError            BadEdit
+    ├── EditError            BadEdit, ClashingEdits, CannotAlign
     ├── RecordingError       NotRecorded, WeightsChanged, WrongModel
     ├── ModelError           ModelNotFound, DamagedModel, HashMismatch, Offline, UnknownFamily, UnknownConfig,
     │                        CertificateFailed, RemoteCodeRefused, QuantisedModel, NoWeights
@@ -126,6 +126,14 @@ class EditError(ResidscopeError):
 
 class BadEdit(EditError):
     """An edit that does not parse, or whose parts contradict each other."""
+
+
+class ClashingEdits(EditError):
+    """Two edits that hold the same entries to different things: the first would be lost without a word."""
+
+
+class CannotAlign(EditError):
+    """Prompts whose positions do not correspond as the edit would need."""
 
 
 class RecordingError(ResidscopeError):

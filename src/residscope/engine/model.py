@@ -10,6 +10,7 @@ from torch import Tensor
 from residscope.engine import attention
 from residscope.engine.forward import forward, lock_of, rank
 from residscope.engine.layout import Layout, lay_out, weight_in_out
+from residscope.engine.preparing import prepare
 from residscope.engine.protocols import Edit, OfPrompts, Readout
 from residscope.engine.recording import Recording
 from residscope.engine.windows import Window
@@ -222,7 +223,7 @@ class Model:
         given = [edits] if isinstance(edits, Edit) else edits
         if isinstance(prompt, PromptSet):
             given = [edit.on(prompt) if isinstance(edit, OfPrompts) else edit for edit in given]
-        prepared = tuple(edit.prepare(self) for edit in given)
+        prepared = prepare(self, given, batch.lengths)
         with lock_of(self.hf):
             unedited = self._unedited(batch, prepared)
             values = forward(self.layout, batch, capture=sites, edits=prepared, window=window, unedited=unedited)

@@ -33,7 +33,7 @@ class ConceptEdit(BaseEdit):
     """
 
     classes: Sequence[str] = ()
-    label: str = ""
+    variable: str = ""
     position: str = ""
     to: To = "other"
     model: str = ""
@@ -48,7 +48,7 @@ class ConceptEdit(BaseEdit):
         for word in [self.to] if isinstance(self.to, str) else self.to:
             if word not in (*WORDS, "true", *self.classes):
                 raise BadEdit(
-                    f"{self.kind} cannot set {self.label} to this",
+                    f"{self.kind} cannot set {self.variable} to this",
                     received=f"to={word!r}",
                     allowed=", ".join(["true", *WORDS, *self.classes]),
                 )
@@ -68,7 +68,7 @@ class ConceptEdit(BaseEdit):
                 )
             return self
         where = None if self.pos is not None else torch.tensor(prompts.at(self.position))
-        true = self._true(prompts) if self.label in prompts.labels else None
+        true = self._true(prompts) if self.variable in prompts.labels else None
         words = [self.to] * len(prompts) if isinstance(self.to, str) else list(self.to)
         if len(words) != len(prompts):
             raise BadEdit(
@@ -78,7 +78,7 @@ class ConceptEdit(BaseEdit):
             )
         if true is None and {"true", "other"} & {*words}:
             raise MissingLabel(
-                f"the prompts have no {self.label}, so nothing says what is true of them",
+                f"the prompts have no {self.variable}, so nothing says what is true of them",
                 received=f"to={self.to!r}",
                 allowed=", ".join([*self.classes, "neutral"]),
                 fix="say the class itself",
@@ -96,11 +96,11 @@ class ConceptEdit(BaseEdit):
         return replace(self, to=to, **cut)
 
     def _true(self, prompts: PromptSet) -> Int[Tensor, "prompt"]:
-        names = [str(value) for value in prompts.label(self.label)]
+        names = [str(value) for value in prompts.label(self.variable)]
         unknown = [name for name in names if name not in self.classes]
         if unknown:
             raise MissingLabel(
-                f"a prompt's {self.label} is no class of the probe",
+                f"a prompt's {self.variable} is no class of the probe",
                 received=unknown[0],
                 allowed=", ".join(self.classes),
             )
@@ -174,12 +174,15 @@ class ConceptEdit(BaseEdit):
             raise WrongWidth(f"the probe does not fit {self.site}", received=str(x.shape[-1]), allowed=str(width))
 
     @property
-    def label_of(self) -> str:
-        """What it sets, in words: `order to other`."""
-        return f"{self.label} to {self.to if isinstance(self.to, str) else 'one for each prompt'}"
+    def label(self) -> str:
+        """A few words: `lrqp resid_mid.6 at S2: order to other`."""
+        to = self.to if isinstance(self.to, str) else "one for each prompt"
+        place = self.position if self.pos is None else f"pos {', '.join(map(str, self.pos))}"
+        return f"{self.method_name} {self.site} at {place}: {self.variable} to {to}"
 
-    def __repr__(self) -> str:
-        return f"<{self.kind} {self.site} {self.position}: {self.label_of}>"
+    @property
+    def method_name(self) -> str:
+        return self.kind
 
 
 def of(probe: Probe, to: To, pos: int | Sequence[int] | None) -> dict[str, Any]:
@@ -189,7 +192,7 @@ def of(probe: Probe, to: To, pos: int | Sequence[int] | None) -> dict[str, Any]:
         "head": None if probe.head is None else (probe.head,),
         "pos": None if pos is None else (pos,) if isinstance(pos, int) else tuple(pos),
         "classes": probe.classes,
-        "label": probe.label,
+        "variable": probe.label,
         "position": probe.position,
         "to": to,
         "model": str(probe.provenance.get("model", "")),

@@ -46,8 +46,9 @@ class SetConcept(ConceptEdit):
             added = added - shift[known]
         return x - ((x - mean) @ read.T) @ write + added
 
-    def __repr__(self) -> str:
-        return f"<{self.method} {self.site} {self.position}: {self.label_of}>"
+    @property
+    def method_name(self) -> str:
+        return self.method
 
 
 def mean_difference(probe: Probe, to: To = "other", *, pos: int | Sequence[int] | None = None) -> SetConcept:

@@ -111,7 +111,7 @@ class LRQP(ConceptEdit):
     def _refuse(self, row: int, k: Tensor, M: Tensor, odds: Tensor, floor: Tensor) -> None:
         most = greatest(M[row], odds[row])
         raise Unreachable(
-            f"no activation makes the probe of {self.label} read {self.classes[int(k[row])]} with these odds",
+            f"no activation makes the probe of {self.variable} read {self.classes[int(k[row])]} with these odds",
             received=f"alpha = e^{float(floor[row].max()):.4g}",
             allowed=f"alpha up to e^{most:.4g}",
             fix="ask for a smaller alpha=, or fit a probe with more prompts of that class",

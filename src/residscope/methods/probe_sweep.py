@@ -43,7 +43,7 @@ def probe_sweep(
         seed=seed, Cs=Cs, progress=progress,
     )  # fmt: skip
     shape = (len(sites), len(layers), len(positions))
-    coords = {"site": tuple(sites), "layer": layers, "position": tuple(positions)}
+    coords: dict[str, Any] = {"site": tuple(sites), "layer": layers, "position": tuple(positions)}
     some = next(iter(probes.values()))
     about: dict[str, Any] = {
         "method": "probe_sweep", "label": label, "classes": list(some.classes), "train": sum(some.counts),
@@ -81,7 +81,7 @@ def fit_probes(
     train, test = halves(data, label=label, held_out=held_out, seed=seed)
     seen, unseen = (activations(model, half, sites, positions, progress=progress) for half in (train, test))
     about = {"model": model.hash, "model name": model.name, "data": data.name, "seed": seed}
-    probes = {}
+    probes: dict[tuple[str, str], Probe] = {}
     for site, position in seen:
         if progress is not None:
             progress("probes", len(probes), len(seen))

@@ -1,0 +1,77 @@
+"""Which position of a source's prompt stands for which of the run's, where the prompts differ in length or wording."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from residscope.errors import BadEdit, CannotAlign, UnknownPosition
+from residscope.model.prompts import PromptSet
+
+# "prefix", "suffix", {to: from} for every prompt or one such for each, or the run's PromptSet and the source's
+Align = str | Mapping[int, int] | Sequence[Any] | PromptSet | None
+
+
+def check_align(align: Any) -> None:
+    """Refuse what is none of the forms."""
+    several = align if isinstance(align, list | tuple) else [align]
+    named = isinstance(align, PromptSet) or (len(several) == 2 and all(isinstance(a, PromptSet) for a in several))
+    if align is None or named or (isinstance(align, str) and align in ("prefix", "suffix")):
+        return
+    for one in several:
+        if not isinstance(one, Mapping) or not all(_is_index(i) for pair in one.items() for i in pair):
+            raise BadEdit(
+                "no such alignment",
+                received=f"align={align!r}"[:120],
+                allowed='"prefix", "suffix", {to: from}, one such for each prompt, or the run\'s PromptSet',
+            )
+
+
+def by_names(align: Any, source: Any) -> Any:
+    """An alignment by named positions as one {to: from} for each prompt; any other as it is."""
+    prompts, sources = align if isinstance(align, tuple | list) and len(align) == 2 else (align, source)
+    if not isinstance(prompts, PromptSet):
+        return align
+    if not isinstance(sources, PromptSet):
+        raise CannotAlign(
+            "positions are aligned by their names in two prompt sets",
+            received=f"a source of type {type(sources).__name__}",
+            fix="give the source as a PromptSet, or align=(prompts, sources)",
+        )
+    names = sorted(prompts.positions.keys() & sources.positions.keys())
+    if not names or len(prompts) != len(sources):
+        raise CannotAlign(
+            "the prompt sets do not correspond",
+            received=f"{len(prompts)} prompts naming {sorted(prompts.positions)}, {len(sources)} naming "
+            f"{sorted(sources.positions)}",
+            allowed="as many prompts, and a position name in common",
+        )
+    return tuple(
+        {prompts.positions[name][row]: sources.positions[name][row] for name in names} for row in range(len(prompts))
+    )
+
+
+def pairs(align: Any, *, prompt: int, to: int, source: int) -> dict[int, int]:
+    """{to: from} between a run's prompt of `to` tokens and a source's of `source`. Raises UnknownPosition, CannotAlign."""
+    if align == "prefix":
+        return {i: i for i in range(min(to, source))}
+    if align == "suffix":
+        return {to - i: source - i for i in range(1, min(to, source) + 1)}
+    if not isinstance(align, Mapping):
+        if prompt >= len(align):
+            raise CannotAlign(
+                "there is no alignment for this prompt",
+                received=f"prompt {prompt}",
+                allowed=f"an alignment for each prompt: there are {len(align)}",
+            )
+        align = align[prompt]
+    for i, j in align.items():
+        if not 0 <= i < to or not 0 <= j < source:
+            raise UnknownPosition(
+                "the positions to patch are not all there",
+                received=f"{i} from {j}",
+                allowed=f"0 to {to - 1} from 0 to {source - 1}",
+            )
+    return dict(align)
+
+
+def _is_index(i: Any) -> bool:
+    return isinstance(i, int) and not isinstance(i, bool)

@@ -1,0 +1,210 @@
+"""What all edits share: where they act, which of a value's entries they are meant for, and how their parts are checked."""
+
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, fields
+from math import isfinite
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from residscope.directions import Direction
+from residscope.engine.model import Model
+from residscope.engine.protocols import At
+from residscope.errors import BadEdit, UnknownPosition, WrongWidth
+from residscope.model.sites import Site, SiteTable
+from residscope.plain import to_plain
+
+KINDS: dict[str, type["BaseEdit"]] = {}
+Index = int | Sequence[int] | None
+WHERE = {"head", "kv_head", "neuron", "pos"}
+_GROUPS = {
+    "norms": (
+        "attn_scale",
+        "attn_post_scale",
+        "mlp_scale",
+        "mlp_post_scale",
+        "q_scale",
+        "k_scale",
+        "final_scale",
+    ),
+    "patterns": ("pattern",),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class BaseEdit:
+    """What all edits share: where they act. A kind of edit is a subclass with a `kind` and a `change`."""
+
+    site: str
+    head: tuple[int, ...] | None = None
+    kv_head: tuple[int, ...] | None = None
+    neuron: tuple[int, ...] | None = None
+    pos: tuple[int, ...] | None = None
+
+    kind: ClassVar[str] = ""
+    needs_unedited: ClassVar[bool] = False
+    rereads: ClassVar[bool] = False  # whether it asks `At.reread`
+    prompt_only: ClassVar[bool] = False  # whether what it holds to has no value at generated positions
+
+    def __init_subclass__(cls) -> None:
+        if cls.kind:
+            KINDS[cls.kind] = cls
+
+    def change(self, value: Tensor, at: At) -> Tensor:
+        """The new value everywhere; `apply` keeps it to the heads, neurons and positions asked for."""
+        raise NotImplementedError
+
+    def places(self, table: SiteTable) -> list[Site]:
+        group = _GROUPS.get(self.site)
+        names = [self.site] if group is None else [name for name in group if name not in table.absent]
+        sites = [site for name in names for site in table.expand(name)]
+        for site in sites:
+            for axis, index in (("head", self.head), ("kv_head", self.kv_head), ("d_mlp", self.neuron)):
+                if index is not None:
+                    table.check_index(site, axis, index)
+        return [table.canonical(site) for site in sites]
+
+    def reads(self, table: SiteTable) -> list[Site]:
+        return []
+
+    def prepare(self, model: Model) -> "BaseEdit":
+        return self
+
+    def refuse(self, later: Any, table: SiteTable, lengths: tuple[int, ...]) -> None:
+        """Raise ClashingEdits where a later edit of the run contradicts this one. `lengths`: of the run's prompts."""
+
+    def joined(self, later: Any, table: SiteTable) -> "BaseEdit | None":
+        """One edit that does what both say together; None where the order says it already."""
+        return None
+
+    def apply(self, value: Tensor, at: At) -> Tensor:
+        new = self.change(value, at).to(value.dtype)
+        chosen = self.chosen(value, at)
+        return new if chosen is None else torch.where(chosen, new, value)
+
+    def chosen(self, value: Tensor, at: At) -> Bool[Tensor, "..."] | None:
+        """Which entries the edit is meant for; None for all."""
+        axes, mask = at.site.kind.axes, at_positions(self.pos, value, at)
+        for axis, index in (("head", self.head), ("kv_head", self.kv_head), ("d_mlp", self.neuron)):
+            if index is not None:
+                own = along(value, axes.index(axis), index)
+                mask = own if mask is None else mask & own
+        return mask
+
+    @property
+    def label(self) -> str:
+        """A few words: `ablate z.23 head 3`."""
+        parts = [self.kind, self.site]
+        for name in ("head", "kv_head", "neuron", "pos"):
+            index = getattr(self, name)
+            if index is not None:
+                parts.append(f"{name} {', '.join(map(str, index))}")
+        return " ".join(parts)
+
+    def to_dict(self, tensors: MutableMapping[str, Tensor] | None = None) -> dict[str, Any]:
+        """Plain JSON values; tensors as base64 with their sha256, or, in `tensors`, once each by their sha256."""
+        found = {"kind": self.kind} | {f.name: to_plain(getattr(self, f.name), tensors) for f in fields(self)}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def __repr__(self) -> str:
+        return f"<{self.label}>"
+
+
+def indices(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Heads, neurons and positions as tuples. Raises BadEdit for what is none of them, or not a whole number."""
+    if extra := given.keys() - WHERE:
+        raise BadEdit(
+            "an edit does not take these", received=", ".join(sorted(extra)), allowed=", ".join(sorted(WHERE))
+        )
+    return {name: _index(index, name) for name, index in given.items()}
+
+
+def _index(given: Any, name: str) -> tuple[int, ...] | None:
+    if given is None:
+        return None
+    found = (given,) if isinstance(given, int) and not isinstance(given, bool) else given
+    if not isinstance(found, list | tuple | range) or not all(
+        isinstance(i, int) and not isinstance(i, bool) for i in found
+    ):
+        raise BadEdit(
+            f"{name} is a whole number or a list of them", received=f"{name}={given!r}", allowed="such as 3 or [1, 4]"
+        )
+    return tuple(found)
+
+
+def along(value: Tensor, axis: int, index: tuple[int, ...]) -> Bool[Tensor, "..."]:
+    mask = torch.zeros(value.shape[axis], dtype=torch.bool, device=value.device)
+    mask[list(index)] = True
+    return mask.view([-1 if i == axis else 1 for i in range(value.ndim)])
+
+
+def at_positions(pos: tuple[int, ...] | None, value: Tensor, at: At) -> Bool[Tensor, "..."] | None:
+    """Which entries stand at these positions, negative ones counted from each row's own end; None for all."""
+    if pos is None:
+        return None
+    axis = positions_axis(at)
+    rows = torch.zeros(value.shape[0], value.shape[axis], dtype=torch.bool, device=value.device)
+    for row, length in enumerate(at.batch.lengths):
+        for p in pos:
+            found = p + length if p < 0 else p
+            if not 0 <= found < length:
+                raise UnknownPosition(
+                    f"the prompt has {length} tokens", received=f"pos={p}", allowed=f"{-length} to {length - 1}"
+                )
+            if found >= at.offset:
+                rows[row, found - at.offset] = True
+    shape = [1] * value.ndim
+    shape[0], shape[axis] = rows.shape
+    return rows.view(shape)
+
+
+def prompt_of(row: int, at: At) -> int:
+    """Which of the run's prompts a row stands for."""
+    return row if at.rows is None else at.rows[row]
+
+
+def whole(value: Any, name: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise BadEdit(f"{name} is a whole number", received=f"{name}={value!r}", allowed="0, 1, 2 ...")
+
+
+def as_number(value: Any, name: str) -> Any:
+    """A float of anything that is one number (also of numpy's or torch's); what is none goes on, to be refused."""
+    try:
+        return value if isinstance(value, str | bool) else float(value)
+    except (TypeError, ValueError, RuntimeError):
+        return value
+
+
+def number(value: Any, name: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+        raise BadEdit(f"{name} is a number", received=f"{name}={value!r}", allowed="a finite number")
+
+
+def write_of(direction: Any) -> Tensor:
+    if not isinstance(direction, Direction | Tensor):
+        raise BadEdit("not a direction", received=repr(direction)[:80], allowed="a Direction or a vector")
+    return direction if isinstance(direction, Tensor) else direction.write
+
+
+def readable(direction: Direction) -> bool:
+    """Whether moving along write changes what read reads."""
+    overlap = float(direction.read.double() @ direction.write.double())
+    return abs(overlap) > 1e-6 * float(direction.read.double().norm() * direction.write.double().norm())
+
+
+def fitting(vector: Tensor, value: Tensor, at: At) -> Tensor:
+    if vector.ndim != 1 or len(vector) != value.shape[-1]:
+        raise WrongWidth(
+            f"the direction does not fit {at.site}",
+            received=f"shape {tuple(vector.shape)}",
+            allowed=f"({value.shape[-1]},)",
+        )
+    return vector.to(value.device)
+
+
+def positions_axis(at: At) -> int:
+    axes = at.site.kind.axes
+    return axes.index("query" if "query" in axes else "pos")

@@ -1,0 +1,92 @@
+"""Edits of a dictionary's coefficients: the rest of the value, the dictionary's error included, stays as it was."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from residscope.directions import Dictionary
+from residscope.edits.base import BaseEdit, Index, as_number, indices, number
+from residscope.engine.protocols import At
+from residscope.errors import BadEdit, DirectionError
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Feature(BaseEdit):
+    """Scale or set coefficients: x + sum_i (a_i' - a_i) write_i, with a = encode(x). See `feature`."""
+
+    dictionary: Dictionary | None = None
+    index: tuple[int, ...] = ()
+    scale: float | None = None
+    value: float | None = None
+    kind: ClassVar[str] = "feature"
+
+    def __post_init__(self) -> None:
+        check_features(self.dictionary, self.index)
+        if (self.scale is None) == (self.value is None):
+            raise BadEdit(
+                "a feature is scaled or set",
+                received=f"scale={self.scale}, value={self.value}",
+                allowed="one of the two",
+            )
+        number(self.value if self.scale is None else self.scale, "value" if self.scale is None else "scale")
+
+    def change(self, value: Tensor, at: At) -> Tensor:
+        assert self.dictionary is not None
+        old = self.dictionary.encode(_wide(value))[..., [*self.index]]
+        new = torch.full_like(old, self.value) if self.value is not None else old * (self.scale or 0.0)
+        return with_features(self.dictionary, self.index, value, new)
+
+    @property
+    def label(self) -> str:
+        names = ", ".join(map(str, self.index))
+        return f"{super().label} {self.dictionary.name if self.dictionary else ''} {names}"
+
+
+def feature(
+    dictionary: Dictionary,
+    index: Index,
+    scale: float | None = None,
+    *,
+    value: float | None = None,
+    site: str | None = None,
+    **where: Index,
+) -> Feature:
+    """Multiply one coefficient of a dictionary (or several) by `scale`, 0 to remove it; or set it to `value`.
+
+    x + (scale - 1) a_i write_i with a = dictionary.encode(x): what the dictionary leaves out (its error) is kept. At the
+    dictionary's own site unless said.
+    """
+    numbers = {name: None if x is None else as_number(x, name) for name, x in {"scale": scale, "value": value}.items()}
+    place = getattr(dictionary, "site", "") if site is None else site
+    found = indices({"neuron": index})["neuron"] or ()
+    return Feature(str(place), dictionary=dictionary, index=found, **numbers, **indices(where))
+
+
+def check_features(dictionary: Any, index: Any) -> None:
+    """Refuse what is no dictionary, and features that it does not have."""
+    if not isinstance(dictionary, Dictionary):
+        raise BadEdit("not a dictionary", received=repr(dictionary)[:80], allowed="a Dictionary, such as rs.pca gives")
+    if not index:
+        raise BadEdit("say which feature", received=f"index={index!r}", allowed=f"0 to {len(dictionary) - 1}")
+    if not all(0 <= i < len(dictionary) for i in index):
+        raise DirectionError(
+            f"{dictionary.name} has {len(dictionary)} directions",
+            received=f"feature {list(index)}",
+            allowed=f"0 to {len(dictionary) - 1}",
+        )
+
+
+def with_features(
+    dictionary: Dictionary, index: tuple[int, ...], x: Float[Tensor, "*batch d"], new: Float[Tensor, "*batch n"]
+) -> Float[Tensor, "*batch d"]:
+    """x with some of its coefficients made `new`: x + sum_i (new_i - a_i) write_i."""
+    wide = _wide(x)
+    moved = (new.to(wide) - dictionary.encode(wide)[..., [*index]]) @ dictionary.write[[*index]].to(wide)
+    return (wide + moved).to(x.dtype)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,99 @@
+"""Isolating heads: the other heads of the layer are taken out. Several at one site keep the union of theirs."""
+
+from collections.abc import MutableMapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from residscope.edits.base import BaseEdit, Index, along, at_positions, indices
+from residscope.edits.values import check_replacement, mean_over, refuse_open_data, replacement
+from residscope.engine.model import Model
+from residscope.engine.protocols import At
+from residscope.errors import BadEdit, ClashingEdits
+from residscope.model.sites import Site, SiteTable
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Isolate(BaseEdit):
+    """Among a site's heads keep these. `parts`: the isolates of one run that were joined into this one. See `isolate`."""
+
+    to: str | Tensor = "zero"
+    over: Any = field(default=None)
+    kind: ClassVar[str] = "isolate"
+
+    def __post_init__(self) -> None:
+        check_replacement(self.to, self.over)
+        if self.head is None and self.kv_head is None:
+            raise BadEdit("isolate needs the heads to keep", received="none", allowed="head= (kv_head= on k and v)")
+        if self.neuron is not None:
+            raise BadEdit("isolate keeps heads", received=f"neuron={list(self.neuron)}", allowed="head= or kv_head=")
+
+    def prepare(self, model: Model) -> "Isolate":
+        if not isinstance(self.to, str) or self.to != "mean":
+            return self
+        return replace(self, to=mean_over(self, model), over=None)
+
+    def joined(self, later: Any, table: SiteTable) -> "Isolates | None":
+        return _join((self,), later, table)
+
+    def apply(self, value: Tensor, at: At) -> Tensor:
+        return _apply((self,), value, at)
+
+    def to_dict(self, tensors: MutableMapping[str, Tensor] | None = None) -> dict[str, Any]:
+        refuse_open_data(self.over)
+        return super().to_dict(tensors)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Isolates(BaseEdit):
+    """Isolates of one run that meet at a site: an entry goes where one of them acts and none keeps it."""
+
+    parts: tuple[Isolate, ...] = ()
+
+    def places(self, table: SiteTable) -> list[Site]:
+        return [*dict.fromkeys(site for part in self.parts for site in part.places(table))]
+
+    def joined(self, later: Any, table: SiteTable) -> "Isolates | None":
+        return _join(self.parts, later, table)
+
+    def apply(self, value: Tensor, at: At) -> Tensor:
+        return _apply([part for part in self.parts if at.site in part.places(at.table)], value, at)
+
+    @property
+    def label(self) -> str:
+        return ", ".join(part.label for part in self.parts)
+
+
+def _join(parts: tuple[Isolate, ...], later: Any, table: SiteTable) -> Isolates | None:
+    if not isinstance(later, Isolate) or not any({*p.places(table)} & {*later.places(table)} for p in parts):
+        return None
+    for part in parts:
+        same = torch.equal(part.to, later.to) if isinstance(part.to, Tensor) and isinstance(later.to, Tensor) else None
+        if not (part.to == later.to if same is None and type(part.to) is type(later.to) else same):
+            raise ClashingEdits(
+                "two isolates put different things in the place of the other heads",
+                received=f"{part.label}, then {later.label}",
+                allowed="one replacement for a layer",
+            )
+    return Isolates(parts[0].site, parts=(*parts, later))
+
+
+def _apply(parts: Any, value: Tensor, at: At) -> Tensor:
+    axes = at.site.kind.axes
+    acts = kept = torch.zeros((1,) * value.ndim, dtype=torch.bool, device=value.device)
+    for part in parts:
+        index, name = (part.head, "head") if part.head is not None else (part.kv_head, "kv_head")
+        where = at_positions(part.pos, value, at)
+        here = torch.ones_like(acts[:1]) if where is None else where
+        acts, kept = acts | here, kept | (here & along(value, axes.index(name), index))
+    return torch.where(acts & ~kept, replacement(parts[0].to, value, at), value)
+
+
+def isolate(site: str, *, to: str | Tensor = "zero", over: Any = None, **where: Index) -> Isolate:
+    """Among the heads of a site keep only these (`head=`); the others become zero, their `"mean"` over data, or a tensor.
+
+    The MLP and the other layers stay. Several isolates at one site keep the union of their heads.
+    """
+    return Isolate(str(site), to=to, over=over, **indices(where))
