@@ -17,4 +17,5 @@ def wilson(k: int, n: int, *, level: float = 0.95) -> tuple[float, float]:
         return 0.0, 1.0
     z, p = NormalDist().inv_cdf(0.5 + level / 2), k / n
     middle, half = p + z * z / (2 * n), z * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, (middle - half) / (1 + z * z / n)), min(1.0, (middle + half) / (1 + z * z / n))
+    low, high = (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+    return (0.0 if k == 0 else low), (1.0 if k == n else high)

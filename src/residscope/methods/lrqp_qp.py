@@ -36,7 +36,9 @@ def by_quadratic_programme(
     P = sparse.csc_matrix((precision + precision.T).numpy())
     q = -2 * (precision @ x0.double()).numpy()
     options: dict[str, Any] = (
-        {"eps_abs": 1e-8, "eps_rel": 1e-8, "polishing": True, "max_iter": 200_000} if solver == "osqp" else {}
+        {"eps_abs": 1e-8, "eps_rel": 1e-8, "polishing": True, "max_iter": 200_000, "raise_error": False}
+        if solver == "osqp"
+        else {}
     )
     found = qpsolvers.solve_qp(
         P,
