@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.harness import Row, report
 
-BENCHES = ("recording", "page")
+BENCHES = ("recording", "page", "lrqp")
 
 
 def main() -> None:

@@ -7,7 +7,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
-PAGES = [ROOT / "README.md", ROOT / "docs/edits.md", ROOT / "docs/directions.md"]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "docs/edits.md",
+    ROOT / "docs/directions.md",
+    ROOT / "docs/tasks.md",
+    ROOT / "docs/probes.md",
+]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -25,7 +25,7 @@ class PromptSet:
 
     prompts: tuple[Row, ...]
     corrupted: tuple[Row, ...] | None = None
-    answers: tuple[tuple[str, str], ...] | None = None
+    answers: tuple[tuple[str | int, str | int], ...] | None = None
     labels: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     positions: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
     texts: tuple[str, ...] | None = None
