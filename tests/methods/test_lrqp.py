@@ -1,5 +1,6 @@
 """LRQP: the dual against a quadratic programme of the whole width, its closed form, and what must be refused."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -274,3 +275,18 @@ def test_a_head_of_z(llama):
     rows, at = torch.arange(6), torch.tensor(few.at("P"))
     assert (probe.log_prob(run[rows, at, 2]).argmax(1) != probe.indices(few.label("parity"))).all()
     assert torch.equal(run[:, :, [0, 1, 3]], plain[:, :, [0, 1, 3]])
+
+
+def test_the_seeds_route_says_what_it_needs(monkeypatch):
+    monkeypatch.setitem(sys.modules, "qpsolvers", None)
+    x0, G, h, sigma = random_problem(0)
+    with pytest.raises(errors.MissingExtra, match=r"residscope\[qp\]"):
+        by_quadratic_programme(x0, G, h, sigma)
+
+
+@pytest.mark.filterwarnings("ignore:OSQP exited")
+def test_the_seeds_route_refuses_what_cannot_be():
+    x0, G, _, sigma = random_problem(0)
+    both = torch.cat([G[:1], -G[:1]])
+    with pytest.raises(errors.Unreachable):
+        by_quadratic_programme(x0, both, torch.ones(2).double(), sigma)
