@@ -10,6 +10,7 @@ BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 PAGES = [
     ROOT / "README.md",
     ROOT / "docs/edits.md",
+    ROOT / "docs/generation.md",
     ROOT / "docs/directions.md",
     ROOT / "docs/tasks.md",
     ROOT / "docs/probes.md",

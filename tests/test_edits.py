@@ -1,8 +1,12 @@
 """Edits: no-ops change nothing, effects are what the equations say, JSON there and back changes nothing."""
 
+import hashlib
 import json
 import subprocess
 import sys
+import threading
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -11,7 +15,7 @@ from hypothesis import strategies as st
 
 from residscope import directions, edits, errors
 from residscope.engine.model import Model
-from tiny_models import tiny_llama
+from tiny_models import hook_count, tiny_llama
 
 
 def close(a, b, tolerance=1e-9):
@@ -155,33 +159,61 @@ def test_edits_apply_in_order(tiny, ids):
     close(tiny.run(ids, edits=[half, steer])["resid_pre.1"], x / 2 + 2 * unit)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.data())
-def test_json_there_and_back(data):
-    model = MODEL
+def test_json_and_files_there_and_back(data):
+    model, head, pos = MODEL, data.draw(st.integers(0, 3)), data.draw(st.integers(-11, 10))
     some = [
-        edits.ablate("z.1", head=data.draw(st.integers(0, 3))),
+        edits.ablate("z.1", head=head),
         edits.ablate("mlp_out.2", vector(model, 9)),
-        edits.ablate("v.0", kv_head=1, pos=[data.draw(st.integers(-11, 10))]),
+        edits.ablate("v.0", kv_head=1, pos=[pos]),
         edits.ablate("mlp_post.1", neuron=[3, 7]),
+        edits.ablate("attn_out.2", "mean", over=MORE).prepare(model),
+        edits.ablate("z.3", "resample", over=MORE, seed=data.draw(st.integers(0, 9))).prepare(model),
         edits.scale("resid_mid.1", data.draw(st.floats(-3, 3))),
         edits.steer("resid_pre.2", direction(model, scale=2.0, name="d"), 1.5, unit="sd"),
+        edits.clamp("resid_mid.2", direction(model, offset=0.3, space="centred"), 2.0, pos=pos),
         edits.project_out("resid_post.2", [direction(model), vector(model, 4)]),
+        edits.noise("embed", 0.2, seed=data.draw(st.integers(0, 9)), pos=pos),
         edits.freeze("pattern.1", head=[0, 1]),
         edits.freeze("norms"),
+        edits.isolate("z.2", head=[head, 1]),
+        edits.isolate("z.2", head=0, pos=[1, -2]),
         edits.patch("resid_pre.1", OTHER, pos=3),
+        edits.patch("mlp_out.0", SHORT, align=data.draw(st.sampled_from(["suffix", "prefix", {9: 2}, [{1: 1}]]))),
+        edits.patch("resid_post.3", IDS.flip(1), feature=[0, 2], dictionary=SOME),
+        edits.feature(SOME, 1, data.draw(st.floats(-2, 2))),
+        edits.feature(SOME, [0, 2], value=0.5, site="resid_mid.3", pos=pos),
+        edits.path("z.0", "q.2", OTHER, sender_head=head, head=1),
+        edits.path("embed", "q.2", IDS.flip(1), head=[1, 2], pos=[pos]),
+        edits.overlay("model.layers.2.mlp.down_proj", (torch.ones(48, 2) * 0.01, torch.ones(2, 32))),
     ]
-    chosen = data.draw(st.lists(st.sampled_from(range(len(some))), min_size=1, max_size=4))
+    assert {edit.kind for edit in some} == edits.KINDS.keys()
+    chosen = data.draw(st.lists(st.sampled_from(range(len(some))), min_size=1, max_size=4, unique=True))
     stack = [some[i] for i in chosen]
-    text = edits.to_json(stack)
-    back = edits.from_json(text)
-    assert edits.to_json(back) == text
-    assert torch.equal(model.run(IDS, edits=back).logits, model.run(IDS, edits=stack).logits)
+    run, tensors = model.run(IDS, edits=stack), {}
+    text, lean = edits.to_json(stack), edits.to_json(stack, tensors)
+    assert edits.to_json(edits.from_json(text)) == text
+    assert "base64" not in lean
+    assert '"data"' not in lean
+    with TemporaryDirectory() as folder:
+        edits.save(Path(folder) / "stack.safetensors", stack)
+        assert [p.name for p in Path(folder).iterdir()] == ["stack.safetensors"]
+        loaded = edits.load(Path(folder) / "stack.safetensors")
+    for back in (
+        edits.from_json(text),
+        edits.from_json(lean, tensors),
+        loaded,
+        edits.from_json(edits.to_json(run.edits)),
+    ):
+        assert torch.equal(model.run(IDS, edits=back).logits, run.logits)
 
 
 MODEL = Model(tiny_llama())
 IDS = torch.randint(2, 97, (1, 11), generator=torch.Generator().manual_seed(2))
-OTHER = MODEL.run(IDS.flip(1))
+MORE = torch.randint(2, 97, (4, 12), generator=torch.Generator().manual_seed(3))
+OTHER, SHORT = MODEL.run(IDS.flip(1)), MODEL.run(MORE[:1, :6])
+SOME = directions.Dictionary("some", "resid_pre.1", *torch.randn(2, 4, 32).double(), torch.zeros(32).double())
 
 
 @pytest.mark.parametrize(
@@ -226,6 +258,65 @@ def test_a_damaged_tensor_is_refused():
     entry["to"]["$tensor"]["sha256"] = "0" * 64
     with pytest.raises(errors.BadEdit, match="damaged"):
         edits.from_json(json.dumps([entry]))
+
+
+def test_each_tensor_is_saved_once_and_a_damaged_or_missing_one_is_refused_by_name(tmp_path):
+    path, tensors, value = tmp_path / "some.safetensors", {}, torch.arange(32.0)
+    stack = [
+        edits.ablate("mlp_out.2", value),
+        edits.ablate("mlp_out.1", value.clone()),
+        edits.ablate("z.1", torch.zeros(8)),
+    ]
+    text = edits.to_json(stack, tensors)
+    digest = hashlib.sha256(value.numpy().tobytes()).hexdigest()
+    assert len(tensors) == 2
+    assert torch.equal(tensors[digest], value)
+    edits.save(path, stack)
+    with pytest.raises(errors.BadEdit, match=f"missing.*{digest}"):
+        edits.from_json(text, {k: v for k, v in tensors.items() if k != digest})
+    with pytest.raises(errors.BadEdit, match=f"damaged.*{digest}"):
+        edits.from_json(text, tensors | {digest: value + 1})
+    with pytest.raises(errors.BadEdit, match="damaged"):
+        edits.from_json(text)
+    whole = path.read_bytes()
+    at = whole.index(value.numpy().tobytes())
+    path.write_bytes(whole[:at] + b"\x01" + whole[at + 1 :])
+    with pytest.raises(errors.BadEdit, match=rf"some\.safetensors.*damaged.*{digest}"):
+        edits.load(path)
+    for damaged in (whole[: len(whole) // 2], b"", b"not a file"):
+        path.write_bytes(damaged)
+        with pytest.raises(errors.BadEdit, match=r"some\.safetensors"):
+            edits.load(path)
+    with pytest.raises(errors.BadEdit, match=r"none\.safetensors"):
+        edits.load(tmp_path / "none.safetensors")
+    several = [(torch.zeros(4, 8), "z.1"), (torch.zeros(8).double(), "z.2"), (torch.zeros(16), "z.0")]
+    edits.save(path, [edits.ablate(site, x) for x, site in several])  # the last two are the same bytes
+    assert [tuple(edit.to.shape) for edit in edits.load(path)] == [(4, 8), (8,), (16,)]
+
+
+def test_eight_threads_with_different_edits_are_one_at_a_time(llama, ids):
+    d = vector(llama)
+    stacks = [
+        [edits.clamp("resid_pre.1", d, 3.0)], [edits.noise("embed", 0.5, seed=1)], [edits.isolate("z.1", head=2)],
+        [edits.ablate("z.2", "resample", over=ids.flip(0))], [edits.feature(SOME, 1, 0.0)],
+        [edits.path("z.0", "k.2", ids.flip(0))],
+        [edits.overlay("model.layers.1.mlp.up_proj", (torch.ones(32), torch.ones(48)))],
+        [edits.freeze("norms"), edits.scale("embed", 2.0)],
+    ]  # fmt: skip
+    alone = [llama.run(ids, edits=stack).logits for stack in stacks]
+    assert len({float(x.sum()) for x in alone}) == 8
+    failures = []
+
+    def work(i):
+        failures.extend(i for _ in range(4) if not torch.equal(llama.run(ids, edits=stacks[i]).logits, alone[i]))
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert hook_count(llama.hf) == 0
 
 
 def test_edits_that_do_not_fit(llama, ids):

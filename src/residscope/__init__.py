@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from residscope.corpus.pca import pca as pca
     from residscope.directions import Dictionary as Dictionary
     from residscope.directions import Direction as Direction
+    from residscope.engine.generation import Generation as Generation
     from residscope.engine.loading import load as load
     from residscope.engine.model import Model as Model
     from residscope.engine.recording import Recording as Recording
@@ -39,10 +40,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "Dictionary": "directions", "Direction": "directions", "Model": "engine.model", "PromptSet": "model.prompts",
-    "Recording": "engine.recording", "Result": "results", "Site": "model.sites", "Window": "engine.windows", "kl": "metrics",
-    "Probe": "methods.probe", "fit_probe": "methods.probe_fit", "lrqp": "methods.lrqp", "probe_sweep": "methods.probe_sweep",
-    "load": "engine.loading", "log_prob": "metrics", "logit_diff": "metrics", "loss": "metrics", "pca": "corpus.pca",
+    "Dictionary": "directions", "Direction": "directions", "Generation": "engine.generation", "Model": "engine.model",
+    "Probe": "methods.probe", "PromptSet": "model.prompts", "Recording": "engine.recording", "Result": "results",
+    "Site": "model.sites", "Window": "engine.windows", "fit_probe": "methods.probe_fit", "kl": "metrics",
+    "load": "engine.loading", "log_prob": "metrics", "logit_diff": "metrics", "loss": "metrics", "lrqp": "methods.lrqp",
+    "pca": "corpus.pca", "probe_sweep": "methods.probe_sweep",
 }  # fmt: skip
 _ROOMS = {
     "concepts": "methods.concepts", "corpus": "corpus", "directions": "directions", "edits": "edits", "errors": "errors",

@@ -5,6 +5,7 @@
     ├── SiteError            UnknownSite, UnknownLayer, UnknownHead, UnknownNeuron, UnknownPosition, AbsentSite
     ├── DirectionError       WrongWidth, ZeroDirection, CappedLogits
     ├── EditError            BadEdit, ClashingEdits, CannotAlign
+    ├── BadSampling
     ├── RecordingError       NotRecorded, WeightsChanged, WrongModel
     ├── ModelError           ModelNotFound, DamagedModel, HashMismatch, Offline, UnknownFamily, UnknownConfig,
     │                        CertificateFailed, RemoteCodeRefused, QuantisedModel, NoWeights
@@ -134,6 +135,10 @@ class ClashingEdits(EditError):
 
 class CannotAlign(EditError):
     """Prompts whose positions do not correspond as the edit would need."""
+
+
+class BadSampling(ResidscopeError):
+    """A temperature, cut or stop that generation cannot go by."""
 
 
 class RecordingError(ResidscopeError):

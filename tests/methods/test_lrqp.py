@@ -290,3 +290,16 @@ def test_the_seeds_route_refuses_what_cannot_be():
     both = torch.cat([G[:1], -G[:1]])
     with pytest.raises(errors.Unreachable):
         by_quadratic_programme(x0, both, torch.ones(2).double(), sigma)
+
+
+def test_while_generating_the_prompts_own_position_is_edited(probed):
+    model, data, probe = probed
+    few = data.subset([3])
+    row, at = list(few.prompts[0]), few.at("P")[0]
+    strong = rs.lrqp(probe, to="other", alpha=1e30)
+    same = rs.lrqp(probe, to=str(1 - int(few.label("parity")[0])), alpha=1e30, pos=at)
+    tokens = [token.id for token in model.generate(few, edits=strong, max_new_tokens=4)]
+    assert tokens == [token.id for token in model.generate(row, edits=same, max_new_tokens=4)]
+    for step, token in enumerate(tokens):
+        logits = model.run([*row, *tokens[:step]], ["logits"], edits=same).logits
+        assert int(logits[0, -1].argmax()) == token

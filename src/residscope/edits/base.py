@@ -72,10 +72,10 @@ class BaseEdit:
     def prepare(self, model: Model) -> "BaseEdit":
         return self
 
-    def refuse(self, later: Any, table: SiteTable, lengths: tuple[int, ...]) -> None:
-        """Raise ClashingEdits where a later edit of the run contradicts this one. `lengths`: of the run's prompts."""
+    def refuse(self, later: Any, sites: Sequence[Site], lengths: tuple[int, ...]) -> None:
+        """Raise ClashingEdits where a later edit contradicts this one at the sites they share, in prompts of these lengths."""
 
-    def joined(self, later: Any, table: SiteTable) -> "BaseEdit | None":
+    def joined(self, later: Any) -> "BaseEdit | None":
         """One edit that does what both say together; None where the order says it already."""
         return None
 

@@ -35,8 +35,8 @@ class Isolate(BaseEdit):
             return self
         return replace(self, to=mean_over(self, model), over=None)
 
-    def joined(self, later: Any, table: SiteTable) -> "Isolates | None":
-        return _join((self,), later, table)
+    def joined(self, later: Any) -> "Isolates | None":
+        return _join((self,), later)
 
     def apply(self, value: Tensor, at: At) -> Tensor:
         return _apply((self,), value, at)
@@ -55,8 +55,8 @@ class Isolates(BaseEdit):
     def places(self, table: SiteTable) -> list[Site]:
         return [*dict.fromkeys(site for part in self.parts for site in part.places(table))]
 
-    def joined(self, later: Any, table: SiteTable) -> "Isolates | None":
-        return _join(self.parts, later, table)
+    def joined(self, later: Any) -> "Isolates | None":
+        return _join(self.parts, later)
 
     def apply(self, value: Tensor, at: At) -> Tensor:
         return _apply([part for part in self.parts if at.site in part.places(at.table)], value, at)
@@ -66,18 +66,23 @@ class Isolates(BaseEdit):
         return ", ".join(part.label for part in self.parts)
 
 
-def _join(parts: tuple[Isolate, ...], later: Any, table: SiteTable) -> Isolates | None:
-    if not isinstance(later, Isolate) or not any({*p.places(table)} & {*later.places(table)} for p in parts):
+def _join(parts: tuple[Isolate, ...], later: Any) -> Isolates | None:
+    if not isinstance(later, Isolate):
         return None
     for part in parts:
-        same = torch.equal(part.to, later.to) if isinstance(part.to, Tensor) and isinstance(later.to, Tensor) else None
-        if not (part.to == later.to if same is None and type(part.to) is type(later.to) else same):
+        if not _same(part.to, later.to):
             raise ClashingEdits(
                 "two isolates put different things in the place of the other heads",
                 received=f"{part.label}, then {later.label}",
                 allowed="one replacement for a layer",
             )
     return Isolates(parts[0].site, parts=(*parts, later))
+
+
+def _same(a: str | Tensor, b: str | Tensor) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch.equal(a, b)
+    return isinstance(a, str) and isinstance(b, str) and a == b
 
 
 def _apply(parts: Any, value: Tensor, at: At) -> Tensor:

@@ -1,22 +1,21 @@
-"""Edits that take a site's value from another run: hold it there, patch it in, or draw it from a data set."""
+"""Edits that take a site's value from another run: hold it there, or patch it in."""
 
-from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from residscope.directions import Dictionary
 from residscope.edits.align import Align, by_names, check_align, pairs
-from residscope.edits.base import BaseEdit, Index, indices, positions_axis, prompt_of, whole
+from residscope.edits.base import BaseEdit, Index, indices, positions_axis, prompt_of
 from residscope.edits.features import check_features, with_features
-from residscope.edits.values import refuse_open_data
 from residscope.engine.model import Model
 from residscope.engine.protocols import At
 from residscope.engine.recording import Recording
 from residscope.errors import BadEdit, CannotAlign, ClashingEdits
+from residscope.model.prompts import PromptSet
 from residscope.model.sites import Site, SiteTable
 
 Self = TypeVar("Self", bound="Sourced")
@@ -36,12 +35,11 @@ class Held(BaseEdit):
         """The positions it holds of a prompt of that length."""
         return set(range(length)) if self.pos is None else {p % length for p in self.pos}
 
-    def refuse(self, later: Any, table: SiteTable, lengths: tuple[int, ...]) -> None:
-        if not isinstance(later, Held):
+    def refuse(self, later: Any, sites: Sequence[Site], lengths: tuple[int, ...]) -> None:
+        if not isinstance(later, Held) or not self._meets(later, lengths):
             return
-        mine, theirs = self.places(table), set(later.places(table))
-        for site in mine:
-            if site in theirs and not self.same(later, site) and self._meets(later, lengths):
+        for site in sites:
+            if not self.same(later, site):
                 raise ClashingEdits(
                     f"two edits hold {site} to different things, so the first would be lost",
                     received=f"{self.label}, then {later.label}",
@@ -117,7 +115,9 @@ class Sourced(Held):
                 allowed=f"1 or {len(value)}",
             )
         held = at.mine(whole_source).to(value)
-        if self.align is None and held.shape[axis] == length:
+        if self.align is None and (held.shape[axis] == length or self._same_lengths(at)):
+            if "key" in at.site.kind.axes:
+                held = held[..., :length]
             return held.narrow(axis, at.offset, length - at.offset).expand_as(value)
         if "key" in at.site.kind.axes:
             raise CannotAlign(
@@ -135,8 +135,16 @@ class Sourced(Held):
             new[row] = new[row].index_copy(axis - 1, to, own.index_select(axis - 1, source))
         return new
 
+    def _same_lengths(self, at: At) -> bool:
+        """Whether each row is as long as its source, whatever both were padded to."""
+        lengths = at.batch.lengths
+        return self.lengths is not None and all(self._length(prompt_of(i, at), 0) == n for i, n in enumerate(lengths))
+
+    def _length(self, prompt: int, unsaid: int) -> int:
+        return unsaid if self.lengths is None else self.lengths[prompt if len(self.lengths) > 1 else 0]
+
     def _pairs(self, prompt: int, to: int, longest: int) -> dict[int, int]:
-        source = longest if self.lengths is None else self.lengths[prompt if len(self.lengths) > 1 else 0]
+        source = self._length(prompt, longest)
         if self.align is not None:
             return pairs(self.align, prompt=prompt, to=to, source=source)
         if self.pos is None:
@@ -153,7 +161,7 @@ class Sourced(Held):
         own = super().reached(prompt, length)
         if self.align is None:
             return own
-        source = length if self.lengths is None else self.lengths[prompt if len(self.lengths) > 1 else 0]
+        source = self._length(prompt, length)
         return own & pairs(self.align, prompt=prompt, to=length, source=source).keys()
 
     def same(self, later: Held, site: Site) -> bool:
@@ -165,8 +173,11 @@ class Sourced(Held):
     def to_dict(self, tensors: MutableMapping[str, Tensor] | None = None) -> dict[str, Any]:
         if isinstance(self.source, Recording):
             return self.prepare(self.source.model).to_dict(tensors)
-        if not isinstance(self.source, Mapping):
-            raise BadEdit("a source is serialised once it has been run", fix="edit.prepare(model).to_dict()")
+        named = self.align if isinstance(self.align, tuple | list) else (self.align,)
+        if not isinstance(self.source, Mapping | Tensor | str | list | tuple) or any(
+            isinstance(a, PromptSet) for a in named
+        ):
+            raise BadEdit("a prompt set is serialised once it has been run", fix="edit.prepare(model).to_dict()")
         return super().to_dict(tensors)
 
 
@@ -191,79 +202,14 @@ class Patch(Sourced):
             return taken
         return with_features(self.dictionary, self.feature, value, self.dictionary.encode(taken)[..., [*self.feature]])
 
-    def refuse(self, later: Any, table: SiteTable, lengths: tuple[int, ...]) -> None:
+    def refuse(self, later: Any, sites: Sequence[Site], lengths: tuple[int, ...]) -> None:
         """Features of one dictionary clash with each other alone: the rest of the value is held by nobody."""
         if self.feature is None and getattr(later, "feature", None) is None:
-            super().refuse(later, table, lengths)
+            super().refuse(later, sites, lengths)
             return
         mine, theirs = {*(self.feature or ())}, {*(getattr(later, "feature", None) or ())}
         if isinstance(later, Patch) and later.dictionary is self.dictionary and mine & theirs:
-            super().refuse(later, table, lengths)
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Resample(Held):
-    """Each prompt takes another prompt's value, drawn by seed. See `ablate`."""
-
-    over: Any = field(default=None)
-    seed: int = 0
-    source: Any = None
-    ids: Tensor | None = None
-    lengths: tuple[int, ...] | None = None
-    kind: ClassVar[str] = "resample"
-
-    def __post_init__(self) -> None:
-        whole(self.seed, "seed")
-        if self.over is None and (self.source is None or self.ids is None or self.lengths is None):
-            raise BadEdit(
-                "resampling needs its data", received="over=None", fix="say over=texts, prompts or a recording"
-            )
-
-    def prepare(self, model: Model) -> "Resample":
-        if self.over is None:
-            return self
-        sites = self.places(model.sites)
-        data = self.over if isinstance(self.over, Recording) else model.run(self.over, capture=sites)
-        if data.offset:
-            raise BadEdit("the data is a window over later positions", fix="record the whole prompts")
-        source = {str(site): data[site] for site in sites}
-        return replace(self, over=None, source=source, ids=data.tokens, lengths=data.lengths)
-
-    def change(self, value: Tensor, at: At) -> Tensor:
-        held: Tensor = self.source[str(at.site)]
-        axis, new = positions_axis(at), value.clone()
-        for row, length in enumerate(at.batch.lengths):
-            if length > at.offset:
-                drawn, n = self._drawn(prompt_of(row, at), at.batch.ids[row, :length], at)
-                own = held[drawn].narrow(axis - 1, n - length + at.offset, length - at.offset)
-                width = n if "key" in at.site.kind.axes else value.shape[-1]
-                new[row].narrow(axis - 1, 0, length - at.offset)[..., :width].copy_(own[..., :width])
-        return new
-
-    def _drawn(self, prompt: int, ids: Tensor, at: At) -> tuple[int, int]:
-        """The row of the data for a prompt, and its length: at least as long, and not the prompt itself."""
-        assert self.lengths is not None
-        assert self.ids is not None
-        square, fitting = "key" in at.site.kind.axes, []
-        for i, n in enumerate(self.lengths):
-            itself = n == len(ids) and torch.equal(self.ids[i, :n], ids.to(self.ids.device))
-            if not itself and (n == len(ids) if square else n >= len(ids)):
-                fitting.append(i)
-        if not fitting:
-            raise CannotAlign(
-                "no other prompt of the data is long enough to draw from",
-                received=f"a prompt of {len(ids)} tokens; data of {min(self.lengths)} to {max(self.lengths)}",
-                allowed=f"other prompts of {'exactly' if square else 'at least'} {len(ids)} tokens",
-            )
-        row = fitting[int(np.random.default_rng([self.seed, prompt]).integers(len(fitting)))]
-        return row, self.lengths[row]
-
-    def same(self, later: Held, site: Site) -> bool:
-        return isinstance(later, Resample) and later.seed == self.seed and later.source is self.source
-
-    def to_dict(self, tensors: MutableMapping[str, Tensor] | None = None) -> dict[str, Any]:
-        refuse_open_data(self.over)
-        return super().to_dict(tensors)
+            super().refuse(later, sites, lengths)
 
 
 def freeze(site: str, **where: Index) -> Freeze:

@@ -95,7 +95,7 @@ def ablate(site: str, to: str | Tensor = "zero", *, over: Any = None, seed: int 
     <ablate z.9 head 6>
     """
     if isinstance(to, str) and to == "resample":
-        from residscope.edits.sources import Resample
+        from residscope.edits.resample import Resample
 
         return Resample(str(site), over=over, seed=seed, **indices(where))
     return Ablate(str(site), to=to, over=over, **indices(where))

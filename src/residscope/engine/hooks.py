@@ -9,10 +9,12 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from residscope.engine.attention import active, switched
+from residscope.engine.branches import Branches
 from residscope.engine.layout import BlockParts, Layout, weight_in_out
 from residscope.engine.passes import INSIDE_ATTENTION, Pass
 from residscope.engine.places import Places, with_input, with_output
-from residscope.engine.seams import AttentionProducts, RouterLogits
+from residscope.engine.seams import AttentionProducts, Overlaid, Overlay, RouterLogits
+from residscope.errors import BadEdit
 from residscope.model.sites import Site
 
 
@@ -30,6 +32,10 @@ class Hooks(Places):
     def __init__(self, now: Pass, *, start: int = 0, resume: Tensor | None = None, stop: int | None = None) -> None:
         super().__init__(now)
         self.start, self.resume, self.stop = start, resume, stop
+        rereading = {s for s, edits in now.edits.items() if any(getattr(edit, "rereads", False) for edit in edits)}
+        self.branches = Branches(now) if rereading else None
+        self.reread_layers = {site.layer for site in rereading if site.name in ("q", "k", "v")}
+        now.reread = self.branches
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
@@ -62,6 +68,8 @@ class Hooks(Places):
         self._output(layout.final_norm.module, Site("final_norm"))
         if self.stop == layout.sizes.n_layers:
             self._on(layout.final_norm.module, after=_stop)
+        for overlay in self.now.overlays:  # last, so that what other stand-ins see is overlaid already
+            self._overlay(overlay)
 
     def _block(self, layer: int, parts: BlockParts) -> None:
         now = self.now
@@ -74,6 +82,8 @@ class Hooks(Places):
         self._input(parts.attn, Site("attn_in", layer))
         self._head_scale(parts.q_norm, Site("q_scale", layer))
         self._head_scale(parts.k_norm, Site("k_scale", layer))
+        if self.branches is not None and layer in self.reread_layers:
+            self._around(parts.attn, self.branches.keep(layer))
         self._products(layer, parts)
         self._result(layer, parts)
         if "attn_raw" not in aliases:
@@ -140,7 +150,10 @@ class Hooks(Places):
 
         def before(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             z = rearrange(args[0], "b p (h d) -> b p h d", h=heads)
-            W_O = rearrange(weight_in_out(parts.attn_proj), "(h d) m -> h d m", h=heads)
+            W_O = weight_in_out(parts.attn_proj)
+            for overlay in self.now.overlays:
+                W_O = W_O + (overlay.A @ overlay.B).to(W_O) if overlay.module is parts.attn_proj else W_O
+            W_O = rearrange(W_O, "(h d) m -> h d m", h=heads)
             old = torch.einsum("bphd,hdm->bphm", z, W_O)
             new = self.now.visit(site, old)
             if new is not old:
@@ -150,6 +163,22 @@ class Hooks(Places):
             return output + change[0] if change else None
 
         self._on(parts.attn_proj, before=before, after=after)
+
+    def _overlay(self, overlay: Overlay) -> None:
+        """A weight's change, added to what its module makes of it."""
+
+        def run(stock: Any, *args: Any, **kwargs: Any) -> Any:
+            with Overlaid(overlay) as mode:
+                out = stock(*args, **kwargs)
+            if not mode.used:
+                raise BadEdit(
+                    "the module does not use its weight in one product, so it cannot be overlaid",
+                    received=type(overlay.module).__name__,
+                    allowed="a linear layer, a convolution of width one, or an embedding",
+                )
+            return out
+
+        self._around(overlay.module, run, again=True)
 
     def _products(self, layer: int, parts: BlockParts) -> None:
         """Sites inside attention of a module that does not go through transformers' interface."""

@@ -9,10 +9,13 @@ from torch import Tensor
 
 from residscope.engine import attention
 from residscope.engine.forward import forward, lock_of, rank
+from residscope.engine.generation import Generation, check_length, steps
 from residscope.engine.layout import Layout, lay_out, weight_in_out
-from residscope.engine.preparing import prepare
+from residscope.engine.preparing import join, prepare
 from residscope.engine.protocols import Edit, OfPrompts, Readout
 from residscope.engine.recording import Recording
+from residscope.engine.sampling import Stops, picker
+from residscope.engine.timing import timed
 from residscope.engine.windows import Window
 from residscope.errors import (
     EmptyPrompt,
@@ -220,10 +223,7 @@ class Model:
         if window is not None:
             self._check_inside(window, expanded)
         sites = {self.sites.canonical(site) for site in expanded}
-        given = [edits] if isinstance(edits, Edit) else edits
-        if isinstance(prompt, PromptSet):
-            given = [edit.on(prompt) if isinstance(edit, OfPrompts) else edit for edit in given]
-        prepared = prepare(self, given, batch.lengths)
+        prepared = prepare(self, _tied(edits, prompt), batch.lengths)
         with lock_of(self.hf):
             unedited = self._unedited(batch, prepared)
             values = forward(self.layout, batch, capture=sites, edits=prepared, window=window, unedited=unedited)
@@ -232,6 +232,37 @@ class Model:
         if readout is not None:
             record.readout = readout(record)
         return record
+
+    def generate(
+        self,
+        prompt: Prompt,
+        edits: Sequence[Edit] | Edit = (),
+        max_new_tokens: int = 20,
+        *,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        at: str | Sequence[str] = "both",
+        stop: str | int | Sequence[str | int] | None = None,
+        bos: bool | None = None,
+    ) -> Generation:
+        """Continue a prompt, or several, token by token; nothing runs until the tokens are read.
+
+        at: whether edits act at the "prompt", at "new" tokens or at "both" (or one such for each edit); what holds a site to
+        another run's values (freeze, patch ...) does so at the prompt alone. pos= below zero counts from the prompt's end.
+        stop: texts or token ids that end a row; the model's own end of text unless said, `()` for none.
+
+        Raises:
+            PromptError, SiteError, EditError, BadSampling: see `residscope.errors`.
+        """
+        batch, pick, stops = self.batch(prompt, bos=bos), picker(temperature, top_k, top_p), Stops(self, stop)
+        check_length(batch, max_new_tokens, self.context)
+        resolved = [edit.prepare(self) for edit in _tied(edits, prompt)]
+        join(resolved, self.sites, batch.lengths)
+        acting = timed(resolved, at, self.sites, batch, max_new_tokens)
+        tokens = steps(self, batch, acting, max_new_tokens, pick, seed=seed, stops=stops)
+        return Generation(tokens, len(batch))
 
     def _unedited(self, batch: Batch, edits: Sequence[Edit]) -> dict[Site, Tensor]:
         """What the unedited run has at the sites that edits hold to it."""
@@ -286,6 +317,14 @@ def _rows(prompt: Any) -> list[str | Sequence[int]]:
         prompt = prompt.tolist()
     single = isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], int))
     return [prompt] if single else list(prompt)
+
+
+def _tied(edits: Sequence[Edit] | Edit, prompt: Prompt) -> list[Edit]:
+    """One edit or several as a list, those that act at named positions tied to the prompts that name them."""
+    given = [edits] if isinstance(edits, Edit) else [*edits]
+    if not isinstance(prompt, PromptSet):
+        return given
+    return [edit.on(prompt) if isinstance(edit, OfPrompts) else edit for edit in given]
 
 
 def _adds_bos(tokenizer: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,12 +39,17 @@ class Pass:
         self.capture = frozenset(capture)
         self.edits: dict[Site, list[Edit]] = {}
         self.reads: set[Site] = set()
+        self.overlays: list[Any] = []
         for edit in edits:
+            if (overlays := getattr(edit, "overlays", None)) is not None:
+                self.overlays += overlays(layout)
             self.reads.update(edit.reads(layout.table))
             for site in edit.places(layout.table):
                 self.edits.setdefault(site, []).append(edit)
         self.unedited = unedited or {}
         self.below = below
+        self.rereads: Pass | None = None  # the pass that this one reads a second time for
+        self.reread: Callable[..., Tensor] | None = None  # set by the hooks, for edits that ask for it
         self.values: dict[Site, Tensor] = {}
         self.read: dict[Site, Tensor] = {}
         self.touched = self.capture | self.edits.keys() | self.reads
@@ -63,7 +69,15 @@ class Pass:
             return value
         edits = self.edits.get(site)
         if edits:
-            at = At(site, self.layout.table, self.batch, self.offset, self.unedited.__getitem__, self.seen)
+            at = At(
+                site,
+                self.layout.table,
+                self.batch,
+                self.offset,
+                self.unedited.__getitem__,
+                self.seen,
+                reread=self.reread,
+            )
             for edit in edits:
                 value = edit.apply(value, at)
         if site in self.reads:

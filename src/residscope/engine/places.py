@@ -47,13 +47,15 @@ class Places:
 
             self._handles.append(module.register_forward_hook(post_hook))
 
-    def _around(self, module: nn.Module, run: Callable[..., Any]) -> None:
-        """Let `run(stock forward, ...)` stand for a module's forward, in this pass alone."""
+    def _around(self, module: nn.Module, run: Callable[..., Any], *, again: bool = False) -> None:
+        """Let `run(stock forward, ...)` stand for a module's forward, in this pass alone (`again`: and second readings)."""
         stock, now = module.forward, self.now
         self._replaced.append((module, module.__dict__.get("forward")))
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            return run(stock, *args, **kwargs) if active.get() is now else stock(*args, **kwargs)
+            here = active.get()
+            mine = here is now or (again and here is not None and here.rereads is now)
+            return run(stock, *args, **kwargs) if mine else stock(*args, **kwargs)
 
         module.forward = forward
 

@@ -1,6 +1,6 @@
 """What the engine asks of an edit and of a readout."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,7 +16,8 @@ class At:
 
     `unedited(site)` is what the unedited run has there, `seen(site)` what this run had at an earlier site that the edit
     `reads`: both for these rows. `rows` says which of the run's prompts each row stands for (None: all, in order), so that a
-    tensor with a row for every prompt is cut to these by `mine`.
+    tensor with a row for every prompt is cut to these by `mine`. `reread(receiver, changes)` is what a receiver (q, k, v,
+    mlp_in, final_norm) would be, had it alone read a stream in which these senders' values were changed by so much.
     """
 
     site: Site
@@ -26,6 +27,7 @@ class At:
     unedited: Callable[[Site], Tensor]
     seen: Callable[[Site], Tensor]
     rows: tuple[int, ...] | None = None
+    reread: Callable[[Site, Sequence[tuple[Site, Tensor]]], Tensor] | None = None
 
     def mine(self, whole: Tensor) -> Tensor:
         """The rows of a tensor that has one for every prompt of the run; itself where it has one for all."""

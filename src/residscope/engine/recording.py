@@ -183,6 +183,11 @@ class _Above:
     def __init__(self, edit: Edit, start: int, n_layers: int) -> None:
         self._edit, self._start, self._n_layers = edit, start, n_layers
         self.needs_unedited = edit.needs_unedited
+        self.rereads = getattr(edit, "rereads", False)
+
+    def overlays(self, layout: Any) -> list[Any]:
+        overlays = getattr(self._edit, "overlays", None)
+        return [] if overlays is None else overlays(layout)
 
     def places(self, table: Any) -> list[Site]:
         return [site for site in self._edit.places(table) if rank(site, self._n_layers) >= self._start]

@@ -1,9 +1,11 @@
 """Seams: sites inside stock modules that no module's input or output shows, reached while the module's own forward runs."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -98,3 +100,40 @@ class RouterLogits(TorchFunctionMode):
             visit, self.visit = self.visit, None
             return visit(out)
         return out
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """A change A B of one module's weight, for the length of a pass: y = x W becomes x W + (x A) B."""
+
+    module: Any
+    weight: Tensor
+    A: Float[Tensor, "d_in r"]
+    B: Float[Tensor, "r d_out"]
+
+
+class Overlaid(TorchFunctionMode):
+    """The products of an overlaid weight, wherever its module's own forward makes them; the weight is not touched."""
+
+    def __init__(self, overlay: Overlay) -> None:
+        super().__init__()
+        self.overlay, self.transposed = overlay, overlay.weight
+        self.used = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        weight = self.overlay.weight
+        if func == Tensor.T.__get__ and args[0] is weight:  # type: ignore[attr-defined]
+            self.transposed = out
+        elif func is functional.embedding and args[1] is weight:
+            self.used = True
+            return out + self.overlay.A.to(out)[args[0]] @ self.overlay.B.to(out)
+        elif (func is functional.linear and args[1] is weight) or (func in _PRODUCT and args[1] is self.transposed):
+            return self._added(out, args[0])
+        elif func is torch.addmm and args[2] is weight:
+            return self._added(out, args[1])
+        return out
+
+    def _added(self, out: Tensor, x: Tensor) -> Tensor:
+        self.used = True
+        return out + (x @ self.overlay.A.to(x)) @ self.overlay.B.to(x)

@@ -1,0 +1,146 @@
+"""Branches: what a receiver would be, had it alone read a stream in which some senders had written something else.
+
+    receiver' = read(stream + sum_s (write_s' - write_s))
+
+The stream is the run's own, the norm and, for queries, keys and values, the attention module's first steps are the stock
+ones, called once more with hooks asleep; the run's edits of the divisors and inputs on that way act there too.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from residscope.engine.attention import active
+from residscope.engine.layout import Norm
+from residscope.engine.passes import Pass
+from residscope.engine.places import Places
+from residscope.engine.seams import AttentionProducts
+from residscope.model.sites import Site, SiteTable
+
+
+def stream_of(receiver: Site, table: SiteTable) -> Site:
+    """The stream that a receiver reads."""
+    if receiver.layer is None:
+        return Site("resid_post", table.sizes.n_layers - 1)
+    return Site(
+        "resid_mid" if receiver.name == "mlp_in" and "resid_mid" not in table.absent else "resid_pre", receiver.layer
+    )
+
+
+def raw_of(sender: Site, table: SiteTable) -> Site | None:
+    """What else must be known of a sender whose write goes through a norm: what the norm reads."""
+    return Site("attn_raw", sender.layer) if sender.name == "z" and "attn_post_scale" not in table.absent else None
+
+
+class Seen(Exception):
+    """Raised in a second reading when the receiver has been seen."""
+
+
+class Peek(Pass):
+    """A second reading under way: it ends at the receiver; other places have the run's own edits."""
+
+    def __init__(self, now: Pass, receiver: Site | None, *edited: Site) -> None:
+        super().__init__(now.layout, now.batch, capture=(), offset=now.offset, unedited=now.unedited, below=now.below)
+        self.receiver, self.read, self.rereads = receiver, now.read, now
+        self.edits = {site: now.edits[site] for site in edited if site in now.edits}
+        self.touched = frozenset(self.edits) | ({receiver} if receiver else set())
+
+    def visit(self, site: Site, value: Tensor) -> Tensor:
+        if site == self.receiver:
+            self.values[site] = value
+            raise Seen
+        return super().visit(site, value)
+
+
+class Branches:
+    """Second readings in one pass."""
+
+    def __init__(self, now: Pass) -> None:
+        self.now = now
+        self._calls: dict[int, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = {}
+
+    def keep(self, layer: int) -> Callable[..., Any]:
+        """A stand-in forward that remembers how the attention module was called."""
+
+        def run(stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            self._calls[layer] = stock, args, kwargs
+            try:
+                return stock(*args, **kwargs)
+            finally:
+                del self._calls[layer]
+
+        return run
+
+    def __call__(self, receiver: Site, changes: Sequence[tuple[Site, Tensor]]) -> Tensor:
+        """The receiver's value, had each sender's value been changed by this much for it alone."""
+        layout = self.now.layout
+        stream = self.now.seen(layout.table.canonical(stream_of(receiver, layout.table)))
+        for sender, change in changes:
+            stream = stream + self._written(sender, change)
+        if receiver.layer is None:
+            return self._normed(layout.final_norm, Site("final_scale"), stream)
+        layer, parts = receiver.layer, layout.blocks[receiver.layer]
+        if receiver.name != "mlp_in":
+            return self._attention(receiver, self._normed(parts.attn_norm, Site("attn_scale", layer), stream))
+        if parts.mlp_norm is None and "resid_mid" in layout.table.absent:
+            return self._normed(parts.attn_norm, Site("attn_scale", layer), stream)
+        return self._normed(parts.mlp_norm, Site("mlp_scale", layer), stream)
+
+    def _written(self, sender: Site, change: Tensor) -> Tensor:
+        """The change of what the stream gets, for a change of z: through W_O, the norm after it and the model's factor."""
+        if sender.name != "z":
+            return change
+        layout, layer = self.now.layout, sender.layer
+        assert layer is not None
+        parts = layout.blocks[layer]
+        wrote = self._stock(parts.attn_proj, change.flatten(2))
+        if (bias := getattr(parts.attn_proj, "bias", None)) is not None:
+            wrote = wrote - bias.detach()
+        if parts.attn_post_norm is not None:
+            scale, raw = Site("attn_post_scale", layer), self.now.seen(Site("attn_raw", layer))
+            before, after = (self._normed(parts.attn_post_norm, scale, x) for x in (raw, raw + wrote))
+            wrote = after - before
+        return wrote * layout.factors.residual
+
+    def _normed(self, norm: Norm | None, scale: Site, x: Tensor) -> Tensor:
+        if norm is None:
+            return x
+        out, old = self._stock(norm.module, x), norm.sigma(x)
+        new = Peek(self.now, None, scale).visit(scale, old)
+        return out if new is old else norm.rescale(out, old, new)
+
+    def _stock(self, module: Any, x: Tensor) -> Tensor:
+        """A module's output with the pass's hooks asleep."""
+        token = active.set(Peek(self.now, None))
+        try:
+            out: Tensor = module(x)
+            return out
+        finally:
+            active.reset(token)
+
+    def _attention(self, receiver: Site, x: Tensor) -> Tensor:
+        """Queries, keys or values of the attention module under way, had it been called with x."""
+        layer, layout = receiver.layer, self.now.layout
+        assert layer is not None
+        norms, inputs = (Site("q_scale", layer), Site("k_scale", layer)), Site("attn_in", layer)
+        peek, parts = Peek(self.now, receiver, inputs, *norms), layout.blocks[layer]
+        x = peek.visit(inputs, x)
+        stock, args, kwargs = self._calls[layer]
+        args, kwargs = ((x, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": x})
+        places = Places(peek)
+        token = active.set(peek)
+        try:
+            for norm, site in zip((parts.q_norm, parts.k_norm), norms, strict=True):
+                places._head_scale(norm, site)
+            if layout.family.attention == "products":
+                with AttentionProducts(peek, layer):
+                    stock(*args, **kwargs)
+            else:
+                stock(*args, **kwargs)
+        except Seen:
+            pass
+        finally:
+            active.reset(token)
+            places.undo()
+        return peek.values[receiver]

@@ -1,0 +1,222 @@
+"""Generation: the stock model continued token by token over a cache of keys and values, with edits."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from residscope.engine.attention import active
+from residscope.engine.forward import forward, lock_of
+from residscope.engine.hooks import Hooks
+from residscope.engine.passes import Pass
+from residscope.engine.preparing import join
+from residscope.engine.protocols import Edit
+from residscope.engine.sampling import Pick, Stops, generator
+from residscope.engine.timing import Timed
+from residscope.errors import PromptError, PromptTooLong
+from residscope.model.prompts import Batch
+from residscope.model.sites import Site
+
+if TYPE_CHECKING:
+    from residscope.engine.model import Model
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token as it came. `log_prob` (nats) is the edited model's own, before temperature and cuts; `row`: of which prompt."""
+
+    id: int
+    text: str
+    log_prob: float
+    row: int = 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What was generated for one prompt."""
+
+    tokens: tuple[Token, ...]
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return tuple(token.id for token in self.tokens)
+
+    @property
+    def text(self) -> str:
+        return "".join(token.text for token in self.tokens)
+
+
+class Generation:
+    """Tokens as they come.
+
+        for token in model.generate("The Eiffel Tower is in"):
+            print(token.text, end="")
+
+    Iterating again repeats those that came and goes on. `text`, `ids` and `tokens` (of one prompt; `rows` of several) run
+    to the end first. Nothing of a run stands between two tokens, so stopping early needs no cleaning up; `close` says that
+    no more are wanted.
+    """
+
+    def __init__(self, steps: Iterator[Token], rows: int) -> None:
+        self._steps, self._rows = steps, rows
+        self._tokens: list[Token] = []
+
+    def __iter__(self) -> Iterator[Token]:
+        i = 0
+        while True:
+            if i == len(self._tokens):
+                token = next(self._steps, None)
+                if token is None:
+                    return
+                self._tokens.append(token)
+            yield self._tokens[i]
+            i += 1
+
+    @property
+    def rows(self) -> tuple[Completion, ...]:
+        """Every prompt's completion, in the prompts' order."""
+        found = [*self]
+        return tuple(Completion(tuple(t for t in found if t.row == row)) for row in range(self._rows))
+
+    @property
+    def tokens(self) -> tuple[Token, ...]:
+        return self._only().tokens
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return self._only().ids
+
+    @property
+    def text(self) -> str:
+        return self._only().text
+
+    def _only(self) -> Completion:
+        if self._rows != 1:
+            raise PromptError("several prompts were continued", received=f"{self._rows} prompts", fix="read .rows")
+        return self.rows[0]
+
+    def close(self) -> None:
+        """No more tokens: what came stays."""
+        self._steps = iter(())
+
+    def __enter__(self) -> "Generation":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+
+def check_length(batch: Batch, new: int, context: int) -> None:
+    """Refuse to run past the model's context."""
+    if isinstance(new, bool) or not isinstance(new, int) or new < 1:
+        raise PromptError("max_new_tokens is how many tokens may come", received=repr(new), allowed="1, 2, 3 ...")
+    if max(batch.lengths) + new - 1 > context:
+        raise PromptTooLong(
+            "the prompt and what is to come are longer than the model's context",
+            received=f"{max(batch.lengths)} + {new} tokens",
+            allowed=f"at most {context + 1 - max(batch.lengths)} new tokens",
+            fix="give a smaller max_new_tokens",
+        )
+
+
+def steps(
+    model: "Model", batch: Batch, edits: Sequence[Timed], new: int, pick: Pick, *, seed: int, stops: Stops
+) -> Iterator[Token]:
+    """Tokens for every prompt; prompts of one length step together."""
+    for length in dict.fromkeys(batch.lengths):
+        rows = tuple(row for row, own in enumerate(batch.lengths) if own == length)
+        ids = batch.ids[list(rows), :length]
+        yield from _together(model, ids, rows, edits, new, pick, [generator(seed, row) for row in rows], stops)
+
+
+def _together(
+    model: "Model",
+    ids: Tensor,
+    rows: tuple[int, ...],
+    edits: Sequence[Timed],
+    new: int,
+    pick: Pick,
+    draws: Sequence[torch.Generator],
+    stops: Stops,
+) -> Iterator[Token]:
+    """Prompts of one length, in one batch; rows that are done are carried along unseen."""
+    prompt, offset, cache = ids.shape[1], 0, _cache()
+    came: list[list[int]] = [[] for _ in rows]
+    said = [""] * len(rows)
+    done = [False] * len(rows)
+    first = Batch(ids, (prompt,) * len(rows))
+    unedited = _unedited(model, first, [edit.edit for edit in edits if edit.edit.needs_unedited])
+    for _ in range(new):
+        length = ids.shape[1]
+        acting = [now for edit in edits if (now := edit.now(rows, offset, length, prompt)) is not None]
+        logits = _step(model, Batch(ids, (length,) * len(rows)), offset, acting, cache, unedited)
+        log_probs = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)
+        picked = [pick(row, draw) for row, draw in zip(logits, draws, strict=True)]
+        for i, (row, token) in enumerate(zip(rows, picked, strict=True)):
+            if not done[i]:
+                came[i].append(token)
+                text = _text(model, came[i], final=len(came[i]) == new)
+                yield Token(token, text[len(said[i]) :], float(log_probs[i, token]), row)
+                said[i] = text
+                done[i] = stops(came[i], text)
+        if all(done):
+            return
+        ids = torch.cat([ids, torch.tensor(picked, device=ids.device)[:, None]], 1)
+        offset = length
+
+
+def _step(
+    model: "Model",
+    batch: Batch,
+    offset: int,
+    edits: Sequence[Edit],
+    cache: Any,
+    unedited: dict[Site, Tensor],
+) -> Float[Tensor, "batch d_vocab"]:
+    """One forward over the positions from `offset` on; the logits at the last."""
+    joined = join(edits, model.sites, batch.lengths)
+    inside = {site for edit in joined for site in edit.places(model.sites) if site.name in ("k", "v")}
+    with lock_of(model.hf), torch.no_grad():
+        cache.now = now = Pass(model.layout, batch, capture=inside, edits=joined, offset=offset, unedited=unedited)
+        with Hooks(now)():
+            out = model.hf(input_ids=batch.ids[:, offset:], past_key_values=cache, use_cache=True)
+            logits: Tensor = now.visit(Site("logits"), out.logits)
+        # attention gets its keys and values after the cache has stored them: put the edited ones in their place
+        for site in inside:
+            layer = cache.layers[site.layer]
+            stored = layer.keys if site.name == "k" else layer.values
+            stored[:, :, offset:] = now.values[site].transpose(1, 2)
+    return logits[:, -1]
+
+
+def _cache() -> Any:
+    """A cache of all keys and values; not the model's own, which would cut sliding layers short."""
+    from transformers import DynamicCache
+
+    class Cache(DynamicCache):  # type: ignore[misc]
+        now: Pass | None = None
+
+        def update(self, key: Tensor, value: Tensor, layer_idx: int, *more: Any, **named: Any) -> tuple[Tensor, Tensor]:
+            if active.get() is self.now:
+                return super().update(key, value, layer_idx, *more, **named)
+            # a second reading of the same positions, for an edit: seen by it alone
+            layer, offset = self.layers[layer_idx], self.now.offset if self.now else 0
+            return torch.cat([layer.keys[:, :, :offset], key], 2), torch.cat([layer.values[:, :, :offset], value], 2)
+
+    return Cache()
+
+
+def _unedited(model: "Model", batch: Batch, edits: Iterable[Edit]) -> dict[Site, Tensor]:
+    held = {site for edit in edits for site in edit.places(model.sites)}
+    return forward(model.layout, batch, capture=held) if held else {}
+
+
+def _text(model: "Model", ids: Sequence[int], *, final: bool) -> str:
+    """Tokens as text; a character whose bytes have not all come waits for them."""
+    if model.tokenizer is None:
+        return "".join(model.token_texts(ids))
+    text: str = model.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    return text if final else text.removesuffix("\N{REPLACEMENT CHARACTER}")

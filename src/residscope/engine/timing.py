@@ -1,0 +1,94 @@
+"""Where in a generation an edit acts: at the prompt, at new tokens, or at both."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from residscope.engine.protocols import At, Edit
+from residscope.errors import BadEdit, UnknownPosition
+from residscope.model.prompts import Batch
+from residscope.model.sites import Site, SiteTable
+
+PHASES = ("both", "prompt", "new")
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A prepared edit and where in a generation it acts."""
+
+    edit: Any
+    at: str
+
+    def now(self, rows: tuple[int, ...], offset: int, length: int, prompt: int) -> "Edit | None":
+        """The edit for a forward over positions offset to length, after a prompt of `prompt` tokens; None if it rests."""
+        prompting = offset < prompt
+        if self.at == ("new" if prompting else "prompt") or (not prompting and holds_prompt(self.edit)):
+            return None
+        edit, pos = self.edit, getattr(self.edit, "pos", None)
+        if pos is not None:
+            here = tuple(p for p in pos if (p < 0 and prompting) or offset <= p < length)
+            if not here:
+                return None
+            edit = replace(edit, pos=here)
+        return ForRows(edit, rows) if rows else edit
+
+
+class ForRows:
+    """An edit in a forward over some of the prompts only."""
+
+    def __init__(self, edit: Any, rows: tuple[int, ...]) -> None:
+        self._edit, self._rows = edit, rows
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._edit, name)
+
+    def joined(self, later: Any) -> "ForRows | None":
+        joined = getattr(self._edit, "joined", None)
+        both = None if joined is None else joined(later._edit)
+        return None if both is None else ForRows(both, self._rows)
+
+    def refuse(self, later: Any, sites: Sequence[Site], lengths: tuple[int, ...]) -> None:
+        if (refuse := getattr(self._edit, "refuse", None)) is not None:
+            refuse(later._edit, sites, lengths)
+
+    def apply(self, value: Tensor, at: At) -> Tensor:
+        found: Tensor = self._edit.apply(value, replace(at, rows=self._rows))
+        return found
+
+
+def holds_prompt(edit: Any) -> bool:
+    """Whether an edit has values for the prompt's positions alone."""
+    return bool(edit.needs_unedited or getattr(edit, "prompt_only", False))
+
+
+def timed(
+    edits: Sequence[Edit], at: str | Sequence[str], table: SiteTable, batch: Batch, new: int
+) -> tuple[Timed, ...]:
+    """Prepared edits with their times. Raises SiteError, BadEdit, UnknownPosition for what could never act."""
+    times = [at] * len(edits) if isinstance(at, str) else [*at]
+    known = {at} <= {*PHASES} if isinstance(at, str) else {*at} <= {*PHASES}
+    if len(times) != len(edits) or not known:
+        raise BadEdit(
+            "at says where edits act", received=f"at={at!r}", allowed=f"{', '.join(PHASES)}, or one such for each edit"
+        )
+    for edit, time in zip(edits, times, strict=True):
+        edit.places(table)
+        if time == "new" and holds_prompt(edit):
+            raise BadEdit(
+                "it holds what another run has at the prompt's positions, so it has nothing for new tokens",
+                received=repr(edit),
+                allowed='at="prompt" or "both"',
+            )
+        for length in batch.lengths:
+            low = length if time == "new" else -length
+            high = length if time == "prompt" or holds_prompt(edit) else length + new
+            for p in getattr(edit, "pos", None) or ():
+                if not low <= p < high:
+                    raise UnknownPosition(
+                        f"the prompt has {length} tokens, and {new} are to come",
+                        received=f'pos={p}, at="{time}"',
+                        allowed=f"{low} to {high - 1}",
+                    )
+    return tuple(Timed(edit, time) for edit, time in zip(edits, times, strict=True))
