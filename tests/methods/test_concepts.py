@@ -62,10 +62,10 @@ def test_equality_at_the_neutral_score_with_an_lda_probe_is_leace(classes, seed,
     probe = fitted(classes, n=60 * classes, d=9, seed=seed)
     x, _ = cloud(classes, 40, 9, seed=seed + 1)
     centred = probe.class_means - probe.mean
-    # LDA on the same within-class covariance that the total is made of
+    # the two shrunk covariances are shrunk apart: take the total that the within-class one makes with the means
     shares = torch.tensor(probe.counts).double() / sum(probe.counts)
-    within = probe.covariance - centred.T @ (shares[:, None] * centred)
-    lda = replace(probe, weights=torch.linalg.solve(within, probe.class_means.T).T, within=within)
+    probe = replace(probe, covariance=probe.within + centred.T @ (shares[:, None] * centred))
+    lda = replace(probe, weights=torch.linalg.solve(probe.within, probe.class_means.T).T)
     neutral = rs.lrqp(lda, to="neutral", covariance=covariance)
     ours = neutral.solve(x, torch.full((40,), -1)).x
     leace = rs.concepts.leace(probe).moved(x, torch.full((40,), -1), None)
@@ -81,8 +81,8 @@ def test_equality_at_the_neutral_score_with_an_lda_probe_is_leace(classes, seed,
 def test_the_least_cost_direction_of_lda_is_the_mean_difference():
     probe = fitted(2, n=200, d=9)
     centred = probe.class_means - probe.mean
-    within = probe.covariance - centred.T @ centred / 2
-    lda = replace(probe, weights=torch.linalg.solve(within, probe.class_means.T).T)
+    total = probe.within + centred.T @ centred / 2
+    lda = replace(probe, weights=torch.linalg.solve(probe.within, probe.class_means.T).T, covariance=total)
     step = lda.direction("c1", "c0").write
     difference = probe.class_means[1] - probe.class_means[0]
     assert float(torch.nn.functional.cosine_similarity(step, difference, dim=0)) == pytest.approx(1, abs=1e-9)
