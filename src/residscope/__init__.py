@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from residscope import directions as directions
     from residscope import edits as edits
     from residscope import errors as errors
+    from residscope import tasks as tasks
     from residscope import views as views
     from residscope.corpus.pca import pca as pca
     from residscope.directions import Dictionary as Dictionary
@@ -27,8 +28,13 @@ if TYPE_CHECKING:
     from residscope.engine.planner import sweep as sweep
     from residscope.engine.recording import Recording as Recording
     from residscope.engine.windows import Window as Window
+    from residscope.methods import concepts as concepts
     from residscope.methods.ablation_sweep import ablation_sweep as ablation_sweep
     from residscope.methods.activation_patching import activation_patching as activation_patching
+    from residscope.methods.lrqp import lrqp as lrqp
+    from residscope.methods.probe import Probe as Probe
+    from residscope.methods.probe_fit import fit_probe as fit_probe
+    from residscope.methods.probe_sweep import probe_sweep as probe_sweep
     from residscope.metrics import kl as kl
     from residscope.metrics import log_prob as log_prob
     from residscope.metrics import logit_diff as logit_diff
@@ -43,13 +49,17 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Dictionary": "directions", "Direction": "directions", "Generation": "engine.generation", "Model": "engine.model",
-    "PromptSet": "model.prompts", "Recording": "engine.recording", "Result": "results", "Site": "model.sites",
-    "Sweep": "engine.planner", "Window": "engine.windows", "ablation_sweep": "methods.ablation_sweep",
-    "activation_patching": "methods.activation_patching", "kl": "metrics", "load": "engine.loading",
-    "load_recording": "recordings", "log_prob": "metrics", "save_recording": "recordings",
-    "logit_diff": "metrics", "loss": "metrics", "pca": "corpus.pca", "screened": "engine.planner", "sweep": "engine.planner",
+    "Probe": "methods.probe", "PromptSet": "model.prompts", "Recording": "engine.recording", "Result": "results",
+    "Site": "model.sites", "Sweep": "engine.planner", "Window": "engine.windows", "ablation_sweep": "methods.ablation_sweep",
+    "activation_patching": "methods.activation_patching", "fit_probe": "methods.probe_fit", "kl": "metrics",
+    "load": "engine.loading", "load_recording": "recordings", "log_prob": "metrics", "logit_diff": "metrics",
+    "loss": "metrics", "lrqp": "methods.lrqp", "pca": "corpus.pca", "probe_sweep": "methods.probe_sweep",
+    "save_recording": "recordings", "screened": "engine.planner", "sweep": "engine.planner",
 }  # fmt: skip
-_ROOMS = ("corpus", "directions", "edits", "errors", "views")
+_ROOMS = {
+    "concepts": "methods.concepts", "corpus": "corpus", "directions": "directions", "edits": "edits", "errors": "errors",
+    "tasks": "tasks", "views": "views",
+}  # fmt: skip
 __all__ = ["__version__", *_HOME, *_ROOMS]
 
 
@@ -57,7 +67,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     if name in _ROOMS:
-        return import_module(f"{__name__}.{name}")
+        return import_module(f"{__name__}.{_ROOMS[name]}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -12,6 +12,8 @@
     ├── ResultError          BadResult, UnknownLabel
     ├── FileError            FileNotThere, DamagedFile
     ├── CorpusError          EmptyCorpus
+    ├── TaskError            BadTable, TooFewWords, MissingLabel, TooFewPrompts
+    ├── ProbeError           OneClass, UnseenLabel, SingularCovariance, Unreachable
     ├── WireError            MalformedJSON, MalformedTensors, NotFound, NotAllowed, ForeignHost
     ├── BadView
     ├── PortInUse, NoPage
@@ -231,6 +233,46 @@ class CorpusError(ResidscopeError):
 
 class EmptyCorpus(CorpusError):
     """A text without a single usable token."""
+
+
+class TaskError(ResidscopeError):
+    """The labelled prompts cannot be made, or not be used so."""
+
+
+class BadTable(TaskError):
+    """A file of prompts with a mistake in it; the line and the column are named."""
+
+
+class TooFewWords(TaskError):
+    """A tokenizer that keeps too few of a task's words whole, or a text with too few usable sentences."""
+
+
+class MissingLabel(TaskError):
+    """A label, or answers, that the prompts do not have."""
+
+
+class TooFewPrompts(TaskError):
+    """Fewer prompts than the question needs."""
+
+
+class ProbeError(ResidscopeError):
+    """The probe cannot be fitted, or the edit that it asks for does not exist."""
+
+
+class OneClass(ProbeError):
+    """A label with one value only: nothing to tell apart."""
+
+
+class UnseenLabel(ProbeError):
+    """A class that is held out but not in the training half, or that the probe does not know."""
+
+
+class SingularCovariance(ProbeError):
+    """A covariance along which the probe's normal cannot be moved."""
+
+
+class Unreachable(ProbeError):
+    """A class that no activation has with the odds asked for; the message says which odds some have."""
 
 
 class WireError(ResidscopeError):

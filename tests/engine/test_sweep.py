@@ -64,7 +64,11 @@ def an_edit(draw, model, shortest, source):
             where[axis] = draw(st.integers(0, model.sites.size(rs.Site(name), axis) - 1))
     if draw(st.integers(0, 3)):
         where["pos"] = draw(st.integers(-shortest, shortest - 1))
-    how = draw(st.sampled_from(["scale", "ablate", "patch", "steer", "freeze", "noise", "nothing", "isolate", "path", "overlay"]))
+    how = draw(
+        st.sampled_from(
+            ["scale", "ablate", "patch", "steer", "freeze", "noise", "nothing", "isolate", "path", "overlay"]
+        )
+    )
     if how == "isolate":
         return edits.isolate(f"z.{draw(st.integers(0, model.n_layers - 1))}", head=draw(st.integers(0, 3)))
     if how == "path":

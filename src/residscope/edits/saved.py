@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from torch import Tensor
 from residscope.edits.base import KINDS, WHERE, BaseEdit, indices
 from residscope.errors import BadEdit
 from residscope.plain import from_plain, to_plain
+
+# kinds that a later room brings, imported when one is read
+LATER = {"lrqp": "residscope.methods.lrqp", "set_concept": "residscope.methods.concepts"}
 
 
 def to_json(edits: Sequence[BaseEdit], tensors: MutableMapping[str, Tensor] | None = None) -> str:
@@ -37,6 +41,8 @@ def from_json(text: str, tensors: Mapping[str, Tensor] | None = None) -> tuple[B
 
 def from_dict(entry: Any, tensors: Mapping[str, Tensor] | None = None) -> BaseEdit:
     """One edit from `to_dict`. Raises BadEdit where it does not parse, and what the edit itself refuses."""
+    if isinstance(entry, Mapping) and entry.get("kind") in LATER:
+        import_module(LATER[entry["kind"]])
     if not isinstance(entry, Mapping) or entry.get("kind") not in KINDS:
         kind = entry.get("kind") if isinstance(entry, Mapping) else entry
         raise BadEdit("no such kind of edit", received=repr(kind), allowed=", ".join(sorted(KINDS)))

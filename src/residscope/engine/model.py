@@ -15,7 +15,7 @@ from residscope.engine.forward import forward, lock_of, rank
 from residscope.engine.generation import Generation, check_length, steps
 from residscope.engine.layout import Layout, lay_out, weight_in_out
 from residscope.engine.preparing import join, prepare
-from residscope.engine.protocols import Edit, Readout
+from residscope.engine.protocols import Edit, OfPrompts, Readout
 from residscope.engine.recording import Recording
 from residscope.engine.sampling import Stops, picker
 from residscope.engine.timing import timed
@@ -262,7 +262,7 @@ class Model:
         if window is not None:
             self._check_inside(window, expanded)
         sites = {self.sites.canonical(site) for site in expanded}
-        prepared = prepare(self, [edits] if isinstance(edits, Edit) else edits, batch.lengths)
+        prepared = prepare(self, tied(edits, prompt), batch.lengths)
         with lock_of(self.hf):
             unedited = self._unedited(batch, prepared)
             values = forward(self.layout, batch, capture=sites, edits=prepared, window=window, unedited=unedited)
@@ -297,7 +297,7 @@ class Model:
         """
         batch, pick, stops = self.batch(prompt, bos=bos), picker(temperature, top_k, top_p), Stops(self, stop)
         check_length(batch, max_new_tokens, self.context)
-        resolved = [edit.prepare(self) for edit in ([edits] if isinstance(edits, Edit) else edits)]
+        resolved = [edit.prepare(self) for edit in tied(edits, prompt)]
         join(resolved, self.sites, batch.lengths)
         acting = timed(resolved, at, self.sites, batch, max_new_tokens)
         tokens = steps(self, batch, acting, max_new_tokens, pick, seed=seed, stops=stops)
@@ -374,6 +374,14 @@ def _rows(prompt: Any) -> list[str | Sequence[int]]:
         prompt = prompt.tolist()
     single = isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], int))
     return [prompt] if single else list(prompt)
+
+
+def tied(edits: Sequence[Edit] | Edit, prompt: Prompt) -> list[Edit]:
+    """One edit or several as a list, those that act at named positions tied to the prompts that name them."""
+    given = [edits] if isinstance(edits, Edit) else [*edits]
+    if not isinstance(prompt, PromptSet):
+        return given
+    return [edit.on(prompt) if isinstance(edit, OfPrompts) else edit for edit in given]
 
 
 def _adds_bos(tokenizer: Any) -> bool:

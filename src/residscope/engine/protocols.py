@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from residscope.model.prompts import Batch
+from residscope.model.prompts import Batch, PromptSet
 from residscope.model.sites import Site, SiteTable
 
 
@@ -57,6 +57,14 @@ class Edit(Protocol):
 
     def apply(self, value: Tensor, at: At) -> Tensor:
         """The new value at a site; never changes `value` in place."""
+
+
+@runtime_checkable
+class OfPrompts(Protocol):
+    """An edit that acts at named positions, or by labels: a run on a PromptSet ties it to that set's first."""
+
+    def on(self, prompts: PromptSet) -> Edit:
+        """The edit with its positions and labels resolved, one for each prompt."""
 
 
 @runtime_checkable

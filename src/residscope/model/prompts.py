@@ -1,28 +1,42 @@
 """Prompts: text or tokens, one or many, and what belongs to each."""
 
+import random
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+
+from residscope.errors import MissingLabel, TooFewPrompts, UnknownPosition
+
+Row = str | tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class PromptSet:
     """Prompts and what belongs to each: corrupted partner, answers, labels, named token positions.
 
-    `prompts` holds texts or tuples of token ids. A string is a set of one: `model.run("text")` takes it as it is.
+    `prompts` holds texts or tuples of token ids. A string is a set of one: `model.run("text")` takes it as it is. The tasks of
+    `rs.tasks` give token ids, so that positions cannot drift, and `texts` to show. A position that a prompt lacks is None.
     """
 
-    prompts: tuple[str | tuple[int, ...], ...]
-    corrupted: tuple[str | tuple[int, ...], ...] | None = None
-    answers: tuple[tuple[str, str], ...] | None = None
+    prompts: tuple[Row, ...]
+    corrupted: tuple[Row, ...] | None = None
+    answers: tuple[tuple[str | int, str | int], ...] | None = None
     labels: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
-    positions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    positions: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
+    texts: tuple[str, ...] | None = None
+    name: str = "prompts"
 
     def __post_init__(self) -> None:
-        columns: dict[str, Sequence[object] | None] = {"corrupted": self.corrupted, "answers": self.answers}
+        columns: dict[str, Sequence[object] | None] = {
+            "corrupted": self.corrupted,
+            "answers": self.answers,
+            "texts": self.texts,
+        }
         columns |= {**self.labels, **self.positions}
         for name, column in columns.items():
             if column is not None and len(column) != len(self.prompts):
@@ -30,6 +44,76 @@ class PromptSet:
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    def __repr__(self) -> str:
+        parts = [f"{len(self)} {self.name}"]
+        parts += [
+            f"{word}: {', '.join(found)}"
+            for word, found in (("labels", self.labels), ("positions", self.positions))
+            if found
+        ]
+        return f"PromptSet({'; '.join(parts)})"
+
+    def subset(self, indices: Sequence[int]) -> "PromptSet":
+        """These prompts, with all that belongs to them, in the order given."""
+
+        def take(column: Sequence[Any]) -> tuple[Any, ...]:
+            return tuple(column[i] for i in indices)
+
+        return PromptSet(
+            prompts=take(self.prompts),
+            corrupted=None if self.corrupted is None else take(self.corrupted),
+            answers=None if self.answers is None else take(self.answers),
+            labels={name: take(column) for name, column in self.labels.items()},
+            positions={name: take(column) for name, column in self.positions.items()},
+            texts=None if self.texts is None else take(self.texts),
+            name=self.name,
+        )
+
+    def split(self, test: float = 0.5, *, seed: int = 0, by: str | None = None) -> tuple["PromptSet", "PromptSet"]:
+        """Two disjoint halves, (train, test), drawn at random; `by` a label, each of its values is divided in that proportion.
+
+        >>> data = PromptSet(tuple("abcdefgh"), labels={"x": (0, 0, 0, 0, 1, 1, 1, 1)})
+        >>> [half.labels["x"] for half in data.split(by="x")]
+        [(0, 0, 1, 1), (0, 0, 1, 1)]
+        """
+        if not 0 < test < 1:
+            raise TooFewPrompts("one part of the split is empty", received=f"test={test}", allowed="between 0 and 1")
+        groups: dict[object, list[int]] = defaultdict(list)
+        for i, value in enumerate([None] * len(self) if by is None else self.label(by)):
+            groups[value].append(i)
+        held_out: set[int] = set()
+        drawn = random.Random(seed)
+        for group in groups.values():
+            held_out.update(drawn.sample(group, max(1, round(test * len(group)))))
+        train = [i for i in range(len(self)) if i not in held_out]
+        return self.subset(train), self.subset(sorted(held_out))
+
+    def label(self, name: str) -> tuple[object, ...]:
+        """A label of each prompt. Raises MissingLabel."""
+        if name not in self.labels:
+            raise MissingLabel(
+                "the prompts have no such label", received=repr(name), allowed=", ".join(self.labels) or "none here"
+            )
+        return self.labels[name]
+
+    def at(self, position: str) -> tuple[int, ...]:
+        """The token index of a named position in each prompt. Raises UnknownPosition, also where one prompt lacks it."""
+        if position not in self.positions:
+            raise UnknownPosition(
+                "the prompts have no such position",
+                received=repr(position),
+                allowed=", ".join(self.positions) or "none here",
+            )
+        column = self.positions[position]
+        lacking = [i for i, index in enumerate(column) if index is None]
+        if lacking:
+            raise UnknownPosition(
+                f"{len(lacking)} of {len(self)} prompts lack the position {position}",
+                received=f"prompt {lacking[0]}" + (f": {self.texts[lacking[0]][:80]!r}" if self.texts else ""),
+                fix="leave them out with data.subset(indices)",
+            )
+        return tuple(index for index in column if index is not None)
 
 
 @dataclass(frozen=True)
@@ -43,7 +127,7 @@ class Batch:
     ids: Int[Tensor, "batch pos"]
     lengths: tuple[int, ...]
     rows: tuple[int, ...] | None = None
-    answers: tuple[tuple[str, str], ...] | None = None
+    answers: tuple[tuple[str | int, str | int], ...] | None = None
 
     @property
     def real(self) -> Bool[Tensor, "batch pos"]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from residscope.engine.forward import forward, lock_of
-from residscope.engine.model import Model, Prompt
+from residscope.engine.model import Model, Prompt, tied
 from residscope.engine.passes import INSIDE_ATTENTION
 from residscope.engine.planner.joined import run_joined
 from residscope.engine.planner.memory import budget, out_of_memory
@@ -333,8 +333,8 @@ def sweep(
     """
     if not cells:
         raise BadSweep("a sweep needs cells", received="none", allowed="a list of edits, or of tuples of edits")
-    several = [(cell,) if isinstance(cell, Edit) else tuple(cell) for cell in cells]
-    plan = Sweep(model, model.batch(prompts, bos=bos), several, readout, tuple(background), memory=memory)
+    several = [tied(cell, prompts) for cell in cells]
+    plan = Sweep(model, model.batch(prompts, bos=bos), several, readout, tied(background, prompts), memory=memory)
     plan.check()
     return plan
 

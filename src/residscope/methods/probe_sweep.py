@@ -1,0 +1,93 @@
+"""Where a variable can be read: probes at every site and position, from one recorded pass over the prompts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from residscope.engine.model import Model
+from residscope.methods.activations import Progress, activations
+from residscope.methods.probe import Probe
+from residscope.methods.probe_fit import CS, _first, fit, halves
+from residscope.model.prompts import PromptSet
+from residscope.results import Result
+
+
+def probe_sweep(
+    model: Model,
+    data: PromptSet,
+    *,
+    label: str,
+    positions: Sequence[str],
+    sites: Sequence[str] = ("resid_pre", "resid_mid"),
+    layers: Sequence[int] | None = None,
+    held_out: PromptSet | float = 0.5,
+    seed: int = 0,
+    Cs: Sequence[float] = CS,
+    progress: Progress | None = None,
+) -> dict[str, Result]:
+    """Held-out accuracy of a probe for every site, layer and position: `accuracy`, with Wilson's 95 % intervals, and `control`
+    (shuffled labels), `selectivity` and `C` beside it, each over site x layer x position.
+
+    sites: names without a layer. A name that stands in other layers only, or not at all, is refused.
+
+        rs.probe_sweep(model, rs.tasks.ioi(model), label="order", positions=["S1+1", "S2", "END"])["accuracy"]
+
+    Raises:
+        OneClass, UnseenLabel, TooFewPrompts, MissingLabel, UnknownPosition, SiteError.
+    """
+    layers = tuple(range(model.n_layers)) if layers is None else tuple(layers)
+    cells = {(name, layer, position): f"{name}.{layer}" for name in sites for layer in layers for position in positions}
+    probes = fit_probes(
+        model, data, sites=list(dict.fromkeys(cells.values())), positions=positions, label=label, held_out=held_out,
+        seed=seed, Cs=Cs, progress=progress,
+    )  # fmt: skip
+    shape = (len(sites), len(layers), len(positions))
+    coords: dict[str, Any] = {"site": tuple(sites), "layer": layers, "position": tuple(positions)}
+    some = next(iter(probes.values()))
+    about: dict[str, Any] = {
+        "method": "probe_sweep", "label": label, "classes": list(some.classes), "train": sum(some.counts),
+        "held out": some.held_out, **some.provenance,
+    }  # fmt: skip
+
+    def result(name: str, values: list[float], low: Any = None, high: Any = None) -> Result:
+        low, high = (None if x is None else torch.tensor(x).reshape(shape) for x in (low, high))
+        grid = torch.tensor(values, dtype=torch.float64).reshape(shape)
+        return Result(grid, tuple(coords), coords, name=name, low=low, high=high, provenance=about)
+
+    found = [probes[site, position] for (_, _, position), site in cells.items()]
+    bounds = [[p.interval[side] for p in found] for side in (0, 1)]
+    return {
+        "accuracy": result(f"accuracy of {label}", [p.accuracy for p in found], *bounds),
+        "control": result("accuracy on shuffled labels", [p.control for p in found]),
+        "selectivity": result("accuracy - control", [p.selectivity for p in found]),
+        "C": result("C", [p.C for p in found]),
+    }
+
+
+def fit_probes(
+    model: Model,
+    data: PromptSet,
+    *,
+    sites: Sequence[str],
+    positions: Sequence[str],
+    label: str,
+    held_out: PromptSet | float = 0.5,
+    seed: int = 0,
+    Cs: Sequence[float] = CS,
+    progress: Progress | None = None,
+) -> dict[tuple[str, str], Probe]:
+    """`fit_probe` at several sites and positions, by (site, position), the model run once."""
+    train, test = halves(data, label=label, held_out=held_out, seed=seed)
+    seen, unseen = (activations(model, half, sites, positions, progress=progress) for half in (train, test))
+    about = {"model": model.hash, "model name": model.name, "data": data.name, "seed": seed}
+    probes: dict[tuple[str, str], Probe] = {}
+    for site, position in seen:
+        if progress is not None:
+            progress("probes", len(probes), len(seen))
+        probes[site, position] = fit(
+            seen[site, position], unseen[site, position], train.label(label), test.label(label),
+            first=_first(train, position), seed=seed, Cs=Cs,
+            site=site, position=position, label=label, provenance=about,
+        )  # fmt: skip
+    return probes

@@ -1,0 +1,115 @@
+"""Indirect object identification: "Then, Mary and John went to the store. John gave a drink to" -> " Mary".
+
+Wang et al., 2022, Interpretability in the Wild (arXiv:2211.00593); with prefix sentences as in Intervening in the Residual
+Stream (2023).
+"""
+
+import random
+import re
+
+from residscope.corpus.text import Source
+from residscope.engine.model import Model
+from residscope.errors import TooFewPrompts
+from residscope.model.prompts import PromptSet
+from residscope.tasks.prefixes import prefixes as sentences
+from residscope.tasks.spans import locate, single_tokens, words
+
+# {A} and {B} are the two names of the first clause in their order, {S} the one who gives
+TEMPLATES = (
+    "Then, {A} and {B} went to the {place}. {S} gave a {object} to",
+    "Then, {A} and {B} had a lot of fun at the {place}. {S} gave a {object} to",
+    "Then, {A} and {B} were working at the {place}. {S} decided to give a {object} to",
+    "Then, {A} and {B} were thinking about going to the {place}. {S} wanted to give a {object} to",
+    "Then, {A} and {B} had a long argument, and afterwards {S} said to",
+    "After {A} and {B} went to the {place}, {S} gave a {object} to",
+    "When {A} and {B} got a {object} at the {place}, {S} decided to give it to",
+    "When {A} and {B} got a {object} at the {place}, {S} decided to give the {object} to",
+    "While {A} and {B} were working at the {place}, {S} gave a {object} to",
+    "While {A} and {B} were commuting to the {place}, {S} gave a {object} to",
+    "After the lunch, {A} and {B} went to the {place}. {S} gave a {object} to",
+    "Afterwards, {A} and {B} went to the {place}. {S} gave a {object} to",
+    "Then, {A} and {B} had a long argument. Afterwards {S} said to",
+    "The {place} {A} and {B} went to had a {object}. {S} gave it to",
+    "Friends {A} and {B} found a {object} at the {place}. {S} gave it to",
+)
+NAMES = words(
+    """
+    Aaron Adam Alan Alex Alice Amy Anderson Andre Andrew Andy Anna Anthony Arthur Austin Blake Brian Carter Charles
+    Charlie Christian Christopher Clark Cole Collins Crystal Daniel David Dean Edward Elizabeth Emily Eric Eva Frank
+    George Graham Henry Ian Jack Jacob Jake James Jamie Jane Jason Jay Jennifer Jeremy Jessica John Jonathan Jordan
+    Joseph Joshua Justin Kate Kelly Kevin Laura Leon Lewis Lisa Louis Luke Marco Marcus Maria Martin Mary Matthew Max
+    Michael Michelle Morgan Patrick Paul Peter Rachel Richard Robert Roman Ruby Russell Ryan Sarah Scott Sean Simon
+    Stephen Steven Sullivan Taylor Thomas Tyler Victoria Warren William
+    """
+)
+PLACES = words(
+    """
+    store garden restaurant school hospital office house station park library market museum
+    """
+)
+OBJECTS = words(
+    """
+    ring book bone basketball computer necklace drink snack letter camera ticket hat
+    """
+)
+POSITIONS = ("IO", "S1", "S1+1", "S2", "END")
+
+
+def ioi(model: Model, n: int = 200, *, seed: int = 0, prefixes: bool = True, text: Source | None = None) -> PromptSet:
+    """n prompts, half ABBA (the indirect object named first) and half BABA, with the fifteen templates of the paper.
+
+    Labels: `order` (ABBA or BABA), `IO`, `S`, `template`. Positions: IO, S1, S1+1, S2, END (the last token), each name checked to
+    be one token and to decode to itself. Answers: (IO, S). Each prompt's corrupted partner has the other name at S2 and nothing
+    else changed: a minimal pair of the other order, whose right answer is S.
+
+    prefixes: begin each prompt with a sentence of `text` (the built-in documentation unless given), without names.
+
+    Raises:
+        TooFewPrompts: fewer than two. TooFewWords: the tokenizer splits the names, or the text has no usable sentence.
+    """
+    if n < 2:
+        raise TooFewPrompts("IOI needs both orders", received=f"n={n}", allowed="2 or more")
+    names = single_tokens(model, NAMES, least=4, what="names")
+    places = single_tokens(model, PLACES, least=1, what="places")
+    objects = single_tokens(model, OBJECTS, least=1, what="objects")
+    drawn = random.Random(seed)
+    before = sentences(model, text or "python-docs", n, drawn=drawn, names=NAMES) if prefixes else [""] * n
+    rows = []
+    for i, sentence in enumerate(before):
+        io, s = drawn.sample(names, 2)
+        first, second = (io, s) if i % 2 == 0 else (s, io)
+        template = drawn.randrange(len(TEMPLATES))
+        filled = {"A": first, "B": second, "place": drawn.choice(places), "object": drawn.choice(objects)}
+        prompt, found = _placed(model, sentence, template, filled | {"S": s})
+        other, _ = _placed(model, sentence, template, filled | {"S": io})
+        order = ("ABBA", "BABA")[i % 2]
+        s1 = found["B" if order == "ABBA" else "A"]
+        at = (found["A" if order == "ABBA" else "B"], s1, s1 + 1, found["S"], len(prompt[1]) - 1)
+        rows.append((prompt, other[1], (f" {io}", f" {s}"), (order, io, s, template), at))
+    prompts, corrupted, answers, labels, positions = zip(*rows, strict=True)
+    return PromptSet(
+        prompts=tuple(ids for _, ids in prompts),
+        texts=tuple(shown for shown, _ in prompts),
+        corrupted=corrupted,
+        answers=answers,
+        labels=dict(zip(("order", "IO", "S", "template"), zip(*labels, strict=True), strict=True)),
+        positions=dict(zip(POSITIONS, zip(*positions, strict=True), strict=True)),
+        name="IOI prompts" + (" with prefixes" if prefixes else ""),
+    )
+
+
+def _placed(
+    model: Model, sentence: str, template: int, filled: dict[str, str]
+) -> tuple[tuple[str, tuple[int, ...]], dict[str, int]]:
+    """(The text, its token ids), and the token index of A, B and S, each decoding to its name."""
+    text = f"{sentence} " if sentence else ""
+    ends: dict[str, int] = {}
+    for literal, slot in re.findall(r"([^{]*)(?:\{(\w+)\})?", TEMPLATES[template]):
+        text += literal + filled.get(slot, "")
+        ends |= {slot: len(text)} if slot in "ABS" and slot else {}
+    located = locate(model, text)
+    found = {slot: located.last(end) for slot, end in ends.items()}
+    for slot, index in found.items():
+        assert index is not None
+        assert model.token_texts([located.ids[index]])[0].strip() == filled[slot], (text, slot)
+    return (text, located.ids), {slot: index for slot, index in found.items() if index is not None}

@@ -1,0 +1,44 @@
+"""Prefix sentences: plain sentences from any text, with no names in them, so that prompts are less alike."""
+
+import random
+import re
+from collections.abc import Collection, Iterator
+
+from residscope.corpus.text import Source, texts
+from residscope.engine.model import Model
+from residscope.errors import TooFewWords
+
+PLAIN = re.compile(r"[A-Z][a-z]*(?:,? [a-z][a-z'-]*)+[.]")
+ENOUGH = 1000
+
+
+def prefixes(
+    model: Model, source: Source, n: int, *, drawn: random.Random, names: Collection[str] = (), longest: int = 50
+) -> list[str]:
+    """n sentences drawn from a text: of at most `longest` tokens, and with no capital after the first letter, nor a name.
+
+    Raises:
+        TooFewWords: the text has no such sentence. CorpusError: it cannot be read.
+    """
+    known = {name.lower() for name in names}
+    found: dict[str, None] = {}
+    for sentence in _sentences(source):
+        words = re.findall(r"[a-z]+", sentence.lower())
+        if PLAIN.fullmatch(sentence) and len(words) >= 5 and not known.intersection(words):
+            if len(model._encode(sentence, bos=False)) <= longest:
+                found[sentence] = None
+            if len(found) == ENOUGH:
+                break
+    if not found:
+        raise TooFewWords(
+            "the text has no usable sentence",
+            received=str(source)[:80],
+            allowed=f"sentences of 5 words or more and at most {longest} tokens, without names or other capitals",
+            fix="give another text=, or prefixes=False",
+        )
+    return drawn.choices(list(found), k=n)
+
+
+def _sentences(source: Source) -> Iterator[str]:
+    for text in texts(source):
+        yield from re.split(r"(?<=[.!?])\s+", re.sub(r"\s+", " ", text).strip())

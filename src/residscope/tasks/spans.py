@@ -1,0 +1,51 @@
+"""Where words stand: character spans of a text as token indices, checked by decoding."""
+
+from dataclasses import dataclass
+
+from residscope.engine.model import Model
+from residscope.errors import NoTokenizer, TooFewWords
+
+
+@dataclass(frozen=True)
+class Located:
+    """A text's token ids (BOS where the model's habit adds it) and each token's characters, (start, end)."""
+
+    ids: tuple[int, ...]
+    spans: tuple[tuple[int, int], ...]
+
+    def last(self, end: int) -> int | None:
+        """The token that holds the character before `end`: the last token of what ends there. None where there is none."""
+        return next((i for i, (a, b) in enumerate(self.spans) if a < end <= b), None)
+
+
+def locate(model: Model, text: str) -> Located:
+    """Tokenize a text and keep where each token stands in it. Raises NoTokenizer."""
+    if model.tokenizer is None or not getattr(model.tokenizer, "is_fast", False):
+        raise NoTokenizer(
+            "words cannot be found again in the tokens",
+            received="no tokenizer" if model.tokenizer is None else type(model.tokenizer).__name__,
+            allowed="a fast tokenizer, which says where each token stands in the text",
+        )
+    found = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids, spans = list(found["input_ids"]), [(int(a), int(b)) for a, b in found["offset_mapping"]]
+    if model.bos and ids[:1] != [model.tokenizer.bos_token_id]:
+        ids, spans = [model.tokenizer.bos_token_id, *ids], [(0, 0), *spans]
+    return Located(tuple(ids), tuple(spans))
+
+
+def single_tokens(model: Model, words: tuple[str, ...], *, least: int, what: str) -> tuple[str, ...]:
+    """Those of the words that are one token after a space. Raises TooFewWords where under `least` are."""
+    kept = tuple(word for word in words if len(model._encode(f" {word}", bos=False)) == 1)
+    if len(kept) < least:
+        raise TooFewWords(
+            f"this tokenizer splits too many of the {what}",
+            received=f"{len(kept)} of {len(words)} are one token",
+            allowed=f"at least {least}",
+            fix="give your own prompts with rs.tasks.from_file",
+        )
+    return kept
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The words of a text, as a list to draw from."""
+    return tuple(text.split())
