@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.harness import Row, report
 
-BENCHES = ("recording", "memory", "page", "lrqp")
+BENCHES = ("recording", "beside", "patching", "memory", "page", "lrqp")
 
 
 def main() -> None:

@@ -52,6 +52,18 @@ def pair(
     return Row(name, mine, other, ratio, low, high, reach, pairs, note)
 
 
+def paired(
+    name: str, ours: Timed, theirs: Callable[[], float], *, pairs: int, reach: float | None = None, note: str = ""
+) -> Row:
+    """As `pair`, for another that tells its own seconds."""
+    ours()
+    theirs()
+    times = [(_seconds(ours), theirs()) if i % 2 == 0 else (theirs(), _seconds(ours))[::-1] for i in range(pairs)]
+    low, ratio, high = statistics.quantiles([a / b for a, b in times], n=4)
+    mine, other = (statistics.median(column) for column in zip(*times, strict=True))
+    return Row(name, mine, other, ratio, low, high, reach, pairs, note)
+
+
 def _seconds(call: Timed) -> float:
     began = time.perf_counter()
     call()

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
-NAMES = ("edits", "generation", "directions", "results", "views", "tasks", "probes")
+NAMES = ("edits", "generation", "directions", "results", "views", "sweeps", "patching", "tasks", "probes")
 PAGES = [ROOT / "README.md"] + [ROOT / f"docs/{name}.md" for name in NAMES]
 
 

@@ -55,20 +55,31 @@ def prices_of(layout: Layout) -> Prices:
 
 
 @cache
-def gemm_rate(device: str, dtype: torch.dtype, d_in: int, d_out: int, rows: int = 512) -> float:
-    """FLOPs per second this machine reaches on the product [rows, d_in] @ [d_in, d_out], the best of a few tries."""
-    a = torch.ones(rows, d_in, device=device, dtype=dtype)
-    b = torch.ones(d_in, d_out, device=device, dtype=dtype)
-    best = float("inf")
-    for _ in range(5):
-        began = time.perf_counter()
-        c = a @ b
-        if c.is_cuda:
-            torch.cuda.synchronize(c.device)
-        best = min(best, time.perf_counter() - began)
-    return 2 * rows * d_in * d_out / best
+def gemm_rate(device: str, dtype: torch.dtype, shapes: tuple[tuple[int, int], ...], rows: int = 1024) -> float:
+    """FLOPs per second this machine reaches on the products [rows, d_in] @ [d_in, d_out], the best of a few tries of each."""
+    flops, seconds = 0, 0.0
+    for d_in, d_out in shapes:
+        a = torch.ones(rows, d_in, device=device, dtype=dtype)
+        b = torch.ones(d_out, d_in, device=device, dtype=dtype).T
+        best = float("inf")
+        for _ in range(5):
+            began = time.perf_counter()
+            c = a @ b
+            if c.is_cuda:
+                torch.cuda.synchronize(c.device)
+            best = min(best, time.perf_counter() - began)
+        flops, seconds = flops + 2 * rows * d_in * d_out, seconds + best
+    return flops / seconds
+
+
+def shapes_of(layout: Layout) -> tuple[tuple[int, int], ...]:
+    """The matrices of one block, but for experts."""
+    experts = layout.blocks[0].experts
+    routed = {id(w) for w in experts.parameters()} if experts is not None else set()
+    weights = [w for w in layout.blocks[0].block.parameters() if w.ndim == 2 and id(w) not in routed]
+    return tuple((int(w.shape[1]), int(w.shape[0])) for w in weights) or ((layout.sizes.d_model, layout.sizes.d_model),)
 
 
 def rate_of(layout: Layout) -> float:
-    """The machine's rate on this model's largest layers."""
-    return gemm_rate(str(layout.device), layout.dtype, layout.sizes.d_model, max(layout.sizes.d_mlp, 1))
+    """The machine's rate on this model's matrices, measured once."""
+    return gemm_rate(str(layout.device), layout.dtype, shapes_of(layout))
