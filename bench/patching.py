@@ -155,7 +155,7 @@ def screened_rows(model: rs.Model, peer: Peer, *, rounds: int) -> Iterator[Row]:
     exact = pair.ours()
     gap = abs(exact.provenance["clean"][0] - exact.provenance["corrupted"][0])
     big = (exact.values - exact.provenance["corrupted"][0]).abs().flatten() >= 0.05 * gap
-    for by in ("bfloat16", "gradient"):
+    for by in ("neighbours", "gradient", "bfloat16"):
         times, found = [], None
         for i in range(rounds):
             before, _ = pair.theirs(peer, random.Random(i).sample(cells, 4))

@@ -302,7 +302,7 @@ def test_eight_threads_get_the_numbers_of_one(llama, ids):
 # ── screening ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("by", ["bfloat16", "gradient"])
+@pytest.mark.parametrize("by", ["bfloat16", "gradient", "neighbours"])
 def test_screening_makes_exact_what_matters_and_says_what_it_knows(llama, pair, by):
     ids, _ = pair
     other = (ids * 5 + 1) % VOCAB
@@ -312,13 +312,14 @@ def test_screening_makes_exact_what_matters_and_says_what_it_knows(llama, pair, 
     cells = patches(llama, source, 12)
     exact = rs.sweep(llama, ids, cells, metric).run().values
     base = metric(llama.run(ids, ["logits"]))
-    found = rs.screened(rs.sweep(llama, ids, cells, metric), gap, by=by, seed=1)
+    chains = [range(p, 48, 12) for p in range(12)] if by == "neighbours" else ()
+    found = rs.screened(rs.sweep(llama, ids, cells, metric), gap, by=by, chains=chains, seed=1)
     known = [i for i, k in enumerate(found.coords["known"]) if k == "exact"]
     assert 0 < len(known) <= 48
     torch.testing.assert_close(found.values[known], exact[known], atol=1e-6, rtol=1e-6)
     assert "estimated" in found.exact
     assert found.provenance["audit"]["cells"] == round(0.05 * (48 - (len(known) - found.provenance["audit"]["cells"])))
-    if by == "bfloat16":
+    if by != "gradient":
         big = ((exact - base).abs() >= 0.05 * gap.abs())[:, 0].nonzero()[:, 0].tolist()
         assert big
         assert {*big} <= {*known}
@@ -329,5 +330,7 @@ def test_screening_refuses_what_it_cannot_do(llama, ids):
     plan = rs.sweep(llama, ids, [edits.ablate("z.1")], rs.logit_diff(5, 7))
     with pytest.raises(errors.BadSweep, match="gradient"):
         rs.screened(plan, 1.0, by="guessing")
+    with pytest.raises(errors.BadSweep, match="every cell once"):
+        rs.screened(plan, 1.0, by="neighbours", chains=[[0, 0]])
     with pytest.raises(errors.BadSweep, match="zero"):
         rs.screened(plan, 0.0)

@@ -41,8 +41,8 @@ def activation_patching(
     with positions or heads (`resid_pre`, `resid_mid`, `attn_out`, `mlp_out`, `z`, `q`, `k`, `v`, `pattern`, `mlp_post` ...).
     positions: "each", "all" at once (the default where the site has heads), a list (negative: from the end), or names from
     the prompt set. corrupted: None takes the set's own. normalize: (patched - corrupted) / (clean - corrupted), so that 0
-    is the corrupted run and 1 the clean one. screen: "bfloat16" or "gradient" estimates all cells, and makes exact those
-    over `over` of the gap; the result is labelled so.
+    is the corrupted run and 1 the clean one. screen: "neighbours" (every fourth layer first), "bfloat16" or "gradient" estimates
+    all cells, and makes exact those over `over` of the gap; the result is labelled so.
 
     Returns a `Result` over layer, pos and head (kv_head), and prompt where there are several, in the metric's unit. Its
     provenance has the metric of both runs.
@@ -57,7 +57,7 @@ def activation_patching(
     gap = cells.ends[0] - cells.ends[1]
     if (normalize or screen) and not bool((gap != 0).all()):
         raise BadSweep("clean and corrupted have the same metric", received=str(ends), fix="choose another pair")
-    found = run(plan, gap, screen, over, progress, cancel)
+    found = run(plan, cells.grid, gap, screen, over, progress, cancel)
     about = {"method": f"activation patching of {site}, {mode}", **ends, "normalized": normalize}
     result = cells.grid.result(found, name=type(metric).__name__, about=about)
     if not normalize:

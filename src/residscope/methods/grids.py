@@ -119,9 +119,12 @@ def _positions(
     return found, tuple(map(str, positions))
 
 
-def run(plan: Sweep, gap: Tensor | None, screen: str | None, over: float, progress: Progress, cancel: Any) -> Result:
-    """The sweep's numbers: exact, or screened by a cheaper estimate."""
+def run(
+    plan: Sweep, cells: Grid, gap: Tensor, screen: str | None, over: float, progress: Progress, cancel: Any
+) -> Result:
+    """The sweep's numbers: exact, or screened by a cheaper estimate; neighbours are those in the layers beside."""
     if screen is None:
         return plan.run(progress, cancel)
-    assert gap is not None
-    return screened(plan, gap, by=screen, over=over, progress=progress, cancel=cancel)
+    each = len(cells.sites) // len(cells.coords["layer"])
+    chains = [range(first, len(cells.sites), each) for first in range(each)]
+    return screened(plan, gap, by=screen, chains=chains, over=over, progress=progress, cancel=cancel)

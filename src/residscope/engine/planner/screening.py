@@ -3,6 +3,8 @@
 import copy
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ def screened(
     gap: float | Tensor,
     *,
     by: str = "bfloat16",
+    chains: Sequence[Sequence[int]] = (),
     over: float = 0.05,
     audit: float = 0.05,
     seed: int = 0,
@@ -35,8 +38,10 @@ def screened(
 
     gap: the difference (clean - corrupted) that effects are shares of, one number or one a prompt. by: "bfloat16" runs the
     same sweep on a copy of the model in that precision; "gradient" takes the first-order estimate
-    readout + sum over sites of grad . (edited value - value), for three passes in all. over: the share. audit: the share
-    of the remaining cells, drawn by `seed`, that are made exact as well.
+    readout + sum over sites of grad . (edited value - value), for three passes in all; "neighbours" runs every fourth cell of
+    each of the `chains` (cells in an order along which effects change little, such as the layers at one position) and takes
+    the others to be between the two beside them. over: the share. audit: the share of the remaining cells, drawn by `seed`,
+    that are made exact as well.
 
     The result's column `known` says of each cell whether it is "exact" or "estimate"; its provenance has the audit: the largest
     error found, and how many cells over the threshold the estimate had missed.
@@ -44,19 +49,24 @@ def screened(
     Raises:
         BadSweep: an unknown way of screening, a gap of zero. SweepCancelled, WeightsChanged: as `Sweep.run`.
     """
-    if by not in ("bfloat16", "gradient"):
-        raise BadSweep("no such way of screening", received=repr(by), allowed='"bfloat16" or "gradient"')
+    if by not in _WAYS:
+        raise BadSweep("no such way of screening", received=repr(by), allowed=", ".join(_WAYS))
+    if by == "neighbours" and sorted(i for chain in chains for i in chain) != [*range(len(plan.cells))]:
+        raise BadSweep(
+            "chains must hold every cell once", received=f"{sum(map(len, chains))} of {len(plan.cells)} cells"
+        )
     threshold = over * torch.as_tensor(gap).abs().to(plan.model.device)
     if not bool((threshold > 0).all()):
         raise BadSweep(
             "effects are shares of the gap, which is zero", received=f"gap={gap}", fix="choose other prompts"
         )
     began = time.monotonic()
-    estimate, base = (_in_bfloat16 if by == "bfloat16" else _by_gradient)(plan, progress, cancel)
-    effect = (estimate - base).abs()
-    share = (effect / threshold).amax(1)
+    rough = _WAYS[by](plan, chains, progress, cancel)
+    estimate, base = rough.values, rough.base
+    share = (rough.largest / threshold).amax(1)
     wanted = share >= _SLACK
-    rest = (~wanted).nonzero()[:, 0].tolist()
+    wanted[rough.exact] = False
+    rest = [i for i in (~wanted).nonzero()[:, 0].tolist() if i not in {*rough.exact}]
     generator = torch.Generator().manual_seed(seed)
     drawn = [rest[i] for i in torch.randperm(len(rest), generator=generator)[: round(audit * len(rest))].tolist()]
     chosen = [*wanted.nonzero()[:, 0].tolist(), *drawn]
@@ -71,7 +81,7 @@ def screened(
             audited["largest error"] = float((true - estimate[drawn]).abs().max())
             audited["missed"] = int((((true - base).abs() / threshold).amax(1) >= 1).sum())
     known = ["estimate"] * len(plan.cells)
-    for i in chosen:
+    for i in (*chosen, *rough.exact):
         known[i] = "exact"
     about = {
         "method": f"sweep, screened by {by}",
@@ -79,7 +89,7 @@ def screened(
         "seconds": round(time.monotonic() - began, 3),
         "exact over": float(over),
         "gap": torch.as_tensor(gap).tolist(),
-        "exact cells": len(chosen),
+        "exact cells": len(chosen) + len(rough.exact),
         "audit": audited,
         "seed": seed,
     }
@@ -90,28 +100,61 @@ def screened(
     return Result(values, ("cell", "prompt"), coords, along, name=name, exact=words, provenance=about)
 
 
-def _in_bfloat16(plan: Sweep, progress: Progress, cancel: Any) -> tuple[Tensor, Tensor]:
-    """Estimates of all cells from a copy of the model in bfloat16, set upon the exact base."""
+@dataclass(frozen=True)
+class Rough:
+    """Estimates of all cells, the base they are of, how large an effect may be, and which cells are exact already."""
+
+    values: Tensor
+    base: Tensor
+    largest: Tensor
+    exact: list[int]
+
+
+def _in_bfloat16(plan: Sweep, _: Any, progress: Progress, cancel: Any) -> Rough:
+    """The same sweep on a copy of the model in bfloat16, its effects set upon the exact base."""
     model = plan.model
     hf = copy.deepcopy(model.hf).to(torch.bfloat16)
     low = Model(hf, model.tokenizer, name=model.name, hash=model.hash, bos=model.bos)
     rough = plan.of(plan.cells, model=low)
     found = rough.run(progress, cancel).values.to(model.device)
     base = plan.baseline()
-    return (found - rough.base.to(model.device)).to(base) + base, base
+    effect = (found - rough.base.to(model.device)).to(base)
+    return Rough(base + effect, base, effect.abs(), [])
 
 
-def _by_gradient(plan: Sweep, progress: Progress, cancel: Any) -> tuple[Tensor, Tensor]:
-    """First-order estimates of all cells: the gradient at the sites they edit, times what they change there."""
+def _by_gradient(plan: Sweep, _: Any, progress: Progress, cancel: Any) -> Rough:
+    """The gradient at the sites that the cells edit, times what they change there."""
     model, table = plan.model, plan.model.sites
     sites = {site for cell in plan.cells for edit in cell for site in edit.places(table)}
     held = {s for cell in plan.cells for edit in cell if edit.needs_unedited for s in edit.places(table)}
     recording, grads = gradients(model, plan.batch, plan.readout, [*sites], edits=plan.background)
     unedited = model.run(plan.batch, [*held]) if held else recording
     base = Base(recording, {site: unedited[site] for site in held})
+    effect = torch.stack([_first_order(cell, base, grads) for cell in plan.cells])
     start = plan.baseline()
-    found = [start + _first_order(cell, base, grads) for cell in plan.cells]
-    return torch.stack(found), start
+    return Rough(start + effect, start, effect.abs(), [])
+
+
+def _by_neighbours(plan: Sweep, chains: Sequence[Sequence[int]], progress: Progress, cancel: Any) -> Rough:
+    """Every fourth cell of each chain, exactly; the others on the line between the two beside them."""
+    steps = [sorted({*range(0, len(chain), _STRIDE), len(chain) - 1}) for chain in chains]
+    exact = [chain[i] for chain, here in zip(chains, steps, strict=True) for i in here]
+    base = plan.baseline()
+    found = plan.of([plan.cells[i] for i in exact]).run(progress, cancel).values.to(base)
+    effect = base.new_zeros(len(plan.cells), len(base))
+    effect[exact] = found - base
+    largest = effect.abs()
+    for chain, here in zip(chains, steps, strict=True):
+        for a, b in pairwise(here):
+            low, high = effect[chain[a]], effect[chain[b]]
+            for i in range(a + 1, b):
+                effect[chain[i]] = low + (high - low) * (i - a) / (b - a)
+                largest[chain[i]] = torch.maximum(low.abs(), high.abs())
+    return Rough(base + effect, base, largest, exact)
+
+
+_STRIDE = 4
+_WAYS = {"bfloat16": _in_bfloat16, "gradient": _by_gradient, "neighbours": _by_neighbours}
 
 
 def _first_order(cell: Sequence[Edit], base: Base, grads: dict[Any, Tensor]) -> Tensor:
