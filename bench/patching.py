@@ -146,11 +146,23 @@ def minimal_pair(model: rs.Model, length: int, at: int) -> tuple[list[int], list
     return clean, corrupted
 
 
+TOLD = (
+    "The weather had been fine for most of the week, and nobody in the village expected any rain before Sunday. Still the old "
+    "man took his coat. When John and Mary went to the store, John gave a bottle of milk to",
+    "Prices rose again in the spring, which surprised only those who had never kept a shop, or a household, in that part of "
+    "town. When Mary and John came back from the park, Mary handed some old letters to",
+)
+
+
+def told(model: rs.Model, text: str, length: int) -> list[int]:
+    """The last so many tokens of a text behind itself."""
+    return (model.tokens(f"{text}. {text}")[0].tolist())[-length:]
+
+
 def screened_rows(model: rs.Model, peer: Peer, *, rounds: int) -> Iterator[Row]:
     """Screening at 64 tokens, beside the peer's whole forwards; recall against the exact sweep."""
-    clean, corrupted = random_pair(model, 64)
-    clean[-14:] = model.tokens("John and Mary went to the store, John gave a bottle of milk to")[0].tolist()[-14:]
-    pair = Pair(model, clean, corrupted)
+    pair = Pair(model, *(told(model, text, 64) for text in TOLD))
+    clean, corrupted = pair.clean, pair.corrupted
     cells = [(layer, pos) for layer in range(model.n_layers) for pos in range(64)]
     exact = pair.ours()
     gap = abs(exact.provenance["clean"][0] - exact.provenance["corrupted"][0])
