@@ -26,7 +26,7 @@ def kept(name: str, part: str) -> dict[str, torch.Tensor]:
 
 
 with safe_open(FIXTURE, "pt") as opened:
-    PUBLISHED = {name: json.loads(config) for name, config in opened.metadata().items()}
+    PUBLISHED = {name: json.loads(config) for name, config in sorted(opened.metadata().items())}
 OLD = "NeelNanda/SoLU_1L_v9_old"
 SHORT = "NeelNanda/Attn-Only-2L512W-Shortformer-6B-big-lr"
 SOLU = "NeelNanda/SoLU_2L512W_C4_Code"
