@@ -157,6 +157,8 @@ EDITS = [
     {"kind": "lrqp", "to": "a", "log_alpha": 7.5, "covariance": "within"},
     {"kind": "set_concept", "method": "mean_difference", "to": "b"},
     {"kind": "set_concept", "method": "project_out", "to": "b"},
+    {"kind": "set_concept", "method": "mean_difference", "to": "neutral"},
+    {"kind": "lrqp", "to": "neutral"},
     {"kind": "set_concept", "method": "constant_dose", "to": "b", "dose": 0.5},
 ]
 
@@ -172,7 +174,9 @@ def test_an_edit_lands_where_the_page_was_told_it_would(live: Session, edit: dic
     assert live.wait(60)
     state = wire(live)
     after = live.probe_reading(NAME, run=state["current"]["b"], pos=4)["log_prob"]
-    if edit["kind"] == "lrqp":
+    if edit["to"] == "neutral" and edit["kind"] == "lrqp":
+        edit = {**edit, "method": "project_out"}
+    if "method" not in edit:
         sign = 1 if edit["to"] == "b" else -1
         was = sign * (before["log_prob"][1] - before["log_prob"][0])
         assert sign * (after[1] - after[0]) == pytest.approx(max(was, edit["log_alpha"]), abs=1e-4)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from residscope.methods import concepts
+from residscope.methods.concept_edit import NEUTRAL
 from residscope.methods.probe import Probe
 from residscope.model.prompts import PromptSet
 from residscope.session.probes import Fitted, accuracy
@@ -63,29 +64,37 @@ def place_of(fitted: Fitted, ids: tuple[int, ...]) -> tuple[int | None, str | No
 def read_vector(fitted: Fitted, x: Float[Tensor, "d"]) -> dict[str, Any]:
     """What the probe reads in one vector, and all that the page needs to say where each edit would put it.
 
-    log_prob[class]; xy on the cloud's axes. moves[method][class]: the scores after that edit as `at` + dose * `slope` (the
-    slope is zero where the edit has no dose); LRQP has none: it puts the least log-odds of its class at what is asked, or
-    leaves them. steps[covariance]: for two classes, Mahalanobis length of one nat, and how far the point moves on the axes.
+    log_prob[class]; xy on the cloud's axes. moves[method][class]: scores and xy after that edit, `at` + dose * `slope` and `xy`
+    + dose * `xy_slope` (slopes are zero where the edit has no dose). LRQP has no entry: it puts the least log-odds of its
+    class at what is asked, or leaves them; "neutral" puts them where project_out's does. steps[covariance]: for two
+    classes, the Mahalanobis length of one nat, and how far it moves the point on the axes.
     """
     probe, x = fitted.probe, x.double().cpu()
-    scores = x @ probe.weights.T + probe.bias
     return {
         "log_prob": probe.log_prob(x).tolist(),
         "xy": ((x - fitted.centre) @ fitted.axes.T).tolist(),
-        "moves": {method: {to: _move(probe, method, to, x, scores) for to in probe.classes} for method in METHODS},
+        "moves": {method: {to: _move(fitted, method, to, x) for to in _wanted(probe, method)} for method in METHODS},
         "steps": _steps(fitted) if len(probe.classes) == 2 else None,
     }
 
 
-def _move(probe: Probe, method: str, to: str, x: Tensor, scores: Tensor) -> dict[str, list[float]]:
-    dosed = method == "constant_dose"
+def _wanted(probe: Probe, method: str) -> tuple[str, ...]:
+    return probe.classes if method == "constant_dose" else (*probe.classes, "neutral")
+
+
+def _move(fitted: Fitted, method: str, to: str, x: Tensor) -> dict[str, list[float]]:
+    probe, dosed = fitted.probe, method == "constant_dose"
     edit = concepts.constant_dose(probe, to, dose=1.0) if dosed else getattr(concepts, method)(probe, to)
-    moved = edit.moved(x[None], torch.tensor([probe.classes.index(to)]), None)[0]
-    change = (moved - x) @ probe.weights.T
+    target = torch.tensor([NEUTRAL if to == "neutral" else probe.classes.index(to)])
+    change = edit.moved(x[None], target, None)[0] - x
+    starts = {"at": x @ probe.weights.T + probe.bias, "xy": (x - fitted.centre) @ fitted.axes.T}
+    steps = {"at": change @ probe.weights.T, "xy": change @ fitted.axes.T}
+    none = {name: torch.zeros_like(step) for name, step in steps.items()}
+    at = starts if dosed else {name: starts[name] + steps[name] for name in starts}
+    slope = steps if dosed else none
     return {
-        "at": (scores if dosed else scores + change).tolist(),
-        "slope": (change if dosed else torch.zeros_like(change)).tolist(),
-    }
+        "at": at["at"].tolist(), "slope": slope["at"].tolist(), "xy": at["xy"].tolist(), "xy_slope": slope["xy"].tolist(),
+    }  # fmt: skip
 
 
 def _steps(fitted: Fitted) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from residscope.methods.probe_fit import count_right, fit, halves
 from residscope.model.prompts import PromptSet
 from residscope.session.specs import FileData, ProbeData, ProbeRecipe
 
-SEED, BATCH = 0, 8  # a live run waits for one batch at most
+SEED = 0
+BATCH_TOKENS = 160  # a live run waits for one batch at most
 MAP_BYTES = 256 << 20
 MOST_PROBES = 24
 
@@ -94,7 +95,7 @@ class Shelf:
         ends = [max(column[i] for column in at.values()) + 1 for i in range(len(data))]
         cut = PromptSet(tuple(ids[:end] for ids, end in zip(data.prompts, ends, strict=True)), positions=dict(at))
         found = activations(
-            model, cut, sites, positions, batch=BATCH,
+            model, cut, sites, positions, batch=max(1, BATCH_TOKENS * len(ends) // max(1, sum(ends))),
             progress=lambda _, done, total: tell("Recording activations", done / total),
         )  # fmt: skip
         with self._lock:
