@@ -123,7 +123,7 @@ def test_three_classes_have_a_histogram_each(one: Session) -> None:
 
 
 def test_the_data_says_what_can_be_chosen(one: Session) -> None:
-    found = one.probe_data(FILE)
+    found = one.intent("read_data", {"data": FILE})
     assert found["n"] == 48
     assert {label["name"]: label["classes"] for label in found["labels"]} == {
         "kind": 2,

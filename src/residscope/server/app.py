@@ -72,10 +72,6 @@ def create_app(session: Session, *, token: str, port: int, page: Path | None = N
     async def import_direction(request: Request) -> JSONResponse:
         return JSONResponse(await run_in_threadpool(session.import_direction, await request.body()))
 
-    @app.post("/api/probes/data")
-    async def probe_data(request: Request) -> JSONResponse:
-        return JSONResponse(await run_in_threadpool(session.probe_data, parse_json(await request.body())))
-
     @app.get("/api/probes")
     def probe(name: str) -> JSONResponse:
         return JSONResponse(session.probe(name))

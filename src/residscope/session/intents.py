@@ -10,7 +10,7 @@ from residscope.errors import DirectionError, MalformedJSON, ModelNotFound, NotF
 from residscope.session import build, compute, probes
 from residscope.session.loaded import Loaded, fitted_on
 from residscope.session.python_code import python_code
-from residscope.session.specs import EditSpec, ProbeRecipe, Spec, parse_edits, parse_ref, reasons, shorten
+from residscope.session.specs import EditSpec, ProbeData, ProbeRecipe, Spec, parse_edits, parse_ref, reasons, shorten
 from residscope.session.state import Fit, Metric, Probing, Run, Saved, State
 
 MOST_EDITS = 200
@@ -63,6 +63,10 @@ class Python(Spec):
 
 class FitPca(Spec):
     tokens: int = Field(default=20_000, ge=1_000, le=1_000_000)
+
+
+class ReadData(Spec):
+    data: ProbeData
 
 
 class Nothing(Spec):
@@ -229,6 +233,9 @@ INTENTS: dict[str, Intent] = {
     "forget_prompt": Intent(Text, forget_prompt),
     "fit_pca": Intent(FitPca, fit_pca),
     "cancel_fit": Intent(Nothing, cancel_fit),
+    "read_data": Intent(
+        ReadData, lambda state, args: (state, None)
+    ),  # answered by the session: making prompts takes a while
     "fit_probe": Intent(ProbeRecipe, fit_probe),
     "cancel_probe": Intent(Nothing, cancel_probe),
     "python": Intent(Python, python),

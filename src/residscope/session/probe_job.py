@@ -12,7 +12,7 @@ from residscope.session.intents import find_run
 from residscope.session.loaded import Loaded
 from residscope.session.probe_views import describe_data, place_of, read_vector
 from residscope.session.probes import MOST_PROBES, Fitted, Shelf, check_data, steps
-from residscope.session.specs import parse_data
+from residscope.session.specs import ProbeData
 from residscope.session.state import Probing, State
 
 PAUSE = 0.01  # seconds between two looks at whether the live run is done
@@ -31,9 +31,8 @@ class ProbeJobs:
     def start(self, asked: Probing) -> None:
         threading.Thread(target=self._run, args=(asked,), name="residscope-probe", daemon=True).start()
 
-    def data(self, loaded: Loaded, raw: Any) -> dict[str, Any]:
-        """Which labels and positions some data has. Raises MalformedJSON, BadTable, TaskError."""
-        data = parse_data(raw)
+    def data(self, loaded: Loaded, data: ProbeData) -> dict[str, Any]:
+        """Which labels and positions some data has. Raises BadTable, TaskError."""
         check_data(data)
         return describe_data(self._shelf.prompts(loaded.model, data))
 

@@ -22,7 +22,7 @@ METHODS = ("mean_difference", "project_out", "constant_dose")
 
 
 def describe_data(data: PromptSet) -> dict[str, Any]:
-    """`POST api/probes/data` of the wire: which labels and positions there are to choose from."""
+    """What the intent `read_data` answers: which labels and positions there are to choose from."""
     counts = {name: _counts(column) for name, column in data.labels.items()}
     return {
         "name": data.name,
@@ -155,10 +155,10 @@ def _cloud(fitted: Fitted) -> Scatter:
         fitted.points[:, 1] if fitted.points.shape[1] > 1 else torch.zeros(len(labels)),
         groups=labels,
         texts=None if texts is None else [text[-80:] for text in texts],
-        title="Prompts on the first two singular vectors",
+        title="First two singular vectors",
         x_title=f"first ({fitted.shares[0]:.0%} of the variance)",
         y_title=f"second ({fitted.shares[1]:.0%})",
-        note="Found without the label; every prompt is drawn.",
+        note="Every prompt; the vectors are found without the label.",
     )
 
 

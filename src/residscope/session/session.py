@@ -13,7 +13,7 @@ from residscope.session import build, compute, fill
 from residscope.session.compute import Held, Kept
 from residscope.session.fit import fit
 from residscope.session.imported import read_direction
-from residscope.session.intents import FitPca, LoadModel, find_run, parse_args
+from residscope.session.intents import FitPca, LoadModel, ReadData, find_run, parse_args
 from residscope.session.loaded import Loaded
 from residscope.session.probe_job import ProbeJobs
 from residscope.session.probe_views import describe_probe
@@ -88,6 +88,8 @@ class Session:
             ResidscopeError: the refusal.
         """
         intent, checked = parse_args(name, args)
+        if isinstance(checked, ReadData):
+            return self._probes.data(self._loaded(), checked.data)
         with self._lock:
             old = self._state
             new, value = intent.apply(old, checked)
@@ -148,9 +150,6 @@ class Session:
             name, direction = read_direction(data, self._loaded(), self._state.directions)
             self._commit(replace(self._state, directions={**self._state.directions, name: direction}))
         return {"kind": "saved", "name": name}
-
-    def probe_data(self, raw: Any) -> dict[str, Any]:
-        return self._probes.data(self._loaded(), raw)
 
     def probe(self, name: str) -> dict[str, Any]:
         return describe_probe(build.find_probe(name, self._state.probes))

@@ -136,7 +136,6 @@ class ProbeRecipe(Spec):
 
 EditSpec = Ablate | Scale | Steer | ProjectOut | Freeze | Lrqp | SetConcept
 _EDIT: TypeAdapter[EditSpec] = TypeAdapter(Annotated[EditSpec, Field(discriminator="kind")])
-_DATA: TypeAdapter[ProbeData] = TypeAdapter(ProbeData)
 _REF: TypeAdapter[DirectionRef] = TypeAdapter(DirectionRef)
 
 KINDS = ("ablate", "scale", "steer", "project_out", "freeze", "lrqp", "set_concept")
@@ -164,18 +163,6 @@ def parse_ref(raw: Any) -> DirectionRef:
             f"the direction does not parse: {reasons(error)}",
             received=shorten(raw),
             allowed="an object with kind pca, logit_diff, token or saved",
-        ) from None
-
-
-def parse_data(raw: Any) -> ProbeData:
-    """The data of a probe. Raises MalformedJSON."""
-    try:
-        return _DATA.validate_python(raw)
-    except ValidationError as error:
-        raise MalformedJSON(
-            f"the data does not parse: {reasons(error)}",
-            received=shorten(raw),
-            allowed="an object with kind task (task, n, seed, prefixes) or file (name, text)",
         ) from None
 
 

@@ -35,7 +35,7 @@ const listed = (name: string, value: number | number[] | null | undefined): stri
 /** Where an edit acts, in a few words. */
 export function where(edit: Edit): string {
   if (edit.kind === "freeze") return "at its unedited values";
-  if (edit.kind === "lrqp" || edit.kind === "set_concept") return `${edit.probe} · ${listed("pos", edit.pos)}`;
+  if (edit.kind === "lrqp" || edit.kind === "set_concept") return `to ${edit.to}`;
   const parts = [listed("head", edit.head), listed("neuron", edit.neuron), listed("pos", edit.pos) || "all pos"];
   return parts.filter(Boolean).join(" · ");
 }

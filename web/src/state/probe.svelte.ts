@@ -117,8 +117,8 @@ export class ProbeStore {
     }
     setTimeout(() => {
       if (this.wantedData !== key) return;
-      this.session.connector.json<ProbeChoices>("api/probes/data", data).then(
-        (choices) => this.wantedData === key && this.choose(choices),
+      this.session.connector.intent("read_data", { data }).then(
+        (choices) => this.wantedData === key && this.choose(choices as ProbeChoices),
         (error: unknown) => {
           if (this.wantedData === key) [this.choices, this.refused] = [null, words(error)];
         },

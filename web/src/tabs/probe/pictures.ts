@@ -15,6 +15,7 @@ export function withPrompt(view: { kind: string }, here: number[] | null, there:
     ...cloud,
     x: [...cloud.x, ...more.map(([xy]) => xy[0])],
     y: [...cloud.y, ...more.map(([xy]) => xy[1] ?? 0)],
+    emphasis: more.map((_, i) => cloud.x.length + i),
     groups: [...(cloud.groups ?? cloud.x.map(() => "")), ...more.map(([, name]) => name)],
     texts: cloud.texts && [...cloud.texts, ...more.map(([, name]) => name)],
   };

@@ -1,0 +1,102 @@
+"""The Probe tab on the real model: fit the order at S2, drag it to the other, watch the answer change."""
+
+import os
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from browser.steps import Traffic, metric, settled
+
+pytestmark = pytest.mark.browser
+FIT_MS = 180_000
+
+
+def fit(page: Page, *, n: int) -> None:
+    page.get_by_role("tab", name="Probe").click()
+    page.get_by_test_id("probe-n").fill(str(n))
+    page.get_by_test_id("probe-fit").click()
+    expect(page.get_by_test_id("probe-accuracy")).to_be_visible(timeout=FIT_MS)
+
+
+def shot(page: Page, name: str) -> None:
+    """Into the folder that SHOTS names, for looking at."""
+    if folder := os.environ.get("SHOTS"):
+        page.wait_for_timeout(300)
+        page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def lands(page: Page) -> float:
+    return float(page.get_by_test_id("probe-lands").get_attribute("data-value") or "nan")
+
+
+def test_the_order_at_s2_is_read_and_rewritten(bench: Page, traffic: Traffic) -> None:
+    bench.get_by_role("tab", name="Probe").click()
+    expect(bench.get_by_test_id("probe-none")).to_be_visible()
+    shot(bench, "empty")
+    fit(bench, n=60)
+    assert float(bench.get_by_test_id("probe-accuracy").get_attribute("data-value") or 0) > 0.9
+    expect(bench.get_by_test_id("probe-progress")).to_be_visible()
+    shot(bench, "filling")
+    expect(bench.get_by_test_id("probe-progress")).to_have_count(0, timeout=FIT_MS)
+
+    before = 0.0
+    for _ in range(6):  # one that the model answers right
+        bench.get_by_test_id("probe-try").click()
+        expect(bench.get_by_test_id("probe-reads")).to_contain_text("labelled", timeout=30_000)
+        bench.wait_for_load_state("networkidle")
+        settled(bench)
+        before = metric(bench, "a")
+        if before > 2:
+            break
+    assert before > 2
+    now = float(bench.get_by_test_id("probe-reads").get_attribute("data-value") or "nan")
+
+    slider = bench.get_by_test_id("probe-slider")
+    slider.scroll_into_view_if_needed()
+    box = slider.bounding_box()
+    assert box is not None
+    y, other = box["y"] + box["height"] / 2, 0.1 if now > 0 else 0.9
+    bench.mouse.move(box["x"] + box["width"] / 2, y)
+    bench.mouse.down()
+    bench.wait_for_load_state("networkidle")
+    asked, seen = traffic.count, []
+    for step in range(6):
+        bench.mouse.move(box["x"] + box["width"] * (0.5 + (other - 0.5) * step / 5), y)
+        bench.wait_for_timeout(30)
+        seen.append(lands(bench))
+    assert traffic.count == asked, "dragging asks the server for nothing"
+    assert len(set(seen)) > 3, "and the mark moves with it"
+    bench.mouse.up()
+    expect(bench.get_by_test_id("edits-list").locator("li")).to_have_count(1)
+    expect(bench.get_by_test_id("edits-list")).to_contain_text("lrqp resid_mid.18")
+    expect(bench.get_by_test_id("result-b")).to_be_visible(timeout=30_000)
+    settled(bench)
+    assert lands(bench) * now < 0, "the probe now reads the other order"
+    assert metric(bench, "a") == before
+    assert metric(bench, "b") < before - 2, "and the model no longer answers as before"
+    shot(bench, "edited-light")
+    bench.set_viewport_size({"width": 1440, "height": 900})
+    shot(bench, "edited-1440")
+    bench.set_viewport_size({"width": 800, "height": 720})
+    shot(bench, "edited-800")
+    bench.set_viewport_size({"width": 1440, "height": 900})
+    bench.get_by_test_id("theme-toggle").click()
+    shot(bench, "edited-dark")
+
+    bench.get_by_test_id("probe-method").select_option("mean_difference")
+    expect(bench.get_by_test_id("edits-list")).to_contain_text("mean_difference")
+    bench.get_by_test_id("probe-remove").click()
+    expect(bench.get_by_test_id("edits-list").locator("li")).to_have_count(0)
+
+
+def test_a_file_that_is_damaged_says_where(bench: Page, tmp_path: Path) -> None:
+    bench.get_by_role("tab", name="Probe").click()
+    table = tmp_path / "mine.csv"
+    table.write_text("text,@who,kind\nThe cat sat,cat,animal\nThe jug fell,cup,thing\n")
+    bench.get_by_test_id("probe-file").set_input_files(table)
+    expect(bench.get_by_test_id("probe-refused")).to_contain_text("line 3, column @who", timeout=30_000)
+    shot(bench, "refused")
+    bench.get_by_test_id("probe-source").select_option("gender")
+    expect(bench.get_by_test_id("probe-refused")).to_have_count(0)
+    expect(bench.get_by_test_id("probe-label")).to_have_value("gender")
