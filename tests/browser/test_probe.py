@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -26,11 +27,24 @@ def shot(page: Page, name: str) -> None:
         page.screenshot(path=Path(folder) / f"{name}.png")
 
 
+def try_prompt(page: Page, workbench: Any) -> None:
+    """The next of the probe's own prompts, until its run is there with its own answers."""
+    before = workbench.session.state.prompt
+    page.get_by_test_id("probe-try").click()
+    for _ in range(300):
+        page.wait_for_timeout(100)
+        state = workbench.session.state
+        own = state.metric is not None and state.metric.positive.text in state.prompt.text
+        if state.prompt != before and own and state.metric.chosen and state.status.phase == "idle":
+            return
+    raise AssertionError("the prompt did not come")
+
+
 def lands(page: Page) -> float:
     return float(page.get_by_test_id("probe-lands").get_attribute("data-value") or "nan")
 
 
-def test_the_order_at_s2_is_read_and_rewritten(bench: Page, traffic: Traffic) -> None:
+def test_the_order_at_s2_is_read_and_rewritten(bench: Page, workbench: Any, traffic: Traffic) -> None:
     bench.get_by_role("tab", name="Probe").click()
     expect(bench.get_by_test_id("probe-none")).to_be_visible()
     shot(bench, "empty")
@@ -42,10 +56,8 @@ def test_the_order_at_s2_is_read_and_rewritten(bench: Page, traffic: Traffic) ->
 
     before = 0.0
     for _ in range(6):  # one that the model answers right
-        bench.get_by_test_id("probe-try").click()
+        try_prompt(bench, workbench)
         expect(bench.get_by_test_id("probe-reads")).to_contain_text("labelled", timeout=30_000)
-        bench.wait_for_load_state("networkidle")
-        settled(bench)
         before = metric(bench, "a")
         if before > 2:
             break
@@ -71,6 +83,7 @@ def test_the_order_at_s2_is_read_and_rewritten(bench: Page, traffic: Traffic) ->
     expect(bench.get_by_test_id("edits-list").locator("li")).to_have_count(1)
     expect(bench.get_by_test_id("edits-list")).to_contain_text("lrqp resid_mid.18")
     expect(bench.get_by_test_id("result-b")).to_be_visible(timeout=30_000)
+    expect(bench.get_by_test_id("probe-answer")).not_to_contain_text("…", timeout=30_000)
     settled(bench)
     assert lands(bench) * now < 0, "the probe now reads the other order"
     assert metric(bench, "a") == before
@@ -88,6 +101,9 @@ def test_the_order_at_s2_is_read_and_rewritten(bench: Page, traffic: Traffic) ->
     expect(bench.get_by_test_id("edits-list")).to_contain_text("mean_difference")
     bench.get_by_test_id("probe-remove").click()
     expect(bench.get_by_test_id("edits-list").locator("li")).to_have_count(0)
+    bench.get_by_test_id("probe-map").locator(".picture").click(position={"x": 200, "y": 70})
+    expect(bench.get_by_test_id("probe-choice").locator("option")).to_have_count(2, timeout=30_000)
+    expect(bench.get_by_test_id("probe-progress")).to_have_count(0, timeout=30_000)
 
 
 def test_a_file_that_is_damaged_says_where(bench: Page, tmp_path: Path) -> None:

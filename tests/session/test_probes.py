@@ -117,6 +117,11 @@ def test_three_classes_have_a_histogram_each(one: Session) -> None:
     shown = one.probe(fit(one, label="three"))
     assert [part["of"] for part in shown["margins"]] == ["p", "q", "r"]
     assert [part["of"] for part in one.probe(fit(one))["margins"]] == ["b"]
+    colours = [series["name"] for series in shown["margins"][0]["view"]["series"]]
+    assert list(dict.fromkeys(shown["cloud"]["groups"])) == colours, "a class has one colour"
+    held = one.state.probes["three at KEY, resid_pre.2"]
+    drawn = dict(zip(shown["cloud"]["texts"], shown["cloud"]["groups"], strict=True))
+    assert all(drawn[text] == label for text, label in zip(held.data.texts, held.data.label("three"), strict=True))
     n = wire(one)["probes"][0]["held_out"]
     for part in shown["margins"]:
         assert sum(series["n"] for series in part["view"]["series"]) == n

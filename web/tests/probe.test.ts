@@ -3,6 +3,7 @@ import type { Connector, Listener } from "../src/connect/connector";
 import type { ProbeInfo, ProbeReading, State } from "../src/connect/wire";
 import { aimOf, doseFor, editOf, landing, margin, readTable, towards, type Aim } from "../src/lib/probe";
 import { App } from "../src/state/app.svelte";
+import { restore } from "../src/state/share";
 
 const probe: ProbeInfo = {
   name: "order at S2, resid_mid.1", revision: 9, data: { kind: "task", task: "ioi", n: 60, seed: 0, prefixes: false }, site: "resid_mid.1", position: "S2",
@@ -91,7 +92,7 @@ describe("the tab", () => {
     const state = (more: Partial<State>) =>
       listener.state({
         version: 1, model: { name: "m", hash: "h", n_layers: 30, dictionaries: [], sites: [{ name: "resid_mid", layers: 30, dims: "", absent: null }] },
-        prompt: { text: "ab", bos: false, tokens: [{ id: 1, text: "a" }] }, runs: [{ id: "r1", version: 1, edits: 0 }], current: { a: "r1", b: null }, edits: [],
+        prompt: { text: "ab", bos: false, tokens: [{ id: 1, text: "a" }] }, runs: [{ id: "r1", version: 1, edits: 0, prompt: "ab" }], models: [], status: { phase: "idle" }, current: { a: "r1", b: null }, edits: [],
         selection: { layer: 0, pos: 0 }, notices: [], probes: [], probing: null, ...more,
       } as unknown as State);
     const follow = async () => {
@@ -136,6 +137,22 @@ describe("the tab", () => {
     app.probe.drag(-8);
     await app.probe.apply();
     expect(connector.intent).toHaveBeenLastCalledWith("set_edits", { edits: [expect.objectContaining({ id: "e1", to: "ABBA", log_alpha: 8 })] });
+  });
+
+  it("a shared link fits what its edits need before it puts them on the stack", async () => {
+    const { app, connector, state } = opened();
+    const asked = () => connector.intent.mock.calls.map((call) => call[0]);
+    const { name, data, site, position, label } = probe;
+    const shared = { model: "m", hash: "h", prompt: "ab", bos: false, metric: null, edits: [], probes: [{ name, data, site, position, label }] };
+    state({});
+    expect(await restore(app, shared)).toBe(false);
+    expect(connector.intent).toHaveBeenLastCalledWith("fit_probe", { data, site, position, label });
+    state({ probing: { name, data, site, position, label, stage: "", progress: 0, error: null } });
+    expect(await restore(app, shared)).toBe(false);
+    expect(asked()).toEqual(["fit_probe"]);
+    state({ probes: [probe] });
+    expect(await restore(app, shared)).toBe(true);
+    expect(asked()).toEqual(["fit_probe", "set_prompt", "set_edits"]);
   });
 
   it("says when the form asks for something else than is shown", async () => {

@@ -148,13 +148,15 @@ def _map(fitted: Fitted) -> HeatMap:
 
 
 def _cloud(fitted: Fitted) -> Scatter:
-    labels = [str(value) for value in fitted.data.label(fitted.recipe.label)]
-    texts = fitted.data.texts
+    found, texts = [str(value) for value in fitted.data.label(fitted.recipe.label)], fitted.data.texts
+    # in the order of the classes, which gives each the colour that it has in the histogram
+    order = sorted(range(len(found)), key=lambda i: fitted.probe.classes.index(found[i]))
+    points = fitted.points[order]
     return Scatter(
-        fitted.points[:, 0],
-        fitted.points[:, 1] if fitted.points.shape[1] > 1 else torch.zeros(len(labels)),
-        groups=labels,
-        texts=None if texts is None else [text[-80:] for text in texts],
+        points[:, 0],
+        points[:, 1] if points.shape[1] > 1 else torch.zeros(len(found)),
+        groups=[found[i] for i in order],
+        texts=None if texts is None else [texts[i][-80:] for i in order],
         title="First two singular vectors",
         x_title=f"first ({fitted.shares[0]:.0%} of the variance)",
         y_title=f"second ({fitted.shares[1]:.0%})",

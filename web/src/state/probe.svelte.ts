@@ -1,5 +1,5 @@
 import { words } from "../connect/connector";
-import type { Covariance, ProbeChoices, ProbeData, ProbeDetail, ProbeInfo, ProbeReading, ProbeRecipe } from "../connect/wire";
+import type { Covariance, ProbeChoices, ProbeData, ProbeDetail, ProbeInfo, ProbeReading, ProbeRecipe, Run } from "../connect/wire";
 import { aimOf, axisClass, editOf, isProbeEdit, landing, margin, readTable, towards, type Aim, type Method } from "../lib/probe";
 import { notify } from "./notices.svelte";
 import { bare, type Session } from "./session.svelte";
@@ -37,7 +37,7 @@ export class ProbeStore {
   /** Why the data cannot be read. */
   refused = $state("");
   detail: ProbeDetail | null = $state.raw(null);
-  reading: ProbeReading | null = $state.raw(null);
+  private fetched: { probe: string; reading: ProbeReading } | null = $state.raw(null);
   error = $state("");
   /** A token chosen by hand; else the probe's own position, or the selected token. */
   pos: number | null = $state(null);
@@ -71,7 +71,20 @@ export class ProbeStore {
   );
   probes: ProbeInfo[] = $derived.by(() => this.session.state?.probes ?? []);
   probing = $derived.by(() => this.session.state?.probing ?? null);
+  /** The live prompt's own unedited run: A may be another. */
+  base: Run | null = $derived.by(() => {
+    const { runs, state } = this.session;
+    const own = runs.filter((run) => !run.edits && run.prompt === state?.prompt?.text);
+    return own.find((run) => run.version === state?.version) ?? own.at(-1) ?? null;
+  });
   shown: ProbeInfo | null = $derived(this.probes.find((probe) => probe.name === this.chosen) ?? this.probes.at(-1) ?? null);
+  /** What it reads here: not of the prompt, the token or the probe before. */
+  reading: ProbeReading | null = $derived.by(() => {
+    const { probe, reading } = this.fetched ?? {};
+    if (!reading || probe !== this.shown?.name || reading.run !== this.base?.id) return null;
+    const asked = this.pos ?? (reading.own ? reading.pos : this.selected());
+    return reading.pos === asked ? reading : null;
+  });
   /** The form asks for something else than what is shown. */
   stale = $derived.by(() => !!this.shown && !!this.recipe && signature(this.recipe) !== signature(this.shown));
   edit = $derived.by(() => this.session.edits.findLast((edit) => isProbeEdit(edit) && edit.probe === this.shown?.name) ?? null);
@@ -142,10 +155,9 @@ export class ProbeStore {
     if (key === this.wantedDetail) return;
     this.wantedDetail = key;
     if (!shown) {
-      [this.detail, this.reading] = [null, null];
+      [this.detail, this.fetched] = [null, null];
       return;
     }
-    if (this.detail?.name !== shown.name) this.reading = null;
     this.session.connector.json<ProbeDetail>(`api/probes?name=${encodeURIComponent(shown.name)}`).then(
       (detail) => this.wantedDetail === key && ([this.detail, this.error] = [detail, ""]),
       (error: unknown) => this.wantedDetail === key && (this.error = words(error)),
@@ -154,16 +166,15 @@ export class ProbeStore {
 
   /** Call from an effect: what it reads in the unedited prompt. */
   followReading(): void {
-    const { shown } = this;
-    const { a } = this.session;
+    const { shown, base: a } = this;
     const pos = this.pos ?? this.selected();
-    const key = shown && a && !this.session.behind ? `${shown.name}|${a.id}|${pos}|${this.pos === null}` : "";
+    const key = shown && a ? `${shown.name}|${a.id}|${pos}|${this.pos === null}` : "";
     if (!key || key === this.wantedReading || !shown || !a) return;
     this.wantedReading = key;
     const query = new URLSearchParams({ name: shown.name, run: a.id, pos: String(pos), named: String(this.pos === null) });
     this.session.connector.json<ProbeReading>(`api/probes/reading?${query}`).then(
-      (reading) => this.wantedReading === key && ([this.reading, this.error] = [reading, ""]),
-      (error: unknown) => this.wantedReading === key && ([this.reading, this.error] = [null, words(error)]),
+      (reading) => this.wantedReading === key && ([this.fetched, this.error] = [{ probe: shown.name, reading }, ""]),
+      (error: unknown) => this.wantedReading === key && ([this.fetched, this.error] = [null, words(error)]),
     );
   }
 
