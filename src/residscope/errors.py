@@ -12,7 +12,7 @@
     ├── ResultError          BadResult, UnknownLabel
     ├── FileError            FileNotThere, DamagedFile
     ├── CorpusError          EmptyCorpus
-    ├── TaskError            BadTable, TooFewWords, MissingLabel, TooFewPrompts
+    ├── TaskError            BadTable, TooFewWords, MissingLabel, TooFewPrompts, UnknownTask
     ├── ProbeError           OneClass, UnseenLabel, SingularCovariance, Unreachable
     ├── WireError            MalformedJSON, MalformedTensors, NotFound, NotAllowed, ForeignHost
     ├── BadView
@@ -255,6 +255,10 @@ class TooFewPrompts(TaskError):
     """Fewer prompts than the question needs."""
 
 
+class UnknownTask(TaskError):
+    """A task of that name does not exist."""
+
+
 class ProbeError(ResidscopeError):
     """The probe cannot be fitted, or the edit that it asks for does not exist."""
 
@@ -341,3 +345,10 @@ class SweepCancelled(Cancelled):
     def __init__(self, failed: str, *, partial: Any = None, **said: Any) -> None:
         super().__init__(failed, **said)
         self.partial = partial
+
+
+def explain(error: Exception) -> dict[str, str | None]:
+    """Any failure in the one shape refusals have."""
+    if isinstance(error, ResidscopeError):
+        return error.to_dict()
+    return ResidscopeError(f"{type(error).__name__}: {error}", fix="please report this").to_dict()

@@ -54,6 +54,22 @@ BAD: list[tuple[str, str, Any, int, str]] = [
     ("unknown token", "intents/set_metric", {"positive": "two", "negative": "x"}, 422, "UnknownToken"),
     ("direction", "directions/read", {"kind": "banana"}, 400, "MalformedJSON"),
     ("direction site", "directions/read", {"kind": "pca", "site": "z.1", "weights": {"0": 1}}, 422, "UnknownSite"),
+    (
+        "unknown task",
+        "intents/fit_probe",
+        {"data": {"kind": "task", "task": "x"}, "site": "embed", "position": "END", "label": "l"},
+        422,
+        "UnknownTask",
+    ),
+    ("probe of no data", "intents/fit_probe", {"site": "embed", "position": "END", "label": "l"}, 400, "MalformedJSON"),
+    ("no such table", "intents/read_data", {"data": {"kind": "file", "name": "a.txt", "text": ""}}, 422, "BadTable"),
+    (
+        "unknown probe",
+        "intents/add_edit",
+        {"edit": {"kind": "lrqp", "site": "resid_pre.1", "probe": "p", "to": "a", "pos": [0]}},
+        404,
+        "NotFound",
+    ),
     ("saved direction", "directions/read", {"kind": "saved", "name": "none"}, 404, "NotFound"),
 ]
 
@@ -63,6 +79,12 @@ def test_bad_input_is_refused_in_one_shape(http: httpx.Client, path: str, body: 
     before = http.get("/api/state").json()
     refused(http.post(f"/api/{path}", json=body), status, type)
     assert http.get("/api/state").json() == before
+
+
+def test_a_probe_that_is_not_held(http: httpx.Client) -> None:
+    refused(http.get("/api/probes", params={"name": "none"}), 404, "NotFound")
+    refused(http.get("/api/probes/reading", params={"name": "none", "run": "r1", "pos": 0}), 404, "NotFound")
+    refused(http.get("/api/probes/reading", params={"name": "none", "run": "r1", "pos": "x"}), 422, "WireError")
 
 
 def test_an_absent_site_says_why(http: httpx.Client) -> None:

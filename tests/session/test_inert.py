@@ -9,6 +9,7 @@ from residscope.session.build import build
 from residscope.session.inert import find_inert
 from residscope.session.loaded import Loaded
 from residscope.session.specs import parse_edits
+from residscope.session.state import Named
 from session import worlds
 
 POOL = [
@@ -41,7 +42,7 @@ def test_what_is_called_inert_is(loaded: Loaded) -> None:
         for id in inert:
             with_it, without = (
                 loaded.model.run(
-                    list(prompt.ids), ["logits"], edits=[build(s, loaded, {}, prompt) for s in chosen]
+                    list(prompt.ids), ["logits"], edits=[build(s, loaded, Named(), prompt) for s in chosen]
                 ).logits[0, -1]
                 for chosen in (specs, [s for s in specs if s.id != id])
             )

@@ -25,9 +25,9 @@ from residscope.errors import (
     UnknownSite,
     UnknownToken,
     ZeroDirection,
+    explain,
 )
 from residscope.session import Session
-from residscope.session.session import explain
 from session import worlds
 
 ABLATE = {"kind": "ablate", "site": "z.1", "head": 2}

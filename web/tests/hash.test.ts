@@ -23,6 +23,7 @@ const shared: Shared = {
   bos: true,
   metric: { positive: " Mary", negative: " John" },
   edits: [{ kind: "ablate", site: "z.23", head: 3, to: "zero" }],
+  probes: [{ name: "order at S2, resid_mid.18", data: { kind: "task", task: "ioi", n: 60, seed: 0, prefixes: false }, site: "resid_mid.18", position: "S2", label: "order" }],
 };
 
 describe("the address", () => {

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -101,6 +101,44 @@ def fit(
         return _fit(train, test, classes, y, y_test, first, seed, Cs, where)
 
 
+def count_right(
+    train: Float[Tensor, "train d"],
+    test: Float[Tensor, "test d"],
+    labels: Sequence[object],
+    test_labels: Sequence[object],
+    *,
+    C: float,
+) -> int:
+    """How many held-out labels a probe of that C reads: `fit` without its clouds and controls, ten times as fast."""
+    from threadpoolctl import threadpool_limits
+
+    classes = [str(c) for c in _ordered(labels)]
+    y, y_test = (np.array([classes.index(str(v)) for v in column]) for column in (labels, test_labels))
+    with threadpool_limits(1, user_api="blas"):
+        inputs = _inputs(train.double().numpy(), test.double().numpy())
+        weights, bias = _logistic(inputs.train, y, C, len(classes), tol=1e-6)
+    return int((np.argmax(inputs.test @ weights.T + bias, 1) == y_test).sum())
+
+
+class _Inputs(NamedTuple):
+    """Standardised activations in `basis`: x = shift + spread * (basis^T r)."""
+
+    train: np.ndarray
+    test: np.ndarray
+    basis: np.ndarray
+    shift: np.ndarray
+    spread: np.ndarray
+
+
+def _inputs(X: np.ndarray, X_test: np.ndarray) -> _Inputs:
+    shift, spread = X.mean(0), X.std(0)
+    spread = np.where(spread > 1e-12 * max(1.0, float(np.abs(X).max(initial=0))), spread, 1.0)
+    Z, Z_test = (X - shift) / spread, (X_test - shift) / spread
+    # an L2-penalised fit lies in the span of its rows: n coordinates say as much as d
+    _, _, basis = np.linalg.svd(Z, full_matrices=False)
+    return _Inputs(Z @ basis.T, Z_test @ basis.T, basis, shift, spread)
+
+
 def _fit(
     train: Tensor,
     test: Tensor,
@@ -113,13 +151,7 @@ def _fit(
     where: dict[str, Any],
 ) -> Probe:
     X, X_test = (half.double().numpy() for half in (train, test))
-    shift, spread = X.mean(0), X.std(0)
-    spread = np.where(spread > 1e-12 * max(1.0, float(np.abs(X).max(initial=0))), spread, 1.0)
-    Z, Z_test = (X - shift) / spread, (X_test - shift) / spread
-    # an L2-penalised fit lies in the span of its rows: n coordinates say as much as d
-    _, _, basis = np.linalg.svd(Z, full_matrices=False)
-    R, R_test = Z @ basis.T, Z_test @ basis.T
-
+    R, R_test, basis, shift, spread = _inputs(X, X_test)
     C = Cs[0] if len(Cs) == 1 else min(Cs, key=lambda c: (_log_loss(R, y, c, len(classes), seed), c))
     weights, bias = _logistic(R, y, C, len(classes), tol=1e-6)
     right = int((np.argmax(R_test @ weights.T + bias, 1) == y_test).sum())

@@ -72,6 +72,14 @@ def create_app(session: Session, *, token: str, port: int, page: Path | None = N
     async def import_direction(request: Request) -> JSONResponse:
         return JSONResponse(await run_in_threadpool(session.import_direction, await request.body()))
 
+    @app.get("/api/probes")
+    def probe(name: str) -> JSONResponse:
+        return JSONResponse(session.probe(name))
+
+    @app.get("/api/probes/reading")
+    def probe_reading(name: str, run: str, pos: int, named: bool = False) -> JSONResponse:
+        return JSONResponse(session.probe_reading(name, run=run, pos=pos, named=named))
+
     @app.websocket("/ws")
     async def socket(websocket: WebSocket) -> None:
         await talk(websocket, session)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import exp
 from typing import Any
 
 from residscope import edits
@@ -15,20 +16,25 @@ from residscope.errors import (
     WrongWidth,
     ZeroDirection,
 )
+from residscope.methods import concepts
+from residscope.methods.lrqp import lrqp
 from residscope.session.loaded import Loaded
+from residscope.session.probes import Fitted
 from residscope.session.specs import (
     Ablate,
     DirectionRef,
     EditSpec,
     Freeze,
     LogitDiffRef,
+    Lrqp,
     PcaRef,
     ProjectOut,
     Scale,
+    SetConcept,
     Steer,
     TokenRef,
 )
-from residscope.session.state import Prompt
+from residscope.session.state import Named, Prompt
 
 Directions = Mapping[str, Direction]
 WITHOUT_MEAN = ("scores", "pattern", "logits")
@@ -65,14 +71,14 @@ def resolve(ref: DirectionRef, loaded: Loaded, saved: Directions) -> Direction:
     return saved[ref.name]
 
 
-def build(spec: EditSpec, loaded: Loaded, saved: Directions, prompt: Prompt) -> edits.BaseEdit:
+def build(spec: EditSpec, loaded: Loaded, named: Named, prompt: Prompt) -> edits.BaseEdit:
     """The engine's edit.
 
     Raises:
         SiteError, DirectionError, BadEdit, UnknownPosition: what the model or the prompt lacks.
     """
     where = {name: index for name in ("pos", "head", "kv_head", "neuron") if (index := getattr(spec, name)) is not None}
-    edit = _construct(spec, where, loaded, saved, prompt)
+    edit = _construct(spec, where, loaded, named, prompt)
     places = edit.places(loaded.model.sites)
     if spec.pos is not None:
         _check_positions(spec.pos, len(prompt.tokens))
@@ -84,7 +90,7 @@ def build(spec: EditSpec, loaded: Loaded, saved: Directions, prompt: Prompt) -> 
             f"there is no mean over positions at {spec.site}", received=spec.site, allowed="such as z.9 or mlp_out.3"
         )
     if isinstance(spec, Steer | ProjectOut):
-        have, want = len(resolve(spec.direction, loaded, saved).read), loaded.model.sites.width(places[0])
+        have, want = len(resolve(spec.direction, loaded, named.directions).read), loaded.model.sites.width(places[0])
         if have != want:
             raise WrongWidth(
                 f"the direction does not fit {spec.site}", received=f"width {have}", allowed=f"width {want}"
@@ -92,18 +98,18 @@ def build(spec: EditSpec, loaded: Loaded, saved: Directions, prompt: Prompt) -> 
     return edit
 
 
-def check(spec: EditSpec, loaded: Loaded, saved: Directions, prompt: Prompt) -> tuple[str, str | None]:
+def check(spec: EditSpec, loaded: Loaded, named: Named, prompt: Prompt) -> tuple[str, str | None]:
     """An edit's label, and why it cannot be applied (None when it can)."""
     try:
-        return build(spec, loaded, saved, prompt).label, None
+        return build(spec, loaded, named, prompt).label, None
     except ResidscopeError as error:
         return f"{spec.kind} {spec.site}", str(error)
 
 
-def _construct(
-    spec: EditSpec, where: dict[str, Any], loaded: Loaded, saved: Directions, prompt: Prompt
-) -> edits.BaseEdit:
+def _construct(spec: EditSpec, where: dict[str, Any], loaded: Loaded, named: Named, prompt: Prompt) -> edits.BaseEdit:
     match spec:
+        case Lrqp() | SetConcept():
+            return _from_probe(spec, loaded, named.probes)
         case Ablate():
             over = list(prompt.ids) if spec.to == "mean" else None
             return edits.ablate(spec.site, to=spec.to, over=over, **where)
@@ -112,9 +118,40 @@ def _construct(
         case Freeze():
             return edits.freeze(spec.site, **where)
         case Steer():
-            direction = resolve(spec.direction, loaded, saved)
+            direction = resolve(spec.direction, loaded, named.directions)
             return edits.steer(spec.site, direction, spec.strength, unit=spec.unit, **where)
-    return edits.project_out(spec.site, resolve(spec.direction, loaded, saved), **where)
+    return edits.project_out(spec.site, resolve(spec.direction, loaded, named.directions), **where)
+
+
+def find_probe(name: str, probes: Mapping[str, Fitted]) -> Fitted:
+    """A probe of the session. Raises NotFound."""
+    if name not in probes:
+        raise NotFound(
+            "no probe of that name is fitted",
+            received=name,
+            allowed=", ".join(probes) or "none is fitted yet",
+            fix="fit it in the Probe tab first",
+        )
+    return probes[name]
+
+
+def _from_probe(spec: Lrqp | SetConcept, loaded: Loaded, probes: Mapping[str, Fitted]) -> edits.BaseEdit:
+    probe = find_probe(spec.probe, probes).probe
+    sites = loaded.model.sites
+    if sites.canonical(spec.site) != sites.canonical(probe.site):
+        raise BadEdit("the probe reads another site", received=spec.site, allowed=probe.site)
+    if spec.pos is None or spec.head is not None or spec.kv_head is not None or spec.neuron is not None:
+        raise BadEdit(
+            "the edit sets what the probe reads at token positions", received=f"pos={spec.pos}", allowed="pos= alone"
+        )
+    if spec.to in ("true", "other"):
+        allowed = ", ".join([*probe.classes, "neutral"])
+        raise BadEdit("a prompt typed by hand has no label: say the class", received=f"to={spec.to!r}", allowed=allowed)
+    if isinstance(spec, Lrqp):
+        return lrqp(probe, spec.to, alpha=exp(spec.log_alpha), covariance=spec.covariance, pos=spec.pos)
+    if spec.method == "constant_dose":
+        return concepts.constant_dose(probe, spec.to, dose=spec.dose, pos=spec.pos)
+    return getattr(concepts, spec.method)(probe, spec.to, pos=spec.pos)
 
 
 def _mix(ref: PcaRef, loaded: Loaded) -> Direction:

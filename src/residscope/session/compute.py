@@ -14,10 +14,10 @@ from torch import Tensor
 from residscope.directions import logit_diff
 from residscope.engine.model import Model
 from residscope.errors import UnknownLayer, UnknownPosition
-from residscope.session.build import Directions, build
+from residscope.session.build import build
 from residscope.session.loaded import Loaded
 from residscope.session.specs import EditSpec
-from residscope.session.state import Prompt, RunKey
+from residscope.session.state import Named, Prompt, RunKey
 
 NEXT, TOP = 5, 10
 CAPTURE = ("resid_pre.0", "resid_post", "logits")
@@ -39,9 +39,9 @@ class Held:
         return sum(t.numel() * t.element_size() for t in (self.rows, self.next_id, self.next_p, self.last))
 
 
-def forward(loaded: Loaded, prompt: Prompt, active: tuple[EditSpec, ...], saved: Directions) -> Held:
+def forward(loaded: Loaded, prompt: Prompt, active: tuple[EditSpec, ...], named: Named) -> Held:
     """Run once; keep the stream and the predictions, let the logits go."""
-    edits: list[Any] = [build(spec, loaded, saved, prompt) for spec in active]
+    edits: list[Any] = [build(spec, loaded, named, prompt) for spec in active]
     started = time.perf_counter()
     recording = loaded.model.run(list(prompt.ids), CAPTURE, edits=edits)
     seconds = time.perf_counter() - started
@@ -51,11 +51,17 @@ def forward(loaded: Loaded, prompt: Prompt, active: tuple[EditSpec, ...], saved:
     return Held(torch.stack(rows), ids, p, logits[-1].float().cpu().clone(), seconds)
 
 
-def last_logits(
-    loaded: Loaded, prompt: Prompt, active: tuple[EditSpec, ...], saved: Directions
-) -> Float[Tensor, "d_vocab"]:
+def vector(
+    loaded: Loaded, prompt: Prompt, active: tuple[EditSpec, ...], named: Named, *, site: str, pos: int
+) -> Float[Tensor, "d"]:
+    """What stands at one site and token of a run, its edits there done; the forward stops at the site."""
+    edits: list[Any] = [build(spec, loaded, named, prompt) for spec in active]
+    return loaded.model.run(list(prompt.ids), [site], edits=edits)[site][0, pos].detach().cpu().clone()
+
+
+def last_logits(loaded: Loaded, prompt: Prompt, active: tuple[EditSpec, ...], named: Named) -> Float[Tensor, "d_vocab"]:
     """Only the last position's logits of a run."""
-    edits: list[Any] = [build(spec, loaded, saved, prompt) for spec in active]
+    edits: list[Any] = [build(spec, loaded, named, prompt) for spec in active]
     return loaded.model.run(list(prompt.ids), ["logits"], edits=edits).logits[0, -1].float().cpu().clone()
 
 

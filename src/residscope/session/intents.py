@@ -7,11 +7,11 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from residscope.errors import DirectionError, MalformedJSON, ModelNotFound, NotFound
-from residscope.session import build, compute
+from residscope.session import build, compute, probes
 from residscope.session.loaded import Loaded, fitted_on
 from residscope.session.python_code import python_code
-from residscope.session.specs import EditSpec, Spec, parse_edits, parse_ref, reasons, shorten
-from residscope.session.state import Fit, Metric, Run, Saved, State
+from residscope.session.specs import EditSpec, ProbeData, ProbeRecipe, Spec, parse_edits, parse_ref, reasons, shorten
+from residscope.session.state import Fit, Metric, Probing, Run, Saved, State
 
 MOST_EDITS = 200
 MOST_TEXT = 1 << 20
@@ -63,6 +63,10 @@ class Python(Spec):
 
 class FitPca(Spec):
     tokens: int = Field(default=20_000, ge=1_000, le=1_000_000)
+
+
+class ReadData(Spec):
+    data: ProbeData
 
 
 class Nothing(Spec):
@@ -199,6 +203,21 @@ def cancel_fit(state: State, args: Nothing) -> Change:
     return replace(state, fit=None), None
 
 
+def fit_probe(state: State, args: ProbeRecipe) -> Change:
+    sites = _loaded(state).model.sites
+    sites.parse(args.site)
+    probes.check_data(args.data)
+    name = probes.name_of(args, state.probes)
+    held = state.probes.get(name)
+    if held is not None and held.map.done:
+        return replace(state, probing=None), {"name": name}
+    return replace(state, probing=Probing(name, args)), {"name": name}
+
+
+def cancel_probe(state: State, args: Nothing) -> Change:
+    return replace(state, probing=None), None
+
+
 INTENTS: dict[str, Intent] = {
     "load_model": Intent(LoadModel, load_model),
     "set_prompt": Intent(SetPrompt, set_prompt),
@@ -214,6 +233,11 @@ INTENTS: dict[str, Intent] = {
     "forget_prompt": Intent(Text, forget_prompt),
     "fit_pca": Intent(FitPca, fit_pca),
     "cancel_fit": Intent(Nothing, cancel_fit),
+    "read_data": Intent(
+        ReadData, lambda state, args: (state, None)
+    ),  # answered by the session: making prompts takes a while
+    "fit_probe": Intent(ProbeRecipe, fit_probe),
+    "cancel_probe": Intent(Nothing, cancel_probe),
     "python": Intent(Python, python),
 }
 
@@ -238,4 +262,4 @@ def _loaded(state: State) -> Loaded:
 def _check(state: State, spec: EditSpec) -> None:
     if state.prompt is None:
         raise ModelNotFound("there is no prompt to edit yet", fix="set a prompt first")
-    build.build(spec, _loaded(state), state.directions, state.prompt)
+    build.build(spec, _loaded(state), state.named, state.prompt)

@@ -1,5 +1,6 @@
 """What is on screen as lines of Python that run as pasted and give its numbers."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from residscope.session.build import resolve
@@ -8,10 +9,14 @@ from residscope.session.specs import (
     Ablate,
     DirectionRef,
     EditSpec,
+    FileData,
     LogitDiffRef,
+    Lrqp,
     PcaRef,
+    ProbeRecipe,
     ProjectOut,
     Scale,
+    SetConcept,
     Steer,
     TokenRef,
 )
@@ -31,6 +36,7 @@ def python_code(state: State, loaded: Loaded, ref: DirectionRef | None) -> str:
         bos = "" if state.prompt.bos is None else f", bos={state.prompt.bos}"
         lines += [f"prompt = {state.prompt.text!r}", f"baseline = model.run(prompt{bos})"]
         if state.active:
+            lines += _probes(state)
             stack = [f"    {_edit(spec, state, loaded)}," for spec in state.active]
             lines += ["stack = [", *stack, "]", f"edited = model.run(prompt, edits=stack{bos})"]
             runs.append("edited")
@@ -43,7 +49,7 @@ def python_code(state: State, loaded: Loaded, ref: DirectionRef | None) -> str:
         if ref is not None:
             lines += [f"direction = {_direction(ref, state, loaded)}", f"print({runs[-1]}.project(direction))"]
     code = "\n".join(lines) + "\n"
-    imports = [f"import {name}\n" for name in ("dataclasses", "torch") if f"{name}." in code]
+    imports = [f"import {name}\n" for name in ("dataclasses", "math", "torch") if f"{name}." in code]
     return "".join(imports) + ("\n" if imports else "") + code
 
 
@@ -81,12 +87,53 @@ def _edit(spec: EditSpec, state: State, loaded: Loaded) -> str:
         case Steer():
             positional += [_direction(spec.direction, state, loaded), repr(spec.strength)]
             given = {"unit": repr(spec.unit)} if spec.unit != "norm" else {}
+        case Lrqp():
+            positional = [_probe_names(state)[spec.probe], repr(spec.to)]
+            given = {"alpha": f"math.exp({spec.log_alpha!r})", "covariance": repr(spec.covariance)}
+            return f"rs.lrqp({', '.join([*positional, *_given(given | _where(spec))])})"
+        case SetConcept():
+            positional = [_probe_names(state)[spec.probe], repr(spec.to)]
+            given = {"dose": repr(spec.dose)} if spec.dose is not None and spec.method == "constant_dose" else {}
+            return f"rs.concepts.{spec.method}({', '.join([*positional, *_given(given | _where(spec))])})"
         case ProjectOut():
             positional.append(_direction(spec.direction, state, loaded))
-    given |= {
-        name: str(index) for name in ("head", "kv_head", "neuron", "pos") if (index := getattr(spec, name)) is not None
-    }
-    return f"edits.{spec.kind}({', '.join([*positional, *(f'{name}={value}' for name, value in given.items())])})"
+    return f"edits.{spec.kind}({', '.join([*positional, *_given(given | _where(spec))])})"
+
+
+def _where(spec: EditSpec) -> dict[str, str]:
+    named = ((name, getattr(spec, name)) for name in ("head", "kv_head", "neuron", "pos"))
+    return {name: str(index) for name, index in named if index is not None}
+
+
+def _given(given: Mapping[str, str]) -> list[str]:
+    return [f"{name}={value}" for name, value in given.items()]
+
+
+def _probe_names(state: State) -> dict[str, str]:
+    """A variable for each probe that the stack uses."""
+    used = dict.fromkeys(spec.probe for spec in state.active if isinstance(spec, Lrqp | SetConcept))
+    return {name: "probe" if i == 0 else f"probe_{i + 1}" for i, name in enumerate(used)}
+
+
+def _probes(state: State) -> list[str]:
+    """Each probe fitted again from its data; fits are the same on every run."""
+    lines: list[str] = []
+    for name, variable in _probe_names(state).items():
+        recipe = state.probes[name].recipe
+        where = f"site={recipe.site!r}, position={recipe.position!r}, label={recipe.label!r}"
+        lines += [
+            f"data = {_data(recipe)}",
+            f"{variable} = rs.fit_probe(model, data, {where})",
+            f'# {variable}.save("{variable}.safetensors"), and then rs.Probe.load("{variable}.safetensors"), saves the fit',
+        ]
+    return lines
+
+
+def _data(recipe: ProbeRecipe) -> str:
+    data = recipe.data
+    if isinstance(data, FileData):
+        return f"rs.tasks.from_file(model, {data.name!r})"
+    return f"rs.tasks.{data.task}(model, n={data.n}, seed={data.seed}, prefixes={data.prefixes})"
 
 
 def _direction(ref: DirectionRef, state: State, loaded: Loaded) -> str:

@@ -8,13 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from residscope.errors import Cancelled, ResidscopeError
+from residscope.errors import Cancelled, explain
 from residscope.session import build, compute, fill
 from residscope.session.compute import Held, Kept
 from residscope.session.fit import fit
 from residscope.session.imported import read_direction
-from residscope.session.intents import FitPca, LoadModel, find_run, parse_args
+from residscope.session.intents import FitPca, LoadModel, ReadData, find_run, parse_args
 from residscope.session.loaded import Loaded
+from residscope.session.probe_job import ProbeJobs
+from residscope.session.probe_views import describe_probe
 from residscope.session.read import describe, describe_dictionary
 from residscope.session.saved import SavedPrompts
 from residscope.session.settle import finished, settle, with_model
@@ -46,6 +48,7 @@ class Session:
         self._load, self._offers = load, offers
         self._lock = threading.RLock()
         self._kept = Kept()
+        self._probes = ProbeJobs(lambda: self._state, self._commit, self._lock)
         self._listeners: list[Listener] = []
         self._seq = 0
         self._loads = 0
@@ -85,6 +88,8 @@ class Session:
             ResidscopeError: the refusal.
         """
         intent, checked = parse_args(name, args)
+        if isinstance(checked, ReadData):
+            return self._probes.data(self._loaded(), checked.data)
         with self._lock:
             old = self._state
             new, value = intent.apply(old, checked)
@@ -95,6 +100,8 @@ class Session:
             self.load(checked.name)
         elif isinstance(checked, FitPca):
             threading.Thread(target=self._fit_job, args=(new.fit,), name="residscope-fit", daemon=True).start()
+        elif name == "fit_probe" and new.probing is not None:
+            self._probes.start(new.probing)
         return value
 
     def load(self, source: Any, **options: Any) -> None:
@@ -113,7 +120,7 @@ class Session:
         """Stop what runs, as soon as it can be stopped."""
         self._loads += 1
         with self._lock:
-            self._state = replace(self._state, fit=None)
+            self._state = replace(self._state, fit=None, probing=None)
         self._worker.close()
 
     # ── what is read ────────────────────────────────────────────────────────────────────────────────────────
@@ -143,6 +150,12 @@ class Session:
             name, direction = read_direction(data, self._loaded(), self._state.directions)
             self._commit(replace(self._state, directions={**self._state.directions, name: direction}))
         return {"kind": "saved", "name": name}
+
+    def probe(self, name: str) -> dict[str, Any]:
+        return describe_probe(build.find_probe(name, self._state.probes))
+
+    def probe_reading(self, name: str, *, run: str, pos: int, named: bool = False) -> dict[str, Any]:
+        return self._probes.reading(self._state, name, run=run, pos=pos, named=named)
 
     # ── the worker's jobs ───────────────────────────────────────────────────────────────────────────────────
 
@@ -274,15 +287,8 @@ class Session:
             held = self._kept.get(key)
         if held is not None:
             return held, None
-        held = compute.forward(loaded, prompt, active, state.directions)
+        held = compute.forward(loaded, prompt, active, state.named)
         with self._lock:
             if self._state.model is not None and loaded.model is self._state.model.model:
                 self._kept.put(key, held)
         return held, held.seconds * 1000
-
-
-def explain(error: Exception) -> dict[str, str | None]:
-    """Any failure in the one shape refusals have."""
-    if isinstance(error, ResidscopeError):
-        return error.to_dict()
-    return ResidscopeError(f"{type(error).__name__}: {error}", fix="please report this").to_dict()

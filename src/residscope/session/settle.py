@@ -22,7 +22,12 @@ def settle(old: State, new: State) -> State:
     """The new state with everything that depends on what changed; a new version where other runs are needed."""
     if new.model is None or new.prompt is None:
         return new
-    if new.model is not old.model or new.prompt != old.prompt or new.edits != old.edits:
+    if (
+        new.model is not old.model
+        or new.prompt != old.prompt
+        or new.edits != old.edits
+        or new.probes.keys() != old.probes.keys()
+    ):
         new = _judge_edits(new, new.model, new.prompt)
     again = old.status.phase == "failed" and new.prompt is not old.prompt
     if plan(new) != plan(old) or again:
@@ -85,6 +90,8 @@ def with_model(state: State, loaded: Loaded) -> State:
     notices = state.notices
     if state.directions:
         notices = (*notices, f"Imported directions belong to the model before: {', '.join(state.directions)} dropped.")
+    if state.probes:
+        notices = (*notices, f"Probes belong to the model before: {len(state.probes)} dropped.")
     return replace(
         state,
         model=loaded,
@@ -99,13 +106,15 @@ def with_model(state: State, loaded: Loaded) -> State:
         without={},
         directions={},
         fit=None,
+        probes={},
+        probing=None,
         saved=tuple(Saved(s.text, tokens=_count(loaded, s.text)) for s in state.saved),
         status=replace(state.status, phase="idle", detail="", progress=None, forward_ms=None, error=None),
     )
 
 
 def _judge_edits(state: State, loaded: Loaded, prompt: Prompt) -> State:
-    judged = {str(s.id): build.check(s, loaded, state.directions, prompt) for s in state.edits}
+    judged = {str(s.id): build.check(s, loaded, state.named, prompt) for s in state.edits}
     problems = {id: problem for id, (_, problem) in judged.items() if problem is not None}
     state = replace(state, labels={id: label for id, (label, _) in judged.items()}, problems=problems)
     return replace(state, inert=find_inert(state.active, loaded.model.sites, n_pos=len(prompt.tokens)))

@@ -85,11 +85,60 @@ class Freeze(_Edit):
     kind: Literal["freeze"]
 
 
-EditSpec = Ablate | Scale | Steer | ProjectOut | Freeze
+class _ProbeEdit(_Edit):
+    """Sets what a probe of the session reads: `to` is one of its classes, or "neutral"."""
+
+    probe: str
+    to: str
+
+
+class Lrqp(_ProbeEdit):
+    kind: Literal["lrqp"]
+    log_alpha: float = Field(default=10.0, ge=-700, le=700)
+    covariance: Literal["total", "within"] = "total"
+
+
+class SetConcept(_ProbeEdit):
+    kind: Literal["set_concept"]
+    method: Literal["mean_difference", "project_out", "constant_dose"]
+    dose: float | None = Field(default=None, gt=0)
+
+
+class TaskData(Spec):
+    """Prompts of `residscope.tasks`, by name."""
+
+    kind: Literal["task"]
+    task: str
+    n: int = Field(default=120, ge=2, le=2000)
+    seed: int = Field(default=0, ge=0, lt=1 << 32)
+    prefixes: bool = False
+
+
+class FileData(Spec):
+    """A table of labelled prompts: the file's name and its text."""
+
+    kind: Literal["file"]
+    name: str = Field(min_length=1, max_length=200)
+    text: str = Field(repr=False)
+
+
+ProbeData = Annotated[TaskData | FileData, Field(discriminator="kind")]
+
+
+class ProbeRecipe(Spec):
+    """All that a probe depends on, beside the model."""
+
+    data: ProbeData
+    site: str
+    position: str
+    label: str
+
+
+EditSpec = Ablate | Scale | Steer | ProjectOut | Freeze | Lrqp | SetConcept
 _EDIT: TypeAdapter[EditSpec] = TypeAdapter(Annotated[EditSpec, Field(discriminator="kind")])
 _REF: TypeAdapter[DirectionRef] = TypeAdapter(DirectionRef)
 
-KINDS = ("ablate", "scale", "steer", "project_out", "freeze")
+KINDS = ("ablate", "scale", "steer", "project_out", "freeze", "lrqp", "set_concept")
 
 
 def parse_edits(raw: Sequence[Any]) -> tuple[EditSpec, ...]:

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from residscope.session.specs import EditSpec
+from residscope.session.specs import EditSpec, ProbeRecipe
 
 if TYPE_CHECKING:
     from residscope.directions import Direction
     from residscope.session.loaded import Loaded
+    from residscope.session.probes import Fitted
 
 MOST_RUNS = 50
 MOST_UNDO = 100
@@ -106,6 +107,25 @@ class Fit:
 
 
 @dataclass(frozen=True)
+class Probing:
+    """A probe being fitted (or why it was not): its name, what it is to be, and how far it is."""
+
+    name: str
+    recipe: ProbeRecipe
+    stage: str = "Making the prompts"
+    progress: float | None = None
+    error: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Named:
+    """What edits refer to by name."""
+
+    directions: Mapping[str, "Direction"] = field(default_factory=dict)
+    probes: Mapping[str, "Fitted"] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class State:
     """Everything the page shows. `version` counts what is to be computed; results carry the version they answer."""
 
@@ -131,7 +151,13 @@ class State:
     saved: tuple[Saved, ...] = ()
     directions: Mapping[str, "Direction"] = field(default_factory=dict)
     fit: Fit | None = None
+    probes: Mapping[str, "Fitted"] = field(default_factory=dict)
+    probing: Probing | None = None
     notices: tuple[str, ...] = ()
+
+    @property
+    def named(self) -> Named:
+        return Named(self.directions, self.probes)
 
     @property
     def active(self) -> tuple[EditSpec, ...]:

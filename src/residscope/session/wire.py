@@ -3,12 +3,15 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from residscope.session.specs import EditSpec
-from residscope.session.state import Metric, Prompt, Run, State, Tok
+from residscope.session.specs import EditSpec, FileData, ProbeData
+from residscope.session.state import Metric, Probing, Prompt, Run, State, Tok
 
-GLYPHS = {"ablate": "✕", "scale": "×", "steer": "→", "project_out": "⊥", "freeze": "❄"}
+if TYPE_CHECKING:
+    from residscope.session.probes import Fitted
+
+GLYPHS = {"ablate": "✕", "scale": "×", "steer": "→", "project_out": "⊥", "freeze": "❄", "lrqp": "⇥", "set_concept": "⇥"}
 
 
 def to_wire(state: State) -> dict[str, Any]:
@@ -31,6 +34,8 @@ def to_wire(state: State) -> dict[str, Any]:
             for name, direction in state.directions.items()
         ],
         "fit": None if state.fit is None else asdict(state.fit),
+        "probes": [_fitted(fitted) for fitted in state.probes.values()],
+        "probing": None if state.probing is None else _probing(state.probing),
         "notices": list(state.notices),
     }
 
@@ -63,6 +68,38 @@ def _metric(metric: Metric | None) -> dict[str, Any] | None:
     if metric is None:
         return None
     return {"positive": token(metric.positive), "negative": token(metric.negative), "chosen": metric.chosen}
+
+
+def _fitted(fitted: "Fitted") -> dict[str, Any]:
+    probe = fitted.probe
+    return {
+        "name": fitted.name,
+        "revision": fitted.revision,
+        "data": _data(fitted.recipe.data),
+        "site": probe.site,
+        "position": probe.position,
+        "label": probe.label,
+        "classes": list(probe.classes),
+        "accuracy": probe.accuracy,
+        "interval": list(probe.interval),
+        "control": finite(probe.control),
+        "selectivity": finite(probe.selectivity),
+        "C": probe.C,
+        "train": sum(probe.counts),
+        "held_out": probe.held_out,
+    }
+
+
+def _probing(probing: Probing) -> dict[str, Any]:
+    recipe = probing.recipe
+    asked = {"data": _data(recipe.data), "site": recipe.site, "position": recipe.position, "label": recipe.label}
+    told = {"name": probing.name, "stage": probing.stage, "progress": probing.progress, "error": probing.error}
+    return told | asked
+
+
+def _data(data: ProbeData) -> dict[str, Any]:
+    """A file without its text."""
+    return data.model_dump(mode="json", exclude={"text"} if isinstance(data, FileData) else None)
 
 
 def _edit(spec: EditSpec, state: State) -> dict[str, Any]:

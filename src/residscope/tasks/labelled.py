@@ -33,9 +33,15 @@ def from_file(model: Model, path: str | Path) -> PromptSet:
         BadTable: naming the line and the column: no text, words that are not in it, a ragged line, bad JSON, an unknown encoding.
     """
     path = Path(path).expanduser()
-    rows = list(_csv(path) if path.suffix == ".csv" else _jsonl(path))
+    return from_text(model, _open(path), name=path.name)
+
+
+def from_text(model: Model, text: str, *, name: str) -> PromptSet:
+    """`from_file` of a file's text; its name says which kind it is, .csv or .jsonl. Raises BadTable."""
+    path = _table(Path(name).name)
+    rows = list(_csv(path, text) if path.suffix == ".csv" else _jsonl(path, text))
     if not rows:
-        raise BadTable("the file has no prompts", received=str(path), allowed="a line for each prompt")
+        raise BadTable("the file has no prompts", received=path.name, allowed="a line for each prompt")
     columns = list(rows[0][1])
     for line, cells in rows:
         _check_columns(path, line, cells, columns)
@@ -62,8 +68,15 @@ def from_file(model: Model, path: str | Path) -> PromptSet:
     )
 
 
+def _table(name: str | Path) -> Path:
+    path = Path(name)
+    if path.suffix not in (".csv", ".jsonl"):
+        raise BadTable("no such table of prompts", received=str(path), allowed="a .csv or .jsonl file that exists")
+    return path
+
+
 def _open(path: Path) -> str:
-    if path.suffix not in (".csv", ".jsonl") or not path.is_file():
+    if not _table(path).is_file():
         raise BadTable("no such table of prompts", received=str(path), allowed="a .csv or .jsonl file that exists")
     raw = path.read_bytes()
     try:
@@ -77,8 +90,8 @@ def _open(path: Path) -> str:
         ) from None
 
 
-def _csv(path: Path) -> Iterator[tuple[int, Cells]]:
-    reader = csv.reader(_open(path).splitlines(keepends=True), strict=True)
+def _csv(path: Path, text: str) -> Iterator[tuple[int, Cells]]:
+    reader = csv.reader(text.splitlines(keepends=True), strict=True)
     header: list[str] = []
     start = 1
     try:
@@ -103,8 +116,8 @@ def _csv(path: Path) -> Iterator[tuple[int, Cells]]:
         raise BadTable(f"{path.name}, line {reader.line_num}: not CSV", received=str(error)) from None
 
 
-def _jsonl(path: Path) -> Iterator[tuple[int, Cells]]:
-    for line, text in enumerate(_open(path).split("\n"), 1):
+def _jsonl(path: Path, table: str) -> Iterator[tuple[int, Cells]]:
+    for line, text in enumerate(table.split("\n"), 1):
         if not text.strip():
             continue
         try:

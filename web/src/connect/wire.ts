@@ -107,7 +107,12 @@ export type Edit =
   | (EditBase & { kind: "scale"; factor: number })
   | (EditBase & { kind: "steer"; direction: DirectionRef; strength: number; unit: "norm" | "sd" })
   | (EditBase & { kind: "project_out"; direction: DirectionRef })
-  | (EditBase & { kind: "freeze" });
+  | (EditBase & { kind: "freeze" })
+  | (EditBase & { kind: "lrqp"; probe: string; to: string; log_alpha: number; covariance: Covariance })
+  | (EditBase & { kind: "set_concept"; probe: string; to: string; method: ConceptMethod; dose?: number | null });
+
+export type Covariance = "total" | "within";
+export type ConceptMethod = "mean_difference" | "project_out" | "constant_dose";
 
 /** An edit as the session shows it: its name, and what leaving it out would change. */
 export type ShownEdit = Edit & {
@@ -189,8 +194,85 @@ export interface State {
   saved: SavedPrompt[];
   directions: SavedDirection[];
   fit: Fit | null;
+  probes: ProbeInfo[];
+  probing: Probing | null;
   /** Things to tell once. */
   notices: string[];
+}
+
+export type ProbeData =
+  | { kind: "task"; task: string; n: number; seed: number; prefixes: boolean }
+  | { kind: "file"; name: string; text?: string };
+
+/** All that a probe depends on, beside the model. */
+export interface ProbeRecipe {
+  data: ProbeData;
+  site: string;
+  position: string;
+  label: string;
+}
+
+export interface ProbeInfo extends ProbeRecipe {
+  name: string;
+  /** Grows as its map fills. */
+  revision: number;
+  classes: string[];
+  accuracy: number;
+  interval: [number, number];
+  control: number | null;
+  selectivity: number | null;
+  C: number;
+  train: number;
+  held_out: number;
+}
+
+/** A probe being fitted, or why it was not. */
+export interface Probing extends ProbeRecipe {
+  name: string;
+  stage: string;
+  progress: number | null;
+  error: ErrorBody | null;
+}
+
+/** What can be chosen in some data. */
+export interface ProbeChoices {
+  name: string;
+  n: number;
+  labels: { name: string; classes: number; most: Record<string, number> }[];
+  positions: { name: string; lacking: number }[];
+  texts: string[];
+}
+
+export interface ProbeDetail {
+  name: string;
+  revision: number;
+  /** To either side, in nats. */
+  reach: number;
+  map: { kind: string };
+  map_at: { sites: string[]; positions: string[] };
+  cloud: { kind: string };
+  margins: { of: string; view: { kind: string } }[];
+  examples: { text: string; label: string; answers: [string, string] | null }[];
+}
+
+export interface ProbeMove {
+  at: number[];
+  slope: number[];
+  xy: number[];
+  xy_slope: number[];
+}
+
+/** What a probe reads at one token of a run, and where each edit would put it. */
+export interface ProbeReading {
+  run: string;
+  pos: number;
+  /** The prompt is one of the probe's own data; `label` is then its label. */
+  own: boolean;
+  label: string | null;
+  log_prob: number[];
+  xy: number[];
+  moves: Record<ConceptMethod, Record<string, ProbeMove>>;
+  steps: Partial<Record<Covariance, { length: number | null; xy: number[] }>> | null;
 }
 
 export interface PoleToken {

@@ -7,12 +7,14 @@ export interface Strength {
   min: number;
   max: number;
   step: number;
-  unit: "×" | "σ" | "";
+  unit: "×" | "σ" | "nats" | "";
 }
 
 /** The one number an edit has to turn, if it has one. */
 export function strengthOf(edit: Edit): Strength | null {
   if (edit.kind === "scale") return { value: edit.factor, min: Math.min(-1, edit.factor), max: Math.max(3, edit.factor), step: 0.05, unit: "×" };
+  if (edit.kind === "lrqp" && edit.to !== "neutral")
+    return { value: edit.log_alpha, min: Math.min(-10, edit.log_alpha), max: Math.max(20, edit.log_alpha), step: 0.5, unit: "nats" };
   if (edit.kind !== "steer") return null;
   const far = Math.abs(edit.strength);
   return edit.unit === "sd"
@@ -23,6 +25,7 @@ export function strengthOf(edit: Edit): Strength | null {
 export function withStrength(edit: ShownEdit, value: number): ShownEdit {
   const rounded = Math.round(value * 1000) / 1000;
   if (edit.kind === "scale") return { ...edit, factor: rounded };
+  if (edit.kind === "lrqp") return { ...edit, log_alpha: rounded };
   return edit.kind === "steer" ? { ...edit, strength: rounded } : edit;
 }
 
@@ -32,6 +35,7 @@ const listed = (name: string, value: number | number[] | null | undefined): stri
 /** Where an edit acts, in a few words. */
 export function where(edit: Edit): string {
   if (edit.kind === "freeze") return "at its unedited values";
+  if (edit.kind === "lrqp" || edit.kind === "set_concept") return `to ${edit.to}`;
   const parts = [listed("head", edit.head), listed("neuron", edit.neuron), listed("pos", edit.pos) || "all pos"];
   return parts.filter(Boolean).join(" · ");
 }

@@ -4,6 +4,7 @@ import type { Run } from "../connect/wire";
 import { visible } from "../lib/format";
 import { rowSite } from "../lib/stream";
 import { DirectionStore } from "./directions.svelte";
+import { ProbeStore } from "./probe.svelte";
 import { Session } from "./session.svelte";
 import { Streams } from "./streams.svelte";
 import { ViewStore, type Cell } from "./view.svelte";
@@ -16,6 +17,7 @@ export class App {
   readonly view: ViewStore;
   readonly streams: Streams;
   readonly directions: DirectionStore;
+  readonly probe: ProbeStore;
   palette = $state(false);
   code = $state("");
   pickedEdit = $state("");
@@ -65,6 +67,7 @@ export class App {
     this.wanted = this.view.current.selection;
     this.streams = new Streams(this.session, this.view);
     this.directions = new DirectionStore(this.session, this.view, this.streams);
+    this.probe = new ProbeStore(this.session, () => this.selected.col);
   }
 
   /** Call from an effect: the cell the address asks for, once its picture is there. */

@@ -1,6 +1,6 @@
 /** The page's own view state, and its life in the address: only what differs from the default is written. */
 
-import type { Edit } from "../connect/wire";
+import type { Edit, ProbeRecipe } from "../connect/wire";
 import type { Unit, Weights } from "../lib/mix";
 
 export type Mode = "base" | "edit" | "delta";
@@ -31,6 +31,8 @@ export interface Shared {
   bos: boolean;
   metric: { positive: string; negative: string } | null;
   edits: Edit[];
+  /** The probes its edits are made from, to be fitted again. */
+  probes: (ProbeRecipe & { name: string })[];
 }
 
 export const defaults = (): View => ({
@@ -110,7 +112,8 @@ function decodeShared(text: string | null): Shared | null {
     const { positive, negative } = raw.metric ?? {};
     const metric = typeof positive === "string" && typeof negative === "string" ? { positive, negative } : null;
     const edits = Array.isArray(raw.edits) ? raw.edits : [];
-    return { model: raw.model, hash: String(raw.hash ?? ""), prompt: raw.prompt, bos: raw.bos === true, metric, edits };
+    const probes = Array.isArray(raw.probes) ? raw.probes.filter((probe) => typeof probe?.name === "string") : [];
+    return { model: raw.model, hash: String(raw.hash ?? ""), prompt: raw.prompt, bos: raw.bos === true, metric, edits, probes };
   } catch {
     return null;
   }

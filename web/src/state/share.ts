@@ -1,3 +1,5 @@
+import type { State } from "../connect/wire";
+import { isProbeEdit } from "../lib/probe";
 import { notify } from "./notices.svelte";
 import { bare } from "./session.svelte";
 import type { App } from "./app.svelte";
@@ -20,6 +22,7 @@ export function shareLink(app: App): string {
             ? { positive: state.metric.positive.text, negative: state.metric.negative.text }
             : null,
           edits: state.edits.map(bare),
+          probes: probesOf(state),
         }
       : null,
   );
@@ -35,6 +38,20 @@ export async function copy(text: string, done: string): Promise<boolean> {
     notify("The browser did not let the page copy; select the text and copy it by hand.", "error");
     return false;
   }
+}
+
+/** What the probes on the stack are fitted from. A file's text does not fit in a link. */
+function probesOf({ edits, probes }: State): Shared["probes"] {
+  const used = new Set(edits.map((edit) => (isProbeEdit(edit) ? edit.probe : "")));
+  return probes.filter(({ name }) => used.has(name)).map(({ name, data, site, position, label }) => ({ name, data, site, position, label }));
+}
+
+/** Fits what a link's edits need; answers whether there is nothing left to wait for. */
+async function probesThere(app: App, state: State, shared: Shared): Promise<boolean> {
+  const lacking = shared.probes.find(({ name, data }) => data?.kind === "task" && !state.probes.some((probe) => probe.name === name));
+  if (!lacking || state.probing?.error) return true;
+  const { name, ...recipe } = lacking;
+  return state.probing?.name !== name && !(await app.session.accepted("fit_probe", recipe));
 }
 
 /**
@@ -53,6 +70,7 @@ export async function restore(app: App, shared: Shared): Promise<boolean> {
     notify(`This link was made with the model ${shared.model}, which is not in the list here. Load it, then open the link again.`, "error");
     return true;
   }
+  if (!(await probesThere(app, state, shared))) return false;
   await session.setPrompt(shared.prompt, shared.bos);
   if (shared.metric) await session.send("set_metric", shared.metric);
   await session.send("set_edits", { edits: shared.edits });

@@ -1,4 +1,5 @@
 import type { Component } from "svelte";
+import ProbeTab from "./ProbeTab.svelte";
 import StreamActions from "./StreamActions.svelte";
 import StreamTab from "./StreamTab.svelte";
 
@@ -13,4 +14,5 @@ export interface Tab {
 /** The tabs in the centre, in order: a new one is one more entry. */
 export const TABS: Tab[] = [
   { id: "stream", label: "Stream", component: StreamTab, actions: StreamActions },
+  { id: "probe", label: "Probe", component: ProbeTab },
 ];

@@ -36,10 +36,10 @@ export const histogram: Kind<HistogramView> = {
     const entries = series.map((one, i) => ({ name: `${shown(one.name)} · n ${one.n} · mean ${number(one.mean, 3)}`, color: color(i), shape: "box" as const }));
     const legend = swatches(entries, width, palette);
     const heights = series.map((one) => one.counts.map((count) => (shares(view) ? count / Math.max(1, one.n) : count)));
+    const x = domainOf([edges[0], edges.at(-1), ...referenced(view.references, "x")], 0.01);
     const plot = axes(
       {
-        width, top: legend.height, height: HEIGHT,
-        x: domainOf([edges[0], edges.at(-1), ...referenced(view.references, "x")], 0.01),
+        width, top: legend.height, height: HEIGHT, x,
         y: [0, Math.max(...heights.flat(), 1e-9) * 1.06],
         xTitle: titled(view.x_title, view.unit), yTitle: shares(view) ? "share" : "count", whole: !shares(view), references: view.references,
       },
@@ -56,6 +56,7 @@ export const histogram: Kind<HistogramView> = {
     });
     return {
       width, height: plot.height, dense: [], marks: [...legend.marks, ...plot.marks, ...bars],
+      frame: { left: plot.left, right: plot.right, low: x[0], high: x[1] },
       reader: {
         count: bins,
         at(px, py) {

@@ -150,6 +150,8 @@ function cell(
   const tick = Math.min(6, w / 3, h / 2);
   if (matrix.scale.clipped(value)) dense.push({ kind: "path", d: `M${x + w - tick} ${y}h${tick}v${tick}z`, fill: ink });
   if (w < 22 || h < 12) return;
-  const text = fit(matrix.inside(r, c), w - 2, 9.5, true);
+  const inside = matrix.inside(r, c);
+  const text = fit(inside, w - 2, 9.5, true);
+  if (text !== inside && /^[−\d.]+$/.test(inside)) return; // half a number is another number
   if (text) marks.push({ kind: "text", x: x + w / 2, y: y + h / 2 + 3.5, text, fill: ink, size: 9.5, anchor: "middle", mono: true });
 }

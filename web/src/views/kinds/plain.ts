@@ -65,6 +65,8 @@ export interface ScatterView extends Axes {
   groups: string[] | null;
   texts: string[] | null;
   diagonal: boolean;
+  /** Points drawn larger, over the others: the page's own marks. */
+  emphasis?: number[];
   y_title: string;
 }
 

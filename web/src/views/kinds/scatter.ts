@@ -39,6 +39,8 @@ export const scatter: Kind<ScatterView> = {
     );
     const small = here.length > MANY;
     const points = here.map((i): Mark => {
+      if (view.emphasis?.includes(i))
+        return { kind: "circle", x: plot.x(view.x[i]!), y: plot.y(view.y[i]!), r: 6, fill: color(groupOf(i)), stroke: palette.surface, opacity: 1 };
       const paint = color(groupOf(i));
       const filled = ring(groupOf(i)) ? { fill: palette.surface, stroke: paint } : { fill: paint, stroke: "none" };
       return { kind: "circle", x: plot.x(view.x[i]!), y: plot.y(view.y[i]!), r: small ? 2 : 3, ...filled, opacity: small ? 0.55 : 0.75 };

@@ -60,6 +60,16 @@ export interface Scene {
   dense: Mark[];
   marks: Mark[];
   reader: Reader;
+  /** Where its x axis lies, for a control that is to line up with it. */
+  frame?: Frame;
+}
+
+/** From `left` to `right` in pixels, `low` to `high` in the axis's numbers. */
+export interface Frame {
+  left: number;
+  right: number;
+  low: number;
+  high: number;
 }
 
 /** Diagonals at 45°, cut at the box's edges. */

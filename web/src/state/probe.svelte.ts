@@ -1,0 +1,262 @@
+import { words } from "../connect/connector";
+import type { Covariance, ProbeChoices, ProbeData, ProbeDetail, ProbeInfo, ProbeReading, ProbeRecipe, Run } from "../connect/wire";
+import { aimOf, axisClass, editOf, isProbeEdit, landing, margin, readTable, towards, type Aim, type Method } from "../lib/probe";
+import { notify } from "./notices.svelte";
+import { bare, type Session } from "./session.svelte";
+
+/** What is asked for in the form. */
+export interface Form {
+  source: "ioi" | "gender" | "file";
+  n: number;
+  seed: number;
+  prefixes: boolean;
+  kind: string;
+  layer: number;
+  position: string;
+  label: string;
+}
+
+const USUAL: Record<string, { label: string; position: string }> = {
+  ioi: { label: "order", position: "S2" },
+  gender: { label: "gender", position: "NAME" },
+};
+/** Kinds of site that a probe is offered; the model may lack some. */
+const KINDS = ["resid_pre", "resid_mid", "attn_out", "mlp_out"];
+/** Over half way up is where SmolLM2's order is both readable and used. */
+const USUAL_DEPTH = 0.6;
+const PAUSE = 250;
+const MOST_CLASSES = 12;
+/** What LRQP asks for unless told: e^10, as its paper does. */
+const SURE = 10;
+
+/** The Probe tab: what to fit, the probe that is shown, and where its target is. */
+export class ProbeStore {
+  form: Form = $state({ source: "ioi", n: 120, seed: 0, prefixes: false, kind: "resid_mid", layer: -1, position: "S2", label: "order" });
+  file: { name: string; text: string } | null = $state.raw(null);
+  choices: ProbeChoices | null = $state.raw(null);
+  /** Why the data cannot be read. */
+  refused = $state("");
+  detail: ProbeDetail | null = $state.raw(null);
+  private fetched: { probe: string; reading: ProbeReading } | null = $state.raw(null);
+  error = $state("");
+  /** A token chosen by hand; else the probe's own position, or the selected token. */
+  pos: number | null = $state(null);
+  method: Method = $state("lrqp");
+  covariance: Covariance = $state("total");
+  /** What the slider is at while it is held. */
+  private dragged: number | null = $state(null);
+  private chosen = $state("");
+  private wantedData = "";
+  private wantedDetail = "";
+  private wantedReading = "";
+
+  kinds = $derived.by(() => {
+    const sites = new Map(this.session.model?.sites.map((site) => [site.name, site.absent]));
+    return KINDS.filter((kind) => !sites.size || sites.get(kind) === null);
+  });
+  layer = $derived.by(() => {
+    const layers = this.session.model?.n_layers ?? 1;
+    return this.form.layer < 0 ? Math.round(USUAL_DEPTH * layers) : Math.min(this.form.layer, layers - 1);
+  });
+  kind = $derived(this.kinds.includes(this.form.kind) ? this.form.kind : (this.kinds[0] ?? "resid_pre"));
+  data: ProbeData | null = $derived.by(() => {
+    const { source, n, seed, prefixes } = this.form;
+    if (source === "file") return this.file && { kind: "file", ...this.file };
+    return { kind: "task", task: source, n, seed, prefixes };
+  });
+  recipe: ProbeRecipe | null = $derived.by(() =>
+    this.data && this.form.label && this.form.position
+      ? { data: this.data, site: `${this.kind}.${this.layer}`, position: this.form.position, label: this.form.label }
+      : null,
+  );
+  probes: ProbeInfo[] = $derived.by(() => this.session.state?.probes ?? []);
+  probing = $derived.by(() => this.session.state?.probing ?? null);
+  /** The live prompt's own unedited run: A may be another. */
+  base: Run | null = $derived.by(() => {
+    const { runs, state } = this.session;
+    const own = runs.filter((run) => !run.edits && run.prompt === state?.prompt?.text);
+    return own.find((run) => run.version === state?.version) ?? own.at(-1) ?? null;
+  });
+  shown: ProbeInfo | null = $derived(this.probes.find((probe) => probe.name === this.chosen) ?? this.probes.at(-1) ?? null);
+  /** What it reads here: not of the prompt, the token or the probe before. */
+  reading: ProbeReading | null = $derived.by(() => {
+    const { probe, reading } = this.fetched ?? {};
+    if (!reading || probe !== this.shown?.name || reading.run !== this.base?.id) return null;
+    const asked = this.pos ?? (reading.own ? reading.pos : this.selected());
+    return reading.pos === asked ? reading : null;
+  });
+  /** The form asks for something else than what is shown. */
+  stale = $derived.by(() => !!this.shown && !!this.recipe && signature(this.recipe) !== signature(this.shown));
+  edit = $derived.by(() => this.session.edits.findLast((edit) => isProbeEdit(edit) && edit.probe === this.shown?.name) ?? null);
+  /** What the edit on the stack asks for; without one, the other class than the prompt reads as. */
+  private settled: Aim = $derived.by(() => {
+    const classes = this.shown?.classes ?? [];
+    const reads = this.reading ? this.reading.log_prob.indexOf(Math.max(...this.reading.log_prob)) : 0;
+    const to = classes[reads === 0 ? 1 : 0] ?? "";
+    const other: Aim = { method: this.method, covariance: this.covariance, to, target: axisClass(classes, to) === to ? SURE : -SURE };
+    return this.edit && isProbeEdit(this.edit) ? aimOf(this.edit, classes, this.reading, other) : other;
+  });
+  aim: Aim = $derived.by(() => {
+    const { shown, reading } = this;
+    if (this.dragged === null || !shown || !reading) return this.settled;
+    const to = this.settled.to === "neutral" ? shown.classes[0] : this.settled.to;
+    const aim = { ...this.settled, to, target: this.dragged };
+    return { ...aim, to: towards(shown.classes, this.now ?? 0, aim) };
+  });
+  /** The class whose log-odds the histogram shows. */
+  of = $derived(this.shown ? axisClass(this.shown.classes, this.aim.to) : "");
+  now: number | null = $derived.by(() =>
+    this.shown && this.reading ? margin(this.reading.log_prob, this.shown.classes.indexOf(axisClass(this.shown.classes, this.settled.to))) : null,
+  );
+  landing = $derived.by(() => (this.shown && this.reading ? landing(this.reading, this.shown.classes, this.aim) : null));
+
+  /** The target is held, or on its way to the session. */
+  moving = $derived(this.dragged !== null);
+
+  constructor(
+    private session: Session,
+    private selected: () => number,
+  ) {}
+
+  /** Call from an effect: which labels and positions the form's data has. */
+  followData(): void {
+    const data = this.data;
+    const key = this.session.model ? `${this.session.model.hash}|${JSON.stringify(data)}` : "";
+    if (key === this.wantedData) return;
+    this.wantedData = key;
+    if (!data || !key) {
+      [this.choices, this.refused] = [null, ""];
+      return;
+    }
+    setTimeout(() => {
+      if (this.wantedData !== key) return;
+      this.session.connector.intent("read_data", { data }).then(
+        (choices) => this.wantedData === key && this.choose(choices as ProbeChoices),
+        (error: unknown) => {
+          if (this.wantedData === key) [this.choices, this.refused] = [null, words(error)];
+        },
+      );
+    }, PAUSE);
+  }
+
+  private choose(choices: ProbeChoices): void {
+    [this.choices, this.refused] = [choices, ""];
+    const usual = USUAL[this.form.source];
+    const labels = choices.labels.filter((label) => label.classes > 1 && label.classes <= MOST_CLASSES).map((label) => label.name);
+    const positions = choices.positions.filter((position) => !position.lacking).map((position) => position.name);
+    if (!choices.labels.some(({ name }) => name === this.form.label)) this.form.label = usual?.label ?? labels[0] ?? choices.labels[0]?.name ?? "";
+    if (!choices.positions.some(({ name }) => name === this.form.position)) this.form.position = usual?.position ?? positions[0] ?? "";
+  }
+
+  /** Call from an effect: the pictures of the probe that is shown. */
+  followDetail(): void {
+    const { shown } = this;
+    const key = shown ? `${this.session.model?.hash}|${shown.name}|${shown.revision}` : "";
+    if (key === this.wantedDetail) return;
+    this.wantedDetail = key;
+    if (!shown) {
+      [this.detail, this.fetched] = [null, null];
+      return;
+    }
+    this.session.connector.json<ProbeDetail>(`api/probes?name=${encodeURIComponent(shown.name)}`).then(
+      (detail) => this.wantedDetail === key && ([this.detail, this.error] = [detail, ""]),
+      (error: unknown) => this.wantedDetail === key && (this.error = words(error)),
+    );
+  }
+
+  /** Call from an effect: what it reads in the unedited prompt. */
+  followReading(): void {
+    const { shown, base: a } = this;
+    const pos = this.pos ?? this.selected();
+    const key = shown && a ? `${shown.name}|${a.id}|${pos}|${this.pos === null}` : "";
+    if (!key || key === this.wantedReading || !shown || !a) return;
+    this.wantedReading = key;
+    const query = new URLSearchParams({ name: shown.name, run: a.id, pos: String(pos), named: String(this.pos === null) });
+    this.session.connector.json<ProbeReading>(`api/probes/reading?${query}`).then(
+      (reading) => this.wantedReading === key && ([this.fetched, this.error] = [{ probe: shown.name, reading }, ""]),
+      (error: unknown) => this.wantedReading === key && ([this.fetched, this.error] = [null, words(error)]),
+    );
+  }
+
+  async fit(change: Partial<Form> = {}): Promise<void> {
+    Object.assign(this.form, change);
+    if (!this.recipe) return;
+    const value = (await this.session.send("fit_probe", { ...this.recipe })) as { name?: string } | undefined;
+    if (value?.name) this.show(value.name);
+  }
+
+  show(name: string): void {
+    this.chosen = name;
+    this.dragged = null;
+  }
+
+  async open(file: File): Promise<void> {
+    try {
+      this.file = { name: file.name, text: readTable(file.name, new Uint8Array(await file.arrayBuffer())) };
+      this.form.source = "file";
+    } catch (error) {
+      [this.file, this.refused, this.choices] = [null, words(error), null];
+    }
+  }
+
+  /** Moves the target: nothing is asked of the server. */
+  drag(target: number): void {
+    this.dragged = target;
+  }
+
+  /** Puts the edit that is aimed at on the stack, or changes the one that is there. */
+  async apply(change: Partial<Aim> = {}): Promise<void> {
+    const { shown, reading } = this;
+    if (!shown || !reading) return;
+    const aim = { ...this.aim, ...change };
+    [this.method, this.covariance] = [aim.method, aim.covariance];
+    const made = editOf(shown, reading, aim);
+    if (!made) {
+      notify(`No dose along the normal of ${aim.to} brings the probe there: its step leads away. Choose LRQP, which can.`, "error");
+    } else if (this.edit) {
+      const { id, enabled } = this.edit;
+      await this.session.send("set_edits", { edits: this.session.edits.map((edit) => (edit.id === id ? { ...made, id, enabled } : bare(edit))) });
+    } else {
+      await this.session.send("add_edit", { edit: made });
+    }
+    this.dragged = null;
+  }
+
+  /** The target that makes the probe sure of a class, or leaves it as sure as it is. */
+  sureOf(to: string): { target: number } {
+    const side = this.shown && axisClass(this.shown.classes, to) !== to ? -1 : 1;
+    return { target: side * Math.max(SURE, side * (this.now ?? 0)) };
+  }
+
+  /** Another way to the same target; an edit on the stack follows. */
+  async chooseMethod(method: Method): Promise<void> {
+    this.method = method;
+    const to = method === "constant_dose" && this.aim.to === "neutral" ? (this.shown?.classes[0] ?? "") : this.aim.to;
+    if (this.edit) await this.apply({ method, to });
+  }
+
+  async chooseCovariance(covariance: Covariance): Promise<void> {
+    this.covariance = covariance;
+    if (this.edit) await this.apply({ covariance });
+  }
+
+  async remove(): Promise<void> {
+    if (this.edit) await this.session.removeEdit(this.edit.id);
+  }
+
+  /** Makes one of its own prompts the live one, with that prompt's answers. */
+  async use(example: ProbeDetail["examples"][number]): Promise<void> {
+    this.pos = null;
+    const rest = this.session.edits.filter((edit) => edit.id !== this.edit?.id);
+    if (rest.length !== this.session.edits.length) await this.session.setEdits(rest);
+    if (!(await this.session.setPrompt(example.text)) || !example.answers) return;
+    const [positive, negative] = example.answers;
+    await this.session.send("set_metric", { positive, negative });
+  }
+}
+
+/** What makes two recipes one, a file by its name. */
+function signature({ data, site, position, label }: ProbeRecipe): string {
+  const from = data.kind === "file" ? ["file", data.name] : ["task", data.task, data.n, data.seed, data.prefixes];
+  return JSON.stringify([from, site, position, label]);
+}

@@ -1,0 +1,165 @@
+import { describe, expect, it, vi } from "vitest";
+import type { Connector, Listener } from "../src/connect/connector";
+import type { ProbeInfo, ProbeReading, State } from "../src/connect/wire";
+import { aimOf, doseFor, editOf, landing, margin, readTable, towards, type Aim } from "../src/lib/probe";
+import { App } from "../src/state/app.svelte";
+import { restore } from "../src/state/share";
+
+const probe: ProbeInfo = {
+  name: "order at S2, resid_mid.1", revision: 9, data: { kind: "task", task: "ioi", n: 60, seed: 0, prefixes: false }, site: "resid_mid.1", position: "S2",
+  label: "order", classes: ["ABBA", "BABA"], accuracy: 1, interval: [0.9, 1], control: 0.5, selectivity: 0.5, C: 1, train: 30, held_out: 30,
+};
+const move = (at: number[], slope = [0, 0]) => ({ at, slope, xy: [7, 7], xy_slope: [0, 1] });
+/** Reads ABBA by four nats. */
+const reading: ProbeReading = {
+  run: "r1", pos: 9, own: true, label: "ABBA", log_prob: [-0.018, -4.018], xy: [1, 2],
+  moves: {
+    mean_difference: { ABBA: move([4, 0]), BABA: move([0, 5]), neutral: move([0, 0.5]) },
+    project_out: { ABBA: move([3, 0]), BABA: move([0, 3]), neutral: move([0, 0.5]) },
+    constant_dose: { ABBA: move([4, 0], [0.5, -0.5]), BABA: move([4, 0], [-0.5, 0.5]) },
+  },
+  steps: { total: { length: 0.5, xy: [10, 0] } },
+};
+const aim = (more: Partial<Aim> = {}): Aim => ({ method: "lrqp", covariance: "total", to: "BABA", target: 10, ...more });
+
+describe("the target", () => {
+  it("is on the side of the class that it lands in", () => {
+    expect(margin(reading.log_prob, 1)).toBeCloseTo(-4);
+    expect(towards(probe.classes, -4, aim({ target: -3 }))).toBe("BABA");
+    expect(towards(probe.classes, -4, aim({ target: -5 }))).toBe("ABBA");
+  });
+
+  it("is reached by LRQP exactly, up and down, and the point goes along", () => {
+    for (const target of [10, -3, -9]) expect(landing(reading, probe.classes, aim({ target }))?.at).toBe(target);
+    const { xy, length } = landing(reading, probe.classes, aim({ target: -3 }))!;
+    expect(xy![0]).toBeCloseTo(11);
+    expect(length).toBeCloseTo(0.5);
+    expect(editOf(probe, reading, aim({ target: -9 }))).toMatchObject({ kind: "lrqp", to: "ABBA", log_alpha: 9, pos: [9], covariance: "total" });
+    expect(editOf(probe, reading, aim({ target: -3 }))).toMatchObject({ to: "BABA", log_alpha: -3 });
+  });
+
+  it("is a dose where the method takes one, and says where none leads there", () => {
+    expect(doseFor(reading, probe.classes, "BABA", 10)).toBeCloseTo(14);
+    expect(editOf(probe, reading, aim({ method: "constant_dose" }))).toMatchObject({ kind: "set_concept", method: "constant_dose", to: "BABA", dose: 14 });
+    expect(landing(reading, probe.classes, aim({ method: "constant_dose" }))?.at).toBeCloseTo(10);
+    const stuck = structuredClone(reading);
+    stuck.moves.constant_dose.BABA.slope = [1, 0];
+    expect(landing(stuck, probe.classes, aim({ method: "constant_dose" }))).toBeNull();
+    expect(editOf(probe, stuck, aim({ method: "constant_dose" }))).toBeNull();
+  });
+
+  it("is where the others go by themselves", () => {
+    expect(landing(reading, probe.classes, aim({ method: "mean_difference", target: 99 }))?.at).toBe(5);
+    expect(landing(reading, probe.classes, aim({ to: "neutral" }))?.at).toBe(0.5);
+  });
+
+  it("of three classes is the least of the wanted one's odds, which LRQP never lowers", () => {
+    const three = { ...reading, log_prob: [-1, -2, -0.7] };
+    expect(landing(three, ["p", "q", "r"], aim({ to: "q", target: 3 }))?.at).toBe(3);
+    expect(landing(three, ["p", "q", "r"], aim({ to: "r", target: -5 }))?.at).toBeCloseTo(0.3);
+  });
+
+  it("is shown again from the edit on the stack", () => {
+    for (const wanted of [aim({ target: -9, to: "ABBA" }), aim({ method: "constant_dose", target: 10 })]) {
+      const again = aimOf(editOf(probe, reading, wanted)!, probe.classes, reading, aim());
+      expect(again.target).toBeCloseTo(wanted.target);
+      expect(again.to).toBe(wanted.to);
+    }
+  });
+});
+
+describe("a table", () => {
+  it("that is not UTF-8 is refused with its line", () => {
+    expect(readTable("a.csv", new TextEncoder().encode("text\nä\n"))).toBe("text\nä\n");
+    expect(() => readTable("a.csv", new Uint8Array([116, 10, 97, 10, 0xff, 10, 98]))).toThrow("a.csv, line 3: not UTF-8");
+  });
+});
+
+describe("the tab", () => {
+  const detail = { name: probe.name, revision: 9, reach: 12, map: { kind: "heat_map" }, map_at: { sites: [], positions: [] }, cloud: { kind: "scatter" }, margins: [], examples: [] };
+  function opened() {
+    const asked: string[] = [];
+    let listener!: Listener;
+    const connector = {
+      subscribe: (to: Listener) => ((listener = to), () => {}),
+      intent: vi.fn(async (name: string) => (name === "read_data" ? { name: "IOI", n: 60, labels: [{ name: "kind", classes: 2, most: {} }], positions: [{ name: "KEY", lacking: 0 }], texts: [] } : { name: probe.name })),
+      json: async (path: string) => (asked.push(path), path.includes("reading") ? reading : detail),
+      tensors: async () => ({ metadata: {}, tensors: {} }),
+      retry: () => {},
+    };
+    const app = new App(connector as unknown as Connector, "");
+    app.session.start();
+    const state = (more: Partial<State>) =>
+      listener.state({
+        version: 1, model: { name: "m", hash: "h", n_layers: 30, dictionaries: [], sites: [{ name: "resid_mid", layers: 30, dims: "", absent: null }] },
+        prompt: { text: "ab", bos: false, tokens: [{ id: 1, text: "a" }] }, runs: [{ id: "r1", version: 1, edits: 0, prompt: "ab" }], models: [], status: { phase: "idle" }, current: { a: "r1", b: null }, edits: [],
+        selection: { layer: 0, pos: 0 }, notices: [], probes: [], probing: null, ...more,
+      } as unknown as State);
+    const follow = async () => {
+      for (let i = 0; i < 3; i++) {
+        app.probe.followDetail();
+        app.probe.followReading();
+        await new Promise((done) => setTimeout(done));
+      }
+    };
+    return { app, asked, connector, state, follow };
+  }
+
+  it("asks for a probe's pictures once a revision, and for its reading once a prompt", async () => {
+    const { app, asked, state, follow } = opened();
+    state({});
+    expect(app.probe.shown).toBeNull();
+    expect(app.probe.recipe).toMatchObject({ site: "resid_mid.18", position: "S2", label: "order" });
+    state({ probes: [{ ...probe, revision: 0 }] });
+    await follow();
+    state({ probes: [probe] });
+    await follow();
+    await follow();
+    expect(asked.filter((path) => path.includes("reading"))).toHaveLength(1);
+    expect(asked.filter((path) => !path.includes("reading"))).toHaveLength(2);
+    expect(app.probe.now).toBeCloseTo(-4);
+  });
+
+  it("asks for nothing while the target is dragged, and puts or changes one edit when it is let go", async () => {
+    const { app, asked, connector, state, follow } = opened();
+    state({ probes: [probe] });
+    await follow();
+    const before = asked.length;
+    app.probe.drag(-1);
+    app.probe.drag(7);
+    expect(app.probe.landing?.at).toBe(7);
+    expect(asked).toHaveLength(before);
+    expect(connector.intent).not.toHaveBeenCalled();
+    await app.probe.apply();
+    expect(connector.intent).toHaveBeenLastCalledWith("add_edit", { edit: expect.objectContaining({ kind: "lrqp", to: "BABA", log_alpha: 7 }) });
+    state({ probes: [probe], edits: [{ id: "e1", enabled: true, kind: "lrqp", probe: probe.name, site: probe.site, to: "BABA", log_alpha: 7, covariance: "total", pos: [9] }] as unknown as State["edits"] });
+    expect(app.probe.aim.target).toBe(7);
+    app.probe.drag(-8);
+    await app.probe.apply();
+    expect(connector.intent).toHaveBeenLastCalledWith("set_edits", { edits: [expect.objectContaining({ id: "e1", to: "ABBA", log_alpha: 8 })] });
+  });
+
+  it("a shared link fits what its edits need before it puts them on the stack", async () => {
+    const { app, connector, state } = opened();
+    const asked = () => connector.intent.mock.calls.map((call) => call[0]);
+    const { name, data, site, position, label } = probe;
+    const shared = { model: "m", hash: "h", prompt: "ab", bos: false, metric: null, edits: [], probes: [{ name, data, site, position, label }] };
+    state({});
+    expect(await restore(app, shared)).toBe(false);
+    expect(connector.intent).toHaveBeenLastCalledWith("fit_probe", { data, site, position, label });
+    state({ probing: { name, data, site, position, label, stage: "", progress: 0, error: null } });
+    expect(await restore(app, shared)).toBe(false);
+    expect(asked()).toEqual(["fit_probe"]);
+    state({ probes: [probe] });
+    expect(await restore(app, shared)).toBe(true);
+    expect(asked()).toEqual(["fit_probe", "set_prompt", "set_edits"]);
+  });
+
+  it("says when the form asks for something else than is shown", async () => {
+    const { app, state } = opened();
+    state({ probes: [{ ...probe, site: "resid_mid.18", data: { kind: "task", task: "ioi", n: 120, seed: 0, prefixes: false } }] });
+    expect(app.probe.stale).toBe(false);
+    app.probe.form.seed = 1;
+    expect(app.probe.stale).toBe(true);
+  });
+});
