@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 import uvicorn
-from platformdirs import user_data_dir
 
 from residscope.errors import NotAllowed, PortInUse
+from residscope.files import data_folder
 from residscope.model import catalog, weights
 from residscope.server.app import create_app
 from residscope.server.sockets import MESSAGE_BYTES
@@ -134,11 +134,6 @@ def new_session() -> Session:
 
 def offers() -> tuple[dict[str, Any], ...]:
     return tuple({"name": e.name, "about": e.about, "cached": weights.cached(e.name)} for e in catalog.CATALOG.values())
-
-
-def data_folder() -> Path:
-    """Where what the user saves lies: `RESIDSCOPE_DATA`, or the user's data folder."""
-    return Path(os.environ.get("RESIDSCOPE_DATA") or user_data_dir("residscope")).expanduser()
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -1,0 +1,9 @@
+"""Alembic's environment: the connection, and so the transaction, is the caller's."""
+
+from alembic import context
+
+from residscope.store.tables import Base
+
+given = context.config.attributes
+context.configure(connection=given["connection"], target_metadata=Base.metadata, version_table=given["version_table"])
+context.run_migrations()
