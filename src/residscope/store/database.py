@@ -1,6 +1,7 @@
 """One database: SQLite in the data folder, or PostgreSQL by URL. Opening it brings it up to date."""
 
 import contextlib
+import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,12 +9,13 @@ from typing import Any
 
 from filelock import FileLock
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, NoSuchModuleError, OperationalError
 from sqlalchemy.orm import Session
 
-from residscope.errors import DamagedStore, MissingExtra, StoreUnreachable
+from residscope.errors import BadText, DamagedStore, MissingExtra, StoreUnreachable
 from residscope.store import migrate
 
 FILE = "library.db"
@@ -81,7 +83,7 @@ class Database:
 
     def insert(self, table: Any) -> Any:
         """An INSERT that knows ON CONFLICT."""
-        return (sqlite if self.is_sqlite else postgresql).insert(table)
+        return (sqlite_dialect if self.is_sqlite else postgresql).insert(table)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -95,22 +97,27 @@ class Database:
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
-        """The database's own errors, as ours."""
+        """The database's own errors, and the disk's, as ours."""
         try:
             yield
-        except DBAPIError as error:
-            said = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
+        except (DBAPIError, sqlite3.Error) as error:
+            raw = (error.orig if isinstance(error, DBAPIError) else error) or error
+            said = (str(raw).strip() or type(raw).__name__).splitlines()[0]
             if any(sign in said for sign in DAMAGED):
                 raise DamagedStore(f"the library is damaged: {said}", received=self.name, fix=WAY_BACK) from error
-            if isinstance(error, OperationalError):
+            if isinstance(error, OperationalError | sqlite3.Error):
                 fix = "free the disk, or mend the folder's permissions" if self.is_sqlite else "start the server"
                 raise StoreUnreachable(
                     f"the library does not answer: {said}", received=self.name, fix=f"{fix}, then try again"
                 ) from error
+            if isinstance(error, DataError):
+                raise BadText(f"the library cannot hold that: {said}", fix="leave out what cannot be shown") from error
             raise
-        except PermissionError as error:
+        except OSError as error:
             raise StoreUnreachable(
-                f"the library cannot be written: {error.strerror}", received=self.name, fix="set RESIDSCOPE_DATA"
+                f"the library's folder cannot be used: {error.strerror}",
+                received=error.filename or self.folder,
+                fix="free the disk, mend its permissions, or set RESIDSCOPE_DATA",
             ) from error
 
 

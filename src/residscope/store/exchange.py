@@ -50,15 +50,14 @@ def unpack(data: bytes) -> tuple[Tensor, Tensor]:
 def to_file(sent: Sent) -> bytes:
     d = sent.direction
     about = {
-        "space": d.space,
-        "offset": d.offset,
-        "scale": d.scale,
         "provenance": plain_json(d.provenance),
         "description": sent.description,
         "model": {"hash": sent.model.hash, "name": sent.model.name},
     }
     tensors = {"read": _plain(d.read), "write": _plain(d.write), "signature": sent.model.signature.contiguous()}
-    facts = {"residscope": KIND, "name": d.name, "site": d.site, "about": json.dumps(about)}
+    facts = {"residscope": KIND, "name": d.name, "site": d.site, "space": d.space, "offset": repr(d.offset)}
+    facts |= {} if d.scale is None else {"scale": repr(d.scale)}
+    facts["about"] = json.dumps(about)
     return save(tensors, metadata=facts | {"sha256": digest(KIND, tensors, json.dumps(facts, sort_keys=True))})
 
 
@@ -87,15 +86,15 @@ def from_file(data: bytes) -> Sent:
         if weights.ndim != 1 or weights.dtype != torch.float32 or not weights.isfinite().all():
             raise ValueError("the model's signature is no vector")
         model = ModelKey(_line(about["model"]["hash"], 128), _line(about["model"]["name"], 400), weights)
-        offset, scale = float(about["offset"]), about["scale"]
+        scale = facts.get("scale")
         direction = Direction(
             read,
             write,
             str(Site.parse(facts["site"])),
-            offset=offset,
+            offset=float(facts["offset"]),
             scale=None if scale is None else float(scale),
             name=facts["name"],
-            space=about["space"],
+            space=facts["space"],
             provenance=dict(about["provenance"]),
         )
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError) as error:

@@ -34,7 +34,8 @@ def key(text: str) -> str:
     True
     """
     seen = (sign for sign in unicodedata.normalize("NFKC", text) if unicodedata.category(sign) != "Cf")
-    return unicodedata.normalize("NFKC", "".join(sign for sign in seen if not _varies(sign)).casefold())
+    plain = "".join(" " if unicodedata.category(sign) == "Cc" else sign for sign in seen if not _varies(sign))
+    return unicodedata.normalize("NFKC", plain.casefold())
 
 
 def _checked(text: str, what: str, most: int, *, allowed_controls: str) -> str:
