@@ -13,17 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from platformdirs import user_data_dir
 from torch import Tensor
 
 from residscope.errors import DamagedFile, FileNotThere
 
 AGAIN = "save it again from where it was made, or take it from a backup"
-
-
-def data_folder() -> Path:
-    """Where what the user saves lies: `RESIDSCOPE_DATA`, or the user's data folder."""
-    return Path(os.environ.get("RESIDSCOPE_DATA") or user_data_dir("residscope")).expanduser()
 
 
 def write_tensors(path: str | Path, kind: str, tensors: Mapping[str, Tensor], about: Any) -> None:

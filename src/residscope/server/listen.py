@@ -15,7 +15,6 @@ import torch
 import uvicorn
 
 from residscope.errors import NotAllowed, PortInUse
-from residscope.files import data_folder
 from residscope.model import catalog, weights
 from residscope.server.app import create_app
 from residscope.server.people import People
@@ -139,7 +138,7 @@ def new_session() -> Session:
     """A session with the catalog's models and the user's own folder."""
     from residscope.engine.loading import load
 
-    return Session(load=load, offers=offers, folder=data_folder())
+    return Session(load=load, offers=offers, folder=catalog.data_folder())
 
 
 def offers() -> tuple[dict[str, Any], ...]:

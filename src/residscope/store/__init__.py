@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from residscope.files import data_folder
+from residscope.model.catalog import data_folder
 from residscope.store.database import Database
 from residscope.store.library import Library
 from residscope.store.search import Search

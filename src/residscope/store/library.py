@@ -80,6 +80,12 @@ class Library(Remarks):
             )
         return sent.direction
 
+    def begin_with(self, beginning: str) -> list[str]:
+        """A few ids that begin so, of directions that are not deleted."""
+        query = select(Direction.id).where(Direction.id.startswith(beginning, autoescape=True))
+        with self.database.reading() as session:
+            return list(session.scalars(query.where(Direction.deleted_at.is_(None)).limit(5)))
+
     def search(self, asked: Search | None = None) -> Page:
         with self.database.reading() as session:
             return finding.search(session, asked or Search())
