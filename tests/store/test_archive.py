@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from sqlalchemy import text
 
 from residscope.errors import CannotUndo, DamagedStore, FileNotThere, NotFound, StoreNotEmpty, StoreTooNew
 from residscope.store import Database, Library, Search
@@ -138,6 +139,19 @@ def test_gc_takes_what_nothing_names_and_no_more(library: Library) -> None:
     again = library.save(direction(4), model=MODEL, user="ada")
     assert torch.equal(library.direction(again.id).read, direction(4).read)
     assert gc(library.database, older_than=0).tensors == 0
+
+
+def test_what_was_saved_long_ago_and_undone_today_is_kept_for_its_thirty_days(library: Library) -> None:
+    entry = library.save(direction(), model=MODEL, user="ada")
+    with library.database.connection() as connection:
+        connection.execute(text("UPDATE directions SET created_at = 1"))
+        connection.execute(text("UPDATE events SET before = '{\"deleted_at\": 1}'"))
+    library.undo(user="ada")
+    assert library.search().entries == ()
+    assert gc(library.database).directions == 0
+    assert gc(library.database, older_than=0).directions == 1
+    with pytest.raises(NotFound):
+        library.get(entry.id)
 
 
 def test_check_names_what_is_damaged_and_gc_takes_leavings(tmp_path: Path) -> None:

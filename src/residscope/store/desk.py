@@ -34,10 +34,14 @@ class Desk:
         if not name:
             raise NoUser("nobody is signed in", fix="choose a name first")
         name = text.name_of(name, "the user's name", most=text.MOST_USER)
-        values = {"name": name, "name_key": text.key(name), "role": "member", "created_at": now()}
-        insert = self.database.insert(User).values(**values)
-        session.execute(insert.on_conflict_do_nothing(index_elements=["name_key"]))
-        return session.scalars(select(User).where(User.name_key == text.key(name))).one()
+        known = select(User).where(User.name_key == text.key(name))
+        user = session.scalars(known).first()
+        if user is None:
+            values = {"name": name, "name_key": text.key(name), "role": "member", "created_at": now()}
+            insert = self.database.insert(User).values(**values)
+            session.execute(insert.on_conflict_do_nothing(index_elements=["name_key"]))
+            user = session.scalars(known).one()
+        return user
 
     def _own(self, session: Session, table: type[T], id: str, user: User, *, seen: int | None = None) -> T:
         """A row to change: it is there, it is the user's, and it is the version they saw."""
@@ -107,8 +111,11 @@ class Desk:
                 received=f"change {event.id}",
                 fix="undo the later change first",
             )
-        _set(row, event.before)
-        self._log(session, user, "undo", row, event.after, event.before, undoes=event.id)
+        before = event.before
+        if before.get("deleted_at") is not None:
+            before = before | {"deleted_at": now()}  # its thirty days begin today
+        _set(row, before)
+        self._log(session, user, "undo", row, event.after, before, undoes=event.id)
         return event
 
 
