@@ -154,6 +154,16 @@ def test_what_was_saved_long_ago_and_undone_today_is_kept_for_its_thirty_days(li
         library.get(entry.id)
 
 
+def test_two_libraries_in_one_folder_leave_each_other_s_tensors_alone(tmp_path: Path) -> None:
+    here, there = (Library(Database(f"sqlite:///{tmp_path}/{name}.db", folder=tmp_path)) for name in ("library", "lab"))
+    kept = here.save(direction(0), model=MODEL, user="ada")
+    there.save(direction(1), model=MODEL, user="ada")
+    assert gc(there.database, older_than=0).tensors == 0
+    assert torch.equal(here.direction(kept.id).read, direction(0).read)
+    here.close()
+    there.close()
+
+
 def test_check_names_what_is_damaged_and_gc_takes_leavings(tmp_path: Path) -> None:
     library = Library(Database(folder=tmp_path))
     fill(library)

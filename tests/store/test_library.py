@@ -89,6 +89,8 @@ def test_a_change_does_not_write_over_one_it_has_not_seen(library: Library) -> N
     with pytest.raises(EditedSince):
         library.edit_description(said.id, "three", user="ada", seen=said.version)
     assert library.get(entry.id).descriptions[0].text == "two"
+    library.edit_description(said.id, "four", user="ada")  # who does not say what they saw writes over it
+    assert library.get(entry.id).descriptions[0].text == "four"
 
 
 def test_deleted_is_gone_and_undone_is_back_with_all_that_was_said(library: Library) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from residscope.errors import DamagedStore
 from residscope.files import replace_whole, sync
-from residscope.store.database import WAY_BACK, Database
+from residscope.store.database import FILE, WAY_BACK, Database
 from residscope.store.tables import Tensors
 
 
@@ -60,7 +60,9 @@ def path(database: Database, sha256: str) -> Path:
 
 
 def folder(database: Database) -> Path:
-    return database.folder / "tensors"
+    """`tensors` beside `library.db`; beside another file, one of its own, so that no library's gc meets another's tensors."""
+    file = Path(database.name or "").name
+    return database.folder / ("tensors" if file == FILE else f"{file}.tensors")
 
 
 def write(place: Path, data: bytes) -> None:
