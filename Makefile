@@ -11,7 +11,7 @@ MODEL ?= smollm2-135m
 export PATH := $(PATH):$(CURDIR)/$(BIN)
 WEB := $(shell find web -path web/node_modules -prune -o -type f -print 2>/dev/null)
 
-.PHONY: help run install test lint types rules unit web browser chromium bench peers clean
+.PHONY: help run install test lint types rules unit web browser chromium postgres bench peers clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -57,7 +57,7 @@ types: $(VENV)/.dev
 rules: $(VENV)/.dev
 	@$(BIN)/lint-imports
 
-unit: $(VENV)/.dev $(VENV)/.ui
+unit: $(VENV)/.dev $(VENV)/.ui postgres
 	@$(BIN)/residscope models pull $(MODEL)
 	@$(BIN)/python -m pytest -q -m "not browser" --doctest-modules --ignore=src/residscope/_ui
 
@@ -71,6 +71,11 @@ browser: $(VENV)/.dev $(VENV)/.ui chromium
 chromium:
 	@command -v chromium >/dev/null || { echo "installing Chromium for the browser tests"; \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium fonts-dejavu-core >/dev/null; }
+
+# the tests start servers of their own
+postgres:
+	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { echo "installing PostgreSQL for the library's tests"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql >/dev/null; }
 
 bench: $(VENV)/.dev
 	@$(BIN)/python -m bench $(ARGS)

@@ -62,7 +62,21 @@ def test_help_imports_nothing_heavy():
     assert told.stdout.strip() == "set()"
 
 
-@pytest.mark.parametrize("command", ["open", "look", "doctor", "models", "models pull", "models rm", "models list"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "open",
+        "look",
+        "doctor",
+        "models",
+        "models pull",
+        "models rm",
+        "models list",
+        "directions",
+        "store",
+        "store backup",
+    ],
+)
 def test_every_command_explains_itself(command):
     answer = run(*command.split(), "--help")
     assert answer.returncode == 0

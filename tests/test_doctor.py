@@ -33,7 +33,7 @@ def test_port_in_use():
 def test_folder_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("RESIDSCOPE_CACHE", str(tmp_path / "file"))
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.setenv("RESIDSCOPE_DATA", str(tmp_path))
     cache, data = doctor.folders()
     assert state(cache) == ("fail", True)
     assert "RESIDSCOPE_CACHE" in cache.mend

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from residscope.recordings import load_recording as load_recording
     from residscope.recordings import save_recording as save_recording
     from residscope.results import Result as Result
+    from residscope.store import open_library as open_library
 
 __version__ = "0.1.0"
 
@@ -53,7 +54,7 @@ _HOME = {
     "Site": "model.sites", "Sweep": "engine.planner", "Window": "engine.windows", "ablation_sweep": "methods.ablation_sweep",
     "activation_patching": "methods.activation_patching", "fit_probe": "methods.probe_fit", "kl": "metrics",
     "load": "engine.loading", "load_recording": "recordings", "log_prob": "metrics", "logit_diff": "metrics",
-    "loss": "metrics", "lrqp": "methods.lrqp", "pca": "corpus.pca", "probe_sweep": "methods.probe_sweep",
+    "loss": "metrics", "lrqp": "methods.lrqp", "open_library": "store", "pca": "corpus.pca", "probe_sweep": "methods.probe_sweep",
     "save_recording": "recordings", "screened": "engine.planner", "sweep": "engine.planner",
 }  # fmt: skip
 _ROOMS = {

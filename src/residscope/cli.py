@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from residscope import cli_library
 from residscope.errors import BadEdit, DirectionError, ResidscopeError, UnknownLayer, WrongModel
 from residscope.model.catalog import CATALOG, DEFAULT, Progress
 
@@ -27,6 +28,8 @@ app = typer.Typer(
 )
 models = typer.Typer(help="The models of the catalog and the cache.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(models, name="models")
+app.add_typer(cli_library.directions, name="directions")
+app.add_typer(cli_library.store, name="store")
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="a catalog name, a folder, or a hub repository")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16")]
@@ -47,12 +50,13 @@ def open_page(
     no_browser: Annotated[bool, typer.Option("--no-browser", help="only print the address")] = False,
     dtype: Dtype = "float32",
     device: Device = "cpu",
+    store: cli_library.Store = None,
 ) -> None:
     """Open the workbench on a model."""
     from residscope.server import serve
 
     torch_dtype(dtype)
-    serve(model, host=host, port=port, open_browser=not no_browser, dtype=dtype, device=device)
+    serve(model, host=host, port=port, open_browser=not no_browser, dtype=dtype, device=device, store=store)
 
 
 @app.command()

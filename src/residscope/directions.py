@@ -259,7 +259,7 @@ def save(
     """Dictionaries of one model in one safetensors file, with enough of its weights to know it again."""
     from safetensors.torch import save_file
 
-    tensors = {"signature": _signature(model)}
+    tensors = {"signature": signature(model)}
     for site, d in dictionaries.items():
         tensors |= {f"{site}/read": d.read.to(dtype), f"{site}/mean": d.mean}
         tensors |= {f"{site}/{name}": x for name in ("sd", "variance") if (x := getattr(d, name)) is not None}
@@ -275,7 +275,7 @@ def read(path: str | Path, model: Model) -> dict[str, Dictionary]:
 
     with safe_open(str(path), "pt", device=str(model.device)) as file:
         found = file.get_tensor("signature")
-        if found.shape != _signature(model).shape or not torch.allclose(found, _signature(model), rtol=1e-2, atol=1e-3):
+        if found.shape != signature(model).shape or not torch.allclose(found, signature(model), rtol=1e-2, atol=1e-3):
             raise WrongModel(
                 "these directions were made on another model's weights", received=str(path), allowed=model.name
             )
@@ -314,7 +314,7 @@ def shipped(model: Model) -> dict[str, Dictionary]:
     return {}
 
 
-def _signature(model: Model) -> Float[Tensor, "n"]:
+def signature(model: Model) -> Float[Tensor, "n"]:
     """A few of the model's weights: the same to rounding in any dtype, different for any other model."""
     gain = model.layout.final_norm.gain.float()
     embed = plain_weight(model.layout.embed).to(gain.device)

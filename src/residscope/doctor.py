@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from platformdirs import user_data_dir
-
 from residscope.errors import ResidscopeError
 from residscope.model import catalog, weights
 
@@ -84,7 +82,7 @@ def page() -> Check:
 def folders() -> Iterator[Check]:
     for name, folder, variable in (
         ("cache", catalog.cache_folder(), "RESIDSCOPE_CACHE"),
-        ("data", Path(user_data_dir("residscope")), "XDG_DATA_HOME"),
+        ("data", catalog.data_folder(), "RESIDSCOPE_DATA"),
     ):
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,8 @@
     ├── TaskError            BadTable, TooFewWords, MissingLabel, TooFewPrompts, UnknownTask
     ├── ProbeError           OneClass, UnseenLabel, SingularCovariance, Unreachable
     ├── WireError            MalformedJSON, MalformedTensors, NotFound, NotAllowed, ForeignHost
+    ├── StoreError           NoUser, NotYours, NameTaken, BadText, EditedSince, CannotUndo, TooFast, DamagedStore,
+    │                        StoreTooNew, StoreNotEmpty, StoreUnreachable
     ├── BadView
     ├── PortInUse, NoPage
     ├── MissingExtra
@@ -292,7 +294,7 @@ class MalformedTensors(WireError):
 
 
 class NotFound(WireError):
-    """No such page, run or intent."""
+    """No such page, run, intent or entry of the library."""
 
 
 class NotAllowed(WireError):
@@ -345,6 +347,54 @@ class SweepCancelled(Cancelled):
     def __init__(self, failed: str, *, partial: Any = None, **said: Any) -> None:
         super().__init__(failed, **said)
         self.partial = partial
+
+
+class StoreError(ResidscopeError):
+    """The library cannot do that."""
+
+
+class NoUser(StoreError):
+    """A change by nobody: a name comes first."""
+
+
+class NotYours(StoreError):
+    """A change to what somebody else wrote."""
+
+
+class NameTaken(StoreError):
+    """A second direction of one's own under the same name."""
+
+
+class BadText(StoreError):
+    """A name or text that is empty, too long, or has characters that mislead."""
+
+
+class EditedSince(StoreError):
+    """A change to what is no longer as it was when it was read."""
+
+
+class CannotUndo(StoreError):
+    """Nothing to undo, or what was done has been changed since."""
+
+
+class TooFast(StoreError):
+    """More changes at once than a person makes."""
+
+
+class DamagedStore(StoreError):
+    """A database, a tensor or a backup that is not what was saved; the message names it."""
+
+
+class StoreTooNew(StoreError):
+    """A database written by a newer Residscope."""
+
+
+class StoreNotEmpty(StoreError):
+    """A backup restored over what is there."""
+
+
+class StoreUnreachable(StoreError):
+    """A database that does not answer, or a URL that is none."""
 
 
 def explain(error: Exception) -> dict[str, str | None]:

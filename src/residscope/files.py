@@ -34,7 +34,7 @@ def write_tensors(path: str | Path, kind: str, tensors: Mapping[str, Tensor], ab
             plain = plain.clone()  # safetensors refuses tensors that share memory
         storages.add(plain.untyped_storage().data_ptr())
         own[name] = plain
-    facts = {"residscope": kind, "about": told, "sha256": _digest(kind, own, told)}
+    facts = {"residscope": kind, "about": told, "sha256": digest(kind, own, told)}
     replace_whole(path, lambda draft: save_file(own, str(draft), metadata=facts))
 
 
@@ -56,7 +56,7 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], Any]:
                 received = facts.get("residscope", "another program's safetensors")
                 raise DamagedFile(f"{path.name} holds no {kind}", received=received, allowed=f"a saved {kind}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
-        if _digest(kind, tensors, facts["about"]) != facts["sha256"]:
+        if digest(kind, tensors, facts["about"]) != facts["sha256"]:
             raise ValueError("its contents are not those that were saved (sha256)")
         return tensors, json.loads(facts["about"])
     except (SafetensorError, ValueError, KeyError, OSError) as error:
@@ -64,7 +64,7 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], Any]:
         raise DamagedFile(f"{path.name} is damaged: {reason}", received=str(path), fix=AGAIN) from error
 
 
-def replace_whole(path: str | Path, write: Callable[[Path], None]) -> None:
+def replace_whole(path: str | Path, write: Callable[[Path], Any]) -> None:
     """Let `write` make a file beside `path`, then give it that name: at every moment there is the old one or the new one."""
     path = Path(path).expanduser()
     if not path.parent.is_dir():
@@ -75,23 +75,25 @@ def replace_whole(path: str | Path, write: Callable[[Path], None]) -> None:
         mode = draft.stat().st_mode  # as the user's umask has it; safetensors makes its files for the owner alone
         write(draft)
         draft.chmod(mode)
-        _sync(draft)
+        sync(draft)
         draft.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         draft.unlink(missing_ok=True)
 
 
-def _digest(kind: str, tensors: Mapping[str, Tensor], about: str) -> str:
-    digest = hashlib.sha256(f"{kind}\n{about}\n".encode())
+def digest(kind: str, tensors: Mapping[str, Tensor], about: str) -> str:
+    """sha256 of tensors and of what is said about them: the same whatever order a file keeps them in."""
+    hashed = hashlib.sha256(f"{kind}\n{about}\n".encode())
     for name in sorted(tensors):
         x = tensors[name]
-        digest.update(f"{name} {x.dtype} {tuple(x.shape)}\n".encode())
-        digest.update(x.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        hashed.update(f"{name} {x.dtype} {tuple(x.shape)}\n".encode())
+        hashed.update(x.reshape(-1).view(torch.uint8).numpy().data)
+    return hashed.hexdigest()
 
 
-def _sync(path: str | Path) -> None:
+def sync(path: str | Path) -> None:
+    """A file's content, or a folder's list of names, on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from platformdirs import user_cache_dir
+from platformdirs import user_cache_dir, user_data_dir
 
 from residscope.errors import HashMismatch, ModelError, Offline
 from residscope.model.toy_names import TOYS
@@ -92,6 +92,11 @@ CATALOG: dict[str, Entry] = {
         *(Entry(name, about, hub=repository) for name, (repository, about) in TOYS.items()),
     )
 }
+
+
+def data_folder() -> Path:
+    """Where what the user saves lies: `RESIDSCOPE_DATA`, or the user's data folder."""
+    return Path(os.environ.get("RESIDSCOPE_DATA") or user_data_dir("residscope")).expanduser()
 
 
 def cache_folder() -> Path:

@@ -13,16 +13,27 @@ from starlette.staticfiles import StaticFiles
 
 from residscope.errors import NoPage, NotFound, ResidscopeError, WireError
 from residscope.server.guard import Guard
+from residscope.server.library import routes
 from residscope.server.parse import parse_json
+from residscope.server.people import People
 from residscope.server.refusals import refuse
 from residscope.server.sockets import talk
 from residscope.session import Session
+from residscope.store import Library
 
 TENSORS = "application/octet-stream"
 
 
-def create_app(session: Session, *, token: str, port: int, page: Path | None = None) -> FastAPI:
-    """The workbench's server around one session. `page` is the folder Vite built."""
+def create_app(
+    session: Session,
+    *,
+    token: str,
+    port: int,
+    page: Path | None = None,
+    library: Library | None = None,
+    people: People | None = None,
+) -> FastAPI:
+    """The workbench's server around one session. `page` is the folder Vite built; a `library` comes with its `people`."""
     app = FastAPI(title="Residscope", docs_url=None, redoc_url=None, openapi_url=None)
     page = page or Path(str(files("residscope"))) / "_ui"
     _errors(app)
@@ -84,6 +95,8 @@ def create_app(session: Session, *, token: str, port: int, page: Path | None = N
     async def socket(websocket: WebSocket) -> None:
         await talk(websocket, session)
 
+    if library is not None and people is not None:
+        app.include_router(routes(session, library, people, cookie=f"residscope-user-{port}"))
     if (page / "assets").is_dir():
         app.router.routes.append(Mount("/assets", StaticFiles(directory=page / "assets")))
     app.add_middleware(Guard, token=token, cookie=f"residscope-{port}")

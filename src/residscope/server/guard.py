@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import RedirectResponse
@@ -26,7 +26,7 @@ SAFE = ("GET", "HEAD", "OPTIONS")
 OWN_SITE = ("same-origin", "none")
 JSON_BYTES = 2 << 20
 TENSOR_BYTES = 16 << 20
-TENSOR_PATHS = ("/api/directions/import",)
+TENSOR_PATHS = ("/api/directions/import", "/api/library/import")
 
 
 class BodyTooLargeError(Exception):
@@ -66,7 +66,7 @@ class Guard:
     def _check_token(self, headers: Headers) -> None:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
-            given = _cookie(headers, self._cookie)
+            given = cookie_in(headers, self._cookie)
         self._same(given.strip())
 
     def _same(self, given: str) -> None:
@@ -78,9 +78,10 @@ class Guard:
             )
 
     async def _invite(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The printed link: trade the token for a cookie, and take it out of the address."""
-        self._same(parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0])
-        answer = RedirectResponse("./", status_code=303)
+        """The printed link: trade the token for a cookie, and take it out of the address; what else it asks for stays."""
+        asked = parse_qs(scope["query_string"].decode("latin-1"))
+        self._same(asked.pop("token", [""])[0])
+        answer = RedirectResponse("./" + (f"?{urlencode(asked, doseq=True)}" if asked else ""), status_code=303)
         answer.set_cookie(self._cookie, self._token, httponly=True, samesite="strict", path="/")
         await answer(scope, receive, send)
 
@@ -114,7 +115,8 @@ def _is_invitation(scope: Scope) -> bool:
     )
 
 
-def _cookie(headers: Headers, name: str) -> str:
+def cookie_in(headers: Headers, name: str) -> str:
+    """A cookie's value, or nothing."""
     for line in headers.getlist("cookie"):
         try:
             found = SimpleCookie(line).get(name)

@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 import uvicorn
-from platformdirs import user_data_dir
 
 from residscope.errors import NotAllowed, PortInUse
 from residscope.model import catalog, weights
 from residscope.server.app import create_app
+from residscope.server.people import People
 from residscope.server.sockets import MESSAGE_BYTES
 from residscope.session import Session
+from residscope.store import Library, open_library
 
 DEFAULT_PORT = 8765
 
@@ -42,13 +43,15 @@ class Server:
         port: int = DEFAULT_PORT,
         token: str | None = None,
         page: Path | None = None,
+        library: Library | None = None,
     ) -> None:
-        self.session = session
+        self.session, self.library = session, library
         self._socket = bind(host, port)
         self.port: int = self._socket.getsockname()[1]
         self.host = f"[{host}]" if ":" in host else host
         self.token = token or secrets.token_urlsafe(32)
-        app = create_app(session, token=self.token, port=self.port, page=page)
+        people = None if library is None else People(library.database.folder)
+        app = create_app(session, token=self.token, port=self.port, page=page, library=library, people=people)
         self._uvicorn = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -88,7 +91,12 @@ class Server:
         self._uvicorn.should_exit = True
         if self._thread.is_alive():
             self._thread.join(10)
+        self.close()
+
+    def close(self) -> None:
         self.session.close()
+        if self.library is not None:
+            self.library.close()
 
     def __enter__(self) -> "Server":
         return self.start()
@@ -105,13 +113,14 @@ def serve(
     open_browser: bool = True,
     dtype: str | torch.dtype | None = None,
     device: str | None = None,
+    store: str | None = None,
 ) -> None:
-    """Open the workbench on a model and serve it until Ctrl-C.
+    """Open the workbench on a model and serve it until Ctrl-C. `store`: the library's database, the user's own unless said.
 
     Raises:
-        PortInUse, NotAllowed: before anything is loaded.
+        PortInUse, NotAllowed, StoreError: before anything is loaded.
     """
-    server = Server(new_session(), host=host, port=port)
+    server = Server(new_session(), host=host, port=port, library=open_library(store))
     kept = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     server.session.load(model, dtype=kept, device=device)
     print(f"Residscope is open at\n\n    {server.url}\n\nCtrl-C stops it.", flush=True)
@@ -122,23 +131,18 @@ def serve(
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
     finally:
-        server.session.close()
+        server.close()
 
 
 def new_session() -> Session:
     """A session with the catalog's models and the user's own folder."""
     from residscope.engine.loading import load
 
-    return Session(load=load, offers=offers, folder=data_folder())
+    return Session(load=load, offers=offers, folder=catalog.data_folder())
 
 
 def offers() -> tuple[dict[str, Any], ...]:
     return tuple({"name": e.name, "about": e.about, "cached": weights.cached(e.name)} for e in catalog.CATALOG.values())
-
-
-def data_folder() -> Path:
-    """Where what the user saves lies: `RESIDSCOPE_DATA`, or the user's data folder."""
-    return Path(os.environ.get("RESIDSCOPE_DATA") or user_data_dir("residscope")).expanduser()
 
 
 def bind(host: str, port: int) -> socket.socket:

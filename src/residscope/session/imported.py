@@ -1,7 +1,9 @@
 """A direction out of safetensors bytes, refused unless it is whole, finite and of the model's width."""
 
 import json
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from safetensors import SafetensorError
@@ -14,7 +16,10 @@ from residscope.session.loaded import Loaded
 
 MOST_NAME = 80
 MOST_DIRECTIONS = 500
-SHAPE = "safetensors with `read` F32[d_model], perhaps `write` F32[d_model], and metadata `name`, `site`"
+SHAPE = (
+    "safetensors with `read` F32[d_model], perhaps `write` F32[d_model], and metadata `name`, `site`, "
+    "perhaps `space`, `offset`, `scale`"
+)
 
 
 def read_direction(data: bytes, loaded: Loaded, known: Mapping[str, Direction]) -> tuple[str, Direction]:
@@ -32,23 +37,73 @@ def read_direction(data: bytes, loaded: Loaded, known: Mapping[str, Direction]) 
     site = loaded.model.sites.parse(metadata.get("site", f"resid_post.{loaded.model.n_layers - 1}"))
     read = _vector(tensors, "read")
     write = _vector(tensors, "write") if "write" in tensors else read
-    width = loaded.model.sites.width(site)
-    for vector in (read, write):
+    offset, scale = (_number(metadata.get(fact)) for fact in ("offset", "scale"))
+    direction = Direction(
+        read,
+        write,
+        str(site),
+        offset=offset or 0.0,
+        scale=scale,
+        name=name,
+        space=metadata.get("space", "raw"),
+        provenance={"imported": name},
+    )
+    _check(direction, loaded)
+    if not _free(name, direction, known):
+        raise MalformedTensors("another direction has that name", received=name, fix="give it another name")
+    return name, direction
+
+
+def take_in(direction: Direction, loaded: Loaded, known: Mapping[str, Direction], *, id: str) -> tuple[str, Direction]:
+    """A direction of the library as the session's, which knows its `id`; under a name that no other has here.
+
+    Raises:
+        WrongWidth, ZeroDirection, SiteError.
+    """
+    moved = replace(
+        direction,
+        read=direction.read.float(),
+        write=direction.write.float(),
+        provenance={**direction.provenance, "library": id},
+    )
+    _check(moved, loaded)
+    name = direction.name if _free(direction.name, moved, known) else f"{direction.name} ({id[:8]})"
+    _free(name, moved, known)
+    return name, replace(moved, name=name)
+
+
+def _check(direction: Direction, loaded: Loaded) -> None:
+    width = loaded.model.sites.width(loaded.model.sites.parse(direction.site))
+    for vector in (direction.read, direction.write):
         if len(vector) != width:
             raise WrongWidth(
-                f"the direction does not fit {site}", received=f"width {len(vector)}", allowed=f"width {width}"
+                f"the direction does not fit {direction.site}",
+                received=f"width {len(vector)}",
+                allowed=f"width {width}",
             )
         if not (vector.isfinite().all() and vector.norm() > 0):
-            raise ZeroDirection("the direction has no length, or is not finite", received=name)
-    direction = Direction(read, write, str(site), name=name, provenance={"imported": name})
+            raise ZeroDirection("the direction has no length, or is not finite", received=direction.name)
+
+
+def _free(name: str, direction: Direction, known: Mapping[str, Direction]) -> bool:
+    """Whether a direction may have a name: no other has it, or this very one. Raises MalformedTensors where there is no room."""
     held = known.get(name)
-    if held is not None and not (
-        held.site == direction.site and torch.equal(held.read, read) and torch.equal(held.write, write)
-    ):
-        raise MalformedTensors("another direction has that name", received=name, fix="give it another name")
-    if held is None and len(known) >= MOST_DIRECTIONS:
-        raise MalformedTensors("no more directions fit in the session", allowed=f"up to {MOST_DIRECTIONS}")
-    return name, direction
+    if held is None:
+        if len(known) >= MOST_DIRECTIONS:
+            raise MalformedTensors("no more directions fit in the session", allowed=f"up to {MOST_DIRECTIONS}")
+        return True
+    alike = (held.site, held.space, held.offset) == (direction.site, direction.space, direction.offset)
+    return alike and torch.equal(held.read, direction.read) and torch.equal(held.write, direction.write)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        number = None if text is None else float(text)
+    except ValueError:
+        number = math.inf
+    if number is not None and not math.isfinite(number):
+        raise MalformedTensors("the direction's offset or scale is no number", received=str(text)[:40], allowed=SHAPE)
+    return number
 
 
 def _parse(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from residscope.directions import Direction
+from residscope.engine.model import Model
 from residscope.errors import Cancelled, explain
 from residscope.session import build, compute, fill
 from residscope.session.compute import Held, Kept
 from residscope.session.fit import fit
-from residscope.session.imported import read_direction
+from residscope.session.imported import read_direction, take_in
 from residscope.session.intents import FitPca, LoadModel, ReadData, find_run, parse_args
 from residscope.session.loaded import Loaded
 from residscope.session.probe_job import ProbeJobs
@@ -156,6 +158,24 @@ class Session:
 
     def probe_reading(self, name: str, *, run: str, pos: int, named: bool = False) -> dict[str, Any]:
         return self._probes.reading(self._state, name, run=run, pos=pos, named=named)
+
+    @property
+    def model(self) -> Model:
+        """Raises ModelNotFound where none is loaded yet."""
+        return self._loaded().model
+
+    def resolve(self, ref: Any) -> tuple[Direction, Model]:
+        """The direction that a reference names, and the model it is one of."""
+        state = self._state
+        loaded = build.need_model(state.model)
+        return build.resolve(parse_ref(ref), loaded, state.directions), loaded.model
+
+    def adopt(self, direction: Direction, *, id: str) -> dict[str, Any]:
+        """Take in a direction of the library; answers the reference to it."""
+        with self._lock:
+            name, taken = take_in(direction, self._loaded(), self._state.directions, id=id)
+            self._commit(replace(self._state, directions={**self._state.directions, name: taken}))
+        return {"kind": "saved", "name": name}
 
     # ── the worker's jobs ───────────────────────────────────────────────────────────────────────────────────
 

@@ -30,7 +30,12 @@ def to_wire(state: State) -> dict[str, Any]:
         "selection": {"layer": state.selection[0], "pos": state.selection[1]},
         "saved": [{"text": s.text, "tokens": s.tokens, "top": s.top, "p": s.p} for s in state.saved],
         "directions": [
-            {"name": name, "site": str(direction.site), "norm": finite(float(direction.read.norm()))}
+            {
+                "name": name,
+                "site": str(direction.site),
+                "norm": finite(float(direction.read.norm())),
+                "library": direction.provenance.get("library"),
+            }
             for name, direction in state.directions.items()
         ],
         "fit": None if state.fit is None else asdict(state.fit),

@@ -1,0 +1,127 @@
+"""Who is who on this server: a name in a signed cookie, and how much one may do at once.
+
+A name is all it takes: whoever comes through the door (the token) may take any name, as at a shared desk. What the signature
+gives is that ownership and votes are decided here: a page cannot make itself somebody else without asking.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import os
+import secrets
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from residscope.errors import NoUser, StoreUnreachable, TooFast
+
+KEY_FILE = "library.key"
+YEAR = 365 * 86_400  # seconds
+MOST_REMEMBERED = 10_000
+
+
+@dataclass(frozen=True)
+class Rate:
+    """So many at once, and so many a second from then on."""
+
+    burst: float
+    per_second: float
+
+
+LIMITS: Mapping[str, Rate] = {
+    "change": Rate(burst=60, per_second=5),  # of one person
+    "name": Rate(burst=100, per_second=2),  # taken on this server
+}
+
+
+class Buckets:
+    """Tokens by key: each change takes one, time gives them back."""
+
+    def __init__(self, rate: Rate) -> None:
+        self._rate = rate
+        self._held: dict[str, tuple[float, float]] = {}
+        self._lock = threading.Lock()
+
+    def take(self, key: str, *, now: float | None = None) -> None:
+        """Raises TooFast."""
+        now = time.monotonic() if now is None else now
+        with self._lock:
+            tokens, at = self._held.get(key, (self._rate.burst, now))
+            tokens = min(self._rate.burst, tokens + (now - at) * self._rate.per_second)
+            if tokens < 1:
+                wait = (1 - tokens) / self._rate.per_second
+                raise TooFast(
+                    "that is too much at once",
+                    allowed=f"{self._rate.burst:g} at once, then {self._rate.per_second:g} a second",
+                    fix=f"wait {wait:.1f} s",
+                )
+            if len(self._held) >= MOST_REMEMBERED:
+                self._held.pop(next(iter(self._held)))
+            self._held.pop(key, None)
+            self._held[key] = (tokens - 1, now)
+
+
+class People:
+    """Signed names. The key lies in the data folder, for its owner alone, so that names last as long as it."""
+
+    def __init__(self, folder: Path, *, limits: Mapping[str, Rate] = LIMITS) -> None:
+        self._key = _key(folder)
+        self.buckets = {name: Buckets(rate) for name, rate in limits.items()}
+
+    def sign(self, name: str) -> str:
+        """The cookie's value for a name."""
+        told = base64.urlsafe_b64encode(name.encode()).decode()
+        return f"{told}.{self._signature(told)}"
+
+    def name_in(self, value: str) -> str | None:
+        """Whose value it is; None where this server did not sign it."""
+        told, _, signature = value.partition(".")
+        if not hmac.compare_digest(signature.encode(), self._signature(told).encode()):
+            return None
+        try:
+            return base64.urlsafe_b64decode(told).decode()
+        except (binascii.Error, UnicodeDecodeError):
+            return None
+
+    def changes(self, name: str | None) -> str:
+        """The name of somebody who may make one more change. Raises NoUser, TooFast."""
+        if name is None:
+            raise NoUser("nobody is signed in", allowed="changes by somebody with a name", fix="choose a name first")
+        self.buckets["change"].take(name)
+        return name
+
+    def _signature(self, told: str) -> str:
+        return hmac.new(self._key, told.encode(), hashlib.sha256).hexdigest()
+
+
+def _key(folder: Path) -> bytes:
+    """The server's key: read, or made once."""
+    path = folder / KEY_FILE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            draft = path.with_name(f".{KEY_FILE}.{secrets.token_hex(4)}")
+            handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "wb") as file:
+                file.write(secrets.token_bytes(32))
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.link(draft, path)  # of two servers that start at once the first wins
+            except FileExistsError:
+                pass
+            finally:
+                draft.unlink()
+        key = path.read_bytes()
+    except OSError as error:
+        raise StoreUnreachable(
+            f"the server's key cannot be kept: {error.strerror}", received=str(path), fix="set RESIDSCOPE_DATA"
+        ) from error
+    if len(key) != 32:
+        raise StoreUnreachable(
+            "the server's key is damaged", received=str(path), fix="delete it: names are asked again"
+        )
+    return key

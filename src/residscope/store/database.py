@@ -1,0 +1,161 @@
+"""One database: SQLite in the data folder, or PostgreSQL by URL. Opening it brings it up to date."""
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import sqlite as sqlite_dialect
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.orm import Session
+
+from residscope.errors import BadText, DamagedStore, MissingExtra, StoreUnreachable
+from residscope.store import migrate
+
+FILE = "library.db"
+BUSY_SECONDS = 30
+PRAGMAS = (f"busy_timeout = {BUSY_SECONDS * 1000}", "foreign_keys = ON", "synchronous = FULL")
+DAMAGED = ("malformed", "not a database", "disk image", "no such table", "no such column")
+ALLOWED = "postgresql+psycopg://USER@HOST/DATABASE or sqlite:////absolute/path.db"
+WAY_BACK = "restore a backup with `residscope store restore`, or move the file away to begin anew"
+
+
+class Database:
+    """Transactions on one database, each either `reading()` or `writing()`.
+
+    What `writing()` has left is on the disk (SQLite: write-ahead log, synchronous=FULL). SQLite's writers stand in line: within
+    a process at a lock, between processes at the database's own. A reader sees one state of everything, and never waits.
+
+    Raises:
+        StoreUnreachable, DamagedStore, StoreTooNew, MissingExtra.
+    """
+
+    def __init__(self, url: str | None = None, *, folder: Path, upgrade: bool = True) -> None:
+        self._url = _parsed(url, folder)
+        self.is_sqlite = self._url.get_backend_name() == "sqlite"
+        self.name = self._url.database if self.is_sqlite else self._url.render_as_string(hide_password=True)
+        self.folder = Path(self._url.database or "").parent if self.is_sqlite else folder
+        self._engine = _engine(self._url)
+        self._write = self._engine.execution_options(residscope_writes=True)
+        self._line = threading.Lock() if self.is_sqlite else contextlib.nullcontext()
+        with self._told():
+            if self.is_sqlite:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            with self.alone("open"):
+                if self.is_sqlite:
+                    self._write_ahead()
+                if upgrade:
+                    with self.connection() as connection:
+                        migrate.upgrade(connection)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Session]:
+        with self._told(), Session(self._engine) as session:
+            if not self.is_sqlite:
+                session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+            yield session
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Session]:
+        """A transaction that is kept when the block ends, and left without a trace when it raises."""
+        with self._told(), self._line, Session(self._write, expire_on_commit=False) as session, session.begin():
+            session.connection()  # SQLite: in line before anything is read
+            yield session
+
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """The same without the classes of `tables`, for what works on whole tables."""
+        with self._told(), self._line, self._write.begin() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def alone(self, what: str) -> Iterator[None]:
+        """One process at a time, where files are at stake."""
+        lock = FileLock(self.folder / f".{what}.lock") if self.is_sqlite else contextlib.nullcontext()
+        with lock:
+            yield
+
+    def insert(self, table: Any) -> Any:
+        """An INSERT that knows ON CONFLICT."""
+        return (sqlite_dialect if self.is_sqlite else postgresql).insert(table)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def _write_ahead(self) -> None:
+        raw = self._engine.raw_connection()
+        try:
+            raw.cursor().execute("PRAGMA journal_mode = WAL")
+        finally:
+            raw.close()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """The database's own errors, and the disk's, as ours."""
+        try:
+            yield
+        except (DBAPIError, sqlite3.Error) as error:
+            raw = (error.orig if isinstance(error, DBAPIError) else error) or error
+            said = (str(raw).strip() or type(raw).__name__).splitlines()[0]
+            if any(sign in said for sign in DAMAGED):
+                raise DamagedStore(f"the library is damaged: {said}", received=self.name, fix=WAY_BACK) from error
+            if isinstance(error, OperationalError | sqlite3.Error):
+                fix = "free the disk, or mend the folder's permissions" if self.is_sqlite else "start the server"
+                raise StoreUnreachable(
+                    f"the library does not answer: {said}", received=self.name, fix=f"{fix}, then try again"
+                ) from error
+            if isinstance(error, DataError):
+                raise BadText(f"the library cannot hold that: {said}", fix="leave out what cannot be shown") from error
+            raise
+        except OSError as error:
+            raise StoreUnreachable(
+                f"the library's folder cannot be used: {error.strerror}",
+                received=error.filename or self.folder,
+                fix="free the disk, mend its permissions, or set RESIDSCOPE_DATA",
+            ) from error
+
+
+def _parsed(url: str | None, folder: Path) -> URL:
+    if url is None:
+        return URL.create("sqlite", database=str((folder / FILE).absolute()))
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise StoreUnreachable("that is no database", received=url.partition("@")[2] or url, allowed=ALLOWED) from None
+    if parsed.drivername == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername not in ("sqlite", "postgresql+psycopg") or not parsed.database:
+        raise StoreUnreachable(
+            "no such kind of database", received=parsed.render_as_string(hide_password=True), allowed=ALLOWED
+        )
+    return parsed
+
+
+def _engine(url: URL) -> Engine:
+    if url.get_backend_name() == "postgresql":
+        try:
+            return create_engine(
+                url, pool_size=10, max_overflow=30, pool_pre_ping=True, connect_args={"connect_timeout": 10}
+            )
+        except (ImportError, NoSuchModuleError):
+            raise MissingExtra("PostgreSQL needs psycopg", fix="pip install residscope[postgres]") from None
+    engine = create_engine(url, pool_size=10, max_overflow=30)
+
+    @event.listens_for(engine, "connect")
+    def connected(raw: Any, _: Any) -> None:
+        raw.isolation_level = None  # transactions begin where we say
+        for pragma in PRAGMAS:
+            raw.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("residscope_writes")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine

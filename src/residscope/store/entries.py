@@ -1,0 +1,106 @@
+"""What the library answers: frozen values, ready for the wire with `to_dict`."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from residscope.directions import signature
+from residscope.engine.model import Model
+
+
+class _Plain:
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)  # type: ignore[call-overload]  # every subclass is a dataclass
+
+
+@dataclass(frozen=True)
+class Description(_Plain):
+    """`up` and `down` count votes, one a person; `mine` is the asker's own: 1, -1, or 0 for none."""
+
+    id: str
+    direction: str
+    author: str
+    text: str
+    up: int
+    down: int
+    mine: int
+    blind: Mapping[str, Any] | None
+    version: int
+    created: str
+    updated: str
+
+
+@dataclass(frozen=True)
+class Comment(_Plain):
+    id: str
+    direction: str
+    author: str
+    text: str
+    created: str
+
+
+@dataclass(frozen=True)
+class Entry(_Plain):
+    """A saved direction without its vectors. `votes` sums those for and against all its descriptions; `version` counts edits."""
+
+    id: str
+    owner: str
+    name: str
+    model: str
+    model_hash: str
+    site: str
+    space: str
+    tensors: str
+    votes: int
+    comments: int
+    description: str | None
+    version: int
+    created: str
+    updated: str
+
+
+@dataclass(frozen=True)
+class Whole(_Plain):
+    """An entry with everything said of it, descriptions best first."""
+
+    entry: Entry
+    provenance: Mapping[str, Any]
+    descriptions: tuple[Description, ...]
+    comments: tuple[Comment, ...]
+
+
+@dataclass(frozen=True)
+class Page(_Plain):
+    """Entries in order; `after` asks for those that follow (None: there are no more)."""
+
+    entries: tuple[Entry, ...]
+    after: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class ModelKey:
+    """How a model is known again: by hash, or (in another dtype, or read by other versions of the libraries) by a few weights."""
+
+    hash: str
+    name: str
+    signature: Float[Tensor, "n"]
+
+    @classmethod
+    def of(cls, model: Model) -> "ModelKey":
+        return cls(model.fingerprint(), model.name, signature(model).detach().float().cpu())
+
+    def same(self, other: "ModelKey") -> bool:
+        mine, theirs = self.signature, other.signature
+        return self.hash == other.hash or (
+            mine.shape == theirs.shape and torch.allclose(mine, theirs, rtol=1e-2, atol=1e-3)
+        )
+
+
+def told(microseconds: int) -> str:
+    """A time as ISO 8601 has it, in UTC."""
+    return datetime.fromtimestamp(microseconds / 1e6, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,139 @@
+"""Finding directions: by words, person, model, site and votes, page after page without gaps or repeats."""
+
+import base64
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import Select, func, or_, select, tuple_
+from sqlalchemy.orm import Session
+
+from residscope.errors import NotFound
+from residscope.store import text
+from residscope.store.entries import Entry, Page, told
+from residscope.store.tables import Comment, Description, Direction, Model, User, Vote
+
+MOST_ON_A_PAGE = 100
+Sort = Literal["newest", "votes"]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What to look for; None leaves a condition out.
+
+    `text` is sought in names and descriptions, whatever its case; `model` is a name or a hash; `site` is `resid_pre.6`, or
+    `resid_pre` for every layer; `after` is where the page before ended.
+    """
+
+    text: str | None = None
+    user: str | None = None
+    model: str | None = None
+    site: str | None = None
+    min_votes: int | None = None
+    sort: Sort = "newest"
+    limit: int = 20
+    after: str | None = None
+
+
+def search(session: Session, asked: Search) -> Page:
+    """A page of entries. Raises NotFound where `after` is of another search's order."""
+    query = select_entries().where(Direction.deleted_at.is_(None))
+    if asked.text and (words := text.key(asked.text).strip()):
+        said = select(Description.id).where(
+            Description.direction_id == Direction.id,
+            Description.deleted_at.is_(None),
+            Description.text_key.contains(words, autoescape=True),
+        )
+        query = query.where(or_(Direction.name_key.contains(words, autoescape=True), said.exists()))
+    if asked.user is not None:
+        query = query.where(User.name_key == text.key(asked.user.strip()))
+    if asked.model is not None:
+        query = query.where(or_(Model.name == asked.model, Model.hash == asked.model))
+    if asked.site is not None:
+        layered = Direction.site.startswith(f"{asked.site}.", autoescape=True)
+        query = query.where(or_(Direction.site == asked.site, layered))
+    if asked.min_votes is not None:
+        query = query.where(_votes() >= asked.min_votes)
+    by_votes = asked.sort == "votes"
+    order = [*([_votes()] if by_votes else []), Direction.created_at, Direction.id]
+    if asked.after is not None:
+        query = query.where(tuple_(*order) < tuple_(*_place(asked.after, len(order))))
+    limit = max(1, min(asked.limit, MOST_ON_A_PAGE))
+    rows = session.execute(query.order_by(*(column.desc() for column in order)).limit(limit + 1)).all()
+    found = tuple(map(_entry, rows[:limit]))
+    if len(rows) <= limit:
+        return Page(found, None)
+    last = rows[limit - 1]
+    place = [*([last.votes] if by_votes else []), last[0].created_at, last[0].id]
+    return Page(found, base64.urlsafe_b64encode(json.dumps(place).encode()).decode())
+
+
+def entry(session: Session, id: str) -> Entry:
+    """One entry, deleted or not."""
+    return _entry(session.execute(select_entries().where(Direction.id == id)).one())
+
+
+def select_entries() -> Select[Any]:
+    comments = select(func.count()).where(Comment.direction_id == Direction.id, Comment.deleted_at.is_(None))
+    score = select(func.coalesce(func.sum(Vote.value), 0)).where(Vote.description_id == Description.id)
+    best = (
+        select(Description.text)
+        .where(Description.direction_id == Direction.id, Description.deleted_at.is_(None))
+        .order_by(score.correlate(Description).scalar_subquery().desc(), Description.created_at, Description.id)
+        .limit(1)
+    )
+    return (
+        select(
+            Direction,
+            User.name.label("owner"),
+            Model.name.label("model"),
+            Model.hash.label("model_hash"),
+            _votes().label("votes"),
+            comments.correlate(Direction).scalar_subquery().label("comments"),
+            best.correlate(Direction).scalar_subquery().label("description"),
+        )
+        .join(User, User.id == Direction.owner_id)
+        .join(Model, Model.id == Direction.model_id)
+    )
+
+
+def _votes() -> Any:
+    """Votes for less votes against, over a direction's descriptions: counted, not kept, so that none can be lost."""
+    query = select(func.coalesce(func.sum(Vote.value), 0)).join(Description, Description.id == Vote.description_id)
+    query = query.where(Description.direction_id == Direction.id, Description.deleted_at.is_(None))
+    return query.correlate(Direction).scalar_subquery()
+
+
+def _entry(row: Any) -> Entry:
+    direction: Direction = row[0]
+    return Entry(
+        id=direction.id,
+        owner=row.owner,
+        name=direction.name,
+        model=row.model,
+        model_hash=row.model_hash,
+        site=direction.site,
+        space=direction.space,
+        tensors=direction.tensors,
+        votes=int(row.votes),
+        comments=row.comments,
+        description=row.description,
+        version=direction.version,
+        created=told(direction.created_at),
+        updated=told(direction.updated_at),
+    )
+
+
+def _place(after: str, length: int) -> list[Any]:
+    try:
+        place = json.loads(base64.urlsafe_b64decode(after.encode("ascii")))
+        *numbers, id = place
+        if (
+            len(place) != length
+            or not isinstance(id, str)
+            or not all(type(n) is int and abs(n) < 2**62 for n in numbers)
+        ):
+            raise ValueError
+    except (ValueError, TypeError):
+        raise NotFound("no such page", received=after[:80], allowed="what `after` of the page before said") from None
+    return place
