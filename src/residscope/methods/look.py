@@ -153,9 +153,14 @@ def _check(data: PromptSet, label: str, method: str) -> None:
 
 
 def _svd(centred: Float[Tensor, "prompt d"], seed: int) -> tuple[Float[Tensor, "prompt 2"], tuple[float, float]]:
-    left, sizes, _ = torch.linalg.svd(centred, full_matrices=False)
-    power = sizes**2 / (sizes**2).sum().clamp_min(1e-300)
-    shown = left[:, :2] * sizes[:2]
+    from scipy.linalg import eigh
+
+    wide = centred.shape[0] < centred.shape[1]
+    gram = centred @ centred.T if wide else centred.T @ centred  # the smaller one has the same largest eigenvalues
+    n = len(gram)
+    values, vectors = (torch.from_numpy(x.copy()).flip(-1) for x in eigh(gram.numpy(), subset_by_index=[n - 2, n - 1]))
+    shown = vectors * values.clamp_min(0).sqrt() if wide else centred @ vectors
+    power = values.clamp_min(0) / gram.trace().clamp_min(1e-300)
     return shown, (float(power[0]), float(power[1]))
 
 
