@@ -61,7 +61,7 @@ def test_smollm2_knows_the_order_and_one_head_carries_it(told):
     best = study.lrqp[18]
     assert best.flips().rate > 0.4
     assert best.flips("random direction").flipped == 0
-    assert study.lrqp[24].flips().flipped == 0  # read as well, and too late
+    assert study.lrqp[27].flips().flipped == 0  # read as well, and too late
 
 
 def test_a_claim_that_does_not_hold_is_said_to_fail(told):

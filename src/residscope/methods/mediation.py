@@ -64,13 +64,14 @@ class Mediation:
     def curve(self) -> Curve:
         """The share through each group, with its interval."""
         line = Line("share", self.through.values, low=self.through.low, high=self.through.high)
-        names = [f"{name} ({len(self.groups[name])})" for name in map(str, self.through.coords["held"])]
+        names = [str(name) for name in self.through.coords["held"]]
         return Curve(
             names,
             [line],
             title="Share of the edit's effect that goes when these heads' attention is held",
             x_title="heads held",
             y_title="share of the mean shift",
+            note="heads: " + "; ".join(f"{name} {len(self.groups[name])}" for name in names),
             references=[Reference(0.0, axis="y")],
         )
 

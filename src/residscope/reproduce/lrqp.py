@@ -38,7 +38,7 @@ class Size:
 
     @classmethod
     def quick(cls) -> "Size":
-        return cls(prompts=40, few=8, step=6, around=0, methods=2, patched=2, second=16)
+        return cls(prompts=40, few=8, step=9, around=0, methods=2, patched=2, second=16)
 
 
 @dataclass(frozen=True, eq=False)
