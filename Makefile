@@ -59,7 +59,7 @@ rules: $(VENV)/.dev
 
 unit: $(VENV)/.dev $(VENV)/.ui postgres
 	@$(BIN)/residscope models pull $(MODEL)
-	@$(BIN)/python -m pytest -q -m "not browser" --doctest-modules --ignore=src/residscope/_ui
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not browser" --doctest-modules --ignore=src/residscope/_ui
 
 web: $(VENV)/.webdev
 	@cd web && npm run --silent check && npm test --silent

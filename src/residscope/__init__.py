@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from residscope.methods import concepts as concepts
     from residscope.methods.ablation_sweep import ablation_sweep as ablation_sweep
     from residscope.methods.activation_patching import activation_patching as activation_patching
+    from residscope.methods.head_roles import head_roles as head_roles
+    from residscope.methods.intervention import intervene as intervene
+    from residscope.methods.look import look as look
     from residscope.methods.lrqp import lrqp as lrqp
     from residscope.methods.probe import Probe as Probe
     from residscope.methods.probe_fit import fit_probe as fit_probe
@@ -52,7 +55,8 @@ _HOME = {
     "Dictionary": "directions", "Direction": "directions", "Generation": "engine.generation", "Model": "engine.model",
     "Probe": "methods.probe", "PromptSet": "model.prompts", "Recording": "engine.recording", "Result": "results",
     "Site": "model.sites", "Sweep": "engine.planner", "Window": "engine.windows", "ablation_sweep": "methods.ablation_sweep",
-    "activation_patching": "methods.activation_patching", "fit_probe": "methods.probe_fit", "kl": "metrics",
+    "activation_patching": "methods.activation_patching", "fit_probe": "methods.probe_fit", "head_roles": "methods.head_roles",
+    "intervene": "methods.intervention", "kl": "metrics", "look": "methods.look",
     "load": "engine.loading", "load_recording": "recordings", "log_prob": "metrics", "logit_diff": "metrics",
     "loss": "metrics", "lrqp": "methods.lrqp", "open_library": "store", "pca": "corpus.pca", "probe_sweep": "methods.probe_sweep",
     "save_recording": "recordings", "screened": "engine.planner", "sweep": "engine.planner",

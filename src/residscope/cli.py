@@ -30,6 +30,8 @@ models = typer.Typer(help="The models of the catalog and the cache.", no_args_is
 app.add_typer(models, name="models")
 app.add_typer(cli_library.directions, name="directions")
 app.add_typer(cli_library.store, name="store")
+reproduce = typer.Typer(help="Run a published claim again, into one page.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(reproduce, name="reproduce")
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="a catalog name, a folder, or a hub repository")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16")]
@@ -149,6 +151,40 @@ def doctor(
     if json:
         print_json([asdict(check) for check in found])
     raise typer.Exit(any(check.state == "fail" for check in found))
+
+
+@reproduce.command("lrqp")
+def reproduce_lrqp(
+    model: Annotated[str, typer.Option(help="a catalog name, a folder, or a hub repository")] = DEFAULT,
+    prompts: Annotated[
+        int | None, typer.Option(min=16, help="IOI prompts, half of them held out (default: 640)")
+    ] = None,
+    out: Annotated[str, typer.Option(help="the page to write")] = "lrqp.html",
+    quick: Annotated[bool, typer.Option("--quick", help="few prompts and layers: does it run at all?")] = False,
+    seed: Annotated[int, typer.Option(help="of the prompts, the split and the controls")] = 0,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+) -> None:
+    """Intervening in the Residual Stream (2023): probes, LRQP, controls, what it does downstream, and a verdict per claim."""
+    from dataclasses import replace
+
+    import residscope as rs
+    from residscope.reproduce.lrqp import Size, lrqp_study
+    from residscope.reproduce.lrqp_claims import cards
+    from residscope.reproduce.lrqp_page import page
+
+    size = Size.quick() if quick else Size()
+    with bar() as progress:
+        loaded = rs.load(model, dtype=torch_dtype(dtype), device=device, progress=progress)
+        study = lrqp_study(
+            loaded, size=size if prompts is None else replace(size, prompts=prompts), seed=seed, progress=progress
+        )
+    for card in cards(study):
+        typer.echo(
+            f"{card.verdict or '-':<7} {card.title}\n{'':8}" + "; ".join(f"{k}: {v}" for k, v in card.fields.items())
+        )
+    path = rs.views.save_html(page(study), out, title=f"Intervening in the Residual Stream: {loaded.name}")
+    typer.echo(f"\n{path} ({study.provenance['seconds']:.0f} s)")
 
 
 def main() -> None:

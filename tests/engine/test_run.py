@@ -225,3 +225,20 @@ def test_a_window_refuses_what_it_does_not_hold(llama, ids):
     late = llama.run(ids, ["resid_post.3"], window=Window(base, 2))
     with pytest.raises(errors.NotRecorded):
         late["resid_mid.0"]
+
+
+def test_a_window_on_the_unedited_run_is_what_freeze_holds_to(llama, ids):
+    """It then runs once; a base that was edited is not the unedited run, and is not taken for it."""
+    cell = [edits.scale("resid_pre.1", 1.5, pos=4), edits.freeze("pattern.2")]
+    whole = llama.run(ids, ["logits"], edits=cell).logits
+    ran = []
+    counter = llama.hf.register_forward_pre_hook(lambda *_: ran.append(1))
+    try:
+        for background, times in (([], 1), ([edits.scale("mlp_out.0", 3.0)], 2)):
+            base = llama.run(ids, ["resid_pre", "k", "v", "pattern.2"], edits=background)
+            ran.clear()
+            logits = llama.run(ids, ["logits"], edits=cell, window=Window(base, 1, pos=4)).logits
+            assert len(ran) == times
+            assert torch.allclose(logits, whole[:, 4:], atol=1e-5) == (not background)
+    finally:
+        counter.remove()

@@ -134,6 +134,26 @@ def patches(model, source, length):
     return [edits.patch(f"resid_pre.{la}", source, pos=p) for la in range(model.n_layers) for p in range(length)]
 
 
+class Midway:
+    """A readout that ends in the middle of the model."""
+
+    def __init__(self, site):
+        self.sites = (site,)
+
+    def __call__(self, rec):
+        return rec[self.sites[0]].double().flatten(1).pow(2).sum(1)
+
+
+@pytest.mark.parametrize("site", ["pattern.1", "resid_pre.2", "resid_pre.0", "z.0", "mlp_out.2"])
+def test_a_readout_that_ends_midway_sees_what_changes_below_it_and_nothing_above(llama, ids, site):
+    cells = [edits.scale(f"{name}.{layer}", 1.5, pos=4) for name in ("z", "resid_pre", "mlp_out") for layer in range(4)]
+    plan = rs.sweep(llama, ids, cells, Midway(site))
+    told = torch.stack([Midway(site)(llama.run(ids, [site], edits=cell)) for cell in cells])
+    close(plan.run(False).values, told, site)
+    changed = (told - plan.baseline()).abs().amax(1) > 1e-6
+    assert 0 < changed.sum() < len(cells)
+
+
 def test_cells_that_change_nothing_cost_nothing(llama, pair):
     ids, other = pair
     source = llama.run(other, capture=["resid_pre"])

@@ -264,7 +264,7 @@ class Model:
         sites = {self.sites.canonical(site) for site in expanded}
         prepared = prepare(self, tied(edits, prompt), batch.lengths)
         with lock_of(self.hf):
-            unedited = self._unedited(batch, prepared)
+            unedited = self._unedited(batch, prepared, window)
             values = forward(self.layout, batch, capture=sites, edits=prepared, window=window, unedited=unedited)
             version = self.weights_version()
         record = Recording(self, batch, values, edits=prepared, window=window, unedited=unedited, weights=version)
@@ -303,9 +303,13 @@ class Model:
         tokens = steps(self, batch, acting, max_new_tokens, pick, seed=seed, stops=stops)
         return Generation(tokens, len(batch))
 
-    def _unedited(self, batch: Batch, edits: Sequence[Edit]) -> dict[Site, Tensor]:
-        """What the unedited run has at the sites that edits hold to it."""
+    def _unedited(self, batch: Batch, edits: Sequence[Edit], window: Window | None = None) -> dict[Site, Tensor]:
+        """What the unedited run has at the sites that edits hold to it: the window's base says it, where it is that run."""
         held = {site for edit in edits if edit.needs_unedited for site in edit.places(self.sites)}
+        base = None if window is None else window.base
+        plain = isinstance(base, Recording) and not base.edits and base.window is None
+        if base is not None and plain and torch.equal(base.tokens, batch.ids):
+            return {site: base[site] for site in held}
         return forward(self.layout, batch, capture=held) if held else {}
 
     def _check_window(self, window: Window, batch: Batch) -> None:

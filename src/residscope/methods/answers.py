@@ -2,22 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from residscope.engine.model import Model
-from residscope.engine.windows import Window
 from residscope.errors import MissingLabel
-from residscope.methods.activations import Progress, batches
-from residscope.methods.concept_edit import ConceptEdit
+from residscope.methods.activations import Progress
 from residscope.methods.intervals import wilson
+from residscope.methods.runs import Cell, cell_runs
 from residscope.model.prompts import PromptSet
-from residscope.model.sites import Site
-
-Cell = Sequence[Any]
 
 
 def answer_diffs(
@@ -31,36 +26,21 @@ def answer_diffs(
     Raises:
         MissingLabel: the prompts have no answers. UnknownToken: one is not a single token.
     """
+    ids = answer_ids(model, data)
+    found = torch.zeros(len(cells), len(data))
+    for one in cell_runs(model, data, cells, batch=batch, progress=progress):
+        pair = one.logits().gather(1, ids[one.rows])
+        found[one.cell, one.rows] = (pair[:, 0] - pair[:, 1]).float().cpu()
+    return found
+
+
+def answer_ids(model: Model, data: PromptSet) -> Int[Tensor, "prompt two"]:
+    """Token ids of each prompt's right and wrong answer. Raises MissingLabel, UnknownToken."""
     if data.answers is None:
         raise MissingLabel(
             "the prompts have no answers", fix="give answers=, or `answer` and `wrong` columns in the file"
         )
-    ids = torch.tensor([[model.token_id(token) for token in pair] for pair in data.answers], device=model.device)
-    tied = [[edit.on(data) if isinstance(edit, ConceptEdit) else edit for edit in cell] for cell in cells]
-    end = Site("resid_post", model.n_layers - 1)
-    found = torch.zeros(len(cells), len(data))
-    for done, rows in enumerate(batches(model, data, size=batch)):
-        part = data.subset(rows)
-        base = model.run(part, ["resid_pre", "k", "v", end] if any(tied) else [end])
-        for i, cell in enumerate(tied):
-            own = [edit.take(rows) if isinstance(edit, ConceptEdit) else edit for edit in cell]
-            run = model.run(part, [end], edits=own, window=_window(model, base, own)) if own else base
-            last = torch.tensor([length - 1 - run.offset for length in run.lengths], device=model.device)
-            logits = model.lens(run[end][torch.arange(len(rows), device=model.device), last])
-            pair = logits.gather(1, ids[rows])
-            found[i, rows] = (pair[:, 0] - pair[:, 1]).float().cpu()
-            if progress is not None:
-                progress("answers", done * batch * len(tied) + (i + 1) * len(rows), len(data) * len(tied))
-    return found
-
-
-def _window(model: Model, base: Any, edits: Cell) -> Window:
-    """From the first layer and token that the edits touch; everything before is as recorded."""
-    layers = [site.layer for edit in edits for site in edit.places(model.sites)]
-    start = min((0 if layer is None else layer for layer in layers), default=0)
-    tied = [edit.where for edit in edits if isinstance(edit, ConceptEdit) and edit.where is not None]
-    pos = min(int(where.min()) for where in tied) if len(tied) == len(edits) else 0
-    return Window(base, start=start, pos=pos)
+    return torch.tensor([[model.token_id(token) for token in pair] for pair in data.answers], device=model.device)
 
 
 @dataclass(frozen=True)

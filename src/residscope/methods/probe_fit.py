@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from residscope.model.prompts import PromptSet
 
 CS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 FOLDS, SHUFFLES = 5, 5
+_ROW = "row in the whole set"
 
 
 def fit_probe(
@@ -137,6 +139,19 @@ def _inputs(X: np.ndarray, X_test: np.ndarray) -> _Inputs:
     # an L2-penalised fit lies in the span of its rows: n coordinates say as much as d
     _, _, basis = np.linalg.svd(Z, full_matrices=False)
     return _Inputs(Z @ basis.T, Z_test @ basis.T, basis, shift, spread)
+
+
+def fit_halves(
+    x: Float[Tensor, "prompt d"], data: PromptSet, *, label: str, seed: int = 0, Cs: Sequence[float] = CS, **where: Any
+) -> Probe:
+    """A probe from the vectors of all the prompts: half of them, by `PromptSet.split`, fit it and the others test it."""
+    numbered = replace(data, labels={**data.labels, _ROW: tuple(range(len(data)))})
+    train, test = halves(numbered, label=label, held_out=0.5, seed=seed)
+    seen, unseen = (torch.tensor(half.labels[_ROW]) for half in (train, test))
+    first = _first(train, where["position"]) if where.get("position") in data.positions else None
+    return fit(
+        x[seen], x[unseen], train.label(label), test.label(label), first=first, seed=seed, Cs=Cs, label=label, **where
+    )
 
 
 def _fit(

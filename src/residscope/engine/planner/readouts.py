@@ -33,7 +33,8 @@ class Reader:
         else:
             self.sites = frozenset(table.canonical(s) for name in readout.sites for s in table.expand(name))
             self.last = None
-        self.stop = max((rank(site, n) for site in self.sites), default=-1)
+        # the stream before a block is read at that block's own entry, where edits of it join
+        self.stop = max((rank(site, n) + (site.name == "resid_pre") for site in self.sites), default=-1)
 
     def of_base(self) -> Tensor:
         """The readout of the base, a row for each prompt."""

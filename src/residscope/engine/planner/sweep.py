@@ -121,6 +121,7 @@ class Sweep:
         single = [i for i, c in enumerate(self.cells) if again or self.together[i] is not None or alone(c, table)]
         inside = (i for i in range(len(self.cells)) if i not in {*single})
         strands = [s for i in inside for s in strands_of(i, self.cells[i], base, last=reader.last)]
+        strands = [s for s in strands if s.layer <= reader.stop]  # what first changes above is not read
         tokens = max(length, min(_TOKENS, self.memory // 2 // self.prices.bytes))
         part = Part(base, reader, pack(strands, length=length, n_layers=n, tokens=tokens), single)
         if number == 0:

@@ -1,0 +1,138 @@
+"""DAS in one dimension: the direction whose exchange between a prompt and its partner moves the answer most, found by gradient.
+
+Geiger et al., 2023, Finding Alignments Between Interpretable Causal Variables and Distributed Neural Representations
+(arXiv:2303.02536).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from residscope.engine.gradients import gradients
+from residscope.engine.model import Model
+from residscope.engine.protocols import At
+from residscope.errors import BadEdit, MissingLabel
+from residscope.methods.activations import Progress, activations
+from residscope.methods.concept_edit import To, of
+from residscope.methods.concepts import SetConcept
+from residscope.methods.probe import Probe
+from residscope.metrics import logit_diff
+from residscope.model.prompts import PromptSet
+from residscope.model.sites import Site, SiteTable
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Das:
+    """unit: the direction found. effect: the mean logit difference under the exchange, step by step, in logits. probe: what its
+    site, position and class means are taken from."""
+
+    unit: Float[Tensor, "d"]
+    effect: tuple[float, ...]
+    probe: Probe
+
+    def edit(self, to: To = "other", *, pos: int | Sequence[int] | None = None) -> SetConcept:
+        """x + u (m[to] - u . x): the coordinate along the direction set to the wanted class's mean; `to` as in `rs.lrqp`."""
+        probe, u = self.probe, self.unit[None]
+        shift = ((probe.class_means - probe.mean) @ u.T) @ u
+        return SetConcept(
+            **of(probe, to, pos), method="das", read=u, write=u, mean=probe.mean, shift=shift,
+            weights=probe.weights, bias=probe.bias,
+        )  # fmt: skip
+
+
+def das(
+    model: Model,
+    data: PromptSet,
+    probe: Probe,
+    *,
+    steps: int = 30,
+    batch: int = 8,
+    rate: float = 0.1,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Das:
+    """Train a unit vector u at the probe's site and position so that the exchange
+
+        x' = x + u (u . (x_partner - x))
+
+    lowers logit(right) - logit(wrong), with x_partner the corrupted partner's activation. Starts from the difference of class
+    means; Adam, on the sphere. Its gradient is sum_i (g_i . u) d_i + (d_i . u) g_i, d = x_partner - x, g the readout's.
+
+        das(model, train, probe).edit("other")
+
+    Raises:
+        MissingLabel: no partners or no answers. BadEdit: a probe of one head. QuantisedModel, UnknownPosition.
+    """
+    model.require_exact_weights("gradients")
+    if data.corrupted is None or data.answers is None:
+        raise MissingLabel("DAS needs partners and answers", fix="such as those of rs.tasks.ioi")
+    if probe.head is not None:
+        raise BadEdit(
+            "DAS acts on whole vectors", received=f"{probe.site} head {probe.head}", allowed="a site of the stream"
+        )
+    partners = PromptSet(data.corrupted, positions=data.positions)
+    at = (probe.site, probe.position)
+    own, other = (activations(model, half, [at[0]], [at[1]])[at].double() for half in (data, partners))
+    site, where = model.sites.canonical(probe.site), data.at(probe.position)
+    u = probe.class_means[0] - probe.class_means[1]
+    u = (u / u.norm()).requires_grad_()
+    adam = torch.optim.Adam([u], lr=rate / len(u) ** 0.5)
+    drawn = torch.Generator().manual_seed(seed)
+    effect = []
+    for step in range(steps):
+        rows = torch.randperm(len(data), generator=drawn)[:batch].tolist()
+        part, d = data.subset(rows), (other - own)[rows]
+        unit = u.detach() / u.detach().norm()
+        put = _Put(site, own[rows] + (d @ unit)[:, None] * unit, [where[row] for row in rows])
+        readout = _Kept()
+        _, found = gradients(model, part, readout, [site], edits=[put])
+        g = found[site][torch.arange(len(rows)), put.where].double().cpu()
+        slope = ((g @ unit)[:, None] * d + (d @ unit)[:, None] * g).mean(0)
+        u.grad = slope - (slope @ unit) * unit  # along the sphere
+        adam.step()
+        with torch.no_grad():
+            u /= u.norm()
+        effect.append(readout.mean)
+        if progress is not None:
+            progress("DAS", step + 1, steps)
+    return Das(u.detach().clone(), tuple(effect), probe)
+
+
+class _Kept:
+    """The prompts' own logit difference, its mean kept."""
+
+    sites: tuple[str, ...] = ("logits",)
+    mean = float("nan")
+
+    def __call__(self, recording: Any) -> Float[Tensor, "batch"]:
+        diff = logit_diff()(recording)
+        self.mean = float(diff.detach().mean())
+        return diff
+
+
+@dataclass(frozen=True, eq=False)
+class _Put:
+    """One vector for each prompt, put at one token of each."""
+
+    site: Site
+    new: Float[Tensor, "prompt d"]
+    where: list[int]
+    needs_unedited: bool = False
+
+    def places(self, table: SiteTable) -> list[Site]:
+        return [table.canonical(self.site)]
+
+    def reads(self, table: SiteTable) -> list[Site]:
+        return []
+
+    def prepare(self, model: Any) -> "_Put":
+        return self
+
+    def apply(self, value: Tensor, at: At) -> Tensor:
+        found = value.clone()
+        found[torch.arange(len(self.where)), self.where] = self.new.to(value)
+        return found

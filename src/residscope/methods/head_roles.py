@@ -1,0 +1,300 @@
+"""Which heads move the name, and which tell them where to look: the roles of Wang et al. (2022, arXiv:2211.00593), measured.
+
+Nothing is taken over from the paper but the questions: the same are put to every head of any model.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from residscope import edits
+from residscope.directions import logit_diff as answer_direction
+from residscope.engine.layout import weight_in_out
+from residscope.engine.model import Model
+from residscope.engine.planner import sweep
+from residscope.engine.protocols import Edit
+from residscope.errors import MissingLabel
+from residscope.methods.activations import Progress
+from residscope.methods.answers import answer_ids
+from residscope.methods.runs import CellRun, cell_runs, named
+from residscope.model.prompts import PromptSet
+from residscope.results import Result
+from residscope.views import Grid, HeatMap, Table
+
+Head = tuple[int, int]
+"""Layer and head, both counted from zero."""
+LOOKED = ("IO", "S1", "S2")
+SEES = 0.1  # the least mean attention that counts as looking
+SHARE = 0.1  # of the largest effect: what is less is no role
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class HeadRoles:
+    """What each head does at the end of the prompt, and the heads that do most of it.
+
+    direct[layer, head]: what the head itself adds to logit(right) - logit(wrong), in logits, the final norm's divisor as it
+    is. knocked_out: the same with the name movers' output there set to its mean. attention[to, layer, head]: from END.
+    patched, gap[layer, head]: the change of the logit difference, and of the name movers' attention to IO less that to S1, when
+    the head's output at END comes from the corrupted partner (the other name at S2).
+
+    name_movers: most direct effect among heads that look at IO (a mean attention of 0.1, and more than at S1 or S2).
+    suppressors: most of those that look at S1 or S2, and so write against the name they see. negative: least, below zero, among
+    those that look at IO. backups: look at IO and gain most direct effect in `knocked_out`. s_inhibition: below the last name
+    mover, what they write moves the name movers' attention most (`gap` below zero), none of the others. What is under a tenth
+    of the largest effect has no role, but for backups.
+    """
+
+    direct: Result
+    knocked_out: Result
+    attention: Result
+    patched: Result
+    gap: Result
+    name_movers: tuple[Head, ...]
+    suppressors: tuple[Head, ...]
+    negative: tuple[Head, ...]
+    backups: tuple[Head, ...]
+    s_inhibition: tuple[Head, ...]
+
+    @property
+    def groups(self) -> dict[str, tuple[Head, ...]]:
+        return {
+            "name movers": self.name_movers,
+            "S suppressors": self.suppressors,
+            "negative name movers": self.negative,
+            "backup name movers": self.backups,
+            "S-inhibition heads": self.s_inhibition,
+        }
+
+    def view(self) -> Grid:
+        """The chosen heads with their numbers, and direct effect and patching as maps with the chosen heads framed."""
+        columns = [
+            "role",
+            "head",
+            "direct",
+            "name movers out",
+            "patched",
+            "moves attention",
+            *(f"END to {k}" for k in LOOKED),
+        ]
+        rows = [
+            [
+                role,
+                f"{layer}.{head}",
+                *(
+                    round(float(x.values[layer, head]), 3)
+                    for x in (self.direct, self.knocked_out, self.patched, self.gap)
+                ),
+                *(round(float(x), 3) for x in self.attention.values[:, layer, head]),
+            ]
+            for role, heads in self.groups.items()
+            for layer, head in heads
+        ]
+        note = "direct, name movers out, patched: logits; moves attention: change of the name movers' END to IO less END to S1"
+        return Grid(
+            [
+                Table(columns, rows, title="The heads", note=note),
+                Grid(
+                    [
+                        self._map(self.direct, (*self.name_movers, *self.negative)),
+                        self._map(self.gap, self.s_inhibition),
+                    ]
+                ),
+            ],
+            columns=1,
+        )
+
+    def _map(self, result: Result, marks: Sequence[Head]) -> HeatMap:
+        layers, heads = result.values.shape
+        return HeatMap(
+            result.values,
+            range(layers),
+            range(heads),
+            title=result.name,
+            row_title="layer",
+            column_title="head",
+            unit=str(result.provenance.get("unit", "")),
+            marks=marks,
+            bottom_up=True,
+        )
+
+    def __repr__(self) -> str:
+        said = (f"{role} {', '.join(f'{a}.{b}' for a, b in heads)}" for role, heads in self.groups.items())
+        return f"HeadRoles({'; '.join(said)})"
+
+
+def head_roles(
+    model: Model,
+    data: PromptSet,
+    *,
+    each: int = 4,
+    prompts: int = 24,
+    batch: int = 16,
+    progress: Progress | None = None,
+) -> HeadRoles:
+    """Direct effects, attention and patching at END of every head, over prompts with answers, partners, and IO, S1, S2, END.
+
+        direct = z_head W_O . (gain * (W_U[right] - W_U[wrong])) / sigma
+
+    each: how many heads of each role at most. prompts: patching's own number, of the lengths that most prompts have.
+
+        rs.head_roles(model, rs.tasks.ioi(model, 32)).name_movers
+
+    Raises:
+        MissingLabel, UnknownPosition, QuantisedModel, UnalignedPrompts, SweepError.
+    """
+    if data.answers is None or data.corrupted is None:
+        raise MissingLabel("roles need answers and corrupted partners", fix="such as those of rs.tasks.ioi")
+    attention, direct, z = _effects(model, data, (), batch)
+    order, n = _ranked(direct), min(each, model.n_heads * model.n_layers)
+    most = torch.where(attention.amax(0) >= SEES, attention.argmax(0), -1)  # which of IO, S1 and S2; -1: none of them
+    enough = SHARE * float(direct.abs().max())
+    movers = [h for h in order if direct[h] >= enough and most[h] == 0][:n]
+    suppressors = [h for h in order if direct[h] >= enough and most[h] > 0][:n]
+    negative = [h for h in reversed(order) if direct[h] <= -enough and most[h] == 0][:n]
+    _, without, _ = _effects(model, data, _knock_out(movers, z), batch)
+    gained, taken = without - direct, {*movers, *suppressors, *negative}
+    backups = [h for h in _ranked(gained) if gained[h] > 0 and most[h] == 0 and h not in taken][:n]
+    if progress is not None:
+        progress("head roles", 1, 2)
+    patched, gap = _patched(model, data, movers, prompts)
+    below = max((layer for layer, _ in movers), default=0)
+    taken |= {*backups}
+    inhibit = [
+        h for h in reversed(_ranked(gap)) if gap[h] <= SHARE * gap.min() < 0 and h[0] < below and h not in taken
+    ][:n]
+    if progress is not None:
+        progress("head roles", 2, 2)
+    about = {**model.provenance, "method": "head_roles", "data": data.name, "prompts": len(data)}
+
+    def result(values: Tensor, name: str, unit: str = "logits") -> Result:
+        dims = ("to", "layer", "head")[-values.ndim :]
+        return Result(
+            values, dims, {"to": LOOKED} if values.ndim == 3 else {}, name=name, provenance={**about, "unit": unit}
+        )
+
+    return HeadRoles(
+        direct=result(direct, "direct effect on the logit difference"),
+        knocked_out=result(without, "direct effect without the name movers"),
+        attention=result(attention, "attention from END", "share"),
+        patched=result(patched, "change of the logit difference, head patched"),
+        gap=result(gap, "change of the name movers' attention to IO less S1, head patched", "share"),
+        name_movers=tuple(movers),
+        suppressors=tuple(suppressors),
+        negative=tuple(negative),
+        backups=tuple(backups),
+        s_inhibition=tuple(inhibit),
+    )
+
+
+def _knock_out(heads: Sequence[Head], z: Mapping[int, Float[Tensor, "head d_head"]]) -> tuple[Edit, ...]:
+    """The heads' outputs at the end of the prompt set to their means there."""
+    by_layer = {layer: [head for at, head in heads if at == layer] for layer, _ in heads}
+    return tuple(edits.ablate(f"z.{layer}", to=z[layer], head=own, pos=-1) for layer, own in by_layer.items())
+
+
+def _effects(
+    model: Model, data: PromptSet, background: Sequence[Edit], batch: int
+) -> tuple[Float[Tensor, "to layer head"], Float[Tensor, "layer head"], dict[int, Tensor]]:
+    """Means over the prompts: attention from END, direct effect, and z at END by layer."""
+    assert data.answers is not None
+    reads = torch.stack([answer_direction(model, *pair, before_cap=True).read for pair in data.answers])
+    capture = ["z", "pattern", "final_scale", *(["attn_post_scale"] if "attn_post_scale" in model.sites.names else [])]
+    attention = torch.zeros(len(LOOKED), model.n_layers, model.n_heads)
+    direct = torch.zeros(model.n_layers, model.n_heads)
+    z = {layer: torch.zeros(model.n_heads, model.d_head) for layer in range(model.n_layers)}
+    for one in cell_runs(model, data, [background], capture, batch=batch):
+        at = named(data, one.rows, (*LOOKED, "END"))
+        sigma = one.at("final_scale", at["END"])
+        for layer in range(model.n_layers):
+            pattern, own = one.at(f"pattern.{layer}", at["END"]), one.at(f"z.{layer}", at["END"])
+            direct[layer] += (
+                _direct(model, layer, own, reads[one.rows].to(own) / sigma.to(own), one, at["END"]).sum(0).cpu()
+            )
+            z[layer] += own.sum(0).float().cpu()
+            for i, name in enumerate(LOOKED):
+                keys = torch.tensor(at[name], device=pattern.device)[:, None, None].expand(-1, model.n_heads, 1)
+                attention[i, layer] += pattern.gather(2, keys)[..., 0].sum(0).float().cpu()
+    n = len(data)
+    return attention / n, direct / n, {layer: total / n for layer, total in z.items()}
+
+
+def _direct(
+    model: Model, layer: int, z: Tensor, read: Float[Tensor, "prompt d_model"], one: CellRun, ends: Sequence[int]
+) -> Float[Tensor, "prompt head"]:
+    parts = model.layout.blocks[layer]
+    if parts.attn_post_norm is not None:
+        scale = one.at(f"attn_post_scale.{layer}", ends)
+        read = read * parts.attn_post_norm.gain.to(read) / scale.to(read)
+    W_O = weight_in_out(parts.attn_proj).reshape(model.n_heads, model.d_head, -1).to(read)
+    written = torch.einsum("phd,hdm,pm->ph", z, W_O, read)
+    return written * model.layout.factors.residual
+
+
+def _patched(
+    model: Model, data: PromptSet, movers: Sequence[Head], prompts: int
+) -> tuple[Float[Tensor, "layer head"], Float[Tensor, "layer head"]]:
+    """Mean change of the logit difference and of the movers' attention, each head's z at END taken from the corrupted partner."""
+    assert data.corrupted is not None
+    total, n = torch.zeros(model.n_layers * model.n_heads, 2), 0
+    for rows in _of_one_length(model, data, prompts):  # prompts that end together part from the base in one token
+        part = data.subset(rows)
+        assert part.corrupted is not None
+        z = model.run(PromptSet(part.corrupted), ["z"])
+        source = {f"z.{layer}": z[f"z.{layer}"] for layer in range(model.n_layers)}
+        cells = [
+            edits.patch(name, {name: source[name]}, head=h, pos=-1) for name in source for h in range(model.n_heads)
+        ]
+        plan = sweep(model, part, cells, AnswerAndAttention(part, tuple(movers)))
+        total += (plan.run(False).values.float() - plan.baseline().cpu()).sum(1)
+        n += len(rows)
+    return tuple((total / n).reshape(model.n_layers, model.n_heads, 2).unbind(-1))  # type: ignore[return-value]
+
+
+def _of_one_length(model: Model, data: PromptSet, prompts: int) -> list[list[int]]:
+    """At most so many prompts, of the lengths most of them have."""
+    by_length: dict[int, list[int]] = {}
+    for row, length in enumerate(model.batch(data).lengths):
+        by_length.setdefault(length, []).append(row)
+    found: list[list[int]] = []
+    for rows in sorted(by_length.values(), key=len, reverse=True):
+        if prompts > 0:
+            found.append(rows[:prompts])
+            prompts -= len(found[-1])
+    return found
+
+
+def _ranked(values: Float[Tensor, "layer head"]) -> list[Head]:
+    """Heads by their value, the largest first."""
+    heads = values.shape[1]
+    return [(i // heads, i % heads) for i in values.flatten().argsort(descending=True).tolist()]
+
+
+@dataclass
+class AnswerAndAttention:
+    """A readout of two numbers a prompt: the logit difference, and the heads' mean attention from END to IO less that to S1."""
+
+    data: PromptSet
+    heads: tuple[Head, ...]
+    sites: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        patterns = dict.fromkeys(f"pattern.{layer}" for layer, _ in self.heads)
+        self.sites = ("final_norm", *patterns)
+
+    def __call__(self, recording: Any) -> Float[Tensor, "batch 2"]:
+        model = recording.model
+        rows = list(range(len(recording.lengths)) if recording.batch.rows is None else recording.batch.rows)
+        at = named(self.data, rows, ("END", "IO", "S1"))
+        end = torch.tensor([recording.index(-1, row) for row in range(len(rows))])
+        row, io, s1 = torch.arange(len(end)), torch.tensor(at["IO"]), torch.tensor(at["S1"])
+        pair = model.layout.logits(recording["final_norm"][row, end]).gather(1, answer_ids(model, self.data)[rows])
+        each = [
+            recording[f"pattern.{layer}"][row, head, end, io] - recording[f"pattern.{layer}"][row, head, end, s1]
+            for layer, head in self.heads
+        ]
+        gap = torch.stack(each).mean(0) if each else torch.zeros(len(rows))
+        return torch.stack([pair[:, 0] - pair[:, 1], gap.to(pair)], 1)

@@ -1,0 +1,242 @@
+"""What an edit does: answers as they are, set to the true value, to the other one, and moved as far in a random direction.
+
+After Intervening in the Residual Stream (2023).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from residscope.engine.model import Model
+from residscope.methods import concepts
+from residscope.methods.activations import Progress
+from residscope.methods.answers import Flips, answer_ids, flips
+from residscope.methods.concept_edit import ConceptEdit
+from residscope.methods.controls import as_far, lengths
+from residscope.methods.lrqp import lrqp
+from residscope.methods.probe import Probe
+from residscope.methods.runs import CellRun, cell_runs
+from residscope.model.prompts import PromptSet
+from residscope.results import Result
+from residscope.views import Histogram, Reference, Scatter
+
+Maker = Callable[[Probe, str], ConceptEdit]
+"""An edit of what a probe reads, from the probe and what to set it to ("true", "other", a class ...)."""
+
+METHODS: Mapping[str, Maker] = {
+    "LRQP": lambda probe, to: lrqp(probe, to=to),
+    "mean difference": lambda probe, to: concepts.mean_difference(probe, to=to),
+    "LEACE": lambda probe, to: concepts.leace(probe, to=to),
+    "project out": lambda probe, to: concepts.project_out(probe, to=to),
+    "constant dose": lambda probe, to: concepts.constant_dose(probe, to=to),
+}
+ARMS = {"clean": None, "control": "true", "counterfactual": "other", "random direction": "other"}
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """The prompts under one edit, a number for each.
+
+    diff: logit(right) - logit(wrong) at the end, in logits. kl: KL(clean || edited) of the next token, in nats. mass:
+    log(P(right) + P(wrong)), in nats: an edit that only changes which of the two is named keeps it, one that breaks the
+    text loses it. cost: Mahalanobis length of the move, by the probe's total covariance. off_cloud: the share of the prompts'
+    own unedited points that lie nearer to their nearest class mean (within-class covariance) than this point does; a real
+    point's is spread evenly over 0 to 1.
+    """
+
+    diff: Float[Tensor, "prompt"]
+    kl: Float[Tensor, "prompt"]
+    mass: Float[Tensor, "prompt"]
+    cost: Float[Tensor, "prompt"]
+    off_cloud: Float[Tensor, "prompt"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Intervention:
+    """One way of editing at one site, in arms: `clean`, `control` (set to the true value), `counterfactual` (the other one) and
+    `random direction` (as far as the counterfactual, in Mahalanobis length, along a direction drawn from N(0, Sigma))."""
+
+    name: str
+    site: str
+    position: str
+    label: str
+    arms: Mapping[str, Arm]
+    texts: tuple[str, ...] | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def flips(self, arm: str = "counterfactual") -> Flips:
+        """Of the prompts answered right, how many are not under this arm; see `answers.flips`."""
+        return flips(self.arms["clean"].diff, self.arms[arm].diff)
+
+    def numbers(self) -> dict[str, float]:
+        """The row of a table. KL, mass, cost and off-cloud are the counterfactual's: means, but of off-cloud the median."""
+        other, clean = self.arms["counterfactual"], self.arms["clean"]
+        return {
+            "flip rate": self.flips().rate,
+            "mean shift": self.flips().mean_shift,
+            "control: mean absolute shift": self.flips("control").mean_absolute_shift,
+            "random direction: flip rate": self.flips("random direction").rate,
+            "Mahalanobis cost": float(other.cost.mean()),
+            "off-cloud percentile": 100 * float(other.off_cloud.median()),
+            "KL": float(other.kl.mean()),
+            "change of answer mass": float((other.mass - clean.mass).mean()),
+        }
+
+    def histogram(self) -> Histogram:
+        """Logit differences: clean, control, counterfactual."""
+        shown = {name: self.arms[name].diff for name in ("clean", "control", "counterfactual")}
+        return Histogram(
+            shown,
+            bins=40,
+            title=f"Logit difference, {self.name} at {self.site}",
+            x_title="logit difference",
+            unit="logits",
+            references=[Reference(0.0)],
+            note=f"{self.label} at {self.position}; {len(self.arms['clean'].diff)} held-out prompts",
+        )
+
+    def scatter(self) -> Scatter:
+        """Logit difference after the edit against before it; the control should hug y = x."""
+        clean, n = self.arms["clean"].diff, len(self.arms["clean"].diff)
+        both = torch.cat([self.arms["control"].diff, self.arms["counterfactual"].diff])
+        texts = None if self.texts is None else [*self.texts, *self.texts]
+        return Scatter(
+            torch.cat([clean, clean]),
+            both,
+            groups=["control"] * n + ["counterfactual"] * n,
+            texts=texts,
+            diagonal=True,
+            title=f"{self.name} at {self.site}",
+            x_title="clean",
+            y_title="edited",
+            unit="logits",
+            references=[Reference(0.0, axis="y")],
+        )
+
+    def __repr__(self) -> str:
+        found = self.flips()
+        return f"Intervention({self.name} at {self.site}, {self.position}: {found.flipped} of {found.right} flip)"
+
+
+def intervene(
+    model: Model,
+    data: PromptSet,
+    probes: Sequence[Probe],
+    methods: Mapping[str, Maker] = METHODS,
+    *,
+    seed: int = 0,
+    batch: int = 32,
+    progress: Progress | None = None,
+) -> tuple[Intervention, ...]:
+    """Every method at every probe's site, in all arms, on prompts that the probes have not seen; the base run is shared.
+
+        found = intervene(model, test, [probe], {"LRQP": METHODS["LRQP"]})
+        found[0].flips().rate, found[0].flips("control").mean_absolute_shift, found[0].numbers()
+
+    Raises:
+        MissingLabel: no answers, or no such label. UnknownPosition, WrongModel, Unreachable, SingularCovariance.
+    """
+    cases = [(name, make, probe) for probe in probes for name, make in methods.items()]
+    cells: list[list[ConceptEdit]] = [[]]
+    for i, (_, make, probe) in enumerate(cases):
+        other = make(probe, "other")
+        cells += [[make(probe, "true")], [other], [as_far(other, probe, seed=seed + i)]]
+    of_cell = [None, *(probe for _, _, probe in cases for _ in range(3))]
+    gathered = _Gathered(model, data, len(cells))
+    sites = list(dict.fromkeys(probe.site for probe in probes))
+    for one in cell_runs(model, data, cells, sites, batch=batch, progress=progress, stage="interventions"):
+        gathered.take(one, of_cell[one.cell], probes)
+    arms = gathered.arms(of_cell)
+    about = {**model.provenance, "method": "intervene", "data": data.name, "held out": len(data), "seed": seed}
+    found = []
+    for i, (name, _, probe) in enumerate(cases):
+        clean = gathered.clean(arms[0], probe)
+        own = dict(zip(ARMS, [clean, *arms[1 + 3 * i : 4 + 3 * i]], strict=True))
+        said = {**about, "C": probe.C, "probe": dict(probe.provenance)}
+        found.append(Intervention(name, probe.site, probe.position, probe.label, own, data.texts, said))
+    return tuple(found)
+
+
+def compare(found: Sequence[Intervention]) -> dict[str, Result]:
+    """Site x method tables: `flip rate` with Wilson's 95 % intervals, and each other number of `Intervention.numbers`.
+
+    Raises KeyError where a method is missing at a site.
+    """
+    sites, names = (tuple(dict.fromkeys(getattr(one, part) for one in found)) for part in ("site", "name"))
+    at = {(one.site, one.name): one for one in found}
+    grid = [[at[site, name] for name in names] for site in sites]
+
+    def result(name: str) -> Result:
+        values = torch.tensor([[one.numbers()[name] for one in row] for row in grid], dtype=torch.float64)
+        ends = [[one.flips().interval for one in row] for row in grid]
+        low, high = torch.tensor(ends, dtype=torch.float64).unbind(-1) if name == "flip rate" else (None, None)
+        coords = {"site": sites, "method": names}
+        about = found[0].provenance
+        return Result(values, ("site", "method"), coords, name=name, low=low, high=high, provenance=about)
+
+    return {name: result(name) for name in found[0].numbers()}
+
+
+class _Gathered:
+    """Per-prompt numbers of every cell, collected batch by batch."""
+
+    def __init__(self, model: Model, data: PromptSet, cells: int) -> None:
+        self.ids, self.data = answer_ids(model, data), data
+        n = len(data)
+        self.diff, self.kl, self.mass = (torch.zeros(cells, n) for _ in range(3))
+        self.before: dict[tuple[str, str], Tensor] = {}  # the unedited points, by site and position
+        self.after: dict[int, Tensor] = {}
+        self._base: Tensor | None = None
+
+    def take(self, one: CellRun, probe: Probe | None, probes: Sequence[Probe]) -> None:
+        logp = one.logits().float().log_softmax(-1)
+        pair = logp.gather(1, self.ids[one.rows])
+        self.diff[one.cell, one.rows] = (pair[:, 0] - pair[:, 1]).cpu()
+        self.mass[one.cell, one.rows] = pair.logsumexp(1).cpu()
+        if probe is None:  # the first cell of each batch
+            self._base = logp
+            for p in probes:
+                self._keep(self.before, (p.site, p.position), one, p)
+            return
+        assert self._base is not None
+        self.kl[one.cell, one.rows] = (self._base.exp() * (self._base - logp)).sum(1).cpu()
+        self._keep(self.after, one.cell, one, probe)
+
+    def _keep(self, held: dict[Any, Tensor], key: Any, one: CellRun, probe: Probe) -> None:
+        where = [self.data.at(probe.position)[row] for row in one.rows]
+        value = one.at(probe.site, where)
+        value = value if probe.head is None else value[:, probe.head]
+        held.setdefault(key, torch.zeros(len(self.data), value.shape[-1], dtype=torch.float64))[one.rows] = (
+            value.double().cpu()
+        )
+
+    def arms(self, of_cell: Sequence[Probe | None]) -> list[Arm]:
+        none = torch.zeros(len(self.data))
+        found = []
+        for cell, probe in enumerate(of_cell):
+            cost = off = none
+            if probe is not None:
+                before, after = self.before[probe.site, probe.position], self.after[cell]
+                cost = lengths(after - before, torch.linalg.cholesky(probe.covariance)).float()
+                off = _share_nearer(_distance(after, probe), _distance(before, probe))
+            found.append(Arm(self.diff[cell], self.kl[cell], self.mass[cell], cost, off))
+        return found
+
+    def clean(self, arm: Arm, probe: Probe) -> Arm:
+        """The unedited arm, with where its own points lie at this probe's site."""
+        own = _distance(self.before[probe.site, probe.position], probe)
+        return Arm(arm.diff, arm.kl, arm.mass, arm.cost, _share_nearer(own, own))
+
+
+def _distance(x: Float[Tensor, "prompt d"], probe: Probe) -> Float[Tensor, "prompt"]:
+    """Mahalanobis distance to the nearest class mean, by the within-class covariance."""
+    root = torch.linalg.cholesky(probe.within)
+    return torch.stack([lengths(x - mean, root) for mean in probe.class_means]).amin(0)
+
+
+def _share_nearer(found: Float[Tensor, "prompt"], real: Float[Tensor, "prompt"]) -> Float[Tensor, "prompt"]:
+    return torch.searchsorted(real.sort().values, found.contiguous()).float() / len(real)

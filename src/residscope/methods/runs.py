@@ -1,0 +1,108 @@
+"""Cells of edits over many prompts: each batch runs once as it is, each cell from its first changed layer and token on."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from residscope.engine.model import Model
+from residscope.engine.protocols import OfPrompts
+from residscope.engine.recording import Recording
+from residscope.engine.windows import Window
+from residscope.methods.activations import Progress, batches
+from residscope.methods.concept_edit import ConceptEdit
+from residscope.model.prompts import PromptSet
+from residscope.model.sites import Site
+
+Cell = Sequence[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class CellRun:
+    """One cell over one batch: `rows` are the prompts' indices, `run` holds what the edits can have changed, `base` the rest."""
+
+    cell: int
+    rows: list[int]
+    run: Recording
+    base: Recording
+
+    def at(self, site: str | Site, where: Sequence[int]) -> Float[Tensor, "prompt ..."]:
+        """The value at a site, at each prompt's own token `where` (of an attention pattern: the query's row, head x key)."""
+        site = self.run.model.sites.canonical(site)
+        axis = next(i for i, name in enumerate(site.kind.axes) if name in ("pos", "query"))
+        found = _picked(self.base, site, axis, where)
+        later = [row for row, token in enumerate(where) if token >= self.run.offset]
+        if site in self.run.held and self.run is not self.base and later:
+            found[later] = _picked(self.run, site, axis, [max(token, self.run.offset) for token in where])[later]
+        return found
+
+    def logits(self) -> Float[Tensor, "prompt d_vocab"]:
+        """The logits at each prompt's own end."""
+        model = self.run.model
+        return model.lens(self.at(Site("resid_post", model.n_layers - 1), [n - 1 for n in self.base.lengths]))
+
+
+def cell_runs(
+    model: Model,
+    data: PromptSet,
+    cells: Sequence[Cell],
+    capture: Sequence[str | Site] = (),
+    *,
+    batch: int = 32,
+    progress: Progress | None = None,
+    stage: str = "answers",
+) -> Iterator[CellRun]:
+    """Every cell over every batch of prompts of like length; `capture` and the end of the stream are there to read.
+
+    Each batch runs once without edits; a cell then runs in a window from the first layer and token that its edits touch, which
+    is exact. Edits made from a probe are tied to the prompts; any other edit must fit every batch.
+    """
+    tied = [[edit.on(data) if isinstance(edit, OfPrompts) else edit for edit in cell] for cell in cells]
+    table = model.sites
+    end = Site("resid_post", model.n_layers - 1)
+    wanted = {end} | {table.canonical(s) for name in capture for s in table.expand(name)}
+    held = {s for cell in tied for edit in cell if edit.needs_unedited for s in edit.places(table)}
+    below = {*table.expand("resid_pre"), *table.expand("k"), *table.expand("v")} if any(tied) else set()
+    for done, rows in enumerate(batches(model, data, size=batch)):
+        part = data.subset(rows)
+        base = model.run(part, wanted | held | below)
+        for i, cell in enumerate(tied):
+            own = [edit.take(rows) if isinstance(edit, ConceptEdit) else edit for edit in cell]
+            run = base
+            if own:
+                window = _window(model, base, own)
+                run = model.run(part, [s for s in wanted if _inside(s, window.start)], edits=own, window=window)
+            yield CellRun(i, rows, run, base)
+            if progress is not None:
+                progress(stage, done * batch * len(tied) + (i + 1) * len(rows), len(data) * len(tied))
+
+
+def _picked(held: Recording, site: Site, axis: int, where: Sequence[int]) -> Tensor:
+    value = held[site].movedim(axis, 1)
+    index = torch.tensor(where, device=value.device) - held.offset
+    return value[torch.arange(len(where), device=value.device), index]
+
+
+def _inside(site: Site, start: int) -> bool:
+    return site.layer is None or site.layer >= start
+
+
+def _window(model: Model, base: Recording, edits: Cell) -> Window:
+    """From the first layer and token that the edits change; everything before is as recorded.
+
+    What holds a site to the unedited run changes nothing by itself, so such an edit may lie anywhere after.
+    """
+    changing = [edit for edit in edits if not edit.needs_unedited] or list(edits)
+    layers = [site.layer for edit in changing for site in edit.places(model.sites)]
+    start = min((0 if layer is None else layer for layer in layers), default=0)
+    tied = [edit.where for edit in changing if isinstance(edit, ConceptEdit) and edit.where is not None]
+    pos = min(int(where.min()) for where in tied) if len(tied) == len(changing) else 0
+    return Window(base, start=start, pos=pos)
+
+
+def named(data: PromptSet, rows: Sequence[int], positions: Sequence[str]) -> Mapping[str, list[int]]:
+    """The tokens of named positions in some of the prompts."""
+    return {name: [data.at(name)[row] for row in rows] for name in positions}

@@ -1,0 +1,115 @@
+"""Interventions: each arm's numbers against whole runs, the control of equal cost, and where the edited points lie."""
+
+import pytest
+import torch
+from labelled import labelled
+
+import residscope as rs
+from residscope import errors
+from residscope.methods.answers import answer_diffs
+from residscope.methods.controls import as_far, lengths
+from residscope.methods.intervention import METHODS, compare, intervene
+from residscope.methods.runs import cell_runs
+
+
+@pytest.fixture(scope="module")
+def world(llama):
+    train, test = labelled(96).split(0.5, by="parity")
+    probe = rs.fit_probe(llama, train, held_out=test, site="resid_mid.1", position="P", label="parity", Cs=(0.01,))
+    return probe, test, intervene(llama, test, [probe], batch=7)
+
+
+def test_every_arm_is_what_whole_runs_say(llama, world):
+    probe, test, found = world
+    lrqp = next(one for one in found if one.name == "LRQP")
+    cells = {"clean": [], "control": [rs.lrqp(probe, to="true")], "counterfactual": [rs.lrqp(probe, to="other")]}
+    diffs = dict(zip(cells, answer_diffs(llama, test, list(cells.values())), strict=True))
+    for name, diff in diffs.items():
+        torch.testing.assert_close(lrqp.arms[name].diff, diff, atol=1e-4, rtol=1e-4)
+    for i in (0, 11, 30):
+        alone, (right, wrong) = test.subset([i]), test.answers[i]
+        plain = llama.run(alone, ["logits", "resid_mid.1"])
+        other = llama.run(alone, ["logits", "resid_mid.1"], edits=cells["counterfactual"])
+        p, q = (run.logits[0, -1].log_softmax(-1) for run in (plain, other))
+        arm = lrqp.arms["counterfactual"]
+        assert float(arm.kl[i]) == pytest.approx(float((p.exp() * (p - q)).sum()), abs=1e-4)
+        assert float(arm.mass[i]) == pytest.approx(float(torch.logaddexp(q[right], q[wrong])), abs=1e-4)
+        move = (other["resid_mid.1"] - plain["resid_mid.1"])[0, test.at("P")[i]].double()
+        assert float(arm.cost[i]) == pytest.approx(
+            float(move @ torch.linalg.solve(probe.covariance, move)) ** 0.5, abs=1e-3
+        )
+        assert arm.cost[i] > 0.1
+    assert lrqp.arms["clean"].kl.abs().max() < 1e-6
+    assert float(lrqp.arms["counterfactual"].kl.mean()) > 1e-4
+
+
+def test_the_random_direction_costs_the_same_and_reads_otherwise(llama, world):
+    probe, _, found = world
+    for one in found:
+        torch.testing.assert_close(
+            one.arms["random direction"].cost, one.arms["counterfactual"].cost, atol=1e-3, rtol=1e-3
+        )
+    edit = rs.lrqp(probe, to="other")
+    drawn = torch.Generator().manual_seed(0)
+    x = probe.mean + torch.randn(20, 32, generator=drawn).double() @ torch.linalg.cholesky(probe.covariance).T
+    target, true = torch.zeros(20).long(), torch.ones(20).long()
+    near, fars = edit.moved(x, target, true), [as_far(edit, probe, seed=i).moved(x, target, true) for i in range(8)]
+    odds = probe.direction("0", "1").project
+    assert (odds(near) > 0).all()
+    changes = torch.stack([odds(far) - odds(x) for far in fars]).abs().mean()
+    assert changes < 0.5 * (odds(near) - odds(x)).abs().mean()  # a direction at random reads 1/sqrt(d) of it
+    far = fars[1]
+    assert not torch.allclose(far, as_far(edit, probe, seed=2).moved(x, target, true))
+    root = torch.linalg.cholesky(probe.covariance)
+    torch.testing.assert_close(lengths(far - x, root), lengths(near - x, root))
+
+
+def test_where_the_edited_points_lie(llama, world):
+    probe, test, found = world
+    lrqp = next(one for one in found if one.name == "LRQP")
+    own = lrqp.arms["clean"].off_cloud
+    assert float(own.mean()) == pytest.approx(0.5, abs=0.02)  # real points are spread evenly
+    thrown = {"thrown": lambda probe, to: rs.concepts.constant_dose(probe, to=to, dose=1e4)}
+    (far,) = intervene(llama, test, [probe], thrown)
+    assert far.arms["counterfactual"].off_cloud.min() == 1
+    still = {"none": lambda probe, to: rs.concepts.mean_difference(probe, to="true")}
+    (same,) = intervene(llama, test, [probe], still)
+    torch.testing.assert_close(same.arms["counterfactual"].off_cloud, own, atol=1.01 / len(test), rtol=0)
+    assert same.arms["counterfactual"].cost.max() < 1e-5
+    assert same.flips().flipped == 0
+
+
+def test_tables_and_pictures(world):
+    _, test, found = world
+    tables = compare(found)
+    assert tables["flip rate"].sizes == {"site": 1, "method": len(METHODS)}
+    for one in found:
+        picked = tables["flip rate"].select(site=one.site, method=one.name)
+        assert float(picked.values) == one.flips().rate
+        assert (float(picked.low), float(picked.high)) == pytest.approx(one.flips().interval)
+        assert float(tables["KL"].select(site=one.site, method=one.name).values) == pytest.approx(one.numbers()["KL"])
+    series = found[0].histogram().to_dict()["series"]
+    assert [entry["n"] for entry in series] == [len(test)] * 3
+    assert len(found[0].scatter().x) == 2 * len(test)
+    assert found[0].scatter().diagonal
+
+
+def test_a_value_at_any_token_is_the_whole_runs(llama):
+    data = labelled(10)
+    edit = rs.edits.scale("resid_pre.2", 1.5, pos=6)
+    for one in cell_runs(llama, data, [[], [edit]], ["pattern", "z.3", "resid_mid"], batch=4):
+        for token in (0, 3, 6, 8):
+            for site in ("pattern.1", "pattern.3", "z.3", "resid_mid.2", "resid_mid.3"):
+                got = one.at(site, [token] * len(one.rows))
+                for i, row in enumerate(one.rows):
+                    run = llama.run(data.subset([row]), [site], edits=[[], [edit]][one.cell])
+                    value = run[site][0, :, token] if site.startswith("pattern") else run[site][0, token]
+                    torch.testing.assert_close(got[i][..., : value.shape[-1]], value, atol=1e-6, rtol=1e-6)
+
+
+def test_prompts_without_answers_or_labels(llama, world):
+    probe, test, _ = world
+    with pytest.raises(errors.MissingLabel):
+        intervene(llama, rs.PromptSet(test.prompts, labels=test.labels, positions=test.positions), [probe])
+    with pytest.raises(errors.MissingLabel):
+        intervene(llama, rs.PromptSet(test.prompts, answers=test.answers, positions=test.positions), [probe])
