@@ -1,7 +1,7 @@
 """DAS beside LRQP and the mean difference on SmolLM2-135M: `python recipes/das_ioi.py`.
 
-The direction is trained by exchange on 96 prompts without prefixes; probes and class means are of 96 prompts with prefixes, and
-the table is of 144 others.
+The direction is trained by exchange on 96 prompts without prefixes; probes and class means are of 96 prompts with prefixes,
+and the table is of 144 others.
 """
 
 import residscope as rs

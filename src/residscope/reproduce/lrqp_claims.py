@@ -160,9 +160,9 @@ def _moved(study: Study) -> list[Card]:
             "heads": _heads(study, group),
         }
         claimed = group in ("name movers", "negative name movers")
-        held = (io > s1 and s1_ > io_) if claimed else None
+        held = (io == max(io, s1, s2) and s1_ == max(io_, s1_, s2_)) if claimed else None
         words = (
-            f"The {group} look at IO, and at S1 once the order is set to the other one"
+            f"The {group} look mostly at IO, and at S1 once the order is set to the other one"
             if claimed
             else f"The {group}: the seed {'finds no clear pattern' if 'backup' in group else 'does not know them'}"
         )
@@ -171,7 +171,7 @@ def _moved(study: Study) -> list[Card]:
                 words,
                 fields,
                 held,
-                "means; held if IO leads under the control and S1 under the counterfactual"
+                "means; held if IO gets most of the three under the control, and S1 under the counterfactual"
                 if claimed
                 else "no verdict",
             )
