@@ -81,6 +81,7 @@ def bench(page: Page, workbench: Any, traffic: Traffic) -> Iterator[Page]:
     page.goto(workbench.url)
     expect(page.get_by_test_id("status")).to_have_attribute("data-phase", "idle", timeout=LOAD_MS)
     workbench.session.intent("set_edits", {"edits": []})
+    workbench.session.intent("set_metric", {})  # the guess, whatever an earlier test chose
     workbench.session.intent("set_prompt", {"text": IOI})
     settled(page)
     yield page
