@@ -66,7 +66,7 @@ def screened(
     share = (rough.largest / threshold).amax(1)
     wanted = share >= _SLACK
     wanted[rough.exact] = False
-    rest = [i for i in (~wanted).nonzero()[:, 0].tolist() if i not in {*rough.exact}]
+    rest = sorted({*(~wanted).nonzero()[:, 0].tolist()} - {*rough.exact})
     generator = torch.Generator().manual_seed(seed)
     drawn = [rest[i] for i in torch.randperm(len(rest), generator=generator)[: round(audit * len(rest))].tolist()]
     chosen = [*wanted.nonzero()[:, 0].tolist(), *drawn]

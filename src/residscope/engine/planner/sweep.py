@@ -119,7 +119,7 @@ class Sweep:
         table, n, length = self.model.sites, self.model.n_layers, batch.ids.shape[1]
         again = any(getattr(edit, "rereads", False) for edit in self.background)
         single = [i for i, c in enumerate(self.cells) if again or self.together[i] is not None or alone(c, table)]
-        inside = (i for i in range(len(self.cells)) if i not in {*single})
+        inside = sorted({*range(len(self.cells))} - {*single})
         strands = [s for i in inside for s in strands_of(i, self.cells[i], base, last=reader.last)]
         strands = [s for s in strands if s.layer <= reader.stop]  # what first changes above is not read
         tokens = max(length, min(_TOKENS, self.memory // 2 // self.prices.bytes))
