@@ -16,6 +16,7 @@ from residscope.errors import CappedLogits, DirectionError, WrongModel, WrongWid
 from residscope.model.sites import Site
 
 SPACES = ("raw", "centred", "lens")
+LABELS = {"pca": "PC", "svd": "SV", "nmf": "NMF"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +30,7 @@ class Direction:
         lens     read . x / sigma(x) + offset      (sigma: the final norm's divisor for x; logits units)
 
     `space` is the one the direction was made in. `write` is what steering adds; `scale` is the standard deviation of
-    the coordinate on the data the direction was fitted on, where that is known.
+    the coordinate on the data the direction was fitted on, where that is known. `head` says whose, at a site with heads.
 
     Directions form an algebra: `0.5 * pca[3] - 0.2 * pca[7]`.
     """
@@ -42,6 +43,7 @@ class Direction:
     name: str = "direction"
     space: str = "raw"
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    head: int | None = None
 
     def __post_init__(self) -> None:
         Site.parse(self.site)
@@ -102,11 +104,11 @@ class Direction:
             raise WrongWidth(
                 "the directions have different widths", received=f"{len(other.read)}", allowed=f"{len(self.read)}"
             )
-        if (other.site, other.space) != (self.site, self.space):
+        if (other.place, other.space) != (self.place, self.space):
             raise DirectionError(
                 "the directions stand at different sites or in different spaces",
-                received=f"{other.name} at {other.site} ({other.space})",
-                allowed=f"{self.site} ({self.space})",
+                received=f"{other.name} at {other.place} ({other.space})",
+                allowed=f"{self.place} ({self.space})",
                 fix="move one with `.at(site)`, if you mean to",
             )
         return Direction(
@@ -117,6 +119,7 @@ class Direction:
             name=f"{self.name} + {other.name}".replace("+ -", "- "),
             space=self.space,
             provenance={"sum": [dict(self.provenance), dict(other.provenance)]},
+            head=self.head,
         )
 
     def __mul__(self, factor: float) -> "Direction":
@@ -130,6 +133,7 @@ class Direction:
             name=f"-{name}" if factor == -1 else f"{factor:g} {name}",
             space=self.space,
             provenance={"times": factor, "of": dict(self.provenance)},
+            head=self.head,
         )
 
     __rmul__ = __mul__
@@ -144,16 +148,24 @@ class Direction:
         """The same vectors at another site: a claim of the caller's, since nothing makes two sites share a basis."""
         return replace(self, site=site, provenance={"moved": self.site, "of": dict(self.provenance)})
 
+    @property
+    def place(self) -> str:
+        """The site, and the head where it has heads: `result.9 head 3`."""
+        return place(self.site, self.head)
+
     def __repr__(self) -> str:
-        return f"Direction({self.name} at {self.site}, width {len(self.read)}, {self.space})"
+        return f"Direction({self.name} at {self.place}, width {len(self.read)}, {self.space})"
 
 
 @dataclass(frozen=True, eq=False)
 class Dictionary:
-    """A named set of directions at one site: `pca[7]` is the eighth.
+    """A named set of directions at one site (of one head, where the site has heads): `pca[7]` is the eighth.
 
-    For PCA read and write agree and are orthonormal, `mean` is what was subtracted, `sd` the standard deviation along each
-    component and `variance` its share of the whole.
+    name: its kind, such as "pca", "svd", "nmf", "mean_difference", "unembedding". names: of the directions, where they have any.
+    `mean` is what is subtracted before reading (zero where nothing is), `sd` the standard deviation along each direction,
+    `variance` its share of the whole; `space` as in `Direction`, and `offset` what `lens` adds. For PCA read and write agree and
+    are orthonormal; of standardised vectors, with sigma their standard deviation along each axis, read = v / sigma and
+    write = v sigma.
     """
 
     name: str
@@ -164,6 +176,19 @@ class Dictionary:
     sd: Float[Tensor, "n"] | None = None
     variance: Float[Tensor, "n"] | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    head: int | None = None
+    space: str = "centred"
+    offset: Float[Tensor, "n"] | None = None
+    names: tuple[str, ...] | None = None
+
+    @property
+    def place(self) -> str:
+        """The site, and the head where it has heads: `result.9 head 3`."""
+        return place(self.site, self.head)
+
+    def label(self, index: int) -> str:
+        """What one direction is called: its own name, or such as "PC 7"."""
+        return self.names[index] if self.names else f"{LABELS.get(self.name, self.name)} {index}"
 
     def __len__(self) -> int:
         return len(self.read)
@@ -173,28 +198,37 @@ class Dictionary:
             raise DirectionError(
                 f"{self.name} has {len(self)} directions", received=str(index), allowed=f"0 to {len(self) - 1}"
             )
-        label = "PC" if self.name == "pca" else self.name
+        if self.space == "lens":
+            offset = 0.0 if self.offset is None else float(self.offset[index])
+        else:
+            offset = float(self.read[index] @ self.mean)
         return Direction(
             read=self.read[index],
             write=self.write[index],
             site=self.site,
-            offset=float(self.read[index] @ self.mean),
+            offset=offset,
             scale=None if self.sd is None else float(self.sd[index]),
-            name=f"{label} {index}",
-            space="centred",
+            name=self.label(index),
+            space=self.space,
             provenance={"dictionary": self.name, "index": index, **self.provenance},
+            head=self.head,
         )
 
     def __iter__(self) -> Iterator[Direction]:
         return (self[i] for i in range(len(self)))
 
-    def encode(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch n"]:
-        """Coordinates of x - mean. Raises WrongWidth."""
+    def encode(self, x: Float[Tensor, "*batch d"], *, model: Model | None = None) -> Float[Tensor, "*batch n"]:
+        """Coordinates of x - mean; in the lens space of x / sigma(x), for which it needs the model. Raises WrongWidth."""
         if x.shape[-1] != self.read.shape[1]:
             raise WrongWidth(
                 f"{self.name} reads another width", received=f"{x.shape[-1]}", allowed=f"{self.read.shape[1]}"
             )
-        return (x - self.mean.to(x)) @ self.read.to(x).T
+        if self.space != "lens":
+            return (x - self.mean.to(x)) @ self.read.to(x).T
+        if model is None:
+            raise DirectionError("the lens space needs the model's final norm", fix="pass model=")
+        read = x @ self.read.to(x).T / model.final_scale(x)
+        return read if self.offset is None else read + self.offset.to(x)
 
     def decode(self, coordinates: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch d"]:
         """mean + coordinates @ write: x again but for `error`."""
@@ -205,7 +239,16 @@ class Dictionary:
         return x - self.decode(self.encode(x))
 
     def __repr__(self) -> str:
-        return f"Dictionary({self.name} of {self.site}: {len(self)} directions, width {self.read.shape[1]})"
+        return f"Dictionary({self.name} of {self.place}: {len(self)} directions, width {self.read.shape[1]})"
+
+
+def place(site: str, head: int | None = None) -> str:
+    """A site as people say it, with the head where one is meant.
+
+    >>> place("result.9", 3)
+    'result.9 head 3'
+    """
+    return site if head is None else f"{site} head {head}"
 
 
 def unembedding(model: Model, token: str | int, *, site: str | None = None, before_cap: bool = False) -> Direction:
