@@ -45,6 +45,11 @@ def texts(source: Source) -> Iterator[str]:
             ) from None
 
 
+def called(source: Source) -> str:
+    """What a corpus is called where a direction says what it was fitted on."""
+    return str(source) if isinstance(source, str | Path) else "texts"
+
+
 def python_docs() -> Iterator[str]:
     """Python's language reference topics and the standard library's docstrings: English prose on every machine."""
     from pydoc_data.topics import topics
