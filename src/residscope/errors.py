@@ -4,7 +4,7 @@
     ├── PromptError          EmptyPrompt, PromptTooLong, UnknownToken, NoTokenizer, NoChatTemplate
     ├── SiteError            UnknownSite, UnknownLayer, UnknownHead, UnknownNeuron, UnknownPosition, AbsentSite,
     │                        NoVectors
-    ├── DirectionError       WrongWidth, ZeroDirection, CappedLogits, NegativeActivations
+    ├── DirectionError       WrongWidth, ZeroDirection, CappedLogits, NegativeActivations, BadFit
     ├── EditError            BadEdit, ClashingEdits, CannotAlign
     ├── BadSampling
     ├── RecordingError       NotRecorded, WeightsChanged, WrongModel
@@ -128,6 +128,10 @@ class ZeroDirection(DirectionError):
 
 class CappedLogits(DirectionError):
     """A logit asked for as a direction of a model whose logits are capped, and so not linear."""
+
+
+class BadFit(DirectionError):
+    """A method of finding directions with options that it does not take, or without one that it needs."""
 
 
 class NegativeActivations(DirectionError):

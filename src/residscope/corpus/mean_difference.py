@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from residscope.corpus.moments import Moments
-from residscope.corpus.text import Source, called
+from residscope.corpus.text import Source, called, opened
 from residscope.corpus.vectors import Progress, check_count, moments_of, one_vector
 from residscope.directions import Dictionary, place
 from residscope.engine.model import Model
@@ -40,6 +42,7 @@ def mean_difference(
             "a difference needs two texts", received=f"{len(corpora)}: {', '.join(corpora)}", allowed="two or more"
         )
     where = one_vector(model, site, head)
+    corpora = {name: opened(corpus) for name, corpus in corpora.items()}
     found = {}
     for name, corpus in corpora.items():
         found[name] = moments_of(model, corpus, [where], head=head, tokens=tokens, stage=name, progress=progress)[where]
@@ -48,8 +51,7 @@ def mean_difference(
     vectors = torch.stack(list(differences.values()))
     lengths = vectors.norm(dim=1)
     pooled, within = _pooled(found)
-    noise = 1e-6 * pooled.trace().clamp_min(0).sqrt() if len(found) else 0.0
-    if bool((lengths <= noise).any()):
+    if bool((lengths <= 1e-6 * pooled.trace().sqrt()).any()):
         same = list(differences)[int(lengths.argmin())]
         raise ZeroDirection(
             f"the texts have the same mean at {place(str(where), head)}",
@@ -83,7 +85,7 @@ def mean_difference(
     )
 
 
-def _differences(found: Mapping[str, Moments]) -> dict[str, torch.Tensor]:
+def _differences(found: Mapping[str, Moments]) -> dict[str, Float[Tensor, "d"]]:
     names = list(found)
     if len(names) == 2:
         return {f"{names[0]} − {names[1]}": found[names[0]].mean - found[names[1]].mean}
@@ -91,7 +93,7 @@ def _differences(found: Mapping[str, Moments]) -> dict[str, torch.Tensor]:
     return {f"{name} − rest": m.mean - (total - m.mean) / (len(names) - 1) for name, m in found.items()}
 
 
-def _pooled(found: Mapping[str, Moments]) -> tuple[torch.Tensor, int]:
+def _pooled(found: Mapping[str, Moments]) -> tuple[Float[Tensor, "d d"], int]:
     """The covariance within the texts, and its degrees of freedom."""
     within = sum(m.count - 1 for m in found.values())
     return torch.stack([m.scatter for m in found.values()]).sum(0) / within, within

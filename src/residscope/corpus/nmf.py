@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from residscope.corpus.text import Source, called
+from residscope.corpus.text import Source, called, opened
 from residscope.corpus.vectors import Progress, check_count, check_size, one_vector, vectors_of
 from residscope.directions import Dictionary, place
 from residscope.engine.model import Model
@@ -47,6 +47,7 @@ def nmf(
     """
     where = one_vector(model, site, head)
     check_size(n, model.sites.width(where), what="parts")
+    corpus = opened(corpus)
     reading = _non_negative(
         vectors_of(model, corpus, [where], head=head, tokens=tokens, stage="nmf: read", progress=progress),
         where, head, clip,
@@ -76,7 +77,7 @@ def factorised(
         start = {"init": None} if W is None else {"init": "custom", "W": W, "H": H}
         W, H, _ = non_negative_factorization(X, n_components=n, max_iter=STEPS, tol=0, random_state=seed, **start)
         left = _left(x, W, H)
-        settled, before, done = before - left < 1e-5 * total, left, done + 1
+        settled, before, done = before - left < 1e-6 * total, left, done + 1
         if progress is not None:
             progress("nmf: factorise", done, ROUNDS)
     weights, parts = torch.from_numpy(W).double(), torch.from_numpy(H).double()
@@ -101,10 +102,10 @@ def factorised(
 
 
 def _left(x: Float[Tensor, "sample d"], W: Any, H: Any) -> float:
-    parts, total = torch.from_numpy(H), 0.0
-    for rows, weights in zip(x.cpu().split(2048), torch.from_numpy(W).split(2048), strict=True):
-        total += float(((rows - weights @ parts).double() ** 2).sum())
-    return total
+    """|X - W H|^2, a block of rows at a time."""
+    parts, weights = torch.from_numpy(H), torch.from_numpy(W)
+    blocks = (slice(start, start + 2048) for start in range(0, len(x), 2048))
+    return sum(float(((x[rows].cpu() - weights[rows] @ parts).double() ** 2).sum()) for rows in blocks)
 
 
 def _non_negative(

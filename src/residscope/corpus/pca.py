@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from residscope.corpus.moments import Moments
-from residscope.corpus.text import Source, called
+from residscope.corpus.text import Source, called, opened
 from residscope.corpus.vectors import Progress, check_count, check_size, moments_of, one_vector
 from residscope.directions import Dictionary
 from residscope.engine.model import Model
@@ -55,8 +55,9 @@ def pca_many(
     progress: Progress | None = None,
 ) -> dict[str, Dictionary]:
     """`pca` of several sites from one pass over the text, by site."""
-    for site in sites:
-        check_size(n, model.sites.width(one_vector(model, site, head)), what="components")
+    corpus = opened(corpus)
+    for name in sites:
+        check_size(n, model.sites.width(one_vector(model, name, head)), what="components")
     moments = moments_of(model, corpus, sites, head=head, tokens=tokens, length=length, stage="pca", progress=progress)
     made = {}
     for site, seen in moments.items():

@@ -7,7 +7,7 @@ import torch
 
 from residscope.corpus.moments import Moments
 from residscope.corpus.pca import positive
-from residscope.corpus.text import Source, called
+from residscope.corpus.text import Source, called, opened
 from residscope.corpus.vectors import Progress, check_count, check_size, moments_of, one_vector
 from residscope.directions import Dictionary
 from residscope.engine.model import Model
@@ -49,8 +49,9 @@ def svd_many(
     progress: Progress | None = None,
 ) -> dict[str, Dictionary]:
     """`svd` of several sites from one pass over the text, by site."""
-    for site in sites:
-        check_size(n, model.sites.width(one_vector(model, site, head)), what="singular vectors")
+    corpus = opened(corpus)
+    for name in sites:
+        check_size(n, model.sites.width(one_vector(model, name, head)), what="singular vectors")
     moments = moments_of(model, corpus, sites, head=head, tokens=tokens, length=length, stage="svd", progress=progress)
     made = {}
     for site, seen in moments.items():

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,6 +10,9 @@ from torch import Tensor
 from residscope.directions.direction import Direction, place
 from residscope.engine.model import Model
 from residscope.errors import DirectionError, WrongWidth
+
+if TYPE_CHECKING:
+    from residscope.views import Curve
 
 LABELS = {"pca": "PC", "svd": "SV", "nmf": "NMF"}
 
@@ -94,6 +97,17 @@ class Dictionary:
     def error(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         """What the dictionary leaves out: x = decode(encode(x)) + error(x)."""
         return x - self.decode(self.encode(x))
+
+    def view(self) -> "Curve":
+        """The scree plot: each direction's variance share, and the sum so far. Raises DirectionError where it has none."""
+        from residscope.directions.scree import scree
+
+        return scree(self)
+
+    def _repr_html_(self) -> str | None:
+        from residscope.directions.scree import shown
+
+        return None if self.variance is None else shown(self)._repr_html_()
 
     def __repr__(self) -> str:
         return f"Dictionary({self.name} of {self.place}: {len(self)} directions, width {self.read.shape[1]})"
