@@ -12,6 +12,7 @@ from residscope.corpus import nmf as room
 from residscope.corpus.nmf import factorised
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_parts_of_neurons_are_no_worse_than_scikit_learns():
     x = vectors(relu_model(), texts(), "mlp_post.1")
     assert x.min() >= 0
