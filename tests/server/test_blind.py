@@ -6,17 +6,17 @@ from statistics import fmean
 
 import httpx
 import pytest
-from test_library import PC, library, person, refused, save, server  # noqa: F401
 
 from residscope.methods.blind import score
 from residscope.server import Server
 from residscope.store import Library
+from server.asking import PC, refused, save
 from store.things import MODEL, direction
 
 
 @pytest.fixture
-def described(person: Callable[..., httpx.Client]) -> dict:  # noqa: F811
-    entry = save(person("ada"), "to be tested", description="high on capital letters")
+def described(person: Callable[..., httpx.Client], request: pytest.FixtureRequest) -> dict:
+    entry = save(person("ada"), request.node.name[:70], description="high on capital letters")
     return person().get(f"api/library/directions/{entry['id']}").json()["descriptions"][0]
 
 
@@ -26,9 +26,9 @@ def begin(http: httpx.Client, described: dict) -> dict:
     return answer.json()
 
 
-def truth(server: Server, test: dict) -> list[float]:  # noqa: F811
+def truth(with_library: Server, test: dict) -> list[float]:
     """What the direction says at each marked token, from the tokens alone."""
-    found, model = server.session.resolve(PC)
+    found, model = with_library.session.resolve(PC)
     values = []
     for item in test["items"]:
         ids = model.tokens("".join(item["tokens"]))[0].tolist()
@@ -42,14 +42,16 @@ def as_guesses(values: list[float]) -> list[float]:
     return [value / most for value in values]
 
 
-def test_guesses_are_scored_once_and_the_score_stays_with_the_description(person, server, described: dict) -> None:  # noqa: F811
+def test_guesses_are_scored_once_and_the_score_stays_with_the_description(
+    person, with_library: Server, described: dict
+) -> None:
     bob = person("bob")
     test = begin(bob, described)
     assert test.keys() == {"test", "description", "direction", "text", "corpus", "items", "scale"}
     assert 12 <= len(test["items"]) <= 20
     assert all(item.keys() == {"tokens", "pos"} for item in test["items"])
     assert all(item["pos"] < len(item["tokens"]) == 16 for item in test["items"])
-    values = truth(server, test)
+    values = truth(with_library, test)
     result = bob.post(f"api/library/blind/{test['test']}", json={"guesses": as_guesses(values)}).json()
     assert result["values"] == pytest.approx(values, abs=1e-4)
     assert (result["score"], result["auc"], result["n"], result["own"]) == (1, 1, len(values), False)
@@ -63,12 +65,12 @@ def test_guesses_are_scored_once_and_the_score_stays_with_the_description(person
 
 
 def test_shuffled_guesses_score_near_nothing_and_a_later_test_replaces_the_first(
-    person, server, described: dict
+    person, with_library: Server, described: dict
 ) -> None:
     bob, deal, scores = person("bob the shuffler"), random.Random(0), []
     for _ in range(5):
         test = begin(bob, described)
-        guesses = as_guesses(truth(server, test))
+        guesses = as_guesses(truth(with_library, test))
         deal.shuffle(guesses)
         result = bob.post(f"api/library/blind/{test['test']}", json={"guesses": guesses}).json()
         assert result["score"] == score(guesses, result["values"]).rho
@@ -80,7 +82,7 @@ def test_shuffled_guesses_score_near_nothing_and_a_later_test_replaces_the_first
 
 
 def test_the_author_s_own_test_is_marked(person, described: dict) -> None:
-    ada = person("ADA")
+    ada = person("ada")
     test = begin(ada, described)
     guesses = [(-1) ** i * i / 100 for i in range(len(test["items"]))]
     result = ada.post(f"api/library/blind/{test['test']}", json={"guesses": guesses}).json()
@@ -89,7 +91,7 @@ def test_the_author_s_own_test_is_marked(person, described: dict) -> None:
     assert (blind["people"], blind["mean"], blind["author"]) == (0, None, result["score"])
 
 
-def test_what_is_refused(person, library: Library, described: dict) -> None:  # noqa: F811
+def test_what_is_refused(person, library: Library, described: dict) -> None:
     bob, eve, nobody = person("bob"), person("eve"), person()
     path = f"api/library/descriptions/{described['id']}/blind"
     assert refused(nobody.post(path)) == (403, "NoUser")
@@ -107,7 +109,7 @@ def test_what_is_refused(person, library: Library, described: dict) -> None:  # 
     assert refused(bob.post(f"api/library/descriptions/{there}/blind")) == (422, "WrongModel")
 
 
-def test_what_was_found_here_is_told_from_what_was_found_elsewhere(person, library: Library) -> None:  # noqa: F811
+def test_what_was_found_here_is_told_from_what_was_found_elsewhere(person, library: Library) -> None:
     ada = person("ada")
     here = save(ada, "found here")
     elsewhere = library.save(direction(3), model=MODEL, user="ada", name="found elsewhere")

@@ -1,7 +1,5 @@
 """The library over HTTP: who one is, whose a thing is, and how it comes from and into the live session."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,52 +11,14 @@ from safetensors.torch import load
 from residscope.errors import TooFast
 from residscope.server import Server, people
 from residscope.server.people import LIMITS, Buckets, People, Rate
-from residscope.session import loaded
-from residscope.store import Library, open_library
-from session import worlds
+from residscope.store import Library
+from server.asking import PC, refused, save
 from store.things import MODEL, direction
 
-PC = {"kind": "pca", "site": "resid_post.1", "weights": {"0": 0.6, "2": -0.8}}
-
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
-    return open_library(folder=tmp_path_factory.mktemp("library"))
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, library: Library) -> Iterator[Server]:
-    page = tmp_path_factory.mktemp("ui")
-    (page / "index.html").write_text("<!doctype html>")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loaded, "shipped", worlds.components)
-        with worlds.session() as session, Server(session, port=0, page=page, library=library) as running:
-            yield running
-
-
-@pytest.fixture
-def person(server: Server) -> Iterator[Callable[..., httpx.Client]]:
-    """A browser of somebody's: the link's cookie, and a name if they give one."""
-    with ExitStack() as open_clients:
-
-        def come(name: str | None = None) -> httpx.Client:
-            http = open_clients.enter_context(httpx.Client(base_url=server.base, timeout=60, verify=False))
-            http.get(f"/?token={server.token}")
-            if name:
-                assert http.post("api/library/me", json={"name": name}).json() == {"name": name}
-            return http
-
-        yield come
-
-
-def save(http: httpx.Client, name: str, **more: object) -> dict:
-    answer = http.post("api/library/directions", json={"direction": PC, "name": name} | more)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
-
-
-def refused(answer: httpx.Response) -> tuple[int, str]:
-    return answer.status_code, answer.json()["error"]["type"]
+def server(with_library: Server) -> Server:
+    return with_library
 
 
 def test_the_name_is_in_a_signed_cookie(person, server: Server) -> None:

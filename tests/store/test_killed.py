@@ -58,10 +58,11 @@ def opened(model: Path, data: Path, store: str | None) -> Iterator[tuple["subpro
         process.wait()
 
 
-def client(base: httpx.URL, token: str, name: str) -> httpx.Client:
-    http = httpx.Client(base_url=base, headers={"authorization": f"Bearer {token}"}, timeout=60)
-    assert http.post("api/library/me", json={"name": name}).status_code == 200
-    return http
+@contextmanager
+def client(base: httpx.URL, token: str, name: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=base, headers={"authorization": f"Bearer {token}"}, timeout=60) as http:
+        assert http.post("api/library/me", json={"name": name}).status_code == 200
+        yield http
 
 
 def until_loaded(http: httpx.Client) -> None:
@@ -126,11 +127,11 @@ def test_a_killed_workbench_has_kept_what_it_answered(
             enough.set()
 
     with opened(model, tmp_path, store) as (process, base, token):
-        host = client(base, token, "host")
-        until_loaded(host)
-        first = {"direction": {"kind": "token", "token": "!"}, "name": "shared", "description": "vote on me"}
-        entry = host.post("api/library/directions", json=first).json()
-        shared = host.get(f"api/library/directions/{entry['id']}").json()["descriptions"][0]["id"]
+        with client(base, token, "host") as host:
+            until_loaded(host)
+            first = {"direction": {"kind": "token", "token": "!"}, "name": "shared", "description": "vote on me"}
+            entry = host.post("api/library/directions", json=first).json()
+            shared = host.get(f"api/library/directions/{entry['id']}").json()["descriptions"][0]["id"]
         crowd = [Person(number, shared) for number in range(PEOPLE)]
         threads = [threading.Thread(target=person.go_on, args=(base, token, count)) for person in crowd]
         for thread in threads:
@@ -139,7 +140,6 @@ def test_a_killed_workbench_has_kept_what_it_answered(
         process.send_signal(signal.SIGKILL)
         for thread in threads:
             thread.join(60)
-        host.close()
     assert answered[0] >= ENOUGH
 
     with opened(model, tmp_path, store) as (_, base, token):

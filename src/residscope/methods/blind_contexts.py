@@ -3,11 +3,12 @@
 import random
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from jaxtyping import Float
 from torch import Tensor
 
-from residscope.corpus.text import Source, texts
+from residscope.corpus.text import BUILT_IN, Source, texts
 from residscope.directions import Direction
 from residscope.engine.model import Model
 from residscope.errors import NoOrder, NotOneVector, TooFewContexts, WrongWidth
@@ -96,7 +97,7 @@ def _check(model: Model, direction: Direction) -> None:
 
 def _held_out(source: Source, direction: Direction, tokens: int) -> list[str]:
     """The texts behind those that were read to fit the direction; all of them where too little is left."""
-    every = list(texts(source))
+    every = _built_in(source) if isinstance(source, str) and source in BUILT_IN else list(texts(source))
     if direction.provenance.get("corpus") != source:
         return every
     read, skipped = LETTERS * _fitted_tokens(direction), 0
@@ -105,6 +106,11 @@ def _held_out(source: Source, direction: Direction, tokens: int) -> list[str]:
             return every[i:]
         skipped += len(text)
     return every
+
+
+@cache
+def _built_in(source: str) -> list[str]:
+    return list(texts(source))
 
 
 def _fitted_tokens(direction: Direction) -> int:

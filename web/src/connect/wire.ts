@@ -167,7 +167,11 @@ export interface SavedPrompt {
 export interface SavedDirection {
   name: string;
   site: string;
+  head: number | null;
+  space: string;
   norm: number;
+  /** Its id in the library, where it came from there. */
+  library: string | null;
 }
 
 /** Components being fitted, or why they were not. */

@@ -4,6 +4,7 @@ import type { Run } from "../connect/wire";
 import { visible } from "../lib/format";
 import { rowSite } from "../lib/stream";
 import { DirectionStore } from "./directions.svelte";
+import { LibraryStore } from "./library.svelte";
 import { ProbeStore } from "./probe.svelte";
 import { Session } from "./session.svelte";
 import { Streams } from "./streams.svelte";
@@ -18,6 +19,8 @@ export class App {
   readonly streams: Streams;
   readonly directions: DirectionStore;
   readonly probe: ProbeStore;
+  readonly library: LibraryStore;
+  shownSaved = $state("");
   palette = $state(false);
   code = $state("");
   pickedEdit = $state("");
@@ -61,13 +64,14 @@ export class App {
     return { a: name(a, a?.label ?? ""), b: name(b, "edited") };
   });
 
-  constructor(connector: Connector, hash: string) {
+  constructor(connector: Connector, hash: string, query: string = "") {
     this.session = new Session(connector);
     this.view = new ViewStore(hash);
     this.wanted = this.view.current.selection;
     this.streams = new Streams(this.session, this.view);
     this.directions = new DirectionStore(this.session, this.view, this.streams);
     this.probe = new ProbeStore(this.session, () => this.selected.col);
+    this.library = new LibraryStore(this.session, ({ name }) => this.showSaved(name), query);
   }
 
   /** Call from an effect: the cell the address asks for, once its picture is there. */
@@ -101,6 +105,12 @@ export class App {
   unlock(): void {
     this.view.hover = null;
     this.select(this.selected.row, (this.streams.data?.cols ?? 1) - 1);
+  }
+
+  /** A direction of the library, once it is open in the session, onto the screen. */
+  showSaved(name: string): void {
+    this.view.current.tab = "stream";
+    this.shownSaved = name;
   }
 
   async python(): Promise<void> {
