@@ -1,9 +1,10 @@
 """Held-out contexts with a direction's value at one token of each, spread over the whole range of values."""
 
 import random
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -17,6 +18,7 @@ FIRST = 4  # tokens before the one asked about, at least
 ROWS_AT_ONCE = 16
 LETTERS = 5  # characters a token is worth, generously
 SINK = 10  # times the median length
+SHOWN = 20_000  # tokens at the beginning of a text, which evidence and usual fits read
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,9 @@ def contexts(
 ) -> tuple[Context, ...]:
     """n contexts in a random order: one of each n-th part of the values that the direction takes on `candidates` short texts.
 
-    Each is run by itself, so that who sees the tokens sees all that the model saw. Left out are texts that the direction was
-    fitted on, where its provenance names this source, and any that occurs in `avoid`: texts its evidence was drawn from. The
-    first tokens and attention sinks are not asked about.
+    Each is run by itself, so that who sees the tokens sees all that the model saw. Left out is the beginning of the text, which
+    evidence is gathered on, as much of it as the direction was fitted on, and what occurs in `avoid`; where too little would be
+    left, only the last. The first tokens of a context and attention sinks are not asked about.
 
     Raises:
         NotOneVector: its site has no one vector a token. WrongWidth. TooFewContexts: the text is too short.
@@ -96,15 +98,14 @@ def _check(model: Model, direction: Direction) -> None:
 
 
 def _held_out(source: Source, direction: Direction, tokens: int) -> list[str]:
-    """The texts behind those that were read to fit the direction; all of them where too little is left."""
+    """The texts behind those that the direction was fitted on or its evidence gathered; all where too little is left."""
     every = _built_in(source) if isinstance(source, str) and source in BUILT_IN else list(texts(source))
-    if direction.provenance.get("corpus") != source:
-        return every
-    read, skipped = LETTERS * _fitted_tokens(direction), 0
+    read = LETTERS * max(_read_of(source, direction.provenance), SHOWN)
+    left, skipped = sum(map(len, every)), 0
     for i, text in enumerate(every):
-        if skipped >= read and sum(map(len, every[i:])) > 4 * LETTERS * tokens:
-            return every[i:]
-        skipped += len(text)
+        if skipped >= read:
+            return every[i:] if left > 4 * LETTERS * tokens else every
+        skipped, left = skipped + len(text), left - len(text)
     return every
 
 
@@ -113,9 +114,17 @@ def _built_in(source: str) -> list[str]:
     return list(texts(source))
 
 
-def _fitted_tokens(direction: Direction) -> int:
-    tokens = direction.provenance.get("tokens", 0)
-    return tokens if isinstance(tokens, int) else 0
+def _read_of(source: Source, provenance: Mapping[str, Any]) -> int:
+    """How many tokens of a text a direction, or any part of a mix, was fitted on."""
+    read, parts = 0, [provenance]
+    while parts:
+        part = parts.pop()
+        tokens, summed = part.get("tokens"), part.get("sum")
+        if isinstance(tokens, int) and isinstance(source, str) and source in str(part.get("corpus")):
+            read = max(read, tokens)
+        within = [part.get("of"), *(summed if isinstance(summed, list | tuple) else ())]
+        parts += [value for value in within if isinstance(value, Mapping)]
+    return read
 
 
 def _rows(
