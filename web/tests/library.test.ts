@@ -92,22 +92,26 @@ describe("a change", () => {
   it("asks for a name first, and is done once there is one", async () => {
     start("", null);
     await library.one.read("d1");
-    await library.one.vote(library.one.whole!.descriptions[0], 1);
-    expect([library.naming, library.opened, fake.paths("PUT")]).toEqual([true, true, []]);
+    const voting = library.one.vote(library.one.whole!.descriptions[0], 1);
+    await vi.waitFor(() => expect(library.naming).toBe(true));
+    expect([library.opened, fake.paths("PUT")]).toEqual([true, []]);
     fake.answers.set("POST me", refusal("BadText", "the name is empty"));
     expect(await library.signIn("")).toBe("the name is empty");
     fake.answers.set("POST me", { name: "bob" });
     fake.answers.set("PUT descriptions/s1/vote", description("s1", { up: 1, mine: 1 }));
     expect(await library.signIn("bob")).toBe("");
-    await vi.waitFor(() => expect(library.one.whole!.descriptions[0].mine).toBe(1));
+    await voting;
+    expect(library.one.whole!.descriptions[0].mine).toBe(1);
     expect([library.naming, fake.paths("PUT")]).toEqual([false, ["descriptions/s1/vote"]]);
   });
 
   it("is forgotten where the name is not given", async () => {
     start("", null);
     await library.one.read("d1");
-    await library.one.comment("hm");
+    const commenting = library.one.comment("hm");
+    await vi.waitFor(() => expect(library.naming).toBe(true));
     library.cancelNaming();
+    expect(await commenting).toBe(false);
     fake.answers.set("POST me", { name: "bob" });
     await library.signIn("bob");
     expect(fake.paths("POST")).toEqual(["me"]);

@@ -40,7 +40,7 @@ export class LibraryStore {
   readonly one: OneStore;
   readonly blind: BlindStore;
   /** What waits for a name. */
-  private resume: (() => void) | null = null;
+  private resume: ((named: boolean) => void) | null = null;
   private number = 0;
   private known = false;
   private linked: string;
@@ -89,36 +89,44 @@ export class LibraryStore {
       return words(error);
     }
     [this.naming, this.known] = [false, true];
-    const waiting = this.resume;
-    this.resume = null;
     if (this.one.id) await this.one.read(this.one.id); // one's own votes
     if (this.filter.mine) await this.search();
-    waiting?.();
+    this.settle(true);
     return "";
   }
 
   cancelNaming(): void {
-    [this.naming, this.resume] = [false, null];
+    this.naming = false;
+    this.settle(false);
+  }
+
+  private settle(named: boolean): void {
+    const resume = this.resume;
+    this.resume = null;
+    resume?.(named);
   }
 
   /** Does what needs a name, asking for one first; a refusal is told in the server's words and answers undefined. */
   async change<T>(action: () => Promise<T>): Promise<T | undefined> {
     if (!this.known) await this.whoAmI();
-    if (!this.me) return this.wait(() => void this.change(action));
+    if (!this.me) return this.later(action);
     try {
       return await action();
     } catch (error) {
       if (error instanceof WireError && error.name === "NoUser") {
         this.me = null;
-        return this.wait(() => void this.change(action));
+        return this.later(action);
       }
       notify(words(error), "error");
       return undefined;
     }
   }
 
-  private wait(resume: () => void): undefined {
-    [this.opened, this.naming, this.resume] = [true, true, resume];
+  /** Waits for a name; undefined where none is given. */
+  private later<T>(action: () => Promise<T>): Promise<T | undefined> {
+    this.settle(false);
+    [this.opened, this.naming] = [true, true];
+    return new Promise((done) => (this.resume = (named) => done(named ? this.change(action) : undefined)));
   }
 
   // ── finding ───────────────────────────────────────────────────────────────────────────────────────────────
