@@ -1,5 +1,6 @@
 """The library over HTTP: who one is, whose a thing is, and how it comes from and into the live session."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -95,6 +96,36 @@ def test_a_mix_is_saved_found_and_opened_by_its_link(person, server: Server, lib
     assert torch.equal(load(file.content)["read"], want.read)
     received = bob.post("api/library/import", content=file.content).json()
     assert (received["new"], received["entry"]["id"]) == (False, entry["id"])
+
+
+def test_a_saved_direction_is_read_along_as_a_dictionary_of_one(person, server: Server) -> None:
+    ada = person("ada")
+    run = server.session.snapshot()[1]["current"]["a"]
+
+    def coef(dictionary: str) -> dict[str, torch.Tensor]:
+        answer = ada.get(f"api/runs/{run}/coef", params={"dictionary": dictionary})
+        assert answer.status_code == 200, answer.text
+        return load(answer.content)
+
+    entry = save(ada, "read along")
+    assert ada.post(f"api/library/directions/{entry['id']}/open").json()["name"] == "read along"
+    found, whole = coef("saved:read along"), coef("pca@resid_post.1")
+    assert found["coef"].shape[-1] == 1
+    assert torch.allclose(found["coef"][..., 0], whole["coef"] @ torch.tensor([0.6, 0.0, -0.8]), atol=1e-4)
+    own = server.session.resolve(PC)[0]
+    assert float(found["offset"][2, 0]) == pytest.approx(own.offset, abs=1e-5)  # row 2 is resid_post.1
+    assert torch.allclose(found["offset"][:, 0], whole["offset"] @ torch.tensor([0.6, 0.0, -0.8]), atol=1e-4)
+    moved = replace(own, offset=7.0, provenance={})  # fitted on another text: its own mean counts at its own place
+    server.session.adopt(replace(moved, name="moved"), id="0" * 8)
+    assert float(coef("saved:moved")["offset"][2, 0]) == pytest.approx(7.0)
+    token = server.session.resolve({"kind": "token", "token": "a"})[0]
+    server.session.adopt(replace(token, name="a token"), id="1" * 8)
+    lens = coef("saved:a token")
+    x = server.session.model.run(list(server.session.state.prompt.ids), ["resid_post.3"])["resid_post.3"][0]
+    assert torch.allclose(
+        lens["coef"][-1, :, 0].double(), token.project(x, model=server.session.model).double(), atol=1e-3
+    )
+    assert refused(ada.get(f"api/runs/{run}/coef", params={"dictionary": "saved:none"})) == (404, "NotFound")
 
 
 def test_the_session_takes_an_exported_file_as_it_is(person, server: Server, library: Library) -> None:
