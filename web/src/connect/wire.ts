@@ -43,11 +43,23 @@ export interface SiteInfo {
 }
 
 export interface DictionaryInfo {
+  /** Such as `pca@resid_post.23`, `pca@result.9.h3`, `nmf@mlp_post.3#2`. */
+  id: string;
   site: string;
-  kind: "pca";
+  head: number | null;
+  place: string;
+  kind: string;
   n: number;
+  space: Space;
+  standardised: boolean;
   fitted_on: string;
+  tokens: number;
+  shipped: boolean;
+  width: number;
 }
+
+/** raw: x . read; centred: less read . mean; lens: x . read / sigma(x) + offset. */
+export type Space = "raw" | "centred" | "lens";
 
 export interface ModelInfo {
   name: string;
@@ -88,7 +100,10 @@ export type DirectionRef =
   | { kind: "pca"; site: string; weights: Record<string, number> }
   | { kind: "logit_diff"; positive: string; negative: string }
   | { kind: "token"; token: string }
-  | { kind: "saved"; name: string };
+  | { kind: "saved"; name: string }
+  | { kind: "mix"; terms: MixTerm[]; site?: string };
+
+export type MixTerm = { dictionary: string; index: number; weight: number } | { saved: string; weight: number };
 
 /** `pos`, `head`, `neuron`: null or absent means all. */
 type Where = number | number[] | null;
@@ -170,11 +185,34 @@ export interface SavedDirection {
   norm: number;
 }
 
-/** Components being fitted, or why they were not. */
+export type FitMethod = "pca" | "svd" | "nmf" | "mean_difference" | "unembedding";
+
+/** A dictionary being fitted, or why it was not. */
 export interface Fit {
+  method: FitMethod;
+  place: string;
   tokens: number;
   progress: number;
   error: ErrorBody | null;
+}
+
+export type TextRef =
+  | { kind: "builtin"; name: string }
+  | { kind: "typed"; name: string; text: string }
+  | { kind: "hub"; name: string; field: string };
+
+/** The arguments of the intent `fit`. */
+export interface FitArgs {
+  method: FitMethod;
+  site: string;
+  head?: number;
+  text?: TextRef;
+  second?: TextRef;
+  tokens?: number;
+  n?: number;
+  standardise?: boolean;
+  clip?: boolean;
+  words?: string[];
 }
 
 export interface State {
@@ -282,6 +320,7 @@ export interface PoleToken {
 
 export interface Component {
   index: number;
+  label: string;
   variance: number | null;
   sd: number | null;
   cos_logit_diff: number | null;
@@ -289,11 +328,24 @@ export interface Component {
   bottom: PoleToken[];
 }
 
-export interface Directions {
+/** What is known of one dictionary. */
+export interface DictionaryReading {
+  id: string;
   site: string;
+  head: number | null;
+  place: string;
+  kind: string;
+  space: Space;
+  standardised: boolean;
   fitted_on: string;
   tokens: number;
   components: Component[];
+}
+
+/** Products of the read vectors of several dictionaries, in the order of `of`. */
+export interface GramReading {
+  of: [string, number][];
+  gram: number[][];
 }
 
 export interface DirectionReading {
