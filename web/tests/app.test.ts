@@ -1,12 +1,12 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import type { Connector, Listener } from "../src/connect/connector";
 import { parseSafetensors } from "../src/connect/safetensors";
-import type { DictionaryInfo, Run, State } from "../src/connect/wire";
+import type { DictionaryInfo, Kind, Run, State } from "../src/connect/wire";
 import { App } from "../src/state/app.svelte";
 import { f32, pack } from "./pack";
 
 const info = (id: string, more: Partial<DictionaryInfo> = {}): DictionaryInfo => {
-  const [kind, site] = id.replace(/#\d+$/, "").split("@");
+  const [kind, site] = id.replace(/#\d+$/, "").split("@") as [Kind, string];
   return { id, site, head: null, place: site, kind, n: 3, space: kind === "pca" ? "centred" : "raw", standardised: false, fitted_on: "text", tokens: 9, shipped: true, width: 4, ...more };
 };
 const tok = (text: string, id = 1) => ({ id, text });
@@ -190,7 +190,7 @@ describe("mixing", () => {
     await follow();
     expect(fake.asked).toHaveLength(before);
     expect(app.mixing.length).toBeCloseTo(Math.sqrt(3.2), 6);
-    expect(app.streams.valueAt("base", 1, 0)).toBeCloseTo((value(1, 0, 0) - 1 + value(1, 0, 0, 100) - 1) / Math.sqrt(3.2), 4);
+    expect([app.streams.unit, app.streams.valueAt("base", 1, 0)]).toEqual(["raw", expect.closeTo((value(1, 0, 0) + value(1, 0, 0, 100)) / Math.sqrt(3.2), 4)]);
     expect(app.directions.ref).toEqual({ kind: "mix", terms: [{ dictionary: "pca@resid_post.0", index: 0, weight: 1 }, { dictionary: "svd@resid_post.0", index: 0, weight: 1 }] });
     app.view.dragging = false;
     await follow();

@@ -1,9 +1,9 @@
 import { describe, expect, it } from "vitest";
-import type { DictionaryInfo } from "../src/connect/wire";
+import type { DictionaryInfo, Kind } from "../src/connect/wire";
 import { families, labelOf, nearest, placeOf, places, titleOf, unitChoices, unitOf, usual } from "../src/lib/dictionaries";
 
 function info(id: string, more: Partial<DictionaryInfo> = {}): DictionaryInfo {
-  const [kind, at] = id.replace(/#\d+$/, "").split("@");
+  const [kind, at] = id.replace(/#\d+$/, "").split("@") as [Kind, string];
   const head = /\.h(\d+)$/.exec(at);
   const site = at.replace(/\.h\d+$/, "");
   const space = kind === "pca" ? "centred" : kind === "unembedding" ? "lens" : "raw";
@@ -59,8 +59,8 @@ describe("the space a direction was fitted in", () => {
     expect([pca, scaled, svd, rows].map((one) => unitOf("centred", [one]))).toEqual(["centred", "standardised", "centred", "folded-centred"]);
   });
 
-  it("of a mix is centred as soon as one of it is, and standardised only where all are", () => {
-    expect(unitOf("own", [pca, svd])).toBe("centred");
+  it("of a mix is that of all of it, else raw, as the server has it", () => {
+    expect(unitOf("own", [pca, svd])).toBe("raw");
     expect(unitOf("own", [scaled, pca])).toBe("centred");
     expect(unitOf("own", [svd, svd])).toBe("raw");
   });

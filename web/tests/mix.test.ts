@@ -7,7 +7,7 @@ const random = (n: number, seed: number) => Float32Array.from({ length: n }, (_,
 /** A part with weights at some of its components. */
 function part(k: number, seed: number, weights: Record<number, number>): Part {
   const all = Float64Array.from({ length: k }, (_, i) => weights[i] ?? 0);
-  return { k, coef: random(rows * cols * k, seed), offset: random(rows * k, seed + 1), weights: all };
+  return { k, coef: random(rows * cols * k, seed), offset: random(rows * k, seed + 1), sigma: null, weights: all };
 }
 
 describe("reading along a mix", () => {
@@ -24,6 +24,13 @@ describe("reading along a mix", () => {
           for (let i = 0; i < k; i++) want += weights[i] * (coef[cell * k + i] - (centre ? offset[row * k + i] : 0));
         expect(field[cell]).toBeCloseTo(cosine ? want / norm[cell] : want, 4);
       }
+  });
+
+  it("takes the mean's share of a row read through the final norm at that vector's scale", () => {
+    const sigma = random(rows * cols, 8).map((x) => 5 + x);
+    const through = { ...part(2, 4, { 1: 2 }), sigma };
+    const field = mixField([through], { rows, cols, centre: true, norm: null });
+    field.forEach((value, cell) => expect(value).toBeCloseTo(2 * (through.coef[cell * 2 + 1] - through.offset[Math.floor(cell / cols) * 2 + 1] / sigma[cell]), 4));
   });
 
   it("is odd in its weights", () => {

@@ -42,24 +42,26 @@ export interface SiteInfo {
   absent: string | null;
 }
 
+export type Kind = "pca" | "svd" | "nmf" | "mean_difference" | "unembedding";
+export type Space = "raw" | "centred" | "lens";
+
 export interface DictionaryInfo {
-  /** Such as `pca@resid_post.23`, `pca@result.9.h3`, `nmf@mlp_post.3#2`. */
+  /** Such as `pca@resid_post.23`, `nmf@z.3.h2`, `pca@resid_post.23#2`; never given twice. */
   id: string;
   site: string;
   head: number | null;
+  /** The site as people say it: `result.9 head 3`. */
   place: string;
-  kind: string;
+  kind: Kind;
   n: number;
   space: Space;
   standardised: boolean;
   fitted_on: string;
   tokens: number;
+  /** It came with Residscope, and cannot be forgotten. */
   shipped: boolean;
   width: number;
 }
-
-/** raw: x . read; centred: less read . mean; lens: x . read / sigma(x) + offset. */
-export type Space = "raw" | "centred" | "lens";
 
 export interface ModelInfo {
   name: string;
@@ -101,8 +103,9 @@ export type DirectionRef =
   | { kind: "logit_diff"; positive: string; negative: string }
   | { kind: "token"; token: string }
   | { kind: "saved"; name: string }
-  | { kind: "mix"; terms: MixTerm[]; site?: string };
+  | { kind: "mix"; terms: MixTerm[]; site?: string | null };
 
+/** One direction of a mix; the sum of weight times direction is brought to unit length. */
 export type MixTerm = { dictionary: string; index: number; weight: number } | { saved: string; weight: number };
 
 /** `pos`, `head`, `neuron`: null or absent means all. */
@@ -183,9 +186,11 @@ export interface SavedDirection {
   name: string;
   site: string;
   norm: number;
+  /** Its id in the library, where it was opened from there. */
+  library: string | null;
 }
 
-export type FitMethod = "pca" | "svd" | "nmf" | "mean_difference" | "unembedding";
+export type FitMethod = Kind;
 
 /** A dictionary being fitted, or why it was not. */
 export interface Fit {
@@ -328,13 +333,13 @@ export interface Component {
   bottom: PoleToken[];
 }
 
-/** What is known of one dictionary. */
-export interface DictionaryReading {
+/** A dictionary's components, and what they say; `top` and `bottom` are empty where its width is not the stream's. */
+export interface DictionaryDetail {
   id: string;
   site: string;
   head: number | null;
   place: string;
-  kind: string;
+  kind: Kind;
   space: Space;
   standardised: boolean;
   fitted_on: string;
@@ -342,8 +347,8 @@ export interface DictionaryReading {
   components: Component[];
 }
 
-/** Products of the read vectors of several dictionaries, in the order of `of`. */
-export interface GramReading {
+/** Inner products of read vectors; `of` says whose: a dictionary's id, or `saved:NAME`, and the index there. */
+export interface Gram {
   of: [string, number][];
   gram: number[][];
 }

@@ -92,7 +92,7 @@ export function unitOf(unit: Unit, mixed: readonly Pick<DictionaryInfo, "space" 
   const lens = mixed.length > 0 && mixed.every(({ space }) => space === "lens");
   if (lens) return unit === "centred" ? "folded-centred" : "folded";
   if (unit === "cos" || unit === "raw") return unit;
-  const centred = unit === "centred" || mixed.some(({ space }) => space === "centred");
+  const centred = unit === "centred" || (mixed.length > 0 && mixed.every(({ space }) => space === "centred"));
   if (!centred) return "raw";
   return mixed.length > 0 && mixed.every(({ standardised }) => standardised) ? "standardised" : "centred";
 }

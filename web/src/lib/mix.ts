@@ -30,6 +30,8 @@ export interface Part {
   coef: Float32Array;
   /** [row, k]: the data-set mean's coordinates. */
   offset: Float32Array;
+  /** [row, pos]: what they are divided by, where the vectors were, in the lens space. */
+  sigma: Float32Array | null;
   weights: Float64Array;
 }
 
@@ -43,19 +45,21 @@ export interface Reading {
 }
 
 /**
- * The stream read along a mix: value[row, pos] = sum over parts and k of w_k (coef[row, pos, k] - offset[row, k]).
+ * The stream read along a mix: value[row, pos] = sum over parts and k of w_k (coef[row, pos, k] - offset[row, k]), the offset over sigma in the lens space.
  * Runs once a frame while a slider moves: plain loops, into `out` where it has the size.
  */
 export function mixField(parts: readonly Part[], { rows, cols, centre, norm }: Reading, out?: Float32Array): Float32Array {
   const cells = rows * cols;
   const field = out?.length === cells ? out.fill(0) : new Float32Array(cells);
-  for (const { k, coef, offset, weights } of parts) {
+  for (const { k, coef, offset, sigma, weights } of parts) {
     for (let i = 0; i < k; i++) {
       const weight = weights[i];
       if (weight === 0) continue;
       for (let row = 0, cell = 0; row < rows; row++) {
         const mean = centre ? offset[row * k + i] : 0;
-        for (const end = cell + cols; cell < end; cell++) field[cell] += weight * (coef[cell * k + i] - mean);
+        const end = cell + cols;
+        if (centre && sigma) for (; cell < end; cell++) field[cell] += weight * (coef[cell * k + i] - mean / sigma[cell]);
+        else for (; cell < end; cell++) field[cell] += weight * (coef[cell * k + i] - mean);
       }
     }
   }

@@ -32,6 +32,8 @@ export interface Coefs {
   sites: string[];
   /** The row of the dictionary's own site. */
   fitted: number | null;
+  /** The final norm's divisors, in the lens space: of the vectors already, of the offsets not. */
+  sigma: Float32Array | null;
   /** Lengths of the vectors read, where they are others than the stream's. */
   norm: Float32Array | null;
 }
@@ -44,7 +46,9 @@ export function readCoefs(file: Tensors): Coefs {
   return {
     rows, cols, k, coef, offset: floats(file, "offset").data,
     sites: sites.length === rows ? sites : Array.from({ length: rows }, (_, row) => rowSite(row)),
-    fitted, norm: file.tensors.norm ? floats(file, "norm").data : null,
+    fitted,
+    sigma: file.tensors.sigma ? floats(file, "sigma").data : null,
+    norm: file.tensors.norm ? floats(file, "norm").data : null,
   };
 }
 

@@ -1,5 +1,5 @@
 import { words } from "../connect/connector";
-import type { DictionaryReading, DirectionReading, DirectionRef } from "../connect/wire";
+import type { DictionaryDetail, DirectionReading, DirectionRef } from "../connect/wire";
 import { labelOf } from "../lib/dictionaries";
 import { savedName } from "../lib/mix";
 import type { Mixing } from "./mixing.svelte";
@@ -12,7 +12,7 @@ const MOST_READ = 200;
 /** What is known of the dictionaries and of the direction on screen; asked when a slider rests, never while it moves. */
 export class DirectionStore {
   /** What is known of each dictionary in play, by id. */
-  dictionaries: Record<string, DictionaryReading> = $state.raw({});
+  dictionaries: Record<string, DictionaryDetail> = $state.raw({});
   reading: DirectionReading | null = $state.raw(null);
   reads = $state("");
   error = $state("");
@@ -52,7 +52,7 @@ export class DirectionStore {
     for (const id of this.mixing.play) {
       if (savedName(id) !== null || this.asked.get(id) === about) continue;
       this.asked.set(id, about);
-      this.session.connector.json<DictionaryReading>(`api/dictionaries?id=${encodeURIComponent(id)}`).then(
+      this.session.connector.json<DictionaryDetail>(`api/dictionaries?id=${encodeURIComponent(id)}`).then(
         (reading) => this.asked.get(id) === about && (this.dictionaries = { ...this.dictionaries, [id]: reading }),
         (error: unknown) => this.asked.get(id) === about && (this.error = words(error)),
       );

@@ -1,5 +1,5 @@
 import { words } from "../connect/connector";
-import type { DictionaryInfo, DirectionRef, GramReading, MixTerm } from "../connect/wire";
+import type { DictionaryInfo, DirectionRef, Gram as Products, MixTerm } from "../connect/wire";
 import { gramOf, norm, scaled, type Coordinates, type Gram } from "../lib/algebra";
 import { nearest, unitOf, usual } from "../lib/dictionaries";
 import type { ValueUnit } from "../lib/format";
@@ -197,7 +197,7 @@ export class Mixing {
     if (!this.play.length || key === this.wanted || !settled) return;
     this.wanted = key;
     const of = this.play.map((source) => `of=${encodeURIComponent(source)}`).join("&");
-    this.session.connector.json<GramReading>(`api/gram?${of}`).then(
+    this.session.connector.json<Products>(`api/gram?${of}`).then(
       ({ of, gram }) => {
         if (this.wanted !== key) return;
         const start = new Map<string, number>();

@@ -164,7 +164,7 @@ export class Streams {
     const parts: Part[] = [];
     for (const [source, coefs] of held.coefs) {
       const weights = this.mixing.shares(source);
-      if (weights.length === coefs.k) parts.push({ k: coefs.k, coef: coefs.coef, offset: coefs.offset, weights });
+      if (weights.length === coefs.k) parts.push({ k: coefs.k, coef: coefs.coef, offset: coefs.offset, sigma: coefs.sigma, weights });
     }
     const { rows, cols, norm } = this.grounds![which]!;
     const unit = this.unit;
