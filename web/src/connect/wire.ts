@@ -187,16 +187,40 @@ export interface SavedDirection {
   site: string;
   head: number | null;
   space: string;
+  width: number;
   norm: number;
   /** Its id in the library, where it was opened from there. */
   library: string | null;
 }
 
-/** Components being fitted, or why they were not. */
+export type FitMethod = Kind;
+
+/** A dictionary being fitted, or why it was not. */
 export interface Fit {
+  method: FitMethod;
+  place: string;
   tokens: number;
   progress: number;
   error: ErrorBody | null;
+}
+
+export type TextRef =
+  | { kind: "builtin"; name: string }
+  | { kind: "typed"; name: string; text: string }
+  | { kind: "hub"; name: string; field: string };
+
+/** The arguments of the intent `fit`. */
+export interface FitArgs {
+  method: FitMethod;
+  site: string;
+  head?: number;
+  text?: TextRef;
+  second?: TextRef;
+  tokens?: number;
+  n?: number;
+  standardise?: boolean;
+  clip?: boolean;
+  words?: string[];
 }
 
 export interface State {

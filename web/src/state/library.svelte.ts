@@ -49,8 +49,8 @@ export class LibraryStore {
 
   constructor(
     readonly session: Session,
-    /** Shows a direction of the live session on screen. */
-    private look: (ref: SavedRef) => void,
+    /** Shows a direction of the live session on screen; one that came by link, unless the link says how already. */
+    private look: (ref: SavedRef, linked: boolean) => void,
     query: string = "",
   ) {
     this.linked = new URLSearchParams(query).get("direction") ?? "";
@@ -192,9 +192,9 @@ export class LibraryStore {
   }
 
   /** Into the live session and onto the screen; answers why not, or nothing. */
-  async open(id: string): Promise<string> {
+  async open(id: string, linked = false): Promise<string> {
     try {
-      this.look(await this.ask<SavedRef>(`directions/${encodeURIComponent(id)}/open`, {}));
+      this.look(await this.ask<SavedRef>(`directions/${encodeURIComponent(id)}/open`, {}), linked);
       return "";
     } catch (error) {
       return words(error);
@@ -208,7 +208,7 @@ export class LibraryStore {
     this.linked = "";
     this.opened = true;
     void this.refresh().then(() => this.one.read(id));
-    void this.open(id).then((problem) => problem && notify(problem, "error"));
+    void this.open(id, true).then((problem) => problem && notify(problem, "error"));
   }
 
   link(id: string): string {
