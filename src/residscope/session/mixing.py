@@ -34,7 +34,7 @@ def saved_direction(name: str, saved: Directions) -> Direction:
     return saved[name]
 
 
-def find_dictionary(name: str, loaded: Loaded, saved: Directions) -> Dictionary:
+def dictionary_of(name: str, loaded: Loaded, saved: Directions) -> Dictionary:
     """A dictionary by id; `saved:NAME` is a saved direction as one of a single component. Raises NotFound.
 
     Of the mean that a centred one was fitted with its offset is all that is known: the shortest vector m with read . m = offset.
@@ -60,7 +60,7 @@ def find_dictionary(name: str, loaded: Loaded, saved: Directions) -> Dictionary:
 
 def reads(name: str, loaded: Loaded, saved: Directions) -> Float[Tensor, "n d"]:
     """The read vectors of a dictionary, by id, or of a saved direction, as `saved:NAME`. Raises NotFound."""
-    return find_dictionary(name, loaded, saved).read
+    return dictionary_of(name, loaded, saved).read
 
 
 def terms_of(ref: PcaRef | MixRef) -> list[Term]:

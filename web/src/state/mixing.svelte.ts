@@ -234,7 +234,7 @@ export class Mixing {
 const fits = (a: DictionaryInfo, b: DictionaryInfo): boolean => a.width === b.width && (a.space === "lens") === (b.space === "lens");
 
 const asDictionary = ({ name, site, head, space, width }: SavedDirection): DictionaryInfo => ({
-  id: savedSource(name), site, head, place: place({ site, head }), kind: "saved", n: 1, space: space as DictionaryInfo["space"],
+  id: savedSource(name), site, head, place: place({ site, head }), kind: "saved", n: 1, space,
   standardised: false, fitted_on: "", tokens: 0, shipped: false, width,
 });
 
