@@ -217,6 +217,56 @@ def test_what_is_refused_has_the_one_shape(person, method: str, path: str, body:
         assert len(answer.text) < 2_000
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["<img src=x onerror=alert(1)>", "</script><b>&amp;", "👩‍🔬 🏴\U000e0067\U000e0062\U000e007f", "שלום, مرحبا"],
+)
+def test_what_is_typed_comes_back_as_it_was_typed(person, text: str) -> None:
+    http = person(f"{text} me"[:40].strip())
+    entry = save(http, f"{text} named", description=text)
+    comment = http.post(f"api/library/directions/{entry['id']}/comments", json={"text": text}).json()
+    answer = http.get(f"api/library/directions/{entry['id']}")
+    whole = answer.json()
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    told = (whole["entry"]["name"], whole["descriptions"][0]["text"], comment["text"])
+    assert told == (f"{text} named", text, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "refusal"),
+    [
+        ("turned \u202e round", (422, "BadText")),
+        ("isolated \u2066 for good", (422, "BadText")),
+        ("\u200d\ufe0f", (422, "BadText")),
+        ("zero\x00", (422, "BadText")),
+        ("x" * 1_000_000, (422, "BadText")),
+        ("🙂" * 250_000, (422, "BadText")),
+        ("x" * (3 << 20), (413, "MalformedJSON")),
+    ],
+    ids=["override", "isolate", "unseen", "control", "1 MB", "1 MB of emoji", "3 MB"],
+)
+def test_text_that_misleads_or_never_ends_is_refused_everywhere(person, text: str, refusal: tuple[int, str]) -> None:
+    http = person("ada the careful")
+    entry = save(http, "with text", description="d")
+    path = f"api/library/directions/{entry['id']}"
+    description = http.get(path).json()["descriptions"][0]["id"]
+    before = http.get(path).json()
+    for method, where, body in (
+        ("POST", "api/library/directions", {"direction": PC, "name": text}),
+        ("POST", "api/library/directions", {"direction": PC, "name": "fine", "description": text}),
+        ("PATCH", path, {"name": text}),
+        ("POST", f"{path}/descriptions", {"text": text}),
+        ("PATCH", f"api/library/descriptions/{description}", {"text": text}),
+        ("POST", f"{path}/comments", {"text": text}),
+        ("POST", "api/library/me", {"name": text}),
+    ):
+        answer = http.request(method, where, json=body)
+        assert refused(answer) == refusal, (method, where)
+        assert len(answer.text) < 2_000
+    assert http.get(path).json() == before
+
+
 def test_too_much_at_once_is_refused_for_that_person_alone(person, monkeypatch: pytest.MonkeyPatch) -> None:
     hurried, calm = person("in a hurry"), person("at leisure")
     monkeypatch.setattr(people, "time", SimpleNamespace(monotonic=lambda: 0.0))  # not a tick passes

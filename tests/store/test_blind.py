@@ -1,5 +1,7 @@
 """Scores of blind tests on both databases: one a person and description, the author's own aside, of the text as it is now."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from residscope.errors import NotFound, NoUser
@@ -31,6 +33,15 @@ def test_one_test_of_one_person_counts_once_and_the_latest_does(library: Library
     assert -1 <= low < 0.5 < high <= 1
     assert library.get_description(said).blind == both | {"mine": None}
     assert library.get_description(said, user="bob").blind == both | {"mine": 0.75}
+
+
+def test_a_test_sent_from_twenty_windows_at_once_is_one(library: Library, said: str) -> None:
+    with ThreadPoolExecutor(20) as windows:
+        list(windows.map(lambda i: keep(library, said, i / 20, "bob" if i % 2 else "BOB"), range(20)))
+    found = library.get_description(said, user="bob").blind
+    assert found is not None
+    assert found["people"] == 1
+    assert found["mean"] == found["mine"] in {i / 20 for i in range(20)}
 
 
 def test_the_author_s_own_stands_apart(library: Library, said: str) -> None:
