@@ -52,7 +52,8 @@ export interface DictionaryInfo {
   head: number | null;
   /** The site as people say it: `result.9 head 3`. */
   place: string;
-  kind: Kind;
+  /** "saved" is not the server's: the page takes a saved direction for a dictionary of one. */
+  kind: Kind | "saved";
   n: number;
   space: Space;
   standardised: boolean;
@@ -208,19 +209,43 @@ export interface SavedPrompt {
 export interface SavedDirection {
   name: string;
   site: string;
+  head: number | null;
+  space: Space;
+  width: number;
   norm: number;
   /** Its id in the library, where it was opened from there. */
   library: string | null;
 }
 
+export type FitMethod = Kind;
+
 /** A dictionary being fitted, or why it was not. */
 export interface Fit {
-  method: Kind;
+  method: FitMethod;
   /** A site, perhaps with its head, or "stream". */
   place: string;
   tokens: number;
   progress: number;
   error: ErrorBody | null;
+}
+
+export type TextRef =
+  | { kind: "builtin"; name: string }
+  | { kind: "typed"; name: string; text: string }
+  | { kind: "hub"; name: string; field: string };
+
+/** The arguments of the intent `fit`. */
+export interface FitArgs {
+  method: FitMethod;
+  site: string;
+  head?: number;
+  text?: TextRef;
+  second?: TextRef;
+  tokens?: number;
+  n?: number;
+  standardise?: boolean;
+  clip?: boolean;
+  words?: string[];
 }
 
 export interface State {

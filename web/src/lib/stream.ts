@@ -1,22 +1,9 @@
 import { floats, type Tensors } from "../connect/safetensors";
 import { sinks } from "./scale";
 
-/** One run in the coordinates of one dictionary; cells are [row, pos], row 0 of the stream is `embed`. */
-export interface Coef {
-  k: number;
-  coef: Float32Array;
-  /** What centred takes away: [row, k]; NaN where the data-set mean of a row is not known. */
-  offset: Float32Array;
-  /** Of logits, [row, pos]: what centred takes away is then offset / sigma. Null in other spaces. */
-  sigma: Float32Array | null;
-  /** The sites of the rows, and which of them the dictionary was fitted at. */
-  sites: string[];
-  fitted: number | null;
-}
-
-export interface StreamData extends Coef {
+/** One run's stream, whatever it is read along; cells are [row, pos], row 0 is `embed`. */
+export interface StreamData {
   run: string;
-  site: string;
   rows: number;
   cols: number;
   norm: Float32Array;
@@ -25,9 +12,7 @@ export interface StreamData extends Coef {
   next: { text: string; p: number }[][];
 }
 
-export type Stream = Omit<StreamData, keyof Coef | "site">;
-
-export function readStream(file: Tensors, run: string): Stream {
+export function readStream(file: Tensors, run: string): StreamData {
   const { shape, data: norm } = floats(file, "norm");
   const [rows, cols] = shape;
   const p = floats(file, "next_p");
@@ -36,18 +21,34 @@ export function readStream(file: Tensors, run: string): Stream {
   return { run, rows, cols, norm, sink: sinks(norm, cols), next };
 }
 
-/** No dictionary: lengths and predictions only. */
-export const NO_COEF: Coef = { k: 0, coef: new Float32Array(), offset: new Float32Array(), sigma: null, sites: [], fitted: null };
+/** One run in the coordinates of one dictionary: [row, pos, k], and what to subtract of each row, [row, k]. */
+export interface Coefs {
+  rows: number;
+  cols: number;
+  k: number;
+  coef: Float32Array;
+  offset: Float32Array;
+  /** The sites of the rows. */
+  sites: string[];
+  /** The row of the dictionary's own site. */
+  fitted: number | null;
+  /** The final norm's divisors, in the lens space: of the vectors already, of the offsets not. */
+  sigma: Float32Array | null;
+  /** Lengths of the vectors read, where they are others than the stream's. */
+  norm: Float32Array | null;
+}
 
-export function readCoef(file: Tensors): Coef {
-  const coef = floats(file, "coef");
+export function readCoefs(file: Tensors): Coefs {
+  const { shape, data: coef } = floats(file, "coef");
+  const [rows, cols, k] = shape;
+  const sites = JSON.parse(file.metadata.rows ?? "[]") as string[];
+  const fitted = JSON.parse(file.metadata.fitted_row ?? "null") as number | null;
   return {
-    k: coef.shape[2],
-    coef: coef.data,
-    offset: floats(file, "offset").data,
+    rows, cols, k, coef, offset: floats(file, "offset").data,
+    sites: sites.length === rows ? sites : Array.from({ length: rows }, (_, row) => rowSite(row)),
+    fitted,
     sigma: file.tensors.sigma ? floats(file, "sigma").data : null,
-    sites: JSON.parse(file.metadata.rows ?? "[]") as string[],
-    fitted: JSON.parse(file.metadata.fitted_row ?? "null") as number | null,
+    norm: file.tensors.norm ? floats(file, "norm").data : null,
   };
 }
 
@@ -70,7 +71,14 @@ export interface Field {
   values: Float32Array;
   scale: number;
   sink: Uint8Array;
+  /** The sites of its rows, where they are not the stream's. */
+  sites?: readonly string[];
 }
 
-export const rowName = (row: number): string => (row === 0 ? "emb" : String(row - 1));
+/** The stream's rows; a picture of others names them itself. */
 export const rowSite = (row: number): string => (row === 0 ? "embed" : `resid_post.${row - 1}`);
+export const siteOf = (field: { sites?: readonly string[] }, row: number): string => field.sites?.[row] ?? rowSite(row);
+export function rowName(field: { sites?: readonly string[] }, row: number): string {
+  const site = siteOf(field, row);
+  return site === "embed" ? "emb" : (site.split(".")[1] ?? site);
+}

@@ -2,8 +2,12 @@ import { getContext, setContext, untrack } from "svelte";
 import type { Connector } from "../connect/connector";
 import type { Run } from "../connect/wire";
 import { visible } from "../lib/format";
-import { rowSite } from "../lib/stream";
+import { placeOf } from "../lib/dictionaries";
+import { Compare } from "./compare.svelte";
 import { DirectionStore } from "./directions.svelte";
+import { Fitting } from "./fitting.svelte";
+import { LibraryStore } from "./library.svelte";
+import { Mixing } from "./mixing.svelte";
 import { ProbeStore } from "./probe.svelte";
 import { Session } from "./session.svelte";
 import { Streams } from "./streams.svelte";
@@ -15,9 +19,19 @@ const KEY = Symbol("residscope");
 export class App {
   readonly session: Session;
   readonly view: ViewStore;
+  readonly mixing: Mixing;
+  readonly compare: Compare;
+  readonly fitting: Fitting;
   readonly streams: Streams;
   readonly directions: DirectionStore;
   readonly probe: ProbeStore;
+  readonly library: LibraryStore;
+  /** The saved direction that is on screen by itself. */
+  shownSaved = $derived.by(() => {
+    const ref = this.directions.ref;
+    return ref?.kind === "saved" ? ref.name : "";
+  });
+  private wantedSaved = $state("");
   palette = $state(false);
   code = $state("");
   pickedEdit = $state("");
@@ -36,13 +50,14 @@ export class App {
 
   /** The locked cell as the grid counts: row 0 is `embed`. */
   selected: Cell = $derived.by(() => {
-    const data = this.streams.data;
     const at = this.view.current.selection ?? this.session.state?.selection ?? { layer: 0, pos: 0 };
-    const [rows, cols] = [data?.rows ?? 1, data?.cols ?? 1];
-    return { row: Math.min(Math.max(at.layer + 1, 0), rows - 1), col: Math.min(Math.max(at.pos, 0), cols - 1) };
+    const { rows, cols, first } = this.streams;
+    return { row: Math.min(Math.max(at.layer - first, 0), rows - 1), col: Math.min(Math.max(at.pos, 0), cols - 1) };
   });
   pointed: Cell = $derived.by(() => this.view.hover ?? this.selected);
-  site = $derived(rowSite(this.selected.row));
+  site = $derived.by(() => this.streams.sites[this.selected.row] ?? "embed");
+  /** Where an edit of the selected cell acts, beside its site. */
+  head = $derived.by(() => (this.streams.head === null ? {} : { head: this.streams.head }));
 
   answers = $derived.by(() => {
     const metric = this.session.state?.metric;
@@ -50,7 +65,16 @@ export class App {
   });
   directionName = $derived.by(() => {
     if (this.view.current.direction === "logit") return this.answers;
-    return this.view.component === null ? "Mix" : `PC ${this.view.component}`;
+    const { dictionary, terms } = this.mixing;
+    const alone = terms.length === 1 && terms[0].weight > 0 ? terms[0] : null;
+    return alone ? this.directions.label(alone.source, alone.index) : dictionary ? "Mix" : "";
+  });
+  /** The same with its place. */
+  directionTitle = $derived.by(() => {
+    const sources = [...new Set(this.mixing.terms.map(({ source }) => source))];
+    const info = sources.length === 1 ? this.mixing.info(sources[0]) : null;
+    if (this.view.current.direction === "logit") return `logit ${this.answers}`;
+    return info ? `${this.directionName} of ${placeOf(info)}` : this.directionName;
   });
 
   /** What A and B are called: A may be any run of the history. */
@@ -61,13 +85,17 @@ export class App {
     return { a: name(a, a?.label ?? ""), b: name(b, "edited") };
   });
 
-  constructor(connector: Connector, hash: string) {
+  constructor(connector: Connector, hash: string, query: string = "") {
     this.session = new Session(connector);
     this.view = new ViewStore(hash);
     this.wanted = this.view.current.selection;
-    this.streams = new Streams(this.session, this.view);
-    this.directions = new DirectionStore(this.session, this.view, this.streams);
+    this.mixing = new Mixing(this.session, this.view);
+    this.compare = new Compare(this.mixing);
+    this.fitting = new Fitting(this.session, this.view, this.mixing);
+    this.streams = new Streams(this.session, this.view, this.mixing);
+    this.directions = new DirectionStore(this.session, this.view, this.streams, this.mixing);
     this.probe = new ProbeStore(this.session, () => this.selected.col);
+    this.library = new LibraryStore(this.session, ({ name }, linked) => (linked && this.mixing.asksFor(name) ? undefined : this.showSaved(name)), query);
   }
 
   /** Call from an effect: the cell the address asks for, once its picture is there. */
@@ -75,14 +103,14 @@ export class App {
     const wanted = this.wanted;
     if (!wanted || this.view.shared || !this.streams.shown || this.streams.stale) return;
     this.wanted = null;
-    untrack(() => this.select(wanted.layer + 1, wanted.pos));
+    untrack(() => this.select(wanted.layer - this.streams.first, wanted.pos));
   }
 
   select(row: number, col: number): void {
-    const data = this.streams.data;
+    const { rows, cols, first, data } = this.streams;
     if (!data) return;
     const clamp = (x: number, end: number) => Math.min(Math.max(x, 0), end - 1);
-    const [layer, pos] = [clamp(row, data.rows) - 1, clamp(col, data.cols)];
+    const [layer, pos] = [clamp(row, rows) + first, clamp(col, cols)];
     this.view.current.selection = { layer, pos };
     this.selecting++;
     void this.session.send("select", { layer, pos }).finally(() => this.selecting--);
@@ -101,6 +129,22 @@ export class App {
   unlock(): void {
     this.view.hover = null;
     this.select(this.selected.row, (this.streams.data?.cols ?? 1) - 1);
+  }
+
+  /** A saved direction onto the screen, as soon as the session has it. */
+  showSaved(name: string): void {
+    this.wantedSaved = name;
+  }
+
+  /** Call from an effect. */
+  followSaved(): void {
+    const name = this.wantedSaved;
+    if (!name || !this.session.state?.directions.some((held) => held.name === name)) return;
+    this.wantedSaved = "";
+    untrack(() => {
+      this.view.current.tab = "stream";
+      this.mixing.showSaved(name);
+    });
   }
 
   async python(): Promise<void> {
