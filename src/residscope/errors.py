@@ -3,7 +3,7 @@
     ResidscopeError
     ├── PromptError          EmptyPrompt, PromptTooLong, UnknownToken, NoTokenizer, NoChatTemplate
     ├── SiteError            UnknownSite, UnknownLayer, UnknownHead, UnknownNeuron, UnknownPosition, AbsentSite
-    ├── DirectionError       WrongWidth, ZeroDirection, CappedLogits
+    ├── DirectionError       WrongWidth, ZeroDirection, CappedLogits, NotFitted
     ├── EditError            BadEdit, ClashingEdits, CannotAlign
     ├── BadSampling
     ├── RecordingError       NotRecorded, WeightsChanged, WrongModel
@@ -11,7 +11,7 @@
     │                        CertificateFailed, RemoteCodeRefused, QuantisedModel, NoWeights
     ├── ResultError          BadResult, UnknownLabel
     ├── FileError            FileNotThere, DamagedFile
-    ├── CorpusError          EmptyCorpus
+    ├── CorpusError          EmptyCorpus, TextTooShort
     ├── TaskError            BadTable, TooFewWords, MissingLabel, TooFewPrompts, UnknownTask
     ├── ProbeError           OneClass, UnseenLabel, SingularCovariance, Unreachable
     ├── WireError            MalformedJSON, MalformedTensors, NotFound, NotAllowed, ForeignHost
@@ -125,6 +125,10 @@ class CappedLogits(DirectionError):
     """A logit asked for as a direction of a model whose logits are capped, and so not linear."""
 
 
+class NotFitted(DirectionError):
+    """A direction that no fit made, or whose fit cannot be done again here, asked how stable its fit is."""
+
+
 class EditError(ResidscopeError):
     """The edit cannot be applied."""
 
@@ -235,6 +239,10 @@ class CorpusError(ResidscopeError):
 
 class EmptyCorpus(CorpusError):
     """A text without a single usable token."""
+
+
+class TextTooShort(CorpusError):
+    """A text of which too little is left once what was fitted or looked at is taken away."""
 
 
 class TaskError(ResidscopeError):
