@@ -77,7 +77,9 @@ def check_place(model: Model, site: str, head: int | None) -> Site:
     axes = found.kind.axes
     if axes[:2] != ("batch", "pos") or axes[-1] not in ("d_model", "d_head", "d_mlp"):
         raise UnknownSite(
-            f"no vector stands at {found} for each token", received=site, allowed="such as resid_post.6, z.9 or mlp_post.3"
+            f"no vector stands at {found} for each token",
+            received=site,
+            allowed="such as resid_post.6, z.9 or mlp_post.3",
         )
     heads = next((axis for axis in axes if axis.endswith("head") and axis != "d_head"), None)
     if heads is not None and head is None:

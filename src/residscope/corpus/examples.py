@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,11 @@ class Examples:
         """How often each coordinate occurs, the intervals' ends marked."""
         ends = [Reference(interval.low) for interval in self.intervals[1:]]
         return Histogram(
-            {"tokens": self.values}, bins=bins, title=f"{self.direction} over the text", x_title="coordinate", references=ends
+            {"tokens": self.values},
+            bins=bins,
+            title=f"{self.direction} over the text",
+            x_title="coordinate",
+            references=ends,
         )
 
     def view(self) -> Grid:
@@ -119,18 +124,30 @@ class Readings:
         self.rows |= other.rows
 
     def result(
-        self, index: int, *, k: int, intervals: int, per_interval: int, context: int, seed: int, about: Mapping[str, Any]
+        self,
+        index: int,
+        *,
+        k: int,
+        intervals: int,
+        per_interval: int,
+        context: int,
+        seed: int,
+        about: Mapping[str, Any],
     ) -> Examples:
         numbers = sorted(self.rows)
         parts = [self.rows[row][1][index].numpy() for row in numbers]
         row = np.repeat(numbers, [len(part) for part in parts])
         pos = np.concatenate([np.arange(len(part)) for part in parts])
-        key = np.concatenate([np.random.default_rng([seed, n]).random(len(p)) for n, p in zip(numbers, parts, strict=True)])
+        key = np.concatenate(
+            [np.random.default_rng([seed, n]).random(len(p)) for n, p in zip(numbers, parts, strict=True)]
+        )
         values = np.concatenate(parts)
         kept = ~np.isnan(values)
         row, pos, key, values = row[kept], pos[kept], key[kept], values[kept]
         if not len(values):
-            raise EmptyCorpus("every token of the text is left out", received=f"{len(numbers)} rows", fix="give longer texts")
+            raise EmptyCorpus(
+                "every token of the text is left out", received=f"{len(numbers)} rows", fix="give longer texts"
+            )
 
         def example(i: int) -> Example:
             ids, coordinates = self.rows[int(row[i])]
@@ -143,14 +160,14 @@ class Readings:
         order = np.argsort(values, kind="stable")
         ends = np.quantile(values.astype(np.float64), np.linspace(0, 1, intervals + 1))
         found = []
-        for number, (low, high) in enumerate(zip(ends[:-1], ends[1:], strict=True)):
+        for number, (low, high) in enumerate(pairwise(ends.tolist())):
             inside = np.flatnonzero((values >= low) & ((values < high) if number < intervals - 1 else (values <= high)))
-            drawn = inside[np.argsort(key[inside])[:per_interval]]
-            found.append(Interval(float(low), float(high), len(inside), tuple(map(example, drawn))))
+            drawn = inside[np.argsort(key[inside])[:per_interval]].tolist()
+            found.append(Interval(low, high, len(inside), tuple(map(example, drawn))))
         direction = self.directions[index]
-        highest = np.lexsort((pos, row, -values))[:k]  # of equal ones the first in the text
+        highest = np.lexsort((pos, row, -values))[:k].tolist()  # of equal ones the first in the text
         return Examples(
-            direction.name, direction.place, tuple(map(example, highest)), tuple(map(example, order[:k])), tuple(found),
+            direction.name, direction.place, tuple(map(example, highest)), tuple(map(example, order[:k].tolist())), tuple(found),
             torch.from_numpy(values), {**about, "tokens": len(values), "left out": int((~kept).sum()), "rows": len(numbers)},
         )  # fmt: skip
 
@@ -191,9 +208,7 @@ def top_examples(
             progress("examples", min(read, tokens), tokens)
     about = {**model.provenance, "method": "top_examples", "corpus": text_name(corpus), "seed": seed}
     found = tuple(
-        readings.result(
-            i, k=k, intervals=intervals, per_interval=per_interval, context=context, seed=seed, about=about
-        )
+        readings.result(i, k=k, intervals=intervals, per_interval=per_interval, context=context, seed=seed, about=about)
         for i in range(len(several))
     )
     return found[0] if isinstance(directions, Direction) else found

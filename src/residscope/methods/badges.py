@@ -60,11 +60,15 @@ def correlates(null: NullDirections | None, stability: Stability | None, *, fitt
     if not fitted:
         return Badge(claim, beyond, said, numbers)
     if stability is None:
-        return Badge(claim, None if beyond else False, f"{said} Whether another half of the text gives it is not known.", numbers)
+        return Badge(
+            claim, None if beyond else False, f"{said} Whether another half of the text gives it is not known.", numbers
+        )
     numbers["|cos| in halves"] = stability.typical
     stable = stability.typical >= STABLE
     again = "find it again" if stable else "do not find it again"
-    said += f" Fits on halves of the text {again} (|cos| {stability.typical:.2f}{'' if stable else f', {STABLE} needed'})."
+    said += (
+        f" Fits on halves of the text {again} (|cos| {stability.typical:.2f}{'' if stable else f', {STABLE} needed'})."
+    )
     return Badge(claim, beyond and stable, said, numbers)
 
 
@@ -80,9 +84,16 @@ def used(dose: DoseResponse | None, removal: RemovalCost | None, *, why: Mapping
     if removal is not None:
         kl, others = float(removal.cost.select(measure="KL").values), removal.random.select(measure="KL").values
         as_much = int((others >= kl).sum())
-        numbers |= {"KL without it": kl, "loss without it": float(removal.cost.select(measure="loss").values), "p, removal": removal.p["KL"]}
+        numbers |= {
+            "KL without it": kl,
+            "loss without it": float(removal.cost.select(measure="loss").values),
+            "p, removal": removal.p["KL"],
+        }
         shown |= 2 * removal.p["KL"] <= LEVEL
-        said.append(f"Without it predictions change by {kl:.2g} nats a token; {_count(as_much, len(others))} of equal variance matter as much.")
+        said.append(
+            f"Without it predictions change by {kl:.2g} nats a token; {_count(as_much, len(others))} "
+            "of equal variance matter as much."
+        )
     if dose is not None and dose.slope is not None and dose.p is not None and dose.rises is not None:
         assert dose.random_own is not None
         n = dose.random_own.sizes["draw"]
@@ -94,7 +105,11 @@ def used(dose: DoseResponse | None, removal: RemovalCost | None, *, why: Mapping
             f"Steering moves its own tokens by {dose.slope:.2g} logits per standard deviation, {rising}; "
             f"{_count(as_much, n)} move theirs as much."
         )
-    said += [f"{word} could not be tried: {why[stage]}" for stage, word in (("removal", "Removal"), ("dose", "Steering")) if stage in why]
+    said += [
+        f"{word} could not be tried: {why[stage]}"
+        for stage, word in (("removal", "Removal"), ("dose", "Steering"))
+        if stage in why
+    ]
     waiting = any(x is None and stage not in why for stage, x in (("removal", removal), ("dose", dose)))
     if not numbers:
         return Badge(claim, None, " ".join(said) or "The model has not been edited along it yet.")

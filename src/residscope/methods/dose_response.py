@@ -80,10 +80,15 @@ class DoseResponse:
             ]
             found.append(
                 Curve(
-                    list(own.coords["dose"]), lines, title=title, x_title="dose, in standard deviations", y_title=unit,
-                    unit=unit, references=[Reference(0.0, axis="y")],
+                    list(own.coords["dose"]),
+                    lines,
+                    title=title,
+                    x_title="dose, in standard deviations",
+                    y_title=unit,
+                    unit=unit,
+                    references=[Reference(0.0, axis="y")],
                     note=f"bands: 95 % over {self.provenance['prompts']} prompts; over {len(others.values)} random directions",
-                )  # fmt: skip
+                )
             )
         return found
 
@@ -177,7 +182,8 @@ def dose_response(
     found = plan.run(tell or False).values.double().reshape(len(moves), len(doses), len(batch), -1)
     about = {
         **model.provenance, "method": "dose_response", "site": place, "prompts": len(batch), "seed": seed,
-        "step": float(step.norm()), "tilt": round(tilt, 3), "random directions": random, "steered": "everywhere" if pos is None else pos,
+        "step": float(step.norm()), "tilt": round(tilt, 3), "random directions": random,
+        "steered": "everywhere" if pos is None else pos,
         "sd along random directions": float((drawn @ moments.covariance.cpu() @ drawn.T).diagonal().sqrt().median()),
     }  # fmt: skip
     of = "change of the metric" if metric is not None else "own tokens: those it raises less those it lowers"
@@ -201,7 +207,9 @@ def moments_of(model: Model, batch: Batch, site: str, head: int | None) -> Momen
     return found
 
 
-def _tokens(model: Model, direction: Direction, moves: Float[Tensor, "n d"]) -> list[tuple[list[int], list[int]]] | None:
+def _tokens(
+    model: Model, direction: Direction, moves: Float[Tensor, "n d"]
+) -> list[tuple[list[int], list[int]]] | None:
     """The own tokens of each move; None where the site has none."""
     onward = to_stream(model, direction)
     if onward is None or own_tokens(model, direction, k=1) is None:
@@ -218,7 +226,8 @@ def _own(
     column = {token: i for i, token in enumerate(ids)}
     return torch.stack(
         [
-            changes[move][..., [column[i] for i in top]].mean(-1) - changes[move][..., [column[i] for i in bottom]].mean(-1)
+            changes[move][..., [column[i] for i in top]].mean(-1)
+            - changes[move][..., [column[i] for i in bottom]].mean(-1)
             for move, (top, bottom) in enumerate(tokens)
         ]
     )
@@ -235,7 +244,9 @@ def _mean(
     )  # fmt: skip
 
 
-def _draws(values: Float[Tensor, "draw dose prompt"], doses: Sequence[float], name: str, about: Mapping[str, Any]) -> Result:
+def _draws(
+    values: Float[Tensor, "draw dose prompt"], doses: Sequence[float], name: str, about: Mapping[str, Any]
+) -> Result:
     return Result(values.mean(2), ("draw", "dose"), {"dose": doses}, name=f"{name}, random", provenance=about)
 
 

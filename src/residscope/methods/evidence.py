@@ -164,18 +164,26 @@ def gather(
 
     moments = blocks.joined()
     try:
-        held = held_out(model, corpus, skip=_seen(direction, text_name(corpus), read), n=prompts, length=length, seed=seed)
+        held = held_out(
+            model, corpus, skip=_seen(direction, text_name(corpus), read), n=prompts, length=length, seed=seed
+        )
         about = {**about, "held out": held.origin, "held-out prompts": [list(ids) for ids in held.prompts]}
         found = replace(found, provenance=about)
         options: dict[str, Any] = {"random": random, "moments": moments, "seed": seed, "memory": memory}
         tell("Steering", 0, 1)
         found = replace(
-            found, dose=dose_response(model, direction, held.prompts, **options, progress=lambda _, a, b: tell("Steering", a, b))
+            found,
+            dose=dose_response(
+                model, direction, held.prompts, **options, progress=lambda _, a, b: tell("Steering", a, b)
+            ),
         )
         yield found
         tell("Taking it away", 0, 1)
         found = replace(
-            found, removal=removal_cost(model, direction, held.prompts, **options, progress=lambda _, a, b: tell("Taking it away", a, b))
+            found,
+            removal=removal_cost(
+                model, direction, held.prompts, **options, progress=lambda _, a, b: tell("Taking it away", a, b)
+            ),
         )
     except (ZeroDirection, CorpusError) as error:
         for part in ("dose", "removal"):

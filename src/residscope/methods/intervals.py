@@ -36,7 +36,9 @@ def bootstrap(
     """
     flat = values.double().flatten(1) if values.ndim > 1 else values.double()[:, None]
     drawn = torch.randint(len(flat), (resamples, len(flat)), generator=torch.Generator().manual_seed(seed))
-    counts = torch.zeros(resamples, len(flat), dtype=torch.float64).scatter_add_(1, drawn, torch.ones_like(drawn).double())
+    counts = torch.zeros(resamples, len(flat), dtype=torch.float64).scatter_add_(
+        1, drawn, torch.ones_like(drawn).double()
+    )
     means = counts @ flat.cpu() / len(flat)
     ends = torch.tensor([0.5 - level / 2, 0.5 + level / 2], dtype=torch.float64)
     low, high = torch.quantile(means, ends, dim=0)

@@ -61,7 +61,9 @@ class NullDirections:
         return Grid([self.histogram(measure) for measure in MEASURES], columns=2, title=title)
 
     def __repr__(self) -> str:
-        found = ", ".join(f"{m} {float(self.observed.select(measure=m).values):.3g} (p {self.beaten(m):.3f})" for m in MEASURES)
+        found = ", ".join(
+            f"{m} {float(self.observed.select(measure=m).values):.3g} (p {self.beaten(m):.3f})" for m in MEASURES
+        )
         return f"NullDirections({self.direction}: {found})"
 
     def _repr_html_(self) -> str:
@@ -177,7 +179,9 @@ class Null:
         return NullDirections(
             self.direction.name,
             Result(observed, ("measure",), {"measure": MEASURES}, name="observed", provenance=about),
-            Result(null, ("drawn", "measure", "draw"), {"drawn": DRAWN, "measure": MEASURES}, name="null", provenance=about),
+            Result(
+                null, ("drawn", "measure", "draw"), {"drawn": DRAWN, "measure": MEASURES}, name="null", provenance=about
+            ),
             Result(p, ("drawn", "measure"), {"drawn": DRAWN, "measure": MEASURES}, name="p", provenance=about),
             about,
         )

@@ -82,7 +82,12 @@ def to_stream(model: Model, direction: Direction) -> Float[Tensor, "d d_model"] 
     if site.name == "z" and parts.attn_post_norm is None and direction.head is not None and model.quantised is None:
         W_O = weight_in_out(parts.attn_proj).float()
         return W_O.reshape(model.n_heads, model.d_head, model.d_model)[direction.head]
-    if site.name == "mlp_post" and parts.mlp_down is not None and parts.mlp_post_norm is None and model.quantised is None:
+    if (
+        site.name == "mlp_post"
+        and parts.mlp_down is not None
+        and parts.mlp_post_norm is None
+        and model.quantised is None
+    ):
         return weight_in_out(parts.mlp_down).float()
     return None
 

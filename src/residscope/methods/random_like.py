@@ -42,7 +42,9 @@ def step_of(direction: Direction, moments: Moments) -> Float[Tensor, "d"]:
     return sd / overlap * write
 
 
-def equal_variance(step: Float[Tensor, "d"], moments: Moments, n: int, *, seed: int) -> tuple[Float[Tensor, "n d"], float]:
+def equal_variance(
+    step: Float[Tensor, "d"], moments: Moments, n: int, *, seed: int
+) -> tuple[Float[Tensor, "n d"], float]:
     """n unit vectors at right angles to a step, along which the data's expected variance is the step's squared length.
 
     Drawn as Sigma^(p/2) g, Sigma the covariance without the step's own axis, g standard normal; p solves
@@ -55,7 +57,9 @@ def equal_variance(step: Float[Tensor, "d"], moments: Moments, n: int, *, seed: 
     axis = step.double().cpu() / step.double().norm().cpu()
     covariance = moments.covariance.cpu()
     along = covariance @ axis
-    deflated = covariance - torch.outer(along, axis) - torch.outer(axis, along) + (axis @ along) * torch.outer(axis, axis)
+    deflated = (
+        covariance - torch.outer(along, axis) - torch.outer(axis, along) + (axis @ along) * torch.outer(axis, axis)
+    )
     values, vectors = torch.linalg.eigh(deflated)
     held = values > 1e-9 * values[-1]
     values, vectors = values[held], vectors[:, held]

@@ -96,8 +96,8 @@ def removal_cost(
 
         x - (read . x - c) / (read . write) write,    c = read . mean ("mean") or 0 ("zero")
 
-    `to="mean"` takes away all that varies along it and leaves the stream where its data lies. The first position is left as it is:
-    it is left out of every fit too, and in many models holds an attention sink. The null: as much variance taken away along
+    `to="mean"` takes away all that varies along it and leaves the stream where its data lies. The first position stays as it is:
+    every fit leaves it out too, and in many models it holds an attention sink. The null: as much variance taken away along
     `random` other directions (`methods.random_like.equal_variance`). Prompts must be of one length; hold them out.
 
         rs.removal_cost(model, pca[7], prompts).view()

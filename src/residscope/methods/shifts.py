@@ -1,6 +1,5 @@
 """How far an edited next-token distribution is from the unedited one."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
