@@ -15,7 +15,7 @@ from residscope.methods.dose_response import OWN
 from residscope.methods.evidence import _seen, gather
 from residscope.methods.own_tokens import own_tokens, to_stream
 from residscope.methods.random_like import equal_variance, step_of
-from residscope.methods.stability import Blocks, refit
+from residscope.methods.stability import Blocks
 
 PROMPTS = [text[:12] for text in TEXTS if len(text) >= 12][:8]
 SMALL = {"tokens": 1200, "prompts": 8, "length": 12}
@@ -31,7 +31,8 @@ def test_a_refit_is_the_fit(family: str) -> None:
     for chunk in chunks(model, TEXTS, ["resid_post.1"], tokens=1500, length=128):
         blocks.add(chunk)
     fitted = rs.pca(model, TEXTS, "resid_post.1", 4, tokens=1500)
-    cosine = torch.nn.functional.cosine_similarity(refit(blocks.joined(), "pca", 4).float(), fitted.read, dim=1)
+    again = blocks.refit(range(8), fitted[0].provenance)[:4].float()
+    cosine = torch.nn.functional.cosine_similarity(again, fitted.read, dim=1)
     assert cosine.abs().min() > 0.9999
     one, other = Blocks("resid_post.1", None, 32, seed=0), Blocks("resid_post.1", None, 32, seed=0)
     for i, chunk in enumerate(chunks(model, TEXTS, ["resid_post.1"], tokens=1500)):
@@ -50,6 +51,21 @@ def test_a_strong_component_is_stable_and_a_drawn_vector_is_not() -> None:
     assert set(found.matched) == {0}
     posing = replace(drawn(5), provenance=pca[0].provenance)
     assert rs.stability(model, posing, TEXTS, tokens=1500).typical < 0.8
+
+
+@pytest.mark.parametrize("kind", ["standardised", "svd", "nmf"])
+def test_other_fits_are_done_again_in_their_own_way(kind: str) -> None:
+    model, _ = planted_embedding()
+    options = {"tokens": 1500}
+    if kind == "nmf":
+        fitted = rs.nmf(model, TEXTS, "mlp_post.1", 10, clip=True, **options)
+    elif kind == "svd":
+        fitted = rs.svd(model, TEXTS, "resid_post.1", 4, **options)
+    else:
+        fitted = rs.pca(model, TEXTS, "resid_post.1", 4, standardise=True, **options)
+    found = rs.stability(model, fitted[0], TEXTS, **options)
+    assert found.typical > 0.9
+    assert found.provenance["fit"] == fitted.name
 
 
 def test_what_no_fit_made_is_not_refitted() -> None:

@@ -17,7 +17,7 @@ def read(model: rs.Model, site: str = "resid_post.1") -> tuple[torch.Tensor, tor
     parts = []
     for chunk in chunks(model, TEXTS, [site], tokens=1500):
         x = chunk.at(site)
-        keep = chunk.keep(x)
+        keep = chunk.keep(site)
         pos = torch.arange(x.shape[1]).expand(keep.shape)
         parts.append((x[keep], chunk.record.tokens[keep], pos[keep]))
     x, ids, pos = (torch.cat(column) for column in zip(*parts, strict=True))

@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from residscope.corpus.chunks import Chunk, check_place, chunks, text_name
-from residscope.corpus.text import Source
+from residscope.corpus.chunks import Chunk, chunks
+from residscope.corpus.text import Source, called
+from residscope.corpus.vectors import one_vector
 from residscope.directions import Direction
 from residscope.engine.model import Model
 from residscope.errors import EmptyCorpus, WrongModel
@@ -108,7 +109,7 @@ class Readings:
         for direction in self.directions:
             x = chunk.at(direction.site, direction.head)
             read = direction.project(x, model=self.model)
-            coordinates.append(torch.where(chunk.keep(x), read, torch.nan).float().cpu())
+            coordinates.append(torch.where(chunk.keep(direction.site), read, torch.nan).float().cpu())
         ids, whole = chunk.record.tokens.cpu(), torch.stack(coordinates)
         for row, length in enumerate(chunk.record.lengths):
             self.rows[chunk.first + row] = (ids[row, :length].clone(), whole[:, row, :length].clone())
@@ -198,7 +199,7 @@ def top_examples(
     """
     several = (directions,) if isinstance(directions, Direction) else tuple(directions)
     for direction in several:
-        check_place(model, direction.site, direction.head)
+        one_vector(model, direction.site, direction.head)
     readings = Readings(several, model)
     read = 0
     for chunk in chunks(model, corpus, sorted({d.site for d in several}), tokens=tokens):
@@ -206,7 +207,7 @@ def top_examples(
         read += sum(chunk.record.lengths)
         if progress is not None:
             progress("examples", min(read, tokens), tokens)
-    about = {**model.provenance, "method": "top_examples", "corpus": text_name(corpus), "seed": seed}
+    about = {**model.provenance, "method": "top_examples", "corpus": called(corpus), "seed": seed}
     found = tuple(
         readings.result(i, k=k, intervals=intervals, per_interval=per_interval, context=context, seed=seed, about=about)
         for i in range(len(several))

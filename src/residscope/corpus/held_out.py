@@ -4,8 +4,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from residscope.corpus.chunks import text_name
-from residscope.corpus.text import BUILT_IN, Source, texts
+from residscope.corpus.text import BUILT_IN, Source, called, texts
 from residscope.engine.model import Model
 from residscope.errors import TextTooShort
 
@@ -33,7 +32,7 @@ def held_out(model: Model, corpus: Source, *, skip: int, n: int = 16, length: in
     """
     length = min(length, model.context)
     found = list(_windows(model, corpus, skip, n * SPREAD, length))
-    name = text_name(corpus)
+    name = called(corpus)
     origin = f"{name}, beyond its first {skip:,} tokens"
     if len(found) < n and name not in BUILT_IN:
         found = list(_windows(model, BUILT_IN[0], skip, n * SPREAD, length))

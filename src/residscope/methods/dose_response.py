@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from residscope import edits
-from residscope.corpus.chunks import check_place
 from residscope.corpus.moments import Moments
+from residscope.corpus.vectors import one_vector
 from residscope.directions import Direction
 from residscope.engine.model import Model, Prompt
 from residscope.engine.planner import sweep
@@ -160,7 +160,7 @@ def dose_response(
         ZeroDirection: the text does not vary along it. UnknownSite, UnknownHead, PromptError.
     """
     place = site or direction.site
-    check_place(model, place, direction.head)
+    one_vector(model, place, direction.head)
     batch = model.batch(prompts)
     moments = moments or moments_of(model, batch, place, direction.head)
     step = step_of(direction, moments)

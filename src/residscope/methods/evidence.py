@@ -6,13 +6,14 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from residscope.corpus.chunks import check_place, chunks, text_name
+from residscope.corpus.chunks import chunks
 from residscope.corpus.examples import Examples, Readings
 from residscope.corpus.held_out import held_out
-from residscope.corpus.text import Source
+from residscope.corpus.text import Source, called
+from residscope.corpus.vectors import one_vector
 from residscope.directions import Direction
 from residscope.engine.model import Model
-from residscope.errors import CorpusError, NotFitted, ResidscopeError, TextTooShort, ZeroDirection
+from residscope.errors import CorpusError, NotFitted, ResidscopeError, TooFewVectors, ZeroDirection
 from residscope.methods import badges
 from residscope.methods.badges import Badge
 from residscope.methods.dose_response import DoseResponse, dose_response
@@ -126,22 +127,23 @@ def gather(
     progress: Progress | None = None,
 ) -> Iterator[Evidence]:
     """`evidence`, stage by stage: each item has more than the one before. `progress` may raise to cancel."""
-    site = check_place(model, direction.site, direction.head)
+    site = one_vector(model, direction.site, direction.head)
     corpus = corpus if isinstance(corpus, str | Path | list | tuple) else list(corpus)
     tell = progress or (lambda stage, done, total: None)
-    about = {**model.provenance, "method": "evidence", "corpus": text_name(corpus), "tokens": tokens, "seed": seed}
+    about = {**model.provenance, "method": "evidence", "corpus": called(corpus), "tokens": tokens, "seed": seed}
     found = Evidence(direction.name, direction.place, own_tokens(model, direction), provenance=about)
     if found.tokens is None:
         found = replace(found, missing={"tokens": f"nothing linear leads from {site.name} to the logits"})
+    nmf = False
     try:
-        fit_of(direction)
+        nmf = fit_of(direction)["dictionary"] == "nmf"
         found = replace(found, fitted=True)
     except NotFitted as error:
         found = _without(found, "stability", error)
     yield found
 
     readings, null = Readings([direction], model), Null(direction, model, n=199, seed=seed)
-    blocks = Blocks(direction.site, direction.head, model.sites.width(site), seed=seed)
+    blocks = Blocks(direction.site, direction.head, model.sites.width(site), seed=seed, vectors=nmf)
     shown = {"k": 10, "intervals": 5, "per_interval": 5, "context": 16, "seed": seed, "about": about}
     read = 0
     for chunk in chunks(model, corpus, [direction.site], tokens=tokens):
@@ -157,16 +159,14 @@ def gather(
     if found.fitted:
         tell("Fitting halves of the text", 0, 1)
         try:
-            found = replace(found, stability=stability_of(direction, blocks, resamples=8, about=about))
-        except TextTooShort as error:
+            found = replace(found, stability=stability_of(direction, blocks, about=about))
+        except TooFewVectors as error:
             found = _without(found, "stability", error)
         yield found
 
     moments = blocks.joined()
     try:
-        held = held_out(
-            model, corpus, skip=_seen(direction, text_name(corpus), read), n=prompts, length=length, seed=seed
-        )
+        held = held_out(model, corpus, skip=_seen(direction, called(corpus), read), n=prompts, length=length, seed=seed)
         about = {**about, "held out": held.origin, "held-out prompts": [list(ids) for ids in held.prompts]}
         found = replace(found, provenance=about)
         options: dict[str, Any] = {"random": random, "moments": moments, "seed": seed, "memory": memory}

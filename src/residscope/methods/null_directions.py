@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from residscope.corpus.chunks import Chunk, check_place, chunks, text_name
-from residscope.corpus.text import Source
+from residscope.corpus.chunks import Chunk, chunks
+from residscope.corpus.text import Source, called
+from residscope.corpus.vectors import one_vector
 from residscope.directions import Direction
 from residscope.engine.model import Model
 from residscope.errors import EmptyCorpus, WrongModel
@@ -143,7 +144,7 @@ class Null:
 
     def add(self, chunk: Chunk) -> None:
         x = chunk.at(self.direction.site, self.direction.head)
-        keep = chunk.keep(x)
+        keep = chunk.keep(self.direction.site)
         if self.direction.space == "lens":
             x = x / self.model.final_scale(x)
         pos = torch.arange(x.shape[1]).expand(keep.shape)
@@ -207,7 +208,7 @@ def null_directions(
     Raises:
         UnknownSite, UnknownHead, CorpusError.
     """
-    check_place(model, direction.site, direction.head)
+    one_vector(model, direction.site, direction.head)
     null = Null(direction, model, n=n, seed=seed)
     read = 0
     for chunk in chunks(model, corpus, [direction.site], tokens=tokens):
@@ -215,7 +216,7 @@ def null_directions(
         read += sum(chunk.record.lengths)
         if progress is not None:
             progress("random directions", min(read, tokens), tokens)
-    return null.result({**model.provenance, "method": "null_directions", "corpus": text_name(corpus)})
+    return null.result({**model.provenance, "method": "null_directions", "corpus": called(corpus)})
 
 
 def _bins(values: Tensor, mark: float, n: int = 40) -> list[float]:

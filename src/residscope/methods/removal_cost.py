@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from residscope import edits
-from residscope.corpus.chunks import check_place
 from residscope.corpus.moments import Moments
+from residscope.corpus.vectors import one_vector
 from residscope.directions import Direction
 from residscope.engine.model import Model, Prompt
 from residscope.engine.planner import sweep
@@ -106,7 +106,7 @@ def removal_cost(
         PromptError: lengths differ, or are under 3. ZeroDirection: the text does not vary along it. UnknownSite, UnknownHead.
     """
     place = site or direction.site
-    check_place(model, place, direction.head)
+    one_vector(model, place, direction.head)
     batch = model.batch(prompts)
     length = batch.ids.shape[1]
     if len({*batch.lengths}) > 1 or length < 3:

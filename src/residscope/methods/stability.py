@@ -1,6 +1,6 @@
 """Would another half of the text have given the same direction? A dictionary refitted on halves, and what became of it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,18 +9,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from residscope.corpus.chunks import Chunk, check_place, chunks, text_name
+from residscope.corpus.chunks import Chunk, chunks
 from residscope.corpus.moments import Moments
-from residscope.corpus.text import Source
+from residscope.corpus.nmf import factorised
+from residscope.corpus.pca import principal
+from residscope.corpus.svd import singular
+from residscope.corpus.text import Source, called
+from residscope.corpus.vectors import one_vector
 from residscope.directions import Direction
 from residscope.engine.model import Model
-from residscope.errors import NotFitted, TextTooShort
+from residscope.errors import NotFitted, TooFewVectors
 from residscope.results import Result
 from residscope.views import Curve, Line, Reference
 
 Progress = Callable[[str, int, int], None]
 BLOCKS = 8
-REFITTED = ("pca", "svd")
+SAMPLE = 4000
+LEAST = {"pca": 30, "svd": 30, "nmf": 10}  # components of each kind of fit that is done again
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -53,84 +58,101 @@ class Stability:
 
 
 class Blocks:
-    """Moments of a site by block: rows are dealt to eight blocks at random, eight at a time, so that a half is any four."""
+    """Moments of a site by block: rows are dealt to eight blocks at random, eight at a time, so that a half is any four.
 
-    def __init__(self, site: str, head: int | None, width: int, *, seed: int) -> None:
+    vectors: keep up to 4,000 vectors too, for fits that moments do not give (nmf).
+    """
+
+    def __init__(self, site: str, head: int | None, width: int, *, seed: int, vectors: bool = False) -> None:
         self.site, self.head, self.seed = site, head, seed
         self.blocks = [Moments.empty(width) for _ in range(BLOCKS)]
+        self.vectors: list[list[Tensor]] | None = [[] for _ in range(BLOCKS)] if vectors else None
 
     def add(self, chunk: Chunk) -> None:
         x = chunk.at(self.site, self.head)
-        for row, (vectors, keep) in enumerate(zip(x, chunk.keep(x), strict=True)):
-            self.blocks[self._block(chunk.first + row)].add(vectors[keep].cpu())
+        for row, (found, keep) in enumerate(zip(x, chunk.keep(self.site), strict=True)):
+            block = self._block(chunk.first + row)
+            if self.vectors is not None and self.blocks[block].count < SAMPLE // BLOCKS:
+                self.vectors[block].append(found[keep].cpu().float())
+            self.blocks[block].add(found[keep].cpu())
 
     def merge(self, other: "Blocks") -> None:
         for mine, theirs in zip(self.blocks, other.blocks, strict=True):
             mine.merge(theirs)
+        for held, more in zip(self.vectors or (), other.vectors or (), strict=True):
+            held += more
 
     def _block(self, row: int) -> int:
         turn, place = divmod(row, BLOCKS)
         return int(np.random.default_rng([self.seed, turn]).permutation(BLOCKS)[place])
 
-    def joined(self, blocks: Any = range(BLOCKS)) -> Moments:
+    def joined(self, blocks: Sequence[int] = range(BLOCKS)) -> Moments:
         """The moments of some of the blocks; of all of them unless said."""
         found = Moments.empty(len(self.blocks[0].mean))
         for block in blocks:
             found.merge(self.blocks[block])
         return found
 
+    def refit(self, blocks: Sequence[int], fit: Mapping[str, Any]) -> Float[Tensor, "n d"]:
+        """What the fit of a provenance gives on some of the blocks: its read vectors; of nmf its parts.
+
+        Raises:
+            TooFewVectors: fewer vectors than are needed.
+        """
+        kind, moments = str(fit["dictionary"]), self.joined(blocks)
+        most = len(moments.mean)
+        n = min(max(LEAST[kind], int(fit["index"]) + (1 if kind == "nmf" else 10)), most)
+        if moments.count <= n:
+            raise TooFewVectors(
+                "half of the text has too few tokens to fit on", received=str(moments.count), allowed=f"over {n}"
+            )
+        if kind == "pca":
+            found = principal(moments, n, standardise=bool(fit.get("standardised", False)))["read"]
+        elif kind == "svd":
+            found = singular(moments, n)["read"]
+        else:
+            assert self.vectors is not None
+            x = torch.cat([part for block in blocks for part in self.vectors[block]])
+            found = factorised(x.clamp_min(0), n, seed=self.seed)[0]["write"]
+        return found.double().cpu()
+
 
 def fit_of(direction: Direction) -> Mapping[str, Any]:
     """What a direction's provenance says of the fit that made it, through changes of sign and length.
 
     Raises:
-        NotFitted: it is a sum, an unembedding row, or was made by hand.
+        NotFitted: it is a sum, an unembedding row, or was made by hand; or its fit needs more than one text.
     """
     about: Mapping[str, Any] = direction.provenance
     while "times" in about:
         about = about["of"]
-    if "dictionary" not in about or about["dictionary"] == "unembedding":
+    kind = about.get("dictionary")
+    if kind in LEAST:
+        return about
+    if kind == "mean_difference":
         raise NotFitted(
-            "no fit made this direction, so there is none to do again",
-            received=direction.name,
-            allowed="a component of a fitted dictionary",
+            "a difference of means is of two texts, and one is given", received=direction.name, allowed=", ".join(LEAST)
         )
-    if about["dictionary"] not in REFITTED:
-        raise NotFitted(
-            f"a fit of the kind {about['dictionary']} is not done again here",
-            received=direction.name,
-            allowed=", ".join(REFITTED),
-        )
-    return about
+    raise NotFitted(
+        "no fit made this direction, so there is none to do again",
+        received=direction.name,
+        allowed="a component of a fitted dictionary: " + ", ".join(LEAST),
+    )
 
 
-def refit(moments: Moments, kind: str, n: int, *, standardised: bool = False) -> Float[Tensor, "n d"]:
-    """The first n read vectors of a fit, from the moments alone: of the covariance (pca; of unit variances where
-    standardised) or of the second moment about zero (svd). Signs are left as they come."""
-    spread = moments.covariance
-    if kind == "svd":
-        spread = moments.scatter / max(moments.count, 1) + torch.outer(moments.mean, moments.mean)
-    sigma = spread.diagonal().clamp_min(1e-300).sqrt() if standardised else torch.ones_like(moments.mean)
-    _, vectors = torch.linalg.eigh(spread / torch.outer(sigma, sigma))
-    return (vectors.flip(1).T[:n] / sigma).to(torch.float64)
-
-
-def stability_of(direction: Direction, blocks: Blocks, *, resamples: int, about: Mapping[str, Any]) -> Stability:
+def stability_of(direction: Direction, blocks: Blocks, *, resamples: int = 8, about: Mapping[str, Any]) -> Stability:
     """`stability`, once the text has been read."""
-    fit, seed = fit_of(direction), blocks.seed
-    n = min(max(30, int(fit["index"]) + 10), len(direction.read))
-    drawn = np.random.default_rng([seed, BLOCKS])
-    read = direction.read.double().cpu()
-    cosines, matched = [], []
-    for _ in range(resamples):
-        half = blocks.joined(drawn.permutation(BLOCKS)[: BLOCKS // 2].tolist())
-        if half.count < 2:
-            raise TextTooShort("a half of the text has too few tokens to fit on", received=str(half.count))
-        found = refit(half, str(fit["dictionary"]), n, standardised=bool(fit.get("standardised", False)))
-        cosine = torch.nn.functional.cosine_similarity(found, read[None], dim=1).abs()
+    fit, drawn = fit_of(direction), np.random.default_rng([blocks.seed, BLOCKS])
+    kind = str(fit["dictionary"])
+    own = (direction.write if kind == "nmf" else direction.read).double().cpu()
+    cosines, matched, n = [], [], 0
+    for _ in range(min(resamples, 3) if kind == "nmf" else resamples):
+        found = blocks.refit(drawn.permutation(BLOCKS)[: BLOCKS // 2].tolist(), fit)
+        cosine = torch.nn.functional.cosine_similarity(found, own[None], dim=1).abs()
         cosines.append(float(cosine.max()))
         matched.append(int(cosine.argmax()))
-    about = {**about, "fit": fit["dictionary"], "components": n, "resamples": resamples, "seed": seed}
+        n = len(found)
+    about = {**about, "fit": kind, "components": n, "resamples": len(cosines), "seed": blocks.seed}
     about |= {"tokens": sum(block.count for block in blocks.blocks), "first fitted on": str(fit.get("corpus", ""))}
     result = Result(torch.tensor(cosines), ("half",), name="|cosine|", provenance=about)
     return Stability(direction.name, result, tuple(matched), about)
@@ -155,16 +177,16 @@ def stability(
         rs.stability(model, pca[7], "python-docs").typical
 
     Raises:
-        NotFitted: no fit made it (unembedding rows, sums, vectors of your own). TextTooShort, CorpusError.
+        NotFitted: no fit made it (unembedding rows, sums, vectors of your own). TooFewVectors, CorpusError.
     """
-    fit_of(direction)
-    site = check_place(model, direction.site, direction.head)
-    blocks = Blocks(direction.site, direction.head, model.sites.width(site), seed=seed)
+    nmf = fit_of(direction)["dictionary"] == "nmf"
+    site = one_vector(model, direction.site, direction.head)
+    blocks = Blocks(direction.site, direction.head, model.sites.width(site), seed=seed, vectors=nmf)
     read = 0
     for chunk in chunks(model, corpus, [direction.site], tokens=tokens):
         blocks.add(chunk)
         read += sum(chunk.record.lengths)
         if progress is not None:
             progress("stability", min(read, tokens), tokens)
-    about = {**model.provenance, "method": "stability", "corpus": text_name(corpus)}
+    about = {**model.provenance, "method": "stability", "corpus": called(corpus)}
     return stability_of(direction, blocks, resamples=resamples, about=about)
