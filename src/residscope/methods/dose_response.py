@@ -172,7 +172,7 @@ def dose_response(
     where: dict[str, Any] = {} if direction.head is None else {"head": direction.head}
     where |= {} if pos is None else {"pos": pos}
     cells = [
-        edits.steer(place, move.to(model.dtype), dose * float(move.norm()), **where)
+        edits.steer(place, move, dose * float(move.norm()), **where)
         for move in moves for dose in doses
     ]  # fmt: skip
     end = model.run(batch, ["logits"])

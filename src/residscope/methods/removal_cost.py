@@ -124,7 +124,7 @@ def removal_cost(
     where |= {} if direction.head is None else {"head": direction.head}
     mean = moments.mean.cpu() if to == "mean" else torch.zeros_like(moments.mean.cpu())
     cells = [edits.clamp(place, direction, float(direction.read.double().cpu() @ mean), space="raw", **where)]
-    cells += [edits.clamp(place, u.to(model.dtype), float(u @ mean), **where) for u in drawn]
+    cells += [edits.clamp(place, u, float(u @ mean), **where) for u in drawn]
     run = model.run(batch, ["final_norm"])
     with torch.no_grad():
         base = torch.stack([model.layout.logits(x[:-1]).float() for x in run["final_norm"]])
