@@ -195,7 +195,7 @@ def top_examples(
         rs.top_examples(model, pca[7], "python-docs").view()
 
     Raises:
-        UnknownSite, UnknownHead: no vector a token stands there. CorpusError: the text cannot be used.
+        NoVectors, UnknownHead: no vector a token stands there. CorpusError: the text cannot be used.
     """
     several = (directions,) if isinstance(directions, Direction) else tuple(directions)
     for direction in several:

@@ -157,7 +157,7 @@ def dose_response(
         rs.dose_response(model, pca[7], prompts).view()
 
     Raises:
-        ZeroDirection: the text does not vary along it. UnknownSite, UnknownHead, PromptError.
+        ZeroDirection: the text does not vary along it. NoVectors, UnknownHead, PromptError.
     """
     place = site or direction.site
     one_vector(model, place, direction.head)

@@ -104,7 +104,7 @@ def evidence(
         print(found.correlates.sentence, found.used.sentence)
 
     Raises:
-        UnknownSite, UnknownHead: no vector a token stands there. CorpusError: the text cannot be used.
+        NoVectors, UnknownHead: no vector a token stands there. CorpusError: the text cannot be used.
     """
     *_, found = gather(
         model, direction, corpus, tokens=tokens, prompts=prompts, length=length, random=random, seed=seed, memory=memory,

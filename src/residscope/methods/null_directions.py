@@ -158,9 +158,9 @@ class Null:
 
     def _open(self) -> None:
         opening = torch.cat([x for x, _, _ in self._held])
-        read = self.direction.read.double().cpu()[None]
-        drawn = [uniform(len(read[0]), self.n, seed=self.seed), of_data(opening, self.n, seed=self.seed + 1)]
-        self.powers = Powers(torch.cat([read, *drawn]), opening)
+        read = self.direction.read.double().cpu()
+        drawn = [uniform(read, self.n, seed=self.seed), of_data(read, opening, self.n, seed=self.seed + 1)]
+        self.powers = Powers(torch.cat([read[None], *drawn]), opening)
         for part in self._held:
             self.powers.add(*part)
         self._held = []
@@ -201,12 +201,12 @@ def null_directions(
     """Measure a direction's coordinate over a text, and the same of n random directions of each of two kinds at its site.
 
     "uniform": uniform on the sphere. "data": from N(0, Sigma), Sigma the covariance of the text's first 1,024 tokens, so that
-    they lie where the data varies. All are read in the direction's own space, in one pass.
+    they lie where the data varies. All are at right angles to the direction, and read in its own space, in one pass.
 
         rs.null_directions(model, pca[7], "python-docs").view()
 
     Raises:
-        UnknownSite, UnknownHead, CorpusError.
+        NoVectors, UnknownHead, CorpusError.
     """
     one_vector(model, direction.site, direction.head)
     null = Null(direction, model, n=n, seed=seed)

@@ -11,16 +11,25 @@ from residscope.errors import ZeroDirection
 TILTS = (-1.0, 4.0)  # beyond these a draw is one axis, over and over
 
 
-def uniform(d: int, n: int, *, seed: int) -> Float[Tensor, "n d"]:
-    """n unit vectors, uniform on the sphere."""
-    drawn = torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return drawn / drawn.norm(dim=1, keepdim=True)
+def uniform(axis: Float[Tensor, "d"], n: int, *, seed: int) -> Float[Tensor, "n d"]:
+    """n unit vectors at right angles to an axis, uniform among them."""
+    drawn = torch.randn(n, len(axis), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return _across(drawn, axis)
 
 
-def of_data(x: Float[Tensor, "token d"], n: int, *, seed: int) -> Float[Tensor, "n d"]:
-    """n unit vectors along draws from N(0, Sigma), Sigma the covariance of x: sum_t g_t (x_t - mean), g standard normal."""
+def of_data(axis: Float[Tensor, "d"], x: Float[Tensor, "token d"], n: int, *, seed: int) -> Float[Tensor, "n d"]:
+    """n unit vectors at right angles to an axis, along draws from N(0, Sigma), Sigma the covariance of x:
+
+    sum_t g_t (x_t - mean), g standard normal, without what lies along the axis
+    """
     centred = x.double().cpu() - x.double().cpu().mean(0)
     drawn = torch.randn(n, len(x), generator=torch.Generator().manual_seed(seed), dtype=torch.float64) @ centred
+    return _across(drawn, axis)
+
+
+def _across(drawn: Float[Tensor, "n d"], axis: Float[Tensor, "d"]) -> Float[Tensor, "n d"]:
+    unit = axis.double().cpu() / axis.double().cpu().norm()
+    drawn = drawn - torch.outer(drawn @ unit, unit)
     return drawn / drawn.norm(dim=1, keepdim=True).clamp_min(1e-300)
 
 
@@ -75,6 +84,4 @@ def equal_variance(
     p = (low + high) / 2
     g = torch.randn(n, len(values), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     scaled = (p / 2 * (logs - logs[-1])).exp()
-    drawn = (g * scaled) @ vectors.T
-    drawn = drawn - torch.outer(drawn @ axis, axis)
-    return drawn / drawn.norm(dim=1, keepdim=True).clamp_min(1e-300), p
+    return _across((g * scaled) @ vectors.T, axis), p

@@ -103,7 +103,7 @@ def removal_cost(
         rs.removal_cost(model, pca[7], prompts).view()
 
     Raises:
-        PromptError: lengths differ, or are under 3. ZeroDirection: the text does not vary along it. UnknownSite, UnknownHead.
+        PromptError: lengths differ, or are under 3. ZeroDirection: the text does not vary along it. NoVectors, UnknownHead.
     """
     place = site or direction.site
     one_vector(model, place, direction.head)

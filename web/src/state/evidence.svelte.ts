@@ -16,7 +16,7 @@ export class EvidenceStore {
   gathering: Gathering | null = $derived.by(() => this.session.state?.evidence ?? null);
   /** Still at work: not done, and not failed. */
   busy = $derived(!!this.gathering && !this.gathering.done && !this.gathering.error);
-  private here = $derived(this.directions.ref ? spelled(this.session.model?.hash, this.directions.ref) : "");
+  private here = $derived.by(() => (this.directions.ref ? spelled(this.session.model?.hash, this.directions.ref) : ""));
   /** What is shown, or being gathered, is of another direction than the one on screen. */
   stale = $derived(!!this.shownOf && this.shownOf !== this.here);
 
