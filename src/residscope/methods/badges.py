@@ -28,8 +28,10 @@ class Badge:
         return "not known yet" if self.shown is None else "shown" if self.shown else "not shown"
 
     def view(self) -> Card:
-        verdict = None if self.shown is None else "passed" if self.shown else "failed"
-        return Card(f"{self.claim}: {self.said}", dict(self.numbers), verdict=verdict, note=self.sentence)
+        title, fields = f"{self.claim}: {self.said}", dict(self.numbers)
+        if self.shown is None:
+            return Card(title, fields, note=self.sentence)
+        return Card(title, fields, verdict="passed" if self.shown else "failed", note=self.sentence)
 
 
 def correlates(null: NullDirections | None, stability: Stability | None, *, fitted: bool) -> Badge:

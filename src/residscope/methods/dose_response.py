@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -103,15 +103,15 @@ class DoseResponse:
         return self.view()._repr_html_()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Shift:
     """Of each row: KL, then the change of the logits of `ids`, or of a metric."""
 
     base: Float[Tensor, "prompt d_vocab"]
     ids: tuple[int, ...]
     metric: LogitReadout | None
-    sites: ClassVar[tuple[str, ...]] = ("logits",)
-    pos: ClassVar[int] = -1
+    sites: tuple[str, ...] = ("logits",)
+    pos: int = -1
 
     def columns(self, model: Any, batch: Batch) -> None:
         return None

@@ -1,6 +1,6 @@
 """Evidence beside a claim: everything that is known of one direction, and two badges, one for each thing it may mean."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
@@ -9,7 +9,8 @@ from typing import Any
 from residscope.corpus.chunks import chunks
 from residscope.corpus.examples import Examples, Readings
 from residscope.corpus.held_out import held_out
-from residscope.corpus.text import Source, called
+from residscope.corpus.hub import DataSet
+from residscope.corpus.text import Source, called, opened
 from residscope.corpus.vectors import one_vector
 from residscope.directions import Direction
 from residscope.engine.model import Model
@@ -128,7 +129,9 @@ def gather(
 ) -> Iterator[Evidence]:
     """`evidence`, stage by stage: each item has more than the one before. `progress` may raise to cancel."""
     site = one_vector(model, direction.site, direction.head)
-    corpus = corpus if isinstance(corpus, str | Path | list | tuple) else list(corpus)
+    corpus = opened(corpus)
+    if not isinstance(corpus, str | Path | DataSet | Sequence):
+        corpus = list(corpus)  # it is read twice
     tell = progress or (lambda stage, done, total: None)
     about = {**model.provenance, "method": "evidence", "corpus": called(corpus), "tokens": tokens, "seed": seed}
     found = Evidence(direction.name, direction.place, own_tokens(model, direction), provenance=about)
@@ -144,11 +147,12 @@ def gather(
 
     readings, null = Readings([direction], model), Null(direction, model, n=199, seed=seed)
     blocks = Blocks(direction.site, direction.head, model.sites.width(site), seed=seed, vectors=nmf)
-    shown = {"k": 10, "intervals": 5, "per_interval": 5, "context": 16, "seed": seed, "about": about}
+    shown: dict[str, Any] = {"k": 10, "intervals": 5, "per_interval": 5, "context": 16, "seed": seed, "about": about}
     read = 0
     for chunk in chunks(model, corpus, [direction.site], tokens=tokens):
-        for part in (readings, null, blocks):
-            part.add(chunk)  # type: ignore[attr-defined]
+        readings.add(chunk)
+        null.add(chunk)
+        blocks.add(chunk)
         before, read = read, read + sum(chunk.record.lengths)
         tell("Reading the text", min(read, tokens), tokens)
         if before < tokens / 4 <= read < tokens:
@@ -187,7 +191,7 @@ def gather(
         )
     except (ZeroDirection, CorpusError) as error:
         for part in ("dose", "removal"):
-            found = _without(found, part, error)
+            found = found if getattr(found, part) is not None else _without(found, part, error)
     yield found
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -60,12 +60,12 @@ class RemovalCost:
         return self.view()._repr_html_()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Cost:
     """KL and rise of the loss at each position but the last."""
 
     base: Float[Tensor, "prompt pos d_vocab"]
-    sites: ClassVar[tuple[str, ...]] = ("final_norm",)
+    sites: tuple[str, ...] = ("final_norm",)
 
     def __call__(self, recording: Recording) -> Float[Tensor, "row pos measure"]:
         rows = recording.batch.rows or range(len(recording.batch))
