@@ -1,6 +1,7 @@
 """Evidence on the real model: gathered coarse to fine beside the live run, both badges said, stale when the direction changes."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def test_evidence_comes_stage_by_stage_and_says_both_badges(bench: Page, workben
     assert told["missing"] == {} or "stability" in told["missing"]
     for which in ("correlates", "used"):
         badge = bench.get_by_test_id(f"badge-{which}")
-        assert badge.get_attribute("data-shown") in ("true", "false")
+        expect(badge).to_have_attribute("data-shown", re.compile("true|false"), timeout=30_000)
         expect(badge).to_contain_text(told["badges"][which]["sentence"])
     shot(bench, "card-light")
 

@@ -168,31 +168,32 @@ def gather(
             found = _without(found, "stability", error)
         yield found
 
-    moments = blocks.joined()
+    skip = _seen(direction, called(corpus), read)
+    options: dict[str, Any] = {"random": random, "moments": blocks.joined(), "seed": seed, "memory": memory}
     try:
-        held = held_out(model, corpus, skip=_seen(direction, called(corpus), read), n=prompts, length=length, seed=seed)
+        held = held_out(model, corpus, skip=skip, n=prompts, length=length, seed=seed)
         about = {**about, "held out": held.origin, "held-out prompts": [list(ids) for ids in held.prompts]}
-        found = replace(found, provenance=about)
-        options: dict[str, Any] = {"random": random, "moments": moments, "seed": seed, "memory": memory}
-        tell("Steering", 0, 1)
-        found = replace(
-            found,
-            dose=dose_response(
-                model, direction, held.prompts, **options, progress=lambda _, a, b: tell("Steering", a, b)
-            ),
-        )
-        yield found
-        tell("Taking it away", 0, 1)
-        found = replace(
-            found,
-            removal=removal_cost(
-                model, direction, held.prompts, **options, progress=lambda _, a, b: tell("Taking it away", a, b)
-            ),
-        )
+        yield from _edited(model, direction, held.prompts, replace(found, provenance=about), options, tell)
     except (ZeroDirection, CorpusError) as error:
-        for part in ("dose", "removal"):
-            found = found if getattr(found, part) is not None else _without(found, part, error)
+        yield _without(_without(found, "dose", error), "removal", error)
+
+
+def _edited(
+    model: Model,
+    direction: Direction,
+    prompts: Sequence[Sequence[int]],
+    found: Evidence,
+    options: Mapping[str, Any],
+    tell: Progress,
+) -> Iterator[Evidence]:
+    """What comes of editing along the direction, on held-out prompts."""
+    tell("Steering", 0, 1)
+    dose = dose_response(model, direction, prompts, **options, progress=lambda _, a, b: tell("Steering", a, b))
+    found = replace(found, dose=dose)
     yield found
+    tell("Taking it away", 0, 1)
+    cost = removal_cost(model, direction, prompts, **options, progress=lambda _, a, b: tell("Taking it away", a, b))
+    yield replace(found, removal=cost)
 
 
 def _without(found: Evidence, part: str, error: ResidscopeError) -> Evidence:
