@@ -47,6 +47,7 @@ def test_evidence_comes_stage_by_stage_and_says_both_badges(bench: Page, workben
 
     bench.get_by_test_id("evidence-details").click()
     dialog = bench.get_by_test_id("evidence-dialog")
+    shot(bench, "details-light")
     for part in ("null", "dose", "removal"):
         expect(dialog.get_by_test_id(f"evidence-{part}").locator("figure")).to_have_count(2)
     expect(dialog.get_by_test_id("evidence-examples").locator(".example")).to_have_count(10)
@@ -55,7 +56,6 @@ def test_evidence_comes_stage_by_stage_and_says_both_badges(bench: Page, workben
         told["examples"]["bottom"][0]["tokens"][told["examples"]["bottom"][0]["at"]].strip()
     )
     dialog.get_by_role("button", name="Highest").click()
-    shot(bench, "details-light")
     for part in ("dose", "examples"):
         dialog.get_by_test_id(f"evidence-{part}").scroll_into_view_if_needed()
         shot(bench, f"details-{part}-light")

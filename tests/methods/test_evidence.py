@@ -203,7 +203,7 @@ def test_it_comes_stage_by_stage_and_can_be_cancelled() -> None:
     assert "null" not in has[1], "examples come before the whole text is read"
     kinds = [view.kind for view in stages[-1].view().views]
     assert kinds[:2] == ["card", "card"]
-    assert kinds.count("curve") == 3
+    assert kinds.count("curve") == 2
 
     def stop(stage: str, done: int, total: int) -> None:
         if stage == "Steering" and done:

@@ -84,7 +84,7 @@ class DoseResponse:
                     lines,
                     title=title,
                     x_title="dose, in standard deviations",
-                    y_title=unit,
+                    y_title="change",
                     unit=unit,
                     references=[Reference(0.0, axis="y")],
                     note=f"bands: 95 % over {self.provenance['prompts']} prompts; over {len(others.values)} random directions",
@@ -186,7 +186,7 @@ def dose_response(
         "steered": "everywhere" if pos is None else pos,
         "sd along random directions": float((drawn @ moments.covariance.cpu() @ drawn.T).diagonal().sqrt().median()),
     }  # fmt: skip
-    of = "change of the metric" if metric is not None else "own tokens: those it raises less those it lowers"
+    of = "The metric" if metric is not None else "Its own tokens: those it raises less those it lowers"
     kl = found[..., 0]
     own = found[..., 1] if metric is not None else _own(found[..., 1:], tokens, ids)
     return DoseResponse(

@@ -50,10 +50,10 @@ class NullDirections:
         """The random directions' values, this one's marked."""
         here = self.null.select(measure=measure)
         mark = Reference(float(self.observed.select(measure=measure).values), self.direction)
-        names = {"uniform": "random, uniform", "data": "random, as the data varies"}
+        names = {"uniform": "uniform", "data": "as the data varies"}
         return Histogram(
             {names[kind]: here.select(drawn=kind).values for kind in DRAWN}, bins=_bins(here.values, mark.at),
-            title=measure.capitalize(), x_title="eta²" if measure in MEASURES[2:] else measure, references=[mark],
+            title=f"{measure.capitalize()}, beside random directions", x_title="η²" if measure in MEASURES[2:] else measure, references=[mark],
             note=f"p = {self.beaten(measure):.3f} against the harder of the two",
         )  # fmt: skip
 

@@ -20,7 +20,7 @@ from residscope.directions import Direction
 from residscope.engine.model import Model
 from residscope.errors import NotFitted, TooFewVectors
 from residscope.results import Result
-from residscope.views import Curve, Line, Reference
+from residscope.views import Reference, Scatter
 
 Progress = Callable[[str, int, int], None]
 BLOCKS = 8
@@ -42,12 +42,12 @@ class Stability:
         """The median over the halves."""
         return float(self.cosine.values.median())
 
-    def view(self) -> Curve:
-        x = [f"half {i + 1} (no. {m})" for i, m in enumerate(self.matched)]
-        line = Line("best |cosine|", self.cosine.values)
-        return Curve(
-            x, [line], title=f"{self.direction} in fits on halves of the text", y_title="|cosine|",
-            references=[Reference(0.8, "0.8", axis="y")], note="no.: the component that matched, counted from zero",
+    def view(self) -> Scatter:
+        texts = [f"component {m} of that fit" for m in self.matched]
+        return Scatter(
+            list(range(1, len(texts) + 1)), self.cosine.values, texts=texts, x_title="half", y_title="best |cosine|",
+            title=f"{self.direction} in fits on halves of the text", references=[Reference(0.8, "0.8", axis="y")],
+            note=f"matched: component {', '.join(map(str, sorted({*self.matched})))}, counted from zero",
         )  # fmt: skip
 
     def __repr__(self) -> str:
