@@ -84,7 +84,7 @@ class DoseResponse:
                     lines,
                     title=title,
                     x_title="dose, in standard deviations",
-                    y_title="change",
+                    y_title="change" if own is self.own else "KL",
                     unit=unit,
                     references=[Reference(0.0, axis="y")],
                     note=f"bands: 95 % over {self.provenance['prompts']} prompts; over {len(others.values)} random directions",

@@ -53,7 +53,8 @@ class NullDirections:
         names = {"uniform": "uniform", "data": "as the data varies"}
         return Histogram(
             {names[kind]: here.select(drawn=kind).values for kind in DRAWN}, bins=_bins(here.values, mark.at),
-            title=f"{measure.capitalize()}, beside random directions", x_title="η²" if measure in MEASURES[2:] else measure, references=[mark],
+            title=f"{measure.capitalize()}, beside random directions",
+            x_title="η²" if measure in MEASURES[2:] else measure, references=[mark],
             note=f"p = {self.beaten(measure):.3f} against the harder of the two",
         )  # fmt: skip
 

@@ -45,7 +45,7 @@ class RemovalCost:
         own, others = float(self.cost.select(measure=measure).values), self.random.select(measure=measure).values
         title = {"KL": "Change of the predictions without it", "loss": "Rise of the loss without it"}[measure]
         return Histogram(
-            {"random directions": others}, bins=20, title=title, x_title="a token", unit="nats",
+            {"random directions": others}, bins=20, title=title, x_title="per token", unit="nats",
             references=[Reference(own, self.direction)], note=f"p = {self.p[measure]:.3f}",
         )  # fmt: skip
 
