@@ -9,6 +9,7 @@ from methods.readers import TEXTS, drawn, planted_embedding, reader
 from residscope.corpus.chunks import chunks
 from residscope.corpus.moments import Moments
 from residscope.errors import WrongModel, ZeroDirection
+from residscope.methods.badges import correlates
 from residscope.methods.null_directions import Powers
 from residscope.methods.random_like import equal_variance, step_of
 
@@ -80,6 +81,9 @@ def test_before_the_first_block_a_token_explains_every_direction_and_so_none_sta
     found = rs.null_directions(hf_only_tokens, drawn(1, site="resid_pre.0"), TEXTS, n=49, tokens=800)
     assert float(found.observed.select(measure="token identity").values) == pytest.approx(1)
     assert found.beaten("token identity") == 1
+    badge = correlates(found, None, fitted=False)
+    assert badge.shown is False
+    assert "of any direction's coordinate" in badge.sentence
 
 
 @pytest.mark.parametrize("factor", [0.05, 0.3, 1.0, 3.0])

@@ -22,7 +22,7 @@ class HeldOut:
         return len(self.prompts)
 
 
-def held_out(model: Model, corpus: Source, *, skip: int, n: int = 16, length: int = 20, seed: int = 0) -> HeldOut:
+def held_out(model: Model, corpus: Source, *, skip: int, n: int = 12, length: int = 20, seed: int = 0) -> HeldOut:
     """n windows of `length` tokens, drawn at random from the text beyond its first `skip` tokens.
 
     Where so much is not left, they are drawn from the built-in text instead, and `origin` says so.

@@ -50,10 +50,13 @@ def correlates(null: NullDirections | None, stability: Stability | None, *, fitt
         "token η²": eta["token identity"], "p, token": p["token identity"],
         "position η²": eta["position"], "p, position": p["position"],
     }  # fmt: skip
-    usual = float(null.null.select(measure=best).values.median())
+    usual, always = (float(null.null.select(measure=m).values.median()) for m in (best, "token identity"))
     what = {"token identity": "Which token it is", "position": "The position in the text"}[best]
     if beyond:
         said = f"{what} explains {eta[best]:.0%} of its coordinate; of most random directions', {usual:.0%}."
+    elif always > 0.95:
+        said = f"Here which token it is explains nearly all of any direction's coordinate ({always:.0%}), of this one's too; "
+        said += f"position explains {eta['position']:.0%} (p {p['position']:.2f})."
     else:
         said = (
             f"Neither token ({eta['token identity']:.0%}) nor position ({eta['position']:.0%}) explains more of its coordinate "
