@@ -11,6 +11,7 @@ from methods.readers import TEXTS, drawn, planted_embedding, planted_readout, re
 from residscope import edits
 from residscope.corpus.chunks import chunks
 from residscope.errors import Cancelled, NotFitted, PromptError
+from residscope.methods.badges import used
 from residscope.methods.dose_response import OWN
 from residscope.methods.evidence import _seen, gather
 from residscope.methods.own_tokens import own_tokens, to_stream
@@ -152,6 +153,19 @@ def test_own_tokens_are_read_where_the_move_arrives(site: str, head: int | None,
     assert own_tokens(model, replace(drawn(1), site="attn_in.1")) is None
 
 
+def test_removal_of_what_nothing_else_varies_as_much_as_is_no_test() -> None:
+    model, _ = planted_embedding()
+    pca = rs.pca(model, TEXTS, "resid_post.1", 4, tokens=1500)
+    cost = rs.removal_cost(model, pca[0], PROMPTS)
+    assert cost.p["KL"] == 0.025
+    assert cost.matched < 0.5
+    badge = used(None, cost, why={"dose": "not tried"})
+    assert badge.shown is False
+    assert "no test" in badge.sentence
+    fair = rs.removal_cost(model, pca[2], PROMPTS)
+    assert 0.5 < fair.matched < 2
+
+
 # ── badges ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -160,6 +174,7 @@ def test_a_direction_the_readout_hangs_on_is_used_and_another_is_not() -> None:
     found = rs.evidence(model, planted, TEXTS, **SMALL)
     assert found.used.shown
     assert found.removal.p["KL"] == 0.025
+    assert found.removal.matched > 0.5
     assert found.dose.p == 0.025
     assert found.dose.rises > 0.9
     assert "none of 39" in found.used.sentence

@@ -11,6 +11,7 @@ from residscope.views import Card
 
 LEVEL = 0.05
 STABLE = 0.8
+MATCHED = 0.5  # of its variance: what random directions must carry for their removal to compare
 RISING = 0.9  # rank correlation of dose and effect
 
 
@@ -80,7 +81,8 @@ def correlates(null: NullDirections | None, stability: Stability | None, *, fitt
 def used(dose: DoseResponse | None, removal: RemovalCost | None, *, why: Mapping[str, str] | None = None) -> Badge:
     """Removing it changes predictions more than 95 % of random directions do, or steering moves its own tokens more, rising.
 
-    The level is shared between the two questions (Bonferroni): p <= 0.025 for one. `why`: what could not be done.
+    The level is shared between the two questions (Bonferroni): p <= 0.025 for one. Removal counts where the random directions
+    carry at least half of its variance. `why`: what could not be done.
     """
     claim = "Is used by the model"
     why = why or {}
@@ -94,11 +96,15 @@ def used(dose: DoseResponse | None, removal: RemovalCost | None, *, why: Mapping
             "loss without it": float(removal.cost.select(measure="loss").values),
             "p, removal": removal.p["KL"],
         }
-        shown |= 2 * removal.p["KL"] <= LEVEL
-        said.append(
-            f"Without it predictions change by {kl:.2g} nats a token; {_count(as_much, len(others))} "
-            "of equal variance matter as much."
-        )
+        numbers["variance of random ones"] = removal.matched
+        shown |= 2 * removal.p["KL"] <= LEVEL and removal.matched >= MATCHED
+        said.append(f"Without it predictions change by {kl:.2g} nats a token;")
+        if removal.matched >= MATCHED:
+            said.append(f"{_count(as_much, len(others))} of equal variance matter as much.")
+        else:
+            said.append(
+                f"no test, since nothing else varies as much (random directions: {removal.matched:.0%} of its variance)."
+            )
     if dose is not None and dose.slope is not None and dose.p is not None and dose.rises is not None:
         assert dose.random_own is not None
         n = dose.random_own.sizes["draw"]

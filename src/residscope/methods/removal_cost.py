@@ -40,6 +40,12 @@ class RemovalCost:
     p: Mapping[str, float]
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def matched(self) -> float:
+        """The variance along the random directions (their median) as a share of that along this one: near 1, unless nothing
+        at right angles to it varies as much."""
+        return float(self.provenance["variance along random directions"]) / float(self.provenance["variance along it"])
+
     def histogram(self, measure: str = "KL") -> Histogram:
         """The random directions' costs, this one's marked."""
         own, others = float(self.cost.select(measure=measure).values), self.random.select(measure=measure).values
