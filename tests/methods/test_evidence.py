@@ -162,7 +162,8 @@ def test_removal_of_what_nothing_else_varies_as_much_as_is_no_test() -> None:
     badge = used(None, cost, why={"dose": "not tried"})
     assert badge.shown is False
     assert "no test" in badge.sentence
-    fair = rs.removal_cost(model, pca[2], PROMPTS)
+    plain = reader()
+    fair = rs.removal_cost(plain, rs.pca(plain, TEXTS, "resid_post.1", 8, tokens=1500)[6], PROMPTS)
     assert 0.5 < fair.matched < 2
 
 
