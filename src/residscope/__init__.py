@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from residscope.corpus.svd import svd as svd
     from residscope.directions import Dictionary as Dictionary
     from residscope.directions import Direction as Direction
+    from residscope.directions import mix as mix
     from residscope.directions import unembedding_rows as unembedding_rows
     from residscope.engine.generation import Generation as Generation
     from residscope.engine.loading import load as load
@@ -68,9 +69,10 @@ _HOME = {
     "activation_patching": "methods.activation_patching", "fit_probe": "methods.probe_fit", "head_roles": "methods.head_roles",
     "intervene": "methods.intervention", "kl": "metrics", "look": "methods.look",
     "load": "engine.loading", "load_recording": "recordings", "log_prob": "metrics", "logit_diff": "metrics",
-    "loss": "metrics", "lrqp": "methods.lrqp", "mean_difference": "corpus.mean_difference", "nmf": "corpus.nmf",
-    "open_library": "store", "pca": "corpus.pca", "probe_sweep": "methods.probe_sweep", "save_recording": "recordings",
-    "screened": "engine.planner", "svd": "corpus.svd", "sweep": "engine.planner", "unembedding_rows": "directions",
+    "loss": "metrics", "lrqp": "methods.lrqp", "mean_difference": "corpus.mean_difference", "mix": "directions",
+    "nmf": "corpus.nmf", "open_library": "store", "pca": "corpus.pca", "probe_sweep": "methods.probe_sweep",
+    "save_recording": "recordings", "screened": "engine.planner", "svd": "corpus.svd", "sweep": "engine.planner",
+    "unembedding_rows": "directions",
     # evidence for a direction
     "dose_response": "methods.dose_response", "evidence": "methods.evidence", "null_directions": "methods.null_directions",
     "removal_cost": "methods.removal_cost", "stability": "methods.stability", "top_examples": "corpus.examples",

@@ -32,6 +32,10 @@ def refused(answer: httpx.Response, status: int, type: str) -> dict[str, Any]:
     return error
 
 
+def mixed(*terms: tuple[str, int, float]) -> dict[str, Any]:
+    return {"kind": "mix", "terms": [{"dictionary": id, "index": i, "weight": weight} for id, i, weight in terms]}
+
+
 BAD: list[tuple[str, str, Any, int, str]] = [
     ("empty prompt", "intents/set_prompt", {"text": ""}, 422, "EmptyPrompt"),
     ("prompt over the context", "intents/set_prompt", {"text": "x" * 65}, 422, "PromptTooLong"),
@@ -71,6 +75,38 @@ BAD: list[tuple[str, str, Any, int, str]] = [
         "NotFound",
     ),
     ("saved direction", "directions/read", {"kind": "saved", "name": "none"}, 404, "NotFound"),
+    ("mix of nothing", "directions/read", {"kind": "mix", "terms": []}, 400, "MalformedJSON"),
+    ("mix without a weight", "directions/read", mixed(("pca@resid_post.1", 0, 0.0)), 422, "ZeroDirection"),
+    (
+        "mix that cancels",
+        "directions/read",
+        mixed(("pca@resid_post.1", 0, 1), ("pca@resid_post.1", 0, -1)),
+        422,
+        "ZeroDirection",
+    ),
+    ("mix of no dictionary", "directions/read", mixed(("pca@nowhere", 0, 1.0)), 404, "NotFound"),
+    ("mix beyond the last", "directions/read", mixed(("pca@resid_post.1", 3, 1.0)), 422, "DirectionError"),
+    (
+        "mix at another width",
+        "directions/read",
+        {**mixed(("pca@resid_post.1", 0, 1)), "site": "mlp_post.1"},
+        422,
+        "WrongWidth",
+    ),
+    ("fit of no method", "intents/fit", {"method": "ica", "site": "resid_post.1"}, 400, "MalformedJSON"),
+    ("fit nowhere", "intents/fit", {"method": "pca", "site": "nowhere"}, 422, "UnknownSite"),
+    ("fit of no vectors", "intents/fit", {"method": "pca", "site": "pattern.1"}, 422, "NoVectors"),
+    ("fit of no head", "intents/fit", {"method": "pca", "site": "z.1"}, 422, "UnknownHead"),
+    ("fit with another's option", "intents/fit", {"method": "svd", "site": "stream", "clip": True}, 422, "BadFit"),
+    (
+        "fit on the server's files",
+        "intents/fit",
+        {"method": "pca", "site": "stream", "text": {"kind": "builtin", "name": "/etc/hosts.txt"}},
+        422,
+        "CorpusError",
+    ),
+    ("forget a shipped one", "intents/forget_dictionary", {"id": "pca@resid_post.1"}, 422, "DirectionError"),
+    ("forget none", "intents/forget_dictionary", {"id": "pca@nowhere"}, 404, "NotFound"),
 ]
 
 
@@ -175,15 +211,19 @@ def test_bodies_have_limits(http: httpx.Client) -> None:
         ("POST", "/", 405, "WireError"),
         ("DELETE", "/api/state", 405, "WireError"),
         ("GET", "/api/runs/r9999/stream", 404, "NotFound"),
-        ("GET", "/api/runs/RUN/stream?basis=z.1", 422, "UnknownSite"),
-        ("GET", "/api/runs/RUN/stream?basis=resid_post.77", 422, "UnknownLayer"),
+        ("GET", "/api/runs/r9999/coef?dictionary=pca@resid_post.1", 404, "NotFound"),
+        ("GET", "/api/runs/RUN/coef", 422, "WireError"),
+        ("GET", "/api/runs/RUN/coef?dictionary=pca@z.1", 404, "NotFound"),
         ("GET", "/api/runs/RUN/logits", 422, "WireError"),
         ("GET", "/api/runs/RUN/logits?positive=a&negative=1", 422, "WireError"),
         ("GET", "/api/runs/RUN/logits?positive=0&negative=97", 422, "UnknownToken"),
         ("GET", "/api/runs/RUN/lens?layer=4&pos=0", 422, "UnknownLayer"),
         ("GET", "/api/runs/RUN/lens?layer=0&pos=999", 422, "UnknownPosition"),
-        ("GET", "/api/directions", 422, "WireError"),
-        ("GET", "/api/directions?site=nowhere", 422, "UnknownSite"),
+        ("GET", "/api/dictionaries", 422, "WireError"),
+        ("GET", "/api/dictionaries?id=pca@nowhere", 404, "NotFound"),
+        ("GET", "/api/gram", 422, "WireError"),
+        ("GET", "/api/gram?of=pca@nowhere", 404, "NotFound"),
+        ("GET", "/api/gram?of=pca@resid_post.1&of=saved:none", 404, "NotFound"),
     ],
 )
 def test_addresses(http: httpx.Client, method: str, path: str, status: int, type: str) -> None:
@@ -214,19 +254,64 @@ def test_tensors_travel_as_safetensors(http: httpx.Client, server: Server) -> No
     http.post("/api/intents/set_prompt", json={"text": "tensors"})
     assert server.session.wait(60)
     run = state(http)["current"]["a"]
-    answer = http.get(f"/api/runs/{run}/stream", params={"basis": "resid_post.1"})
+    answer = http.get(f"/api/runs/{run}/stream")
     assert answer.headers["content-type"] == "application/octet-stream"
-    tensors = load(answer.content)
-    assert {name: tuple(t.shape) for name, t in tensors.items()} == {
-        "coef": (5, 7, 3), "offset": (5, 3), "norm": (5, 7), "next_id": (7, 5), "next_p": (7, 5),
-    }  # fmt: skip
-    header = json.loads(answer.content[8 : 8 + int.from_bytes(answer.content[:8], "little")])
-    texts = json.loads(header["__metadata__"]["next_text"])
-    assert [len(row) for row in texts] == [5] * 7
+    assert shapes(answer) == {"norm": (5, 7), "next_id": (7, 5), "next_p": (7, 5)}
+    assert [len(row) for row in json.loads(metadata(answer)["next_text"])] == [5] * 7
+    coef = http.get(f"/api/runs/{run}/coef", params={"dictionary": "pca@resid_post.1"})
+    assert coef.headers["content-type"] == "application/octet-stream"
+    assert shapes(coef) == {"coef": (5, 7, 3), "offset": (5, 3)}
+    rows = ["embed", "resid_post.0", "resid_post.1", "resid_post.2", "resid_post.3"]
+    assert {name: json.loads(value) for name, value in metadata(coef).items()} == {"rows": rows, "fitted_row": 2}
     logits = load(http.get(f"/api/runs/{run}/logits", params={"positive": 3, "negative": 4}).content)
     assert {name: tuple(t.shape) for name, t in logits.items()} == {"value": (5, 7), "offset": (5, 7)}
     assert len(http.get(f"/api/runs/{run}/lens", params={"layer": -1, "pos": 2}).json()["top"]) == 5
-    assert len(http.get("/api/directions", params={"site": "resid_post.1"}).json()["components"]) == 3
+    found = http.get("/api/dictionaries", params={"id": "pca@resid_post.1"}).json()
+    assert (found["id"], found["site"], found["place"], found["head"]) == (
+        "pca@resid_post.1",
+        "resid_post.1",
+        "resid_post.1",
+        None,
+    )
+    assert [component["label"] for component in found["components"]] == ["PC 0", "PC 1", "PC 2"]
+
+
+def test_a_dictionary_is_fitted_read_and_forgotten_over_the_wire(http: httpx.Client, server: Server) -> None:
+    """All that the page does with one: fit a head's, read the run along it, mix it, forget it."""
+    text = {
+        "kind": "typed",
+        "name": "lines.jsonl",
+        "text": "\n".join(f'{{"text": "line number {n}, {n * n}"}}' for n in range(99)),
+    }
+    recipe = {"method": "pca", "site": "z.1", "head": 2, "text": text, "tokens": 1000, "n": 3}
+    assert http.post("/api/intents/fit", json=recipe).json() == {"ok": True, "value": None}
+    deadline = time.monotonic() + 60
+    while state(http)["fit"] is not None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert server.session.wait(60)
+    found = state(http)
+    assert found["fit"] is None
+    row = found["model"]["dictionaries"][-1]
+    told = http.get("/api/dictionaries", params={"id": "pca@z.1.h2"}).json()
+    assert row == {
+        "id": "pca@z.1.h2", "site": "z.1", "head": 2, "place": "z.1 head 2", "kind": "pca", "n": 3, "space": "centred",
+        "standardised": False, "fitted_on": "lines.jsonl", "tokens": told["tokens"], "shipped": False, "width": 8,
+    }  # fmt: skip
+    assert all((c["top"], c["cos_logit_diff"]) == ([], None) and c["variance"] > 0 for c in told["components"])
+    run = found["current"]["a"]
+    coef = http.get(f"/api/runs/{run}/coef", params={"dictionary": "pca@z.1.h2"})
+    n_pos = len(found["prompt"]["tokens"])
+    assert shapes(coef) == {"coef": (4, n_pos, 3), "offset": (4, 3)}
+    assert json.loads(metadata(coef)["rows"]) == ["z.0", "z.1", "z.2", "z.3"]
+    gram = http.get("/api/gram", params={"of": ["pca@z.1.h2"]}).json()
+    torch.testing.assert_close(torch.tensor(gram["gram"]), torch.eye(3), atol=1e-5, rtol=0)
+    assert refused(http.get("/api/gram", params={"of": ["pca@z.1.h2", "pca@resid_post.1"]}), 422, "WrongWidth")
+    mix = mixed(("pca@z.1.h2", 0, 1.0), ("pca@z.1.h2", 2, -0.5))
+    assert http.post("/api/directions/read", json=mix).json()["label"] == "PC 0 of z.1 head 2 - 0.5 PC 2"
+    assert http.post("/api/intents/forget_dictionary", json={"id": "pca@z.1.h2"}).status_code == 200
+    refused(http.get("/api/dictionaries", params={"id": "pca@z.1.h2"}), 404, "NotFound")
+    refused(http.get(f"/api/runs/{run}/coef", params={"dictionary": "pca@z.1.h2"}), 404, "NotFound")
+    refused(http.post("/api/directions/read", json=mix), 404, "NotFound")
 
 
 def test_a_compared_run_of_another_prompt_brings_its_tokens(http: httpx.Client, server: Server) -> None:
@@ -327,6 +412,14 @@ def test_an_overfull_box_is_given_up() -> None:
         assert box.overflowed.is_set()
 
     asyncio.run(main())
+
+
+def shapes(answer: httpx.Response) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(t.shape) for name, t in load(answer.content).items()}
+
+
+def metadata(answer: httpx.Response) -> dict[str, str]:
+    return json.loads(answer.content[8 : 8 + int.from_bytes(answer.content[:8], "little")])["__metadata__"]
 
 
 def state(http: httpx.Client) -> dict[str, Any]:

@@ -13,7 +13,7 @@ const run = (id: string, version: number, texts: string[], more: Partial<Run> = 
 function state(more: Partial<State>): State {
   const base = {
     version: 1,
-    model: { name: "m", hash: "h", n_layers: 1, dictionaries: [{ site: "resid_post.0", kind: "pca", n: 1, fitted_on: "" }], sites: [] },
+    model: { name: "m", hash: "h", n_layers: 1, dictionaries: [{ id: "pca@resid_post.0", site: "resid_post.0", head: null, kind: "pca", n: 1, fitted_on: "" }], sites: [] },
     models: [], status: { phase: "idle", detail: "", progress: null, forward_ms: 1, error: null },
     prompt: { text: "ab", bos: false, tokens: [tok("a"), tok("b")] },
     metric: { positive: tok("x", 1), negative: tok("y", 2), chosen: true },
@@ -36,9 +36,8 @@ class Fake implements Connector {
     const cols = this.cols.get(/runs\/(\w+)/.exec(path)![1])!;
     const cells = Array.from({ length: 2 * cols }, (_, i) => i);
     if (path.includes("logits")) return parseSafetensors(pack({ value: f32([2, cols], cells), offset: f32([2, cols], cells.map(() => 0.5)) }));
-    return parseSafetensors(
-      pack({ coef: f32([2, cols, 1], cells), offset: f32([2, 1], [0, 0]), norm: f32([2, cols], cells), next_p: f32([cols, 0], []) }, { next_text: "[]" }),
-    );
+    if (path.includes("coef")) return parseSafetensors(pack({ coef: f32([2, cols, 1], cells), offset: f32([2, 1], [0, 0]) }));
+    return parseSafetensors(pack({ norm: f32([2, cols], cells), next_p: f32([cols, 0], []) }, { next_text: "[]" }));
   }
   async json<T>(path: string): Promise<T> {
     this.asked.push(path);
@@ -77,10 +76,10 @@ afterEach(() => vi.unstubAllGlobals());
 describe("what is asked of the server", () => {
   it("is the picture first; directions wait until it is painted", async () => {
     await follow(state({}));
-    expect(fake.asked).toEqual(["api/runs/r1/stream?basis=resid_post.0", "api/runs/r1/logits?positive=1&negative=2"]);
+    expect(fake.asked).toEqual(["api/runs/r1/stream", "api/runs/r1/coef?dictionary=pca%40resid_post.0", "api/runs/r1/logits?positive=1&negative=2"]);
     expect(app.streams.field).not.toBeNull();
     await paint();
-    expect(fake.asked.slice(2)).toEqual(["api/directions?site=resid_post.0", "api/directions/read"]);
+    expect(fake.asked.slice(3)).toEqual(["api/dictionaries?id=pca%40resid_post.0", "api/directions/read"]);
   });
 
   it("is nothing twice", async () => {

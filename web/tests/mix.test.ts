@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { mixField, oneHot, unitWeights } from "../src/lib/mix";
-import { readStream, type StreamData } from "../src/lib/stream";
+import { readCoef, readStream, type StreamData } from "../src/lib/stream";
 import { parseSafetensors } from "../src/connect/safetensors";
 import { f32, pack } from "./pack";
 
@@ -17,7 +17,8 @@ function stream(): StreamData {
     },
     { next_text: JSON.stringify(Array.from({ length: cols }, () => [" a", "<b>"])) },
   );
-  return readStream(parseSafetensors(file), "r1", "resid_post.2");
+  const parsed = parseSafetensors(file);
+  return { ...readStream(parsed, "r1"), ...readCoef(parsed), site: "resid_post.2" };
 }
 
 describe("mixing", () => {
@@ -47,6 +48,13 @@ describe("mixing", () => {
   it("reads one component as that component, whatever its weight's size", () => {
     const alone = mixField(data, unitWeights({ 3: 0.05 }, k)!, "raw");
     alone.forEach((value, cell) => expect(value).toBeCloseTo(data.coef[cell * k + 3], 5));
+  });
+
+  it("takes a logit's share of the mean at the scale of each token", () => {
+    const sigma = new Float32Array(random(rows * cols, 5).map((x) => 4 + x));
+    const [centred, raw] = (["centred", "raw"] as const).map((unit) => mixField({ ...data, sigma }, unitWeights({ 3: 1 }, k)!, unit));
+    centred.forEach((value, cell) => expect(raw[cell] - value).toBeCloseTo(data.offset[Math.floor(cell / cols) * k + 3] / sigma[cell], 5));
+    expect(Math.max(...raw.map((value, cell) => Math.abs(value - centred[cell])))).toBeGreaterThan(0.1);
   });
 
   it("is odd in its weights", () => {

@@ -49,7 +49,7 @@ def data_set(source: str) -> DataSet:
 
     Raises:
         CorpusError: not of this form, no such data set or revision, or no file of text in it.
-        Offline: the hub does not answer, and the cache does not have it.
+        Offline: the hub does not answer; what its files are is asked each time, whatever the cache has of them.
     """
     match = _SOURCE.fullmatch(source)
     if match is None:
@@ -85,22 +85,17 @@ def of_text(files: Sequence[str]) -> list[str]:
 
 
 def _listed(repository: str, revision: str | None) -> tuple[str, list[str]]:
-    """The commit and its files; what the cache has of it, where no hub answers."""
-    from huggingface_hub import HfApi, errors, snapshot_download
+    """The commit that a revision stands for now, and its files."""
+    from huggingface_hub import HfApi, errors
 
     with _refusals(repository, revision):
         try:
             info = HfApi(endpoint=_endpoint()).dataset_info(repository, revision=revision)
-            return str(info.sha), [file.rfilename for file in info.siblings or ()]
         except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
             raise
-        except Exception as error:  # no answer: the hub's client raises its HTTP library's own errors
-            try:
-                kept = snapshot_download(repository, repo_type="dataset", revision=revision, local_files_only=True)
-            except errors.LocalEntryNotFoundError:
-                raise OSError(str(error)) from error
-        found = Path(kept)
-        return found.name, [file.relative_to(found).as_posix() for file in found.rglob("*") if file.is_file()]
+        except Exception as error:  # no answer: the client lets its HTTP library's own errors through
+            raise OSError(str(error)) from error
+    return str(info.sha), [file.rfilename for file in info.siblings or ()]
 
 
 @contextlib.contextmanager
@@ -121,9 +116,9 @@ def _refusals(repository: str, revision: str | None) -> Iterator[None]:
         raise CorpusError("the hub has no such data set", received=repository, fix=fix) from error
     except OSError as error:
         raise Offline(
-            f"{repository} is not in the cache and the hub does not answer",
+            f"the hub does not answer for {repository}",
             received=(str(error.__cause__ or error).splitlines() or [type(error).__name__])[0],
-            fix="check the network; or give a .txt or .jsonl file",
+            fix="check the network; or give a .txt or .jsonl file, which needs none",
         ) from error
 
 

@@ -76,12 +76,13 @@ def read(path: str | Path, model: Model) -> dict[str, Dictionary]:
         WrongModel: it was made on another model's weights. FileNotThere, DamagedFile: no file, or none that `save` wrote.
     """
     tensors, about = _old(Path(path)) or read_tensors(path, KIND)
-    own, found = signature(model), tensors["signature"].to(model.device)
-    if found.shape != own.shape or not torch.allclose(found, own, rtol=1e-2, atol=1e-3):
-        raise WrongModel(
-            "these directions were made on another model's weights", received=str(path), allowed=model.name
-        )
+    own = signature(model)
     try:
+        found = tensors["signature"].to(own)
+        if found.shape != own.shape or not torch.allclose(found, own, rtol=1e-2, atol=1e-3):
+            raise WrongModel(
+                "these directions were made on another model's weights", received=str(path), allowed=model.name
+            )
         return {id: _dictionary(id, facts, tensors, model.device) for id, facts in about.items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise DamagedFile(f"{Path(path).name} is damaged: {error} is missing", received=str(path), fix=AGAIN) from error

@@ -6,46 +6,26 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from pydantic import Field
 
-from residscope.corpus.text import BUILT_IN, Source, typed
+from residscope.corpus.text import BUILT_IN
 from residscope.engine.model import Model
 from residscope.engine.planner.pricing import prices_of
-from residscope.errors import Cancelled, CorpusError, NotFound, explain
+from residscope.errors import Cancelled, NotFound, explain
 from residscope.methods.evidence import Evidence, gather
 from residscope.session import build
 from residscope.session.evidence_views import describe_evidence
 from residscope.session.specs import Spec, parse_ref
 from residscope.session.state import Gathering, State
+from residscope.session.texts import TextRef, source_of
 
 MOST_HELD = 12
-MOST_TEXT = 2 << 20
 TOKENS = 8_000
 PACK = 512  # tokens: a live run waits for one pass of so many at most
 PAUSE = 0.01  # seconds between two looks at whether the live run is done
 PROGRESS_EVERY = 0.1  # seconds
-
-
-class BuiltInText(Spec):
-    kind: Literal["builtin"]
-    name: str
-
-
-class TypedText(Spec):
-    kind: Literal["typed"]
-    name: str = Field(min_length=1, max_length=200)
-    text: str = Field(repr=False, min_length=1, max_length=MOST_TEXT)
-
-
-class HubText(Spec):
-    kind: Literal["hub"]
-    name: str = Field(min_length=1, max_length=300)
-    field: str = Field(default="text", min_length=1, max_length=200)
-
-
-TextRef = Annotated[BuiltInText | TypedText | HubText, Field(discriminator="kind")]
 
 
 class GatherEvidence(Spec):
@@ -54,26 +34,12 @@ class GatherEvidence(Spec):
     tokens: int = Field(default=TOKENS, ge=1_000, le=200_000)
 
 
-def text_of(ref: BuiltInText | TypedText | HubText | None) -> Source:
-    """The text a reference names; the built-in one where none is. Raises CorpusError."""
-    match ref:
-        case TypedText():
-            return typed(ref.name, ref.text)
-        case HubText():
-            return f"hub:{ref.name}#{ref.field}"
-        case BuiltInText():
-            if ref.name not in BUILT_IN:
-                raise CorpusError("there is no such built-in text", received=ref.name, allowed=", ".join(BUILT_IN))
-            return ref.name
-    return BUILT_IN[0]
-
-
 def gather_evidence(state: State, args: GatherEvidence) -> tuple[State, Any]:
     """The intent: resolves the direction and the text, so that what cannot be gathered is refused at once."""
     loaded = build.need_model(state.model)
     ref = parse_ref(args.direction)
     direction = build.resolve(ref, loaded, state.directions)
-    corpus = text_of(args.text)
+    corpus = BUILT_IN[0] if args.text is None else source_of(args.text)
     asked = repr((loaded.model.hash, ref.model_dump_json(), args.text and args.text.model_dump_json(), args.tokens))
     key = hashlib.sha256(asked.encode()).hexdigest()[:16]
     now = state.evidence

@@ -18,11 +18,11 @@ export function unitWeights(weights: Weights, k: number): Float32Array | null {
 }
 
 /**
- * The stream read along a mix of components: value[row, pos] = sum_k w_k (coef[row, pos, k] - offset[row, k]).
- * `raw` leaves the offset out; `cos` divides the raw product by the residual's length.
+ * The stream read along a mix of components: value[row, pos] = sum_k w_k (coef[row, pos, k] - offset[row, k] / sigma[row, pos]),
+ * sigma one but for logits. `raw` leaves the offset out; `cos` divides the raw product by the residual's length.
  */
 export function mixField(data: StreamData, weights: Float32Array, unit: Unit, out?: Float32Array): Float32Array {
-  const { rows, cols, k, coef, offset, norm } = data;
+  const { rows, cols, k, coef, offset, norm, sigma } = data;
   const field = out?.length === rows * cols ? out : new Float32Array(rows * cols);
   const used = [...weights.keys()].filter((i) => weights[i] !== 0);
   for (let row = 0; row < rows; row++) {
@@ -30,7 +30,7 @@ export function mixField(data: StreamData, weights: Float32Array, unit: Unit, ou
     if (unit === "centred") for (const i of used) mean += weights[i] * offset[row * k + i];
     for (let pos = 0; pos < cols; pos++) {
       const cell = row * cols + pos;
-      let value = -mean;
+      let value = sigma ? -mean / sigma[cell] : -mean;
       for (const i of used) value += weights[i] * coef[cell * k + i];
       field[cell] = unit === "cos" ? value / (norm[cell] || 1) : value;
     }

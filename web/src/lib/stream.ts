@@ -1,31 +1,54 @@
 import { floats, type Tensors } from "../connect/safetensors";
 import { sinks } from "./scale";
 
-/** One run's stream in the coordinates of one basis; cells are [row, pos], row 0 is `embed`. */
-export interface StreamData {
+/** One run in the coordinates of one dictionary; cells are [row, pos], row 0 of the stream is `embed`. */
+export interface Coef {
+  k: number;
+  coef: Float32Array;
+  /** What centred takes away: [row, k]; NaN where the data-set mean of a row is not known. */
+  offset: Float32Array;
+  /** Of logits, [row, pos]: what centred takes away is then offset / sigma. Null in other spaces. */
+  sigma: Float32Array | null;
+  /** The sites of the rows, and which of them the dictionary was fitted at. */
+  sites: string[];
+  fitted: number | null;
+}
+
+export interface StreamData extends Coef {
   run: string;
   site: string;
   rows: number;
   cols: number;
-  k: number;
-  coef: Float32Array;
-  offset: Float32Array;
   norm: Float32Array;
   sink: Uint8Array;
   /** The most likely next tokens at each position. */
   next: { text: string; p: number }[][];
 }
 
-export function readStream(file: Tensors, run: string, site: string): StreamData {
+export type Stream = Omit<StreamData, keyof Coef | "site">;
+
+export function readStream(file: Tensors, run: string): Stream {
   const { shape, data: norm } = floats(file, "norm");
   const [rows, cols] = shape;
-  const coef = file.tensors.coef ? floats(file, "coef").data : new Float32Array(); // no basis: lengths and predictions only
-  const offset = file.tensors.coef ? floats(file, "offset").data : new Float32Array();
-  const k = coef.length / (rows * cols);
   const p = floats(file, "next_p");
   const texts = JSON.parse(file.metadata.next_text ?? "[]") as string[][];
   const next = texts.map((row, pos) => row.map((text, i) => ({ text, p: p.data[pos * p.shape[1] + i] })));
-  return { run, site, rows, cols, k, coef, offset, norm, sink: sinks(norm, cols), next };
+  return { run, rows, cols, norm, sink: sinks(norm, cols), next };
+}
+
+/** No dictionary: lengths and predictions only. */
+export const NO_COEF: Coef = { k: 0, coef: new Float32Array(), offset: new Float32Array(), sigma: null, sites: [], fitted: null };
+
+export function readCoef(file: Tensors): Coef {
+  const coef = floats(file, "coef");
+  return {
+    k: coef.shape[2],
+    coef: coef.data,
+    offset: floats(file, "offset").data,
+    sigma: file.tensors.sigma ? floats(file, "sigma").data : null,
+    sites: JSON.parse(file.metadata.rows ?? "[]") as string[],
+    fitted: JSON.parse(file.metadata.fitted_row ?? "null") as number | null,
+  };
 }
 
 /** The logit difference of a run, and the same less the data-set mean's share of it (NaN where no mean is known). */

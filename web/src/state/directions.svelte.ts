@@ -1,5 +1,5 @@
 import { words } from "../connect/connector";
-import type { DirectionReading, DirectionRef, Directions } from "../connect/wire";
+import type { DictionaryDetail, DirectionReading, DirectionRef } from "../connect/wire";
 import type { Session } from "./session.svelte";
 import type { Streams } from "./streams.svelte";
 import type { ViewStore } from "./view.svelte";
@@ -8,7 +8,7 @@ const MOST_READ = 200;
 
 /** What is known of the basis and of the direction on screen; asked when a slider rests, never while it moves. */
 export class DirectionStore {
-  basis: Directions | null = $state.raw(null);
+  basis: DictionaryDetail | null = $state.raw(null);
   reading: DirectionReading | null = $state.raw(null);
   reads = $state("");
   error = $state("");
@@ -37,13 +37,13 @@ export class DirectionStore {
   followBasis(): void {
     const model = this.session.model;
     const metric = this.session.state?.metric;
-    const site = this.streams.site;
-    const key = site && `${model?.hash}|${site}|${metric?.positive.id}|${metric?.negative.id}`;
+    const dictionary = this.streams.dictionary;
+    const key = dictionary && `${model?.hash}|${dictionary}|${metric?.positive.id}|${metric?.negative.id}`;
     if (key === this.wantedBasis || !this.streams.settled) return;
     this.wantedBasis = key;
-    if (!site) this.basis = null;
+    if (!dictionary) this.basis = null;
     else
-      this.session.connector.json<Directions>(`api/directions?site=${encodeURIComponent(site)}`).then(
+      this.session.connector.json<DictionaryDetail>(`api/dictionaries?id=${encodeURIComponent(dictionary)}`).then(
         (basis) => this.wantedBasis === key && (this.basis = basis),
         (error: unknown) => this.wantedBasis === key && (this.error = words(error)),
       );

@@ -3,7 +3,7 @@ import type { DictionaryInfo, Run } from "../connect/wire";
 import type { ValueUnit } from "../lib/format";
 import { mixField, unitWeights } from "../lib/mix";
 import { robustScale } from "../lib/scale";
-import { readLogits, readStream, type Field, type Logits, type StreamData } from "../lib/stream";
+import { NO_COEF, readCoef, readLogits, readStream, type Field, type Logits, type StreamData } from "../lib/stream";
 import type { Mode } from "./hash";
 import type { Session } from "./session.svelte";
 import type { ViewStore } from "./view.svelte";
@@ -21,9 +21,13 @@ interface Shown {
   b: Held | null;
 }
 
-const MOST_HELD = 24;
+const MOST_HELD = 36;
 /** Three quarters up: late enough for components to have to do with the next token. */
 const USUAL_DEPTH = 0.77;
+
+/** The components of the stream's own sites: what the page can choose from. */
+export const ofTheStream = (dictionaries: DictionaryInfo[]): DictionaryInfo[] =>
+  dictionaries.filter((d) => d.kind === "pca" && d.head === null && !d.id.includes("#") && /^(embed|resid_)/.test(d.site));
 
 function usualSite(dictionaries: DictionaryInfo[], layers: number): string {
   const far = (d: DictionaryInfo) => Math.abs(Number(d.site.split(".")[1]) - Math.round(USUAL_DEPTH * layers));
@@ -43,10 +47,13 @@ export class Streams {
     const model = this.session.model;
     const chosen = this.view.current.site;
     if (!model) return "";
-    return model.dictionaries.some((d) => d.site === chosen) ? chosen : usualSite(model.dictionaries, model.n_layers);
+    const known = ofTheStream(model.dictionaries);
+    return known.some((d) => d.site === chosen) ? chosen : usualSite(known, model.n_layers);
   });
+  /** The id of the dictionary on screen. */
+  dictionary = $derived.by(() => ofTheStream(this.session.model?.dictionaries ?? []).find((d) => d.site === this.site)?.id ?? "");
   /** The data-set mean is known, so the logit difference can be centred. */
-  hasMean = $derived.by(() => !!this.session.model?.dictionaries.length);
+  hasMean = $derived.by(() => !!this.session.model?.dictionaries.some((d) => d.kind === "pca"));
   unit: ValueUnit = $derived.by(() => {
     const { direction, unit, logits } = this.view.current;
     if (direction !== "logit") return unit;
@@ -112,7 +119,7 @@ export class Streams {
   private key(): string {
     const { a, b, state } = this.session;
     const metric = state?.metric;
-    return [a?.id, b?.id, this.site, metric?.positive.id, metric?.negative.id].join("|");
+    return [a?.id, b?.id, this.dictionary, metric?.positive.id, metric?.negative.id].join("|");
   }
 
   /** Call from an effect: keeps what is shown in step with the session. */
@@ -144,17 +151,19 @@ export class Streams {
 
   private async hold(run: Run, answers: string | null): Promise<Held> {
     const id = encodeURIComponent(run.id);
-    const basis = this.site ? `?basis=${encodeURIComponent(this.site)}` : "";
-    const connector = this.session.connector;
-    const stream = this.once(`${run.id}|${this.site}`, async () =>
-      readStream(await connector.tensors(`api/runs/${id}/stream${basis}`), run.id, this.site),
-    );
+    const [connector, site, dictionary] = [this.session.connector, this.site, this.dictionary];
+    const stream = this.once(`${run.id}|stream`, async () => readStream(await connector.tensors(`api/runs/${id}/stream`), run.id));
+    const coef = dictionary
+      ? this.once(`${run.id}|coef|${dictionary}`, async () =>
+          readCoef(await connector.tensors(`api/runs/${id}/coef?dictionary=${encodeURIComponent(dictionary)}`)),
+        )
+      : NO_COEF;
     const logits = answers
       ? this.once(`${run.id}|${answers}|${this.hasMean}`, async () =>
           readLogits(await connector.tensors(`api/runs/${id}/logits?${answers}`)),
         )
       : null;
-    return { run, data: await stream, logits: await logits };
+    return { run, data: { ...(await stream), ...(await coef), site }, logits: await logits };
   }
 
   private once<T>(key: string, load: () => Promise<T>): Promise<T> {
