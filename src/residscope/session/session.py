@@ -14,6 +14,7 @@ from residscope.methods.blind_contexts import Context, contexts
 from residscope.session import build, compute, fill
 from residscope.session.compute import Elsewhere, Held, Kept
 from residscope.session.dictionaries import in_stream
+from residscope.session.evidence import EvidenceJobs
 from residscope.session.fit import FitRecipe
 from residscope.session.fit_job import FitJobs
 from residscope.session.imported import read_direction, take_in
@@ -59,6 +60,7 @@ class Session:
         self._shelf = Shelf(folder)
         self._fits = FitJobs(lambda: self._state, self._commit, self._lock, self._shelf)
         self._probes = ProbeJobs(lambda: self._state, self._commit, self._lock)
+        self._evidence = EvidenceJobs(lambda: self._state, self._commit, self._lock)
         self._listeners: list[Listener] = []
         self._seq = 0
         self._loads = 0
@@ -114,6 +116,8 @@ class Session:
             self._fits.start(new.fit, checked)
         elif name == "fit_probe" and new.probing is not None:
             self._probes.start(new.probing)
+        elif name == "gather_evidence" and new.evidence is not None and new.evidence is not old.evidence:
+            self._evidence.start(new.evidence)
         return value
 
     def load(self, source: Any, **options: Any) -> None:
@@ -132,7 +136,7 @@ class Session:
         """Stop what runs, as soon as it can be stopped."""
         self._loads += 1
         with self._lock:
-            self._state = replace(self._state, fit=None, probing=None)
+            self._state = replace(self._state, fit=None, probing=None, evidence=None)
         self._worker.close()
 
     # ── what is read ────────────────────────────────────────────────────────────────────────────────────────
@@ -182,6 +186,10 @@ class Session:
 
     def probe_reading(self, name: str, *, run: str, pos: int, named: bool = False) -> dict[str, Any]:
         return self._probes.reading(self._state, name, run=run, pos=pos, named=named)
+
+    def evidence(self, key: str) -> dict[str, Any]:
+        """What has been gathered for a direction so far. Raises NotFound."""
+        return self._evidence.describe(key)
 
     @property
     def model(self) -> Model:
