@@ -229,25 +229,6 @@ export interface Fit {
   error: ErrorBody | null;
 }
 
-export type TextRef =
-  | { kind: "builtin"; name: string }
-  | { kind: "typed"; name: string; text: string }
-  | { kind: "hub"; name: string; field: string };
-
-/** The arguments of the intent `fit`. */
-export interface FitArgs {
-  method: FitMethod;
-  site: string;
-  head?: number;
-  text?: TextRef;
-  second?: TextRef;
-  tokens?: number;
-  n?: number;
-  standardise?: boolean;
-  clip?: boolean;
-  words?: string[];
-}
-
 export interface State {
   /** Counts what is to be computed. */
   version: number;

@@ -1,6 +1,6 @@
 /** Fitting a dictionary, as a form: what can be asked of a model, what it costs, and the intent it makes. */
 
-import type { FitArgs, FitMethod, ModelInfo, TextRef } from "../connect/wire";
+import type { FitRecipe, FitMethod, ModelInfo, TextRef } from "../connect/wire";
 
 export const METHODS: { id: FitMethod; name: string; about: string }[] = [
   { id: "pca", name: "PCA", about: "Directions of most variance about the mean, at right angles" },
@@ -113,7 +113,7 @@ const layered = (form: FitForm): boolean => SITES.some(([name, , layers]) => nam
 const headed = (form: FitForm): boolean => SITES.some(([name, , , heads]) => name === form.site && heads);
 
 /** What the intent `fit` takes, or why the form cannot be sent as it is. */
-export function fitArgs(form: FitForm, model: ModelInfo): Made<FitArgs> {
+export function fitArgs(form: FitForm, model: ModelInfo): Made<FitRecipe> {
   const { method } = form;
   if (method === "unembedding") {
     const words = wordsOf(form.words);
@@ -126,7 +126,7 @@ export function fitArgs(form: FitForm, model: ModelInfo): Made<FitArgs> {
   if (headed(form) && !(form.head >= 0 && form.head < model.n_heads)) return { why: `Heads go from 0 to ${model.n_heads - 1}` };
   const text = textRef(form.text);
   if (isRefused(text)) return text;
-  const args: FitArgs = { method, site: layered(form) ? `${form.site}.${form.layer}` : form.site, text, tokens: form.tokens };
+  const args: FitRecipe = { method, site: layered(form) ? `${form.site}.${form.layer}` : form.site, text, tokens: form.tokens };
   if (headed(form)) args.head = form.head;
   if (method === "mean_difference") {
     const second = textRef(form.second, "second text");
