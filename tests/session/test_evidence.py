@@ -47,7 +47,7 @@ def test_it_is_the_library_s_evidence_and_comes_stage_by_stage(one: Session) -> 
     key = one.intent("gather_evidence", ASKED)["key"]
     now = finish(one)
     assert now["error"] is None
-    assert (now["key"], now["label"]) == (key, "PC 1")
+    assert (now["key"], now["label"]) == (key, "PC 1 of resid_post.1")
     assert sorted(seen) == seen, "nothing is taken back"
     counts = [count for _, count in seen]
     assert {1, 2, 3, 4, 5} <= {*counts}

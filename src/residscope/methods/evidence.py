@@ -45,6 +45,11 @@ class Evidence:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def named(self) -> str:
+        """The direction and where it stands, said once."""
+        return self.direction if self.place in self.direction else f"{self.direction} at {self.place}"
+
+    @property
     def correlates(self) -> Badge:
         """Its coordinate tells something of the text beyond what random directions' tell."""
         return badges.correlates(self.null, self.stability, fitted=self.fitted)
@@ -69,7 +74,7 @@ class Evidence:
             shown.append(self.stability.view())
         if self.examples is not None:
             shown += self.examples.view().views
-        return Grid(shown, columns=2, title=f"Evidence for {self.direction} at {self.place}")
+        return Grid(shown, columns=2, title=f"Evidence for {self.named}")
 
     def save(self, path: str | Path) -> None:
         """A page of it that asks for nothing else."""
@@ -77,7 +82,7 @@ class Evidence:
 
     def __repr__(self) -> str:
         said = f"correlates {self.correlates.said}, is used {self.used.said}"
-        return f"Evidence({self.direction} at {self.place}: {said})"
+        return f"Evidence({self.named}: {said})"
 
     def _repr_html_(self) -> str:
         return self.view()._repr_html_()

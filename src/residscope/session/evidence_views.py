@@ -14,8 +14,7 @@ def describe_evidence(found: Evidence) -> dict[str, Any]:
     null, dose, removal, tokens = found.null, found.dose, found.removal, found.tokens
     measured = [] if null is None else [null.histogram("token identity"), null.histogram("position")]
     return {
-        "label": found.direction,
-        "place": found.place,
+        "label": found.named,
         "badges": {"correlates": _badge(found.correlates), "used": _badge(found.used)},
         "tokens": None if tokens is None else {"top": _tokens(tokens.top), "bottom": _tokens(tokens.bottom)},
         "examples": None if found.examples is None else _examples(found.examples),

@@ -290,7 +290,6 @@ export interface Evidence {
   revision: number;
   done: boolean;
   label: string;
-  place: string;
   badges: { correlates: Badge; used: Badge };
   tokens: { top: PoleToken[]; bottom: PoleToken[] } | null;
   examples: {
