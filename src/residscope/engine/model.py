@@ -196,7 +196,7 @@ class Model:
     def _encode(self, text: str, bos: bool | None) -> list[int]:
         if self.tokenizer is None:
             raise NoTokenizer("this model came without a tokenizer", received=repr(text[:60]), allowed="token ids")
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         if (self.bos if bos is None else bos) and ids[:1] != [self.tokenizer.bos_token_id]:
             ids = [self.tokenizer.bos_token_id, *ids]
         if not text:
