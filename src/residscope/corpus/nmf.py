@@ -77,7 +77,7 @@ def factorised(
         start = {"init": None} if W is None else {"init": "custom", "W": W, "H": H}
         W, H, _ = non_negative_factorization(X, n_components=n, max_iter=STEPS, tol=0, random_state=seed, **start)
         left = _left(x, W, H)
-        settled, before, done = before - left < 1e-6 * total, left, done + 1
+        settled, before, done = before - left < 1e-7 * total, left, done + 1
         if progress is not None:
             progress("nmf: factorise", done, ROUNDS)
     weights, parts = torch.from_numpy(W).double(), torch.from_numpy(H).double()

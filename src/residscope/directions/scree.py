@@ -13,6 +13,7 @@ SHARES = {
     "mean_difference": "share of the variance that is between the texts",
 }
 ADD_UP = ("pca", "svd")
+FEW = 12  # so many are labels on the axis; of numbers it would show halves
 
 
 def scree(dictionary: Dictionary) -> Curve:
@@ -64,4 +65,6 @@ def shown(dictionary: Dictionary) -> Curve | Grid:
 
 
 def _at(dictionary: Dictionary) -> list[str] | list[int]:
-    return list(dictionary.names) if dictionary.names else list(range(len(dictionary)))
+    if dictionary.names:
+        return list(dictionary.names)
+    return list(range(len(dictionary))) if len(dictionary) > FEW else list(map(str, range(len(dictionary))))
