@@ -52,8 +52,8 @@ def test_it_is_the_library_s_evidence_and_comes_stage_by_stage(one: Session) -> 
     counts = [count for _, count in seen]
     assert {1, 2, 3, 4, 5} <= {*counts}
     told = one.evidence(key)
-    loaded = one.state.model
-    held = evidence(loaded.model, loaded.dictionary(_id(one))[1], TEXTS, tokens=1000)
+    direction, model = one.resolve(ASKED["direction"])
+    held = evidence(model, direction, TEXTS, tokens=1000)
     assert told["badges"]["correlates"]["sentence"] == held.correlates.sentence
     assert told["badges"]["used"]["sentence"] == held.used.sentence
     assert [e["value"] for e in told["examples"]["top"]] == [e.value for e in held.examples.top]
