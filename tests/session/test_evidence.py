@@ -123,7 +123,3 @@ def test_another_model_lets_it_go(one: Session) -> None:
     assert wire(one)["evidence"] is None
     with pytest.raises(NotFound):
         one.evidence(key)
-
-
-def _id(session: Session) -> str:
-    return next(id for id in session.state.model.dictionaries if id.endswith("resid_post.1"))
