@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from residscope import errors as errors
     from residscope import tasks as tasks
     from residscope import views as views
+    from residscope.corpus.examples import top_examples as top_examples
     from residscope.corpus.mean_difference import mean_difference as mean_difference
     from residscope.corpus.nmf import nmf as nmf
     from residscope.corpus.pca import pca as pca
@@ -35,13 +36,18 @@ if TYPE_CHECKING:
     from residscope.methods import concepts as concepts
     from residscope.methods.ablation_sweep import ablation_sweep as ablation_sweep
     from residscope.methods.activation_patching import activation_patching as activation_patching
+    from residscope.methods.dose_response import dose_response as dose_response
+    from residscope.methods.evidence import evidence as evidence
     from residscope.methods.head_roles import head_roles as head_roles
     from residscope.methods.intervention import intervene as intervene
     from residscope.methods.look import look as look
     from residscope.methods.lrqp import lrqp as lrqp
+    from residscope.methods.null_directions import null_directions as null_directions
     from residscope.methods.probe import Probe as Probe
     from residscope.methods.probe_fit import fit_probe as fit_probe
     from residscope.methods.probe_sweep import probe_sweep as probe_sweep
+    from residscope.methods.removal_cost import removal_cost as removal_cost
+    from residscope.methods.stability import stability as stability
     from residscope.metrics import kl as kl
     from residscope.metrics import log_prob as log_prob
     from residscope.metrics import logit_diff as logit_diff
@@ -65,6 +71,9 @@ _HOME = {
     "loss": "metrics", "lrqp": "methods.lrqp", "mean_difference": "corpus.mean_difference", "nmf": "corpus.nmf",
     "open_library": "store", "pca": "corpus.pca", "probe_sweep": "methods.probe_sweep", "save_recording": "recordings",
     "screened": "engine.planner", "svd": "corpus.svd", "sweep": "engine.planner", "unembedding_rows": "directions",
+    # evidence for a direction
+    "dose_response": "methods.dose_response", "evidence": "methods.evidence", "null_directions": "methods.null_directions",
+    "removal_cost": "methods.removal_cost", "stability": "methods.stability", "top_examples": "corpus.examples",
 }  # fmt: skip
 _ROOMS = {
     "concepts": "methods.concepts", "corpus": "corpus", "directions": "directions", "edits": "edits", "errors": "errors",

@@ -4,7 +4,7 @@
     ├── PromptError          EmptyPrompt, PromptTooLong, UnknownToken, NoTokenizer, NoChatTemplate
     ├── SiteError            UnknownSite, UnknownLayer, UnknownHead, UnknownNeuron, UnknownPosition, AbsentSite,
     │                        NoVectors
-    ├── DirectionError       WrongWidth, ZeroDirection, CappedLogits, NegativeActivations, BadFit
+    ├── DirectionError       WrongWidth, ZeroDirection, CappedLogits, NegativeActivations, BadFit, NotFitted
     ├── EditError            BadEdit, ClashingEdits, CannotAlign
     ├── BadSampling
     ├── RecordingError       NotRecorded, WeightsChanged, WrongModel
@@ -12,7 +12,7 @@
     │                        CertificateFailed, RemoteCodeRefused, QuantisedModel, NoWeights
     ├── ResultError          BadResult, UnknownLabel
     ├── FileError            FileNotThere, DamagedFile
-    ├── CorpusError          EmptyCorpus, TooFewVectors
+    ├── CorpusError          EmptyCorpus, TooFewVectors, TextTooShort
     ├── TaskError            BadTable, TooFewWords, MissingLabel, TooFewPrompts, UnknownTask
     ├── ProbeError           OneClass, UnseenLabel, SingularCovariance, Unreachable
     ├── WireError            MalformedJSON, MalformedTensors, NotFound, NotAllowed, ForeignHost
@@ -128,6 +128,10 @@ class ZeroDirection(DirectionError):
 
 class CappedLogits(DirectionError):
     """A logit asked for as a direction of a model whose logits are capped, and so not linear."""
+
+
+class NotFitted(DirectionError):
+    """A direction that no fit made, or whose fit cannot be done again here, asked how stable its fit is."""
 
 
 class BadFit(DirectionError):
@@ -252,6 +256,10 @@ class EmptyCorpus(CorpusError):
 
 class TooFewVectors(CorpusError):
     """A text with fewer vectors than directions are asked for."""
+
+
+class TextTooShort(CorpusError):
+    """A text of which too little is left once what was fitted or looked at is taken away."""
 
 
 class TaskError(ResidscopeError):

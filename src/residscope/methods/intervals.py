@@ -1,7 +1,11 @@
-"""Intervals of a share: how sure k out of n is."""
+"""Intervals and p-values: how sure a share, a mean or a rank is."""
 
 from math import sqrt
 from statistics import NormalDist
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 
 def wilson(k: int, n: int, *, level: float = 0.95) -> tuple[float, float]:
@@ -19,3 +23,32 @@ def wilson(k: int, n: int, *, level: float = 0.95) -> tuple[float, float]:
     middle, half = p + z * z / (2 * n), z * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     low, high = (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
     return (0.0 if k == 0 else low), (1.0 if k == n else high)
+
+
+def bootstrap(
+    values: Float[Tensor, "prompt *rest"], *, resamples: int = 2000, level: float = 0.95, seed: int = 0
+) -> tuple[Float[Tensor, "*rest"], Float[Tensor, "*rest"]]:
+    """The percentile interval of the mean over the first axis, by resampling it with replacement (Efron, 1979).
+
+    >>> low, high = bootstrap(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    >>> bool(low < 2.5 < high)
+    True
+    """
+    flat = values.double().flatten(1) if values.ndim > 1 else values.double()[:, None]
+    drawn = torch.randint(len(flat), (resamples, len(flat)), generator=torch.Generator().manual_seed(seed))
+    counts = torch.zeros(resamples, len(flat), dtype=torch.float64).scatter_add_(
+        1, drawn, torch.ones_like(drawn).double()
+    )
+    means = counts @ flat.cpu() / len(flat)
+    ends = torch.tensor([0.5 - level / 2, 0.5 + level / 2], dtype=torch.float64)
+    low, high = torch.quantile(means, ends, dim=0)
+    return low.reshape(values.shape[1:]), high.reshape(values.shape[1:])
+
+
+def by_rank(observed: float, null: Float[Tensor, "draw"]) -> float:
+    """The share of the null, with the observed in it, that is at least as high: (1 + #{null >= observed}) / (1 + n).
+
+    >>> by_rank(3.0, torch.tensor([1.0, 2.0, 4.0]))
+    0.5
+    """
+    return (1 + int((null >= observed).sum())) / (1 + len(null))

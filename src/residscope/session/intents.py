@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from residscope.errors import DirectionError, MalformedJSON, ModelNotFound, NotFound
-from residscope.session import build, compute, probes
+from residscope.session import build, compute, evidence, probes
 from residscope.session.loaded import Loaded, fitted_on
 from residscope.session.python_code import python_code
 from residscope.session.specs import EditSpec, ProbeData, ProbeRecipe, Spec, parse_edits, parse_ref, reasons, shorten
@@ -238,6 +238,8 @@ INTENTS: dict[str, Intent] = {
     ),  # answered by the session: making prompts takes a while
     "fit_probe": Intent(ProbeRecipe, fit_probe),
     "cancel_probe": Intent(Nothing, cancel_probe),
+    "gather_evidence": Intent(evidence.GatherEvidence, evidence.gather_evidence),
+    "cancel_evidence": Intent(Nothing, evidence.cancel_evidence),
     "python": Intent(Python, python),
 }
 

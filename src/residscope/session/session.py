@@ -13,6 +13,7 @@ from residscope.engine.model import Model
 from residscope.errors import Cancelled, explain
 from residscope.session import build, compute, fill
 from residscope.session.compute import Held, Kept
+from residscope.session.evidence import EvidenceJobs
 from residscope.session.fit import fit
 from residscope.session.imported import read_direction, take_in
 from residscope.session.intents import FitPca, LoadModel, ReadData, find_run, parse_args
@@ -51,6 +52,7 @@ class Session:
         self._lock = threading.RLock()
         self._kept = Kept()
         self._probes = ProbeJobs(lambda: self._state, self._commit, self._lock)
+        self._evidence = EvidenceJobs(lambda: self._state, self._commit, self._lock)
         self._listeners: list[Listener] = []
         self._seq = 0
         self._loads = 0
@@ -104,6 +106,8 @@ class Session:
             threading.Thread(target=self._fit_job, args=(new.fit,), name="residscope-fit", daemon=True).start()
         elif name == "fit_probe" and new.probing is not None:
             self._probes.start(new.probing)
+        elif name == "gather_evidence" and new.evidence is not None and new.evidence is not old.evidence:
+            self._evidence.start(new.evidence)
         return value
 
     def load(self, source: Any, **options: Any) -> None:
@@ -122,7 +126,7 @@ class Session:
         """Stop what runs, as soon as it can be stopped."""
         self._loads += 1
         with self._lock:
-            self._state = replace(self._state, fit=None, probing=None)
+            self._state = replace(self._state, fit=None, probing=None, evidence=None)
         self._worker.close()
 
     # ── what is read ────────────────────────────────────────────────────────────────────────────────────────
@@ -158,6 +162,10 @@ class Session:
 
     def probe_reading(self, name: str, *, run: str, pos: int, named: bool = False) -> dict[str, Any]:
         return self._probes.reading(self._state, name, run=run, pos=pos, named=named)
+
+    def evidence(self, key: str) -> dict[str, Any]:
+        """What has been gathered for a direction so far. Raises NotFound."""
+        return self._evidence.describe(key)
 
     @property
     def model(self) -> Model:

@@ -108,6 +108,7 @@ def with_model(state: State, loaded: Loaded) -> State:
         fit=None,
         probes={},
         probing=None,
+        evidence=None,
         saved=tuple(Saved(s.text, tokens=_count(loaded, s.text)) for s in state.saved),
         status=replace(state.status, phase="idle", detail="", progress=None, forward_ms=None, error=None),
     )

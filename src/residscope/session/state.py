@@ -117,6 +117,23 @@ class Probing:
     error: Mapping[str, Any] | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Gathering:
+    """Evidence being gathered for a direction over a text; `revision` grows as its parts come."""
+
+    key: str
+    label: str
+    ref: Mapping[str, Any] = field(repr=False)
+    direction: "Direction" = field(repr=False)
+    corpus: Any = field(repr=False)
+    tokens: int = 0
+    stage: str = "Reading the text"
+    progress: float | None = None
+    error: Mapping[str, Any] | None = None
+    done: bool = False
+    revision: int = 0
+
+
 @dataclass(frozen=True)
 class Named:
     """What edits refer to by name."""
@@ -153,6 +170,7 @@ class State:
     fit: Fit | None = None
     probes: Mapping[str, "Fitted"] = field(default_factory=dict)
     probing: Probing | None = None
+    evidence: Gathering | None = None
     notices: tuple[str, ...] = ()
 
     @property

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from residscope.session.specs import EditSpec, FileData, ProbeData
-from residscope.session.state import Metric, Probing, Prompt, Run, State, Tok
+from residscope.session.state import Gathering, Metric, Probing, Prompt, Run, State, Tok
 
 if TYPE_CHECKING:
     from residscope.session.probes import Fitted
@@ -41,6 +41,7 @@ def to_wire(state: State) -> dict[str, Any]:
         "fit": None if state.fit is None else asdict(state.fit),
         "probes": [_fitted(fitted) for fitted in state.probes.values()],
         "probing": None if state.probing is None else _probing(state.probing),
+        "evidence": None if state.evidence is None else _gathering(state.evidence),
         "notices": list(state.notices),
     }
 
@@ -100,6 +101,11 @@ def _probing(probing: Probing) -> dict[str, Any]:
     asked = {"data": _data(recipe.data), "site": recipe.site, "position": recipe.position, "label": recipe.label}
     told = {"name": probing.name, "stage": probing.stage, "progress": probing.progress, "error": probing.error}
     return told | asked
+
+
+def _gathering(now: Gathering) -> dict[str, Any]:
+    told = {name: getattr(now, name) for name in ("key", "label", "stage", "progress", "error", "done", "revision")}
+    return told | {"direction": dict(now.ref)}
 
 
 def _data(data: ProbeData) -> dict[str, Any]:

@@ -196,8 +196,66 @@ export interface State {
   fit: Fit | null;
   probes: ProbeInfo[];
   probing: Probing | null;
+  evidence: Gathering | null;
   /** Things to tell once. */
   notices: string[];
+}
+
+/** Evidence being gathered for a direction, or why it was not; `revision` grows as its parts come. */
+export interface Gathering {
+  key: string;
+  label: string;
+  direction: DirectionRef;
+  stage: string;
+  progress: number | null;
+  error: ErrorBody | null;
+  done: boolean;
+  revision: number;
+}
+
+export interface Badge {
+  claim: string;
+  /** Null: not known yet. */
+  shown: boolean | null;
+  said: string;
+  sentence: string;
+  numbers: Record<string, number | string | null>;
+}
+
+/** A token of a text with what stands around it; values are null where they are left out. */
+export interface Example {
+  row: number;
+  pos: number;
+  value: number;
+  at: number;
+  tokens: string[];
+  values: (number | null)[];
+}
+
+/** What is known of a direction so far; a part is null until it comes, or for the reason in `missing`. */
+export interface Evidence {
+  key: string;
+  revision: number;
+  done: boolean;
+  label: string;
+  place: string;
+  badges: { correlates: Badge; used: Badge };
+  tokens: { top: PoleToken[]; bottom: PoleToken[] } | null;
+  examples: {
+    top: Example[];
+    bottom: Example[];
+    intervals: { low: number; high: number; n: number; examples: Example[] }[];
+    histogram: { kind: string };
+    limit: number;
+  } | null;
+  null: { kind: string }[] | null;
+  stability: { kind: string }[] | null;
+  dose: { kind: string }[] | null;
+  removal: { kind: string }[] | null;
+  missing: Partial<Record<"tokens" | "stability" | "dose" | "removal", string>>;
+  corpus: string | null;
+  tokens_read: number | null;
+  held_out: string | null;
 }
 
 export type ProbeData =

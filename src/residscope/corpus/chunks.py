@@ -1,0 +1,72 @@
+"""A text as the model reads it, a few rows at a time: what every streaming statistic is fed."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from residscope.corpus.text import Source, rows, texts
+from residscope.corpus.vectors import SINK, _streams, at_head
+from residscope.engine.model import Model
+from residscope.engine.recording import Recording
+from residscope.model.sites import Site
+
+LENGTH, ROWS = 128, 4  # tokens of a row, rows of a chunk
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Some rows of a text and the run that read them. `first` is the number of its first row in the text."""
+
+    first: int
+    record: Recording
+
+    def at(self, site: str, head: int | None = None) -> Float[Tensor, "row pos d"]:
+        """The vector at each token, of one head where the site has heads."""
+        return at_head(self.record, self.record.model.sites.parse(site), head)
+
+    def keep(self, site: str) -> Bool[Tensor, "row pos"]:
+        """Tokens that are neither padding, nor first in their row, nor attention sinks: what fits leave out.
+
+        A sink is over ten times the median length of its own row, in the stream at the site or about its block, so that it does
+        not matter which rows are read together.
+        """
+        keep = self.record.batch.real.clone()
+        keep[:, 0] = False
+        model = self.record.model
+        for stream in _streams(model, model.sites.parse(site)):
+            norm = self.record[stream].norm(dim=-1)
+            median = torch.where(self.record.batch.real, norm, torch.nan)[:, 1:].nanmedian(1, keepdim=True).values
+            keep &= ~(norm > SINK * median)
+        return keep
+
+
+def chunks(
+    model: Model,
+    corpus: Source,
+    sites: Sequence[str | Site],
+    *,
+    tokens: int,
+    length: int = LENGTH,
+    size: int = ROWS,
+) -> Iterator[Chunk]:
+    """The first `tokens` tokens of a text, in rows of at most `length`, recorded at these sites.
+
+    Raises:
+        CorpusError: the text cannot be used.
+    """
+    places = [model.sites.parse(site) for site in sites]
+    capture = {*places, *(stream for site in places for stream in _streams(model, site))}
+    batch: list[list[int]] = []
+    first = 0
+    for row in rows(
+        (model._encode(text, None) for text in texts(corpus)), length=min(length, model.context), budget=tokens
+    ):
+        batch.append(row)
+        if len(batch) == size:
+            yield Chunk(first, model.run(batch, capture))
+            first, batch = first + len(batch), []
+    if batch:
+        yield Chunk(first, model.run(batch, capture))

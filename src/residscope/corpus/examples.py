@@ -1,0 +1,215 @@
+"""Where in a text a direction reads high, low and in between: top, bottom and random examples by interval."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from residscope.corpus.chunks import Chunk, chunks
+from residscope.corpus.text import Source, called
+from residscope.corpus.vectors import one_vector
+from residscope.directions import Direction
+from residscope.engine.model import Model
+from residscope.errors import EmptyCorpus, WrongModel
+from residscope.views import Grid, Histogram, Reference, Table
+
+Progress = Callable[[str, int, int], None]
+AFTER = 4  # tokens shown after the one in question
+
+
+@dataclass(frozen=True)
+class Example:
+    """One token of the text with what stands around it: `tokens[at]` is the one, `values` the coordinate at each.
+
+    A value is NaN where it is left out (the first token of a row, attention sinks).
+    """
+
+    row: int
+    pos: int
+    value: float
+    tokens: tuple[str, ...]
+    values: tuple[float, ...]
+    at: int
+
+    @property
+    def token(self) -> str:
+        return self.tokens[self.at]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The tokens whose coordinate lies between two quantiles, `n` of them, and some drawn at random."""
+
+    low: float
+    high: float
+    n: int
+    examples: tuple[Example, ...]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Examples:
+    """A direction over a text: the highest and lowest tokens, random ones of each interval (lowest first), all coordinates."""
+
+    direction: str
+    place: str
+    top: tuple[Example, ...]
+    bottom: tuple[Example, ...]
+    intervals: tuple[Interval, ...]
+    values: Float[Tensor, "token"]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def histogram(self, bins: int = 40) -> Histogram:
+        """How often each coordinate occurs, the intervals' ends marked."""
+        ends = [Reference(interval.low) for interval in self.intervals[1:]]
+        return Histogram(
+            {"tokens": self.values},
+            bins=bins,
+            title=f"{self.direction} over the text",
+            x_title="coordinate",
+            references=ends,
+        )
+
+    def view(self) -> Grid:
+        def rows(examples: Sequence[Example]) -> list[list[Any]]:
+            return [[e.value, "".join(e.tokens[: e.at]), e.token, "".join(e.tokens[e.at + 1 :])] for e in examples]
+
+        columns = ["x·d", "before", "token", "after"]
+        tables = [Table(columns, rows(self.top), title="Highest"), Table(columns, rows(self.bottom), title="Lowest")]
+        tables += [
+            Table(columns, rows(i.examples), title=f"Drawn from {i.low:.3g} to {i.high:.3g}", note=f"{i.n:,} tokens")
+            for i in reversed(self.intervals)
+        ]
+        return Grid([self.histogram(), *tables], columns=1, title=f"Examples of {self.direction} at {self.place}")
+
+    def __repr__(self) -> str:
+        ends = f"{self.bottom[0].value:.3g} to {self.top[0].value:.3g}"
+        return f"Examples({self.direction} at {self.place}: {len(self.values)} tokens, {ends})"
+
+    def _repr_html_(self) -> str:
+        return self.view()._repr_html_()
+
+
+class Readings:
+    """Coordinates of directions over a text: for each token its id and 4 bytes a direction, so that quantiles are exact.
+
+    Rows are known by their number in the text: `merge` joins what was read apart, in any order, to the same result.
+    """
+
+    def __init__(self, directions: Sequence[Direction], model: Model) -> None:
+        self.directions, self.model = tuple(directions), model
+        self.rows: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def add(self, chunk: Chunk) -> None:
+        coordinates = []
+        for direction in self.directions:
+            x = chunk.at(direction.site, direction.head)
+            read = direction.project(x, model=self.model)
+            coordinates.append(torch.where(chunk.keep(direction.site), read, torch.nan).float().cpu())
+        ids, whole = chunk.record.tokens.cpu(), torch.stack(coordinates)
+        for row, length in enumerate(chunk.record.lengths):
+            self.rows[chunk.first + row] = (ids[row, :length].clone(), whole[:, row, :length].clone())
+
+    def merge(self, other: "Readings") -> None:
+        """Raises WrongModel where the other read other directions; a row read twice counts once."""
+        same = len(self.directions) == len(other.directions) and all(
+            torch.equal(a.read, b.read) and a.place == b.place
+            for a, b in zip(self.directions, other.directions, strict=False)
+        )
+        if not same:
+            raise WrongModel("readings of other directions cannot be joined", received=str(other.directions)[:80])
+        self.rows |= other.rows
+
+    def result(
+        self,
+        index: int,
+        *,
+        k: int,
+        intervals: int,
+        per_interval: int,
+        context: int,
+        seed: int,
+        about: Mapping[str, Any],
+    ) -> Examples:
+        numbers = sorted(self.rows)
+        parts = [self.rows[row][1][index].numpy() for row in numbers]
+        row = np.repeat(numbers, [len(part) for part in parts])
+        pos = np.concatenate([np.arange(len(part)) for part in parts])
+        key = np.concatenate(
+            [np.random.default_rng([seed, n]).random(len(p)) for n, p in zip(numbers, parts, strict=True)]
+        )
+        values = np.concatenate(parts)
+        kept = ~np.isnan(values)
+        row, pos, key, values = row[kept], pos[kept], key[kept], values[kept]
+        if not len(values):
+            raise EmptyCorpus(
+                "every token of the text is left out", received=f"{len(numbers)} rows", fix="give longer texts"
+            )
+
+        def example(i: int) -> Example:
+            ids, coordinates = self.rows[int(row[i])]
+            at = int(pos[i])
+            start, stop = max(0, at - context), at + AFTER + 1
+            tokens = tuple(self.model.token_texts(ids[start:stop].tolist()))
+            around = tuple(coordinates[index, start:stop].tolist())
+            return Example(int(row[i]), at, float(values[i]), tokens, around, at - start)
+
+        order = np.argsort(values, kind="stable")
+        ends = np.quantile(values.astype(np.float64), np.linspace(0, 1, intervals + 1))
+        found = []
+        for number, (low, high) in enumerate(pairwise(ends.tolist())):
+            inside = np.flatnonzero((values >= low) & ((values < high) if number < intervals - 1 else (values <= high)))
+            drawn = inside[np.argsort(key[inside])[:per_interval]].tolist()
+            found.append(Interval(low, high, len(inside), tuple(map(example, drawn))))
+        direction = self.directions[index]
+        highest = np.lexsort((pos, row, -values))[:k].tolist()  # of equal ones the first in the text
+        return Examples(
+            direction.name, direction.place, tuple(map(example, highest)), tuple(map(example, order[:k].tolist())), tuple(found),
+            torch.from_numpy(values), {**about, "tokens": len(values), "left out": int((~kept).sum()), "rows": len(numbers)},
+        )  # fmt: skip
+
+
+def top_examples(
+    model: Model,
+    directions: Direction | Sequence[Direction],
+    corpus: Source,
+    *,
+    k: int = 10,
+    intervals: int = 5,
+    per_interval: int = 5,
+    tokens: int = 20_000,
+    context: int = 16,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Examples | tuple[Examples, ...]:
+    """The k highest and k lowest tokens of a text along a direction (or several, in one pass), and some at random.
+
+    Intervals lie between the quantiles 0, 1/intervals, ... 1 of the coordinate; of each, `per_interval` tokens are drawn
+    without replacement. context: how many tokens before each are shown. Any site with one vector a token will do.
+    First tokens of rows and attention sinks are left out.
+
+        rs.top_examples(model, pca[7], "python-docs").view()
+
+    Raises:
+        NoVectors, UnknownHead: no vector a token stands there. CorpusError: the text cannot be used.
+    """
+    several = (directions,) if isinstance(directions, Direction) else tuple(directions)
+    for direction in several:
+        one_vector(model, direction.site, direction.head)
+    readings = Readings(several, model)
+    read = 0
+    for chunk in chunks(model, corpus, sorted({d.site for d in several}), tokens=tokens):
+        readings.add(chunk)
+        read += sum(chunk.record.lengths)
+        if progress is not None:
+            progress("examples", min(read, tokens), tokens)
+    about = {**model.provenance, "method": "top_examples", "corpus": called(corpus), "seed": seed}
+    found = tuple(
+        readings.result(i, k=k, intervals=intervals, per_interval=per_interval, context=context, seed=seed, about=about)
+        for i in range(len(several))
+    )
+    return found[0] if isinstance(directions, Direction) else found

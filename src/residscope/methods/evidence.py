@@ -1,0 +1,214 @@
+"""Evidence beside a claim: everything that is known of one direction, and two badges, one for each thing it may mean."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from residscope.corpus.chunks import chunks
+from residscope.corpus.examples import Examples, Readings
+from residscope.corpus.held_out import held_out
+from residscope.corpus.text import Source, called
+from residscope.corpus.vectors import one_vector
+from residscope.directions import Direction
+from residscope.engine.model import Model
+from residscope.errors import CorpusError, NotFitted, ResidscopeError, TooFewVectors, ZeroDirection
+from residscope.methods import badges
+from residscope.methods.badges import Badge
+from residscope.methods.dose_response import DoseResponse, dose_response
+from residscope.methods.null_directions import Null, NullDirections
+from residscope.methods.own_tokens import OwnTokens, own_tokens
+from residscope.methods.removal_cost import RemovalCost, removal_cost
+from residscope.methods.stability import Blocks, Stability, fit_of, stability_of
+from residscope.views import Grid, View, save_html
+
+Progress = Callable[[str, int, int], None]
+PARTS = ("tokens", "examples", "null", "stability", "dose", "removal")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Evidence:
+    """What is known of a direction. `missing` says, of each part that is None, why (nothing: it is still to come)."""
+
+    direction: str
+    place: str
+    tokens: OwnTokens | None = None
+    examples: Examples | None = None
+    null: NullDirections | None = None
+    stability: Stability | None = None
+    dose: DoseResponse | None = None
+    removal: RemovalCost | None = None
+    missing: Mapping[str, str] = field(default_factory=dict)
+    fitted: bool = False
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def correlates(self) -> Badge:
+        """Its coordinate tells something of the text beyond what random directions' tell."""
+        return badges.correlates(self.null, self.stability, fitted=self.fitted)
+
+    @property
+    def used(self) -> Badge:
+        """The model's predictions depend on it beyond what they do on random directions."""
+        return badges.used(self.dose, self.removal, why=self.missing)
+
+    def view(self) -> Grid:
+        """Both badges, then each part's own pictures."""
+        shown: list[View] = [self.correlates.view(), self.used.view()]
+        if self.tokens is not None:
+            shown += self.tokens.view().views
+        if self.null is not None:
+            shown += [self.null.histogram("token identity"), self.null.histogram("position")]
+        if self.dose is not None:
+            shown += self.dose.curves()
+        if self.removal is not None:
+            shown += self.removal.view().views
+        if self.stability is not None:
+            shown.append(self.stability.view())
+        if self.examples is not None:
+            shown += self.examples.view().views
+        return Grid(shown, columns=2, title=f"Evidence for {self.direction} at {self.place}")
+
+    def save(self, path: str | Path) -> None:
+        """A page of it that asks for nothing else."""
+        save_html(self.view(), Path(path).expanduser())
+
+    def __repr__(self) -> str:
+        said = f"correlates {self.correlates.said}, is used {self.used.said}"
+        return f"Evidence({self.direction} at {self.place}: {said})"
+
+    def _repr_html_(self) -> str:
+        return self.view()._repr_html_()
+
+
+def evidence(
+    model: Model,
+    direction: Direction,
+    corpus: Source = "python-docs",
+    *,
+    tokens: int = 8_000,
+    prompts: int = 16,
+    length: int = 20,
+    random: int = 39,
+    seed: int = 0,
+    memory: int | None = None,
+    progress: Progress | None = None,
+) -> Evidence:
+    """Gather what there is to know of a direction: what it correlates with, and whether the model uses it.
+
+    One pass over the text (`tokens` of it) gives examples, the null distribution and the stability of the fit; then steering and
+    removal on `prompts` held-out windows of `length` tokens from beyond what was read or fitted, beside `random` directions each.
+
+        found = rs.evidence(model, pca[7])
+        print(found.correlates.sentence, found.used.sentence)
+
+    Raises:
+        NoVectors, UnknownHead: no vector a token stands there. CorpusError: the text cannot be used.
+    """
+    *_, found = gather(
+        model, direction, corpus, tokens=tokens, prompts=prompts, length=length, random=random, seed=seed, memory=memory,
+        progress=progress,
+    )  # fmt: skip
+    return found
+
+
+def gather(
+    model: Model,
+    direction: Direction,
+    corpus: Source = "python-docs",
+    *,
+    tokens: int = 8_000,
+    prompts: int = 16,
+    length: int = 20,
+    random: int = 39,
+    seed: int = 0,
+    memory: int | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Evidence]:
+    """`evidence`, stage by stage: each item has more than the one before. `progress` may raise to cancel."""
+    site = one_vector(model, direction.site, direction.head)
+    corpus = corpus if isinstance(corpus, str | Path | list | tuple) else list(corpus)
+    tell = progress or (lambda stage, done, total: None)
+    about = {**model.provenance, "method": "evidence", "corpus": called(corpus), "tokens": tokens, "seed": seed}
+    found = Evidence(direction.name, direction.place, own_tokens(model, direction), provenance=about)
+    if found.tokens is None:
+        found = replace(found, missing={"tokens": f"nothing linear leads from {site.name} to the logits"})
+    nmf = False
+    try:
+        nmf = fit_of(direction)["dictionary"] == "nmf"
+        found = replace(found, fitted=True)
+    except NotFitted as error:
+        found = _without(found, "stability", error)
+    yield found
+
+    readings, null = Readings([direction], model), Null(direction, model, n=199, seed=seed)
+    blocks = Blocks(direction.site, direction.head, model.sites.width(site), seed=seed, vectors=nmf)
+    shown = {"k": 10, "intervals": 5, "per_interval": 5, "context": 16, "seed": seed, "about": about}
+    read = 0
+    for chunk in chunks(model, corpus, [direction.site], tokens=tokens):
+        for part in (readings, null, blocks):
+            part.add(chunk)  # type: ignore[attr-defined]
+        before, read = read, read + sum(chunk.record.lengths)
+        tell("Reading the text", min(read, tokens), tokens)
+        if before < tokens / 4 <= read < tokens:
+            found = replace(found, examples=readings.result(0, **shown))
+            yield found
+    found = replace(found, examples=readings.result(0, **shown), null=null.result(about))
+    yield found
+    if found.fitted:
+        tell("Fitting halves of the text", 0, 1)
+        try:
+            found = replace(found, stability=stability_of(direction, blocks, about=about))
+        except TooFewVectors as error:
+            found = _without(found, "stability", error)
+        yield found
+
+    moments = blocks.joined()
+    try:
+        held = held_out(model, corpus, skip=_seen(direction, called(corpus), read), n=prompts, length=length, seed=seed)
+        about = {**about, "held out": held.origin, "held-out prompts": [list(ids) for ids in held.prompts]}
+        found = replace(found, provenance=about)
+        options: dict[str, Any] = {"random": random, "moments": moments, "seed": seed, "memory": memory}
+        tell("Steering", 0, 1)
+        found = replace(
+            found,
+            dose=dose_response(
+                model, direction, held.prompts, **options, progress=lambda _, a, b: tell("Steering", a, b)
+            ),
+        )
+        yield found
+        tell("Taking it away", 0, 1)
+        found = replace(
+            found,
+            removal=removal_cost(
+                model, direction, held.prompts, **options, progress=lambda _, a, b: tell("Taking it away", a, b)
+            ),
+        )
+    except (ZeroDirection, CorpusError) as error:
+        for part in ("dose", "removal"):
+            found = _without(found, part, error)
+    yield found
+
+
+def _without(found: Evidence, part: str, error: ResidscopeError) -> Evidence:
+    return replace(found, missing={**found.missing, part: error.failed})
+
+
+def _seen(direction: Direction, corpus: str, read: int) -> int:
+    """How many of a text's tokens were looked at or fitted: three times a fit's count where it was of another cut of the text."""
+    fits = list(_fits(direction.provenance))
+    margins = [(1.25 if name == corpus else 3.0) * tokens for name, tokens in fits]
+    return max([read, *(ceil(m) for m in margins)])
+
+
+def _fits(about: Any) -> Iterator[tuple[str, int]]:
+    """The text and token count of every fit that a provenance tells of."""
+    if isinstance(about, Mapping):
+        if isinstance(about.get("tokens"), int):
+            yield str(about.get("corpus", "")), about["tokens"]
+        for value in about.values():
+            yield from _fits(value)
+    elif isinstance(about, list | tuple):
+        for value in about:
+            yield from _fits(value)
