@@ -185,6 +185,33 @@ def reproduce_lrqp(
     typer.echo(f"\n{path} ({study.provenance['seconds']:.0f} s)")
 
 
+@reproduce.command("viewer")
+def reproduce_viewer(
+    model: Annotated[str, typer.Option(help="a catalog name, a folder, or a hub repository")] = DEFAULT,
+    text: Annotated[str, typer.Option(help="python-docs, a .txt or .jsonl file, or hub:org/name")] = "python-docs",
+    out: Annotated[str, typer.Option(help="the page to write")] = "viewer.html",
+    quick: Annotated[bool, typer.Option("--quick", help="little text, few components: does it run at all?")] = False,
+    seed: Annotated[int, typer.Option(help="of the split of the text and of the random directions")] = 0,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+) -> None:
+    """The Residual Stream Viewer's tour: which component holds the position, which parts auxiliary verbs from proper nouns."""
+    import residscope as rs
+    from residscope.reproduce.viewer import Size, viewer_study
+    from residscope.reproduce.viewer_claims import cards
+    from residscope.reproduce.viewer_page import page
+
+    with bar() as progress:
+        loaded = rs.load(model, dtype=torch_dtype(dtype), device=device, progress=progress)
+        study = viewer_study(loaded, text, size=Size.quick() if quick else Size(), seed=seed, progress=progress)
+    for card in cards(study):
+        typer.echo(
+            f"{card.verdict or '-':<7} {card.title}\n{'':8}" + "; ".join(f"{k}: {v}" for k, v in card.fields.items())
+        )
+    path = rs.views.save_html(page(study), out, title=f"The Residual Stream Viewer's tour: {loaded.name}")
+    typer.echo(f"\n{path} ({study.provenance['seconds']:.0f} s)")
+
+
 def main() -> None:
     """The entry point: an error of Residscope's own is two lines on stderr and exit code 2, never a traceback."""
     try:
