@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from residscope import cli_fit, cli_library
+from residscope import cli_fit, cli_library, cli_reproduce
 from residscope.cli_parts import Device, Dtype, bar, print_json, readable, token_of, torch_dtype
 from residscope.errors import BadEdit, DirectionError, ResidscopeError, UnknownLayer, WrongModel
 from residscope.model.catalog import CATALOG, DEFAULT
@@ -30,8 +30,7 @@ app.add_typer(models, name="models")
 cli_library.directions.command("fit")(cli_fit.fit)
 app.add_typer(cli_library.directions, name="directions")
 app.add_typer(cli_library.store, name="store")
-reproduce = typer.Typer(help="Run a published claim again, into one page.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(reproduce, name="reproduce")
+app.add_typer(cli_reproduce.reproduce, name="reproduce")
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="a catalog name, a folder, or a hub repository")]
 
@@ -149,40 +148,6 @@ def doctor(
     if json:
         print_json([asdict(check) for check in found])
     raise typer.Exit(any(check.state == "fail" for check in found))
-
-
-@reproduce.command("lrqp")
-def reproduce_lrqp(
-    model: Annotated[str, typer.Option(help="a catalog name, a folder, or a hub repository")] = DEFAULT,
-    prompts: Annotated[
-        int | None, typer.Option(min=16, help="IOI prompts, half of them held out (default: 640)")
-    ] = None,
-    out: Annotated[str, typer.Option(help="the page to write")] = "lrqp.html",
-    quick: Annotated[bool, typer.Option("--quick", help="few prompts and layers: does it run at all?")] = False,
-    seed: Annotated[int, typer.Option(help="of the prompts, the split and the controls")] = 0,
-    dtype: Dtype = "float32",
-    device: Device = "cpu",
-) -> None:
-    """Intervening in the Residual Stream (2023): probes, LRQP, controls, what it does downstream, and a verdict per claim."""
-    from dataclasses import replace
-
-    import residscope as rs
-    from residscope.reproduce.lrqp import Size, lrqp_study
-    from residscope.reproduce.lrqp_claims import cards
-    from residscope.reproduce.lrqp_page import page
-
-    size = Size.quick() if quick else Size()
-    with bar() as progress:
-        loaded = rs.load(model, dtype=torch_dtype(dtype), device=device, progress=progress)
-        study = lrqp_study(
-            loaded, size=size if prompts is None else replace(size, prompts=prompts), seed=seed, progress=progress
-        )
-    for card in cards(study):
-        typer.echo(
-            f"{card.verdict or '-':<7} {card.title}\n{'':8}" + "; ".join(f"{k}: {v}" for k, v in card.fields.items())
-        )
-    path = rs.views.save_html(page(study), out, title=f"Intervening in the Residual Stream: {loaded.name}")
-    typer.echo(f"\n{path} ({study.provenance['seconds']:.0f} s)")
 
 
 def main() -> None:
