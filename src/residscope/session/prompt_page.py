@@ -1,0 +1,201 @@
+"""A page of prompts: windows drawn from a text beside one's own, with the stream of every token kept for colouring."""
+
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, product
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from residscope.corpus.text import Source, texts
+from residscope.directions import logit_diff
+from residscope.errors import EmptyCorpus, PageTooLarge, UnknownLayer
+from residscope.session import compute
+from residscope.session.loaded import Loaded
+from residscope.session.state import Prompt
+
+NEXT = 3
+POOL = 4_000_000  # characters: of a longer text, windows come from its beginning
+WIDEST_TOKEN = 16  # characters a token takes at most, on the average over a window
+LEAST = 4  # tokens of a prompt worth showing, where the text has no longer ones
+BATCH_TOKENS = 256  # between two batches the live run takes its turn
+PAGE_BYTES = 1 << 30
+STARTS = (re.compile(r"(?:\A|(?<=\n\n)|(?<=[.!?]\s)|(?<=[.!?]\s\s))(?=\S)"), re.compile(r"(?<=\n)(?=\S)"))  # sentences, lines
+CAPTURE = ("resid_pre.0", "resid_post")
+Turn = Callable[[], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """One prompt, its stream (row 0 is what block 0 reads) and the likeliest tokens after each of its own."""
+
+    prompt: Prompt
+    rows: Float[Tensor, "row pos d_model"]
+    next_id: Int[Tensor, "pos k"]
+    next_p: Float[Tensor, "pos k"]
+
+    @property
+    def bytes(self) -> int:
+        return self.rows.numel() * self.rows.element_size()
+
+
+@dataclass(frozen=True, eq=False)
+class Page:
+    """What is kept of one page: one's own prompts, then those drawn."""
+
+    id: str
+    own: tuple[Recorded, ...]
+    drawn: tuple[Recorded, ...]
+
+    @property
+    def prompts(self) -> tuple[Recorded, ...]:
+        return (*self.own, *self.drawn)
+
+    @property
+    def bytes(self) -> int:
+        return sum(recorded.bytes for recorded in self.prompts)
+
+    def at(self, row: int) -> Float[Tensor, "token d_model"]:
+        """One row of the stream, over all tokens of all prompts. Raises UnknownLayer."""
+        rows = self.prompts[0].rows.shape[0]
+        if not 0 <= row < rows:
+            raise UnknownLayer(
+                f"the stream has {rows} rows", received=f"row {row}", allowed=f"0 (embed) to {rows - 1}"
+            )
+        return torch.cat([recorded.rows[row] for recorded in self.prompts]).float()
+
+
+def draw(loaded: Loaded, source: Source, *, n: int, length: int, seed: int) -> tuple[Prompt, ...]:
+    """n windows of a text, `length` tokens each; the same for the same seed.
+
+    A window begins where a sentence does, or else a line; it runs over no other window, and its text, when typed, reads as
+    the same tokens. A text without n of that length gives shorter ones (4 tokens and more), and perhaps fewer.
+
+    Raises:
+        EmptyCorpus: not one. CorpusError: the text cannot be used.
+    """
+    pool = list(_pool(texts(source)))
+    chance = random.Random(seed)
+    length = min(length, loaded.model.context)
+    found: dict[tuple[int, int], Prompt] = {}
+    for least, start in product((length, LEAST), STARTS):
+        places = [(i, match.start()) for i, text in enumerate(pool) for match in start.finditer(text)]
+        chance.shuffle(places)
+        for place in places:
+            if len(found) == n:
+                break
+            if not _overlaps(place, found) and (prompt := _window(loaded, pool, place, length, least)):
+                found[place] = prompt
+    if not found:
+        raise EmptyCorpus(f"the text gave no prompt of {LEAST} tokens or more", fix="give longer texts")
+    return tuple(found.values())
+
+
+def _pool(parts: Iterable[str]) -> Iterator[str]:
+    left = POOL
+    for text in parts:
+        yield text[:left]
+        left -= len(text)
+        if left <= 0:
+            return
+
+
+def _overlaps(place: tuple[int, int], found: dict[tuple[int, int], Prompt]) -> bool:
+    i, at = place
+    return any(i == j and at < start + len(p.text) and start < at + len(p.text) for (j, start), p in found.items())
+
+
+def _window(
+    loaded: Loaded, pool: Sequence[str], place: tuple[int, int], length: int, least: int
+) -> Prompt | None:
+    """The prompt that begins at a place of the text, if it is long enough and types as the same tokens."""
+    i, at = place
+    tokenizer = loaded.model.tokenizer
+    ids = loaded.model._encode(pool[i][at : at + WIDEST_TOKEN * length], None)[:length]
+    if len(ids) < least:
+        return None
+    own = ids[1:] if loaded.model.bos and ids[0] == tokenizer.bos_token_id else ids
+    text = tokenizer.decode(own, clean_up_tokenization_spaces=False)
+    prompt = loaded.prompt(text) if text.strip() else None
+    return prompt if prompt is not None and prompt.ids == tuple(ids) else None
+
+
+def record(loaded: Loaded, prompts: Sequence[Prompt], *, turn: Turn) -> tuple[Recorded, ...]:
+    """The stream of prompts, a few at a time; `turn` is called before each batch, and may raise to stop."""
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].tokens))
+    found: dict[int, Recorded] = {}
+    for length, same in groupby(order, key=lambda i: len(prompts[i].tokens)):
+        size = max(1, BATCH_TOKENS // length)
+        indices = list(same)
+        for batch in (indices[start : start + size] for start in range(0, len(indices), size)):
+            turn()
+            for i, rows in zip(batch, _rows(loaded, [list(prompts[i].ids) for i in batch]), strict=True):
+                found[i] = _recorded(loaded, prompts[i], rows)
+    return tuple(found[i] for i in range(len(prompts)))
+
+
+def _rows(loaded: Loaded, ids: list[list[int]]) -> Iterator[Float[Tensor, "row pos d_model"]]:
+    recording = loaded.model.run(ids, CAPTURE)
+    rows = [recording["resid_pre.0"], *(recording[f"resid_post.{i}"] for i in range(loaded.model.n_layers))]
+    whole = torch.stack([x.to(rows[0].device) for x in rows])
+    return (whole[:, i].clone() for i in range(len(ids)))
+
+
+def _recorded(loaded: Loaded, prompt: Prompt, rows: Float[Tensor, "row pos d_model"]) -> Recorded:
+    parts = [compute.top_p(loaded.model.lens(part), NEXT) for part in rows[-1].split(BATCH_TOKENS)]
+    ids, p = (torch.cat(list(column)) for column in zip(*parts, strict=True))
+    return Recorded(prompt, rows, ids, p)
+
+
+def check_room(loaded: Loaded, tokens: int) -> None:
+    """Raises PageTooLarge where the stream of so many tokens takes more than a page may."""
+    model = loaded.model
+    each = (model.n_layers + 1) * model.d_model * model.dtype.itemsize
+    if tokens * each > PAGE_BYTES:
+        raise PageTooLarge(
+            "the stream of so many prompts does not fit a page",
+            received=f"{tokens} tokens, {tokens * each / 2**30:.1f} GiB",
+            allowed=f"at most {PAGE_BYTES // each} tokens on this model",
+            fix="ask for fewer or shorter prompts",
+        )
+
+
+def describe(page: Page, loaded: Loaded) -> dict[str, object]:
+    """What `POST api/prompts` answers."""
+    return {"id": page.id, "prompts": [_describe(r, loaded, i < len(page.own)) for i, r in enumerate(page.prompts)]}
+
+
+def _describe(recorded: Recorded, loaded: Loaded, own: bool) -> dict[str, object]:
+    k = recorded.next_id.shape[1]
+    names = loaded.model.token_texts(recorded.next_id.flatten().tolist())
+    p = recorded.next_p.tolist()
+    return {
+        "text": recorded.prompt.text,
+        "own": own,
+        "tokens": [{"id": token.id, "text": token.text} for token in recorded.prompt.tokens],
+        "next": [
+            [{"text": names[pos * k + i], "p": p[pos][i]} for i in range(k)] for pos in range(len(recorded.prompt.tokens))
+        ],
+    }
+
+
+def coef(page: Page, loaded: Loaded, dictionary: str, row: int) -> bytes:
+    """coef[token, k] = x . read_k, offset[k] = mean_row . read_k (NaN: unknown), norm[token] = |x|. Raises UnknownLayer, UnknownSite."""
+    x = page.at(row)
+    read = loaded.dictionary(dictionary).read.float().to(x.device)
+    tensors = {"coef": x @ read.T, "offset": loaded.row_means[row].to(read) @ read.T, "norm": x.norm(dim=-1)}
+    return compute.to_bytes(tensors, {})
+
+
+def logits(page: Page, loaded: Loaded, *, positive: int, negative: int, row: int) -> bytes:
+    """The logit difference read through the final norm: value[token], and the data-set mean's share of it, offset[token]."""
+    x = page.at(row)
+    direction = logit_diff(loaded.model, positive, negative)
+    read = direction.read.to(x)
+    sigma = loaded.model.final_scale(x).float().squeeze(-1)
+    share = loaded.row_means[row].to(x) @ read / sigma
+    tensors = {"value": x @ read / sigma + direction.offset, "offset": share, "norm": x.norm(dim=-1)}
+    return compute.to_bytes(tensors, {})
