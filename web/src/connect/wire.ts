@@ -306,3 +306,21 @@ export interface DirectionReading {
   top: PoleToken[];
   bottom: PoleToken[];
 }
+
+export type TextRef =
+  | { kind: "builtin"; name: string }
+  | { kind: "typed"; name: string; text: string }
+  | { kind: "hub"; name: string; field: string };
+
+/** One prompt of a page; `next`: the three likeliest tokens after each of its own. */
+export interface ShownPrompt {
+  text: string;
+  own: boolean;
+  tokens: Tok[];
+  next: { text: string; p: number }[][];
+}
+
+export interface PromptsAnswer {
+  id: string;
+  prompts: ShownPrompt[];
+}

@@ -5,6 +5,7 @@ import { visible } from "../lib/format";
 import { rowSite } from "../lib/stream";
 import { DirectionStore } from "./directions.svelte";
 import { ProbeStore } from "./probe.svelte";
+import { PromptStore } from "./prompts.svelte";
 import { Session } from "./session.svelte";
 import { Streams } from "./streams.svelte";
 import { ViewStore, type Cell } from "./view.svelte";
@@ -18,6 +19,7 @@ export class App {
   readonly streams: Streams;
   readonly directions: DirectionStore;
   readonly probe: ProbeStore;
+  readonly prompts: PromptStore;
   palette = $state(false);
   code = $state("");
   pickedEdit = $state("");
@@ -68,6 +70,7 @@ export class App {
     this.streams = new Streams(this.session, this.view);
     this.directions = new DirectionStore(this.session, this.view, this.streams);
     this.probe = new ProbeStore(this.session, () => this.selected.col);
+    this.prompts = new PromptStore(this.session, this.view, this.streams, () => this.selected.row);
   }
 
   /** Call from an effect: the cell the address asks for, once its picture is there. */

@@ -1,0 +1,167 @@
+import { words } from "../connect/connector";
+import type { PromptsAnswer, TextRef } from "../connect/wire";
+import { pageScale, placeOf, ranked, readPage, readRow, rowValues, type Page, type RowData } from "../lib/prompts";
+import type { Session } from "./session.svelte";
+import type { Streams } from "./streams.svelte";
+import type { ViewStore } from "./view.svelte";
+
+const MOST_OWN = 6;
+const MOST_ROWS = 16;
+/** Nobody types a seed so fast as to want each keystroke's page. */
+const PAUSE = 250;
+
+export interface PromptForm {
+  kind: TextRef["kind"];
+  typed: string;
+  /** Of the file, where the text came from one. */
+  file: string;
+  hub: string;
+  field: string;
+  n: number;
+  length: number;
+  seed: number;
+}
+
+/** The page of random prompts beside one's own, and the row of the stream it is coloured by. */
+export class PromptStore {
+  form: PromptForm = $state({ kind: "builtin", typed: "", file: "", hub: "", field: "text", n: 20, length: 40, seed: 0 });
+  page: Page | null = $state.raw(null);
+  row: { key: string; data: RowData } | null = $state.raw(null);
+  error = $state("");
+  /** Since when random prompts are awaited; 0 while none are. */
+  waiting = $state(0);
+  /** Token numbers in the page. */
+  hover: number | null = $state.raw(null);
+  active = $state(0);
+  private wanted = "";
+  private wantedRow = "";
+  private stop = new AbortController();
+  private cache = new Map<string, Promise<RowData>>();
+
+  /** The latest texts of one's own, newest first, then the saved ones. */
+  own: string[] = $derived.by(() => {
+    const { runs, state } = this.session;
+    const texts = [...runs.toReversed().map((run) => run.prompt), ...(state?.saved ?? []).filter((s) => s.tokens > 0).map((s) => s.text)];
+    return [...new Set(texts)].slice(0, MOST_OWN);
+  });
+  /** What the form asks for; null while it is not filled in. */
+  text: TextRef | null = $derived.by(() => {
+    const { kind, typed, file, hub, field } = this.form;
+    if (kind === "typed") return typed.trim() ? { kind, name: file || "typed.txt", text: typed } : null;
+    if (kind === "hub") return hub.trim() ? { kind, name: hub.trim(), field: field.trim() || "text" } : null;
+    return { kind, name: "python-docs" };
+  });
+  tokens = $derived.by(() => this.page?.starts.at(-1) ?? 0);
+  private current = $derived.by(() => !!this.row && this.row.data.norm.length === this.tokens);
+  zero = $derived.by(() => this.view.current.direction === "mix" && !this.streams.weights && !!this.row);
+  values: Float32Array | null = $derived.by(() => {
+    const { unit } = this.view.current;
+    return this.row && this.current ? rowValues(this.row.data, this.streams.weights, unit, this.streams.unit === "logit-centred") : null;
+  });
+  autoScale = $derived.by(() => (this.values && this.page ? pageScale(this.values, this.page.starts) : 1));
+  scale = $derived.by(() => this.view.current.locks[this.streams.unit] ?? this.autoScale);
+  sink = $derived(this.current ? this.row!.data.sink : null);
+  order = $derived.by(() => (this.values ? ranked(this.values) : new Int32Array()));
+  pointed = $derived.by(() => this.hover ?? Math.min(this.active, Math.max(0, this.tokens - 1)));
+  /** The colours are of another row or direction than the one chosen. */
+  stale = $derived.by(() => !!this.row && this.row.key !== this.rowKey());
+
+  constructor(
+    private session: Session,
+    private view: ViewStore,
+    private streams: Streams,
+    private at: () => number,
+  ) {}
+
+  /** Call from an effect while the tab is shown: keeps the page in step with the form and one's own prompts. */
+  follow(): (() => void) | void {
+    const model = this.session.model;
+    const { n, length, seed } = this.form;
+    const [text, own] = [this.text, this.own];
+    if (!model || !text || ![n, length, seed].every(Number.isInteger)) return;
+    const drawing = JSON.stringify([model.hash, text, n, length, seed]);
+    const key = `${drawing}|${JSON.stringify(own)}`;
+    if (key === this.wanted) return;
+    const timer = setTimeout(() => void this.ask(key, { text, n, length, seed, own }), this.page ? PAUSE : 0);
+    return () => clearTimeout(timer);
+  }
+
+  /** One's own prompts come at once, for their runs are there; then those drawn from the text. */
+  private async ask(key: string, args: { text: TextRef; n: number; length: number; seed: number; own: string[] }): Promise<void> {
+    this.stop.abort();
+    const stop = (this.stop = new AbortController());
+    this.wanted = key;
+    this.waiting = Date.now();
+    this.error = "";
+    try {
+      if (!this.page && args.own.length) await this.post({ ...args, n: 0 }, stop.signal);
+      await this.post(args, stop.signal);
+    } catch (error) {
+      if (!stop.signal.aborted) this.error = words(error);
+    }
+    if (this.stop === stop) this.waiting = 0;
+  }
+
+  private async post(args: object, signal: AbortSignal): Promise<void> {
+    const page = readPage(await this.session.connector.json<PromptsAnswer>("api/prompts", args, signal));
+    if (signal.aborted) return;
+    this.page = page;
+    this.hover = null;
+  }
+
+  cancel(): void {
+    this.stop.abort();
+    this.waiting = 0;
+    this.error = "Stopped. Ask again with other settings, or for new ones.";
+  }
+
+  retry(): void {
+    [this.wanted, this.wantedRow, this.error] = ["", "", ""];
+    this.form = { ...this.form }; // asks again
+  }
+
+  again(): void {
+    [this.wanted, this.error] = ["", ""];
+    this.form.seed = Number.isInteger(this.form.seed) ? this.form.seed + 1 : 0;
+  }
+
+  private rowKey(): string {
+    const metric = this.session.state?.metric;
+    const along = this.view.current.direction === "logit" ? metric && `logits?positive=${metric.positive.id}&negative=${metric.negative.id}` : this.streams.site && `coef?dictionary=${encodeURIComponent(this.streams.site)}`;
+    return this.page && along ? `api/prompts/${this.page.id}/${along}&row=${this.at()}` : "";
+  }
+
+  /** Call from an effect: keeps the coordinates in step with page, row and direction; weights need nothing. */
+  followRow(): void {
+    const key = this.rowKey();
+    if (key === this.wantedRow || this.view.dragging) return;
+    this.wantedRow = key;
+    if (!key) this.row = null;
+    else
+      this.once(key).then(
+        (data) => this.wantedRow === key && (this.row = { key, data }),
+        (error: unknown) => this.wantedRow === key && ([this.error, this.row] = [words(error), null]),
+      );
+  }
+
+  private once(key: string): Promise<RowData> {
+    const known = this.cache.get(key);
+    if (known) return known;
+    const loading = this.session.connector.tensors(key).then(readRow);
+    this.cache.set(key, loading);
+    loading.catch(() => this.cache.delete(key));
+    for (const old of [...this.cache.keys()].slice(0, -MOST_ROWS)) this.cache.delete(old);
+    return loading;
+  }
+
+  /** Makes a prompt of the page the live one, with a token of it selected. */
+  async open(token: number): Promise<void> {
+    if (!this.page) return;
+    const { prompt, pos } = placeOf(this.page, token);
+    if (!(await this.session.setPrompt(this.page.prompts[prompt].text))) return;
+    const layer = this.at() - 1;
+    this.view.current.selection = { layer, pos };
+    await this.session.send("select", { layer, pos });
+    this.view.current.tab = "stream";
+  }
+}
