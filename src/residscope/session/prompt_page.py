@@ -4,7 +4,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, product
+from itertools import accumulate, groupby, product
 
 import torch
 from jaxtyping import Float, Int
@@ -23,7 +23,10 @@ WIDEST_TOKEN = 16  # characters a token takes at most, on the average over a win
 LEAST = 4  # tokens of a prompt worth showing, where the text has no longer ones
 BATCH_TOKENS = 256  # between two batches the live run takes its turn
 PAGE_BYTES = 1 << 30
-STARTS = (re.compile(r"(?:\A|(?<=\n\n)|(?<=[.!?]\s)|(?<=[.!?]\s\s))(?=\S)"), re.compile(r"(?<=\n)(?=\S)"))  # sentences, lines
+STARTS = (
+    re.compile(r"(?:\A|(?<=\n\n)|(?<=[.!?]\s)|(?<=[.!?]\s\s))(?=\S)"),
+    re.compile(r"(?<=\n)(?=\S)"),
+)  # sentences, lines
 CAPTURE = ("resid_pre.0", "resid_post")
 Turn = Callable[[], None]
 
@@ -62,9 +65,7 @@ class Page:
         """One row of the stream, over all tokens of all prompts. Raises UnknownLayer."""
         rows = self.prompts[0].rows.shape[0]
         if not 0 <= row < rows:
-            raise UnknownLayer(
-                f"the stream has {rows} rows", received=f"row {row}", allowed=f"0 (embed) to {rows - 1}"
-            )
+            raise UnknownLayer(f"the stream has {rows} rows", received=f"row {row}", allowed=f"0 (embed) to {rows - 1}")
         return torch.cat([recorded.rows[row] for recorded in self.prompts]).float()
 
 
@@ -108,9 +109,7 @@ def _overlaps(place: tuple[int, int], found: dict[tuple[int, int], Prompt]) -> b
     return any(i == j and at < start + len(p.text) and start < at + len(p.text) for (j, start), p in found.items())
 
 
-def _window(
-    loaded: Loaded, pool: Sequence[str], place: tuple[int, int], length: int, least: int
-) -> Prompt | None:
+def _window(loaded: Loaded, pool: Sequence[str], place: tuple[int, int], length: int, least: int) -> Prompt | None:
     """The prompt that begins at a place of the text, if it is long enough and types as the same tokens."""
     i, at = place
     tokenizer = loaded.model.tokenizer
@@ -150,17 +149,27 @@ def _recorded(loaded: Loaded, prompt: Prompt, rows: Float[Tensor, "row pos d_mod
     return Recorded(prompt, rows, ids, p)
 
 
+def room(loaded: Loaded) -> int:
+    """Tokens whose whole stream a page may keep."""
+    model = loaded.model
+    return PAGE_BYTES // ((model.n_layers + 1) * model.d_model * model.dtype.itemsize)
+
+
 def check_room(loaded: Loaded, tokens: int) -> None:
     """Raises PageTooLarge where the stream of so many tokens takes more than a page may."""
-    model = loaded.model
-    each = (model.n_layers + 1) * model.d_model * model.dtype.itemsize
-    if tokens * each > PAGE_BYTES:
+    if tokens > room(loaded):
         raise PageTooLarge(
             "the stream of so many prompts does not fit a page",
-            received=f"{tokens} tokens, {tokens * each / 2**30:.1f} GiB",
-            allowed=f"at most {PAGE_BYTES // each} tokens on this model",
+            received=f"{tokens} tokens",
+            allowed=f"at most {room(loaded)} tokens on this model",
             fix="ask for fewer or shorter prompts",
         )
+
+
+def fitting(loaded: Loaded, prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
+    """The first of one's own prompts, which is shown whatever it takes, and of the rest as many as half the room has place for."""
+    taken = list(accumulate(len(prompt.tokens) for prompt in prompts))
+    return tuple(prompt for i, prompt in enumerate(prompts) if i == 0 or taken[i] <= room(loaded) // 2)
 
 
 def describe(page: Page, loaded: Loaded) -> dict[str, object]:
@@ -177,7 +186,8 @@ def _describe(recorded: Recorded, loaded: Loaded, own: bool) -> dict[str, object
         "own": own,
         "tokens": [{"id": token.id, "text": token.text} for token in recorded.prompt.tokens],
         "next": [
-            [{"text": names[pos * k + i], "p": p[pos][i]} for i in range(k)] for pos in range(len(recorded.prompt.tokens))
+            [{"text": names[pos * k + i], "p": p[pos][i]} for i in range(k)]
+            for pos in range(len(recorded.prompt.tokens))
         ],
     }
 

@@ -28,9 +28,7 @@ class PromptPages:
         self._pages: OrderedDict[str, tuple[Loaded, object, Page]] = OrderedDict()
         self._asked = 0
 
-    def make(
-        self, source: Source, *, key: str, n: int, length: int, seed: int, own: Sequence[str]
-    ) -> dict[str, Any]:
+    def make(self, source: Source, *, key: str, n: int, length: int, seed: int, own: Sequence[str]) -> dict[str, Any]:
         """A new page. `key` names the text; n may be 0: then one's own prompts alone.
 
         Raises:
@@ -49,7 +47,7 @@ class PromptPages:
                     return
                 time.sleep(PAUSE)
 
-        mine = [loaded.prompt(text) for text in own]
+        mine = prompt_page.fitting(loaded, [loaded.prompt(text) for text in own])
         drawing = (key, n, length, seed)
         drawn = self._drawn(loaded, drawing)
         wanted = () if drawn is not None or n == 0 else prompt_page.draw(loaded, source, n=n, length=length, seed=seed)

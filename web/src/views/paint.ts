@@ -33,5 +33,5 @@ export function underlineToken(span: HTMLElement, token: number, { values, scale
   const color = colours.color(values?.[token] ?? 0, scale);
   if (last.get(span) === color) return;
   last.set(span, color);
-  span.style.boxShadow = `inset 0 -3px ${color}`;
+  span.style.borderBottomColor = color;
 }
