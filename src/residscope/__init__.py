@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from residscope.metrics import log_prob as log_prob
     from residscope.metrics import logit_diff as logit_diff
     from residscope.metrics import loss as loss
+    from residscope.mixes import mix as mix
     from residscope.model.prompts import PromptSet as PromptSet
     from residscope.model.sites import Site as Site
     from residscope.recordings import load_recording as load_recording
@@ -58,8 +59,8 @@ _HOME = {
     "activation_patching": "methods.activation_patching", "fit_probe": "methods.probe_fit", "head_roles": "methods.head_roles",
     "intervene": "methods.intervention", "kl": "metrics", "look": "methods.look",
     "load": "engine.loading", "load_recording": "recordings", "log_prob": "metrics", "logit_diff": "metrics",
-    "loss": "metrics", "lrqp": "methods.lrqp", "open_library": "store", "pca": "corpus.pca", "probe_sweep": "methods.probe_sweep",
-    "save_recording": "recordings", "screened": "engine.planner", "sweep": "engine.planner",
+    "loss": "metrics", "lrqp": "methods.lrqp", "mix": "mixes", "open_library": "store", "pca": "corpus.pca",
+    "probe_sweep": "methods.probe_sweep", "save_recording": "recordings", "screened": "engine.planner", "sweep": "engine.planner",
 }  # fmt: skip
 _ROOMS = {
     "concepts": "methods.concepts", "corpus": "corpus", "directions": "directions", "edits": "edits", "errors": "errors",

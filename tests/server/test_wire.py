@@ -175,15 +175,19 @@ def test_bodies_have_limits(http: httpx.Client) -> None:
         ("POST", "/", 405, "WireError"),
         ("DELETE", "/api/state", 405, "WireError"),
         ("GET", "/api/runs/r9999/stream", 404, "NotFound"),
-        ("GET", "/api/runs/RUN/stream?basis=z.1", 422, "UnknownSite"),
-        ("GET", "/api/runs/RUN/stream?basis=resid_post.77", 422, "UnknownLayer"),
+        ("GET", "/api/runs/r9999/coef?dictionary=pca@resid_post.1", 404, "NotFound"),
+        ("GET", "/api/runs/RUN/coef", 422, "WireError"),
+        ("GET", "/api/runs/RUN/coef?dictionary=pca@z.1", 404, "NotFound"),
         ("GET", "/api/runs/RUN/logits", 422, "WireError"),
         ("GET", "/api/runs/RUN/logits?positive=a&negative=1", 422, "WireError"),
         ("GET", "/api/runs/RUN/logits?positive=0&negative=97", 422, "UnknownToken"),
         ("GET", "/api/runs/RUN/lens?layer=4&pos=0", 422, "UnknownLayer"),
         ("GET", "/api/runs/RUN/lens?layer=0&pos=999", 422, "UnknownPosition"),
-        ("GET", "/api/directions", 422, "WireError"),
-        ("GET", "/api/directions?site=nowhere", 422, "UnknownSite"),
+        ("GET", "/api/dictionaries", 422, "WireError"),
+        ("GET", "/api/dictionaries?id=pca@nowhere", 404, "NotFound"),
+        ("GET", "/api/gram", 422, "WireError"),
+        ("GET", "/api/gram?of=pca@nowhere", 404, "NotFound"),
+        ("GET", "/api/gram?of=pca@resid_post.1&of=saved:none", 404, "NotFound"),
     ],
 )
 def test_addresses(http: httpx.Client, method: str, path: str, status: int, type: str) -> None:
@@ -214,19 +218,26 @@ def test_tensors_travel_as_safetensors(http: httpx.Client, server: Server) -> No
     http.post("/api/intents/set_prompt", json={"text": "tensors"})
     assert server.session.wait(60)
     run = state(http)["current"]["a"]
-    answer = http.get(f"/api/runs/{run}/stream", params={"basis": "resid_post.1"})
+    answer = http.get(f"/api/runs/{run}/stream")
     assert answer.headers["content-type"] == "application/octet-stream"
-    tensors = load(answer.content)
-    assert {name: tuple(t.shape) for name, t in tensors.items()} == {
-        "coef": (5, 7, 3), "offset": (5, 3), "norm": (5, 7), "next_id": (7, 5), "next_p": (7, 5),
-    }  # fmt: skip
-    header = json.loads(answer.content[8 : 8 + int.from_bytes(answer.content[:8], "little")])
-    texts = json.loads(header["__metadata__"]["next_text"])
-    assert [len(row) for row in texts] == [5] * 7
+    assert shapes(answer) == {"norm": (5, 7), "next_id": (7, 5), "next_p": (7, 5)}
+    assert [len(row) for row in json.loads(metadata(answer)["next_text"])] == [5] * 7
+    coef = http.get(f"/api/runs/{run}/coef", params={"dictionary": "pca@resid_post.1"})
+    assert coef.headers["content-type"] == "application/octet-stream"
+    assert shapes(coef) == {"coef": (5, 7, 3), "offset": (5, 3)}
+    rows = ["embed", "resid_post.0", "resid_post.1", "resid_post.2", "resid_post.3"]
+    assert {name: json.loads(value) for name, value in metadata(coef).items()} == {"rows": rows, "fitted_row": 2}
     logits = load(http.get(f"/api/runs/{run}/logits", params={"positive": 3, "negative": 4}).content)
     assert {name: tuple(t.shape) for name, t in logits.items()} == {"value": (5, 7), "offset": (5, 7)}
     assert len(http.get(f"/api/runs/{run}/lens", params={"layer": -1, "pos": 2}).json()["top"]) == 5
-    assert len(http.get("/api/directions", params={"site": "resid_post.1"}).json()["components"]) == 3
+    found = http.get("/api/dictionaries", params={"id": "pca@resid_post.1"}).json()
+    assert (found["id"], found["site"], found["place"], found["head"]) == (
+        "pca@resid_post.1",
+        "resid_post.1",
+        "resid_post.1",
+        None,
+    )
+    assert [component["label"] for component in found["components"]] == ["PC 0", "PC 1", "PC 2"]
 
 
 def test_a_compared_run_of_another_prompt_brings_its_tokens(http: httpx.Client, server: Server) -> None:
@@ -327,6 +338,14 @@ def test_an_overfull_box_is_given_up() -> None:
         assert box.overflowed.is_set()
 
     asyncio.run(main())
+
+
+def shapes(answer: httpx.Response) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(t.shape) for name, t in load(answer.content).items()}
+
+
+def metadata(answer: httpx.Response) -> dict[str, str]:
+    return json.loads(answer.content[8 : 8 + int.from_bytes(answer.content[:8], "little")])["__metadata__"]
 
 
 def state(http: httpx.Client) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -56,7 +57,7 @@ def test_no_window_overlaps_another(loaded: Loaded) -> None:
     prompts = draw(loaded, TEXT, n=30, length=20, seed=3)
     for text in TEXT:
         spans = sorted((text.index(p.text), len(p.text)) for p in prompts if p.text in text)
-        assert all(a + length <= b for (a, length), (b, _) in zip(spans, spans[1:], strict=False))
+        assert all(a + length <= b for (a, length), (b, _) in pairwise(spans))
 
 
 def test_a_short_text_gives_shorter_prompts_and_an_empty_one_is_refused(loaded: Loaded) -> None:
@@ -163,7 +164,7 @@ def test_memory_is_bounded(one: Session, monkeypatch: pytest.MonkeyPatch) -> Non
     assert loaded is not None
     each = prompt_page.PAGE_BYTES // prompt_page.room(loaded)
     monkeypatch.setattr(prompt_page, "PAGE_BYTES", 60 * each)
-    with pytest.raises(PageTooLarge, match="at most 6. tokens"):
+    with pytest.raises(PageTooLarge, match="at most 60 tokens"):
         make(pages, n=4, length=20)
     answer = make(pages, n=1, length=8, own=[OWN, "a second prompt", "x" * 30])
     assert [p["text"] for p in answer["prompts"] if p["own"]] == [OWN, "a second prompt"], "the oldest goes"

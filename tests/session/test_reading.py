@@ -36,7 +36,7 @@ def test_the_offset_of_the_logits_is_the_data_set_mean_s_share(live: Session) ->
 def test_where_no_mean_is_known_the_offset_is_not_a_number(one: Session) -> None:
     loaded = one.state.model
     assert loaded is not None
-    some = {site: d for site, d in loaded.dictionaries.items() if site in ("resid_post.1", "resid_pre.0")}
+    some = {id: d for id, d in loaded.dictionaries.items() if d.site in ("resid_post.1", "resid_pre.0")}
     for dictionaries, known in ((some, {0, 2}), ({}, set())):
         found = replace(loaded, dictionaries=dictionaries).row_means
         assert found.shape == (loaded.model.n_layers + 1, loaded.model.d_model)
@@ -97,7 +97,7 @@ def test_the_text_components_were_fitted_on_has_its_name(one: Session) -> None:
     loaded = one.state.model
     assert loaded is not None
     named = {
-        site: replace(d, provenance={"corpus": "python-docs and text sampled from the model"})
+        f"pca@{site}": replace(d, provenance={"corpus": "python-docs and text sampled from the model"})
         for site, d in worlds.components(worlds.model()).items()
     }
     ref = parse_ref({"kind": "pca", "site": "resid_post.1", "weights": {"1": 1.0}})

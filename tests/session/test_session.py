@@ -94,8 +94,8 @@ def test_stream_and_logits_are_the_recording_s(live: Session) -> None:
     model, run = loaded.model, b_run(live)["id"]
     rec = model.run("hello there", ["resid_pre.0", "resid_post", "logits"])
     rows = torch.stack([rec["resid_pre.0"][0], *rec.stack("resid_post")[:, 0]]).float()
-    basis = loaded.dictionaries["resid_post.2"]
-    got = load(live.stream(run, basis="resid_post.2"))
+    basis = loaded.dictionaries["pca@resid_post.2"]
+    got = load(live.stream(run)) | load(live.coef(run, dictionary="pca@resid_post.2"))
     torch.testing.assert_close(got["coef"], rows @ basis.read.T, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(got["norm"], rows.norm(dim=-1))
     means = torch.stack([d.mean for d in loaded.dictionaries.values()])
@@ -295,13 +295,13 @@ def test_restore_and_compare(one: Session) -> None:
 
 def test_runs_are_bounded_and_old_ones_computed_again(one: Session) -> None:
     first = b_run(one)
-    before = load(one.stream(first["id"], basis="resid_post.0"))
+    before = load(one.coef(first["id"], dictionary="pca@resid_post.0"))
     for n in range(60):
         one.intent("set_prompt", {"text": f"prompt {n}"})
         one.wait(60)
         if n == 20:
             assert one._kept.get(one.state.run(first["id"]).key) is None
-            again = load(one.stream(first["id"], basis="resid_post.0"))
+            again = load(one.coef(first["id"], dictionary="pca@resid_post.0"))
             assert all(torch.equal(before[name], again[name]) for name in before)
     assert len(wire(one)["runs"]) == 50
     with pytest.raises(NotFound):
@@ -412,13 +412,13 @@ def test_python_runs_as_pasted_and_gives_the_numbers(
     exec(compile(code, "pasted", "exec"), found)
     assert float(found["metric"](found["edited"])) == pytest.approx(b_run(live)["metric"], abs=1e-5)
     assert found["edited"].top(1)[0][1] == b_run(live)["top"][0]["id"]
-    stream = load(live.stream(b_run(live)["id"], basis="resid_post.1"))
+    stream = load(live.coef(b_run(live)["id"], dictionary="pca@resid_post.1"))
     centred = (stream["coef"] - stream["offset"][:, None])[2, :, 1]
     torch.testing.assert_close(found["edited"].project(found["direction"])[0].float(), -centred, atol=1e-4, rtol=1e-4)
 
 
 def test_directions_say_what_they_are(one: Session) -> None:
-    found = one.dictionary("resid_post.1")
+    found = one.dictionary("pca@resid_post.1")
     assert (found["fitted_on"], found["tokens"], len(found["components"])) == ("noise", 7, worlds.N_COMPONENTS)
     assert len(found["components"][0]["top"]) == 5
     mix = one.read({"kind": "pca", "site": "resid_post.1", "weights": {"0": 3.0, "1": 4.0}})
@@ -441,8 +441,8 @@ def test_components_can_be_fitted_and_the_fit_cancelled(monkeypatch: pytest.Monk
         session.intent("set_prompt", {"text": "fitted"})
         assert session.wait(60)
         runs = wire(session)["runs"]
-        with pytest.raises(UnknownSite, match="without components"):
-            session.dictionary("resid_post.1")
+        with pytest.raises(NotFound, match="without components"):
+            session.dictionary("pca@resid_post.1")
         session.intent("fit_pca", {"tokens": 1_000_000})
         with pytest.raises(DirectionError, match="being fitted"):
             session.intent("fit_pca")
@@ -462,7 +462,7 @@ def test_components_can_be_fitted_and_the_fit_cancelled(monkeypatch: pytest.Monk
         assert session.wait(60)
         assert "rs.pca(" in session.intent("python", {"direction": ref})["code"]
         again = pca(session.state.model.model, "python-docs", "resid_post.1", 30, tokens=1000)
-        torch.testing.assert_close(session.state.model.dictionary("resid_post.1").read, again.read)
+        torch.testing.assert_close(session.state.model.dictionary("pca@resid_post.1").read, again.read)
 
 
 def test_any_failure_has_the_one_shape() -> None:

@@ -1,10 +1,14 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import type { Connector, Listener } from "../src/connect/connector";
 import { parseSafetensors } from "../src/connect/safetensors";
-import type { Run, State } from "../src/connect/wire";
+import type { DictionaryInfo, Kind, Run, State } from "../src/connect/wire";
 import { App } from "../src/state/app.svelte";
 import { f32, pack } from "./pack";
 
+const info = (id: string, more: Partial<DictionaryInfo> = {}): DictionaryInfo => {
+  const [kind, site] = id.replace(/#\d+$/, "").split("@") as [Kind, string];
+  return { id, site, head: null, place: site, kind, n: 3, space: kind === "pca" ? "centred" : "raw", standardised: false, fitted_on: "text", tokens: 9, shipped: true, width: 4, ...more };
+};
 const tok = (text: string, id = 1) => ({ id, text });
 const run = (id: string, version: number, texts: string[], more: Partial<Run> = {}): Run => ({
   id, version, label: "unedited", prompt: texts.join(""), tokens: texts.map((text) => tok(text)), edits: 0, metric: 1, top: [], seconds: 0.1, ...more,
@@ -13,7 +17,7 @@ const run = (id: string, version: number, texts: string[], more: Partial<Run> = 
 function state(more: Partial<State>): State {
   const base = {
     version: 1,
-    model: { name: "m", hash: "h", n_layers: 1, dictionaries: [{ site: "resid_post.0", kind: "pca", n: 1, fitted_on: "" }], sites: [] },
+    model: { name: "m", hash: "h", n_layers: 1, dictionaries: [info("pca@resid_post.0")], sites: [] },
     models: [], status: { phase: "idle", detail: "", progress: null, forward_ms: 1, error: null },
     prompt: { text: "ab", bos: false, tokens: [tok("a"), tok("b")] },
     metric: { positive: tok("x", 1), negative: tok("y", 2), chosen: true },
@@ -36,12 +40,24 @@ class Fake implements Connector {
     const cols = this.cols.get(/runs\/(\w+)/.exec(path)![1])!;
     const cells = Array.from({ length: 2 * cols }, (_, i) => i);
     if (path.includes("logits")) return parseSafetensors(pack({ value: f32([2, cols], cells), offset: f32([2, cols], cells.map(() => 0.5)) }));
-    return parseSafetensors(
-      pack({ coef: f32([2, cols, 1], cells), offset: f32([2, 1], [0, 0]), norm: f32([2, cols], cells), next_p: f32([cols, 0], []) }, { next_text: "[]" }),
-    );
+    if (path.includes("coef")) {
+      const own = path.includes("z.");
+      const rows = own ? 1 : 2;
+      const shift = path.includes("svd") ? 100 : 0;
+      const coef = Array.from({ length: rows * cols * 3 }, (_, i) => i + shift);
+      return parseSafetensors(
+        pack({ coef: f32([rows, cols, 3], coef), offset: f32([rows, 3], Array(rows * 3).fill(own ? NaN : 1)) }, { rows: JSON.stringify(own ? ["z.0"] : ["embed", "resid_post.0"]), fitted_row: "null" }),
+      );
+    }
+    return parseSafetensors(pack({ norm: f32([2, cols], cells.map((x) => x + 1)), next_p: f32([cols, 0], []) }, { next_text: "[]" }));
   }
   async json<T>(path: string): Promise<T> {
     this.asked.push(path);
+    if (path.startsWith("api/gram")) {
+      const of = [...path.matchAll(/of=([^&]+)/g)].flatMap(([, id]) => (id.startsWith("saved") ? [0] : [0, 1, 2]).map((i) => [decodeURIComponent(id), i]));
+      // the first of each dictionary lean on each other by 0.6
+      return { of, gram: of.map((a, i) => of.map((b, j) => (i === j ? 1 : a[1] === 0 && b[1] === 0 ? 0.6 : 0))) } as T;
+    }
     return { components: [], top: [], bottom: [] } as T;
   }
 }
@@ -56,6 +72,7 @@ async function follow(next?: State): Promise<void> {
     app.streams.follow();
     app.directions.followBasis();
     app.directions.followReading();
+    app.mixing.followProducts(app.streams.settled);
     await new Promise((done) => setTimeout(done));
   }
 }
@@ -77,10 +94,10 @@ afterEach(() => vi.unstubAllGlobals());
 describe("what is asked of the server", () => {
   it("is the picture first; directions wait until it is painted", async () => {
     await follow(state({}));
-    expect(fake.asked).toEqual(["api/runs/r1/stream?basis=resid_post.0", "api/runs/r1/logits?positive=1&negative=2"]);
+    expect(fake.asked).toEqual(["api/runs/r1/stream", "api/runs/r1/coef?dictionary=pca%40resid_post.0", "api/runs/r1/logits?positive=1&negative=2"]);
     expect(app.streams.field).not.toBeNull();
     await paint();
-    expect(fake.asked.slice(2)).toEqual(["api/directions?site=resid_post.0", "api/directions/read"]);
+    expect(fake.asked.slice(3)).toEqual(["api/dictionaries?id=pca%40resid_post.0", "api/directions/read", "api/gram?of=pca%40resid_post.0"]);
   });
 
   it("is nothing twice", async () => {
@@ -123,5 +140,140 @@ describe("the logit difference", () => {
     const bare = state({});
     await follow({ ...bare, model: { ...bare.model!, dictionaries: [] } });
     expect([app.streams.unit, app.streams.valueAt("base", 1, 1)]).toEqual(["logit", 3]);
+  });
+});
+
+describe("mixing", () => {
+  const two = () => {
+    const base = state({});
+    const dictionaries = [info("pca@resid_post.0"), info("svd@resid_post.0"), info("pca@z.0.h1", { site: "z.0", head: 1, place: "z.0 head 1", width: 2 })];
+    return { ...base, model: { ...base.model!, dictionaries, n_heads: 2 }, directions: [{ name: "mine", site: "embed", norm: 1 }] } as unknown as State;
+  };
+  /** value[row, pos] along one component, as the fake has it. */
+  const value = (row: number, pos: number, k: number, shift = 0) => (row * 2 + pos) * 3 + k + shift;
+
+  async function begin(): Promise<void> {
+    await follow(two());
+    await paint();
+    app.view.pickComponent(2);
+    await follow();
+    await paint();
+  }
+
+  it("reads one component centred, in its own units, and says so", async () => {
+    await begin();
+    expect(app.streams.unit).toBe("centred");
+    expect(app.streams.valueAt("base", 1, 1)).toBe(value(1, 1, 2) - 1);
+    expect([app.directionName, app.directionTitle]).toEqual(["PC 2", "PC 2 of resid_post.0"]);
+    expect(app.directions.ref).toEqual({ kind: "pca", site: "resid_post.0", weights: { 2: 1 } });
+    app.view.setWeight(2, 0.25); // however small: alone it is itself
+    app.view.applyWeights();
+    expect(app.streams.valueAt("base", 1, 1)).toBe(value(1, 1, 2) - 1);
+    app.view.setWeight(2, -0.25);
+    app.view.applyWeights();
+    expect(app.streams.valueAt("base", 1, 1)).toBe(1 - value(1, 1, 2));
+  });
+
+  it("of two dictionaries asks for the other once, then for nothing, and is read at length one by the products", async () => {
+    await begin();
+    app.mixing.include("svd@resid_post.0");
+    await follow();
+    await paint();
+    expect(fake.asked).toContain("api/runs/r1/coef?dictionary=svd%40resid_post.0");
+    expect(fake.asked).toContain("api/gram?of=pca%40resid_post.0&of=svd%40resid_post.0");
+    const before = fake.asked.length;
+    app.view.dragging = true;
+    app.view.setWeight(2, 0);
+    app.mixing.setWeight("pca@resid_post.0", 0, 1);
+    app.mixing.setWeight("svd@resid_post.0", 0, 1);
+    app.view.applyWeights();
+    await follow();
+    expect(fake.asked).toHaveLength(before);
+    expect(app.mixing.length).toBeCloseTo(Math.sqrt(3.2), 6);
+    expect([app.streams.unit, app.streams.valueAt("base", 1, 0)]).toEqual(["raw", expect.closeTo((value(1, 0, 0) + value(1, 0, 0, 100)) / Math.sqrt(3.2), 4)]);
+    expect(app.directions.ref).toEqual({ kind: "mix", terms: [{ dictionary: "pca@resid_post.0", index: 0, weight: 1 }, { dictionary: "svd@resid_post.0", index: 0, weight: 1 }] });
+    app.view.dragging = false;
+    await follow();
+    expect(fake.asked.slice(before)).toEqual(["api/directions/read"]);
+  });
+
+  it("has no direction where all weights are zero", async () => {
+    await begin();
+    app.view.resetWeights();
+    expect([app.mixing.zero, app.streams.field, app.directions.ref]).toEqual([true, null, null]);
+  });
+
+  it("keeps the picture while another layer's coordinates are on their way, and the component", async () => {
+    await begin();
+    const before = [...app.streams.field!.values];
+    app.mixing.choose("svd@resid_post.0");
+    expect([...app.streams.field!.values]).toEqual(before);
+    expect(app.view.component).toBe(2);
+    await follow();
+    expect(app.streams.unit).toBe("raw");
+    expect(app.streams.valueAt("base", 0, 1)).toBe(value(0, 1, 2, 100));
+  });
+
+  it("keeps a mix when another dictionary is chosen, under its own name", async () => {
+    await begin();
+    app.view.setWeight(0, 0.5);
+    app.view.applyWeights();
+    app.mixing.choose("svd@resid_post.0");
+    await follow();
+    await paint();
+    expect(app.view.current.terms).toEqual({ "pca@resid_post.0/0": 0.5, "pca@resid_post.0/2": 1 });
+    expect(app.streams.valueAt("base", 1, 1)).toBeCloseTo((0.5 * (value(1, 1, 0) - 1) + value(1, 1, 2) - 1) / Math.hypot(0.5, 1), 4);
+    app.mixing.choose("pca@resid_post.0");
+    expect(app.view.current.weights).toEqual({ 0: 0.5, 2: 1 });
+    expect(app.view.current.terms).toEqual({});
+  });
+
+  it("of another width puts the mix away, and shows that site's own rows, raw where no mean is known", async () => {
+    await begin();
+    app.mixing.include("svd@resid_post.0");
+    app.mixing.choose("pca@z.0.h1");
+    await follow();
+    expect(app.view.current.also).toEqual([]);
+    expect([app.streams.rows, app.streams.sites[0], app.streams.unit, app.site, app.head]).toEqual([1, "z.0", "raw", "z.0", { head: 1 }]);
+    expect(app.streams.lacksMean).not.toBe("");
+    expect(app.streams.lacksNorm).not.toBe("");
+  });
+
+  it("adds, projects out and orthogonalises by the products alone", async () => {
+    await begin();
+    app.view.pickComponent(0);
+    app.mixing.include("svd@resid_post.0");
+    await follow();
+    await paint();
+    app.compare.take("SV 0", [{ source: "svd@resid_post.0", index: 0, weight: 1 }]);
+    app.compare.take("SV 1", [{ source: "svd@resid_post.0", index: 1, weight: 1 }]);
+    const before = fake.asked.length;
+    expect(app.compare.cosineOf(0)).toBeCloseTo(0.6, 9);
+    app.compare.apply("project_out", 0);
+    expect(app.compare.cosineOf(0)).toBeCloseTo(0, 9);
+    app.compare.apply("add", 1);
+    expect(app.compare.cosineOf(1)).toBeGreaterThan(0.5);
+    app.compare.orthogonalise();
+    expect([app.compare.cosineOf(0), app.compare.cosineOf(1)]).toEqual([expect.closeTo(0, 9), expect.closeTo(0, 9)]);
+    expect(Math.max(...app.mixing.terms.map(({ weight }) => Math.abs(weight)))).toBe(1);
+    app.view.pickComponent(0);
+    app.compare.take("PC 0", [{ source: "pca@resid_post.0", index: 0, weight: 1 }]);
+    app.compare.apply("project_out", 2);
+    expect(app.compare.failed).toContain("Nothing is left");
+    expect(app.view.component).toBe(0);
+    await follow();
+    expect(fake.asked.slice(before).filter((path) => path !== "api/directions/read")).toEqual([]);
+  });
+
+  it("keeps a locked scale over dictionaries and prompts", async () => {
+    await begin();
+    app.view.current.locks.centred = 42;
+    expect(app.streams.scale).toBe(42);
+    app.mixing.choose("svd@resid_post.0"); // raw: another unit, another lock
+    await follow();
+    expect(app.streams.scale).not.toBe(42);
+    app.mixing.choose("pca@resid_post.0");
+    await follow({ ...two(), runs: [run("r2", 1, ["c", "d", "e"])], current: { a: "r2", b: null } } as State);
+    expect([app.streams.data!.run, app.streams.scale]).toEqual(["r2", 42]);
   });
 });

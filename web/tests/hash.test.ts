@@ -5,7 +5,9 @@ const view: View = {
   tab: "stream",
   direction: "mix",
   weights: { 3: -0.5, 7: 1 },
-  site: "resid_post.23",
+  terms: { "nmf@mlp_post.3#2/4": 0.25, "saved:mine, *2/3": -1 },
+  also: ["svd@result.9.h3", "saved:mine, *2/3"],
+  dictionary: "pca@resid_post.23",
   unit: "cos",
   logits: "centred",
   mode: "delta",
@@ -40,9 +42,20 @@ describe("the address", () => {
     expect(decodeView(new URL(`http://x/#${encodeView(view, shared)}`).hash).shared).toEqual(shared);
   });
 
+  it("stays short: what is usual is left out, and weights have five digits", () => {
+    const one = { ...defaults(), direction: "mix" as const, weights: { 7: 1 }, dictionary: "pca@resid_post.0" };
+    expect(encodeView(one)).toBe("dir=mix&w=7%3A1&d=pca%40resid_post.0");
+    expect(decodeView(encodeView({ ...one, weights: { 7: 1 / 3 } })).view.weights[7]).toBe(0.33333);
+  });
+
+  it("of an older page still opens: a site meant its components", () => {
+    const { view: read } = decodeView("#dir=mix&w=7:1,3:-0.5&site=resid_post.23&unit=raw&lock=raw:12");
+    expect(read).toEqual({ ...defaults(), direction: "mix", weights: { 7: 1, 3: -0.5 }, dictionary: "pca@resid_post.23", unit: "raw", locks: { raw: 12 } });
+  });
+
   it("takes only what it understands", () => {
-    const { view: read, shared: none } = decodeView("#dir=evil&unit=px&view=x&w=a:1,3:nan,5:9&lock=raw:-2&at=1&share={");
-    expect(read).toEqual({ ...defaults(), weights: { 5: 1 } });
+    const { view: read, shared: none } = decodeView("#dir=evil&unit=px&view=x&w=a:1,3:nan,5:9&lock=raw:-2&at=1&mix=nmf@embed*1,x/1*y,*2,a/1*7&also=%&share={");
+    expect(read).toEqual({ ...defaults(), weights: { 5: 1 }, terms: { "a/1": 1 } });
     expect(none).toBeNull();
     expect(decodeView("#share=" + encodeURIComponent('{"prompt":7,"model":"m"}')).shared).toBeNull();
   });

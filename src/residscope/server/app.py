@@ -2,8 +2,9 @@
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Annotated
 
-from fastapi import FastAPI, Request, WebSocket
+from fastapi import FastAPI, Query, Request, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
@@ -61,8 +62,12 @@ def create_app(
         return JSONResponse({"ok": True, "value": value})
 
     @app.get("/api/runs/{run}/stream", response_model=None)
-    def stream(run: str, basis: str | None = None) -> Response:
-        return Response(session.stream(run, basis=basis), media_type=TENSORS)
+    def stream(run: str) -> Response:
+        return Response(session.stream(run), media_type=TENSORS)
+
+    @app.get("/api/runs/{run}/coef", response_model=None)
+    def coef(run: str, dictionary: str) -> Response:
+        return Response(session.coef(run, dictionary=dictionary), media_type=TENSORS)
 
     @app.get("/api/runs/{run}/logits", response_model=None)
     def logits(run: str, positive: int, negative: int) -> Response:
@@ -72,9 +77,13 @@ def create_app(
     def lens(run: str, layer: int, pos: int) -> JSONResponse:
         return JSONResponse(session.lens(run, layer=layer, pos=pos))
 
-    @app.get("/api/directions")
-    def directions(site: str) -> JSONResponse:
-        return JSONResponse(session.dictionary(site))
+    @app.get("/api/dictionaries")
+    def dictionary(id: str) -> JSONResponse:
+        return JSONResponse(session.dictionary(id))
+
+    @app.get("/api/gram")
+    def gram(of: Annotated[list[str], Query(min_length=1, max_length=100)]) -> JSONResponse:
+        return JSONResponse(session.gram(of))
 
     @app.post("/api/directions/read")
     async def read(request: Request) -> JSONResponse:

@@ -1,7 +1,6 @@
 """From the wire's shapes to the engine's edits and directions, refused where model or prompt lacks the place."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from math import exp
 from typing import Any
 
@@ -18,7 +17,10 @@ from residscope.errors import (
 )
 from residscope.methods import concepts
 from residscope.methods.lrqp import lrqp
+from residscope.model.sites import Site
+from residscope.session.dictionaries import in_stream
 from residscope.session.loaded import Loaded
+from residscope.session.mixing import Directions, resolve_mix, saved_direction
 from residscope.session.probes import Fitted
 from residscope.session.specs import (
     Ablate,
@@ -27,6 +29,7 @@ from residscope.session.specs import (
     Freeze,
     LogitDiffRef,
     Lrqp,
+    MixRef,
     PcaRef,
     ProjectOut,
     Scale,
@@ -36,7 +39,6 @@ from residscope.session.specs import (
 )
 from residscope.session.state import Named, Prompt
 
-Directions = Mapping[str, Direction]
 WITHOUT_MEAN = ("scores", "pattern", "logits")
 
 
@@ -50,11 +52,11 @@ def resolve(ref: DirectionRef, loaded: Loaded, saved: Directions) -> Direction:
     """The direction a reference names.
 
     Raises:
-        UnknownSite, DirectionError, ZeroDirection, UnknownToken, NotFound.
+        SiteError, DirectionError, WrongWidth, ZeroDirection, UnknownToken, NotFound.
     """
     match ref:
-        case PcaRef():
-            return _mix(ref, loaded)
+        case PcaRef() | MixRef():
+            return resolve_mix(ref, loaded, saved)
         case LogitDiffRef():
             positive, negative = loaded.token(ref.positive), loaded.token(ref.negative)
             if positive.id == negative.id:
@@ -64,11 +66,7 @@ def resolve(ref: DirectionRef, loaded: Loaded, saved: Directions) -> Direction:
             return logit_diff(loaded.model, positive.id, negative.id)
         case TokenRef():
             return unembedding(loaded.model, loaded.token(ref.token).id)
-    if ref.name not in saved:
-        raise NotFound(
-            "no direction of that name", received=ref.name, allowed=", ".join(saved) or "none is imported yet"
-        )
-    return saved[ref.name]
+    return saved_direction(ref.name, saved)
 
 
 def build(spec: EditSpec, loaded: Loaded, named: Named, prompt: Prompt) -> edits.BaseEdit:
@@ -90,11 +88,7 @@ def build(spec: EditSpec, loaded: Loaded, named: Named, prompt: Prompt) -> edits
             f"there is no mean over positions at {spec.site}", received=spec.site, allowed="such as z.9 or mlp_out.3"
         )
     if isinstance(spec, Steer | ProjectOut):
-        have, want = len(resolve(spec.direction, loaded, named.directions).read), loaded.model.sites.width(places[0])
-        if have != want:
-            raise WrongWidth(
-                f"the direction does not fit {spec.site}", received=f"width {have}", allowed=f"width {want}"
-            )
+        _check_direction(spec, resolve(spec.direction, loaded, named.directions), places[0], loaded)
     return edit
 
 
@@ -154,24 +148,19 @@ def _from_probe(spec: Lrqp | SetConcept, loaded: Loaded, probes: Mapping[str, Fi
     return getattr(concepts, spec.method)(probe, spec.to, pos=spec.pos)
 
 
-def _mix(ref: PcaRef, loaded: Loaded) -> Direction:
-    """sum_i w_i PC_i at |w| = 1; components are uncorrelated, so its sd is sqrt(sum_i w_i^2 sd_i^2)."""
-    dictionary = loaded.dictionary(ref.site)
-    weights = {int(index): weight for index, weight in ref.weights.items()}
-    length = sum(weight**2 for weight in weights.values()) ** 0.5
-    parts = [(dictionary[index], weight) for index, weight in weights.items()]
-    if not 0 < length < float("inf"):
-        raise ZeroDirection("the mix has no length", received=dict(ref.weights), fix="give a component a weight")
-    parts = [(part, weight / length) for part, weight in parts if weight]
-    if len(parts) == 1:
-        return parts[0][0] if parts[0][1] > 0 else -parts[0][0]
-    mix = parts[0][1] * parts[0][0]
-    for part, weight in parts[1:]:
-        mix = mix + weight * part
-    sds = [part.scale for part, _ in parts]
-    known = all(sd is not None for sd in sds)
-    sd = sum((weight * (sd or 0.0)) ** 2 for (_, weight), sd in zip(parts, sds, strict=True)) ** 0.5
-    return replace(mix, scale=sd if known else None)
+def _check_direction(spec: Steer | ProjectOut, direction: Direction, site: Site, loaded: Loaded) -> None:
+    have, want = len(direction.read), loaded.model.sites.width(site)
+    if have != want:
+        raise WrongWidth(f"the direction does not fit {spec.site}", received=f"width {have}", allowed=f"width {want}")
+    heads = {"head", "kv_head"} & {*site.kind.axes}
+    if heads and spec.head is spec.kv_head is None and (direction.head is not None or not in_stream(site)):
+        own = "" if direction.head is None else f"head={direction.head}, the direction's own, or "
+        raise BadEdit(
+            f"{spec.site} has a vector for each head: say which the direction is for",
+            received="no head",
+            allowed=f"{own}0 to {(loaded.model.sites.size(site, heads.pop()) or 1) - 1}",
+            fix="give the edit a head",
+        )
 
 
 def _check_positions(pos: int | list[int], n_pos: int) -> None:

@@ -3,25 +3,28 @@
 import json
 import time
 from collections import OrderedDict
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from safetensors.torch import save
 from torch import Tensor
 
-from residscope.directions import logit_diff
+from residscope.directions import Dictionary, logit_diff
 from residscope.engine.model import Model
-from residscope.errors import UnknownLayer, UnknownPosition
+from residscope.errors import DirectionError, UnknownLayer, UnknownPosition, WrongWidth
 from residscope.session.build import build
+from residscope.session.dictionaries import fitted_row, in_stream, row_names, row_sites
 from residscope.session.loaded import Loaded
 from residscope.session.specs import EditSpec
-from residscope.session.state import Named, Prompt, RunKey
+from residscope.session.state import Named, Prompt
 
 NEXT, TOP = 5, 10
 CAPTURE = ("resid_pre.0", "resid_post", "logits")
 MOST_KEPT, KEPT_BYTES = 6, 1 << 30
+MOST_GRAM = 400
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +62,27 @@ def vector(
     return loaded.model.run(list(prompt.ids), [site], edits=edits)[site][0, pos].detach().cpu().clone()
 
 
+@dataclass(frozen=True, eq=False)
+class Elsewhere:
+    """What is kept of a run at one site of every layer, beside the stream."""
+
+    rows: Float[Tensor, "row pos d"]
+
+    @property
+    def bytes(self) -> int:
+        return self.rows.numel() * self.rows.element_size()
+
+
+def elsewhere(
+    loaded: Loaded, prompt: Prompt, active: tuple[EditSpec, ...], named: Named, *, site: str, head: int | None
+) -> Elsewhere:
+    """A site without its layer, such as `z`, in every layer of a run; of one head, where it has heads."""
+    edits: list[Any] = [build(spec, loaded, named, prompt) for spec in active]
+    found = loaded.model.run(list(prompt.ids), [site], edits=edits)
+    rows = [found[f"{site}.{layer}"][0] for layer in range(loaded.model.n_layers)]
+    return Elsewhere(torch.stack([x if head is None else x[:, head] for x in rows]).detach().clone())
+
+
 def last_logits(loaded: Loaded, prompt: Prompt, active: tuple[EditSpec, ...], named: Named) -> Float[Tensor, "d_vocab"]:
     """Only the last position's logits of a run."""
     edits: list[Any] = [build(spec, loaded, named, prompt) for spec in active]
@@ -77,11 +101,8 @@ def top_tokens(model: Model, logits: Float[Tensor, "d_vocab"], k: int) -> tuple[
     return tuple(zip(ids.tolist(), texts, p.tolist(), strict=True))
 
 
-def stream(held: Held, loaded: Loaded, basis: str | None) -> bytes:
-    """coef[row, pos, k] = x . read_k, offset[row, k] = mean_row . read_k, norm[row, pos] = |x|, and next tokens.
-
-    Where the data-set mean of a row is not known, its offset is NaN. Without a basis there is no coef and no offset.
-    """
+def stream(held: Held, loaded: Loaded) -> bytes:
+    """norm[row, pos] = |x|, and the likeliest next tokens at each position."""
     texts = loaded.model.token_texts(held.next_id.flatten().tolist())
     width = held.next_id.shape[1]
     tensors = {
@@ -89,13 +110,49 @@ def stream(held: Held, loaded: Loaded, basis: str | None) -> bytes:
         "next_id": held.next_id.long(),
         "next_p": held.next_p.float(),
     }
-    if basis is not None:
-        dictionary = loaded.dictionary(basis)
-        read = dictionary.read.to(held.rows.device, torch.float32)
-        tensors["coef"] = held.rows.float() @ read.T
-        tensors["offset"] = loaded.row_means @ dictionary.read.float().T
     lines = [texts[i : i + width] for i in range(0, len(texts), width)]
     return to_bytes(tensors, {"next_text": json.dumps(lines)})
+
+
+def coef(x: Float[Tensor, "row pos d"], loaded: Loaded, dictionary: Dictionary) -> bytes:
+    """coef[row, pos, k] = x . read_k and offset[row, k] = mean_row . read_k, so that coef - offset reads x less the mean.
+
+    In the lens space coef is read_k . x / sigma(x) + offset_k, and the mean's share of it offset[row, k] / sigma[row, pos].
+    NaN where the mean of a row is not known.
+    """
+    model = loaded.model
+    sites = row_sites(dictionary, model.sites)
+    read = dictionary.read.to(x.device, torch.float32)
+    head = None if in_stream(model.sites.parse(dictionary.site)) else dictionary.head
+    means = loaded.means.stack(sites, head, like=dictionary).to(x.device)
+    tensors = {"coef": x.float() @ read.T, "offset": means @ read.T}
+    if dictionary.space == "lens":
+        sigma = model.final_scale(x).float()
+        bias = 0.0 if dictionary.offset is None else dictionary.offset.to(x.device, torch.float32)
+        tensors |= {"coef": tensors["coef"] / sigma + bias, "sigma": sigma.squeeze(-1)}
+    told = {"rows": row_names(sites), "fitted_row": fitted_row(dictionary, model.sites)}
+    return to_bytes(tensors, {name: json.dumps(value) for name, value in told.items()})
+
+
+def gram(vectors: Sequence[tuple[str, Float[Tensor, "n d"]]]) -> dict[str, Any]:
+    """The inner products of all read vectors, and which each one is.
+
+    Raises:
+        WrongWidth, DirectionError: there are more than fit in one answer.
+    """
+    of = [[name, index] for name, read in vectors for index in range(len(read))]
+    if len(of) > MOST_GRAM:
+        raise DirectionError("too many directions for one table", received=len(of), allowed=f"up to {MOST_GRAM}")
+    first, width = vectors[0][0], vectors[0][1].shape[1]
+    for name, read in vectors:
+        if read.shape[1] != width:
+            raise WrongWidth(
+                "the directions have different widths",
+                received=f"{name}: {read.shape[1]}",
+                allowed=f"{width}, as {first} has",
+            )
+    stacked = torch.cat([read.double().cpu() for _, read in vectors])
+    return {"of": of, "gram": (stacked @ stacked.T).tolist()}
 
 
 def logits(held: Held, loaded: Loaded, positive: int, negative: int) -> bytes:
@@ -133,19 +190,23 @@ def to_bytes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata=metadata)
 
 
-class Kept:
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V", Held, Elsewhere)
+
+
+class Kept(Generic[K, V]):
     """The few latest results, by run; the caller holds the session's lock."""
 
     def __init__(self) -> None:
-        self._held: OrderedDict[RunKey, Held] = OrderedDict()
+        self._held: OrderedDict[K, V] = OrderedDict()
 
-    def get(self, key: RunKey) -> Held | None:
+    def get(self, key: K) -> V | None:
         held = self._held.get(key)
         if held is not None:
             self._held.move_to_end(key)
         return held
 
-    def put(self, key: RunKey, held: Held) -> None:
+    def put(self, key: K, held: V) -> None:
         self._held[key] = held
         self._held.move_to_end(key)
         while len(self._held) > MOST_KEPT or (

@@ -1,7 +1,6 @@
 """Fitting components for a model that ships without: one pass over the built-in text, beside the runs."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from residscope.corpus.pca import pca_many
 from residscope.session.loaded import Loaded
@@ -16,5 +15,6 @@ def fit(loaded: Loaded, *, tokens: int, progress: Progress) -> Loaded:
     sites = ["resid_pre.0", *(f"resid_post.{layer}" for layer in range(model.n_layers))]
     n = min(COMPONENTS, model.d_model)
     found = pca_many(model, TEXT, sites, n, tokens=tokens, progress=progress)
-    source = f"rs.pca(model, {TEXT!r}, {{site!r}}, {n}, tokens={tokens})"
-    return replace(loaded, dictionaries=found, components_code=source)
+    return loaded.with_fitted(
+        [(found[site], f"rs.pca(model, {TEXT!r}, {site!r}, {n}, tokens={tokens})") for site in sites]
+    )

@@ -8,7 +8,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 from residscope.errors import DirectionError, MalformedJSON, ModelNotFound, NotFound
 from residscope.session import build, compute, probes
-from residscope.session.loaded import Loaded, fitted_on
+from residscope.session.dictionaries import fitted_on
+from residscope.session.loaded import Loaded
 from residscope.session.python_code import python_code
 from residscope.session.specs import EditSpec, ProbeData, ProbeRecipe, Spec, parse_edits, parse_ref, reasons, shorten
 from residscope.session.state import Fit, Metric, Probing, Run, Saved, State
@@ -67,6 +68,10 @@ class FitPca(Spec):
 
 class ReadData(Spec):
     data: ProbeData
+
+
+class Id(Spec):
+    id: str
 
 
 class Nothing(Spec):
@@ -199,6 +204,10 @@ def fit_pca(state: State, args: FitPca) -> Change:
     return replace(state, fit=Fit(args.tokens)), None
 
 
+def forget_dictionary(state: State, args: Id) -> Change:
+    return replace(state, model=_loaded(state).without(args.id)), None
+
+
 def cancel_fit(state: State, args: Nothing) -> Change:
     return replace(state, fit=None), None
 
@@ -233,6 +242,7 @@ INTENTS: dict[str, Intent] = {
     "forget_prompt": Intent(Text, forget_prompt),
     "fit_pca": Intent(FitPca, fit_pca),
     "cancel_fit": Intent(Nothing, cancel_fit),
+    "forget_dictionary": Intent(Id, forget_dictionary),
     "read_data": Intent(
         ReadData, lambda state, args: (state, None)
     ),  # answered by the session: making prompts takes a while

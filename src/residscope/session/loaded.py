@@ -1,7 +1,7 @@
 """A model as the session holds it: with its dictionaries, what the page is told of it, and its common tokens."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,8 +11,15 @@ from torch import Tensor
 
 from residscope.directions import Dictionary, shipped
 from residscope.engine.model import Model
-from residscope.errors import UnknownSite
+from residscope.errors import DirectionError, NotFound
 from residscope.model.sites import KINDS
+from residscope.session.dictionaries import (
+    MOST_DICTIONARIES,
+    Means,
+    describe_row,
+    dictionary_id,
+    row_sites,
+)
 from residscope.session.state import Prompt, Tok
 
 COMMON = 10_000  # byte-pair vocabularies are learnt commonest first, so low ids are common tokens
@@ -20,17 +27,27 @@ COMMON = 10_000  # byte-pair vocabularies are learnt commonest first, so low ids
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """One loaded model."""
+    """One loaded model.
+
+    dictionaries: by id, such as `pca@resid_post.23`. shipped: the ids of those that came with Residscope. code: lines of Python
+    that give each. taken: every id that was ever given, for an id once forgotten must not come to mean something else.
+    """
 
     model: Model
     dictionaries: Mapping[str, Dictionary]
     source: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    components_code: str = "directions.shipped(model)[{site!r}]"
+    code: Mapping[str, str] = field(default_factory=dict)
+    shipped: frozenset[str] = frozenset()
+    taken: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, model: Model, *, source: str | None = None, **options: Any) -> "Loaded":
-        return cls(model, shipped(model), source, options)
+        found = shipped(model)
+        ids = {dictionary_id(d): key for key, d in found.items()}
+        code = {id: f"directions.shipped(model)[{key!r}]" for id, key in ids.items()}
+        dictionaries = {id: found[key] for id, key in ids.items()}
+        return cls(model, dictionaries, source, options, code, frozenset(ids), frozenset(ids))
 
     def prompt(self, text: str, *, bos: bool | None = None) -> Prompt:
         """The prompt's tokens.
@@ -51,16 +68,52 @@ class Loaded:
         """
         return Tok(self.model.token_id(text), text)
 
-    def dictionary(self, site: str) -> Dictionary:
-        if site not in self.dictionaries:
-            self.model.sites.parse(site)
+    def dictionary(self, id: str) -> Dictionary:
+        """Raises NotFound."""
+        if id not in self.dictionaries:
             known = list(self.dictionaries)
-            raise UnknownSite(
-                f"no components are fitted at {site}",
-                received=site,
-                allowed=f"{known[0]} to {known[-1]}" if known else "none: this model ships without components",
+            raise NotFound(
+                "there is no dictionary of that id",
+                received=id[:200],
+                allowed=", ".join(known[:4]) + (f" ... {known[-1]}" if len(known) > 4 else "")
+                if known
+                else "none: this model ships without components",
+                fix=None if known else "fit some",
             )
-        return self.dictionaries[site]
+        return self.dictionaries[id]
+
+    def with_fitted(self, found: Sequence[tuple[Dictionary, str]]) -> "Loaded":
+        """With more dictionaries, each with the Python that gives it. Raises DirectionError where there is no room."""
+        dictionaries, code, taken = dict(self.dictionaries), dict(self.code), set(self.taken)
+        for dictionary, source in found:
+            id = dictionary_id(dictionary, taken)
+            dictionaries[id], code[id] = dictionary, source
+            taken.add(id)
+        if len(dictionaries) > MOST_DICTIONARIES:
+            raise DirectionError(
+                "no more dictionaries fit in the session",
+                received=len(dictionaries),
+                allowed=f"up to {MOST_DICTIONARIES}",
+                fix="forget some",
+            )
+        return replace(self, dictionaries=dictionaries, code=code, taken=frozenset(taken))
+
+    def without(self, id: str) -> "Loaded":
+        """Raises NotFound; DirectionError for one that came with Residscope."""
+        self.dictionary(id)
+        if id in self.shipped:
+            fitted = [other for other in self.dictionaries if other not in self.shipped]
+            raise DirectionError(
+                "that dictionary comes with Residscope and stays",
+                received=id,
+                allowed=", ".join(fitted) or "none is fitted",
+            )
+        return replace(self, dictionaries={other: d for other, d in self.dictionaries.items() if other != id})
+
+    @property
+    def fitted(self) -> dict[str, Dictionary]:
+        """The dictionaries that did not come with Residscope, by id."""
+        return {id: d for id, d in self.dictionaries.items() if id not in self.shipped}
 
     @cached_property
     def common(self) -> "tuple[list[str], Float[Tensor, 'token d_model']]":
@@ -74,13 +127,14 @@ class Loaded:
         return [texts[i] for i in kept], rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-12)
 
     @cached_property
+    def means(self) -> Means:
+        """The data-set mean of each place, as far as a dictionary knows it."""
+        return Means(self.dictionaries, self.model.sites)
+
+    @cached_property
     def row_means(self) -> Float[Tensor, "row d_model"]:
         """The data-set mean of each row of the stream, `embed` first; NaN where none is known."""
-        sites = self.model.sites
-        known = {str(sites.canonical(site)): d.mean.float().cpu() for site, d in self.dictionaries.items()}
-        names = ["resid_pre.0", *(f"resid_post.{layer}" for layer in range(self.model.n_layers))]
-        unknown = torch.full((self.model.d_model,), torch.nan)
-        return torch.stack([known.get(str(sites.canonical(name)), unknown) for name in names])
+        return self.means.stack(row_sites(None, self.model.sites), None)
 
     @cached_property
     def info(self) -> dict[str, Any]:
@@ -121,15 +175,8 @@ class Loaded:
                 }
                 for name, kind in KINDS.items()
             ],
-            "dictionaries": [
-                {"site": site, "kind": "pca", "n": len(d.read), "fitted_on": fitted_on(d)}
-                for site, d in self.dictionaries.items()
-            ],
+            "dictionaries": [describe_row(id, d, shipped=id in self.shipped) for id, d in self.dictionaries.items()],
         }
-
-
-def fitted_on(dictionary: Dictionary) -> str:
-    return str(dictionary.provenance.get("corpus", ""))
 
 
 def _readable(text: str) -> bool:

@@ -3,7 +3,7 @@
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, groupby, product
 
 import torch
@@ -11,9 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from residscope.corpus.text import Source, texts
-from residscope.directions import logit_diff
+from residscope.directions import Dictionary, logit_diff
+from residscope.engine.recording import Recording
 from residscope.errors import EmptyCorpus, PageTooLarge, UnknownLayer
 from residscope.session import compute
+from residscope.session.dictionaries import in_stream, row_sites
 from residscope.session.loaded import Loaded
 from residscope.session.state import Prompt
 
@@ -23,6 +25,7 @@ WIDEST_TOKEN = 16  # characters a token takes at most, on the average over a win
 LEAST = 4  # tokens of a prompt worth showing, where the text has no longer ones
 BATCH_TOKENS = 256  # between two batches the live run takes its turn
 PAGE_BYTES = 1 << 30
+MOST_BESIDE = 4
 STARTS = (
     re.compile(r"(?:\A|(?<=\n\n)|(?<=[.!?]\s)|(?<=[.!?]\s\s))(?=\S)"),
     re.compile(r"(?<=\n)(?=\S)"),
@@ -52,6 +55,7 @@ class Page:
     id: str
     own: tuple[Recorded, ...]
     drawn: tuple[Recorded, ...]
+    beside: dict[tuple[str, int | None], Tensor] = field(default_factory=dict)
 
     @property
     def prompts(self) -> tuple[Recorded, ...]:
@@ -124,23 +128,29 @@ def _window(loaded: Loaded, pool: Sequence[str], place: tuple[int, int], length:
 
 def record(loaded: Loaded, prompts: Sequence[Prompt], *, turn: Turn) -> tuple[Recorded, ...]:
     """The stream of prompts, a few at a time; `turn` is called before each batch, and may raise to stop."""
+    found = {
+        i: _recorded(loaded, prompts[i], _rows(run, at)) for i, run, at in _batches(loaded, prompts, CAPTURE, turn)
+    }
+    return tuple(found[i] for i in range(len(prompts)))
+
+
+def _batches(
+    loaded: Loaded, prompts: Sequence[Prompt], capture: Sequence[str], turn: Turn
+) -> Iterator[tuple[int, Recording, int]]:
+    """Each prompt's number, the run of its batch, and its row in it; prompts of one length share a batch, so nothing is padded."""
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].tokens))
-    found: dict[int, Recorded] = {}
     for length, same in groupby(order, key=lambda i: len(prompts[i].tokens)):
         size = max(1, BATCH_TOKENS // length)
         indices = list(same)
         for batch in (indices[start : start + size] for start in range(0, len(indices), size)):
             turn()
-            for i, rows in zip(batch, _rows(loaded, [list(prompts[i].ids) for i in batch]), strict=True):
-                found[i] = _recorded(loaded, prompts[i], rows)
-    return tuple(found[i] for i in range(len(prompts)))
+            run = loaded.model.run([list(prompts[i].ids) for i in batch], capture)
+            yield from ((i, run, at) for at, i in enumerate(batch))
 
 
-def _rows(loaded: Loaded, ids: list[list[int]]) -> Iterator[Float[Tensor, "row pos d_model"]]:
-    recording = loaded.model.run(ids, CAPTURE)
-    rows = [recording["resid_pre.0"], *(recording[f"resid_post.{i}"] for i in range(loaded.model.n_layers))]
-    whole = torch.stack([x.to(rows[0].device) for x in rows])
-    return (whole[:, i].clone() for i in range(len(ids)))
+def _rows(run: Recording, at: int) -> Float[Tensor, "row pos d_model"]:
+    first = run["resid_pre.0"][at]
+    return torch.stack([first, *(x[at].to(first.device) for x in run.stack("resid_post"))])
 
 
 def _recorded(loaded: Loaded, prompt: Prompt, rows: Float[Tensor, "row pos d_model"]) -> Recorded:
@@ -172,6 +182,14 @@ def fitting(loaded: Loaded, prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
     return tuple(prompt for i, prompt in enumerate(prompts) if i == 0 or taken[i] <= room(loaded) // 2)
 
 
+def check_row(sites: Sequence[str], row: int) -> None:
+    if not 0 <= row < len(sites):
+        last = len(sites) - 1
+        raise UnknownLayer(
+            f"there are {len(sites)} rows", received=f"row {row}", allowed=f"0 ({sites[0]}) to {last} ({sites[-1]})"
+        )
+
+
 def describe(page: Page, loaded: Loaded) -> dict[str, object]:
     """What `POST api/prompts` answers."""
     return {"id": page.id, "prompts": [_describe(r, loaded, i < len(page.own)) for i, r in enumerate(page.prompts)]}
@@ -192,16 +210,29 @@ def _describe(recorded: Recorded, loaded: Loaded, own: bool) -> dict[str, object
     }
 
 
-def coef(page: Page, loaded: Loaded, dictionary: str, row: int) -> bytes:
-    """coef[token, k] = x . read_k, offset[k] = mean_row . read_k (NaN: unknown), norm[token] = |x|. Raises UnknownLayer, UnknownSite."""
-    x = page.at(row)
-    read = loaded.dictionary(dictionary).read.float().to(x.device)
-    tensors = {"coef": x @ read.T, "offset": loaded.row_means[row].to(read) @ read.T, "norm": x.norm(dim=-1)}
+def coef(page: Page, loaded: Loaded, dictionary: Dictionary, row: int, *, turn: Turn) -> bytes:
+    """coef[token, k] = x . read_k, offset[k] = mean_row . read_k (NaN: unknown), norm[token] = |x|, at one of the dictionary's rows.
+
+    In the lens space, as for a run, coef is read_k . x / sigma(x) + offset_k, and there is sigma[token]. Raises UnknownLayer.
+    """
+    table = loaded.model.sites
+    sites, stream = row_sites(dictionary, table), in_stream(table.parse(dictionary.site))
+    check_row(sites, row)
+    head = None if stream else dictionary.head
+    x = page.at(row) if stream else page.elsewhere(loaded, sites[row], head, turn=turn)
+    read = dictionary.read.to(x.device, torch.float32)
+    mean = loaded.means.stack([sites[row]], head, like=dictionary)[0].to(x.device)
+    tensors = {"coef": x @ read.T, "offset": mean @ read.T, "norm": x.norm(dim=-1)}
+    if dictionary.space == "lens":
+        sigma = loaded.model.final_scale(x).float()
+        bias = 0.0 if dictionary.offset is None else dictionary.offset.to(x.device, torch.float32)
+        tensors |= {"coef": tensors["coef"] / sigma + bias, "sigma": sigma.squeeze(-1)}
     return compute.to_bytes(tensors, {})
 
 
 def logits(page: Page, loaded: Loaded, *, positive: int, negative: int, row: int) -> bytes:
     """The logit difference read through the final norm: value[token], and the data-set mean's share of it, offset[token]."""
+    check_row(row_sites(None, loaded.model.sites), row)
     x = page.at(row)
     direction = logit_diff(loaded.model, positive, negative)
     read = direction.read.to(x)

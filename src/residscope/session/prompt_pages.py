@@ -10,6 +10,7 @@ from residscope.corpus.text import Source
 from residscope.errors import Cancelled, NotFound
 from residscope.session import build, prompt_page
 from residscope.session.loaded import Loaded
+from residscope.session.mixing import source
 from residscope.session.prompt_page import PAGE_BYTES, Page, Recorded
 from residscope.session.session import Session
 from residscope.session.specs import shorten
@@ -40,17 +41,14 @@ class PromptPages:
             number = self._asked
 
         def turn() -> None:
-            while True:
-                if number != self._asked or self._loaded().model is not loaded.model:
-                    raise Cancelled("another page of prompts was asked for meanwhile", fix="ask for this one again")
-                if self._session.state.status.phase != "running":
-                    return
-                time.sleep(PAUSE)
+            self._wait()
+            if number != self._asked or self._loaded().model is not loaded.model:
+                raise Cancelled("another page of prompts was asked for meanwhile", fix="ask for this one again")
 
         mine = prompt_page.fitting(loaded, [loaded.prompt(text) for text in own])
         drawing = (key, n, length, seed)
         drawn = self._drawn(loaded, drawing)
-        wanted = () if drawn is not None or n == 0 else prompt_page.draw(loaded, source, n=n, length=length, seed=seed)
+        wanted = () if drawn is not None or n == 0 else prompt_page.draw(loaded, text, n=n, length=length, seed=seed)
         there = drawn or ()
         tokens = [*mine, *wanted, *(recorded.prompt for recorded in there)]
         prompt_page.check_room(loaded, sum(len(prompt.tokens) for prompt in tokens))
@@ -58,14 +56,14 @@ class PromptPages:
         page = Page(f"p{number}", recorded_own, there or prompt_page.record(loaded, wanted, turn=turn))
         if not page.prompts:
             raise NotFound("there is no prompt to show", fix="type one, or ask for some from a text")
-        turn()
         self._keep(loaded, drawing, page)
         return prompt_page.describe(page, loaded)
 
     def coef(self, id: str, *, dictionary: str, row: int) -> bytes:
-        """Raises NotFound, UnknownLayer, UnknownSite."""
+        """A row in the coordinates of a dictionary, by id, or of a saved direction, `saved:NAME`. Raises NotFound, UnknownLayer."""
         loaded, page = self._page(id)
-        return prompt_page.coef(page, loaded, dictionary, row)
+        found = source(dictionary, loaded, self._session.state.directions)
+        return prompt_page.coef(page, loaded, found, row, turn=self._wait)
 
     def logits(self, id: str, *, positive: int, negative: int, row: int) -> bytes:
         """Raises NotFound, UnknownLayer, UnknownToken."""
@@ -118,6 +116,11 @@ class PromptPages:
                 fix="ask for it again",
             )
         return loaded, page
+
+    def _wait(self) -> None:
+        """Until the live run is done."""
+        while self._session.state.status.phase == "running":
+            time.sleep(PAUSE)
 
     def _loaded(self) -> Loaded:
         return build.need_model(self._session.state.model)

@@ -1,10 +1,13 @@
 """What is on screen as lines of Python that run as pasted and give its numbers."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from residscope.directions import Direction
 from residscope.session.build import resolve
 from residscope.session.loaded import Loaded
+from residscope.session.mixing import Term, mean_source, one_dictionary, reads, terms_of
 from residscope.session.specs import (
     Ablate,
     DirectionRef,
@@ -12,6 +15,7 @@ from residscope.session.specs import (
     FileData,
     LogitDiffRef,
     Lrqp,
+    MixRef,
     PcaRef,
     ProbeRecipe,
     ProjectOut,
@@ -30,6 +34,7 @@ def python_code(state: State, loaded: Loaded, ref: DirectionRef | None) -> str:
         "from residscope import directions, edits, metrics",
         "",
         f"model = {_load(loaded)}",
+        *_dictionaries(state, loaded, ref),
     ]
     runs = ["baseline"]
     if state.prompt is not None:
@@ -138,23 +143,58 @@ def _data(recipe: ProbeRecipe) -> str:
 
 def _direction(ref: DirectionRef, state: State, loaded: Loaded) -> str:
     match ref:
-        case PcaRef():
+        case PcaRef() | MixRef():
             return _mix(ref, state, loaded)
         case LogitDiffRef():
             return f"directions.logit_diff(model, {ref.positive!r}, {ref.negative!r})"
         case TokenRef():
             return f"directions.unembedding(model, {ref.token!r})"
-    held = state.directions[ref.name]
+    return _saved(state.directions[ref.name])
+
+
+def _mix(ref: PcaRef | MixRef, state: State, loaded: Loaded) -> str:
+    terms = terms_of(ref)
+    names = [_term(term, state) for term in terms]
+    parts = [reads(_name(term), loaded, state.directions)[term.index or 0] for term in terms]
+    moved = isinstance(ref, MixRef) and ref.site is not None
+    if len(terms) == 1 and not moved and abs(float(parts[0].norm()) - 1) < 1e-5:
+        return f"{'-' if terms[0].weight < 0 else ''}{names[0]}"
+    given = [f"[{', '.join(f'({t.weight!r}, {name})' for t, name in zip(terms, names, strict=True))}]"]
+    if isinstance(ref, MixRef) and ref.site is not None:
+        given.append(f"site={ref.site!r}")
+    knower = mean_source(ref, loaded, state.directions)
+    if knower is not None:
+        given.append(f"mean={_variable(knower)}.mean")
+    mix = f"rs.mix({', '.join(given)})"
+    one, scale = one_dictionary(terms, loaded), resolve(ref, loaded, state.directions).scale
+    return mix if one is None or len(terms) == 1 else f"dataclasses.replace({mix}, scale={scale!r})"
+
+
+def _term(term: Term, state: State) -> str:
+    return _saved(state.directions[term.source]) if term.index is None else f"{_variable(term.source)}[{term.index}]"
+
+
+def _name(term: Term) -> str:
+    return f"saved:{term.source}" if term.index is None else term.source
+
+
+def _saved(held: Direction) -> str:
     vectors = f"torch.tensor({held.read.tolist()}), torch.tensor({held.write.tolist()})"
-    return f"directions.Direction({vectors}, {held.site!r}, name={held.name!r})"
+    more = {"offset": held.offset, "scale": held.scale, "space": held.space, "head": held.head}
+    usual = {"offset": 0.0, "scale": None, "space": "raw", "head": None}
+    given = [f"{name}={value!r}" for name, value in more.items() if value != usual[name]]
+    return f"directions.Direction({', '.join([vectors, repr(held.site), f'name={held.name!r}', *given])})"
 
 
-def _mix(ref: PcaRef, state: State, loaded: Loaded) -> str:
-    weights = {int(index): weight for index, weight in ref.weights.items() if weight}
-    source = loaded.components_code.format(site=ref.site)
-    length = sum(weight**2 for weight in weights.values()) ** 0.5
-    if len(weights) == 1:
-        ((index, weight),) = weights.items()
-        return f"{'-' if weight < 0 else ''}{source}[{index}]"
-    mix = " + ".join(f"{weight / length!r} * {source}[{index}]" for index, weight in weights.items())
-    return f"dataclasses.replace({mix}, scale={resolve(ref, loaded, state.directions).scale!r})"
+def _variable(id: str) -> str:
+    """A name for a dictionary: pca_resid_post_23."""
+    return re.sub(r"\W+", "_", id)
+
+
+def _dictionaries(state: State, loaded: Loaded, ref: DirectionRef | None) -> list[str]:
+    """Each dictionary that the stack or the direction uses."""
+    refs = [spec.direction for spec in state.active if isinstance(spec, Steer | ProjectOut)]
+    mixes = [each for each in (*refs, ref) if isinstance(each, PcaRef | MixRef)]
+    used = [term.source for mix in mixes for term in terms_of(mix) if term.index is not None]
+    means = [knower for mix in mixes if (knower := mean_source(mix, loaded, state.directions))]
+    return [f"{_variable(id)} = {loaded.code[id]}" for id in dict.fromkeys([*used, *means])]

@@ -7,30 +7,42 @@ from jaxtyping import Float
 from torch import Tensor
 
 from residscope.directions import Direction, logit_diff
-from residscope.session.build import Directions, resolve
-from residscope.session.loaded import Loaded, fitted_on
-from residscope.session.specs import DirectionRef, LogitDiffRef, PcaRef, SavedRef
+from residscope.session.build import resolve
+from residscope.session.dictionaries import describe_row, fitted_on, in_stream
+from residscope.session.loaded import Loaded
+from residscope.session.mixing import Directions, Term, one_dictionary, terms_of
+from residscope.session.specs import DirectionRef, LogitDiffRef, MixRef, PcaRef, SavedRef
 from residscope.session.state import Metric
 from residscope.session.wire import finite
 
 POLES = 5
+THROUGH = "read through the final norm at every layer: exact at the last, a lens before it."
+ZERO = {
+    "raw": "Read as a plain dot product, nothing subtracted.",
+    "centred": "Centred: its data-set mean counts as zero.",
+    "lens": f"In logits, {THROUGH}",
+}
 
 
-def describe_dictionary(loaded: Loaded, site: str, metric: Metric | None) -> dict[str, Any]:
-    """`GET api/directions` of the wire."""
-    dictionary = loaded.dictionary(site)
+def describe_dictionary(loaded: Loaded, id: str, metric: Metric | None) -> dict[str, Any]:
+    """`GET api/dictionaries` of the wire."""
+    dictionary = loaded.dictionary(id)
     read = dictionary.read.float()
-    cosines = _cosines(loaded, read, metric)
-    poles = _poles(loaded, read)
+    wide = in_stream(loaded.model.sites.parse(dictionary.site))
+    cosines = _cosines(loaded, read, metric) if wide else [None] * len(read)
+    poles = _poles(loaded, read) if wide else [{"top": [], "bottom": []} for _ in read]
     share = dictionary.variance if dictionary.variance is not None else torch.full((len(read),), torch.nan)
     sd = dictionary.sd if dictionary.sd is not None else torch.full((len(read),), torch.nan)
+    row = describe_row(id, dictionary, shipped=id in loaded.shipped)
+    about = {name: row[name] for name in ("id", "site", "head", "place", "kind", "space", "standardised")}
     return {
-        "site": site,
-        "fitted_on": fitted_on(dictionary),
-        "tokens": int(dictionary.provenance.get("tokens", 0)),
+        **about,
+        "fitted_on": row["fitted_on"],
+        "tokens": row["tokens"],
         "components": [
             {
                 "index": i,
+                "label": dictionary.label(i),
                 "variance": finite(float(share[i])),
                 "sd": finite(float(sd[i])),
                 "cos_logit_diff": cosines[i],
@@ -44,7 +56,7 @@ def describe_dictionary(loaded: Loaded, site: str, metric: Metric | None) -> dic
 def describe(ref: DirectionRef, loaded: Loaded, saved: Directions, metric: Metric | None) -> dict[str, Any]:
     """`POST api/directions/read` of the wire."""
     direction = resolve(ref, loaded, saved)
-    fits = len(direction.read) == loaded.model.d_model
+    fits = in_stream(loaded.model.sites.parse(direction.site))
     read = direction.read.float()[None]
     return {
         "label": direction.name,
@@ -59,30 +71,45 @@ def describe(ref: DirectionRef, loaded: Loaded, saved: Directions, metric: Metri
 
 def _about(ref: DirectionRef, direction: Direction, loaded: Loaded) -> str:
     """The direction in plain words: what it is, what it was fitted on, what its zero is."""
-    if isinstance(ref, PcaRef):
-        used = [index for index, weight in ref.weights.items() if weight]
-        what = f"Component {used[0]}" if len(used) == 1 else f"A mix of components {', '.join(used)}"
-        corpus = fitted_on(loaded.dictionary(ref.site)).replace("python-docs", "Python docs")
-        return f"{what} of {ref.site}, fitted on {corpus}. Centred: its data-set mean counts as zero."
+    if isinstance(ref, PcaRef | MixRef):
+        return _about_mix(terms_of(ref), direction, loaded)
     if isinstance(ref, SavedRef):
-        return f"Imported, made for {direction.site}. Read as a plain dot product with the stream, nothing subtracted."
+        return f"Imported, made for {direction.place}. {ZERO[direction.space]}"
     what = (
         f"How much higher the logit of {ref.positive!r} is than that of {ref.negative!r}"
         if isinstance(ref, LogitDiffRef)
         else f"The logit of {ref.token!r}"
     )
-    return f"{what}, read through the final norm at every layer: exact at the last, a lens before it."
+    return f"{what}, {THROUGH}"
+
+
+def _about_mix(terms: list[Term], direction: Direction, loaded: Loaded) -> str:
+    one = one_dictionary(terms, loaded)
+    if one is None:
+        return f"A mix of {len(terms)} directions, at {direction.place}. {ZERO[direction.space]}"
+    names = [one.label(term.index or 0) for term in terms]
+    if one.name == "pca":
+        used = ", ".join(str(term.index) for term in terms)
+        names = [f"Component {used}" if len(terms) == 1 else f"A mix of components {used}"]
+    elif len(terms) > 1:
+        names = [f"A mix of {', '.join(names)}"]
+    text = fitted_on(one).replace("python-docs", "Python docs")
+    scaled = ", each axis at its own standard deviation" if one.provenance.get("standardised") else ""
+    fitted = f", fitted on {text}{scaled}" if text else ""
+    return f"{names[0]} of {one.place}{fitted}. {ZERO[direction.space]}"
 
 
 def _variance(ref: DirectionRef, loaded: Loaded) -> float | None:
     """The share of the variance along a mix of uncorrelated components: sum_i w_i^2 share_i / |w|^2."""
-    if not isinstance(ref, PcaRef):
+    if not isinstance(ref, PcaRef | MixRef):
         return None
-    share = loaded.dictionary(ref.site).variance
-    squares = {int(index): weight**2 for index, weight in ref.weights.items()}
-    if share is None:
+    terms = terms_of(ref)
+    one = one_dictionary(terms, loaded)
+    if one is None or one.variance is None or (one.name != "pca" and len(terms) > 1):
         return None
-    return finite(sum(square * float(share[i]) for i, square in squares.items()) / sum(squares.values()))
+    squares = [(term.weight / max(abs(t.weight) for t in terms)) ** 2 for term in terms]
+    along = sum(square * float(one.variance[term.index or 0]) for square, term in zip(squares, terms, strict=True))
+    return finite(along / sum(squares))
 
 
 def _cosines(loaded: Loaded, read: Float[Tensor, "k d_model"], metric: Metric | None) -> list[float | None]:

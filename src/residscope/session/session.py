@@ -12,18 +12,20 @@ from residscope.directions import Direction
 from residscope.engine.model import Model
 from residscope.errors import Cancelled, explain
 from residscope.session import build, compute, fill
-from residscope.session.compute import Held, Kept
+from residscope.session.compute import Elsewhere, Held, Kept
+from residscope.session.dictionaries import in_stream
 from residscope.session.fit import fit
 from residscope.session.imported import read_direction, take_in
 from residscope.session.intents import FitPca, LoadModel, ReadData, find_run, parse_args
 from residscope.session.loaded import Loaded
+from residscope.session.mixing import reads
 from residscope.session.probe_job import ProbeJobs
 from residscope.session.probe_views import describe_probe
 from residscope.session.read import describe, describe_dictionary
 from residscope.session.saved import SavedPrompts
 from residscope.session.settle import finished, settle, with_model
 from residscope.session.specs import EditSpec, parse_ref
-from residscope.session.state import Fit, Prompt, Saved, State, run_key
+from residscope.session.state import Fit, Prompt, Run, RunKey, Saved, State, run_key
 from residscope.session.wire import changed, to_wire, top
 from residscope.session.worker import Worker
 
@@ -49,7 +51,8 @@ class Session:
     ) -> None:
         self._load, self._offers = load, offers
         self._lock = threading.RLock()
-        self._kept = Kept()
+        self._kept: Kept[RunKey, Held] = Kept()
+        self._aside: Kept[tuple[RunKey, str, int | None], Elsewhere] = Kept()
         self._probes = ProbeJobs(lambda: self._state, self._commit, self._lock)
         self._listeners: list[Listener] = []
         self._seq = 0
@@ -127,9 +130,23 @@ class Session:
 
     # ── what is read ────────────────────────────────────────────────────────────────────────────────────────
 
-    def stream(self, run: str, *, basis: str | None = None) -> bytes:
-        held, loaded = self._held(run)
-        return compute.stream(held, loaded, basis)
+    def stream(self, run: str) -> bytes:
+        return compute.stream(*self._held(run))
+
+    def coef(self, run: str, *, dictionary: str) -> bytes:
+        """A run's rows in the coordinates of a dictionary. Raises NotFound."""
+        state = self._state
+        found, loaded = find_run(state, run), build.need_model(state.model)
+        known = loaded.dictionary(dictionary)
+        site = loaded.model.sites.parse(known.site)
+        if in_stream(site):
+            return compute.coef(self._held(run)[0].rows, loaded, known)
+        return compute.coef(self._elsewhere(loaded, found, state, site.name, known.head), loaded, known)
+
+    def gram(self, of: Sequence[str]) -> dict[str, Any]:
+        """Inner products of the read vectors of dictionaries, by id, and of saved directions, `saved:NAME`."""
+        state = self._state
+        return compute.gram([(name, reads(name, build.need_model(state.model), state.directions)) for name in of])
 
     def logits(self, run: str, *, positive: int, negative: int) -> bytes:
         held, loaded = self._held(run)
@@ -144,8 +161,8 @@ class Session:
         with self._lock:
             return self._kept.get(run_key(prompt, ()))
 
-    def dictionary(self, site: str) -> dict[str, Any]:
-        return describe_dictionary(self._loaded(), site, self._state.metric)
+    def dictionary(self, id: str) -> dict[str, Any]:
+        return describe_dictionary(self._loaded(), id, self._state.metric)
 
     def read(self, ref: Any) -> dict[str, Any]:
         parsed, state = parse_ref(ref), self._state
@@ -212,6 +229,7 @@ class Session:
         with self._lock:
             if number == self._loads:
                 self._kept.clear()
+                self._aside.clear()
                 self._commit(replace(with_model(self._state, loaded), models=offers))
 
     def _run_job(self) -> None:
@@ -317,3 +335,15 @@ class Session:
             if self._state.model is not None and loaded.model is self._state.model.model:
                 self._kept.put(key, held)
         return held, held.seconds * 1000
+
+    def _elsewhere(self, loaded: Loaded, run: Run, state: State, site: str, head: int | None) -> Any:
+        """A run at one site of every layer: kept, or computed."""
+        key = run.key, site, head
+        with self._lock:
+            held = self._aside.get(key)
+        if held is None:
+            held = compute.elsewhere(loaded, run.prompt, run.active, state.named, site=site, head=head)
+            with self._lock:
+                if self._state.model is not None and loaded.model is self._state.model.model:
+                    self._aside.put(key, held)
+        return held.rows

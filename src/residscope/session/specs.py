@@ -45,7 +45,26 @@ class SavedRef(Spec):
     name: str
 
 
-DirectionRef = Annotated[PcaRef | LogitDiffRef | TokenRef | SavedRef, Field(discriminator="kind")]
+class DictionaryTerm(Spec):
+    dictionary: str
+    index: int = Field(ge=0)
+    weight: float
+
+
+class SavedTerm(Spec):
+    saved: str
+    weight: float
+
+
+class MixRef(Spec):
+    """A weighted sum of directions, at unit length; at the first one's site unless another is given."""
+
+    kind: Literal["mix"]
+    terms: list[DictionaryTerm | SavedTerm] = Field(min_length=1, max_length=400)
+    site: str | None = None
+
+
+DirectionRef = Annotated[PcaRef | LogitDiffRef | TokenRef | SavedRef | MixRef, Field(discriminator="kind")]
 Indices = int | Annotated[list[int], Field(min_length=1, max_length=100_000)] | None
 
 
@@ -162,7 +181,7 @@ def parse_ref(raw: Any) -> DirectionRef:
         raise MalformedJSON(
             f"the direction does not parse: {reasons(error)}",
             received=shorten(raw),
-            allowed="an object with kind pca, logit_diff, token or saved",
+            allowed="an object with kind pca, logit_diff, token, saved or mix",
         ) from None
 
 

@@ -42,11 +42,25 @@ export interface SiteInfo {
   absent: string | null;
 }
 
+export type Kind = "pca" | "svd" | "nmf" | "mean_difference" | "unembedding";
+export type Space = "raw" | "centred" | "lens";
+
 export interface DictionaryInfo {
+  /** Such as `pca@resid_post.23`, `nmf@z.3.h2`, `pca@resid_post.23#2`; never given twice. */
+  id: string;
   site: string;
-  kind: "pca";
+  head: number | null;
+  /** The site as people say it: `result.9 head 3`. */
+  place: string;
+  kind: Kind;
   n: number;
+  space: Space;
+  standardised: boolean;
   fitted_on: string;
+  tokens: number;
+  /** It came with Residscope, and cannot be forgotten. */
+  shipped: boolean;
+  width: number;
 }
 
 export interface ModelInfo {
@@ -88,7 +102,11 @@ export type DirectionRef =
   | { kind: "pca"; site: string; weights: Record<string, number> }
   | { kind: "logit_diff"; positive: string; negative: string }
   | { kind: "token"; token: string }
-  | { kind: "saved"; name: string };
+  | { kind: "saved"; name: string }
+  | { kind: "mix"; terms: MixTerm[]; site?: string | null };
+
+/** One direction of a mix; the sum of weight times direction is brought to unit length. */
+export type MixTerm = { dictionary: string; index: number; weight: number } | { saved: string; weight: number };
 
 /** `pos`, `head`, `neuron`: null or absent means all. */
 type Where = number | number[] | null;
@@ -168,13 +186,38 @@ export interface SavedDirection {
   name: string;
   site: string;
   norm: number;
+  /** Its id in the library, where it was opened from there. */
+  library: string | null;
 }
 
-/** Components being fitted, or why they were not. */
+export type FitMethod = Kind;
+
+/** A dictionary being fitted, or why it was not. */
 export interface Fit {
+  method: FitMethod;
+  place: string;
   tokens: number;
   progress: number;
   error: ErrorBody | null;
+}
+
+export type TextRef =
+  | { kind: "builtin"; name: string }
+  | { kind: "typed"; name: string; text: string }
+  | { kind: "hub"; name: string; field: string };
+
+/** The arguments of the intent `fit`. */
+export interface FitArgs {
+  method: FitMethod;
+  site: string;
+  head?: number;
+  text?: TextRef;
+  second?: TextRef;
+  tokens?: number;
+  n?: number;
+  standardise?: boolean;
+  clip?: boolean;
+  words?: string[];
 }
 
 export interface State {
@@ -282,6 +325,7 @@ export interface PoleToken {
 
 export interface Component {
   index: number;
+  label: string;
   variance: number | null;
   sd: number | null;
   cos_logit_diff: number | null;
@@ -289,11 +333,24 @@ export interface Component {
   bottom: PoleToken[];
 }
 
-export interface Directions {
+/** A dictionary's components, and what they say; `top` and `bottom` are empty where its width is not the stream's. */
+export interface DictionaryDetail {
+  id: string;
   site: string;
+  head: number | null;
+  place: string;
+  kind: Kind;
+  space: Space;
+  standardised: boolean;
   fitted_on: string;
   tokens: number;
   components: Component[];
+}
+
+/** Inner products of read vectors; `of` says whose: a dictionary's id, or `saved:NAME`, and the index there. */
+export interface Gram {
+  of: [string, number][];
+  gram: number[][];
 }
 
 export interface DirectionReading {

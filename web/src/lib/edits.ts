@@ -45,6 +45,8 @@ export interface Asked {
   head: number | null;
   pos: number | null;
   direction: DirectionRef | null;
+  /** Of its coordinate, where it is known. */
+  sd: number | null;
 }
 
 export interface Offer {
@@ -82,7 +84,7 @@ export const OFFERS: Offer[] = [
   offer("scale-mlp", "Scale an MLP", { layer: true, pos: true }, at("mlp_out"), (a, site) =>
     withPos({ kind: "scale", site, factor: 0.5 }, a)),
   offer("steer", "Steer along this direction", { layer: true, pos: true, direction: true }, stream, (a, site) =>
-    withPos({ kind: "steer", site, direction: a.direction!, ...steering(a.direction!) }, a)),
+    withPos({ kind: "steer", site, direction: a.direction!, ...steering(a.sd) }, a)),
   offer("project-out", "Project this direction out", { layer: true, pos: true, direction: true }, stream, (a, site) =>
     withPos({ kind: "project_out", site, direction: a.direction! }, a)),
   offer("freeze-pattern", "Freeze attention patterns", { layer: true }, at("pattern"), (_, site) => ({ kind: "freeze", site })),
@@ -91,13 +93,12 @@ export const OFFERS: Offer[] = [
   offer("freeze-final-scale", "Freeze the final norm's scale", {}, () => "final_scale", (_, site) => ({ kind: "freeze", site })),
 ];
 
-/** Components know their standard deviation; other directions are added by length. */
-export const steering = (direction: DirectionRef) =>
-  direction.kind === "pca" ? { strength: 2, unit: "sd" as const } : { strength: 10, unit: "norm" as const };
+/** By standard deviations where the direction's is known; other directions are added by length. */
+export const steering = (sd: number | null) => (sd === null ? { strength: 10, unit: "norm" as const } : { strength: 2, unit: "sd" as const });
 
 /** Only what this model has; the reason stays with the server, which refuses in its own words. */
 export function offersFor(model: ModelInfo): Offer[] {
   const sites = new Map(model.sites.map((site) => [site.name, site.absent]));
   const has = (name: string) => sites.size === 0 || sites.get(name) === null;
-  return OFFERS.filter((offer) => has(offer.site({ layer: 0, head: 0, pos: null, direction: null }).split(".")[0]));
+  return OFFERS.filter((offer) => has(offer.site({ layer: 0, head: 0, pos: null, direction: null, sd: null }).split(".")[0]));
 }

@@ -3,11 +3,11 @@
 import type { Paint } from "./color";
 import { bound, UNIT_NAMES, visible, type ValueUnit } from "./format";
 import { isClipped } from "./scale";
-import { rowName, rowSite, type Field } from "./stream";
+import { rowName, siteOf, type Field } from "./stream";
 
 export interface Picture {
   field: Field;
-  norm: Float32Array;
+  norm: ArrayLike<number>;
   tokens: string[];
   next: string[];
   unit: ValueUnit;
@@ -25,7 +25,7 @@ export function streamCsv({ field, norm, tokens, unit, title }: Picture): string
     for (let pos = 0; pos < field.cols; pos++) {
       const i = row * field.cols + pos;
       const value = Number.isNaN(field.values[i]) ? "" : String(field.values[i]);
-      const fields = [rowSite(row), String(pos), JSON.stringify(tokens[pos] ?? ""), value, UNIT_NAMES[unit], String(norm[i]), JSON.stringify(title)];
+      const fields = [siteOf(field, row), String(pos), JSON.stringify(tokens[pos] ?? ""), value, UNIT_NAMES[unit], Number.isNaN(norm[i]) ? "" : String(norm[i]), JSON.stringify(title)];
       lines.push(fields.map(cell).join(","));
     }
   return lines.join("\n") + "\n";
@@ -88,12 +88,12 @@ export function streamSvg(picture: Picture, paint: Paint): string {
   }
   for (let row = 0; row < rows; row++) {
     const y = HEAD + (rows - 1 - row) * ROW;
-    text(GUTTER - 7, y + ROW / 2 + 3, rowName(row), ' text-anchor="end"');
+    text(GUTTER - 7, y + ROW / 2 + 3, rowName(field, row), ' text-anchor="end"');
     for (let pos = 0; pos < cols; pos++) {
       const i = row * cols + pos;
       const [x, w, h] = [GUTTER + pos * wide, wide - 1, ROW - 1];
       const colour = paint.diverging.color(values[i], scale);
-      const told = `<title>${xml(`${rowSite(row)} at ${pos} ${visible(tokens[pos] ?? "")}: ${values[i]}`)}</title>`;
+      const told = `<title>${xml(`${siteOf(field, row)} at ${pos} ${visible(tokens[pos] ?? "")}: ${values[i]}`)}</title>`;
       if (!sink[i]) out.push(`<rect x="${x}" y="${y}" width="${w}" height="${h}" fill="${colour}">${told}</rect>`);
       else out.push(`<g stroke="${colour}" stroke-width="1.2">${hatch(x, y, w, h)}${told}</g>`);
       if (!sink[i] && isClipped(values[i], scale))

@@ -1,15 +1,37 @@
 /** Numbers and tokens as text. */
 
-export type ValueUnit = "centred" | "raw" | "cos" | "logit" | "logit-centred";
+export type ValueUnit = "centred" | "standardised" | "raw" | "cos" | "folded" | "folded-centred" | "logit" | "logit-centred";
 
-export const isLogit = (unit: ValueUnit): boolean => unit === "logit" || unit === "logit-centred";
+const LOGITS: readonly ValueUnit[] = ["folded", "folded-centred", "logit", "logit-centred"];
+export const isLogit = (unit: ValueUnit): boolean => LOGITS.includes(unit);
 
 export const UNIT_NAMES: Record<ValueUnit, string> = {
   centred: "x·d, centred",
+  standardised: "x·d, standardised",
   raw: "x·d, raw",
   cos: "cos",
+  folded: "logits, norm-folded",
+  "folded-centred": "logits, centred",
   logit: "logits, raw",
   "logit-centred": "logits, centred",
+};
+
+/** Before a value. */
+export const UNIT_SHORT: Record<ValueUnit, string> = {
+  centred: "x·d", standardised: "x·d", raw: "x·d", cos: "cos", folded: "logit", "folded-centred": "logit, centred",
+  logit: "logit diff", "logit-centred": "logit diff, centred",
+};
+
+/** In which space the numbers are, in words. */
+export const UNIT_ABOUT: Record<ValueUnit, string> = {
+  centred: "Centred: x·d less the data-set mean's, row by row",
+  standardised: "Standardised: each axis of x less its mean, over its σ, then along d",
+  raw: "Raw: x·d as it is, nothing subtracted",
+  cos: "Cosine: x·d over the lengths of both",
+  folded: "Norm-folded: logits, x read through the final norm; exact at the last row",
+  "folded-centred": "Norm-folded and centred: logits less the data-set mean's",
+  logit: "Logits, x read through the final norm; exact at the last row",
+  "logit-centred": "Logits less the data-set mean's share",
 };
 
 /** A signed number with a true minus. */

@@ -1,41 +1,81 @@
-import type { StreamData } from "./stream";
+/** Mixes of directions: what they are made of, and the stream read along them. */
 
+/** Weights over the components of one dictionary. */
 export type Weights = Record<number, number>;
-export type Unit = "centred" | "raw" | "cos";
+/** Weights over single directions, by `termKey`. */
+export type Terms = Record<string, number>;
 
-/** Weights over k components at unit length; null where they are all zero, for then there is no direction. */
-export function unitWeights(weights: Weights, k: number): Float32Array | null {
-  const unit = new Float32Array(k);
-  let square = 0;
-  for (const [index, weight] of Object.entries(weights)) {
-    if (+index >= k || !Number.isFinite(weight)) continue;
-    unit[+index] = weight;
-    square += weight * weight;
-  }
-  if (square === 0) return null;
-  const length = Math.sqrt(square);
-  return unit.map((w) => w / length);
+/** One direction of a mix: a component of a dictionary, or (index 0 of "saved:NAME") a saved direction. */
+export interface Term {
+  source: string;
+  index: number;
+  weight: number;
+}
+
+const SAVED = "saved:";
+export const savedSource = (name: string): string => SAVED + name;
+export const savedName = (source: string): string | null => (source.startsWith(SAVED) ? source.slice(SAVED.length) : null);
+export const termKey = (source: string, index: number): string => (source.startsWith(SAVED) ? source : `${source}/${index}`);
+
+export function parseTerm(key: string): { source: string; index: number } | null {
+  if (key.startsWith(SAVED)) return key.length > SAVED.length ? { source: key, index: 0 } : null;
+  const found = /^(.+)\/(\d{1,6})$/.exec(key);
+  return found && { source: found[1], index: Number(found[2]) };
+}
+
+/** One source's coordinates of a run and the weights of its components; weights are the mix's, brought to its length. */
+export interface Part {
+  k: number;
+  /** [row, pos, k], row by row. */
+  coef: Float32Array;
+  /** [row, k]: the data-set mean's coordinates. */
+  offset: Float32Array;
+  /** [row, pos]: what they are divided by, where the vectors were, in the lens space. */
+  sigma: Float32Array | null;
+  weights: Float64Array;
+}
+
+export interface Reading {
+  rows: number;
+  cols: number;
+  /** Subtract the data-set mean's coordinate. */
+  centre: boolean;
+  /** Lengths to divide by, [row, pos]: the cosine. */
+  norm: Float32Array | null;
 }
 
 /**
- * The stream read along a mix of components: value[row, pos] = sum_k w_k (coef[row, pos, k] - offset[row, k]).
- * `raw` leaves the offset out; `cos` divides the raw product by the residual's length.
+ * The stream read along a mix: value[row, pos] = sum over parts and k of w_k (coef[row, pos, k] - offset[row, k]), the offset over sigma in the lens space.
+ * Runs once a frame while a slider moves: plain loops, into `out` where it has the size.
  */
-export function mixField(data: StreamData, weights: Float32Array, unit: Unit, out?: Float32Array): Float32Array {
-  const { rows, cols, k, coef, offset, norm } = data;
-  const field = out?.length === rows * cols ? out : new Float32Array(rows * cols);
-  const used = [...weights.keys()].filter((i) => weights[i] !== 0);
-  for (let row = 0; row < rows; row++) {
-    let mean = 0;
-    if (unit === "centred") for (const i of used) mean += weights[i] * offset[row * k + i];
-    for (let pos = 0; pos < cols; pos++) {
-      const cell = row * cols + pos;
-      let value = -mean;
-      for (const i of used) value += weights[i] * coef[cell * k + i];
-      field[cell] = unit === "cos" ? value / (norm[cell] || 1) : value;
+export function mixField(parts: readonly Part[], { rows, cols, centre, norm }: Reading, out?: Float32Array): Float32Array {
+  const cells = rows * cols;
+  const field = out?.length === cells ? out.fill(0) : new Float32Array(cells);
+  for (const { k, coef, offset, sigma, weights } of parts) {
+    for (let i = 0; i < k; i++) {
+      const weight = weights[i];
+      if (weight === 0) continue;
+      for (let row = 0, cell = 0; row < rows; row++) {
+        const mean = centre ? offset[row * k + i] : 0;
+        const end = cell + cols;
+        if (centre && sigma) for (; cell < end; cell++) field[cell] += weight * (coef[cell * k + i] - mean / sigma[cell]);
+        else for (; cell < end; cell++) field[cell] += weight * (coef[cell * k + i] - mean);
+      }
     }
   }
+  if (norm) for (let cell = 0; cell < cells; cell++) field[cell] /= norm[cell] || 1;
   return field;
+}
+
+/** Two buffers in turn: a new array each time for whoever compares identities, and nothing to collect. */
+export class Turns {
+  private held: Float32Array[] = [];
+  private turn = 0;
+  next(length: number): Float32Array {
+    this.turn ^= 1;
+    if (this.held[this.turn]?.length !== length) this.held[this.turn] = new Float32Array(length);
+    return this.held[this.turn];
+  }
 }
 
 /** The one component a mix amounts to, if it is one at weight 1. */

@@ -1,31 +1,55 @@
 import { floats, type Tensors } from "../connect/safetensors";
 import { sinks } from "./scale";
 
-/** One run's stream in the coordinates of one basis; cells are [row, pos], row 0 is `embed`. */
+/** One run's stream, whatever it is read along; cells are [row, pos], row 0 is `embed`. */
 export interface StreamData {
   run: string;
-  site: string;
   rows: number;
   cols: number;
-  k: number;
-  coef: Float32Array;
-  offset: Float32Array;
   norm: Float32Array;
   sink: Uint8Array;
   /** The most likely next tokens at each position. */
   next: { text: string; p: number }[][];
 }
 
-export function readStream(file: Tensors, run: string, site: string): StreamData {
+export function readStream(file: Tensors, run: string): StreamData {
   const { shape, data: norm } = floats(file, "norm");
   const [rows, cols] = shape;
-  const coef = file.tensors.coef ? floats(file, "coef").data : new Float32Array(); // no basis: lengths and predictions only
-  const offset = file.tensors.coef ? floats(file, "offset").data : new Float32Array();
-  const k = coef.length / (rows * cols);
   const p = floats(file, "next_p");
   const texts = JSON.parse(file.metadata.next_text ?? "[]") as string[][];
   const next = texts.map((row, pos) => row.map((text, i) => ({ text, p: p.data[pos * p.shape[1] + i] })));
-  return { run, site, rows, cols, k, coef, offset, norm, sink: sinks(norm, cols), next };
+  return { run, rows, cols, norm, sink: sinks(norm, cols), next };
+}
+
+/** One run in the coordinates of one dictionary: [row, pos, k], and what to subtract of each row, [row, k]. */
+export interface Coefs {
+  rows: number;
+  cols: number;
+  k: number;
+  coef: Float32Array;
+  offset: Float32Array;
+  /** The sites of the rows. */
+  sites: string[];
+  /** The row of the dictionary's own site. */
+  fitted: number | null;
+  /** The final norm's divisors, in the lens space: of the vectors already, of the offsets not. */
+  sigma: Float32Array | null;
+  /** Lengths of the vectors read, where they are others than the stream's. */
+  norm: Float32Array | null;
+}
+
+export function readCoefs(file: Tensors): Coefs {
+  const { shape, data: coef } = floats(file, "coef");
+  const [rows, cols, k] = shape;
+  const sites = JSON.parse(file.metadata.rows ?? "[]") as string[];
+  const fitted = JSON.parse(file.metadata.fitted_row ?? "null") as number | null;
+  return {
+    rows, cols, k, coef, offset: floats(file, "offset").data,
+    sites: sites.length === rows ? sites : Array.from({ length: rows }, (_, row) => rowSite(row)),
+    fitted,
+    sigma: file.tensors.sigma ? floats(file, "sigma").data : null,
+    norm: file.tensors.norm ? floats(file, "norm").data : null,
+  };
 }
 
 /** The logit difference of a run, and the same less the data-set mean's share of it (NaN where no mean is known). */
@@ -47,7 +71,14 @@ export interface Field {
   values: Float32Array;
   scale: number;
   sink: Uint8Array;
+  /** The sites of its rows, where they are not the stream's. */
+  sites?: readonly string[];
 }
 
-export const rowName = (row: number): string => (row === 0 ? "emb" : String(row - 1));
+/** The stream's rows; a picture of others names them itself. */
 export const rowSite = (row: number): string => (row === 0 ? "embed" : `resid_post.${row - 1}`);
+export const siteOf = (field: { sites?: readonly string[] }, row: number): string => field.sites?.[row] ?? rowSite(row);
+export function rowName(field: { sites?: readonly string[] }, row: number): string {
+  const site = siteOf(field, row);
+  return site === "embed" ? "emb" : (site.split(".")[1] ?? site);
+}

@@ -1,9 +1,12 @@
 import { getContext, setContext, untrack } from "svelte";
 import type { Connector } from "../connect/connector";
-import type { Run } from "../connect/wire";
+import type { DirectionRef, Run } from "../connect/wire";
 import { visible } from "../lib/format";
-import { rowSite } from "../lib/stream";
+import { placeOf } from "../lib/dictionaries";
+import { Compare } from "./compare.svelte";
 import { DirectionStore } from "./directions.svelte";
+import { Fitting } from "./fitting.svelte";
+import { Mixing } from "./mixing.svelte";
 import { ProbeStore } from "./probe.svelte";
 import { PromptStore } from "./prompts.svelte";
 import { Session } from "./session.svelte";
@@ -16,10 +19,15 @@ const KEY = Symbol("residscope");
 export class App {
   readonly session: Session;
   readonly view: ViewStore;
+  readonly mixing: Mixing;
+  readonly compare: Compare;
+  readonly fitting: Fitting;
   readonly streams: Streams;
   readonly directions: DirectionStore;
   readonly probe: ProbeStore;
   readonly prompts: PromptStore;
+  /** Where directions are kept for others to see; what it does is its own. */
+  library: { save(ref: DirectionRef): void } | null = null;
   palette = $state(false);
   code = $state("");
   pickedEdit = $state("");
@@ -38,13 +46,14 @@ export class App {
 
   /** The locked cell as the grid counts: row 0 is `embed`. */
   selected: Cell = $derived.by(() => {
-    const data = this.streams.data;
     const at = this.view.current.selection ?? this.session.state?.selection ?? { layer: 0, pos: 0 };
-    const [rows, cols] = [data?.rows ?? 1, data?.cols ?? 1];
-    return { row: Math.min(Math.max(at.layer + 1, 0), rows - 1), col: Math.min(Math.max(at.pos, 0), cols - 1) };
+    const { rows, cols, first } = this.streams;
+    return { row: Math.min(Math.max(at.layer - first, 0), rows - 1), col: Math.min(Math.max(at.pos, 0), cols - 1) };
   });
   pointed: Cell = $derived.by(() => this.view.hover ?? this.selected);
-  site = $derived(rowSite(this.selected.row));
+  site = $derived.by(() => this.streams.sites[this.selected.row] ?? "embed");
+  /** Where an edit of the selected cell acts, beside its site. */
+  head = $derived.by(() => (this.streams.head === null ? {} : { head: this.streams.head }));
 
   answers = $derived.by(() => {
     const metric = this.session.state?.metric;
@@ -52,7 +61,16 @@ export class App {
   });
   directionName = $derived.by(() => {
     if (this.view.current.direction === "logit") return this.answers;
-    return this.view.component === null ? "Mix" : `PC ${this.view.component}`;
+    const { dictionary, terms } = this.mixing;
+    const alone = terms.length === 1 && terms[0].weight > 0 ? terms[0] : null;
+    return alone ? this.directions.label(alone.source, alone.index) : dictionary ? "Mix" : "";
+  });
+  /** The same with its place. */
+  directionTitle = $derived.by(() => {
+    const sources = [...new Set(this.mixing.terms.map(({ source }) => source))];
+    const info = sources.length === 1 ? this.mixing.info(sources[0]) : null;
+    if (this.view.current.direction === "logit") return `logit ${this.answers}`;
+    return info ? `${this.directionName} of ${placeOf(info)}` : this.directionName;
   });
 
   /** What A and B are called: A may be any run of the history. */
@@ -67,8 +85,11 @@ export class App {
     this.session = new Session(connector);
     this.view = new ViewStore(hash);
     this.wanted = this.view.current.selection;
-    this.streams = new Streams(this.session, this.view);
-    this.directions = new DirectionStore(this.session, this.view, this.streams);
+    this.mixing = new Mixing(this.session, this.view);
+    this.compare = new Compare(this.mixing);
+    this.fitting = new Fitting(this.session, this.view, this.mixing);
+    this.streams = new Streams(this.session, this.view, this.mixing);
+    this.directions = new DirectionStore(this.session, this.view, this.streams, this.mixing);
     this.probe = new ProbeStore(this.session, () => this.selected.col);
     this.prompts = new PromptStore(this.session, this.view, this.streams, () => this.selected.row);
   }
@@ -78,14 +99,14 @@ export class App {
     const wanted = this.wanted;
     if (!wanted || this.view.shared || !this.streams.shown || this.streams.stale) return;
     this.wanted = null;
-    untrack(() => this.select(wanted.layer + 1, wanted.pos));
+    untrack(() => this.select(wanted.layer - this.streams.first, wanted.pos));
   }
 
   select(row: number, col: number): void {
-    const data = this.streams.data;
+    const { rows, cols, first, data } = this.streams;
     if (!data) return;
     const clamp = (x: number, end: number) => Math.min(Math.max(x, 0), end - 1);
-    const [layer, pos] = [clamp(row, data.rows) - 1, clamp(col, data.cols)];
+    const [layer, pos] = [clamp(row, rows) + first, clamp(col, cols)];
     this.view.current.selection = { layer, pos };
     this.selecting++;
     void this.session.send("select", { layer, pos }).finally(() => this.selecting--);

@@ -26,21 +26,22 @@ function toggle(app: App, edit: Edit): void {
 }
 
 function ablate(app: App): void {
-  toggle(app, { kind: "ablate", site: app.site, pos: [app.selected.col], to: "zero" });
+  toggle(app, { kind: "ablate", site: app.site, ...app.head, pos: [app.selected.col], to: "zero" });
 }
 
 function steer(app: App): void {
   const direction = app.directions.ref;
-  if (direction) toggle(app, { kind: "steer", site: app.site, pos: [app.selected.col], direction, ...steering(direction) });
+  if (direction) toggle(app, { kind: "steer", site: app.site, ...app.head, pos: [app.selected.col], direction, ...steering(app.directions.reading?.sd ?? null) });
 }
 
 function projectOut(app: App): void {
   const direction = app.directions.ref;
-  if (direction) toggle(app, { kind: "project_out", site: app.site, direction });
+  if (direction) toggle(app, { kind: "project_out", site: app.site, ...app.head, direction });
 }
 
 function freeze(app: App): void {
-  if (app.selected.row > 0) toggle(app, { kind: "freeze", site: `pattern.${app.selected.row - 1}` });
+  const layer = app.selected.row + app.streams.first;
+  if (layer >= 0) toggle(app, { kind: "freeze", site: `pattern.${layer}` });
 }
 
 function strengthen(app: App, key: string): void {
@@ -54,7 +55,7 @@ function strengthen(app: App, key: string): void {
 
 /** To the next direction along the chips. */
 function nextDirection(app: App, key: string): void {
-  const last = Math.min(8, app.streams.shown?.a.data.k ?? 0) - 1;
+  const last = Math.min(8, app.mixing.dictionary?.n ?? 0) - 1;
   const now = app.view.current.direction === "logit" ? -1 : (app.view.component ?? last);
   const to = Math.max(-1, Math.min(last, now + (key === "." ? 1 : -1)));
   if (to >= 0) app.view.pickComponent(to);

@@ -1,52 +1,62 @@
 import { words } from "../connect/connector";
-import type { DirectionReading, DirectionRef, Directions } from "../connect/wire";
+import type { DictionaryDetail, DirectionReading, DirectionRef } from "../connect/wire";
+import { labelOf } from "../lib/dictionaries";
+import { savedName } from "../lib/mix";
+import type { Mixing } from "./mixing.svelte";
 import type { Session } from "./session.svelte";
 import type { Streams } from "./streams.svelte";
 import type { ViewStore } from "./view.svelte";
 
 const MOST_READ = 200;
 
-/** What is known of the basis and of the direction on screen; asked when a slider rests, never while it moves. */
+/** What is known of the dictionaries and of the direction on screen; asked when a slider rests, never while it moves. */
 export class DirectionStore {
-  basis: Directions | null = $state.raw(null);
+  /** What is known of each dictionary in play, by id. */
+  dictionaries: Record<string, DictionaryDetail> = $state.raw({});
   reading: DirectionReading | null = $state.raw(null);
   reads = $state("");
   error = $state("");
   private known = new Map<string, DirectionReading>();
   private wanted = "";
-  private wantedBasis = "";
+  private asked = new Map<string, string>();
 
+  /** The chosen dictionary. */
+  basis = $derived.by(() => this.dictionaries[this.mixing.dictionary?.id ?? ""] ?? null);
   ref: DirectionRef | null = $derived.by(() => {
-    const { direction, weights } = this.view.current;
     const metric = this.session.state?.metric;
-    if (direction === "logit")
-      return metric ? { kind: "logit_diff", positive: metric.positive.text, negative: metric.negative.text } : null;
-    const used = Object.entries(weights).filter(([, weight]) => weight !== 0);
-    return used.length && this.streams.site
-      ? { kind: "pca", site: this.streams.site, weights: Object.fromEntries(used) }
-      : null;
+    if (this.view.current.direction !== "logit") return this.mixing.ref;
+    return metric ? { kind: "logit_diff", positive: metric.positive.text, negative: metric.negative.text } : null;
   });
 
   constructor(
     private session: Session,
     private view: ViewStore,
     private streams: Streams,
+    private mixing: Mixing,
   ) {}
 
-  /** Call from an effect. */
+  component(source: string, index: number) {
+    return this.dictionaries[source]?.components[index] ?? null;
+  }
+  /** What a component, or a saved direction, is called. */
+  label(source: string, index: number): string {
+    const info = this.mixing.info(source);
+    return this.component(source, index)?.label ?? savedName(source) ?? (info ? labelOf(info, index) : source);
+  }
+
+  /** Call from an effect: poles, variances and names of all dictionaries in play. */
   followBasis(): void {
-    const model = this.session.model;
     const metric = this.session.state?.metric;
-    const site = this.streams.site;
-    const key = site && `${model?.hash}|${site}|${metric?.positive.id}|${metric?.negative.id}`;
-    if (key === this.wantedBasis || !this.streams.settled) return;
-    this.wantedBasis = key;
-    if (!site) this.basis = null;
-    else
-      this.session.connector.json<Directions>(`api/directions?site=${encodeURIComponent(site)}`).then(
-        (basis) => this.wantedBasis === key && (this.basis = basis),
-        (error: unknown) => this.wantedBasis === key && (this.error = words(error)),
+    const about = [this.session.model?.hash, metric?.positive.id, metric?.negative.id].join("|");
+    if (!this.streams.settled) return;
+    for (const id of this.mixing.play) {
+      if (savedName(id) !== null || this.asked.get(id) === about) continue;
+      this.asked.set(id, about);
+      this.session.connector.json<DictionaryDetail>(`api/dictionaries?id=${encodeURIComponent(id)}`).then(
+        (reading) => this.asked.get(id) === about && (this.dictionaries = { ...this.dictionaries, [id]: reading }),
+        (error: unknown) => this.asked.get(id) === about && (this.error = words(error)),
       );
+    }
   }
 
   /** Call from an effect. */

@@ -1,16 +1,22 @@
 /** The page's own view state, and its life in the address: only what differs from the default is written. */
 
 import type { Edit, ProbeRecipe } from "../connect/wire";
-import type { Unit, Weights } from "../lib/mix";
+import type { Unit } from "../lib/dictionaries";
+import { parseTerm, type Terms, type Weights } from "../lib/mix";
 
 export type Mode = "base" | "edit" | "delta";
 
 export interface View {
   tab: string;
   direction: "logit" | "mix";
+  /** Of the chosen dictionary's components. */
   weights: Weights;
-  /** Basis site; empty: the first the model offers. */
-  site: string;
+  /** Of other dictionaries' components and of saved directions. */
+  terms: Terms;
+  /** What else stands among the sliders: dictionaries by id, saved directions as "saved:NAME". */
+  also: string[];
+  /** The chosen dictionary; empty: the usual one of the model. */
+  dictionary: string;
   unit: Unit;
   /** The same choice for the logit difference. */
   logits: "raw" | "centred";
@@ -39,8 +45,10 @@ export const defaults = (): View => ({
   tab: "stream",
   direction: "logit",
   weights: {},
-  site: "",
-  unit: "centred",
+  terms: {},
+  also: [],
+  dictionary: "",
+  unit: "own",
   logits: "raw",
   mode: "base",
   locks: {},
@@ -53,8 +61,36 @@ export const defaults = (): View => ({
 const pairs = (record: Record<string | number, number>): string =>
   Object.entries(record)
     .filter(([, value]) => value !== 0)
-    .map(([key, value]) => `${key}:${value}`)
+    .map(([key, value]) => `${key}:${brief(value)}`)
     .join(",");
+
+/** Five digits: a cosine is then right to 1e-4, and the link stays short. */
+const brief = (value: number): number => Number(value.toPrecision(5));
+
+const LONGEST_LIST = 24;
+const listed = (keys: string[]): string => keys.map(encodeURIComponent).join(",");
+
+function unlisted(text: string | null): string[] {
+  try {
+    return (text ?? "").split(",").filter(Boolean).slice(0, LONGEST_LIST).map(decodeURIComponent);
+  } catch {
+    return []; // not percent-encoded as we do it
+  }
+}
+
+const terms = (found: Terms): string => listed(Object.entries(found).filter(([, value]) => value !== 0).map(([key, value]) => `${key}*${brief(value)}`));
+
+function unterms(text: string | null): Terms {
+  const found: Terms = {};
+  for (const part of unlisted(text)) {
+    const at = part.lastIndexOf("*");
+    const [key, weight] = [part.slice(0, at), Number(part.slice(at + 1))];
+    if (at > 0 && parseTerm(key) && Number.isFinite(weight)) found[key] = clamp(weight);
+  }
+  return found;
+}
+
+const clamp = (weight: number): number => Math.max(-1, Math.min(1, weight));
 
 function unpairs(text: string): Record<string, number> {
   const record: Record<string, number> = {};
@@ -71,7 +107,9 @@ export function encodeView(view: View, shared: Shared | null = null): string {
   if (view.tab !== usual.tab) query.set("tab", view.tab);
   if (view.direction !== usual.direction) query.set("dir", view.direction);
   if (pairs(view.weights)) query.set("w", pairs(view.weights));
-  if (view.site) query.set("site", view.site);
+  if (terms(view.terms)) query.set("mix", terms(view.terms));
+  if (view.also.length) query.set("also", listed(view.also));
+  if (view.dictionary) query.set("d", view.dictionary);
   if (view.unit !== usual.unit) query.set("unit", view.unit);
   if (view.logits !== usual.logits) query.set("logits", view.logits);
   if (view.mode !== usual.mode) query.set("view", view.mode);
@@ -91,9 +129,12 @@ export function decodeView(hash: string): { view: View; shared: Shared | null } 
   view.tab = query.get("tab") ?? view.tab;
   view.direction = oneOf(query.get("dir"), ["logit", "mix"], view.direction);
   for (const [index, weight] of Object.entries(unpairs(query.get("w") ?? "")))
-    if (/^\d+$/.test(index)) view.weights[+index] = Math.max(-1, Math.min(1, weight));
-  view.site = query.get("site") ?? "";
-  view.unit = oneOf(query.get("unit"), ["centred", "raw", "cos"], view.unit);
+    if (/^\d+$/.test(index)) view.weights[+index] = clamp(weight);
+  view.terms = unterms(query.get("mix"));
+  view.also = unlisted(query.get("also"));
+  const site = query.get("site"); // of links made while components were the only dictionaries
+  view.dictionary = query.get("d") ?? (site ? `pca@${site}` : "");
+  view.unit = oneOf(query.get("unit"), ["own", "centred", "raw", "cos"], view.unit);
   view.logits = oneOf(query.get("logits"), ["raw", "centred"], view.logits);
   view.mode = oneOf(query.get("view"), ["base", "edit", "delta"], view.mode);
   for (const [unit, scale] of Object.entries(unpairs(query.get("lock") ?? ""))) if (scale > 0) view.locks[unit] = scale;

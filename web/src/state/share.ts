@@ -10,7 +10,7 @@ export function shareLink(app: App): string {
   const state = app.session.state;
   const url = new URL(location.href);
   url.search = "";
-  app.view.current.selection = { layer: app.selected.row - 1, pos: app.selected.col };
+  app.view.current.selection = { layer: app.selected.row + app.streams.first, pos: app.selected.col };
   url.hash = app.view.link(
     state?.model && state.prompt
       ? {

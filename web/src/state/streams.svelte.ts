@@ -1,17 +1,20 @@
 import { words } from "../connect/connector";
-import type { DictionaryInfo, Run } from "../connect/wire";
+import type { Run } from "../connect/wire";
+import { unitOf } from "../lib/dictionaries";
 import type { ValueUnit } from "../lib/format";
-import { mixField, unitWeights } from "../lib/mix";
-import { robustScale } from "../lib/scale";
-import { readLogits, readStream, type Field, type Logits, type StreamData } from "../lib/stream";
+import { mixField, Turns, type Part } from "../lib/mix";
+import { robustScale, sinks } from "../lib/scale";
+import { readCoefs, readLogits, readStream, rowSite, type Coefs, type Field, type Logits, type StreamData } from "../lib/stream";
 import type { Mode } from "./hash";
+import type { Mixing } from "./mixing.svelte";
 import type { Session } from "./session.svelte";
 import type { ViewStore } from "./view.svelte";
 
-/** One run as the page holds it. */
+/** One run as the page holds it: its stream, and its coordinates in every dictionary in play. */
 interface Held {
   run: Run;
   data: StreamData;
+  coefs: Map<string, Coefs>;
   logits: Logits | null;
 }
 
@@ -21,14 +24,17 @@ interface Shown {
   b: Held | null;
 }
 
-const MOST_HELD = 24;
-/** Three quarters up: late enough for components to have to do with the next token. */
-const USUAL_DEPTH = 0.77;
-
-function usualSite(dictionaries: DictionaryInfo[], layers: number): string {
-  const far = (d: DictionaryInfo) => Math.abs(Number(d.site.split(".")[1]) - Math.round(USUAL_DEPTH * layers));
-  return dictionaries.toSorted((x, y) => far(x) - far(y))[0]?.site ?? "";
+/** What the picture's cells are: the stream's rows, or one site's in every layer. */
+interface Ground {
+  rows: number;
+  cols: number;
+  norm: Float32Array | null;
+  sink: Uint8Array;
+  sites: readonly string[];
+  own: boolean;
 }
+
+const MOST_HELD = 48;
 
 /** Fetches the runs on screen and turns them into what the views draw. */
 export class Streams {
@@ -38,23 +44,41 @@ export class Streams {
   painted = $state("");
   private cache = new Map<string, Promise<unknown>>();
   private wanted = "";
+  private turns = { a: new Turns(), b: new Turns(), delta: new Turns() };
+  private kept: { a: Float32Array | null; b: Float32Array | null; grounds: { a: Ground; b: Ground | null } | null } = { a: null, b: null, grounds: null };
 
-  site = $derived.by(() => {
-    const model = this.session.model;
-    const chosen = this.view.current.site;
-    if (!model) return "";
-    return model.dictionaries.some((d) => d.site === chosen) ? chosen : usualSite(model.dictionaries, model.n_layers);
-  });
+  /** The place of the chosen dictionary. */
+  site = $derived.by(() => this.mixing.dictionary?.place ?? "");
+  /** Which data-set means are known changes what is subtracted. */
+  private means = $derived.by(() => (this.session.model?.dictionaries ?? []).filter(({ kind }) => kind === "pca").map(({ id }) => id).join());
   /** The data-set mean is known, so the logit difference can be centred. */
-  hasMean = $derived.by(() => !!this.session.model?.dictionaries.length);
-  unit: ValueUnit = $derived.by(() => {
-    const { direction, unit, logits } = this.view.current;
-    if (direction !== "logit") return unit;
-    return logits === "centred" && this.hasMean ? "logit-centred" : "logit";
+  hasMean = $derived.by(() => !!this.session.model?.dictionaries.some(({ kind, head, site }) => kind === "pca" && head === null && /^(embed|resid_)/.test(site)));
+  /** Everything the direction is made of is there; until then the picture before it stays. */
+  private ready = $derived.by(() => {
+    if (this.view.current.direction === "logit") return true;
+    return this.mixing.ready && [this.mixing.dictionary?.id ?? "", ...this.mixing.terms.map(({ source }) => source)].every((source) => !source || this.shown?.a.coefs.has(source));
   });
-  weights = $derived.by(() => (this.shown ? unitWeights(this.view.current.weights, this.shown.a.data.k) : null));
-  private valuesA = $derived(this.values(this.shown?.a ?? null));
-  private valuesB = $derived(this.values(this.shown?.b ?? null));
+  private grounds = $derived.by(() => {
+    const { shown } = this;
+    if (!shown) return null;
+    if (this.ready || !this.kept.grounds) this.kept.grounds = { a: this.groundOf(shown.a), b: shown.b && this.groundOf(shown.b) };
+    return this.kept.grounds;
+  });
+  private ground = $derived(this.grounds?.a ?? null);
+  /** Why there is no cosine, or no centring, of the direction on screen; empty where there is. */
+  lacksNorm = $derived.by(() => (this.ground && !this.ground.norm ? `The lengths at ${this.site} are not known here` : ""));
+  lacksMean = $derived.by(() => {
+    const parts = this.shown ? [...this.shown.a.coefs.values()] : [];
+    return parts.length && !parts.some(({ offset }) => offset.some(Number.isFinite)) ? "No data-set mean is known here: fit PCA at this place first" : "";
+  });
+  unit: ValueUnit = $derived.by(() => {
+    const { direction, logits } = this.view.current;
+    if (direction === "logit") return logits === "centred" && this.hasMean ? "logit-centred" : "logit";
+    const unit = this.mixing.unit === "cos" && this.lacksNorm ? unitOf("own", this.mixing.units) : this.mixing.unit;
+    return this.lacksMean && (unit === "centred" || unit === "standardised") ? "raw" : unit === "folded-centred" && this.lacksMean ? "folded" : unit;
+  });
+  private valuesA = $derived(this.values("a"));
+  private valuesB = $derived(this.values("b"));
   /** Runs of different lengths have no difference. */
   comparable = $derived(!!this.shown?.b && this.shown.b.data.cols === this.shown.a.data.cols);
   mode: Mode = $derived.by(() => {
@@ -69,17 +93,31 @@ export class Streams {
     return values && this.shown ? robustScale(values, this.shown.a.data.cols) : 1;
   });
   scale = $derived.by(() => this.view.current.locks[this.unit] ?? this.autoScale);
+  /** The run whose tokens are shown, and what its cells are. */
   private held = $derived(this.mode === "edit" ? (this.shown?.b ?? null) : (this.shown?.a ?? null));
+  private heldGround = $derived((this.mode === "edit" ? this.grounds?.b : this.grounds?.a) ?? null);
   data = $derived(this.held?.data ?? null);
   tokens: string[] = $derived.by(() => {
     const known = this.held?.run.tokens?.map((token) => token.text);
     return known ?? Array.from({ length: this.data?.cols ?? 0 }, () => "");
   });
   field: Field | null = $derived.by(() => {
-    if (!this.data || !this.fieldValues) return null;
-    const { rows, cols, sink } = this.data;
-    return { rows, cols, values: this.fieldValues, scale: this.scale, sink };
+    if (!this.heldGround || !this.fieldValues) return null;
+    const { rows, cols, sink, sites, own } = this.heldGround;
+    return { rows, cols, values: this.fieldValues, scale: this.scale, sink, sites: own ? sites : undefined };
   });
+  rows = $derived.by(() => this.ground?.rows ?? 1);
+  cols = $derived.by(() => this.data?.cols ?? 1);
+  /** The length of the vector a cell reads; NaN where it is not known. */
+  normAt(cell: number): number {
+    return this.heldGround?.norm?.[cell] ?? NaN;
+  }
+  /** The sites of the picture's rows. */
+  sites: readonly string[] = $derived.by(() => this.ground?.sites ?? []);
+  /** The layer of its first row: -1 is `embed`. */
+  first = $derived.by(() => (this.ground?.own ? 0 : -1));
+  /** Whose vectors its rows are, where they are one head's. */
+  head = $derived.by(() => (this.ground?.own ? (this.mixing.dictionary?.head ?? null) : null));
   stale = $derived.by(() => !!this.shown && (this.session.behind || this.shown.key !== this.key()));
   /** Nothing more urgent than the picture is on its way. */
   settled = $derived.by(() => !this.session.a || !!this.error || (!this.session.behind && this.painted === this.key()));
@@ -87,6 +125,7 @@ export class Streams {
   constructor(
     private session: Session,
     private view: ViewStore,
+    private mixing: Mixing,
   ) {}
 
   valueAt(mode: Mode, row: number, col: number): number {
@@ -99,20 +138,45 @@ export class Streams {
     if (mode === "base") return this.valuesA;
     if (mode === "edit") return this.valuesB;
     const [a, b] = [this.valuesA, this.valuesB];
-    return a && b && a.length === b.length ? b.map((value, i) => value - a[i]) : null;
+    if (!a || !b || a.length !== b.length) return null;
+    const out = this.turns.delta.next(a.length);
+    for (let i = 0; i < a.length; i++) out[i] = b[i] - a[i];
+    return out;
   }
 
-  private values(held: Held | null): Float32Array | null {
+  private groundOf({ data, coefs }: Held): Ground {
+    const first = this.view.current.direction === "mix" ? coefs.get(this.mixing.dictionary?.id ?? "") : undefined;
+    if (first && first.sites[0] !== rowSite(0)) {
+      const { rows, cols, norm, sites } = first;
+      return { rows, cols, norm, sink: norm ? sinks(norm, cols) : new Uint8Array(rows * cols), sites, own: true };
+    }
+    const { rows, cols, norm, sink } = data;
+    return { rows, cols, norm, sink, sites: Array.from({ length: rows }, (_, row) => rowSite(row)), own: false };
+  }
+
+  private values(which: "a" | "b"): Float32Array | null {
+    const held = this.shown?.[which];
     if (!held) return null;
     if (this.view.current.direction === "logit")
       return (this.unit === "logit-centred" ? held.logits?.centred : held.logits?.raw) ?? null;
-    return this.weights && mixField(held.data, this.weights, this.view.current.unit);
+    if (this.mixing.zero) return null;
+    if (!this.ready) return this.kept[which];
+    const parts: Part[] = [];
+    for (const [source, coefs] of held.coefs) {
+      const weights = this.mixing.shares(source);
+      if (weights.length === coefs.k) parts.push({ k: coefs.k, coef: coefs.coef, offset: coefs.offset, sigma: coefs.sigma, weights });
+    }
+    const { rows, cols, norm } = this.grounds![which]!;
+    const unit = this.unit;
+    const centre = unit === "centred" || unit === "standardised" || unit === "folded-centred";
+    this.kept[which] = mixField(parts, { rows, cols, centre, norm: unit === "cos" ? norm : null }, this.turns[which].next(rows * cols));
+    return this.kept[which];
   }
 
   private key(): string {
     const { a, b, state } = this.session;
     const metric = state?.metric;
-    return [a?.id, b?.id, this.site, metric?.positive.id, metric?.negative.id].join("|");
+    return [a?.id, b?.id, this.mixing.play.join(), this.means, metric?.positive.id, metric?.negative.id].join("|");
   }
 
   /** Call from an effect: keeps what is shown in step with the session. */
@@ -144,17 +208,19 @@ export class Streams {
 
   private async hold(run: Run, answers: string | null): Promise<Held> {
     const id = encodeURIComponent(run.id);
-    const basis = this.site ? `?basis=${encodeURIComponent(this.site)}` : "";
     const connector = this.session.connector;
-    const stream = this.once(`${run.id}|${this.site}`, async () =>
-      readStream(await connector.tensors(`api/runs/${id}/stream${basis}`), run.id, this.site),
+    const stream = this.once(`${run.id}|`, async () => readStream(await connector.tensors(`api/runs/${id}/stream`), run.id));
+    const coefs = this.mixing.play.map((source) =>
+      this.once(`${run.id}|${source}|${this.means}`, async () =>
+        readCoefs(await connector.tensors(`api/runs/${id}/coef?dictionary=${encodeURIComponent(source)}`)),
+      ).then((found) => [source, found] as const),
     );
     const logits = answers
-      ? this.once(`${run.id}|${answers}|${this.hasMean}`, async () =>
+      ? this.once(`${run.id}|${answers}|${this.means}`, async () =>
           readLogits(await connector.tensors(`api/runs/${id}/logits?${answers}`)),
         )
       : null;
-    return { run, data: await stream, logits: await logits };
+    return { run, data: await stream, coefs: new Map(await Promise.all(coefs)), logits: await logits };
   }
 
   private once<T>(key: string, load: () => Promise<T>): Promise<T> {

@@ -1,4 +1,4 @@
-import { oneHot, type Weights } from "../lib/mix";
+import { oneHot, type Terms } from "../lib/mix";
 import { decodeView, defaults, encodeView, type Shared, type View } from "./hash";
 import { mark } from "./session.svelte";
 
@@ -18,9 +18,14 @@ export class ViewStore {
   /** What a shared link asks for, until it is restored. */
   shared: Shared | null = $state.raw(null);
 
-  component = $derived(this.current.direction === "mix" ? oneHot(this.current.weights) : null);
+  /** The component of the chosen dictionary that is looked at, if it is one alone. */
+  component = $derived.by(() => {
+    const { direction, weights, terms } = this.current;
+    return direction === "mix" && !Object.values(terms).some((weight) => weight !== 0) ? oneHot(weights) : null;
+  });
 
-  private pending: Weights = {};
+  /** By component of the chosen dictionary, or by term. */
+  private pending = new Map<number | string, number>();
   private frame = 0;
 
   constructor(hash: string) {
@@ -36,27 +41,40 @@ export class ViewStore {
   pickComponent(index: number): void {
     this.current.direction = "mix";
     this.current.weights = { [index]: 1 };
+    this.current.terms = {};
   }
 
   /** Moves one slider: however many events a frame brings, the picture is computed once in it. */
-  setWeight(index: number, weight: number): void {
+  setWeight(which: number | string, weight: number): void {
     mark("residscope:mix-input");
-    this.pending[index] = weight;
+    this.pending.set(which, weight);
     this.frame ||= requestAnimationFrame(() => this.applyWeights());
   }
 
   applyWeights(): void {
     cancelAnimationFrame(this.frame);
     this.frame = 0;
-    if (!Object.keys(this.pending).length) return;
-    const mixed = Object.entries({ ...this.current.weights, ...this.pending }).filter(([, weight]) => weight !== 0);
-    this.current.weights = Object.fromEntries(mixed);
+    if (!this.pending.size) return;
+    const weights = { ...this.current.weights };
+    const terms: Terms = { ...this.current.terms };
+    for (const [which, weight] of this.pending) {
+      if (typeof which === "number") put(weights, which, weight);
+      else put(terms, which, weight);
+    }
+    this.pending.clear();
+    this.current.weights = weights;
+    this.current.terms = terms;
     this.current.direction = "mix";
-    this.pending = {};
   }
 
   resetWeights(): void {
-    this.pending = {};
+    this.pending.clear();
     this.current.weights = {};
+    this.current.terms = {};
   }
+}
+
+function put<K extends number | string>(record: Record<K, number>, key: K, weight: number): void {
+  if (weight === 0) delete record[key];
+  else record[key] = weight;
 }

@@ -1,0 +1,109 @@
+"""The dictionaries of a session: their ids, the rows they read, and the data-set means they know."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from residscope.directions import Dictionary
+from residscope.model.sites import Site, SiteTable
+
+MOST_DICTIONARIES = 500
+
+
+def dictionary_id(dictionary: Dictionary, taken: Collection[str] = ()) -> str:
+    """`pca@resid_post.23`, `pca@result.9.h3`; a second one of the same kind and place ends in `#2`.
+
+    >>> d = Dictionary("pca", "result.9", torch.eye(2), torch.eye(2), torch.zeros(2), head=3)
+    >>> dictionary_id(d), dictionary_id(d, {"pca@result.9.h3", "pca@result.9.h3#2"})
+    ('pca@result.9.h3', 'pca@result.9.h3#3')
+    """
+    base = f"{dictionary.name}@{dictionary.site}" + ("" if dictionary.head is None else f".h{dictionary.head}")
+    id, n = base, 1
+    while id in taken:
+        n += 1
+        id = f"{base}#{n}"
+    return id
+
+
+def fitted_on(dictionary: Dictionary) -> str:
+    return str(dictionary.provenance.get("corpus", ""))
+
+
+def describe_row(id: str, dictionary: Dictionary, *, shipped: bool) -> dict[str, Any]:
+    """One entry of `State.model.dictionaries` of the wire."""
+    return {
+        "id": id,
+        "site": dictionary.site,
+        "head": dictionary.head,
+        "place": dictionary.place,
+        "kind": dictionary.name,
+        "n": len(dictionary),
+        "space": dictionary.space,
+        "standardised": bool(dictionary.provenance.get("standardised", False)),
+        "fitted_on": fitted_on(dictionary),
+        "tokens": int(dictionary.provenance.get("tokens", 0)),
+        "shipped": shipped,
+        "width": dictionary.read.shape[1],
+    }
+
+
+def in_stream(site: Site) -> bool:
+    """Whether a vector of this site can be laid beside the stream's."""
+    return site.kind.axes[-1] == "d_model"
+
+
+def row_sites(dictionary: Dictionary | None, table: SiteTable) -> list[str]:
+    """What a dictionary is read against: the stream before block 0 and after each; or, of another width, its own site in each."""
+    layers = range(table.sizes.n_layers)
+    site = None if dictionary is None else table.parse(dictionary.site)
+    if site is None or in_stream(site):
+        return ["resid_pre.0", *(f"resid_post.{layer}" for layer in layers)]
+    return [f"{site.name}.{layer}" for layer in layers]
+
+
+def row_names(sites: Sequence[str]) -> list[str]:
+    """The rows as the wire calls them: what block 0 reads is `embed`."""
+    return ["embed" if site == "resid_pre.0" else site for site in sites]
+
+
+def fitted_row(dictionary: Dictionary, table: SiteTable) -> int | None:
+    """Which of those rows is the dictionary's own place."""
+    if dictionary.head is not None and in_stream(table.parse(dictionary.site)):
+        return None
+    own, rows = _tensor(dictionary.site, table), [_tensor(site, table) for site in row_sites(dictionary, table)]
+    return rows.index(own) if own in rows else None
+
+
+def _tensor(site: str, table: SiteTable) -> Site:
+    """One name for one tensor: the embedding is what block 0 reads, unless positions are added to it."""
+    found = table.canonical(site)
+    return Site("resid_pre", 0) if found == Site("embed") and "pos_embed" in table.absent else found
+
+
+class Means:
+    """Data-set means by place, out of principal components: they subtract the mean of what they were fitted on."""
+
+    def __init__(self, dictionaries: Mapping[str, Dictionary], table: SiteTable) -> None:
+        self._table = table
+        self._known: dict[tuple[Site, int | None], dict[str, Dictionary]] = {}
+        for id, dictionary in dictionaries.items():
+            if dictionary.name == "pca":
+                here = _tensor(dictionary.site, table), dictionary.head
+                self._known.setdefault(here, {})[id] = dictionary
+
+    def knower(self, site: str, head: int | None, like: Dictionary | None = None) -> tuple[str, Dictionary] | None:
+        """The dictionary that knows a place's mean: `like` itself, else one fitted on the same text, else the first."""
+        known = self._known.get((_tensor(site, self._table), head), {})
+        alike = [] if like is None else [entry for entry in known.items() if fitted_on(entry[1]) == fitted_on(like)]
+        itself = [entry for entry in alike if entry[1] is like]
+        return next(iter([*itself, *alike, *known.items()]), None)
+
+    def stack(self, sites: Sequence[str], head: int | None, like: Dictionary | None = None) -> Float[Tensor, "row d"]:
+        """The mean of each row; NaN where none is known."""
+        found = [self.knower(site, head, like) for site in sites]
+        width = self._table.width(self._table.parse(sites[0]))
+        unknown = torch.full((width,), torch.nan)
+        return torch.stack([unknown if known is None else known[1].mean.float().cpu() for known in found])
