@@ -167,9 +167,8 @@ def _prompts(browser: Browser, page: Page) -> list[Step]:
     points = [(box["x"] + 60 + (box["width"] - 90) * i / n, box["y"] + 40 + 15 * (i * 7 % n)) for i in range(n)]
     hover = traced(browser, page, "Prompts tab: hover", [lambda p=p: page.mouse.move(*p) for p in points])  # type: ignore[misc]
     scroll = [lambda i=i: page.mouse.wheel(0, 200 if i < 15 else -200) for i in range(30)]  # type: ignore[misc]
-    print(
-        f"{page.evaluate(NODES)} DOM nodes on the Prompts tab, of {page.get_by_test_id('prompt-list').get_attribute('data-tokens')} tokens"
-    )
+    tokens = page.get_by_test_id("prompt-list").get_attribute("data-tokens")
+    print(f"{page.evaluate(NODES)} DOM nodes on the Prompts tab, of {tokens} tokens")
     return [
         hover,
         traced(browser, page, "Prompts tab: scroll", scroll),

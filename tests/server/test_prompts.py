@@ -23,7 +23,7 @@ def test_a_page_and_its_numbers(http: httpx.Client) -> None:
     page = ask(http).json()
     assert [(p["own"], len(p["tokens"])) for p in page["prompts"]] == [(True, 4), (False, 10), (False, 10)]
     assert all(p["text"] in TYPED["text"] for p in page["prompts"][1:])
-    site = http.get("/api/state").json()["state"]["model"]["dictionaries"][0]["site"]
+    site = http.get("/api/state").json()["state"]["model"]["dictionaries"][0]["id"]
     answer = http.get(f"/api/prompts/{page['id']}/coef", params={"dictionary": site, "row": 1})
     assert answer.headers["content-type"] == "application/octet-stream"
     found = load(answer.content)
@@ -62,7 +62,7 @@ def test_pages_that_are_not_held_and_rows_that_are_not_there(http: httpx.Client)
     refused(
         http.get(f"/api/prompts/{id}/logits", params={"positive": 5, "negative": 10**6, "row": 0}), 422, "UnknownToken"
     )
-    refused(http.get(f"/api/prompts/{id}/coef", params={"dictionary": "resid_prey.1", "row": 0}), 422, "UnknownSite")
+    refused(http.get(f"/api/prompts/{id}/coef", params={"dictionary": "pca@nowhere", "row": 0}), 404, "NotFound")
 
 
 def test_a_stranger_gets_nothing(stranger: httpx.Client) -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from residscope.errors import Cancelled, EmptyCorpus, NotFound, PageTooLarge, PromptTooLong, UnknownLayer, UnknownSite
+from residscope.directions import Dictionary
+from residscope.errors import Cancelled, EmptyCorpus, NotFound, PageTooLarge, PromptTooLong, UnknownLayer
 from residscope.session import Session, compute, prompt_page
 from residscope.session.loaded import Loaded
 from residscope.session.prompt_page import Page, draw, record
@@ -87,12 +88,15 @@ def test_a_batch_records_what_each_prompt_gives_alone(loaded: Loaded, monkeypatc
 def test_coordinates_and_logits_are_those_of_the_run(loaded: Loaded) -> None:
     prompts = [loaded.prompt(text) for text in (OWN, "xyz")]
     page = Page("p1", record(loaded, prompts, turn=never), ())
-    row, site = 2, "resid_post.0"
+    row, site = 2, "pca@resid_post.0"
     runs = [compute.forward(loaded, prompt, (), Named()) for prompt in prompts]
-    whole = [load(compute.stream(run, loaded, site)) for run in runs]
-    found = load(prompt_page.coef(page, loaded, site, row))
+    known = loaded.dictionary(site)
+    whole = [load(compute.coef(run.rows, loaded, known)) for run in runs]
+    found = load(prompt_page.coef(page, loaded, known, row, turn=never))
     torch.testing.assert_close(found["coef"], torch.cat([x["coef"][row] for x in whole]), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(found["norm"], torch.cat([x["norm"][row] for x in whole]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        found["norm"], torch.cat([x.rows[row].float().norm(dim=-1) for x in runs]), rtol=1e-4, atol=1e-4
+    )
     torch.testing.assert_close(found["offset"], whole[0]["offset"][row])
     both = [load(compute.logits(run, loaded, 5, 9)) for run in runs]
     found = load(prompt_page.logits(page, loaded, positive=5, negative=9, row=row))
@@ -102,9 +106,30 @@ def test_coordinates_and_logits_are_those_of_the_run(loaded: Loaded) -> None:
         found["value"], load(prompt_page.logits(page, loaded, positive=5, negative=9, row=1))["value"]
     )
     with pytest.raises(UnknownLayer, match="row 99"):
-        prompt_page.coef(page, loaded, site, 99)
-    with pytest.raises(UnknownSite):
-        prompt_page.coef(page, loaded, "z.0", row)
+        prompt_page.coef(page, loaded, known, 99, turn=never)
+
+
+@pytest.mark.parametrize(
+    ("site", "head", "space"), [("z.1", 1, "raw"), ("mlp_post.0", None, "raw"), ("resid_post.1", None, "lens")]
+)
+def test_other_places_and_spaces(loaded: Loaded, site: str, head: int | None, space: str) -> None:
+    d = loaded.model.sites.width(loaded.model.sites.parse(site))
+    read = torch.randn(2, d, generator=torch.Generator().manual_seed(5))
+    offset = torch.tensor([0.5, -1.0]) if space == "lens" else None
+    known = Dictionary("made up", site, read, read, torch.zeros(d), head=head, space=space, offset=offset)
+    prompts = [loaded.prompt(text) for text in (OWN, "xyz", "abc")]
+    page, row = Page("p1", record(loaded, prompts, turn=never), ()), 1
+    found = load(prompt_page.coef(page, loaded, known, row, turn=never))
+    parts = []
+    for prompt in prompts:
+        rows = compute.forward(loaded, prompt, (), Named()).rows
+        if space != "lens":
+            rows = compute.elsewhere(loaded, prompt, (), Named(), site=site.split(".")[0], head=head).rows
+        parts.append(load(compute.coef(rows, loaded, known)))
+    for name in found.keys() - {"offset", "norm"}:
+        torch.testing.assert_close(found[name], torch.cat([x[name][row] for x in parts]), rtol=1e-4, atol=1e-4)
+    assert ("sigma" in found) == (space == "lens")
+    assert len(page.beside) == (space != "lens"), "what is not of the stream is kept, for the next dictionary there"
 
 
 def test_ones_own_prompt_costs_no_run_and_neither_do_prompts_drawn_before() -> None:
@@ -144,9 +169,9 @@ def test_the_latest_three_pages_are_held(one: Session) -> None:
     pages = PromptPages(one)
     ids = [make(pages, seed=seed)["id"] for seed in range(4)]
     for id in ids[1:]:
-        assert pages.coef(id, dictionary="resid_post.0", row=0)
+        assert pages.coef(id, dictionary="pca@resid_post.0", row=0)
     with pytest.raises(NotFound, match="latest 3"):
-        pages.coef(ids[0], dictionary="resid_post.0", row=0)
+        pages.coef(ids[0], dictionary="pca@resid_post.0", row=0)
 
 
 def test_a_page_of_another_model_is_not_held(one: Session) -> None:

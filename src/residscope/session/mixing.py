@@ -33,7 +33,7 @@ def saved_direction(name: str, saved: Directions) -> Direction:
 
 
 def source(name: str, loaded: Loaded, saved: Directions) -> Dictionary:
-    """A dictionary, by id; or a saved direction, `saved:NAME`, as a dictionary of one, which nothing is subtracted for. Raises NotFound."""
+    """A dictionary, by id; or a saved direction, `saved:NAME`, as a dictionary of one with no mean. Raises NotFound."""
     if not name.startswith("saved:"):
         return loaded.dictionary(name)
     direction = saved_direction(name.removeprefix("saved:"), saved)

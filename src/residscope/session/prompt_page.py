@@ -66,11 +66,19 @@ class Page:
         return sum(recorded.bytes for recorded in self.prompts)
 
     def at(self, row: int) -> Float[Tensor, "token d_model"]:
-        """One row of the stream, over all tokens of all prompts. Raises UnknownLayer."""
-        rows = self.prompts[0].rows.shape[0]
-        if not 0 <= row < rows:
-            raise UnknownLayer(f"the stream has {rows} rows", received=f"row {row}", allowed=f"0 (embed) to {rows - 1}")
+        """One row of the stream, over all tokens of all prompts."""
         return torch.cat([recorded.rows[row] for recorded in self.prompts]).float()
+
+    def elsewhere(self, loaded: Loaded, site: str, head: int | None, *, turn: Turn) -> Float[Tensor, "token d"]:
+        """The vectors at another site than the stream, from running the prompts once more; the latest few are kept."""
+        if (site, head) not in self.beside:
+            runs = _batches(loaded, [recorded.prompt for recorded in self.prompts], [site], turn)
+            found = {i: run[site][at] for i, run, at in runs}
+            whole = torch.cat([found[i] for i in range(len(found))])
+            while len(self.beside) >= MOST_BESIDE:
+                del self.beside[next(iter(self.beside))]
+            self.beside[site, head] = (whole if head is None else whole[:, head]).float()
+        return self.beside[site, head]
 
 
 def draw(loaded: Loaded, source: Source, *, n: int, length: int, seed: int) -> tuple[Prompt, ...]:
@@ -137,7 +145,7 @@ def record(loaded: Loaded, prompts: Sequence[Prompt], *, turn: Turn) -> tuple[Re
 def _batches(
     loaded: Loaded, prompts: Sequence[Prompt], capture: Sequence[str], turn: Turn
 ) -> Iterator[tuple[int, Recording, int]]:
-    """Each prompt's number, the run of its batch, and its row in it; prompts of one length share a batch, so nothing is padded."""
+    """Each prompt's number, the run of its batch and its row in it; prompts of one length share a batch: nothing is padded."""
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].tokens))
     for length, same in groupby(order, key=lambda i: len(prompts[i].tokens)):
         size = max(1, BATCH_TOKENS // length)
@@ -154,7 +162,7 @@ def _rows(run: Recording, at: int) -> Float[Tensor, "row pos d_model"]:
 
 
 def _recorded(loaded: Loaded, prompt: Prompt, rows: Float[Tensor, "row pos d_model"]) -> Recorded:
-    parts = [compute.top_p(loaded.model.lens(part), NEXT) for part in rows[-1].split(BATCH_TOKENS)]
+    parts = [compute.top_p(loaded.model.lens(part), NEXT) for part in torch.split(rows[-1], BATCH_TOKENS)]
     ids, p = (torch.cat(list(column)) for column in zip(*parts, strict=True))
     return Recorded(prompt, rows, ids, p)
 
@@ -177,7 +185,7 @@ def check_room(loaded: Loaded, tokens: int) -> None:
 
 
 def fitting(loaded: Loaded, prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
-    """The first of one's own prompts, which is shown whatever it takes, and of the rest as many as half the room has place for."""
+    """The first of one's own prompts, whatever it takes, and of the rest as many as half the room has place for."""
     taken = list(accumulate(len(prompt.tokens) for prompt in prompts))
     return tuple(prompt for i, prompt in enumerate(prompts) if i == 0 or taken[i] <= room(loaded) // 2)
 
@@ -211,7 +219,7 @@ def _describe(recorded: Recorded, loaded: Loaded, own: bool) -> dict[str, object
 
 
 def coef(page: Page, loaded: Loaded, dictionary: Dictionary, row: int, *, turn: Turn) -> bytes:
-    """coef[token, k] = x . read_k, offset[k] = mean_row . read_k (NaN: unknown), norm[token] = |x|, at one of the dictionary's rows.
+    """coef[token, k] = x . read_k, offset[k] = mean_row . read_k (NaN: unknown), norm[token] = |x|, at a row of the dictionary.
 
     In the lens space, as for a run, coef is read_k . x / sigma(x) + offset_k, and there is sigma[token]. Raises UnknownLayer.
     """

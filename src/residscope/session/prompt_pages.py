@@ -29,7 +29,7 @@ class PromptPages:
         self._pages: OrderedDict[str, tuple[Loaded, object, Page]] = OrderedDict()
         self._asked = 0
 
-    def make(self, source: Source, *, key: str, n: int, length: int, seed: int, own: Sequence[str]) -> dict[str, Any]:
+    def make(self, text: Source, *, key: str, n: int, length: int, seed: int, own: Sequence[str]) -> dict[str, Any]:
         """A new page. `key` names the text; n may be 0: then one's own prompts alone.
 
         Raises:
@@ -56,11 +56,12 @@ class PromptPages:
         page = Page(f"p{number}", recorded_own, there or prompt_page.record(loaded, wanted, turn=turn))
         if not page.prompts:
             raise NotFound("there is no prompt to show", fix="type one, or ask for some from a text")
+        turn()
         self._keep(loaded, drawing, page)
         return prompt_page.describe(page, loaded)
 
     def coef(self, id: str, *, dictionary: str, row: int) -> bytes:
-        """A row in the coordinates of a dictionary, by id, or of a saved direction, `saved:NAME`. Raises NotFound, UnknownLayer."""
+        """A row in the coordinates of a dictionary, or of a saved direction, `saved:NAME`. Raises NotFound, UnknownLayer."""
         loaded, page = self._page(id)
         found = source(dictionary, loaded, self._session.state.directions)
         return prompt_page.coef(page, loaded, found, row, turn=self._wait)

@@ -2,8 +2,6 @@
 
 import { floats, type Tensors } from "../connect/safetensors";
 import type { PromptsAnswer, ShownPrompt } from "../connect/wire";
-import { mixField, type Unit } from "./mix";
-import { sinks } from "./scale";
 
 export interface Page {
   id: string;
@@ -18,27 +16,21 @@ export function readPage({ id, prompts }: PromptsAnswer): Page {
   return { id, prompts, starts };
 }
 
-/** One row of the stream over all tokens, in the coordinates of a dictionary, or as logit differences (`k` 0). */
-export interface RowData {
+/** One row of the stream over all tokens, in the coordinates of a dictionary: [token, k], and what to subtract, [k]. */
+export interface RowCoefs {
   k: number;
   coef: Float32Array;
   offset: Float32Array;
+  sigma: Float32Array | null;
   norm: Float32Array;
-  sink: Uint8Array;
 }
 
-export function readRow(file: Tensors): RowData {
-  const norm = floats(file, "norm").data;
-  const logits = "value" in file.tensors;
-  const coef = floats(file, logits ? "value" : "coef").data;
-  return { k: logits ? 0 : coef.length / norm.length, coef, offset: floats(file, "offset").data, norm, sink: sinks(norm, norm.length) };
-}
+export const readNorm = (file: Tensors): Float32Array => floats(file, "norm").data;
 
-/** The value of every token; null where all weights are zero. */
-export function rowValues(data: RowData, weights: Float32Array | null, unit: Unit, centred: boolean): Float32Array | null {
-  if (data.k === 0) return centred ? data.coef.map((value, i) => value - data.offset[i]) : data.coef;
-  const one = { ...data, run: "", site: "", rows: 1, cols: data.norm.length, next: [] };
-  return weights?.length === data.k ? mixField(one, weights, unit) : null;
+export function readRow(file: Tensors): RowCoefs {
+  const { shape, data: coef } = floats(file, "coef");
+  const sigma = file.tensors.sigma ? floats(file, "sigma").data : null;
+  return { k: shape[1], coef, offset: floats(file, "offset").data, sigma, norm: readNorm(file) };
 }
 
 /** The q-quantile of |value|, each prompt's first token left out, as in the Stream tab; 1 where all are zero. */

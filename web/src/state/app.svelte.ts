@@ -91,7 +91,7 @@ export class App {
     this.streams = new Streams(this.session, this.view, this.mixing);
     this.directions = new DirectionStore(this.session, this.view, this.streams, this.mixing);
     this.probe = new ProbeStore(this.session, () => this.selected.col);
-    this.prompts = new PromptStore(this.session, this.view, this.streams, () => this.selected.row);
+    this.prompts = new PromptStore(this.session, this.view, this.streams, this.mixing, () => this.selected.row);
   }
 
   /** Call from an effect: the cell the address asks for, once its picture is there. */
