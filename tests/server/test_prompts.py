@@ -41,7 +41,7 @@ def test_no_random_prompts_are_one_may_ask_for_alone(http: httpx.Client) -> None
 BAD: list[tuple[str, dict[str, Any], int, str]] = [
     ("too many", {"n": 101}, 400, "MalformedJSON"),
     ("too short", {"length": 2}, 400, "MalformedJSON"),
-    ("no such text", {"text": {"kind": "builtin", "name": "no-such"}}, 400, "MalformedJSON"),
+    ("no such text", {"text": {"kind": "builtin", "name": "no-such"}}, 422, "CorpusError"),
     ("no text", {"text": {"kind": "typed", "name": "a.txt", "text": "  \n\n "}}, 422, "EmptyCorpus"),
     ("own prompt over the context", {"own": ["x" * 65]}, 422, "PromptTooLong"),
     ("empty own prompt", {"own": [""]}, 400, "MalformedJSON"),

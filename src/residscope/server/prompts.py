@@ -1,7 +1,7 @@
 """The routes of the page of prompts: docs/wire.md under `api/prompts`."""
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse, Response
@@ -11,24 +11,14 @@ from residscope.server.parse import body
 from residscope.session import Session
 from residscope.session.prompt_pages import PromptPages
 from residscope.session.specs import Spec
+from residscope.session.texts import TextRef, source_of
 
 TENSORS = "application/octet-stream"
 MOST_OWN = 50
 
 
-class BuiltIn(Spec):
-    kind: Literal["builtin"]
-    name: Literal["python-docs"]
-
-
-class Typed(Spec):
-    kind: Literal["typed"]
-    name: str
-    text: str = Field(min_length=1)
-
-
 class Prompts(Spec):
-    text: BuiltIn | Typed
+    text: TextRef
     n: int = Field(ge=0, le=100)
     seed: int = Field(default=0, ge=0, lt=2**31)
     length: int = Field(default=40, ge=8, le=512)
@@ -42,7 +32,7 @@ def routes(session: Session) -> APIRouter:
     @router.post("")
     def make(args: Annotated[Prompts, Depends(body(Prompts))]) -> JSONResponse:
         key = json.dumps(args.text.model_dump(), sort_keys=True)
-        source = _source(args.text)
+        source = source_of(args.text)
         return JSONResponse(pages.make(source, key=key, n=args.n, length=args.length, seed=args.seed, own=args.own))
 
     @router.get("/{id}/coef", response_model=None)
@@ -54,9 +44,3 @@ def routes(session: Session) -> APIRouter:
         return Response(pages.logits(id, positive=positive, negative=negative, row=row), media_type=TENSORS)
 
     return router
-
-
-def _source(text: BuiltIn | Typed) -> Any:
-    if isinstance(text, BuiltIn):
-        return text.name
-    return [part for part in text.text.split("\n\n") if part.strip()]

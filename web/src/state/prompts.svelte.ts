@@ -1,5 +1,6 @@
 import { words } from "../connect/connector";
 import type { PromptsAnswer, TextRef } from "../connect/wire";
+import { emptyText, isRefused, textRef, type TextForm } from "../lib/fit";
 import { mixField, Turns, type Part } from "../lib/mix";
 import { pageScale, placeOf, ranked, readNorm, readPage, readRow, type Page, type RowCoefs } from "../lib/prompts";
 import { sinks } from "../lib/scale";
@@ -15,12 +16,7 @@ const MOST_ROWS = 24;
 const PAUSE = 250;
 
 export interface PromptForm {
-  kind: TextRef["kind"];
-  typed: string;
-  /** Of the file, where the text came from one. */
-  file: string;
-  hub: string;
-  field: string;
+  text: TextForm;
   n: number;
   length: number;
   seed: number;
@@ -37,7 +33,7 @@ interface Row {
 
 /** The page of random prompts beside one's own, and the row of the stream it is coloured by. */
 export class PromptStore {
-  form: PromptForm = $state({ kind: "builtin", typed: "", file: "", hub: "", field: "text", n: 20, length: 40, seed: 0 });
+  form: PromptForm = $state({ text: emptyText(), n: 20, length: 40, seed: 0 });
   page: Page | null = $state.raw(null);
   row: Row | null = $state.raw(null);
   error = $state("");
@@ -59,13 +55,8 @@ export class PromptStore {
     const texts = [...runs.toReversed().map((run) => run.prompt), ...(state?.saved ?? []).filter((s) => s.tokens > 0).map((s) => s.text)];
     return [...new Set(texts)].slice(0, MOST_OWN);
   });
-  /** What the form asks for; null while it is not filled in. */
-  text: TextRef | null = $derived.by(() => {
-    const { kind, typed, file, hub, field } = this.form;
-    if (kind === "typed") return typed.trim() ? { kind, name: file || "typed.txt", text: typed } : null;
-    if (kind === "hub") return hub.trim() ? { kind, name: hub.trim(), field: field.trim() || "text" } : null;
-    return { kind, name: "python-docs" };
-  });
+  /** The text the form names, or why it cannot be had. */
+  made = $derived.by(() => textRef(this.form.text));
   tokens = $derived.by(() => this.page?.starts.at(-1) ?? 0);
   private current = $derived.by(() => !!this.row && this.row.norm.length === this.tokens);
   zero = $derived.by(() => this.view.current.direction === "mix" && this.mixing.zero && !!this.page);
@@ -90,8 +81,8 @@ export class PromptStore {
   follow(): (() => void) | void {
     const model = this.session.model;
     const { n, length, seed } = this.form;
-    const [text, own] = [this.text, this.own];
-    if (!model || !text || ![n, length, seed].every(Number.isInteger)) return;
+    const [text, own] = [this.made, this.own];
+    if (!model || isRefused(text) || ![n, length, seed].every(Number.isInteger)) return;
     const drawing = JSON.stringify([model.hash, text, n, length, seed]);
     const key = `${drawing}|${JSON.stringify(own)}`;
     if (key === this.wanted) return;
