@@ -39,6 +39,19 @@ def reads(name: str, loaded: Loaded, saved: Directions) -> Float[Tensor, "n d"]:
     return loaded.dictionary(name).read
 
 
+def dictionary_of(name: str, loaded: Loaded, saved: Directions) -> Dictionary:
+    """A dictionary, by id, or a saved direction, as `saved:NAME`, as a dictionary of one. Raises NotFound."""
+    if not name.startswith("saved:"):
+        return loaded.dictionary(name)
+    one = saved_direction(name.removeprefix("saved:"), saved)
+    read, write = one.read[None], one.write[None]
+    offset = torch.tensor([one.offset]) if one.space == "lens" else None
+    mean = torch.zeros_like(one.read)
+    return Dictionary(
+        "saved", one.site, read, write, mean, space=one.space, offset=offset, head=one.head, provenance=one.provenance
+    )
+
+
 def terms_of(ref: PcaRef | MixRef) -> list[Term]:
     """The terms that have a weight, each direction once."""
     found: dict[tuple[str, int | None], float] = {}
