@@ -32,20 +32,24 @@ def saved_direction(name: str, saved: Directions) -> Direction:
     return saved[name]
 
 
-def source(name: str, loaded: Loaded, saved: Directions) -> Dictionary:
-    """A dictionary, by id; or a saved direction, `saved:NAME`, as a dictionary of one with no mean. Raises NotFound."""
-    if not name.startswith("saved:"):
-        return loaded.dictionary(name)
-    direction = saved_direction(name.removeprefix("saved:"), saved)
-    read, write = direction.read[None], direction.write[None]
-    return Dictionary(name, direction.site, read, write, torch.zeros_like(read[0]), space="raw", head=direction.head)
-
-
 def reads(name: str, loaded: Loaded, saved: Directions) -> Float[Tensor, "n d"]:
     """The read vectors of a dictionary, by id, or of a saved direction, as `saved:NAME`. Raises NotFound."""
     if name.startswith("saved:"):
         return saved_direction(name.removeprefix("saved:"), saved).read[None]
     return loaded.dictionary(name).read
+
+
+def dictionary_of(name: str, loaded: Loaded, saved: Directions) -> Dictionary:
+    """A dictionary, by id, or a saved direction, as `saved:NAME`, as a dictionary of one. Raises NotFound."""
+    if not name.startswith("saved:"):
+        return loaded.dictionary(name)
+    one = saved_direction(name.removeprefix("saved:"), saved)
+    read, write = one.read[None], one.write[None]
+    offset = torch.tensor([one.offset]) if one.space == "lens" else None
+    mean = torch.zeros_like(one.read)
+    return Dictionary(
+        "saved", one.site, read, write, mean, space=one.space, offset=offset, head=one.head, provenance=one.provenance
+    )
 
 
 def terms_of(ref: PcaRef | MixRef) -> list[Term]:

@@ -10,7 +10,7 @@ from residscope.corpus.text import Source
 from residscope.errors import Cancelled, NotFound
 from residscope.session import build, prompt_page
 from residscope.session.loaded import Loaded
-from residscope.session.mixing import source
+from residscope.session.mixing import dictionary_of
 from residscope.session.prompt_page import PAGE_BYTES, Page, Recorded
 from residscope.session.session import Session
 from residscope.session.specs import shorten
@@ -63,7 +63,7 @@ class PromptPages:
     def coef(self, id: str, *, dictionary: str, row: int) -> bytes:
         """A row in the coordinates of a dictionary, or of a saved direction, `saved:NAME`. Raises NotFound, UnknownLayer."""
         loaded, page = self._page(id)
-        found = source(dictionary, loaded, self._session.state.directions)
+        found = dictionary_of(dictionary, loaded, self._session.state.directions)
         return prompt_page.coef(page, loaded, found, row, turn=self._wait)
 
     def logits(self, id: str, *, positive: int, negative: int, row: int) -> bytes:

@@ -19,7 +19,7 @@ from residscope.session.imported import read_direction, take_in
 from residscope.session.intents import LoadModel, ReadData, find_run, parse_args
 from residscope.session.kept import Shelf
 from residscope.session.loaded import Loaded
-from residscope.session.mixing import reads
+from residscope.session.mixing import dictionary_of, reads
 from residscope.session.probe_job import ProbeJobs
 from residscope.session.probe_views import describe_probe
 from residscope.session.read import describe, describe_dictionary
@@ -139,10 +139,10 @@ class Session:
         return compute.stream(*self._held(run))
 
     def coef(self, run: str, *, dictionary: str) -> bytes:
-        """A run's rows in the coordinates of a dictionary. Raises NotFound."""
+        """A run's rows in the coordinates of a dictionary, or of a saved direction (`saved:NAME`). Raises NotFound."""
         state = self._state
         found, loaded = find_run(state, run), build.need_model(state.model)
-        known = loaded.dictionary(dictionary)
+        known = dictionary_of(dictionary, loaded, state.directions)
         site = loaded.model.sites.parse(known.site)
         if in_stream(site):
             return compute.coef(self._held(run)[0].rows, loaded, known)

@@ -33,6 +33,9 @@ def to_wire(state: State) -> dict[str, Any]:
             {
                 "name": name,
                 "site": str(direction.site),
+                "head": direction.head,
+                "space": direction.space,
+                "width": len(direction.read),
                 "norm": finite(float(direction.read.norm())),
                 "library": direction.provenance.get("library"),
             }

@@ -208,6 +208,9 @@ export interface SavedPrompt {
 export interface SavedDirection {
   name: string;
   site: string;
+  head: number | null;
+  space: Space;
+  width: number;
   norm: number;
   /** Its id in the library, where it was opened from there. */
   library: string | null;

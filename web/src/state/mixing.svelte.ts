@@ -8,8 +8,8 @@ import { notify } from "./notices.svelte";
 import type { Session } from "./session.svelte";
 import type { ViewStore } from "./view.svelte";
 
-/** A saved direction, as far as its units go: read as a plain product. */
-const SAVED = { space: "raw", standardised: false } as const;
+/** What matters of a source for what it can be mixed with, and in which units. */
+type Sort = Pick<DictionaryInfo, "space" | "standardised" | "width">;
 
 /** What the direction on screen is made of: the chosen dictionary, the others beside it, the weights, and their products. */
 export class Mixing {
@@ -30,13 +30,15 @@ export class Mixing {
     const chosen = this.dictionary;
     return chosen ? [...this.known.values()].filter((info) => fits(info, chosen)) : [];
   });
-  saved = $derived.by(() => (this.session.state?.directions ?? []).map(({ name }) => savedSource(name)));
+  private held = $derived.by(() => new Map((this.session.state?.directions ?? []).map(({ name, space, width }): [string, Sort] => [savedSource(name), { space, width, standardised: false }])));
+  /** The saved directions that may be mixed with the chosen dictionary. */
+  saved = $derived.by(() => [...this.held].filter(([, sort]) => this.dictionary && fits(sort, this.dictionary)).map(([source]) => source));
 
   /** What stands among the sliders: the chosen dictionary first. */
   play: string[] = $derived.by(() => {
     const { also, terms } = this.view.current;
     const asked = [...also, ...Object.keys(terms).map((key) => parseTerm(key)?.source ?? "")];
-    const there = asked.filter((source) => this.mixable.some(({ id }) => id === source) || this.takesSaved(source));
+    const there = asked.filter((source) => this.mixable.some(({ id }) => id === source) || this.saved.includes(source));
     return [...new Set([...(this.dictionary ? [this.dictionary.id] : []), ...there])];
   });
 
@@ -50,7 +52,7 @@ export class Mixing {
   /** The dictionaries that the direction is made of: what its units depend on. */
   units = $derived.by(() => {
     const sources = this.terms.length ? [...new Set(this.terms.map(({ source }) => source))] : this.play.slice(0, 1);
-    return sources.map((source) => this.known.get(source) ?? SAVED);
+    return sources.flatMap((source) => this.known.get(source) ?? this.held.get(source) ?? []);
   });
   unit: ValueUnit = $derived.by(() => unitOf(this.view.current.unit, this.units));
 
@@ -88,9 +90,6 @@ export class Mixing {
   }
   sizeOf(source: string): number {
     return this.known.get(source)?.n ?? (savedName(source) === null ? 0 : 1);
-  }
-  private takesSaved(source: string): boolean {
-    return this.saved.includes(source) && this.dictionary?.space !== "lens";
   }
 
   weightOf(source: string, index: number): number {
@@ -212,7 +211,7 @@ export class Mixing {
   }
 }
 
-const fits = (a: DictionaryInfo, b: DictionaryInfo): boolean => a.width === b.width && (a.space === "lens") === (b.space === "lens");
+const fits = (a: Sort, b: Sort): boolean => a.width === b.width && (a.space === "lens") === (b.space === "lens");
 
 function asTerm({ source, index, weight }: Term): MixTerm {
   const name = savedName(source);
