@@ -147,7 +147,7 @@ describe("mixing", () => {
   const two = () => {
     const base = state({});
     const dictionaries = [info("pca@resid_post.0"), info("svd@resid_post.0"), info("pca@z.0.h1", { site: "z.0", head: 1, place: "z.0 head 1", width: 2 })];
-    return { ...base, model: { ...base.model!, dictionaries, n_heads: 2 }, directions: [{ name: "mine", site: "embed", norm: 1 }] } as unknown as State;
+    return { ...base, model: { ...base.model!, dictionaries, n_heads: 2 }, directions: [{ name: "mine", site: "embed", head: null, space: "raw", width: 4, norm: 1, library: null }] } as unknown as State;
   };
   /** value[row, pos] along one component, as the fake has it. */
   const value = (row: number, pos: number, k: number, shift = 0) => (row * 2 + pos) * 3 + k + shift;
@@ -245,8 +245,8 @@ describe("mixing", () => {
     app.mixing.include("svd@resid_post.0");
     await follow();
     await paint();
-    app.compare.take("SV 0", [{ source: "svd@resid_post.0", index: 0, weight: 1 }]);
-    app.compare.take("SV 1", [{ source: "svd@resid_post.0", index: 1, weight: 1 }]);
+    app.compare.take("SV 0", "SV 0 of resid_post.0", [{ source: "svd@resid_post.0", index: 0, weight: 1 }]);
+    app.compare.take("SV 1", "SV 1 of resid_post.0", [{ source: "svd@resid_post.0", index: 1, weight: 1 }]);
     const before = fake.asked.length;
     expect(app.compare.cosineOf(0)).toBeCloseTo(0.6, 9);
     app.compare.apply("project_out", 0);
@@ -257,7 +257,7 @@ describe("mixing", () => {
     expect([app.compare.cosineOf(0), app.compare.cosineOf(1)]).toEqual([expect.closeTo(0, 9), expect.closeTo(0, 9)]);
     expect(Math.max(...app.mixing.terms.map(({ weight }) => Math.abs(weight)))).toBe(1);
     app.view.pickComponent(0);
-    app.compare.take("PC 0", [{ source: "pca@resid_post.0", index: 0, weight: 1 }]);
+    app.compare.take("PC 0", "PC 0 of resid_post.0", [{ source: "pca@resid_post.0", index: 0, weight: 1 }]);
     app.compare.apply("project_out", 2);
     expect(app.compare.failed).toContain("Nothing is left");
     expect(app.view.component).toBe(0);

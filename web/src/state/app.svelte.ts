@@ -9,6 +9,7 @@ import { Fitting } from "./fitting.svelte";
 import { LibraryStore } from "./library.svelte";
 import { Mixing } from "./mixing.svelte";
 import { ProbeStore } from "./probe.svelte";
+import { PromptStore } from "./prompts.svelte";
 import { Session } from "./session.svelte";
 import { Streams } from "./streams.svelte";
 import { ViewStore, type Cell } from "./view.svelte";
@@ -32,6 +33,7 @@ export class App {
     return ref?.kind === "saved" ? ref.name : "";
   });
   private wantedSaved = $state("");
+  readonly prompts: PromptStore;
   palette = $state(false);
   code = $state("");
   pickedEdit = $state("");
@@ -96,6 +98,7 @@ export class App {
     this.directions = new DirectionStore(this.session, this.view, this.streams, this.mixing);
     this.probe = new ProbeStore(this.session, () => this.selected.col);
     this.library = new LibraryStore(this.session, ({ name }, linked) => (linked && this.mixing.asksFor(name) ? undefined : this.showSaved(name)), query);
+    this.prompts = new PromptStore(this.session, this.view, this.streams, this.mixing, () => this.selected.row);
   }
 
   /** Call from an effect: the cell the address asks for, once its picture is there. */

@@ -5,6 +5,8 @@ import type { Mixing } from "./mixing.svelte";
 
 /** A direction beside the current one: a component, a saved direction, or a mix that was set aside. */
 export interface Other {
+  /** In a picture. */
+  short: string;
   name: string;
   terms: Term[];
 }
@@ -24,7 +26,7 @@ export class Compare {
   private placed = $derived.by(() =>
     this.others.flatMap((other, at) => {
       const coordinates = this.mixing.coordinates(other.terms);
-      return coordinates ? [{ at, name: other.name, coordinates }] : [];
+      return coordinates ? [{ at, short: other.short, name: other.name, coordinates }] : [];
     }),
   );
   current: Coordinates | null = $derived.by(() => this.mixing.coordinates(this.mixing.terms));
@@ -33,10 +35,11 @@ export class Compare {
   table = $derived.by((): HeatMapView | null => {
     const gram = this.mixing.gram;
     if (!gram || !this.current || !this.placed.length) return null;
-    const names = ["current", ...this.placed.map(({ name }) => name)];
+    const rows = ["current", ...this.placed.map(({ at, short }) => `${at + 1} ${short}`)];
+    const columns = ["current", ...this.placed.map(({ at }) => String(at + 1))];
     const values = cosines(gram, [this.current, ...this.placed.map(({ coordinates }) => coordinates)]);
     return {
-      kind: "heat_map", values: values.map((row) => row.map((value) => (Number.isFinite(value) ? value : null))), rows: names, columns: names,
+      kind: "heat_map", values: values.map((row) => row.map((value) => (Number.isFinite(value) ? value : null))), rows, columns,
       title: "Cosines", row_title: "", column_title: "", unit: "cos", scale: "diverging", limit: 1, low: null, high: null, marks: [], note: "", texts: null, bottom_up: false,
     };
   });
@@ -49,14 +52,14 @@ export class Compare {
     return row < 0 ? null : (this.table?.values[0][row + 1] ?? null);
   }
 
-  take(name: string, terms: Term[]): void {
+  take(short: string, name: string, terms: Term[]): void {
     this.failed = "";
     for (const { source } of terms) this.mixing.include(source);
-    if (!this.others.some((other) => other.name === name)) this.others = [...this.others, { name, terms }];
+    if (!this.others.some((other) => other.name === name)) this.others = [...this.others, { short, name, terms }];
   }
   /** The current direction, put beside itself so that another can be made. */
   setAside(): void {
-    if (!this.mixing.zero) this.take(`aside ${++this.aside}`, this.mixing.terms);
+    if (!this.mixing.zero) this.take("aside", `set aside ${++this.aside}`, this.mixing.terms);
   }
   drop(at: number): void {
     this.failed = "";

@@ -39,7 +39,7 @@ export class Mixing {
   play: string[] = $derived.by(() => {
     const { also, terms } = this.view.current;
     const asked = [...also, ...Object.keys(terms).map((key) => parseTerm(key)?.source ?? "")];
-    const there = asked.filter((source) => this.mixable.some(({ id }) => id === source) || this.takesSaved(source));
+    const there = asked.filter((source) => this.mixable.some(({ id }) => id === source) || this.saved.includes(source));
     return [...new Set([...(this.dictionary ? [this.dictionary.id] : []), ...there])];
   });
 
