@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { binned, strongest } from "../src/lib/bins";
 import { parseSafetensors } from "../src/connect/safetensors";
 import { breakLines, inline, lineEnd, lineOf } from "../src/lib/lines";
 import { context, neighbours, pageScale, placeOf, ranked, readPage, readRow } from "../src/lib/prompts";
@@ -68,4 +69,21 @@ describe("neighbours along a direction", () => {
     expect(context(tokens, 2)).toEqual({ before: "The cat", text: " sat", after: " down" });
     expect(context(tokens, 0)).toEqual({ before: "", text: "The", after: " cat sat down" });
   });
+});
+
+describe("several tokens to a column", () => {
+  const field = {
+    rows: 2, cols: 5, scale: 1,
+    values: Float32Array.from([900, -2, 1, 3, -0.5, NaN, NaN, 1, -4, 700]),
+    sink: Uint8Array.from([1, 0, 0, 0, 0, 0, 0, 0, 0, 1]),
+  }; // prettier-ignore
+
+  it("show the value farthest from zero, an attention sink only where there is nothing else", () => {
+    const found = binned(field, 2);
+    expect([found.cols, ...found.values]).toEqual([3, -2, 3, -0.5, NaN, -4, 700]);
+    expect([...found.sink]).toEqual([0, 0, 0, 0, 0, 1]);
+    expect(strongest(field, 0, 1, 2)).toBe(3);
+  });
+
+  it("one to a column is the field itself", () => expect(binned(field, 1)).toBe(field));
 });
