@@ -9,7 +9,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(http.server.ThreadingHTTPServer):
-    """Repositories by name, each a dict of path to bytes; large files are LFS, redirected to a CDN path.
+    """Repositories by name, data sets among them, each a dict of path to bytes; large files are LFS, redirected to a CDN path.
 
     `short` bytes are missing at the end of LFS files; `spoilt` changes them in transit; `down` answers 503.
     """
@@ -44,9 +44,10 @@ class Answer(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         hub, path = self.server, unquote(urlsplit(self.path).path)
         hub.asked.append(f"{self.command} {path}")
-        parts = path.strip("/").split("/")
+        parts = path.strip("/").removeprefix("datasets/").split("/")
         name = "/".join(parts[2:4] if parts[0] == "api" else parts[1:3] if parts[0] == "cdn" else parts[:2])
-        asked = parts[5] if parts[0] == "api" and len(parts) > 5 else parts[3] if len(parts) > 3 else "main"
+        at = 5 if parts[0] == "api" else 3
+        asked = parts[at] if len(parts) > at else "main"
         commit, files = hub.at(name, asked)
         if hub.down:
             self.answer(503, b"")

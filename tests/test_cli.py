@@ -73,6 +73,7 @@ def test_help_imports_nothing_heavy():
         "models rm",
         "models list",
         "directions",
+        "directions fit",
         "store",
         "store backup",
     ],

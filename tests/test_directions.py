@@ -8,6 +8,7 @@ from sklearn.decomposition import PCA
 import residscope as rs
 from residscope import directions, errors
 from residscope.corpus.moments import Moments
+from residscope.corpus.pca import principal
 from residscope.directions import Dictionary, Direction
 from residscope.engine.model import Model
 from tiny_models import VOCAB, tiny_llama
@@ -78,9 +79,7 @@ def test_pca_is_scikit_learns(llama):
     moments = Moments.empty(32)
     for part in x.split(37):
         moments.add(part)
-    from residscope.corpus.pca import _components
-
-    ours = _components(moments, "resid_pre.2", 6, llama, "rows")
+    ours = Dictionary("pca", "resid_pre.2", **principal(moments, 6))
     theirs = PCA(6).fit(x.numpy())
     close(ours.variance, theirs.explained_variance_ratio_, 1e-5)
     close(ours.sd, np.sqrt(theirs.explained_variance_), 1e-5)
@@ -119,9 +118,7 @@ def test_dictionary_encode_decode_and_error():
 def test_saved_dictionaries_come_back_and_know_their_model(tmp_path, llama):
     moments = Moments.empty(32)
     moments.add(llama.run([list(range(2, 40))], ["resid_pre.1"])["resid_pre.1"][0])
-    from residscope.corpus.pca import _components
-
-    found = {"resid_pre.1": _components(moments, "resid_pre.1", 4, llama, "rows")}
+    found = {"resid_pre.1": Dictionary("pca", "resid_pre.1", **principal(moments, 4), provenance={"corpus": "rows"})}
     directions.save(tmp_path / "d.safetensors", found, llama)
     back = directions.read(tmp_path / "d.safetensors", llama)["resid_pre.1"]
     close(back.read, found["resid_pre.1"].read)

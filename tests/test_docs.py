@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 NAMES = (
-    "edits", "generation", "directions", "results", "views", "sweeps", "patching", "tasks", "probes", "store",
+    "corpus", "edits", "generation", "directions", "results", "views", "sweeps", "patching", "tasks", "probes", "store",
 )  # fmt: skip
 PAGES = [ROOT / "README.md"] + [ROOT / f"docs/{name}.md" for name in NAMES]
 
@@ -16,6 +16,7 @@ PAGES = [ROOT / "README.md"] + [ROOT / f"docs/{name}.md" for name in NAMES]
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_code_on_the_page_runs(page, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("RESIDSCOPE_DATA", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     blocks = BLOCK.findall(page.read_text())
     assert blocks
     for block in blocks:

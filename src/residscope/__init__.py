@@ -17,9 +17,14 @@ if TYPE_CHECKING:
     from residscope import errors as errors
     from residscope import tasks as tasks
     from residscope import views as views
+    from residscope.corpus.mean_difference import mean_difference as mean_difference
+    from residscope.corpus.nmf import nmf as nmf
     from residscope.corpus.pca import pca as pca
+    from residscope.corpus.svd import svd as svd
     from residscope.directions import Dictionary as Dictionary
     from residscope.directions import Direction as Direction
+    from residscope.directions import mix as mix
+    from residscope.directions import unembedding_rows as unembedding_rows
     from residscope.engine.generation import Generation as Generation
     from residscope.engine.loading import load as load
     from residscope.engine.model import Model as Model
@@ -42,7 +47,6 @@ if TYPE_CHECKING:
     from residscope.metrics import log_prob as log_prob
     from residscope.metrics import logit_diff as logit_diff
     from residscope.metrics import loss as loss
-    from residscope.mixes import mix as mix
     from residscope.model.prompts import PromptSet as PromptSet
     from residscope.model.sites import Site as Site
     from residscope.recordings import load_recording as load_recording
@@ -59,8 +63,10 @@ _HOME = {
     "activation_patching": "methods.activation_patching", "fit_probe": "methods.probe_fit", "head_roles": "methods.head_roles",
     "intervene": "methods.intervention", "kl": "metrics", "look": "methods.look",
     "load": "engine.loading", "load_recording": "recordings", "log_prob": "metrics", "logit_diff": "metrics",
-    "loss": "metrics", "lrqp": "methods.lrqp", "mix": "mixes", "open_library": "store", "pca": "corpus.pca",
-    "probe_sweep": "methods.probe_sweep", "save_recording": "recordings", "screened": "engine.planner", "sweep": "engine.planner",
+    "loss": "metrics", "lrqp": "methods.lrqp", "mean_difference": "corpus.mean_difference", "mix": "directions",
+    "nmf": "corpus.nmf", "open_library": "store", "pca": "corpus.pca", "probe_sweep": "methods.probe_sweep",
+    "save_recording": "recordings", "screened": "engine.planner", "svd": "corpus.svd", "sweep": "engine.planner",
+    "unembedding_rows": "directions",
 }  # fmt: skip
 _ROOMS = {
     "concepts": "methods.concepts", "corpus": "corpus", "directions": "directions", "edits": "edits", "errors": "errors",

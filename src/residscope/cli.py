@@ -1,16 +1,15 @@
 """The command line. Nothing heavy is imported before a command needs it."""
 
-import contextlib
 import os
 import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from residscope import cli_library
+from residscope import cli_fit, cli_library
+from residscope.cli_parts import Device, Dtype, bar, print_json, readable, token_of, torch_dtype
 from residscope.errors import BadEdit, DirectionError, ResidscopeError, UnknownLayer, WrongModel
-from residscope.model.catalog import CATALOG, DEFAULT, Progress
+from residscope.model.catalog import CATALOG, DEFAULT
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,14 +27,13 @@ app = typer.Typer(
 )
 models = typer.Typer(help="The models of the catalog and the cache.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(models, name="models")
+cli_library.directions.command("fit")(cli_fit.fit)
 app.add_typer(cli_library.directions, name="directions")
 app.add_typer(cli_library.store, name="store")
 reproduce = typer.Typer(help="Run a published claim again, into one page.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(reproduce, name="reproduce")
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="a catalog name, a folder, or a hub repository")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
 
 
 @app.callback()
@@ -201,15 +199,6 @@ def main() -> None:
         sys.exit(1)
 
 
-def torch_dtype(name: str) -> Any:
-    import torch
-
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name not in known:
-        raise ResidscopeError("no such dtype", received=name, allowed=", ".join(known))
-    return known[name]
-
-
 def chosen_rows(layers: str | None, n_layers: int) -> list[int]:
     """Rows to show, the last layer first; row 0 is the embedding, row l + 1 is `resid_post.l`."""
     if layers is None:
@@ -267,13 +256,6 @@ def read_rows(
     return f"{chosen.name}" + (f"@{chosen.site}" if means else ""), values
 
 
-def token_of(model: Any, text: str) -> int:
-    """The token as it was typed, else with the space before it put on or off."""
-    with contextlib.suppress(ResidscopeError):
-        return int(model.token_id(text))
-    return int(model.token_id(text[1:] if text.startswith(" ") else f" {text}"))
-
-
 def draw(console: "Console", tokens: list[str], layers: list[int], *, values: list[list[float]], name: str) -> None:
     """A block of cells per token; where there is no colour, digits from -9 to 9.
 
@@ -318,30 +300,3 @@ def cell(share: float, width: int, *, outside: bool, colour: bool) -> "Text":
     near, far = ([int(BLUE_TO_RED[i][k : k + 2], 16) for k in (1, 3, 5)] for i in (low, low + 1))
     red, green, blue = (round(a + (b - a) * (at - low)) for a, b in zip(near, far, strict=True))
     return Text(("░" if outside else mark).ljust(width), style=f"#000000 on #{red:02x}{green:02x}{blue:02x}")
-
-
-def readable(token: str) -> str:
-    """A token on one line: line breaks and tabs as signs, other control characters as a dot."""
-    shown = token.replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍")
-    return "".join(sign if sign.isprintable() else "·" for sign in shown)
-
-
-@contextlib.contextmanager
-def bar() -> Iterator[Progress | None]:
-    """A progress bar on stderr, where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    if not sys.stderr.isatty():
-        yield None
-        return
-    columns = (TextColumn("{task.description:<12}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(file=sys.stderr), transient=True) as shown:
-        task = shown.add_task("", total=None)
-        yield lambda stage, done, total: shown.update(task, description=stage, completed=done, total=total or None)
-
-
-def print_json(value: Any) -> None:
-    import json
-
-    print(json.dumps(value, ensure_ascii=False, allow_nan=False))

@@ -2,8 +2,9 @@
 
     ResidscopeError
     ├── PromptError          EmptyPrompt, PromptTooLong, UnknownToken, NoTokenizer, NoChatTemplate
-    ├── SiteError            UnknownSite, UnknownLayer, UnknownHead, UnknownNeuron, UnknownPosition, AbsentSite
-    ├── DirectionError       WrongWidth, ZeroDirection, CappedLogits
+    ├── SiteError            UnknownSite, UnknownLayer, UnknownHead, UnknownNeuron, UnknownPosition, AbsentSite,
+    │                        NoVectors
+    ├── DirectionError       WrongWidth, ZeroDirection, CappedLogits, NegativeActivations, BadFit
     ├── EditError            BadEdit, ClashingEdits, CannotAlign
     ├── BadSampling
     ├── RecordingError       NotRecorded, WeightsChanged, WrongModel
@@ -11,7 +12,7 @@
     │                        CertificateFailed, RemoteCodeRefused, QuantisedModel, NoWeights
     ├── ResultError          BadResult, UnknownLabel
     ├── FileError            FileNotThere, DamagedFile
-    ├── CorpusError          EmptyCorpus
+    ├── CorpusError          EmptyCorpus, TooFewVectors
     ├── TaskError            BadTable, TooFewWords, MissingLabel, TooFewPrompts, UnknownTask
     ├── ProbeError           OneClass, UnseenLabel, SingularCovariance, Unreachable
     ├── WireError            MalformedJSON, MalformedTensors, NotFound, NotAllowed, ForeignHost
@@ -109,6 +110,10 @@ class AbsentSite(SiteError):
     """A site of the vocabulary which this family does not have; the reason is given."""
 
 
+class NoVectors(SiteError):
+    """A site without one vector a token, asked for directions."""
+
+
 class DirectionError(ResidscopeError):
     """The direction does not fit."""
 
@@ -123,6 +128,14 @@ class ZeroDirection(DirectionError):
 
 class CappedLogits(DirectionError):
     """A logit asked for as a direction of a model whose logits are capped, and so not linear."""
+
+
+class BadFit(DirectionError):
+    """A method of finding directions with options that it does not take, or without one that it needs."""
+
+
+class NegativeActivations(DirectionError):
+    """Entries below zero where non-negative parts are asked for."""
 
 
 class EditError(ResidscopeError):
@@ -235,6 +248,10 @@ class CorpusError(ResidscopeError):
 
 class EmptyCorpus(CorpusError):
     """A text without a single usable token."""
+
+
+class TooFewVectors(CorpusError):
+    """A text with fewer vectors than directions are asked for."""
 
 
 class TaskError(ResidscopeError):

@@ -32,6 +32,10 @@ def refused(answer: httpx.Response, status: int, type: str) -> dict[str, Any]:
     return error
 
 
+def mixed(*terms: tuple[str, int, float]) -> dict[str, Any]:
+    return {"kind": "mix", "terms": [{"dictionary": id, "index": i, "weight": weight} for id, i, weight in terms]}
+
+
 BAD: list[tuple[str, str, Any, int, str]] = [
     ("empty prompt", "intents/set_prompt", {"text": ""}, 422, "EmptyPrompt"),
     ("prompt over the context", "intents/set_prompt", {"text": "x" * 65}, 422, "PromptTooLong"),
@@ -71,6 +75,38 @@ BAD: list[tuple[str, str, Any, int, str]] = [
         "NotFound",
     ),
     ("saved direction", "directions/read", {"kind": "saved", "name": "none"}, 404, "NotFound"),
+    ("mix of nothing", "directions/read", {"kind": "mix", "terms": []}, 400, "MalformedJSON"),
+    ("mix without a weight", "directions/read", mixed(("pca@resid_post.1", 0, 0.0)), 422, "ZeroDirection"),
+    (
+        "mix that cancels",
+        "directions/read",
+        mixed(("pca@resid_post.1", 0, 1), ("pca@resid_post.1", 0, -1)),
+        422,
+        "ZeroDirection",
+    ),
+    ("mix of no dictionary", "directions/read", mixed(("pca@nowhere", 0, 1.0)), 404, "NotFound"),
+    ("mix beyond the last", "directions/read", mixed(("pca@resid_post.1", 3, 1.0)), 422, "DirectionError"),
+    (
+        "mix at another width",
+        "directions/read",
+        {**mixed(("pca@resid_post.1", 0, 1)), "site": "mlp_post.1"},
+        422,
+        "WrongWidth",
+    ),
+    ("fit of no method", "intents/fit", {"method": "ica", "site": "resid_post.1"}, 400, "MalformedJSON"),
+    ("fit nowhere", "intents/fit", {"method": "pca", "site": "nowhere"}, 422, "UnknownSite"),
+    ("fit of no vectors", "intents/fit", {"method": "pca", "site": "pattern.1"}, 422, "NoVectors"),
+    ("fit of no head", "intents/fit", {"method": "pca", "site": "z.1"}, 422, "UnknownHead"),
+    ("fit with another's option", "intents/fit", {"method": "svd", "site": "stream", "clip": True}, 422, "BadFit"),
+    (
+        "fit on the server's files",
+        "intents/fit",
+        {"method": "pca", "site": "stream", "text": {"kind": "builtin", "name": "/etc/hosts.txt"}},
+        422,
+        "CorpusError",
+    ),
+    ("forget a shipped one", "intents/forget_dictionary", {"id": "pca@resid_post.1"}, 422, "DirectionError"),
+    ("forget none", "intents/forget_dictionary", {"id": "pca@nowhere"}, 404, "NotFound"),
 ]
 
 
@@ -238,6 +274,44 @@ def test_tensors_travel_as_safetensors(http: httpx.Client, server: Server) -> No
         None,
     )
     assert [component["label"] for component in found["components"]] == ["PC 0", "PC 1", "PC 2"]
+
+
+def test_a_dictionary_is_fitted_read_and_forgotten_over_the_wire(http: httpx.Client, server: Server) -> None:
+    """All that the page does with one: fit a head's, read the run along it, mix it, forget it."""
+    text = {
+        "kind": "typed",
+        "name": "lines.jsonl",
+        "text": "\n".join(f'{{"text": "line number {n}, {n * n}"}}' for n in range(99)),
+    }
+    recipe = {"method": "pca", "site": "z.1", "head": 2, "text": text, "tokens": 1000, "n": 3}
+    assert http.post("/api/intents/fit", json=recipe).json() == {"ok": True, "value": None}
+    deadline = time.monotonic() + 60
+    while state(http)["fit"] is not None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert server.session.wait(60)
+    found = state(http)
+    assert found["fit"] is None
+    row = found["model"]["dictionaries"][-1]
+    told = http.get("/api/dictionaries", params={"id": "pca@z.1.h2"}).json()
+    assert row == {
+        "id": "pca@z.1.h2", "site": "z.1", "head": 2, "place": "z.1 head 2", "kind": "pca", "n": 3, "space": "centred",
+        "standardised": False, "fitted_on": "lines.jsonl", "tokens": told["tokens"], "shipped": False, "width": 8,
+    }  # fmt: skip
+    assert all((c["top"], c["cos_logit_diff"]) == ([], None) and c["variance"] > 0 for c in told["components"])
+    run = found["current"]["a"]
+    coef = http.get(f"/api/runs/{run}/coef", params={"dictionary": "pca@z.1.h2"})
+    n_pos = len(found["prompt"]["tokens"])
+    assert shapes(coef) == {"coef": (4, n_pos, 3), "offset": (4, 3)}
+    assert json.loads(metadata(coef)["rows"]) == ["z.0", "z.1", "z.2", "z.3"]
+    gram = http.get("/api/gram", params={"of": ["pca@z.1.h2"]}).json()
+    torch.testing.assert_close(torch.tensor(gram["gram"]), torch.eye(3), atol=1e-5, rtol=0)
+    assert refused(http.get("/api/gram", params={"of": ["pca@z.1.h2", "pca@resid_post.1"]}), 422, "WrongWidth")
+    mix = mixed(("pca@z.1.h2", 0, 1.0), ("pca@z.1.h2", 2, -0.5))
+    assert http.post("/api/directions/read", json=mix).json()["label"] == "PC 0 of z.1 head 2 - 0.5 PC 2"
+    assert http.post("/api/intents/forget_dictionary", json={"id": "pca@z.1.h2"}).status_code == 200
+    refused(http.get("/api/dictionaries", params={"id": "pca@z.1.h2"}), 404, "NotFound")
+    refused(http.get(f"/api/runs/{run}/coef", params={"dictionary": "pca@z.1.h2"}), 404, "NotFound")
+    refused(http.post("/api/directions/read", json=mix), 404, "NotFound")
 
 
 def test_a_compared_run_of_another_prompt_brings_its_tokens(http: httpx.Client, server: Server) -> None:

@@ -432,38 +432,5 @@ def test_directions_say_what_they_are(one: Session) -> None:
     assert own["bottom"][0]["text"] == "y"
 
 
-def test_components_can_be_fitted_and_the_fit_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    from residscope import pca
-    from residscope.session import loaded
-
-    monkeypatch.setattr(loaded, "shipped", lambda model: {})
-    with worlds.session() as session:
-        session.intent("set_prompt", {"text": "fitted"})
-        assert session.wait(60)
-        runs = wire(session)["runs"]
-        with pytest.raises(NotFound, match="without components"):
-            session.dictionary("pca@resid_post.1")
-        session.intent("fit_pca", {"tokens": 1_000_000})
-        with pytest.raises(DirectionError, match="being fitted"):
-            session.intent("fit_pca")
-        session.intent("cancel_fit")
-        assert wire(session)["fit"] is None
-        fitted = threading.Event()
-        _, _, stop = session.subscribe(lambda _, patch: patch.get("fit", 1) is None and fitted.set())
-        session.intent("fit_pca", {"tokens": 1000})
-        assert fitted.wait(60)
-        stop()
-        assert len(wire(session)["model"]["dictionaries"]) == session.state.model.model.n_layers + 1
-        assert wire(session)["runs"] == runs
-        with pytest.raises(DirectionError, match="has its components"):
-            session.intent("fit_pca")
-        ref = {"kind": "pca", "site": "resid_post.1", "weights": {"2": 1.0}}
-        session.intent("add_edit", {"edit": {**STEER, "direction": ref}})
-        assert session.wait(60)
-        assert "rs.pca(" in session.intent("python", {"direction": ref})["code"]
-        again = pca(session.state.model.model, "python-docs", "resid_post.1", 30, tokens=1000)
-        torch.testing.assert_close(session.state.model.dictionary("pca@resid_post.1").read, again.read)
-
-
 def test_any_failure_has_the_one_shape() -> None:
     assert explain(KeyError("k")).keys() == explain(NotFound("nothing")).keys()

@@ -38,3 +38,8 @@ class Moments:
     @property
     def covariance(self) -> Float[Tensor, "d d"]:
         return self.scatter / max(self.count - 1, 1)
+
+    @property
+    def squares(self) -> Float[Tensor, "d d"]:
+        """The sum of x x^T: the scatter about zero."""
+        return self.scatter + self.count * torch.outer(self.mean, self.mean)

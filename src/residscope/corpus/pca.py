@@ -1,18 +1,17 @@
 """Principal components of a site over a text, streaming and exact."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from residscope.corpus.moments import Moments
-from residscope.corpus.text import Source, rows, texts
+from residscope.corpus.text import Source, called, opened
+from residscope.corpus.vectors import Progress, check_count, check_size, moments_of, one_vector
 from residscope.directions import Dictionary
 from residscope.engine.model import Model
-from residscope.errors import DirectionError
-
-Progress = Callable[[str, int, int], None]
 
 
 def pca(
@@ -21,18 +20,26 @@ def pca(
     site: str,
     n: int = 30,
     *,
+    head: int | None = None,
+    standardise: bool = False,
     tokens: int = 20_000,
     progress: Progress | None = None,
 ) -> Dictionary:
-    """The first n principal components of the vectors at a residual site.
+    """The first n principal components of the vectors at a site: eigenvectors v of their covariance, the largest first.
 
-    Position 0 is left out, and so are vectors over ten times the median length (attention sinks), which would take the first
-    components for themselves. The sign is chosen so that each component's largest entry is positive.
+        coordinate = v . (x - mean)                          sd = square root of its variance over the text
+        standardised: v . (x - mean) / sigma, v of the correlation matrix, sigma the standard deviation along each axis
+
+    standardise: divide every axis by its standard deviation first, as scikit-learn's StandardScaler does: read = v / sigma and
+    write = v sigma. head: whose, at a site with heads. The sign makes each component's largest entry positive. Position 0
+    and attention sinks are left out; see `corpus.vectors`.
 
     Raises:
-        DirectionError: more components than dimensions. CorpusError: the text cannot be used.
+        SiteError: no such place, or no vector a token there. DirectionError: more components than dimensions.
+        CorpusError: the text cannot be used, or has fewer than n + 1 vectors.
     """
-    return pca_many(model, corpus, [site], n, tokens=tokens, progress=progress)[site]
+    found = pca_many(model, corpus, [site], n, head=head, standardise=standardise, tokens=tokens, progress=progress)
+    return next(iter(found.values()))
 
 
 def pca_many(
@@ -41,60 +48,56 @@ def pca_many(
     sites: Sequence[str],
     n: int = 30,
     *,
+    head: int | None = None,
+    standardise: bool = False,
     tokens: int = 20_000,
     length: int = 128,
     progress: Progress | None = None,
 ) -> dict[str, Dictionary]:
-    """`pca` of several sites from one pass over the text."""
-    if not 1 <= n <= model.d_model:
-        raise DirectionError("so many components there are not", received=f"n={n}", allowed=f"1 to {model.d_model}")
-    moments = {site: Moments.empty(model.sites.width(model.sites.parse(site)), model.device) for site in sites}
-    seen = 0
-    for batch in _batches(model, corpus, tokens=tokens, length=length):
-        record = model.run(batch, sites)
-        for site, found in moments.items():
-            x = record[site]
-            found.add(x[_usable(x, record.batch.real)])
-        seen += int(record.batch.real.sum())
-        if progress is not None:
-            progress("pca", min(seen, tokens), tokens)
-    name = corpus if isinstance(corpus, str) else "texts"
-    return {site: _components(found, site, n, model, name) for site, found in moments.items()}
+    """`pca` of several sites from one pass over the text, by site."""
+    corpus = opened(corpus)
+    for name in sites:
+        check_size(n, model.sites.width(one_vector(model, name, head)), what="components")
+    moments = moments_of(model, corpus, sites, head=head, tokens=tokens, length=length, stage="pca", progress=progress)
+    made = {}
+    for site, seen in moments.items():
+        check_count(seen.count, n + 1, site=site, head=head)
+        said = {"corpus": called(corpus), "tokens": seen.count, "model": model.hash}
+        said |= {"standardised": True} if standardise else {}
+        parts = principal(seen, n, standardise=standardise)
+        made[str(site)] = Dictionary("pca", str(site), **parts, provenance=said, head=head)
+    return made
 
 
-def _batches(model: Model, corpus: Source, *, tokens: int, length: int, size: int = 8) -> Iterator[list[list[int]]]:
-    tokenized = (model._encode(text, None) for text in texts(corpus))
-    batch: list[list[int]] = []
-    for row in rows(tokenized, length=min(length, model.context), budget=tokens):
-        batch.append(row)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _usable(x: Float[Tensor, "batch pos d"], real: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
-    """Tokens that are neither padding, nor first, nor attention sinks."""
-    norm = x.norm(dim=-1)
-    keep = real.clone()
-    keep[:, 0] = False
-    return keep & (norm <= 10 * norm[keep].median()) if keep.any() else keep
-
-
-def _components(moments: Moments, site: str, n: int, model: Model, corpus: str) -> Dictionary:
+def principal(moments: Moments, n: int, *, standardise: bool = False) -> dict[str, Any]:
+    """read, write, mean, sd and variance of the first n principal components, from the moments alone."""
     covariance = moments.covariance
+    sigma = torch.ones_like(moments.mean)
+    if standardise:
+        sigma = deviations(moments)
+        covariance = covariance / torch.outer(sigma, sigma)
     values, vectors = torch.linalg.eigh(covariance)
-    values, vectors = values.flip(0)[:n].clamp_min(0), vectors.flip(1).T[:n]
-    largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
-    vectors = (vectors * largest.sign()).float()
-    return Dictionary(
-        name="pca",
-        site=site,
-        read=vectors,
-        write=vectors,
-        mean=moments.mean.float(),
-        sd=values.sqrt().float(),
-        variance=(values / covariance.trace()).float(),
-        provenance={"corpus": corpus, "tokens": moments.count, "model": model.hash},
+    values, vectors = values.flip(0)[:n].clamp_min(0), positive(vectors.flip(1).T[:n])
+    read = (vectors / sigma).float()
+    return {
+        "read": read,
+        "write": (vectors * sigma).float() if standardise else read,
+        "mean": moments.mean.float(),
+        "sd": values.sqrt().float(),
+        "variance": (values / covariance.trace()).float(),
+    }
+
+
+def deviations(moments: Moments) -> Float[Tensor, "d"]:
+    """The standard deviation along each axis, over n as StandardScaler has it; 1 where an axis does not vary."""
+    variance = moments.scatter.diagonal() / max(moments.count, 1)
+    noise = (
+        moments.count * torch.finfo(torch.float64).eps * (variance + moments.mean**2 * torch.finfo(torch.float64).eps)
     )
+    return torch.where(variance > noise, variance.sqrt(), 1.0)
+
+
+def positive(vectors: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """The same directions, with the sign that makes each one's largest entry positive."""
+    largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
+    return vectors * torch.where(largest < 0, -1.0, 1.0)

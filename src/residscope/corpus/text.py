@@ -5,44 +5,83 @@ import json
 import sysconfig
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
-from residscope.errors import CorpusError, EmptyCorpus
+from residscope.corpus.hub import DataSet, data_set
+from residscope.errors import CorpusError, EmptyCorpus, MissingExtra
 
-Source = str | Path | Iterable[str]
+Source = str | Path | DataSet | Iterable[str]
 BUILT_IN = ("python-docs",)
 
 
 def texts(source: Source) -> Iterator[str]:
     """The texts of a corpus.
 
-    source: `"python-docs"`, a .txt file (its paragraphs), a .jsonl file (its `text` fields), or the texts themselves.
+    source: `"python-docs"`; a .txt file (its paragraphs) or a .jsonl file (its `text` fields); a hub's data set,
+    `"hub:org/name"`, `"hub:org/name@revision#field"`; or the texts themselves.
 
     Raises:
-        CorpusError: no such file, or a line that is not of the form; the line is named.
+        CorpusError: no such file or data set, or a line that is not of the form; the line is named. Offline: no hub answers.
+        MissingExtra: a data set of Parquet files without pyarrow.
     """
-    if isinstance(source, str) and source in BUILT_IN:
+    source = opened(source)
+    if isinstance(source, DataSet):
+        for path in source.fetched():
+            yield from _of_file(path, source.field)
+    elif isinstance(source, Path):
+        yield from _of_file(source)
+    elif isinstance(source, str):
         yield from python_docs()
-        return
-    if not isinstance(source, str | Path):
+    else:
         yield from source
-        return
+
+
+def opened(source: Source) -> Source:
+    """The same corpus, known to exist: a built-in's name, a path to a file, a data set at its commit, or texts."""
+    if isinstance(source, str) and source.startswith("hub:"):
+        return data_set(source)
+    if not isinstance(source, str | Path) or source in BUILT_IN:
+        return source
     path = Path(source).expanduser()
     if not path.is_file() or path.suffix not in (".txt", ".jsonl"):
         raise CorpusError(
             "no such text",
             received=str(source),
-            allowed=", ".join(BUILT_IN) + ", a .txt or .jsonl file, or a list of texts",
+            allowed=", ".join(BUILT_IN) + ", a .txt or .jsonl file, hub:org/name for a data set, or a list of texts",
         )
-    if path.suffix == ".txt":
-        yield from (part for part in path.read_text(errors="replace").split("\n\n") if part.strip())
-        return
-    for number, line in enumerate(path.open(), 1):
+    return path
+
+
+def called(source: Source) -> str:
+    """What a corpus is called where a direction says what it was fitted on."""
+    if isinstance(source, DataSet):
+        return source.name
+    return str(source) if isinstance(source, str | Path) else "texts"
+
+
+def typed(name: str, text: str) -> list[str]:
+    """Text that was typed or pasted, as what a file of that name would hold: JSON lines for .jsonl, paragraphs for the rest."""
+    if name.endswith(".jsonl"):
+        return list(json_lines(text.splitlines(), name))
+    return list(paragraphs(text))
+
+
+def paragraphs(text: str) -> Iterator[str]:
+    return (part for part in text.split("\n\n") if part.strip())
+
+
+def json_lines(lines: Iterable[str | bytes], name: str, field: str = "text") -> Iterator[str]:
+    """The `field` of each line's JSON object; empty lines, and fields that are null, give nothing. Raises CorpusError by line."""
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
-            yield json.loads(line)["text"]
-        except (ValueError, KeyError, TypeError):
-            raise CorpusError(
-                f"line {number} of {path.name} has no text", received=line[:80], allowed='{"text": "..."} on each line'
-            ) from None
+            found = json.loads(line)[field]
+        except (ValueError, KeyError, TypeError, IndexError):
+            found = 0
+        yield from _text(
+            found, f"line {number} of {name} has no text", _short(line), f'{{"{field}": "..."}} on each line'
+        )
 
 
 def python_docs() -> Iterator[str]:
@@ -80,3 +119,49 @@ def rows(tokenized: Iterable[list[int]], *, length: int, budget: int) -> Iterato
                 return
     if given == 0:
         raise EmptyCorpus("the text gave no row of 8 tokens or more", fix="give longer texts")
+
+
+def _of_file(path: Path, field: str = "text") -> Iterator[str]:
+    if path.suffix == ".parquet":
+        yield from _parquet(path, field)
+    elif path.suffix == ".jsonl":
+        with path.open("rb") as lines:
+            yield from json_lines(lines, path.name, field)
+    else:
+        yield from paragraphs(path.read_text(encoding="utf-8", errors="replace"))
+
+
+def _parquet(path: Path, field: str) -> Iterator[str]:
+    """A column of a Parquet file, a batch of rows at a time."""
+    try:
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise MissingExtra(
+            "Parquet files need pyarrow", received=path.name, fix="`pip install residscope[parquet]`"
+        ) from error
+    file = ParquetFile(path)
+    if field not in file.schema_arrow.names:
+        raise CorpusError(
+            f"{path.name} has no column {field}",
+            received=field,
+            allowed=", ".join(file.schema_arrow.names),
+            fix="name the column behind a #: hub:org/name#column",
+        )
+    number = 0
+    for batch in file.iter_batches(batch_size=256, columns=[field]):
+        for found in batch.column(0).to_pylist():
+            number += 1
+            yield from _text(
+                found, f"row {number} of {path.name} has no text", _short(repr(found)), f"text in column {field}"
+            )
+
+
+def _text(found: Any, failed: str, received: str, allowed: str) -> Iterator[str]:
+    if found is not None and not isinstance(found, str):
+        raise CorpusError(failed, received=received, allowed=allowed)
+    if found:
+        yield found
+
+
+def _short(line: str | bytes) -> str:
+    return (line.decode(errors="replace") if isinstance(line, bytes) else line).strip()[:80]

@@ -1,6 +1,7 @@
 """What all edits share: where they act, which of a value's entries they are meant for, and how their parts are checked."""
 
 from collections.abc import Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from math import isfinite
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ from torch import Tensor
 from residscope.directions import Direction
 from residscope.engine.model import Model
 from residscope.engine.protocols import At
-from residscope.errors import BadEdit, UnknownPosition, WrongWidth
+from residscope.errors import BadEdit, SiteError, UnknownPosition, WrongWidth
 from residscope.model.sites import Site, SiteTable
 from residscope.plain import to_plain
 
@@ -119,6 +120,24 @@ def indices(given: Mapping[str, Any]) -> dict[str, Any]:
             "an edit does not take these", received=", ".join(sorted(extra)), allowed=", ".join(sorted(WHERE))
         )
     return {name: _index(index, name) for name, index in given.items()}
+
+
+def of_head(site: str, parts: Sequence[Any], where: Mapping[str, Any]) -> dict[str, Any]:
+    """`where`, with the head that directions or a dictionary belong to where no other is said: they are for its vectors alone.
+
+    Raises:
+        BadEdit: directions of several heads.
+    """
+    heads = {part.head for part in parts if getattr(part, "head", None) is not None}
+    with suppress(SiteError):
+        if heads and where.get("head") is None and "head" in Site.parse(site).kind.axes:
+            if len(heads) > 1:
+                received = f"heads {', '.join(map(str, sorted(heads)))}"
+                raise BadEdit(
+                    "the directions belong to several heads", received=received, fix="say head=, or edit each"
+                )
+            return {**where, "head": heads.pop()}
+    return dict(where)
 
 
 def _index(given: Any, name: str) -> tuple[int, ...] | None:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from residscope.directions import Dictionary
-from residscope.edits.base import BaseEdit, Index, as_number, indices, number
+from residscope.edits.base import BaseEdit, Index, as_number, indices, number, of_head
 from residscope.engine.protocols import At
 from residscope.errors import BadEdit, DirectionError
 
@@ -62,6 +62,7 @@ def feature(
     numbers = {name: None if x is None else as_number(x, name) for name, x in {"scale": scale, "value": value}.items()}
     place = getattr(dictionary, "site", "") if site is None else site
     found = indices({"neuron": index})["neuron"] or ()
+    where = of_head(str(place), [dictionary], where)
     return Feature(str(place), dictionary=dictionary, index=found, **numbers, **indices(where))
 
 

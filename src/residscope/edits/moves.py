@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from residscope.directions import Direction
-from residscope.edits.base import BaseEdit, Index, as_number, fitting, indices, number, readable, write_of
+from residscope.edits.base import BaseEdit, Index, as_number, fitting, indices, number, of_head, readable, write_of
 from residscope.engine.protocols import At
 from residscope.errors import BadEdit, ZeroDirection
 
@@ -108,7 +108,11 @@ class ProjectOut(BaseEdit):
 
 
 def steer(site: str, direction: Direction | Tensor, strength: float, *, unit: str = "norm", **where: Index) -> Steer:
-    """Add `strength` times the write vector at unit length; with `unit="sd"`, move the coordinate by that many sd."""
+    """Add `strength` times the write vector at unit length; with `unit="sd"`, move the coordinate by that many sd.
+
+    A direction of one head acts at that head alone, at a site with heads, unless head= says another.
+    """
+    where = of_head(str(site), [direction], where)
     return Steer(str(site), direction=direction, strength=as_number(strength, "strength"), unit=unit, **indices(where))
 
 
@@ -118,10 +122,12 @@ def clamp(site: str, direction: Direction | Tensor, value: float, *, space: str 
     The coordinate is what `rec.project(direction)` shows: read . x, less the offset for a direction made in the centred
     space (a principal component). A `lens` coordinate goes through the final norm: say `space="raw"` for its read . x.
     """
+    where = of_head(str(site), [direction], where)
     return Clamp(str(site), direction=direction, value=as_number(value, "value"), space=space, **indices(where))
 
 
 def project_out(site: str, directions: Direction | Tensor | Sequence[Direction | Tensor], **where: Index) -> ProjectOut:
     """Remove the coordinates along one or several directions. Doing it twice changes nothing more."""
     several = (directions,) if isinstance(directions, Direction | Tensor) else tuple(directions)
+    where = of_head(str(site), several, where)
     return ProjectOut(str(site), directions=several, **indices(where))

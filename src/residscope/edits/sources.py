@@ -9,7 +9,7 @@ from torch import Tensor
 
 from residscope.directions import Dictionary
 from residscope.edits.align import Align, by_names, check_align, pairs
-from residscope.edits.base import BaseEdit, Index, indices, positions_axis, prompt_of
+from residscope.edits.base import BaseEdit, Index, indices, of_head, positions_axis, prompt_of
 from residscope.edits.features import check_features, with_features
 from residscope.engine.model import Model
 from residscope.engine.protocols import At
@@ -233,4 +233,5 @@ def patch(
     those coefficients alone, x + sum_i (a_i(source) - a_i(x)) write_i.
     """
     features = indices({"neuron": feature})["neuron"]
+    where = of_head(str(site), [dictionary], where)
     return Patch(str(site), source=source, align=align, feature=features, dictionary=dictionary, **indices(where))

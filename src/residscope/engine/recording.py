@@ -101,8 +101,11 @@ class Recording:
         return torch.stack([x.to(values[0].device) for x in values])  # blocks may stand on several devices
 
     def project(self, direction: Any, *, space: str | None = None) -> Float[Tensor, "batch pos"]:
-        """The direction's coordinate at its own site; see `Direction.project`."""
-        return direction.project(self[direction.site], space=space, model=self.model)
+        """The direction's coordinate at its own site, and of its own head; see `Direction.project`."""
+        x = self[direction.site]
+        return direction.project(
+            x if direction.head is None else x[:, :, direction.head], space=space, model=self.model
+        )
 
     def top(self, k: int = 10, *, pos: int = -1, row: int = 0) -> list[tuple[str, int, float]]:
         """The k likeliest next tokens at a position, as (text, id, probability); -1 is the row's own end."""

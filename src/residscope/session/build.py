@@ -152,13 +152,13 @@ def _check_direction(spec: Steer | ProjectOut, direction: Direction, site: Site,
     have, want = len(direction.read), loaded.model.sites.width(site)
     if have != want:
         raise WrongWidth(f"the direction does not fit {spec.site}", received=f"width {have}", allowed=f"width {want}")
-    heads = {"head", "kv_head"} & {*site.kind.axes}
-    if heads and spec.head is spec.kv_head is None and (direction.head is not None or not in_stream(site)):
-        own = "" if direction.head is None else f"head={direction.head}, the direction's own, or "
+    heads = [axis for axis in ("head", "kv_head") if axis in site.kind.axes and not in_stream(site)]
+    if heads and spec.head is spec.kv_head is None and (direction.head is None or heads == ["kv_head"]):
+        last = (loaded.model.sites.size(site, heads[0]) or 1) - 1
         raise BadEdit(
             f"{spec.site} has a vector for each head: say which the direction is for",
-            received="no head",
-            allowed=f"{own}0 to {(loaded.model.sites.size(site, heads.pop()) or 1) - 1}",
+            received=f"no {heads[0]}",
+            allowed=f"{heads[0]} 0 to {last}",
             fix="give the edit a head",
         )
 

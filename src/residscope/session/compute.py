@@ -134,7 +134,7 @@ def coef(x: Float[Tensor, "row pos d"], loaded: Loaded, dictionary: Dictionary) 
     return to_bytes(tensors, {name: json.dumps(value) for name, value in told.items()})
 
 
-def gram(vectors: Sequence[tuple[str, Float[Tensor, "n d"]]]) -> dict[str, Any]:
+def gram(vectors: Sequence[tuple[str, Float[Tensor, "_ _"]]]) -> dict[str, Any]:
     """The inner products of all read vectors, and which each one is.
 
     Raises:

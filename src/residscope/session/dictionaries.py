@@ -1,6 +1,6 @@
 """The dictionaries of a session: their ids, the rows they read, and the data-set means they know."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,23 +13,10 @@ from residscope.model.sites import Site, SiteTable
 MOST_DICTIONARIES = 500
 
 
-def dictionary_id(dictionary: Dictionary, taken: Collection[str] = ()) -> str:
-    """`pca@resid_post.23`, `pca@result.9.h3`; a second one of the same kind and place ends in `#2`.
-
-    >>> d = Dictionary("pca", "result.9", torch.eye(2), torch.eye(2), torch.zeros(2), head=3)
-    >>> dictionary_id(d), dictionary_id(d, {"pca@result.9.h3", "pca@result.9.h3#2"})
-    ('pca@result.9.h3', 'pca@result.9.h3#3')
-    """
-    base = f"{dictionary.name}@{dictionary.site}" + ("" if dictionary.head is None else f".h{dictionary.head}")
-    id, n = base, 1
-    while id in taken:
-        n += 1
-        id = f"{base}#{n}"
-    return id
-
-
 def fitted_on(dictionary: Dictionary) -> str:
-    return str(dictionary.provenance.get("corpus", ""))
+    """What the text is called; of a mean difference both: `code − prose`."""
+    several = dictionary.provenance.get("corpora", {})
+    return " − ".join(several.values()) if several else str(dictionary.provenance.get("corpus", ""))
 
 
 def describe_row(id: str, dictionary: Dictionary, *, shipped: bool) -> dict[str, Any]:
@@ -84,20 +71,22 @@ def _tensor(site: str, table: SiteTable) -> Site:
 
 
 class Means:
-    """Data-set means by place, out of principal components: they subtract the mean of what they were fitted on."""
+    """Data-set means by place: of what principal components were fitted on, or else of two texts that were compared there."""
 
     def __init__(self, dictionaries: Mapping[str, Dictionary], table: SiteTable) -> None:
         self._table = table
         self._known: dict[tuple[Site, int | None], dict[str, Dictionary]] = {}
-        for id, dictionary in dictionaries.items():
-            if dictionary.name == "pca":
-                here = _tensor(dictionary.site, table), dictionary.head
-                self._known.setdefault(here, {})[id] = dictionary
+        for kind in ("pca", "mean_difference"):
+            for id, dictionary in dictionaries.items():
+                if dictionary.name == kind:
+                    self._known.setdefault((_tensor(dictionary.site, table), dictionary.head), {})[id] = dictionary
 
     def knower(self, site: str, head: int | None, like: Dictionary | None = None) -> tuple[str, Dictionary] | None:
         """The dictionary that knows a place's mean: `like` itself, else one fitted on the same text, else the first."""
         known = self._known.get((_tensor(site, self._table), head), {})
-        alike = [] if like is None else [entry for entry in known.items() if fitted_on(entry[1]) == fitted_on(like)]
+        alike: list[tuple[str, Dictionary]] = []
+        if like is not None and like.name != "mean_difference":
+            alike = [entry for entry in known.items() if fitted_on(entry[1]) == fitted_on(like)]
         itself = [entry for entry in alike if entry[1] is like]
         return next(iter([*itself, *alike, *known.items()]), None)
 

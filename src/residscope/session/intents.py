@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from residscope.errors import DirectionError, MalformedJSON, ModelNotFound, NotFound
 from residscope.session import build, compute, probes
-from residscope.session.dictionaries import fitted_on
+from residscope.session.fit import FitRecipe, check
 from residscope.session.loaded import Loaded
 from residscope.session.python_code import python_code
 from residscope.session.specs import EditSpec, ProbeData, ProbeRecipe, Spec, parse_edits, parse_ref, reasons, shorten
@@ -60,10 +60,6 @@ class Text(Spec):
 
 class Python(Spec):
     direction: Any = None
-
-
-class FitPca(Spec):
-    tokens: int = Field(default=20_000, ge=1_000, le=1_000_000)
 
 
 class ReadData(Spec):
@@ -193,15 +189,13 @@ def python(state: State, args: Python) -> Change:
     return state, {"code": python_code(state, _loaded(state), ref)}
 
 
-def fit_pca(state: State, args: FitPca) -> Change:
-    loaded = _loaded(state)
-    if loaded.dictionaries:
-        raise DirectionError(
-            "this model has its components", received=fitted_on(next(iter(loaded.dictionaries.values())))
-        )
+def fit(state: State, args: FitRecipe) -> Change:
+    check(args, _loaded(state))
     if state.fit is not None and state.fit.error is None:
-        raise DirectionError("components are being fitted", fix="wait, or cancel_fit")
-    return replace(state, fit=Fit(args.tokens)), None
+        raise DirectionError(
+            "another fit is in progress", received=f"{args.method} of {args.place}", fix="wait, or cancel_fit"
+        )
+    return replace(state, fit=Fit(args.method, args.place, args.tokens)), None
 
 
 def forget_dictionary(state: State, args: Id) -> Change:
@@ -240,7 +234,7 @@ INTENTS: dict[str, Intent] = {
     "compare_run": Intent(CompareRun, compare_run),
     "save_prompt": Intent(Text, save_prompt),
     "forget_prompt": Intent(Text, forget_prompt),
-    "fit_pca": Intent(FitPca, fit_pca),
+    "fit": Intent(FitRecipe, fit),
     "cancel_fit": Intent(Nothing, cancel_fit),
     "forget_dictionary": Intent(Id, forget_dictionary),
     "read_data": Intent(

@@ -1,15 +1,16 @@
 """A model as the session holds it: with its dictionaries, what the page is told of it, and its common tokens."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from residscope.directions import Dictionary, shipped
+from residscope.directions import Dictionary, new_id, shipped
 from residscope.engine.model import Model
 from residscope.errors import DirectionError, NotFound
 from residscope.model.sites import KINDS
@@ -17,7 +18,6 @@ from residscope.session.dictionaries import (
     MOST_DICTIONARIES,
     Means,
     describe_row,
-    dictionary_id,
     row_sites,
 )
 from residscope.session.state import Prompt, Tok
@@ -31,6 +31,7 @@ class Loaded:
 
     dictionaries: by id, such as `pca@resid_post.23`. shipped: the ids of those that came with Residscope. code: lines of Python
     that give each. taken: every id that was ever given, for an id once forgotten must not come to mean something else.
+    file: where the fitted ones are kept.
     """
 
     model: Model
@@ -40,11 +41,12 @@ class Loaded:
     code: Mapping[str, str] = field(default_factory=dict)
     shipped: frozenset[str] = frozenset()
     taken: frozenset[str] = frozenset()
+    file: Path | None = None
 
     @classmethod
     def of(cls, model: Model, *, source: str | None = None, **options: Any) -> "Loaded":
         found = shipped(model)
-        ids = {dictionary_id(d): key for key, d in found.items()}
+        ids = {new_id(d): key for key, d in found.items()}
         code = {id: f"directions.shipped(model)[{key!r}]" for id, key in ids.items()}
         dictionaries = {id: found[key] for id, key in ids.items()}
         return cls(model, dictionaries, source, options, code, frozenset(ids), frozenset(ids))
@@ -82,12 +84,12 @@ class Loaded:
             )
         return self.dictionaries[id]
 
-    def with_fitted(self, found: Sequence[tuple[Dictionary, str]]) -> "Loaded":
-        """With more dictionaries, each with the Python that gives it. Raises DirectionError where there is no room."""
-        dictionaries, code, taken = dict(self.dictionaries), dict(self.code), set(self.taken)
-        for dictionary, source in found:
-            id = dictionary_id(dictionary, taken)
-            dictionaries[id], code[id] = dictionary, source
+    def with_fitted(self, found: Sequence[Dictionary], code: Callable[[str, Dictionary], str]) -> "Loaded":
+        """With more dictionaries, and the Python that gives each. Raises DirectionError where there is no room."""
+        dictionaries, lines, taken = dict(self.dictionaries), dict(self.code), set(self.taken)
+        for dictionary in found:
+            id = new_id(dictionary, taken)
+            dictionaries[id], lines[id] = dictionary, code(id, dictionary)
             taken.add(id)
         if len(dictionaries) > MOST_DICTIONARIES:
             raise DirectionError(
@@ -96,7 +98,7 @@ class Loaded:
                 allowed=f"up to {MOST_DICTIONARIES}",
                 fix="forget some",
             )
-        return replace(self, dictionaries=dictionaries, code=code, taken=frozenset(taken))
+        return replace(self, dictionaries=dictionaries, code=lines, taken=frozenset(taken))
 
     def without(self, id: str) -> "Loaded":
         """Raises NotFound; DirectionError for one that came with Residscope."""

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from residscope import mixes
 from residscope.directions import Dictionary, Direction
+from residscope.directions.mixes import mix
 from residscope.errors import NotFound, UnknownSite, WrongWidth
 from residscope.session.loaded import Loaded
 from residscope.session.specs import DictionaryTerm, MixRef, PcaRef
@@ -78,7 +78,7 @@ def resolve_mix(ref: PcaRef | MixRef, loaded: Loaded, saved: Directions) -> Dire
     parts = [(term.weight, _direction(term, loaded, saved)) for term in terms]
     knower = mean_source(ref, loaded, saved)
     site = ref.site if isinstance(ref, MixRef) else None
-    found = mixes.mix(parts, site=site, mean=None if knower is None else loaded.dictionary(knower).mean)
+    found = mix(parts, site=site, mean=None if knower is None else loaded.dictionary(knower).mean)
     sites = loaded.model.sites
     width = sites.width(sites.parse(found.site))
     if len(found.read) != width:

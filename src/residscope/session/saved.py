@@ -24,7 +24,7 @@ class SavedPrompts:
         except FileNotFoundError:
             return (), None
         except (OSError, ValueError) as error:
-            return (), self._set_aside(error)
+            return (), set_aside(self.path, "The saved prompts", error)
 
     def save(self, prompts: tuple[str, ...]) -> None:
         """Raises ResidscopeError where the folder cannot be written."""
@@ -39,15 +39,15 @@ class SavedPrompts:
                 fix="free the disk, or set RESIDSCOPE_DATA",
             ) from None
 
-    def _set_aside(self, error: Exception) -> str:
-        aside = self.path.with_name(f"{self.path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
-        try:
-            self.path.rename(aside)
-        except OSError as failure:
-            return (
-                f"The saved prompts in {self.path} cannot be read ({error}) and could not be moved aside ({failure})."
-            )
-        return f"The saved prompts could not be read ({error}); the file was moved to {aside}."
+
+def set_aside(path: Path, what: str, error: Exception) -> str:
+    """Move a file that cannot be read out of the way; the notice that says so."""
+    aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
+    try:
+        path.rename(aside)
+    except OSError as failure:
+        return f"{what} in {path} cannot be read ({error}) and could not be moved aside ({failure})."
+    return f"{what} could not be read ({error}); the file was moved to {aside}."
 
 
 def write_whole(path: Path, data: bytes) -> None:

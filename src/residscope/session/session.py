@@ -1,6 +1,5 @@
 """The live session: one model, one prompt, a stack of edits, and the runs they made."""
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,9 +13,11 @@ from residscope.errors import Cancelled, explain
 from residscope.session import build, compute, fill
 from residscope.session.compute import Elsewhere, Held, Kept
 from residscope.session.dictionaries import in_stream
-from residscope.session.fit import fit
+from residscope.session.fit import FitRecipe
+from residscope.session.fit_job import FitJobs
 from residscope.session.imported import read_direction, take_in
-from residscope.session.intents import FitPca, LoadModel, ReadData, find_run, parse_args
+from residscope.session.intents import LoadModel, ReadData, find_run, parse_args
+from residscope.session.kept import Shelf
 from residscope.session.loaded import Loaded
 from residscope.session.mixing import dictionary_of, reads
 from residscope.session.probe_job import ProbeJobs
@@ -25,7 +26,7 @@ from residscope.session.read import describe, describe_dictionary
 from residscope.session.saved import SavedPrompts
 from residscope.session.settle import finished, settle, with_model
 from residscope.session.specs import EditSpec, parse_ref
-from residscope.session.state import Fit, Prompt, Run, RunKey, Saved, State, run_key
+from residscope.session.state import Prompt, Run, RunKey, Saved, State, run_key
 from residscope.session.wire import changed, to_wire, top
 from residscope.session.worker import Worker
 
@@ -43,7 +44,7 @@ class Session:
 
     Args:
         load: makes a model of a name (`residscope.load`); `offers` lists what the model picker shows.
-        folder: where saved prompts are kept; None keeps them in memory.
+        folder: where saved prompts and fitted dictionaries are kept; None keeps them in memory.
     """
 
     def __init__(
@@ -53,6 +54,8 @@ class Session:
         self._lock = threading.RLock()
         self._kept: Kept[RunKey, Held] = Kept()
         self._aside: Kept[tuple[RunKey, str, int | None], Elsewhere] = Kept()
+        self._shelf = Shelf(folder)
+        self._fits = FitJobs(lambda: self._state, self._commit, self._lock, self._shelf)
         self._probes = ProbeJobs(lambda: self._state, self._commit, self._lock)
         self._listeners: list[Listener] = []
         self._seq = 0
@@ -100,11 +103,13 @@ class Session:
             new, value = intent.apply(old, checked)
             if new.saved != old.saved and self._file:
                 self._file.save(tuple(entry.text for entry in new.saved))
+            if name == "forget_dictionary" and new.model is not None:
+                self._shelf.save(new.model)
             self._commit(new)
         if isinstance(checked, LoadModel):
             self.load(checked.name)
-        elif isinstance(checked, FitPca):
-            threading.Thread(target=self._fit_job, args=(new.fit,), name="residscope-fit", daemon=True).start()
+        elif isinstance(checked, FitRecipe) and new.fit is not None:
+            self._fits.start(new.fit, checked)
         elif name == "fit_probe" and new.probing is not None:
             self._probes.start(new.probing)
         return value
@@ -214,6 +219,7 @@ class Session:
         try:
             model = source if hasattr(source, "certificate") else self._load(source, progress=progress, **options)
             loaded = Loaded.of(model, source=source if isinstance(source, str) else None, **options)
+            loaded, notice = self._shelf.load(loaded)
             offers = tuple(self._offers())
         except Exception as error:
             if number == self._loads:
@@ -225,7 +231,9 @@ class Session:
             if number == self._loads:
                 self._kept.clear()
                 self._aside.clear()
-                self._commit(replace(with_model(self._state, loaded), models=offers))
+                new = with_model(self._state, loaded)
+                notices = new.notices if notice is None else (*new.notices, notice)
+                self._commit(replace(new, models=offers, notices=notices))
 
     def _run_job(self) -> None:
         state = self._state
@@ -258,31 +266,6 @@ class Session:
         with self._lock:
             self._commit(fill.merge(self._state, state, task, result))
         self._worker.submit("fill", self._fill_job, priority=FILL)
-
-    def _fit_job(self, asked: Fit) -> None:
-        """Fit components in a thread of its own: runs take their turn at the model between two batches."""
-        known = asked
-
-        def report(now: Fit | None, loaded: Loaded | None = None) -> None:
-            nonlocal known
-            with self._lock:
-                if self._state.fit is not known:
-                    raise Cancelled("the fit was cancelled")
-                self._commit(replace(self._state, fit=now, model=loaded or self._state.model))
-                known = now or known
-
-        try:
-            loaded = fit(
-                self._loaded(),
-                tokens=asked.tokens,
-                progress=lambda _, done, total: report(replace(known, progress=done / total)),
-            )
-            report(None, loaded)
-        except Cancelled:
-            return
-        except Exception as error:
-            with contextlib.suppress(Cancelled):
-                report(replace(known, error=explain(error)))
 
     # ── inside ──────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -92,6 +92,9 @@ def with_model(state: State, loaded: Loaded) -> State:
         notices = (*notices, f"Imported directions belong to the model before: {', '.join(state.directions)} dropped.")
     if state.probes:
         notices = (*notices, f"Probes belong to the model before: {len(state.probes)} dropped.")
+    if state.model is not None and (fitted := len(state.model.fitted.keys() - loaded.fitted.keys())):
+        gone = "dropped" if state.model.file is None else "put away until it is loaded again"
+        notices = (*notices, f"Fitted dictionaries belong to the model before: {fitted} {gone}.")
     return replace(
         state,
         model=loaded,

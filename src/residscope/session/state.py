@@ -99,8 +99,10 @@ class Status:
 
 @dataclass(frozen=True)
 class Fit:
-    """Components being fitted (or why they were not)."""
+    """A dictionary being fitted (or why it was not)."""
 
+    method: str
+    place: str
     tokens: int
     progress: float = 0.0
     error: Mapping[str, Any] | None = None

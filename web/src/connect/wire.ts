@@ -63,6 +63,29 @@ export interface DictionaryInfo {
   width: number;
 }
 
+/** A text by name; typed text ends in `.jsonl` where each line has a `text`, else it is paragraphs. */
+export type TextRef =
+  | { kind: "builtin"; name: string }
+  | { kind: "typed"; name: string; text: string }
+  | { kind: "hub"; name: string; field?: string };
+
+/** The arguments of the intent `fit`. */
+export interface FitRecipe {
+  method: Kind;
+  /** One place, or "stream": `embed` and every resid_post (pca, svd). */
+  site?: string | null;
+  head?: number | null;
+  text?: TextRef | null;
+  /** mean_difference: text − second. */
+  second?: TextRef | null;
+  tokens?: number;
+  n?: number | null;
+  standardise?: boolean;
+  clip?: boolean;
+  /** unembedding: one token each. */
+  words?: string[] | null;
+}
+
 export interface ModelInfo {
   name: string;
   family: string;
@@ -193,34 +216,14 @@ export interface SavedDirection {
   library: string | null;
 }
 
-export type FitMethod = Kind;
-
 /** A dictionary being fitted, or why it was not. */
 export interface Fit {
-  method: FitMethod;
+  method: Kind;
+  /** A site, perhaps with its head, or "stream". */
   place: string;
   tokens: number;
   progress: number;
   error: ErrorBody | null;
-}
-
-export type TextRef =
-  | { kind: "builtin"; name: string }
-  | { kind: "typed"; name: string; text: string }
-  | { kind: "hub"; name: string; field: string };
-
-/** The arguments of the intent `fit`. */
-export interface FitArgs {
-  method: FitMethod;
-  site: string;
-  head?: number;
-  text?: TextRef;
-  second?: TextRef;
-  tokens?: number;
-  n?: number;
-  standardise?: boolean;
-  clip?: boolean;
-  words?: string[];
 }
 
 export interface State {

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from residscope.directions import Direction
+from residscope.directions.direction import Direction
 from residscope.errors import WrongWidth, ZeroDirection
 
 CANCELLED = 1e-6  # of the terms' own lengths: what is left of them is then rounding

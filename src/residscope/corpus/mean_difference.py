@@ -1,0 +1,99 @@
+"""The difference of the means of a site over two texts, or of each of several against the rest."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from residscope.corpus.moments import Moments
+from residscope.corpus.text import Source, called, opened
+from residscope.corpus.vectors import Progress, check_count, moments_of, one_vector
+from residscope.directions import Dictionary, place
+from residscope.engine.model import Model
+from residscope.errors import CorpusError, ZeroDirection
+
+
+def mean_difference(
+    model: Model,
+    corpora: Mapping[str, Source],
+    site: str,
+    *,
+    head: int | None = None,
+    tokens: int = 20_000,
+    progress: Progress | None = None,
+) -> Dictionary:
+    """Where two texts differ on the average: the direction from the mean of one to the mean of the other.
+
+        d = mean_a - mean_b          read = write = d / |d|          coordinate = read . (x - (mean_a + mean_b) / 2)
+
+    `mean_difference(model, {"code": a, "prose": b}, ...)[0]` is "code − prose", positive for code. Of three texts or more each
+    is a direction, against the average of the others' means. |d| of each is in provenance["distances"].
+
+    `sd` is the coordinate's standard deviation within the texts (pooled); `variance` the share of the coordinate's variance
+    that lies between the texts and not within them: 0 where the direction tells nothing, 1 where it tells the texts
+    apart without error. Each text gives up to `tokens` tokens.
+
+    Raises:
+        ZeroDirection: two texts with the same mean. SiteError, CorpusError: as `pca` does.
+    """
+    if len(corpora) < 2:
+        raise CorpusError(
+            "a difference needs two texts", received=f"{len(corpora)}: {', '.join(corpora)}", allowed="two or more"
+        )
+    where = one_vector(model, site, head)
+    corpora = {name: opened(corpus) for name, corpus in corpora.items()}
+    found = {}
+    for name, corpus in corpora.items():
+        found[name] = moments_of(model, corpus, [where], head=head, tokens=tokens, stage=name, progress=progress)[where]
+        check_count(found[name].count, 2, site=where, head=head)
+    differences = _differences(found)
+    vectors = torch.stack(list(differences.values()))
+    lengths = vectors.norm(dim=1)
+    pooled, within = _pooled(found)
+    if bool((lengths <= 1e-6 * pooled.trace().sqrt()).any()):
+        same = list(differences)[int(lengths.argmin())]
+        raise ZeroDirection(
+            f"the texts have the same mean at {place(str(where), head)}",
+            received=same,
+            allowed="texts that differ",
+            fix="give two different texts",
+        )
+    read = vectors / lengths[:, None]
+    spread = ((read @ pooled) * read).sum(1).clamp_min(0)
+    means = torch.stack([m.mean for m in found.values()])
+    counts = torch.tensor([m.count for m in found.values()], dtype=means.dtype, device=means.device)
+    at = (means - (counts @ means) / counts.sum()) @ read.T
+    between = counts @ at**2
+    return Dictionary(
+        name="mean_difference",
+        site=str(where),
+        read=read.float(),
+        write=read.float(),
+        mean=means.mean(0).float(),
+        sd=spread.sqrt().float(),
+        variance=(between / (between + spread * within)).float(),
+        provenance={
+            "corpora": {name: called(corpus) for name, corpus in corpora.items()},
+            "counts": {name: m.count for name, m in found.items()},
+            "distances": lengths.tolist(),
+            "tokens": sum(m.count for m in found.values()),
+            "model": model.hash,
+        },
+        head=head,
+        names=tuple(differences),
+    )
+
+
+def _differences(found: Mapping[str, Moments]) -> dict[str, Float[Tensor, "d"]]:
+    names = list(found)
+    if len(names) == 2:
+        return {f"{names[0]} − {names[1]}": found[names[0]].mean - found[names[1]].mean}
+    total = torch.stack([m.mean for m in found.values()]).sum(0)
+    return {f"{name} − rest": m.mean - (total - m.mean) / (len(names) - 1) for name, m in found.items()}
+
+
+def _pooled(found: Mapping[str, Moments]) -> tuple[Float[Tensor, "d d"], int]:
+    """The covariance within the texts, and its degrees of freedom."""
+    within = sum(m.count - 1 for m in found.values())
+    return torch.stack([m.scatter for m in found.values()]).sum(0) / within, within

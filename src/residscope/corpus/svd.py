@@ -1,0 +1,77 @@
+"""Singular vectors of a site over a text: what PCA finds when the mean is left in."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from residscope.corpus.moments import Moments
+from residscope.corpus.pca import positive
+from residscope.corpus.text import Source, called, opened
+from residscope.corpus.vectors import Progress, check_count, check_size, moments_of, one_vector
+from residscope.directions import Dictionary
+from residscope.engine.model import Model
+
+
+def svd(
+    model: Model,
+    corpus: Source,
+    site: str,
+    n: int = 30,
+    *,
+    head: int | None = None,
+    tokens: int = 20_000,
+    progress: Progress | None = None,
+) -> Dictionary:
+    """The first n right singular vectors v of the vectors X at a site, nothing subtracted.
+
+        X = U S V^T          coordinate = v . x          variance = S^2 / sum of S^2, the share of the sum of squares
+
+    They come from X^T X, whose eigenvectors they are, so that X is never held. `sd` is the coordinate's standard deviation
+    about its own mean: for the first vector, close to the mean of X, that is far below its root mean square.
+
+    Raises:
+        SiteError, DirectionError, CorpusError: as `pca` does; n vectors are enough.
+    """
+    found = svd_many(model, corpus, [site], n, head=head, tokens=tokens, progress=progress)
+    return next(iter(found.values()))
+
+
+def svd_many(
+    model: Model,
+    corpus: Source,
+    sites: Sequence[str],
+    n: int = 30,
+    *,
+    head: int | None = None,
+    tokens: int = 20_000,
+    length: int = 128,
+    progress: Progress | None = None,
+) -> dict[str, Dictionary]:
+    """`svd` of several sites from one pass over the text, by site."""
+    corpus = opened(corpus)
+    for name in sites:
+        check_size(n, model.sites.width(one_vector(model, name, head)), what="singular vectors")
+    moments = moments_of(model, corpus, sites, head=head, tokens=tokens, length=length, stage="svd", progress=progress)
+    made = {}
+    for site, seen in moments.items():
+        check_count(seen.count, n, site=site, head=head)
+        said = {"corpus": called(corpus), "tokens": seen.count, "model": model.hash}
+        made[str(site)] = Dictionary("svd", str(site), **singular(seen, n), provenance=said, head=head, space="raw")
+    return made
+
+
+def singular(moments: Moments, n: int) -> dict[str, Any]:
+    """read, write, mean, sd and variance of the first n right singular vectors, from the moments alone."""
+    squares = moments.squares
+    values, vectors = torch.linalg.eigh(squares)
+    values, vectors = values.flip(0)[:n].clamp_min(0), positive(vectors.flip(1).T[:n])
+    spread = ((vectors @ moments.covariance) * vectors).sum(1).clamp_min(0)
+    read = vectors.float()
+    return {
+        "read": read,
+        "write": read,
+        "mean": torch.zeros_like(moments.mean).float(),
+        "sd": spread.sqrt().float(),
+        "variance": (values / squares.trace()).float(),
+    }

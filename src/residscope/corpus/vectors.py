@@ -1,0 +1,155 @@
+"""The vectors of a site over a text: one a token, of one head where the site has heads."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from residscope.corpus.moments import Moments
+from residscope.corpus.text import Source, rows, texts
+from residscope.directions import place
+from residscope.engine.model import Model
+from residscope.engine.recording import Recording
+from residscope.errors import CorpusError, DirectionError, NoVectors, TooFewVectors, UnknownHead
+from residscope.model.sites import Site
+
+Progress = Callable[[str, int, int], None]
+PLAIN = (("d_model",), ("d_mlp",))
+OF_HEADS = (("head", "d_model"), ("head", "d_head"))
+SINK = 10
+"""How many times the median length a stream vector has that is an attention sink's."""
+
+
+def vectors_of(
+    model: Model,
+    corpus: Source,
+    sites: Sequence[str | Site],
+    *,
+    head: int | None = None,
+    tokens: int = 20_000,
+    length: int = 128,
+    stage: str = "read",
+    progress: Progress | None = None,
+) -> Iterator[dict[Site, Float[Tensor, "n d"]]]:
+    """The vectors at several sites, a batch of texts at a time, until `tokens` tokens have been read; one run for all sites.
+
+    Position 0 is left out, and so are attention sinks: tokens at which the stream at the site, or before or after the site's
+    block, is over ten times its median length. They would take the first directions for themselves.
+
+    Raises:
+        UnknownSite, UnknownLayer, AbsentSite, UnknownHead, NoVectors: see `one_vector`. CorpusError: the text cannot be used.
+    """
+    places = [one_vector(model, site, head) for site in sites]
+    if tokens < 1:
+        raise CorpusError("no tokens to read", received=f"tokens={tokens}", allowed="1 or more")
+    streams = {site: _streams(model, site) for site in places}
+    capture = {*places, *(stream for around in streams.values() for stream in around)}
+    seen = 0
+    for batch in _batches(model, corpus, tokens=tokens, length=length):
+        record = model.run(batch, capture)
+        real = record.batch.real.clone()
+        real[:, 0] = False
+        usable = {stream: _usable(record[stream], real) for around in streams.values() for stream in around}
+        found = {}
+        for site, around in streams.items():
+            kept = torch.stack([usable[stream] for stream in around]).all(0)
+            found[site] = at_head(record, site, head)[kept]
+        yield found
+        seen += int(record.batch.real.sum())
+        if progress is not None:
+            progress(stage, min(seen, tokens), tokens)
+
+
+def moments_of(
+    model: Model,
+    corpus: Source,
+    sites: Sequence[str | Site],
+    *,
+    head: int | None = None,
+    tokens: int = 20_000,
+    length: int = 128,
+    stage: str = "read",
+    progress: Progress | None = None,
+) -> dict[Site, Moments]:
+    """Count, mean and scatter of the vectors at several sites, from one pass; see `vectors_of`."""
+    places = [one_vector(model, site, head) for site in sites]
+    moments = {site: Moments.empty(model.sites.width(site), model.device) for site in places}
+    for found in vectors_of(
+        model, corpus, places, head=head, tokens=tokens, length=length, stage=stage, progress=progress
+    ):
+        for site, x in found.items():
+            moments[site].add(x)
+    return moments
+
+
+def one_vector(model: Model, text: str | Site, head: int | None = None) -> Site:
+    """The site, if it has one vector a token: of the stream's width, the neurons', or one head's.
+
+    Raises:
+        UnknownSite, UnknownLayer, AbsentSite: no such site. NoVectors: a site of another shape.
+        UnknownHead: a site of heads without one, a head that is not there, or a head where there are none.
+    """
+    site = model.sites.parse(text)
+    axes = site.kind.axes
+    if axes[:2] != ("batch", "pos") or axes[2:] not in PLAIN + OF_HEADS:
+        raise NoVectors(
+            f"{site} has no vector at each token that directions could lie in",
+            received=f"{site}, [{site.kind.dims}]",
+            allowed="the stream, what reads it or adds to it, the neurons (mlp_post), or with a head result, z and q",
+        )
+    if head is not None:
+        model.sites.check_index(site, "head", (head,))
+    elif axes[2:] in OF_HEADS:
+        last = (model.sites.size(site, "head") or 0) - 1
+        raise UnknownHead(
+            f"{site} has a vector for every head: say which", received="no head", allowed=f"head 0 to {last}"
+        )
+    return site
+
+
+def at_head(record: Recording, site: Site, head: int | None) -> Float[Tensor, "batch pos d"]:
+    x = record[site]
+    return x if head is None else x[:, :, head]
+
+
+def check_size(n: int, width: int, *, what: str) -> None:
+    """Refuse more directions than the width, or none."""
+    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= width:
+        raise DirectionError(f"so many {what} there are not", received=f"n={n}", allowed=f"1 to {width}")
+
+
+def check_count(count: int, least: int, *, site: Site, head: int | None) -> None:
+    if count < least:
+        raise TooFewVectors(
+            f"the text gives too few vectors at {place(str(site), head)}",
+            received=f"{count}",
+            allowed=f"{least} or more",
+            fix="give a longer text or more tokens, or ask for fewer directions",
+        )
+
+
+def _streams(model: Model, site: Site) -> tuple[Site, ...]:
+    """Where a site's attention sinks are known by their length."""
+    if site.name in ("embed", "pos_embed", "resid_pre", "resid_mid", "resid_post"):
+        return (site,)
+    if site.layer is None:
+        return (Site("resid_post", model.n_layers - 1),)
+    return Site("resid_pre", site.layer), Site("resid_post", site.layer)
+
+
+def _usable(x: Float[Tensor, "batch pos d"], real: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+    norm = x.norm(dim=-1)
+    return real & (norm <= SINK * norm[real].median()) if real.any() else real
+
+
+def _batches(model: Model, corpus: Source, *, tokens: int, length: int, size: int = 8) -> Iterator[list[list[int]]]:
+    tokenized = (model._encode(text, None) for text in texts(corpus))
+    batch: list[list[int]] = []
+    for row in rows(tokenized, length=min(length, model.context), budget=tokens):
+        batch.append(row)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

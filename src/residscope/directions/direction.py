@@ -1,0 +1,162 @@
+"""A direction: a read vector, a write vector, an offset and a scale, at a site."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from residscope.engine.model import Model
+from residscope.errors import DirectionError, WrongWidth, ZeroDirection
+from residscope.model.sites import Site
+
+SPACES = ("raw", "centred", "lens")
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """A read vector, a write vector, an offset and a scale, at a site, with where it came from.
+
+    The coordinate of a stream vector x is, by space,
+
+        raw      read . x
+        centred  read . x - offset
+        lens     read . x / sigma(x) + offset      (sigma: the final norm's divisor for x; logits units)
+
+    `space` is the one the direction was made in. `write` is what steering adds; `scale` is the standard deviation of
+    the coordinate on the data the direction was fitted on, where that is known. `head` says whose, at a site with heads.
+
+    Directions form an algebra: `0.5 * pca[3] - 0.2 * pca[7]`.
+    """
+
+    read: Float[Tensor, "d"]
+    write: Float[Tensor, "d"]
+    site: str
+    offset: float = 0.0
+    scale: float | None = None
+    name: str = "direction"
+    space: str = "raw"
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    head: int | None = None
+
+    def __post_init__(self) -> None:
+        Site.parse(self.site)
+        if self.space not in SPACES:
+            raise DirectionError("no such space", received=repr(self.space), allowed=", ".join(SPACES))
+        if self.read.ndim != 1 or self.write.ndim != 1:
+            raise WrongWidth(
+                "a direction is made of two vectors",
+                received=f"read {tuple(self.read.shape)}, write {tuple(self.write.shape)}",
+                allowed="one axis each",
+            )
+        if not (torch.isfinite(self.read).all() and torch.isfinite(self.write).all()):
+            raise ZeroDirection("the direction has NaN or infinite entries", received=self.name)
+        object.__setattr__(self, "read", self.read.detach().clone())
+        object.__setattr__(self, "write", self.write.detach().clone())
+
+    def project(
+        self, x: Float[Tensor, "*batch d"], *, space: str | None = None, model: Model | None = None
+    ) -> Float[Tensor, "*batch"]:
+        """The coordinate of x in `space` (the direction's own unless said). `lens` needs the model, for its final norm.
+
+        Raises:
+            WrongWidth: x has another width than `read`.
+        """
+        space = space or self.space
+        if x.shape[-1] != len(self.read):
+            raise WrongWidth(
+                f"{self.name} reads vectors of another width", received=f"{x.shape[-1]}", allowed=f"{len(self.read)}"
+            )
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        raw = wide @ self.read.to(wide)
+        if space == "centred":
+            return raw - self.offset
+        if space == "lens":
+            if model is None:
+                raise DirectionError("the lens space needs the model's final norm", fix="pass model=")
+            return raw / model.final_scale(x)[..., 0] + self.offset
+        return raw
+
+    def unit(self) -> "Direction":
+        """The same direction with read and write of length one. Raises ZeroDirection where there is none."""
+        read, write = self.read.norm(), self.write.norm()
+        if read == 0 or write == 0:
+            raise ZeroDirection("a direction of length zero cannot be normalised", received=self.name)
+        scale = None if self.scale is None else self.scale / float(read)
+        return replace(
+            self, read=self.read / read, write=self.write / write, offset=self.offset / float(read), scale=scale
+        )
+
+    def cosine(self, other: "Direction") -> float:
+        """Cosine of the two read vectors."""
+        return float(
+            torch.nn.functional.cosine_similarity(self.read.double(), other.read.double().to(self.read.device), dim=0)
+        )
+
+    def __add__(self, other: "Direction") -> "Direction":
+        if len(other.read) != len(self.read):
+            raise WrongWidth(
+                "the directions have different widths", received=f"{len(other.read)}", allowed=f"{len(self.read)}"
+            )
+        if (other.place, other.space) != (self.place, self.space):
+            raise DirectionError(
+                "the directions stand at different sites or in different spaces",
+                received=f"{other.name} at {other.place} ({other.space})",
+                allowed=f"{self.place} ({self.space})",
+                fix="move one with `.at(site)`, if you mean to",
+            )
+        return Direction(
+            read=self.read + other.read,
+            write=self.write + other.write,
+            site=self.site,
+            offset=self.offset + other.offset,
+            name=f"{self.name} + {other.name}".replace("+ -", "- "),
+            space=self.space,
+            provenance={"sum": [dict(self.provenance), dict(other.provenance)]},
+            head=self.head,
+        )
+
+    def __mul__(self, factor: float) -> "Direction":
+        name = f"({self.name})" if " + " in self.name or " - " in self.name else self.name
+        return Direction(
+            read=self.read * factor,
+            write=self.write * factor,
+            site=self.site,
+            offset=self.offset * factor,
+            scale=None if self.scale is None else self.scale * abs(factor),
+            name=f"-{name}" if factor == -1 else f"{factor:g} {name}",
+            space=self.space,
+            provenance={"times": factor, "of": dict(self.provenance)},
+            head=self.head,
+        )
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> "Direction":
+        return self * -1
+
+    def __sub__(self, other: "Direction") -> "Direction":
+        return self + (-other)
+
+    def at(self, site: str) -> "Direction":
+        """The same vectors at another site: a claim of the caller's, since nothing makes two sites share a basis."""
+        return replace(self, site=site, provenance={"moved": self.site, "of": dict(self.provenance)})
+
+    @property
+    def place(self) -> str:
+        """The site, and the head where it has heads: `result.9 head 3`."""
+        return place(self.site, self.head)
+
+    def __repr__(self) -> str:
+        return f"Direction({self.name} at {self.place}, width {len(self.read)}, {self.space})"
+
+
+def place(site: str, head: int | None = None) -> str:
+    """A site as people say it, with the head where one is meant.
+
+    >>> place("result.9", 3)
+    'result.9 head 3'
+    """
+    return site if head is None else f"{site} head {head}"

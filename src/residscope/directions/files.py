@@ -1,0 +1,135 @@
+"""Dictionaries in files, and those that come with Residscope."""
+
+import json
+from collections.abc import Container, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from residscope.directions.dictionary import Dictionary
+from residscope.engine.model import Model
+from residscope.engine.parameters import plain_weight
+from residscope.errors import DamagedFile, WrongModel
+from residscope.files import AGAIN, read_tensors, write_tensors
+
+KIND = "dictionaries"
+TENSORS = ("read", "write", "mean", "sd", "variance", "offset")
+FACTS = ("name", "site", "head", "space", "names", "provenance")
+
+
+def new_id(dictionary: Dictionary, taken: Container[str] = ()) -> str:
+    """What a dictionary goes by: its kind and place, and a number where another of the same kind and place was first.
+
+    >>> import torch
+    >>> heads = Dictionary("pca", "result.9", torch.eye(4), torch.eye(4), torch.zeros(4), head=3)
+    >>> new_id(heads), new_id(heads, {"pca@result.9.h3"})
+    ('pca@result.9.h3', 'pca@result.9.h3#2')
+    """
+    first = f"{dictionary.name}@{dictionary.site}" + ("" if dictionary.head is None else f".h{dictionary.head}")
+    found, number = first, 1
+    while found in taken:
+        number += 1
+        found = f"{first}#{number}"
+    return found
+
+
+def by_id(dictionaries: Iterable[Dictionary]) -> dict[str, Dictionary]:
+    """Dictionaries by their ids, in order."""
+    found: dict[str, Dictionary] = {}
+    for dictionary in dictionaries:
+        found[new_id(dictionary, found)] = dictionary
+    return found
+
+
+def save(
+    path: str | Path,
+    dictionaries: Mapping[str, Dictionary] | Iterable[Dictionary] | Dictionary,
+    model: Model,
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Dictionaries of one model, by id, in one safetensors file, with enough of its weights to know it again.
+
+    dtype: of the vectors; everything else is kept in float32. The file is written whole or not at all.
+    """
+    if isinstance(dictionaries, Dictionary):
+        dictionaries = [dictionaries]
+    named = dictionaries if isinstance(dictionaries, Mapping) else by_id(dictionaries)
+    tensors, about = {"signature": signature(model)}, {}
+    for id, d in named.items():
+        about[id] = {fact: getattr(d, fact) for fact in FACTS} | {"provenance": dict(d.provenance)}
+        for part in TENSORS:
+            x = getattr(d, part)
+            same = part == "write" and torch.equal(d.read, d.write)
+            if x is not None and not same:
+                tensors[f"{id}/{part}"] = x.to(dtype if part in ("read", "write") else torch.float32)
+    write_tensors(path, KIND, tensors, about)
+
+
+def read(path: str | Path, model: Model) -> dict[str, Dictionary]:
+    """What `save` wrote, by id.
+
+    Raises:
+        WrongModel: it was made on another model's weights. FileNotThere, DamagedFile: no file, or none that `save` wrote.
+    """
+    tensors, about = _old(Path(path)) or read_tensors(path, KIND)
+    own = signature(model)
+    try:
+        found = tensors["signature"].to(own)
+        if found.shape != own.shape or not torch.allclose(found, own, rtol=1e-2, atol=1e-3):
+            raise WrongModel(
+                "these directions were made on another model's weights", received=str(path), allowed=model.name
+            )
+        return {id: _dictionary(id, facts, tensors, model.device) for id, facts in about.items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DamagedFile(f"{Path(path).name} is damaged: {error} is missing", received=str(path), fix=AGAIN) from error
+
+
+def shipped(model: Model) -> dict[str, Dictionary]:
+    """The PCA dictionaries that come with Residscope for this model, by site; none for models other than the default."""
+    for file in sorted((Path(__file__).parent.parent / "data").glob("*.safetensors")):
+        try:
+            return {d.site: d for d in read(file, model).values()}
+        except WrongModel:
+            continue
+    return {}
+
+
+def signature(model: Model) -> Float[Tensor, "n"]:
+    """A few of the model's weights: the same to rounding in any dtype, different for any other model."""
+    gain = model.layout.final_norm.gain.float()
+    embed = plain_weight(model.layout.embed).to(gain.device)
+    return torch.cat([gain, embed[:2].float().flatten()])
+
+
+def _dictionary(id: str, facts: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch.device) -> Dictionary:
+    parts = {part: tensors[f"{id}/{part}"].to(device) for part in TENSORS if f"{id}/{part}" in tensors}
+    rounded = parts["read"].dtype != torch.float32
+    parts = {part: x.float() for part, x in parts.items()}
+    space, names = facts.get("space", "centred"), facts.get("names")
+    if rounded and "write" not in parts and space != "lens":
+        parts["read"] = parts["read"] / parts["read"].norm(dim=1, keepdim=True)
+    return Dictionary(
+        name=facts["name"],
+        site=facts.get("site", id),
+        provenance=facts["provenance"],
+        head=facts.get("head"),
+        space=space,
+        names=None if names is None else tuple(names),
+        **({"write": parts["read"]} | parts),
+    )
+
+
+def _old(path: Path) -> tuple[dict[str, Tensor], Any] | None:
+    """A file of before dictionaries had ids: PCA alone, by site. None for any other."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), "pt") as file:
+            told = (file.metadata() or {}).get("dictionaries")
+            return told and ({name: file.get_tensor(name) for name in file.keys()}, json.loads(told))  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return None

@@ -1,0 +1,67 @@
+"""Scree plots: how much of the whole each direction of a dictionary carries."""
+
+from itertools import accumulate
+
+from residscope.directions.dictionary import Dictionary
+from residscope.errors import DirectionError
+from residscope.views import Curve, Grid, Line
+
+SHARES = {
+    "pca": "share of the variance",
+    "svd": "share of the sum of squares",
+    "nmf": "share of the sum of squares, by itself",
+    "mean_difference": "share of the variance that is between the texts",
+}
+ADD_UP = ("pca", "svd")
+
+
+def scree(dictionary: Dictionary) -> Curve:
+    """The variance share of each direction and, where shares add up, their sum so far; the note says the standard deviations.
+
+    Raises:
+        DirectionError: directions without shares, such as the rows of an unembedding.
+    """
+    if dictionary.variance is None:
+        raise DirectionError(
+            f"{dictionary.name} at {dictionary.place} has no variance shares",
+            received=repr(dictionary),
+            allowed="dictionaries fitted to a text: " + ", ".join(SHARES),
+        )
+    shares = dictionary.variance.tolist()
+    lines = [Line("share", shares)]
+    if dictionary.name in ADD_UP:
+        lines.append(Line("sum so far", list(accumulate(shares))))
+    title = f"{dictionary.name} of {dictionary.place}"
+    if dictionary.provenance.get("standardised"):
+        title += ", standardised"
+    note = ""
+    if dictionary.sd is not None:
+        first, last = dictionary.sd[0].item(), dictionary.sd[-1].item()
+        note = f"standard deviation: {first:.3g} along {dictionary.label(0)}"
+        note += f", {last:.3g} along {dictionary.label(len(dictionary) - 1)}" if len(dictionary) > 1 else ""
+    return Curve(
+        x=_at(dictionary),
+        lines=lines,
+        title=title,
+        x_title="direction",
+        y_title=SHARES.get(dictionary.name, "share"),
+        note=note,
+    )
+
+
+def shown(dictionary: Dictionary) -> Curve | Grid:
+    """What a notebook shows: the scree plot, and the standard deviation along each direction beside it."""
+    if dictionary.variance is None or dictionary.sd is None:
+        return scree(dictionary)
+    spread = Curve(
+        x=_at(dictionary),
+        lines=[Line("sd", dictionary.sd.tolist())],
+        title="along each direction",
+        x_title="direction",
+        y_title="standard deviation",
+    )
+    return Grid([scree(dictionary), spread])
+
+
+def _at(dictionary: Dictionary) -> list[str] | list[int]:
+    return list(dictionary.names) if dictionary.names else list(range(len(dictionary)))
