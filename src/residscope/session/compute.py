@@ -16,7 +16,7 @@ from residscope.directions import Dictionary, logit_diff
 from residscope.engine.model import Model
 from residscope.errors import DirectionError, UnknownLayer, UnknownPosition, WrongWidth
 from residscope.session.build import build
-from residscope.session.dictionaries import fitted_row, in_stream, row_names, row_sites
+from residscope.session.dictionaries import SAVED, fitted_row, in_stream, row_names, row_sites
 from residscope.session.loaded import Loaded
 from residscope.session.specs import EditSpec
 from residscope.session.state import Named, Prompt
@@ -125,12 +125,15 @@ def coef(x: Float[Tensor, "row pos d"], loaded: Loaded, dictionary: Dictionary) 
     read = dictionary.read.to(x.device, torch.float32)
     head = None if in_stream(model.sites.parse(dictionary.site)) else dictionary.head
     means = loaded.means.stack(sites, head, like=dictionary).to(x.device)
+    own = fitted_row(dictionary, model.sites)
+    if dictionary.name == SAVED and dictionary.space == "centred" and own is not None:
+        means[own] = dictionary.mean  # the mean it was fitted with, not that of the model's own components
     tensors = {"coef": x.float() @ read.T, "offset": means @ read.T}
     if dictionary.space == "lens":
         sigma = model.final_scale(x).float()
         bias = 0.0 if dictionary.offset is None else dictionary.offset.to(x.device, torch.float32)
         tensors |= {"coef": tensors["coef"] / sigma + bias, "sigma": sigma.squeeze(-1)}
-    told = {"rows": row_names(sites), "fitted_row": fitted_row(dictionary, model.sites)}
+    told = {"rows": row_names(sites), "fitted_row": own}
     return to_bytes(tensors, {name: json.dumps(value) for name, value in told.items()})
 
 

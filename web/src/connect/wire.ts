@@ -52,7 +52,8 @@ export interface DictionaryInfo {
   head: number | null;
   /** The site as people say it: `result.9 head 3`. */
   place: string;
-  kind: Kind;
+  /** "saved" is not the server's: the page takes a saved direction for a dictionary of one. */
+  kind: Kind | "saved";
   n: number;
   space: Space;
   standardised: boolean;
