@@ -217,11 +217,9 @@ export interface SavedDirection {
   library: string | null;
 }
 
-export type FitMethod = Kind;
-
 /** A dictionary being fitted, or why it was not. */
 export interface Fit {
-  method: FitMethod;
+  method: Kind;
   /** A site, perhaps with its head, or "stream". */
   place: string;
   tokens: number;
