@@ -161,7 +161,8 @@ class Judged:
         known, of, counts = torch.unique(self.ids, return_inverse=True, return_counts=True)
         order = (torch.zeros(len(known), dtype=y.dtype).index_add_(0, of, y) / counts).argsort(descending=True)
         texts = {i: token for line in self.lines for i, token in zip(line.ids, line.tokens, strict=True)}
-        ordered = [token for i in order if any(sign.isalpha() for sign in (token := texts[int(known[i])]))]
+        ordered = [texts[i] for i in known[order].tolist()]
+        ordered = [token for token in ordered if any(map(str.isalpha, token))]
         return ordered[:n], ordered[::-1][:n]
 
     def _by_half(self, block: str, measure: Measure) -> Float[Tensor, "half row measure k"]:
