@@ -230,8 +230,8 @@ def _vocabulary(model: Model) -> list[Float[Tensor, "word d_model"]]:
     begin = [model.tokenizer.bos_token_id] if model.bos else []
     found = []
     for what, group in (("auxiliary verbs", AUXILIARIES), ("names", NAMES)):
-        encoded = [model._encode(f" {word}", bos=False) for word in group]
-        rows = [[*begin, *ids] for ids in encoded if len(ids) == 1]
+        encoded = {f" {word}": model._encode(f" {word}", bos=False) for word in group}
+        rows = [[*begin, *ids] for word, ids in encoded.items() if model.token_texts(ids) == [word]]
         if len(rows) < 4:
             raise TooFewWords(
                 f"this tokenizer splits too many of the {what}",

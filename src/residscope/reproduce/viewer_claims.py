@@ -117,9 +117,9 @@ def _somewhere(study: Study) -> Card:
             "AUC of the best of as many random directions": chance.held,
         },
         (_parts(best.held) >= STRONG and bool(ends[best.row, best.index])) if _enough(study) else None,
-        "held if the component chosen on other texts does here what was asked of the eighth. Random directions, drawn as the "
-        "text varies, are the control: where they part verbs from names as well, it is no feat of components"
-        + _few(study),
+        "held if the component chosen on other texts does here what was asked of the eighth; an AUC of 0 parts as well as 1. "
+        "Random directions, drawn as the text varies, are the control: where they part verbs from names as well, it is no feat "
+        "of components" + _few(study),
     )
 
 

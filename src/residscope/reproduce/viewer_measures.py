@@ -43,12 +43,12 @@ def eta_squared(y: Float[Tensor, "token k"], ids: Int[Tensor, "token"]) -> Float
 
     sum_t n_t (mean_t - mean)^2 / sum (y - mean)^2; 0 where it does not vary. By chance (tokens - 1) / (occurrences - 1).
     """
-    _, index, counts = ids.unique(return_inverse=True, return_counts=True)
+    _, index, counts = torch.unique(ids, return_inverse=True, return_counts=True)
     twice = counts[index] > 1
     if not twice.any():
         return torch.zeros(y.shape[1], dtype=torch.float64)
     y = y[twice].double()
-    y, index = y - y.mean(0), ids[twice].unique(return_inverse=True)[1]
+    y, index = y - y.mean(0), torch.unique(ids[twice], return_inverse=True)[1]
     n = index.bincount().double()[:, None]
     means = torch.zeros(len(n), y.shape[1], dtype=torch.float64).index_add_(0, index, y) / n
     return (n * means**2).sum(0) / (y**2).sum(0).clamp_min(1e-300)

@@ -50,7 +50,7 @@ def _strips(study: Study, name: str) -> View:
 
 def _ends(study: Study) -> Table:
     rows = [[name, *(" · ".join(repr(t)[1:-1] for t in end) for end in ends)] for name, ends in study.ends.items()]
-    title = "Tokens at the two ends, by their mean over the judged text"
+    title = "Tokens with letters at the two ends, by their mean over the judged texts"
     return Table(["component", "red end", "blue end"], rows, title=title)
 
 

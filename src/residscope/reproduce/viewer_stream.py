@@ -34,7 +34,7 @@ def stream_errors(model: Model, prompts: Sequence[list[int]], components: Dictio
     adding = [name for name in ("attn_out", "mlp_out") if name not in model.sites.absent]
     record = model.run(list(prompts), [*positions, "resid_pre", "resid_post", *adding, "logits"])
     first, n = record["resid_pre.0"], model.n_layers
-    known, index = record.tokens.unique(return_inverse=True)
+    known, index = torch.unique(record.tokens, return_inverse=True)
     start = model.run([[int(i)] for i in known], ["embed"])["embed"][:, 0][index]
     start = start + sum(record[name].roll(1, 0) for name in positions)
     added = [

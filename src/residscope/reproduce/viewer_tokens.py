@@ -127,7 +127,7 @@ class Judged:
         found = {}
         for name in (AUXILIARY, NAME):
             ids = self.ids[self.is_kind(name) & (self.half == 1)]
-            found[name] = (len(ids), len(ids.unique()))
+            found[name] = (len(ids), len({*ids.tolist()}))
         return found
 
     def prompts(self, n: int, length: int) -> list[list[int]]:
@@ -155,13 +155,14 @@ class Judged:
             found.append((self.lines[i].tokens[:length], values[:length].tolist()))
         return found
 
-    def ends(self, site: str, index: int, *, n: int = 12) -> tuple[list[str], list[str]]:
-        """The distinct tokens that read highest and lowest on the mean over their occurrences."""
+    def ends(self, site: str, index: int, *, n: int = 8) -> tuple[list[str], list[str]]:
+        """The distinct tokens with a letter in them that read highest and lowest on the mean over their occurrences."""
         y = self.y[site][COMPONENTS][:, index].double()
-        known, of, counts = self.ids.unique(return_inverse=True, return_counts=True)
+        known, of, counts = torch.unique(self.ids, return_inverse=True, return_counts=True)
         order = (torch.zeros(len(known), dtype=y.dtype).index_add_(0, of, y) / counts).argsort(descending=True)
         texts = {i: token for line in self.lines for i, token in zip(line.ids, line.tokens, strict=True)}
-        ordered = [texts[int(known[i])] for i in order]
+        ordered = [texts[i] for i in known[order].tolist()]
+        ordered = [token for token in ordered if any(map(str.isalpha, token))]
         return ordered[:n], ordered[::-1][:n]
 
     def _by_half(self, block: str, measure: Measure) -> Float[Tensor, "half row measure k"]:
@@ -198,7 +199,7 @@ def judge(
             lines += [Row(half, tuple(row), tuple(model.token_texts(row))) for row in ids]
             if progress is not None:
                 progress("judge", min(sum(len(line.ids) for line in lines), tokens), tokens)
-    line, pos = (torch.cat([part[i] for part in parts]) for i in (0, 1))
+    line, pos = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
     y = {
         row: {name: torch.cat([part[2][row][name] for part in parts]) for name in at.blocks}
         for row, at in directions.items()
