@@ -8,13 +8,18 @@ from families import FAMILIES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from residscope.corpus.moments import Moments
+from residscope.corpus.pca import principal
+from residscope.directions import Dictionary
 from residscope.engine.model import Model
 from residscope.errors import CorpusError, DirectionError, NoTokenizer, TooFewWords
 from residscope.reproduce.kinds import AUXILIARIES
-from residscope.reproduce.viewer import Size, viewer_study
+from residscope.reproduce.viewer import Size, _split, viewer_study
 from residscope.reproduce.viewer_claims import cards
+from residscope.reproduce.viewer_measures import spearman
 from residscope.reproduce.viewer_page import page
 from residscope.reproduce.viewer_stream import stream_errors
+from residscope.reproduce.viewer_tokens import Directions
 from residscope.tasks.ioi import NAMES
 from tiny_models import shaken, tiny_llama
 
@@ -74,9 +79,7 @@ def test_the_same_seed_gives_the_same_study():
     assert not torch.equal(first.position.values, other.position.values)
 
 
-def test_texts_are_shared_out_and_never_twice(monkeypatch):
-    from residscope.reproduce.viewer import _split
-
+def test_texts_are_shared_out_and_never_twice():
     every = [f"text {i}" for i in range(41)] * 2
     fitted, chosen, held = map(set, _split(every, 0))
     assert len(fitted) + len(chosen) + len(held) == 41 == len(fitted | chosen | held)
@@ -95,8 +98,6 @@ def test_the_stream_of_every_family_adds_up(name):
 
 
 def of_axes(site, x):
-    from residscope.directions import Dictionary
-
     axes = torch.eye(x.shape[1])[:2]
     return Dictionary("pca", site, axes, axes, x.float().mean(0))
 
@@ -112,3 +113,26 @@ def test_what_cannot_be_toured_is_refused():
     strange.tokenizer = tokenizer(OTHERS + AUXILIARIES)
     with pytest.raises(TooFewWords, match="names"):
         viewer_study(strange, prose(), size=SIZE)
+
+
+def test_what_the_viewer_drew_is_scikit_learns_components_on_raw_vectors():
+    from sklearn.decomposition import PCA
+    from sklearn.preprocessing import StandardScaler
+
+    x = torch.randn(500, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = x @ torch.diag(torch.tensor([9.0, 4, 2, 1, 0.5, 0.1], dtype=torch.float64)) + x.flip(1) + 3
+    moments = Moments.empty(6)
+    moments.add(x)
+    plain, standard = (
+        Dictionary("pca", "resid_pre.0", **principal(moments, 3, standardise=standardise))
+        for standardise in (False, True)
+    )
+    read = Directions.of(plain, standard, moments, n=5, seed=0).read(x.float())
+    fitted = PCA(3).fit(StandardScaler().fit_transform(x))
+    theirs = torch.from_numpy(fitted.transform(StandardScaler().fit_transform(x)))
+    drawn = x @ torch.from_numpy(fitted.components_).T
+    for found, wanted in ((read["standardised"], theirs), (read["as drawn"], drawn)):
+        assert (spearman(found.double(), wanted).abs() > 1 - 1e-6).all()
+    assert spearman(read["standardised"].double(), drawn).abs().min() < 0.99  # not the same thing
+    norms = Directions.of(plain, standard, moments, n=5, seed=0).blocks["as drawn"].norm(dim=1)
+    torch.testing.assert_close(norms, torch.ones_like(norms), atol=1e-5, rtol=0)
