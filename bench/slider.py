@@ -100,5 +100,5 @@ def _frames(events: list[dict[str, Any]]) -> list[float]:
     return [
         # from the task that painted up to the next one that does: its scripts, its layout, its paint
         sum(end - start for start, end in tasks if start <= mark <= end or (mark < start and end < following)) / 1e6
-        for mark, following in zip(marks, marks[1:], strict=False)
+        for mark, following in pairwise(marks)
     ]
