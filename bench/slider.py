@@ -50,7 +50,10 @@ def rows(*, quick: bool = False) -> Iterator[Row]:
     low, _, high = statistics.quantiles(costs, n=4)
     most = statistics.quantiles(costs, n=20)[-1]
     note = f"{shape[0]} rows x {shape[1]} tokens, two dictionaries, no request, main thread"
-    for name, cost in (("a slider's frame, median", statistics.median(costs)), ("a slider's frame, 95th percentile", most)):
+    for name, cost in (
+        ("a slider's frame, median", statistics.median(costs)),
+        ("a slider's frame, 95th percentile", most),
+    ):
         yield Row(name, cost, FRAME, cost / FRAME, low / FRAME, high / FRAME, 1.0, len(costs), note)
 
 
@@ -83,7 +86,9 @@ def _frames(events: list[dict[str, Any]]) -> list[float]:
         raise RuntimeError("no frame painted the mix")
     thread = painted[0]["pid"], painted[0]["tid"]
     spans = sorted(
-        (e["ts"], e["ts"] + e["dur"]) for e in events if e["ph"] == "X" and "dur" in e and (e["pid"], e["tid"]) == thread
+        (e["ts"], e["ts"] + e["dur"])
+        for e in events
+        if e["ph"] == "X" and "dur" in e and (e["pid"], e["tid"]) == thread
     )
     tasks: list[list[int]] = []  # what is inside another is counted with it
     for start, end in spans:

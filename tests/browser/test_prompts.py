@@ -107,7 +107,9 @@ def test_a_click_makes_the_prompt_the_live_one_with_the_token_selected(bench: Pa
     open_prompts(bench)
     prompt = bench.locator('[data-testid^="prompt-"][data-own="false"]').first
     token = prompt.locator("[data-token]").nth(5)
-    at = int(token.get_attribute("data-token") or -1) - int(prompt.locator("[data-token]").first.get_attribute("data-token") or 0)
+    at = int(token.get_attribute("data-token") or -1) - int(
+        prompt.locator("[data-token]").first.get_attribute("data-token") or 0
+    )
     token.click()
     expect(bench.get_by_role("tab", name="Stream")).to_have_attribute("aria-selected", "true")
     settled(bench)
@@ -117,24 +119,32 @@ def test_a_click_makes_the_prompt_the_live_one_with_the_token_selected(bench: Pa
     assert state.selection[1] == at
     assert state.prompt.text != IOI
     bench.get_by_role("tab", name="Prompts").click()
-    expect(bench.get_by_test_id("prompt-0")).to_contain_text(state.prompt.text[:12], timeout=DRAWN_MS)
+    expect(bench.get_by_test_id("prompt-0")).to_contain_text(
+        state.prompt.text[:12].replace("\n", "↵"), timeout=DRAWN_MS
+    )
 
 
-def test_new_ones_and_a_text_of_ones_own(bench: Page) -> None:
+def test_new_ones_and_a_text_of_ones_own(bench: Page, traffic: Traffic) -> None:
     open_prompts(bench)
     first = drawn_text(bench)
     bench.get_by_test_id("prompts-new").click()
     expect(bench.get_by_test_id("prompts-seed")).to_have_value("1")
-    expect(bench.locator('[data-testid^="prompt-"][data-own="false"]').first).not_to_contain_text(first[4:30], timeout=DRAWN_MS)
+    expect(bench.locator('[data-testid^="prompt-"][data-own="false"]').first).not_to_contain_text(
+        first[4:30], timeout=DRAWN_MS
+    )
     expect(bench.get_by_test_id("prompts-new")).to_be_visible(timeout=DRAWN_MS)
     bench.get_by_test_id("prompts-source").select_option("typed")
-    bench.get_by_test_id("prompts-text").fill("The queen of the north kept bees. Her bees made a dark and bitter honey all winter long.")
+    bench.get_by_test_id("prompts-text").fill(
+        "The queen of the north kept bees. Her bees made a dark and bitter honey all winter long."
+    )
     bench.get_by_test_id("prompts-length").fill("8")
     bench.get_by_test_id("prompts-length").blur()
     expect(bench.locator('[data-testid^="prompt-"][data-own="false"]').first).to_contain_text("bees", timeout=DRAWN_MS)
     bench.get_by_test_id("prompts-text").fill(" a ")
     bench.get_by_test_id("prompts-text").blur()
     expect(bench.get_by_test_id("prompts-error")).to_contain_text("4 tokens", timeout=DRAWN_MS)
+    assert all("422" in complaint for complaint in traffic.complaints), "the refusal, and nothing else"
+    traffic.complaints.clear()
 
 
 def test_another_row_and_the_table(bench: Page) -> None:
@@ -148,7 +158,11 @@ def test_another_row_and_the_table(bench: Page) -> None:
     bench.get_by_test_id("prompts-table-toggle").click()
     expect(bench.get_by_test_id("prompts-table").locator("tbody tr")).to_have_count(100)
     bench.get_by_label("greatest value first").check()
-    values = bench.get_by_test_id("prompts-table").locator("td[data-token]").evaluate_all("all => all.map(td => +td.dataset.value)")
+    values = (
+        bench.get_by_test_id("prompts-table")
+        .locator("td[data-token]")
+        .evaluate_all("all => all.map(td => +td.dataset.value)")
+    )
     assert values == sorted(values, reverse=True)
     bench.get_by_test_id("prompts-table-toggle").click()
 
@@ -163,7 +177,9 @@ def test_a_prompt_of_1000_tokens_stays_in_a_bounded_page(bench: Page, workbench:
     assert bench.evaluate(nodes) < MOST_NODES
     strip = bench.get_by_role("listbox", name="The prompt's tokens")
     assert 5 < strip.locator("[data-token]").count() < 200
-    expect(strip.locator('[aria-selected="true"]'), "the locked token is in sight").to_have_attribute("data-token", "999")
+    expect(strip.locator('[aria-selected="true"]'), "the locked token is in sight").to_have_attribute(
+        "data-token", "999"
+    )
     strip.evaluate("box => box.scrollTop = 0")
     expect(strip.locator('[data-token="0"]')).to_be_visible()
     strip.locator('[data-token="3"]').click()
