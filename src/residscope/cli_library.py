@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from residscope.store import Database, Library
 
 directions = typer.Typer(help="The library of saved directions.", no_args_is_help=True, rich_markup_mode=None)
@@ -59,10 +61,11 @@ def show(id: Id, store: Store = None, json: Json = False) -> None:
     if json:
         return say(whole.to_dict())
     entry = whole.entry
-    typer.echo(f"{entry.name}\n{entry.id}\n{entry.site} ({entry.space}) of {entry.model} {entry.model_hash[:12]}")
+    place = entry.site if entry.head is None else f"{entry.site} head {entry.head}"
+    typer.echo(f"{entry.name}\n{entry.id}\n{place} ({entry.space}) of {entry.model} {entry.model_hash[:12]}")
     typer.echo(f"saved by {entry.owner} on {entry.created[:10]}")
     for said in whole.descriptions:
-        score = "" if said.blind is None else f"  blind test {dict(said.blind)}"
+        score = "" if said.blind is None else f"  {blind_line(said.blind)}"
         typer.echo(f"\n{said.up} for, {said.down} against, by {said.author}{score}\n{said.text}")
     for comment in whole.comments:
         typer.echo(f"\n{comment.author}, {comment.created[:10]}: {comment.text}")
@@ -160,6 +163,13 @@ def gc(
 
     freed = gc(opened(store).database, older_than=older_than)
     typer.echo(f"freed {freed.bytes / 1e6:,.1f} MB: {freed.directions} directions, {freed.tensors} tensors")
+
+
+def blind_line(blind: "Mapping[str, Any]") -> str:
+    if blind["mean"] is None:
+        return "blind test by its author alone"
+    low, high = blind["interval"]
+    return f"blind test {blind['mean']:+.2f} [{low:+.2f}, {high:+.2f}] over {blind['people']}"
 
 
 def opened(url: str | None) -> "Library":

@@ -15,6 +15,7 @@
     ├── CorpusError          EmptyCorpus, TooFewVectors
     ├── TaskError            BadTable, TooFewWords, MissingLabel, TooFewPrompts, UnknownTask
     ├── ProbeError           OneClass, UnseenLabel, SingularCovariance, Unreachable
+    ├── BlindTestError       NoOrder, TooFewContexts, NotOneVector
     ├── WireError            MalformedJSON, MalformedTensors, NotFound, NotAllowed, ForeignHost
     ├── StoreError           NoUser, NotYours, NameTaken, BadText, EditedSince, CannotUndo, TooFast, DamagedStore,
     │                        StoreTooNew, StoreNotEmpty, StoreUnreachable
@@ -300,6 +301,22 @@ class SingularCovariance(ProbeError):
 
 class Unreachable(ProbeError):
     """A class that no activation has with the odds asked for; the message says which odds some have."""
+
+
+class BlindTestError(ResidscopeError):
+    """The blind test cannot be made, or not be scored."""
+
+
+class NoOrder(BlindTestError):
+    """Guesses or values that are all alike: nothing to compare."""
+
+
+class TooFewContexts(BlindTestError):
+    """A text too short to draw contexts from."""
+
+
+class NotOneVector(BlindTestError):
+    """A site where a token has no vector, or several."""
 
 
 class WireError(ResidscopeError):

@@ -46,10 +46,11 @@ def workbench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from residscope.server import Server
     from residscope.server.listen import offers
     from residscope.session import Session
+    from residscope.store import open_library
 
     session = Session(load=load, offers=offers, folder=tmp_path_factory.mktemp("data"))
     session.load("smollm2-135m")
-    with Server(session, port=0) as server:
+    with Server(session, port=0, library=open_library(folder=tmp_path_factory.mktemp("library"))) as server:
         yield server
 
 

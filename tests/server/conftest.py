@@ -1,4 +1,5 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -6,6 +7,7 @@ import pytest
 
 from residscope.server import Server
 from residscope.session import loaded
+from residscope.store import Library, open_library
 from session import worlds
 
 
@@ -32,3 +34,33 @@ def http(server: Server) -> Iterator[httpx.Client]:
 def stranger(server: Server) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=server.base, timeout=60) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
+    return open_library(folder=tmp_path_factory.mktemp("library"))
+
+
+@pytest.fixture(scope="module")
+def with_library(tmp_path_factory: pytest.TempPathFactory, library: Library) -> Iterator[Server]:
+    page = tmp_path_factory.mktemp("ui")
+    (page / "index.html").write_text("<!doctype html>")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loaded, "shipped", worlds.components)
+        with worlds.session() as session, Server(session, port=0, page=page, library=library) as running:
+            yield running
+
+
+@pytest.fixture
+def person(with_library: Server) -> Iterator[Callable[..., httpx.Client]]:
+    """A browser of somebody's: the link's cookie, and a name if they give one."""
+    with ExitStack() as open_clients:
+
+        def come(name: str | None = None) -> httpx.Client:
+            http = open_clients.enter_context(httpx.Client(base_url=with_library.base, timeout=60, verify=False))
+            http.get(f"/?token={with_library.token}")
+            if name:
+                assert http.post("api/library/me", json={"name": name}).json() == {"name": name}
+            return http
+
+        yield come

@@ -1,7 +1,6 @@
 """The library over HTTP: who one is, whose a thing is, and how it comes from and into the live session."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,52 +12,14 @@ from safetensors.torch import load
 from residscope.errors import TooFast
 from residscope.server import Server, people
 from residscope.server.people import LIMITS, Buckets, People, Rate
-from residscope.session import loaded
-from residscope.store import Library, open_library
-from session import worlds
+from residscope.store import Library
+from server.asking import PC, refused, save
 from store.things import MODEL, direction
 
-PC = {"kind": "pca", "site": "resid_post.1", "weights": {"0": 0.6, "2": -0.8}}
-
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
-    return open_library(folder=tmp_path_factory.mktemp("library"))
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, library: Library) -> Iterator[Server]:
-    page = tmp_path_factory.mktemp("ui")
-    (page / "index.html").write_text("<!doctype html>")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loaded, "shipped", worlds.components)
-        with worlds.session() as session, Server(session, port=0, page=page, library=library) as running:
-            yield running
-
-
-@pytest.fixture
-def person(server: Server) -> Iterator[Callable[..., httpx.Client]]:
-    """A browser of somebody's: the link's cookie, and a name if they give one."""
-    with ExitStack() as open_clients:
-
-        def come(name: str | None = None) -> httpx.Client:
-            http = open_clients.enter_context(httpx.Client(base_url=server.base, timeout=60, verify=False))
-            http.get(f"/?token={server.token}")
-            if name:
-                assert http.post("api/library/me", json={"name": name}).json() == {"name": name}
-            return http
-
-        yield come
-
-
-def save(http: httpx.Client, name: str, **more: object) -> dict:
-    answer = http.post("api/library/directions", json={"direction": PC, "name": name} | more)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
-
-
-def refused(answer: httpx.Response) -> tuple[int, str]:
-    return answer.status_code, answer.json()["error"]["type"]
+def server(with_library: Server) -> Server:
+    return with_library
 
 
 def test_the_name_is_in_a_signed_cookie(person, server: Server) -> None:
@@ -135,6 +96,36 @@ def test_a_mix_is_saved_found_and_opened_by_its_link(person, server: Server, lib
     assert torch.equal(load(file.content)["read"], want.read)
     received = bob.post("api/library/import", content=file.content).json()
     assert (received["new"], received["entry"]["id"]) == (False, entry["id"])
+
+
+def test_a_saved_direction_is_read_along_as_a_dictionary_of_one(person, server: Server) -> None:
+    ada = person("ada")
+    run = server.session.snapshot()[1]["current"]["a"]
+
+    def coef(dictionary: str) -> dict[str, torch.Tensor]:
+        answer = ada.get(f"api/runs/{run}/coef", params={"dictionary": dictionary})
+        assert answer.status_code == 200, answer.text
+        return load(answer.content)
+
+    entry = save(ada, "read along")
+    assert ada.post(f"api/library/directions/{entry['id']}/open").json()["name"] == "read along"
+    found, whole = coef("saved:read along"), coef("pca@resid_post.1")
+    assert found["coef"].shape[-1] == 1
+    assert torch.allclose(found["coef"][..., 0], whole["coef"] @ torch.tensor([0.6, 0.0, -0.8]), atol=1e-4)
+    own = server.session.resolve(PC)[0]
+    assert float(found["offset"][2, 0]) == pytest.approx(own.offset, abs=1e-5)  # row 2 is resid_post.1
+    assert torch.allclose(found["offset"][:, 0], whole["offset"] @ torch.tensor([0.6, 0.0, -0.8]), atol=1e-4)
+    moved = replace(own, offset=7.0, provenance={})  # fitted on another text: its own mean counts at its own place
+    server.session.adopt(replace(moved, name="moved"), id="0" * 8)
+    assert float(coef("saved:moved")["offset"][2, 0]) == pytest.approx(7.0)
+    token = server.session.resolve({"kind": "token", "token": "a"})[0]
+    server.session.adopt(replace(token, name="a token"), id="1" * 8)
+    lens = coef("saved:a token")
+    x = server.session.model.run(list(server.session.state.prompt.ids), ["resid_post.3"])["resid_post.3"][0]
+    assert torch.allclose(
+        lens["coef"][-1, :, 0].double(), token.project(x, model=server.session.model).double(), atol=1e-3
+    )
+    assert refused(ada.get(f"api/runs/{run}/coef", params={"dictionary": "saved:none"})) == (404, "NotFound")
 
 
 def test_the_session_takes_an_exported_file_as_it_is(person, server: Server, library: Library) -> None:
@@ -224,6 +215,56 @@ def test_what_is_refused_has_the_one_shape(person, method: str, path: str, body:
     if status != 200:
         assert answer.json()["error"].keys() == {"type", "message", "received", "allowed", "fix"}
         assert len(answer.text) < 2_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<img src=x onerror=alert(1)>", "</script><b>&amp;", "👩‍🔬 🏴\U000e0067\U000e0062\U000e007f", "שלום, مرحبا"],
+)
+def test_what_is_typed_comes_back_as_it_was_typed(person, text: str) -> None:
+    http = person(f"{text} me"[:40].strip())
+    entry = save(http, f"{text} named", description=text)
+    comment = http.post(f"api/library/directions/{entry['id']}/comments", json={"text": text}).json()
+    answer = http.get(f"api/library/directions/{entry['id']}")
+    whole = answer.json()
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    told = (whole["entry"]["name"], whole["descriptions"][0]["text"], comment["text"])
+    assert told == (f"{text} named", text, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "refusal"),
+    [
+        ("turned \u202e round", (422, "BadText")),
+        ("isolated \u2066 for good", (422, "BadText")),
+        ("\u200d\ufe0f", (422, "BadText")),
+        ("zero\x00", (422, "BadText")),
+        ("x" * 1_000_000, (422, "BadText")),
+        ("🙂" * 250_000, (422, "BadText")),
+        ("x" * (3 << 20), (413, "MalformedJSON")),
+    ],
+    ids=["override", "isolate", "unseen", "control", "1 MB", "1 MB of emoji", "3 MB"],
+)
+def test_text_that_misleads_or_never_ends_is_refused_everywhere(person, text: str, refusal: tuple[int, str]) -> None:
+    http = person("ada the careful")
+    entry = save(http, "with text", description="d")
+    path = f"api/library/directions/{entry['id']}"
+    description = http.get(path).json()["descriptions"][0]["id"]
+    before = http.get(path).json()
+    for method, where, body in (
+        ("POST", "api/library/directions", {"direction": PC, "name": text}),
+        ("POST", "api/library/directions", {"direction": PC, "name": "fine", "description": text}),
+        ("PATCH", path, {"name": text}),
+        ("POST", f"{path}/descriptions", {"text": text}),
+        ("PATCH", f"api/library/descriptions/{description}", {"text": text}),
+        ("POST", f"{path}/comments", {"text": text}),
+        ("POST", "api/library/me", {"name": text}),
+    ):
+        answer = http.request(method, where, json=body)
+        assert refused(answer) == refusal, (method, where)
+        assert len(answer.text) < 2_000
+    assert http.get(path).json() == before
 
 
 def test_too_much_at_once_is_refused_for_that_person_alone(person, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ class Postgres:
 
 
 @contextmanager
-def postgres(folder: Path) -> Iterator[Postgres]:
+def postgres(folder: Path, *, fsync: bool = False) -> Iterator[Postgres]:
     """`initdb` in a folder, and the server on a free port; under a user without rights where the tests are root's."""
     programs = _programs()
     data = folder / "data"
@@ -57,7 +57,8 @@ def postgres(folder: Path) -> Iterator[Postgres]:
     subprocess.run(made, check=True, capture_output=True, **as_user)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    settings = ("listen_addresses=127.0.0.1", f"unix_socket_directories={folder}", "fsync=off", "max_connections=200")
+    kept = f"fsync={'on' if fsync else 'off'}"
+    settings = ("listen_addresses=127.0.0.1", f"unix_socket_directories={folder}", kept, "max_connections=200")
     options = [part for setting in settings for part in ("-c", setting)]
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(

@@ -19,14 +19,17 @@ from store.things import MODEL, OTHER, direction
 def fill(library: Library) -> None:
     for i in range(5):
         entry = library.save(
-            direction(i, provenance={"i": i, "of": [None, 0.1]}), model=MODEL, user="Ada", description=f"<b>{i}</b> 🙂"
+            direction(i, provenance={"i": i, "of": [None, 0.1]}, head=3 if i == 1 else None),
+            model=MODEL,
+            user="Ada",
+            description=f"<b>{i}</b> 🙂",
         )
         said = library.describe(entry.id, "another", user="bob")
         for voter in range(i):
             library.vote(said.id, 1 if voter % 2 else -1, user=f"voter {voter}")
         library.comment(entry.id, "hm", user="cy")
         if i == 3:
-            library.score_description(said.id, {"correct": 3}, user="cy")
+            library.keep_blind(said.id, 0.5, {"interval": [0.1, 0.8]}, said=said.text, user="cy")
     library.save(direction(0), model=OTHER, user="bob", name="the same vectors")
     library.delete(entry.id, user="ada")
 
@@ -43,6 +46,7 @@ def test_a_backup_of_either_is_restored_into_either(
     made = backup(library.database, tmp_path / "b.zip")
     assert made.rows | {"events": 0} == {
         "users": 7, "models": 2, "tensors": 5, "directions": 6, "descriptions": 10, "votes": 10, "comments": 5, "events": 0,
+        "blind_tests": 1,
     }  # fmt: skip
     database = Database(another(into), folder=tmp_path / "new", upgrade=False)
     assert restore(database, tmp_path / "b.zip") == made
@@ -50,6 +54,7 @@ def test_a_backup_of_either_is_restored_into_either(
     assert everything(restored) == everything(library)
     for entry in library.search().entries:
         assert torch.equal(restored.direction(entry.id).read, library.direction(entry.id).read)
+        assert restored.direction(entry.id).head == library.direction(entry.id).head
     assert check(database).problems == ()
     restored.undo(user="ada")  # the log came with it
     assert len(restored.search().entries) == len(library.search().entries) + 1

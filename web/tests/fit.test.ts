@@ -22,7 +22,7 @@ describe("what is asked for", () => {
     const everything = { site: "mlp_post", layer: 3, standardise: true, clip: true, words: "a" };
     expect(fitArgs(form({ ...everything, method: "nmf", n: 10 }), model)).toEqual({ method: "nmf", site: "mlp_post.3", text: { kind: "builtin", name: "python-docs" }, tokens: 20_000, n: 10, clip: true });
     expect(fitArgs(form({ ...everything, method: "svd" }), model)).not.toHaveProperty("standardise");
-    expect(fitArgs(form({ ...everything, method: "unembedding", words: "·Mary\n·John, x,\n\n·Mary" }), model)).toEqual({ method: "unembedding", site: "resid_post.11", words: [" Mary", " John", "x"] });
+    expect(fitArgs(form({ ...everything, method: "unembedding", words: "·Mary\n·John, x,\n\n·Mary" }), model)).toEqual({ method: "unembedding", words: [" Mary", " John", "x"] });
   });
 
   it("takes the difference of two texts, each of its own kind", () => {

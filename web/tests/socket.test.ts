@@ -126,6 +126,19 @@ describe("the connector", () => {
     await expect(connector.json("api/state")).rejects.toThrow("502 Bad Gateway");
   });
 
+  it("changes by method, with JSON or with a file's own bytes", async () => {
+    const { connector, fetcher } = start();
+    await connector.json("api/x", { value: 1 }, undefined, "PUT");
+    await connector.json("api/x", undefined, undefined, "DELETE");
+    await connector.json("api/x", new Blob(["abc"]));
+    const asked = vi.mocked(fetcher).mock.calls.map(([, init]) => init!);
+    expect(asked.map(({ method }) => method)).toEqual(["PUT", "DELETE", "POST"]);
+    expect(asked[0].body).toBe('{"value":1}');
+    expect(asked[1].body).toBeUndefined();
+    expect(await (asked[2].body as Blob).text()).toBe("abc");
+    expect(asked[2].headers).toEqual({ "content-type": "application/octet-stream" });
+  });
+
   it("stays closed once stopped", () => {
     const { stop } = start();
     stop();

@@ -4,14 +4,18 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
+from residscope.errors import ModelNotFound
+from residscope.server.blind import BlindTests
 from residscope.server.guard import cookie_in
 from residscope.server.parse import body as _body
 from residscope.server.people import YEAR, People
 from residscope.session import Session
 from residscope.session.specs import Spec
 from residscope.store import Library, Search
+from residscope.store.entries import Entry
 
 FILE = "application/octet-stream"
 
@@ -40,6 +44,10 @@ class Value(Spec):
     value: Literal[-1, 0, 1]
 
 
+class Guesses(Spec):
+    guesses: list[float] = Field(max_length=100)
+
+
 class Undo(Spec):
     event: int | None = None
 
@@ -47,6 +55,17 @@ class Undo(Spec):
 def routes(session: Session, library: Library, people: People, *, cookie: str) -> APIRouter:
     """Everything under `api/library`. `cookie`: the one that holds the name."""
     router = APIRouter(prefix="/api/library")
+    blind = BlindTests(session, library)
+
+    def of_the_model() -> tuple[str, ...] | None:
+        """The hashes that the loaded model goes by here; None without a model."""
+        try:
+            return library.hashes_of(session.model)
+        except ModelNotFound:
+            return None
+
+    def shown(entry: Entry, hashes: tuple[str, ...] | None) -> dict[str, Any]:
+        return entry.to_dict() | {"here": None if hashes is None else entry.model_hash in hashes}
 
     def asker(request: Request) -> str | None:
         return people.name_in(cookie_in(request.headers, cookie))
@@ -85,29 +104,34 @@ def routes(session: Session, library: Library, people: People, *, cookie: str) -
         sort: Literal["newest", "votes"] = "newest",
         limit: int = Query(20, ge=1, le=100),
         after: str | None = Query(None, max_length=400),
+        here: bool = False,
     ) -> JSONResponse:
-        found = library.search(Search(text, user, model, site, min_votes, sort, limit, after))
-        return JSONResponse(found.to_dict())
+        hashes = of_the_model()
+        found = library.search(
+            Search(text, user, model, site, min_votes, sort, limit, after, (hashes or ()) if here else None)
+        )
+        return JSONResponse({"entries": [shown(entry, hashes) for entry in found.entries], "after": found.after})
 
     @router.post("/directions")
     def save(args: Annotated[Save, Depends(_body(Save))], user: Changer) -> JSONResponse:
         direction, model = session.resolve(args.direction)
         saved = library.save(direction, model=model, user=user, name=args.name, description=args.description)
-        return JSONResponse(saved.to_dict())
+        return JSONResponse(shown(saved, of_the_model()))
 
     @router.post("/import")
     async def receive(request: Request, user: Changer, name: str | None = None) -> JSONResponse:
         data = await request.body()
         entry, new = await run_in_threadpool(library.receive, data, user=user, name=name)
-        return JSONResponse({"entry": entry.to_dict(), "new": new})
+        return JSONResponse({"entry": shown(entry, await run_in_threadpool(of_the_model)), "new": new})
 
     @router.get("/directions/{id}")
     def get(id: str, user: Asker) -> JSONResponse:
-        return JSONResponse(library.get(id, user=user).to_dict())
+        whole = library.get(id, user=user)
+        return JSONResponse(whole.to_dict() | {"entry": shown(whole.entry, of_the_model())})
 
     @router.patch("/directions/{id}")
     def rename(id: str, args: Annotated[Rename, Depends(_body(Rename))], user: Changer) -> JSONResponse:
-        return JSONResponse(library.rename(id, args.name, user=user, seen=args.seen).to_dict())
+        return JSONResponse(shown(library.rename(id, args.name, user=user, seen=args.seen), of_the_model()))
 
     @router.delete("/directions/{id}")
     def delete(id: str, user: Changer) -> JSONResponse:
@@ -138,6 +162,14 @@ def routes(session: Session, library: Library, people: People, *, cookie: str) -
     @router.put("/descriptions/{id}/vote")
     def vote(id: str, args: Annotated[Value, Depends(_body(Value))], user: Changer) -> JSONResponse:
         return JSONResponse(library.vote(id, args.value, user=user).to_dict())
+
+    @router.post("/descriptions/{id}/blind")
+    def begin_blind(id: str, user: Changer) -> JSONResponse:
+        return JSONResponse(blind.begin(id, user=user))
+
+    @router.post("/blind/{test}")
+    def finish_blind(test: str, args: Annotated[Guesses, Depends(_body(Guesses))], user: Changer) -> JSONResponse:
+        return JSONResponse(blind.finish(test, args.guesses, user=user))
 
     @router.post("/directions/{id}/comments")
     def comment(id: str, args: Annotated[Said, Depends(_body(Said))], user: Changer) -> JSONResponse:

@@ -11,6 +11,7 @@ from residscope.directions import Dictionary
 from residscope.model.sites import Site, SiteTable
 
 MOST_DICTIONARIES = 500
+SAVED = "saved"  # the kind of a dictionary that is one saved direction
 
 
 def fitted_on(dictionary: Dictionary) -> str:

@@ -18,7 +18,7 @@ MOST_NAME = 80
 MOST_DIRECTIONS = 500
 SHAPE = (
     "safetensors with `read` F32[d_model], perhaps `write` F32[d_model], and metadata `name`, `site`, "
-    "perhaps `space`, `offset`, `scale`"
+    "perhaps `head`, `space`, `offset`, `scale`"
 )
 
 
@@ -37,7 +37,7 @@ def read_direction(data: bytes, loaded: Loaded, known: Mapping[str, Direction]) 
     site = loaded.model.sites.parse(metadata.get("site", f"resid_post.{loaded.model.n_layers - 1}"))
     read = _vector(tensors, "read")
     write = _vector(tensors, "write") if "write" in tensors else read
-    offset, scale = (_number(metadata.get(fact)) for fact in ("offset", "scale"))
+    offset, scale, head = (_number(metadata.get(fact)) for fact in ("offset", "scale", "head"))
     direction = Direction(
         read,
         write,
@@ -47,6 +47,7 @@ def read_direction(data: bytes, loaded: Loaded, known: Mapping[str, Direction]) 
         name=name,
         space=metadata.get("space", "raw"),
         provenance={"imported": name},
+        head=None if head is None else _whole(head),
     )
     _check(direction, loaded)
     if not _free(name, direction, known):
@@ -73,7 +74,11 @@ def take_in(direction: Direction, loaded: Loaded, known: Mapping[str, Direction]
 
 
 def _check(direction: Direction, loaded: Loaded) -> None:
-    width = loaded.model.sites.width(loaded.model.sites.parse(direction.site))
+    sites = loaded.model.sites
+    site = sites.parse(direction.site)
+    width = sites.width(site)
+    if direction.head is not None:
+        sites.check_index(site, "kv_head" if "kv_head" in site.kind.axes else "head", (direction.head,))
     for vector in (direction.read, direction.write):
         if len(vector) != width:
             raise WrongWidth(
@@ -92,8 +97,19 @@ def _free(name: str, direction: Direction, known: Mapping[str, Direction]) -> bo
         if len(known) >= MOST_DIRECTIONS:
             raise MalformedTensors("no more directions fit in the session", allowed=f"up to {MOST_DIRECTIONS}")
         return True
-    alike = (held.site, held.space, held.offset) == (direction.site, direction.space, direction.offset)
+    alike = (held.site, held.head, held.space, held.offset) == (
+        direction.site,
+        direction.head,
+        direction.space,
+        direction.offset,
+    )
     return alike and torch.equal(held.read, direction.read) and torch.equal(held.write, direction.write)
+
+
+def _whole(number: float) -> int:
+    if number != int(number):
+        raise MalformedTensors("the direction's head is no whole number", received=number, allowed=SHAPE)
+    return int(number)
 
 
 def _number(text: str | None) -> float | None:
@@ -102,7 +118,9 @@ def _number(text: str | None) -> float | None:
     except ValueError:
         number = math.inf
     if number is not None and not math.isfinite(number):
-        raise MalformedTensors("the direction's offset or scale is no number", received=str(text)[:40], allowed=SHAPE)
+        raise MalformedTensors(
+            "the direction's offset, scale or head is no number", received=str(text)[:40], allowed=SHAPE
+        )
     return number
 
 

@@ -10,10 +10,12 @@ from torch import Tensor
 from residscope.directions import Dictionary, Direction
 from residscope.directions.mixes import mix
 from residscope.errors import NotFound, UnknownSite, WrongWidth
+from residscope.session.dictionaries import SAVED
 from residscope.session.loaded import Loaded
 from residscope.session.specs import DictionaryTerm, MixRef, PcaRef
 
 Directions = Mapping[str, Direction]
+PREFIX = f"{SAVED}:"
 
 
 @dataclass(frozen=True)
@@ -32,24 +34,33 @@ def saved_direction(name: str, saved: Directions) -> Direction:
     return saved[name]
 
 
+def dictionary_of(name: str, loaded: Loaded, saved: Directions) -> Dictionary:
+    """A dictionary by id; `saved:NAME` is a saved direction as one of a single component. Raises NotFound.
+
+    Of the mean that a centred one was fitted with its offset is all that is known: the shortest vector m with read . m = offset.
+    """
+    if not name.startswith(PREFIX):
+        return loaded.dictionary(name)
+    d = saved_direction(name.removeprefix(PREFIX), saved)
+    read, offset = d.read.float(), torch.tensor([d.offset], device=d.read.device)
+    return Dictionary(
+        SAVED,
+        d.site,
+        read[None],
+        d.write.float()[None],
+        read * (d.offset / read.square().sum()) if d.space == "centred" else torch.zeros_like(read),
+        sd=None if d.scale is None else torch.tensor([d.scale]),
+        provenance=d.provenance,
+        head=d.head,
+        space=d.space,
+        offset=offset if d.space == "lens" else None,
+        names=(d.name,),
+    )
+
+
 def reads(name: str, loaded: Loaded, saved: Directions) -> Float[Tensor, "n d"]:
     """The read vectors of a dictionary, by id, or of a saved direction, as `saved:NAME`. Raises NotFound."""
-    if name.startswith("saved:"):
-        return saved_direction(name.removeprefix("saved:"), saved).read[None]
-    return loaded.dictionary(name).read
-
-
-def dictionary_of(name: str, loaded: Loaded, saved: Directions) -> Dictionary:
-    """A dictionary, by id, or a saved direction, as `saved:NAME`, as a dictionary of one. Raises NotFound."""
-    if not name.startswith("saved:"):
-        return loaded.dictionary(name)
-    one = saved_direction(name.removeprefix("saved:"), saved)
-    read, write = one.read[None], one.write[None]
-    offset = torch.tensor([one.offset]) if one.space == "lens" else None
-    mean = torch.zeros_like(one.read)
-    return Dictionary(
-        "saved", one.site, read, write, mean, space=one.space, offset=offset, head=one.head, provenance=one.provenance
-    )
+    return dictionary_of(name, loaded, saved).read
 
 
 def terms_of(ref: PcaRef | MixRef) -> list[Term]:

@@ -74,7 +74,8 @@ def _about(ref: DirectionRef, direction: Direction, loaded: Loaded) -> str:
     if isinstance(ref, PcaRef | MixRef):
         return _about_mix(terms_of(ref), direction, loaded)
     if isinstance(ref, SavedRef):
-        return f"Imported, made for {direction.place}. {ZERO[direction.space]}"
+        came = "From the library" if "library" in direction.provenance else "Imported"
+        return f"{came}, made for {direction.place}. {ZERO[direction.space]}"
     what = (
         f"How much higher the logit of {ref.positive!r} is than that of {ref.negative!r}"
         if isinstance(ref, LogitDiffRef)

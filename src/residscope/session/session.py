@@ -10,6 +10,7 @@ from typing import Any
 from residscope.directions import Direction
 from residscope.engine.model import Model
 from residscope.errors import Cancelled, explain
+from residscope.methods.blind_contexts import Context, contexts
 from residscope.session import build, compute, fill
 from residscope.session.compute import Elsewhere, Held, Kept
 from residscope.session.dictionaries import in_stream
@@ -33,6 +34,7 @@ from residscope.session.worker import Worker
 Listener = Callable[[int, dict[str, Any]], None]
 Loader = Callable[..., Any]
 LOAD, RUN, FILL = 0, 1, 2  # priorities
+BLIND_CORPUS = "python-docs"
 PROGRESS_EVERY = 0.1  # seconds
 
 
@@ -139,7 +141,7 @@ class Session:
         return compute.stream(*self._held(run))
 
     def coef(self, run: str, *, dictionary: str) -> bytes:
-        """A run's rows in the coordinates of a dictionary, or of a saved direction (`saved:NAME`). Raises NotFound."""
+        """A run's rows in the coordinates of a dictionary, or of a saved direction, `saved:NAME`. Raises NotFound."""
         state = self._state
         found, loaded = find_run(state, run), build.need_model(state.model)
         known = dictionary_of(dictionary, loaded, state.directions)
@@ -196,6 +198,14 @@ class Session:
         state = self._state
         loaded = build.need_model(state.model)
         return build.resolve(parse_ref(ref), loaded, state.directions), loaded.model
+
+    def blind_contexts(self, direction: Direction, *, seed: int) -> tuple[Context, ...]:
+        """Held-out contexts for a blind test of a direction of the loaded model.
+
+        Raises:
+            BlindTestError, WrongWidth.
+        """
+        return contexts(self.model, direction, source=BLIND_CORPUS, seed=seed)
 
     def adopt(self, direction: Direction, *, id: str) -> dict[str, Any]:
         """Take in a direction of the library; answers the reference to it."""

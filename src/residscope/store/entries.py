@@ -20,7 +20,10 @@ class _Plain:
 
 @dataclass(frozen=True)
 class Description(_Plain):
-    """`up` and `down` count votes, one a person; `mine` is the asker's own: 1, -1, or 0 for none."""
+    """`up` and `down` count votes, one a person; `mine` is the asker's own: 1, -1, or 0 for none.
+
+    `blind`: the scores of its blind tests over `people` but its author, {people, mean, interval, author, mine}; None without any.
+    """
 
     id: str
     direction: str
@@ -54,6 +57,7 @@ class Entry(_Plain):
     model: str
     model_hash: str
     site: str
+    head: int | None
     space: str
     tensors: str
     votes: int

@@ -57,6 +57,7 @@ def to_file(sent: Sent) -> bytes:
     tensors = {"read": _plain(d.read), "write": _plain(d.write), "signature": sent.model.signature.contiguous()}
     facts = {"residscope": KIND, "name": d.name, "site": d.site, "space": d.space, "offset": repr(d.offset)}
     facts |= {} if d.scale is None else {"scale": repr(d.scale)}
+    facts |= {} if d.head is None else {"head": str(d.head)}
     facts["about"] = json.dumps(about)
     return save(tensors, metadata=facts | {"sha256": digest(KIND, tensors, json.dumps(facts, sort_keys=True))})
 
@@ -86,7 +87,7 @@ def from_file(data: bytes) -> Sent:
         if weights.ndim != 1 or weights.dtype != torch.float32 or not weights.isfinite().all():
             raise ValueError("the model's signature is no vector")
         model = ModelKey(_line(about["model"]["hash"], 128), _line(about["model"]["name"], 400), weights)
-        scale = facts.get("scale")
+        scale, head = facts.get("scale"), facts.get("head")
         direction = Direction(
             read,
             write,
@@ -96,6 +97,7 @@ def from_file(data: bytes) -> Sent:
             name=facts["name"],
             space=facts["space"],
             provenance=dict(about["provenance"]),
+            head=None if head is None else _head(head),
         )
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError) as error:
         raise MalformedTensors(
@@ -144,6 +146,12 @@ def plain_json(value: Mapping[str, Any]) -> dict[str, Any]:
             "the provenance is too long", received=f"{len(text):,} characters", allowed=f"{MOST_PROVENANCE:,}"
         )
     return dict(json.loads(text))
+
+
+def _head(text: Any) -> int:
+    if not isinstance(text, str) or not text.isascii() or not text.isdigit() or len(text) > 6:
+        raise ValueError("the head is no number")
+    return int(text)
 
 
 def _line(value: Any, most: int) -> str:

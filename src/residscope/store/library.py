@@ -86,6 +86,12 @@ class Library(Remarks):
         with self.database.reading() as session:
             return list(session.scalars(query.where(Direction.deleted_at.is_(None)).limit(5)))
 
+    def hashes_of(self, model: Model) -> tuple[str, ...]:
+        """The hashes under which directions of a model are saved here: its own, and those it has in other dtypes."""
+        key = ModelKey.of(model)
+        with self.database.reading() as session:
+            return tuple(row.hash for row in session.scalars(select(tables.Model)) if exchange.known(row).same(key))
+
     def search(self, asked: Search | None = None) -> Page:
         with self.database.reading() as session:
             return finding.search(session, asked or Search())
@@ -163,8 +169,9 @@ class Library(Remarks):
                 )
             ).first()
             if held is not None:
-                facts = (held.tensors, held.site, held.space, held.offset, held.scale)
-                if facts != (sha256, direction.site, direction.space, direction.offset, direction.scale):
+                facts = (held.tensors, held.site, held.head, held.space, held.offset, held.scale)
+                d = direction
+                if facts != (sha256, d.site, d.head, d.space, d.offset, d.scale):
                     raise _taken(direction.name)
                 return finding.entry(session, held.id)
             at = now()
@@ -176,6 +183,7 @@ class Library(Remarks):
                 name=direction.name,
                 name_key=text.key(direction.name),
                 site=direction.site,
+                head=direction.head,
                 space=direction.space,
                 offset=direction.offset,
                 scale=direction.scale,
@@ -204,7 +212,8 @@ class Library(Remarks):
         query = query.where(
             Direction.tensors == sha256, Direction.deleted_at.is_(None), tables.Model.hash == sent.model.hash
         )
-        query = query.where(Direction.site == d.site, Direction.space == d.space, Direction.offset == d.offset)
+        query = query.where(Direction.site == d.site, Direction.head.is_not_distinct_from(d.head))
+        query = query.where(Direction.space == d.space, Direction.offset == d.offset)
         return session.scalars(query.order_by(Direction.created_at, Direction.id).limit(1)).first()
 
     def _sent(self, id: str) -> Sent:
@@ -221,6 +230,7 @@ class Library(Remarks):
                 name=row.name,
                 space=row.space,
                 provenance=row.provenance,
+                head=row.head,
             )
             description = finding.entry(session, id).description
         return Sent(found, exchange.known(model), description)

@@ -9,10 +9,11 @@ from sqlalchemy.orm import Session
 
 from residscope.errors import BadText
 from residscope.store import entries, text
+from residscope.store.blind import summaries, tested
 from residscope.store.desk import Desk, live, now
 from residscope.store.entries import told
 from residscope.store.exchange import plain_json
-from residscope.store.tables import Comment, Description, Direction, User, Vote
+from residscope.store.tables import BlindTest, Comment, Description, Direction, User, Vote
 
 
 class Remarks(Desk):
@@ -49,13 +50,29 @@ class Remarks(Desk):
                 session, author, "delete", self._own(session, Description, id, author), {"deleted_at": now()}
             )
 
-    def score_description(self, id: str, blind: Mapping[str, Any], *, user: str | None) -> entries.Description:
-        """Keep the score of a blind test beside its description."""
+    def get_description(self, id: str, *, user: str | None = None) -> entries.Description:
+        """One description; `user` sees their own vote and score. Raises NotFound."""
+        with self.database.reading() as session:
+            live(session, Description, id)
+            asker = session.scalars(select(User).where(User.name_key == text.key(user or ""))).first()
+            return _descriptions(session, asker, Description.id == id)[0]
+
+    def keep_blind(
+        self, id: str, score: float, detail: Mapping[str, Any], *, said: str, user: str | None
+    ) -> entries.Description:
+        """Keep the score of somebody's blind test; a later one of theirs replaces it. `said`: the text that was tested.
+
+        Raises:
+            NotFound, NoUser, BadText.
+        """
         with self.database.writing() as session:
             tester = self._user(session, user)
-            row = live(session, Description, id, lock=True)
-            self._change(session, tester, "score", row, {"blind": plain_json(blind)})
-            session.flush()
+            live(session, Description, id)
+            kept = plain_json({**detail, "said": tested(said)})
+            values = {"description_id": id, "user_id": tester.id, "score": score, "detail": kept, "at": now()}
+            insert = self.database.insert(BlindTest).values(**values)
+            changed = {name: insert.excluded[name] for name in ("score", "detail", "at")}
+            session.execute(insert.on_conflict_do_update(index_elements=["description_id", "user_id"], set_=changed))
             return _descriptions(session, tester, Description.id == id)[0]
 
     def vote(self, description: str, value: int, *, user: str | None) -> entries.Description:
@@ -147,6 +164,8 @@ def _descriptions(session: Session, asker: User | None, *where: Any) -> tuple[en
     query = query.group_by(Description.id, User.name).order_by(
         (up - down).desc(), Description.created_at, Description.id
     )
+    rows = session.execute(query).all()
+    blind = summaries(session, [row[0] for row in rows], asker)
     return tuple(
         entries.Description(
             id=row.id,
@@ -156,12 +175,12 @@ def _descriptions(session: Session, asker: User | None, *where: Any) -> tuple[en
             up=n_up,
             down=n_down,
             mine=own,
-            blind=row.blind,
+            blind=blind.get(row.id),
             version=row.version,
             created=told(row.created_at),
             updated=told(row.updated_at),
         )
-        for row, author, n_up, n_down, own in session.execute(query)
+        for row, author, n_up, n_down, own in rows
     )
 
 

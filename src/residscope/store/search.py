@@ -21,8 +21,8 @@ Sort = Literal["newest", "votes"]
 class Search:
     """What to look for; None leaves a condition out.
 
-    `text` is sought in names and descriptions, whatever its case; `model` is a name or a hash; `site` is `resid_pre.6`, or
-    `resid_pre` for every layer; `after` is where the page before ended.
+    `text` is sought in names and descriptions, whatever its case; `model` is a name or a hash, `models` are hashes, one of
+    which it has; `site` is `resid_pre.6`, or `resid_pre` for every layer; `after` is where the page before ended.
     """
 
     text: str | None = None
@@ -33,6 +33,7 @@ class Search:
     sort: Sort = "newest"
     limit: int = 20
     after: str | None = None
+    models: tuple[str, ...] | None = None
 
 
 def search(session: Session, asked: Search) -> Page:
@@ -49,6 +50,8 @@ def search(session: Session, asked: Search) -> Page:
         query = query.where(User.name_key == text.key(asked.user.strip()))
     if asked.model is not None:
         query = query.where(or_(Model.name == asked.model, Model.hash == asked.model))
+    if asked.models is not None:
+        query = query.where(Model.hash.in_(asked.models))
     if asked.site is not None:
         layered = Direction.site.startswith(f"{asked.site}.", autoescape=True)
         query = query.where(or_(Direction.site == asked.site, layered))
@@ -113,6 +116,7 @@ def _entry(row: Any) -> Entry:
         model=row.model,
         model_hash=row.model_hash,
         site=direction.site,
+        head=direction.head,
         space=direction.space,
         tensors=direction.tensors,
         votes=int(row.votes),

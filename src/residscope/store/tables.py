@@ -60,6 +60,7 @@ class Direction(Base):
     name: Mapped[str] = mapped_column(Text)
     name_key: Mapped[str] = mapped_column(Text)
     site: Mapped[str] = mapped_column(String(80))
+    head: Mapped[int | None] = mapped_column(Integer)
     space: Mapped[str] = mapped_column(String(20))
     offset: Mapped[float]
     scale: Mapped[float | None]
@@ -86,7 +87,7 @@ class Direction(Base):
 
 
 class Description(Base):
-    """What somebody says a direction means; `blind` is the score of its blind test."""
+    """What somebody says a direction means. `blind` is of earlier versions: scores are in `BlindTest`."""
 
     __tablename__ = "descriptions"
     id: Mapped[str] = mapped_column(Id, primary_key=True)
@@ -111,6 +112,20 @@ class Vote(Base):
     at: Mapped[int] = mapped_column(BigInteger)
 
     __table_args__ = (CheckConstraint("value IN (-1, 1)", name="up_or_down"),)
+
+
+class BlindTest(Base):
+    """How well one person foretold held-out values from a description: the primary key allows one score, the latest.
+
+    `detail`: guesses, values, the interval of the score, and the sha256 of the text that was tested (`said`).
+    """
+
+    __tablename__ = "blind_tests"
+    description_id: Mapped[str] = mapped_column(ForeignKey("descriptions.id", ondelete="CASCADE"), primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), primary_key=True)
+    score: Mapped[float]
+    detail: Mapped[dict[str, Any]] = mapped_column(JSON)
+    at: Mapped[int] = mapped_column(BigInteger)
 
 
 class Comment(Base):

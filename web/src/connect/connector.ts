@@ -12,6 +12,8 @@ export interface Listener {
   connection(connection: Connection): void;
 }
 
+export type Method = "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
+
 /** One door to a session. A server stands behind it today; a kernel or a frozen page may. */
 export interface Connector {
   /** Starts; the answer stops it. */
@@ -19,7 +21,8 @@ export interface Connector {
   /** Accepted (with a value) or refused (a `WireError`); what it causes arrives as state. */
   intent(name: string, args?: Record<string, unknown>): Promise<unknown>;
   tensors(path: string, signal?: AbortSignal): Promise<Tensors>;
-  json<T>(path: string, body?: unknown, signal?: AbortSignal): Promise<T>;
+  /** GET, or POST where there is a body, unless `method` says otherwise; a Blob travels as the bytes it is. */
+  json<T>(path: string, body?: unknown, signal?: AbortSignal, method?: Method): Promise<T>;
   /** Tries again now instead of waiting. */
   retry(): void;
 }

@@ -1,4 +1,4 @@
-import { isErrorBody, WireError, type Connector, type Listener } from "./connector";
+import { isErrorBody, WireError, type Connector, type Listener, type Method } from "./connector";
 import { parseSafetensors, type Tensors } from "./safetensors";
 import type { ErrorBody, State } from "./wire";
 
@@ -64,9 +64,14 @@ export class SocketConnector implements Connector {
     return parseSafetensors(await (await this.request(path, { signal })).arrayBuffer());
   }
 
-  async json<T>(path: string, body?: unknown, signal?: AbortSignal): Promise<T> {
-    const post = { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
-    return (await this.request(path, { ...(body === undefined ? {} : post), signal })).json();
+  async json<T>(path: string, body?: unknown, signal?: AbortSignal, method?: Method): Promise<T> {
+    const bytes = body instanceof Blob;
+    const sent = body === undefined ? {} : {
+      headers: { "content-type": bytes ? "application/octet-stream" : "application/json" },
+      body: bytes ? body : JSON.stringify(body),
+    };
+    const asked = method ?? (body === undefined ? "GET" : "POST");
+    return (await this.request(path, { method: asked, ...sent, signal })).json();
   }
 
   retry(): void {

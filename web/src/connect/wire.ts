@@ -52,7 +52,8 @@ export interface DictionaryInfo {
   head: number | null;
   /** The site as people say it: `result.9 head 3`. */
   place: string;
-  kind: Kind;
+  /** "saved" is not the server's: the page takes a saved direction for a dictionary of one. */
+  kind: Kind | "saved";
   n: number;
   space: Space;
   standardised: boolean;
@@ -216,8 +217,6 @@ export interface SavedDirection {
   library: string | null;
 }
 
-export type FitMethod = Kind;
-
 /** A dictionary being fitted, or why it was not. */
 export interface Fit {
   method: Kind;
@@ -226,20 +225,6 @@ export interface Fit {
   tokens: number;
   progress: number;
   error: ErrorBody | null;
-}
-
-/** The arguments of the intent `fit`. */
-export interface FitArgs {
-  method: FitMethod;
-  site: string;
-  head?: number;
-  text?: TextRef;
-  second?: TextRef;
-  tokens?: number;
-  n?: number;
-  standardise?: boolean;
-  clip?: boolean;
-  words?: string[];
 }
 
 export interface State {

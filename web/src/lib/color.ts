@@ -24,12 +24,15 @@ export class Diverging {
   private static readonly HALF = 255;
   private readonly css: string[] = [];
   private readonly ink: string[] = [];
+  /** As the pixels of an ImageData: little-endian RGBA. */
+  private readonly pixels = new Uint32Array(2 * Diverging.HALF + 1);
 
   constructor(readonly stops: RGB[]) {
     for (let i = -Diverging.HALF; i <= Diverging.HALF; i++) {
       const color = this.at(i / Diverging.HALF);
       this.css.push(`rgb(${color.join(",")})`);
       this.ink.push(inkOn(color));
+      this.pixels[i + Diverging.HALF] = (255 << 24) | (color[2] << 16) | (color[1] << 8) | color[0];
     }
   }
 
@@ -48,6 +51,10 @@ export class Diverging {
 
   color(value: number, scale: number): string {
     return this.css[this.index(value, scale)];
+  }
+
+  pixel(value: number, scale: number): number {
+    return this.pixels[this.index(value, scale)];
   }
 
   inkFor(value: number, scale: number): string {

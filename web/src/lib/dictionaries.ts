@@ -15,6 +15,7 @@ const KINDS: Record<string, Kind> = {
   nmf: { name: "NMF", lead: "NMF" },
   mean_difference: { name: "Mean difference", lead: "" },
   unembedding: { name: "Unembedding rows", lead: "" },
+  saved: { name: "Saved", lead: "" },
 };
 
 const nameOf = (kind: string): string => KINDS[kind]?.name ?? kind;

@@ -1,8 +1,8 @@
 /** Fitting a dictionary, as a form: what can be asked of a model, what it costs, and the intent it makes. */
 
-import type { FitArgs, FitMethod, ModelInfo, TextRef } from "../connect/wire";
+import type { FitRecipe, Kind, ModelInfo, TextRef } from "../connect/wire";
 
-export const METHODS: { id: FitMethod; name: string; about: string }[] = [
+export const METHODS: { id: Kind; name: string; about: string }[] = [
   { id: "pca", name: "PCA", about: "Directions of most variance about the mean, at right angles" },
   { id: "svd", name: "SVD", about: "The same with nothing subtracted: directions of most length" },
   { id: "nmf", name: "NMF", about: "Parts that only add, for activations that are not negative" },
@@ -36,7 +36,7 @@ const SITES: [string, string, boolean, boolean][] = [
 export const STREAM = "stream";
 
 /** The places a method can be fitted at. */
-export function sitesFor(method: FitMethod, model: ModelInfo): SiteOffer[] {
+export function sitesFor(method: Kind, model: ModelInfo): SiteOffer[] {
   if (method === "unembedding") return [];
   const absent = new Map(model.sites.map((site) => [site.name, site.absent]));
   const single = SITES.map(([name, about, layered, head]) => ({ name, about, layered, head, absent: absent.get(name) ?? null }));
@@ -54,7 +54,7 @@ export interface TextForm {
 }
 
 export interface FitForm {
-  method: FitMethod;
+  method: Kind;
   site: string;
   layer: number;
   head: number;
@@ -76,7 +76,7 @@ export const emptyForm = (): FitForm => ({
 });
 
 /** How many directions a method finds unless told. */
-export const USUAL_N: Partial<Record<FitMethod, number>> = { pca: 30, svd: 30, nmf: 10 };
+export const USUAL_N: Partial<Record<Kind, number>> = { pca: 30, svd: 30, nmf: 10 };
 const MOST_WORDS = 200;
 /** The server takes 2 MiB of JSON; the rest of the message needs a little. */
 const MOST_BYTES = 2 * 1024 * 1024 - 4096;
@@ -113,20 +113,20 @@ const layered = (form: FitForm): boolean => SITES.some(([name, , layers]) => nam
 const headed = (form: FitForm): boolean => SITES.some(([name, , , heads]) => name === form.site && heads);
 
 /** What the intent `fit` takes, or why the form cannot be sent as it is. */
-export function fitArgs(form: FitForm, model: ModelInfo): Made<FitArgs> {
+export function fitArgs(form: FitForm, model: ModelInfo): Made<FitRecipe> {
   const { method } = form;
   if (method === "unembedding") {
     const words = wordsOf(form.words);
     if (!words.length) return { why: "Name the tokens: one to a line, · for a space" };
     if (words.length > MOST_WORDS) return { why: `${words.length} tokens are named; up to ${MOST_WORDS} can be` };
-    return { method, site: `resid_post.${model.n_layers - 1}`, words };
+    return { method, words };
   }
   if (!(form.tokens >= 1000 && form.tokens <= 1_000_000)) return { why: "Tokens: from 1,000 to 1,000,000" };
   if (layered(form) && !(form.layer >= 0 && form.layer < model.n_layers)) return { why: `Layers go from 0 to ${model.n_layers - 1}` };
   if (headed(form) && !(form.head >= 0 && form.head < model.n_heads)) return { why: `Heads go from 0 to ${model.n_heads - 1}` };
   const text = textRef(form.text);
   if (isRefused(text)) return text;
-  const args: FitArgs = { method, site: layered(form) ? `${form.site}.${form.layer}` : form.site, text, tokens: form.tokens };
+  const args: FitRecipe = { method, site: layered(form) ? `${form.site}.${form.layer}` : form.site, text, tokens: form.tokens };
   if (headed(form)) args.head = form.head;
   if (method === "mean_difference") {
     const second = textRef(form.second, "second text");

@@ -71,3 +71,6 @@ export const visible = (text: string): string =>
 export const tokenTyped = (text: string): string => text.replace(/·/g, " ").replace(/↵/g, "\n");
 
 export const siteLayer = (site: string): number => Number(site.split(".")[1] ?? -1);
+
+/** A name somebody gave, inside a sentence: its writing direction stays its own. */
+export const isolated = (name: string): string => `\u2068${name}\u2069`;

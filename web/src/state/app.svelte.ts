@@ -1,11 +1,12 @@
 import { getContext, setContext, untrack } from "svelte";
 import type { Connector } from "../connect/connector";
-import type { DirectionRef, Run } from "../connect/wire";
+import type { Run } from "../connect/wire";
 import { visible } from "../lib/format";
 import { placeOf } from "../lib/dictionaries";
 import { Compare } from "./compare.svelte";
 import { DirectionStore } from "./directions.svelte";
 import { Fitting } from "./fitting.svelte";
+import { LibraryStore } from "./library.svelte";
 import { Mixing } from "./mixing.svelte";
 import { ProbeStore } from "./probe.svelte";
 import { PromptStore } from "./prompts.svelte";
@@ -26,8 +27,13 @@ export class App {
   readonly directions: DirectionStore;
   readonly probe: ProbeStore;
   readonly prompts: PromptStore;
-  /** Where directions are kept for others to see; what it does is its own. */
-  library: { save(ref: DirectionRef): void } | null = null;
+  readonly library: LibraryStore;
+  /** The saved direction that is on screen by itself. */
+  shownSaved = $derived.by(() => {
+    const ref = this.directions.ref;
+    return ref?.kind === "saved" ? ref.name : "";
+  });
+  private wantedSaved = $state("");
   palette = $state(false);
   code = $state("");
   pickedEdit = $state("");
@@ -81,7 +87,7 @@ export class App {
     return { a: name(a, a?.label ?? ""), b: name(b, "edited") };
   });
 
-  constructor(connector: Connector, hash: string) {
+  constructor(connector: Connector, hash: string, query: string = "") {
     this.session = new Session(connector);
     this.view = new ViewStore(hash);
     this.wanted = this.view.current.selection;
@@ -92,6 +98,7 @@ export class App {
     this.directions = new DirectionStore(this.session, this.view, this.streams, this.mixing);
     this.probe = new ProbeStore(this.session, () => this.selected.col);
     this.prompts = new PromptStore(this.session, this.view, this.streams, this.mixing, () => this.selected.row);
+    this.library = new LibraryStore(this.session, ({ name }, linked) => (linked && this.mixing.asksFor(name) ? undefined : this.showSaved(name)), query);
   }
 
   /** Call from an effect: the cell the address asks for, once its picture is there. */
@@ -125,6 +132,22 @@ export class App {
   unlock(): void {
     this.view.hover = null;
     this.select(this.selected.row, (this.streams.data?.cols ?? 1) - 1);
+  }
+
+  /** A saved direction onto the screen, as soon as the session has it. */
+  showSaved(name: string): void {
+    this.wantedSaved = name;
+  }
+
+  /** Call from an effect. */
+  followSaved(): void {
+    const name = this.wantedSaved;
+    if (!name || !this.session.state?.directions.some((held) => held.name === name)) return;
+    this.wantedSaved = "";
+    untrack(() => {
+      this.view.current.tab = "stream";
+      this.mixing.showSaved(name);
+    });
   }
 
   async python(): Promise<void> {

@@ -78,6 +78,7 @@ export const COMMANDS: Command[] = [
   { keys: ["u"], label: "Undo", foot: "undo", run: (app) => void app.session.send("undo") },
   { keys: ["r"], label: "Redo", run: (app) => void app.session.send("redo") },
   { keys: ["e"], label: "Edit the prompt", foot: "prompt", run: (app) => app.editPrompt() },
+  { keys: ["b"], label: "Library: saved directions and people", foot: "library", run: (app) => app.library.toggle() },
   { keys: ["t"], label: "Grid or table", foot: "table", run: (app) => (app.view.current.table = !app.view.current.table) },
   { keys: ["n"], label: "Numbers in the cells", run: (app) => (app.view.current.numbers = !app.view.current.numbers) },
   { keys: ["Escape"], label: "Unlock: back to the last token", run: (app) => app.unlock() },

@@ -1,6 +1,6 @@
 import { family, nearest, placeOf } from "../lib/dictionaries";
 import { cost, emptyForm, fitArgs, isRefused, remaining, sitesFor, USUAL_N, type FitForm, type TextForm } from "../lib/fit";
-import type { FitMethod } from "../connect/wire";
+import type { Kind } from "../connect/wire";
 import type { Mixing } from "./mixing.svelte";
 import { notify } from "./notices.svelte";
 import type { Session } from "./session.svelte";
@@ -27,7 +27,7 @@ export class Fitting {
     private mixing: Mixing,
   ) {}
 
-  choose(method: FitMethod): void {
+  choose(method: Kind): void {
     const form = this.form;
     form.method = method;
     form.n = USUAL_N[method] ?? form.n;

@@ -1,15 +1,13 @@
 import { words } from "../connect/connector";
-import type { DictionaryInfo, DirectionRef, Gram as Products, MixTerm } from "../connect/wire";
+import type { DictionaryInfo, DirectionRef, Gram as Products, MixTerm, SavedDirection } from "../connect/wire";
 import { gramOf, norm, scaled, type Coordinates, type Gram } from "../lib/algebra";
 import { nearest, unitOf, usual } from "../lib/dictionaries";
 import type { ValueUnit } from "../lib/format";
 import { parseTerm, savedName, savedSource, termKey, type Term, type Terms, type Weights } from "../lib/mix";
+import { place } from "../lib/people";
 import { notify } from "./notices.svelte";
 import type { Session } from "./session.svelte";
 import type { ViewStore } from "./view.svelte";
-
-/** What matters of a source for what it can be mixed with, and in which units. */
-type Sort = Pick<DictionaryInfo, "space" | "standardised" | "width">;
 
 /** What the direction on screen is made of: the chosen dictionary, the others beside it, the weights, and their products. */
 export class Mixing {
@@ -19,20 +17,23 @@ export class Mixing {
 
   private known = $derived.by(() => new Map((this.session.model?.dictionaries ?? []).map((info) => [info.id, info])));
 
+  /** Saved directions, each as a dictionary of one. */
+  private held = $derived.by(() => new Map((this.session.state?.directions ?? []).map((direction) => [savedSource(direction.name), asDictionary(direction)])));
+
   /** The dictionary chosen in the toolbar. */
   dictionary: DictionaryInfo | null = $derived.by(() => {
     const model = this.session.model;
-    return model ? (this.known.get(this.view.current.dictionary) ?? usual(model.dictionaries, model.n_layers)) : null;
+    return model ? (this.info(this.view.current.dictionary) ?? usual(model.dictionaries, model.n_layers)) : null;
   });
+  /** All that can be chosen. */
+  choices = $derived.by(() => [...this.known.values(), ...this.held.values()]);
 
   /** All that may be mixed with the chosen dictionary: of its width, and read as it is. */
   mixable = $derived.by(() => {
     const chosen = this.dictionary;
     return chosen ? [...this.known.values()].filter((info) => fits(info, chosen)) : [];
   });
-  private held = $derived.by(() => new Map((this.session.state?.directions ?? []).map(({ name, space, width }): [string, Sort] => [savedSource(name), { space, width, standardised: false }])));
-  /** The saved directions that may be mixed with the chosen dictionary. */
-  saved = $derived.by(() => [...this.held].filter(([, sort]) => this.dictionary && fits(sort, this.dictionary)).map(([source]) => source));
+  saved = $derived.by(() => [...this.held.keys()].filter((source) => this.takesSaved(source)));
 
   /** What stands among the sliders: the chosen dictionary first. */
   play: string[] = $derived.by(() => {
@@ -52,7 +53,7 @@ export class Mixing {
   /** The dictionaries that the direction is made of: what its units depend on. */
   units = $derived.by(() => {
     const sources = this.terms.length ? [...new Set(this.terms.map(({ source }) => source))] : this.play.slice(0, 1);
-    return sources.flatMap((source) => this.known.get(source) ?? this.held.get(source) ?? []);
+    return sources.flatMap((source) => this.info(source) ?? []);
   });
   unit: ValueUnit = $derived.by(() => unitOf(this.view.current.unit, this.units));
 
@@ -86,10 +87,29 @@ export class Mixing {
   ) {}
 
   info(source: string): DictionaryInfo | null {
-    return this.known.get(source) ?? null;
+    return this.known.get(source) ?? this.held.get(source) ?? null;
   }
   sizeOf(source: string): number {
-    return this.known.get(source)?.n ?? (savedName(source) === null ? 0 : 1);
+    return this.info(source)?.n ?? 0;
+  }
+  private takesSaved(source: string): boolean {
+    const [direction, chosen] = [this.held.get(source), this.dictionary];
+    return !!direction && !!chosen && fits(direction, chosen);
+  }
+
+  /** The view asks for a saved direction already, alone or among others. */
+  asksFor(name: string): boolean {
+    const { dictionary, terms } = this.view.current;
+    return dictionary === savedSource(name) || savedSource(name) in terms;
+  }
+
+  /** A saved direction alone: beside the chosen dictionary where they can be mixed, else in its place. */
+  showSaved(name: string): void {
+    const source = savedSource(name);
+    const current = this.view.current;
+    current.direction = "mix";
+    if (this.dictionary?.id !== source && this.takesSaved(source)) [current.weights, current.terms, current.also] = [{}, { [source]: 1 }, []];
+    else [current.dictionary, current.weights, current.terms, current.also] = [source, { 0: 1 }, {}, []];
   }
 
   weightOf(source: string, index: number): number {
@@ -113,7 +133,7 @@ export class Mixing {
 
   /** Another dictionary: a component alone becomes the same one there; a mix stays what it is, if it can. */
   choose(id: string): void {
-    const [old, next] = [this.dictionary, this.known.get(id)];
+    const [old, next] = [this.dictionary, this.info(id)];
     const current = this.view.current;
     if (!next || next.id === old?.id) return;
     const one = this.view.component;
@@ -127,7 +147,7 @@ export class Mixing {
   }
   /** The nearest of another family. */
   chooseFamily(family: string): void {
-    const found = nearest([...this.known.values()], family, this.dictionary);
+    const found = nearest(this.choices, family, this.dictionary);
     if (found) this.choose(found.id);
   }
 
@@ -211,7 +231,12 @@ export class Mixing {
   }
 }
 
-const fits = (a: Sort, b: Sort): boolean => a.width === b.width && (a.space === "lens") === (b.space === "lens");
+const fits = (a: DictionaryInfo, b: DictionaryInfo): boolean => a.width === b.width && (a.space === "lens") === (b.space === "lens");
+
+const asDictionary = ({ name, site, head, space, width }: SavedDirection): DictionaryInfo => ({
+  id: savedSource(name), site, head, place: place({ site, head }), kind: "saved", n: 1, space,
+  standardised: false, fitted_on: "", tokens: 0, shipped: false, width,
+});
 
 function asTerm({ source, index, weight }: Term): MixTerm {
   const name = savedName(source);

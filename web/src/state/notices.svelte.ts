@@ -5,15 +5,17 @@ export interface Notice {
   text: string;
   /** `lasting` is news worth reading, `error` a refusal. */
   kind: "info" | "lasting" | "error";
+  /** What can still be done about it. */
+  action?: { label: string; run(): void };
 }
 
 export const notices = $state<{ list: Notice[] }>({ list: [] });
 
 let next = 1;
 
-export function notify(text: string, kind: Notice["kind"] = "info"): void {
+export function notify(text: string, kind: Notice["kind"] = "info", action?: Notice["action"]): void {
   const id = next++;
-  notices.list = [...notices.list.filter((notice) => notice.text !== text), { id, text, kind }].slice(-3);
+  notices.list = [...notices.list.filter((notice) => notice.text !== text || notice.action), { id, text, kind, action }].slice(-3);
   setTimeout(() => dismiss(id), kind === "info" ? 2_500 : 12_000);
 }
 

@@ -9,7 +9,8 @@ import type { Shared } from "./hash";
 export function shareLink(app: App): string {
   const state = app.session.state;
   const url = new URL(location.href);
-  url.search = "";
+  const saved = state?.directions.find(({ name }) => name === app.shownSaved)?.library;
+  url.search = saved ? `?direction=${encodeURIComponent(saved)}` : "";
   app.view.current.selection = { layer: app.selected.row + app.streams.first, pos: app.selected.col };
   url.hash = app.view.link(
     state?.model && state.prompt
