@@ -119,10 +119,12 @@ def test_a_click_makes_the_prompt_the_live_one_with_the_token_selected(bench: Pa
     assert state.selection[1] == at
     assert state.prompt.text != IOI
     bench.get_by_role("tab", name="Prompts").click()
-    expect(bench.get_by_test_id("prompt-0")).to_contain_text(state.prompt.text[:12], timeout=DRAWN_MS)
+    expect(bench.get_by_test_id("prompt-0")).to_contain_text(
+        state.prompt.text[:12].replace("\n", "↵"), timeout=DRAWN_MS
+    )
 
 
-def test_new_ones_and_a_text_of_ones_own(bench: Page) -> None:
+def test_new_ones_and_a_text_of_ones_own(bench: Page, traffic: Traffic) -> None:
     open_prompts(bench)
     first = drawn_text(bench)
     bench.get_by_test_id("prompts-new").click()
@@ -133,7 +135,7 @@ def test_new_ones_and_a_text_of_ones_own(bench: Page) -> None:
     expect(bench.get_by_test_id("prompts-new")).to_be_visible(timeout=DRAWN_MS)
     bench.get_by_test_id("prompts-source").select_option("typed")
     bench.get_by_test_id("prompts-text").fill(
-        "The queen of the north kept bees. Her bees made a dark and bitter honey."
+        "The queen of the north kept bees. Her bees made a dark and bitter honey all winter long."
     )
     bench.get_by_test_id("prompts-length").fill("8")
     bench.get_by_test_id("prompts-length").blur()
@@ -141,6 +143,8 @@ def test_new_ones_and_a_text_of_ones_own(bench: Page) -> None:
     bench.get_by_test_id("prompts-text").fill(" a ")
     bench.get_by_test_id("prompts-text").blur()
     expect(bench.get_by_test_id("prompts-error")).to_contain_text("4 tokens", timeout=DRAWN_MS)
+    assert all("422" in complaint for complaint in traffic.complaints), "the refusal, and nothing else"
+    traffic.complaints.clear()
 
 
 def test_another_row_and_the_table(bench: Page) -> None:
@@ -154,8 +158,11 @@ def test_another_row_and_the_table(bench: Page) -> None:
     bench.get_by_test_id("prompts-table-toggle").click()
     expect(bench.get_by_test_id("prompts-table").locator("tbody tr")).to_have_count(100)
     bench.get_by_label("greatest value first").check()
-    cells = bench.get_by_test_id("prompts-table").locator("td[data-token]")
-    values = cells.evaluate_all("all => all.map(td => +td.dataset.value)")
+    values = (
+        bench.get_by_test_id("prompts-table")
+        .locator("td[data-token]")
+        .evaluate_all("all => all.map(td => +td.dataset.value)")
+    )
     assert values == sorted(values, reverse=True)
     bench.get_by_test_id("prompts-table-toggle").click()
 

@@ -219,23 +219,16 @@ def _describe(recorded: Recorded, loaded: Loaded, own: bool) -> dict[str, object
 
 
 def coef(page: Page, loaded: Loaded, dictionary: Dictionary, row: int, *, turn: Turn) -> bytes:
-    """coef[token, k] = x . read_k, offset[k] = mean_row . read_k (NaN: unknown), norm[token] = |x|, at a row of the dictionary.
+    """coef[token, k], offset[k] and perhaps sigma[token] at one of the dictionary's rows, as `compute.coordinates` has them.
 
-    In the lens space, as for a run, coef is read_k . x / sigma(x) + offset_k, and there is sigma[token]. Raises UnknownLayer.
+    And norm[token] = |x|. Raises UnknownLayer.
     """
     table = loaded.model.sites
     sites, stream = row_sites(dictionary, table), in_stream(table.parse(dictionary.site))
     check_row(sites, row)
-    head = None if stream else dictionary.head
-    x = page.at(row) if stream else page.elsewhere(loaded, sites[row], head, turn=turn)
-    read = dictionary.read.to(x.device, torch.float32)
-    mean = loaded.means.stack([sites[row]], head, like=dictionary)[0].to(x.device)
-    tensors = {"coef": x @ read.T, "offset": mean @ read.T, "norm": x.norm(dim=-1)}
-    if dictionary.space == "lens":
-        sigma = loaded.model.final_scale(x).float()
-        bias = 0.0 if dictionary.offset is None else dictionary.offset.to(x.device, torch.float32)
-        tensors |= {"coef": tensors["coef"] / sigma + bias, "sigma": sigma.squeeze(-1)}
-    return compute.to_bytes(tensors, {})
+    x = page.at(row) if stream else page.elsewhere(loaded, sites[row], dictionary.head, turn=turn)
+    found = compute.coordinates(x[None], loaded, dictionary, slice(row, row + 1))
+    return compute.to_bytes({name: tensor[0] for name, tensor in found.items()} | {"norm": x.norm(dim=-1)}, {})
 
 
 def logits(page: Page, loaded: Loaded, *, positive: int, negative: int, row: int) -> bytes:

@@ -28,11 +28,12 @@ export function lineOf(starts: ArrayLike<number>, item: number): number {
 /** One past the last item of a line. */
 export const lineEnd = (starts: ArrayLike<number>, line: number, items: number): number => (line + 1 < starts.length ? starts[line + 1] : items);
 
-/** How wide texts are in a font, in CSS pixels; each is measured once. */
-export function measurer(font: string): (text: string) => number {
+/** How wide texts are in an element's font, in CSS pixels; each is measured once. */
+export function measurer(element: Element): (text: string) => number {
   const known = new Map<string, number>();
   const g = document.createElement("canvas").getContext("2d");
-  if (g) g.font = font;
+  const { fontStyle, fontWeight, fontSize, fontFamily } = getComputedStyle(element); // `font` itself is empty where features are set
+  if (g) g.font = `${fontStyle} ${fontWeight} ${fontSize} ${fontFamily}`;
   return (text) => {
     let width = known.get(text);
     if (width === undefined) {

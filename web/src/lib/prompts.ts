@@ -1,6 +1,7 @@
 /** A page of prompts as one row of tokens: its values along the direction, and who stands beside whom. */
 
 import { floats, type Tensors } from "../connect/safetensors";
+import { topOf } from "./scale";
 import type { PromptsAnswer, ShownPrompt } from "../connect/wire";
 
 export interface Page {
@@ -37,8 +38,7 @@ export function readRow(file: Tensors): RowCoefs {
 export function pageScale(values: Float32Array, starts: Int32Array, q = 0.985): number {
   const sizes = values.map(Math.abs);
   for (const start of starts) if (start < sizes.length) sizes[start] = NaN;
-  const known = sizes.filter(Number.isFinite).sort();
-  return known[Math.min(known.length - 1, Math.floor(q * known.length))] || known.at(-1) || 1;
+  return topOf(sizes.filter(Number.isFinite), q);
 }
 
 /** Items from the least value to the greatest; what is not a number is left out. */

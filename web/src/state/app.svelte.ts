@@ -26,6 +26,7 @@ export class App {
   readonly streams: Streams;
   readonly directions: DirectionStore;
   readonly probe: ProbeStore;
+  readonly prompts: PromptStore;
   readonly library: LibraryStore;
   /** The saved direction that is on screen by itself. */
   shownSaved = $derived.by(() => {
@@ -33,7 +34,6 @@ export class App {
     return ref?.kind === "saved" ? ref.name : "";
   });
   private wantedSaved = $state("");
-  readonly prompts: PromptStore;
   palette = $state(false);
   code = $state("");
   pickedEdit = $state("");
@@ -97,8 +97,8 @@ export class App {
     this.streams = new Streams(this.session, this.view, this.mixing);
     this.directions = new DirectionStore(this.session, this.view, this.streams, this.mixing);
     this.probe = new ProbeStore(this.session, () => this.selected.col);
-    this.library = new LibraryStore(this.session, ({ name }, linked) => (linked && this.mixing.asksFor(name) ? undefined : this.showSaved(name)), query);
     this.prompts = new PromptStore(this.session, this.view, this.streams, this.mixing, () => this.selected.row);
+    this.library = new LibraryStore(this.session, ({ name }, linked) => (linked && this.mixing.asksFor(name) ? undefined : this.showSaved(name)), query);
   }
 
   /** Call from an effect: the cell the address asks for, once its picture is there. */

@@ -1,6 +1,6 @@
 import { words } from "../connect/connector";
 import type { PromptsAnswer, TextRef } from "../connect/wire";
-import { emptyText, isRefused, textRef, type TextForm } from "../lib/fit";
+import { BUILT_IN, emptyText, isRefused, textRef, type TextForm } from "../lib/fit";
 import { mixField, Turns, type Part } from "../lib/mix";
 import { pageScale, placeOf, ranked, readNorm, readPage, readRow, type Page, type RowCoefs } from "../lib/prompts";
 import { sinks } from "../lib/scale";
@@ -36,6 +36,8 @@ export class PromptStore {
   form: PromptForm = $state({ text: emptyText(), n: 20, length: 40, seed: 0 });
   page: Page | null = $state.raw(null);
   row: Row | null = $state.raw(null);
+  /** Where the prompts on screen were drawn from. */
+  from = $state("");
   error = $state("");
   /** Since when random prompts are awaited; 0 while none are. */
   waiting = $state(0);
@@ -90,6 +92,13 @@ export class PromptStore {
     return () => clearTimeout(timer);
   }
 
+  /** What the form's text is called. */
+  get source(): string {
+    const { kind, builtin, file, hub } = this.form.text;
+    if (kind === "builtin") return BUILT_IN.find(([name]) => name === builtin)?.[1] ?? builtin;
+    return kind === "hub" ? hub.trim() : kind === "file" ? (file?.name ?? "") : "the typed text";
+  }
+
   /** One's own prompts come at once, for their runs are there; then those drawn from the text. */
   private async ask(key: string, args: { text: TextRef; n: number; length: number; seed: number; own: string[] }): Promise<void> {
     this.stop.abort();
@@ -97,9 +106,11 @@ export class PromptStore {
     this.wanted = key;
     this.waiting = Date.now();
     this.error = "";
+    const source = this.source;
     try {
       if (!this.page && args.own.length) await this.post({ ...args, n: 0 }, stop.signal);
       await this.post(args, stop.signal);
+      if (this.stop === stop) this.from = source;
     } catch (error) {
       if (!stop.signal.aborted) this.error = words(error);
     }

@@ -25,7 +25,7 @@ export function paintToken(span: HTMLElement, token: number, { values, scale, si
   const ink = color && !hatched ? colours.inkFor(value, scale) : "";
   style.color = ink;
   style.backgroundColor = hatched ? "" : color;
-  style.backgroundImage = hatched ? `repeating-linear-gradient(135deg, ${color} 0 ${STRIPES})` : clipped ? `linear-gradient(225deg, ${ink} 3.5px, transparent 4px)` : "";
+  style.backgroundImage = hatched ? `repeating-linear-gradient(135deg, color-mix(in srgb, ${color} 45%, transparent) 0 ${STRIPES})` : clipped ? `linear-gradient(225deg, ${ink} 3.5px, transparent 4px)` : "";
 }
 
 /** The same as a bar below each token, for text that keeps its own background. */
