@@ -71,9 +71,21 @@ class Pair:
 
 
 def compared(
-    name: str, pair: Pair, peer: Peer, *, every: Cells, sample: int, reach: float, rounds: int, stride: int = 1
+    name: str,
+    pair: Pair,
+    peer: Peer,
+    *,
+    every: Cells,
+    sample: int,
+    reach: float,
+    rounds: int,
+    stride: int = 1,
+    share: bool = True,
 ) -> Iterator[Row]:
-    """Rounds of: some of the peer's cells, our sweep, the peer's again; then the same beside a batch by hand."""
+    """Rounds of: some of the peer's cells, our sweep, the peer's again; then the same beside a batch by hand.
+
+    share: ask for 70 % of the GEMM rate, where every cell has long suffixes to work on.
+    """
     length, draw = len(pair.clean), random.Random(0)
     positions = None if stride == 1 else [*range(stride // 2, length, stride)]
     known = every if positions is None else [c for c in every if c[1] in {*positions}]
@@ -108,8 +120,9 @@ def compared(
         note = (
             f"{limit / ours:.0%} of the GEMM rate ({rate / 1e9:.0f} GFLOP/s on the model's matrices; {work:.0f} GFLOP)"
         )
-        reach = 1 / 0.7 if length >= 64 else None
-        yield Row(f"{name}: against the arithmetic's limit", ours, limit, ours / limit, 0, 0, reach, rounds, note)
+        asked = 1 / 0.7 if length >= 64 and share else None
+        ratio = ours / limit
+        yield Row(f"{name}: against the arithmetic's limit", ours, limit, ratio, ratio, ratio, asked, rounds, note)
 
 
 def sweep_of(pair: Pair, positions: Sequence[int] | None = None) -> rs.Sweep:
@@ -146,7 +159,17 @@ def minimal_pair(model: rs.Model, length: int, at: int) -> tuple[list[int], list
     return clean, corrupted
 
 
-TOLD = (
+# two sentences of one form behind other text: each token stands for what the other's does, as in pairs that people patch
+ALIGNED = (
+    "Nobody had slept much. It had been raining in the valley for nine days, the river stood high under the bridge, and few "
+    "people could remember a wetter spring. The shops stayed open anyway, and so did the school. Then, when John and Mary "
+    "went to the store, John gave a bottle of milk to",
+    "My uncle worked alone. He was the last of four sons on that farm, which lay far behind the hills, yet everybody would greet "
+    "his old father. Some friends came over each year, but never for long. Later, after Mary and John came from a park, Mary "
+    "handed some box with letters to",
+)
+# two texts that have nothing to do with each other: nearly half of the work is in cells over 5 % of their gap
+UNRELATED = (
     "The weather had been fine for most of the week, and nobody in the village expected any rain before Sunday. Still the old "
     "man took his coat. When John and Mary went to the store, John gave a bottle of milk to",
     "Prices rose again in the spring, which surprised only those who had never kept a shop, or a household, in that part of "
@@ -161,30 +184,39 @@ def told(model: rs.Model, text: str, length: int) -> list[int]:
 
 def screened_rows(model: rs.Model, peer: Peer, *, rounds: int) -> Iterator[Row]:
     """Screening at 64 tokens, beside the peer's whole forwards; recall against the exact sweep."""
-    pair = Pair(model, *(told(model, text, 64) for text in TOLD))
-    clean, corrupted = pair.clean, pair.corrupted
-    cells = [(layer, pos) for layer in range(model.n_layers) for pos in range(64)]
-    exact = pair.ours()
-    gap = abs(exact.provenance["clean"][0] - exact.provenance["corrupted"][0])
-    big = (exact.values - exact.provenance["corrupted"][0]).abs().flatten() >= 0.05 * gap
-    for by in ("neighbours", "gradient", "bfloat16"):
-        times, found = [], None
-        for i in range(rounds):
-            before, _ = pair.theirs(peer, random.Random(i).sample(cells, 4))
-            began = time.perf_counter()
-            found = rs.activation_patching(model, [clean], [corrupted], pair.metric, screen=by, progress=False)
-            times.append((time.perf_counter() - began, before * len(cells)))
-        assert found is not None
-        known = torch.tensor([k == "exact" for k in found.provenance["known"]])
-        recall = float((known & big).sum() / big.sum())
-        ours, theirs = (statistics.median(column) for column in zip(*times, strict=True))
-        ratios = sorted(a / b for a, b in times)
-        ratio = statistics.median(ratios)
-        note = (
-            f"{1 / ratio:.1f} times as fast as transformer_lens; recall {recall:.3f} of {int(big.sum())} cells over 5 % of "
-            f"the gap, {int(known.sum())} of 1920 exact, audit {found.provenance['audit']}"
-        )
-        yield Row(f"screened by {by}, 64 tokens", ours, theirs, ratio, ratios[0], ratios[-1], 1 / 20, rounds, note)
+    for name, texts, ways, reach in (
+        ("aligned pair", ALIGNED, ("bfloat16", "neighbours", "gradient"), 20),
+        ("unrelated texts", UNRELATED, ("bfloat16",), None),
+    ):
+        pair = Pair(model, *(told(model, text, 64) for text in texts))
+        cells = [(layer, pos) for layer in range(model.n_layers) for pos in range(64)]
+        exact = pair.ours()
+        gap = abs(exact.provenance["clean"][0] - exact.provenance["corrupted"][0])
+        big = (exact.values - exact.provenance["corrupted"][0]).abs().flatten() >= 0.05 * gap
+        for by in ways:
+            times, found = [], None
+            for i in range(rounds):
+                before, _ = pair.theirs(peer, random.Random(i).sample(cells, 4))
+                began = time.perf_counter()
+                found = rs.activation_patching(
+                    model, [pair.clean], [pair.corrupted], pair.metric, screen=by, progress=False
+                )
+                times.append((time.perf_counter() - began, before * len(cells)))
+            assert found is not None
+            known = torch.tensor([k == "exact" for k in found.provenance["known"]])
+            recall = float((known & big).sum() / big.sum())
+            ours, theirs = (statistics.median(column) for column in zip(*times, strict=True))
+            ratios = sorted(a / b for a, b in times)
+            ratio = statistics.median(ratios)
+            audit = ", ".join(f"{k} {v:.3g}" for k, v in found.provenance["audit"].items())
+            note = (
+                f"{1 / ratio:.1f} times as fast as transformer_lens; recall {recall:.3f} of the {int(big.sum())} cells over "
+                f"5 % of the gap, {int(known.sum())} of {len(cells)} exact; audit: {audit}"
+            )
+            asked = None if reach is None or by != "bfloat16" else 1 / reach
+            yield Row(
+                f"screened by {by}, 64 tokens, {name}", ours, theirs, ratio, ratios[0], ratios[-1], asked, rounds, note
+            )
 
 
 def rows(*, quick: bool = False) -> Iterator[Row]:
@@ -205,7 +237,8 @@ def rows(*, quick: bool = False) -> Iterator[Row]:
         yield from compared("head patching, 16 tokens", pair, peer, every=heads, sample=8, reach=7, rounds=3)
         pair = Pair(model, *minimal_pair(model, 64, 55))
         yield from compared(
-            "residual patching, 64 tokens, one difference at 55", pair, peer, every=each[64], sample=8, reach=40, rounds=3
+            "residual patching, 64 tokens, one difference at 55", pair, peer, every=each[64], sample=8, reach=40, rounds=3,
+            share=False,
         )  # fmt: skip
         if not quick:
             yield from screened_rows(model, peer, rounds=2)
@@ -220,7 +253,7 @@ def rows(*, quick: bool = False) -> Iterator[Row]:
                     every=each[16],
                     sample=8,
                     reach=1,
-                    rounds=3,
+                    rounds=2,
                 )
                 yield next(found)
         except PeerError as error:

@@ -1,7 +1,7 @@
 """Every error Residscope raises on purpose, as one tree.
 
     ResidscopeError
-    ├── PromptError          EmptyPrompt, PromptTooLong, UnknownToken, NoTokenizer, NoChatTemplate
+    ├── PromptError          EmptyPrompt, PromptTooLong, PageTooLarge, UnknownToken, NoTokenizer, NoChatTemplate
     ├── SiteError            UnknownSite, UnknownLayer, UnknownHead, UnknownNeuron, UnknownPosition, AbsentSite,
     │                        NoVectors
     ├── DirectionError       WrongWidth, ZeroDirection, CappedLogits, NegativeActivations, BadFit
@@ -69,6 +69,10 @@ class EmptyPrompt(PromptError):
 
 class PromptTooLong(PromptError):
     """More tokens than the model's context."""
+
+
+class PageTooLarge(PromptError):
+    """A page of prompts whose stream takes more memory than there is for it."""
 
 
 class UnknownToken(PromptError):

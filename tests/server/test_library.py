@@ -137,6 +137,24 @@ def test_the_session_takes_an_exported_file_as_it_is(person, server: Server, lib
     assert (got.offset, got.scale, got.space) == (want.offset, want.scale, want.space)
 
 
+def test_a_mix_over_dictionaries_is_saved_and_comes_back_whole(person, server: Server) -> None:
+    """Its terms are kept in what is said of where it came from."""
+    ada = person("ada")
+    terms = [{"dictionary": f"pca@resid_post.{i}", "index": i, "weight": weight} for i, weight in ((1, 0.7), (2, -0.5))]
+    ref = {"kind": "mix", "terms": terms}
+    entry = ada.post("api/library/directions", json={"direction": ref, "name": "over two layers"}).json()
+    opened, want = (
+        server.session.resolve(each)[0] for each in (ada.post(f"api/library/directions/{entry['id']}/open").json(), ref)
+    )
+    assert torch.equal(opened.read, want.read)
+    assert (opened.site, opened.space, opened.offset) == (want.site, want.space, want.offset)
+    told = ada.get(f"api/library/directions/{entry['id']}").json()["provenance"]["mix"]
+    assert [(term["weight"], term["place"], term["of"]["index"]) for term in told] == [
+        (0.7, "resid_post.1", 1),
+        (-0.5, "resid_post.2", 2),
+    ]
+
+
 def test_two_directions_of_one_name_stand_side_by_side_in_the_session(person, server: Server, library: Library) -> None:
     ada, bob = person("ada"), person("bob")
     first = save(ada, "twin")

@@ -1,5 +1,6 @@
 import pytest
 
+from corpus.conftest import hub as hub
 from residscope.session import Session, loaded
 from session import worlds
 

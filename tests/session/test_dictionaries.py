@@ -8,11 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
+import residscope as rs
 from residscope.directions import Dictionary, mix, unembedding_rows
 from residscope.errors import BadEdit, DirectionError, MalformedJSON, NotFound, UnknownSite, WrongWidth, ZeroDirection
 from residscope.session import Session, compute
 from session import worlds
 from session.test_fit import OTHER, TEXT, fit
+from tiny_models import tiny_llama
 
 PCA1, PCA3, WORDS = "pca@resid_post.1", "pca@resid_post.3", "unembedding@resid_post.3"
 HEAD = {"method": "pca", "site": "z.2", "head": 1, "text": TEXT, "tokens": 1000, "n": 4}
@@ -141,14 +143,19 @@ def test_the_embedding_is_the_first_row_unless_positions_are_added_to_it(rich: S
     assert about["fitted_row"] == (0 if rotary else None)
 
 
-def test_a_change_of_dictionary_is_small() -> None:
-    """31 rows, 64 tokens and 28 or 30 directions: what the page fetches when another layer's components are chosen."""
-    rows = {"rows": json.dumps(["embed", *(f"resid_post.{layer}" for layer in range(30))]), "fitted_row": "24"}
-    sizes = {
-        k: len(compute.to_bytes({"coef": torch.zeros(31, 64, k), "offset": torch.zeros(31, k)}, rows)) for k in (28, 30)
-    }
-    assert sizes[28] < 230_000
-    assert sizes[30] < 250_000
+def test_a_change_of_dictionary_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the page fetches when another layer's components are chosen: SmolLM2's 31 rows, 64 tokens, 28 or 30 directions."""
+    deep = rs.load((tiny_llama(layers=30), worlds.tokenizer()))
+    monkeypatch.setattr("residscope.session.loaded.shipped", lambda model: {})
+    with worlds.session(deep) as session:
+        session.intent("set_prompt", {"text": "n" * 64})
+        assert session.wait(60)
+        for n, most in ((28, 230_000), (30, 250_000)):
+            found = fit(session, method="pca", site="stream", text=TEXT, tokens=1000, n=n)
+            data = session.coef(session.state.baseline, dictionary=found[24]["id"])
+            assert load(data)["coef"].shape == (31, 64, n)
+            assert len(data) < most
+            assert len(data) > 31 * 64 * n * 4, "nothing is left out"
 
 
 def test_unknown_dictionaries_and_runs(rich: Session) -> None:

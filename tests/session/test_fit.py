@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load
 
 import residscope as rs
+from loopback_hub import COMMIT
 from residscope import directions
 from residscope.errors import (
     BadFit,
@@ -251,6 +252,14 @@ def test_a_fit_that_fails_says_why_and_leaves_nothing(one: Session, recipe: dict
     one.intent("cancel_fit")
     assert wire(one)["fit"] is None
     assert len(fit(one, **PCA)) == 1, "a failed fit does not stand in the way"
+
+
+def test_a_hub_s_text_is_named_by_its_commit(bare: Session, hub: Any) -> None:
+    (row,) = fit(bare, **{**PCA, "n": 2, "text": {"kind": "hub", "name": "someone/stories"}})
+    assert row["fitted_on"] == f"hub:someone/stories@{COMMIT}"
+    assert f"'hub:someone/stories@{COMMIT}'" in bare.state.model.code[row["id"]]
+    assert fit(bare, **{**PCA, "text": {"kind": "hub", "name": "someone/nothing"}}) == []
+    assert wire(bare)["fit"]["error"]["type"] == "CorpusError"
 
 
 def test_progress_goes_up_through_both_stages(bare: Session) -> None:

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { isClipped, robustScale, sinks } from "../src/lib/scale";
+import { isClipped, robustScale, sinks, topOf } from "../src/lib/scale";
 
 describe("the scale", () => {
   it("is the 98.5th percentile of |value|, position 0 left out", () => {
@@ -32,5 +32,15 @@ describe("the scale", () => {
   it("calls only what lies beyond the end clipped", () => {
     expect(isClipped(2, 2)).toBe(false);
     expect(isClipped(-2.1, 2)).toBe(true);
+  });
+});
+
+describe("the quantile", () => {
+  it("is that of the sorted sizes, whatever their order", () => {
+    for (const n of [1, 2, 3, 10, 1000]) {
+      const sizes = Float32Array.from({ length: n }, (_, i) => Math.abs(Math.sin(7 * i)) * (i % 5));
+      const sorted = sizes.slice().sort();
+      for (const q of [0, 0.3, 0.985]) expect(topOf(sizes.slice(), q)).toBe(sorted[Math.floor(q * n)] || sorted[n - 1] || 1);
+    }
   });
 });

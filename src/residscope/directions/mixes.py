@@ -71,7 +71,8 @@ def label(terms: Sequence[tuple[float, Direction]]) -> str:
     """Such as `0.7 PC 3 of resid_post.23 - 0.5 NMF 2`: a place is said where it is another than the one before."""
     said, place = "", ""
     for weight, direction in terms:
-        name = f"({direction.name})" if " + " in direction.name or " - " in direction.name else direction.name
+        several = any(sign in direction.name for sign in (" + ", " - ", " − "))
+        name = f"({direction.name})" if several else direction.name
         name = name if abs(weight) == 1 else f"{abs(weight):.3g} {name}"
         name = name if direction.place == place else f"{name} of {direction.place}"
         sign = (" - " if weight < 0 else " + ") if said else ("-" if weight < 0 else "")

@@ -17,6 +17,7 @@ from residscope.server.guard import Guard
 from residscope.server.library import routes
 from residscope.server.parse import parse_json
 from residscope.server.people import People
+from residscope.server.prompts import routes as prompts
 from residscope.server.refusals import refuse
 from residscope.server.sockets import talk
 from residscope.session import Session
@@ -104,6 +105,7 @@ def create_app(
     async def socket(websocket: WebSocket) -> None:
         await talk(websocket, session)
 
+    app.include_router(prompts(session))
     if library is not None and people is not None:
         app.include_router(routes(session, library, people, cookie=f"residscope-user-{port}"))
     if (page / "assets").is_dir():

@@ -1,25 +1,23 @@
 """The library's routes: docs/wire.md under `api/library/`. Who asks is in the cookie, never in the request."""
 
-from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
-from residscope.errors import MalformedJSON, ModelNotFound
+from residscope.errors import ModelNotFound
 from residscope.server.blind import BlindTests
 from residscope.server.guard import cookie_in
-from residscope.server.parse import parse_json
+from residscope.server.parse import body as _body
 from residscope.server.people import YEAR, People
 from residscope.session import Session
-from residscope.session.specs import Spec, reasons, shorten
+from residscope.session.specs import Spec
 from residscope.store import Library, Search
 from residscope.store.entries import Entry
 
 FILE = "application/octet-stream"
-A = TypeVar("A", bound=BaseModel)
 
 
 class Name(Spec):
@@ -187,20 +185,3 @@ def routes(session: Session, library: Library, people: People, *, cookie: str) -
         return JSONResponse({"kind": kind, "id": id})
 
     return router
-
-
-def _body(shape: type[A]) -> Callable[[Request], Any]:
-    """The request's JSON as a shape. Raises MalformedJSON."""
-
-    async def parsed(request: Request) -> A:
-        raw = parse_json(await request.body() or b"{}")
-        try:
-            return shape.model_validate(raw)
-        except ValidationError as error:
-            raise MalformedJSON(
-                f"the request does not parse: {reasons(error)}",
-                received=shorten(raw),
-                allowed=f"an object with {', '.join(shape.model_fields)}",
-            ) from None
-
-    return parsed

@@ -1,10 +1,16 @@
 """JSON off the wire."""
 
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
 
 from residscope.errors import MalformedJSON
-from residscope.session.specs import shorten
+from residscope.session.specs import reasons, shorten
+
+A = TypeVar("A", bound=BaseModel)
 
 
 def parse_json(data: bytes | str) -> Any:
@@ -26,3 +32,20 @@ def parse_json(data: bytes | str) -> Any:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def body(shape: type[A]) -> Callable[[Request], Any]:
+    """The request's JSON as a shape. Raises MalformedJSON."""
+
+    async def parsed(request: Request) -> A:
+        raw = parse_json(await request.body() or b"{}")
+        try:
+            return shape.model_validate(raw)
+        except ValidationError as error:
+            raise MalformedJSON(
+                f"the request does not parse: {reasons(error)}",
+                received=shorten(raw),
+                allowed=f"an object with {', '.join(shape.model_fields)}",
+            ) from None
+
+    return parsed

@@ -114,27 +114,34 @@ def stream(held: Held, loaded: Loaded) -> bytes:
     return to_bytes(tensors, {"next_text": json.dumps(lines)})
 
 
-def coef(x: Float[Tensor, "row pos d"], loaded: Loaded, dictionary: Dictionary) -> bytes:
+def coordinates(
+    x: Float[Tensor, "row pos d"], loaded: Loaded, dictionary: Dictionary, rows: slice = slice(None)
+) -> dict[str, Tensor]:
     """coef[row, pos, k] = x . read_k and offset[row, k] = mean_row . read_k, so that coef - offset reads x less the mean.
 
-    In the lens space coef is read_k . x / sigma(x) + offset_k, and the mean's share of it offset[row, k] / sigma[row, pos].
-    NaN where the mean of a row is not known.
+    x: those of the dictionary's rows (`row_sites`) that are asked for. In the lens space coef is read_k . x / sigma(x) + offset_k,
+    and the mean's share of it offset[row, k] / sigma[row, pos]. NaN where the mean of a row is not known.
     """
     model = loaded.model
-    sites = row_sites(dictionary, model.sites)
     read = dictionary.read.to(x.device, torch.float32)
     head = None if in_stream(model.sites.parse(dictionary.site)) else dictionary.head
-    means = loaded.means.stack(sites, head, like=dictionary).to(x.device)
+    means = loaded.means.stack(row_sites(dictionary, model.sites), head, like=dictionary).to(x.device)
     own = fitted_row(dictionary, model.sites)
     if dictionary.name == SAVED and dictionary.space == "centred" and own is not None:
         means[own] = dictionary.mean  # the mean it was fitted with, not that of the model's own components
-    tensors = {"coef": x.float() @ read.T, "offset": means @ read.T}
+    tensors = {"coef": x.float() @ read.T, "offset": means[rows] @ read.T}
     if dictionary.space == "lens":
         sigma = model.final_scale(x).float()
         bias = 0.0 if dictionary.offset is None else dictionary.offset.to(x.device, torch.float32)
         tensors |= {"coef": tensors["coef"] / sigma + bias, "sigma": sigma.squeeze(-1)}
-    told = {"rows": row_names(sites), "fitted_row": own}
-    return to_bytes(tensors, {name: json.dumps(value) for name, value in told.items()})
+    return tensors
+
+
+def coef(x: Float[Tensor, "row pos d"], loaded: Loaded, dictionary: Dictionary) -> bytes:
+    """`coordinates` of a run, with the names of its rows and which of them is the dictionary's own place."""
+    table = loaded.model.sites
+    told = {"rows": row_names(row_sites(dictionary, table)), "fitted_row": fitted_row(dictionary, table)}
+    return to_bytes(coordinates(x, loaded, dictionary), {name: json.dumps(value) for name, value in told.items()})
 
 
 def gram(vectors: Sequence[tuple[str, Float[Tensor, "_ _"]]]) -> dict[str, Any]:

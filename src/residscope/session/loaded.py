@@ -98,7 +98,7 @@ class Loaded:
                 allowed=f"up to {MOST_DICTIONARIES}",
                 fix="forget some",
             )
-        return replace(self, dictionaries=dictionaries, code=lines, taken=frozenset(taken))
+        return self._with(dictionaries=dictionaries, code=lines, taken=frozenset(taken))
 
     def without(self, id: str) -> "Loaded":
         """Raises NotFound; DirectionError for one that came with Residscope."""
@@ -110,7 +110,14 @@ class Loaded:
                 received=id,
                 allowed=", ".join(fitted) or "none is fitted",
             )
-        return replace(self, dictionaries={other: d for other, d in self.dictionaries.items() if other != id})
+        return self._with(dictionaries={other: d for other, d in self.dictionaries.items() if other != id})
+
+    def _with(self, **changed: Any) -> "Loaded":
+        """The same model with other dictionaries; its common tokens are not worked out again."""
+        new = replace(self, **changed)
+        if "common" in self.__dict__:
+            new.__dict__["common"] = self.common
+        return new
 
     @property
     def fitted(self) -> dict[str, Dictionary]:

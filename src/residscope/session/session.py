@@ -163,6 +163,11 @@ class Session:
         held, loaded = self._held(run)
         return {"top": top(compute.lens(held, loaded, layer=layer, pos=pos))}
 
+    def kept(self, prompt: Prompt) -> Held | None:
+        """The unedited run of a prompt, where its stream is still held; nothing is computed."""
+        with self._lock:
+            return self._kept.get(run_key(prompt, ()))
+
     def dictionary(self, id: str) -> dict[str, Any]:
         return describe_dictionary(self._loaded(), id, self._state.metric)
 

@@ -370,3 +370,16 @@ export interface DirectionReading {
   top: PoleToken[];
   bottom: PoleToken[];
 }
+
+/** One prompt of a page; `next`: the three likeliest tokens after each of its own. */
+export interface ShownPrompt {
+  text: string;
+  own: boolean;
+  tokens: Tok[];
+  next: { text: string; p: number }[][];
+}
+
+export interface PromptsAnswer {
+  id: string;
+  prompts: ShownPrompt[];
+}

@@ -14,6 +14,9 @@ export function columnWidth(cols: number, room: number, fit: boolean): number {
   return Math.min(WIDEST, Math.max(fit ? NARROWEST : READABLE, Math.floor(even * 4) / 4));
 }
 
+/** Tokens to a column where all are to fit: columns are never narrower than 4 px. */
+export const binSize = (cols: number, room: number, fit: boolean): number => (fit ? Math.max(1, Math.ceil((NARROWEST * cols) / room)) : 1);
+
 export const rowHeight = (rows: number, room: number): number =>
   Math.min(TALLEST, Math.max(LOWEST, Math.floor(room / Math.max(rows, 1))));
 

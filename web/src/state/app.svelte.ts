@@ -9,6 +9,7 @@ import { Fitting } from "./fitting.svelte";
 import { LibraryStore } from "./library.svelte";
 import { Mixing } from "./mixing.svelte";
 import { ProbeStore } from "./probe.svelte";
+import { PromptStore } from "./prompts.svelte";
 import { Session } from "./session.svelte";
 import { Streams } from "./streams.svelte";
 import { ViewStore, type Cell } from "./view.svelte";
@@ -25,6 +26,7 @@ export class App {
   readonly streams: Streams;
   readonly directions: DirectionStore;
   readonly probe: ProbeStore;
+  readonly prompts: PromptStore;
   readonly library: LibraryStore;
   /** The saved direction that is on screen by itself. */
   shownSaved = $derived.by(() => {
@@ -95,6 +97,7 @@ export class App {
     this.streams = new Streams(this.session, this.view, this.mixing);
     this.directions = new DirectionStore(this.session, this.view, this.streams, this.mixing);
     this.probe = new ProbeStore(this.session, () => this.selected.col);
+    this.prompts = new PromptStore(this.session, this.view, this.streams, this.mixing, () => this.selected.row);
     this.library = new LibraryStore(this.session, ({ name }, linked) => (linked && this.mixing.asksFor(name) ? undefined : this.showSaved(name)), query);
   }
 

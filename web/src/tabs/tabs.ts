@@ -1,5 +1,7 @@
 import type { Component } from "svelte";
 import ProbeTab from "./ProbeTab.svelte";
+import PromptsActions from "./PromptsActions.svelte";
+import PromptsTab from "./PromptsTab.svelte";
 import StreamActions from "./StreamActions.svelte";
 import StreamTab from "./StreamTab.svelte";
 
@@ -14,5 +16,6 @@ export interface Tab {
 /** The tabs in the centre, in order: a new one is one more entry. */
 export const TABS: Tab[] = [
   { id: "stream", label: "Stream", component: StreamTab, actions: StreamActions },
+  { id: "prompts", label: "Prompts", component: PromptsTab, actions: PromptsActions },
   { id: "probe", label: "Probe", component: ProbeTab },
 ];

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -19,7 +19,8 @@ from residscope.errors import BadSweep
 from residscope.progress import Progress
 from residscope.results import Result
 
-_SLACK = 0.8  # cells estimated at this share of the threshold are made exact too: an estimate has its own error
+# cells estimated at this share of the threshold are made exact too: an estimate has its own error
+_SLACK = {"bfloat16": 0.7, "gradient": 0.8, "neighbours": 0.8}
 
 
 def screened(
@@ -37,11 +38,11 @@ def screened(
     """A sweep with every cell whose effect is over a share of the gap exact, and the rest estimated.
 
     gap: the difference (clean - corrupted) that effects are shares of, one number or one a prompt. by: "bfloat16" runs the
-    same sweep on a copy of the model in that precision; "gradient" takes the first-order estimate
-    readout + sum over sites of grad . (edited value - value), for three passes in all; "neighbours" runs every fourth cell of
-    each of the `chains` (cells in an order along which effects change little, such as the layers at one position) and takes
-    the others to be between the two beside them. over: the share. audit: the share of the remaining cells, drawn by `seed`,
-    that are made exact as well.
+    same sweep on a copy of the model in that precision, every third cell of each of the `chains` where they are given (cells
+    in an order along which effects change little, such as the layers at one position), and takes the others to be between the
+    two beside them; "neighbours" does so with every fourth cell, exactly; "gradient" takes the first-order estimate
+    readout + sum over sites of grad . (edited value - value), for three passes in all. over: the share. audit: the share of
+    the remaining cells, drawn by `seed`, that are made exact as well.
 
     The result's column `known` says of each cell whether it is "exact" or "estimate"; its provenance has the audit: the largest
     error found, and how many cells over the threshold the estimate had missed.
@@ -51,7 +52,7 @@ def screened(
     """
     if by not in _WAYS:
         raise BadSweep("no such way of screening", received=repr(by), allowed=", ".join(_WAYS))
-    if by == "neighbours" and sorted(i for chain in chains for i in chain) != [*range(len(plan.cells))]:
+    if (by == "neighbours" or chains) and sorted(i for chain in chains for i in chain) != [*range(len(plan.cells))]:
         raise BadSweep(
             "chains must hold every cell once", received=f"{sum(map(len, chains))} of {len(plan.cells)} cells"
         )
@@ -64,7 +65,7 @@ def screened(
     rough = _WAYS[by](plan, chains, progress, cancel)
     estimate, base = rough.values, rough.base
     share = (rough.largest / threshold).amax(1)
-    wanted = share >= _SLACK
+    wanted = share >= _SLACK[by]
     wanted[rough.exact] = False
     rest = sorted({*(~wanted).nonzero()[:, 0].tolist()} - {*rough.exact})
     generator = torch.Generator().manual_seed(seed)
@@ -110,16 +111,18 @@ class Rough:
     exact: list[int]
 
 
-def _in_bfloat16(plan: Sweep, _: Any, progress: Progress, cancel: Any) -> Rough:
-    """The same sweep on a copy of the model in bfloat16, its effects set upon the exact base."""
+def _in_bfloat16(plan: Sweep, chains: Sequence[Sequence[int]], progress: Progress, cancel: Any) -> Rough:
+    """The sweep on a copy of the model in bfloat16, of every third cell of each chain; its effects set upon the exact base."""
     model = plan.model
     hf = copy.deepcopy(model.hf).to(torch.bfloat16)
     low = Model(hf, model.tokenizer, name=model.name, hash=model.hash, bos=model.bos)
-    rough = plan.of(plan.cells, model=low)
+    chosen, between = _thinned(chains or [[i] for i in range(len(plan.cells))], _STRIDES["bfloat16"])
+    rough = plan.of([plan.cells[i] for i in chosen], model=low)
     found = rough.run(progress, cancel).values.to(model.device)
     base = plan.baseline()
-    effect = (found - rough.base.to(model.device)).to(base)
-    return Rough(base + effect, base, effect.abs(), [])
+    effect = base.new_zeros(len(plan.cells), len(base))
+    effect[chosen] = (found - rough.base.to(model.device)).to(base)
+    return Rough(base + effect, base, between(effect), [])
 
 
 def _by_gradient(plan: Sweep, _: Any, progress: Progress, cancel: Any) -> Rough:
@@ -137,23 +140,36 @@ def _by_gradient(plan: Sweep, _: Any, progress: Progress, cancel: Any) -> Rough:
 
 def _by_neighbours(plan: Sweep, chains: Sequence[Sequence[int]], progress: Progress, cancel: Any) -> Rough:
     """Every fourth cell of each chain, exactly; the others on the line between the two beside them."""
-    steps = [sorted({*range(0, len(chain), _STRIDE), len(chain) - 1}) for chain in chains]
-    exact = [chain[i] for chain, here in zip(chains, steps, strict=True) for i in here]
+    exact, between = _thinned(chains, _STRIDES["neighbours"])
     base = plan.baseline()
     found = plan.of([plan.cells[i] for i in exact]).run(progress, cancel).values.to(base)
     effect = base.new_zeros(len(plan.cells), len(base))
     effect[exact] = found - base
-    largest = effect.abs()
-    for chain, here in zip(chains, steps, strict=True):
-        for a, b in pairwise(here):
-            low, high = effect[chain[a]], effect[chain[b]]
-            for i in range(a + 1, b):
-                effect[chain[i]] = low + (high - low) * (i - a) / (b - a)
-                largest[chain[i]] = torch.maximum(low.abs(), high.abs())
+    largest = between(effect)
     return Rough(base + effect, base, largest, exact)
 
 
-_STRIDE = 4
+def _thinned(chains: Sequence[Sequence[int]], stride: int) -> tuple[list[int], Callable[[Tensor], Tensor]]:
+    """Every so many cells of each chain (and its last); and a function that puts those between on the line between their two.
+
+    It fills `effect` in, and answers how large each may be: for a cell between two, as large as the larger of them.
+    """
+    steps = [sorted({*range(0, len(chain), stride), len(chain) - 1}) for chain in chains]
+
+    def between(effect: Tensor) -> Tensor:
+        largest = effect.abs()
+        for chain, here in zip(chains, steps, strict=True):
+            for a, b in pairwise(here):
+                low, high = effect[chain[a]], effect[chain[b]]
+                for i in range(a + 1, b):
+                    effect[chain[i]] = low + (high - low) * (i - a) / (b - a)
+                    largest[chain[i]] = torch.maximum(low.abs(), high.abs())
+        return largest
+
+    return [chain[i] for chain, here in zip(chains, steps, strict=True) for i in here], between
+
+
+_STRIDES = {"bfloat16": 3, "neighbours": 4}
 _WAYS = {"bfloat16": _in_bfloat16, "gradient": _by_gradient, "neighbours": _by_neighbours}
 
 

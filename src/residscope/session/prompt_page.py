@@ -1,0 +1,243 @@
+"""A page of prompts: windows drawn from a text beside one's own, with the stream of every token kept for colouring."""
+
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, groupby, product
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from residscope.corpus.text import Source, texts
+from residscope.directions import Dictionary, logit_diff
+from residscope.engine.recording import Recording
+from residscope.errors import EmptyCorpus, PageTooLarge, UnknownLayer
+from residscope.session import compute
+from residscope.session.dictionaries import in_stream, row_sites
+from residscope.session.loaded import Loaded
+from residscope.session.state import Prompt
+
+NEXT = 3
+POOL = 4_000_000  # characters: of a longer text, windows come from its beginning
+WIDEST_TOKEN = 16  # characters a token takes at most, on the average over a window
+LEAST = 4  # tokens of a prompt worth showing, where the text has no longer ones
+BATCH_TOKENS = 256  # between two batches the live run takes its turn
+PAGE_BYTES = 1 << 30
+MOST_BESIDE = 4
+STARTS = (
+    re.compile(r"(?:\A|(?<=\n\n)|(?<=[.!?]\s)|(?<=[.!?]\s\s))(?=\S)"),
+    re.compile(r"(?<=\n)(?=\S)"),
+)  # sentences, lines
+CAPTURE = ("resid_pre.0", "resid_post")
+Turn = Callable[[], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """One prompt, its stream (row 0 is what block 0 reads) and the likeliest tokens after each of its own."""
+
+    prompt: Prompt
+    rows: Float[Tensor, "row pos d_model"]
+    next_id: Int[Tensor, "pos k"]
+    next_p: Float[Tensor, "pos k"]
+
+    @property
+    def bytes(self) -> int:
+        return self.rows.numel() * self.rows.element_size()
+
+
+@dataclass(frozen=True, eq=False)
+class Page:
+    """What is kept of one page: one's own prompts, then those drawn."""
+
+    id: str
+    own: tuple[Recorded, ...]
+    drawn: tuple[Recorded, ...]
+    beside: dict[tuple[str, int | None], Tensor] = field(default_factory=dict)
+
+    @property
+    def prompts(self) -> tuple[Recorded, ...]:
+        return (*self.own, *self.drawn)
+
+    @property
+    def bytes(self) -> int:
+        return sum(recorded.bytes for recorded in self.prompts)
+
+    def at(self, row: int) -> Float[Tensor, "token d_model"]:
+        """One row of the stream, over all tokens of all prompts."""
+        return torch.cat([recorded.rows[row] for recorded in self.prompts]).float()
+
+    def elsewhere(self, loaded: Loaded, site: str, head: int | None, *, turn: Turn) -> Float[Tensor, "token d"]:
+        """The vectors at another site than the stream, from running the prompts once more; the latest few are kept."""
+        if (site, head) not in self.beside:
+            runs = _batches(loaded, [recorded.prompt for recorded in self.prompts], [site], turn)
+            found = {i: run[site][at] for i, run, at in runs}
+            whole = torch.cat([found[i] for i in range(len(found))])
+            while len(self.beside) >= MOST_BESIDE:
+                del self.beside[next(iter(self.beside))]
+            self.beside[site, head] = (whole if head is None else whole[:, head]).float()
+        return self.beside[site, head]
+
+
+def draw(loaded: Loaded, source: Source, *, n: int, length: int, seed: int) -> tuple[Prompt, ...]:
+    """n windows of a text, `length` tokens each; the same for the same seed.
+
+    A window begins where a sentence does, or else a line; it runs over no other window, and its text, when typed, reads as
+    the same tokens. A text without n of that length gives shorter ones (4 tokens and more), and perhaps fewer.
+
+    Raises:
+        EmptyCorpus: not one. CorpusError: the text cannot be used.
+    """
+    pool = list(_pool(texts(source)))
+    chance = random.Random(seed)
+    length = min(length, loaded.model.context)
+    found: dict[tuple[int, int], Prompt] = {}
+    for least, start in product((length, LEAST), STARTS):
+        places = [(i, match.start()) for i, text in enumerate(pool) for match in start.finditer(text)]
+        chance.shuffle(places)
+        for place in places:
+            if len(found) == n:
+                break
+            if not _overlaps(place, found) and (prompt := _window(loaded, pool, place, length, least)):
+                found[place] = prompt
+    if not found:
+        raise EmptyCorpus(f"the text gave no prompt of {LEAST} tokens or more", fix="give longer texts")
+    return tuple(found.values())
+
+
+def _pool(parts: Iterable[str]) -> Iterator[str]:
+    left = POOL
+    for text in parts:
+        yield text[:left]
+        left -= len(text)
+        if left <= 0:
+            return
+
+
+def _overlaps(place: tuple[int, int], found: dict[tuple[int, int], Prompt]) -> bool:
+    i, at = place
+    return any(i == j and at < start + len(p.text) and start < at + len(p.text) for (j, start), p in found.items())
+
+
+def _window(loaded: Loaded, pool: Sequence[str], place: tuple[int, int], length: int, least: int) -> Prompt | None:
+    """The prompt that begins at a place of the text, if it is long enough and types as the same tokens."""
+    i, at = place
+    tokenizer = loaded.model.tokenizer
+    ids = loaded.model._encode(pool[i][at : at + WIDEST_TOKEN * length], None)[:length]
+    if len(ids) < least:
+        return None
+    own = ids[1:] if loaded.model.bos and ids[0] == tokenizer.bos_token_id else ids
+    text = tokenizer.decode(own, clean_up_tokenization_spaces=False)
+    prompt = loaded.prompt(text) if text.strip() else None
+    return prompt if prompt is not None and prompt.ids == tuple(ids) else None
+
+
+def record(loaded: Loaded, prompts: Sequence[Prompt], *, turn: Turn) -> tuple[Recorded, ...]:
+    """The stream of prompts, a few at a time; `turn` is called before each batch, and may raise to stop."""
+    found = {
+        i: _recorded(loaded, prompts[i], _rows(run, at)) for i, run, at in _batches(loaded, prompts, CAPTURE, turn)
+    }
+    return tuple(found[i] for i in range(len(prompts)))
+
+
+def _batches(
+    loaded: Loaded, prompts: Sequence[Prompt], capture: Sequence[str], turn: Turn
+) -> Iterator[tuple[int, Recording, int]]:
+    """Each prompt's number, the run of its batch and its row in it; prompts of one length share a batch: nothing is padded."""
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].tokens))
+    for length, same in groupby(order, key=lambda i: len(prompts[i].tokens)):
+        size = max(1, BATCH_TOKENS // length)
+        indices = list(same)
+        for batch in (indices[start : start + size] for start in range(0, len(indices), size)):
+            turn()
+            run = loaded.model.run([list(prompts[i].ids) for i in batch], capture)
+            yield from ((i, run, at) for at, i in enumerate(batch))
+
+
+def _rows(run: Recording, at: int) -> Float[Tensor, "row pos d_model"]:
+    first = run["resid_pre.0"][at]
+    return torch.stack([first, *(x[at].to(first.device) for x in run.stack("resid_post"))])
+
+
+def _recorded(loaded: Loaded, prompt: Prompt, rows: Float[Tensor, "row pos d_model"]) -> Recorded:
+    parts = [compute.top_p(loaded.model.lens(part), NEXT) for part in torch.split(rows[-1], BATCH_TOKENS)]
+    ids, p = (torch.cat(list(column)) for column in zip(*parts, strict=True))
+    return Recorded(prompt, rows, ids, p)
+
+
+def room(loaded: Loaded) -> int:
+    """Tokens whose whole stream a page may keep."""
+    model = loaded.model
+    return PAGE_BYTES // ((model.n_layers + 1) * model.d_model * model.dtype.itemsize)
+
+
+def check_room(loaded: Loaded, tokens: int) -> None:
+    """Raises PageTooLarge where the stream of so many tokens takes more than a page may."""
+    if tokens > room(loaded):
+        raise PageTooLarge(
+            "the stream of so many prompts does not fit a page",
+            received=f"{tokens} tokens",
+            allowed=f"at most {room(loaded)} tokens on this model",
+            fix="ask for fewer or shorter prompts",
+        )
+
+
+def fitting(loaded: Loaded, prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
+    """The first of one's own prompts, whatever it takes, and of the rest as many as half the room has place for."""
+    taken = list(accumulate(len(prompt.tokens) for prompt in prompts))
+    return tuple(prompt for i, prompt in enumerate(prompts) if i == 0 or taken[i] <= room(loaded) // 2)
+
+
+def check_row(sites: Sequence[str], row: int) -> None:
+    if not 0 <= row < len(sites):
+        last = len(sites) - 1
+        raise UnknownLayer(
+            f"there are {len(sites)} rows", received=f"row {row}", allowed=f"0 ({sites[0]}) to {last} ({sites[-1]})"
+        )
+
+
+def describe(page: Page, loaded: Loaded) -> dict[str, object]:
+    """What `POST api/prompts` answers."""
+    return {"id": page.id, "prompts": [_describe(r, loaded, i < len(page.own)) for i, r in enumerate(page.prompts)]}
+
+
+def _describe(recorded: Recorded, loaded: Loaded, own: bool) -> dict[str, object]:
+    k = recorded.next_id.shape[1]
+    names = loaded.model.token_texts(recorded.next_id.flatten().tolist())
+    p = recorded.next_p.tolist()
+    return {
+        "text": recorded.prompt.text,
+        "own": own,
+        "tokens": [{"id": token.id, "text": token.text} for token in recorded.prompt.tokens],
+        "next": [
+            [{"text": names[pos * k + i], "p": p[pos][i]} for i in range(k)]
+            for pos in range(len(recorded.prompt.tokens))
+        ],
+    }
+
+
+def coef(page: Page, loaded: Loaded, dictionary: Dictionary, row: int, *, turn: Turn) -> bytes:
+    """coef[token, k], offset[k] and perhaps sigma[token] at one of the dictionary's rows, as `compute.coordinates` has them.
+
+    And norm[token] = |x|. Raises UnknownLayer.
+    """
+    table = loaded.model.sites
+    sites, stream = row_sites(dictionary, table), in_stream(table.parse(dictionary.site))
+    check_row(sites, row)
+    x = page.at(row) if stream else page.elsewhere(loaded, sites[row], dictionary.head, turn=turn)
+    found = compute.coordinates(x[None], loaded, dictionary, slice(row, row + 1))
+    return compute.to_bytes({name: tensor[0] for name, tensor in found.items()} | {"norm": x.norm(dim=-1)}, {})
+
+
+def logits(page: Page, loaded: Loaded, *, positive: int, negative: int, row: int) -> bytes:
+    """The logit difference read through the final norm: value[token], and the data-set mean's share of it, offset[token]."""
+    check_row(row_sites(None, loaded.model.sites), row)
+    x = page.at(row)
+    direction = logit_diff(loaded.model, positive, negative)
+    read = direction.read.to(x)
+    sigma = loaded.model.final_scale(x).float().squeeze(-1)
+    share = loaded.row_means[row].to(x) @ read / sigma
+    tensors = {"value": x @ read / sigma + direction.offset, "offset": share, "norm": x.norm(dim=-1)}
+    return compute.to_bytes(tensors, {})

@@ -1,0 +1,240 @@
+"""Pages of prompts: what is drawn, what is kept of it, and who goes first."""
+
+import threading
+import time
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load
+
+from residscope.directions import Dictionary
+from residscope.errors import Cancelled, EmptyCorpus, NotFound, PageTooLarge, PromptTooLong, UnknownLayer
+from residscope.session import Session, compute, prompt_page
+from residscope.session.loaded import Loaded
+from residscope.session.prompt_page import Page, draw, record
+from residscope.session.prompt_pages import PromptPages
+from residscope.session.state import Named
+from session import worlds
+
+TEXT = [
+    "A cat sat on a mat. It saw a dog run by! Was it the grey dog? It was not the grey dog at all.",
+    "Rain fell on the hill and\nthe river rose by noon. Nobody had seen such water in years. The bridge stood.",
+    "Short.",
+]
+OWN = "a small prompt"
+
+
+@pytest.fixture
+def loaded() -> Loaded:
+    return Loaded.of(worlds.model())
+
+
+def never() -> None:
+    """Nobody else wants the model."""
+
+
+def make(pages: PromptPages, **more: Any) -> dict[str, Any]:
+    return pages.make(TEXT, **{"key": "text", "n": 3, "length": 12, "seed": 0, "own": [OWN], **more})
+
+
+def test_a_seed_draws_the_same_windows_and_another_seed_others(loaded: Loaded) -> None:
+    first, again, other = (draw(loaded, TEXT, n=4, length=12, seed=seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_windows_have_the_length_asked_for_and_begin_where_sentences_do(loaded: Loaded) -> None:
+    for prompt in draw(loaded, TEXT, n=5, length=12, seed=0):
+        assert len(prompt.tokens) == 12
+        (text,) = (text for text in TEXT if prompt.text in text)
+        at = text.index(prompt.text)
+        assert at == 0 or text[at - 2 : at] in (". ", "! ", "? ")
+        assert loaded.prompt(prompt.text).ids == prompt.ids
+
+
+def test_no_window_overlaps_another(loaded: Loaded) -> None:
+    prompts = draw(loaded, TEXT, n=30, length=20, seed=3)
+    for text in TEXT:
+        spans = sorted((text.index(p.text), len(p.text)) for p in prompts if p.text in text)
+        assert all(a + length <= b for (a, length), (b, _) in pairwise(spans))
+
+
+def test_a_short_text_gives_shorter_prompts_and_an_empty_one_is_refused(loaded: Loaded) -> None:
+    assert [prompt.text for prompt in draw(loaded, ["Hello.", "a"], n=5, length=40, seed=0)] == ["Hello."]
+    with pytest.raises(EmptyCorpus, match="4 tokens"):
+        draw(loaded, ["a", " \n "], n=5, length=40, seed=0)
+
+
+def test_lines_count_where_there_are_no_sentences(loaded: Loaded) -> None:
+    found = {p.text for p in draw(loaded, ["milk and tea\nbread and jam\nsalt and oil"], n=3, length=8, seed=0)}
+    assert found == {"milk and", "bread an", "salt and"}
+
+
+def test_a_batch_records_what_each_prompt_gives_alone(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompt_page, "BATCH_TOKENS", 30)
+    prompts = [loaded.prompt(text) for text in ("abc", "a longer one", "xyz", "the same len", OWN)]
+    turns: list[int] = []
+    found = record(loaded, prompts, turn=lambda: turns.append(1))
+    assert len(turns) == 3, "two of three tokens, two of twelve, and one"
+    for prompt, recorded in zip(prompts, found, strict=True):
+        alone = compute.forward(loaded, prompt, (), Named())
+        assert recorded.prompt is prompt
+        torch.testing.assert_close(recorded.rows, alone.rows, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(recorded.next_p, alone.next_p[:, :3], rtol=1e-4, atol=1e-5)
+
+
+def test_coordinates_and_logits_are_those_of_the_run(loaded: Loaded) -> None:
+    prompts = [loaded.prompt(text) for text in (OWN, "xyz")]
+    page = Page("p1", record(loaded, prompts, turn=never), ())
+    row, site = 2, "pca@resid_post.0"
+    runs = [compute.forward(loaded, prompt, (), Named()) for prompt in prompts]
+    known = loaded.dictionary(site)
+    whole = [load(compute.coef(run.rows, loaded, known)) for run in runs]
+    found = load(prompt_page.coef(page, loaded, known, row, turn=never))
+    torch.testing.assert_close(found["coef"], torch.cat([x["coef"][row] for x in whole]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        found["norm"], torch.cat([x.rows[row].float().norm(dim=-1) for x in runs]), rtol=1e-4, atol=1e-4
+    )
+    torch.testing.assert_close(found["offset"], whole[0]["offset"][row])
+    both = [load(compute.logits(run, loaded, 5, 9)) for run in runs]
+    found = load(prompt_page.logits(page, loaded, positive=5, negative=9, row=row))
+    for name in ("value", "offset"):
+        torch.testing.assert_close(found[name], torch.cat([x[name][row] for x in both]), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(
+        found["value"], load(prompt_page.logits(page, loaded, positive=5, negative=9, row=1))["value"]
+    )
+    with pytest.raises(UnknownLayer, match="row 99"):
+        prompt_page.coef(page, loaded, known, 99, turn=never)
+
+
+@pytest.mark.parametrize(
+    ("site", "head", "space"), [("z.1", 1, "raw"), ("mlp_post.0", None, "raw"), ("resid_post.1", None, "lens")]
+)
+def test_other_places_and_spaces(loaded: Loaded, site: str, head: int | None, space: str) -> None:
+    d = loaded.model.sites.width(loaded.model.sites.parse(site))
+    read = torch.randn(2, d, generator=torch.Generator().manual_seed(5))
+    offset = torch.tensor([0.5, -1.0]) if space == "lens" else None
+    known = Dictionary("made up", site, read, read, torch.zeros(d), head=head, space=space, offset=offset)
+    prompts = [loaded.prompt(text) for text in (OWN, "xyz", "abc")]
+    page, row = Page("p1", record(loaded, prompts, turn=never), ()), 1
+    found = load(prompt_page.coef(page, loaded, known, row, turn=never))
+    parts = []
+    for prompt in prompts:
+        rows = compute.forward(loaded, prompt, (), Named()).rows
+        if space != "lens":
+            rows = compute.elsewhere(loaded, prompt, (), Named(), site=site.split(".")[0], head=head).rows
+        parts.append(load(compute.coef(rows, loaded, known)))
+    for name in found.keys() - {"offset", "norm"}:
+        torch.testing.assert_close(found[name], torch.cat([x[name][row] for x in parts]), rtol=1e-4, atol=1e-4)
+    assert ("sigma" in found) == (space == "lens")
+    assert len(page.beside) == (space != "lens"), "what is not of the stream is kept, for the next dictionary there"
+
+
+def test_ones_own_prompt_costs_no_run_and_neither_do_prompts_drawn_before() -> None:
+    slow = worlds.Slow(worlds.model())
+    with worlds.session(slow) as session:
+        session.intent("set_prompt", {"text": OWN})
+        assert session.wait(60)
+        pages, before = PromptPages(session), slow.runs
+        answer = make(pages, n=0)
+        assert [p["own"] for p in answer["prompts"]] == [True]
+        assert slow.runs == before
+        first = make(pages)
+        assert [p["own"] for p in first["prompts"]] == [True, False, False, False]
+        assert slow.runs > before
+        before = slow.runs
+        session.intent("set_prompt", {"text": "another"})
+        assert session.wait(60)
+        before = slow.runs
+        second = make(pages, own=["another", OWN])
+        assert slow.runs == before
+        assert [p["text"] for p in second["prompts"][2:]] == [p["text"] for p in first["prompts"][1:]]
+        assert make(pages, seed=9)["prompts"][1:] != first["prompts"][1:]
+        assert slow.runs > before, "other prompts do cost one"
+
+
+def test_every_token_says_what_comes_next(one: Session) -> None:
+    prompt = make(PromptPages(one))["prompts"][0]
+    assert len(prompt["tokens"]) == len(prompt["next"]) == len(OWN)
+    assert "".join(token["text"] for token in prompt["tokens"]) == OWN
+    for likeliest in prompt["next"]:
+        p = [entry["p"] for entry in likeliest]
+        assert len(p) == 3
+        assert p == sorted(p, reverse=True)
+
+
+def test_the_latest_three_pages_are_held(one: Session) -> None:
+    pages = PromptPages(one)
+    ids = [make(pages, seed=seed)["id"] for seed in range(4)]
+    for id in ids[1:]:
+        assert pages.coef(id, dictionary="pca@resid_post.0", row=0)
+    with pytest.raises(NotFound, match="latest 3"):
+        pages.coef(ids[0], dictionary="pca@resid_post.0", row=0)
+
+
+def test_a_page_of_another_model_is_not_held(one: Session) -> None:
+    pages = PromptPages(one)
+    id = make(pages)["id"]
+    one.load(worlds.model("gpt2"))
+    assert one.wait(60)
+    with pytest.raises(NotFound):
+        pages.logits(id, positive=5, negative=9, row=0)
+
+
+def test_memory_is_bounded(one: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = PromptPages(one)
+    loaded = one.state.model
+    assert loaded is not None
+    each = prompt_page.PAGE_BYTES // prompt_page.room(loaded)
+    monkeypatch.setattr(prompt_page, "PAGE_BYTES", 60 * each)
+    with pytest.raises(PageTooLarge, match="at most 60 tokens"):
+        make(pages, n=4, length=20)
+    answer = make(pages, n=1, length=8, own=[OWN, "a second prompt", "x" * 30])
+    assert [p["text"] for p in answer["prompts"] if p["own"]] == [OWN, "a second prompt"], "the oldest goes"
+    with pytest.raises(PromptTooLong, match="context"):
+        make(pages, own=["x" * 65])
+
+
+def test_a_newer_page_stops_the_one_before() -> None:
+    slow = worlds.Slow(worlds.model())
+    with worlds.session(slow) as session:
+        pages, ended = PromptPages(session), []
+
+        def first() -> None:
+            with pytest.raises(Cancelled, match="meanwhile"):
+                make(pages, own=[])
+            ended.append("first")
+
+        slow.gate.clear()
+        slow.entered.clear()
+        thread = threading.Thread(target=first)
+        thread.start()
+        assert slow.entered.wait(30)
+        later = threading.Thread(target=lambda: ended.append(len(make(pages, seed=5, own=[])["prompts"])))
+        later.start()
+        time.sleep(0.1)
+        slow.gate.set()
+        thread.join(30)
+        later.join(30)
+        assert set(ended) == {"first", 3}
+
+
+def test_the_live_run_goes_first() -> None:
+    slow = worlds.Slow(worlds.model())
+    with worlds.session(slow) as session:
+        pages, answers = PromptPages(session), []
+        slow.gate.clear()
+        slow.entered.clear()
+        session.intent("set_prompt", {"text": "the live one"})
+        assert slow.entered.wait(30)
+        thread = threading.Thread(target=lambda: answers.append(make(pages, own=[])))
+        before = slow.runs
+        thread.start()
+        time.sleep(0.2)
+        assert slow.runs == before, "the page waits for the run"
+        slow.gate.set()
+        thread.join(30)
+        assert slow.runs > before
+        assert len(answers[0]["prompts"]) == 3

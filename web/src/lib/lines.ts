@@ -1,0 +1,48 @@
+/** Running text broken into lines beforehand, so that only the lines in view need be in the page. */
+
+/** First item of each line: items of the given widths, as many to a line as fit; one wider than the room has a line to itself. */
+export function breakLines(widths: ArrayLike<number>, room: number): Int32Array {
+  const starts: number[] = [];
+  let left = 0;
+  for (let i = 0; i < widths.length; i++) {
+    if (i === 0 || widths[i] > left) {
+      starts.push(i);
+      left = room;
+    }
+    left -= widths[i];
+  }
+  return Int32Array.from(starts);
+}
+
+/** The line that holds an item: the last that begins at or before it. */
+export function lineOf(starts: ArrayLike<number>, item: number): number {
+  let [low, high] = [0, starts.length - 1];
+  while (low < high) {
+    const middle = (low + high + 1) >> 1;
+    if (starts[middle] <= item) low = middle;
+    else high = middle - 1;
+  }
+  return low;
+}
+
+/** One past the last item of a line. */
+export const lineEnd = (starts: ArrayLike<number>, line: number, items: number): number => (line + 1 < starts.length ? starts[line + 1] : items);
+
+/** How wide texts are in an element's font, in CSS pixels; each is measured once. */
+export function measurer(element: Element): (text: string) => number {
+  const known = new Map<string, number>();
+  const g = document.createElement("canvas").getContext("2d");
+  const { fontStyle, fontWeight, fontSize, fontFamily } = getComputedStyle(element); // `font` itself is empty where features are set
+  if (g) g.font = `${fontStyle} ${fontWeight} ${fontSize} ${fontFamily}`;
+  return (text) => {
+    let width = known.get(text);
+    if (width === undefined) {
+      width = g ? g.measureText(text).width : 7 * text.length; // no canvas outside a browser
+      known.set(text, width);
+    }
+    return width;
+  };
+}
+
+/** A token as running text has it: on its line, spaces as they are. */
+export const inline = (text: string): string => text.replace(/\r?\n/g, "↵").replace(/\r/g, "").replace(/\t/g, "⇥");
