@@ -87,17 +87,11 @@ def _frames(events: list[dict[str, Any]]) -> list[float]:
     if not painted:
         raise RuntimeError("no frame painted the mix")
     thread = painted[0]["pid"], painted[0]["tid"]
-    spans = sorted(
-        (e["ts"], e["ts"] + e["dur"])
-        for e in events
-        if e["ph"] == "X" and "dur" in e and (e["pid"], e["tid"]) == thread
-    )
-    tasks: list[list[int]] = []  # what is inside another is counted with it
-    for start, end in spans:
-        if tasks and start < tasks[-1][1]:
-            tasks[-1][1] = max(tasks[-1][1], end)
-        else:
-            tasks.append([start, end])
+    whole = [e for e in events if e["ph"] == "X" and "dur" in e and (e["pid"], e["tid"]) == thread]
+    tasks: list[tuple[int, int, int]] = []  # begin, end, time the thread ran; what is inside another is counted with it
+    for event in sorted(whole, key=lambda e: (e["ts"], -e["dur"])):
+        if not tasks or event["ts"] >= tasks[-1][1]:
+            tasks.append((event["ts"], event["ts"] + event["dur"], event.get("tdur", event["dur"])))
     marks = sorted(e["ts"] for e in painted)
     return [
         # from the task that painted up to the next one that does: its scripts, its layout, its paint
