@@ -4,6 +4,7 @@ import json
 import math
 import statistics
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import residscope as rs
@@ -19,7 +20,8 @@ CATEGORIES = ["devtools.timeline", "toplevel", "blink.user_timing"]
 def rows(*, quick: bool = False) -> Iterator[Row]:
     """The median and the 95th percentile frame of a drag over 30 layers and 64 tokens, a mix of two dictionaries.
 
-    A frame's cost is what the main thread did for it: scripts, layout, paint. Raises RuntimeError where the drag asked the
+    A frame's cost is the time the page's main thread ran for it: scripts, layout, paint (of the thread itself, so that
+    what else the machine does is left out). Raises RuntimeError where the drag asked the
     server for anything.
     """
     from playwright.sync_api import sync_playwright
@@ -85,20 +87,14 @@ def _frames(events: list[dict[str, Any]]) -> list[float]:
     if not painted:
         raise RuntimeError("no frame painted the mix")
     thread = painted[0]["pid"], painted[0]["tid"]
-    spans = sorted(
-        (e["ts"], e["ts"] + e["dur"])
-        for e in events
-        if e["ph"] == "X" and "dur" in e and (e["pid"], e["tid"]) == thread
-    )
-    tasks: list[list[int]] = []  # what is inside another is counted with it
-    for start, end in spans:
-        if tasks and start < tasks[-1][1]:
-            tasks[-1][1] = max(tasks[-1][1], end)
-        else:
-            tasks.append([start, end])
+    whole = [e for e in events if e["ph"] == "X" and "dur" in e and (e["pid"], e["tid"]) == thread]
+    tasks: list[tuple[int, int, int]] = []  # begin, end, time the thread ran; what is inside another is counted with it
+    for event in sorted(whole, key=lambda e: (e["ts"], -e["dur"])):
+        if not tasks or event["ts"] >= tasks[-1][1]:
+            tasks.append((event["ts"], event["ts"] + event["dur"], event.get("tdur", event["dur"])))
     marks = sorted(e["ts"] for e in painted)
     return [
         # from the task that painted up to the next one that does: its scripts, its layout, its paint
-        sum(end - start for start, end in tasks if start <= mark <= end or (mark < start and end < following)) / 1e6
-        for mark, following in zip(marks, marks[1:], strict=False)
+        sum(ran for start, end, ran in tasks if start <= mark <= end or (mark < start and end < following)) / 1e6
+        for mark, following in pairwise(marks)
     ]

@@ -91,19 +91,27 @@ def bench(page: Page, workbench: Any, traffic: Traffic) -> Iterator[Page]:
     assert traffic.complaints == []
 
 
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small random model saved as anybody would, reading bytes; nothing ships for it."""
-    import torch
+def byte_tokenizer(path: Path) -> list[str]:
+    """A tokenizer that reads bytes, saved; answers its vocabulary."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
-    path = tmp_path_factory.mktemp("models") / "little"
     alphabet = ["<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
     inner = Tokenizer(models.BPE({text: i for i, text in enumerate(alphabet)}, []))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
     PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>").save_pretrained(path)
+    return alphabet
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random model saved as anybody would, reading bytes; nothing ships for it."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    path = tmp_path_factory.mktemp("models") / "little"
+    alphabet = byte_tokenizer(path)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(alphabet), hidden_size=64, intermediate_size=128, num_hidden_layers=6, num_attention_heads=4,
@@ -111,3 +119,48 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random GPT-2, reading bytes; whoever wants components fits them."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    path = tmp_path_factory.mktemp("models") / "tiny-gpt2"
+    alphabet = byte_tokenizer(path)
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=len(alphabet), n_embd=32, n_layer=4, n_head=4, n_positions=256, bos_token_id=0, eos_token_id=1
+    )
+    GPT2LMHeadModel(config).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def bare_server(tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A server on the tiny GPT-2."""
+    from residscope.engine.loading import load
+    from residscope.server import Server
+    from residscope.session import Session
+
+    session = Session(load=load, folder=tmp_path_factory.mktemp("bare"))
+    session.load(str(tiny_gpt2))
+    with Server(session, port=0) as server:
+        yield server
+
+
+@pytest.fixture
+def bare(page: Page, bare_server: Any, traffic: Traffic) -> Iterator[Page]:
+    """The page on the tiny GPT-2, with nothing fitted and a prompt of eleven tokens."""
+    session = bare_server.session
+    assert session.wait(LOAD_MS / 1000)
+    session.intent("cancel_fit", {})
+    for row in session.snapshot()[1]["model"]["dictionaries"]:
+        session.intent("forget_dictionary", {"id": row["id"]})
+    session.intent("set_edits", {"edits": []})
+    session.intent("set_prompt", {"text": "hello world"})
+    page.goto(bare_server.url)
+    settled(page)
+    yield page
+    assert traffic.complaints == []

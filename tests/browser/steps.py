@@ -52,3 +52,29 @@ def cells(page: Page, *, n_pos: int) -> list[list[float]]:
 
 def metric(page: Page, which: str) -> float:
     return float(page.get_by_test_id(f"result-{which}").get_attribute("data-value", timeout=20_000) or "nan")
+
+
+def grid(page: Page, *, rows: int, n_pos: int) -> list[list[float]]:
+    """Every cell's value, by row and column, of a picture with any number of rows."""
+    show_table(page)
+    table = page.get_by_test_id("stream-grid")
+    expect(table.locator("td")).to_have_count(rows * n_pos, timeout=20_000)
+    found = table.locator("td").evaluate_all(
+        "all => all.map(td => [+td.dataset.row, +td.dataset.col, +td.dataset.value])"
+    )
+    values = {(row, col): value for row, col, value in found}
+    return [[values[row, col] for col in range(n_pos)] for row in range(rows)]
+
+
+def drag(page: Page, test_id: str, to: float) -> None:
+    """Takes hold of a slider in the middle and moves it to a share of its width, in ten steps; it is still held."""
+    slider = page.get_by_test_id(test_id)
+    slider.scroll_into_view_if_needed()
+    box = slider.bounding_box()
+    assert box is not None
+    y = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + box["width"] / 2, y)
+    page.mouse.down()
+    for step in range(1, 11):
+        page.mouse.move(box["x"] + box["width"] * (0.5 + (to - 0.5) * step / 10), y)
+        page.wait_for_timeout(20)
