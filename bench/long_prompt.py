@@ -11,7 +11,7 @@ from statistics import mean, quantiles
 from playwright.sync_api import Browser, Page, sync_playwright
 
 import residscope as rs
-from bench.page import FLAGS
+from bench.page import FLAGS, LATENCY
 from residscope.corpus.text import texts
 from residscope.server import Server
 from residscope.session import Session
@@ -87,11 +87,11 @@ def measure(browser: Browser, page: Page) -> list[Step]:
     steps.append(traced(browser, page, "hover over the grid", over(**_room(box))))
     steps.append(traced(browser, page, "hover over the token strip", over(**_room(strip))))
     move(box["x"] + 200, box["y"] + 100)
-    steps.append(traced(browser, page, "scroll the grid", wheel(400, 0)))
+    steps.append(traced(browser, page, "scroll the grid", wheel(-400, 0)))
     move(strip["x"] + 200, strip["y"] + 20)
-    steps.append(traced(browser, page, "scroll the token strip", wheel(0, 48)))
+    steps.append(traced(browser, page, "scroll the token strip", wheel(0, -48)))
     move(chips["x"] + 60, chips["y"] + 60)
-    steps.append(traced(browser, page, "scroll the prompt's chips", wheel(0, 60)))
+    steps.append(traced(browser, page, "scroll the prompt's chips", wheel(0, -60)))
     keys = ["j", "k", "j", "j", "k"] * 4
     steps.append(traced(browser, page, "another layer", [lambda k=k: page.keyboard.press(k) for k in keys]))  # type: ignore[misc]
     chip = page.get_by_test_id
@@ -130,17 +130,23 @@ def main() -> None:
     model = rs.load("smollm2-135m")
     session = Session(load=lambda name, **_: model)
     session.load(model.name)
+    session.wait()
+    session.intent("set_prompt", {"text": "The capital of France is"})
     with Server(session, port=0) as server, sync_playwright() as play:
         browser = play.chromium.launch(executable_path="/usr/bin/chromium", args=list(FLAGS))
         page = browser.new_page(viewport={"width": 1440, "height": 900})
         page.goto(server.url)
-        page.wait_for_selector('[data-testid="prompt-edit"], [data-testid="prompt-input"]', timeout=120_000)
+        page.wait_for_selector('[data-testid="next-token"]', timeout=120_000)
         before = page.evaluate("() => performance.now()")
-        session.intent("set_prompt", {"text": prompt(model)})
+        page.get_by_test_id("prompt-edit").click()
+        page.get_by_test_id("prompt-input").fill(prompt(model))
+        page.get_by_test_id("prompt-input").press("Enter")
         for _ in range(600):
             page.wait_for_timeout(100)
             if page.evaluate(PAINTED, before):
                 break
+        forward = session.state.status.forward_ms or 0
+        print(f"typed to painted {page.evaluate(LATENCY):.0f} ms, of which the forward {forward:.0f} ms")
         page.get_by_test_id("dir-chip-pc-0").click()
         page.wait_for_selector('[data-testid="mix-slider-1"]', timeout=60_000)
         page.wait_for_timeout(1000)

@@ -119,8 +119,8 @@ def coordinates(
 ) -> dict[str, Tensor]:
     """coef[row, pos, k] = x . read_k and offset[row, k] = mean_row . read_k, so that coef - offset reads x less the mean.
 
-    x: those of the dictionary's rows (`row_sites`) that are asked for. In the lens space coef is read_k . x / sigma(x) + offset_k,
-    and the mean's share of it offset[row, k] / sigma[row, pos]. NaN where the mean of a row is not known.
+    x: those of the dictionary's rows (`row_sites`) that are asked for. In the lens space coef is read_k . x / sigma(x) +
+    offset_k, and the mean's share of it offset[row, k] / sigma[row, pos]. NaN where the mean of a row is not known.
     """
     model = loaded.model
     read = dictionary.read.to(x.device, torch.float32)
