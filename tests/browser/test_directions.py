@@ -217,9 +217,13 @@ def test_the_picture_of_a_mix_in_both_themes(bench: Page) -> None:
 # ── a tiny GPT-2, for which nothing ships ───────────────────────────────────────────────────────────────────────
 
 
-def open_form(page: Page, method: str, **fields: str) -> None:
-    if page.get_by_test_id("fit-method").count() == 0:
+def open_panel(page: Page) -> None:
+    if page.get_by_test_id("fit-open").get_attribute("aria-expanded") != "true":
         page.get_by_test_id("fit-open").click()
+
+
+def open_form(page: Page, method: str, **fields: str) -> None:
+    open_panel(page)
     page.get_by_test_id("fit-method").select_option(method)
     for name, value in fields.items():
         field = page.get_by_test_id(f"fit-{name}")
@@ -244,8 +248,7 @@ def test_components_are_fitted_from_the_page_and_their_scree_shows(bare: Page, b
     expect(bare.get_by_test_id("fit-cost")).to_contain_text("2,000 tokens through all 4 layers")
     bare.get_by_test_id("fit-start").click()
     expect(bare.get_by_test_id("pick-place").locator("option")).to_have_count(TINY_ROWS, timeout=FIT_MS)
-    if bare.get_by_test_id("fit-method").count() == 0:
-        bare.get_by_test_id("fit-open").click()
+    open_panel(bare)
     scree = bare.get_by_test_id("scree").get_by_test_id("view-curve")
     expect(scree).to_be_visible(timeout=10_000)
     shot(bare, "scree")
@@ -318,8 +321,7 @@ def test_a_fit_is_cancelled_and_a_dictionary_forgotten(bare: Page, bare_server: 
     open_form(bare, "svd", site="resid_post", layer="0", tokens="1000", n="3")
     bare.get_by_test_id("fit-start").click()
     svd = chosen(bare, "svd@resid_post.0")
-    if bare.get_by_test_id("fit-method").count() == 0:
-        bare.get_by_test_id("fit-open").click()
+    open_panel(bare)
     open_form(bare, "pca", site="stream", tokens="1000000")
     bare.get_by_test_id("fit-start").click()
     expect(bare.get_by_test_id("fit-panel-progress")).to_be_visible()

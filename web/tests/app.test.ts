@@ -94,10 +94,10 @@ afterEach(() => vi.unstubAllGlobals());
 describe("what is asked of the server", () => {
   it("is the picture first; directions wait until it is painted", async () => {
     await follow(state({}));
-    expect(fake.asked).toEqual(["api/runs/r1/stream", "api/runs/r1/coef?dictionary=pca%40resid_post.0", "api/runs/r1/logits?positive=1&negative=2"]);
+    expect(fake.asked).toEqual(["api/runs/r1/stream", "api/runs/r1/logits?positive=1&negative=2"]);
     expect(app.streams.field).not.toBeNull();
     await paint();
-    expect(fake.asked.slice(3)).toEqual(["api/dictionaries?id=pca%40resid_post.0", "api/directions/read", "api/gram?of=pca%40resid_post.0"]);
+    expect(fake.asked.slice(2)).toEqual(["api/runs/r1/coef?dictionary=pca%40resid_post.0", "api/dictionaries?id=pca%40resid_post.0", "api/directions/read", "api/gram?of=pca%40resid_post.0"]);
   });
 
   it("is nothing twice", async () => {

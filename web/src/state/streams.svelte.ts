@@ -44,6 +44,7 @@ export class Streams {
   painted = $state("");
   private cache = new Map<string, Promise<unknown>>();
   private wanted = "";
+  private filling = "";
   private turns = { a: new Turns(), b: new Turns(), delta: new Turns() };
   private kept: { a: Float32Array | null; b: Float32Array | null; grounds: { a: Ground; b: Ground | null } | null } = { a: null, b: null, grounds: null };
 
@@ -158,7 +159,7 @@ export class Streams {
     const held = this.shown?.[which];
     if (!held) return null;
     if (this.view.current.direction === "logit")
-      return (this.unit === "logit-centred" ? held.logits?.centred : held.logits?.raw) ?? null;
+      return (this.kept[which] = (this.unit === "logit-centred" ? held.logits?.centred : held.logits?.raw) ?? null);
     if (this.mixing.zero) return null;
     if (!this.ready) return this.kept[which];
     const parts: Part[] = [];
@@ -183,15 +184,18 @@ export class Streams {
   follow(): void {
     const { a, b, state } = this.session;
     const [key, metric] = [this.key(), state?.metric ?? null];
+    const [shown, painted] = [this.shown, this.painted]; // read here, so that the effect comes back for `fill`
     if (!a) {
       this.wanted = "";
       if (state && !state.current.a && state.status.phase !== "running") this.shown = null;
       return;
     }
-    if (key === this.wanted) return;
+    if (key === this.wanted) return this.fill(key, shown, painted);
     this.wanted = key;
     const answers = metric && `positive=${metric.positive.id}&negative=${metric.negative.id}`;
-    void Promise.all([this.hold(a, answers), b && b.id !== a.id ? this.hold(b, answers) : null]).then(
+    // a logit difference needs no coordinates: they follow once it is painted
+    const play = answers && this.view.current.direction === "logit" ? [] : this.mixing.play;
+    void Promise.all([this.hold(a, answers, play), b && b.id !== a.id ? this.hold(b, answers, play) : null]).then(
       ([heldA, heldB]) => {
         if (this.wanted !== key) return;
         this.shown = { key, a: heldA, b: heldB };
@@ -206,21 +210,39 @@ export class Streams {
     );
   }
 
-  private async hold(run: Run, answers: string | null): Promise<Held> {
+  /** The coordinates that the picture could do without, now that it is painted or is of something else. */
+  private fill(key: string, shown: Shown | null, painted: string): void {
+    if (shown?.key !== key || this.filling === key) return;
+    if (this.mixing.play.every((source) => shown.a.coefs.has(source))) return;
+    if (painted !== key && this.view.current.direction === "logit") return;
+    this.filling = key;
+    const whole = async (held: Held | null) => held && { ...held, coefs: await this.coefs(held.run, this.mixing.play) };
+    void Promise.all([whole(shown.a), whole(shown.b)]).then(
+      ([heldA, heldB]) => this.wanted === key && (this.shown = { key, a: heldA!, b: heldB }),
+      (error: unknown) => this.wanted === key && (this.error = words(error)),
+    ).finally(() => (this.filling = ""));
+  }
+
+  private async coefs(run: Run, play: readonly string[]): Promise<Map<string, Coefs>> {
+    const id = encodeURIComponent(run.id);
+    const all = play.map(async (source) => {
+      const path = `api/runs/${id}/coef?dictionary=${encodeURIComponent(source)}`;
+      return [source, await this.once(`${run.id}|${source}|${this.means}`, async () => readCoefs(await this.session.connector.tensors(path)))] as const;
+    });
+    return new Map(await Promise.all(all));
+  }
+
+  private async hold(run: Run, answers: string | null, play: readonly string[]): Promise<Held> {
     const id = encodeURIComponent(run.id);
     const connector = this.session.connector;
     const stream = this.once(`${run.id}|`, async () => readStream(await connector.tensors(`api/runs/${id}/stream`), run.id));
-    const coefs = this.mixing.play.map((source) =>
-      this.once(`${run.id}|${source}|${this.means}`, async () =>
-        readCoefs(await connector.tensors(`api/runs/${id}/coef?dictionary=${encodeURIComponent(source)}`)),
-      ).then((found) => [source, found] as const),
-    );
+    const coefs = this.coefs(run, play);
     const logits = answers
       ? this.once(`${run.id}|${answers}|${this.means}`, async () =>
           readLogits(await connector.tensors(`api/runs/${id}/logits?${answers}`)),
         )
       : null;
-    return { run, data: await stream, coefs: new Map(await Promise.all(coefs)), logits: await logits };
+    return { run, data: await stream, coefs: await coefs, logits: await logits };
   }
 
   private once<T>(key: string, load: () => Promise<T>): Promise<T> {
