@@ -54,8 +54,9 @@ def test_a_drag_of_a_strength_is_one_step(bench: Page, workbench: Any, traffic: 
     workbench.session.intent("set_edits", {"edits": [SCALE]})
     slider = bench.get_by_test_id("edit-strength")
     expect(slider).to_have_value("0.5")
-    expect(bench.get_by_test_id("result-b")).to_be_visible(timeout=20_000)  # nothing above it moves from here on
-    settled(bench)
+    expect(bench.get_by_test_id("result-b")).to_be_visible(timeout=20_000)
+    expect(bench.get_by_test_id("direction-card")).to_contain_text("common tokens", timeout=20_000)
+    settled(bench)  # nothing above it moves from here on
     slider.scroll_into_view_if_needed()
     box = slider.bounding_box()
     assert box is not None

@@ -163,7 +163,9 @@ def test_cells_that_change_nothing_cost_nothing(llama, pair):
     )  # all before the one difference, and those after it that nothing has reached yet
     assert plan.cost.rows == 16
     clean = rs.logit_diff(5, 7)(llama.run(ids, ["logits"]))
-    assert torch.equal(plan.run().values[0], clean)
+    values = plan.run().values
+    assert torch.equal(values[0], plan.base)
+    torch.testing.assert_close(values[0], clean)
 
 
 def test_an_edit_after_the_readouts_position_is_answered_from_the_base(llama, ids):

@@ -8,8 +8,8 @@ from store.postgres import Postgres, postgres
 
 
 @pytest.fixture(scope="session")
-def server_of_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    with postgres(tmp_path_factory.mktemp("postgres")) as running:
+def server_of_postgres() -> Iterator[Postgres]:
+    with postgres() as running:
         yield running
 
 

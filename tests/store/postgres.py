@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,18 +41,22 @@ class Postgres:
 
 
 @contextmanager
-def postgres(folder: Path, *, fsync: bool = False) -> Iterator[Postgres]:
-    """`initdb` in a folder, and the server on a free port; under a user without rights where the tests are root's."""
+def postgres(*, fsync: bool = False) -> Iterator[Postgres]:
+    """`initdb` in a folder, and the server on a free port; under a user without rights where the tests are root's.
+
+    The folder is not one of pytest's: another session of pytest closes those to all other users when it begins.
+    """
+    with tempfile.TemporaryDirectory(prefix="residscope-postgres-") as made, _running(Path(made), fsync) as found:
+        yield found
+
+
+@contextmanager
+def _running(folder: Path, fsync: bool) -> Iterator[Postgres]:
     programs = _programs()
     data = folder / "data"
     user = "nobody" if os.getuid() == 0 else None
     if user:
         shutil.chown(folder, user)
-        for parent in (folder, *folder.parents):
-            if parent.owner() == "root" and parent.name.startswith("pytest-of"):
-                parent.chmod(0o711)
-        for parent in folder.parents[:2]:
-            parent.chmod(parent.stat().st_mode | 0o011)
     as_user = {"user": user, "cwd": folder, "stdin": subprocess.DEVNULL, "extra_groups": [] if user else None}
     made = [programs / "initdb", "-D", data, "-U", "residscope", "-A", "trust", "--no-sync", "--locale=C", "-E", "UTF8"]
     subprocess.run(made, check=True, capture_output=True, **as_user)

@@ -26,8 +26,8 @@ LOADS = 120  # seconds
 
 
 @pytest.fixture(scope="module")
-def durable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    with postgres(tmp_path_factory.mktemp("durable"), fsync=True) as running:
+def durable() -> Iterator[Postgres]:
+    with postgres(fsync=True) as running:
         yield running
 
 
