@@ -245,15 +245,17 @@ def test_components_of_several_places_are_centred_at_the_mix_s_own(rich: Session
     assert abs(moved.offset - found.offset) > 0.05
 
 
-def test_one_term_keeps_its_standard_deviation_and_is_brought_to_length_one(rich: Session) -> None:
+def test_one_term_is_itself_in_its_own_units_and_of_more_the_deviation_is_known(rich: Session) -> None:
     (row,) = fit(rich, **{**HEAD, "site": "resid_post.1", "head": None, "standardise": True})
     held = dictionary(rich, row["id"])
     found, _ = rich.resolve(mixed(term(row["id"], 1, -2.0)))
     length = float(held.read[1].norm())
     assert abs(length - 1) > 0.01, "the test needs a read vector that is not of length one"
-    torch.testing.assert_close(found.read, -held.read[1] / length)
-    assert found.scale == pytest.approx(float(held.sd[1]) / length, rel=1e-5)
-    assert found.offset == pytest.approx(-float(held.read[1] @ held.mean) / length, rel=1e-4)
+    torch.testing.assert_close(found.read, -held.read[1])
+    assert found.scale == pytest.approx(float(held.sd[1]), rel=1e-5)
+    assert found.offset == pytest.approx(-float(held.read[1] @ held.mean), rel=1e-4)
+    moved, _ = rich.resolve(mixed(term(row["id"], 1, -2.0), site="resid_post.3"))
+    torch.testing.assert_close(moved.read, -held.read[1] / length)
     two, _ = rich.resolve(mixed(term(row["id"], 0, 1.0), term(row["id"], 1, 1.0)))
     length = float((held.read[0] + held.read[1]).norm())
     assert two.scale == pytest.approx(float(held.sd[:2].norm()) / length, rel=1e-4)

@@ -76,7 +76,8 @@ def terms_of(ref: PcaRef | MixRef) -> list[Term]:
 
 
 def resolve_mix(ref: PcaRef | MixRef, loaded: Loaded, saved: Directions) -> Direction:
-    """The direction; its standard deviation is known of uncorrelated terms, the components of one PCA:
+    """The direction; one term alone at its own place is itself, in its own units, or its negative. Of more, the standard
+    deviation is known of uncorrelated terms, the components of one PCA:
 
         sd = sqrt(sum_i w_i^2 sd_i^2) / L
 
@@ -97,12 +98,21 @@ def resolve_mix(ref: PcaRef | MixRef, loaded: Loaded, saved: Directions) -> Dire
             f"the mix does not fit {found.site}", received=f"width {len(found.read)}", allowed=f"width {width}"
         )
     one = one_dictionary(terms, loaded)
+    if alone(ref):
+        weight, part = parts[0]
+        own = part if weight > 0 else -part
+        return replace(own, name=found.name, provenance=found.provenance)
     if len(parts) > 1 and one is not None and one.name == "pca" and one.sd is not None:
         weights = torch.tensor([term.weight for term in terms], dtype=torch.float64)
         index = [term.index for term in terms]
         length = (weights @ one.read[index].double().cpu()).norm()
         found = replace(found, scale=float((weights * one.sd[index].double().cpu()).norm() / length))
     return found
+
+
+def alone(ref: PcaRef | MixRef) -> bool:
+    """Whether a mix is of one term, at its own place."""
+    return len(terms_of(ref)) == 1 and (isinstance(ref, PcaRef) or ref.site is None)
 
 
 def one_dictionary(terms: list[Term], loaded: Loaded) -> Dictionary | None:

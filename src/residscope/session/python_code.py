@@ -7,7 +7,7 @@ from typing import Any
 from residscope.directions import Direction
 from residscope.session.build import resolve
 from residscope.session.loaded import Loaded
-from residscope.session.mixing import Term, mean_source, one_dictionary, reads, terms_of
+from residscope.session.mixing import Term, alone, mean_source, one_dictionary, terms_of
 from residscope.session.specs import (
     Ablate,
     DirectionRef,
@@ -155,9 +155,7 @@ def _direction(ref: DirectionRef, state: State, loaded: Loaded) -> str:
 def _mix(ref: PcaRef | MixRef, state: State, loaded: Loaded) -> str:
     terms = terms_of(ref)
     names = [_term(term, state) for term in terms]
-    parts = [reads(_name(term), loaded, state.directions)[term.index or 0] for term in terms]
-    moved = isinstance(ref, MixRef) and ref.site is not None
-    if len(terms) == 1 and not moved and abs(float(parts[0].norm()) - 1) < 1e-5:
+    if alone(ref):
         return f"{'-' if terms[0].weight < 0 else ''}{names[0]}"
     given = [f"[{', '.join(f'({t.weight!r}, {name})' for t, name in zip(terms, names, strict=True))}]"]
     if isinstance(ref, MixRef) and ref.site is not None:
@@ -172,10 +170,6 @@ def _mix(ref: PcaRef | MixRef, state: State, loaded: Loaded) -> str:
 
 def _term(term: Term, state: State) -> str:
     return _saved(state.directions[term.source]) if term.index is None else f"{_variable(term.source)}[{term.index}]"
-
-
-def _name(term: Term) -> str:
-    return f"saved:{term.source}" if term.index is None else term.source
 
 
 def _saved(held: Direction) -> str:
