@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import ConsoleMessage, Page, Request, WebSocket, expect
 
-from browser.steps import IOI, LOAD_MS, Traffic, settled
+from browser.steps import ROWS, IOI, LOAD_MS, Traffic, settled
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = [
@@ -84,6 +84,8 @@ def bench(page: Page, workbench: Any, traffic: Traffic) -> Iterator[Page]:
     workbench.session.intent("set_edits", {"edits": []})
     workbench.session.intent("set_metric", {})  # the guess, whatever an earlier test chose
     workbench.session.intent("set_prompt", {"text": IOI})
+    at = workbench.session.state.selection[1]
+    workbench.session.intent("select", {"layer": ROWS - 2, "pos": at})  # whatever row an earlier test left
     settled(page)
     yield page
     own = re.compile(rf"(http|ws)://127\.0\.0\.1:{workbench.port}/|data:|blob:http://127\.0\.0\.1:{workbench.port}/")
