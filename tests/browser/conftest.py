@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import ConsoleMessage, Page, Request, WebSocket, expect
 
-from browser.steps import ROWS, IOI, LOAD_MS, Traffic, settled
+from browser.steps import IOI, LOAD_MS, ROWS, Traffic, settled
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = [
