@@ -40,7 +40,7 @@ def rows(*, quick: bool = False) -> Iterator[Row]:
         vector = torch.randn(model.d_model, generator=torch.Generator().manual_seed(1))
         steer = edits.steer("resid_pre.10", vector, 20.0)
 
-        def ours() -> object:
+        def ours() -> tuple[int, ...]:
             return model.generate([prompt], edits=[steer], max_new_tokens=NEW, stop=()).ids
 
         def theirs() -> float:
@@ -49,7 +49,7 @@ def rows(*, quick: bool = False) -> Iterator[Row]:
             ).seconds
 
         same = (
-            list(ours()[0])[-NEW:]
+            list(ours()[-NEW:])
             == peer.call("generate", ids=prompt, layer=10, direction=vector.tolist(), strength=20.0, new_tokens=NEW)[
                 "tokens"
             ].tolist()[-NEW:]

@@ -91,11 +91,16 @@ def _processor() -> str:
 
 
 def report(rows: Iterator[Row], out: Path) -> list[Row]:
-    """Print the rows as they come; write them as a table (results.md) and as JSON."""
+    """Print the rows as they come, and write them as a table (results.md) and as JSON: what is measured outlives what fails."""
     done: list[Row] = []
     for row in rows:
         done.append(row)
         print(_told(row), flush=True)
+        _write(done, out)
+    return done
+
+
+def _write(done: list[Row], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "results.json").write_text(json.dumps({"machine": machine(), "rows": [asdict(r) for r in done]}, indent=1))
     about = ", ".join(f"{k} {v}" for k, v in machine().items())
@@ -107,7 +112,6 @@ def report(rows: Iterator[Row], out: Path) -> list[Row]:
             f"| {what} | {_amount(r.ours, r.unit)} | {_amount(r.theirs, r.unit)} | **{r.ratio:.2f}** | {spread} | {reach} |"
         )
     (out / "results.md").write_text("# Measured\n\nMade by `make bench`. " + about + ".\n\n" + "\n".join(lines) + "\n")
-    return done
 
 
 def _told(row: Row) -> str:
