@@ -30,7 +30,7 @@ export class EvidenceStore {
     const hash = this.session.model?.hash;
     if (hash !== this.model) this.clear(hash);
     const { gathering, here } = this;
-    if (gathering) this.keys.set(spelled(hash, gathering.direction), gathering.key);
+    if (gathering?.revision) this.keys.set(spelled(hash, gathering.direction), gathering.key); // nothing is held before its first part
     const current = gathering && spelled(hash, gathering.direction) === here;
     const key = this.keys.get(here) ?? gathering?.key ?? "";
     const revision = current || !this.keys.has(here) ? (gathering?.revision ?? 0) : "held";
