@@ -6,10 +6,12 @@
     │                        NoVectors
     ├── DirectionError       WrongWidth, ZeroDirection, CappedLogits, NegativeActivations, BadFit, NotFitted
     ├── EditError            BadEdit, ClashingEdits, CannotAlign
+    ├── TooLarge
     ├── BadSampling
     ├── RecordingError       NotRecorded, WeightsChanged, WrongModel
     ├── ModelError           ModelNotFound, DamagedModel, HashMismatch, Offline, UnknownFamily, UnknownConfig,
-    │                        CertificateFailed, RemoteCodeRefused, QuantisedModel, NoWeights
+    │                        CertificateFailed, RemoteCodeRefused, QuantisedModel, UnmergedAdapter, NotFinite,
+    │                        NoWeights
     ├── ResultError          BadResult, UnknownLabel
     ├── FileError            FileNotThere, DamagedFile
     ├── CorpusError          EmptyCorpus, TooFewVectors, TextTooShort
@@ -163,6 +165,10 @@ class CannotAlign(EditError):
     """Prompts whose positions do not correspond as the edit would need."""
 
 
+class TooLarge(ResidscopeError):
+    """A run that would keep more than fits in memory; the message says how much, and what there is."""
+
+
 class BadSampling(ResidscopeError):
     """A temperature, cut or stop that generation cannot go by."""
 
@@ -221,6 +227,14 @@ class RemoteCodeRefused(ModelError):
 
 class QuantisedModel(ModelError):
     """A question that needs the exact weights, asked of a model that has them quantised."""
+
+
+class UnmergedAdapter(ModelError):
+    """A model with an adapter (LoRA and its like) that is not merged into its weights."""
+
+
+class NotFinite(ModelError):
+    """Weights, or what they make of a short prompt, that are NaN or infinite; the message names where first."""
 
 
 class NoWeights(ModelError):

@@ -19,7 +19,10 @@ from torch import Tensor
 
 from residscope.engine import effects  # noqa: F401  (its checks join the identities in CHECKS)
 from residscope.engine.checks import CHECKS, Bench, Pair
+from residscope.engine.finite import require_finite_run, require_finite_weights
 from residscope.engine.model import Model
+from residscope.engine.structure import Structure
+from residscope.errors import CertificateFailed, NotFinite
 
 # relative, per position. Stock RMSNorms compute in fp32 whatever the model's dtype; bf16 keeps 8 bits, and every layer's
 # rounding stands between the two sides of some checks
@@ -84,21 +87,44 @@ class Certificate:
 
 def certify(model: Model, *, progress: Callable[[str, int, int], None] | None = None) -> Certificate:
     """Check a model, or answer from a passed certificate kept for the same weights, code, device, dtype and versions."""
-    kept = _folder() / f"{_key(model)}.json"
-    if model.hash and (found := _read(kept)) is not None:
-        return found
+    structure = Structure(model.hf)
+    known = bool(model.hash) and not structure.attached()  # what somebody's hook does has no hash
+    kept = _folder() / f"{_key(model, structure)}.json"
+    if known and (cached := _read(kept)) is not None:
+        return cached
     certificate = measure(model, progress=progress)
-    if certificate.passed and model.hash:
+    if certificate.passed and known:
         _write(kept, certificate)
     return certificate
 
 
+def require(model: Model, certificate: Certificate) -> Certificate:
+    """The certificate, refused with CertificateFailed where it did not pass: in words of what the user can change."""
+    if certificate.passed:
+        return certificate
+    attached = Structure(model.hf).attached()
+    fix = f"the family file residscope/model/families/{model.family.name}.py does not describe this model"
+    if attached:
+        more = f" and {len(attached) - 3} more" if len(attached) > 3 else ""
+        fix = f"take off {', '.join(attached[:3])}{more}, or say the change as edits of a run"
+    raise CertificateFailed(
+        f"{model.name} does not pass its certificate: {certificate.failures()}",
+        received=f"{certificate.worst:.1e} in {certificate.worst_check}",
+        allowed=f"{certificate.tolerance:.0e} relative",
+        fix=fix,
+    )
+
+
 def measure(model: Model, *, progress: Callable[[str, int, int], None] | None = None) -> Certificate:
-    """Run every check now."""
+    """Run every check now. Raises NotFinite: weights, or what they make of a short prompt, are NaN or infinite."""
     began, tolerance = time.perf_counter(), TOLERANCE[model.dtype]
     checks: list[Checked] = []
+    require_finite_weights(model.hf)
     try:
         bench = Bench(model)
+        require_finite_run(bench.rec)
+    except NotFinite:
+        raise
     except Exception as error:  # a wrong family file may break anywhere; the first check is what it failed
         about, _ = CHECKS["no-op run"]
         checks = [Checked("no-op run", about, 0.0, 0.0, tolerance, failed=f"{type(error).__name__}: {error}")]
@@ -137,10 +163,10 @@ def _folder() -> Path:
     return cache_folder() / "certificates"
 
 
-def _key(model: Model) -> str:
+def _key(model: Model, structure: Structure) -> str:
     device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else model.device.type
     placed = repr(getattr(model.hf, "hf_device_map", None))
-    parts = [model.hash, str(model.dtype), device, placed, repr(model.family), _sources()]
+    parts = [model.hash, structure.digest(), str(model.dtype), device, placed, repr(model.family), _sources()]
     parts += [f"{name} {version(name)}" for name in ("torch", "transformers")]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 

@@ -14,6 +14,7 @@ from residscope.engine.layout import BlockParts, Layout, weight_in_out
 from residscope.engine.passes import INSIDE_ATTENTION, Pass
 from residscope.engine.places import Places, with_input, with_output
 from residscope.engine.seams import AttentionProducts, Overlaid, Overlay, RouterLogits
+from residscope.engine.structure import uncompiled
 from residscope.errors import BadEdit
 from residscope.model.sites import Site
 
@@ -40,7 +41,7 @@ class Hooks(Places):
     @contextmanager
     def __call__(self) -> Iterator[None]:
         try:
-            with _trained_off(self.now.layout):
+            with trained_off(self.now.layout), uncompiled():
                 self._register()
                 token = active.set(self.now)
                 try:
@@ -242,7 +243,7 @@ def _stop(*_: Any) -> None:
 
 
 @contextmanager
-def _trained_off(layout: Layout) -> Iterator[None]:
+def trained_off(layout: Layout) -> Iterator[None]:
     """Dropout off for the run, and every module's own mode as it was afterwards."""
     training = [module for module in layout.modules if module.training]
     for module in training:
