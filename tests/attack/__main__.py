@@ -4,6 +4,7 @@ import argparse
 import secrets
 import sys
 
+from attack.doors import DOORS
 from attack.hunt import hunt
 
 
@@ -12,7 +13,10 @@ def main() -> int:
     parse.add_argument("--minutes", type=float, default=20.0)
     parse.add_argument("--seed", default=secrets.token_hex(4))
     parse.add_argument("--doors", type=int, default=None)
+    parse.add_argument("--skip", nargs="*", default=())
     given = parse.parse_args()
+    for door in given.skip:
+        DOORS.pop(door)
     print(f"seed {given.seed}", flush=True)
     found = hunt(given.seed, seconds=60 * given.minutes, doors=given.doors, tell=lambda text: print(text, flush=True))
     print(f"{sum(found.tried.values())} attempts in {found.seconds:.0f} s, {len(found.failures)} failures")

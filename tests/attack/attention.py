@@ -24,7 +24,7 @@ def mixed(
     score: Callable[[Tensor, Tensor], Tensor],
     sinks: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """softmax(score(q, k)) v with every step tapped. q, k, v: [1 head pos d_head]; gives z [1 pos head d_head], and the pattern."""
+    """softmax(score(q, k)) v with every step tapped. q, k, v: [1 head pos d_head]; gives z [1 pos head d_head], pattern."""
 
     def tapped(name: str, x: Tensor) -> Tensor:
         return tap(f"{name}.{layer}", x.transpose(1, 2)).transpose(1, 2)

@@ -36,7 +36,7 @@ class Case:
         return replace(self, stack=self.stack[:number] + self.stack[number + 1 :])
 
     def edits(self) -> list[Any]:
-        return [as_edit(spec) for spec in self.stack]
+        return [as_edit(spec, world(self.family).model) for spec in self.stack]
 
     def __str__(self) -> str:
         lines = [f"family {self.family!r}, rows {[list(row) for row in self.rows]}, drawn by {self.seed}"]
@@ -71,11 +71,17 @@ def draw(seed: str, family: str | None = None) -> Case:
     drawing = Drawing(rng, world(family).wiring, rows)
     stack: list[Mapping[str, Any]] = []
     for _ in range(rng.randint(1, 6)):
-        kind = rng.choice(sorted(GENERATORS))
+        kind = stack[-1]["kind"] if stack and rng.random() < 0.2 else rng.choice(sorted(GENERATORS))
         for _ in range(20):
             spec = GENERATORS[kind](drawing)
             if spec is not None and drawing.admit(spec | {"kind": kind}):
-                stack.append({name: part for name, part in (spec | {"kind": kind}).items() if part is not None})
+                stack.append(
+                    {
+                        name: part
+                        for name, part in (spec | {"kind": kind}).items()
+                        if part is not None and part is not False
+                    }
+                )
                 break
     return Case(family, rows, tuple(stack), seed)
 
@@ -92,6 +98,7 @@ class Drawing:
         self.torch = torch.Generator().manual_seed(rng.randrange(1 << 30))
         self._held: dict[str, str] = {}
         self._isolated: dict[str, Any] = {}
+        self._drawn: list[str] = []
 
     def admit(self, spec: Mapping[str, Any]) -> bool:
         if spec["kind"] == "overlay":
@@ -112,10 +119,18 @@ class Drawing:
     # ── parts ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def site(self, allowed: Callable[[str], bool] = lambda name: True, *, several: bool = False) -> str:
-        name = self.rng.choice([name for name in self.wiring.names if allowed(name)])
+        met = [site for site in self._drawn if allowed(site.partition(".")[0]) and (several or "." in site)]
+        if met and self.rng.random() < 0.3:
+            return self.rng.choice(met)
+        ends = [name for name in self.wiring.names if allowed(name) and not SITES[name].layered]
+        names = [name for name in self.wiring.names if allowed(name)]
+        name = self.rng.choice(ends if ends and self.rng.random() < 0.15 else names)
         if not SITES[name].layered or (several and self.rng.random() < 0.15):
-            return name
-        return f"{name}.{self.rng.randrange(self.wiring.n_layers)}"
+            site = name
+        else:
+            site = f"{name}.{self.rng.randrange(self.wiring.n_layers)}"
+        self._drawn.append(site)
+        return site
 
     def places(self, site: str, *, pos: bool = True, index: bool = True) -> dict[str, Any]:
         """Heads, neurons and positions, or none."""
@@ -166,11 +181,16 @@ class Drawing:
         """A source and an alignment that fits the rows."""
         rng, lengths = self.rng, [len(row) for row in self.rows]
         square = "key" in self.wiring.axes(site)
+        if len(set(lengths)) > 1 and rng.random() < 0.15:  # as wide when padded, and yet each of another length
+            others = rng.sample(lengths, len(lengths))
+            fits = pos is not None and all(-n <= p < n for p in pos for n in lengths)
+            if fits or rng.random() < 0.3:
+                return {"source": tuple(_tokens(rng, n) for n in others), "recorded": rng.random() < 0.5}
         same = square or rng.random() < 0.5
         if same:
             if len(set(lengths)) == 1 and rng.random() < 0.3:
                 return {"source": (_tokens(rng, lengths[0]),)}
-            return {"source": tuple(_tokens(rng, n) for n in lengths)}
+            return {"source": tuple(_tokens(rng, n) for n in lengths), "recorded": rng.random() < 0.3}
         longer = [_tokens(rng, max(3, n + rng.choice([-2, -1, 0, 1, 2]))) for n in lengths]
         if rng.random() < 0.3:
             longer = longer[:1]
@@ -202,7 +222,7 @@ def _ablate(d: Drawing) -> dict[str, Any]:
     site = d.site(allowed, several=to == "zero")
     where = d.places(site)
     if to == "mean":
-        return {"site": site, "to": "mean", "over": d.data(longer=False), **where}
+        return {"site": site, "to": "mean", "over": d.data(longer=False), "recorded": d.rng.random() < 0.3, **where}
     if to == "zero":
         return {"site": site, "to": "zero", **where}
     axes = d.wiring.axes(site)
@@ -214,7 +234,14 @@ def _ablate(d: Drawing) -> dict[str, Any]:
 
 def _resample(d: Drawing) -> dict[str, Any]:
     site = d.site(lambda name: name not in SQUARE, several=True)
-    return {"site": site, "over": d.data(longer=True), "seed": d.rng.randrange(9), **d.places(site)}
+    recorded = d.rng.random() < 0.3
+    return {
+        "site": site,
+        "over": d.data(longer=True),
+        "recorded": recorded,
+        "seed": d.rng.randrange(9),
+        **d.places(site),
+    }
 
 
 def _scale(d: Drawing) -> dict[str, Any]:
@@ -338,18 +365,21 @@ def _whole(module: Any) -> bool:
 
 GENERATORS: dict[str, Callable[[Drawing], dict[str, Any] | None]] = {
     "ablate": _ablate, "resample": _resample, "scale": _scale, "steer": _steer, "clamp": _clamp, "project_out": _project_out,
-    "feature": _feature, "noise": _noise, "freeze": _freeze, "patch": _patch, "isolate": _isolate, "path": _path, "overlay": _overlay,
+    "feature": _feature, "noise": _noise, "freeze": _freeze, "patch": _patch, "isolate": _isolate, "path": _path,
+    "overlay": _overlay,
 }  # fmt: skip
 
 
 # ── the same as residscope has it, and as people read it ────────────────────────────────────────────────────────
 
 
-def as_edit(spec: Mapping[str, Any]) -> Any:
-    """The edit of the public library."""
+def as_edit(spec: Mapping[str, Any], model: Model) -> Any:
+    """The edit of the public library; its data as prompts, or as a recording that holds the stream alone."""
     kind, site = spec["kind"], spec["site"]
     where = {word: spec[word] for word in ("head", "kv_head", "neuron", "pos") if word in spec}
-    rows = {word: [list(row) for row in spec[word]] for word in ("over", "source") if word in spec}
+    rows: dict[str, Any] = {word: [list(row) for row in spec[word]] for word in ("over", "source") if word in spec}
+    if spec.get("recorded"):
+        rows = {word: model.run(prompts) for word, prompts in rows.items()}
     if kind == "overlay":
         return edits.overlay(site, (spec["A"], spec["B"]))
     if kind == "ablate":

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
-from attack.cases import Case, draw
+from attack.cases import Case, draw, world
 from attack.doors import DOORS, Unfit
 from attack.meaning import Refused
 from residscope.errors import ResidscopeError
@@ -53,7 +53,7 @@ class Hunt:
 
     def through(self, door: str, case: Case) -> Failure | None:
         failure, worst, unfit = attempt(door, case)
-        if unfit:
+        if unfit and failure is None:
             self.unfit[f"{door}: {unfit}"] += 1
         elif failure is None:
             self.worst[door] = max(self.worst[door], worst)
@@ -62,7 +62,7 @@ class Hunt:
 
 def attempt(door: str, case: Case) -> tuple[Failure | None, float, str | None]:
     """A failure, the worst error where there is none, and why the case does not fit the door."""
-    worst, refused = 0.0, False
+    worst = 0.0
     try:
         for seen in DOORS[door](case, Random(f"{case.seed} {door}")):
             if seen.wrong:
@@ -74,8 +74,7 @@ def attempt(door: str, case: Case) -> tuple[Failure | None, float, str | None]:
     except Unfit as error:
         return None, 0.0, str(error)
     except Refused as error:
-        refused = True
-        reason = str(error)
+        return _accepted(door, case, str(error)), 0.0, f"refused, as documented: {error}"
     except ResidscopeError as error:
         return (
             Failure(door, case, f"refused: {type(error).__name__}: {' '.join(str(error).split())}", float("inf")),
@@ -84,7 +83,16 @@ def attempt(door: str, case: Case) -> tuple[Failure | None, float, str | None]:
         )
     except Exception as error:  # whatever comes is what is looked for
         return Failure(door, case, f"raised {type(error).__name__}: {error}", float("inf")), 0.0, None
-    return None, worst, reason if refused else None
+    return None, worst, None
+
+
+def _accepted(door: str, case: Case, reason: str) -> Failure | None:
+    """A failure where the library takes what the documentation says it refuses."""
+    try:
+        world(case.family).model.run([list(row) for row in case.rows], [], edits=case.edits())
+    except ResidscopeError:
+        return None
+    return Failure(door, case, f"taken, though to be refused: {reason}", float("inf"))
 
 
 def smallest(failure: Failure) -> Failure:
@@ -101,14 +109,13 @@ def smallest(failure: Failure) -> Failure:
 
 
 def _way(failure: Failure) -> Any:
-    return failure.what.split(":")[:2] if failure.what.startswith(("refused", "raised")) else "off"
+    return failure.what.split(":")[:2] if failure.what.startswith(("refused", "raised", "taken")) else "off"
 
 
 def _less(case: Case) -> list[Case]:
     fewer = [case.without(i) for i in range(len(case.stack))]
     if len(case.rows) > 1:
-        for row in range(len(case.rows)):
-            fewer.append(_without_row(case, row))
+        fewer += [_without_row(case, row) for row in range(len(case.rows))]
     return [one for one in fewer if one.stack]
 
 
