@@ -115,7 +115,7 @@ class Sourced(Held):
                 allowed=f"1 or {len(value)}",
             )
         held = at.mine(whole_source).to(value)
-        if self.align is None and (held.shape[axis] == length or self._same_lengths(at)):
+        if self.align is None and self._corresponds(at, held.shape[axis]):
             if "key" in at.site.kind.axes:
                 held = held[..., :length]
             return held.narrow(axis, at.offset, length - at.offset).expand_as(value)
@@ -135,10 +135,11 @@ class Sourced(Held):
             new[row] = new[row].index_copy(axis - 1, to, own.index_select(axis - 1, source))
         return new
 
-    def _same_lengths(self, at: At) -> bool:
-        """Whether each row is as long as its source, whatever both were padded to."""
-        lengths = at.batch.lengths
-        return self.lengths is not None and all(self._length(prompt_of(i, at), 0) == n for i, n in enumerate(lengths))
+    def _corresponds(self, at: At, width: int) -> bool:
+        """Whether each row is as long as its source, whatever both were padded to; bare tensors are as long as they are wide."""
+        if self.lengths is None:
+            return width == at.batch.ids.shape[1]
+        return all(self._length(prompt_of(i, at), 0) == n for i, n in enumerate(at.batch.lengths))
 
     def _length(self, prompt: int, unsaid: int) -> int:
         return unsaid if self.lengths is None else self.lengths[prompt if len(self.lengths) > 1 else 0]

@@ -140,7 +140,7 @@ def lay_out(hf: Any) -> Layout:
             "an adapter works beside the model's weights, so they are not what it multiplies by",
             received=type(hf).__name__,
             allowed="a model whose adapter is merged into its weights",
-            fix="rs.load((model.merge_and_unload(), tokenizer)); an adapter added in place: unload it, or load it with PeftModel first",
+            fix="merge it first: rs.load((model.merge_and_unload(), tokenizer))",
         )
     family = family_of(hf.config)
     sizes = family.read_sizes(hf.config)

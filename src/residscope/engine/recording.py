@@ -112,7 +112,7 @@ class Recording:
             return logits if ids is None else logits[:, list(ids)]
         first = min(index)
         normed = self._final_norm(first)[list(chosen), [i - first for i in index]]
-        return self._unembedded(normed, ids)
+        return self.unembed(normed, ids)
 
     def logits_in_parts(self, size: int = 256) -> Iterator[Float[Tensor, "batch pos d_vocab"]]:
         """The run's logits, so many positions at a time, so that those of a long prompt need not be held at once."""
@@ -120,7 +120,7 @@ class Recording:
         source = self.logits if self._whole_logits() else self._final_norm(0)
         for first in range(0, length, size):
             part = source[:, first : first + size]
-            yield part if self._whole_logits() else self._unembedded(part)
+            yield part if self._whole_logits() else self.unembed(part)
 
     def _whole_logits(self) -> bool:
         """Whether logits are read where the run has them: because it holds them, or edits them."""
@@ -137,10 +137,12 @@ class Recording:
             self._refuse_stale([FINAL_NORM])
             return self._forward([FINAL_NORM], self._from(n, first + self.offset))[FINAL_NORM]
 
-    def _unembedded(
+    def unembed(
         self, x: Float[Tensor, "*batch d_model"], ids: Sequence[int] | None = None
     ) -> Float[Tensor, "*batch column"]:
-        with lock_of(self.model.hf), torch.no_grad():
+        """The logits of a stream after the final norm, under the run's own weight changes; of all tokens or of `ids`."""
+        self._refuse_stale([LOGITS])
+        with lock_of(self.model.hf), torch.set_grad_enabled(x.requires_grad):
             return self.model.layout.logits(x, ids, overlays_of(self.edits, self.model.layout))
 
     def stack(self, name: str) -> Float[Tensor, "layer batch pos ..."]:
@@ -187,6 +189,11 @@ class Recording:
             )
             for layer in range(start, last + 1)
         }
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """The model's version that it was recorded on; see `Model.weights_version`."""
+        return self._weights
 
     @property
     def stale(self) -> bool:
@@ -249,6 +256,9 @@ class _Rebased:
     def __getitem__(self, site: Site) -> Tensor:
         window = self._recording.window
         assert window is not None
+        n = self.model.n_layers
+        if window.start and rank(site, n) < window.start and site != _stream(window.start, n):
+            return window.base[site]  # below the window nothing differs from its base
         own = self._recording[site]
         return torch.cat([own.new_zeros(own.shape[0], window.pos, *own.shape[2:]), own], 1)
 

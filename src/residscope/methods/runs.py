@@ -57,8 +57,10 @@ def cell_runs(
     """Every cell over every batch of prompts of like length; `capture` and the end of the stream are there to read.
 
     Each batch runs once without edits; a cell then runs in a window from the first layer and token that its edits touch, which
-    is exact. Edits made from a probe are tied to the prompts; any other edit must fit every batch.
+    is exact. Edits made from a probe are tied to the prompts; what another edit has for each prompt (a source's rows, draws
+    of noise) goes with its prompt.
     """
+    whole = model.batch(data)
     tied = [
         [(edit.on(data) if isinstance(edit, OfPrompts) else edit).prepare(model) for edit in cell] for cell in cells
     ]
@@ -68,13 +70,12 @@ def cell_runs(
     held = {s for cell in tied for edit in cell if edit.needs_unedited for s in edit.places(table)}
     below = {*table.expand("resid_pre"), *table.expand("k"), *table.expand("v")} if any(tied) else set()
     for done, rows in enumerate(batches(model, data, size=batch)):
-        part = data.subset(rows)
+        part = whole.take(rows).trimmed()
         base = model.run(part, wanted | held | below)
-        for i, cell in enumerate(tied):
-            own = [edit.take(rows) if isinstance(edit, ConceptEdit) else edit for edit in cell]
+        for i, own in enumerate(tied):
             run = base
             if own:
-                window = _window(model, base, own)
+                window = _window(model, base, own, rows)
                 run = model.run(part, [s for s in wanted if _inside(s, window.start)], edits=own, window=window)
             yield CellRun(i, rows, run, base)
             if progress is not None:
@@ -91,7 +92,7 @@ def _inside(site: Site, start: int) -> bool:
     return site.layer is None or site.layer >= start
 
 
-def _window(model: Model, base: Recording, edits: Cell) -> Window:
+def _window(model: Model, base: Recording, edits: Cell, rows: Sequence[int]) -> Window:
     """From the first layer and token that the edits change; everything before is as recorded.
 
     What holds a site to the unedited run changes nothing by itself, so such an edit may lie anywhere after.
@@ -101,7 +102,7 @@ def _window(model: Model, base: Recording, edits: Cell) -> Window:
     ranks = [rank(site, n) + (site.name == "resid_pre") for edit in changing for site in edit.places(model.sites)]
     start = min(max(min(ranks, default=0), 0), n - 1)
     tied = [edit.where for edit in changing if isinstance(edit, ConceptEdit) and edit.where is not None]
-    pos = min(int(where.min()) for where in tied) if len(tied) == len(changing) else 0
+    pos = min(int(where[rows].min()) for where in tied) if len(tied) == len(changing) else 0
     return Window(base, start=start, pos=pos)
 
 

@@ -57,7 +57,7 @@ class Reader:
         """The readout of a cell that ran by itself under these edits, a row for each prompt."""
         if self.metric is None:
             below = {site: self.base[site] for site in self.sites if site not in values}
-            return self.readout(OfCell(self.model, self.base.batch, {**values, **below}))
+            return self.readout(self._of_cell(self.base.batch, {**values, **below}, edits))
         rows = torch.arange(len(self.base.batch))
         return self._metric(values[FINAL][rows, self.last], self.base.batch, overlays_of(edits, self.model.layout))
 
@@ -81,7 +81,10 @@ class Reader:
                 axis = positions_axis(site)
                 base = torch.cat([base.narrow(axis, 0, now.offset), own[here]], axis)
             values[site] = base
-        return OfCell(self.model, self.base.batch.take(strand.index), values)
+        return self._of_cell(self.base.batch.take(strand.index), values, self.base.recording.edits)
+
+    def _of_cell(self, batch: Batch, values: dict[Site, Tensor], edits: Sequence[Edit]) -> "OfCell":
+        return OfCell(self.model, batch, values, edits=edits, weights=self.base.recording.version)
 
 
 class OfCell(Recording):

@@ -119,10 +119,11 @@ class Sweep:
         base, reader = self._base(batch)
         table, n, length = self.model.sites, self.model.n_layers, batch.ids.shape[1]
         again = any(getattr(edit, "rereads", False) for edit in self.background)
-        single = [i for i, c in enumerate(self.cells) if again or self.together[i] is not None or alone(c, table)]
-        inside = sorted({*range(len(self.cells))} - {*single})
+        alone_ = [i for i, c in enumerate(self.cells) if again or self.together[i] is not None or alone(c, table)]
+        single = [i for i in alone_ if self._first(i) <= reader.stop]  # what first changes above is not read
+        inside = sorted({*range(len(self.cells))} - {*alone_})
         strands = [s for i in inside for s in strands_of(i, self.cells[i], base, last=reader.last)]
-        strands = [s for s in strands if s.layer <= reader.stop]  # what first changes above is not read
+        strands = [s for s in strands if s.layer <= reader.stop]
         tokens = max(length, min(_TOKENS, self.memory // 2 // self.prices.bytes))
         part = Part(base, reader, pack(strands, length=length, n_layers=n, tokens=tokens), single)
         if number == 0:
@@ -283,7 +284,7 @@ class Sweep:
         """A cell in a forward of its own, from the first block that it changes."""
         base, table = part.base, self.model.sites
         every = self.together[cell] or (*self.background, *self.cells[cell])
-        start = 0 if self.together[cell] else first_block(self.cells[cell], table)
+        start = self._first(cell)
         window = Window(base.recording, start) if start else None
         # the stream that a window starts from has been through the background already
         edits, earlier = (self.cells[cell], self.background) if start else (every, ())
@@ -295,6 +296,10 @@ class Sweep:
                 unedited=unedited,
             )  # fmt: skip
         return part.reader.of_alone(values, every)
+
+    def _first(self, cell: int) -> int:
+        """The block from which a cell that runs by itself must run."""
+        return 0 if self.together[cell] else first_block(self.cells[cell], self.model.sites)
 
     def _result(self, values: Tensor, began: float, halved: int, done: int) -> Result:
         about = {
