@@ -73,6 +73,9 @@ class BaseEdit:
     def prepare(self, model: Model) -> "BaseEdit":
         return self
 
+    def check_positions(self, length: int, positions: Sequence[int]) -> None:
+        """Raise where the edit has nothing to put at one of these positions of a prompt of this length."""
+
     def refuse(self, later: Any, sites: Sequence[Site], lengths: tuple[int, ...]) -> None:
         """Raise ClashingEdits where a later edit contradicts this one at the sites they share, in prompts of these lengths."""
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from residscope.edits.base import positions_axis, prompt_of, whole
+from residscope.edits.means import refuse_open_data
 from residscope.edits.sources import Held
-from residscope.edits.values import refuse_open_data
 from residscope.engine.model import Model
 from residscope.engine.protocols import At
 from residscope.engine.recording import Recording

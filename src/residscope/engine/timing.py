@@ -41,7 +41,7 @@ def holds_prompt(edit: Any) -> bool:
 def timed(
     edits: Sequence[Edit], at: str | Sequence[str], table: SiteTable, batch: Batch, new: int
 ) -> tuple[Timed, ...]:
-    """Prepared edits with their times. Raises SiteError, BadEdit, UnknownPosition for what could never act."""
+    """Prepared edits with their times. Raises SiteError, EditError, UnknownPosition for what could not act."""
     times = [at] * len(edits) if isinstance(at, str) else [*at]
     known = {at} <= {*PHASES} if isinstance(at, str) else {*at} <= {*PHASES}
     if len(times) != len(edits) or not known:
@@ -57,6 +57,9 @@ def timed(
                 allowed='at="prompt" or "both"',
             )
         for length in batch.lengths:
+            if (check := getattr(edit, "check_positions", None)) is not None:
+                run = range(0 if time != "new" else length, length if time == "prompt" else length + new - 1)
+                check(length, run)
             low = length if time == "new" else -length
             high = length if time == "prompt" or holds_prompt(edit) else length + new
             for p in getattr(edit, "pos", None) or ():
