@@ -13,7 +13,7 @@
     │                        CertificateFailed, RemoteCodeRefused, QuantisedModel, UnmergedAdapter, NotFinite,
     │                        NoWeights
     ├── ResultError          BadResult, UnknownLabel
-    ├── FileError            FileNotThere, DamagedFile
+    ├── FileError            FileNotThere, DamagedFile, WrongEnding, NotPlain
     ├── CorpusError          EmptyCorpus, TooFewVectors, TextTooShort
     ├── TaskError            BadTable, TooFewWords, MissingLabel, TooFewPrompts, UnknownTask
     ├── ProbeError           OneClass, UnseenLabel, SingularCovariance, Unreachable
@@ -263,6 +263,14 @@ class FileNotThere(FileError):
 
 class DamagedFile(FileError):
     """A saved file that is truncated, was changed since, or holds something else."""
+
+
+class WrongEnding(FileError):
+    """A file's name whose ending says another kind of file than is written there."""
+
+
+class NotPlain(FileError):
+    """A value that has no form in JSON, or JSON that is no such form."""
 
 
 class CorpusError(ResidscopeError):

@@ -102,6 +102,7 @@ class Sourced(Held):
                 raise BadEdit("the source is a window over later positions", fix="record the whole prompt")
             lengths = source.lengths
             source = {str(site): source[site] for site in sites}
+        check_source(source, sites)
         return replace(self, source=source, align=align, lengths=lengths)
 
     def taken(self, value: Tensor, at: At) -> Tensor:
@@ -211,6 +212,18 @@ class Patch(Sourced):
         mine, theirs = {*(self.feature or ())}, {*(getattr(later, "feature", None) or ())}
         if isinstance(later, Patch) and later.dictionary is self.dictionary and mine & theirs:
             super().refuse(later, sites, lengths)
+
+
+def check_source(source: Any, sites: Sequence[Site]) -> None:
+    """Refuse what is no mapping with a tensor for each site."""
+    known = source if isinstance(source, Mapping) else {}
+    lacking = [str(site) for site in sites if not isinstance(known.get(str(site)), Tensor)]
+    if lacking:
+        raise BadEdit(
+            f"the source has no value at {lacking[0]}",
+            received=", ".join(map(str, known))[:200] or type(source).__name__,
+            allowed=f"a tensor for each of {', '.join(map(str, sites))}"[:200],
+        )
 
 
 def freeze(site: str, **where: Index) -> Freeze:
