@@ -10,6 +10,7 @@ import torch
 from residscope.engine.certificate import certify
 from residscope.engine.model import Model, weights_hash
 from residscope.errors import CertificateFailed, ModelError, ModelNotFound
+from residscope.versions import warn_of_untried
 
 Progress = Callable[[str, int, int], None]
 
@@ -69,6 +70,7 @@ def load(
             allowed=f"{model.certificate.tolerance:.0e} relative",
             fix=f"the family file residscope/model/families/{model.family.name}.py does not describe this model",
         )
+    warn_of_untried()
     return model
 
 
