@@ -29,8 +29,7 @@ def cache_name(hf: Any) -> str:
     Raises:
         UnknownFamily: none of the names is there. A cache under another name could be swallowed without a word.
     """
-    inner = [*hf.children()]
-    parameters = signature(hf.forward).parameters
+    parameters, inner = signature(hf.forward).parameters, [*hf.children()]
     for name in CACHE_NAMES:
         if name in parameters:
             return name
@@ -47,7 +46,7 @@ def cache_name(hf: Any) -> str:
 def block_returns(layout: Layout, *, cached: bool) -> tuple[int | None, ...]:
     """What each block returns: None for the stream by itself, n for a tuple of n that begins with it.
 
-    The blocks of one forward over one token say so, the first time they are asked. The caller holds the model's lock.
+    The blocks say so themselves, in one forward of one token when it is first asked. The caller holds the model's lock.
     """
     if cached not in layout.returns:
         layout.returns[cached] = _look(layout, cached=cached)
@@ -72,7 +71,7 @@ def _look(layout: Layout, *, cached: bool) -> tuple[int | None, ...]:
         for layer, parts in enumerate(layout.blocks):
             places._around(parts.block, looked(layer))
         with torch.no_grad():
-            call(layout.hf, ids, cache=whole_cache() if cached else None)
+            call(getattr(layout.hf, "base_model", layout.hf), ids, cache=whole_cache() if cached else None)
     finally:
         active.reset(token)
         places.undo()
