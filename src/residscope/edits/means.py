@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from residscope.edits.base import positions_axis
 from residscope.engine.model import Model
 from residscope.engine.protocols import At
 from residscope.engine.recording import Recording
@@ -87,6 +88,8 @@ def replacement(edit: Any, value: Tensor, at: At) -> Tensor:
     if isinstance(edit.to, str):
         return torch.zeros_like(value)
     to = edit.to.to(value)
+    if edit.by is None and to.ndim == value.ndim:
+        to = _of_rows(to, value, at)
     if edit.by == "position":
         for length in dict.fromkeys(at.batch.lengths):
             check_positions(edit, length, range(at.offset, length))
@@ -101,6 +104,18 @@ def replacement(edit: Any, value: Tensor, at: At) -> Tensor:
             received=str(tuple(to.shape)),
             allowed=f"broadcastable to {tuple(value.shape)}",
         ) from None
+
+
+def _of_rows(to: Tensor, value: Tensor, at: At) -> Tensor:
+    """The part of a tensor with rows for all prompts, and perhaps all positions, that a pass over some of them sees."""
+    axis, length = positions_axis(at), at.batch.ids.shape[1]
+    if to.shape[0] != 1 and at.rows is not None and max(at.rows) < to.shape[0]:
+        to = at.mine(to)
+    for along in {axis, value.ndim - 1} if "key" in at.site.kind.axes else {axis}:
+        first = at.offset if along == axis else 0
+        if to.shape[along] not in (1, value.shape[along]) and to.shape[along] >= length:
+            to = to.narrow(along, first, length - first)
+    return to
 
 
 def check_positions(edit: Any, length: int, positions: Sequence[int]) -> None:

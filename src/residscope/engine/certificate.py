@@ -23,6 +23,7 @@ from residscope.engine.finite import require_finite_run, require_finite_weights
 from residscope.engine.model import Model
 from residscope.engine.structure import Structure
 from residscope.errors import CertificateFailed, NotFinite
+from residscope.versions import untried
 
 # relative, per position. Stock RMSNorms compute in fp32 whatever the model's dtype; bf16 keeps 8 bits, and every layer's
 # rounding stands between the two sides of some checks
@@ -47,12 +48,13 @@ class Checked:
 
 @dataclass(frozen=True)
 class Certificate:
-    """Every check's error. Printing it shows them all."""
+    """Every check's error. Printing it shows them all, and which libraries are newer than any that was run (`untried`)."""
 
     checks: tuple[Checked, ...]
     tolerance: float
     seconds: float
     cached: bool = False
+    untried: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -82,7 +84,7 @@ class Certificate:
             f"  {'ok  ' if c.passed else 'FAIL'} {c.name:24}{c.error:8.1e}  first position {c.first:8.1e}  {c.about}"
             for c in self.checks
         ]
-        return "\n".join([head, *rows])
+        return "\n".join([head, *(f"  untried: {words}" for words in self.untried), *rows])
 
 
 def certify(model: Model, *, progress: Callable[[str, int, int], None] | None = None) -> Certificate:
@@ -128,7 +130,7 @@ def measure(model: Model, *, progress: Callable[[str, int, int], None] | None = 
     except Exception as error:  # a wrong family file may break anywhere; the first check is what it failed
         about, _ = CHECKS["no-op run"]
         checks = [Checked("no-op run", about, 0.0, 0.0, tolerance, failed=f"{type(error).__name__}: {error}")]
-        return Certificate(tuple(checks), tolerance, time.perf_counter() - began)
+        return Certificate(tuple(checks), tolerance, time.perf_counter() - began, untried=untried())
     for done, (name, (about, pairs)) in enumerate(CHECKS.items()):
         if progress is not None:
             progress("certificate", done, len(CHECKS))
@@ -141,7 +143,7 @@ def measure(model: Model, *, progress: Callable[[str, int, int], None] | None = 
         except Exception as error:  # as above
             failed = f"{type(error).__name__}: {error}"
         checks.append(Checked(name, about, rest, first, tolerance, failed))
-    return Certificate(tuple(checks), tolerance, time.perf_counter() - began)
+    return Certificate(tuple(checks), tolerance, time.perf_counter() - began, untried=untried())
 
 
 def errors(pair: Pair) -> Tensor:
@@ -184,7 +186,7 @@ def _read(path: Path) -> Certificate | None:
     try:
         found = json.loads(path.read_text())
         checks = tuple(Checked(**entry) for entry in found["checks"])
-        certificate = Certificate(checks, found["tolerance"], found["seconds"], cached=True)
+        certificate = Certificate(checks, found["tolerance"], found["seconds"], cached=True, untried=untried())
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return certificate if certificate.passed and {c.name for c in checks} == CHECKS.keys() else None

@@ -13,6 +13,7 @@ from residscope.engine.layout import Layout
 from residscope.engine.memory import require_room
 from residscope.engine.passes import Pass
 from residscope.engine.protocols import Edit
+from residscope.engine.stock import call
 from residscope.engine.windows import Window, window_cache
 from residscope.model.prompts import Batch
 from residscope.model.sites import Site, rank
@@ -67,7 +68,7 @@ def forward(
         hooks = Hooks(now, start=start, resume=resume, stop=None if wants_logits else stop)
         with hooks():
             try:
-                out = layout.hf(input_ids=batch.ids[:, pos:], past_key_values=cache, use_cache=cache is not None)
+                out = call(layout.hf, batch.ids[:, pos:], cache=cache)
                 if wants_logits:
                     now.visit(Site("logits"), out.logits)
             except Stop:

@@ -14,6 +14,7 @@ from residscope.engine.hooks import Hooks
 from residscope.engine.passes import Pass
 from residscope.engine.protocols import Edit
 from residscope.engine.sampling import Pick, Stops, generator
+from residscope.engine.stock import call
 from residscope.engine.timing import Timed
 from residscope.errors import PromptError, PromptTooLong
 from residscope.model.prompts import Batch
@@ -180,7 +181,7 @@ def _step(
     with lock_of(model.hf), torch.no_grad():
         cache.now = now = Pass(model.layout, batch, capture=inside, edits=edits, offset=offset, unedited=unedited)
         with Hooks(now)():
-            out = model.hf(input_ids=batch.ids[:, offset:], past_key_values=cache, use_cache=True)
+            out = call(model.hf, batch.ids[:, offset:], cache=cache)
             logits: Tensor = now.visit(Site("logits"), out.logits)
         # attention gets its keys and values after the cache has stored them: put the edited ones in their place
         for site in inside:

@@ -1,7 +1,7 @@
 """Layout: a family file's module paths, resolved on one model."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -98,6 +98,7 @@ class Layout:
     unembed: nn.Module
     modules: tuple[nn.Module, ...]
     quantised: str | None = None
+    returns: dict[bool, tuple[int | None, ...]] = field(default_factory=dict, repr=False, compare=False)  # stock.py's memory
 
     def logits(
         self, x: Float[Tensor, "*batch d_model"], ids: Sequence[int] | None = None, overlays: Iterable[Any] = ()

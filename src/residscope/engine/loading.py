@@ -11,6 +11,7 @@ from residscope.engine.certificate import certify, require
 from residscope.engine.model import Model, weights_hash
 from residscope.engine.structure import original
 from residscope.errors import ModelError, ModelNotFound
+from residscope.versions import warn_of_untried
 
 Progress = Callable[[str, int, int], None]
 
@@ -64,6 +65,7 @@ def load(
         hf = original(hf)
         model = Model(hf, tokenizer, hash=weights_hash(hf))
     model.certificate = require(model, certify(model, progress=progress))
+    warn_of_untried()
     return model
 
 
