@@ -4,8 +4,7 @@ import argparse
 import secrets
 import sys
 
-from attack.doors import DOORS
-from attack.hunt import hunt
+from attack.hunt import DOORS, hunt
 
 
 def main() -> int:

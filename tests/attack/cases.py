@@ -31,9 +31,16 @@ class Case:
     rows: Rows
     stack: tuple[Mapping[str, Any], ...]
     seed: str = ""
+    marks: tuple[int, ...] = ()  # where each edit stood when it was drawn, so that leaving one out moves no other
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "marks", self.marks or tuple(range(len(self.stack))))
 
     def without(self, number: int) -> "Case":
-        return replace(self, stack=self.stack[:number] + self.stack[number + 1 :])
+        def left(parts: Any) -> Any:
+            return parts[:number] + parts[number + 1 :]
+
+        return replace(self, stack=left(self.stack), marks=left(self.marks))
 
     def edits(self) -> list[Any]:
         return [as_edit(spec, world(self.family).model) for spec in self.stack]

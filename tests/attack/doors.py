@@ -227,18 +227,25 @@ def _sweep(case: Case, rng: Random, background: int, cells: Sequence[Sequence[in
 def cell(case: Case, rng: Random) -> Iterator[Seen]:
     """A sweep with the stack as one cell, and parts of it as others."""
     every = range(len(case.stack))
-    parts = [tuple(i for i in every if rng.random() < 0.5) for _ in range(2)]
+    parts = [tuple(i for i in every if _drawn(case, i, part) < 0.5) for part in ("a", "b")]
     yield from _sweep(case, rng, 0, [tuple(every), *[part for part in parts if part]])
 
 
 def background(case: Case, rng: Random) -> Iterator[Seen]:
     """A sweep with the first edits in the background of all cells."""
-    if len(case.stack) < 2:
+    here = sum(_drawn(case, i, "background") < 0.5 for i in range(len(case.stack)))
+    if not 0 < here < len(case.stack):
+        here = len(case.stack) // 2
+    if not here:
         raise Unfit("one edit")
-    here = rng.randint(1, len(case.stack) - 1)
     rest = range(here, len(case.stack))
-    part = tuple(i for i in rest if rng.random() < 0.5)
+    part = tuple(i for i in rest if _drawn(case, i, "a") < 0.5)
     yield from _sweep(case, rng, here, [tuple(rest), *([part] if part else [])])
+
+
+def _drawn(case: Case, number: int, what: str) -> float:
+    """A number of an edit's own, whichever others are left out."""
+    return Random(f"{case.seed} {case.marks[number]} {what}").random()
 
 
 def a_readout(w: World, case: Case, rng: Random) -> tuple[Any, Callable[[Sequence[Values]], Tensor]]:
