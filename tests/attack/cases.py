@@ -326,8 +326,9 @@ def _isolate(d: Drawing) -> dict[str, Any]:
 
 def _path(d: Drawing) -> dict[str, Any] | None:
     names = set(d.wiring.names)
-    receiver = d.site(lambda name: name in RECEIVERS)
-    sender = d.site(lambda name: name in SENDERS and name in names)
+    read, written = d.rng.choice([r for r in RECEIVERS if r in names]), d.rng.choice([s for s in SENDERS if s in names])
+    receiver = d.site(lambda name: name == read)
+    sender = d.site(lambda name: name == written)
     if _when(sender, written=True) >= _when(receiver, "resid_mid" in names, n_layers=d.wiring.n_layers):
         return None
     heads = d.wiring.sizes.n_heads

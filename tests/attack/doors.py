@@ -254,7 +254,8 @@ def a_readout(w: World, case: Case, rng: Random) -> tuple[Any, Callable[[Sequenc
     a, b = rng.randint(2, VOCAB - 1), rng.randint(2, VOCAB - 1)
     if which in ("site", "logits"):
         sites = [s for s in w.wiring.every() if "key" not in w.wiring.axes(s)]
-        readout = AtEnd(w, "logits" if which == "logits" else rng.choice(sites))
+        ends = [s for s in sites if "." not in s and s not in ("embed", "pos_embed")]
+        readout = AtEnd(w, "logits" if which == "logits" else rng.choice(ends if rng.random() < 0.4 else sites))
         return readout, readout.of
     if which == "logit_diff":
         pos = -1 if rng.random() < 0.7 else rng.randint(0, min(map(len, case.rows)) - 1)

@@ -97,7 +97,7 @@ def attempt(door: str, case: Case) -> tuple[Failure | None, float, str | None]:
 def _accepted(door: str, case: Case, reason: str) -> Failure | None:
     """A failure where the library takes what the documentation says it refuses."""
     try:
-        world(case.family).model.run([list(row) for row in case.rows], [], edits=case.edits())
+        world(case.family).model.run([list(row) for row in case.rows], ["logits"], edits=case.edits())
     except ResidscopeError:
         return None
     return Failure(door, case, f"taken, though to be refused: {reason}", float("inf"))
@@ -149,11 +149,12 @@ def hunt(
     seconds: float,
     doors: int | None = 3,
     tell: Callable[[str], None] = lambda text: None,
-    most: int | None = None,
+    most: int = 1 << 30,
+    cases: int = 1 << 30,
 ) -> Hunt:
-    """Draw until the time is over."""
+    """Draw until the time is over, or so many cases are drawn or failures found."""
     found, began, number = Hunt(seed), time.monotonic(), 0
-    while time.monotonic() - began < seconds and (most is None or len(found.failures) < most):
+    while time.monotonic() - began < seconds and number < cases and len(found.failures) < most:
         before = len(found.failures)
         found.go(number, doors)
         for failure in found.failures[before:]:
