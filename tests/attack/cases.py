@@ -14,6 +14,7 @@ from attack.reference import Reference
 from attack.wiring import Wiring
 from residscope import directions, edits
 from residscope.engine.model import Model
+from residscope.model.prompts import PromptSet
 from residscope.model.sites import KINDS as SITES
 from tiny_models import VOCAB
 
@@ -43,7 +44,7 @@ class Case:
         return replace(self, stack=left(self.stack), marks=left(self.marks))
 
     def edits(self) -> list[Any]:
-        return [as_edit(spec, world(self.family).model) for spec in self.stack]
+        return [as_edit(spec, world(self.family).model, self.rows) for spec in self.stack]
 
     def __str__(self) -> str:
         lines = [f"family {self.family!r}, rows {[list(row) for row in self.rows]}, drawn by {self.seed}"]
@@ -197,14 +198,34 @@ class Drawing:
         if same:
             if len(set(lengths)) == 1 and rng.random() < 0.3:
                 return {"source": (_tokens(rng, lengths[0]),)}
-            return {"source": tuple(_tokens(rng, n) for n in lengths), "recorded": rng.random() < 0.3}
+            found = {"source": tuple(_tokens(rng, n) for n in lengths), "recorded": rng.random() < 0.3}
+            if found["recorded"] and rng.random() < 0.5:  # of an edited run, whose stream alone is held
+                found["source_stack"] = (
+                    {
+                        "kind": "scale",
+                        "site": f"mlp_out.{self.wiring.n_layers - 1}"
+                        if "mlp_out" in self.wiring.names
+                        else "attn_out.0",
+                        "factor": 0.3,
+                    },
+                    {"kind": "scale", "site": "embed", "factor": 1.7},
+                )
+            return found
         longer = [_tokens(rng, max(3, n + rng.choice([-2, -1, 0, 1, 2]))) for n in lengths]
         if rng.random() < 0.3:
             longer = longer[:1]
         source = tuple(longer)
         if pos is not None and all(-len(s) <= p < len(s) for p in pos for s in source) and rng.random() < 0.5:
             return {"source": source}
-        align: Any = rng.choice(["prefix", "suffix", "pairs", "each"])
+        align: Any = rng.choice(["prefix", "suffix", "pairs", "each", "names"])
+        if align == "names" and len(source) == len(lengths):
+            ends = [(n, len(s)) for n, s in zip(lengths, source, strict=True)]
+            pairs = tuple({rng.randrange(n): rng.randrange(m), n - 1: m - 1} for n, m in ends)
+            if len({len(row) for row in pairs}) == 1:
+                return {"source": source, "align": pairs, "named": True, "recorded": rng.random() < 0.3}
+            align = "prefix"
+        elif align == "names":
+            align = "suffix"
         if align == "pairs":
             align = {rng.randrange(min(lengths)): rng.randrange(min(map(len, source))) for _ in range(2)}
         elif align == "each":
@@ -262,7 +283,10 @@ def _steer(d: Drawing) -> dict[str, Any]:
     site = d.site(lambda name: name not in SQUARE and not _scale_like(name), several=True)
     direction = d.direction(site)
     unit = "norm" if direction["vector"] else d.rng.choice(["norm", "sd"])
-    return {"site": site, "direction": direction, "strength": d.rng.uniform(-2, 2), "unit": unit, **d.places(site)}
+    where = d.places(site)
+    if len(where.get("head", ())) == 1 and not direction["vector"]:
+        where["by_head"] = d.rng.random() < 0.5
+    return {"site": site, "direction": direction, "strength": d.rng.uniform(-2, 2), "unit": unit, **where}
 
 
 def _clamp(d: Drawing) -> dict[str, Any]:
@@ -381,13 +405,19 @@ GENERATORS: dict[str, Callable[[Drawing], dict[str, Any] | None]] = {
 # ── the same as residscope has it, and as people read it ────────────────────────────────────────────────────────
 
 
-def as_edit(spec: Mapping[str, Any], model: Model) -> Any:
+def as_edit(spec: Mapping[str, Any], model: Model, prompts: Rows) -> Any:
     """The edit of the public library; its data as prompts, or as a recording that holds the stream alone."""
     kind, site = spec["kind"], spec["site"]
     where = {word: spec[word] for word in ("head", "kv_head", "neuron", "pos") if word in spec}
     rows: dict[str, Any] = {word: [list(row) for row in spec[word]] for word in ("over", "source") if word in spec}
+    align = spec.get("align")
+    if spec.get("named"):  # the same positions by their names in two prompt sets
+        rows["source"], align = _named(spec, prompts)
     if spec.get("recorded"):
-        rows = {word: model.run(prompts) for word, prompts in rows.items()}
+        under = [as_edit(part, model, prompts) for part in spec.get("source_stack", ())]
+        rows = {word: model.run(data, edits=under) for word, data in rows.items()}
+    if spec.get("by_head"):
+        where.pop("head")
     if kind == "overlay":
         return edits.overlay(site, (spec["A"], spec["B"]))
     if kind == "ablate":
@@ -403,9 +433,13 @@ def as_edit(spec: Mapping[str, Any], model: Model) -> Any:
     if kind == "noise":
         return edits.noise(site, spec["sigma"], spec["seed"], **where)
     if kind == "steer":
-        return edits.steer(site, _direction(spec["direction"], site), spec["strength"], unit=spec["unit"], **where)
+        return edits.steer(
+            site, _direction(spec["direction"], site, spec), spec["strength"], unit=spec["unit"], **where
+        )
     if kind == "clamp":
-        return edits.clamp(site, _direction(spec["direction"], site), spec["value"], space=spec.get("space"), **where)
+        return edits.clamp(
+            site, _direction(spec["direction"], site, spec), spec["value"], space=spec.get("space"), **where
+        )
     if kind == "project_out":
         return edits.project_out(site, [_direction(d, site) for d in spec["directions"]], **where)
     if kind == "feature":
@@ -417,18 +451,26 @@ def as_edit(spec: Mapping[str, Any], model: Model) -> Any:
             if "feature" in spec
             else {}
         )
-        return edits.patch(site, rows["source"], align=spec.get("align"), **also, **where)
-    return edits.path(
-        spec["sender"], site, rows["source"], sender_head=spec.get("sender_head"), align=spec.get("align"), **where
-    )
+        return edits.patch(site, rows["source"], align=align, **also, **where)
+    return edits.path(spec["sender"], site, rows["source"], sender_head=spec.get("sender_head"), align=align, **where)
 
 
-def _direction(d: Mapping[str, Any], site: str) -> Any:
+def _named(spec: Mapping[str, Any], prompts: Rows) -> tuple[Any, Any]:
+    """A source as a prompt set, and an alignment by the names of its positions."""
+    pairs = spec["align"]
+    names = range(len(pairs[0]))
+    here = PromptSet(prompts, positions={f"p{i}": tuple([*row][i] for row in pairs) for i in names})
+    there = PromptSet(spec["source"], positions={f"p{i}": tuple([*row.values()][i] for row in pairs) for i in names})
+    return there, (here, there)
+
+
+def _direction(d: Mapping[str, Any], site: str, spec: Mapping[str, Any] | None = None) -> Any:
     if d["vector"]:
         return d["read"]
     return directions.Direction(
-        d["read"], d["write"], _one(site), offset=d["offset"], scale=d["scale"], space=d["space"]
-    )
+        d["read"], d["write"], _one(site), offset=d["offset"], scale=d["scale"], space=d["space"],
+        head=spec["head"][0] if spec and spec.get("by_head") else None,
+    )  # fmt: skip
 
 
 def _dictionary(d: Mapping[str, Any], site: str) -> Any:

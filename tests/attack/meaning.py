@@ -35,7 +35,6 @@ class Here:
     unedited: Values
     data: Mapping[int, Any]  # of edits with data, by their place in the stack: values of each row, and its tokens
     prompt: int | None = None  # of how many tokens is the prompt, where tokens have been generated after it
-    phase: str = "both"
     seen: Values = field(default_factory=dict)
 
 
@@ -51,8 +50,10 @@ def positions(spec: Mapping[str, Any], here: Here) -> list[int]:
     found = list(range(length)) if pos is None else sorted({p + prompt if p < 0 else p for p in pos})
     if pos is not None and not all(0 <= p < length for p in found):
         raise Refused("a position that is not there")
-    if here.prompt is not None and (spec["kind"] in HELD or here.phase == "prompt"):
+    if here.prompt is not None and (spec["kind"] in HELD or spec.get("at") == "prompt"):
         found = [p for p in found if p < prompt]
+    if here.prompt is not None and spec.get("at") == "new":
+        found = [p for p in found if p >= prompt]
     return found
 
 
