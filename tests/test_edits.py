@@ -61,12 +61,12 @@ def test_ablation(tiny, ids):
 
 def test_mean_ablation_takes_its_data(tiny, ids):
     cut = edits.ablate("mlp_out.1", "mean", over=ids)
-    mean = tiny.run(ids, ["mlp_out.1"])["mlp_out.1"].flatten(0, 1).mean(0)
+    mean = tiny.run(ids, ["mlp_out.1"])["mlp_out.1"][:, 1:].flatten(0, 1).mean(0)
     run = tiny.run(ids, ["mlp_out.1"], edits=[cut])
     close(run["mlp_out.1"], mean.expand_as(run["mlp_out.1"]))
     ragged = [[5, 6, 7], [8, 9, 10, 11, 12, 13]]
     rec = tiny.run(ragged, ["mlp_out.1"])
-    expected = torch.cat([rec["mlp_out.1"][0, :3], rec["mlp_out.1"][1]]).mean(0)
+    expected = torch.cat([rec["mlp_out.1"][0, 1:3], rec["mlp_out.1"][1, 1:]]).mean(0)
     close(edits.ablate("mlp_out.1", "mean", over=ragged).prepare(tiny).to, expected)
 
 
@@ -169,6 +169,7 @@ def test_json_and_files_there_and_back(data):
         edits.ablate("v.0", kv_head=1, pos=[pos]),
         edits.ablate("mlp_post.1", neuron=[3, 7]),
         edits.ablate("attn_out.2", "mean", over=MORE).prepare(model),
+        edits.ablate("attn_out.1", "mean", over=MORE, by="position").prepare(model),
         edits.ablate("z.3", "resample", over=MORE, seed=data.draw(st.integers(0, 9))).prepare(model),
         edits.scale("resid_mid.1", data.draw(st.floats(-3, 3))),
         edits.steer("resid_pre.2", direction(model, scale=2.0, name="d"), 1.5, unit="sd"),

@@ -147,7 +147,7 @@ def test_isolating_keeps_the_union_of_the_heads():
 
 
 def test_isolating_into_the_mean_and_running_the_prepared_edits_again():
-    mean = MODEL.run(OTHERS, ["z.1"])["z.1"].flatten(0, 1).mean(0)
+    mean = MODEL.run(OTHERS, ["z.1"])["z.1"][:, 1:].flatten(0, 1).mean(0)
     stack = [edits.isolate("z.1", to="mean", over=OTHERS, head=h) for h in (0, 3)]
     run = MODEL.run(IDS, ["z.1"], edits=stack)
     close(run["z.1"][:, :, [1, 2]], mean[[1, 2]].expand(2, 9, 2, -1))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from residscope.cli_parts import Device, Dtype, bar, readable, token_of, torch_dtype
+from residscope.endings import check_ending
 from residscope.errors import BadFit, FileNotThere
 from residscope.model.catalog import DEFAULT, Progress
 
@@ -56,6 +57,7 @@ def fit(
     """Find directions at a site over a text, and write them to a file."""
     given = {"n": n, "second": second, "standardise": standardise, "clip": clip, "words": words}
     check_options(method, given, site=site, text=text)
+    check_ending(out, "dictionaries")
     if not out.expanduser().parent.is_dir():
         raise FileNotThere("there is no such folder", received=str(out.parent), fix="make it first")
     import residscope as rs

@@ -77,8 +77,10 @@ def export(
     id: Id, file: Annotated[Path, typer.Argument(help="the .safetensors file to write")], store: Store = None
 ) -> None:
     """Write a direction to one file: safetensors, with everything about it as JSON inside."""
+    from residscope.endings import check_ending
     from residscope.files import replace_whole
 
+    check_ending(file, "direction")
     library = opened(store)
     data = library.send(found(library, id))
     replace_whole(file, lambda draft: draft.write_bytes(data))

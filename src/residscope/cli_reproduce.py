@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from residscope.cli_parts import Device, Dtype, bar, torch_dtype
+from residscope.endings import check_ending
 from residscope.model.catalog import DEFAULT
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def lrqp(
     from residscope.reproduce.lrqp_claims import cards
     from residscope.reproduce.lrqp_page import page
 
+    check_ending(out, "view")
     size = Size.quick() if quick else Size()
     size = size if prompts is None else replace(size, prompts=prompts)
     with bar() as progress:
@@ -62,6 +64,7 @@ def viewer(
     from residscope.reproduce.viewer_claims import cards
     from residscope.reproduce.viewer_page import page
 
+    check_ending(out, "view")
     with bar() as progress:
         loaded = rs.load(model, dtype=torch_dtype(dtype), device=device, progress=progress)
         study = viewer_study(loaded, text, size=Size.quick() if quick else Size(), seed=seed, progress=progress)

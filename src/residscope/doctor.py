@@ -11,10 +11,18 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from residscope import versions
 from residscope.errors import ResidscopeError
 from residscope.model import catalog, weights
 
-NEEDED = {"torch": (2, 9), "transformers": (5, 20), "huggingface_hub": (2, 0), "safetensors": (0, 6)}
+NEEDED = {
+    "torch": (2, 9),
+    "transformers": (5, 21),
+    "numpy": (2, 0),
+    "scikit-learn": (1, 7),
+    "huggingface_hub": (2, 0),
+    "safetensors": (0, 6),
+}
 BROWSERS = (
     "firefox",
     "chromium",
@@ -60,14 +68,24 @@ def python() -> Check:
 
 
 def version(package: str, least: tuple[int, ...]) -> Check:
-    """The installed version, without importing the package."""
+    """The installed version, without importing the package; where it is newer than any that was run, that is said."""
     wanted = f"{package}>={'.'.join(map(str, least))}"
     try:
         found = metadata.version(package)
     except metadata.PackageNotFoundError:
         return Check(package, "fail", "not installed", f"pip install '{wanted}'")
     numbers = tuple(int(part) for part in found.split("+")[0].split(".")[:2] if part.isdigit())
-    return Check(package, "ok", found) if numbers >= least else Check(package, "fail", found, f"pip install '{wanted}'")
+    if numbers < least:
+        return Check(package, "fail", found, f"pip install '{wanted}'")
+    if package in versions.tried() and versions.newer_than_tried(package, found):
+        newest = versions.tried()[package][1]
+        return Check(
+            package,
+            "warn",
+            f"{found}, newer than any that Residscope was run with; each model's certificate is measured on it",
+            f"pip install '{package}=={newest}', the newest that was",
+        )
+    return Check(package, "ok", found)
 
 
 def page() -> Check:

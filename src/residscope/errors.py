@@ -6,12 +6,14 @@
     │                        NoVectors
     ├── DirectionError       WrongWidth, ZeroDirection, CappedLogits, NegativeActivations, BadFit, NotFitted
     ├── EditError            BadEdit, ClashingEdits, CannotAlign
+    ├── TooLarge
     ├── BadSampling
     ├── RecordingError       NotRecorded, WeightsChanged, WrongModel
     ├── ModelError           ModelNotFound, DamagedModel, HashMismatch, Offline, UnknownFamily, UnknownConfig,
-    │                        CertificateFailed, RemoteCodeRefused, QuantisedModel, NoWeights
+    │                        CertificateFailed, RemoteCodeRefused, QuantisedModel, UnmergedAdapter, NotFinite,
+    │                        NoWeights
     ├── ResultError          BadResult, UnknownLabel
-    ├── FileError            FileNotThere, DamagedFile
+    ├── FileError            FileNotThere, DamagedFile, WrongEnding, NotPlain
     ├── CorpusError          EmptyCorpus, TooFewVectors, TextTooShort
     ├── TaskError            BadTable, TooFewWords, MissingLabel, TooFewPrompts, UnknownTask
     ├── ProbeError           OneClass, UnseenLabel, SingularCovariance, Unreachable
@@ -163,6 +165,10 @@ class CannotAlign(EditError):
     """Prompts whose positions do not correspond as the edit would need."""
 
 
+class TooLarge(ResidscopeError):
+    """A run that would keep more than fits in memory; the message says how much, and what there is."""
+
+
 class BadSampling(ResidscopeError):
     """A temperature, cut or stop that generation cannot go by."""
 
@@ -223,6 +229,14 @@ class QuantisedModel(ModelError):
     """A question that needs the exact weights, asked of a model that has them quantised."""
 
 
+class UnmergedAdapter(ModelError):
+    """A model with an adapter (LoRA and its like) that is not merged into its weights."""
+
+
+class NotFinite(ModelError):
+    """Weights, or what they make of a short prompt, that are NaN or infinite; the message names where first."""
+
+
 class NoWeights(ModelError):
     """A model, or a part of it, whose weights are not in memory (on the `meta` device)."""
 
@@ -249,6 +263,14 @@ class FileNotThere(FileError):
 
 class DamagedFile(FileError):
     """A saved file that is truncated, was changed since, or holds something else."""
+
+
+class WrongEnding(FileError):
+    """A file's name whose ending says another kind of file than is written there."""
+
+
+class NotPlain(FileError):
+    """A value that has no form in JSON, or JSON that is no such form."""
 
 
 class CorpusError(ResidscopeError):

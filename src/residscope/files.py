@@ -12,34 +12,46 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from residscope.errors import DamagedFile, FileNotThere
+from residscope.endings import check_ending
+from residscope.errors import DamagedFile, FileNotThere, NotPlain
+from residscope.plain import bytes_of, from_plain, to_plain
 
 AGAIN = "save it again from where it was made, or take it from a backup"
 
 
 def write_tensors(path: str | Path, kind: str, tensors: Mapping[str, Tensor], about: Any) -> None:
-    """Tensors and plain JSON values `about` them, in one safetensors file that says what `kind` of thing it holds."""
+    """Tensors and plain JSON values `about` them, in one safetensors file that says what `kind` of thing it holds.
+
+    Raises:
+        WrongEnding, FileNotThere: a name of another kind of file; no such folder. NotPlain: what has no form in JSON, by name.
+    """
     from safetensors.torch import save_file
 
-    told = json.dumps(about)
+    check_ending(path, kind)
+    told = json.dumps(to_plain(about, name=f"what is said of the {kind}"), allow_nan=False)
+    own = unshared(tensors)
+    facts = {"residscope": kind, "about": told, "sha256": digest(kind, own, told)}
+    replace_whole(path, lambda draft: save_file(own, str(draft), metadata=facts))
+
+
+def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors on the CPU, each with memory of its own: safetensors refuses those that share it."""
     own: dict[str, Tensor] = {}
     storages: set[int] = set()
     for name, x in tensors.items():
         plain = x.detach().cpu().contiguous()
         storage = plain.untyped_storage()
         if storage.data_ptr() in storages or storage.nbytes() != plain.nbytes:
-            plain = plain.clone()  # safetensors refuses tensors that share memory
+            plain = plain.clone()
         storages.add(plain.untyped_storage().data_ptr())
         own[name] = plain
-    facts = {"residscope": kind, "about": told, "sha256": digest(kind, own, told)}
-    replace_whole(path, lambda draft: save_file(own, str(draft), metadata=facts))
+    return own
 
 
 def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], Any]:
-    """What `write_tensors` wrote: the tensors, on the CPU, and what is said about them.
+    """What `write_tensors` wrote: the tensors, on the CPU, and what is said about them, a mapping.
 
     Raises:
         FileNotThere: no such file. DamagedFile: it is not whole, was changed since, or holds something else.
@@ -58,8 +70,11 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], Any]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
         if digest(kind, tensors, facts["about"]) != facts["sha256"]:
             raise ValueError("its contents are not those that were saved (sha256)")
-        return tensors, json.loads(facts["about"])
-    except (SafetensorError, ValueError, KeyError, OSError) as error:
+        about = from_plain(json.loads(facts["about"]))
+        if not isinstance(about, dict):
+            raise ValueError(f"what is said of it is a {type(about).__name__}, not a mapping")
+        return tensors, about
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OSError, NotPlain) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise DamagedFile(f"{path.name} is damaged: {reason}", received=str(path), fix=AGAIN) from error
 
@@ -88,7 +103,7 @@ def digest(kind: str, tensors: Mapping[str, Tensor], about: str) -> str:
     for name in sorted(tensors):
         x = tensors[name]
         hashed.update(f"{name} {x.dtype} {tuple(x.shape)}\n".encode())
-        hashed.update(x.reshape(-1).view(torch.uint8).numpy().data)
+        hashed.update(bytes_of(x).data)
     return hashed.hexdigest()
 
 

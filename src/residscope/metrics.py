@@ -30,13 +30,8 @@ class _AtOnePosition:
         raise NotImplementedError
 
     def __call__(self, recording: Recording) -> Float[Tensor, "batch"]:
-        return self.of(_at(recording, self.pos), None, recording.model, recording.batch)
-
-
-def _at(recording: Recording, pos: int) -> Float[Tensor, "batch d_vocab"]:
-    logits = recording.logits
-    index = torch.tensor([recording.index(pos, row) for row in range(len(recording.lengths))], device=logits.device)
-    return logits[torch.arange(len(index), device=logits.device), index]
+        ids = self.columns(recording.model, recording.batch)
+        return self.of(recording.logits_at(self.pos, ids), ids, recording.model, recording.batch)
 
 
 @dataclass(frozen=True)
@@ -101,10 +96,14 @@ class Loss:
             raise PromptError(
                 "loss needs whole prompts of at least two tokens", received=f"lengths {recording.lengths}"
             )
-        logp = recording.logits[:, :-1].log_softmax(-1)
-        per_token = -logp.gather(-1, recording.tokens[:, 1:, None])[..., 0]
-        real = recording.batch.real[:, 1:]
-        return (per_token * real).sum(1) / real.sum(1)
+        tokens, real = recording.tokens[:, 1:], recording.batch.real[:, 1:]
+        parts, first = [], 0
+        for logits in recording.logits_in_parts():
+            targets = tokens[:, first : first + logits.shape[1]]
+            logp = logits[:, : targets.shape[1]].log_softmax(-1)
+            parts.append(-logp.gather(-1, targets[..., None])[..., 0])
+            first += logits.shape[1]
+        return (torch.cat(parts, 1) * real).sum(1) / real.sum(1)
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ class KL(_AtOnePosition):
     def of(self, logits: Float[Tensor, "batch column"], ids: Ids, model: Any, batch: Batch) -> Float[Tensor, "batch"]:
         if self.reference.model.hf is not model.hf:
             raise WrongModel("the reference is of another model", received=self.reference.model.name)
-        reference = _at(self.reference, self.pos)
+        reference = self.reference.logits_at(self.pos)
         if batch.rows is not None and len(reference) > 1:
             reference = reference[list(batch.rows)]
         p, q = reference.log_softmax(-1), logits.log_softmax(-1)

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from residscope.edits import from_json, to_json
+from residscope.endings import check_ending
 from residscope.engine.model import Model
+from residscope.engine.preparing import join
 from residscope.engine.recording import Recording
 from residscope.engine.windows import Window
-from residscope.errors import BadEdit, DamagedFile, WeightsChanged, WrongModel
+from residscope.errors import DamagedFile, EditError, SiteError, WeightsChanged, WrongModel
 from residscope.files import read_tensors, write_tensors
 from residscope.model.prompts import Batch
 from residscope.model.sites import Site
@@ -27,7 +29,9 @@ def save_recording(recording: Recording, path: str | Path) -> None:
 
     Raises:
         WeightsChanged: the model's weights are no longer those of the run. BadEdit: an edit that has no form in JSON.
+        WrongEnding, FileNotThere: a name of another kind of file; no such folder.
     """
+    check_ending(path, KIND)
     if recording.stale:
         raise WeightsChanged(
             "the model's weights have changed since this run, so nothing would say whose values these are",
@@ -72,7 +76,15 @@ def load_recording(path: str | Path, model: Model) -> Recording:
                 fix=f"load the model with dtype=torch.{dtype}",
             )
         return _take(run, tensors, "", model)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:  # written by another version, or by hand
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+        EditError,
+        SiteError,
+    ) as error:  # written by another version, or by hand
         raise DamagedFile(f"{name} holds no recording that can be read", received=repr(error)) from error
 
 
@@ -83,22 +95,15 @@ def _put(recording: Recording, tensors: dict[str, Tensor], under: str) -> dict[s
         tensors |= {f"{under}{part}/{site}": x for site, x in values.items()}
     if recording.readout is not None:
         tensors[f"{under}readout"] = recording.readout
-    tensors[f"{under}edits"] = _text(_edits(recording))  # not among the plain values: a header takes 100 MB at most
+    text = to_json(recording.edits)  # not among the plain values: a header takes 100 MB at most
+    tensors[f"{under}edits"] = _text(text)
     window = recording.window
     found: dict[str, Any] = {"lengths": list(recording.lengths), "window": None}
+    found |= {"rows": recording.batch.rows, "answers": recording.batch.answers}
     if window is not None:
         base = _put(window.base, tensors, f"{under}base/")
         found["window"] = {"start": window.start, "stop": window.stop, "pos": window.pos, "base": base}
     return found
-
-
-def _edits(recording: Recording) -> str:
-    for edit in recording.edits:  # the engine takes any object that acts as an edit
-        if not (hasattr(edit, "to_dict") or hasattr(edit, "parts")):
-            raise BadEdit(
-                "an edit of this run cannot be written down", received=repr(edit), allowed="edits of residscope.edits"
-            )
-    return to_json(recording.edits)  # type: ignore[arg-type]
 
 
 def _take(run: Mapping[str, Any], tensors: Mapping[str, Tensor], under: str, model: Model) -> Recording:
@@ -114,11 +119,13 @@ def _take(run: Mapping[str, Any], tensors: Mapping[str, Tensor], under: str, mod
     if (told := run["window"]) is not None:
         base = _take(told["base"], tensors, f"{under}base/", model)
         window = Window(base, told["start"], told["stop"], told["pos"])
+    lengths = tuple(run["lengths"])
+    edits = from_json(tensors[f"{under}edits"].numpy().tobytes().decode())
     found = Recording(
         model,
-        Batch(tensors[f"{under}tokens"].to(model.device), tuple(run["lengths"])),
+        Batch(tensors[f"{under}tokens"].to(model.device), lengths, run.get("rows"), run.get("answers")),
         here("held"),
-        edits=from_json(tensors[f"{under}edits"].numpy().tobytes().decode()),
+        edits=join(edits, model.sites, lengths),  # those that a run had joined are written one by one
         window=window,
         unedited=here("unedited"),
         weights=model.weights_version(),

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from residscope.endings import check_ending
 from residscope.errors import BadResult, DamagedFile, MissingExtra, UnknownLabel
 from residscope.files import read_tensors, write_tensors
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 Label = int | float | str
 KIND = "result"
 _TAKEN = ("value", "low", "high")
+_TOLD = {"dims": list, "name": str, "exact": bool | str, "coords": dict, "along": dict, "provenance": dict}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -207,25 +209,32 @@ class Result:
     # ── files ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def save(self, path: str | Path) -> None:
-        """One safetensors file with everything in it, there whole or not at all; for `x.html` a page that shows it."""
-        if Path(path).suffix == ".html":
+        """One safetensors file with everything in it, there whole or not at all; for `x.html` a page that shows it.
+
+        Raises:
+            WrongEnding, FileNotThere: a name of another kind of file; no such folder.
+        """
+        if check_ending(path, KIND) == ".html":
             from residscope.views import save_html
 
             save_html(self.view(), Path(path).expanduser())
             return
         tensors = {"values": self.values, "low": self.low, "high": self.high}
-        about = {name: getattr(self, name) for name in ("dims", "name", "exact")}
-        about |= {name: dict(getattr(self, name)) for name in ("coords", "along", "provenance")}
+        about: dict[str, Any] = {"dims": [*self.dims], "name": self.name, "exact": self.exact}
+        about |= {"coords": {name: [*labels] for name, labels in self.coords.items()}}
+        about |= {"along": dict(self.along), "provenance": dict(self.provenance)}
         write_tensors(path, KIND, {name: x for name, x in tensors.items() if x is not None}, about)
 
     @classmethod
     def load(cls, path: str | Path) -> "Result":
         """What `save` wrote. Raises FileNotThere, DamagedFile."""
         tensors, about = read_tensors(path, KIND)
-        parts: dict[str, Any] = {**tensors, **about, "dims": tuple(about["dims"])}
         try:
-            return cls(**parts)
-        except (TypeError, KeyError, BadResult) as error:  # a file of a later version, or written by another program
+            for name, kind in _TOLD.items():
+                if not isinstance(about[name], kind):
+                    raise TypeError(f"{name} is {about[name]!r}"[:200])
+            return cls(**{**tensors, **about, "dims": tuple(about["dims"])})
+        except (TypeError, KeyError, ValueError, AttributeError, BadResult) as error:  # of a later version, or by hand
             raise DamagedFile(f"{Path(path).name} holds no result", received=str(error)) from error
 
     # ── showing ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -142,7 +142,29 @@ def _replacement(spec: Any, number: int, value: Tensor, here: Here) -> Tensor:
         return torch.zeros_like(value)
     values, _ = here.data[number]
     (site,) = here.wiring.expand(spec["site"])
-    return torch.cat([row[site][0] for row in values]).mean(0).to(value).expand_as(value)
+    rows = [row[site][0][_usual(here.wiring, row, site)] for row in values]
+    if not sum(map(len, rows)):
+        raise Refused("every token of the data is left out of the mean")
+    return torch.cat(rows).mean(0).to(value).expand_as(value)
+
+
+def _usual(wiring: Any, row: Values, site: str) -> list[int]:
+    """The tokens that count in a mean: not the first, nor those ten times as long as the row's median in the stream."""
+    name, _, layer = site.partition(".")
+    if name in ("embed", "pos_embed", "resid_pre", "resid_mid", "resid_post"):
+        streams = [site]
+    elif layer:
+        streams = [wiring.canonical(f"resid_{end}.{layer}") for end in ("pre", "post")]
+    else:
+        streams = [wiring.canonical(f"resid_post.{wiring.n_layers - 1}")]
+    usual = set(range(1, row[site].shape[1]))
+    for stream in streams:
+        lengths = [float(x.double().pow(2).sum().sqrt()) for x in row[stream][0]]
+        ordered = sorted(lengths[1:])
+        if ordered:
+            middle = ordered[(len(ordered) - 1) // 2]
+            usual &= {i for i, length in enumerate(lengths) if length <= 10 * middle}
+    return sorted(usual)
 
 
 def _resample(spec: Any, number: int, site: str, value: Tensor, here: Here) -> Tensor:

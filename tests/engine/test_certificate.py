@@ -64,7 +64,6 @@ LIES = {
     "embedding norm left out": ("bloom", {"embed_norm": None}, "stream"),
     "sink left out": ("gpt_oss", {"sinks": None}, "attention"),
     "sum added in place": ("falcon", {"mlp_added_in_place": False}, "stream"),
-    "bare block for a tuple": ("gptj", {"returns_tuple": False}, "windows"),
     "two halves taken for one": ("phi3", {"mlp_gate": None}, "write the inputs"),
     "gate and input swapped": ("llama", {"mlp_up": "mlp.gate_proj", "mlp_gate": "mlp.up_proj"}, "neurons"),
     "head norms swapped": ("qwen3", {"q_norm": "self_attn.k_norm", "k_norm": "self_attn.q_norm"}, "write the norm scales"),

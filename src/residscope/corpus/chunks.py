@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from residscope.corpus.text import Source, rows, texts
-from residscope.corpus.vectors import SINK, _streams, at_head
+from residscope.corpus.vectors import at_head
 from residscope.engine.model import Model
 from residscope.engine.recording import Recording
+from residscope.engine.sinks import kept, streams
 from residscope.model.sites import Site
 
 LENGTH, ROWS = 128, 4  # tokens of a row, rows of a chunk
@@ -28,19 +28,8 @@ class Chunk:
         return at_head(self.record, self.record.model.sites.parse(site), head)
 
     def keep(self, site: str) -> Bool[Tensor, "row pos"]:
-        """Tokens that are neither padding, nor first in their row, nor attention sinks: what fits leave out.
-
-        A sink is over ten times the median length of its own row, in the stream at the site or about its block, so that it does
-        not matter which rows are read together.
-        """
-        keep = self.record.batch.real.clone()
-        keep[:, 0] = False
-        model = self.record.model
-        for stream in _streams(model, model.sites.parse(site)):
-            norm = self.record[stream].norm(dim=-1)
-            median = torch.where(self.record.batch.real, norm, torch.nan)[:, 1:].nanmedian(1, keepdim=True).values
-            keep &= ~(norm > SINK * median)
-        return keep
+        """Tokens that are neither padding, nor first in their row, nor attention sinks: `engine.sinks.kept`."""
+        return kept(self.record, site)
 
 
 def chunks(
@@ -58,7 +47,7 @@ def chunks(
         CorpusError: the text cannot be used.
     """
     places = [model.sites.parse(site) for site in sites]
-    capture = {*places, *(stream for site in places for stream in _streams(model, site))}
+    capture = {*places, *(stream for site in places for stream in streams(model, site))}
     batch: list[list[int]] = []
     first = 0
     for row in rows(

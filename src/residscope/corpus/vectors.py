@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from residscope.corpus.moments import Moments
@@ -11,14 +10,13 @@ from residscope.corpus.text import Source, rows, texts
 from residscope.directions import place
 from residscope.engine.model import Model
 from residscope.engine.recording import Recording
+from residscope.engine.sinks import kept, streams
 from residscope.errors import CorpusError, DirectionError, NoVectors, TooFewVectors, UnknownHead
 from residscope.model.sites import Site
 
 Progress = Callable[[str, int, int], None]
 PLAIN = (("d_model",), ("d_mlp",))
 OF_HEADS = (("head", "d_model"), ("head", "d_head"))
-SINK = 10
-"""How many times the median length a stream vector has that is an attention sink's."""
 
 
 def vectors_of(
@@ -35,7 +33,7 @@ def vectors_of(
     """The vectors at several sites, a batch of texts at a time, until `tokens` tokens have been read; one run for all sites.
 
     Position 0 is left out, and so are attention sinks: tokens at which the stream at the site, or before or after the site's
-    block, is over ten times its median length. They would take the first directions for themselves.
+    block, is over ten times its row's median length (`engine.sinks.kept`). They would take the first directions for themselves.
 
     Raises:
         UnknownSite, UnknownLayer, AbsentSite, UnknownHead, NoVectors: see `one_vector`. CorpusError: the text cannot be used.
@@ -43,18 +41,14 @@ def vectors_of(
     places = [one_vector(model, site, head) for site in sites]
     if tokens < 1:
         raise CorpusError("no tokens to read", received=f"tokens={tokens}", allowed="1 or more")
-    streams = {site: _streams(model, site) for site in places}
-    capture = {*places, *(stream for around in streams.values() for stream in around)}
+    capture = {stream for site in places for stream in (site, *streams(model, site))}
     seen = 0
     for batch in _batches(model, corpus, tokens=tokens, length=length):
         record = model.run(batch, capture)
-        real = record.batch.real.clone()
-        real[:, 0] = False
-        usable = {stream: _usable(record[stream], real) for around in streams.values() for stream in around}
         found = {}
-        for site, around in streams.items():
-            kept = torch.stack([usable[stream] for stream in around]).all(0)
-            found[site] = at_head(record, site, head)[kept]
+        for site in places:
+            x = at_head(record, site, head)
+            found[site] = x[kept(record, site).to(x.device)]
         yield found
         seen += int(record.batch.real.sum())
         if progress is not None:
@@ -127,20 +121,6 @@ def check_count(count: int, least: int, *, site: Site, head: int | None) -> None
             allowed=f"{least} or more",
             fix="give a longer text or more tokens, or ask for fewer directions",
         )
-
-
-def _streams(model: Model, site: Site) -> tuple[Site, ...]:
-    """Where a site's attention sinks are known by their length."""
-    if site.name in ("embed", "pos_embed", "resid_pre", "resid_mid", "resid_post"):
-        return (site,)
-    if site.layer is None:
-        return (Site("resid_post", model.n_layers - 1),)
-    return Site("resid_pre", site.layer), Site("resid_post", site.layer)
-
-
-def _usable(x: Float[Tensor, "batch pos d"], real: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
-    norm = x.norm(dim=-1)
-    return real & (norm <= SINK * norm[real].median()) if real.any() else real
 
 
 def _batches(model: Model, corpus: Source, *, tokens: int, length: int, size: int = 8) -> Iterator[list[list[int]]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
-from residscope.directions.direction import Direction, place
+from residscope.directions.direction import SPACES, Direction, check_told, place
 from residscope.engine.model import Model
 from residscope.errors import DirectionError, WrongWidth
 
@@ -40,6 +40,28 @@ class Dictionary:
     space: str = "centred"
     offset: Float[Tensor, "n"] | None = None
     names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_told(self.head, self.provenance, self.name)
+        if self.space not in SPACES:
+            raise DirectionError("no such space", received=repr(self.space), allowed=", ".join(SPACES))
+        n, names = len(self.read), self.names
+        shapes = {name: tuple(getattr(self, name).shape) for name in ("read", "write", "mean")}
+        shapes |= {
+            name: tuple(x.shape) for name in ("sd", "variance", "offset") if (x := getattr(self, name)) is not None
+        }
+        wanted = (
+            dict.fromkeys(shapes, (n,))
+            | {"mean": self.read.shape[1:]}
+            | dict.fromkeys(("read", "write"), (n, *self.read.shape[1:]))
+        )
+        if self.read.ndim != 2 or shapes != wanted or (names is not None and len(names) != n):
+            raise WrongWidth(
+                f"the parts of {self.name} do not fit each other",
+                received=", ".join(f"{name} {shape}" for name, shape in shapes.items())
+                + ("" if names is None else f", {len(names)} names"),
+                allowed="read and write (n, d), mean (d,), sd, variance and offset (n,), n names",
+            )
 
     @property
     def place(self) -> str:

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import isfinite
+from numbers import Real
 from typing import Any
 
 import torch
@@ -53,6 +55,11 @@ class Direction:
             )
         if not (torch.isfinite(self.read).all() and torch.isfinite(self.write).all()):
             raise ZeroDirection("the direction has NaN or infinite entries", received=self.name)
+        for fact in ("offset", "scale"):
+            number = getattr(self, fact)
+            if number is not None or fact == "offset":
+                object.__setattr__(self, fact, _finite(number, fact, self.name))
+        check_told(self.head, self.provenance, self.name)
         object.__setattr__(self, "read", self.read.detach().clone())
         object.__setattr__(self, "write", self.write.detach().clone())
 
@@ -151,6 +158,25 @@ class Direction:
 
     def __repr__(self) -> str:
         return f"Direction({self.name} at {self.place}, width {len(self.read)}, {self.space})"
+
+
+def check_told(head: Any, provenance: Any, name: Any) -> None:
+    """Refuse a head that is no whole number, provenance that is no mapping, a name that is no text."""
+    whole = head is None or (isinstance(head, int) and not isinstance(head, bool) and head >= 0)
+    if not whole or not isinstance(provenance, Mapping) or not isinstance(name, str):
+        raise DirectionError(
+            "a direction's facts do not fit",
+            received=f"head {head!r}, provenance {type(provenance).__name__}, name {name!r}"[:200],
+            allowed="a head or None, a mapping, a text",
+        )
+
+
+def _finite(number: Any, fact: str, name: str) -> float:
+    if isinstance(number, bool) or not isinstance(number, Real) or not isfinite(number):
+        raise DirectionError(
+            f"the {fact} of {name} is no number", received=repr(number)[:80], allowed="a finite number"
+        )
+    return float(number)
 
 
 def place(site: str, head: int | None = None) -> str:

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Container, Iterable, Mapping
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from residscope.directions.dictionary import Dictionary
+from residscope.directions.direction import Direction
+from residscope.endings import check_ending
 from residscope.engine.model import Model
 from residscope.engine.parameters import plain_weight
-from residscope.errors import DamagedFile, WrongModel
+from residscope.errors import DamagedFile, DirectionError, SiteError, WrongModel
 from residscope.files import AGAIN, read_tensors, write_tensors
+from residscope.model.sites import Site
+from residscope.plain import FORMS, Form, from_plain, refusal, to_plain
 
 KIND = "dictionaries"
 TENSORS = ("read", "write", "mean", "sd", "variance", "offset")
@@ -54,13 +60,18 @@ def save(
     """Dictionaries of one model, by id, in one safetensors file, with enough of its weights to know it again.
 
     dtype: of the vectors; everything else is kept in float32. The file is written whole or not at all.
+
+    Raises:
+        WrongEnding, FileNotThere: a name of another kind of file; no such folder. NotPlain: provenance that has no form in JSON.
     """
+    check_ending(path, KIND)
     if isinstance(dictionaries, Dictionary):
         dictionaries = [dictionaries]
     named = dictionaries if isinstance(dictionaries, Mapping) else by_id(dictionaries)
     tensors, about = {"signature": signature(model)}, {}
     for id, d in named.items():
-        about[id] = {fact: getattr(d, fact) for fact in FACTS} | {"provenance": dict(d.provenance)}
+        names = None if d.names is None else [*d.names]
+        about[id] = {fact: getattr(d, fact) for fact in FACTS} | {"provenance": dict(d.provenance), "names": names}
         for part in TENSORS:
             x = getattr(d, part)
             same = part == "write" and torch.equal(d.read, d.write)
@@ -75,17 +86,17 @@ def read(path: str | Path, model: Model) -> dict[str, Dictionary]:
     Raises:
         WrongModel: it was made on another model's weights. FileNotThere, DamagedFile: no file, or none that `save` wrote.
     """
-    tensors, about = _old(Path(path)) or read_tensors(path, KIND)
-    own = signature(model)
+    path = Path(path).expanduser()
+    tensors, about = _old(path) or read_tensors(path, KIND)
     try:
-        found = tensors["signature"].to(own)
-        if found.shape != own.shape or not torch.allclose(found, own, rtol=1e-2, atol=1e-3):
+        if not same_weights(tensors["signature"], signature(model)):
             raise WrongModel(
                 "these directions were made on another model's weights", received=str(path), allowed=model.name
             )
         return {id: _dictionary(id, facts, tensors, model.device) for id, facts in about.items()}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DamagedFile(f"{Path(path).name} is damaged: {error} is missing", received=str(path), fix=AGAIN) from error
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, DirectionError, SiteError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise DamagedFile(f"{path.name} is damaged: {reason}", received=str(path), fix=AGAIN) from error
 
 
 def shipped(model: Model) -> dict[str, Dictionary]:
@@ -105,6 +116,12 @@ def signature(model: Model) -> Float[Tensor, "n"]:
     return torch.cat([gain, embed[:2].float().flatten()])
 
 
+def same_weights(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> bool:
+    """Whether two signatures are one model's, in whatever dtypes."""
+    a, b = a.detach().float().cpu(), b.detach().float().cpu()
+    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-2, atol=1e-3)
+
+
 def _dictionary(id: str, facts: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch.device) -> Dictionary:
     parts = {part: tensors[f"{id}/{part}"].to(device) for part in TENSORS if f"{id}/{part}" in tensors}
     rounded = parts["read"].dtype != torch.float32
@@ -114,8 +131,8 @@ def _dictionary(id: str, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]
         parts["read"] = parts["read"] / parts["read"].norm(dim=1, keepdim=True)
     return Dictionary(
         name=facts["name"],
-        site=facts.get("site", id),
-        provenance=facts["provenance"],
+        site=str(Site.parse(facts.get("site", id))),
+        provenance={**facts["provenance"]},
         head=facts.get("head"),
         space=space,
         names=None if names is None else tuple(names),
@@ -133,3 +150,25 @@ def _old(path: Path) -> tuple[dict[str, Tensor], Any] | None:
             return told and ({name: file.get_tensor(name) for name in file.keys()}, json.loads(told))  # noqa: SIM118
     except (OSError, SafetensorError):
         return None
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(f"{path.name} is damaged: {error}", received=str(path), fix=AGAIN) from None
+
+
+# ── as parts of edits ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _out(value: Any, tensors: Any, name: str) -> dict[str, Any]:
+    if type(value) not in (Direction, Dictionary):
+        raise refusal(name, f"{type(value).__qualname__}, which would come back as a class above it")
+    return {f.name: to_plain(getattr(value, f.name), tensors, name=f"{name}.{f.name}") for f in fields(value)}
+
+
+def _back(cls: type[Any], parts: Any, tensors: Mapping[str, Tensor] | None) -> Any:
+    given = {name: from_plain(part, tensors) for name, part in parts.items()}
+    if isinstance(given.get("names"), list):  # as files of before tuples were marked have them
+        given["names"] = tuple(given["names"])
+    return cls(**given)
+
+
+FORMS["$direction"] = Form(Direction, _out, partial(_back, Direction))
+FORMS["$dictionary"] = Form(Dictionary, _out, partial(_back, Dictionary))

@@ -13,9 +13,9 @@ from torch import Tensor
 from residscope.directions import Direction
 from residscope.engine.model import Model
 from residscope.engine.protocols import At
-from residscope.errors import BadEdit, SiteError, UnknownPosition, WrongWidth
+from residscope.errors import BadEdit, NotPlain, SiteError, UnknownPosition, WrongWidth
 from residscope.model.sites import Site, SiteTable
-from residscope.plain import to_plain
+from residscope.plain import field_to_plain
 
 KINDS: dict[str, type["BaseEdit"]] = {}
 Index = int | Sequence[int] | None
@@ -50,7 +50,7 @@ class BaseEdit:
     prompt_only: ClassVar[bool] = False  # whether what it holds to has no value at generated positions
 
     def __init_subclass__(cls) -> None:
-        if cls.kind:
+        if cls.__dict__.get("kind"):  # not one that it inherits, which stays its parent's
             KINDS[cls.kind] = cls
 
     def change(self, value: Tensor, at: At) -> Tensor:
@@ -72,6 +72,9 @@ class BaseEdit:
 
     def prepare(self, model: Model) -> "BaseEdit":
         return self
+
+    def check_positions(self, length: int, positions: Sequence[int]) -> None:
+        """Raise where the edit has nothing to put at one of these positions of a prompt of this length."""
 
     def refuse(self, later: Any, sites: Sequence[Site], lengths: tuple[int, ...]) -> None:
         """Raise ClashingEdits where a later edit contradicts this one at the sites they share, in prompts of these lengths."""
@@ -105,9 +108,28 @@ class BaseEdit:
         return " ".join(parts)
 
     def to_dict(self, tensors: MutableMapping[str, Tensor] | None = None) -> dict[str, Any]:
-        """Plain JSON values; tensors as base64 with their sha256, or, in `tensors`, once each by their sha256."""
-        found = {"kind": self.kind} | {f.name: to_plain(getattr(self, f.name), tensors) for f in fields(self)}
-        return {name: value for name, value in found.items() if value is not None}
+        """Plain JSON values; tensors as base64 with their sha256, or, in `tensors`, once each by their sha256.
+
+        Raises:
+            BadEdit: a field without a form in JSON, by its name; a class without a `kind` of its own.
+        """
+        if KINDS.get(self.kind) is not type(self):
+            raise BadEdit(
+                f"{type(self).__qualname__} is no kind of edit, so nothing could read it again",
+                received=self.label,
+                allowed=", ".join(sorted(KINDS)),
+                fix="give the class a `kind` of its own; several edits together are written by edits.to_json",
+            )
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        unsaid = {f.name for f in fields(self) if f.default is None and parts[f.name] is None}
+        try:
+            return {"kind": self.kind} | {
+                name: field_to_plain(part, tensors, name=f"{name} of {self.label}")
+                for name, part in parts.items()
+                if name not in unsaid
+            }
+        except NotPlain as error:
+            raise BadEdit(error.failed, received=error.received, allowed=error.allowed) from None
 
     def __repr__(self) -> str:
         return f"<{self.label}>"
@@ -119,7 +141,7 @@ def indices(given: Mapping[str, Any]) -> dict[str, Any]:
         raise BadEdit(
             "an edit does not take these", received=", ".join(sorted(extra)), allowed=", ".join(sorted(WHERE))
         )
-    return {name: _index(index, name) for name, index in given.items()}
+    return {name: whole_numbers(index, name) for name, index in given.items()}
 
 
 def of_head(site: str, parts: Sequence[Any], where: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,7 +162,8 @@ def of_head(site: str, parts: Sequence[Any], where: Mapping[str, Any]) -> dict[s
     return dict(where)
 
 
-def _index(given: Any, name: str) -> tuple[int, ...] | None:
+def whole_numbers(given: Any, name: str) -> tuple[int, ...] | None:
+    """One whole number or several as a tuple; None stays. Raises BadEdit."""
     if given is None:
         return None
     found = (given,) if isinstance(given, int) and not isinstance(given, bool) else given

@@ -1,6 +1,6 @@
 """Isolating heads: the other heads of the layer are taken out. Several at one site keep the union of theirs."""
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from residscope.edits.base import BaseEdit, Index, along, at_positions, indices
-from residscope.edits.values import check_replacement, mean_over, refuse_open_data, replacement
+from residscope.edits.means import (
+    check_positions,
+    check_replacement,
+    mean_over,
+    refuse_open_data,
+    replacement,
+    same_replacement,
+)
 from residscope.engine.model import Model
 from residscope.engine.protocols import At
 from residscope.errors import BadEdit, ClashingEdits
@@ -21,10 +28,12 @@ class Isolate(BaseEdit):
 
     to: str | Tensor = "zero"
     over: Any = field(default=None)
+    by: str | None = None
+    averaged: Mapping[str, Any] | None = None
     kind: ClassVar[str] = "isolate"
 
     def __post_init__(self) -> None:
-        check_replacement(self.to, self.over)
+        check_replacement(self.to, self.over, self.by, self.averaged)
         if self.head is None and self.kv_head is None:
             raise BadEdit("isolate needs the heads to keep", received="none", allowed="head= (kv_head= on k and v)")
         if self.neuron is not None:
@@ -33,7 +42,11 @@ class Isolate(BaseEdit):
     def prepare(self, model: Model) -> "Isolate":
         if not isinstance(self.to, str) or self.to != "mean":
             return self
-        return replace(self, to=mean_over(self, model), over=None)
+        mean, averaged = mean_over(self, model)
+        return replace(self, to=mean, over=None, averaged=averaged)
+
+    def check_positions(self, length: int, positions: Sequence[int]) -> None:
+        check_positions(self, length, positions)
 
     def joined(self, later: Any) -> "Isolates | None":
         return _join((self,), later)
@@ -70,19 +83,13 @@ def _join(parts: tuple[Isolate, ...], later: Any) -> Isolates | None:
     if not isinstance(later, Isolate):
         return None
     for part in parts:
-        if not _same(part.to, later.to):
+        if not same_replacement(part, later):
             raise ClashingEdits(
                 "two isolates put different things in the place of the other heads",
                 received=f"{part.label}, then {later.label}",
                 allowed="one replacement for a layer",
             )
     return Isolates(parts[0].site, parts=(*parts, later))
-
-
-def _same(a: str | Tensor, b: str | Tensor) -> bool:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return torch.equal(a, b)
-    return isinstance(a, str) and isinstance(b, str) and a == b
 
 
 def _apply(parts: Any, value: Tensor, at: At) -> Tensor:
@@ -93,12 +100,16 @@ def _apply(parts: Any, value: Tensor, at: At) -> Tensor:
         where = at_positions(part.pos, value, at)
         here = torch.ones_like(acts[:1]) if where is None else where
         acts, kept = acts | here, kept | (here & along(value, axes.index(name), index))
-    return torch.where(acts & ~kept, replacement(parts[0].to, value, at), value)
+    new = [replacement(part, value, at) for part in parts]  # all alike, and each asks for positions of its own
+    return torch.where(acts & ~kept, new[0], value)
 
 
-def isolate(site: str, *, to: str | Tensor = "zero", over: Any = None, **where: Index) -> Isolate:
+def isolate(
+    site: str, *, to: str | Tensor = "zero", over: Any = None, by: str | None = None, **where: Index
+) -> Isolate:
     """Among the heads of a site keep only these (`head=`); the others become zero, their `"mean"` over data, or a tensor.
 
+    The mean is `ablate`'s: without position 0 and attention sinks, or `by="position"`.
     The MLP and the other layers stay. Several isolates at one site keep the union of their heads.
     """
-    return Isolate(str(site), to=to, over=over, **indices(where))
+    return Isolate(str(site), to=to, over=over, by=by, **indices(where))

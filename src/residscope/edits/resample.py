@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from residscope.edits.base import positions_axis, prompt_of, whole
-from residscope.edits.sources import Held
-from residscope.edits.values import refuse_open_data
+from residscope.edits.means import refuse_open_data
+from residscope.edits.sources import Held, check_source
 from residscope.engine.model import Model
 from residscope.engine.protocols import At
 from residscope.engine.recording import Recording
@@ -31,15 +31,16 @@ class Resample(Held):
 
     def __post_init__(self) -> None:
         whole(self.seed, "seed")
-        if self.over is None and (self.source is None or self.ids is None or self.lengths is None):
+        if self.over is None and (self.source is None or not isinstance(self.ids, Tensor) or not self.lengths):
             raise BadEdit(
                 "resampling needs its data", received="over=None", fix="say over=texts, prompts or a recording"
             )
 
     def prepare(self, model: Model) -> "Resample":
-        if self.over is None:
-            return self
         sites = self.places(model.sites)
+        if self.over is None:
+            check_source(self.source, sites)
+            return self
         data = self.over if isinstance(self.over, Recording) else model.run(self.over, capture=sites)
         if data.offset:
             raise BadEdit("the data is a window over later positions", fix="record the whole prompts")
@@ -76,7 +77,10 @@ class Resample(Held):
         return row, self.lengths[row]
 
     def same(self, later: Held, site: Site) -> bool:
-        return isinstance(later, Resample) and later.seed == self.seed and later.source is self.source
+        if not isinstance(later, Resample) or later.seed != self.seed or later.lengths != self.lengths:
+            return False
+        mine, theirs = (edit.source[str(site)] for edit in (self, later))
+        return mine.shape == theirs.shape and torch.equal(mine, theirs.to(mine.device))
 
     def to_dict(self, tensors: MutableMapping[str, Tensor] | None = None) -> dict[str, Any]:
         refuse_open_data(self.over)

@@ -1,7 +1,6 @@
 """Edits as JSON and back, and as one file of their own."""
 
 import json
-import os
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import fields
 from importlib import import_module
@@ -10,27 +9,52 @@ from typing import Any
 
 from torch import Tensor
 
-from residscope.edits.base import KINDS, WHERE, BaseEdit, indices
-from residscope.errors import BadEdit
-from residscope.plain import from_plain, to_plain
+from residscope.edits.base import KINDS, WHERE, BaseEdit, whole_numbers
+from residscope.endings import check_ending
+from residscope.engine.protocols import Edit
+from residscope.errors import BadEdit, NotPlain
+from residscope.files import replace_whole, unshared
+from residscope.plain import FORMS, Form, field_from_plain
 
 # kinds that a later room brings, imported when one is read
-LATER = {"lrqp": "residscope.methods.lrqp", "set_concept": "residscope.methods.concepts"}
+LATER = {
+    "as_far": "residscope.methods.controls",
+    "lrqp": "residscope.methods.lrqp",
+    "set_concept": "residscope.methods.concepts",
+}
+KIND = "edits"
+INDICES = WHERE | {"sender_head", "feature", "index", "lengths"}
 
 
-def to_json(edits: Sequence[BaseEdit], tensors: MutableMapping[str, Tensor] | None = None) -> str:
-    """A list of edits as JSON; `from_json` gives edits that change runs in the same way.
+def to_json(edits: Sequence[Edit] | Edit, tensors: MutableMapping[str, Tensor] | None = None) -> str:
+    """A list of edits, or one, as JSON; `from_json` gives edits that change runs in the same way.
 
     Tensors stand in it as base64. Given `tensors`, they go there instead, once each by the sha256 of their bytes.
+
+    Raises:
+        BadEdit: an edit, or a field of one, that has no form in JSON; it is named.
     """
-    return json.dumps([part.to_dict(tensors) for edit in edits for part in getattr(edit, "parts", (edit,))])
+    entries = []
+    for edit in edits if isinstance(edits, Sequence) else [edits]:
+        for part in getattr(edit, "parts", (edit,)):
+            if not isinstance(part, BaseEdit):  # the engine takes any object that acts as an edit
+                raise BadEdit(
+                    "an edit of this run cannot be written down",
+                    received=repr(part),
+                    allowed="edits of residscope.edits",
+                )
+            entries.append(part.to_dict(tensors))
+    try:
+        return json.dumps(entries, allow_nan=False)
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists without end
+        raise BadEdit("the edits have no form in JSON", received=str(error), allowed="plain values") from None
 
 
 def from_json(text: str, tensors: Mapping[str, Tensor] | None = None) -> tuple[BaseEdit, ...]:
     """Edits from `to_json`. Raises BadEdit, naming the entry that does not parse, or the tensor missing or damaged."""
     try:
         entries = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise BadEdit(
             "the edits are not JSON", received=str(error), allowed="what residscope.edits.to_json writes"
         ) from None
@@ -41,41 +65,43 @@ def from_json(text: str, tensors: Mapping[str, Tensor] | None = None) -> tuple[B
 
 def from_dict(entry: Any, tensors: Mapping[str, Tensor] | None = None) -> BaseEdit:
     """One edit from `to_dict`. Raises BadEdit where it does not parse, and what the edit itself refuses."""
-    if isinstance(entry, Mapping) and entry.get("kind") in LATER:
-        import_module(LATER[entry["kind"]])
-    if not isinstance(entry, Mapping) or entry.get("kind") not in KINDS:
-        kind = entry.get("kind") if isinstance(entry, Mapping) else entry
-        raise BadEdit("no such kind of edit", received=repr(kind), allowed=", ".join(sorted(KINDS)))
-    cls = KINDS[entry["kind"]]
+    kind = entry.get("kind") if isinstance(entry, Mapping) else entry
+    if not isinstance(entry, Mapping) or not isinstance(kind, str) or kind not in {*KINDS, *LATER}:
+        allowed = ", ".join(sorted({*KINDS, *LATER}))
+        raise BadEdit("no such kind of edit", received=repr(kind)[:200], allowed=allowed)
+    if kind in LATER:
+        import_module(LATER[kind])
+    cls = KINDS[kind]
     known = {f.name for f in fields(cls)}
     try:
-        given = {name: _value(name, value, tensors) for name, value in entry.items() if name != "kind"}
-        if extra := given.keys() - known:
+        if extra := entry.keys() - known - {"kind"}:
             raise BadEdit(
                 f"{cls.kind} does not take these", received=", ".join(sorted(extra)), allowed=", ".join(sorted(known))
             )
+        given = {name: _value(name, value, tensors) for name, value in entry.items() if name != "kind"}
         if not isinstance(given.get("site"), str):
             raise BadEdit(f"{cls.kind} needs a site", received=repr(given.get("site")), allowed="such as resid_pre.6")
-        given |= indices({name: given[name] for name in WHERE & given.keys()})
+        given |= {name: whole_numbers(given[name], name) for name in INDICES & given.keys()}
         return cls(**given)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise BadEdit(
-            f"{cls.kind} does not parse", received=json.dumps(to_plain(dict(entry)))[:200], allowed=str(error)
-        ) from None
+    except NotPlain as error:
+        raise BadEdit(f"{cls.kind}: {error.failed}", received=error.received, allowed=error.allowed) from None
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
+        received = repr(dict(entry))[:200]
+        raise BadEdit(f"{cls.kind} does not parse", received=received, allowed=str(error)) from None
 
 
-def save(path: str | Path, edits: Sequence[BaseEdit]) -> None:
-    """Edits as one safetensors file: the JSON in its metadata, each tensor once, by the sha256 of its bytes."""
+def save(path: str | Path, edits: Sequence[Edit] | Edit) -> None:
+    """Edits as one safetensors file: the JSON in its metadata, each tensor once, by the sha256 of its bytes.
+
+    Raises:
+        BadEdit: as `to_json`. WrongEnding, FileNotThere: a name of another kind of file; no such folder.
+    """
     from safetensors.torch import save_file
 
+    check_ending(path, KIND)
     tensors: dict[str, Tensor] = {}
     text = to_json(edits, tensors)
-    partial = Path(path).with_name(Path(path).name + f".{os.getpid()}.partial")
-    try:
-        save_file(tensors, str(partial), metadata={"edits": text})
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    replace_whole(path, lambda draft: save_file(unshared(tensors), str(draft), metadata={"edits": text}))
 
 
 def load(path: str | Path) -> tuple[BaseEdit, ...]:
@@ -83,11 +109,11 @@ def load(path: str | Path) -> tuple[BaseEdit, ...]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(str(path), "pt") as file:
+        with safe_open(str(Path(path).expanduser()), "pt") as file:
             text = (file.metadata() or {})["edits"]
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         return from_json(text, tensors)
-    except (OSError, SafetensorError, KeyError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise BadEdit(f"{path} holds no edits", received=str(error), allowed="a file from edits.save") from None
     except BadEdit as error:
         raise BadEdit(
@@ -96,9 +122,16 @@ def load(path: str | Path) -> tuple[BaseEdit, ...]:
 
 
 def _value(name: str, value: Any, tensors: Mapping[str, Tensor] | None) -> Any:
-    found = from_plain(value, tensors)
-    if name == "align" and isinstance(found, Mapping):
-        return {int(k) if k.isdecimal() else k: v for k, v in found.items()}
-    if name == "align" and isinstance(found, list):
-        return tuple(_value(name, one, tensors) for one in found)
-    return tuple(found) if isinstance(found, list) else found
+    read = field_from_plain(value, tensors)
+    if name == "align":  # as files of before keys were kept have it: {"9": 2}
+        return tuple(map(_whole_keys, read)) if isinstance(read, tuple) else _whole_keys(read)
+    return read
+
+
+def _whole_keys(align: Any) -> Any:
+    if not isinstance(align, Mapping):
+        return align
+    return {int(k) if isinstance(k, str) and k.isdecimal() else k: v for k, v in align.items()}
+
+
+FORMS["$edit"] = Form(BaseEdit, lambda edit, tensors, name: edit.to_dict(tensors), from_dict)

@@ -102,6 +102,7 @@ class Sourced(Held):
                 raise BadEdit("the source is a window over later positions", fix="record the whole prompt")
             lengths = source.lengths
             source = {str(site): source[site] for site in sites}
+        check_source(source, sites)
         return replace(self, source=source, align=align, lengths=lengths)
 
     def taken(self, value: Tensor, at: At) -> Tensor:
@@ -115,7 +116,7 @@ class Sourced(Held):
                 allowed=f"1 or {len(value)}",
             )
         held = at.mine(whole_source).to(value)
-        if self.align is None and (held.shape[axis] == length or self._same_lengths(at)):
+        if self.align is None and self._corresponds(at, held.shape[axis]):
             if "key" in at.site.kind.axes:
                 held = held[..., :length]
             return held.narrow(axis, at.offset, length - at.offset).expand_as(value)
@@ -135,10 +136,11 @@ class Sourced(Held):
             new[row] = new[row].index_copy(axis - 1, to, own.index_select(axis - 1, source))
         return new
 
-    def _same_lengths(self, at: At) -> bool:
-        """Whether each row is as long as its source, whatever both were padded to."""
-        lengths = at.batch.lengths
-        return self.lengths is not None and all(self._length(prompt_of(i, at), 0) == n for i, n in enumerate(lengths))
+    def _corresponds(self, at: At, width: int) -> bool:
+        """Whether each row is as long as its source, whatever both were padded to; bare tensors are as long as they are wide."""
+        if self.lengths is None:
+            return width == at.batch.ids.shape[1]
+        return all(self._length(prompt_of(i, at), 0) == n for i, n in enumerate(at.batch.lengths))
 
     def _length(self, prompt: int, unsaid: int) -> int:
         return unsaid if self.lengths is None else self.lengths[prompt if len(self.lengths) > 1 else 0]
@@ -210,6 +212,18 @@ class Patch(Sourced):
         mine, theirs = {*(self.feature or ())}, {*(getattr(later, "feature", None) or ())}
         if isinstance(later, Patch) and later.dictionary is self.dictionary and mine & theirs:
             super().refuse(later, sites, lengths)
+
+
+def check_source(source: Any, sites: Sequence[Site]) -> None:
+    """Refuse what is no mapping with a tensor for each site."""
+    known = source if isinstance(source, Mapping) else {}
+    lacking = [str(site) for site in sites if not isinstance(known.get(str(site)), Tensor)]
+    if lacking:
+        raise BadEdit(
+            f"the source has no value at {lacking[0]}",
+            received=", ".join(map(str, known))[:200] or type(source).__name__,
+            allowed=f"a tensor for each of {', '.join(map(str, sites))}"[:200],
+        )
 
 
 def freeze(site: str, **where: Index) -> Freeze:

@@ -1,6 +1,6 @@
 """Edits that replace, multiply or disturb a value."""
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 from zlib import crc32
@@ -10,30 +10,39 @@ import torch
 from torch import Tensor
 
 from residscope.edits.base import BaseEdit, Index, as_number, indices, number, positions_axis, prompt_of, whole
+from residscope.edits.means import check_positions, check_replacement, mean_over, refuse_open_data, replacement
 from residscope.engine.model import Model
 from residscope.engine.protocols import At
-from residscope.engine.recording import Recording
-from residscope.errors import BadEdit, WrongWidth
+from residscope.errors import BadEdit
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Ablate(BaseEdit):
-    """Replace by zero, by the mean over a data set, or by a given value. See `ablate`."""
+    """Replace by zero, by the mean over a data set, or by a given value. See `ablate`.
+
+    averaged: once prepared, what the mean was taken of: `by`, the count of tokens, how many were left out and why.
+    """
 
     to: str | Tensor = "zero"
     over: Any = field(default=None)
+    by: str | None = None
+    averaged: Mapping[str, Any] | None = None
     kind: ClassVar[str] = "ablate"
 
     def __post_init__(self) -> None:
-        check_replacement(self.to, self.over)
+        check_replacement(self.to, self.over, self.by, self.averaged)
 
     def prepare(self, model: Model) -> "Ablate":
         if not isinstance(self.to, str) or self.to != "mean":
             return self
-        return replace(self, to=mean_over(self, model), over=None)
+        mean, averaged = mean_over(self, model)
+        return replace(self, to=mean, over=None, averaged=averaged)
+
+    def check_positions(self, length: int, positions: Sequence[int]) -> None:
+        check_positions(self, length, positions)
 
     def change(self, value: Tensor, at: At) -> Tensor:
-        return replacement(self.to, value, at)
+        return replacement(self, value, at)
 
     def to_dict(self, tensors: MutableMapping[str, Tensor] | None = None) -> dict[str, Any]:
         refuse_open_data(self.over)
@@ -85,8 +94,13 @@ class Noise(BaseEdit):
         return drawn
 
 
-def ablate(site: str, to: str | Tensor = "zero", *, over: Any = None, seed: int = 0, **where: Index) -> BaseEdit:
+def ablate(
+    site: str, to: str | Tensor = "zero", *, over: Any = None, by: str | None = None, seed: int = 0, **where: Index
+) -> BaseEdit:
     """Replace a site's value: by zero, by the `"mean"` over data (`over=` prompts or a recording), or by a tensor.
+
+    The mean is over all tokens of the data but position 0 and attention sinks; `by="position"`: at each position over the
+    data's prompts, position 0 over their first tokens, and refused where the run has a position that the data lacks.
 
     `"resample"`: each prompt takes the value of another prompt of the data, drawn by `seed`; positions correspond from
     the end, so only prompts at least as long are drawn.
@@ -97,8 +111,10 @@ def ablate(site: str, to: str | Tensor = "zero", *, over: Any = None, seed: int 
     if isinstance(to, str) and to == "resample":
         from residscope.edits.resample import Resample
 
+        if by is not None:
+            raise BadEdit("a resampled value is of one position", received=f"by={by!r}", allowed='by= with to="mean"')
         return Resample(str(site), over=over, seed=seed, **indices(where))
-    return Ablate(str(site), to=to, over=over, **indices(where))
+    return Ablate(str(site), to=to, over=over, by=by, **indices(where))
 
 
 def scale(site: str, factor: float, **where: Index) -> Scale:
@@ -112,46 +128,3 @@ def noise(site: str, sigma: float, seed: int = 0, **where: Index) -> Noise:
     The draws belong to seed, site, prompt and position: a window or a sweep over the same prompts meets the same noise.
     """
     return Noise(str(site), sigma=as_number(sigma, "sigma"), seed=seed, **indices(where))
-
-
-# ── what replaces a value, here and in isolate ──────────────────────────────────────────────────────────────────
-
-
-def check_replacement(to: Any, over: Any) -> None:
-    if isinstance(to, str) and to not in ("zero", "mean"):
-        raise BadEdit(
-            "no such replacement", received=f"to={to!r}", allowed='"zero", "mean" or a tensor; ablate also "resample"'
-        )
-    if not isinstance(to, str | Tensor):
-        raise BadEdit("no such replacement", received=f"to={to!r}"[:80], allowed='"zero", "mean" or a tensor')
-    if isinstance(to, str) and to == "mean" and over is None:
-        raise BadEdit("the mean needs its data", received="over=None", fix="say over=texts, prompts or a recording")
-
-
-def replacement(to: str | Tensor, value: Tensor, at: At) -> Tensor:
-    if isinstance(to, str):
-        return torch.zeros_like(value)
-    try:
-        return to.to(value).expand_as(value)
-    except RuntimeError:
-        raise WrongWidth(
-            f"the value does not fit {at.site}",
-            received=str(tuple(to.shape)),
-            allowed=f"broadcastable to {tuple(value.shape)}",
-        ) from None
-
-
-def mean_over(edit: Any, model: Model) -> Tensor:
-    """The mean of the edit's one site over all tokens of its data."""
-    sites = edit.places(model.sites)
-    if len(sites) != 1 or sites[0].name in ("scores", "pattern", "logits"):
-        raise BadEdit(
-            "the mean is taken at one site with positions", received=edit.site, allowed="such as z.9 or mlp_out.3"
-        )
-    data = edit.over if isinstance(edit.over, Recording) else model.run(edit.over, capture=[sites[0]])
-    return data[sites[0]][data.batch.real[:, data.offset :]].mean(0)
-
-
-def refuse_open_data(over: Any) -> None:
-    if over is not None:
-        raise BadEdit("what is taken over data is serialised once it is computed", fix="edit.prepare(model).to_dict()")

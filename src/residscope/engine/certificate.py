@@ -19,7 +19,11 @@ from torch import Tensor
 
 from residscope.engine import effects  # noqa: F401  (its checks join the identities in CHECKS)
 from residscope.engine.checks import CHECKS, Bench, Pair
+from residscope.engine.finite import require_finite_run, require_finite_weights
 from residscope.engine.model import Model
+from residscope.engine.structure import Structure
+from residscope.errors import CertificateFailed, NotFinite
+from residscope.versions import untried
 
 # relative, per position. Stock RMSNorms compute in fp32 whatever the model's dtype; bf16 keeps 8 bits, and every layer's
 # rounding stands between the two sides of some checks
@@ -44,12 +48,13 @@ class Checked:
 
 @dataclass(frozen=True)
 class Certificate:
-    """Every check's error. Printing it shows them all."""
+    """Every check's error. Printing it shows them all, and which libraries are newer than any that was run (`untried`)."""
 
     checks: tuple[Checked, ...]
     tolerance: float
     seconds: float
     cached: bool = False
+    untried: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -79,30 +84,53 @@ class Certificate:
             f"  {'ok  ' if c.passed else 'FAIL'} {c.name:24}{c.error:8.1e}  first position {c.first:8.1e}  {c.about}"
             for c in self.checks
         ]
-        return "\n".join([head, *rows])
+        return "\n".join([head, *(f"  untried: {words}" for words in self.untried), *rows])
 
 
 def certify(model: Model, *, progress: Callable[[str, int, int], None] | None = None) -> Certificate:
     """Check a model, or answer from a passed certificate kept for the same weights, code, device, dtype and versions."""
-    kept = _folder() / f"{_key(model)}.json"
-    if model.hash and (found := _read(kept)) is not None:
-        return found
+    structure = Structure(model.hf)
+    known = bool(model.hash) and not structure.attached()  # what somebody's hook does has no hash
+    kept = _folder() / f"{_key(model, structure)}.json"
+    if known and (cached := _read(kept)) is not None:
+        return cached
     certificate = measure(model, progress=progress)
-    if certificate.passed and model.hash:
+    if certificate.passed and known:
         _write(kept, certificate)
     return certificate
 
 
+def require(model: Model, certificate: Certificate) -> Certificate:
+    """The certificate, refused with CertificateFailed where it did not pass: in words of what the user can change."""
+    if certificate.passed:
+        return certificate
+    attached = Structure(model.hf).attached()
+    fix = f"the family file residscope/model/families/{model.family.name}.py does not describe this model"
+    if attached:
+        more = f" and {len(attached) - 3} more" if len(attached) > 3 else ""
+        fix = f"take off {', '.join(attached[:3])}{more}, or say the change as edits of a run"
+    raise CertificateFailed(
+        f"{model.name} does not pass its certificate: {certificate.failures()}",
+        received=f"{certificate.worst:.1e} in {certificate.worst_check}",
+        allowed=f"{certificate.tolerance:.0e} relative",
+        fix=fix,
+    )
+
+
 def measure(model: Model, *, progress: Callable[[str, int, int], None] | None = None) -> Certificate:
-    """Run every check now."""
+    """Run every check now. Raises NotFinite: weights, or what they make of a short prompt, are NaN or infinite."""
     began, tolerance = time.perf_counter(), TOLERANCE[model.dtype]
     checks: list[Checked] = []
+    require_finite_weights(model.hf)
     try:
         bench = Bench(model)
+        require_finite_run(bench.rec)
+    except NotFinite:
+        raise
     except Exception as error:  # a wrong family file may break anywhere; the first check is what it failed
         about, _ = CHECKS["no-op run"]
         checks = [Checked("no-op run", about, 0.0, 0.0, tolerance, failed=f"{type(error).__name__}: {error}")]
-        return Certificate(tuple(checks), tolerance, time.perf_counter() - began)
+        return Certificate(tuple(checks), tolerance, time.perf_counter() - began, untried=untried())
     for done, (name, (about, pairs)) in enumerate(CHECKS.items()):
         if progress is not None:
             progress("certificate", done, len(CHECKS))
@@ -115,7 +143,7 @@ def measure(model: Model, *, progress: Callable[[str, int, int], None] | None = 
         except Exception as error:  # as above
             failed = f"{type(error).__name__}: {error}"
         checks.append(Checked(name, about, rest, first, tolerance, failed))
-    return Certificate(tuple(checks), tolerance, time.perf_counter() - began)
+    return Certificate(tuple(checks), tolerance, time.perf_counter() - began, untried=untried())
 
 
 def errors(pair: Pair) -> Tensor:
@@ -137,10 +165,10 @@ def _folder() -> Path:
     return cache_folder() / "certificates"
 
 
-def _key(model: Model) -> str:
+def _key(model: Model, structure: Structure) -> str:
     device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else model.device.type
     placed = repr(getattr(model.hf, "hf_device_map", None))
-    parts = [model.hash, str(model.dtype), device, placed, repr(model.family), _sources()]
+    parts = [model.hash, structure.digest(), str(model.dtype), device, placed, repr(model.family), _sources()]
     parts += [f"{name} {version(name)}" for name in ("torch", "transformers")]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
@@ -158,7 +186,7 @@ def _read(path: Path) -> Certificate | None:
     try:
         found = json.loads(path.read_text())
         checks = tuple(Checked(**entry) for entry in found["checks"])
-        certificate = Certificate(checks, found["tolerance"], found["seconds"], cached=True)
+        certificate = Certificate(checks, found["tolerance"], found["seconds"], cached=True, untried=untried())
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return certificate if certificate.passed and {c.name for c in checks} == CHECKS.keys() else None

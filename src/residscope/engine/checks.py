@@ -10,14 +10,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from residscope.engine.attention import softmax
 from residscope.engine.gradients import Same
+from residscope.engine.hooks import trained_off
 from residscope.engine.layout import BlockParts, Norm, weight_in_out
 from residscope.engine.model import Model
 from residscope.engine.parameters import in_memory, is_plain
 from residscope.engine.protocols import At
 from residscope.engine.recording import Recording
+from residscope.engine.structure import uncompiled
 from residscope.engine.windows import Window
 from residscope.model.sites import Site, SiteTable
 
@@ -87,12 +90,21 @@ class Bench:
     def _stock_logits(self, ids: Tensor) -> Tensor:
         if self.held:
             return self.model.run(ids, ["logits"], edits=self.held).logits
-        hf, was = self.model.hf, self.model.hf.training
-        hf.eval()
-        try:
-            return hf(ids, use_cache=False).logits
-        finally:
-            hf.train(was)
+        with trained_off(self.model.layout), uncompiled():
+            return self.model.hf(ids, use_cache=False).logits
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the model stands on one device, whole, that is not the CPU."""
+        whole = not any(weight.is_meta for weight in self.model.hf.parameters())
+        return whole and self.model.device.type != "cpu" and self.model.quantised is None and not self.held
+
+    def on_cpu(self) -> Tensor:
+        """The stock logits of the same weights on the CPU, which a device that is silently wrong does not give."""
+        hf = self.model.hf
+        weights = {name: x.detach().to("cpu", copy=True) for name, x in (*hf.named_parameters(), *hf.named_buffers())}
+        with torch.no_grad(), trained_off(self.model.layout), uncompiled():
+            return functional_call(hf, weights, (self.rec.tokens.cpu(),), {"use_cache": False}).logits
 
     @property
     def layers(self) -> range:
@@ -166,6 +178,12 @@ def _noop_run(b: Bench) -> Iterator[Pair]:
 @check("no-op edits", "logits with every site's value put back as it was = the stock model's")
 def _noop_edits(b: Bench) -> Iterator[Pair]:
     yield b.model.run(b.rec.batch, ["logits"], edits=[*b.held, Same(tuple(b.sites))]).logits, b.stock
+
+
+@check("beside the CPU", "logits = those of the same weights on the CPU, where the model is on another device")
+def _beside_cpu(b: Bench) -> Iterator[Pair]:
+    if b.elsewhere:
+        yield b.stock.cpu(), b.on_cpu()
 
 
 @check("stream", "resid_pre + attn_out + mlp_out = resid_post")

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from residscope.engine.hooks import Hooks, Stop
 from residscope.engine.layout import Layout
+from residscope.engine.memory import require_room
 from residscope.engine.passes import Pass
 from residscope.engine.protocols import Edit
+from residscope.engine.stock import call
 from residscope.engine.windows import Window, window_cache
 from residscope.model.prompts import Batch
-from residscope.model.sites import Site
+from residscope.model.sites import Site, rank
 
 _locks: "WeakKeyDictionary[Any, RLock]" = WeakKeyDictionary()
 _locks_lock = RLock()
@@ -26,31 +28,28 @@ def lock_of(hf: Any) -> RLock:
         return _locks.setdefault(hf, RLock())
 
 
-def rank(site: Site, n_layers: int) -> int:
-    """The last block that must have run for a site to be known: -1 for none, n_layers for what follows the blocks."""
-    if site.layer is not None:
-        return site.layer - 1 if site.name == "resid_pre" else site.layer
-    return -1 if site.name in ("embed", "pos_embed") else n_layers
-
-
 def forward(
     layout: Layout,
     batch: Batch,
     *,
     capture: Iterable[Site],
     edits: Sequence[Edit] = (),
+    earlier: Sequence[Edit] = (),
     window: Window | None = None,
     unedited: Mapping[Site, Tensor] | None = None,
     grad: bool = False,
     cache: Any = None,
+    memory: int | None = None,
 ) -> dict[Site, Tensor]:
     """Run the stock model's own forward and return the captured sites; blocks outside the window cost nothing.
 
     Shapes are the sites' own, with the window's positions only. The model is as it was afterwards, also when this raises.
-    `grad`: keep the graph that autograd needs. `cache`: a transformers cache for the run to fill.
+    `earlier`: edits that the window's stream has been through already (see `Pass`). `grad`: keep the graph that autograd
+    needs. `cache`: a transformers cache for the run to fill. `memory`: bytes to keep within. Raises TooLarge.
     """
     n = layout.sizes.n_layers
     capture = frozenset(capture)
+    require_room(layout, batch, capture, offset=0 if window is None else window.pos, most=memory)
     pos, start, resume = 0, 0, None
     stop = max((rank(site, n) for site in capture), default=-1)
     with lock_of(layout.hf), torch.set_grad_enabled(grad):
@@ -61,12 +60,15 @@ def forward(
             if pos > 0:
                 cache = window_cache(window, stop=min(stop, n - 1))
         below = None if window is None else window.base.__getitem__
-        now = Pass(layout, batch, capture=capture, edits=edits, offset=pos, unedited=unedited, below=below)
+        now = Pass(
+            layout, batch, capture=capture, edits=edits, earlier=earlier, offset=pos, start=start, unedited=unedited,
+            below=below,
+        )  # fmt: skip
         wants_logits = Site("logits") in capture
         hooks = Hooks(now, start=start, resume=resume, stop=None if wants_logits else stop)
         with hooks():
             try:
-                out = layout.hf(input_ids=batch.ids[:, pos:], past_key_values=cache, use_cache=cache is not None)
+                out = call(layout.hf, batch.ids[:, pos:], cache=cache)
                 if wants_logits:
                     now.visit(Site("logits"), out.logits)
             except Stop:

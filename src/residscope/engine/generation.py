@@ -12,9 +12,9 @@ from residscope.engine.attention import active
 from residscope.engine.forward import forward, lock_of
 from residscope.engine.hooks import Hooks
 from residscope.engine.passes import Pass
-from residscope.engine.preparing import join
 from residscope.engine.protocols import Edit
 from residscope.engine.sampling import Pick, Stops, generator
+from residscope.engine.stock import call
 from residscope.engine.timing import Timed
 from residscope.errors import PromptError, PromptTooLong
 from residscope.model.prompts import Batch
@@ -147,12 +147,12 @@ def _together(
     came: list[list[int]] = [[] for _ in rows]
     said = [""] * len(rows)
     done = [False] * len(rows)
-    first = Batch(ids, (prompt,) * len(rows))
+    first = Batch(ids, (prompt,) * len(rows), rows)
     unedited = _unedited(model, first, [edit.edit for edit in edits if edit.edit.needs_unedited])
     for _ in range(new):
         length = ids.shape[1]
-        acting = [now for edit in edits if (now := edit.now(rows, offset, length, prompt)) is not None]
-        logits = _step(model, Batch(ids, (length,) * len(rows)), offset, acting, cache, unedited)
+        acting = [now for edit in edits if (now := edit.now(offset, length, prompt)) is not None]
+        logits = _step(model, Batch(ids, (length,) * len(rows), rows), offset, acting, cache, unedited)
         log_probs = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)
         picked = [pick(row, draw) for row, draw in zip(logits, draws, strict=True)]
         for i, (row, token) in enumerate(zip(rows, picked, strict=True)):
@@ -177,12 +177,11 @@ def _step(
     unedited: dict[Site, Tensor],
 ) -> Float[Tensor, "batch d_vocab"]:
     """One forward over the positions from `offset` on; the logits at the last."""
-    joined = join(edits, model.sites, batch.lengths)
-    inside = {site for edit in joined for site in edit.places(model.sites) if site.name in ("k", "v")}
+    inside = {site for edit in edits for site in edit.places(model.sites) if site.name in ("k", "v")}
     with lock_of(model.hf), torch.no_grad():
-        cache.now = now = Pass(model.layout, batch, capture=inside, edits=joined, offset=offset, unedited=unedited)
+        cache.now = now = Pass(model.layout, batch, capture=inside, edits=edits, offset=offset, unedited=unedited)
         with Hooks(now)():
-            out = model.hf(input_ids=batch.ids[:, offset:], past_key_values=cache, use_cache=True)
+            out = call(model.hf, batch.ids[:, offset:], cache=cache)
             logits: Tensor = now.visit(Site("logits"), out.logits)
         # attention gets its keys and values after the cache has stored them: put the edited ones in their place
         for site in inside:

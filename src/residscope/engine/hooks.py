@@ -14,6 +14,8 @@ from residscope.engine.layout import BlockParts, Layout, weight_in_out
 from residscope.engine.passes import INSIDE_ATTENTION, Pass
 from residscope.engine.places import Places, with_input, with_output
 from residscope.engine.seams import AttentionProducts, Overlaid, Overlay, RouterLogits
+from residscope.engine.stock import block_returns
+from residscope.engine.structure import uncompiled
 from residscope.errors import BadEdit
 from residscope.model.sites import Site
 
@@ -40,7 +42,7 @@ class Hooks(Places):
     @contextmanager
     def __call__(self) -> Iterator[None]:
         try:
-            with _trained_off(self.now.layout):
+            with trained_off(self.now.layout), uncompiled():
                 self._register()
                 token = active.set(self.now)
                 try:
@@ -61,7 +63,7 @@ class Hooks(Places):
             self._on(layout.pos_embed, after=self._position_embedding)
         for layer, parts in enumerate(layout.blocks):
             if layer < self.start:
-                self._skip(parts.block, last=layer == self.start - 1)
+                self._skip(layer, parts.block)
             elif self.stop is None or layer <= max(self.stop, 0):
                 self._block(layer, parts)
         self._scale(layout.final_norm, Site("final_scale"))
@@ -226,13 +228,13 @@ class Hooks(Places):
             return None
         return self.now.visit(site, output.expand(len(self.now.batch), -1, -1))
 
-    def _skip(self, block: nn.Module, *, last: bool) -> None:
+    def _skip(self, layer: int, block: nn.Module) -> None:
         """Let a block pass its input on, or, for the last one skipped, the stream the window starts from."""
-        returns_tuple, resume = self.now.layout.family.block.returns_tuple, self.resume
+        length = block_returns(self.now.layout, cached=self.now.offset > 0)[layer]
 
         def run(stock: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-            stream = resume if last else hidden_states
-            return (stream, None) if returns_tuple else stream
+            stream = self.resume if layer == self.start - 1 else hidden_states
+            return stream if length is None else (stream, *[None] * (length - 1))
 
         self._around(block, run)
 
@@ -242,7 +244,7 @@ def _stop(*_: Any) -> None:
 
 
 @contextmanager
-def _trained_off(layout: Layout) -> Iterator[None]:
+def trained_off(layout: Layout) -> Iterator[None]:
     """Dropout off for the run, and every module's own mode as it was afterwards."""
     training = [module for module in layout.modules if module.training]
     for module in training:

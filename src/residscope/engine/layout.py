@@ -1,7 +1,7 @@
 """Layout: a family file's module paths, resolved on one model."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from residscope.engine.parameters import device_of, in_memory, is_plain, method_of, plain_weight
-from residscope.errors import UnknownFamily
+from residscope.engine.structure import has_adapters
+from residscope.errors import UnknownFamily, UnmergedAdapter
 from residscope.model.families import Factors, Family, family_of
 from residscope.model.sites import SiteTable, Sizes
 
@@ -97,17 +98,25 @@ class Layout:
     unembed: nn.Module
     modules: tuple[nn.Module, ...]
     quantised: str | None = None
+    returns: dict[bool, tuple[int | None, ...]] = field(default_factory=dict, repr=False, compare=False)  # stock.py's memory
 
     def logits(
-        self, x: Float[Tensor, "*batch d_model"], ids: Sequence[int] | None = None
+        self, x: Float[Tensor, "*batch d_model"], ids: Sequence[int] | None = None, overlays: Iterable[Any] = ()
     ) -> Float[Tensor, "*batch column"]:
-        """The logits of a stream after the final norm: unembedded, scaled and capped as the model does; of some tokens only."""
+        """The logits of a stream after the final norm: unembedded, scaled and capped as the model does; of some tokens only.
+
+        overlays: weight changes of the run whose stream it is; those of the unembedding count. Whatever needs logits
+        elsewhere than at the end of the model's own forward asks for them here.
+        """
         if ids is None:
             raw = self.unembed(x)
         else:
-            bias = getattr(self.unembed, "bias", None)
+            bias = in_memory(self.unembed, "bias")
             raw = x @ weight_in_out(self.unembed)[:, list(ids)]
-            raw = raw if bias is None else raw + bias.detach()[list(ids)]
+            raw = raw if bias is None else raw + bias[list(ids)]
+        for laid in overlays:
+            if laid.module is self.unembed:
+                raw = raw + (x @ laid.A.to(x)) @ (laid.B if ids is None else laid.B[:, list(ids)]).to(x)
         logits, cap = raw * self.factors.logits, self.factors.logits_cap
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
@@ -124,8 +133,16 @@ def lay_out(hf: Any) -> Layout:
     """Find the parts of a stock model.
 
     Raises:
-        UnknownFamily: no family file, or one whose paths are not in this model. UnknownConfig: see `family_of`.
+        UnmergedAdapter: an adapter of PEFT's works beside the weights. UnknownFamily: no family file, or one whose paths are
+        not in this model. UnknownConfig: see `family_of`.
     """
+    if has_adapters(hf):
+        raise UnmergedAdapter(
+            "an adapter works beside the model's weights, so they are not what it multiplies by",
+            received=type(hf).__name__,
+            allowed="a model whose adapter is merged into its weights",
+            fix="merge it first: rs.load((model.merge_and_unload(), tokenizer))",
+        )
     family = family_of(hf.config)
     sizes = family.read_sizes(hf.config)
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
-from residscope.engine.certificate import certify
+from residscope.engine.certificate import certify, require
 from residscope.engine.model import Model, weights_hash
-from residscope.errors import CertificateFailed, ModelError, ModelNotFound
+from residscope.engine.structure import original
+from residscope.errors import ModelError, ModelNotFound
+from residscope.versions import warn_of_untried
 
 Progress = Callable[[str, int, int], None]
 
@@ -60,15 +62,10 @@ def load(
                 received=type(hf).__name__,
                 allowed="a name, a folder, or (hf_model, tokenizer or None)",
             )
+        hf = original(hf)
         model = Model(hf, tokenizer, hash=weights_hash(hf))
-    model.certificate = certify(model, progress=progress)
-    if not model.certificate.passed:
-        raise CertificateFailed(
-            f"{model.name} does not pass its certificate: {model.certificate.failures()}",
-            received=f"{model.certificate.worst:.1e} in {model.certificate.worst_check}",
-            allowed=f"{model.certificate.tolerance:.0e} relative",
-            fix=f"the family file residscope/model/families/{model.family.name}.py does not describe this model",
-        )
+    model.certificate = require(model, certify(model, progress=progress))
+    warn_of_untried()
     return model
 
 

@@ -11,16 +11,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from residscope.engine import attention, parameters
-from residscope.engine.forward import forward, lock_of, rank
+from residscope.engine.forward import forward, lock_of
 from residscope.engine.generation import Generation, check_length, steps
 from residscope.engine.layout import Layout, lay_out, weight_in_out
 from residscope.engine.preparing import join, prepare
-from residscope.engine.protocols import Edit, OfPrompts, Readout
+from residscope.engine.protocols import Edit, LogitReadout, OfPrompts, Readout
 from residscope.engine.recording import Recording
 from residscope.engine.sampling import Stops, picker
+from residscope.engine.structure import Structure, original
 from residscope.engine.timing import timed
 from residscope.engine.windows import Window
 from residscope.errors import (
+    BadEdit,
     EmptyPrompt,
     NoChatTemplate,
     NoTokenizer,
@@ -32,7 +34,7 @@ from residscope.errors import (
     WrongModel,
 )
 from residscope.model.prompts import Batch, PromptSet, pad
-from residscope.model.sites import Site, SiteTable
+from residscope.model.sites import Site, SiteTable, rank
 
 Prompt = str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]] | Int[Tensor, "..."] | PromptSet | Batch
 STREAM = ("resid_pre", "resid_post")
@@ -49,14 +51,18 @@ class Model:
         self, hf: Any, tokenizer: Any = None, *, name: str | None = None, hash: str = "", bos: bool | None = None
     ) -> None:
         attention.register()
+        hf = original(hf)
         self.hf = hf
         self.tokenizer = tokenizer
         self.name = name or getattr(hf.config, "_name_or_path", "") or type(hf).__name__
         self.hash = hash
+        self._structure, self._watch = Structure(hf), parameters.Watch(hf)
+        self._restructured = 0
+        self._laid_out = 0
         self.layout: Layout = lay_out(hf)
         self.certificate: Any = None
         _ = self.device  # refuses a model without weights
-        self._as_loaded = self.weights_version()
+        self._hashes = {self.weights_version(): hash} if hash else {}
         self.bos = _adds_bos(tokenizer) if bos is None else bos
 
     @property
@@ -134,20 +140,51 @@ class Model:
         """What a number of this model's is to be quoted with."""
         return {
             "model": self.name,
-            "hash": self.hash,
+            "hash": self.fingerprint() if self.hash else "",
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": str(self.device),
             "versions": {name: version(name) for name in ("residscope", "torch", "transformers")},
         }
 
     def weights_version(self) -> tuple[int, ...]:
-        """Changes whenever a weight is replaced or written in place (but not through `.data`, which torch does not count)."""
-        weights = (w for module in self.layout.modules for w in module._parameters.values() if w is not None)
-        return tuple(x for weight in weights for x in parameters.version_of(weight))
+        """Changes with the model: when a weight is replaced or written in place, a module, its settings or its forward
+        replaced, a hook put on or taken off, an adapter added or switched, code compiled for it, its configuration edited.
+
+        (Of what is written through `.data`, which torch does not count, it sees what changes most of a weight on the CPU.)
+        """
+        if not self._structure.unchanged():
+            self._structure, self._watch = Structure(self.hf), parameters.Watch(self.hf)
+            self._restructured += 1
+        return (self._restructured, *self._watch.version())
 
     def fingerprint(self) -> str:
-        """The hash of the weights as they are: `hash`, or their own bytes' once a weight has been written to since loading."""
-        return self.hash if self.hash and self.weights_version() == self._as_loaded else weights_hash(self.hf)
+        """The hash of the weights as they are: `hash`, or their own bytes' once the model has changed since loading."""
+        version = self.weights_version()
+        if version not in self._hashes:
+            self._hashes = {version: weights_hash(self.hf)}
+        return self._hashes[version]
+
+    def follow(self) -> None:
+        """Take the model as it is now: where its structure has changed since it was laid out, find its parts again and
+        measure the certificate again.
+
+        Raises:
+            ModelError: it is of no kind that is served any more (an unmerged adapter, a part that is gone), or fails a check.
+        """
+        with lock_of(self.hf):
+            self.weights_version()
+            if self._laid_out == self._restructured:
+                return
+            self.layout = lay_out(self.hf)
+            self._laid_out = self._restructured
+            if self.certificate is not None:
+                from residscope.engine.certificate import measure, require
+
+                try:
+                    self.certificate = require(self, measure(self))
+                except BaseException:
+                    self._laid_out = -1
+                    raise
 
     # ── tokens ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -240,15 +277,19 @@ class Model:
         readout: Readout | None = None,
         window: Window | None = None,
         bos: bool | None = None,
+        memory: int | None = None,
     ) -> Recording:
         """Run the model on a prompt and record the sites asked for.
 
         capture: sites (`pattern.3`) or names (`resid_post`: every layer); the stream unless said. The forward stops
-        after the last one. edits: one, or several in order. readout: evaluated on the recording, as `rec.readout`.
+        after the last one. edits: one, or several in order. readout: evaluated on the recording, as `rec.readout`. memory:
+        the most bytes that the recording may take, half of what is free unless said.
 
         Raises:
-            PromptError, SiteError, EditError: see `residscope.errors`; the model is as it was.
+            PromptError, SiteError, EditError: see `residscope.errors`; the model is as it was. TooLarge: what is to be recorded
+            does not fit. ModelError: the model was changed into one that cannot be served; see `follow`.
         """
+        self.follow()
         batch = self.batch(prompt, bos=bos)
         names = [capture] if isinstance(capture, str) else [*capture]
         expanded = [site for name in names for site in self.sites.expand(name)]
@@ -257,15 +298,20 @@ class Model:
             if capture is STREAM:
                 last = self.n_layers - 1 if window.stop is None else window.stop
                 expanded = [site for site in expanded if window.start <= rank(site, self.n_layers) <= last]
+        given = tied(edits, prompt)
         if readout is not None:
-            expanded += [site for name in readout.sites for site in self.sites.expand(name)]
+            expanded += [site for name in self._needed(readout, given) for site in self.sites.expand(name)]
         if window is not None:
             self._check_inside(window, expanded)
         sites = {self.sites.canonical(site) for site in expanded}
-        prepared = prepare(self, tied(edits, prompt), batch.lengths)
+        prepared = prepare(self, given, batch.lengths)
+        if window is not None:
+            self._check_reached(window, prepared)
         with lock_of(self.hf):
             unedited = self._unedited(batch, prepared, window)
-            values = forward(self.layout, batch, capture=sites, edits=prepared, window=window, unedited=unedited)
+            values = forward(
+                self.layout, batch, capture=sites, edits=prepared, window=window, unedited=unedited, memory=memory
+            )
             version = self.weights_version()
         record = Recording(self, batch, values, edits=prepared, window=window, unedited=unedited, weights=version)
         if readout is not None:
@@ -295,6 +341,7 @@ class Model:
         Raises:
             PromptError, SiteError, EditError, BadSampling: see `residscope.errors`.
         """
+        self.follow()
         batch, pick, stops = self.batch(prompt, bos=bos), picker(temperature, top_k, top_p), Stops(self, stop)
         check_length(batch, max_new_tokens, self.context)
         resolved = [edit.prepare(self) for edit in tied(edits, prompt)]
@@ -307,8 +354,7 @@ class Model:
         """What the unedited run has at the sites that edits hold to it: the window's base says it, where it is that run."""
         held = {site for edit in edits if edit.needs_unedited for site in edit.places(self.sites)}
         base = None if window is None else window.base
-        plain = isinstance(base, Recording) and not base.edits and base.window is None
-        if base is not None and plain and torch.equal(base.tokens, batch.ids):
+        if base is not None and _plain(base) and torch.equal(base.tokens, batch.ids):
             return {site: base[site] for site in held}
         return forward(self.layout, batch, capture=held) if held else {}
 
@@ -322,6 +368,36 @@ class Model:
             window.start > 0 or not torch.equal(window.base.tokens[:, : window.pos], batch.ids[:, : window.pos])
         ):
             raise WrongModel("the window's recording is of another prompt", fix="record this prompt first")
+
+    def _needed(self, readout: Readout, edits: Sequence[Edit]) -> Sequence[str]:
+        """The sites to record for a readout: of the logits at one position, no more than what they are made from."""
+        changed = any(site.name == "logits" for edit in edits for site in edit.places(self.sites))
+        return ("final_norm",) if isinstance(readout, LogitReadout) and not changed else readout.sites
+
+    def _check_reached(self, window: Window, edits: Sequence[Edit]) -> None:
+        """Refuse an edit that acts before the window, where it would be lost; what holds to an unedited base changes nothing."""
+        entry = Site("resid_pre", window.start)
+        for edit in edits:
+            if edit.needs_unedited and _plain(window.base):
+                continue
+            sites = edit.places(self.sites)
+            below = [s for s in sites if s != entry and rank(s, self.n_layers) < window.start] if window.start else []
+            if below:
+                raise BadEdit(
+                    "the edit acts below the window's first layer, where it would be lost",
+                    received=f"{edit!r} at {below[0]}, a window from layer {window.start} on",
+                    allowed=f"sites of layer {window.start} and up",
+                    fix=f"start the window at layer {max(0, min(s.layer or 0 for s in below))} or lower",
+                )
+            ends = window.base.lengths
+            before = [p for p in getattr(edit, "pos", None) or () for n in ends if (p + n if p < 0 else p) < window.pos]
+            if before:
+                raise BadEdit(
+                    "the edit acts before the window's first position, where it would be lost",
+                    received=f"{edit!r} at {before[0]}, a window from position {window.pos} on",
+                    allowed=f"positions {window.pos} and up",
+                    fix="start the window earlier",
+                )
 
     def _check_inside(self, window: Window, sites: Iterable[Site]) -> None:
         last = self.n_layers if window.stop is None else window.stop
@@ -338,7 +414,11 @@ class Model:
         return self.layout.final_norm.sigma(x)
 
     def lens(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
-        """The logits the model would give were x the end of the stream: its own final norm, unembedding, scale and cap."""
+        """The logits the model would give were x the end of the stream: its own final norm, unembedding, scale and cap.
+
+        Of the model as it is, without edits; a run's own logits are `rec.logits`, `rec.logits_at`.
+        """
+        self.follow()
         with lock_of(self.hf), torch.no_grad():
             flat = x.reshape(1, -1, self.d_model)
             normed = self.layout.final_norm.module(flat.to(self.dtype))
@@ -368,6 +448,11 @@ def weights_hash(hf: Any) -> str:
             digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
             digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _plain(base: Any) -> bool:
+    """Whether a window's base is a whole run without edits."""
+    return isinstance(base, Recording) and not base.edits and base.window is None
 
 
 def _rows(prompt: Any) -> list[str | Sequence[int]]:

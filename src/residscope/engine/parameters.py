@@ -6,6 +6,7 @@ the method leaves as they are (often the unembedding) are read as ever.
 """
 
 from collections.abc import Iterator
+from ctypes import c_uint32
 from typing import Any
 
 import torch
@@ -91,6 +92,51 @@ def parts_of(weight: Tensor) -> Iterator[Tensor]:
         yield from parts_of(getattr(weight, name))
 
 
-def version_of(weight: Tensor) -> tuple[int, int]:
-    """Changes when a weight is replaced or written in place. One that is offloaded comes and goes, which is no change."""
-    return (0, 0) if weight.is_meta else (weight._version, weight.data_ptr() or id(weight))  # quantised: no storage
+class Watch:
+    """The versions of a model's weights and buffers, read often and cheaply.
+
+    torch counts what is written in place, but not through `.data`: so a few words of each weight on the CPU are looked at too.
+    """
+
+    def __init__(self, hf: nn.Module) -> None:
+        self._modules = list(hf.modules())
+        self._words: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+
+    def version(self) -> tuple[int, ...]:
+        """Changes when a weight is replaced or written in place. One that is offloaded comes and goes, which is no change."""
+        version: list[int] = []
+        for module in self._modules:
+            for weight in module._parameters.values():
+                if weight is not None:
+                    self._add(weight, version)
+            if module._buffers and not _moving(module):
+                for buffer in module._buffers.values():
+                    if buffer is not None:
+                        self._add(buffer, version)
+        return tuple(version)
+
+    def _add(self, weight: Tensor, version: list[int]) -> None:
+        if weight.is_meta:
+            return
+        place = weight.data_ptr()
+        version.append(weight._version)
+        version.append(place or id(weight))  # quantised: no storage
+        key = (place, weight.numel(), weight.dtype)
+        words = self._words.get(key)
+        if words is None:
+            words = self._words[key] = _words(weight, place)
+        version += [word.value for word in words]
+
+
+def _words(weight: Tensor, place: int) -> tuple[Any, ...]:
+    """Four words spread over a weight in the CPU's memory, to be read anew each time."""
+    count = weight.numel() * weight.element_size() // 4
+    if not place or not count or weight.device.type != "cpu" or not weight.is_contiguous():
+        return ()
+    return tuple(c_uint32.from_address(place + 4 * (count * (2 * i + 1) // 8)) for i in range(4))
+
+
+def _moving(module: nn.Module) -> bool:
+    """Whether a module's buffers are frequencies that its own forward rewrites, as the prompt's length asks."""
+    rotary = str(getattr(module, "rope_type", ""))
+    return "dynamic" in rotary or "longrope" in rotary

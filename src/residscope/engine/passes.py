@@ -1,16 +1,16 @@
 """A pass: one forward under way, with what it must change and what it must keep."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from residscope.engine.layout import Layout
-from residscope.engine.protocols import At, Edit
+from residscope.engine.preparing import join
+from residscope.engine.protocols import At, Edit, overlays_of
 from residscope.model.prompts import Batch
-from residscope.model.sites import Site
+from residscope.model.sites import Site, rank
 
 INSIDE_ATTENTION = ("q", "k", "v", "scores", "pattern", "z")
 
@@ -22,7 +22,12 @@ def attention_sites(layer: int) -> tuple[Site, ...]:
 
 
 class Pass:
-    """What one forward captures and edits. Hooks call `visit` at each site it touches."""
+    """What one forward captures and edits. Hooks call `visit` at each site it touches.
+
+    It joins those of its edits that mean something together. `earlier` are edits that the stream which it starts from, in
+    front of the block `start`, has been through already: they act from there on alone, but a second reading of what was
+    written below asks for all of them.
+    """
 
     def __init__(
         self,
@@ -31,18 +36,24 @@ class Pass:
         *,
         capture: Iterable[Site],
         edits: Iterable[Edit] = (),
+        earlier: Iterable[Edit] = (),
         offset: int = 0,
+        start: int = 0,
         unedited: Mapping[Site, Tensor] | None = None,
         below: Callable[[Site], Tensor] | None = None,
     ) -> None:
-        self.layout, self.batch, self.offset = layout, batch, offset
+        self.layout, self.batch, self.offset, self.start = layout, batch, offset, start
         self.capture = frozenset(capture)
         self.edits: dict[Site, list[Edit]] = {}
         self.reads: set[Site] = set()
-        self.overlays: list[Any] = []
-        for edit in edits:
-            if (overlays := getattr(edit, "overlays", None)) is not None:
-                self.overlays += overlays(layout)
+        old = join([*earlier], layout.table, batch.lengths)
+        new = join([*edits], layout.table, batch.lengths)
+        self.overlays = overlays_of([*old, *new], layout)
+        self._new: dict[Site, list[Edit]] = {}
+        for edit in new:
+            for site in edit.places(layout.table):
+                self._new.setdefault(site, []).append(edit)
+        for edit in (*old, *new):
             self.reads.update(edit.reads(layout.table))
             for site in edit.places(layout.table):
                 self.edits.setdefault(site, []).append(edit)
@@ -52,7 +63,7 @@ class Pass:
         self.reread: Callable[..., Tensor] | None = None  # set by the hooks, for edits that ask for it
         self.values: dict[Site, Tensor] = {}
         self.read: dict[Site, Tensor] = {}
-        self.touched = self.capture | self.edits.keys() | self.reads
+        self.touched = self.capture | {site for site in self.edits if self.acting(site)} | self.reads
         self.layer_of = {id(parts.attn): layer for layer, parts in enumerate(layout.blocks)}
         wide = layout.family.softmax_dtype == "float32"
         self.softmax_dtype = torch.promote_types(layout.dtype, torch.float32) if wide else layout.dtype
@@ -60,9 +71,14 @@ class Pass:
     def touches(self, site: Site) -> bool:
         return site in self.touched
 
+    def acting(self, site: Site) -> Sequence[Edit]:
+        """The edits that this pass applies at a site."""
+        above = rank(site, self.layout.sizes.n_layers) >= self.start or not self.start
+        return (self.edits if above else self._new).get(site, ())
+
     def edits_at(self, site: Site) -> bool:
         """Whether anything changes the site, for any row."""
-        return site in self.edits
+        return bool(self.acting(site))
 
     def visit(self, site: Site, value: Tensor) -> Tensor:
         """Apply the site's edits in order, keep the outcome if asked for, and return it.
@@ -71,7 +87,7 @@ class Pass:
         """
         if site not in self.touched:
             return value
-        edits = self.edits.get(site)
+        edits = self.acting(site)
         if edits:
             at = At(
                 site,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from residscope.engine.attention import active
 from residscope.engine.layout import Norm
 from residscope.engine.passes import Pass
+from residscope.engine.structure import OURS
 from residscope.model.sites import Site
 
 
@@ -39,24 +40,28 @@ class Places:
             def pre_hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
                 return before(args, kwargs) if active.get() is now else None
 
+            pre_hook.__dict__[OURS] = None
             self._handles.append(module.register_forward_pre_hook(pre_hook, with_kwargs=True))
         if after is not None:
 
             def post_hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
                 return after(args, output) if active.get() is now else None
 
+            post_hook.__dict__[OURS] = None
             self._handles.append(module.register_forward_hook(post_hook))
 
     def _around(self, module: nn.Module, run: Callable[..., Any], *, again: bool = False) -> None:
         """Let `run(stock forward, ...)` stand for a module's forward, in this pass alone (`again`: and second readings)."""
         stock, now = module.forward, self.now
-        self._replaced.append((module, module.__dict__.get("forward")))
+        own = module.__dict__.get("forward")
+        self._replaced.append((module, own))
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             here = active.get()
             mine = here is now or (again and here is not None and here.rereads is now)
             return run(stock, *args, **kwargs) if mine else stock(*args, **kwargs)
 
+        forward.__dict__[OURS] = own
         module.forward = forward
 
     def _see(self, site: Site, value: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """What the engine asks of an edit and of a readout."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -57,6 +57,15 @@ class Edit(Protocol):
 
     def apply(self, value: Tensor, at: At) -> Tensor:
         """The new value at a site; never changes `value` in place."""
+
+
+def overlays_of(edits: Iterable[Edit], layout: Any) -> list[Any]:
+    """The weight changes among a run's edits, as the engine lays them over their modules."""
+    laid: list[Any] = []
+    for edit in edits:
+        if (overlays := getattr(edit, "overlays", None)) is not None:
+            laid += overlays(layout)
+    return laid
 
 
 @runtime_checkable

@@ -1,21 +1,23 @@
 """Recordings: what a run left at the sites asked for; everything else is recomputed from that, on demand."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from residscope.engine.forward import forward, lock_of, rank
-from residscope.engine.protocols import Edit
+from residscope.engine.forward import forward, lock_of
+from residscope.engine.protocols import Edit, overlays_of
 from residscope.engine.windows import Window
 from residscope.errors import NotRecorded, UnknownPosition, WeightsChanged
 from residscope.model.prompts import Batch
-from residscope.model.sites import Site
+from residscope.model.sites import Site, rank
 
 if TYPE_CHECKING:
     from residscope.engine.model import Model
+
+FINAL_NORM, LOGITS = Site("final_norm"), Site("logits")
 
 
 class Recording:
@@ -95,6 +97,54 @@ class Recording:
     def logits(self) -> Float[Tensor, "batch pos d_vocab"]:
         return self["logits"]
 
+    def logits_at(
+        self, pos: int = -1, ids: Sequence[int] | None = None, *, rows: Sequence[int] | None = None
+    ) -> Float[Tensor, "row column"]:
+        """The run's logits at one position of each row (-1: its own end), of all tokens or of `ids`.
+
+        Only those are computed, unless the logits are held already. rows: of some rows, all unless said.
+        Raises UnknownPosition.
+        """
+        chosen = range(len(self.batch)) if rows is None else rows
+        index = [self.index(pos, row) for row in chosen]
+        if self._whole_logits():
+            logits = self.logits[list(chosen), index]
+            return logits if ids is None else logits[:, list(ids)]
+        first = min(index)
+        normed = self._final_norm(first)[list(chosen), [i - first for i in index]]
+        return self.unembed(normed, ids)
+
+    def logits_in_parts(self, size: int = 256) -> Iterator[Float[Tensor, "batch pos d_vocab"]]:
+        """The run's logits, so many positions at a time, so that those of a long prompt need not be held at once."""
+        length = self.tokens.shape[1] - self.offset
+        source = self.logits if self._whole_logits() else self._final_norm(0)
+        for first in range(0, length, size):
+            part = source[:, first : first + size]
+            yield part if self._whole_logits() else self.unembed(part)
+
+    def _whole_logits(self) -> bool:
+        """Whether logits are read where the run has them: because it holds them, or edits them."""
+        table = self.model.sites
+        return LOGITS in self._values or any(LOGITS in edit.places(table) for edit in self.edits)
+
+    def _final_norm(self, first: int) -> Float[Tensor, "batch pos d_model"]:
+        """The stream after the final norm, from an index on."""
+        if FINAL_NORM in self._values:
+            return self._values[FINAL_NORM][:, first:]
+        n = self.model.n_layers
+        with lock_of(self.model.hf):
+            _ = self[_stream(n, n)]  # computed now, with all that the window must start from
+            self._refuse_stale([FINAL_NORM])
+            return self._forward([FINAL_NORM], self._from(n, first + self.offset))[FINAL_NORM]
+
+    def unembed(
+        self, x: Float[Tensor, "*batch d_model"], ids: Sequence[int] | None = None
+    ) -> Float[Tensor, "*batch column"]:
+        """The logits of a stream after the final norm, under the run's own weight changes; of all tokens or of `ids`."""
+        self._refuse_stale([LOGITS])
+        with lock_of(self.model.hf), torch.set_grad_enabled(x.requires_grad):
+            return self.model.layout.logits(x, ids, overlays_of(self.edits, self.model.layout))
+
     def stack(self, name: str) -> Float[Tensor, "layer batch pos ..."]:
         """Every layer's value at the sites of one name: `rec.stack("resid_pre")`."""
         values = [self[site] for site in self.model.sites.expand(name)]
@@ -109,7 +159,7 @@ class Recording:
 
     def top(self, k: int = 10, *, pos: int = -1, row: int = 0) -> list[tuple[str, int, float]]:
         """The k likeliest next tokens at a position, as (text, id, probability); -1 is the row's own end."""
-        probs = self.logits[row, self.index(pos, row)].float().softmax(-1)
+        probs = self.logits_at(pos, rows=[row])[0].float().softmax(-1)
         p, ids = probs.topk(min(k, probs.shape[-1]))
         return list(zip(self.model.token_texts(ids.tolist()), ids.tolist(), p.tolist(), strict=True))
 
@@ -141,6 +191,11 @@ class Recording:
         }
 
     @property
+    def version(self) -> tuple[int, ...]:
+        """The model's version that it was recorded on; see `Model.weights_version`."""
+        return self._weights
+
+    @property
     def stale(self) -> bool:
         """Whether the model's weights have changed since this run."""
         return self.model.weights_version() != self._weights
@@ -148,14 +203,8 @@ class Recording:
     def _recompute(self, sites: list[Site]) -> dict[Site, Tensor]:
         """Run the blocks these sites stand in once more, from the nearest stream held below them."""
         with lock_of(self.model.hf):
-            if self.stale:
-                raise WeightsChanged(
-                    "the model's weights have changed since this run",
-                    received=", ".join(map(str, sites)),
-                    allowed="the sites captured: " + (", ".join(map(str, self.sites)) or "none"),
-                    fix="run the prompt again, or capture these sites in the first place",
-                )
-            n, window, edits = self.model.n_layers, self.window, self.edits
+            self._refuse_stale(sites)
+            n, window = self.model.n_layers, self.window
             first = min(max(rank(site, n), 0) for site in sites)
             lowest = 0 if window is None else window.start
             if first < lowest:
@@ -167,11 +216,35 @@ class Recording:
                 )
             start = max((a for a in range(lowest, first + 1) if _stream(a, n) in self._values), default=lowest)
             if start > lowest:
-                window = Window(self if window is None else _Rebased(self), start, None, self.offset)
-                edits = tuple(Above(edit, start, n) for edit in edits)
-            return forward(
-                self.model.layout, self.batch, capture=sites, edits=edits, window=window, unedited=self.unedited
+                window = self._from(start, self.offset)
+            return self._forward(sites, window)
+
+    def _refuse_stale(self, sites: Sequence[Site]) -> None:
+        if self.stale:
+            raise WeightsChanged(
+                "the model has changed since this run",
+                received=", ".join(map(str, sites)),
+                allowed="the sites captured: " + (", ".join(map(str, self.sites)) or "none"),
+                fix="run the prompt again, or capture these sites in the first place",
             )
+
+    def _from(self, start: int, pos: int) -> Window:
+        """This run from a layer and a position on: the streams it holds, and the keys and values before."""
+        return Window(self if self.window is None else _Rebased(self), start, None, pos)
+
+    def _forward(self, sites: Sequence[Site], window: Window | None) -> dict[Site, Tensor]:
+        """More of this run; without a window of `_from`, the whole of it again."""
+        again = window is self.window
+        own, earlier = (self.edits, ()) if again else ((), self.edits)
+        return forward(
+            self.model.layout,
+            self.batch,
+            capture=sites,
+            edits=own,
+            earlier=earlier,
+            window=window,
+            unedited=self.unedited,
+        )
 
 
 class _Rebased:
@@ -183,37 +256,15 @@ class _Rebased:
     def __getitem__(self, site: Site) -> Tensor:
         window = self._recording.window
         assert window is not None
+        n = self.model.n_layers
+        if window.start and rank(site, n) < window.start and site != _stream(window.start, n):
+            return window.base[site]  # below the window nothing differs from its base
         own = self._recording[site]
         return torch.cat([own.new_zeros(own.shape[0], window.pos, *own.shape[2:]), own], 1)
 
     def keys_values(self, pos: int, *, start: int = 0, stop: int | None = None) -> dict[int, tuple[Tensor, Tensor]]:
         assert self._recording.window is not None
         return self._recording.window.base.keys_values(pos, start=start, stop=stop)
-
-
-class Above:
-    """An edit, without the sites that the stream a window starts from has already been through."""
-
-    def __init__(self, edit: Edit, start: int, n_layers: int) -> None:
-        self._edit, self._start, self._n_layers = edit, start, n_layers
-        self.needs_unedited = edit.needs_unedited
-        self.rereads = getattr(edit, "rereads", False)
-
-    def overlays(self, layout: Any) -> list[Any]:
-        overlays = getattr(self._edit, "overlays", None)
-        return [] if overlays is None else overlays(layout)
-
-    def places(self, table: Any) -> list[Site]:
-        return [site for site in self._edit.places(table) if rank(site, self._n_layers) >= self._start]
-
-    def reads(self, table: Any) -> list[Site]:
-        return self._edit.reads(table)
-
-    def prepare(self, model: Any) -> Edit:
-        return self
-
-    def apply(self, value: Tensor, at: Any) -> Tensor:
-        return self._edit.apply(value, at)
 
 
 def _stream(layer: int, n_layers: int) -> Site:

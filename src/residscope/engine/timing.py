@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor
-
-from residscope.engine.protocols import At, Edit
+from residscope.engine.protocols import Edit
 from residscope.errors import BadEdit, UnknownPosition
 from residscope.model.prompts import Batch
-from residscope.model.sites import Site, SiteTable
+from residscope.model.sites import SiteTable
 
 PHASES = ("both", "prompt", "new")
 
@@ -21,7 +19,7 @@ class Timed:
     edit: Any
     at: str
 
-    def now(self, rows: tuple[int, ...], offset: int, length: int, prompt: int) -> "Edit | None":
+    def now(self, offset: int, length: int, prompt: int) -> Edit | None:
         """The edit for a forward over positions offset to length, after a prompt of `prompt` tokens; None if it rests."""
         prompting = offset < prompt
         if self.at == ("new" if prompting else "prompt") or (not prompting and holds_prompt(self.edit)):
@@ -32,30 +30,7 @@ class Timed:
             if not here:
                 return None
             edit = replace(edit, pos=here)
-        return ForRows(edit, rows) if rows else edit
-
-
-class ForRows:
-    """An edit in a forward over some of the prompts only."""
-
-    def __init__(self, edit: Any, rows: tuple[int, ...]) -> None:
-        self._edit, self._rows = edit, rows
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._edit, name)
-
-    def joined(self, later: Any) -> "ForRows | None":
-        joined = getattr(self._edit, "joined", None)
-        both = None if joined is None else joined(later._edit)
-        return None if both is None else ForRows(both, self._rows)
-
-    def refuse(self, later: Any, sites: Sequence[Site], lengths: tuple[int, ...]) -> None:
-        if (refuse := getattr(self._edit, "refuse", None)) is not None:
-            refuse(later._edit, sites, lengths)
-
-    def apply(self, value: Tensor, at: At) -> Tensor:
-        found: Tensor = self._edit.apply(value, replace(at, batch=replace(at.batch, rows=self._rows)))
-        return found
+        return edit
 
 
 def holds_prompt(edit: Any) -> bool:
@@ -66,7 +41,7 @@ def holds_prompt(edit: Any) -> bool:
 def timed(
     edits: Sequence[Edit], at: str | Sequence[str], table: SiteTable, batch: Batch, new: int
 ) -> tuple[Timed, ...]:
-    """Prepared edits with their times. Raises SiteError, BadEdit, UnknownPosition for what could never act."""
+    """Prepared edits with their times. Raises SiteError, EditError, UnknownPosition for what could not act."""
     times = [at] * len(edits) if isinstance(at, str) else [*at]
     known = {at} <= {*PHASES} if isinstance(at, str) else {*at} <= {*PHASES}
     if len(times) != len(edits) or not known:
@@ -82,6 +57,9 @@ def timed(
                 allowed='at="prompt" or "both"',
             )
         for length in batch.lengths:
+            if (check := getattr(edit, "check_positions", None)) is not None:
+                run = range(0 if time != "new" else length, length if time == "prompt" else length + new - 1)
+                check(length, run)
             low = length if time == "new" else -length
             high = length if time == "prompt" or holds_prompt(edit) else length + new
             for p in getattr(edit, "pos", None) or ():

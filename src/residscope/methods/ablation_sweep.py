@@ -1,15 +1,18 @@
 """Ablation sweeps: take each head, layer or position out in turn, and read what it does."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from residscope import edits
+from residscope.edits.base import indices
 from residscope.engine.model import Model, Prompt
 from residscope.engine.planner import sweep
 from residscope.engine.protocols import Edit, Readout
 from residscope.engine.recording import Recording
+from residscope.engine.sinks import streams
 from residscope.errors import BadSweep
 from residscope.methods.grids import Positions, grid
 from residscope.model.prompts import PromptSet
@@ -25,6 +28,7 @@ def ablation_sweep(
     site: str = "z",
     to: str | Tensor = "zero",
     over: Any = None,
+    by: str | None = None,
     layers: Sequence[int] | None = None,
     positions: Positions = None,
     relative: bool = False,
@@ -35,8 +39,9 @@ def ablation_sweep(
 ) -> Result:
     """The metric after ablating each head (or layer, or position) of a site, exactly.
 
-    to, over: as in `edits.ablate`: "zero", "mean" over data, or a tensor. positions: "all" at once unless said; "each", a
-    list, or the prompt set's names. relative: ablated minus baseline, so that negative means the part helped.
+    to, over, by: as in `edits.ablate`: "zero", a tensor, or "mean" over data: of all its tokens but position 0 and attention
+    sinks, or `by="position"`; the provenance says, under "averaged", of each site of how many. positions: "all" at once unless
+    said; "each", a list, or the prompt set's names. relative: ablated minus baseline, so that negative means the part helped.
 
     Returns a `Result` over layer, pos and head (kv_head), and prompt where there are several; its provenance has the baseline.
 
@@ -48,22 +53,23 @@ def ablation_sweep(
     cells = grid(model, site, layers=layers, positions=positions or "all", tokens=batch, names=names)
     if any("named" in where for where in cells.where):
         raise BadSweep("ablation takes positions by number", received=str(positions), allowed='"each", "all", a list')
+    sites = list(dict.fromkeys(cells.sites))
     if over is not None and not isinstance(over, Recording):
-        over = model.run(over, capture=[*map(str, dict.fromkeys(cells.sites))])
-    several = [
-        edits.ablate(str(s), to=to, over=over, **where) for s, where in zip(cells.sites, cells.where, strict=True)
-    ]
+        over = model.run(over, capture=dict.fromkeys(s for site in sites for s in (site, *streams(model, site))))
+    whole = {site: edits.ablate(str(site), to=to, over=over, by=by).prepare(model) for site in sites}
+    several = [replace(whole[s], **indices(where)) for s, where in zip(cells.sites, cells.where, strict=True)]
     plan = sweep(model, batch, several, metric, background, memory=memory)
     baseline = plan.baseline().cpu()
-    found = plan.run(progress, cancel)
-    about = {
+    values = plan.run(progress, cancel)
+    about: dict[str, Any] = {
         "method": f"ablation of {site} to {to if isinstance(to, str) else 'a tensor'}",
         "baseline": baseline.tolist(),
     }
-    result = cells.result(found, name=type(metric).__name__, about={**about, "relative": relative})
+    averaged = {str(site): dict(found) for site, edit in whole.items() if (found := getattr(edit, "averaged", None))}
+    if averaged:
+        about["averaged"] = averaged
+    result = cells.result(values, name=type(metric).__name__, about={**about, "relative": relative})
     if not relative:
         return result
-    from dataclasses import replace
-
     base = baseline if result.dims[-1] == "prompt" else baseline[0]
     return replace(result, values=result.values - base, name=f"change of {result.name}")

@@ -1,18 +1,38 @@
 """Activations of labelled prompts at their named positions: one recorded pass for any number of sites and positions."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from residscope.engine.model import Model
+from residscope.engine.sinks import kept, streams
 from residscope.errors import UnknownHead, UnknownPosition, UnknownSite
 from residscope.model.prompts import PromptSet
 from residscope.model.sites import Site
 
 Progress = Callable[[str, int, int], None]
+
+
+Key = tuple[str, str]
+"""A site and a named position."""
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """Vectors by (site, position), and of each whether a statistic may be taken of it: `kept` is False where the token is an
+    attention sink or first in its prompt (`engine.sinks.kept`), `first` True where it is first."""
+
+    vectors: Mapping[Key, Float[Tensor, "prompt d"]]
+    kept: Mapping[Key, Bool[Tensor, "prompt"]]
+    first: Mapping[Key, Bool[Tensor, "prompt"]]
+
+    def left_out(self, key: Key) -> dict[str, Bool[Tensor, "prompt"]]:
+        """Which prompts' vectors no statistic is taken of, and why: `first` and `sinks`, as `probe_fit.fit` takes them."""
+        return {"first": self.first[key], "sinks": ~self.kept[key] & ~self.first[key]}
 
 
 def activations(
@@ -25,7 +45,7 @@ def activations(
     edits: Sequence[Any] = (),
     batch: int = 32,
     progress: Progress | None = None,
-) -> dict[tuple[str, str], Float[Tensor, "prompt d"]]:
+) -> dict[Key, Float[Tensor, "prompt d"]]:
     """The vector at each site and named position of every prompt, by (site, position), on the CPU in the model's dtype.
 
     head: which one, at sites that have heads (`z`, `result`, `q` ...). edits: the run's own. Prompts of like length go together.
@@ -33,27 +53,53 @@ def activations(
     Raises:
         UnknownPosition: not a position of these prompts, or one prompt lacks it. UnknownSite: no vector stands there.
     """
+    found = recorded(model, data, sites, positions, head=head, edits=edits, batch=batch, progress=progress)
+    return dict(found.vectors)
+
+
+def recorded(
+    model: Model,
+    data: PromptSet,
+    sites: Sequence[str],
+    positions: Sequence[str],
+    *,
+    head: int | None = None,
+    edits: Sequence[Any] = (),
+    batch: int = 32,
+    progress: Progress | None = None,
+) -> Recorded:
+    """What `activations` gives, and which of the tokens are usable for a fit, judged among their own prompt's tokens."""
     named = {name: model.sites.canonical(_check(model, name, head)) for name in sites}
     at = {position: data.at(position) for position in positions}
-    found: dict[tuple[str, str], Tensor] = {}
+    capture = dict.fromkeys(s for site in named.values() for s in (site, *streams(model, site)))
+    vectors: dict[Key, Tensor] = {}
+    usable = {(name, position): torch.zeros(len(data), dtype=torch.bool) for name in named for position in at}
     done = 0
     for rows in batches(model, data, size=batch):
-        record = model.run(data.subset(rows), [*named.values()], edits=edits)
-        for (name, site), (position, index) in ((a, b) for a in named.items() for b in at.items()):
-            value, where = record[site], [index[row] for row in rows]
-            for row, p, length in zip(rows, where, record.lengths, strict=True):
-                if not 0 <= p < length:
-                    raise UnknownPosition(
-                        f"prompt {row} has {length} tokens", received=f"{position} at {p}", allowed=f"0 to {length - 1}"
-                    )
-            picked = value[torch.arange(len(rows)), torch.tensor(where)]
-            picked = picked if head is None else picked[:, head]
-            held = found.setdefault((name, position), torch.empty(len(data), picked.shape[-1], dtype=picked.dtype))
-            held[list(rows)] = picked.cpu()
+        record = model.run(data.subset(rows), capture, edits=edits)
+        for name, site in named.items():
+            keep = kept(record, site).cpu()
+            for position, index in at.items():
+                where = _checked([index[row] for row in rows], record.lengths, rows, position)
+                picked = record[site][torch.arange(len(rows)), where]
+                picked = picked if head is None else picked[:, head]
+                own = vectors.setdefault((name, position), torch.empty(len(data), picked.shape[-1], dtype=picked.dtype))
+                own[rows] = picked.cpu()
+                usable[name, position][rows] = keep[torch.arange(len(rows)), where]
         done += len(rows)
         if progress is not None:
             progress("activations", done, len(data))
-    return found
+    first = {(name, position): torch.tensor([i == 0 for i in at[position]]) for name, position in usable}
+    return Recorded(vectors, usable, first)
+
+
+def _checked(where: Sequence[int], lengths: Sequence[int], rows: Sequence[int], position: str) -> Int[Tensor, "row"]:
+    for row, p, length in zip(rows, where, lengths, strict=True):
+        if not 0 <= p < length:
+            raise UnknownPosition(
+                f"prompt {row} has {length} tokens", received=f"{position} at {p}", allowed=f"0 to {length - 1}"
+            )
+    return torch.tensor(where)
 
 
 def batches(model: Model, data: PromptSet, *, size: int) -> Iterator[list[int]]:

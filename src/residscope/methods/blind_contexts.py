@@ -12,12 +12,12 @@ from torch import Tensor
 from residscope.corpus.text import BUILT_IN, Source, texts
 from residscope.directions import Direction
 from residscope.engine.model import Model
+from residscope.engine.sinks import kept, streams
 from residscope.errors import NoOrder, NotOneVector, TooFewContexts, WrongWidth
 
 FIRST = 4  # tokens before the one asked about, at least
 ROWS_AT_ONCE = 16
 LETTERS = 5  # characters a token is worth, generously
-SINK = 10  # times the median length
 SHOWN = 20_000  # tokens at the beginning of a text, which evidence and usual fits read
 
 
@@ -161,16 +161,16 @@ def _readable(tokens: Sequence[str]) -> bool:
 
 def _read(model: Model, direction: Direction, rows: Sequence[Row], start: int) -> Iterator[Found]:
     batch = rows[start : start + ROWS_AT_ONCE]
-    x: Float[Tensor, "batch pos ..."] = model.run([ids for ids, _ in batch], [direction.site])[direction.site]
+    record = model.run([ids for ids, _ in batch], [direction.site, *streams(model, direction.site)])
+    x: Float[Tensor, "batch pos ..."] = record[direction.site]
     if direction.head is not None:
         x = x[:, :, direction.head]
     values = direction.project(x, model=model)
-    lengths = x.float().norm(dim=-1)
+    usable = kept(record, direction.site)
     for i, (ids, shown) in enumerate(batch):
         begins = len(ids) - len(shown)
-        usual = float(lengths[i, begins + 1 : len(ids)].median())
         for pos in range(FIRST, len(shown)):
-            if float(lengths[i, begins + pos]) <= SINK * usual:
+            if bool(usable[i, begins + pos]):
                 yield start + i, pos, float(values[i, begins + pos])
 
 

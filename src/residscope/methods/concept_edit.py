@@ -52,6 +52,29 @@ class ConceptEdit(BaseEdit):
                     received=f"to={word!r}",
                     allowed=", ".join(["true", *WORDS, *self.classes]),
                 )
+        for name in ("where", "true", "target"):
+            x = getattr(self, name)
+            if x is not None and not (isinstance(x, Tensor) and x.ndim == 1 and x.dtype in (torch.int64, torch.int32)):
+                raise BadEdit(
+                    f"{name} is a whole number for each prompt", received=repr(x)[:80], allowed="a tensor of them"
+                )
+
+    def _check_parts(self, **axes: tuple[str, ...]) -> None:
+        """Refuse parts that are no tensors of these axes, each axis of one length throughout."""
+        sizes: dict[str, int] = {"classes": len(self.classes)}
+        for name, wanted in axes.items():
+            x = getattr(self, name)
+            if not isinstance(x, Tensor) or x.ndim != len(wanted):
+                raise BadEdit(
+                    f"{name} of {self.kind} does not fit", received=repr(x)[:80], allowed=f"[{' '.join(wanted)}]"
+                )
+            for axis, size in zip(wanted, x.shape, strict=True):
+                if sizes.setdefault(axis, size) != size:
+                    raise WrongWidth(
+                        f"the parts of {self.kind} do not fit each other",
+                        received=f"{name} {tuple(x.shape)}",
+                        allowed=f"{axis} {sizes[axis]}",
+                    )
 
     def moved(
         self, x: Float[Tensor, "n d"], target: Int[Tensor, "n"], true: Int[Tensor, "n"] | None

@@ -33,6 +33,11 @@ class SetConcept(ConceptEdit):
     relative: bool = False
     kind: ClassVar[str] = "set_concept"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        erased, classes = ("m", "d"), ("classes", "d")
+        self._check_parts(read=erased, write=erased, mean=("d",), shift=classes, weights=classes, bias=("classes",))
+
     def moved(self, x: Tensor, target: Tensor, true: Tensor | None) -> Tensor:
         self._check_width(x, len(self.mean))
         x = x.double()

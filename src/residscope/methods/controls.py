@@ -1,11 +1,13 @@
 """The negative control of any edit made from a probe: as far, in the cloud's own metric, but in a direction drawn at random."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from residscope.errors import BadEdit
 from residscope.methods.concept_edit import ConceptEdit, of
 from residscope.methods.probe import Probe
 
@@ -20,9 +22,21 @@ class AsFar(ConceptEdit):
     inner: ConceptEdit | None = None
     direction: Float[Tensor, "d"] = field(default_factory=lambda: torch.empty(0))
     root: Float[Tensor, "d d"] = field(default_factory=lambda: torch.empty(0, 0))
+    kind: ClassVar[str] = "as_far"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.inner, ConceptEdit):
+            raise BadEdit(
+                "this control needs the edit that it goes as far as",
+                received=repr(self.inner)[:80],
+                allowed="an edit made from a probe, such as rs.lrqp or rs.concepts.leace",
+            )
+        self._check_parts(direction=("d",), root=("d", "d"))
 
     def moved(self, x: Tensor, target: Tensor, true: Tensor | None) -> Tensor:
         assert self.inner is not None
+        self._check_width(x, len(self.direction))
         x = x.double()
         move = self.inner.moved(x, target, true) - x
         return x + lengths(move, self.root)[:, None] * self.direction.to(x)

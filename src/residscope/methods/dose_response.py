@@ -10,12 +10,13 @@ from torch import Tensor
 
 from residscope import edits
 from residscope.corpus.moments import Moments
-from residscope.corpus.vectors import one_vector
+from residscope.corpus.vectors import at_head, one_vector
 from residscope.directions import Direction
 from residscope.engine.model import Model, Prompt
 from residscope.engine.planner import sweep
 from residscope.engine.protocols import LogitReadout
 from residscope.engine.recording import Recording
+from residscope.engine.sinks import kept, streams
 from residscope.methods.intervals import bootstrap, by_rank
 from residscope.methods.own_tokens import CommonTokens, own_tokens, to_stream
 from residscope.methods.random_like import equal_variance, step_of
@@ -197,13 +198,11 @@ def dose_response(
 
 
 def moments_of(model: Model, batch: Batch, site: str, head: int | None) -> Moments:
-    """The moments of a site's vectors over prompts, first tokens left out."""
-    x = model.run(batch, [site])[site]
-    x = x if head is None else x[:, :, head]
-    keep = batch.real.clone()
-    keep[:, 0] = False
+    """The moments of a site's vectors over prompts, first tokens and attention sinks left out (`engine.sinks.kept`)."""
+    record = model.run(batch, [site, *streams(model, site)])
+    x = at_head(record, model.sites.parse(site), head)
     found = Moments.empty(x.shape[-1])
-    found.add(x[keep].cpu())
+    found.add(x[kept(record, site).to(x.device)].cpu())
     return found
 
 

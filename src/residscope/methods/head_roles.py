@@ -291,7 +291,7 @@ class AnswerAndAttention:
         at = named(self.data, rows, ("END", "IO", "S1"))
         end = torch.tensor([recording.index(-1, row) for row in range(len(rows))])
         row, io, s1 = torch.arange(len(end)), torch.tensor(at["IO"]), torch.tensor(at["S1"])
-        pair = model.layout.logits(recording["final_norm"][row, end]).gather(1, answer_ids(model, self.data)[rows])
+        pair = recording.logits_at(-1).gather(1, answer_ids(model, self.data)[rows])
         each = [
             recording[f"pattern.{layer}"][row, head, end, io] - recording[f"pattern.{layer}"][row, head, end, s1]
             for layer, head in self.heads

@@ -47,16 +47,9 @@ class LRQP(ConceptEdit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (
-            self.weights.ndim != 2
-            or self.spread.shape != self.weights.T.shape
-            or len(self.weights) != len(self.classes)
-        ):
-            raise WrongWidth(
-                "the probe and the covariance do not fit each other",
-                received=f"{tuple(self.weights.shape)} and {tuple(self.spread.shape)}",
-                allowed="classes x d and d x classes",
-            )
+        parts = {"weights": ("classes", "d"), "bias": ("classes",), "spread": ("d", "classes"), "mean": ("d",)}
+        parts |= {"floor": ("classes", "classes")} | ({} if self.instead is None else {"instead": ("d",)})
+        self._check_parts(**parts)
 
     def moved(self, x: Tensor, target: Tensor, true: Tensor | None) -> Tensor:
         found = self.solve(x, target, true)

@@ -10,10 +10,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from residscope.directions import Direction
-from residscope.errors import DamagedFile, UnseenLabel, WrongWidth
+from residscope.errors import DamagedFile, SiteError, UnseenLabel, WrongWidth
 from residscope.files import read_tensors, write_tensors
+from residscope.model.sites import Site
 
 KIND = "probe"
+LISTS = ("classes", "interval", "counts")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -96,23 +98,51 @@ class Probe:
         )
 
     def save(self, path: str | Path) -> None:
-        """One safetensors file that `Probe.load` reads."""
+        """One safetensors file that `Probe.load` reads. Raises WrongEnding, FileNotThere, NotPlain (its provenance)."""
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
         tensors = {name: value for name, value in parts.items() if isinstance(value, Tensor)}
         about = {name: value for name, value in parts.items() if name not in tensors}
-        write_tensors(path, KIND, tensors, about | {"provenance": dict(self.provenance)})
+        lists = {name: [*about[name]] for name in LISTS}
+        write_tensors(path, KIND, tensors, about | lists | {"provenance": dict(self.provenance)})
 
     @classmethod
     def load(cls, path: str | Path) -> "Probe":
         """What `save` wrote. Raises FileNotThere, DamagedFile."""
         tensors, about = read_tensors(path, KIND)
         try:
-            lists = {name: tuple(about[name]) for name in ("classes", "interval", "counts")}
-            return cls(**(tensors | about | lists))
-        except (TypeError, KeyError) as error:
+            _check(tensors, about)
+            return cls(**(tensors | about | {name: tuple(about[name]) for name in LISTS}))
+        except (TypeError, ValueError, LookupError, AttributeError, SiteError) as error:
             raise DamagedFile(f"{Path(path).name} holds no probe", received=str(error)) from error
 
     def __repr__(self) -> str:
         where = self.site if self.head is None else f"{self.site} head {self.head}"
         read = f"{self.accuracy:.1%} ({self.interval[0]:.1%} to {self.interval[1]:.1%}) of {self.held_out}"
         return f"Probe({self.label} at {where}, {self.position}: {read}, shuffled {self.control:.1%}, C {self.C:g})"
+
+
+def _check(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Refuse, by its name, what a file says of a probe and no probe has."""
+    classes, d = about["classes"], tensors["weights"].shape[-1]
+    c = len(classes)
+    shapes = {
+        "weights": (c, d), "bias": (c,), "mean": (d,), "class_means": (c, d), "covariance": (d, d), "within": (d, d),
+        "log_odds": (c, c, tensors["log_odds"].shape[-1]),
+    }  # fmt: skip
+    for name, shape in shapes.items():
+        if tuple(tensors[name].shape) != shape or not tensors[name].is_floating_point():
+            raise ValueError(f"{name} is {tensors[name].dtype} {tuple(tensors[name].shape)}, not {shape}")
+    Site.parse(about["site"])
+    number, whole, text = (int, float), (int,), (str,)
+    told: dict[str, list[tuple[Any, tuple[type, ...]]]] = {
+        "classes": [(x, text) for x in classes], "interval": [(x, number) for x in about["interval"]],
+        "counts": [(x, whole) for x in about["counts"]], "held_out": [(about["held_out"], whole)],
+        "head": [(about["head"], (int, type(None)))], "provenance": [(about["provenance"], (dict,))],
+    }  # fmt: skip
+    told |= {name: [(about[name], text)] for name in ("site", "position", "label")}
+    told |= {name: [(about[name], number)] for name in ("C", "accuracy", "control")}
+    for name, parts in told.items():
+        if not all(isinstance(x, kind) and not isinstance(x, bool) for x, kind in parts):
+            raise TypeError(f"{name} is {about[name]!r}"[:200])
+    if not isinstance(classes, list) or len(about["interval"]) != 2 or len(about["counts"]) != c:
+        raise ValueError(f"{c} classes, {len(about['counts'])} counts, an interval of {len(about['interval'])} ends")

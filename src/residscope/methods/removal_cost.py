@@ -78,7 +78,7 @@ class _Cost:
         found = []
         for row, x, ids in zip(rows, recording["final_norm"], recording.tokens, strict=True):
             with torch.no_grad():
-                logits = recording.model.layout.logits(x[:-1]).float()
+                logits = recording.unembed(x[:-1]).float()
             d, normaliser, kl = shift(logits, self.base[row])
             rise = normaliser - d.gather(1, ids[1:, None])[:, 0]
             found.append(torch.stack([kl, rise], -1))
@@ -133,7 +133,7 @@ def removal_cost(
     cells += [edits.clamp(place, u, float(u @ mean), **where) for u in drawn]
     run = model.run(batch, ["final_norm"])
     with torch.no_grad():
-        base = torch.stack([model.layout.logits(x[:-1]).float() for x in run["final_norm"]])
+        base = torch.stack([run.unembed(x[:-1]).float() for x in run["final_norm"]])
     plan = sweep(model, batch, cells, _Cost(base), memory=memory)
     tell = None if progress is None else lambda done, total: progress("removing", done, total)
     each = plan.run(tell or False).values.double().mean(2)  # cell prompt measure

@@ -15,7 +15,7 @@ from residscope.engine.windows import Window
 from residscope.methods.activations import Progress, batches
 from residscope.methods.concept_edit import ConceptEdit
 from residscope.model.prompts import PromptSet
-from residscope.model.sites import Site
+from residscope.model.sites import Site, rank
 
 Cell = Sequence[Any]
 
@@ -40,9 +40,8 @@ class CellRun:
         return found
 
     def logits(self) -> Float[Tensor, "prompt d_vocab"]:
-        """The logits at each prompt's own end."""
-        model = self.run.model
-        return model.lens(self.at(Site("resid_post", model.n_layers - 1), [n - 1 for n in self.base.lengths]))
+        """The logits at each prompt's own end, under all of the cell's edits."""
+        return self.run.logits_at(-1)
 
 
 def cell_runs(
@@ -58,22 +57,25 @@ def cell_runs(
     """Every cell over every batch of prompts of like length; `capture` and the end of the stream are there to read.
 
     Each batch runs once without edits; a cell then runs in a window from the first layer and token that its edits touch, which
-    is exact. Edits made from a probe are tied to the prompts; any other edit must fit every batch.
+    is exact. Edits made from a probe are tied to the prompts; what another edit has for each prompt (a source's rows, draws
+    of noise) goes with its prompt.
     """
-    tied = [[edit.on(data) if isinstance(edit, OfPrompts) else edit for edit in cell] for cell in cells]
+    whole = model.batch(data)
+    tied = [
+        [(edit.on(data) if isinstance(edit, OfPrompts) else edit).prepare(model) for edit in cell] for cell in cells
+    ]
     table = model.sites
     end = Site("resid_post", model.n_layers - 1)
     wanted = {end} | {table.canonical(s) for name in capture for s in table.expand(name)}
     held = {s for cell in tied for edit in cell if edit.needs_unedited for s in edit.places(table)}
     below = {*table.expand("resid_pre"), *table.expand("k"), *table.expand("v")} if any(tied) else set()
     for done, rows in enumerate(batches(model, data, size=batch)):
-        part = data.subset(rows)
+        part = whole.take(rows).trimmed()
         base = model.run(part, wanted | held | below)
-        for i, cell in enumerate(tied):
-            own = [edit.take(rows) if isinstance(edit, ConceptEdit) else edit for edit in cell]
+        for i, own in enumerate(tied):
             run = base
             if own:
-                window = _window(model, base, own)
+                window = _window(model, base, own, rows)
                 run = model.run(part, [s for s in wanted if _inside(s, window.start)], edits=own, window=window)
             yield CellRun(i, rows, run, base)
             if progress is not None:
@@ -90,16 +92,17 @@ def _inside(site: Site, start: int) -> bool:
     return site.layer is None or site.layer >= start
 
 
-def _window(model: Model, base: Recording, edits: Cell) -> Window:
+def _window(model: Model, base: Recording, edits: Cell, rows: Sequence[int]) -> Window:
     """From the first layer and token that the edits change; everything before is as recorded.
 
     What holds a site to the unedited run changes nothing by itself, so such an edit may lie anywhere after.
     """
     changing = [edit for edit in edits if not edit.needs_unedited] or list(edits)
-    layers = [site.layer for edit in changing for site in edit.places(model.sites)]
-    start = min((0 if layer is None else layer for layer in layers), default=0)
+    n = model.n_layers
+    ranks = [rank(site, n) + (site.name == "resid_pre") for edit in changing for site in edit.places(model.sites)]
+    start = min(max(min(ranks, default=0), 0), n - 1)
     tied = [edit.where for edit in changing if isinstance(edit, ConceptEdit) and edit.where is not None]
-    pos = min(int(where.min()) for where in tied) if len(tied) == len(changing) else 0
+    pos = min(int(where[rows].min()) for where in tied) if len(tied) == len(changing) else 0
     return Window(base, start=start, pos=pos)
 
 

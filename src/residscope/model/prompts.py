@@ -3,7 +3,7 @@
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -142,6 +142,10 @@ class Batch:
         return Batch(
             self.ids[list(index)], tuple(self.lengths[i] for i in index), tuple(rows[i] for i in index), answers
         )
+
+    def trimmed(self) -> "Batch":
+        """Without the columns that are padding in every row."""
+        return replace(self, ids=self.ids[:, : max(self.lengths)])
 
     def __len__(self) -> int:
         return len(self.lengths)

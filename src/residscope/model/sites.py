@@ -124,6 +124,13 @@ def _translate(text: str, gated: bool) -> str:
     return f"{name}.{match[1]}"
 
 
+def rank(site: Site, n_layers: int) -> int:
+    """The last block that must have run for a site to be known: -1 for none, n_layers for what follows the blocks."""
+    if site.layer is not None:
+        return site.layer - 1 if site.name == "resid_pre" else site.layer
+    return -1 if site.name in ("embed", "pos_embed") else n_layers
+
+
 @dataclass(frozen=True)
 class Sizes:
     """A decoder's dimensions, by the field's names."""

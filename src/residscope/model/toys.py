@@ -30,6 +30,9 @@ from transformers.activations import NewGELUActivation
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+# transformers' own models took their cache as past_key_values, then as cache: a toy takes both, and its output has what theirs has
+OUTPUT_CACHE = next(name for name in ("cache", "past_key_values") if name in CausalLMOutputWithPast.__dataclass_fields__)
+
 
 class ToyConfig(PreTrainedConfig):  # type: ignore[misc]
     """The sizes of a toy, by transformers' names, and the three ways in which toys differ.
@@ -39,7 +42,7 @@ class ToyConfig(PreTrainedConfig):  # type: ignore[misc]
     """
 
     model_type = "residscope_toy"
-    keys_to_ignore_at_inference = ("past_key_values",)
+    keys_to_ignore_at_inference = (OUTPUT_CACHE,)
 
     def __init__(
         self,
@@ -118,7 +121,7 @@ class ToyAttention(nn.Module):
         hidden_states: Float[Tensor, "batch pos d_model"],
         positions: Float[Tensor, "_ pos d_model"] | None = None,
         attention_mask: Any = None,
-        past_key_values: Any = None,
+        cache: Any = None,
         **kwargs: Any,
     ) -> Float[Tensor, "batch pos d_model"]:
         shape = (*hidden_states.shape[:-1], -1, self.head_dim)
@@ -126,8 +129,8 @@ class ToyAttention(nn.Module):
         q = self.q_proj(placed).view(shape).transpose(1, 2)  # [batch head pos d_head]
         k = self.k_proj(placed).view(shape).transpose(1, 2)
         v = self.v_proj(hidden_states).view(shape).transpose(1, 2)
-        if past_key_values is not None:
-            k, v = past_key_values.update(k, v, self.layer_idx)
+        if cache is not None:
+            k, v = cache.update(k, v, self.layer_idx)
         attend = AttentionInterface().get_interface(self.config._attn_implementation, eager_attention_forward)
         z, _ = attend(self, q, k, v, attention_mask, scaling=self.scaling, dropout=0.0, **kwargs)
         return self.o_proj(z.flatten(2))
@@ -189,20 +192,20 @@ class ToyModel(ToyPreTrainedModel):
         input_ids: Int[Tensor, "batch pos"] | None = None,
         attention_mask: Any = None,
         position_ids: Int[Tensor, "_ pos"] | None = None,
-        past_key_values: Any = None,
+        cache: Any = None,
         inputs_embeds: Float[Tensor, "batch pos d_model"] | None = None,
         **kwargs: Any,
     ) -> Float[Tensor, "batch pos d_model"]:
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         if position_ids is None:
-            seen = 0 if past_key_values is None else past_key_values.get_seq_length()
+            seen = 0 if cache is None else cache.get_seq_length()
             position_ids = torch.arange(seen, seen + x.shape[1], device=x.device).unsqueeze(0)
         positions = self.embed_positions(position_ids)
-        mask = create_causal_mask(self.config, x, attention_mask, past_key_values, position_ids)
+        mask = create_causal_mask(self.config, x, attention_mask, cache, position_ids)
         if not self.config.shortformer:
             x, positions = x + positions, None
         for block in self.layers:
-            x = block(x, positions=positions, attention_mask=mask, past_key_values=past_key_values, **kwargs)
+            x = block(x, positions=positions, attention_mask=mask, cache=cache, **kwargs)
         return self.norm(x)
 
 
@@ -225,18 +228,20 @@ class ToyForCausalLM(ToyPreTrainedModel, GenerationMixin):  # type: ignore[misc]
         labels: Int[Tensor, "batch pos"] | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        cache: Any = None,
         **kwargs: Any,
     ) -> Any:
         use_cache = getattr(self.config, "use_cache", True) if use_cache is None else use_cache
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
-        x = self.model(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds)
+        cache = past_key_values if cache is None else cache
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
+        x = self.model(input_ids, attention_mask, position_ids, cache, inputs_embeds)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(x[:, kept])
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **kwargs)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values if use_cache else None)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, **{OUTPUT_CACHE: cache if use_cache else None})
 
 
 def register() -> None:

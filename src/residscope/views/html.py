@@ -11,7 +11,8 @@ from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
-from residscope.errors import BadView, NoPage
+from residscope.endings import check_ending
+from residscope.errors import BadView, FileNotThere, NoPage
 from residscope.views.view import View
 
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -65,8 +66,11 @@ def to_html(views: View | Sequence[View], *, title: str = "") -> str:
 
 
 def save_html(views: View | Sequence[View], path: str | os.PathLike[str], *, title: str = "") -> Path:
-    """Writes the page, whole or not at all; answers where."""
-    page, path = to_html(views, title=title), Path(path)
+    """Writes the page, whole or not at all; answers where. Raises WrongEnding where the name does not end in .html."""
+    check_ending(path, "view")
+    page, path = to_html(views, title=title), Path(path).expanduser()
+    if not path.parent.is_dir():
+        raise FileNotThere("there is no such folder", received=str(path.parent), fix="make it first")
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         unfinished.write_text(page, encoding="utf-8", newline="\n")

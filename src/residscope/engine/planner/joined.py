@@ -7,16 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from residscope.engine.forward import lock_of, rank
+from residscope.engine.forward import lock_of
 from residscope.engine.hooks import Hooks, Stop
 from residscope.engine.layout import BlockParts
 from residscope.engine.passes import Pass
 from residscope.engine.planner.packing import Pack
 from residscope.engine.planner.strands import Base, Strand, gather
 from residscope.engine.protocols import At, Edit
+from residscope.engine.stock import call
 from residscope.engine.windows import prefix_cache
 from residscope.model.prompts import Batch
-from residscope.model.sites import Site
+from residscope.model.sites import Site, rank
 
 FINAL = Site("final_norm")
 
@@ -161,7 +162,7 @@ def run_joined(base: Base, pack: Pack, *, capture: Iterable[Site], background: S
         ids = base.batch.ids[:1, pack.pos :]  # stands for the rows until the first of them join
         resume = base.rows(Site("resid_pre", start), [0])[:, pack.pos :] if start else None
         with JoinedHooks(now, start=start, resume=resume, stop=stop)(), suppress(Stop):
-            model.hf(input_ids=ids, past_key_values=cache, use_cache=cache is not None)
-        if Site("logits") in now.touched and stop == model.n_layers:
-            now.visit(Site("logits"), model.layout.logits(now.values[FINAL]))
+            call(model.hf, ids, cache=cache)
+        if Site("logits") in now.capture:
+            now.visit(Site("logits"), model.layout.logits(now.values[FINAL], overlays=now.overlays))
     return now

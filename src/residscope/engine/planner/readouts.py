@@ -1,18 +1,18 @@
 """What a sweep reads off a pass: metrics from the one position and the columns they name, other readouts from a recording."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from residscope.engine.forward import rank
 from residscope.engine.planner.joined import FINAL, JoinedPass
 from residscope.engine.planner.strands import Base, Strand, positions_axis
-from residscope.engine.protocols import Edit, LogitReadout, Readout
+from residscope.engine.protocols import Edit, LogitReadout, Readout, overlays_of
 from residscope.engine.recording import Recording
 from residscope.errors import NotRecorded
 from residscope.model.prompts import Batch
-from residscope.model.sites import Site
+from residscope.model.sites import Site, rank
 
 _ROWS = 512  # rows unembedded at a time
 
@@ -24,6 +24,7 @@ class Reader:
         model = base.recording.model
         self.readout, self.base, self.model = readout, base, model
         table, n = model.sites, model.n_layers
+        self.overlays = overlays_of(base.recording.edits, model.layout)
         touches_logits = any(site.name == "logits" for edit in edits for site in edit.places(table))
         self.metric = readout if isinstance(readout, LogitReadout) and not touches_logits else None
         if self.metric is not None:
@@ -41,7 +42,7 @@ class Reader:
         if self.metric is None:
             return self.readout(self.base.recording)
         rows = torch.arange(len(self.base.batch))
-        return self._metric(self.base[FINAL][rows, self.last], self.base.batch)
+        return self._metric(self.base[FINAL][rows, self.last], self.base.batch, self.overlays)
 
     def of(self, now: JoinedPass) -> list[tuple[Strand, Tensor]]:
         """The readout of each strand of a pass, a row for each of its prompts."""
@@ -49,16 +50,24 @@ class Reader:
             return [(s, self.readout(self._recording(now, s, here))) for s, here in now.spans]
         assert self.last is not None
         at = torch.tensor([self.last[row] - now.offset for row in now.index])
-        values = self._metric(now.values[FINAL][torch.arange(len(at)), at], now.batch)
+        values = self._metric(now.values[FINAL][torch.arange(len(at)), at], now.batch, self.overlays)
         return [(strand, values[here]) for strand, here in now.spans]
 
-    def _metric(self, x: Tensor, batch: Batch) -> Tensor:
+    def of_alone(self, values: Mapping[Site, Tensor], edits: Sequence[Edit]) -> Tensor:
+        """The readout of a cell that ran by itself under these edits, a row for each prompt."""
+        if self.metric is None:
+            below = {site: self.base[site] for site in self.sites if site not in values}
+            return self.readout(self._of_cell(self.base.batch, {**values, **below}, edits))
+        rows = torch.arange(len(self.base.batch))
+        return self._metric(values[FINAL][rows, self.last], self.base.batch, overlays_of(edits, self.model.layout))
+
+    def _metric(self, x: Tensor, batch: Batch, overlays: Sequence[Any]) -> Tensor:
         assert self.metric is not None
         found = []
         with torch.no_grad():
             for first in range(0, len(x), _ROWS):
                 rows = range(first, min(first + _ROWS, len(x)))
-                logits = self.model.layout.logits(x[rows.start : rows.stop], self.ids)
+                logits = self.model.layout.logits(x[rows.start : rows.stop], self.ids, overlays)
                 part = batch if len(rows) == len(batch) else batch.take(rows)
                 found.append(self.metric.of(logits, self.ids, self.model, part))
         return torch.cat(found)
@@ -72,7 +81,10 @@ class Reader:
                 axis = positions_axis(site)
                 base = torch.cat([base.narrow(axis, 0, now.offset), own[here]], axis)
             values[site] = base
-        return OfCell(self.model, self.base.batch.take(strand.index), values)
+        return self._of_cell(self.base.batch.take(strand.index), values, self.base.recording.edits)
+
+    def _of_cell(self, batch: Batch, values: dict[Site, Tensor], edits: Sequence[Edit]) -> "OfCell":
+        return OfCell(self.model, batch, values, edits=edits, weights=self.base.recording.version)
 
 
 class OfCell(Recording):

@@ -7,11 +7,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from residscope.engine.forward import rank
 from residscope.engine.protocols import At, Edit
 from residscope.engine.recording import Recording
 from residscope.model.prompts import Batch
-from residscope.model.sites import KINDS, Site, SiteTable
+from residscope.model.sites import KINDS, Site, SiteTable, rank
 
 _ORDER = {name: i for i, name in enumerate(KINDS)}
 

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from residscope.engine.forward import forward, lock_of
+from residscope.engine.memory import budget, out_of_memory
 from residscope.engine.model import Model, Prompt, tied
 from residscope.engine.passes import INSIDE_ATTENTION
 from residscope.engine.planner.joined import run_joined
-from residscope.engine.planner.memory import budget, out_of_memory
 from residscope.engine.planner.packing import Pack, pack
 from residscope.engine.planner.pricing import OVERHEAD_TOKENS, prices_of, rate_of
-from residscope.engine.planner.readouts import OfCell, Reader
+from residscope.engine.planner.readouts import Reader
 from residscope.engine.planner.strands import Base, Strand, alone, first_block, strands_of
 from residscope.engine.preparing import join, prepare
 from residscope.engine.protocols import Edit, Readout
-from residscope.engine.recording import Above, Recording
+from residscope.engine.recording import Recording
 from residscope.engine.windows import Window, whole_cache
 from residscope.errors import BadSweep, SweepCancelled, WeightsChanged
 from residscope.model.prompts import Batch
@@ -74,6 +74,7 @@ class Sweep:
         *,
         memory: int | None,
     ) -> None:
+        model.follow()
         self.model, self.batch, self.readout = model, batch, readout
         self.background = prepare(model, background, batch.lengths)
         self.cells = [prepare(model, cell, batch.lengths) for cell in cells]
@@ -118,10 +119,11 @@ class Sweep:
         base, reader = self._base(batch)
         table, n, length = self.model.sites, self.model.n_layers, batch.ids.shape[1]
         again = any(getattr(edit, "rereads", False) for edit in self.background)
-        single = [i for i, c in enumerate(self.cells) if again or self.together[i] is not None or alone(c, table)]
-        inside = sorted({*range(len(self.cells))} - {*single})
+        alone_ = [i for i, c in enumerate(self.cells) if again or self.together[i] is not None or alone(c, table)]
+        single = [i for i in alone_ if self._first(i) <= reader.stop]  # what first changes above is not read
+        inside = sorted({*range(len(self.cells))} - {*alone_})
         strands = [s for i in inside for s in strands_of(i, self.cells[i], base, last=reader.last)]
-        strands = [s for s in strands if s.layer <= reader.stop]  # what first changes above is not read
+        strands = [s for s in strands if s.layer <= reader.stop]
         tokens = max(length, min(_TOKENS, self.memory // 2 // self.prices.bytes))
         part = Part(base, reader, pack(strands, length=length, n_layers=n, tokens=tokens), single)
         if number == 0:
@@ -281,20 +283,23 @@ class Sweep:
     def _by_itself(self, part: Part, cell: int) -> Tensor:
         """A cell in a forward of its own, from the first block that it changes."""
         base, table = part.base, self.model.sites
-        edits = self.together[cell] or (*self.background, *self.cells[cell])
-        sites = {table.canonical(s) for name in self.readout.sites for s in table.expand(name)}
-        start = 0 if self.together[cell] else first_block(self.cells[cell], table)
+        every = self.together[cell] or (*self.background, *self.cells[cell])
+        start = self._first(cell)
         window = Window(base.recording, start) if start else None
-        if start:  # the stream that the window starts from has been through the background already
-            edits = (*(Above(edit, start, self.model.n_layers) for edit in self.background), *self.cells[cell])
-        held = {site for edit in edits if edit.needs_unedited for site in edit.places(table)}
+        # the stream that a window starts from has been through the background already
+        edits, earlier = (self.cells[cell], self.background) if start else (every, ())
+        held = {site for edit in every if edit.needs_unedited for site in edit.places(table)}
         unedited = {site: base.unedited[site] for site in held}
         with lock_of(self.model.hf):
             values = forward(
-                self.model.layout, base.batch, capture=sites, edits=edits, window=window, unedited=unedited
-            )
-        below = {site: base[site] for site in sites if site not in values}
-        return self.readout(OfCell(self.model, base.batch, values | below))
+                self.model.layout, base.batch, capture=part.reader.sites, edits=edits, earlier=earlier, window=window,
+                unedited=unedited,
+            )  # fmt: skip
+        return part.reader.of_alone(values, every)
+
+    def _first(self, cell: int) -> int:
+        """The block from which a cell that runs by itself must run."""
+        return 0 if self.together[cell] else first_block(self.cells[cell], self.model.sites)
 
     def _result(self, values: Tensor, began: float, halved: int, done: int) -> Result:
         about = {

@@ -52,7 +52,6 @@ class Block:
     sinks: str | None = None
     router: str | None = None
     experts: str | None = None
-    returns_tuple: bool = False
     mlp_added_in_place: bool = False
 
 

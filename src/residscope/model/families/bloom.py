@@ -19,7 +19,6 @@ FAMILY = Family(
         mlp_up="mlp.dense_h_to_4h",
         mlp_down="mlp.dense_4h_to_h",
         mlp_writer="mlp.dense_4h_to_h",
-        returns_tuple=True,
     ),
     final_norm="transformer.ln_f",
     unembed="lm_head",

@@ -26,7 +26,6 @@ FAMILY = Family(
         mlp_norm=None,
         mlp_up="mlp.dense_h_to_4h",
         mlp_down="mlp.dense_4h_to_h",
-        returns_tuple=True,
         mlp_added_in_place=True,
     ),
     final_norm="transformer.ln_f",

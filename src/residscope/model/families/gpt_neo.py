@@ -17,7 +17,6 @@ FAMILY = Family(
         mlp_norm="ln_2",
         mlp_up="mlp.c_fc",
         mlp_down="mlp.c_proj",
-        returns_tuple=True,
     ),
     final_norm="transformer.ln_f",
     unembed="lm_head",

@@ -26,7 +26,6 @@ FAMILY = Family(
         mlp_norm=None,
         mlp_up="mlp.fc_in",
         mlp_down="mlp.fc_out",
-        returns_tuple=True,
     ),
     final_norm="transformer.ln_f",
     unembed="lm_head",

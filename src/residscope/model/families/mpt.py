@@ -17,7 +17,6 @@ FAMILY = Family(
         mlp_up="ffn.up_proj",
         mlp_down="ffn.down_proj",
         mlp_writer="ffn.down_proj",
-        returns_tuple=True,
     ),
     final_norm="transformer.norm_f",
     unembed="lm_head",

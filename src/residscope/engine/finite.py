@@ -1,0 +1,46 @@
+"""Numbers that are none: NaN and infinity, refused by the name of where they are first."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from residscope.engine.recording import Recording
+from residscope.errors import NotFinite
+from residscope.model.sites import KINDS, rank
+
+_MASKED = ("scores",)  # minus infinity, or as good as, where a mask keeps a key out
+
+
+def require_finite_weights(hf: nn.Module) -> None:
+    """Refuse a model with a weight that is NaN or infinite. Raises NotFinite, with the first one's name."""
+    for name, weight in hf.named_parameters():
+        if weight.is_floating_point() and not weight.is_meta and type(weight.data) is Tensor and not _finite(weight):
+            wrong = int((~torch.isfinite(weight)).sum())
+            raise NotFinite(
+                f"the weight {name} is not finite",
+                received=f"{wrong} of {weight.numel()} entries are NaN or infinite",
+                allowed="finite weights",
+                fix="load them again from where they came; a fine-tune that diverged has no usable weights",
+            )
+
+
+def require_finite_run(recording: Recording) -> None:
+    """Refuse a model whose short prompt overflows. Raises NotFinite, with the first site where it does."""
+    if _finite(recording.logits):
+        return
+    order = list(KINDS)
+    n = recording.model.n_layers
+    for site in sorted(recording.held, key=lambda s: (rank(s, n), order.index(s.name))):
+        if site.name not in _MASKED and not _finite(recording[site]):
+            dtype = str(recording.model.dtype).removeprefix("torch.")
+            raise NotFinite(
+                f"a run of six tokens is not finite from {site} on",
+                received=f"NaN or infinity at {site}, in {dtype}",
+                allowed="finite values at every site",
+                fix=None if dtype == "float32" else "load it in a wider dtype: dtype=torch.float32",
+            )
+
+
+def _finite(x: Any) -> bool:
+    return bool(torch.isfinite(x).all())

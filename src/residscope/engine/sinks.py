@@ -1,0 +1,56 @@
+"""Which tokens a statistic is taken of: the one rule that means, fits, evidence and probes share."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from residscope.engine.forward import rank
+from residscope.engine.model import Model
+from residscope.engine.recording import Recording
+from residscope.model.sites import Site
+
+SINK = 10
+"""An attention sink's stream is over this many times as long as its row's median."""
+STREAM = ("embed", "pos_embed", "resid_pre", "resid_mid", "resid_post")
+
+
+def streams(model: Model, site: str | Site) -> tuple[Site, ...]:
+    """Where a site's attention sinks are known by their length: itself in the stream, else before and after its block."""
+    where = model.sites.parse(site)
+    if where.name in STREAM:
+        return (where,)
+    if where.layer is None:
+        return (Site("resid_post", model.n_layers - 1),)
+    return Site("resid_pre", where.layer), Site("resid_post", where.layer)
+
+
+def kept(recording: Recording, site: str | Site) -> Bool[Tensor, "batch pos"]:
+    """Tokens that are neither padding, nor first in their row, nor attention sinks.
+
+        |x| <= 10 median |x|        over the tokens of the same row but its first, padding left out
+
+    for the stream x at the site; at sites inside a block, for the stream before the block and after it. Which rows are
+    read together does not matter, nor whether the recording is a window: its base says what stands before.
+    """
+    here = recording.batch.real.clone()
+    here[:, 0] = False
+    found = here.clone()
+    for stream in streams(recording.model, site):
+        length = _lengths(recording, recording.model.sites.canonical(stream)).to(here.device)
+        usual = torch.where(here, length, torch.nan).nanmedian(1, keepdim=True).values
+        found &= ~(length > SINK * usual)
+    return found[:, recording.offset :]
+
+
+def _lengths(recording: Recording, stream: Site) -> Float[Tensor, "batch whole"]:
+    """The length of the stream at every token of the prompts, also of those before a window."""
+    window = recording.window
+    below = window is not None and rank(stream, recording.model.n_layers) < window.start
+    if window is not None and below and stream not in recording.held:
+        return _lengths(window.base, stream)
+    x = recording[stream]
+    own = torch.linalg.vector_norm(x, dim=-1, dtype=torch.promote_types(x.dtype, torch.float32))
+    if recording.offset == 0:
+        return own
+    assert window is not None
+    return torch.cat([_lengths(window.base, stream)[:, : recording.offset].to(own), own], 1)
