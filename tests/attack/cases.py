@@ -250,7 +250,9 @@ def _ablate(d: Drawing) -> dict[str, Any]:
     site = d.site(allowed, several=to == "zero")
     where = d.places(site)
     if to == "mean":
-        return {"site": site, "to": "mean", "over": d.data(longer=False), "recorded": d.rng.random() < 0.3, **where}
+        by = "position" if d.rng.random() < 0.3 else None
+        data = {"over": d.data(longer=by is not None), "recorded": d.rng.random() < 0.3}
+        return {"site": site, "to": "mean", "by": by, **data, **where}
     if to == "zero":
         return {"site": site, "to": "zero", **where}
     axes = d.wiring.axes(site)
@@ -344,7 +346,8 @@ def _isolate(d: Drawing) -> dict[str, Any]:
     if d.rng.random() < 0.3:
         where["pos"] = d.pos()
     if d.rng.random() < 0.25 and "." in site and not site.startswith("pattern"):
-        return {"site": site, "to": "mean", "over": d.data(longer=False), **where}
+        by = "position" if d.rng.random() < 0.3 else None
+        return {"site": site, "to": "mean", "by": by, "over": d.data(longer=by is not None), **where}
     return {"site": site, "to": "zero", **where}
 
 
@@ -421,11 +424,11 @@ def as_edit(spec: Mapping[str, Any], model: Model, prompts: Rows) -> Any:
     if kind == "overlay":
         return edits.overlay(site, (spec["A"], spec["B"]))
     if kind == "ablate":
-        return edits.ablate(site, spec["to"], over=rows.get("over"), **where)
+        return edits.ablate(site, spec["to"], over=rows.get("over"), by=spec.get("by"), **where)
     if kind == "resample":
         return edits.ablate(site, "resample", over=rows["over"], seed=spec["seed"], **where)
     if kind == "isolate":
-        return edits.isolate(site, to=spec["to"], over=rows.get("over"), **where)
+        return edits.isolate(site, to=spec["to"], over=rows.get("over"), by=spec.get("by"), **where)
     if kind == "freeze":
         return edits.freeze(site, **where)
     if kind == "scale":

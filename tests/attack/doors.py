@@ -323,6 +323,8 @@ def _time(case: Case, number: int) -> str:
     spec, drawn = case.stack[number], _drawn(case, number, "time")
     if spec["kind"] == "overlay":
         return "both"
+    if spec.get("by") == "position" and spec.get("pos") is None:
+        return "prompt"  # there is no mean at the positions of new tokens
     if spec["kind"] in HELD or spec.get("pos") is not None:
         return "both" if drawn < 0.6 else "prompt"
     return "both" if drawn < 0.5 else "prompt" if drawn < 0.75 else "new"

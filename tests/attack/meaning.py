@@ -142,10 +142,23 @@ def _replacement(spec: Any, number: int, value: Tensor, here: Here) -> Tensor:
         return torch.zeros_like(value)
     values, _ = here.data[number]
     (site,) = here.wiring.expand(spec["site"])
+    if spec.get("by") == "position":
+        return _by_position(values, site, value, spec, here)
     rows = [row[site][0][_usual(here.wiring, row, site)] for row in values]
     if not sum(map(len, rows)):
         raise Refused("every token of the data is left out of the mean")
     return torch.cat(rows).mean(0).to(value).expand_as(value)
+
+
+def _by_position(values: Any, site: str, value: Tensor, spec: Any, here: Here) -> Tensor:
+    """At each position the mean of the rows that have a usual token there; at position 0 of all."""
+    new = value.clone()
+    for p in positions(spec, here):
+        rows = [row[site][0, p] for row in values if p == 0 or p in _usual(here.wiring, row, site)]
+        if not rows:
+            raise Refused("no token of the data stands at a position of the run")
+        new[0, p] = torch.stack(rows).mean(0)
+    return new
 
 
 def _usual(wiring: Any, row: Values, site: str) -> list[int]:
