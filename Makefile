@@ -1,5 +1,6 @@
 # make run    the workbench, from a clean clone: set-up, page, default model, and its URL
 # make test   everything CI checks
+# make prove  random stacks of edits through every way in, against a plain reference, for 20 minutes; docs/proof.md has the last
 # make versions  every family on the oldest and the newest allowed torch, transformers, numpy, scikit-learn (.versions; half an hour)
 # make peers  the libraries beside which make bench times ours, in an environment of their own (.bench-venv)
 SHELL := /bin/bash
@@ -9,6 +10,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MODEL ?= smollm2-135m
+MINUTES ?= 20
 # -qq: pip's errors, without the warnings that an unusual package index brings by the dozen
 PIP := $(BIN)/pip install -qq --disable-pip-version-check
 STEPS := 5
@@ -17,7 +19,7 @@ STEP = $(PYTHON) recipes/step.py
 export PATH := $(PATH):$(CURDIR)/$(BIN)
 WEB := $(shell find web -path web/node_modules -prune -o -type f -print 2>/dev/null)
 
-.PHONY: help run install test lint types rules unit web browser chromium postgres bench peers versions clean
+.PHONY: help run install test lint types rules unit web browser chromium postgres bench prove peers versions clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -86,6 +88,9 @@ postgres:
 
 bench: $(VENV)/.dev
 	@$(BIN)/python -m bench $(ARGS)
+
+prove: $(VENV)/.dev
+	@PYTHONPATH=tests:tests/engine OMP_NUM_THREADS=1 $(BIN)/python -m attack --minutes $(MINUTES) --report docs/proof.md $(ARGS)
 
 # torch first and by itself, as above
 peers: .bench-venv/.ready

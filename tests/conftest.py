@@ -1,11 +1,22 @@
 """Models the tests share: tiny random ones of each family in float64, and the real default model."""
 
+import os
+import secrets
+
 import pytest
 import torch
 
 import residscope as rs
 from residscope.engine.model import Model
 from tiny_models import VARIANTS, VOCAB, tiny_gpt2, tiny_llama
+
+os.environ.setdefault(
+    "RESIDSCOPE_SEED", secrets.token_hex(4)
+)  # of the random cases in tests/attack; workers inherit it
+
+
+def pytest_report_header() -> str:
+    return f"RESIDSCOPE_SEED={os.environ['RESIDSCOPE_SEED']}"
 
 
 @pytest.fixture(params=VARIANTS, scope="session")

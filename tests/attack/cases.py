@@ -14,6 +14,7 @@ from attack.reference import Reference
 from attack.wiring import Wiring
 from residscope import directions, edits
 from residscope.engine.model import Model
+from residscope.model.prompts import PromptSet
 from residscope.model.sites import KINDS as SITES
 from tiny_models import VOCAB
 
@@ -31,12 +32,19 @@ class Case:
     rows: Rows
     stack: tuple[Mapping[str, Any], ...]
     seed: str = ""
+    marks: tuple[int, ...] = ()  # where each edit stood when it was drawn, so that leaving one out moves no other
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "marks", self.marks or tuple(range(len(self.stack))))
 
     def without(self, number: int) -> "Case":
-        return replace(self, stack=self.stack[:number] + self.stack[number + 1 :])
+        def left(parts: Any) -> Any:
+            return parts[:number] + parts[number + 1 :]
+
+        return replace(self, stack=left(self.stack), marks=left(self.marks))
 
     def edits(self) -> list[Any]:
-        return [as_edit(spec, world(self.family).model) for spec in self.stack]
+        return [as_edit(spec, world(self.family).model, self.rows) for spec in self.stack]
 
     def __str__(self) -> str:
         lines = [f"family {self.family!r}, rows {[list(row) for row in self.rows]}, drawn by {self.seed}"]
@@ -190,14 +198,34 @@ class Drawing:
         if same:
             if len(set(lengths)) == 1 and rng.random() < 0.3:
                 return {"source": (_tokens(rng, lengths[0]),)}
-            return {"source": tuple(_tokens(rng, n) for n in lengths), "recorded": rng.random() < 0.3}
+            found = {"source": tuple(_tokens(rng, n) for n in lengths), "recorded": rng.random() < 0.3}
+            if found["recorded"] and rng.random() < 0.5:  # of an edited run, whose stream alone is held
+                found["source_stack"] = (
+                    {
+                        "kind": "scale",
+                        "site": f"mlp_out.{self.wiring.n_layers - 1}"
+                        if "mlp_out" in self.wiring.names
+                        else "attn_out.0",
+                        "factor": 0.3,
+                    },
+                    {"kind": "scale", "site": "embed", "factor": 1.7},
+                )
+            return found
         longer = [_tokens(rng, max(3, n + rng.choice([-2, -1, 0, 1, 2]))) for n in lengths]
         if rng.random() < 0.3:
             longer = longer[:1]
         source = tuple(longer)
         if pos is not None and all(-len(s) <= p < len(s) for p in pos for s in source) and rng.random() < 0.5:
             return {"source": source}
-        align: Any = rng.choice(["prefix", "suffix", "pairs", "each"])
+        align: Any = rng.choice(["prefix", "suffix", "pairs", "each", "names"])
+        if align == "names" and len(source) == len(lengths):
+            ends = [(n, len(s)) for n, s in zip(lengths, source, strict=True)]
+            pairs = tuple({rng.randrange(n): rng.randrange(m), n - 1: m - 1} for n, m in ends)
+            if len({len(row) for row in pairs}) == 1:
+                return {"source": source, "align": pairs, "named": True, "recorded": rng.random() < 0.3}
+            align = "prefix"
+        elif align == "names":
+            align = "suffix"
         if align == "pairs":
             align = {rng.randrange(min(lengths)): rng.randrange(min(map(len, source))) for _ in range(2)}
         elif align == "each":
@@ -222,7 +250,9 @@ def _ablate(d: Drawing) -> dict[str, Any]:
     site = d.site(allowed, several=to == "zero")
     where = d.places(site)
     if to == "mean":
-        return {"site": site, "to": "mean", "over": d.data(longer=False), "recorded": d.rng.random() < 0.3, **where}
+        by = "position" if d.rng.random() < 0.3 else None
+        data = {"over": d.data(longer=by is not None), "recorded": d.rng.random() < 0.3}
+        return {"site": site, "to": "mean", "by": by, **data, **where}
     if to == "zero":
         return {"site": site, "to": "zero", **where}
     axes = d.wiring.axes(site)
@@ -255,7 +285,10 @@ def _steer(d: Drawing) -> dict[str, Any]:
     site = d.site(lambda name: name not in SQUARE and not _scale_like(name), several=True)
     direction = d.direction(site)
     unit = "norm" if direction["vector"] else d.rng.choice(["norm", "sd"])
-    return {"site": site, "direction": direction, "strength": d.rng.uniform(-2, 2), "unit": unit, **d.places(site)}
+    where = d.places(site)
+    if len(where.get("head", ())) == 1 and not direction["vector"]:
+        where["by_head"] = d.rng.random() < 0.5
+    return {"site": site, "direction": direction, "strength": d.rng.uniform(-2, 2), "unit": unit, **where}
 
 
 def _clamp(d: Drawing) -> dict[str, Any]:
@@ -313,14 +346,16 @@ def _isolate(d: Drawing) -> dict[str, Any]:
     if d.rng.random() < 0.3:
         where["pos"] = d.pos()
     if d.rng.random() < 0.25 and "." in site and not site.startswith("pattern"):
-        return {"site": site, "to": "mean", "over": d.data(longer=False), **where}
+        by = "position" if d.rng.random() < 0.3 else None
+        return {"site": site, "to": "mean", "by": by, "over": d.data(longer=by is not None), **where}
     return {"site": site, "to": "zero", **where}
 
 
 def _path(d: Drawing) -> dict[str, Any] | None:
     names = set(d.wiring.names)
-    receiver = d.site(lambda name: name in RECEIVERS)
-    sender = d.site(lambda name: name in SENDERS and name in names)
+    read, written = d.rng.choice([r for r in RECEIVERS if r in names]), d.rng.choice([s for s in SENDERS if s in names])
+    receiver = d.site(lambda name: name == read)
+    sender = d.site(lambda name: name == written)
     if _when(sender, written=True) >= _when(receiver, "resid_mid" in names, n_layers=d.wiring.n_layers):
         return None
     heads = d.wiring.sizes.n_heads
@@ -373,21 +408,27 @@ GENERATORS: dict[str, Callable[[Drawing], dict[str, Any] | None]] = {
 # ── the same as residscope has it, and as people read it ────────────────────────────────────────────────────────
 
 
-def as_edit(spec: Mapping[str, Any], model: Model) -> Any:
+def as_edit(spec: Mapping[str, Any], model: Model, prompts: Rows) -> Any:
     """The edit of the public library; its data as prompts, or as a recording that holds the stream alone."""
     kind, site = spec["kind"], spec["site"]
     where = {word: spec[word] for word in ("head", "kv_head", "neuron", "pos") if word in spec}
     rows: dict[str, Any] = {word: [list(row) for row in spec[word]] for word in ("over", "source") if word in spec}
+    align = spec.get("align")
+    if spec.get("named"):  # the same positions by their names in two prompt sets
+        rows["source"], align = _named(spec, prompts)
     if spec.get("recorded"):
-        rows = {word: model.run(prompts) for word, prompts in rows.items()}
+        under = [as_edit(part, model, prompts) for part in spec.get("source_stack", ())]
+        rows = {word: model.run(data, edits=under) for word, data in rows.items()}
+    if spec.get("by_head"):
+        where.pop("head")
     if kind == "overlay":
         return edits.overlay(site, (spec["A"], spec["B"]))
     if kind == "ablate":
-        return edits.ablate(site, spec["to"], over=rows.get("over"), **where)
+        return edits.ablate(site, spec["to"], over=rows.get("over"), by=spec.get("by"), **where)
     if kind == "resample":
         return edits.ablate(site, "resample", over=rows["over"], seed=spec["seed"], **where)
     if kind == "isolate":
-        return edits.isolate(site, to=spec["to"], over=rows.get("over"), **where)
+        return edits.isolate(site, to=spec["to"], over=rows.get("over"), by=spec.get("by"), **where)
     if kind == "freeze":
         return edits.freeze(site, **where)
     if kind == "scale":
@@ -395,9 +436,13 @@ def as_edit(spec: Mapping[str, Any], model: Model) -> Any:
     if kind == "noise":
         return edits.noise(site, spec["sigma"], spec["seed"], **where)
     if kind == "steer":
-        return edits.steer(site, _direction(spec["direction"], site), spec["strength"], unit=spec["unit"], **where)
+        return edits.steer(
+            site, _direction(spec["direction"], site, spec), spec["strength"], unit=spec["unit"], **where
+        )
     if kind == "clamp":
-        return edits.clamp(site, _direction(spec["direction"], site), spec["value"], space=spec.get("space"), **where)
+        return edits.clamp(
+            site, _direction(spec["direction"], site, spec), spec["value"], space=spec.get("space"), **where
+        )
     if kind == "project_out":
         return edits.project_out(site, [_direction(d, site) for d in spec["directions"]], **where)
     if kind == "feature":
@@ -409,18 +454,26 @@ def as_edit(spec: Mapping[str, Any], model: Model) -> Any:
             if "feature" in spec
             else {}
         )
-        return edits.patch(site, rows["source"], align=spec.get("align"), **also, **where)
-    return edits.path(
-        spec["sender"], site, rows["source"], sender_head=spec.get("sender_head"), align=spec.get("align"), **where
-    )
+        return edits.patch(site, rows["source"], align=align, **also, **where)
+    return edits.path(spec["sender"], site, rows["source"], sender_head=spec.get("sender_head"), align=align, **where)
 
 
-def _direction(d: Mapping[str, Any], site: str) -> Any:
+def _named(spec: Mapping[str, Any], prompts: Rows) -> tuple[Any, Any]:
+    """A source as a prompt set, and an alignment by the names of its positions."""
+    pairs = spec["align"]
+    names = range(len(pairs[0]))
+    here = PromptSet(prompts, positions={f"p{i}": tuple([*row][i] for row in pairs) for i in names})
+    there = PromptSet(spec["source"], positions={f"p{i}": tuple([*row.values()][i] for row in pairs) for i in names})
+    return there, (here, there)
+
+
+def _direction(d: Mapping[str, Any], site: str, spec: Mapping[str, Any] | None = None) -> Any:
     if d["vector"]:
         return d["read"]
     return directions.Direction(
-        d["read"], d["write"], _one(site), offset=d["offset"], scale=d["scale"], space=d["space"]
-    )
+        d["read"], d["write"], _one(site), offset=d["offset"], scale=d["scale"], space=d["space"],
+        head=spec["head"][0] if spec and spec.get("by_head") else None,
+    )  # fmt: skip
 
 
 def _dictionary(d: Mapping[str, Any], site: str) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import residscope as rs
 from attack.cases import Case, World, world
-from attack.meaning import Values, position_axis
+from attack.meaning import HELD, Values, position_axis
 from residscope import edits
 from residscope.engine.windows import Window
 from residscope.methods.answers import answer_diffs
@@ -132,11 +132,15 @@ def saved(case: Case, rng: Random) -> Iterator[Seen]:
     """A recording saved and loaded, then read."""
     w, values = world(case.family), expected(case)
     record = w.model.run(rows_of(case), _held(w, rng), edits=case.edits())
-    with tempfile.TemporaryDirectory() as folder:
-        rs.save_recording(record, Path(folder) / "run.safetensors")
-        again = rs.load_recording(Path(folder) / "run.safetensors", w.model)
+    again = _there_and_back(w, record)
     for site in ["logits", *some(w, rng, 6)]:
         yield from beside(w, site, values, again[site])
+
+
+def _there_and_back(w: World, record: Any) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        rs.save_recording(record, Path(folder) / "run.safetensors")
+        return rs.load_recording(Path(folder) / "run.safetensors", w.model)
 
 
 def written(case: Case, rng: Random) -> Iterator[Seen]:
@@ -171,7 +175,10 @@ def window(case: Case, rng: Random) -> Iterator[Seen]:
     start, first = rng.randint(0, min(layers)), rng.randint(0, min(places))
     base = w.model.run(rows_of(case), rng.choice([["resid_pre", "resid_post"], []]))
     sites = ["logits"] + [s for s in some(w, rng, 6) if s not in ("embed", "pos_embed") and _first_layer(w, s) > start]
-    record = w.model.run(rows_of(case), sites, edits=case.edits(), window=Window(base, start, None, first))
+    held = rng.choice([sites, ["logits"], [f"resid_post.{w.wiring.n_layers - 1}"]])
+    record = w.model.run(rows_of(case), held, edits=case.edits(), window=Window(base, start, None, first))
+    if rng.random() < 0.3:
+        record = _there_and_back(w, record)
     for site in sites:
         if all(len(row) > first for row in case.rows):
             yield from beside(w, site, values, record[site], first=first)
@@ -227,18 +234,25 @@ def _sweep(case: Case, rng: Random, background: int, cells: Sequence[Sequence[in
 def cell(case: Case, rng: Random) -> Iterator[Seen]:
     """A sweep with the stack as one cell, and parts of it as others."""
     every = range(len(case.stack))
-    parts = [tuple(i for i in every if rng.random() < 0.5) for _ in range(2)]
+    parts = [tuple(i for i in every if _drawn(case, i, part) < 0.5) for part in ("a", "b")]
     yield from _sweep(case, rng, 0, [tuple(every), *[part for part in parts if part]])
 
 
 def background(case: Case, rng: Random) -> Iterator[Seen]:
     """A sweep with the first edits in the background of all cells."""
-    if len(case.stack) < 2:
+    here = sum(_drawn(case, i, "background") < 0.5 for i in range(len(case.stack)))
+    if not 0 < here < len(case.stack):
+        here = len(case.stack) // 2
+    if not here:
         raise Unfit("one edit")
-    here = rng.randint(1, len(case.stack) - 1)
     rest = range(here, len(case.stack))
-    part = tuple(i for i in rest if rng.random() < 0.5)
+    part = tuple(i for i in rest if _drawn(case, i, "a") < 0.5)
     yield from _sweep(case, rng, here, [tuple(rest), *([part] if part else [])])
+
+
+def _drawn(case: Case, number: int, what: str) -> float:
+    """A number of an edit's own, whichever others are left out."""
+    return Random(f"{case.seed} {case.marks[number]} {what}").random()
 
 
 def a_readout(w: World, case: Case, rng: Random) -> tuple[Any, Callable[[Sequence[Values]], Tensor]]:
@@ -247,7 +261,8 @@ def a_readout(w: World, case: Case, rng: Random) -> tuple[Any, Callable[[Sequenc
     a, b = rng.randint(2, VOCAB - 1), rng.randint(2, VOCAB - 1)
     if which in ("site", "logits"):
         sites = [s for s in w.wiring.every() if "key" not in w.wiring.axes(s)]
-        readout = AtEnd(w, "logits" if which == "logits" else rng.choice(sites))
+        ends = [s for s in sites if "." not in s and s not in ("embed", "pos_embed")]
+        readout = AtEnd(w, "logits" if which == "logits" else rng.choice(ends if rng.random() < 0.4 else sites))
         return readout, readout.of
     if which == "logit_diff":
         pos = -1 if rng.random() < 0.7 else rng.randint(0, min(map(len, case.rows)) - 1)
@@ -287,23 +302,32 @@ def metrics(case: Case, rng: Random) -> Iterator[Seen]:
 def generate(case: Case, rng: Random) -> Iterator[Seen]:
     """Tokens one by one: each the likeliest of the reference's run on the prompt grown so far."""
     w, new = world(case.family), 3
-    overlaid = any(spec["kind"] == "overlay" for spec in case.stack)
-    phase = "both" if overlaid else rng.choice(["both", "prompt"])
-    stream = w.model.generate(rows_of(case), case.edits(), new, at=phase, stop=())
+    times = [_time(case, i) for i in range(len(case.stack))]
+    stack = tuple(spec | {"at": time} for spec, time in zip(case.stack, times, strict=True))
+    same = len({*times}) == 1 and rng.random() < 0.5
+    stream = w.model.generate(rows_of(case), case.edits(), new, at=times[0] if same else times, stop=())
     grown, prompts = rows_of(case), [len(row) for row in case.rows]
     came = [list(stream.rows[row].tokens) for row in range(len(grown))]
     for step in range(new):
-        values = expected(Case(case.family, tuple(map(tuple, grown)), case.stack), prompts=prompts, phase=phase)
+        values = expected(Case(case.family, tuple(map(tuple, grown)), stack), prompts=prompts)
         for row, own in enumerate(values):
             log_probs, token = own["logits"][0, -1].log_softmax(-1), came[row][step]
-            best = log_probs.max()
-            yield Seen(
-                f"token {step} of row {row}, at {phase}: its log_prob",
-                log_probs[token.id],
-                torch.tensor(token.log_prob),
-            )
-            yield Seen(f"token {step} of row {row}, at {phase}: the likeliest", best, log_probs[token.id])
+            what = f"token {step} of row {row}, at {times}"
+            yield Seen(f"{what}: its log_prob", log_probs[token.id], torch.tensor(token.log_prob))
+            yield Seen(f"{what}: the likeliest", log_probs.max(), log_probs[token.id])
             grown[row].append(token.id)
+
+
+def _time(case: Case, number: int) -> str:
+    """Where in a generation an edit acts: an overlay everywhere, what holds other runs' values not at new tokens."""
+    spec, drawn = case.stack[number], _drawn(case, number, "time")
+    if spec["kind"] == "overlay":
+        return "both"
+    if spec.get("by") == "position" and spec.get("pos") is None:
+        return "prompt"  # there is no mean at the positions of new tokens
+    if spec["kind"] in HELD or spec.get("pos") is not None:
+        return "both" if drawn < 0.6 else "prompt"
+    return "both" if drawn < 0.5 else "prompt" if drawn < 0.75 else "new"
 
 
 def answers(case: Case, rng: Random) -> Iterator[Seen]:

@@ -7,10 +7,15 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
+from attack import page
 from attack.cases import Case, draw, world
-from attack.doors import DOORS, Unfit
+from attack.doors import DOORS as TENSOR_DOORS
+from attack.doors import Door, Unfit
 from attack.meaning import Refused
 from residscope.errors import ResidscopeError
+
+DOORS: dict[str, Door] = {**TENSOR_DOORS, "session": page.session}
+DRAWN = {"session": page.draw}  # where the door takes fewer kinds, or other data
 
 
 @dataclass(frozen=True)
@@ -41,11 +46,14 @@ class Hunt:
 
     def go(self, number: int, doors: int | None) -> None:
         """The case of one number, through some of the doors (None: all)."""
-        case = draw(f"{self.seed}-{number}")
-        self.kinds.update(spec["kind"] for spec in case.stack)
-        self.sites.update(spec["site"].partition(".")[0] for spec in case.stack if spec["kind"] != "overlay")
-        names = sorted(DOORS) if doors is None else Random(case.seed).sample(sorted(DOORS), doors)
+        seed = f"{self.seed}-{number}"
+        names = sorted(DOORS) if doors is None else Random(seed).sample(sorted(DOORS), doors)
+        cases = {drawn: drawn(seed) for drawn in {DRAWN.get(name, draw) for name in names}}
+        for case in cases.values():
+            self.kinds.update(spec["kind"] for spec in case.stack)
+            self.sites.update(spec["site"].partition(".")[0] for spec in case.stack if spec["kind"] != "overlay")
         for name in names:
+            case = cases[DRAWN.get(name, draw)]
             self.tried[case.family, name] += 1
             failure = self.through(name, case)
             if failure is not None:
@@ -141,11 +149,12 @@ def hunt(
     seconds: float,
     doors: int | None = 3,
     tell: Callable[[str], None] = lambda text: None,
-    most: int | None = None,
+    most: int = 1 << 30,
+    cases: int = 1 << 30,
 ) -> Hunt:
-    """Draw until the time is over."""
+    """Draw until the time is over, or so many cases are drawn or failures found."""
     found, began, number = Hunt(seed), time.monotonic(), 0
-    while time.monotonic() - began < seconds and (most is None or len(found.failures) < most):
+    while time.monotonic() - began < seconds and number < cases and len(found.failures) < most:
         before = len(found.failures)
         found.go(number, doors)
         for failure in found.failures[before:]:

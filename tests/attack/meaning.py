@@ -35,7 +35,6 @@ class Here:
     unedited: Values
     data: Mapping[int, Any]  # of edits with data, by their place in the stack: values of each row, and its tokens
     prompt: int | None = None  # of how many tokens is the prompt, where tokens have been generated after it
-    phase: str = "both"
     seen: Values = field(default_factory=dict)
 
 
@@ -51,8 +50,10 @@ def positions(spec: Mapping[str, Any], here: Here) -> list[int]:
     found = list(range(length)) if pos is None else sorted({p + prompt if p < 0 else p for p in pos})
     if pos is not None and not all(0 <= p < length for p in found):
         raise Refused("a position that is not there")
-    if here.prompt is not None and (spec["kind"] in HELD or here.phase == "prompt"):
+    if here.prompt is not None and (spec["kind"] in HELD or spec.get("at") == "prompt"):
         found = [p for p in found if p < prompt]
+    if here.prompt is not None and spec.get("at") == "new":
+        found = [p for p in found if p >= prompt]
     return found
 
 
@@ -141,10 +142,23 @@ def _replacement(spec: Any, number: int, value: Tensor, here: Here) -> Tensor:
         return torch.zeros_like(value)
     values, _ = here.data[number]
     (site,) = here.wiring.expand(spec["site"])
+    if spec.get("by") == "position":
+        return _by_position(values, site, value, spec, here)
     rows = [row[site][0][_usual(here.wiring, row, site)] for row in values]
     if not sum(map(len, rows)):
         raise Refused("every token of the data is left out of the mean")
     return torch.cat(rows).mean(0).to(value).expand_as(value)
+
+
+def _by_position(values: Any, site: str, value: Tensor, spec: Any, here: Here) -> Tensor:
+    """At each position the mean of the rows that have a usual token there; at position 0 of all."""
+    new = value.clone()
+    for p in positions(spec, here):
+        rows = [row[site][0, p] for row in values if p == 0 or p in _usual(here.wiring, row, site)]
+        if not rows:
+            raise Refused("no token of the data stands at a position of the run")
+        new[0, p] = torch.stack(rows).mean(0)
+    return new
 
 
 def _usual(wiring: Any, row: Values, site: str) -> list[int]:

@@ -46,20 +46,20 @@ class Reference:
         return self._plain[key]
 
     def runs(
-        self, rows: Sequence[Sequence[int]], stack: Stack, *, prompts: Sequence[int] | None = None, phase: str = "both"
+        self, rows: Sequence[Sequence[int]], stack: Stack, *, prompts: Sequence[int] | None = None
     ) -> list[Values]:
         """Values by canonical site, a dictionary for each prompt. `prompts`: how long each prompt was, before tokens came."""
         data = {}
         for number, spec in enumerate(stack):
             tokens = spec.get("source") or spec.get("over")
             if tokens is not None:
-                data[number] = ([self.unedited(t) for t in tokens], [list(t) for t in tokens])
+                edited = spec.get("source_stack")
+                values = [self.unedited(t) for t in tokens] if edited is None else self.runs(tokens, edited)
+                data[number] = (values, [list(t) for t in tokens])
         found = []
         for row, ids in enumerate(rows):
             prompt = None if prompts is None else prompts[row]
-            here = Here(
-                self.wiring, row, len(rows), list(ids), self.unedited(ids[:prompt]), data, prompt=prompt, phase=phase
-            )
+            here = Here(self.wiring, row, len(rows), list(ids), self.unedited(ids[:prompt]), data, prompt=prompt)
             with overlaid(self.wiring, stack), overlaid(self.second, stack):
                 found.append(self._run(here, stack))
         return found
