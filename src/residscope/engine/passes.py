@@ -12,6 +12,7 @@ from residscope.engine.protocols import At, Edit, overlays_of
 from residscope.model.prompts import Batch
 from residscope.model.sites import Site, rank
 
+MASKED = ("scores", "pattern")
 INSIDE_ATTENTION = ("q", "k", "v", "scores", "pattern", "z")
 
 
@@ -19,6 +20,20 @@ INSIDE_ATTENTION = ("q", "k", "v", "scores", "pattern", "z")
 def attention_sites(layer: int) -> tuple[Site, ...]:
     """The sites inside a layer's attention, in the order they are computed."""
     return tuple(Site(name, layer) for name in INSIDE_ATTENTION)
+
+
+def still_masked(site: Site, before: Tensor, after: Tensor, offset: int) -> Tensor:
+    """Edited scores or pattern, what the mask keeps out kept out: a query reads no later key, whatever an edit puts there.
+
+    Scores stay where they are as good as minus infinity; a pattern stays zero at keys after its query.
+    """
+    if after is before or site.name not in MASKED:
+        return after
+    if site.name == "scores":
+        return torch.where(before < torch.finfo(before.dtype).min / 4, before, after)
+    queries, keys = after.shape[-2:]
+    later = torch.ones(queries, keys, dtype=torch.bool, device=after.device).triu(offset + 1)
+    return after.masked_fill(later, 0.0)
 
 
 class Pass:
@@ -102,8 +117,10 @@ class Pass:
                 self.seen,
                 reread=self.reread,
             )
+            before = value
             for edit in edits:
                 value = edit.apply(value, at)
+            value = still_masked(site, before, value, self.offset)
         if site in self.reads:
             self.read[site] = value
         if site in self.capture:

@@ -66,11 +66,11 @@ class Places:
 
     def _see(self, site: Site, value: Tensor) -> Tensor:
         """Offer the pass a value at a site, also where a block folds its positions into the batch."""
-        if value.ndim > 2:
-            return self.now.visit(site, value)
-        whole = value.view(-1, self.now.length, *value.shape[1:])
+        whole = value if value.ndim > 2 else value.view(-1, self.now.length, *value.shape[1:])
         new = self.now.visit(site, whole)
-        return value if new is whole else new.flatten(0, 1)
+        if new is whole:
+            return value
+        return new.contiguous() if value.ndim > 2 else new.flatten(0, 1)  # what comes after may ask for a view of it
 
     def _input(self, module: nn.Module | None, site: Site) -> None:
         """Make a module's own input a site."""

@@ -114,6 +114,19 @@ class Recording:
         normed = self._final_norm(first)[list(chosen), [i - first for i in index]]
         return self.unembed(normed, ids)
 
+    def logits_of(self, ids: Sequence[int]) -> Float[Tensor, "batch pos column"]:
+        """The run's logits of some tokens at every position; of the others nothing is computed, unless they are held."""
+        if self._whole_logits():
+            return self.logits[..., list(ids)]
+        return self.unembed(self._final_norm(0), ids)
+
+    def keeping(self, *sites: str | Site) -> "Recording":
+        """The same run with these sites alone held, computed if need be: what is left is recomputed from them."""
+        values = {self.model.sites.canonical(site): self[site] for site in sites}
+        return Recording(
+            self.model, self.batch, values, edits=self.edits, window=self.window, unedited=self.unedited, weights=self.version
+        )
+
     def logits_in_parts(self, size: int = 256) -> Iterator[Float[Tensor, "batch pos d_vocab"]]:
         """The run's logits, so many positions at a time, so that those of a long prompt need not be held at once."""
         length = self.tokens.shape[1] - self.offset

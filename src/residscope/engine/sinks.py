@@ -4,10 +4,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from residscope.engine.forward import rank
 from residscope.engine.model import Model
 from residscope.engine.recording import Recording
-from residscope.model.sites import Site
+from residscope.model.sites import Site, rank
 
 SINK = 10
 """An attention sink's stream is over this many times as long as its row's median."""

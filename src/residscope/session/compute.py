@@ -14,6 +14,7 @@ from torch import Tensor
 
 from residscope.directions import Dictionary, logit_diff
 from residscope.engine.model import Model
+from residscope.engine.recording import Recording
 from residscope.errors import DirectionError, UnknownLayer, UnknownPosition, WrongWidth
 from residscope.session.build import build
 from residscope.session.dictionaries import SAVED, fitted_row, in_stream, row_names, row_sites
@@ -36,6 +37,7 @@ class Held:
     next_p: Float[Tensor, "pos k"]
     last: Float[Tensor, "d_vocab"]
     seconds: float
+    end: Recording | None = None  # the run from its last stream on, where edits act after the blocks
 
     @property
     def bytes(self) -> int:
@@ -51,7 +53,20 @@ def forward(loaded: Loaded, prompt: Prompt, active: tuple[EditSpec, ...], named:
     logits = recording.logits[0]
     rows = [recording["resid_pre.0"][0], *(recording[f"resid_post.{i}"][0] for i in range(loaded.model.n_layers))]
     ids, p = top_p(logits, NEXT)
-    return Held(torch.stack(rows), ids, p, logits[-1].float().cpu().clone(), seconds)
+    end = recording.keeping(rows_end(loaded.model)) if _edits_the_end(recording) else None
+    return Held(torch.stack(rows), ids, p, logits[-1].float().cpu().clone(), seconds, end)
+
+
+def rows_end(model: Model) -> str:
+    """The last row's site."""
+    return f"resid_post.{model.n_layers - 1}"
+
+
+def _edits_the_end(recording: Recording) -> bool:
+    """Whether edits act after the blocks, where the lens of the last row would not see them."""
+    table = recording.model.sites
+    places = {site.name for edit in recording.edits for site in edit.places(table)}
+    return bool(places & {"final_scale", "final_norm", "logits"})
 
 
 def vector(
@@ -176,8 +191,12 @@ def logits(held: Held, loaded: Loaded, positive: int, negative: int) -> bytes:
     x = held.rows.float()
     read = direction.read.to(x.device, torch.float32)
     sigma = loaded.model.final_scale(held.rows).float().squeeze(-1)
+    value = x @ read / sigma + direction.offset
+    if held.end is not None:
+        pair = held.end.logits_of([positive, negative])[0].float()
+        value[-1], sigma[-1] = pair[:, 0] - pair[:, 1], held.end["final_scale"][0, :, 0].float()
     mean = (loaded.row_means.to(x.device) @ read)[:, None]
-    return to_bytes({"value": x @ read / sigma + direction.offset, "offset": mean / sigma}, {})
+    return to_bytes({"value": value, "offset": mean / sigma}, {})
 
 
 def lens(held: Held, loaded: Loaded, *, layer: int, pos: int) -> tuple[tuple[int, str, float], ...]:
@@ -187,6 +206,8 @@ def lens(held: Held, loaded: Loaded, *, layer: int, pos: int) -> tuple[tuple[int
         UnknownLayer, UnknownPosition.
     """
     check_cell(loaded.model.n_layers, held.rows.shape[1], layer=layer, pos=pos)
+    if held.end is not None and layer == loaded.model.n_layers - 1:
+        return top_tokens(loaded.model, held.end.logits_at(pos)[0], NEXT)
     return top_tokens(loaded.model, loaded.model.lens(held.rows[layer + 1, pos][None])[0], NEXT)
 
 

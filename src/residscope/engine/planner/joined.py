@@ -10,7 +10,7 @@ from torch import Tensor
 from residscope.engine.forward import lock_of
 from residscope.engine.hooks import Hooks, Stop
 from residscope.engine.layout import BlockParts
-from residscope.engine.passes import Pass
+from residscope.engine.passes import Pass, still_masked
 from residscope.engine.planner.packing import Pack
 from residscope.engine.planner.strands import Base, Strand, gather
 from residscope.engine.protocols import At, Edit
@@ -91,8 +91,10 @@ class JoinedPass(Pass):
         if background:
             index = self.index[: len(rows)]
             at = self._at(site, self.batch.take(rows), index, slice(0, len(rows)))
+            before = value
             for edit in background:
                 value = edit.apply(value, at)
+            value = still_masked(site, before, value, self.offset)
         return self._own(site, value, 0, len(rows))
 
     def _own(self, site: Site, value: Tensor, first: int, last: int) -> Tensor:
@@ -105,9 +107,10 @@ class JoinedPass(Pass):
                 value, changed = value.clone(), True
             mine = slice(here.start - first, here.stop - first)
             part, at = value[mine], self._at(site, batch, strand.index, here)
+            before = part
             for edit in strand.edits[site]:
                 part = edit.apply(part, at)
-            value[mine] = part
+            value[mine] = still_masked(site, before, part, self.offset)
         return value
 
     def _at(self, site: Site, batch: Batch, index: Sequence[int], here: slice) -> At:
