@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from residscope.engine.layout import Layout
 from residscope.engine.passes import Pass, attention_sites
 from residscope.model.sites import Site
 
@@ -31,17 +32,21 @@ def register() -> None:
 
 
 @contextmanager
-def switched(hf: Any) -> Iterator[None]:
-    """Attention through this room, and as it was again on leaving. The caller holds the model's lock."""
-    config = hf.config
-    before = config._attn_implementation
-    _before[id(config)] = before
-    config._attn_implementation = NAME
+def switched(layout: Layout) -> Iterator[None]:
+    """Attention through this room, and as it was again on leaving. The caller holds the model's lock.
+
+    Every configuration that a part of the model reads is switched: a layer that came from another model has its own.
+    """
+    before = [(config, config._attn_implementation) for config in layout.configs]
     try:
+        for config, name in before:
+            _before[id(config)] = name
+            config._attn_implementation = NAME
         yield
     finally:
-        config._attn_implementation = before
-        _before.pop(id(config), None)
+        for config, name in before:
+            config._attn_implementation = name
+            _before.pop(id(config), None)
 
 
 def _mask(*args: Any, config: Any = None, **kwargs: Any) -> Tensor | None:

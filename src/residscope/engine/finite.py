@@ -29,8 +29,8 @@ def require_finite_run(recording: Recording) -> None:
     """Refuse a model whose short prompt overflows. Raises NotFinite, with the first site where it does."""
     if _finite(recording.logits):
         return
-    order = list(KINDS)
-    n = recording.model.n_layers
+    n, order = recording.model.n_layers, [name for name in KINDS if name != "resid_pre"]
+    order.insert(order.index("resid_post"), "resid_pre")  # the next block's is the last of this one
     for site in sorted(recording.held, key=lambda s: (rank(s, n), order.index(s.name))):
         if site.name not in _MASKED and not _finite(recording[site]):
             dtype = str(recording.model.dtype).removeprefix("torch.")

@@ -47,7 +47,7 @@ class Hooks(Places):
                 token = active.set(self.now)
                 try:
                     if self.now.inside_attention and self.now.layout.family.attention == "interface":
-                        with switched(self.now.layout.hf):
+                        with switched(self.now.layout):
                             yield
                     else:
                         yield

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -119,6 +120,12 @@ class Layout:
                 raw = raw + (x @ laid.A.to(x)) @ (laid.B if ids is None else laid.B[:, list(ids)]).to(x)
         logits, cap = raw * self.factors.logits, self.factors.logits_cap
         return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    @cached_property
+    def configs(self) -> tuple[Any, ...]:
+        """The configurations that its modules read, each once."""
+        every = [self.hf.config, *(module.config for module in self.modules if hasattr(module, "config"))]
+        return tuple({id(config): config for config in every if hasattr(config, "_attn_implementation")}.values())
 
     @property
     def device(self) -> torch.device:

@@ -64,7 +64,7 @@ class _Seen:
     """One module: its parts, its plain settings, and what was put on it."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.module = module
+        self.module, self._class = module, type(module)
         own = module.__dict__
         self._own, self._parts = own, own["_modules"]
         self._children = tuple(self._parts.values())
@@ -84,7 +84,8 @@ class _Seen:
         own = self._own
         children = self._parts.values()
         return (
-            len(children) == len(self._children)
+            type(self.module) is self._class
+            and len(children) == len(self._children)
             and all(a is b for a, b in zip(children, self._children, strict=True))
             and [own.get(key) for key in self._keys] == self._values
             and self._put_on() == self._hooks
