@@ -117,9 +117,16 @@ class Sourced(Held):
             )
         held = at.mine(whole_source).to(value)
         if self.align is None and self._corresponds(at, held.shape[axis]):
+            ends = min(held.shape[axis], length)  # what is beyond is padding, of the run's rows or of the source's
             if "key" in at.site.kind.axes:
-                held = held[..., :length]
-            return held.narrow(axis, at.offset, length - at.offset).expand_as(value)
+                held = held[..., :ends]
+            new = held.narrow(axis, at.offset, max(0, ends - at.offset))
+            if ends == length:
+                return new.expand_as(value)
+            padded = value.clone()
+            here = padded.narrow(axis, 0, new.shape[axis])
+            (here[..., :ends] if "key" in at.site.kind.axes else here).copy_(new)
+            return padded
         if "key" in at.site.kind.axes:
             raise CannotAlign(
                 f"{at.site} has positions twice, so prompts of unequal length cannot be aligned there",

@@ -55,6 +55,8 @@ def forward(
     with lock_of(layout.hf), torch.set_grad_enabled(grad):
         if window is not None:
             pos, start = window.pos, window.start
+            if start < n:
+                stop = max(stop, start)  # the stream it starts from is seen at that block's entry
             if start > 0:
                 resume = window.base[Site("resid_pre", start) if start < n else Site("resid_post", n - 1)][:, pos:]
             if pos > 0:

@@ -76,6 +76,10 @@ class Pass:
         above = rank(site, self.layout.sizes.n_layers) >= self.start or not self.start
         return (self.edits if above else self._new).get(site, ())
 
+    def _before(self, site: Site) -> bool:
+        """Whether the forward comes by a site on its way to the stream it starts from, which was made without it."""
+        return self.start > 0 and rank(site, self.layout.sizes.n_layers) < self.start - 1
+
     def edits_at(self, site: Site) -> bool:
         """Whether anything changes the site, for any row."""
         return bool(self.acting(site))
@@ -85,7 +89,7 @@ class Pass:
 
         Returns `value` itself, the same object, where there was nothing to change.
         """
-        if site not in self.touched:
+        if site not in self.touched or self._before(site):
             return value
         edits = self.acting(site)
         if edits:
