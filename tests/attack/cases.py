@@ -189,9 +189,10 @@ class Drawing:
         """A source and an alignment that fits the rows."""
         rng, lengths = self.rng, [len(row) for row in self.rows]
         square = "key" in self.wiring.axes(site)
+        one_sided = bool(pos) and len({p < 0 for p in pos}) == 1  # else -4 and 2 may be one position, from two
         if len(set(lengths)) > 1 and rng.random() < 0.15:  # as wide when padded, and yet each of another length
             others = rng.sample(lengths, len(lengths))
-            fits = pos is not None and all(-n <= p < n for p in pos for n in lengths)
+            fits = one_sided and all(-n <= p < n for p in pos or () for n in lengths)
             if fits or rng.random() < 0.3:
                 return {"source": tuple(_tokens(rng, n) for n in others), "recorded": rng.random() < 0.5}
         same = square or rng.random() < 0.5
@@ -215,7 +216,7 @@ class Drawing:
         if rng.random() < 0.3:
             longer = longer[:1]
         source = tuple(longer)
-        if pos is not None and all(-len(s) <= p < len(s) for p in pos for s in source) and rng.random() < 0.5:
+        if one_sided and all(-len(s) <= p < len(s) for p in pos or () for s in source) and rng.random() < 0.5:
             return {"source": source}
         align: Any = rng.choice(["prefix", "suffix", "pairs", "each", "names"])
         if align == "names" and len(source) == len(lengths):
