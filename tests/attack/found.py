@@ -94,11 +94,11 @@ FOUND: dict[str, tuple[str, list[Case]]] = {
     ),
     "logits edited in the background": (
         "background",
-        cases("llama", ONE, {"kind": "scale", "site": "logits", "factor": 0.5}, noise("v.2"), draws=25),
+        cases("llama", ONE, {"kind": "scale", "site": "logits", "factor": 0.5}, noise("v.2"), draws=12),
     ),
     "logits edited beside the last divisor": (
         "cell",
-        cases("llama", ONE, {"kind": "scale", "site": "logits", "factor": 0.5}, LATE, draws=25),
+        cases("llama", ONE, {"kind": "scale", "site": "logits", "factor": 0.5}, LATE, draws=12),
     ),
     "answers behind the last divisor": ("answers", cases("llama", ONE, LATE, draws=2)),
     "answers behind the last norm": ("answers", cases("llama", ONE, noise("final_norm"), draws=2)),
