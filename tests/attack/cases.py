@@ -189,9 +189,10 @@ class Drawing:
         """A source and an alignment that fits the rows."""
         rng, lengths = self.rng, [len(row) for row in self.rows]
         square = "key" in self.wiring.axes(site)
+        one_sided = bool(pos) and len({p < 0 for p in pos}) == 1  # else -4 and 2 may be one position, from two
         if len(set(lengths)) > 1 and rng.random() < 0.15:  # as wide when padded, and yet each of another length
             others = rng.sample(lengths, len(lengths))
-            fits = pos is not None and all(-n <= p < n for p in pos for n in lengths)
+            fits = one_sided and all(-n <= p < n for p in pos or () for n in lengths)
             if fits or rng.random() < 0.3:
                 return {"source": tuple(_tokens(rng, n) for n in others), "recorded": rng.random() < 0.5}
         same = square or rng.random() < 0.5
@@ -215,7 +216,7 @@ class Drawing:
         if rng.random() < 0.3:
             longer = longer[:1]
         source = tuple(longer)
-        if pos is not None and all(-len(s) <= p < len(s) for p in pos for s in source) and rng.random() < 0.5:
+        if one_sided and all(-len(s) <= p < len(s) for p in pos or () for s in source) and rng.random() < 0.5:
             return {"source": source}
         align: Any = rng.choice(["prefix", "suffix", "pairs", "each", "names"])
         if align == "names" and len(source) == len(lengths):
@@ -243,9 +244,9 @@ def _scale_like(name: str) -> bool:
 def _ablate(d: Drawing) -> dict[str, Any]:
     to = d.rng.choice(["zero", "mean", "tensor", "tensor"])
     allowed = {
-        "zero": lambda name: not _scale_like(name) and name != "scores",
+        "zero": lambda name: not _scale_like(name),
         "mean": lambda name: name not in (*SQUARE, "logits"),
-        "tensor": lambda name: name not in SQUARE,
+        "tensor": lambda name: True,
     }[to]
     site = d.site(allowed, several=to == "zero")
     where = d.places(site)
@@ -256,6 +257,9 @@ def _ablate(d: Drawing) -> dict[str, Any]:
     if to == "zero":
         return {"site": site, "to": "zero", **where}
     axes = d.wiring.axes(site)
+    if "key" in axes:  # one number, or one for each head
+        value = d.numbers(*d.rng.choice([[1], [1, d.wiring.size("head"), 1, 1]])).abs()
+        return {"site": site, "to": value, **where}
     own = [d.wiring.size(axis) for axis in axes[2:]]
     shapes = [[own[-1]], own, [1, 1, *own], [len(d.rows), 1, *own]]
     value = d.numbers(*d.rng.choice(shapes))
@@ -277,8 +281,8 @@ def _resample(d: Drawing) -> dict[str, Any]:
 def _scale(d: Drawing) -> dict[str, Any]:
     site = d.site(several=True)
     name = site.partition(".")[0]
-    low = 0.3 if _scale_like(name) or name in SQUARE else -1.5
-    return {"site": site, "factor": round(d.rng.uniform(low, 1.0 if name == "scores" else 1.5), 3), **d.places(site)}
+    low = 0.3 if _scale_like(name) else -1.5
+    return {"site": site, "factor": round(d.rng.uniform(low, 1.5), 3), **d.places(site)}
 
 
 def _steer(d: Drawing) -> dict[str, Any]:
@@ -339,13 +343,13 @@ def _patch(d: Drawing) -> dict[str, Any]:
 
 
 def _isolate(d: Drawing) -> dict[str, Any]:
-    site = d.site(lambda name: name in ("q", "k", "v", "z", "pattern", "result"), several=True)
+    site = d.site(lambda name: name in ("q", "k", "v", "z", *SQUARE, "result"), several=True)
     word = "kv_head" if "kv_head" in d.wiring.axes(site) else "head"
     count = d.wiring.size(word)
     where: dict[str, Any] = {word: sorted(d.rng.sample(range(count), d.rng.randint(1, max(1, count - 1))))}
     if d.rng.random() < 0.3:
         where["pos"] = d.pos()
-    if d.rng.random() < 0.25 and "." in site and not site.startswith("pattern"):
+    if d.rng.random() < 0.25 and "." in site and "key" not in d.wiring.axes(site):
         by = "position" if d.rng.random() < 0.3 else None
         return {"site": site, "to": "mean", "by": by, "over": d.data(longer=by is not None), **where}
     return {"site": site, "to": "zero", **where}

@@ -94,11 +94,11 @@ FOUND: dict[str, tuple[str, list[Case]]] = {
     ),
     "logits edited in the background": (
         "background",
-        cases("llama", ONE, {"kind": "scale", "site": "logits", "factor": 0.5}, noise("v.2"), draws=25),
+        cases("llama", ONE, {"kind": "scale", "site": "logits", "factor": 0.5}, noise("v.2"), draws=12),
     ),
     "logits edited beside the last divisor": (
         "cell",
-        cases("llama", ONE, {"kind": "scale", "site": "logits", "factor": 0.5}, LATE, draws=25),
+        cases("llama", ONE, {"kind": "scale", "site": "logits", "factor": 0.5}, LATE, draws=12),
     ),
     "answers behind the last divisor": ("answers", cases("llama", ONE, LATE, draws=2)),
     "answers behind the last norm": ("answers", cases("llama", ONE, noise("final_norm"), draws=2)),
@@ -171,5 +171,49 @@ FOUND: dict[str, tuple[str, list[Case]]] = {
     "a value for each prompt, answering": (
         "answers",
         cases("llama", TWO[::-1], ablate("mlp_in.2", numbers(2, 1, 32)), draws=2),
+    ),
+    # what a query cannot see stays unseen
+    "scores opened, rows of unequal length": ("run", cases("llama", TWO, ablate("scores.1", pos=[1]), draws=1)),
+    "scores opened, in one row": ("run", cases("gpt2", ONE, ablate("scores.1"), draws=1)),
+    "scores turned over": ("run", cases("llama", TWO, {"kind": "scale", "site": "scores.1", "factor": -0.5}, draws=1)),
+    "scores of the other heads opened": ("run", cases("llama", TWO, isolate("scores.0", 1), draws=1)),
+    "a pattern opened": ("run", cases("bloom", TWO, ablate("pattern.1", torch.tensor([0.2]).double()), draws=1)),
+    "scores opened under a later cell": (
+        "background",
+        cases(
+            "llama", ONE, ablate("scores.1", pos=[1]), {"kind": "scale", "site": "mlp_out.0", "factor": 1.5, "pos": [3]}
+        ),
+    ),
+    "scores opened, generating": ("generate", cases("llama", ONE, ablate("scores.1", pos=[1]))),
+    "scores opened in a sliding window": (
+        "run",
+        cases("mistral", ((37, 33, 93, 36, 30, 80, 75, 64),), ablate("scores.1"), draws=1),
+    ),
+    # the embedding of a window is the base's
+    "a path from positions, recomputed": (
+        "saved",
+        cases(
+            "toy, gelu",
+            ONE,
+            {"kind": "scale", "site": "pos_embed", "factor": 1.5},
+            path("pos_embed", "k.2", ((9, 8, 7, 6, 5),), kv_head=[0]),
+            draws=12,
+        ),
+    ),
+    "a path from the embedding, in a sweep": (
+        "background",
+        cases(
+            "llama", ONE, noise("embed", pos=[0]), path("embed", "v.2", ((9, 8, 7, 6),), align="prefix", kv_head=[0])
+        ),
+    ),
+    "a path from the embedding, beside another table": (
+        "lazy",
+        cases(
+            "mistral",
+            ONE,
+            overlay("model.embed_tokens", 97, 32),
+            path("embed", "final_norm", ((9, 8, 7, 6, 5),)),
+            draws=12,
+        ),
     ),
 }

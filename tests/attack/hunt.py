@@ -78,7 +78,7 @@ def attempt(door: str, case: Case) -> tuple[Failure | None, float, str | None]:
                 if seen.expected.numel() <= 8:
                     what += f": expected {seen.expected.tolist()}, got {seen.got.tolist()}"
                 return Failure(door, case, what, seen.error), 0.0, None
-            worst = max(worst, seen.error if seen.tolerance < 1e-5 else 0.0)
+            worst = max(worst, seen.error)
     except Unfit as error:
         return None, 0.0, str(error)
     except Refused as error:

@@ -36,6 +36,13 @@ class Here:
     data: Mapping[int, Any]  # of edits with data, by their place in the stack: values of each row, and its tokens
     prompt: int | None = None  # of how many tokens is the prompt, where tokens have been generated after it
     seen: Values = field(default_factory=dict)
+    hidden: Values = field(default_factory=dict)  # by layer, which keys a query cannot see
+
+    def hide(self, site: str, value: Tensor) -> None:
+        """Remember which scores are masked, before they are edited."""
+        name, _, layer = site.partition(".")
+        if name == "scores":
+            self.hidden[layer] = value < -1e30
 
 
 def position_axis(wiring: Wiring, site: str) -> int:

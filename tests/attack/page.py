@@ -65,7 +65,7 @@ def _project_out(d: PageDrawing) -> dict[str, Any]:
 def _ablate(d: PageDrawing) -> dict[str, Any]:
     if d.rng.random() < 0.5:
         site = d.site(
-            lambda name: not name.endswith("_scale") and name != "scores",
+            lambda name: not name.endswith("_scale"),
         )
         return {"site": site, "to": "zero", **d.places(site)}
     site = d.site(lambda name: name not in (*SQUARE, "logits"))
@@ -73,7 +73,7 @@ def _ablate(d: PageDrawing) -> dict[str, Any]:
 
 
 def _scale(d: PageDrawing) -> dict[str, Any]:
-    site = d.site(lambda name: name != "scores")
+    site = d.site()
     return {"site": site, "factor": round(d.rng.uniform(0.3, 1.5), 3), **d.places(site)}
 
 

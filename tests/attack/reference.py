@@ -69,6 +69,7 @@ class Reference:
 
         def tap(site: str, value: Tensor) -> Tensor:
             site = self.wiring.canonical(site)
+            here.hide(site, value)
             for act in acts.get(site, ()):
                 value = self._after(act, site, value, here, acts)
             here.seen[site] = value.clone()
@@ -78,6 +79,12 @@ class Reference:
         return here.seen
 
     def _after(self, act: Any, site: str, value: Tensor, here: Here, acts: Mapping[str, Any]) -> Tensor:
+        new = self._edited(act, site, value, here, acts)
+        if "key" not in self.wiring.axes(site):
+            return new
+        return torch.where(here.hidden[site.partition(".")[2]], value, new)  # what a query cannot see stays unseen
+
+    def _edited(self, act: Any, site: str, value: Tensor, here: Here, acts: Mapping[str, Any]) -> Tensor:
         kind = act[0][1]["kind"]
         if kind == "isolate":
             return isolated(act, site, value, here)
@@ -174,6 +181,7 @@ class Reference:
             if site == goal:
                 got.append(value.clone())
                 raise Reached
+            here.hide(site, value)
             for act in acts.get(site, ()):
                 if act[0][1]["kind"] != "path":
                     value = self._after(act, site, value, here, acts)

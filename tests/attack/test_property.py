@@ -1,6 +1,7 @@
 """Random stacks of edits through every way in give the reference's numbers: new cases each run, by RESIDSCOPE_SEED."""
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from residscope.edits import KINDS
 from residscope.edits.saved import LATER
 from residscope.edits.values import Noise, Scale
 
-SECONDS, CASES = 45, 150
+SECONDS, CASES = 20, 100
 
 
 def test_random_stacks_give_the_reference_s_numbers_through_every_way_in():
@@ -72,11 +73,11 @@ PLANTED = Case(
 
 @pytest.mark.parametrize("door", [name for name in DOORS if name != "session"])
 def test_a_planted_fault_is_found_and_brought_down_to_its_edit(door, monkeypatch):
-    assert attempt(door, PLANTED)[0] is None
+    draws = [replace(PLANTED, seed=f"planted-{i}") for i in range(4)]
+    assert not any(attempt(door, case)[0] for case in draws)
     monkeypatch.setattr(Scale, "change", lambda self, value, at: value * (self.factor + 0.1))
-    failure, _, _ = attempt(door, PLANTED)
-    assert failure is not None
-    least = smallest(failure).case
+    failures = [failure for case in draws if (failure := attempt(door, case)[0])]
+    least = smallest(failures[0]).case
     assert [spec["kind"] for spec in least.stack] in (["scale"], ["scale", "noise"], ["ablate", "scale"])
     assert len(least.rows) == 1
     assert shown(PLANTED.stack[1]) in str(least)
@@ -87,16 +88,14 @@ def test_draws_that_follow_the_batch_and_not_the_prompt_are_found(monkeypatch):
     change = Noise.change
 
     def by_place(self, value, at):
-        from dataclasses import replace
-
         return change(self, value, replace(at, batch=replace(at.batch, rows=None)))
 
     case = Case(
-        "llama", ((5, 9, 20, 33), (7, 8, 40)), ({"kind": "noise", "site": "v.2", "sigma": 0.3, "seed": 4, "pos": [2]},)
+        "llama", ((5, 9, 20, 33), (7, 8, 40)), ({"kind": "noise", "site": "v.2", "sigma": 0.3, "seed": 4, "pos": [-1]},)
     )
     monkeypatch.setattr(Noise, "change", by_place)
     assert attempt("run", case)[0] is None
-    assert any(attempt("cell", Case(case.family, case.rows, case.stack, f"place-{i}"))[0] for i in range(3))
+    assert any(attempt("cell", Case(case.family, case.rows, case.stack, f"place-{i}"))[0] for i in range(6))
 
 
 def test_the_models_are_in_float64():
