@@ -15,6 +15,7 @@ from residscope.engine.windows import Window
 from residscope.errors import BadEdit, DamagedFile, WeightsChanged, WrongModel
 from residscope.files import read_tensors, write_tensors
 from residscope.model.prompts import Batch
+from residscope.model.rows import mark
 from residscope.model.sites import Site
 
 KIND = "recording"
@@ -116,7 +117,7 @@ def _take(run: Mapping[str, Any], tensors: Mapping[str, Tensor], under: str, mod
         window = Window(base, told["start"], told["stop"], told["pos"])
     found = Recording(
         model,
-        Batch(tensors[f"{under}tokens"].to(model.device), tuple(run["lengths"])),
+        Batch(mark(tensors[f"{under}tokens"].to(model.device), run["lengths"]), tuple(run["lengths"])),
         here("held"),
         edits=from_json(tensors[f"{under}edits"].numpy().tobytes().decode()),
         window=window,
