@@ -20,8 +20,9 @@ Decode = Callable[[list[list[int]]], list[str]]
 class TokenText:
     """Every token's bytes in the middle of a text, and the name that tells it from all others.
 
-    A name is the token's text (" Mary" keeps its space). Bytes that are no whole characters are written `<0xE2><0x80>`; an id
-    without a token, and one whose text another token has too, `<id 49160>`; without a tokenizer, `<5>`. `id_of` is the way back.
+    A name is the token's text: " Mary" keeps its space (a list of words, where all have one, leaves it out). Bytes that are no
+    whole characters are written `<0xE2><0x80>`; an id without a token, and one whose text another token has too, `<id 49160>`;
+    without a tokenizer, `<5>`. `id_of` is the way back.
     """
 
     def __init__(self, tokenizer: Any = None) -> None:
@@ -124,6 +125,7 @@ class Pieces:
             id: _utf8(str(added.get(id, self._raw.get(id)))) for id in self.added if id in added or id in self._raw
         }
         self.of = found | self.single | whole
+        self._spaced = all(piece.startswith(b" ") and len(piece) > 1 for piece in found.values())
 
     def _decode(self, rows: list[list[int]]) -> list[str]:
         if self._fast is not None:
@@ -149,6 +151,11 @@ class Pieces:
             return {}
         return {id: bytes([byte]) for byte, id in of.items()}
 
+    def text(self, id: int) -> str | None:
+        """What a token is called after: its characters, if it is whole ones."""
+        text = _whole(self.of[id])
+        return text[1:] if text and self._spaced and id not in self.added else text
+
     def partial(self, id: int) -> bool:
         """Whether a token that is not named by its text is named by its bytes."""
         return id in self.single or _whole(self.of[id]) is None
@@ -169,7 +176,7 @@ class Pieces:
 
 def _names(pieces: Pieces) -> tuple[dict[int, str], dict[str, int]]:
     """Every token's own name, and the way back. Of several with one text, the one that is written so keeps it."""
-    texts = {id: _whole(piece) for id, piece in pieces.of.items()}
+    texts = {id: pieces.text(id) for id in pieces.of}
     claims: dict[str, list[int]] = {}
     for id, text in texts.items():
         if text and not NUMBERED.fullmatch(text):
