@@ -1,7 +1,8 @@
 """Every error Residscope raises on purpose, as one tree.
 
     ResidscopeError
-    ├── PromptError          EmptyPrompt, PromptTooLong, PageTooLarge, UnknownToken, NoTokenizer, NoChatTemplate
+    ├── PromptError          EmptyPrompt, BadPrompt, PaddedPrompt, PromptTooLong, PageTooLarge, UnknownToken, NoTokenizer,
+    │                        NoBOS, NoChatTemplate, BadConversation
     ├── SiteError            UnknownSite, UnknownLayer, UnknownHead, UnknownNeuron, UnknownPosition, AbsentSite,
     │                        NoVectors
     ├── DirectionError       WrongWidth, ZeroDirection, CappedLogits, NegativeActivations, BadFit, NotFitted
@@ -69,6 +70,14 @@ class EmptyPrompt(PromptError):
     """No text, or no tokens."""
 
 
+class BadPrompt(PromptError):
+    """What is neither text nor token ids, or is both; text that no tokenizer reads."""
+
+
+class PaddedPrompt(PromptError):
+    """Token ids that look padded, where nothing says which of them are padding, or a mask with holes."""
+
+
 class PromptTooLong(PromptError):
     """More tokens than the model's context."""
 
@@ -87,6 +96,14 @@ class NoTokenizer(PromptError):
 
 class NoChatTemplate(PromptError):
     """A conversation given to a model whose tokenizer has no chat template."""
+
+
+class NoBOS(PromptError):
+    """A prompt that is to begin with BOS, where the tokenizer has none."""
+
+
+class BadConversation(PromptError):
+    """Messages of another shape than the chat template takes, or that it refuses."""
 
 
 class SiteError(ResidscopeError):

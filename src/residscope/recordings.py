@@ -17,6 +17,7 @@ from residscope.engine.windows import Window
 from residscope.errors import DamagedFile, EditError, SiteError, WeightsChanged, WrongModel
 from residscope.files import read_tensors, write_tensors
 from residscope.model.prompts import Batch
+from residscope.model.rows import mark
 from residscope.model.sites import Site
 
 KIND = "recording"
@@ -123,7 +124,7 @@ def _take(run: Mapping[str, Any], tensors: Mapping[str, Tensor], under: str, mod
     edits = from_json(tensors[f"{under}edits"].numpy().tobytes().decode())
     found = Recording(
         model,
-        Batch(tensors[f"{under}tokens"].to(model.device), lengths, run.get("rows"), run.get("answers")),
+        Batch(mark(tensors[f"{under}tokens"].to(model.device), lengths), lengths, run.get("rows"), run.get("answers")),
         here("held"),
         edits=join(edits, model.sites, lengths),  # those that a run had joined are written one by one
         window=window,

@@ -88,7 +88,9 @@ def hook_that_scales_neurons(hf):
 
 
 def class_forward(hf):
-    cls = type("Halved", (type(hf.model.layers[1].mlp),), {"forward": lambda self, x: super(cls, self).forward(x * 0.5)})
+    cls = type(
+        "Halved", (type(hf.model.layers[1].mlp),), {"forward": lambda self, x: super(cls, self).forward(x * 0.5)}
+    )
     hf.model.layers[1].mlp.__class__ = cls
 
 
@@ -303,7 +305,7 @@ def test_a_device_that_is_silently_wrong_is_refused(monkeypatch, cls):
 )
 def test_an_edit_before_the_window_is_refused(llama, cell, window):
     base = llama.run(IDS, edits=edits.scale("z.0", 1.1) if cell.needs_unedited else ())
-    with pytest.raises(errors.BadEdit, match="before the window|below the window"):
+    with pytest.raises(errors.BadEdit, match=r"before the window|below the window"):
         llama.run(IDS, ["logits"], edits=cell, window=rs.Window(base, **window))
 
 

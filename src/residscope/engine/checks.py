@@ -79,17 +79,17 @@ class Bench:
         self.sites = sorted({table.canonical(s) for name in table.names for s in table.expand(name)}, key=str)
         self.held: list[Write] = []
         if "router" in table.names and model.dtype.itemsize == 2:
-            first = model.run(ids[0], capture=["router"])
+            first = model.run(ids[0].tolist(), capture=["router"])
             self.held = [Write(site, first[site]) for site in first.sites]
         with torch.no_grad():
             self.stock = self._stock_logits(ids[0])
-        self.rec = model.run(ids[0], capture=self.sites, edits=self.held)
-        self.other = model.run(ids[1], capture=[name for name in OTHERS if name in table.names])
+        self.rec = model.run(ids[0].tolist(), capture=self.sites, edits=self.held)
+        self.other = model.run(ids[1].tolist(), capture=[name for name in OTHERS if name in table.names])
         self._generator = generator
 
     def _stock_logits(self, ids: Tensor) -> Tensor:
         if self.held:
-            return self.model.run(ids, ["logits"], edits=self.held).logits
+            return self.model.run(ids.tolist(), ["logits"], edits=self.held).logits
         with trained_off(self.model.layout), uncompiled():
             return self.model.hf(ids, use_cache=False).logits
 

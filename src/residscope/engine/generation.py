@@ -36,7 +36,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Completion:
-    """What was generated for one prompt."""
+    """What was generated for one prompt; `text` goes on where the prompt's ends."""
 
     tokens: tuple[Token, ...]
 
@@ -145,7 +145,8 @@ def _together(
     """Prompts of one length, in one batch; rows that are done are carried along unseen."""
     prompt, offset, cache = ids.shape[1], 0, _cache()
     came: list[list[int]] = [[] for _ in rows]
-    said = [""] * len(rows)
+    readings = [model._reading(row) for row in ids.tolist()]
+    texts = [""] * len(rows)
     done = [False] * len(rows)
     first = Batch(ids, (prompt,) * len(rows), rows)
     unedited = _unedited(model, first, [edit.edit for edit in edits if edit.edit.needs_unedited])
@@ -158,10 +159,11 @@ def _together(
         for i, (row, token) in enumerate(zip(rows, picked, strict=True)):
             if not done[i]:
                 came[i].append(token)
-                text = _text(model, came[i], final=len(came[i]) == new)
-                yield Token(token, text[len(said[i]) :], float(log_probs[i, token]), row)
-                said[i] = text
-                done[i] = stops(came[i], text)
+                text = readings[i].feed(token)
+                texts[i] += text
+                done[i] = stops(came[i], texts[i])
+                text += readings[i].close() if done[i] or len(came[i]) == new else ""
+                yield Token(token, text, float(log_probs[i, token]), row)
         if all(done):
             return
         ids = torch.cat([ids, torch.tensor(picked, device=ids.device)[:, None]], 1)
@@ -211,11 +213,3 @@ def _cache() -> Any:
 def _unedited(model: "Model", batch: Batch, edits: Iterable[Edit]) -> dict[Site, Tensor]:
     held = {site for edit in edits for site in edit.places(model.sites)}
     return forward(model.layout, batch, capture=held) if held else {}
-
-
-def _text(model: "Model", ids: Sequence[int], *, final: bool) -> str:
-    """Tokens as text; a character whose bytes have not all come waits for them."""
-    if model.tokenizer is None:
-        return "".join(model.token_texts(ids))
-    text: str = model.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-    return text if final else text.removesuffix("\N{REPLACEMENT CHARACTER}")

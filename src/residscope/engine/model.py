@@ -1,8 +1,7 @@
 """Model: a stock Hugging Face decoder and a map of its sites."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from residscope.engine import attention, parameters
+from residscope.engine import attention, encoding, parameters
 from residscope.engine.forward import forward, lock_of
 from residscope.engine.generation import Generation, check_length, steps
 from residscope.engine.layout import Layout, lay_out, weight_in_out
@@ -21,22 +20,12 @@ from residscope.engine.sampling import Stops, picker
 from residscope.engine.structure import Structure, original
 from residscope.engine.timing import timed
 from residscope.engine.windows import Window
-from residscope.errors import (
-    BadEdit,
-    EmptyPrompt,
-    NoChatTemplate,
-    NoTokenizer,
-    NoWeights,
-    PromptTooLong,
-    QuantisedModel,
-    UnknownLayer,
-    UnknownToken,
-    WrongModel,
-)
-from residscope.model.prompts import Batch, PromptSet, pad
+from residscope.errors import BadEdit, NoWeights, QuantisedModel, UnknownLayer, WrongModel
+from residscope.model.prompts import Batch, PromptSet
 from residscope.model.sites import Site, SiteTable, rank
+from residscope.model.token_text import Reading, TokenText
 
-Prompt = str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]] | Int[Tensor, "..."] | PromptSet | Batch
+Prompt = Any  # text, token ids, several of either, a tokenizer's output, a PromptSet, a Batch: see `Model.batch`
 STREAM = ("resid_pre", "resid_post")
 
 
@@ -63,7 +52,8 @@ class Model:
         self.certificate: Any = None
         _ = self.device  # refuses a model without weights
         self._hashes = {self.weights_version(): hash} if hash else {}
-        self.bos = _adds_bos(tokenizer) if bos is None else bos
+        self.bos = encoding.adds_bos(tokenizer) if bos is None else bos
+        self._vocabulary: tuple[Any, TokenText] | None = None
 
     @property
     def sites(self) -> SiteTable:
@@ -188,83 +178,81 @@ class Model:
 
     # ── tokens ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    def tokens(self, text: str | Sequence[str], bos: bool | None = None) -> Int[Tensor, "batch pos"]:
-        """Token ids of a text or several (right-padded). `bos`: whether to begin with BOS; the model's own habit unless said.
+    def tokens(self, text: Any, bos: bool | None = None) -> Int[Tensor, "batch pos"]:
+        """Token ids of a text or several, right-padded with the tokenizer's own padding id; `model.run` knows where they end.
+
+        `bos`: whether to begin with BOS; the model's own habit unless said. Other prompts are taken as `run` takes them.
 
         Raises:
-            NoTokenizer, EmptyPrompt, PromptTooLong.
+            PromptError: NoTokenizer, EmptyPrompt, BadPrompt, PromptTooLong, NoBOS ...
         """
-        return self.batch([text] if isinstance(text, str) else list(text), bos=bos).ids
+        return self.batch(text, bos=bos).ids
 
-    def chat(self, messages: Sequence[Mapping[str, str]], *, answer: bool = True) -> Int[Tensor, "batch pos"]:
-        """Token ids of a conversation in the model's own template; `answer` opens the assistant's turn."""
-        if self.tokenizer is None or not getattr(self.tokenizer, "chat_template", None):
-            raise NoChatTemplate(
-                "the tokenizer has no chat template", fix="give plain text, or set model.tokenizer.chat_template"
-            )
-        text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=answer)
-        return self.tokens(text, bos=False)
+    def chat(self, messages: Any, *, answer: bool = True) -> Int[Tensor, "batch pos"]:
+        """Token ids of a conversation in the model's own template; `answer` opens the assistant's turn.
+
+        messages: `[{"role": "user", "content": "Hello"}, ...]`.
+
+        Raises:
+            NoChatTemplate. BadConversation: messages of another shape, or that the template refuses.
+        """
+        return self.tokens(encoding.conversation(self, messages, answer=answer), bos=False)
 
     def batch(self, prompt: Prompt, *, bos: bool | None = None) -> Batch:
-        """Any prompt as one right-padded batch; every form `run` takes."""
-        if isinstance(prompt, Batch):
-            return prompt
-        rows = [self._encode(row, bos) if isinstance(row, str) else list(row) for row in _rows(prompt)]
-        if not rows or not all(rows):
-            raise EmptyPrompt("the prompt has no tokens", received=repr(prompt), fix="give at least one token")
-        for row in rows:
-            if len(row) > self.context:
-                raise PromptTooLong(
-                    "the prompt is longer than the model's context",
-                    received=f"{len(row)} tokens",
-                    allowed=f"at most {self.context} tokens",
-                    fix="shorten it, or split it",
-                )
-            if not all(0 <= i < self.d_vocab for i in row):
-                raise UnknownToken(
-                    "a token id is outside the vocabulary",
-                    received=str(next(i for i in row if not 0 <= i < self.d_vocab)),
-                    allowed=f"0 to {self.d_vocab - 1}",
-                )
-        batch = pad(rows, device=self.device)
-        answers = prompt.answers if isinstance(prompt, PromptSet) else None
-        return batch if answers is None else replace(batch, answers=answers)
+        """Any prompt as one right-padded batch; every form `run` takes.
 
-    def _encode(self, text: str, bos: bool | None) -> list[int]:
-        if self.tokenizer is None:
-            raise NoTokenizer("this model came without a tokenizer", received=repr(text[:60]), allowed="token ids")
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        if (self.bos if bos is None else bos) and ids[:1] != [self.tokenizer.bos_token_id]:
-            ids = [self.tokenizer.bos_token_id, *ids]
-        if not text:
-            ids = []
-        return ids
-
-    def token_texts(self, ids: Iterable[int]) -> list[str]:
-        """Each token as text by itself; the id where there is no tokenizer."""
-        if self.tokenizer is None:
-            return [f"<{i}>" for i in ids]
-        return [self.tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in ids]
-
-    def token_id(self, token: str | int) -> int:
-        """The id of a string that is exactly one token (mind the leading space), or an id checked.
+        Texts, token ids as Python, numpy or torch have them, what a tokenizer returns (padding on either side goes by its
+        attention mask), a PromptSet. Ids stay as they are, whatever `bos` says.
 
         Raises:
-            UnknownToken: none, or several tokens; the message shows them.
+            PromptError: BadPrompt, EmptyPrompt, PaddedPrompt, PromptTooLong, UnknownToken, NoTokenizer, NoBOS.
         """
-        if isinstance(token, int):
-            if not 0 <= token < self.d_vocab:
-                raise UnknownToken("no such token id", received=str(token), allowed=f"0 to {self.d_vocab - 1}")
-            return token
-        ids = self._encode(token, bos=False)
-        if len(ids) != 1:
-            raise UnknownToken(
-                "not one token",
-                received=f"{token!r}, which is {len(ids)} tokens: {self.token_texts(ids)}",
-                allowed="a string that is exactly one token",
-                fix="mind the leading space: ' Mary' and 'Mary' are different tokens",
-            )
-        return ids[0]
+        return encoding.batch_of(self, prompt, bos)
+
+    def _encode(self, text: str, bos: bool | None) -> list[int]:
+        return encoding.encode(self, text, bos)
+
+    def text(self, ids: Any) -> str:
+        """One row of token ids as the text that they are in a prompt.
+
+        A BOS that is the model's own habit is left out, and the space that a tokenizer puts before a text.
+        `model.text(model.tokens(text))` is the text, as far as the tokenizer keeps it.
+        """
+        return self._token_text().text(encoding.without_bos(self, encoding.row_of(ids)))
+
+    def token_texts(self, ids: Iterable[int]) -> list[str]:
+        """Each token by itself, told apart from all others; `token_id` is the way back.
+
+        The text it has in the middle of a text: " Mary" keeps its space. Bytes that are no whole characters are `<0xE2><0x80>`,
+        an id that the tokenizer does not have is `<id 49160>`, and without a tokenizer id 5 is `<5>`.
+        """
+        return self._token_text().named(encoding.row_of(ids))
+
+    def token_kinds(self, ids: Iterable[int]) -> list[str]:
+        """What each token is: "text", "bytes" (no whole characters), "special" (BOS, the end of a turn ...) or "unknown"."""
+        return self._token_text().kinds(encoding.row_of(ids))
+
+    def token_id(self, token: Any) -> int:
+        """The id of a string that is exactly one token (mind the leading space), or an id checked; undoes `token_texts`.
+
+        Raises:
+            UnknownToken: none, or several tokens; the message shows them, and what is near.
+        """
+        return encoding.token_id(self, token, self._token_text())
+
+    def _token_text(self) -> TokenText:
+        """The tokenizer's vocabulary as text, worked out once."""
+        size = 0 if self.tokenizer is None else len(self.tokenizer)
+        if self._vocabulary is None or self._vocabulary[0] is not self.tokenizer or self._vocabulary[1].size != size:
+            self._vocabulary = self.tokenizer, TokenText(self.tokenizer)
+        return self._vocabulary[1]
+
+    def _reading(self, prompt: Sequence[int]) -> Reading:
+        """The text that goes on from a prompt, as its tokens come."""
+        reading = Reading(self._token_text())
+        for token in encoding.without_bos(self, prompt):
+            reading.feed(token)
+        return reading
 
     # ── running ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -455,26 +443,9 @@ def _plain(base: Any) -> bool:
     return isinstance(base, Recording) and not base.edits and base.window is None
 
 
-def _rows(prompt: Any) -> list[str | Sequence[int]]:
-    """The prompts in whatever was given."""
-    if isinstance(prompt, PromptSet):
-        return list(prompt.prompts)
-    if isinstance(prompt, Tensor):
-        prompt = prompt.tolist()
-    single = isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], int))
-    return [prompt] if single else list(prompt)
-
-
 def tied(edits: Sequence[Edit] | Edit, prompt: Prompt) -> list[Edit]:
     """One edit or several as a list, those that act at named positions tied to the prompts that name them."""
     given = [edits] if isinstance(edits, Edit) else [*edits]
     if not isinstance(prompt, PromptSet):
         return given
     return [edit.on(prompt) if isinstance(edit, OfPrompts) else edit for edit in given]
-
-
-def _adds_bos(tokenizer: Any) -> bool:
-    """Whether the tokenizer puts BOS in front by itself."""
-    if tokenizer is None or tokenizer.bos_token_id is None:
-        return False
-    return bool(tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id])

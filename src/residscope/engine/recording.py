@@ -124,7 +124,13 @@ class Recording:
         """The same run with these sites alone held, computed if need be: what is left is recomputed from them."""
         values = {self.model.sites.canonical(site): self[site] for site in sites}
         return Recording(
-            self.model, self.batch, values, edits=self.edits, window=self.window, unedited=self.unedited, weights=self.version
+            self.model,
+            self.batch,
+            values,
+            edits=self.edits,
+            window=self.window,
+            unedited=self.unedited,
+            weights=self.version,
         )
 
     def logits_in_parts(self, size: int = 256) -> Iterator[Float[Tensor, "batch pos d_vocab"]]:

@@ -143,20 +143,19 @@ def _rows(
             ids = model._encode(piece, None)
             begins = int(model.bos)
             shown = ids[begins : begins + length]
-            if len(shown) < length or tuple(shown) in taken or not _readable(model.token_texts(shown)):
+            if len(shown) < length or tuple(shown) in taken or not _readable(model, shown):
                 continue
-            said = "".join(model.token_texts(shown)).strip()
+            said = model.text(shown).strip()
             if any(said in other or other.strip() in said for other in avoid if other.strip()):
                 continue
             taken.add(tuple(shown))
             yield ids[:begins] + shown, shown
 
 
-def _readable(tokens: Sequence[str]) -> bool:
+def _readable(model: Model, ids: Sequence[int]) -> bool:
     """Prose rather than tables and rules: most tokens have a letter, none is half a character."""
-    return sum(any(map(str.isalpha, token)) for token in tokens) >= 0.6 * len(tokens) and not any(
-        "�" in token for token in tokens
-    )
+    lettered = sum(any(map(str.isalpha, text)) for text in model.token_texts(ids))
+    return lettered >= 0.6 * len(ids) and "bytes" not in model.token_kinds(ids)
 
 
 def _read(model: Model, direction: Direction, rows: Sequence[Row], start: int) -> Iterator[Found]:

@@ -44,9 +44,8 @@ class CommonTokens:
 
     def __init__(self, model: Model, *, after_norm: bool = False) -> None:
         ids = list(range(min(COMMON, model.d_vocab)))
-        special = set(getattr(model.tokenizer, "all_special_ids", ()))
-        texts = model.token_texts(ids)
-        self.ids = [i for i in ids if i not in special and _readable(texts[i])]
+        texts, kinds = model.token_texts(ids), model.token_kinds(ids)
+        self.ids = [i for i in ids if kinds[i] == "text" and readable(texts[i])]
         self.texts = [texts[i] for i in self.ids]
         rows = model.W_U.T[self.ids].float()
         norm = model.layout.final_norm
@@ -113,5 +112,6 @@ def own_tokens(model: Model, direction: Direction, *, k: int = 10) -> OwnTokens 
     return OwnTokens(direction.name, said(cosine), said(-cosine))
 
 
-def _readable(text: str) -> bool:
+def readable(text: str) -> bool:
+    """Whether a token can be read on a line: with a letter or a digit, and nothing that cannot be seen."""
     return text.isprintable() and "�" not in text and any(c.isalnum() for c in text)

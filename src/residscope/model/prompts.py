@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from residscope.errors import MissingLabel, TooFewPrompts, UnknownPosition
+from residscope.errors import MissingLabel, PaddedPrompt, TooFewPrompts, UnknownPosition
+from residscope.model.rows import mark, rows_of
 
 Row = str | tuple[int, ...]
 
@@ -19,12 +20,13 @@ Row = str | tuple[int, ...]
 class PromptSet:
     """Prompts and what belongs to each: corrupted partner, answers, labels, named token positions.
 
-    `prompts` holds texts or tuples of token ids. A string is a set of one: `model.run("text")` takes it as it is. The tasks of
-    `rs.tasks` give token ids, so that positions cannot drift, and `texts` to show. A position that a prompt lacks is None.
+    `prompts` holds texts, or tuples of token ids; ids in any other form that `model.run` takes become such. A string is a set of
+    one: `model.run("text")` takes it as it is. The tasks of `rs.tasks` give token ids, so that positions cannot drift, and
+    `texts` to show. A position that a prompt lacks is None. Raises BadPrompt.
     """
 
-    prompts: tuple[Row, ...]
-    corrupted: tuple[Row, ...] | None = None
+    prompts: Any  # tuple[Row, ...] once made
+    corrupted: Any = None
     answers: tuple[tuple[str | int, str | int], ...] | None = None
     labels: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     positions: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
@@ -32,6 +34,8 @@ class PromptSet:
     name: str = "prompts"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "prompts", _rows(self.prompts))
+        object.__setattr__(self, "corrupted", None if self.corrupted is None else _rows(self.corrupted))
         columns: dict[str, Sequence[object] | None] = {
             "corrupted": self.corrupted,
             "answers": self.answers,
@@ -151,8 +155,25 @@ class Batch:
         return len(self.lengths)
 
 
-def pad(rows: Sequence[Sequence[int]], *, device: torch.device | str = "cpu") -> Batch:
-    """Right-pad rows of token ids with zeros."""
+def pad(rows: Sequence[Sequence[int]], *, device: torch.device | str = "cpu", pad_id: int = 0) -> Batch:
+    """Right-pad rows of token ids. The ids know where their rows end: `model.run(batch.ids)` is exact."""
     longest = max(map(len, rows))
-    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], dtype=torch.long, device=device)
-    return Batch(ids, tuple(map(len, rows)))
+    ids = torch.tensor([[*row, *[pad_id] * (longest - len(row))] for row in rows], dtype=torch.long, device=device)
+    lengths = tuple(map(len, rows))
+    return Batch(mark(ids, lengths), lengths)
+
+
+def _rows(prompts: Any) -> tuple[Row, ...]:
+    """Texts as they are, and ids of whatever kind as tuples of integers."""
+    plain = isinstance(prompts, tuple) and all(type(row) is tuple or isinstance(row, str) for row in prompts)
+    if plain and all(type(row) is str or all(type(i) is int for i in row) for row in prompts):
+        return prompts
+    found = rows_of(prompts)
+    if found.array and len(found.rows) > 1:
+        raise PaddedPrompt(
+            "a set of prompts keeps no tokenizer, and so cannot tell padding from tokens in a rectangle of ids",
+            received=f"{len(found.rows)} rows of {len(found.rows[0])}",
+            allowed="what a tokenizer returns, with its attention mask; or rows of their own lengths",
+            fix="PromptSet(tuple(ids)), where no row is padded",
+        )
+    return tuple(row if isinstance(row, str) else tuple(row) for row in found.rows)

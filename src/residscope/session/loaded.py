@@ -13,6 +13,7 @@ from torch import Tensor
 from residscope.directions import Dictionary, new_id, shipped
 from residscope.engine.model import Model
 from residscope.errors import DirectionError, NotFound
+from residscope.methods.own_tokens import readable
 from residscope.model.sites import KINDS
 from residscope.session.dictionaries import (
     MOST_DICTIONARIES,
@@ -128,9 +129,8 @@ class Loaded:
     def common(self) -> "tuple[list[str], Float[Tensor, 'token d_model']]":
         """Common tokens, and the direction that raises each one's logit (norm gain folded in), at unit length."""
         ids = list(range(min(COMMON, self.model.d_vocab)))
-        texts = self.model.token_texts(ids)
-        special = set(getattr(self.model.tokenizer, "all_special_ids", ()))
-        kept = [i for i in ids if i not in special and _readable(texts[i])]
+        texts, kinds = self.model.token_texts(ids), self.model.token_kinds(ids)
+        kept = [i for i in ids if kinds[i] == "text" and readable(texts[i])]
         norm = self.model.layout.final_norm
         rows = norm.center(norm.gain.float() * self.model.W_U.T[kept].float())
         return [texts[i] for i in kept], rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-12)
@@ -186,7 +186,3 @@ class Loaded:
             ],
             "dictionaries": [describe_row(id, d, shipped=id in self.shipped) for id, d in self.dictionaries.items()],
         }
-
-
-def _readable(text: str) -> bool:
-    return text.isprintable() and "�" not in text and any(c.isalnum() for c in text)

@@ -124,12 +124,10 @@ def _overlaps(place: tuple[int, int], found: dict[tuple[int, int], Prompt]) -> b
 def _window(loaded: Loaded, pool: Sequence[str], place: tuple[int, int], length: int, least: int) -> Prompt | None:
     """The prompt that begins at a place of the text, if it is long enough and types as the same tokens."""
     i, at = place
-    tokenizer = loaded.model.tokenizer
     ids = loaded.model._encode(pool[i][at : at + WIDEST_TOKEN * length], None)[:length]
     if len(ids) < least:
         return None
-    own = ids[1:] if loaded.model.bos and ids[0] == tokenizer.bos_token_id else ids
-    text = tokenizer.decode(own, clean_up_tokenization_spaces=False)
+    text = loaded.model.text(ids)
     prompt = loaded.prompt(text) if text.strip() else None
     return prompt if prompt is not None and prompt.ids == tuple(ids) else None
 

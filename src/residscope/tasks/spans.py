@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from residscope.engine.model import Model
-from residscope.errors import NoTokenizer, TooFewWords
+from residscope.errors import NoTokenizer, TooFewWords, UnknownToken
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def locate(model: Model, text: str) -> Located:
 
 def single_tokens(model: Model, words: tuple[str, ...], *, least: int, what: str) -> tuple[str, ...]:
     """Those of the words that are one token after a space. Raises TooFewWords where under `least` are."""
-    kept = tuple(word for word in words if len(model._encode(f" {word}", bos=False)) == 1)
+    kept = tuple(word for word in words if _is_one(model, f" {word}"))
     if len(kept) < least:
         raise TooFewWords(
             f"this tokenizer splits too many of the {what}",
@@ -44,6 +44,14 @@ def single_tokens(model: Model, words: tuple[str, ...], *, least: int, what: str
             fix="give your own prompts with rs.tasks.from_file",
         )
     return kept
+
+
+def _is_one(model: Model, text: str) -> bool:
+    """Whether a text is one token in the middle of another."""
+    try:
+        return bool(model.token_texts([model.token_id(text)]) == [text])
+    except UnknownToken:
+        return False
 
 
 def words(text: str) -> tuple[str, ...]:
