@@ -163,8 +163,16 @@ class Sourced(Held):
                 allowed=f"{to} tokens",
                 fix='say pos=, or align="suffix", "prefix", {to: from}, or the prompt sets with their named positions',
             )
-        from_end = {p + to: p + source for p in self.pos if p < 0}
-        return pairs({p: p for p in self.pos if p >= 0} | from_end, prompt=prompt, to=to, source=source)
+        from_start, from_end = {p: p for p in self.pos if p >= 0}, {p + to: p + source for p in self.pos if p < 0}
+        for p in from_start.keys() & from_end.keys():
+            if from_start[p] != from_end[p]:
+                raise CannotAlign(
+                    "one position of the prompt is named from its start and from its end, which are two of the source",
+                    received=f"position {p} of {to} tokens: {from_start[p]} and {from_end[p]} of the source's {source}",
+                    allowed="each position named once",
+                    fix="say align={to: from}",
+                )
+        return pairs(from_start | from_end, prompt=prompt, to=to, source=source)
 
     def reached(self, prompt: int, length: int) -> set[int]:
         own = super().reached(prompt, length)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from residscope.engine.attention import active, switched
 from residscope.engine.branches import Branches
 from residscope.engine.layout import BlockParts, Layout, weight_in_out
-from residscope.engine.passes import INSIDE_ATTENTION, Pass
+from residscope.engine.passes import INSIDE_ATTENTION, LONG, Pass
 from residscope.engine.places import Places, with_input, with_output
 from residscope.engine.seams import AttentionProducts, Overlaid, Overlay, RouterLogits
 from residscope.engine.stock import block_returns
@@ -97,6 +97,7 @@ class Hooks(Places):
         self._input(parts.mlp, Site("mlp_in", layer))
         self._router(layer, parts)
         self._neurons(layer, parts)
+        self._in_pieces(layer, parts)
         if "mlp_raw" not in aliases:
             self._output(parts.mlp, Site("mlp_raw", layer))
         self._scale(parts.mlp_post_norm, Site("mlp_post_scale", layer))
@@ -221,6 +222,23 @@ class Hooks(Places):
                     self._output(module, site)
         if down is not None:
             self._input(down, Site("mlp_post", layer))
+
+    def _in_pieces(self, layer: int, parts: BlockParts) -> None:
+        """The MLP of a long prompt a piece at a time: it reads each token by itself, and its neurons are its largest values."""
+        mlp, now = parts.mlp, self.now
+        inside = any(now.touches(Site(name, layer)) for name in ("mlp_pre", "mlp_gate", "mlp_post"))
+        if mlp is None or parts.router is not None or inside or now.batch.ids.shape[0] * now.length < LONG:
+            return
+        if any(m._forward_hooks or m._forward_pre_hooks for m in mlp.modules() if m is not mlp):
+            return  # somebody looks at its parts
+
+        def run(stock: Any, *args: Any, **kwargs: Any) -> Any:
+            if len(args) != 1 or kwargs or args[0].ndim != 3 or args[0].requires_grad:
+                return stock(*args, **kwargs)
+            size = max(1, LONG // 2 // args[0].shape[0])
+            return torch.cat([stock(piece) for piece in args[0].split(size, 1)], 1)
+
+        self._around(mlp, run)
 
     def _position_embedding(self, args: tuple[Any, ...], output: Tensor) -> Any:
         site = Site("pos_embed")

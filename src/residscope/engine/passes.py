@@ -12,6 +12,8 @@ from residscope.engine.protocols import At, Edit, overlays_of
 from residscope.model.prompts import Batch
 from residscope.model.sites import Site, rank
 
+LONG = 2048  # tokens from which a forward's own intermediate values are worth making in pieces
+_LARGE = 1 << 26  # bytes
 MASKED = ("scores", "pattern")
 INSIDE_ATTENTION = ("q", "k", "v", "scores", "pattern", "z")
 
@@ -34,6 +36,33 @@ def still_masked(site: Site, before: Tensor, after: Tensor, offset: int) -> Tens
     queries, keys = after.shape[-2:]
     later = torch.ones(queries, keys, dtype=torch.bool, device=after.device).triu(offset + 1)
     return after.masked_fill(later, 0.0)
+
+
+class _Slab:
+    """One piece of memory for the streams that a run of many tokens keeps.
+
+    Kept where they were made, they would lie among what the forward makes and lets go of, and no gap between them would
+    be of use again: twice the memory for long prompts.
+    """
+
+    def __init__(self, layout: Layout, batch: Batch, capture: Iterable[Site], offset: int) -> None:
+        d = layout.sizes.d_model
+        streams = [site for site in capture if site.kind.axes == ("batch", "pos", "d_model")]
+        rows, length = batch.ids.shape
+        large = len(streams) * rows * (length - offset) * d * layout.dtype.itemsize >= _LARGE
+        self._places = {site: i for i, site in enumerate(sorted(streams, key=str))} if large else {}
+        self._shape = (rows, length - offset, d)
+        self._memory: Tensor | None = None
+
+    def put(self, site: Site, value: Tensor) -> Tensor:
+        """The value, in its place in the slab where it has one."""
+        if site not in self._places or value.shape != self._shape or value.requires_grad:
+            return value
+        if self._memory is None:
+            self._memory = value.new_empty((len(self._places), *self._shape))
+        if self._memory.device != value.device or self._memory.dtype != value.dtype:
+            return value
+        return self._memory[self._places[site]].copy_(value)
 
 
 class Pass:
@@ -77,6 +106,7 @@ class Pass:
         self.rereads: Pass | None = None  # the pass that this one reads a second time for
         self.reread: Callable[..., Tensor] | None = None  # set by the hooks, for edits that ask for it
         self.values: dict[Site, Tensor] = {}
+        self._slab = _Slab(layout, batch, self.capture, offset)
         self.read: dict[Site, Tensor] = {}
         self.touched = self.capture | {site for site in self.edits if self.acting(site)} | self.reads
         self.layer_of = {id(parts.attn): layer for layer, parts in enumerate(layout.blocks)}
@@ -124,7 +154,7 @@ class Pass:
         if site in self.reads:
             self.read[site] = value
         if site in self.capture:
-            self.values[site] = value
+            self.values[site] = self._slab.put(site, value)
         return value
 
     def seen(self, site: Site) -> Tensor:

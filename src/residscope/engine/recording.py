@@ -122,7 +122,7 @@ class Recording:
 
     def keeping(self, *sites: str | Site) -> "Recording":
         """The same run with these sites alone held, computed if need be: what is left is recomputed from them."""
-        values = {self.model.sites.canonical(site): self[site] for site in sites}
+        values = {self.model.sites.canonical(site): self[site].clone() for site in sites}
         return Recording(
             self.model,
             self.batch,
