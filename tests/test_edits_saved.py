@@ -301,7 +301,8 @@ ITSELF: list = []
 ITSELF.append(ITSELF)
 NO_FORM = [
     {1, 2}, b"bytes", Unknown(), Unknown, len, 1j, np.array(["a"]), np.datetime64("2020-01-01"), torch.float32, OTHER, MODEL,
-    ITSELF, lambda: torch.ones(2).to_sparse(), lambda: torch.empty(2, device="meta"), torch.ones(2, dtype=torch.complex128), range(3), 10**5000,
+    ITSELF, lambda: torch.ones(2).to_sparse(), lambda: torch.empty(2, device="meta"), range(3), 10**5000,
+    torch.ones(2, dtype=torch.complex128),
 ]  # fmt: skip
 
 
