@@ -60,6 +60,9 @@ class Direction:
             if number is not None or fact == "offset":
                 object.__setattr__(self, fact, _finite(number, fact, self.name))
         check_told(self.head, self.provenance, self.name)
+        object.__setattr__(
+            self, "provenance", dict(self.provenance)
+        )  # its own: a Result's is a view, which nothing copies
         object.__setattr__(self, "read", self.read.detach().clone())
         object.__setattr__(self, "write", self.write.detach().clone())
 
