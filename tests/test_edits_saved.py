@@ -287,6 +287,8 @@ def test_plain_values_come_back_as_they_were(value):
 def test_other_mappings_and_arrays_come_back():
     array = np.arange(6, dtype=np.int16).reshape(2, 3)[:, ::-1]
     told = {"a": OrderedDict(x=1), "b": MappingProxyType({"y": torch.Size([2])}), "c": array, "d": np.array(2.5)}
+    edit = edits.steer("resid_pre.2", direction(1, provenance=MappingProxyType({"a": 1})), 1.0)
+    assert copy.deepcopy(edit).direction.provenance == {"a": 1}
     (back,) = edits.from_json(edits.to_json([edits.steer("resid_pre.2", direction(1, provenance=told), 1.0)]))
     found = back.direction.provenance
     assert (found["a"], found["b"]) == ({"x": 1}, {"y": (2,)})
@@ -301,7 +303,8 @@ ITSELF: list = []
 ITSELF.append(ITSELF)
 NO_FORM = [
     {1, 2}, b"bytes", Unknown(), Unknown, len, 1j, np.array(["a"]), np.datetime64("2020-01-01"), torch.float32, OTHER, MODEL,
-    ITSELF, lambda: torch.ones(2).to_sparse(), lambda: torch.empty(2, device="meta"), torch.ones(2, dtype=torch.complex128), range(3), 10**5000,
+    ITSELF, lambda: torch.ones(2).to_sparse(), lambda: torch.empty(2, device="meta"), range(3), 10**5000,
+    torch.ones(2, dtype=torch.complex128),
 ]  # fmt: skip
 
 

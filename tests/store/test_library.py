@@ -240,6 +240,10 @@ def test_a_file_goes_from_library_to_library(library: Library, tmp_path: Path) -
     again = exchange.from_file(there.send(received.id))
     assert (again.description, again.model.hash) == ("mine", MODEL.hash)
     assert {fact: getattr(again.direction, fact) for fact in told} == told
+    assert again.direction.provenance == {**direction(**told).provenance, "imported": "plural"}
+    lying = replace(again, model=ModelKey(again.model.hash, "toy", -again.model.signature))
+    with pytest.raises(WrongModel, match="not that of the model it names"):
+        there.receive(exchange.to_file(lying), user="cy")
     other = exchange.to_file(replace(again, direction=replace(again.direction, head=5)))
     assert there.receive(other, user="cy")[1]  # the same numbers at another head are another direction
     changed = bytearray(data)

@@ -43,6 +43,7 @@ class Dictionary:
 
     def __post_init__(self) -> None:
         check_told(self.head, self.provenance, self.name)
+        object.__setattr__(self, "provenance", dict(self.provenance))
         if self.space not in SPACES:
             raise DirectionError("no such space", received=repr(self.space), allowed=", ".join(SPACES))
         n, names = len(self.read), self.names

@@ -47,11 +47,11 @@ class Direction:
         Site.parse(self.site)
         if self.space not in SPACES:
             raise DirectionError("no such space", received=repr(self.space), allowed=", ".join(SPACES))
-        if self.read.ndim != 1 or self.write.ndim != 1:
+        if self.read.ndim != 1 or self.write.shape != self.read.shape:
             raise WrongWidth(
                 "a direction is made of two vectors",
                 received=f"read {tuple(self.read.shape)}, write {tuple(self.write.shape)}",
-                allowed="one axis each",
+                allowed="one axis each, of one length",
             )
         if not (torch.isfinite(self.read).all() and torch.isfinite(self.write).all()):
             raise ZeroDirection("the direction has NaN or infinite entries", received=self.name)
@@ -60,6 +60,9 @@ class Direction:
             if number is not None or fact == "offset":
                 object.__setattr__(self, fact, _finite(number, fact, self.name))
         check_told(self.head, self.provenance, self.name)
+        object.__setattr__(
+            self, "provenance", dict(self.provenance)
+        )  # its own: a Result's is a view, which nothing copies
         object.__setattr__(self, "read", self.read.detach().clone())
         object.__setattr__(self, "write", self.write.detach().clone())
 

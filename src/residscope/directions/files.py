@@ -116,7 +116,7 @@ def signature(model: Model) -> Float[Tensor, "n"]:
     return torch.cat([gain, embed[:2].float().flatten()])
 
 
-def same_weights(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> bool:
+def same_weights(a: Tensor, b: Tensor) -> bool:
     """Whether two signatures are one model's, in whatever dtypes."""
     a, b = a.detach().float().cpu(), b.detach().float().cpu()
     return a.shape == b.shape and torch.allclose(a, b, rtol=1e-2, atol=1e-3)

@@ -26,7 +26,11 @@ def check_align(align: Any) -> None:
 
 
 def by_names(align: Any, source: Any) -> Any:
-    """An alignment by named positions as one {to: from} for each prompt; any other as it is."""
+    """An alignment by named positions as one {to: from} for each prompt; any other as it is.
+
+    Raises:
+        CannotAlign: sets that do not correspond. UnknownPosition: a prompt that lacks a position both sets name.
+    """
     prompts, sources = align if isinstance(align, tuple | list) and len(align) == 2 else (align, source)
     if not isinstance(prompts, PromptSet):
         return align
@@ -44,9 +48,20 @@ def by_names(align: Any, source: Any) -> Any:
             f"{sorted(sources.positions)}",
             allowed="as many prompts, and a position name in common",
         )
-    return tuple(
-        {prompts.positions[name][row]: sources.positions[name][row] for name in names} for row in range(len(prompts))
+    to, taken = (
+        {name: _at(each, name, whose) for name in names} for each, whose in ((prompts, "run"), (sources, "source"))
     )
+    return tuple({to[name][row]: taken[name][row] for name in names} for row in range(len(prompts)))
+
+
+def _at(prompts: PromptSet, name: str, whose: str) -> tuple[int, ...]:
+    """A named position of each prompt. Raises UnknownPosition where one lacks it, saying whose prompts these are."""
+    try:
+        return prompts.at(name)
+    except UnknownPosition as error:
+        raise UnknownPosition(
+            f"of the {whose}'s prompts, {error.failed}", received=error.received, allowed=error.allowed, fix=error.fix
+        ) from None
 
 
 def pairs(align: Any, *, prompt: int, to: int, source: int) -> dict[int, int]:

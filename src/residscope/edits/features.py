@@ -35,7 +35,7 @@ class Feature(BaseEdit):
 
     def change(self, value: Tensor, at: At) -> Tensor:
         assert self.dictionary is not None
-        old = self.dictionary.encode(_wide(value))[..., [*self.index]]
+        old = self.dictionary.encode(wide(value))[..., [*self.index]]
         new = torch.full_like(old, self.value) if self.value is not None else old * (self.scale or 0.0)
         return with_features(self.dictionary, self.index, value, new)
 
@@ -72,6 +72,14 @@ def check_features(dictionary: Any, index: Any) -> None:
         raise BadEdit("not a dictionary", received=repr(dictionary)[:80], allowed="a Dictionary, such as rs.pca gives")
     if not index:
         raise BadEdit("say which feature", received=f"index={index!r}", allowed=f"0 to {len(dictionary) - 1}")
+    if len({*index}) < len(index):
+        raise BadEdit("a feature is named twice", received=f"feature {list(index)}", allowed="each once")
+    if dictionary.space == "lens":
+        raise BadEdit(
+            "a coefficient in the lens space is divided by the final norm, so no multiple of one vector sets it",
+            received=f"{dictionary.name}, in the lens space",
+            allowed="a dictionary in the raw or centred space",
+        )
     if not all(0 <= i < len(dictionary) for i in index):
         raise DirectionError(
             f"{dictionary.name} has {len(dictionary)} directions",
@@ -84,10 +92,10 @@ def with_features(
     dictionary: Dictionary, index: tuple[int, ...], x: Float[Tensor, "*batch d"], new: Float[Tensor, "*batch n"]
 ) -> Float[Tensor, "*batch d"]:
     """x with some of its coefficients made `new`: x + sum_i (new_i - a_i) write_i."""
-    wide = _wide(x)
-    moved = (new.to(wide) - dictionary.encode(wide)[..., [*index]]) @ dictionary.write[[*index]].to(wide)
-    return (wide + moved).to(x.dtype)
+    there = wide(x)
+    moved = (new.to(there) - dictionary.encode(there)[..., [*index]]) @ dictionary.write[[*index]].to(there)
+    return (there + moved).to(x.dtype)
 
 
-def _wide(x: Tensor) -> Tensor:
+def wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))

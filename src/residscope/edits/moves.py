@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -10,7 +10,10 @@ from torch import Tensor
 from residscope.directions import Direction
 from residscope.edits.base import BaseEdit, Index, as_number, fitting, indices, number, of_head, readable, write_of
 from residscope.engine.protocols import At
-from residscope.errors import BadEdit, ZeroDirection
+from residscope.errors import BadEdit, WrongWidth, ZeroDirection
+
+LEAST = 1e-6
+"""The least cosine between what is read and what is written, as `readable` has it: at it a move is a million times the change."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -32,10 +35,16 @@ class Steer(BaseEdit):
                 received=repr(self.direction),
                 fix='use unit="norm"',
             )
-        if not float(write_of(self.direction).norm()) > 0:
-            raise ZeroDirection("steering along a direction of length zero", received=repr(self.direction))
-        if self.unit == "sd" and isinstance(self.direction, Direction) and not readable(self.direction):
-            raise ZeroDirection("steering along write does not move what read reads", received=repr(self.direction))
+        has_length(self.direction, "steering along")
+        if self.unit == "sd" and isinstance(self.direction, Direction):
+            if not readable(self.direction):
+                raise ZeroDirection("steering along write does not move what read reads", received=repr(self.direction))
+            if self.direction.space == "lens" or not float(self.direction.scale or 0) > 0:
+                raise BadEdit(
+                    "a coordinate moves by its standard deviation where that is over zero and it is linear in the stream",
+                    received=f"scale={self.direction.scale}, space={self.direction.space!r}",
+                    fix='use unit="norm"',
+                )
 
     def change(self, value: Tensor, at: At) -> Tensor:
         write = fitting(write_of(self.direction), value, at).double()
@@ -57,8 +66,7 @@ class Clamp(BaseEdit):
 
     def __post_init__(self) -> None:
         number(self.value, "value")
-        if not float(write_of(self.direction).norm()) > 0:
-            raise ZeroDirection("clamping along a direction of length zero", received=repr(self.direction))
+        has_length(self.direction, "clamping along")
         if isinstance(self.direction, Direction) and not readable(self.direction):
             raise ZeroDirection("moving along write does not change what read reads", received=repr(self.direction))
         if self._space not in ("raw", "centred"):
@@ -94,17 +102,52 @@ class ProjectOut(BaseEdit):
         if not self.directions:
             raise BadEdit("project_out needs a direction", received="none")
         for direction in self.directions:
-            if not float(write_of(direction).norm()) > 0:
-                raise ZeroDirection("projecting out a direction of length zero", received=repr(direction))
+            has_length(direction, "projecting out")
             if isinstance(direction, Direction) and not readable(direction):
                 raise ZeroDirection("moving along write does not change what read reads", received=repr(direction))
+        if len({write_of(direction).shape for direction in self.directions}) > 1:
+            widths = ", ".join(str(len(write_of(direction))) for direction in self.directions)
+            raise WrongWidth("the directions are of several widths", received=widths, allowed="one")
+        self._bases()
+
+    def _bases(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Orthonormal bases Q of what is read and P of what is written, and the pseudo-inverse of P Q^T. Raises ZeroDirection."""
+        Q = _basis([d if isinstance(d, Tensor) else d.read for d in self.directions])
+        P = _basis([write_of(d) for d in self.directions])
+        u, cosines, v = torch.linalg.svd(P @ Q.T, full_matrices=False)
+        if len(P) < len(Q) or not float(cosines.min()) > LEAST:
+            raise ZeroDirection(
+                "moving along what these directions write cannot bring all that they read to zero",
+                received=f"{len(self.directions)} directions, which read {len(Q)} dimensions; of those, writing reaches one "
+                f"with a cosine of {0.0 if len(P) < len(Q) else float(cosines.min()):.2g} only",
+                allowed=f"a cosine over {LEAST:g} for each",
+                fix="leave out a direction, or give those that read alike what they read to write along",
+            )
+        return Q, P, (v.T / cosines) @ u.T
 
     def change(self, value: Tensor, at: At) -> Tensor:
-        reads = [d if isinstance(d, Tensor) else d.read for d in self.directions]
-        R = torch.stack([fitting(read, value, at) for read in reads]).double()
-        W = torch.stack([fitting(write_of(d), value, at) for d in self.directions]).double()
-        coordinates = (value.double() @ R.T) @ torch.linalg.pinv(W @ R.T)
-        return (value.double() - coordinates @ W).to(value.dtype)
+        for direction in self.directions:
+            fitting(write_of(direction), value, at)
+        Q, P, inverse = (part.to(value.device) for part in self._bases())
+        wide = value.double()
+        return (wide - (wide @ Q.T) @ inverse @ P).to(value.dtype)
+
+
+def has_length(direction: Any, doing: str) -> None:
+    """Refuse what is no vector, has no length, or is not finite."""
+    vector = write_of(direction)
+    if vector.ndim != 1 or vector.is_complex() or vector.dtype == torch.bool:
+        received = f"{str(vector.dtype).removeprefix('torch.')} {tuple(vector.shape)}"
+        raise WrongWidth("a direction is one vector of real numbers", received=received, allowed="such as (576,)")
+    if not 0 < float(vector.double().norm()) < float("inf"):
+        raise ZeroDirection(f"{doing} a direction of length zero, or not finite", received=repr(direction)[:200])
+
+
+def _basis(vectors: Sequence[Tensor]) -> Tensor:
+    """An orthonormal basis, as rows, of what vectors span; two that agree to 1e-6 of their lengths count once."""
+    wide = torch.stack([vector.detach().double().cpu() for vector in vectors])
+    _, sizes, basis = torch.linalg.svd(wide / wide.norm(dim=1, keepdim=True), full_matrices=False)
+    return basis[sizes > LEAST]
 
 
 def steer(site: str, direction: Direction | Tensor, strength: float, *, unit: str = "norm", **where: Index) -> Steer:
@@ -127,7 +170,14 @@ def clamp(site: str, direction: Direction | Tensor, value: float, *, space: str 
 
 
 def project_out(site: str, directions: Direction | Tensor | Sequence[Direction | Tensor], **where: Index) -> ProjectOut:
-    """Remove the coordinates along one or several directions. Doing it twice changes nothing more."""
+    """Remove the coordinates along one or several directions: every read . x becomes 0. Doing it twice changes nothing more.
+
+        x - P^T (P Q^T)^+T Q x,   Q, P orthonormal bases of what the directions read and write; x - W (R W)^-1 R x where R W
+        has an inverse
+
+    Directions that agree, such as one given twice, count once. Raises ZeroDirection where moving along what they write cannot
+    bring all that they read to zero: where a dimension read has a cosine of 1e-6 or less with what is written.
+    """
     several = (directions,) if isinstance(directions, Direction | Tensor) else tuple(directions)
     where = of_head(str(site), several, where)
     return ProjectOut(str(site), directions=several, **indices(where))

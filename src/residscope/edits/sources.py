@@ -10,7 +10,7 @@ from torch import Tensor
 from residscope.directions import Dictionary
 from residscope.edits.align import Align, by_names, check_align, pairs
 from residscope.edits.base import BaseEdit, Index, indices, of_head, positions_axis, prompt_of
-from residscope.edits.features import check_features, with_features
+from residscope.edits.features import check_features, wide, with_features
 from residscope.engine.model import Model
 from residscope.engine.protocols import At
 from residscope.engine.recording import Recording
@@ -217,7 +217,8 @@ class Patch(Sourced):
         taken = self.taken(value, at)
         if self.dictionary is None or self.feature is None:
             return taken
-        return with_features(self.dictionary, self.feature, value, self.dictionary.encode(taken)[..., [*self.feature]])
+        coefficients = self.dictionary.encode(wide(taken))[..., [*self.feature]]  # in the precision of the value's own
+        return with_features(self.dictionary, self.feature, value, coefficients)
 
     def refuse(self, later: Any, sites: Sequence[Site], lengths: tuple[int, ...]) -> None:
         """Features of one dictionary clash with each other alone: the rest of the value is held by nobody."""

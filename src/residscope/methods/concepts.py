@@ -123,7 +123,16 @@ def leace_eraser(
     whitened = (cross.double() @ vectors[:, kept]) / root
     _, sizes, basis = torch.linalg.svd(whitened, full_matrices=False)
     basis = basis[sizes > 1e-10 * sizes.max().clamp_min(1e-300)]
-    return (basis / root) @ vectors[:, kept].T, (basis * root) @ vectors[:, kept].T
+    read, write = (basis / root) @ vectors[:, kept].T, (basis * root) @ vectors[:, kept].T
+    left = float((cross.double() - (cross.double() @ read.T) @ write).norm())
+    if left > 1e-6 * float(cross.double().norm()):
+        raise SingularCovariance(
+            "the classes differ where the activations do not vary, so no erasure within their span takes the label out",
+            received=f"{left / float(cross.double().norm()):.2g} of the cross-covariance is left",
+            allowed="up to 1e-6",
+            fix="shrink the covariance, or make it of the activations that the means are of",
+        )
+    return read, write
 
 
 def _concept(

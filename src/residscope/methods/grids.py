@@ -115,7 +115,7 @@ def _positions(
             raise UnknownPosition(
                 "the prompts name no such position", received=repr(name), allowed=", ".join(names.positions) or "none"
             )
-        found.append({"named": names.positions[name]})
+        found.append({"named": names.at(name)})
     return found, tuple(map(str, positions))
 
 

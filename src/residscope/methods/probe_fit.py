@@ -45,7 +45,7 @@ def fit_probe(
     Raises:
         OneClass, UnseenLabel, TooFewPrompts, MissingLabel, UnknownPosition.
     """
-    train, test = halves(data, label=label, held_out=held_out, seed=seed)
+    train, test = halves(data, label=label, held_out=held_out, seed=seed, positions=[position])
     seen, unseen = (activations(model, half, [site], [position], head=head)[site, position] for half in (train, test))
     about = {"model": model.hash, "model name": model.name, "data": data.name, "seed": seed}
     return fit(
@@ -54,8 +54,16 @@ def fit_probe(
     )  # fmt: skip
 
 
-def halves(data: PromptSet, *, label: str, held_out: PromptSet | float, seed: int) -> tuple[PromptSet, PromptSet]:
-    """Training and held-out prompts. Raises OneClass, UnseenLabel, TooFewPrompts, MissingLabel."""
+def halves(
+    data: PromptSet, *, label: str, held_out: PromptSet | float, seed: int, positions: Sequence[str] = ()
+) -> tuple[PromptSet, PromptSet]:
+    """Training and held-out prompts, each with these positions.
+
+    Raises:
+        OneClass, UnseenLabel, TooFewPrompts, MissingLabel. UnknownPosition: by the prompt's number in `data`.
+    """
+    for position in positions:
+        data.at(position)
     values = Counter(map(str, data.label(label)))
     if len(values) < 2:
         raise OneClass(

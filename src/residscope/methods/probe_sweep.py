@@ -78,7 +78,7 @@ def fit_probes(
     progress: Progress | None = None,
 ) -> dict[tuple[str, str], Probe]:
     """`fit_probe` at several sites and positions, by (site, position), the model run once."""
-    train, test = halves(data, label=label, held_out=held_out, seed=seed)
+    train, test = halves(data, label=label, held_out=held_out, seed=seed, positions=positions)
     seen, unseen = (activations(model, half, sites, positions, progress=progress) for half in (train, test))
     about = {"model": model.hash, "model name": model.name, "data": data.name, "seed": seed}
     probes: dict[tuple[str, str], Probe] = {}

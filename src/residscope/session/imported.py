@@ -11,6 +11,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from residscope.directions import Direction
+from residscope.directions.sent import KIND, check_model, check_whole, said_about
 from residscope.errors import MalformedTensors, WrongWidth, ZeroDirection
 from residscope.session.loaded import Loaded
 
@@ -18,26 +19,34 @@ MOST_NAME = 80
 MOST_DIRECTIONS = 500
 SHAPE = (
     "safetensors with `read` F32[d_model], perhaps `write` F32[d_model], and metadata `name`, `site`, "
-    "perhaps `head`, `space`, `offset`, `scale`"
+    "perhaps `head`, `space`, `offset`, `scale`, `sha256`, `about`; perhaps the model's `signature` F32[n]"
 )
 
 
 def read_direction(data: bytes, loaded: Loaded, known: Mapping[str, Direction]) -> tuple[str, Direction]:
-    """The direction and its name.
+    """The direction and its name. Where the file tells its hash or its model they are checked; its provenance is kept.
 
     Raises:
-        MalformedTensors, WrongWidth, ZeroDirection, SiteError.
+        MalformedTensors, WrongWidth, ZeroDirection, DirectionError, SiteError.
+        DamagedFile: its sha256 is another. WrongModel: its signature is another model's.
     """
     tensors, metadata = _parse(data)
+    check_whole(tensors, metadata)
+    about, own = said_about(metadata), metadata.get("residscope") == KIND
     name = metadata.get("name", "").strip()
     if not name or len(name) > MOST_NAME or not name.isprintable():
         raise MalformedTensors(
             "the direction needs a name", received=repr(name[:100]), allowed=f"1 to {MOST_NAME} characters"
         )
+    told = check_model(name, tensors, about, loaded.model)
     site = loaded.model.sites.parse(metadata.get("site", f"resid_post.{loaded.model.n_layers - 1}"))
-    read = _vector(tensors, "read")
-    write = _vector(tensors, "write") if "write" in tensors else read
+    read = _vector(tensors, "read", own=own)
+    write = _vector(tensors, "write", own=own) if "write" in tensors else read
     offset, scale, head = (_number(metadata.get(fact)) for fact in ("offset", "scale", "head"))
+    if len(read) != len(write):
+        raise WrongWidth(
+            "`read` and `write` are of two widths", received=f"{len(read)}, {len(write)}", allowed="one width"
+        )
     direction = Direction(
         read,
         write,
@@ -46,7 +55,7 @@ def read_direction(data: bytes, loaded: Loaded, known: Mapping[str, Direction]) 
         scale=scale,
         name=name,
         space=metadata.get("space", "raw"),
-        provenance={"imported": name},
+        provenance={**about.get("provenance", {}), **told},
         head=None if head is None else _whole(head),
     )
     _check(direction, loaded)
@@ -135,8 +144,9 @@ def _parse(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from None
 
 
-def _vector(tensors: Mapping[str, Tensor], name: str) -> Tensor:
-    if name not in tensors or tensors[name].ndim != 1 or tensors[name].dtype != torch.float32:
+def _vector(tensors: Mapping[str, Tensor], name: str, *, own: bool) -> Tensor:
+    dtypes = (torch.float32, torch.float64) if own else (torch.float32,)
+    if name not in tensors or tensors[name].ndim != 1 or tensors[name].dtype not in dtypes:
         found = ", ".join(f"{k} {str(v.dtype).removeprefix('torch.')}{list(v.shape)}" for k, v in tensors.items())
         raise MalformedTensors(f"there is no vector `{name}`", received=found or "no tensors", allowed=SHAPE)
-    return tensors[name]
+    return tensors[name].float()

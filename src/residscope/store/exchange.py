@@ -15,13 +15,12 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from residscope.directions import SPACES, Direction
-from residscope.errors import BadText, DamagedFile, DirectionError, MalformedTensors, ZeroDirection
-from residscope.files import digest
+from residscope.directions.sent import KIND, check_whole, said_about, seal
+from residscope.errors import BadText, DirectionError, MalformedTensors, ZeroDirection
 from residscope.model.sites import Site
 from residscope.store.entries import ModelKey
 from residscope.store.tables import Model
 
-KIND = "direction"
 MOST_WIDTH = 1 << 20
 MOST_PROVENANCE = 256 << 10
 DTYPES = (torch.float32, torch.float64)
@@ -59,7 +58,7 @@ def to_file(sent: Sent) -> bytes:
     facts |= {} if d.scale is None else {"scale": repr(d.scale)}
     facts |= {} if d.head is None else {"head": str(d.head)}
     facts["about"] = json.dumps(about)
-    return save(tensors, metadata=facts | {"sha256": digest(KIND, tensors, json.dumps(facts, sort_keys=True))})
+    return save(tensors, metadata=facts | {"sha256": seal(tensors, facts)})
 
 
 def from_file(data: bytes) -> Sent:
@@ -74,15 +73,14 @@ def from_file(data: bytes) -> Sent:
         facts = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
         if facts.get("residscope") != KIND:
             raise ValueError("it says nothing of a saved direction")
-        if facts.pop("sha256", None) != digest(KIND, tensors, json.dumps(facts, sort_keys=True)):
-            raise DamagedFile(
-                "the file is damaged: its contents are not those that were saved (sha256)",
-                received=str(facts.get("name"))[:80],
-                fix="export it again, or take it from a backup",
-            )
-        about = json.loads(facts["about"])
+        check_whole(tensors, {"sha256": "none", **facts})
+        about = said_about(facts)
         read, write = tensors["read"], tensors.get("write", tensors["read"])
         description = about["description"]
+        if not all(x.ndim == 1 and x.dtype in DTYPES for x in (read, write)):
+            raise ValueError("its vectors are none of float32 or float64")
+        if len(read) != len(write):
+            raise ValueError("its vectors are of two widths")
         weights = tensors["signature"]
         if weights.ndim != 1 or weights.dtype != torch.float32 or not weights.isfinite().all():
             raise ValueError("the model's signature is no vector")
@@ -96,7 +94,7 @@ def from_file(data: bytes) -> Sent:
             scale=None if scale is None else float(scale),
             name=facts["name"],
             space=facts["space"],
-            provenance=dict(about["provenance"]),
+            provenance=about["provenance"],
             head=None if head is None else _head(head),
         )
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError) as error:

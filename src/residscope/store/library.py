@@ -144,15 +144,25 @@ class Library(Remarks):
         """Take in what `send` wrote; answers the entry and whether it is new. Numbers that are here already stay whose they are.
 
         Raises:
-            MalformedTensors, DamagedFile, NameTaken, BadText, NoUser, DirectionError.
+            MalformedTensors, DamagedFile, NameTaken, BadText, NoUser, DirectionError. WrongModel: its signature is not that of
+            the model it names.
         """
         sent = exchange.from_file(data)
         with self.database.writing() as session:
             self._user(session, user)
+            known = session.scalars(select(tables.Model).where(tables.Model.hash == sent.model.hash)).first()
+            if known is not None and not directions.same_weights(exchange.known(known).signature, sent.model.signature):
+                raise WrongModel(
+                    f"the file's signature is not that of the model it names, {known.name}",
+                    received=sent.model.name,
+                    allowed=f"the weights of {known.hash[:12]}",
+                )
             held = self._held(session, sent)
             if held is not None:
                 return finding.entry(session, held), False
-        saved = self.save(sent.direction, model=sent.model, user=user, name=name, description=sent.description)
+        told = {**sent.direction.provenance, "imported": sent.direction.name}
+        direction = replace(sent.direction, provenance=told)
+        saved = self.save(direction, model=sent.model, user=user, name=name, description=sent.description)
         return saved, True
 
     def _save(self, direction: directions.Direction, key: ModelKey, user: str | None, description: str | None) -> Entry:
