@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from residscope.engine.attention import active, switched
 from residscope.engine.branches import Branches
 from residscope.engine.layout import BlockParts, Layout, weight_in_out
+from residscope.engine.memory import give_back
 from residscope.engine.passes import INSIDE_ATTENTION, LONG, Pass
 from residscope.engine.places import Places, with_input, with_output
 from residscope.engine.seams import AttentionProducts, Overlaid, Overlay, RouterLogits
@@ -226,8 +227,12 @@ class Hooks(Places):
     def _in_pieces(self, layer: int, parts: BlockParts) -> None:
         """The MLP of a long prompt a piece at a time: it reads each token by itself, and its neurons are its largest values."""
         mlp, now = parts.mlp, self.now
+        if now.batch.ids.shape[0] * now.length < LONG:
+            return
+        if now.layout.device.type == "cpu":
+            self._on(parts.block, after=lambda args, output: give_back())
         inside = any(now.touches(Site(name, layer)) for name in ("mlp_pre", "mlp_gate", "mlp_post"))
-        if mlp is None or parts.router is not None or inside or now.batch.ids.shape[0] * now.length < LONG:
+        if mlp is None or parts.router is not None or inside:
             return
         if any(m._forward_hooks or m._forward_pre_hooks for m in mlp.modules() if m is not mlp):
             return  # somebody looks at its parts
@@ -235,7 +240,7 @@ class Hooks(Places):
         def run(stock: Any, *args: Any, **kwargs: Any) -> Any:
             if len(args) != 1 or kwargs or args[0].ndim != 3 or args[0].requires_grad:
                 return stock(*args, **kwargs)
-            size = max(1, LONG // 2 // args[0].shape[0])
+            size = max(1, LONG // 4 // args[0].shape[0])
             return torch.cat([stock(piece) for piece in args[0].split(size, 1)], 1)
 
         self._around(mlp, run)

@@ -1,7 +1,9 @@
 """Memory: what a run would keep, how much it or a sweep may take, and the many ways in which torch says that it ran out."""
 
+import ctypes
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache
 from math import prod
 
 import torch
@@ -55,6 +57,21 @@ def budget(device: torch.device) -> int:
         return (found[0] if found else free) // 2
     except (OSError, ValueError, AttributeError):
         return 2**31
+
+
+@cache
+def _trim() -> Callable[[int], int] | None:
+    """The C library's way to hand unused memory back to the system, where it has one (glibc)."""
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):
+        return None
+
+
+def give_back() -> None:
+    """Hand what a long forward has let go of back to the system, which the C library would keep in pieces."""
+    if (trim := _trim()) is not None:
+        trim(0)
 
 
 def out_of_memory(error: BaseException) -> bool:

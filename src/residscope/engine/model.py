@@ -288,7 +288,7 @@ class Model:
                 expanded = [site for site in expanded if window.start <= rank(site, self.n_layers) <= last]
         given = tied(edits, prompt)
         if readout is not None:
-            expanded += [site for name in self._needed(readout, given) for site in self.sites.expand(name)]
+            expanded += [site for name in self._needed(readout, given, window) for site in self.sites.expand(name)]
         if window is not None:
             self._check_inside(window, expanded)
         sites = {self.sites.canonical(site) for site in expanded}
@@ -357,10 +357,13 @@ class Model:
         ):
             raise WrongModel("the window's recording is of another prompt", fix="record this prompt first")
 
-    def _needed(self, readout: Readout, edits: Sequence[Edit]) -> Sequence[str]:
+    def _needed(self, readout: Readout, edits: Sequence[Edit], window: Window | None) -> Sequence[str]:
         """The sites to record for a readout: of the logits at one position, no more than what they are made from."""
         changed = any(site.name == "logits" for edit in edits for site in edit.places(self.sites))
-        return ("final_norm",) if isinstance(readout, LogitReadout) and not changed else readout.sites
+        if changed or not isinstance(readout, LogitReadout):
+            return readout.sites
+        late = window is not None and window.start == self.n_layers
+        return ("final_norm",) if late else (f"resid_post.{self.n_layers - 1}",)
 
     def _check_reached(self, window: Window, edits: Sequence[Edit]) -> None:
         """Refuse an edit that acts before the window, where it would be lost; what holds to an unedited base changes nothing."""
