@@ -116,7 +116,10 @@ def taken(spec: Mapping[str, Any], number: int, site: str, value: Tensor, here: 
     elif spec.get("pos") is None:
         raise Refused("prompts of unequal length, and nothing says which position is which")
     else:
-        pairs = {p if p >= 0 else p + to: p if p >= 0 else p + came for p in spec["pos"]}
+        named = {(p if p >= 0 else p + to, p if p >= 0 else p + came) for p in spec["pos"]}
+        pairs = dict(named)
+        if len(pairs) < len(named):
+            raise Refused("one position named as two of the source")
     if square and (align is not None or to != came):
         raise Refused("positions twice")
     if not all(0 <= i < to and 0 <= j < came for i, j in pairs.items()):

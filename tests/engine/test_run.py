@@ -242,3 +242,14 @@ def test_a_window_on_the_unedited_run_is_what_freeze_holds_to(llama, ids):
             assert torch.allclose(logits, whole[:, 4:], atol=1e-5) == (not background)
     finally:
         counter.remove()
+
+
+def test_a_held_divisor_divides_a_stream_whose_own_overflows():
+    """Stock norms square in float32: past 1.8e19 their own divisor is infinite, and there is nothing left to rescale."""
+    hf = tiny_llama()
+    model, ids = Model(hf), torch.tensor([[3, 4, 5]])
+    held = model.run(ids, ["mlp_scale.1", "resid_mid.1"])
+    large = edits.scale("resid_mid.1", 1e25)
+    run = model.run(ids, ["mlp_in.1"], edits=[large, edits.freeze("mlp_scale.1")])
+    expected = held["resid_mid.1"] * 1e25 / held["mlp_scale.1"] * hf.model.layers[1].post_attention_layernorm.weight
+    torch.testing.assert_close(run["mlp_in.1"], expected, rtol=1e-6, atol=0)

@@ -50,6 +50,12 @@ class Norm:
         """x as the norm sees it: without its mean, for LayerNorm."""
         return x - x.mean(-1, keepdim=True) if self.kind == "layer" else x
 
+    def over(self, x: Tensor, divisor: Tensor) -> Tensor:
+        """The norm's output for x, had its divisor been this one: finite also where x is so large that its own is not."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        core = (self.center(wide) / divisor).to(x.dtype) * self.gain
+        return (core if self.bias is None else core + self.bias).to(x.dtype)
+
     def rescale(self, out: Tensor, old: Tensor, new: Tensor) -> Tensor:
         """The norm's output, had its divisor been `new` instead of `old`."""
         bias = self.bias

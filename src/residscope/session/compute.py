@@ -23,7 +23,7 @@ from residscope.session.specs import EditSpec
 from residscope.session.state import Named, Prompt
 
 NEXT, TOP = 5, 10
-CAPTURE = ("resid_pre.0", "resid_post", "logits")
+CAPTURE = ("resid_pre.0", "resid_post", "final_norm")
 MOST_KEPT, KEPT_BYTES = 6, 1 << 30
 MOST_GRAM = 400
 
@@ -49,12 +49,13 @@ def forward(loaded: Loaded, prompt: Prompt, active: tuple[EditSpec, ...], named:
     edits: list[Any] = [build(spec, loaded, named, prompt) for spec in active]
     started = time.perf_counter()
     recording = loaded.model.run(list(prompt.ids), CAPTURE, edits=edits)
+    parts = [top_p(part[0], NEXT) for part in recording.logits_in_parts()]
+    last = recording.logits_at(-1)[0].float().cpu()
     seconds = time.perf_counter() - started
-    logits = recording.logits[0]
+    ids, p = (torch.cat(list(column)) for column in zip(*parts, strict=True))
     rows = [recording["resid_pre.0"][0], *(recording[f"resid_post.{i}"][0] for i in range(loaded.model.n_layers))]
-    ids, p = top_p(logits, NEXT)
     end = recording.keeping(rows_end(loaded.model)) if _edits_the_end(recording) else None
-    return Held(torch.stack(rows), ids, p, logits[-1].float().cpu().clone(), seconds, end)
+    return Held(torch.stack(rows), ids, p, last, seconds, end)
 
 
 def rows_end(model: Model) -> str:
@@ -101,7 +102,7 @@ def elsewhere(
 def last_logits(loaded: Loaded, prompt: Prompt, active: tuple[EditSpec, ...], named: Named) -> Float[Tensor, "d_vocab"]:
     """Only the last position's logits of a run."""
     edits: list[Any] = [build(spec, loaded, named, prompt) for spec in active]
-    return loaded.model.run(list(prompt.ids), ["logits"], edits=edits).logits[0, -1].float().cpu().clone()
+    return loaded.model.run(list(prompt.ids), CAPTURE[-1:], edits=edits).logits_at(-1)[0].float().cpu().clone()
 
 
 def top_p(logits: Float[Tensor, "*pos d_vocab"], k: int) -> tuple[Int[Tensor, "*pos k"], Float[Tensor, "*pos k"]]:
