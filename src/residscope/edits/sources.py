@@ -115,7 +115,8 @@ class Sourced(Held):
                 allowed=f"1 or {len(value)}",
             )
         held = at.mine(whole_source).to(value)
-        if self.align is None and (held.shape[axis] == length or self._same_lengths(at)):
+        padded_alike = held.shape[axis] == length if self.lengths is None else self._same_lengths(at)
+        if self.align is None and padded_alike:
             if "key" in at.site.kind.axes:
                 held = held[..., :length]
             return held.narrow(axis, at.offset, length - at.offset).expand_as(value)
@@ -137,8 +138,7 @@ class Sourced(Held):
 
     def _same_lengths(self, at: At) -> bool:
         """Whether each row is as long as its source, whatever both were padded to."""
-        lengths = at.batch.lengths
-        return self.lengths is not None and all(self._length(prompt_of(i, at), 0) == n for i, n in enumerate(lengths))
+        return all(self._length(prompt_of(i, at), 0) == n for i, n in enumerate(at.batch.lengths))
 
     def _length(self, prompt: int, unsaid: int) -> int:
         return unsaid if self.lengths is None else self.lengths[prompt if len(self.lengths) > 1 else 0]
