@@ -20,7 +20,10 @@ Positions = str | Sequence[int] | Sequence[str] | None
 
 @dataclass(frozen=True)
 class Grid:
-    """Cells in the order of their dimensions. `sites` and `where` say, of each, the site and the heads and positions."""
+    """Cells in the order of their dimensions. `sites` and `where` say, of each, the site and the heads and positions.
+
+    A named position stands in `where` by its name ("named"): which token it is, each prompt set says for itself.
+    """
 
     dims: tuple[str, ...]
     coords: Mapping[str, tuple[Any, ...]]
@@ -115,7 +118,7 @@ def _positions(
             raise UnknownPosition(
                 "the prompts name no such position", received=repr(name), allowed=", ".join(names.positions) or "none"
             )
-        found.append({"named": names.positions[name]})
+        found.append({"named": name})
     return found, tuple(map(str, positions))
 
 
