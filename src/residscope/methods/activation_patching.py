@@ -60,7 +60,8 @@ def activation_patching(
     gap = cells.ends[0] - cells.ends[1]
     if (normalize or screen) and not bool((gap != 0).all()):
         raise BadSweep("clean and corrupted have the same metric", received=str(ends), fix="choose another pair")
-    found = run(plan, cells.grid, gap, screen, over, progress, cancel)
+    source = cells.pair.clean if mode == "denoise" else cells.pair.corrupted
+    found = run(plan, cells.grid, gap, screen, over, progress, cancel, donor=source.batch)
     about = {"method": f"activation patching of {site}, {mode}", **ends, "normalized": normalize}
     if cells.pair.scored_by is not None:
         about["scored by"] = cells.pair.scored_by
