@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.harness import Row, report
 
-BENCHES = ("recording", "beside", "patching", "memory", "page", "slider", "lrqp")
+BENCHES = ("recording", "beside", "patching", "screening", "memory", "page", "slider", "lrqp")
 
 
 def main() -> None:

@@ -208,10 +208,12 @@ def screened_rows(model: rs.Model, peer: Peer, *, rounds: int) -> Iterator[Row]:
             ours, theirs = (statistics.median(column) for column in zip(*times, strict=True))
             ratios = sorted(a / b for a, b in times)
             ratio = statistics.median(ratios)
-            audit = ", ".join(f"{k} {v:.3g}" for k, v in found.provenance["audit"].items())
+            audit, left = found.provenance["audit"], found.provenance["estimates"]
+            bound = f"at most {audit['at most over']} of the {left} estimates over it, {audit['cells']} drawn"
+            cost = ", ".join(f"{stage} {spent['seconds']:.3g} s" for stage, spent in found.provenance["cost"].items())
             note = (
                 f"{1 / ratio:.1f} times as fast as transformer_lens; recall {recall:.3f} of the {int(big.sum())} cells over "
-                f"5 % of the gap, {int(known.sum())} of {len(cells)} exact; audit: {audit}"
+                f"5 % of the gap, {int(known.sum())} of {len(cells)} exact; {bound}; {cost}"
             )
             asked = None if reach is None or by != "bfloat16" else 1 / reach
             yield Row(

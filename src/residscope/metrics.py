@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from residscope.engine.recording import Recording
@@ -85,18 +85,29 @@ class LogProb(_AtOnePosition):
         return logits.log_softmax(-1)[:, model.token_id(self.token)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Loss:
-    """Mean cross-entropy of each row's own next tokens, in nats. Needs rows of two tokens or more."""
+    """Mean cross-entropy of each row's next tokens, in nats: its own, or those of `tokens`. Needs rows of two tokens or more.
+
+    tokens: of each prompt, where runs of other prompts are scored by them too (`on`).
+    """
 
     sites: ClassVar[tuple[str, ...]] = ("logits",)
+    tokens: Int[Tensor, "prompt pos"] | None = None
+
+    def on(self, batch: Batch) -> "Loss":
+        """The loss of these prompts' tokens, whatever runs."""
+        return Loss(batch.ids)
 
     def __call__(self, recording: Recording) -> Float[Tensor, "batch"]:
         if min(recording.lengths) < 2 or recording.offset:
             raise PromptError(
                 "loss needs whole prompts of at least two tokens", received=f"lengths {recording.lengths}"
             )
-        tokens, real = recording.tokens[:, 1:], recording.batch.real[:, 1:]
+        tokens, real = recording.tokens, recording.batch.real[:, 1:]
+        if self.tokens is not None:
+            tokens = _mine(self.tokens, recording.batch, "the loss is of the tokens of another number of prompts")
+        tokens = tokens[:, 1 : recording.tokens.shape[1]]
         parts, first = [], 0
         for logits in recording.logits_in_parts():
             targets = tokens[:, first : first + logits.shape[1]]
@@ -106,9 +117,19 @@ class Loss:
         return (torch.cat(parts, 1) * real).sum(1) / real.sum(1)
 
 
+def _mine(whole: Shaped[Tensor, "prompt ..."], batch: Batch, failed: str) -> Shaped[Tensor, "batch ..."]:
+    """The rows of a tensor with one for every prompt that the batch's rows stand for. Raises PromptError where they are not."""
+    rows = range(len(batch)) if batch.rows is None else batch.rows
+    if max(rows) >= len(whole) or (batch.rows is None and len(whole) != len(batch)):
+        raise PromptError(
+            failed, received=f"{len(whole)} for {max(rows) + 1} prompts", allowed="one for each prompt of the run"
+        )
+    return whole[list(rows)]
+
+
 @dataclass(frozen=True)
 class KL(_AtOnePosition):
-    """KL(reference || this run) of the next-token distribution, in nats."""
+    """KL(reference || this run) of the next-token distribution, in nats: a reference of one prompt, or one for each."""
 
     reference: Recording
     pos: int = -1
@@ -117,8 +138,8 @@ class KL(_AtOnePosition):
         if self.reference.model.hf is not model.hf:
             raise WrongModel("the reference is of another model", received=self.reference.model.name)
         reference = self.reference.logits_at(self.pos)
-        if batch.rows is not None and len(reference) > 1:
-            reference = reference[list(batch.rows)]
+        if len(reference) > 1:
+            reference = _mine(reference, batch, "the reference is a run of another number of prompts")
         p, q = reference.log_softmax(-1), logits.log_softmax(-1)
         return (p.exp() * (p - q)).sum(-1)
 
@@ -148,5 +169,8 @@ def loss() -> Loss:
 
 
 def kl(reference: Recording, *, pos: int = -1) -> KL:
-    """KL divergence from a reference run's next-token distribution, in nats."""
+    """KL divergence from a reference run's next-token distribution, in nats: a run of one prompt, or of as many as are scored.
+
+    Raises PromptError where the reference is of another number of prompts.
+    """
     return KL(reference, pos)

@@ -10,9 +10,10 @@ from residscope import edits
 from residscope.engine.model import Model, Prompt
 from residscope.engine.planner import Sweep, sweep
 from residscope.engine.protocols import Edit, Readout
-from residscope.errors import BadSweep, UnalignedPrompts
+from residscope.errors import BadSweep
 from residscope.methods.grids import Positions, grid, run
-from residscope.model.prompts import PromptSet
+from residscope.methods.pairs import Pair, Side, paired
+from residscope.model.sites import Site
 from residscope.progress import Progress
 from residscope.results import Result
 
@@ -40,9 +41,11 @@ def activation_patching(
     mode: "denoise" runs the corrupted prompt and patches the clean one's values in; "noise" the other way round. site: any
     with positions or heads (`resid_pre`, `resid_mid`, `attn_out`, `mlp_out`, `z`, `q`, `k`, `v`, `pattern`, `mlp_post` ...).
     positions: "each", "all" at once (the default where the site has heads), a list (negative: from the end), or names from
-    the prompt set. corrupted: None takes the set's own. normalize: (patched - corrupted) / (clean - corrupted), so that 0
-    is the corrupted run and 1 the clean one. screen: "neighbours" (every fourth layer first), "bfloat16" or "gradient" estimates
-    all cells, and makes exact those over `over` of the gap; the result is labelled so.
+    the prompt sets, each of which names its own tokens. corrupted: None takes the set's own. metric: one for both ends and all
+    cells; `rs.logit_diff()` goes by the clean set's answers, else the corrupted set's, and `rs.loss()` by the clean prompts'
+    tokens. normalize: (patched - corrupted) / (clean - corrupted), so that 0 is the corrupted run and 1 the clean one. screen:
+    "bfloat16", "neighbours" or "gradient" (`rs.screened`) leaves as estimates what the evidence says is under `over` of the
+    gap; the result's label bounds how many of those may be over it.
 
     Returns a `Result` over layer, pos and head (kv_head), and prompt where there are several, in the metric's unit. Its
     provenance has the metric of both runs.
@@ -57,8 +60,11 @@ def activation_patching(
     gap = cells.ends[0] - cells.ends[1]
     if (normalize or screen) and not bool((gap != 0).all()):
         raise BadSweep("clean and corrupted have the same metric", received=str(ends), fix="choose another pair")
-    found = run(plan, cells.grid, gap, screen, over, progress, cancel)
+    source = cells.pair.clean if mode == "denoise" else cells.pair.corrupted
+    found = run(plan, cells.grid, gap, screen, over, progress, cancel, donor=source.batch)
     about = {"method": f"activation patching of {site}, {mode}", **ends, "normalized": normalize}
+    if cells.pair.scored_by is not None:
+        about["scored by"] = cells.pair.scored_by
     result = cells.grid.result(found, name=type(metric).__name__, about=about)
     if not normalize:
         return result
@@ -70,8 +76,8 @@ def activation_patching(
 
 
 class _Cells:
-    def __init__(self, found: Any, ends: tuple[Tensor, Tensor]) -> None:
-        self.grid, self.ends = found, ends
+    def __init__(self, found: Any, ends: tuple[Tensor, Tensor], pair: Pair) -> None:
+        self.grid, self.ends, self.pair = found, ends, pair
 
 
 def _plan(
@@ -89,44 +95,27 @@ def _plan(
     """The sweep, its grid, and the metric of the clean and the corrupted run."""
     if mode not in ("denoise", "noise"):
         raise BadSweep("no such mode", received=repr(mode), allowed='"denoise" or "noise"')
-    names = clean if isinstance(clean, PromptSet) else None
-    if corrupted is None:
-        if names is None or names.corrupted is None:
-            raise BadSweep(
-                "there is no corrupted prompt", received="None", allowed="prompts, or a PromptSet with its own"
-            )
-        corrupted = PromptSet(names.corrupted, answers=names.answers, positions=names.positions)
-    a, b = model.batch(clean), model.batch(corrupted)
-    if a.lengths != b.lengths:
-        at = next((i for i, pair in enumerate(zip(a.lengths, b.lengths, strict=False)) if pair[0] != pair[1]), 0)
-        raise UnalignedPrompts(
-            "clean and corrupted prompts must correspond token by token",
-            received=f"prompt {at}: {_length(a.lengths, at)} and {_length(b.lengths, at)} tokens",
-            allowed="equal lengths",
-            fix="choose words of as many tokens, or give edits.patch(..., align=...) cells to rs.sweep",
-        )
-    target, source = (b, a) if mode == "denoise" else (a, b)
-    cells = grid(model, site, layers=layers, positions=positions, tokens=target, names=names)
+    pair = paired(model, clean, corrupted, metric)
+    target, source = (pair.corrupted, pair.clean) if mode == "denoise" else (pair.clean, pair.corrupted)
+    cells = grid(model, site, layers=layers, positions=positions, tokens=target.batch, names=target.names)
     wanted = dict.fromkeys(cells.sites)
     with torch.no_grad():
-        held = model.run(source, capture=[*map(str, wanted), *metric.sites], edits=background)
-        ends = metric(held), metric(model.run(target, metric.sites, edits=background))
+        held = model.run(source.batch, capture=[*map(str, wanted), *pair.metric.sites], edits=background)
+        unpatched = model.run(target.batch, pair.metric.sites, edits=background)
+        ends = pair.metric(held), pair.metric(unpatched)
     values = {str(model.sites.canonical(s)): held[s] for s in wanted}
     several = [
-        _patch(s, values[str(model.sites.canonical(s))], model, w)
+        _patch(s, values[str(model.sites.canonical(s))], w, target, source)
         for s, w in zip(cells.sites, cells.where, strict=True)
     ]
-    plan = sweep(model, target, several, metric, background, memory=memory)
-    return plan, _Cells(cells, ends if mode == "denoise" else ends[::-1])
+    plan = sweep(model, target.batch, several, pair.metric, background, memory=memory)
+    return plan, _Cells(cells, ends if mode == "denoise" else ends[::-1], pair)
 
 
-def _patch(site: Any, value: Tensor, model: Model, where: dict[str, Any]) -> Edit:
-    named = where.get("named")
+def _patch(site: Site, value: Tensor, where: dict[str, Any], target: Side, source: Side) -> Edit:
+    """One cell's edit; a named position is each set's own: {the target's token: the source's}, prompt by prompt."""
     rest = {k: v for k, v in where.items() if k != "named"}
-    source = {str(model.sites.canonical(site)): value}
-    align: Any = None if named is None else tuple({p: p} for p in named)
-    return edits.patch(str(site), source, align=align, **rest)
-
-
-def _length(lengths: Sequence[int], at: int) -> int | str:
-    return lengths[at] if at < len(lengths) else "no"
+    align: Any = None
+    if (name := where.get("named")) is not None:
+        align = tuple({to: source_at} for to, source_at in zip(target.at(name), source.at(name), strict=True))
+    return edits.patch(str(site), {str(site): value}, align=align, **rest)

@@ -19,6 +19,7 @@ from residscope.errors import BadEdit, MissingLabel
 from residscope.methods.activations import Progress, activations
 from residscope.methods.concept_edit import To, of
 from residscope.methods.concepts import SetConcept
+from residscope.methods.pairs import check_aligned, partners
 from residscope.methods.probe import Probe
 from residscope.metrics import logit_diff
 from residscope.model.prompts import PromptSet
@@ -65,7 +66,8 @@ def das(
         das(model, train, probe).edit("other")
 
     Raises:
-        MissingLabel: no partners or no answers. BadEdit: a probe of one head. QuantisedModel, UnknownPosition.
+        MissingLabel: no partners or no answers. UnalignedPrompts: a partner of another length, whose token there is another word.
+        BadEdit: a probe of one head. QuantisedModel, UnknownPosition.
     """
     model.require_exact_weights("gradients")
     if data.corrupted is None or data.answers is None:
@@ -74,9 +76,9 @@ def das(
         raise BadEdit(
             "DAS acts on whole vectors", received=f"{probe.site} head {probe.head}", allowed="a site of the stream"
         )
-    partners = PromptSet(data.corrupted, positions=data.positions)
+    check_aligned(model.batch(data).lengths, model.batch(partners(data)).lengths)
     at = (probe.site, probe.position)
-    own, other = (activations(model, half, [at[0]], [at[1]])[at].double() for half in (data, partners))
+    own, other = (activations(model, half, [at[0]], [at[1]])[at].double() for half in (data, partners(data)))
     site, where = model.sites.canonical(probe.site), data.at(probe.position)
     u = probe.class_means[0] - probe.class_means[1]
     u = (u / u.norm()).requires_grad_()

@@ -15,12 +15,16 @@ from residscope.model.sites import Site
 from residscope.progress import Progress
 from residscope.results import Result
 
+STREAM = ("resid_pre", "resid_mid", "resid_post")
 Positions = str | Sequence[int] | Sequence[str] | None
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Cells in the order of their dimensions. `sites` and `where` say, of each, the site and the heads and positions."""
+    """Cells in the order of their dimensions. `sites` and `where` say, of each, the site and the heads and positions.
+
+    A named position stands in `where` by its name ("named"): which token it is, each prompt set says for itself.
+    """
 
     dims: tuple[str, ...]
     coords: Mapping[str, tuple[Any, ...]]
@@ -115,16 +119,41 @@ def _positions(
             raise UnknownPosition(
                 "the prompts name no such position", received=repr(name), allowed=", ".join(names.positions) or "none"
             )
-        found.append({"named": names.at(name)})
+        found.append({"named": name})
     return found, tuple(map(str, positions))
 
 
 def run(
-    plan: Sweep, cells: Grid, gap: Tensor, screen: str | None, over: float, progress: Progress, cancel: Any
+    plan: Sweep,
+    cells: Grid,
+    gap: Tensor,
+    screen: str | None,
+    over: float,
+    progress: Progress,
+    cancel: Any,
+    *,
+    donor: Batch | None = None,
 ) -> Result:
-    """The sweep's numbers: exact, or screened by a cheaper estimate; neighbours are those in the layers beside."""
+    """The sweep's numbers: exact, or screened by a cheaper estimate. donor: the prompts whose values the cells take."""
     if screen is None:
         return plan.run(progress, cancel)
+    chains = _chains(cells)
+    return screened(plan, gap, by=screen, chains=chains, donor=donor, over=over, progress=progress, cancel=cancel)
+
+
+def _chains(cells: Grid) -> list[list[int]]:
+    """The stream's layers at one place, run of neighbouring layers by run; none for other sites.
+
+    The stream of a layer is the layer before's with two terms more, so that what patching it does changes slowly. Heads,
+    outputs and neurons of one layer have nothing to do with those of the next.
+    """
+    if cells.sites[0].name not in STREAM:
+        return []
     each = len(cells.sites) // len(cells.coords["layer"])
-    chains = [range(first, len(cells.sites), each) for first in range(each)]
-    return screened(plan, gap, by=screen, chains=chains, over=over, progress=progress, cancel=cancel)
+    runs: list[list[int]] = []
+    for row, layer in enumerate(cells.coords["layer"]):
+        if row and cells.coords["layer"][row - 1] == layer - 1:
+            runs[-1].append(row)
+        else:
+            runs.append([row])
+    return [[row * each + place for row in rows] for rows in runs for place in range(each)]

@@ -244,9 +244,10 @@ def _patched(
         part = data.subset(rows)
         assert part.corrupted is not None
         z = model.run(PromptSet(part.corrupted), ["z"])
-        source = {f"z.{layer}": z[f"z.{layer}"] for layer in range(model.n_layers)}
-        cells = [
-            edits.patch(name, {name: source[name]}, head=h, pos=-1) for name in source for h in range(model.n_heads)
+        cells = [  # the recording knows where each partner ends
+            edits.patch(f"z.{layer}", z, head=h, pos=-1)
+            for layer in range(model.n_layers)
+            for h in range(model.n_heads)
         ]
         plan = sweep(model, part, cells, AnswerAndAttention(part, tuple(movers)))
         total += (plan.run(False).values.float() - plan.baseline().cpu()).sum(1)

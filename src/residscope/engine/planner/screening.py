@@ -1,26 +1,25 @@
 """Screening: a sweep estimated cheaply, then made exact where it matters, and audited where it does not."""
 
-import copy
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from residscope.engine.gradients import gradients
-from residscope.engine.model import Model
-from residscope.engine.planner.strands import Base, by_site
+from residscope.engine.model import Prompt
+from residscope.engine.planner.audit import CONFIDENCE, draw, how_many, most_over, strata
+from residscope.engine.planner.evidence import WAYS, Ask, Evidence
 from residscope.engine.planner.sweep import Sweep
-from residscope.engine.protocols import At, Edit
 from residscope.errors import BadSweep
+from residscope.model.prompts import Batch
 from residscope.progress import Progress
 from residscope.results import Result
 
-# cells estimated at this share of the threshold are made exact too: an estimate has its own error
-_SLACK = {"bfloat16": 0.7, "gradient": 0.8, "neighbours": 0.8}
+_STEP = 0.8  # how far below the threshold evidence must prove to be right, and again if it does not
+_FEWEST = 8  # by as many cells as this at least
 
 
 def screened(
@@ -29,158 +28,186 @@ def screened(
     *,
     by: str = "bfloat16",
     chains: Sequence[Sequence[int]] = (),
+    donor: Prompt | None = None,
     over: float = 0.05,
     audit: float = 0.05,
+    miss: float = 0.05,
     seed: int = 0,
     progress: Progress = None,
     cancel: Any = None,
 ) -> Result:
-    """A sweep with every cell whose effect is over a share of the gap exact, and the rest estimated.
+    """A sweep whose cells over a share of the gap are exact, the rest estimated; with a bound on how many of those are over it.
 
-    gap: the difference (clean - corrupted) that effects are shares of, one number or one a prompt. by: "bfloat16" runs the
-    same sweep on a copy of the model in that precision, every third cell of each of the `chains` where they are given (cells
-    in an order along which effects change little, such as the layers at one position), and takes the others to be between the
-    two beside them; "neighbours" does so with every fourth cell, exactly; "gradient" takes the first-order estimate
-    readout + sum over sites of grad . (edited value - value), for three passes in all. over: the share. audit: the share of
-    the remaining cells, drawn by `seed`, that are made exact as well.
+    gap: the difference (clean - corrupted) that effects are shares of, one number or one a prompt. by: how cells are estimated,
 
-    The result's column `known` says of each cell whether it is "exact" or "estimate"; its provenance has the audit: the largest
-    error found, and how many cells over the threshold the estimate had missed.
+        "bfloat16"    a run of each on a copy of the model in bfloat16, and its first-order estimate
+        "neighbours"  every fourth cell of each chain exactly, first-order estimates of the others
+        "gradient"    first-order estimates, sum over sites of grad . (edited value - value), three passes for each end
+
+    chains: cells in an order along which effects change little, such as the stream's layers at one position; in bfloat16 every
+    third of each is then run. A cell between two takes its value from them, and is an estimate only if its own first-order
+    estimate is small too. donor: the prompts whose values the cells take, token for token: estimates are then made at both
+    ends. over: the share. A cell stays an estimate only if all of its evidence is under the threshold, times a slack; those
+    nearest below it are run as well, and further ones until all of the last are under it.
+
+    Of the estimates so many are then drawn, by `seed`, that with 95 % confidence at most a share `miss` of them are over the
+    threshold (at least a share `audit`). If one of those drawn is, the audit has failed, and every cell is run.
+
+    The column `known` says of each cell whether it is "exact" or "estimate"; `exact` and the provenance's "audit" say how many
+    of the estimates may be over the threshold. "cost" has the passes and seconds of each stage.
 
     Raises:
-        BadSweep: an unknown way of screening, a gap of zero. SweepCancelled, WeightsChanged: as `Sweep.run`.
+        BadSweep: an unknown way, chains or a donor that do not fit, shares that are none, a gap of zero, a readout of several
+        numbers. SweepCancelled, WeightsChanged: as `Sweep.run`.
     """
-    if by not in _WAYS:
-        raise BadSweep("no such way of screening", received=repr(by), allowed=", ".join(_WAYS))
-    if (by == "neighbours" or chains) and sorted(i for chain in chains for i in chain) != [*range(len(plan.cells))]:
-        raise BadSweep(
-            "chains must hold every cell once", received=f"{sum(map(len, chains))} of {len(plan.cells)} cells"
-        )
-    threshold = over * torch.as_tensor(gap).abs().to(plan.model.device)
-    if not bool((threshold > 0).all()):
-        raise BadSweep(
-            "effects are shares of the gap, which is zero", received=f"gap={gap}", fix="choose other prompts"
-        )
+    source = None if donor is None else plan.model.batch(donor)
+    threshold = _checked(plan, gap, by, chains, source, over, audit, miss)
     began = time.monotonic()
-    rough = _WAYS[by](plan, chains, progress, cancel)
-    estimate, base = rough.values, rough.base
-    share = (rough.largest / threshold).amax(1)
-    wanted = share >= _SLACK[by]
-    wanted[rough.exact] = False
-    rest = sorted({*(~wanted).nonzero()[:, 0].tolist()} - {*rough.exact})
-    generator = torch.Generator().manual_seed(seed)
-    drawn = [rest[i] for i in torch.randperm(len(rest), generator=generator)[: round(audit * len(rest))].tolist()]
-    chosen = [*wanted.nonzero()[:, 0].tolist(), *drawn]
-    values = estimate.clone()
-    audited: dict[str, Any] = {"cells": len(drawn)}
-    if chosen:
-        exact = plan.of([plan.cells[i] for i in chosen])
-        found = exact.run(progress, cancel).values.to(values)
-        values[chosen] = found
-        if drawn:
-            true = found[len(chosen) - len(drawn) :]
-            audited["largest error"] = float((true - estimate[drawn]).abs().max())
-            audited["missed"] = int((((true - base).abs() / threshold).amax(1) >= 1).sum())
-    known = ["estimate"] * len(plan.cells)
-    for i in (*chosen, *rough.exact):
-        known[i] = "exact"
+    base, same = plan.unchanged()
+    if base.ndim != 1:
+        raise BadSweep("screening is of one number a prompt", received=f"shape {tuple(base.shape)}", fix="plan.run()")
+    base, active = base.cpu(), ~same.all(1)
+    evidence = WAYS[by](Ask(plan, base, active, chains, source, progress, cancel))
+    state = _Screen(plan, base, threshold, evidence, active, progress, cancel)
+    state.cost["screen"] = {"passes": evidence.passes, "seconds": round(time.monotonic() - began, 3)}
+    level = state.settle()
+    audited = state.audit(level, least=audit, miss=miss, seed=seed)
+    left = state.left()
+    share = f"{100 * over:.4g} % of the gap"
     about = {
         "method": f"sweep, screened by {by}",
         **plan.model.provenance,
         "seconds": round(time.monotonic() - began, 3),
+        "evidence": evidence.told,
         "exact over": float(over),
         "gap": torch.as_tensor(gap).tolist(),
-        "exact cells": len(chosen) + len(rough.exact),
+        "exact cells": len(plan.cells) - len(left),
+        "estimates": len(left),
         "audit": audited,
+        "cost": state.cost,
         "seed": seed,
     }
-    words = f"estimated by {by}; exact where the effect is over {over:.0%} of the gap, and in an audited {audit:.0%} of the rest"
-    coords = {"edits": plan.labels, "known": tuple(known)}
-    along = {"edits": "cell", "known": "cell"}
+    words = _told(by, len(plan.cells), len(left), audited, share, evidence.told)
+    known = tuple("exact" if exact else "estimate" for exact in state.known.tolist())
+    coords, along = {"edits": plan.labels, "known": known}, {"edits": "cell", "known": "cell"}
     name = type(plan.readout).__name__
-    return Result(values, ("cell", "prompt"), coords, along, name=name, exact=words, provenance=about)
+    return Result(state.values, ("cell", "prompt"), coords, along, name=name, exact=words, provenance=about)
 
 
-@dataclass(frozen=True)
-class Rough:
-    """Estimates of all cells, the base they are of, how large an effect may be, and which cells are exact already."""
-
-    values: Tensor
-    base: Tensor
-    largest: Tensor
-    exact: list[int]
-
-
-def _in_bfloat16(plan: Sweep, chains: Sequence[Sequence[int]], progress: Progress, cancel: Any) -> Rough:
-    """The sweep on a copy of the model in bfloat16, of every third cell of each chain; its effects set upon the exact base."""
-    model = plan.model
-    hf = copy.deepcopy(model.hf).to(torch.bfloat16)
-    low = Model(hf, model.tokenizer, name=model.name, hash=model.hash, bos=model.bos)
-    chosen, between = _thinned(chains or [[i] for i in range(len(plan.cells))], _STRIDES["bfloat16"])
-    rough = plan.of([plan.cells[i] for i in chosen], model=low)
-    found = rough.run(progress, cancel).values.to(model.device)
-    base = plan.baseline()
-    effect = base.new_zeros(len(plan.cells), len(base))
-    effect[chosen] = (found - rough.base.to(model.device)).to(base)
-    return Rough(base + effect, base, between(effect), [])
+def _told(by: str, cells: int, estimates: int, audited: dict[str, Any], share: str, evidence: str) -> str:
+    """What the label says."""
+    if audited["failed"]:
+        drawn = f"{audited['missed']} of {audited['cells']} drawn were over {share}"
+        return f"every cell is exact: they were estimated by {by}, but the audit failed ({drawn}), so all were run"
+    if not estimates:
+        return f"every cell is exact: all that was estimated by {by} has been run"
+    return (
+        f"{estimates} of {cells} cells estimated by {by}, the others exact; at most {audited['at most over']} of the "
+        f"{estimates} are over {share} ({CONFIDENCE:.0%} confidence: of {audited['cells']} more, drawn and run, none is); "
+        f"an estimate's evidence: {evidence}"
+    )
 
 
-def _by_gradient(plan: Sweep, _: Any, progress: Progress, cancel: Any) -> Rough:
-    """The gradient at the sites that the cells edit, times what they change there."""
-    model, table = plan.model, plan.model.sites
-    sites = {site for cell in plan.cells for edit in cell for site in edit.places(table)}
-    held = {s for cell in plan.cells for edit in cell if edit.needs_unedited for s in edit.places(table)}
-    recording, grads = gradients(model, plan.batch, plan.readout, [*sites], edits=plan.background)
-    unedited = model.run(plan.batch, [*held]) if held else recording
-    base = Base(recording, {site: unedited[site] for site in held})
-    effect = torch.stack([_first_order(cell, base, grads) for cell in plan.cells])
-    start = plan.baseline()
-    return Rough(start + effect, start, effect.abs(), [])
+@dataclass
+class _Screen:
+    """The cells on their way: which are known exactly, and which of those are over the threshold."""
+
+    plan: Sweep
+    base: Float[Tensor, "prompt"]
+    threshold: Float[Tensor, "..."]
+    evidence: Evidence
+    active: Bool[Tensor, "cell"]
+    progress: Progress
+    cancel: Any
+    cost: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.values: Tensor = self.base + self.evidence.effect.to(self.base)
+        self.known: Tensor = ~self.active
+        self.known[[*self.evidence.exact]] = True
+        self.values[~self.active] = self.base
+        share = (self.evidence.largest / self.threshold).amax(1)
+        self.share: Tensor = torch.where(share.isnan(), torch.inf, share)  # what is no number is no evidence
+
+    def left(self) -> list[int]:
+        """The cells that are estimates."""
+        return (~self.known).nonzero()[:, 0].tolist()
+
+    def run(self, cells: Sequence[int], stage: str) -> Bool[Tensor, "cell"]:
+        """Make these exact; whether each is over the threshold, for any prompt."""
+        if not cells:
+            return torch.zeros(0, dtype=torch.bool)
+        began = time.monotonic()
+        exact = self.plan.of([self.plan.cells[i] for i in cells])
+        found = exact.run(self.progress, self.cancel).values.to(self.values)
+        self.values[cells], self.known[cells] = found, True
+        spent = self.cost.setdefault(stage, {"passes": 0, "seconds": 0.0})
+        spent["passes"] += exact.passes
+        spent["seconds"] = round(spent["seconds"] + time.monotonic() - began, 3)
+        return ~((found - self.base).abs() < self.threshold).all(1)  # what is no number is not under it
+
+    def settle(self) -> float:
+        """Run what may be over the threshold, and cells next below until all of the last are under it; down to which share."""
+        level, fewest = 1.0, _FEWEST
+        wanted = [i for i in self.left() if self.share[i] >= level]
+        while True:
+            level *= _STEP
+            rest = sorted({*self.left()} - {*wanted}, key=lambda i: -float(self.share[i]))
+            below = rest[: max(fewest, sum(1 for i in rest if self.share[i] >= level))]
+            over = self.run([*wanted, *below], "exact cells")
+            if not over[len(wanted) :].any():
+                return level
+            wanted, fewest = [], 2 * fewest
+
+    def audit(self, level: float, *, least: float, miss: float, seed: int) -> dict[str, Any]:
+        """Draw of the estimates and run them; all, where one is over the threshold."""
+        left = self.left()
+        parts = strata(left, self.share, level / 2, self.evidence.between)
+        sizes = [len(cells) for cells in parts.values()]
+        counts = how_many([near for near, _ in parts], sizes, least=least, miss=miss)
+        drawn = draw(parts, counts, seed)
+        estimates = self.values[drawn]
+        over = self.run(drawn, "audit")
+        error = float((self.values[drawn] - estimates).abs().max()) if drawn else 0.0
+        failed = bool(over.any())
+        if failed:
+            self.run(self.left(), "after the audit failed")
+        return {
+            "cells": len(drawn),
+            "of": len(left),
+            "missed": int(over.sum()),
+            "failed": failed,
+            "largest error": error,
+            "at most over": 0 if failed else most_over(sizes, counts),
+            "confidence": CONFIDENCE,
+        }
 
 
-def _by_neighbours(plan: Sweep, chains: Sequence[Sequence[int]], progress: Progress, cancel: Any) -> Rough:
-    """Every fourth cell of each chain, exactly; the others on the line between the two beside them."""
-    exact, between = _thinned(chains, _STRIDES["neighbours"])
-    base = plan.baseline()
-    found = plan.of([plan.cells[i] for i in exact]).run(progress, cancel).values.to(base)
-    effect = base.new_zeros(len(plan.cells), len(base))
-    effect[exact] = found - base
-    largest = between(effect)
-    return Rough(base + effect, base, largest, exact)
-
-
-def _thinned(chains: Sequence[Sequence[int]], stride: int) -> tuple[list[int], Callable[[Tensor], Tensor]]:
-    """Every so many cells of each chain (and its last); and a function that puts those between on the line between their two.
-
-    It fills `effect` in, and answers how large each may be: for a cell between two, as large as the larger of them.
-    """
-    steps = [sorted({*range(0, len(chain), stride), len(chain) - 1}) for chain in chains]
-
-    def between(effect: Tensor) -> Tensor:
-        largest = effect.abs()
-        for chain, here in zip(chains, steps, strict=True):
-            for a, b in pairwise(here):
-                low, high = effect[chain[a]], effect[chain[b]]
-                for i in range(a + 1, b):
-                    effect[chain[i]] = low + (high - low) * (i - a) / (b - a)
-                    largest[chain[i]] = torch.maximum(low.abs(), high.abs())
-        return largest
-
-    return [chain[i] for chain, here in zip(chains, steps, strict=True) for i in here], between
-
-
-_STRIDES = {"bfloat16": 3, "neighbours": 4}
-_WAYS = {"bfloat16": _in_bfloat16, "gradient": _by_gradient, "neighbours": _by_neighbours}
-
-
-def _first_order(cell: Sequence[Edit], base: Base, grads: dict[Any, Tensor]) -> Tensor:
-    table, every = base.recording.model.sites, range(len(base.batch))
-    total = torch.zeros(len(base.batch), device=base.batch.ids.device)
-    for site, edits in by_site(cell, table).items():
-        value = new = base[site]
-        at = At(site, table, base.batch, 0, lambda s: base.held(s, every), lambda s: base[s])
-        for edit in edits:
-            new = edit.apply(new, at)
-        change = torch.where(new == value, 0, new - value)  # the masked scores are minus infinity, or as good as
-        total = total + (change * grads[site]).flatten(1).sum(1)
-    return total
+def _checked(
+    plan: Sweep, gap: float | Tensor, by: str, chains: Sequence[Sequence[int]], donor: Batch | None, *shares: float
+) -> Float[Tensor, "..."]:
+    """The threshold, one number or one a prompt. Raises BadSweep."""
+    if by not in WAYS:
+        raise BadSweep("no such way of screening", received=repr(by), allowed=", ".join(WAYS))
+    if chains and sorted(i for chain in chains for i in chain) != [*range(len(plan.cells))]:
+        raise BadSweep(
+            "chains must hold every cell once", received=f"{sum(map(len, chains))} of {len(plan.cells)} cells"
+        )
+    if donor is not None and donor.lengths != plan.batch.lengths:
+        raise BadSweep(
+            "the donor's prompts do not correspond token by token",
+            received=f"lengths {donor.lengths[:8]}",
+            allowed=f"those of the sweep's prompts, {plan.batch.lengths[:8]}",
+        )
+    for name, share in zip(("over", "audit", "miss"), shares, strict=True):
+        if not 0 <= share <= 1 and not (name == "over" and share > 0):
+            raise BadSweep("not a share", received=f"{name}={share}", allowed="0 to 1")
+    threshold = shares[0] * torch.as_tensor(gap).abs().cpu().double()
+    if not bool((threshold > 0).all() and threshold.isfinite().all()):
+        raise BadSweep(
+            "effects are shares of the gap, which is no number but zero",
+            received=f"gap={gap}, over={shares[0]}",
+            allowed="numbers other than zero",
+            fix="choose other prompts",
+        )
+    return threshold

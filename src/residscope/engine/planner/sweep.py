@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from residscope.engine.forward import forward, lock_of
@@ -174,10 +175,16 @@ class Sweep:
             plain_flops=self.prices.forward(len(self.batch) * len(self.cells), self.batch.ids.shape[1]),
             seconds=(flops + overhead) * times / rate_of(self.model.layout),
             bytes=part.base.recording.nbytes + most,
-            passes=(len(part.packs) + alone_) * times,
+            passes=self.passes,
             rows=rows * times,
             unchanged=len(self.cells) * len(self.batch) - rows * times,
         )
+
+    @property
+    def passes(self) -> int:
+        """How many passes a run takes. Where the prompts make several parts, the first one's times their number."""
+        part = self._part(0)
+        return (len(part.packs) + len(part.single)) * len(self._chunks)
 
     def of(self, cells: Sequence[Sequence[Edit]], *, model: Model | None = None) -> "Sweep":
         """The same sweep of other cells, or on a copy of the model."""
@@ -190,13 +197,20 @@ class Sweep:
 
     def baseline(self) -> Tensor:
         """The readout with the background edits alone, a row for each prompt."""
+        return self.unchanged()[0]
+
+    def unchanged(self) -> tuple[Tensor, Bool[Tensor, "cell prompt"]]:
+        """The baseline, and which cells are it: those that change nothing the readout sees, provably and without a run."""
         found: Tensor | None = None
+        same = torch.ones(len(self.cells), len(self.batch), dtype=torch.bool)
         for number, rows in enumerate(self._chunks):
-            base = self._part(number).reader.of_base()
+            part = self._part(number)
+            base = part.reader.of_base()
             found = base.new_empty((len(self.batch), *base.shape[1:])) if found is None else found
             found[list(rows)] = base
+            same[:, list(rows)] = ~self._pending(part)
         assert found is not None
-        return found
+        return found, same
 
     # ── running ─────────────────────────────────────────────────────────────────────────────────────────────
 

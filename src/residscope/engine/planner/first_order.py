@@ -1,0 +1,84 @@
+"""First-order estimates of a sweep's cells: what each changes at its sites, times the readout's gradient there."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from residscope.engine.gradients import gradients
+from residscope.engine.planner.strands import Base, by_site
+from residscope.engine.planner.sweep import Sweep
+from residscope.engine.protocols import At, Edit
+from residscope.errors import NoGradient, QuantisedModel
+from residscope.model.prompts import Batch
+
+
+def first_order(
+    plan: Sweep, donor: Batch | None, active: Bool[Tensor, "cell"]
+) -> tuple[Float[Tensor, "end cell prompt"], int]:
+    """sum over sites of grad . (edited value - value), with the gradient at the base; at the donor's run too, where there is one.
+
+    Both ends: where a softmax or a norm is flat at one of them, the estimate there says nothing of the way between. NaN where
+    there is no estimate: cells that change weights or how one receiver reads, quantised weights, a readout without gradient.
+    Zero for cells that are not `active`. Also how many passes it took, forward and backward.
+    """
+    ends = [plan.batch] if donor is None else [plan.batch, donor]
+    found = torch.zeros(len(ends), len(plan.cells), len(plan.batch), dtype=torch.float64)
+    found[:, [i for i in active.nonzero()[:, 0].tolist() if not _differentiable(plan, i)]] = float("nan")
+    cells = [i for i in active.nonzero()[:, 0].tolist() if _differentiable(plan, i)]
+    if not cells:
+        return found, 0
+    passes = 0
+    try:
+        plan.model.require_exact_weights("gradients")
+        for rows in _parts(plan):
+            passes += 2 * len(ends) + 1
+            found[:, cells, rows.start : rows.stop] = _of_rows(plan, cells, ends, rows)
+    except (NoGradient, QuantisedModel):
+        found[:, cells] = float("nan")
+    return found, passes
+
+
+def _of_rows(plan: Sweep, cells: Sequence[int], ends: Sequence[Batch], rows: range) -> Float[Tensor, "end cell prompt"]:
+    model, table = plan.model, plan.model.sites
+    edits = [edit for i in cells for edit in plan.cells[i]]
+    sites = {site for edit in edits for site in edit.places(table)}
+    held = {site for edit in edits if edit.needs_unedited for site in edit.places(table)}
+    seen = {site for edit in edits for site in edit.reads(table)}
+    batches = [end if len(rows) == len(end) else end.take(rows) for end in ends]
+    grads = [gradients(model, batch, plan.readout, sites, edits=plan.background)[1] for batch in batches]
+    recording = model.run(batches[0], [*sites, *seen], edits=plan.background)
+    unedited = model.run(batches[0], [*held]) if held else recording
+    base = Base(recording, {site: unedited[site] for site in held})
+    return torch.stack([_first_order(plan.cells[i], base, grads) for i in cells], 1)
+
+
+def _first_order(cell: Sequence[Edit], base: Base, ends: Sequence[dict[Any, Tensor]]) -> Float[Tensor, "end prompt"]:
+    table, every = base.recording.model.sites, range(len(base.batch))
+    total = torch.zeros(len(ends), len(base.batch), dtype=torch.float64)
+    for site, edits in by_site(cell, table).items():
+        value = new = base[site]
+        at = At(site, table, base.batch, 0, lambda s: base.held(s, every), lambda s: base[s])
+        for edit in edits:
+            new = edit.apply(new, at)
+        change = torch.where(new == value, 0, new - value)  # the masked scores are minus infinity, or as good as
+        total += torch.stack([(change * grads[site]).flatten(1).sum(1).double().cpu() for grads in ends])
+    return total
+
+
+def _differentiable(plan: Sweep, cell: int) -> bool:
+    """Whether all that a cell does is to change values at sites, each by what stands there."""
+    if plan.together[cell] is not None:
+        return False
+    return not any(
+        getattr(edit, "overlays", None) is not None or getattr(edit, "rereads", False) for edit in plan.cells[cell]
+    )
+
+
+def _parts(plan: Sweep) -> list[range]:
+    """Rows whose graphs fit into half of the sweep's memory together."""
+    each = plan.prices.bytes * plan.model.n_layers * plan.batch.ids.shape[1]
+    most = max(1, plan.memory // 2 // each)
+    return [range(first, min(first + most, len(plan.batch))) for first in range(0, len(plan.batch), most)]
