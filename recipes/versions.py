@@ -103,7 +103,10 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     names = [name for name in found[ends[0]]["ran"] if name != "every family alike"]
     rows = [[f"`{name}`", *(cell(end, name) for end in ends)] for name in names]
     rows += [["every family alike", *(cell(end, "every family alike") for end in ends)]]
-    lines = [["tests of", *(f"{end}: {head}" for end, head in zip(ends, heads, strict=True))], ["---"] * (len(ends) + 1)]
+    lines = [
+        ["tests of", *(f"{end}: {head}" for end, head in zip(ends, heads, strict=True))],
+        ["---"] * (len(ends) + 1),
+    ]
     return "\n".join("| " + " | ".join(row) + " |" for row in [*lines, *rows])
 
 

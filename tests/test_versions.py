@@ -1,4 +1,4 @@
-"""Which releases were run is one fact: the same on the page, in the package, in pyproject.toml and in doctor, and said to users."""
+"""Which releases were run is one fact, on the page, in the package, in pyproject.toml and in doctor; users are told of others."""
 
 import json
 import re
@@ -56,7 +56,10 @@ def test_the_oldest_that_was_run_is_the_lower_bound():
 
 def test_doctor_asks_for_what_pyproject_asks_for():
     for name, least in doctor.NEEDED.items():
-        assert ".".join(map(str, least)) in (floors()[name], padded(floors()[name])[: len(".".join(map(str, least)))]), name
+        assert ".".join(map(str, least)) in (
+            floors()[name],
+            padded(floors()[name])[: len(".".join(map(str, least)))],
+        ), name
 
 
 def test_what_constraints_pin_was_run():
@@ -127,7 +130,10 @@ def test_doctor_warns_of_a_newer_release_and_fails_an_older(installed, name):
     assert doctor.version(name, least).state == "ok"
     installed(**{key: "999.0.0"})
     check = doctor.version(name, least)
-    assert (check.state, check.mend) == ("warn", f"pip install '{name}=={versions.tried()[name][1]}', the newest that was")
+    assert (check.state, check.mend) == (
+        "warn",
+        f"pip install '{name}=={versions.tried()[name][1]}', the newest that was",
+    )
     installed(**{key: "0.1"})
     assert doctor.version(name, least).state == "fail"
 
@@ -149,7 +155,9 @@ def test_a_step_says_what_it_does_passes_on_what_comes_and_ends_as_it_ended(tmp_
     script = (ROOT / "recipes/step.py").read_text()
     quick = tmp_path / "step.py"
     quick.write_text(script.replace("EVERY = 15", "EVERY = 0.2"))
-    command = "import sys, time; print('out', flush=True); print('ERROR: why', file=sys.stderr); time.sleep(0.7); sys.exit(3)"
+    command = (
+        "import sys, time; print('out', flush=True); print('ERROR: why', file=sys.stderr); time.sleep(0.7); sys.exit(3)"
+    )
     done = subprocess.run(
         [sys.executable, str(quick), "2", "5", "some words", "--", sys.executable, "-c", command],
         capture_output=True, text=True, check=False,

@@ -97,7 +97,9 @@ class Layout:
     unembed: nn.Module
     modules: tuple[nn.Module, ...]
     quantised: str | None = None
-    returns: dict[bool, tuple[int | None, ...]] = field(default_factory=dict, repr=False, compare=False)  # stock.py's memory
+    returns: dict[bool, tuple[int | None, ...]] = field(
+        default_factory=dict, repr=False, compare=False
+    )  # stock.py's memory
 
     def logits(
         self, x: Float[Tensor, "*batch d_model"], ids: Sequence[int] | None = None

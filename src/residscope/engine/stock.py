@@ -33,7 +33,9 @@ def cache_name(hf: Any) -> str:
     for name in CACHE_NAMES:
         if name in parameters:
             return name
-    if parameters.keys() == {"args", "kwargs"} and len(inner) == 1:  # a wrapper, torch.compile's for one, hands everything on
+    if (
+        parameters.keys() == {"args", "kwargs"} and len(inner) == 1
+    ):  # a wrapper, torch.compile's for one, hands everything on
         return cache_name(inner[0])
     raise UnknownFamily(
         "the model's forward has no argument for a cache of keys and values",
