@@ -174,3 +174,21 @@ def test_a_step_says_what_it_does_passes_on_what_comes_and_ends_as_it_ended(tmp_
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert fine.stdout.splitlines()[-1].endswith("40 % of the steps done")
+
+
+def test_the_recipe_asks_for_the_ends_of_what_pyproject_allows():
+    sys.path.insert(0, str(ROOT / "recipes"))
+    try:
+        import versions as recipe
+    finally:
+        sys.path.remove(str(ROOT / "recipes"))
+    assert recipe.requirements("oldest") == [f"{name}=={padded(floors()[name])}" for name in LIBRARIES]
+    newest = recipe.requirements("newest")
+    assert newest == [
+        next(line for line in PROJECT["dependencies"] if re.split("[<>=]", line)[0] == name) for name in LIBRARIES
+    ]
+    ran = {"versions": dict.fromkeys(LIBRARIES, "1.0"), "ran": {"llama": 7, "every family alike": 3}, "failed": {}}
+    broken = {**ran, "failed": {"llama": 2}}
+    table = recipe.table({"oldest": ran, "newest": broken})
+    assert "| `llama` | 7 passed | 2 of 7 failed |" in table
+    assert "| every family alike | 3 passed | 3 passed |" in table
