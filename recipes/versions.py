@@ -35,7 +35,13 @@ def requirements(end: str) -> list[str]:
     return [f"{library}=={'.'.join([*floor.split('.'), '0', '0'][:3])}" for library, floor in floors.items()]
 
 
-def build(end: str) -> Path:
+def step(number: int, words: str, *command: str) -> int:
+    """One of the six steps, said and timed by the script that make uses."""
+    of = [sys.executable, str(ROOT / "recipes/step.py"), str(number), "6", words, "--"]
+    return subprocess.run([*of, *command], check=False, cwd=ROOT).returncode
+
+
+def build(end: str, first: int) -> Path:
     """An environment with those releases, Residscope on top of them, and what runs the tests."""
     folder = ROOT / ".versions" / end
     python, wanted = folder / "bin/python", requirements(end)
@@ -46,10 +52,9 @@ def build(end: str) -> Path:
     testers = [line for line in pinned if re.split(r"[<>=\[]", line)[0] in TESTERS]
     (folder / "constraints.txt").write_text("\n".join(wanted))
     pip = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--upgrade"]
-    subprocess.run([*pip, wanted[0]], check=True)
-    subprocess.run(
-        [*pip, "-c", str(folder / "constraints.txt"), *wanted, *testers, "-e", str(ROOT)], check=True, cwd=ROOT
-    )
+    rest = [*pip, "-c", str(folder / "constraints.txt"), *wanted, *testers, "-e", str(ROOT)]
+    if step(first, f"{end}: {wanted[0]}", *pip, wanted[0]) or step(first + 1, f"{end}: {', '.join(wanted[1:])}", *rest):
+        sys.exit(f"the {end} releases cannot be installed here")
     return python
 
 
@@ -87,7 +92,8 @@ def matrix(out: Path) -> int:
     suites = [str(ROOT / f"tests/engine/test_{name}.py") for name in SUITES]
     code = pytest.main(["-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT), *suites], plugins=[tally])
     versions = {library: version(library).split("+")[0] for library in LIBRARIES}
-    out.write_text(json.dumps({"versions": versions, "ran": tally.ran, "failed": tally.failed}, indent=1))
+    found = {"versions": versions, "ran": tally.ran, "failed": tally.failed, "passed": int(code) == 0}
+    out.write_text(json.dumps(found, indent=1))
     return int(code)
 
 
@@ -103,7 +109,10 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     names = [name for name in found[ends[0]]["ran"] if name != "every family alike"]
     rows = [[f"`{name}`", *(cell(end, name) for end in ends)] for name in names]
     rows += [["every family alike", *(cell(end, "every family alike") for end in ends)]]
-    lines = [["tests of", *(f"{end}: {head}" for end, head in zip(ends, heads, strict=True))], ["---"] * (len(ends) + 1)]
+    lines = [
+        ["tests of", *(f"{end}: {head}" for end, head in zip(ends, heads, strict=True))],
+        ["---"] * (len(ends) + 1),
+    ]
     return "\n".join("| " + " | ".join(row) + " |" for row in [*lines, *rows])
 
 
@@ -123,13 +132,13 @@ def main() -> None:
     if arguments.matrix:
         sys.exit(matrix(arguments.matrix))
     results = {end: ROOT / ".versions" / f"{end}.json" for end in ("oldest", "newest")}
-    for end in arguments.ends or ("oldest", "newest"):
-        print(f"{end}: {', '.join(requirements(end))}", flush=True)
-        subprocess.run([str(build(end)), __file__, "--matrix", str(results[end])], check=False, cwd=ROOT)
+    for end in arguments.ends or results:
+        first = 1 + 3 * [*results].index(end)
+        step(first + 2, f"{end}: every family", str(build(end, first)), __file__, "--matrix", str(results[end]))
     if missing := [end for end, path in results.items() if not path.exists()]:
         sys.exit(f"nothing written: {missing[0]} has not been run yet (make versions)")
     found = {end: json.loads(path.read_text()) for end, path in results.items()}
-    if any(result["failed"] for result in found.values()):
+    if not all(result["passed"] for result in found.values()):
         sys.exit(f"{table(found)}\nnothing written: what failed is not served")
     write(found)
     print(f"written: {PAGE.relative_to(ROOT)}, {TRIED.relative_to(ROOT)}")

@@ -8,14 +8,18 @@ import torch
 import transformers
 from families import FAMILIES
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers.masking_utils import create_causal_mask
 
 import residscope as rs
 from residscope import edits, errors
 from residscope.engine import stock
 from residscope.engine.model import Model
+from residscope.engine.passes import Pass
+from residscope.engine.seams import AttentionProducts
 from residscope.engine.windows import Window
 from residscope.model import toys
+from residscope.model.sites import Site
 
 FORMS = {
     "bare": lambda x: x,
@@ -188,6 +192,20 @@ def test_a_forward_that_would_swallow_the_cache_is_refused(ids):
     hf = Swallows(FAMILIES["toy, gelu"].build())
     with pytest.raises(errors.UnknownFamily, match=r"Swallows.forward.*cache or past_key_values"):
         stock.call(hf, ids, cache=object())
+
+
+@pytest.mark.parametrize("scale", [None, 1.0, 0.3])
+def test_a_fused_kernel_keeps_the_scale_its_module_gives_it(ids, scale):
+    """A module without the interface may hand its product to a kernel, in this release or the next: unscaled, as GPT-Neo's is."""
+    model = Model(FAMILIES["gpt_neo"].build())
+    now = Pass(model.layout, model.batch(ids), capture=[Site("pattern", 0), Site("z", 0)])
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 2, model.n_heads, 11, model.d_head, generator=generator).double()
+    expected = functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+    with AttentionProducts(now, 0):
+        got = functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+    torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-6)  # the softmax is in float32
+    torch.testing.assert_close(now.values[Site("z", 0)], expected.transpose(1, 2), atol=1e-6, rtol=1e-6)
 
 
 class Told(logging.Handler):

@@ -51,13 +51,20 @@ class AttentionProducts(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _fused(
-        self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, **_: Any
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+        scale: float | None = None,
+        **_: Any,
     ) -> Tensor:
         if is_causal:
             attn_mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
         if attn_mask is not None and attn_mask.dtype == torch.bool:
             attn_mask = torch.zeros_like(attn_mask, dtype=q.dtype).masked_fill_(~attn_mask, torch.finfo(q.dtype).min)
-        return attend(self.now, self.layer, q, k, v, attn_mask)[0].transpose(1, 2)
+        return attend(self.now, self.layer, q, k, v, attn_mask, scaling=scale)[0].transpose(1, 2)
 
     def _queries_keys(self, q: Tensor, k_transposed: Tensor) -> tuple[Tensor, Tensor]:
         k = k_transposed.transpose(-1, -2)

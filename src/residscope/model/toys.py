@@ -30,7 +30,7 @@ from transformers.activations import NewGELUActivation
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-# transformers' own models took their cache as past_key_values, then as cache: a toy takes both, and gives back what theirs do
+# transformers took its cache as past_key_values, then as cache: a toy takes both, and its output has what theirs has
 OUTPUT_CACHE = next(
     name for name in ("cache", "past_key_values") if name in CausalLMOutputWithPast.__dataclass_fields__
 )
