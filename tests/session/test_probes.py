@@ -159,7 +159,7 @@ def test_a_live_prompt_is_read_at_its_own_position(one: Session) -> None:
 
 EDITS = [
     {"kind": "lrqp", "to": "b", "log_alpha": 3.0},
-    {"kind": "lrqp", "to": "a", "log_alpha": 7.5, "covariance": "within"},
+    {"kind": "lrqp", "to": "a", "log_alpha": 20.0, "covariance": "within"},
     {"kind": "set_concept", "method": "mean_difference", "to": "b"},
     {"kind": "set_concept", "method": "project_out", "to": "b"},
     {"kind": "set_concept", "method": "mean_difference", "to": "neutral"},

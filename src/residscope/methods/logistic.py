@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 CS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-C_LEAST, C_MOST = 1e-8, 1e4
+C_LEAST, C_MOST = 1e-8, 1e2
 FOLDS, CONTROL_FOLDS, SHUFFLES = 5, 3, 5
 WEAK, NEWTON = (
     1e-2,

@@ -38,7 +38,7 @@ def fit_probe(
 
     Inputs are standardised on the training half and the scaling folded back, so that the probe reads raw activations. C is
     the one with the least cross-validated log-loss (5 folds, stratified), of `Cs` and, where an end of it is best, of the
-    decades beyond, from 1e-8 to 1e4; where it ends there a `GridEdge` warning says so. Cs of one value fixes it. Training
+    decades beyond, from 1e-8 to 100; where it ends there a `GridEdge` warning says so. Cs of one value fixes it. Training
     prompts whose token stands at position 0 or is an attention sink are left out of all that is estimated; accuracy is over all
     held-out prompts. held_out: the share of each class kept for the test, or other prompts.
 
