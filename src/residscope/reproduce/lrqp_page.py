@@ -1,9 +1,10 @@
 """The page of `lrqp_study`: every figure of the seed, and a verdict for each of its claims."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import log10
 
-from residscope.methods.intervention import Intervention, compare
+from residscope.methods.intervention import QUANTILE, Intervention, compare
 from residscope.reproduce.lrqp import Study, layer_of, site_of
 from residscope.reproduce.lrqp_claims import cards
 from residscope.views import Curve, Grid, HeatMap, Line, Reference, Table, Text, View
@@ -15,7 +16,7 @@ def page(study: Study) -> list[View]:
     """Everything, in the order of the seed."""
     best = study.lrqp[study.best]
     found: list[View] = [_about(study), Grid(cards(study), columns=2, title="The seed's claims, one by one")]
-    found += [_readable(study), _multiples(study), _layers(study)]
+    found += [_readable(study), _multiples(study), _layers(study), _over_c(study)]
     found += [
         Grid(
             [best.histogram(), best.scatter()],
@@ -99,8 +100,10 @@ def _multiples(study: Study) -> View:
 def _layers(study: Study) -> View:
     layers = list(study.lrqp)
 
-    def line(name: str, arm: str, dashed: bool = False) -> Line:
-        rates = [study.lrqp[layer].flips(arm) for layer in layers]
+    free = study.beside[site_of(study), QUANTILE]
+
+    def line(name: str, arm: str, dashed: bool = False, of: Mapping[int, Intervention] = study.lrqp) -> Line:
+        rates = [of[layer].flips(arm) for layer in layers]
         return Line(
             name,
             [r.rate for r in rates],
@@ -113,9 +116,11 @@ def _layers(study: Study) -> View:
         arm: [study.lrqp[at].flips(arm).mean_absolute_shift for at in layers]
         for arm in ("counterfactual", "control", "random direction")
     }
+    every = [one for found in (study.lrqp, *study.beside.values()) for one in found.values()]
     rows = [
-        [at, len(one.arms["clean"].diff), *(round(one.numbers()[name], 3) for name in one.numbers())]
-        for at, one in study.lrqp.items()
+        [one.site, one.name, one.provenance["C"], len(one.arms["clean"].diff)]
+        + [round(one.numbers()[name], 3) for name in one.numbers()]
+        for one in sorted(every, key=lambda one: (layer_of(one), one.site, one.name))
     ]
     return Grid(
         [
@@ -125,6 +130,7 @@ def _layers(study: Study) -> View:
                         layers,
                         [
                             line("set to the other order", "counterfactual"),
+                            line("the same, alpha by quantile 0.5", "counterfactual", of=free),
                             line("set to the true one", "control"),
                             line("random direction", "random direction", True),
                         ],
@@ -143,14 +149,40 @@ def _layers(study: Study) -> View:
                 ]
             ),
             Table(
-                ["layer", "prompts", *next(iter(study.lrqp.values())).numbers()],
+                ["site", "method", "C", "prompts", *next(iter(study.lrqp.values())).numbers()],
                 rows,
-                title="The same as numbers",
+                title="The same as numbers, and before the blocks around the best layer",
                 note="KL in nats; answer mass: log(P(right) + P(wrong)); off-cloud: median percentile, 50 for real points",
             ),
         ],
         columns=1,
         title=f"LRQP at {site_of(study)}, layer by layer",
+    )
+
+
+def _over_c(study: Study) -> View:
+    """Flip rate over C, the seed's alpha and the quantile apart."""
+    rates = study.over_c
+    Cs = [float(C) for C in rates.coords["C"]]
+
+    def line(method: str, site: str) -> Line:
+        here = rates.select(method=method, site=site)
+        low, high = (None if end is None else end.tolist() for end in (here.low, here.high))
+        return Line(site, here.values.tolist(), low=low, high=high, dashed=site.startswith("resid_pre"))
+
+    return Grid(
+        [
+            Curve(
+                [log10(C) for C in Cs],
+                [line(str(method), str(site)) for site in rates.coords["site"]],
+                title=f"{method}: share of right answers that flip",
+                x_title="log10 of the probe's C",
+                y_title="share",
+            )
+            for method in rates.coords["method"]
+        ],
+        columns=2,
+        title=f"What the probe's C does to it ({rates.provenance['right']} held-out prompts answered right)",
     )
 
 
