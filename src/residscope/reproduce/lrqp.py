@@ -9,7 +9,7 @@ import torch
 
 from residscope.engine.model import Model
 from residscope.methods.activations import Progress, Recorded, recorded
-from residscope.methods.answers import answer_diffs
+from residscope.methods.answers import Flips, answer_diffs, flips
 from residscope.methods.downstream import Downstream, downstream
 from residscope.methods.flips_over_c import flip_rates, probes_over_C
 from residscope.methods.head_roles import HeadRoles, head_roles
@@ -23,7 +23,7 @@ from residscope.model.prompts import PromptSet
 from residscope.results import Result
 from residscope.tasks import gender, ioi
 
-LRQP = {name: METHODS[name] for name in ("LRQP", QUANTILE)}
+LRQP = {"LRQP": METHODS["LRQP"]}
 ROW = "row"
 
 
@@ -55,7 +55,7 @@ class Study:
 
     look: Look
     lrqp: Mapping[int, Intervention]
-    beside: Mapping[tuple[str, str], Mapping[int, Intervention]]
+    beside: Mapping[tuple[str, str], Mapping[int, Flips]]
     best: int
     over_c: Result
     methods: tuple[Intervention, ...]
@@ -105,22 +105,24 @@ def lrqp_study(model: Model, *, size: Size | None = None, seed: int = 0, progres
         return [fitted[name, layer] for layer in layers]
 
     coarse = list(range(0, model.n_layers, size.step))
-    lrqp, free = _by_method(intervene(model, few, probes(site, coarse), LRQP, seed=seed, progress=progress))
+    start = probes(site, coarse)
+    lrqp = {layer_of(one): one for one in intervene(model, few, start, LRQP, seed=seed, progress=progress)}
+    free = _flips(model, few, start, [QUANTILE], progress)[QUANTILE]
     near = max(
         lrqp,
         key=lambda layer: -lrqp[layer].flips().mean_shift if lrqp[layer].flips("random direction").rate < 0.1 else -1e9,
     )
     fine = [layer for layer in range(near - size.around, near + size.around + 1) if 0 <= layer < model.n_layers]
     read = probes(site, fine)
-    more = _by_method(intervene(model, test, read, LRQP, seed=seed, progress=progress))
-    lrqp, free = lrqp | more[0], free | more[1]
+    lrqp |= {layer_of(one): one for one in intervene(model, test, read, LRQP, seed=seed, progress=progress)}
+    free |= _flips(model, test, read, [QUANTILE], progress)[QUANTILE]
     best = max(fine, key=lambda layer: lrqp[layer].flips().rate)
     probe = read[fine.index(best)]
     beside = {(site, QUANTILE): dict(sorted(free.items()))}
     around = sorted({*fine, *range(best - 1, best + 3)} & {*range(model.n_layers)}) if size.around else fine
     if site != "resid_pre":
-        before = _by_method(intervene(model, few, probes("resid_pre", around), LRQP, seed=seed, progress=progress))
-        beside |= {("resid_pre", "LRQP"): before[0], ("resid_pre", QUANTILE): before[1]}
+        before = _flips(model, few, probes("resid_pre", around), ["LRQP", QUANTILE], progress)
+        beside |= {("resid_pre", method): found for method, found in before.items()}
     places = [
         f"{name}.{layer}"
         for layer in around
@@ -176,10 +178,15 @@ def lrqp_study(model: Model, *, size: Size | None = None, seed: int = 0, progres
     return Study(found, layers, beside, best, over_c, methods, roles, below, mediation, second, right, about)
 
 
-def _by_method(found: Sequence[Intervention]) -> tuple[dict[int, Intervention], dict[int, Intervention]]:
-    """By layer: with the seed's alpha, and with the one that does not depend on C."""
-    seeds, free = ({layer_of(one): one for one in found if one.name == name} for name in LRQP)
-    return seeds, free
+def _flips(
+    model: Model, data: PromptSet, probes: Sequence[Probe], methods: Sequence[str], progress: Progress | None
+) -> dict[str, dict[int, Flips]]:
+    """How many answers flip once the order is set to the other one, by method and layer."""
+    cells = [[METHODS[method](probe, "other")] for method in methods for probe in probes]
+    clean, *edited = answer_diffs(model, data, [[], *cells], progress=progress)
+    layers = [int(probe.site.rpartition(".")[2]) for probe in probes]
+    each = iter(edited)
+    return {method: {layer: flips(clean, next(each)) for layer in layers} for method in methods}
 
 
 def _rows(held: Recorded, rows: Sequence[int]) -> Recorded:
@@ -213,7 +220,7 @@ def _second(model: Model, size: Size, seed: int, progress: Progress | None) -> t
             seed=seed, site=at[0], position="NAME", label="gender", provenance={"model": model.hash, "data": test.name},
         )  # fmt: skip
     warn_of_edges(probes)
-    return intervene(model, test, probes, {"LRQP": METHODS["LRQP"]}, seed=seed, progress=progress)
+    return intervene(model, test, probes, LRQP, seed=seed, progress=progress)
 
 
 def _balanced(data: PromptSet, n: int) -> list[int]:

@@ -93,7 +93,7 @@ def _read(study: Study) -> list[Card]:
 def _flipped(study: Study) -> list[Card]:
     best = study.lrqp[study.best]
     other, true, chance = (best.flips(arm) for arm in ("counterfactual", "control", "random direction"))
-    free = study.beside[site_of(study), QUANTILE][study.best].flips()
+    free = study.beside[site_of(study), QUANTILE][study.best]
     strong = [
         layer
         for layer, one in study.lrqp.items()
@@ -143,8 +143,9 @@ def _like_with_like(study: Study) -> list[Card]:
     fields: dict[str, Any] = {"the reader": f"{reader[0]}.{reader[1]}, which reads resid_pre.{reader[0]}"}
     for name in ("resid_pre", site_of(study)):
         for method in ("LRQP", QUANTILE):
-            found = study.lrqp if (name, method) == (site_of(study), "LRQP") else study.beside[name, method]
-            rates = (f"{layer}: {found[layer].flips().rate:.1%}" for layer in sorted(found) if layer in before)
+            seeds = (name, method) == (site_of(study), "LRQP")
+            found = {at: one.flips() for at, one in study.lrqp.items()} if seeds else study.beside[name, method]
+            rates = (f"{layer}: {found[layer].rate:.1%}" for layer in sorted(found) if layer in before)
             fields[f"{method} at {name}"] = ", ".join(rates)
     return [
         _card(

@@ -1,9 +1,10 @@
 """The page of `lrqp_study`: every figure of the seed, and a verdict for each of its claims."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from math import log10
 
+from residscope.methods.answers import Flips
 from residscope.methods.intervention import QUANTILE, Intervention, compare
 from residscope.reproduce.lrqp import Study, layer_of, site_of
 from residscope.reproduce.lrqp_claims import cards
@@ -102,25 +103,30 @@ def _layers(study: Study) -> View:
 
     free = study.beside[site_of(study), QUANTILE]
 
-    def line(name: str, arm: str, dashed: bool = False, of: Mapping[int, Intervention] = study.lrqp) -> Line:
-        rates = [of[layer].flips(arm) for layer in layers]
-        return Line(
-            name,
-            [r.rate for r in rates],
-            low=[r.interval[0] for r in rates],
-            high=[r.interval[1] for r in rates],
-            dashed=dashed,
-        )
+    def line(name: str, rates: Sequence[Flips], dashed: bool = False) -> Line:
+        ends = [[r.interval[side] for r in rates] for side in (0, 1)]
+        return Line(name, [r.rate for r in rates], low=ends[0], high=ends[1], dashed=dashed)
+
+    def arm(name: str) -> list[Flips]:
+        return [study.lrqp[at].flips(name) for at in layers]
 
     shifts = {
         arm: [study.lrqp[at].flips(arm).mean_absolute_shift for at in layers]
         for arm in ("counterfactual", "control", "random direction")
     }
-    every = [one for found in (study.lrqp, *study.beside.values()) for one in found.values()]
     rows = [
-        [one.site, one.name, one.provenance["C"], len(one.arms["clean"].diff)]
-        + [round(one.numbers()[name], 3) for name in one.numbers()]
-        for one in sorted(every, key=lambda one: (layer_of(one), one.site, one.name))
+        [
+            at,
+            one.provenance["C"],
+            len(one.arms["clean"].diff),
+            *(round(one.numbers()[name], 3) for name in one.numbers()),
+        ]
+        for at, one in study.lrqp.items()
+    ]
+    beside = [
+        [f"{site}.{at}", method, found.right] + [round(x, 3) for x in (found.rate, *found.interval, found.mean_shift)]
+        for (site, method), flips in study.beside.items()
+        for at, found in flips.items()
     ]
     return Grid(
         [
@@ -129,10 +135,10 @@ def _layers(study: Study) -> View:
                     Curve(
                         layers,
                         [
-                            line("set to the other order", "counterfactual"),
-                            line("the same, alpha by quantile 0.5", "counterfactual", of=free),
-                            line("set to the true one", "control"),
-                            line("random direction", "random direction", True),
+                            line("set to the other order", arm("counterfactual")),
+                            line("the same, alpha by quantile 0.5", [free[at] for at in layers]),
+                            line("set to the true one", arm("control")),
+                            line("random direction", arm("random direction"), True),
                         ],
                         title="Share of right answers that flip",
                         x_title="layer",
@@ -149,10 +155,16 @@ def _layers(study: Study) -> View:
                 ]
             ),
             Table(
-                ["site", "method", "C", "prompts", *next(iter(study.lrqp.values())).numbers()],
+                ["layer", "C", "prompts", *next(iter(study.lrqp.values())).numbers()],
                 rows,
-                title="The same as numbers, and before the blocks around the best layer",
+                title="The same as numbers",
                 note="KL in nats; answer mass: log(P(right) + P(wrong)); off-cloud: median percentile, 50 for real points",
+            ),
+            Table(
+                ["site", "method", "answered right", "flip rate", "low", "high", "mean shift"],
+                beside,
+                title="With an alpha that does not depend on C, and in the stream before each block",
+                note="set to the other order; 95 % intervals; shifts in logits",
             ),
         ],
         columns=1,
