@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from residscope.methods.activation_patching import activation_patching as activation_patching
     from residscope.methods.dose_response import dose_response as dose_response
     from residscope.methods.evidence import evidence as evidence
+    from residscope.methods.flips_over_c import flips_over_C as flips_over_C
     from residscope.methods.head_roles import head_roles as head_roles
     from residscope.methods.intervention import intervene as intervene
     from residscope.methods.look import look as look
@@ -66,7 +67,8 @@ _HOME = {
     "Dictionary": "directions", "Direction": "directions", "Generation": "engine.generation", "Model": "engine.model",
     "Probe": "methods.probe", "PromptSet": "model.prompts", "Recording": "engine.recording", "Result": "results",
     "Site": "model.sites", "Sweep": "engine.planner", "Window": "engine.windows", "ablation_sweep": "methods.ablation_sweep",
-    "activation_patching": "methods.activation_patching", "fit_probe": "methods.probe_fit", "head_roles": "methods.head_roles",
+    "activation_patching": "methods.activation_patching", "fit_probe": "methods.probe_fit",
+    "flips_over_C": "methods.flips_over_c", "head_roles": "methods.head_roles",
     "intervene": "methods.intervention", "kl": "metrics", "look": "methods.look",
     "load": "engine.loading", "load_recording": "recordings", "log_prob": "metrics", "logit_diff": "metrics",
     "loss": "metrics", "lrqp": "methods.lrqp", "mean_difference": "corpus.mean_difference", "mix": "directions",

@@ -29,6 +29,8 @@
     └── Cancelled            SweepCancelled
 
 Each says what failed, what was received, what is allowed and how to fix it; `str(error)` holds all four.
+
+What is true but easily misread is a warning: ResidscopeWarning, of which GridEdge.
 """
 
 from typing import Any
@@ -60,6 +62,14 @@ class ResidscopeError(Exception):
             "allowed": self.allowed,
             "fix": self.fix,
         }
+
+
+class ResidscopeWarning(UserWarning):
+    """Something in a result that its reader should know."""
+
+
+class GridEdge(ResidscopeWarning):
+    """A probe's C that stands at an end of the grid it was looked for on: the grid chose it as much as the data."""
 
 
 class PromptError(ResidscopeError):

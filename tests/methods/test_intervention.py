@@ -113,3 +113,19 @@ def test_prompts_without_answers_or_labels(llama, world):
         intervene(llama, rs.PromptSet(test.prompts, labels=test.labels, positions=test.positions), [probe])
     with pytest.raises(errors.MissingLabel):
         intervene(llama, rs.PromptSet(test.prompts, answers=test.answers, positions=test.positions), [probe])
+
+
+def test_probes_of_two_heads_at_one_site_keep_their_own_points(llama):
+    """Clean points lie where they lie, whichever other head is probed beside them."""
+    train, test = labelled(64).split(0.5, by="parity")
+    probes = [
+        rs.fit_probe(llama, train, held_out=test, site="z.1", head=h, position="P", label="parity", Cs=(0.01,))
+        for h in (0, 3)
+    ]
+    only = {"LRQP": METHODS["LRQP"]}
+    together = intervene(llama, test, probes, only, batch=7)
+    for probe, found in zip(probes, together, strict=True):
+        (alone,) = intervene(llama, test, [probe], only, batch=7)
+        for arm in ("clean", "counterfactual"):
+            torch.testing.assert_close(found.arms[arm].off_cloud, alone.arms[arm].off_cloud)
+            torch.testing.assert_close(found.arms[arm].cost, alone.arms[arm].cost, atol=1e-3, rtol=1e-3)

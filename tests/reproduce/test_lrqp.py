@@ -44,7 +44,7 @@ def test_the_page_holds_every_figure(told):
     kinds = [view.kind for view in page(study)]
     assert kinds.count("grid") >= 6
     for words in ("ABBA and BABA", "singular vectors", "hugs y = x", "S-inhibition", "Methods side by side", "gendered pronouns",
-                  "Provenance", "clean", "counterfactual"):  # fmt: skip
+                  "Provenance", "clean", "counterfactual", "What the probe's C does", "quantile 0.5"):  # fmt: skip
         assert words in html, words
     assert len(html) < 3_000_000
     assert study.provenance["held out"] == 20
@@ -62,6 +62,27 @@ def test_smollm2_knows_the_order_and_one_head_carries_it(told):
     assert best.flips().rate > 0.4
     assert best.flips("random direction").flipped == 0
     assert study.lrqp[27].flips().flipped == 0  # read as well, and too late
+
+
+def test_c_is_said_beside_the_flip_rate_and_the_stream_before_a_block_beside_the_one_within(told):
+    study, _ = told
+    flips = one(study, "flips the answer").fields
+    assert "the upper end of the grid" in flips["the probe's C"]
+    free = study.beside["resid_mid", "LRQP, quantile 0.5"][18]
+    assert f"{free.rate:.1%} of {free.right}" in flips["flips with quantile 0.5 instead, which no C decides"]
+    like = one(study, "like with like")
+    assert "20.0, which reads resid_pre.20" in like.fields["the reader"]
+    before = study.beside["resid_pre", "LRQP"][18]
+    assert f"18: {before.rate:.1%}" in like.fields["LRQP at resid_pre"]
+    assert "resid_mid.20 is past the read" in like.note
+    rates = study.over_c
+    assert rates.coords["site"] == ("resid_pre.18", "resid_mid.18")
+    assert rates.coords["C"] == (1e-3, 1.0)
+    assert one(study, "is the probe's C").verdict is None
+    assert study.provenance["C"]["resid_mid.18"] == 100
+    assert study.provenance["C at an end of the grid"]["resid_mid.18"] == "upper"
+    rows = {(row.name, row.site) for row in study.methods}
+    assert ("LRQP, quantile 0.5", "resid_mid.18") in rows
 
 
 def test_a_claim_that_does_not_hold_is_said_to_fail(told):

@@ -91,6 +91,22 @@ def test_the_map_agrees_with_the_probe_in_its_own_cell(one: Session) -> None:
     assert held.map.right["resid_pre.2", "KEY"] == round(held.probe.accuracy * held.probe.held_out)
 
 
+def test_where_every_token_is_the_first_the_map_stays_empty_and_says_so(one: Session) -> None:
+    """At position 0 no statistic is taken: no accuracy is shown for it, and the others' do not wait for it."""
+    csv = CSV.replace("@KEY,@late", "@FIRST,@KEY").replace(",4:5,,", ",0:1,4:5,").replace(",4:5,5:6,", ",0:1,4:5,")
+    one.intent("fit_probe", {**ASKED, "data": {**FILE, "text": csv}})
+    assert done(one) is None
+    held = next(iter(one.state.probes.values()))
+    assert held.map.done
+    assert {held.map.right[site, "FIRST"] for site in held.map.sites} == {None}
+    shown = one.probe(held.name)
+    first = shown["map_at"]["positions"].index("FIRST")
+    assert all(value is None or math.isnan(value) for value in shown["map"]["values"][first])
+    assert "first ones" in shown["map"]["note"]
+    one.intent("fit_probe", {**ASKED, "position": "FIRST", "data": {**FILE, "text": csv}})
+    assert "stand at position 0" in str(done(one))
+
+
 def test_it_comes_coarse_to_fine_and_another_layer_runs_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
     slow = worlds.Slow(worlds.model())
     with worlds.session(slow) as session:
@@ -159,7 +175,7 @@ def test_a_live_prompt_is_read_at_its_own_position(one: Session) -> None:
 
 EDITS = [
     {"kind": "lrqp", "to": "b", "log_alpha": 3.0},
-    {"kind": "lrqp", "to": "a", "log_alpha": 7.5, "covariance": "within"},
+    {"kind": "lrqp", "to": "a", "log_alpha": 20.0, "covariance": "within"},
     {"kind": "set_concept", "method": "mean_difference", "to": "b"},
     {"kind": "set_concept", "method": "project_out", "to": "b"},
     {"kind": "set_concept", "method": "mean_difference", "to": "neutral"},

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from residscope.engine.model import Model
+from residscope.engine.sinks import kept, streams
 from residscope.methods.activations import Progress
 from residscope.methods.concept_edit import ConceptEdit
 from residscope.methods.head_roles import LOOKED, Head
@@ -21,6 +22,7 @@ from residscope.methods.probe import Probe
 from residscope.methods.probe_fit import fit
 from residscope.methods.runs import cell_runs, named
 from residscope.model.prompts import PromptSet
+from residscope.model.sites import Site
 from residscope.results import Result
 from residscope.views import Curve, Grid, Line, Reference, Scatter
 
@@ -113,10 +115,14 @@ def downstream(
     z = list(dict.fromkeys(f"z.{layer}" for layer, _ in readers))
     patterns = list(dict.fromkeys(f"pattern.{layer}" for layer, _ in heads))
     seen: dict[Head, Tensor] = {head: torch.zeros(len(train), model.d_head) for head in readers}
-    for one in cell_runs(model, train, [[]], z, batch=batch, progress=progress, stage="heads, training half"):
+    usable = {site: torch.zeros(len(train), dtype=torch.bool) for site in z}
+    capture: list[str | Site] = [*z, *dict.fromkeys(stream for site in z for stream in streams(model, site))]
+    for one in cell_runs(model, train, [[]], capture, batch=batch, progress=progress, stage="heads, training half"):
         end = named(train, one.rows, ["END"])["END"]
         for layer, head in readers:
             seen[layer, head][one.rows] = one.at(f"z.{layer}", end)[:, head].float().cpu()
+        for site in z:
+            usable[site][one.rows] = kept(one.base, site).cpu()[torch.arange(len(end)), torch.tensor(end)]
     found = torch.zeros(len(readers), len(arms), len(test), model.d_head)
     looked = torch.zeros(len(heads), len(arms), len(LOOKED), len(test))
     cells, names = list(arms.values()), tuple(arms)
@@ -136,6 +142,8 @@ def downstream(
             found[i, clean],
             train.label(label),
             test.label(label),
+            first=[at == 0 for at in train.at("END")],
+            sinks=~usable[f"z.{layer}"],
             seed=seed,
             site=f"z.{layer}",
             position="END",

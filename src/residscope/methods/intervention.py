@@ -27,8 +27,10 @@ from residscope.views import Histogram, Reference, Scatter
 Maker = Callable[[Probe, str], ConceptEdit]
 """An edit of what a probe reads, from the probe and what to set it to ("true", "other", a class ...)."""
 
+QUANTILE = "LRQP, quantile 0.5"
 METHODS: Mapping[str, Maker] = {
     "LRQP": lambda probe, to: lrqp(probe, to=to),
+    QUANTILE: lambda probe, to: lrqp(probe, to=to, quantile=0.5),
     "mean difference": lambda probe, to: concepts.mean_difference(probe, to=to),
     "LEACE": lambda probe, to: concepts.leace(probe, to=to),
     "project out": lambda probe, to: concepts.project_out(probe, to=to),
@@ -181,6 +183,13 @@ def compare(found: Sequence[Intervention]) -> dict[str, Result]:
     return {name: result(name) for name in found[0].numbers()}
 
 
+Place = tuple[str, str, int | None]
+
+
+def _place(probe: Probe) -> Place:
+    return probe.site, probe.position, probe.head
+
+
 class _Gathered:
     """Per-prompt numbers of every cell, collected batch by batch."""
 
@@ -188,7 +197,7 @@ class _Gathered:
         self.ids, self.data = answer_ids(model, data), data
         n = len(data)
         self.diff, self.kl, self.mass = (torch.zeros(cells, n) for _ in range(3))
-        self.before: dict[tuple[str, str], Tensor] = {}  # the unedited points, by site and position
+        self.before: dict[Place, Tensor] = {}  # the unedited points
         self.after: dict[int, Tensor] = {}
         self._base: Tensor | None = None
 
@@ -200,7 +209,7 @@ class _Gathered:
         if probe is None:  # the first cell of each batch
             self._base = logp
             for p in probes:
-                self._keep(self.before, (p.site, p.position), one, p)
+                self._keep(self.before, _place(p), one, p)
             return
         assert self._base is not None
         self.kl[one.cell, one.rows] = (self._base.exp() * (self._base - logp)).sum(1).cpu()
@@ -220,7 +229,7 @@ class _Gathered:
         for cell, probe in enumerate(of_cell):
             cost = off = none
             if probe is not None:
-                before, after = self.before[probe.site, probe.position], self.after[cell]
+                before, after = self.before[_place(probe)], self.after[cell]
                 cost = lengths(after - before, torch.linalg.cholesky(probe.covariance)).float()
                 off = _share_nearer(_distance(after, probe), _distance(before, probe))
             found.append(Arm(self.diff[cell], self.kl[cell], self.mass[cell], cost, off))
@@ -228,7 +237,7 @@ class _Gathered:
 
     def clean(self, arm: Arm, probe: Probe) -> Arm:
         """The unedited arm, with where its own points lie at this probe's site."""
-        own = _distance(self.before[probe.site, probe.position], probe)
+        own = _distance(self.before[_place(probe)], probe)
         return Arm(arm.diff, arm.kl, arm.mass, arm.cost, _share_nearer(own, own))
 
 

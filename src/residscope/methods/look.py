@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from residscope.engine.model import Model
 from residscope.errors import BadEdit, MissingExtra, OneClass
-from residscope.methods.activations import Progress, activations
+from residscope.methods.activations import Key, Progress, Recorded, recorded
 from residscope.methods.probe import Probe
 from residscope.methods.probe_fit import fit_halves
 from residscope.model.prompts import PromptSet
@@ -114,12 +114,12 @@ def look(
     names = [str(s) for name in sites for s in model.sites.expand(name) if layers is None or s.layer in layers]
     names.sort(key=lambda name: int(name.rpartition(".")[2]))
     _check(data, label, method)
-    held = activations(model, data, names, [position], progress=progress)
-    return project(held, data, label=label, method=method, seed=seed, provenance=model.provenance, progress=progress)
+    seen = recorded(model, data, names, [position], progress=progress)
+    return project(seen, data, label=label, method=method, seed=seed, provenance=model.provenance, progress=progress)
 
 
 def project(
-    held: Mapping[tuple[str, str], Float[Tensor, "prompt d"]],
+    seen: Recorded | Mapping[Key, Float[Tensor, "prompt d"]],
     data: PromptSet,
     *,
     label: str,
@@ -128,18 +128,26 @@ def project(
     provenance: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Look:
-    """What `look` does once the model has run: from activations by (site, position), as `methods.activations` gives them."""
+    """What `look` does once the model has run: from activations by (site, position), as `methods.activations` gives them.
+
+    Of what `recorded` gives, mean, singular vectors, silhouette and probe are without attention sinks and first tokens; every
+    prompt is shown.
+    """
     _check(data, label, method)
     groups = tuple(map(str, data.label(label)))
     about = {**(provenance or {}), "data": data.name, "prompts": len(data), "label": label, "seed": seed}
     found = []
-    for (name, position), value in held.items():
-        x = value.double()
-        shown, share = (_umap if method == "umap" else _svd)(x - x.mean(0), seed)
-        probe = fit_halves(x, data, label=label, seed=seed, Cs=(C,), site=name, position=position)
-        found.append(Projection(name, position, label, shown, groups, share, _silhouette(shown, groups), probe, method))
+    vectors = seen.vectors if isinstance(seen, Recorded) else seen
+    for (name, position), value in vectors.items():
+        x, at = value.double(), (name, position)
+        masks = seen.left_out(at) if isinstance(seen, Recorded) else {}
+        probe = fit_halves(x, data, label=label, **masks, seed=seed, Cs=(C,), site=name, position=position)
+        keep = seen.kept[at] if isinstance(seen, Recorded) else torch.ones(len(x), dtype=torch.bool)
+        shown, share = _umap(x, seed) if method == "umap" else _svd(x, keep)
+        score = _silhouette(shown[keep], [g for g, k in zip(groups, keep.tolist(), strict=True) if k])
+        found.append(Projection(name, position, label, shown, groups, share, score, probe, method))
         if progress is not None:
-            progress("projections", len(found), len(held))
+            progress("projections", len(found), len(vectors))
     return Look(tuple(found), data.texts, about)
 
 
@@ -152,20 +160,27 @@ def _check(data: PromptSet, label: str, method: str) -> None:
         _need_umap()
 
 
-def _svd(centred: Float[Tensor, "prompt d"], seed: int) -> tuple[Float[Tensor, "prompt 2"], tuple[float, float]]:
+def _svd(
+    x: Float[Tensor, "prompt d"], keep: Bool[Tensor, "prompt"]
+) -> tuple[Float[Tensor, "prompt 2"], tuple[float, float]]:
+    """Every prompt's coordinates on the first two singular vectors of those kept, centred on their mean."""
     from scipy.linalg import eigh
 
-    wide = centred.shape[0] < centred.shape[1]
-    gram = centred @ centred.T if wide else centred.T @ centred  # the smaller one has the same largest eigenvalues
+    centre = x[keep].mean(0)
+    rows = x[keep] - centre
+    wide = rows.shape[0] < rows.shape[1]
+    gram = rows @ rows.T if wide else rows.T @ rows  # the smaller one has the same largest eigenvalues
     n = len(gram)
-    values, vectors = (torch.from_numpy(x.copy()).flip(-1) for x in eigh(gram.numpy(), subset_by_index=[n - 2, n - 1]))
-    shown = vectors * values.clamp_min(0).sqrt() if wide else centred @ vectors
+    values, vectors = (torch.from_numpy(v.copy()).flip(-1) for v in eigh(gram.numpy(), subset_by_index=[n - 2, n - 1]))
+    sizes = values.clamp_min(0).sqrt()
+    axes = rows.T @ vectors / sizes.clamp_min(1e-150) if wide else vectors
     power = values.clamp_min(0) / gram.trace().clamp_min(1e-300)
-    return shown, (float(power[0]), float(power[1]))
+    return (x - centre) @ axes, (float(power[0]), float(power[1]))
 
 
-def _umap(centred: Float[Tensor, "prompt d"], seed: int) -> tuple[Float[Tensor, "prompt 2"], tuple[float, float]]:
-    shown = _need_umap().UMAP(n_components=2, random_state=seed, n_jobs=1).fit_transform(centred.float().numpy())
+def _umap(x: Float[Tensor, "prompt d"], seed: int) -> tuple[Float[Tensor, "prompt 2"], tuple[float, float]]:
+    centred = (x - x.mean(0)).float().numpy()  # only to keep float32 exact: neighbours do not depend on it
+    shown = _need_umap().UMAP(n_components=2, random_state=seed, n_jobs=1).fit_transform(centred)
     return torch.from_numpy(shown).double(), (float("nan"), float("nan"))
 
 

@@ -1,21 +1,23 @@
 """A probe: a linear classifier of the stream, with what is known of how well it reads and of the cloud it was fitted on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from residscope.directions import Direction
-from residscope.errors import DamagedFile, SiteError, UnseenLabel, WrongWidth
+from residscope.errors import DamagedFile, GridEdge, SiteError, UnseenLabel, WrongWidth
 from residscope.files import read_tensors, write_tensors
 from residscope.model.sites import Site
 
 KIND = "probe"
 LISTS = ("classes", "interval", "counts")
+EDGE = "C at an end of the grid"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -26,9 +28,10 @@ class Probe:
 
     C: the inverse strength of its L2 penalty on standardised inputs, cross-validated; on separable data the length of the
     weights is C's doing. accuracy: on held-out prompts, with Wilson's 95 % interval. control: held-out accuracy of probes
-    fitted the same way to shuffled labels. mean, covariance, within: of the training activations, position 0 excluded; total
-    and within-class covariance shrunk as Ledoit and Wolf (2004) do. log_odds[k, l, q]: the q-th percentile of log P(k)/P(l)
-    over training prompts of class k. `fit_probe` makes it.
+    fitted the same way, each with a C of its own, to shuffled labels. All else is estimated from the same training prompts,
+    those whose token is neither first nor an attention sink: counts, mean, class_means, covariance (total) and within (classes),
+    both shrunk as Ledoit and Wolf (2004) do; log_odds[k, l, q]: the q-th percentile of log P(k)/P(l) over prompts of class k.
+    `provenance` says how many were left out, which C were tried, and whether C stands at an end of them. `fit_probe` makes it.
     """
 
     classes: tuple[str, ...]
@@ -146,3 +149,23 @@ def _check(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
             raise TypeError(f"{name} is {about[name]!r}"[:200])
     if not isinstance(classes, list) or len(about["interval"]) != 2 or len(about["counts"]) != c:
         raise ValueError(f"{c} classes, {len(about['counts'])} counts, an interval of {len(about['interval'])} ends")
+
+
+def warn_of_edges(probes: Iterable[Probe]) -> None:
+    """One `GridEdge` warning for all probes whose C ends at an end of the widened grid."""
+    for edge, beyond in (("upper", "larger"), ("lower", "smaller")):
+        at = [probe for probe in probes if probe.provenance.get(EDGE) == edge]
+        if at:
+            where = "; ".join(f"{probe.site}, {probe.position}" for probe in at[:4])
+            where += f" and {len(at) - 4} more" if len(at) > 4 else ""
+            said = {
+                "upper": "where classes separate, the length of the weights, and with it every log-odds and what a fixed alpha "
+                "asks for, is the grid's doing. To fix: rs.lrqp(probe, quantile=0.5) hardly depends on it",
+                "lower": "the label is hardly read at all",
+            }[edge]
+            warn(
+                f"the probe of {at[0].label} at {where}: cross-validation would have C {beyond} than {at[0].C:g}, where the grid "
+                f"ends: {said}.",
+                GridEdge,
+                stacklevel=3,
+            )

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,13 +12,13 @@ from torch import Tensor
 
 from residscope.engine.model import Model
 from residscope.errors import OneClass, TooFewPrompts, UnseenLabel
-from residscope.methods.activations import activations
+from residscope.methods.activations import recorded
 from residscope.methods.intervals import wilson
-from residscope.methods.probe import Probe
+from residscope.methods.logistic import CS, choose, logistic, shuffled_accuracy
+from residscope.methods.probe import EDGE, Probe, warn_of_edges
+from residscope.methods.selection import Mask, selected
 from residscope.model.prompts import PromptSet
 
-CS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-FOLDS, SHUFFLES = 5, 5
 _ROW = "row in the whole set"
 
 
@@ -37,8 +37,10 @@ def fit_probe(
     """Fit a probe of a label at one site and named position, and test it on prompts it has not seen.
 
     Inputs are standardised on the training half and the scaling folded back, so that the probe reads raw activations. C is
-    the one of `Cs` with the least cross-validated log-loss (5 folds, stratified). held_out: the share of each class kept for
-    the test, or other prompts.
+    the one with the least cross-validated log-loss (5 folds, stratified), of `Cs` and, where an end of it is best, of the
+    decades beyond, from 1e-8 to 100; where it ends there a `GridEdge` warning says so. Cs of one value fixes it. Training
+    prompts whose token stands at position 0 or is an attention sink are left out of all that is estimated; accuracy is over all
+    held-out prompts. held_out: the share of each class kept for the test, or other prompts.
 
         probe = rs.fit_probe(model, rs.tasks.ioi(model), site="resid_mid.6", position="S2", label="order")
 
@@ -46,10 +48,11 @@ def fit_probe(
         OneClass, UnseenLabel, TooFewPrompts, MissingLabel, UnknownPosition.
     """
     train, test = halves(data, label=label, held_out=held_out, seed=seed, positions=[position])
-    seen, unseen = (activations(model, half, [site], [position], head=head)[site, position] for half in (train, test))
+    at = (site, position)
+    seen, unseen = (recorded(model, half, [site], [position], head=head) for half in (train, test))
     about = {"model": model.hash, "model name": model.name, "data": data.name, "seed": seed}
     return fit(
-        seen, unseen, train.label(label), test.label(label), first=_first(train, position), seed=seed, Cs=Cs,
+        seen.vectors[at], unseen.vectors[at], train.label(label), test.label(label), **seen.left_out(at), seed=seed, Cs=Cs,
         site=site, position=position, label=label, head=head, provenance=about,
     )  # fmt: skip
 
@@ -97,18 +100,48 @@ def fit(
     labels: Sequence[object],
     test_labels: Sequence[object],
     *,
-    first: Sequence[bool] | None = None,
+    first: Mask = None,
+    sinks: Mask = None,
     seed: int = 0,
     Cs: Sequence[float] = CS,
     **where: Any,
 ) -> Probe:
-    """A probe from vectors and labels: what `fit_probe` does once the model has run. `first`: which stand at position 0."""
+    """A probe from vectors and labels: what `fit_probe` does once the model has run.
+
+    first, sinks: which training vectors stand at position 0, or are attention sinks: all that is estimated leaves them out
+    (`Recorded.left_out`). Warns (`GridEdge`) where C ends at an end of the widened grid.
+
+    Raises:
+        TooFewPrompts: a class has fewer than two training prompts, or has none left.
+    """
+    (probe,) = fit_each(train, test, labels, test_labels, [Cs], first=first, sinks=sinks, seed=seed, **where)
+    warn_of_edges([probe])
+    return probe
+
+
+def fit_each(
+    train: Float[Tensor, "train d"],
+    test: Float[Tensor, "test d"],
+    labels: Sequence[object],
+    test_labels: Sequence[object],
+    grids: Sequence[Sequence[float]],
+    *,
+    first: Mask = None,
+    sinks: Mask = None,
+    seed: int = 0,
+    **where: Any,
+) -> tuple[Probe, ...]:
+    """A probe for each grid of C, the cloud's statistics computed once; without a warning. A grid of one C fixes it."""
     classes = tuple(str(c) for c in _ordered(labels))
     y, y_test = (np.array([classes.index(str(v)) for v in column]) for column in (labels, test_labels))
+    keep, left_out = selected(first, sinks, y, classes, where)
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1, user_api="blas"):  # products this small lose tenfold to threads that wait for each other
-        return _fit(train, test, classes, y, y_test, first, seed, Cs, where)
+        X, X_test = (half.double().numpy() for half in (train, test))
+        cloud = _Cloud.of(X[keep], X_test, y[keep], y_test, classes)
+        about = {**where.pop("provenance", {}), "left out": left_out}
+        return tuple(_fitted(cloud, Cs, seed, {**where, "provenance": about}) for Cs in grids)
 
 
 def count_right(
@@ -118,16 +151,45 @@ def count_right(
     test_labels: Sequence[object],
     *,
     C: float,
+    first: Mask = None,
+    sinks: Mask = None,
 ) -> int:
-    """How many held-out labels a probe of that C reads: `fit` without its clouds and controls, ten times as fast."""
+    """How many held-out labels a probe of that C reads: `fit` without its clouds and controls, ten times as fast.
+
+    Raises:
+        TooFewPrompts: as `fit`.
+    """
     from threadpoolctl import threadpool_limits
 
-    classes = [str(c) for c in _ordered(labels)]
+    classes = tuple(str(c) for c in _ordered(labels))
     y, y_test = (np.array([classes.index(str(v)) for v in column]) for column in (labels, test_labels))
+    keep, _ = selected(first, sinks, y, classes, {})
     with threadpool_limits(1, user_api="blas"):
-        inputs = _inputs(train.double().numpy(), test.double().numpy())
-        weights, bias = _logistic(inputs.train, y, C, len(classes), tol=1e-6)
+        inputs = _inputs(train.double().numpy()[keep], test.double().numpy())
+        weights, bias = logistic(inputs.train, y[keep], C, len(classes))
     return int((np.argmax(inputs.test @ weights.T + bias, 1) == y_test).sum())
+
+
+@dataclass(frozen=True)
+class _Cloud:
+    """The training vectors in use and what is estimated from them, all from the same rows; every held-out vector."""
+
+    X: np.ndarray
+    y: np.ndarray
+    y_test: np.ndarray
+    classes: tuple[str, ...]
+    inputs: "_Inputs"
+    means: np.ndarray
+    total: np.ndarray
+    within: np.ndarray
+
+    @classmethod
+    def of(
+        cls, X: np.ndarray, X_test: np.ndarray, y: np.ndarray, y_test: np.ndarray, classes: tuple[str, ...]
+    ) -> "_Cloud":
+        means = np.stack([X[y == k].mean(0) for k in range(len(classes))])
+        total, within = (_ledoit_wolf(rows) for rows in (X - X.mean(0), X - means[y]))
+        return cls(X, y, y_test, classes, _inputs(X, X_test), means, total, within)
 
 
 class _Inputs(NamedTuple):
@@ -142,110 +204,68 @@ class _Inputs(NamedTuple):
 
 def _inputs(X: np.ndarray, X_test: np.ndarray) -> _Inputs:
     shift, spread = X.mean(0), X.std(0)
-    spread = np.where(spread > 1e-12 * max(1.0, float(np.abs(X).max(initial=0))), spread, 1.0)
-    Z, Z_test = (X - shift) / spread, (X_test - shift) / spread
+    varies = spread > 1e-12 * max(1.0, float(np.abs(X).max(initial=0)))  # by more than rounding
+    spread = np.where(varies, spread, 1.0)
+    Z, Z_test = (varies * (half - shift) / spread for half in (X, X_test))
     # an L2-penalised fit lies in the span of its rows: n coordinates say as much as d
-    _, _, basis = np.linalg.svd(Z, full_matrices=False)
+    _, sizes, basis = np.linalg.svd(Z, full_matrices=False)
+    basis = basis[sizes > 1e-12 * sizes[0]] if sizes[0] > 0 else basis[:1]
     return _Inputs(Z @ basis.T, Z_test @ basis.T, basis, shift, spread)
 
 
 def fit_halves(
-    x: Float[Tensor, "prompt d"], data: PromptSet, *, label: str, seed: int = 0, Cs: Sequence[float] = CS, **where: Any
+    x: Float[Tensor, "prompt d"],
+    data: PromptSet,
+    *,
+    label: str,
+    first: Mask = None,
+    sinks: Mask = None,
+    seed: int = 0,
+    Cs: Sequence[float] = CS,
+    **where: Any,
 ) -> Probe:
-    """A probe from the vectors of all the prompts: half of them, by `PromptSet.split`, fit it and the others test it."""
+    """A probe from the vectors of all the prompts: half of them, by `PromptSet.split`, fit it and the others test it.
+
+    first, sinks: of all the prompts. `first` is that of the position, where the prompts name it, unless given.
+    """
     numbered = replace(data, labels={**data.labels, _ROW: tuple(range(len(data)))})
     train, test = halves(numbered, label=label, held_out=0.5, seed=seed)
     seen, unseen = (torch.tensor(half.labels[_ROW]) for half in (train, test))
-    first = _first(train, where["position"]) if where.get("position") in data.positions else None
+    if first is None and where.get("position") in data.positions:
+        first = [at == 0 for at in data.at(where["position"])]
+    masks = {name: None if m is None else torch.as_tensor(m)[seen] for name, m in (("first", first), ("sinks", sinks))}
     return fit(
-        x[seen], x[unseen], train.label(label), test.label(label), first=first, seed=seed, Cs=Cs, label=label, **where
+        x[seen], x[unseen], train.label(label), test.label(label), **masks, seed=seed, Cs=Cs, label=label, **where
     )
 
 
-def _fit(
-    train: Tensor,
-    test: Tensor,
-    classes: tuple[str, ...],
-    y: np.ndarray,
-    y_test: np.ndarray,
-    first: Sequence[bool] | None,
-    seed: int,
-    Cs: Sequence[float],
-    where: dict[str, Any],
-) -> Probe:
-    X, X_test = (half.double().numpy() for half in (train, test))
-    R, R_test, basis, shift, spread = _inputs(X, X_test)
-    C = Cs[0] if len(Cs) == 1 else min(Cs, key=lambda c: (_log_loss(R, y, c, len(classes), seed), c))
-    weights, bias = _logistic(R, y, C, len(classes), tol=1e-6)
-    right = int((np.argmax(R_test @ weights.T + bias, 1) == y_test).sum())
+def _fitted(cloud: _Cloud, Cs: Sequence[float], seed: int, where: dict[str, Any]) -> Probe:
+    (R, R_test, basis, shift, spread), n = cloud.inputs, len(cloud.classes)
+    chosen = choose(R, cloud.y, Cs, n, seed=seed)
+    weights, bias = logistic(R, cloud.y, chosen.C, n)
+    right = int((np.argmax(R_test @ weights.T + bias, 1) == cloud.y_test).sum())
     raw = (weights @ basis) / spread
     bias = bias - raw @ shift
-    keep = np.ones(len(X), dtype=bool) if first is None else ~np.array(first)
-    means = np.stack([X[y == k].mean(0) for k in range(len(classes))])
-    total, within = (
-        (_ledoit_wolf(rows[keep]) for rows in (X - X[keep].mean(0), X - means[y])) if keep.sum() > 1 else (None, None)
+    about = {**where["provenance"], "C tried": list(chosen.tried)} | (
+        {} if chosen.edge is None else {EDGE: chosen.edge}
     )
-    if total is None or within is None:
-        raise TooFewPrompts(
-            "all training activations stand at position 0", fix="choose another position, or add prefixes"
-        )
     return Probe(
-        classes=classes,
+        classes=cloud.classes,
         weights=torch.from_numpy(raw),
         bias=torch.from_numpy(bias),
-        C=float(C),
-        accuracy=right / len(y_test),
-        interval=wilson(right, len(y_test)),
-        control=_shuffled(R, R_test, y, y_test, C, len(classes), seed),
-        counts=tuple(int((y == k).sum()) for k in range(len(classes))),
-        held_out=len(y_test),
-        mean=torch.from_numpy(X[keep].mean(0)),
-        class_means=torch.from_numpy(means),
-        covariance=torch.from_numpy(total),
-        within=torch.from_numpy(within),
-        log_odds=_percentiles(X @ raw.T + bias, y, len(classes)),
-        **({"head": None, "provenance": {}} | where),
+        C=chosen.C,
+        accuracy=right / len(cloud.y_test),
+        interval=wilson(right, len(cloud.y_test)),
+        control=shuffled_accuracy(R, R_test, cloud.y, cloud.y_test, Cs, n, seed=seed),
+        counts=tuple(int((cloud.y == k).sum()) for k in range(n)),
+        held_out=len(cloud.y_test),
+        mean=torch.from_numpy(cloud.X.mean(0)),
+        class_means=torch.from_numpy(cloud.means),
+        covariance=torch.from_numpy(cloud.total),
+        within=torch.from_numpy(cloud.within),
+        log_odds=_percentiles(cloud.X @ raw.T + bias, cloud.y, n),
+        **({"head": None} | where | {"provenance": about}),
     )
-
-
-def _logistic(X: np.ndarray, y: np.ndarray, C: float, classes: int, tol: float = 1e-4) -> tuple[np.ndarray, np.ndarray]:
-    """Weights and bias of each class; two classes share their one normal, half each."""
-    from sklearn.linear_model import LogisticRegression
-
-    found = LogisticRegression(C=C, max_iter=5000, tol=tol).fit(X, y)
-    if classes == 2:
-        half, bias = found.coef_[0] / 2, found.intercept_[0] / 2
-        return np.stack([-half, half]), np.array([-bias, bias])
-    return found.coef_, found.intercept_
-
-
-def _log_loss(X: np.ndarray, y: np.ndarray, C: float, classes: int, seed: int) -> float:
-    """Cross-validated log-loss, in nats a prompt."""
-    from sklearn.model_selection import StratifiedKFold
-
-    folds = StratifiedKFold(min(FOLDS, int(np.bincount(y).min())), shuffle=True, random_state=seed)
-    losses = []
-    for rows, out in folds.split(X, y):
-        weights, bias = _logistic(X[rows], y[rows], C, classes)
-        scores = torch.from_numpy(X[out] @ weights.T + bias)
-        losses.append(float(torch.nn.functional.cross_entropy(scores, torch.from_numpy(y[out]), reduction="sum")))
-    return sum(losses) / len(y)
-
-
-def _shuffled(
-    X: np.ndarray, X_test: np.ndarray, y: np.ndarray, y_test: np.ndarray, C: float, classes: int, seed: int
-) -> float:
-    """Mean held-out accuracy where training and held-out labels were dealt out again at random."""
-    drawn = np.random.default_rng(seed)
-    shares = []
-    for _ in range(SHUFFLES):
-        dealt = drawn.permutation(np.concatenate([y, y_test]))
-        a, b = dealt[: len(y)], dealt[len(y) :]
-        if len(set(a.tolist())) < classes:
-            continue
-        weights, bias = _logistic(X, a, C, classes)
-        shares.append(float((np.argmax(X_test @ weights.T + bias, 1) == b).mean()))
-    return float(np.mean(shares)) if shares else float("nan")
 
 
 def _ledoit_wolf(rows: np.ndarray) -> np.ndarray:
@@ -268,7 +288,3 @@ def _ordered(labels: Sequence[object]) -> list[object]:
         return sorted(set(labels))  # type: ignore[type-var]
     except TypeError:
         return sorted(set(labels), key=str)
-
-
-def _first(data: PromptSet, position: str) -> list[bool]:
-    return [at == 0 for at in data.at(position)]

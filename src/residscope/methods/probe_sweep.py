@@ -6,9 +6,10 @@ from typing import Any
 import torch
 
 from residscope.engine.model import Model
-from residscope.methods.activations import Progress, activations
-from residscope.methods.probe import Probe
-from residscope.methods.probe_fit import CS, _first, fit, halves
+from residscope.methods.activations import Progress, recorded
+from residscope.methods.logistic import CS
+from residscope.methods.probe import EDGE, Probe, warn_of_edges
+from residscope.methods.probe_fit import fit_each, halves
 from residscope.model.prompts import PromptSet
 from residscope.results import Result
 
@@ -45,9 +46,15 @@ def probe_sweep(
     shape = (len(sites), len(layers), len(positions))
     coords: dict[str, Any] = {"site": tuple(sites), "layer": layers, "position": tuple(positions)}
     some = next(iter(probes.values()))
+    of_cell = {f"{site}, {position}": probe for (site, position), probe in probes.items()}
     about: dict[str, Any] = {
-        "method": "probe_sweep", "label": label, "classes": list(some.classes), "train": sum(some.counts),
-        "held out": some.held_out, **some.provenance,
+        **{name: some.provenance[name] for name in ("model", "model name", "data", "seed")},
+        "method": "probe_sweep", "label": label, "classes": list(some.classes), "held out": some.held_out,
+        "train": {cell: sum(probe.counts) for cell, probe in of_cell.items()},
+        "left out": {
+            cell: dict(left) for cell, probe in of_cell.items() if any((left := probe.provenance["left out"]).values())
+        },
+        EDGE: {cell: probe.provenance[EDGE] for cell, probe in of_cell.items() if EDGE in probe.provenance},
     }  # fmt: skip
 
     def result(name: str, values: list[float], low: Any = None, high: Any = None) -> Result:
@@ -79,15 +86,15 @@ def fit_probes(
 ) -> dict[tuple[str, str], Probe]:
     """`fit_probe` at several sites and positions, by (site, position), the model run once."""
     train, test = halves(data, label=label, held_out=held_out, seed=seed, positions=positions)
-    seen, unseen = (activations(model, half, sites, positions, progress=progress) for half in (train, test))
+    seen, unseen = (recorded(model, half, sites, positions, progress=progress) for half in (train, test))
     about = {"model": model.hash, "model name": model.name, "data": data.name, "seed": seed}
     probes: dict[tuple[str, str], Probe] = {}
-    for site, position in seen:
+    for at, x in seen.vectors.items():
         if progress is not None:
-            progress("probes", len(probes), len(seen))
-        probes[site, position] = fit(
-            seen[site, position], unseen[site, position], train.label(label), test.label(label),
-            first=_first(train, position), seed=seed, Cs=Cs,
-            site=site, position=position, label=label, provenance=about,
+            progress("probes", len(probes), len(seen.vectors))
+        (probes[at],) = fit_each(
+            x, unseen.vectors[at], train.label(label), test.label(label), [Cs], **seen.left_out(at), seed=seed,
+            site=at[0], position=at[1], label=label, provenance=about,
         )  # fmt: skip
+    warn_of_edges(probes.values())
     return probes

@@ -8,16 +8,19 @@ from typing import Any
 import torch
 
 from residscope.engine.model import Model
-from residscope.methods.activations import Progress, activations
-from residscope.methods.answers import answer_diffs
+from residscope.methods.activations import Progress, Recorded, recorded
+from residscope.methods.answers import Flips, answer_diffs, flips
 from residscope.methods.downstream import Downstream, downstream
+from residscope.methods.flips_over_c import flip_rates, probes_over_C
 from residscope.methods.head_roles import HeadRoles, head_roles
-from residscope.methods.intervention import METHODS, Intervention, intervene
+from residscope.methods.intervention import METHODS, QUANTILE, Intervention, intervene
+from residscope.methods.logistic import CS
 from residscope.methods.look import Look, project
 from residscope.methods.mediation import Mediation, mediated
-from residscope.methods.probe import Probe
-from residscope.methods.probe_fit import fit
+from residscope.methods.probe import EDGE, Probe, warn_of_edges
+from residscope.methods.probe_fit import fit_each
 from residscope.model.prompts import PromptSet
+from residscope.results import Result
 from residscope.tasks import gender, ioi
 
 LRQP = {"LRQP": METHODS["LRQP"]}
@@ -26,29 +29,35 @@ ROW = "row"
 
 @dataclass(frozen=True)
 class Size:
-    """How much is run. prompts: half of them held out. few: of those, at the coarse layers, in the table and downstream."""
+    """How much is run. prompts: half of them held out. few: of those, at the coarse layers, in the table and downstream. beyond:
+    of those, edited by probes of many Cs."""
 
     prompts: int = 640
     few: int = 96
     step: int = 3
     around: int = 2
-    methods: int = 5
+    methods: int = len(METHODS)
     patched: int = 16
     second: int = 120
+    beyond: int = 48
+    Cs: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)
 
     @classmethod
     def quick(cls) -> "Size":
-        return cls(prompts=40, few=8, step=9, around=0, methods=2, patched=2, second=16)
+        return cls(prompts=40, few=8, step=9, around=0, methods=2, patched=2, second=16, beyond=8, Cs=(1e-3, 1.0))
 
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """What was measured. lrqp: one intervention a layer, the coarse ones on fewer prompts. best: the layer that flips most.
-    right: of how many prompts, how many are answered right, with prefixes and without."""
+    """What was measured. lrqp: one intervention a layer, the coarse ones on fewer prompts. beside: the same with the alpha that
+    does not depend on C, and at resid_pre around the best layer, by site and method. best: the layer that flips most. over_c:
+    flip rates by method, site and C. right: of how many prompts, how many are answered right, with prefixes and without."""
 
     look: Look
     lrqp: Mapping[int, Intervention]
+    beside: Mapping[tuple[str, str], Mapping[int, Flips]]
     best: int
+    over_c: Result
     methods: tuple[Intervention, ...]
     roles: HeadRoles
     downstream: Downstream
@@ -75,43 +84,62 @@ def lrqp_study(model: Model, *, size: Size | None = None, seed: int = 0, progres
     site = "resid_mid" if "resid_mid" in model.sites.names else "resid_pre"
     names = [str(s) for name in dict.fromkeys(["resid_pre", site]) for s in model.sites.expand(name)]
     names = [name for name in names if int(name.rpartition(".")[2]) < model.n_layers]
-    held = activations(model, data, names, ["S2"], progress=progress)
+    held = recorded(model, data, names, ["S2"], progress=progress)
     found = project(held, data, label="order", seed=seed, provenance=model.provenance, progress=progress)
+    halves = [half.label(ROW) for half in (train, test)]
+    seen, unseen = (_rows(held, [int(str(row)) for row in rows]) for rows in halves)
+    about = {"model": model.hash, "model name": model.name, "data": data.name, "seed": seed}
 
-    def probes(layers: Sequence[int]) -> list[Probe]:
-        rows = [torch.tensor(half.label(ROW)) for half in (train, test)]
-        made = []
+    fitted: dict[tuple[str, int], Probe] = {}
+
+    def probes(name: str, layers: Sequence[int]) -> list[Probe]:
         for done, layer in enumerate(layers):
-            x = held[f"{site}.{layer}", "S2"]
-            about = {"model": model.hash, "model name": model.name, "data": data.name, "seed": seed}
-            made.append(
-                fit(
-                    x[rows[0]],
-                    x[rows[1]],
-                    train.label("order"),
-                    test.label("order"),
-                    seed=seed,
-                    site=f"{site}.{layer}",
-                    position="S2",
-                    label="order",
-                    provenance=about,
-                )
-            )
+            at = (f"{name}.{layer}", "S2")
+            if (name, layer) not in fitted:
+                (fitted[name, layer],) = fit_each(
+                    seen.vectors[at], unseen.vectors[at], train.label("order"), test.label("order"), [CS],
+                    **seen.left_out(at), seed=seed, site=at[0], position="S2", label="order", provenance=about,
+                )  # fmt: skip
             if progress is not None:
                 progress("probes", done + 1, len(layers))
-        return made
+        return [fitted[name, layer] for layer in layers]
 
     coarse = list(range(0, model.n_layers, size.step))
-    lrqp = {layer_of(one): one for one in intervene(model, few, probes(coarse), LRQP, seed=seed, progress=progress)}
+    start = probes(site, coarse)
+    lrqp = {layer_of(one): one for one in intervene(model, few, start, LRQP, seed=seed, progress=progress)}
+    free = _flips(model, few, start, [QUANTILE], progress)[QUANTILE]
     near = max(
         lrqp,
         key=lambda layer: -lrqp[layer].flips().mean_shift if lrqp[layer].flips("random direction").rate < 0.1 else -1e9,
     )
     fine = [layer for layer in range(near - size.around, near + size.around + 1) if 0 <= layer < model.n_layers]
-    read = probes(fine)
+    read = probes(site, fine)
     lrqp |= {layer_of(one): one for one in intervene(model, test, read, LRQP, seed=seed, progress=progress)}
+    free |= _flips(model, test, read, [QUANTILE], progress)[QUANTILE]
     best = max(fine, key=lambda layer: lrqp[layer].flips().rate)
     probe = read[fine.index(best)]
+    beside = {(site, QUANTILE): dict(sorted(free.items()))}
+    around = sorted({*fine, *range(best - 1, best + 3)} & {*range(model.n_layers)}) if size.around else fine
+    if site != "resid_pre":
+        before = _flips(model, few, probes("resid_pre", around), ["LRQP", QUANTILE], progress)
+        beside |= {("resid_pre", method): found for method, found in before.items()}
+    places = [
+        f"{name}.{layer}"
+        for layer in around
+        if best - 1 <= layer <= best + 2
+        for name in dict.fromkeys(["resid_pre", site])
+    ]
+    over_c = flip_rates(
+        model,
+        few.subset(_balanced(few, size.beyond)),
+        [
+            probes_over_C(
+                seen, unseen, train, test, size.Cs, site=at, position="S2", label="order", seed=seed, about=about
+            )
+            for at in places
+        ],
+        progress=progress,
+    )
     chosen = [one for one in read if abs(int(one.site.rpartition(".")[2]) - best) <= 1]
     makers = dict(list(METHODS.items())[: size.methods])
     methods = intervene(model, few, chosen, makers, seed=seed, progress=progress)
@@ -142,8 +170,30 @@ def lrqp_study(model: Model, *, size: Size | None = None, seed: int = 0, progres
         "seed": seed,
         "seconds": round(time.monotonic() - began, 1),
         "threads": torch.get_num_threads(),
+        "C": {one.site: one.C for one in fitted.values()},
+        EDGE: {one.site: one.provenance[EDGE] for one in fitted.values() if EDGE in one.provenance},
     }
-    return Study(found, dict(sorted(lrqp.items())), best, methods, roles, below, mediation, second, right, about)
+    warn_of_edges(fitted.values())
+    layers = dict(sorted(lrqp.items()))
+    return Study(found, layers, beside, best, over_c, methods, roles, below, mediation, second, right, about)
+
+
+def _flips(
+    model: Model, data: PromptSet, probes: Sequence[Probe], methods: Sequence[str], progress: Progress | None
+) -> dict[str, dict[int, Flips]]:
+    """How many answers flip once the order is set to the other one, by method and layer."""
+    cells = [[METHODS[method](probe, "other")] for method in methods for probe in probes]
+    clean, *edited = answer_diffs(model, data, [[], *cells], progress=progress)
+    layers = [int(probe.site.rpartition(".")[2]) for probe in probes]
+    each = iter(edited)
+    return {method: {layer: flips(clean, next(each)) for layer in layers} for method in methods}
+
+
+def _rows(held: Recorded, rows: Sequence[int]) -> Recorded:
+    """Some of the prompts."""
+    return Recorded(
+        *({key: x[list(rows)] for key, x in part.items()} for part in (held.vectors, held.kept, held.first))
+    )
 
 
 def layer_of(one: Intervention) -> int:
@@ -162,21 +212,14 @@ def _second(model: Model, size: Size, seed: int, progress: Progress | None) -> t
         {1, model.n_layers // 5, 2 * model.n_layers // 5, 3 * model.n_layers // 5} & {*range(model.n_layers)}
     )
     sites = [f"resid_pre.{layer}" for layer in layers]
-    halves = [activations(model, half, sites, ["NAME"]) for half in (train, test)]
-    probes = [
-        fit(
-            halves[0][name, "NAME"],
-            halves[1][name, "NAME"],
-            train.label("gender"),
-            test.label("gender"),
-            seed=seed,
-            site=name,
-            position="NAME",
-            label="gender",
-            provenance={"model": model.hash, "data": test.name},
-        )
-        for name in sites
-    ]
+    seen, unseen = (recorded(model, half, sites, ["NAME"]) for half in (train, test))
+    probes: list[Probe] = []
+    for at in seen.vectors:
+        probes += fit_each(
+            seen.vectors[at], unseen.vectors[at], train.label("gender"), test.label("gender"), [CS], **seen.left_out(at),
+            seed=seed, site=at[0], position="NAME", label="gender", provenance={"model": model.hash, "data": test.name},
+        )  # fmt: skip
+    warn_of_edges(probes)
     return intervene(model, test, probes, LRQP, seed=seed, progress=progress)
 
 

@@ -6,6 +6,8 @@ from typing import Any
 from residscope.methods.downstream import Downstream
 from residscope.methods.head_roles import LOOKED
 from residscope.methods.intervals import wilson
+from residscope.methods.intervention import QUANTILE, Intervention
+from residscope.methods.probe import EDGE
 from residscope.reproduce.lrqp import Study, site_of
 from residscope.views import Card
 
@@ -91,6 +93,7 @@ def _read(study: Study) -> list[Card]:
 def _flipped(study: Study) -> list[Card]:
     best = study.lrqp[study.best]
     other, true, chance = (best.flips(arm) for arm in ("counterfactual", "control", "random direction"))
+    free = study.beside[site_of(study), QUANTILE][study.best]
     strong = [
         layer
         for layer, one in study.lrqp.items()
@@ -104,9 +107,11 @@ def _flipped(study: Study) -> list[Card]:
                 "flips": _percent(other.flipped, other.right),
                 "mean shift, logits": other.mean_shift,
                 "random direction of equal cost": _percent(chance.flipped, chance.right),
+                "the probe's C": _said_C(best),
+                "flips with quantile 0.5 instead, which no C decides": _percent(free.flipped, free.right),
             },
             other.interval[0] > 0.5 and chance.interval[1] < 0.1,
-            "held if the interval lies over 50 %, and the random direction's under 10 %",
+            "held if the interval lies over 50 %, and the random direction's under 10 %; with the seed's alpha, e^10 and more",
         ),
         _card(
             "The control, set to the true order, hugs y = x",
@@ -124,7 +129,54 @@ def _flipped(study: Study) -> list[Card]:
             None,
             "the seed intervened in L6.mid and L7.pre, and says nothing of the others: no verdict",
         ),
+        *_like_with_like(study),
+        _over_C(study),
     ]
+
+
+def _like_with_like(study: Study) -> list[Card]:
+    """The stream before and after the block whose heads read the order off S2."""
+    before = study.beside.get(("resid_pre", "LRQP"))
+    if before is None or not study.roles.s_inhibition:
+        return []
+    reader = study.roles.s_inhibition[0]
+    fields: dict[str, Any] = {"the reader": f"{reader[0]}.{reader[1]}, which reads resid_pre.{reader[0]}"}
+    for name in ("resid_pre", site_of(study)):
+        for method in ("LRQP", QUANTILE):
+            seeds = (name, method) == (site_of(study), "LRQP")
+            found = {at: one.flips() for at, one in study.lrqp.items()} if seeds else study.beside[name, method]
+            rates = (f"{layer}: {found[layer].rate:.1%}" for layer in sorted(found) if layer in before)
+            fields[f"{method} at {name}"] = ", ".join(rates)
+    return [
+        _card(
+            "Compared like with like: the stream before each block, and after its attention",
+            fields,
+            None,
+            f"resid_mid.{reader[0]} is past the read of block {reader[0]}, resid_pre.{reader[0]} is not; no verdict",
+        )
+    ]
+
+
+def _over_C(study: Study) -> Card:
+    rates, Cs = study.over_c, study.over_c.coords["C"]
+    fields: dict[str, Any] = {
+        f"{method} at {site}": ", ".join(
+            f"{rate:.0%}" for rate in rates.select(method=method, site=site).values.tolist()
+        )
+        for site in rates.coords["site"]
+        for method in rates.coords["method"]
+    }
+    return _card(
+        f"How much of the flip rate is the probe's C: {', '.join(f'{C:g}' for C in Cs)}",
+        fields,
+        None,
+        f"{rates.provenance['right']} held-out prompts answered right; the orders separate, so no data chooses C; no verdict",
+    )
+
+
+def _said_C(one: Intervention) -> str:
+    edge = one.provenance["probe"].get(EDGE)
+    return f"{one.provenance['C']:g}" + ("" if edge is None else f", the {edge} end of the grid")
 
 
 def _believed(study: Study) -> list[Card]:

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import log10
 
-from residscope.methods.intervention import Intervention, compare
+from residscope.methods.answers import Flips
+from residscope.methods.intervention import QUANTILE, Intervention, compare
 from residscope.reproduce.lrqp import Study, layer_of, site_of
 from residscope.reproduce.lrqp_claims import cards
 from residscope.views import Curve, Grid, HeatMap, Line, Reference, Table, Text, View
@@ -15,7 +17,7 @@ def page(study: Study) -> list[View]:
     """Everything, in the order of the seed."""
     best = study.lrqp[study.best]
     found: list[View] = [_about(study), Grid(cards(study), columns=2, title="The seed's claims, one by one")]
-    found += [_readable(study), _multiples(study), _layers(study)]
+    found += [_readable(study), _multiples(study), _layers(study), _over_c(study)]
     found += [
         Grid(
             [best.histogram(), best.scatter()],
@@ -99,23 +101,32 @@ def _multiples(study: Study) -> View:
 def _layers(study: Study) -> View:
     layers = list(study.lrqp)
 
-    def line(name: str, arm: str, dashed: bool = False) -> Line:
-        rates = [study.lrqp[layer].flips(arm) for layer in layers]
-        return Line(
-            name,
-            [r.rate for r in rates],
-            low=[r.interval[0] for r in rates],
-            high=[r.interval[1] for r in rates],
-            dashed=dashed,
-        )
+    free = study.beside[site_of(study), QUANTILE]
+
+    def line(name: str, rates: Sequence[Flips], dashed: bool = False) -> Line:
+        ends = [[r.interval[side] for r in rates] for side in (0, 1)]
+        return Line(name, [r.rate for r in rates], low=ends[0], high=ends[1], dashed=dashed)
+
+    def arm(name: str) -> list[Flips]:
+        return [study.lrqp[at].flips(name) for at in layers]
 
     shifts = {
         arm: [study.lrqp[at].flips(arm).mean_absolute_shift for at in layers]
         for arm in ("counterfactual", "control", "random direction")
     }
     rows = [
-        [at, len(one.arms["clean"].diff), *(round(one.numbers()[name], 3) for name in one.numbers())]
+        [
+            at,
+            one.provenance["C"],
+            len(one.arms["clean"].diff),
+            *(round(one.numbers()[name], 3) for name in one.numbers()),
+        ]
         for at, one in study.lrqp.items()
+    ]
+    beside = [
+        [f"{site}.{at}", method, found.right] + [round(x, 3) for x in (found.rate, *found.interval, found.mean_shift)]
+        for (site, method), flips in study.beside.items()
+        for at, found in flips.items()
     ]
     return Grid(
         [
@@ -124,9 +135,10 @@ def _layers(study: Study) -> View:
                     Curve(
                         layers,
                         [
-                            line("set to the other order", "counterfactual"),
-                            line("set to the true one", "control"),
-                            line("random direction", "random direction", True),
+                            line("set to the other order", arm("counterfactual")),
+                            line("the same, alpha by quantile 0.5", [free[at] for at in layers]),
+                            line("set to the true one", arm("control")),
+                            line("random direction", arm("random direction"), True),
                         ],
                         title="Share of right answers that flip",
                         x_title="layer",
@@ -143,14 +155,46 @@ def _layers(study: Study) -> View:
                 ]
             ),
             Table(
-                ["layer", "prompts", *next(iter(study.lrqp.values())).numbers()],
+                ["layer", "C", "prompts", *next(iter(study.lrqp.values())).numbers()],
                 rows,
                 title="The same as numbers",
                 note="KL in nats; answer mass: log(P(right) + P(wrong)); off-cloud: median percentile, 50 for real points",
             ),
+            Table(
+                ["site", "method", "answered right", "flip rate", "low", "high", "mean shift"],
+                beside,
+                title="With an alpha that does not depend on C, and in the stream before each block",
+                note="set to the other order; 95 % intervals; shifts in logits",
+            ),
         ],
         columns=1,
         title=f"LRQP at {site_of(study)}, layer by layer",
+    )
+
+
+def _over_c(study: Study) -> View:
+    """Flip rate over C, the seed's alpha and the quantile apart."""
+    rates = study.over_c
+    Cs = [float(C) for C in rates.coords["C"]]
+
+    def line(method: str, site: str) -> Line:
+        here = rates.select(method=method, site=site)
+        low, high = (None if end is None else end.tolist() for end in (here.low, here.high))
+        return Line(site, here.values.tolist(), low=low, high=high, dashed=site.startswith("resid_pre"))
+
+    return Grid(
+        [
+            Curve(
+                [log10(C) for C in Cs],
+                [line(str(method), str(site)) for site in rates.coords["site"]],
+                title=f"{method}: share of right answers that flip",
+                x_title="log10 of the probe's C",
+                y_title="share",
+            )
+            for method in rates.coords["method"]
+        ],
+        columns=2,
+        title=f"What the probe's C does to it ({rates.provenance['right']} held-out prompts answered right)",
     )
 
 

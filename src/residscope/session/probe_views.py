@@ -11,7 +11,7 @@ from residscope.methods import concepts
 from residscope.methods.concept_edit import NEUTRAL
 from residscope.methods.probe import Probe
 from residscope.model.prompts import PromptSet
-from residscope.session.probes import Fitted, accuracy
+from residscope.session.probes import Fitted, Map, accuracy
 from residscope.session.wire import finite
 from residscope.views import HeatMap, Histogram, Reference, Scatter
 
@@ -143,8 +143,14 @@ def _map(fitted: Fitted) -> HeatMap:
         low=low,
         high=high,
         marks=at,
-        note="" if here.done else "Hatched: not fitted yet.",
+        note=_hatched(here),
     )
+
+
+def _hatched(here: Map) -> str:
+    if not here.done:
+        return "Hatched: not fitted yet."
+    return "Hatched: too few tokens but first ones and attention sinks." if None in here.right.values() else ""
 
 
 def _cloud(fitted: Fitted) -> Scatter:
@@ -160,7 +166,7 @@ def _cloud(fitted: Fitted) -> Scatter:
         title="First two singular vectors",
         x_title=f"first ({fitted.shares[0]:.0%} of the variance)",
         y_title=f"second ({fitted.shares[1]:.0%})",
-        note="Every prompt; the vectors are found without the label.",
+        note="Every prompt; the vectors are found without the label, and without first tokens and attention sinks.",
     )
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from residscope import tasks
 from residscope.engine.model import Model
-from residscope.errors import UnknownTask
-from residscope.methods.activations import activations
+from residscope.errors import TooFewPrompts, UnknownTask
+from residscope.methods.activations import Key, Recorded, recorded
 from residscope.methods.intervals import wilson
 from residscope.methods.probe import Probe
 from residscope.methods.probe_fit import count_right, fit, halves
@@ -29,11 +29,12 @@ Share = tuple[int, int]  # how many right, of how many held out
 
 @dataclass(frozen=True)
 class Map:
-    """Held-out accuracy by (site, position); what is not there yet is missing. C is the chosen probe's, everywhere."""
+    """Held-out accuracy by (site, position); what is not there yet is missing, and None where no probe can be fitted. C is the
+    chosen probe's, everywhere."""
 
     sites: tuple[str, ...]
     positions: tuple[str, ...]
-    right: Mapping[tuple[str, str], int]
+    right: Mapping[Key, int | None]
     C: float
 
     @property
@@ -69,7 +70,7 @@ class Shelf:
     def __init__(self) -> None:
         self._lock = Lock()
         self._prompts: tuple[Model, ProbeData, PromptSet] | None = None
-        self._vectors: dict[tuple[str, str], Tensor] = {}
+        self._recorded = Recorded({}, {}, {})
 
     def prompts(self, model: Model, data: ProbeData) -> PromptSet:
         """Raises BadTable, TaskError."""
@@ -78,28 +79,32 @@ class Shelf:
                 return self._prompts[2]
         made = make_prompts(model, data)
         with self._lock:
-            self._prompts, self._vectors = (model, data, made), {}
+            self._prompts, self._recorded = (model, data, made), Recorded({}, {}, {})
         return made
 
-    def vectors(
+    def recorded(
         self, model: Model, data: PromptSet, sites: Sequence[str], positions: Sequence[str], tell: "Tell"
-    ) -> dict[tuple[str, str], Float[Tensor, "prompt d"]]:
-        """Each prompt's vector at sites and positions. Tokens after the last position asked for change none: they are not run."""
+    ) -> Recorded:
+        """Each prompt's vector at sites and positions, and which of them a fit may use. Whole prompts are run: what is an
+        attention sink is judged among all tokens of its own prompt."""
         wanted = [(site, position) for site in sites for position in positions]
         with self._lock:
-            own = self._vectors if self._prompts is not None and self._prompts[2] is data else {}
-            known = {key: own[key] for key in wanted if key in own}
-        if len(known) == len(wanted):
-            return known
-        at = {position: data.at(position) for position in positions}
-        ends = [max(column[i] for column in at.values()) + 1 for i in range(len(data))]
-        cut = PromptSet(tuple(ids[:end] for ids, end in zip(data.prompts, ends, strict=True)), positions=dict(at))
-        found = activations(
-            model, cut, sites, positions, batch=max(1, BATCH_TOKENS * len(ends) // max(1, sum(ends))),
+            own = self._recorded if self._prompts is not None and self._prompts[2] is data else Recorded({}, {}, {})
+            if all(key in own.vectors for key in wanted):
+                return own
+        found = recorded(
+            model, data, sites, positions, batch=max(1, BATCH_TOKENS * len(data) // sum(map(len, data.prompts))),
             progress=lambda _, done, total: tell("Recording activations", done / total),
         )  # fmt: skip
         with self._lock:
-            own.update(found)
+            known = self._prompts is not None and self._prompts[2] is data
+            if known:
+                self._recorded = found = Recorded(
+                    *(
+                        {**getattr(self._recorded, part), **getattr(found, part)}
+                        for part in ("vectors", "kept", "first")
+                    )
+                )
         return found
 
 
@@ -141,16 +146,18 @@ def steps(
     train, test = (
         [int(row[0]) for row in half.prompts] for half in halves(rows, label=recipe.label, held_out=0.5, seed=SEED)
     )
-    x = shelf.vectors(model, data, [recipe.site], [recipe.position], tell)[recipe.site, recipe.position]
+    at = (recipe.site, recipe.position)
+    seen = shelf.recorded(model, data, [recipe.site], [recipe.position], tell)
+    x, keep = seen.vectors[at], seen.kept[at]
     tell("Fitting the probe", None)
-    where = data.at(recipe.position)
+    out = seen.left_out(at)
     probe = fit(
-        x[train], x[test], [labels[i] for i in train], [labels[i] for i in test],
-        first=[where[i] == 0 for i in train], seed=SEED, site=recipe.site, position=recipe.position, label=recipe.label,
+        x[train], x[test], [labels[i] for i in train], [labels[i] for i in test], first=out["first"][train],
+        sinks=out["sinks"][train], seed=SEED, site=recipe.site, position=recipe.position, label=recipe.label,
         provenance={"model": model.hash, "model name": model.name, "data": data.name, "seed": SEED},
     )  # fmt: skip
-    centre = x.double().mean(0)
-    _, sizes, axes = torch.linalg.svd(x.double() - centre, full_matrices=False)
+    centre = x[keep].double().mean(0)
+    _, sizes, axes = torch.linalg.svd(x[keep].double() - centre, full_matrices=False)
     total = float((sizes**2).sum()) or 1.0
     shares = (float(sizes[0] ** 2) / total, float(sizes[1] ** 2) / total if len(sizes) > 1 else 0.0)
     fitted = Fitted(
@@ -183,7 +190,7 @@ def _fill(
     missing = [site for site in here.sites if any((site, p) not in here.right for p in here.positions)]
     if not missing:
         return
-    vectors = shelf.vectors(model, fitted.data, missing, here.positions, tell)
+    seen = shelf.recorded(model, fitted.data, missing, here.positions, tell)
     order = sorted(missing, key=lambda site: _coarse(here.sites.index(site)))
     right, rung = dict(here.right), _coarse(0)
     for n, site in enumerate(order):
@@ -192,8 +199,12 @@ def _fill(
             rung = _coarse(here.sites.index(site))
             yield replace(fitted, map=replace(here, right=dict(right)), revision=rung)
         for position in here.positions:
-            x = vectors[site, position]
-            right[site, position] = count_right(x[train], x[test], y, y_test, C=here.C)
+            at = (site, position)
+            x, masks = seen.vectors[at], {name: mask[train] for name, mask in seen.left_out(at).items()}
+            try:
+                right[at] = count_right(x[train], x[test], y, y_test, C=here.C, **masks)
+            except TooFewPrompts:  # first tokens or attention sinks, and nothing else: there is nothing to fit on
+                right[at] = None
     yield replace(fitted, map=replace(here, right=right), revision=9)
 
 
@@ -202,5 +213,5 @@ def _coarse(index: int) -> int:
 
 
 def accuracy(right: int | None, of: int) -> tuple[float, float, float]:
-    """Held-out accuracy and its interval; NaN where it is not known yet."""
+    """Held-out accuracy and its interval; NaN where it is not known yet, or cannot be."""
     return (math.nan, math.nan, math.nan) if right is None else (right / of, *wilson(right, of))

@@ -1,0 +1,106 @@
+"""How far an edit's flip rate is the doing of the probe's C: the same prompts, edited by probes of one site and many Cs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from residscope.engine.model import Model
+from residscope.methods.activations import Progress, Recorded, recorded
+from residscope.methods.answers import answer_diffs, flips
+from residscope.methods.intervention import METHODS, QUANTILE, Maker
+from residscope.methods.probe import Probe
+from residscope.methods.probe_fit import fit_each, halves
+from residscope.model.prompts import PromptSet
+from residscope.results import Result
+
+CS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)
+BOTH: Mapping[str, Maker] = {name: METHODS[name] for name in ("LRQP", QUANTILE)}
+
+
+def flips_over_C(
+    model: Model,
+    data: PromptSet,
+    *,
+    sites: Sequence[str],
+    position: str,
+    label: str,
+    Cs: Sequence[float] = CS,
+    methods: Mapping[str, Maker] = BOTH,
+    held_out: PromptSet | float = 0.5,
+    seed: int = 0,
+    batch: int = 32,
+    progress: Progress | None = None,
+) -> Result:
+    """The share of held-out prompts answered right whose answer flips once the label is set to the other value, by the C of
+    the probe: on classes that separate, C sets the length of the weights, and with it what a fixed alpha asks for.
+
+    A `Result` over method, site and C, with Wilson's 95 % intervals. methods: the seed's alpha and `quantile=0.5`, unless said.
+
+        rs.flips_over_C(model, rs.tasks.ioi(model), sites=["resid_pre.20"], position="S2", label="order").select(method="LRQP")
+
+    Raises:
+        OneClass, UnseenLabel, TooFewPrompts, MissingLabel, UnknownPosition, SiteError, SingularCovariance, Unreachable.
+    """
+    train, test = halves(data, label=label, held_out=held_out, seed=seed)
+    seen, unseen = (recorded(model, half, sites, [position], progress=progress) for half in (train, test))
+    about = {"model": model.hash, "model name": model.name, "data": data.name, "seed": seed}
+    probes = [
+        probes_over_C(seen, unseen, train, test, Cs, site=site, position=position, label=label, seed=seed, about=about)
+        for site in sites
+    ]
+    return flip_rates(
+        model, test, probes, methods, batch=batch, progress=progress, about={**about, "train": len(train)}
+    )
+
+
+def probes_over_C(
+    seen: Recorded,
+    unseen: Recorded,
+    train: PromptSet,
+    test: PromptSet,
+    Cs: Sequence[float],
+    *,
+    site: str,
+    position: str,
+    label: str,
+    seed: int,
+    about: Mapping[str, Any],
+) -> tuple[Probe, ...]:
+    """One probe for each C, all of the same cloud."""
+    at = (site, position)
+    return fit_each(
+        seen.vectors[at], unseen.vectors[at], train.label(label), test.label(label), [(C,) for C in Cs],
+        **seen.left_out(at), seed=seed, site=site, position=position, label=label, provenance=about,
+    )  # fmt: skip
+
+
+def flip_rates(
+    model: Model,
+    test: PromptSet,
+    probes: Sequence[Sequence[Probe]],
+    methods: Mapping[str, Maker] = BOTH,
+    *,
+    batch: int = 32,
+    progress: Progress | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> Result:
+    """The flip rate of every method, site and C on prompts that no probe has seen: `probes` by site and C."""
+    cells = [[make(probe, "other")] for make in methods.values() for row in probes for probe in row]
+    clean, *edited = answer_diffs(model, test, [[], *cells], batch=batch, progress=progress)
+    each = [flips(clean, diff) for diff in edited]
+    Cs = tuple(probe.C for probe in probes[0])
+    coords: dict[str, Any] = {"method": tuple(methods), "site": tuple(row[0].site for row in probes), "C": Cs}
+    shape = tuple(map(len, coords.values()))
+    rate, low, high = (
+        torch.tensor(column, dtype=torch.float64).reshape(shape)
+        for column in zip(*((one.rate, *one.interval) for one in each), strict=True)
+    )
+    found = {
+        **model.provenance,
+        **(about or {}),
+        "method": "flips_over_C",
+        "held out": len(test),
+        "right": each[0].right,
+    }
+    return Result(rate, tuple(coords), coords, name="flip rate", low=low, high=high, provenance=found)
