@@ -6,6 +6,7 @@ import pytest
 import torch
 from families import FAMILIES
 
+import residscope as rs
 from residscope import edits, errors
 from residscope.engine.model import Model
 from residscope.engine.windows import Window
@@ -251,3 +252,30 @@ def test_paths_that_cannot_be():
         with pytest.raises(error, match=words):
             build()
     model.run(IDS, edits=edits.path("z.1", "mlp_in.1", OTHER))
+
+
+LATE = {
+    "norms held": lambda: [edits.freeze("norms")],
+    "post-norm doubled": lambda: [edits.scale("attn_post_scale.0", 2.0)],
+    "post-norm held, stream pushed": lambda: [edits.scale("embed", 1.1), edits.freeze("attn_post_scale")],
+}
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gemma3", "olmo2"])
+@pytest.mark.parametrize("late", LATE)
+@pytest.mark.parametrize("receiver", ["q.2", "mlp_in.2", "final_norm"])
+def test_a_path_through_a_post_norm_is_the_same_wherever_a_pass_begins(name, late, receiver):
+    """What the sender wrote goes through a norm below the pass: its edited divisor must be asked for there too."""
+    model = Model(FAMILIES[name].build())
+    cell, background = edits.path("z.0", receiver, OTHER, sender_head=1), LATE[late]()
+    metric = rs.logit_diff(5, 7)
+    whole = model.run(IDS, [receiver, "logits"], edits=[*background, cell])
+    assert (whole.logits - model.run(IDS, ["logits"], edits=background).logits).abs().max() > 1e-4
+    lazy = model.run(IDS, ["resid_pre"], edits=[*background, cell])
+    close(lazy[receiver], whole[receiver])
+    close(lazy.logits, whole.logits)
+    swept = rs.sweep(model, IDS, [[cell], [edits.scale("z.1", 0.5)]], metric, background).run(False).values[0]
+    close(swept, metric(whole))
+    beside = [*background, edits.scale("mlp_out.1", 0.5)]
+    plan = rs.sweep(model, IDS, [[cell, edits.scale("mlp_out.1", 0.5)]], metric, background)
+    close(plan.run(False).values[0], metric(model.run(IDS, ["logits"], edits=[*beside, cell])))

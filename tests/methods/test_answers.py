@@ -36,6 +36,42 @@ def test_every_cell_is_one_whole_forward(tiny, site):
         assert torch.equal(found[1], found[0])
 
 
+ENDS = {
+    "divisor": lambda model, probe: [edits.scale("final_scale", 1.5)],
+    "norm": lambda model, probe: [edits.scale("final_norm", 0.5, pos=-1)],
+    "logits": lambda model, probe: [edits.scale("logits", 2.0)],
+    "unembedding": lambda model, probe: [rank_one(model, model.layout.unembed)],
+    "unembedding, and later": lambda model, probe: [rank_one(model, model.layout.unembed), edits.scale("z.2", 0.3)],
+    "a weight below, and later": lambda model, probe: [
+        rank_one(model, model.layout.blocks[0].attn_proj), edits.scale("mlp_out.2", 0.3)
+    ],
+    "probe, norms held": lambda model, probe: [rs.lrqp(probe, to="other"), edits.freeze("norms")],
+    "each prompt's own draws": lambda model, probe: [edits.noise("resid_pre.1", 0.5, seed=3)],
+}  # fmt: skip
+
+
+def rank_one(model, module):
+    name = next(n for n, m in model.hf.named_modules() if m is module)
+    d_out, d_in = module.weight.shape if isinstance(module, torch.nn.Linear) else module.weight.T.shape
+    return edits.overlay(name, (torch.linspace(-1, 1, d_in).double(), torch.linspace(0, 0.3, d_out).double()))
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_what_acts_after_the_blocks_or_on_weights_is_in_the_answers(tiny, end):
+    """The reference is a whole run of all prompts together, and the logits at each one's own end."""
+    data = prompts()
+    probe = rs.fit_probe(tiny, data, site="resid_mid.1", position="P", label="parity", Cs=(0.1,))
+    cell = ENDS[end](tiny, probe)
+    clean, found = answer_diffs(tiny, data, [[], cell], batch=7)
+    logits = tiny.run(data, ["logits"], edits=cell).logits
+    expected = [
+        float(logits[i, len(row) - 1, right] - logits[i, len(row) - 1, wrong])
+        for i, (row, (right, wrong)) in enumerate(zip(data.prompts, data.answers, strict=True))
+    ]
+    torch.testing.assert_close(found.double(), torch.tensor(expected).double(), atol=1e-4, rtol=1e-4)
+    assert (found - clean).abs().max() > 1e-3
+
+
 def test_flips():
     clean, edited = torch.tensor([3.0, 1.0, 2.0, -1.0, -2.0]), torch.tensor([-1.0, 0.5, 4.0, 2.0, -2.0])
     found = flips(clean, edited)
