@@ -123,6 +123,7 @@ def test_a_run_stops_at_the_site_it_needs():
         for layer, block in enumerate(model().hf.model.layers)
     ]
     try:
+        model().follow()  # hooks that came on: its certificate is measured again, once
         for site, last in (("embed", -1), ("mlp_post.1", 1), ("result.2", 2), ("final_norm", 3)):
             ran.clear()
             rs.pca(model(), texts(), site, 2, head=0 if site.startswith("result") else None)

@@ -108,7 +108,7 @@ class Branches:
             return x
         out, old = self._stock(norm.module, x), norm.sigma(x)
         new = Peek(self.now, None, scale).visit(scale, old)
-        return out if new is old else norm.over(x, new).to(out.dtype)
+        return out if new is old else norm.rescale(out, old, new, x)
 
     def _stock(self, module: Any, x: Tensor) -> Tensor:
         """A module's output with the pass's hooks asleep."""

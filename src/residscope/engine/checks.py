@@ -300,7 +300,8 @@ def _windows(b: Bench) -> Iterator[Pair]:
     n, length = b.model.n_layers, b.rec.tokens.shape[1]
     for start, pos in {(n // 2, 0), (0, length // 2), (n - 1, length - 1), (n // 3, 1), (n, 0)}:
         window = Window(b.rec, start, None, min(pos, length - 1))
-        run = b.model.run(b.rec.batch, ["logits"], edits=b.held, window=window)
+        held = [write for write in b.held if (write.site.layer or 0) >= start]
+        run = b.model.run(b.rec.batch, ["logits"], edits=held, window=window)
         yield run.logits, b.rec.logits[:, run.offset :]
     stream = b.model.run(b.rec.batch, edits=b.held)
     for i in {0, n // 2, n - 1}:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from residscope.engine.forward import forward, lock_of
+from residscope.engine.passes import still_masked
 from residscope.engine.preparing import prepare
 from residscope.engine.protocols import At, Edit, Readout
 from residscope.engine.recording import Recording
@@ -81,7 +82,9 @@ def gradients(
         found = torch.autograd.grad(number.sum(), [values[site] for site in order], allow_unused=True)
         version = model.weights_version()
     grads = {
-        site: torch.zeros_like(values[site]) if g is None else g.detach() for site, g in zip(order, found, strict=True)
+        # what the mask keeps out cannot be changed, so nothing depends on it
+        site: torch.zeros_like(values[site]) if g is None else still_masked(site, torch.zeros_like(g), g.detach(), 0)
+        for site, g in zip(order, found, strict=True)
     }
     plain = {site: values[site].detach() for site in wanted}
     return Recording(model, batch, plain, edits=prepared, unedited=unedited, weights=version), grads

@@ -15,6 +15,8 @@ from residscope.errors import UnknownFamily, UnmergedAdapter
 from residscope.model.families import Factors, Family, family_of
 from residscope.model.sites import SiteTable, Sizes
 
+_LARGEST = 1e18  # stock norms square in float32, and so give nothing for a stream much longer
+
 
 @dataclass(frozen=True)
 class Norm:
@@ -56,12 +58,14 @@ class Norm:
         core = (self.center(wide) / divisor).to(x.dtype) * self.gain
         return (core if self.bias is None else core + self.bias).to(x.dtype)
 
-    def rescale(self, out: Tensor, old: Tensor, new: Tensor) -> Tensor:
-        """The norm's output, had its divisor been `new` instead of `old`."""
+    def rescale(self, out: Tensor, old: Tensor, new: Tensor, x: Tensor | None = None) -> Tensor:
+        """The norm's output, had its divisor been `new` instead of `old`; where what it read, x, was too large for it, from x."""
         bias = self.bias
         core = out if bias is None else out - bias
         core = (core * (old / new)).to(out.dtype)
-        return core if bias is None else core + bias
+        scaled = core if bias is None else core + bias
+        lost = old > _LARGEST
+        return scaled if x is None or not lost.any() else torch.where(lost, self.over(x, new).to(out.dtype), scaled)
 
 
 @dataclass(frozen=True)

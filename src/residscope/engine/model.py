@@ -46,6 +46,7 @@ class Model:
         self.name = name or getattr(hf.config, "_name_or_path", "") or type(hf).__name__
         self.hash = hash
         self._structure, self._watch = Structure(hf), parameters.Watch(hf)
+        self._certified: Structure | None = self._structure
         self._restructured = 0
         self._laid_out = 0
         self.layout: Layout = lay_out(hf)
@@ -165,7 +166,10 @@ class Model:
             self.weights_version()
             if self._laid_out == self._restructured:
                 return
-            self.layout = lay_out(self.hf)
+            if self._certified is not None and self._certified.unchanged():  # a hook that came and went
+                self._laid_out = self._restructured
+                return
+            self.layout, self._certified = lay_out(self.hf), self._structure
             self._laid_out = self._restructured
             if self.certificate is not None:
                 from residscope.engine.certificate import measure, require
@@ -173,7 +177,7 @@ class Model:
                 try:
                     self.certificate = require(self, measure(self))
                 except BaseException:
-                    self._laid_out = -1
+                    self._laid_out, self._certified = -1, None
                     raise
 
     # ── tokens ──────────────────────────────────────────────────────────────────────────────────────────────

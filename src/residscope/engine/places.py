@@ -121,7 +121,7 @@ class Places:
         def after(args: tuple[Any, ...], output: Tensor) -> Any:
             old = norm.sigma(args[0])
             new = self._see(site, old)
-            return None if new is old else norm.over(args[0], new).to(output.dtype)
+            return None if new is old else norm.rescale(output, old, new, args[0])
 
         self._on(norm.module, after=after)
 

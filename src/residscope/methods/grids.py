@@ -119,6 +119,7 @@ def _positions(
             raise UnknownPosition(
                 "the prompts name no such position", received=repr(name), allowed=", ".join(names.positions) or "none"
             )
+        names.at(name)  # refuses where one of the prompts lacks it
         found.append({"named": name})
     return found, tuple(map(str, positions))
 

@@ -230,8 +230,7 @@ def _vocabulary(model: Model) -> list[Float[Tensor, "word d_model"]]:
     begin = [model.tokenizer.bos_token_id] if model.bos else []
     found = []
     for what, group in (("auxiliary verbs", AUXILIARIES), ("names", NAMES)):
-        encoded = {f" {word}": model._encode(f" {word}", bos=False) for word in group}
-        rows = [[*begin, *ids] for word, ids in encoded.items() if model.token_texts(ids) == [word]]
+        rows = [[*begin, token] for word in group if (token := _whole(model, word)) is not None]
         if len(rows) < 4:
             raise TooFewWords(
                 f"this tokenizer splits too many of the {what}",
@@ -241,3 +240,12 @@ def _vocabulary(model: Model) -> list[Float[Tensor, "word d_model"]]:
             )
         found.append(model.run(rows, ["resid_pre.0"])["resid_pre.0"][:, -1].float().cpu())
     return found
+
+
+def _whole(model: Model, word: str) -> int | None:
+    """The token that is a word within a text; None where the tokenizer splits it or does not know it."""
+    before, both = (model.batch([text], bos=False).ids[0].tolist() for text in ("a", f"a {word}"))
+    if both[:-1] != before or model.token_texts(both[-1:])[0].strip() != word:
+        return None
+    token: int = both[-1]
+    return token
