@@ -160,6 +160,7 @@ def test_while_generating_new_tokens_take_the_mean_of_their_own_positions(model)
     for token in model.generate([prompt], cut, 5):
         logits = model.run([ids], ["logits"], edits=cut).logits[0, -1]
         assert token.id == int(logits.argmax())
+        assert token.log_prob == pytest.approx(float(logits.log_softmax(-1)[token.id]), abs=1e-9)
         ids.append(token.id)
     short = edits.ablate("mlp_out.1", "mean", over=rows_of(8, 8), by="position")
     assert len(model.generate([prompt], short, 3).ids) == 3  # positions 0 to 7 are run
