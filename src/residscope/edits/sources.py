@@ -81,6 +81,10 @@ class Sourced(Held):
 
     def __post_init__(self) -> None:
         check_align(self.align)
+        if self.lengths is not None and not len(self.lengths):
+            raise BadEdit(
+                f"{self.kind} needs the lengths of its source's prompts", received="none", allowed="one or more"
+            )
         if self.source is None:
             raise BadEdit(f"{self.kind} needs a source", received="None", allowed="a recording, or a prompt to run")
 

@@ -125,7 +125,9 @@ class Pieces:
             id: _utf8(str(added.get(id, self._raw.get(id)))) for id in self.added if id in added or id in self._raw
         }
         self.of = found | self.single | whole
-        self._spaced = all(piece.startswith(b" ") and len(piece) > 1 for piece in found.values())
+        spaced = all(piece.startswith(b" ") and len(piece) > 1 for piece in found.values())
+        # a space that the vocabulary writes itself is a part of its tokens
+        self._spaced = spaced and not any(str(self._raw.get(id))[:1] in "▁Ġ" for id in found)
 
     def _decode(self, rows: list[list[int]]) -> list[str]:
         if self._fast is not None:
