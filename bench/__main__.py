@@ -1,4 +1,4 @@
-"""python -m bench [--quick] [NAME ...]: run the benchmarks and write results.md and results.json."""
+"""python -m bench [--quick] [NAME ...]: run the benchmarks, all or those named, and write results.md and results.json."""
 
 import argparse
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.harness import Row, report
 
-BENCHES = ("recording", "beside", "patching", "screening", "memory", "page", "slider", "lrqp")
+BENCHES = ("recording", "beside", "patching", "screen_speed", "screening", "memory", "page", "slider", "lrqp")
 
 
 def main() -> None:
@@ -17,11 +17,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     arguments = parser.parse_args()
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[tuple[str, Row]]:
         for name in arguments.names or BENCHES:
-            yield from import_module(f"bench.{name}").rows(quick=arguments.quick)
+            for row in import_module(f"bench.{name}").rows(quick=arguments.quick):
+                yield name, row
 
-    report(rows(), arguments.out)
+    report(rows(), arguments.out, anew=not arguments.names)
 
 
 if __name__ == "__main__":

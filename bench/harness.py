@@ -6,7 +6,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -28,6 +28,8 @@ class Row:
     pairs: int
     note: str = ""
     unit: str = "s"
+    bench: str = ""
+    when: str = ""
 
     @property
     def reached(self) -> bool | None:
@@ -90,27 +92,40 @@ def _processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
 
 
-def report(rows: Iterator[Row], out: Path) -> list[Row]:
-    """Print the rows as they come, and write them as a table (results.md) and as JSON: what is measured outlives what fails."""
-    done: list[Row] = []
-    for row in rows:
-        done.append(row)
+def report(rows: Iterator[tuple[str, Row]], out: Path, *, anew: bool) -> None:
+    """Print each bench's rows as they come, and write them as a table (results.md) and as JSON: what is measured outlives
+    what fails. The earlier rows of a bench make way for its new ones; `anew`: those of all benches."""
+    kept: dict[str, list[Row]] = {}
+    for row in [] if anew else _read(out):
+        kept.setdefault(row.bench, []).append(row)
+    begun: set[str] = set()
+    for bench, row in rows:
+        if bench not in begun:
+            begun.add(bench)
+            kept[bench] = []
+        kept[bench].append(replace(row, bench=bench, when=time.strftime("%Y-%m-%d")))
         print(_told(row), flush=True)
-        _write(done, out)
-    return done
+        _write([row for rows in kept.values() for row in rows], out)
+
+
+def _read(out: Path) -> list[Row]:
+    """The rows of an earlier table."""
+    try:
+        return [Row(**row) for row in json.loads((out / "results.json").read_text())["rows"]]
+    except FileNotFoundError:
+        return []
 
 
 def _write(done: list[Row], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "results.json").write_text(json.dumps({"machine": machine(), "rows": [asdict(r) for r in done]}, indent=1))
     about = ", ".join(f"{k} {v}" for k, v in machine().items())
-    lines = ["| what | ours | beside | ratio | quartiles | reach |", "|---|---|---|---|---|---|"]
+    lines = ["| what | ours | beside | ratio | quartiles | reach | on |", "|---|---|---|---|---|---|---|"]
     for r in done:
         what, reach = f"{r.name}; {r.note}" if r.note else r.name, "" if r.reach is None else f"<= {r.reach:g}"
         spread = f"{r.low:.2f} to {r.high:.2f} ({r.pairs} pairs)"
-        lines.append(
-            f"| {what} | {_amount(r.ours, r.unit)} | {_amount(r.theirs, r.unit)} | **{r.ratio:.2f}** | {spread} | {reach} |"
-        )
+        numbers = f"{_amount(r.ours, r.unit)} | {_amount(r.theirs, r.unit)} | **{r.ratio:.2f}**"
+        lines.append(f"| {what} | {numbers} | {spread} | {reach} | {r.when} |")
     (out / "results.md").write_text("# Measured\n\nMade by `make bench`. " + about + ".\n\n" + "\n".join(lines) + "\n")
 
 
