@@ -19,8 +19,9 @@ from residscope.engine.recording import Recording
 from residscope.engine.sampling import Stops, picker
 from residscope.engine.structure import Structure, original
 from residscope.engine.timing import timed
+from residscope.engine.window_checks import is_plain, require_base, require_inside, require_reached
 from residscope.engine.windows import Window
-from residscope.errors import BadEdit, NoWeights, QuantisedModel, UnknownLayer, WrongModel
+from residscope.errors import NoWeights, QuantisedModel
 from residscope.model.prompts import Batch, PromptSet
 from residscope.model.sites import Site, SiteTable, rank
 from residscope.model.token_text import Reading, TokenText
@@ -286,7 +287,7 @@ class Model:
         names = [capture] if isinstance(capture, str) else [*capture]
         expanded = [site for name in names for site in self.sites.expand(name)]
         if window is not None:
-            self._check_window(window, batch)
+            require_base(self, window, batch)
             if capture is STREAM:
                 last = self.n_layers - 1 if window.stop is None else window.stop
                 expanded = [site for site in expanded if window.start <= rank(site, self.n_layers) <= last]
@@ -294,11 +295,11 @@ class Model:
         if readout is not None:
             expanded += [site for name in self._needed(readout, given, window) for site in self.sites.expand(name)]
         if window is not None:
-            self._check_inside(window, expanded)
+            require_inside(self, window, expanded)
         sites = {self.sites.canonical(site) for site in expanded}
         prepared = prepare(self, given, batch.lengths)
         if window is not None:
-            self._check_reached(window, prepared)
+            require_reached(self, window, prepared)
         with lock_of(self.hf):
             unedited = self._unedited(batch, prepared, window)
             values = forward(
@@ -346,20 +347,9 @@ class Model:
         """What the unedited run has at the sites that edits hold to it: the window's base says it, where it is that run."""
         held = {site for edit in edits if edit.needs_unedited for site in edit.places(self.sites)}
         base = None if window is None else window.base
-        if base is not None and _plain(base) and torch.equal(base.tokens, batch.ids):
+        if base is not None and is_plain(base) and torch.equal(base.tokens, batch.ids):
             return {site: base[site] for site in held}
         return forward(self.layout, batch, capture=held) if held else {}
-
-    def _check_window(self, window: Window, batch: Batch) -> None:
-        if window.base.model.hf is not self.hf:
-            raise WrongModel(
-                "the window's recording is of another model", received=window.base.model.name, allowed=self.name
-            )
-        same = window.base.tokens.shape == batch.ids.shape and bool((window.base.tokens == batch.ids).all())
-        if not same and (
-            window.start > 0 or not torch.equal(window.base.tokens[:, : window.pos], batch.ids[:, : window.pos])
-        ):
-            raise WrongModel("the window's recording is of another prompt", fix="record this prompt first")
 
     def _needed(self, readout: Readout, edits: Sequence[Edit], window: Window | None) -> Sequence[str]:
         """The sites to record for a readout: of the logits at one position, no more than what they are made from."""
@@ -368,39 +358,6 @@ class Model:
             return readout.sites
         late = window is not None and window.start == self.n_layers
         return ("final_norm",) if late else (f"resid_post.{self.n_layers - 1}",)
-
-    def _check_reached(self, window: Window, edits: Sequence[Edit]) -> None:
-        """Refuse an edit that acts before the window, where it would be lost; what holds to an unedited base changes nothing."""
-        entry = Site("resid_pre", window.start)
-        for edit in edits:
-            if edit.needs_unedited and _plain(window.base):
-                continue
-            sites = edit.places(self.sites)
-            below = [s for s in sites if s != entry and rank(s, self.n_layers) < window.start] if window.start else []
-            if below:
-                raise BadEdit(
-                    "the edit acts below the window's first layer, where it would be lost",
-                    received=f"{edit!r} at {below[0]}, a window from layer {window.start} on",
-                    allowed=f"sites of layer {window.start} and up",
-                    fix=f"start the window at layer {max(0, min(s.layer or 0 for s in below))} or lower",
-                )
-            ends = window.base.lengths
-            before = [p for p in getattr(edit, "pos", None) or () for n in ends if (p + n if p < 0 else p) < window.pos]
-            if before:
-                raise BadEdit(
-                    "the edit acts before the window's first position, where it would be lost",
-                    received=f"{edit!r} at {before[0]}, a window from position {window.pos} on",
-                    allowed=f"positions {window.pos} and up",
-                    fix="start the window earlier",
-                )
-
-    def _check_inside(self, window: Window, sites: Iterable[Site]) -> None:
-        last = self.n_layers if window.stop is None else window.stop
-        for site in sites:
-            if not window.start - 1 <= rank(self.sites.canonical(site), self.n_layers) <= last:
-                raise UnknownLayer(
-                    "the site is outside the window", received=str(site), allowed=f"layers {window.start} to {last}"
-                )
 
     # ── reading the stream ──────────────────────────────────────────────────────────────────────────────────
 
@@ -443,11 +400,6 @@ def weights_hash(hf: Any) -> str:
             digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
             digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _plain(base: Any) -> bool:
-    """Whether a window's base is a whole run without edits."""
-    return isinstance(base, Recording) and not base.edits and base.window is None
 
 
 def tied(edits: Sequence[Edit] | Edit, prompt: Prompt) -> list[Edit]:
