@@ -113,6 +113,8 @@ def test_a_metric_of_one_s_own_may_be_read_instead() -> None:
     against = rs.dose_response(model, -1 * direction, PROMPTS, metric=metric, random=19)
     assert against.slope < 0
     assert against.p > 0.9
+    with pytest.raises(PromptError, match="read at each prompt's end"):  # it would be read at -1 without a word
+        rs.dose_response(model, direction, PROMPTS, metric=rs.logit_diff("a", "b", pos=1))
 
 
 def test_removal_is_a_plain_forward() -> None:

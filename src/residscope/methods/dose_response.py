@@ -17,6 +17,7 @@ from residscope.engine.planner import sweep
 from residscope.engine.protocols import LogitReadout
 from residscope.engine.recording import Recording
 from residscope.engine.sinks import kept, streams
+from residscope.errors import PromptError
 from residscope.methods.intervals import bootstrap, by_rank
 from residscope.methods.own_tokens import CommonTokens, own_tokens, to_stream
 from residscope.methods.random_like import equal_variance, step_of
@@ -126,9 +127,7 @@ class _Shift:
         return torch.cat([kl[:, None], d[:, list(self.ids)]], 1)
 
     def __call__(self, recording: Recording) -> Tensor:
-        at = torch.tensor([recording.index(-1, row) for row in range(len(recording.lengths))])
-        logits = recording.logits[torch.arange(len(at)), at]
-        return self.of(logits, None, recording.model, recording.batch)
+        return self.of(recording.logits_at(-1), None, recording.model, recording.batch)
 
 
 def dose_response(
@@ -163,6 +162,12 @@ def dose_response(
     place = site or direction.site
     one_vector(model, place, direction.head)
     batch = model.batch(prompts)
+    if metric is not None and getattr(metric, "pos", None) != -1:
+        raise PromptError(
+            "a dose-response is read at each prompt's end, and the metric elsewhere",
+            received=f"pos={getattr(metric, 'pos', None)}",
+            allowed="a metric of the logits at pos=-1",
+        )
     moments = moments or moments_of(model, batch, place, direction.head)
     step = step_of(direction, moments)
     drawn, tilt = equal_variance(step, moments, random, seed=seed)
@@ -176,8 +181,7 @@ def dose_response(
         edits.steer(place, move, dose * float(move.norm()), **where)
         for move in moves for dose in doses
     ]  # fmt: skip
-    end = model.run(batch, ["logits"])
-    base = torch.stack([end.logits[row, n - 1] for row, n in enumerate(batch.lengths)]).float()
+    base = model.run(batch).logits_at(-1).float()
     plan = sweep(model, batch, cells, _Shift(base, ids, metric), memory=memory)
     tell = None if progress is None else lambda done, total: progress("steering", done, total)
     found = plan.run(tell or False).values.double().reshape(len(moves), len(doses), len(batch), -1)
