@@ -291,6 +291,9 @@ def test_edits_that_compose_are_not_clashes():
         assert len(MODEL.run(IDS, edits=stack).edits) == 2
     with pytest.raises(errors.ClashingEdits):
         MODEL.run(IDS, edits=[edits.patch("resid_pre.2", x, feature=1, dictionary=d) for x in (b, MODEL.run(IDS))])
+    apart = [edits.patch("resid_pre.2", x, feature=1, dictionary=d).prepare(MODEL) for x in (b, MODEL.run(IDS))]
+    with pytest.raises(errors.ClashingEdits):  # also where each brings a copy of the dictionary from a file of its own
+        MODEL.run(IDS, edits=[edits.from_json(edits.to_json([edit]))[0] for edit in apart])
 
 
 # ── wrong types, as users meet them: without a type checker before the constructors ─────────────────────────────

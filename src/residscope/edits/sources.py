@@ -230,7 +230,7 @@ class Patch(Sourced):
             super().refuse(later, sites, lengths)
             return
         mine, theirs = {*(self.feature or ())}, {*(getattr(later, "feature", None) or ())}
-        if isinstance(later, Patch) and later.dictionary is self.dictionary and mine & theirs:
+        if isinstance(later, Patch) and _same_dictionary(later.dictionary, self.dictionary) and mine & theirs:
             super().refuse(later, sites, lengths)
 
 
@@ -244,6 +244,16 @@ def check_source(source: Any, sites: Sequence[Site]) -> None:
             received=", ".join(map(str, known))[:200] or type(source).__name__,
             allowed=f"a tensor for each of {', '.join(map(str, sites))}"[:200],
         )
+
+
+def _same_dictionary(a: Dictionary | None, b: Dictionary | None) -> bool:
+    """Whether two are one, also where each came out of a file of its own."""
+    if a is b or a is None or b is None:
+        return a is b
+    return all(
+        x.shape == y.shape and torch.equal(x, y.to(x))
+        for x, y in ((a.read, b.read), (a.write, b.write), (a.mean, b.mean))
+    )
 
 
 def freeze(site: str, **where: Index) -> Freeze:
