@@ -10,7 +10,7 @@ from typing import Any
 from attack import page
 from attack.cases import Case, draw, world
 from attack.doors import DOORS as TENSOR_DOORS
-from attack.doors import Door, Unfit
+from attack.doors import Door, Unfit, expected
 from attack.meaning import Refused
 from residscope.errors import ResidscopeError
 
@@ -84,6 +84,8 @@ def attempt(door: str, case: Case) -> tuple[Failure | None, float, str | None]:
     except Refused as error:
         return _accepted(door, case, str(error)), 0.0, f"refused, as documented: {error}"
     except ResidscopeError as error:
+        if _refused(case):
+            return None, 0.0, "refused by both"
         return (
             Failure(door, case, f"refused: {type(error).__name__}: {' '.join(str(error).split())}", float("inf")),
             0.0,
@@ -92,6 +94,17 @@ def attempt(door: str, case: Case) -> tuple[Failure | None, float, str | None]:
     except Exception as error:  # whatever comes is what is looked for
         return Failure(door, case, f"raised {type(error).__name__}: {error}", float("inf")), 0.0, None
     return None, worst, None
+
+
+def _refused(case: Case) -> bool:
+    """Whether the reference refuses the case too, which some doors ask only after the library."""
+    try:
+        expected(case)
+    except Refused:
+        return True
+    except Unfit:
+        return False
+    return False
 
 
 def _accepted(door: str, case: Case, reason: str) -> Failure | None:
