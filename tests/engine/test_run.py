@@ -4,6 +4,7 @@ import threading
 
 import pytest
 import torch
+from families import FAMILIES
 
 from residscope import edits, errors
 from residscope.engine.model import Model
@@ -253,3 +254,23 @@ def test_a_held_divisor_divides_a_stream_whose_own_overflows():
     run = model.run(ids, ["mlp_in.1"], edits=[large, edits.freeze("mlp_scale.1")])
     expected = held["resid_mid.1"] * 1e25 / held["mlp_scale.1"] * hf.model.layers[1].post_attention_layernorm.weight
     torch.testing.assert_close(run["mlp_in.1"], expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", ["mistral", "gpt2", "bloom", "gpt_neo"])
+def test_edits_of_scores_and_pattern_keep_closed_what_the_mask_keeps_out(name):
+    """Against a run of the shorter prompt alone: no later token, and none that a window leaves out, is ever read."""
+    model = Model(FAMILIES[name].build(), name=name)
+    ids = torch.tensor([[3, 14, 15, 92, 65, 35, 8, 9]])
+    plain = model.run(ids, ["pattern.0"])["pattern.0"]
+    for stack in (
+        [edits.ablate("scores.0")],
+        [edits.scale("scores.0", -1.0)],
+        [edits.ablate("pattern.0", to=torch.full_like(plain[0, 0], 0.3))],
+        [edits.noise("pattern.0", 0.5, seed=1)],
+    ):
+        run = model.run(ids, ["pattern.0", "logits"], edits=stack)
+        assert not run["pattern.0"][plain == 0].any()
+        assert (run["pattern.0"] - plain).abs().max() > 1e-3
+        if stack[0].kind != "ablate" or stack[0].site != "pattern.0":
+            short = model.run(ids[:, :5], ["logits"], edits=stack)
+            torch.testing.assert_close(run.logits[:, :5], short.logits, atol=1e-6, rtol=1e-6)

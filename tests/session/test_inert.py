@@ -25,8 +25,6 @@ POOL = [
     {"kind": "scale", "site": "k.3", "factor": 2.0, "pos": [0]},
     {"kind": "scale", "site": "z.3", "factor": 1.0},
     {"kind": "scale", "site": "final_norm", "factor": 2.0, "pos": 0},
-    {"kind": "freeze", "site": "q"},
-    {"kind": "scale", "site": "z", "factor": 2.0, "pos": [1]},
 ]
 
 

@@ -111,6 +111,7 @@ def attend(
         scores = (scores / softcap).tanh() * softcap
     if mask is not None:
         scores = scores.add_(mask[..., :keys])
+    now.hide(layer, scores)
     scores = now.visit(at_scores, scores)
     pattern = softmax(scores, s_aux, now.softmax_dtype).to(query.dtype)
     pattern = now.visit(at_pattern, pattern)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from residscope.engine.forward import forward, lock_of
-from residscope.engine.passes import still_masked
+from residscope.engine.passes import masked
 from residscope.engine.preparing import prepare
 from residscope.engine.protocols import At, Edit, Readout
 from residscope.engine.recording import Recording
@@ -61,6 +61,8 @@ def gradients(
     table = model.sites
     wanted = {table.canonical(s) for name in sites for s in table.expand(name)}
     read = {table.canonical(s) for name in readout.sites for s in table.expand(name)}
+    patterns = [site for site in wanted if site.name == "pattern"]
+    read |= {Site("scores", site.layer) for site in patterns}
     prepared = prepare(model, edits, batch.lengths)
     start = tuple({Site("embed")} | wanted)
     with lock_of(model.hf):
@@ -82,10 +84,10 @@ def gradients(
         found = torch.autograd.grad(number.sum(), [values[site] for site in order], allow_unused=True)
         version = model.weights_version()
     grads = {
-        # what the mask keeps out cannot be changed, so nothing depends on it
-        site: torch.zeros_like(values[site]) if g is None else still_masked(site, torch.zeros_like(g), g.detach(), 0)
-        for site, g in zip(order, found, strict=True)
+        site: torch.zeros_like(values[site]) if g is None else g.detach() for site, g in zip(order, found, strict=True)
     }
+    for site in patterns:  # what the mask keeps out cannot be changed, so nothing depends on it
+        grads[site] = grads[site].masked_fill(masked(values[Site("scores", site.layer)]), 0.0)
     plain = {site: values[site].detach() for site in wanted}
     return Recording(model, batch, plain, edits=prepared, unedited=unedited, weights=version), grads
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from residscope.engine.layout import Layout
@@ -24,18 +25,21 @@ def attention_sites(layer: int) -> tuple[Site, ...]:
     return tuple(Site(name, layer) for name in INSIDE_ATTENTION)
 
 
-def still_masked(site: Site, before: Tensor, after: Tensor, offset: int) -> Tensor:
-    """Edited scores or pattern, what the mask keeps out kept out: a query reads no later key, whatever an edit puts there.
+def still_masked(site: Site, before: Tensor, after: Tensor, hidden: Tensor | None) -> Tensor:
+    """Edited scores or pattern, what the mask keeps out kept out: a query reads no other keys, whatever an edit puts there.
 
-    Scores stay where they are as good as minus infinity; a pattern stays zero at keys after its query.
+    Scores stay where they are as good as minus infinity; a pattern stays zero at the keys whose scores are (`hidden`).
     """
     if after is before or site.name not in MASKED:
         return after
     if site.name == "scores":
-        return torch.where(before < torch.finfo(before.dtype).min / 4, before, after)
-    queries, keys = after.shape[-2:]
-    later = torch.ones(queries, keys, dtype=torch.bool, device=after.device).triu(offset + 1)
-    return after.masked_fill(later, 0.0)
+        return torch.where(masked(before), before, after)
+    return after if hidden is None else after.masked_fill(hidden, 0.0)
+
+
+def masked(scores: Tensor) -> Bool[Tensor, "..."]:
+    """Where the mask keeps a key from a query."""
+    return scores < torch.finfo(scores.dtype).min / 4
 
 
 class _Slab:
@@ -105,6 +109,7 @@ class Pass:
         self.below = below
         self.rereads: Pass | None = None  # the pass that this one reads a second time for
         self.reread: Callable[..., Tensor] | None = None  # set by the hooks, for edits that ask for it
+        self.hidden: dict[int | None, Tensor] = {}
         self.values: dict[Site, Tensor] = {}
         self._slab = _Slab(layout, batch, self.capture, offset)
         self.read: dict[Site, Tensor] = {}
@@ -124,6 +129,11 @@ class Pass:
     def _before(self, site: Site) -> bool:
         """Whether the forward comes by a site on its way to the stream it starts from, which was made without it."""
         return self.start > 0 and rank(site, self.layout.sizes.n_layers) < self.start - 1
+
+    def hide(self, layer: int, scores: Tensor) -> None:
+        """Remember which keys each query cannot see, where the pattern is to be edited."""
+        if self.edits_at(Site("pattern", layer)):
+            self.hidden[layer] = masked(scores)
 
     def edits_at(self, site: Site) -> bool:
         """Whether anything changes the site, for any row."""
@@ -150,7 +160,7 @@ class Pass:
             before = value
             for edit in edits:
                 value = edit.apply(value, at)
-            value = still_masked(site, before, value, self.offset)
+            value = still_masked(site, before, value, self.hidden.get(site.layer))
         if site in self.reads:
             self.read[site] = value
         if site in self.capture:

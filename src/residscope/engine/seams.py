@@ -35,7 +35,7 @@ class AttentionProducts(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _SOFTMAX:
             self.after_softmax = True
-            return func(self._visit("scores", args[0]), *args[1:], **kwargs)
+            return func(self._scores(args[0]), *args[1:], **kwargs)
         if func in _PRODUCT and args[0].ndim > 2 and args[1].ndim > 2:
             if self.after_softmax:
                 pattern, v = self._visit("pattern", args[0]), self._suffix("v", args[1])
@@ -78,6 +78,10 @@ class AttentionProducts(TorchFunctionMode):
         whole = x.view(-1, self.heads, *x.shape[1:]) if x.ndim == 3 else x
         new = see(whole)
         return x if new is whole else new.reshape(x.shape)
+
+    def _scores(self, scores: Tensor) -> Tensor:
+        self.now.hide(self.layer, scores if scores.ndim > 3 else scores.view(-1, self.heads, *scores.shape[1:]))
+        return self._visit("scores", scores)
 
     def _visit(self, name: str, x: Tensor) -> Tensor:
         return self._by_head(name, x, lambda x: self.now.visit(Site(name, self.layer), x))

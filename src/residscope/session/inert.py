@@ -29,14 +29,6 @@ def find_inert(active: Sequence[EditSpec], sites: SiteTable, *, n_pos: int) -> d
     return found
 
 
-def _several(spec: EditSpec) -> bool:
-    """Whether an edit acts in every layer: at a group of sites, or at a name without its layer."""
-    if spec.site in GROUPS:
-        return True
-    site = Site.parse(spec.site)
-    return site.kind.layered and site.layer is None
-
-
 def _neutral(spec: EditSpec) -> str | None:
     if isinstance(spec, Scale) and spec.factor == 1:
         return "it multiplies by one"
@@ -46,18 +38,18 @@ def _neutral(spec: EditSpec) -> str | None:
 
 
 def _overwritten(spec: EditSpec, later: Sequence[EditSpec], sites: SiteTable) -> str | None:
-    if _several(spec):
+    if spec.site in GROUPS:
         return None
     here = sites.canonical(spec.site)
     for other in later:
         whole = other.kind in ("ablate", "freeze") and other.pos is other.head is other.kv_head is other.neuron is None
-        if whole and not _several(other) and sites.canonical(other.site) == here:
+        if whole and other.site not in GROUPS and sites.canonical(other.site) == here:
             return f"the {other.kind} after it replaces all of {other.site}"
     return None
 
 
 def _too_late(spec: EditSpec, sites: SiteTable, n_pos: int) -> str | None:
-    if _several(spec):
+    if spec.site in GROUPS:
         return None
     site = sites.canonical(spec.site)
     last_layer = site.layer == sites.sizes.n_layers - 1 and site.name not in _READ_BY_OTHERS
@@ -86,9 +78,6 @@ def _span(spec: EditSpec, sites: SiteTable) -> tuple[Site, Site]:
         return {"norms": (Site("attn_scale", 0), Site("final_scale"))}.get(
             spec.site, (Site("pattern", 0), Site("pattern", last))
         )
-    if _several(spec):
-        every = sites.expand(spec.site)
-        return sites.canonical(every[0]), sites.canonical(every[-1])
     return sites.canonical(spec.site), sites.canonical(spec.site)
 
 

@@ -94,8 +94,13 @@ class JoinedPass(Pass):
             before = value
             for edit in background:
                 value = edit.apply(value, at)
-            value = still_masked(site, before, value, self.offset)
+            value = still_masked(site, before, value, self._hidden(site, slice(0, len(rows))))
         return self._own(site, value, 0, len(rows))
+
+    def _hidden(self, site: Site, rows: slice) -> Tensor | None:
+        """Which keys the queries of some rows cannot see; a mask that is one for all rows stays so."""
+        hidden = self.hidden.get(site.layer)
+        return hidden if hidden is None or hidden.shape[0] == 1 else hidden[rows]
 
     def _own(self, site: Site, value: Tensor, first: int, last: int) -> Tensor:
         """Each strand's edits on its own rows, of the rows first to last that `value` holds."""
@@ -110,7 +115,7 @@ class JoinedPass(Pass):
             before = part
             for edit in strand.edits[site]:
                 part = edit.apply(part, at)
-            value[mine] = still_masked(site, before, part, self.offset)
+            value[mine] = still_masked(site, before, part, self._hidden(site, here))
         return value
 
     def _at(self, site: Site, batch: Batch, index: Sequence[int], here: slice) -> At:

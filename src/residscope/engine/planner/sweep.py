@@ -243,7 +243,7 @@ class Sweep:
                 done += int(answered.sum())
                 tell(done)
                 for cell, index, found, times in self._rows(part):
-                    values[cell, where[list(index)]] = found
+                    values[cell, where[list(index)]] = found.to(values.dtype)
                     done, halved = done + len(index), halved + times
                     if _asked(cancel):
                         self.partial = self._result(values, began, halved, done)
