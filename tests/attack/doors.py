@@ -303,6 +303,10 @@ def generate(case: Case, rng: Random) -> Iterator[Seen]:
     """Tokens one by one: each the likeliest of the reference's run on the prompt grown so far."""
     w, new = world(case.family), 3
     times = [_time(case, i) for i in range(len(case.stack))]
+    joining = [i for i, spec in enumerate(case.stack) if spec["kind"] in ("isolate", "path")]
+    if len(joining) > 1:  # which of them stands first is then the same at the prompt and after it
+        once = "prompt" if "prompt" in {times[i] for i in joining} else "both"
+        times = [once if i in joining else time for i, time in enumerate(times)]
     stack = tuple(spec | {"at": time} for spec, time in zip(case.stack, times, strict=True))
     same = len({*times}) == 1 and rng.random() < 0.5
     stream = w.model.generate(rows_of(case), case.edits(), new, at=times[0] if same else times, stop=())
