@@ -182,6 +182,16 @@ def test_a_prompt_of_1000_tokens_stays_in_a_bounded_page(bench: Page, workbench:
     )
     strip.evaluate("box => box.scrollTop = 0")
     expect(strip.locator('[data-token="0"]')).to_be_visible()
+    cells = bench.get_by_test_id("stream-grid").locator(".scroller")
+    assert cells.evaluate("box => box.scrollLeft") > 0, "the locked cell is in sight"
+    cells.evaluate("box => box.scrollLeft = 40")
+    bench.get_by_test_id("dir-chip-pc-2").click()
+    bench.get_by_test_id("theme-toggle").click()
+    settled(bench)
+    bench.wait_for_timeout(300)
+    assert cells.evaluate("box => box.scrollLeft") == 40, "a reader who scrolls away stays there"
+    expect(strip.locator('[data-token="0"]')).to_be_visible()
+    bench.get_by_test_id("theme-toggle").click()
     strip.locator('[data-token="3"]').click()
     expect(bench.get_by_test_id("readout")).to_contain_text("at 3")
     strip.locator('[data-token="4"]').hover()
