@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from residscope import errors as errors
     from residscope import tasks as tasks
     from residscope import views as views
+    from residscope.corpus.drawn import draw_prompts as draw_prompts
     from residscope.corpus.examples import top_examples as top_examples
     from residscope.corpus.mean_difference import mean_difference as mean_difference
     from residscope.corpus.nmf import nmf as nmf
@@ -76,6 +77,7 @@ _HOME = {
     "save_recording": "recordings", "screened": "engine.planner", "svd": "corpus.svd", "sweep": "engine.planner",
     "unembedding_rows": "directions",
     # evidence for a direction
+    "draw_prompts": "corpus.drawn",
     "dose_response": "methods.dose_response", "evidence": "methods.evidence", "null_directions": "methods.null_directions",
     "removal_cost": "methods.removal_cost", "stability": "methods.stability", "top_examples": "corpus.examples",
 }  # fmt: skip

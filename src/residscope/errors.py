@@ -14,6 +14,7 @@
     │                        CertificateFailed, RemoteCodeRefused, QuantisedModel, UnmergedAdapter, NotFinite,
     │                        NoWeights
     ├── ResultError          BadResult, UnknownLabel
+    ├── DeclarationError     BadArguments, UnknownMethod, NameAlreadyDeclared
     ├── FileError            FileNotThere, DamagedFile, WrongEnding, NotPlain
     ├── CorpusError          EmptyCorpus, TooFewVectors, TextTooShort
     ├── TaskError            BadTable, TooFewWords, MissingLabel, TooFewPrompts, UnknownTask
@@ -278,6 +279,22 @@ class BadResult(ResultError):
 
 class UnknownLabel(ResultError):
     """A dimension, or a label along one, that the result does not have."""
+
+
+class DeclarationError(ResidscopeError):
+    """Something is wrong with what a method or an edit was asked for, or with how it is declared."""
+
+
+class BadArguments(DeclarationError):
+    """The arguments do not parse."""
+
+
+class UnknownMethod(DeclarationError):
+    """No method, or edit, has this id."""
+
+
+class NameAlreadyDeclared(DeclarationError):
+    """Two methods, edits or tasks have one id."""
 
 
 class FileError(ResidscopeError):

@@ -84,7 +84,7 @@ def test_one_of_another_width_is_read_in_every_layer_edits_done(rich: Session, i
 
     def rows() -> torch.Tensor:
         state = rich.state
-        found = [compute.build(spec, state.model, state.named, state.prompt) for spec in state.active]
+        found = state.world().made(state.active)
         record = state.model.model.run(PROMPT, [name], edits=found)
         values = [record[f"{name}.{layer}"][0] for layer in range(4)]
         return torch.stack([x if held.head is None else x[:, held.head] for x in values]).float()
@@ -330,7 +330,7 @@ def test_edits_along_directions_of_any_width(rich: Session, kind: str, site: str
     state = rich.state
     direction, _ = rich.resolve(ref)
     record = state.model.model.run(
-        PROMPT, [site], edits=[compute.build(s, state.model, state.named, state.prompt) for s in state.active]
+        PROMPT, [site], edits=state.world().made(state.active)
     )
     clean = state.model.model.run(PROMPT, [site])
     moved = (record[site] - clean[site])[0].float()

@@ -5,11 +5,10 @@ import itertools
 import pytest
 import torch
 
-from residscope.session.build import build
 from residscope.session.inert import find_inert
 from residscope.session.loaded import Loaded
-from residscope.session.specs import parse_edits
-from residscope.session.state import Named
+from residscope.session.stack import parse_edits
+from residscope.session.world import SessionWorld
 from session import worlds
 
 POOL = [
@@ -38,13 +37,12 @@ def test_what_is_called_inert_is(loaded: Loaded) -> None:
     claimed = 0
     for stack in itertools.permutations(POOL, 2):
         specs = parse_edits(stack)
-        inert = find_inert(specs, loaded.model.sites, n_pos=4)
+        made = dict(zip((str(s.id) for s in specs), SessionWorld(loaded, prompt).made(specs), strict=True))
+        inert = find_inert([*made.items()], loaded.model.sites, n_pos=4)
         for id in inert:
             with_it, without = (
-                loaded.model.run(
-                    list(prompt.ids), ["logits"], edits=[build(s, loaded, Named(), prompt) for s in chosen]
-                ).logits[0, -1]
-                for chosen in (specs, [s for s in specs if s.id != id])
+                loaded.model.run(list(prompt.ids), ["logits"], edits=chosen).logits[0, -1]
+                for chosen in ([*made.values()], [edit for other, edit in made.items() if other != id])
             )
             torch.testing.assert_close(with_it, without, atol=1e-9, rtol=1e-9)
             claimed += 1
@@ -53,6 +51,14 @@ def test_what_is_called_inert_is(loaded: Loaded) -> None:
 
 def test_what_matters_is_not(loaded: Loaded) -> None:
     scale, freeze = POOL[7], POOL[0]
-    assert not find_inert(parse_edits([scale, freeze]), loaded.model.sites, n_pos=4)
-    (reason,) = find_inert(parse_edits([freeze]), loaded.model.sites, n_pos=4).values()
+    world = SessionWorld(loaded, loaded.prompt("abcd"))
+
+    def inert(stack: list[dict]) -> dict[str, str]:
+        specs = parse_edits(stack)
+        return find_inert(
+            [(str(s.id), e) for s, e in zip(specs, world.made(specs), strict=True)], loaded.model.sites, n_pos=4
+        )
+
+    assert not inert([scale, freeze])
+    (reason,) = inert([freeze]).values()
     assert "upstream" in reason

@@ -92,7 +92,7 @@ def test_directions_are_told_in_plain_words(one: Session, ref: dict[str, object]
 
 def test_the_text_components_were_fitted_on_has_its_name(one: Session) -> None:
     from residscope.session.read import describe
-    from residscope.session.specs import parse_ref
+    from residscope.session.stack import parse_ref
 
     loaded = one.state.model
     assert loaded is not None
@@ -101,5 +101,5 @@ def test_the_text_components_were_fitted_on_has_its_name(one: Session) -> None:
         for site, d in worlds.components(worlds.model()).items()
     }
     ref = parse_ref({"kind": "pca", "site": "resid_post.1", "weights": {"1": 1.0}})
-    told = describe(ref, replace(loaded, dictionaries=named), {}, None)["about"]
+    told = describe(ref, SessionWorld(replace(loaded, dictionaries=named)))["about"]
     assert "fitted on Python docs and text sampled from the model." in told

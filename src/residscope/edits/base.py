@@ -4,12 +4,13 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from math import isfinite
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypedDict
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from residscope import fields as asked
 from residscope.directions import Direction
 from residscope.engine.model import Model
 from residscope.engine.protocols import At
@@ -20,6 +21,17 @@ from residscope.plain import field_to_plain
 KINDS: dict[str, type["BaseEdit"]] = {}
 Index = int | Sequence[int] | None
 WHERE = {"head", "kv_head", "neuron", "pos"}
+
+
+class Where(TypedDict, total=False):
+    """Which of a site's heads, neurons and positions an edit is meant for; all of them unless said."""
+
+    head: Annotated[Index, asked.heads()]
+    kv_head: Annotated[Index, asked.heads(axis="kv_head", title="KV head")]
+    neuron: Annotated[Index, asked.heads(axis="neuron")]
+    pos: Annotated[Index, asked.positions(named=True, live=True, title="positions")]
+
+
 _GROUPS = {
     "norms": (
         "attn_scale",
@@ -75,6 +87,24 @@ class BaseEdit:
 
     def check_positions(self, length: int, positions: Sequence[int]) -> None:
         """Raise where the edit has nothing to put at one of these positions of a prompt of this length."""
+
+    def fits(self, table: SiteTable) -> None:
+        """Raise where what the edit is made of does not fit its sites: a vector of another width, for one."""
+
+    @property
+    def idle(self) -> str | None:
+        """Why it changes nothing wherever it acts, in words; None where it may."""
+        return None
+
+    @property
+    def replaces(self) -> bool:
+        """Whether nothing of the value that it meets is left."""
+        return False
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether it is meant for all heads, neurons and positions."""
+        return self.head is self.kv_head is self.neuron is self.pos is None
 
     def refuse(self, later: Any, sites: Sequence[Site], lengths: tuple[int, ...]) -> None:
         """Raise ClashingEdits where a later edit contradicts this one at the sites they share, in prompts of these lengths."""
@@ -235,6 +265,18 @@ def readable(direction: Direction) -> bool:
     """Whether moving along write changes what read reads."""
     overlap = float(direction.read.double() @ direction.write.double())
     return abs(overlap) > 1e-6 * float(direction.read.double().norm() * direction.write.double().norm())
+
+
+def require_width(vectors: Sequence[Any], sites: Sequence[Site], table: SiteTable) -> None:
+    """Refuse directions of another width than their sites'. Raises WrongWidth."""
+    for site in sites:
+        width = table.width(site)
+        for vector in vectors:
+            have = len(vector if isinstance(vector, Tensor) else vector.read)
+            if width and have != width:
+                raise WrongWidth(
+                    f"the direction does not fit {site}", received=f"width {have}", allowed=f"width {width}"
+                )
 
 
 def fitting(vector: Tensor, value: Tensor, at: At) -> Tensor:

@@ -1,16 +1,19 @@
 """Edits of a dictionary's coefficients: the rest of the value, the dictionary's error included, stays as it was."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Unpack
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from residscope import fields
+from residscope.declared import edit
 from residscope.directions import Dictionary
-from residscope.edits.base import BaseEdit, Index, as_number, indices, number, of_head
+from residscope.edits.base import BaseEdit, Index, Where, as_number, indices, number, of_head, require_width
 from residscope.engine.protocols import At
 from residscope.errors import BadEdit, DirectionError
+from residscope.model.sites import SiteTable
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -33,6 +36,14 @@ class Feature(BaseEdit):
             )
         number(self.value if self.scale is None else self.scale, "value" if self.scale is None else "scale")
 
+    def fits(self, table: SiteTable) -> None:
+        assert self.dictionary is not None
+        require_width([self.dictionary.read[0]], self.places(table), table)
+
+    @property
+    def idle(self) -> str | None:
+        return "it multiplies by one" if self.scale == 1 else None
+
     def change(self, value: Tensor, at: At) -> Tensor:
         assert self.dictionary is not None
         old = self.dictionary.encode(wide(value))[..., [*self.index]]
@@ -45,14 +56,15 @@ class Feature(BaseEdit):
         return f"{super().label} {self.dictionary.name if self.dictionary else ''} {names}"
 
 
+@edit(title="Scale or set a feature", glyph="◇")
 def feature(
-    dictionary: Dictionary,
-    index: Index,
-    scale: float | None = None,
+    dictionary: Annotated[Dictionary, fields.dictionary()],
+    index: Annotated[Index, fields.heads(axis="feature", title="feature")],
+    scale: Annotated[float | None, fields.number(strength=True, slide=(-1, 3), step=0.05, unit="×")] = None,
     *,
-    value: float | None = None,
-    site: str | None = None,
-    **where: Index,
+    value: Annotated[float | None, fields.number(strength=True, slide=(-100, 100), step=1)] = None,
+    site: Annotated[str | None, fields.site()] = None,
+    **where: Unpack[Where],
 ) -> Feature:
     """Multiply one coefficient of a dictionary (or several) by `scale`, 0 to remove it; or set it to `value`.
 
@@ -62,8 +74,8 @@ def feature(
     numbers = {name: None if x is None else as_number(x, name) for name, x in {"scale": scale, "value": value}.items()}
     place = getattr(dictionary, "site", "") if site is None else site
     found = indices({"neuron": index})["neuron"] or ()
-    where = of_head(str(place), [dictionary], where)
-    return Feature(str(place), dictionary=dictionary, index=found, **numbers, **indices(where))
+    places = indices(of_head(str(place), [dictionary], where))
+    return Feature(str(place), dictionary=dictionary, index=found, **numbers, **places)
 
 
 def check_features(dictionary: Any, index: Any) -> None:

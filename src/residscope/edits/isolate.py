@@ -2,18 +2,21 @@
 
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor
 
-from residscope.edits.base import BaseEdit, Index, along, at_positions, indices
+from residscope import fields
+from residscope.declared import edit
+from residscope.edits.base import BaseEdit, Where, along, at_positions, indices
 from residscope.edits.means import (
     check_positions,
     check_replacement,
     mean_over,
     refuse_open_data,
     replacement,
+    require_mean,
     same_replacement,
 )
 from residscope.engine.model import Model
@@ -44,6 +47,9 @@ class Isolate(BaseEdit):
             return self
         mean, averaged = mean_over(self, model)
         return replace(self, to=mean, over=None, averaged=averaged)
+
+    def fits(self, table: SiteTable) -> None:
+        require_mean(self, table)
 
     def check_positions(self, length: int, positions: Sequence[int]) -> None:
         check_positions(self, length, positions)
@@ -104,8 +110,14 @@ def _apply(parts: Any, value: Tensor, at: At) -> Tensor:
     return torch.where(acts & ~kept, new[0], value)
 
 
+@edit(title="Keep these heads alone", glyph="◎")
 def isolate(
-    site: str, *, to: str | Tensor = "zero", over: Any = None, by: str | None = None, **where: Index
+    site: Annotated[str, fields.site(only=("z", "result", "q", "k", "v", "pattern", "scores"))],
+    *,
+    to: Annotated[str | Tensor, fields.choice("zero", "mean")] = "zero",
+    over: Annotated[Any, fields.prompts(live=True, when=("to", ("mean",)))] = None,
+    by: Annotated[str | None, fields.choice("position", when=("to", ("mean",)))] = None,
+    **where: Unpack[Where],
 ) -> Isolate:
     """Among the heads of a site keep only these (`head=`); the others become zero, their `"mean"` over data, or a tensor.
 

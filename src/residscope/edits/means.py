@@ -12,6 +12,7 @@ from residscope.engine.protocols import At
 from residscope.engine.recording import Recording
 from residscope.engine.sinks import kept, streams
 from residscope.errors import BadEdit, CannotAlign, WrongWidth
+from residscope.model.sites import Site, SiteTable
 
 BY = (None, "position")
 COUNTS = "tokens at each position"
@@ -36,6 +37,19 @@ def check_replacement(to: Any, over: Any, by: Any, averaged: Any) -> None:
         raise BadEdit("only a mean over data is taken by position", received=received, allowed='to="mean", over=data')
 
 
+WITHOUT_MEAN = ("scores", "pattern", "logits")
+
+
+def require_mean(edit: Any, table: SiteTable) -> list[Site]:
+    """The one site that a mean is taken at. Raises BadEdit where there is none."""
+    sites: list[Site] = edit.places(table)
+    if isinstance(edit.to, str) and edit.to == "mean" and (len(sites) != 1 or sites[0].name in WITHOUT_MEAN):
+        raise BadEdit(
+            "the mean is taken at one site with positions", received=edit.site, allowed="such as z.9 or mlp_out.3"
+        )
+    return sites
+
+
 def mean_over(edit: Any, model: Model) -> tuple[Tensor, dict[str, Any]]:
     """The mean of the edit's one site over its data, and what it was taken of.
 
@@ -46,12 +60,7 @@ def mean_over(edit: Any, model: Model) -> tuple[Tensor, dict[str, Any]]:
     Raises:
         BadEdit: not one site with positions, or every token is left out.
     """
-    sites = edit.places(model.sites)
-    if len(sites) != 1 or sites[0].name in ("scores", "pattern", "logits"):
-        raise BadEdit(
-            "the mean is taken at one site with positions", received=edit.site, allowed="such as z.9 or mlp_out.3"
-        )
-    site = sites[0]
+    (site,) = require_mean(edit, model.sites)
     wanted = [site, *streams(model, site)]
     data = edit.over if isinstance(edit.over, Recording) else model.run(edit.over, capture=wanted)
     x, use, real = data[site], kept(data, site), data.batch.real[:, data.offset :]

@@ -2,15 +2,29 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor
 
+from residscope import fields
+from residscope.declared import edit
 from residscope.directions import Direction
-from residscope.edits.base import BaseEdit, Index, as_number, fitting, indices, number, of_head, readable, write_of
+from residscope.edits.base import (
+    BaseEdit,
+    Where,
+    as_number,
+    fitting,
+    indices,
+    number,
+    of_head,
+    readable,
+    require_width,
+    write_of,
+)
 from residscope.engine.protocols import At
 from residscope.errors import BadEdit, WrongWidth, ZeroDirection
+from residscope.model.sites import SiteTable
 
 LEAST = 1e-6
 """The least cosine between what is read and what is written, as `readable` has it: at it a move is a million times the change."""
@@ -45,6 +59,13 @@ class Steer(BaseEdit):
                     received=f"scale={self.direction.scale}, space={self.direction.space!r}",
                     fix='use unit="norm"',
                 )
+
+    def fits(self, table: SiteTable) -> None:
+        require_width([self.direction], self.places(table), table)
+
+    @property
+    def idle(self) -> str | None:
+        return "its strength is zero" if self.strength == 0 else None
 
     def change(self, value: Tensor, at: At) -> Tensor:
         write = fitting(write_of(self.direction), value, at).double()
@@ -81,6 +102,9 @@ class Clamp(BaseEdit):
     def _space(self) -> str:
         own = self.direction.space if isinstance(self.direction, Direction) else "raw"
         return own if self.space is None else self.space
+
+    def fits(self, table: SiteTable) -> None:
+        require_width([self.direction], self.places(table), table)
 
     def change(self, value: Tensor, at: At) -> Tensor:
         d = self.direction
@@ -125,6 +149,9 @@ class ProjectOut(BaseEdit):
             )
         return Q, P, (v.T / cosines) @ u.T
 
+    def fits(self, table: SiteTable) -> None:
+        require_width(self.directions, self.places(table), table)
+
     def change(self, value: Tensor, at: At) -> Tensor:
         for direction in self.directions:
             fitting(write_of(direction), value, at)
@@ -150,26 +177,51 @@ def _basis(vectors: Sequence[Tensor]) -> Tensor:
     return basis[sizes > LEAST]
 
 
-def steer(site: str, direction: Direction | Tensor, strength: float, *, unit: str = "norm", **where: Index) -> Steer:
+@edit(title="Steer", glyph="→")
+def steer(
+    site: Annotated[str, fields.site()],
+    direction: Annotated[Direction | Tensor, fields.direction()],
+    strength: Annotated[
+        float, fields.number(strength=True, slide=(-100, 100), step=1, by=(("unit", "sd", (-8, 8), 0.25, "σ"),))
+    ],
+    *,
+    unit: Annotated[str, fields.choice("norm", "sd")] = "norm",
+    **where: Unpack[Where],
+) -> Steer:
     """Add `strength` times the write vector at unit length; with `unit="sd"`, move the coordinate by that many sd.
 
     A direction of one head acts at that head alone, at a site with heads, unless head= says another.
     """
-    where = of_head(str(site), [direction], where)
-    return Steer(str(site), direction=direction, strength=as_number(strength, "strength"), unit=unit, **indices(where))
+    places = indices(of_head(str(site), [direction], where))
+    return Steer(str(site), direction=direction, strength=as_number(strength, "strength"), unit=unit, **places)
 
 
-def clamp(site: str, direction: Direction | Tensor, value: float, *, space: str | None = None, **where: Index) -> Clamp:
+@edit(title="Set the coordinate", glyph="=")
+def clamp(
+    site: Annotated[str, fields.site()],
+    direction: Annotated[Direction | Tensor, fields.direction()],
+    value: Annotated[float, fields.number(strength=True, slide=(-100, 100), step=1)],
+    *,
+    space: Annotated[str | None, fields.choice("raw", "centred")] = None,
+    **where: Unpack[Where],
+) -> Clamp:
     """Set the coordinate along a direction to `value`, whatever it was, by moving along its write vector.
 
     The coordinate is what `rec.project(direction)` shows: read . x, less the offset for a direction made in the centred
     space (a principal component). A `lens` coordinate goes through the final norm: say `space="raw"` for its read . x.
     """
-    where = of_head(str(site), [direction], where)
-    return Clamp(str(site), direction=direction, value=as_number(value, "value"), space=space, **indices(where))
+    places = indices(of_head(str(site), [direction], where))
+    return Clamp(str(site), direction=direction, value=as_number(value, "value"), space=space, **places)
 
 
-def project_out(site: str, directions: Direction | Tensor | Sequence[Direction | Tensor], **where: Index) -> ProjectOut:
+@edit(title="Project out", glyph="⊥")
+def project_out(
+    site: Annotated[str, fields.site()],
+    directions: Annotated[
+        Direction | Tensor | Sequence[Direction | Tensor], fields.direction(name="direction", several=True)
+    ],
+    **where: Unpack[Where],
+) -> ProjectOut:
     """Remove the coordinates along one or several directions: every read . x becomes 0. Doing it twice changes nothing more.
 
         x - P^T (P Q^T)^+T Q x,   Q, P orthonormal bases of what the directions read and write; x - W (R W)^-1 R x where R W
@@ -179,5 +231,4 @@ def project_out(site: str, directions: Direction | Tensor | Sequence[Direction |
     bring all that they read to zero: where a dimension read has a cosine of 1e-6 or less with what is written.
     """
     several = (directions,) if isinstance(directions, Direction | Tensor) else tuple(directions)
-    where = of_head(str(site), several, where)
-    return ProjectOut(str(site), directions=several, **indices(where))
+    return ProjectOut(str(site), directions=several, **indices(of_head(str(site), several, where)))

@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from residscope import fields
+from residscope.declared import edit
 from residscope.edits.base import BaseEdit
 from residscope.engine.layout import Layout
 from residscope.engine.model import Model
@@ -53,6 +55,12 @@ class Overlay(BaseEdit):
         if any(x is not None for x in (self.head, self.kv_head, self.neuron, self.pos)):
             raise BadEdit("a weight acts at every position", received=self.label, allowed="no head, neuron or pos")
 
+    @property
+    def idle(self) -> str | None:
+        assert self.A is not None
+        assert self.B is not None
+        return "it adds nothing to the weight" if not (self.A.any() and self.B.any()) else None
+
     def prepare(self, model: Model) -> "Overlay":
         return replace(self, first=str(_first_site(self._laid(model.layout).module, model.layout)))
 
@@ -90,7 +98,11 @@ class Overlay(BaseEdit):
         return Laid(module, weight, self.A.to(weight.device), self.B.to(weight.device))
 
 
-def overlay(weight: str, low_rank: tuple[Float[Tensor, "..."], Float[Tensor, "..."]]) -> Overlay:
+@edit(title="Change a weight", glyph="W", says="rank one")
+def overlay(
+    weight: Annotated[str, fields.name(of="weight")],
+    low_rank: Annotated[tuple[Float[Tensor, "..."], Float[Tensor, "..."]], fields.rank_one()],
+) -> Overlay:
     """Add A B to a weight for this run alone: y = x W becomes x W + (x A) B. The user's weights are not touched.
 
     weight: a module of `model.hf` or its weight, such as `model.layers.3.mlp.down_proj`. low_rank: A [d_in, r] and B [r, d_out],

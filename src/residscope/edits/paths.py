@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor
 
+from residscope import fields
+from residscope.declared import edit
 from residscope.edits.align import Align
-from residscope.edits.base import BaseEdit, Index, along, at_positions, indices
+from residscope.edits.base import BaseEdit, Index, Where, along, at_positions, indices
 from residscope.edits.sources import Sourced
 from residscope.engine.branches import raw_of, stream_of
 from residscope.engine.protocols import At
@@ -167,8 +169,15 @@ def _read(receiver: Site, table: SiteTable) -> int:
     return 2 * receiver.layer + (receiver.name == "mlp_in" and "resid_mid" not in table.absent)
 
 
+@edit(title="Patch a path", glyph="⤳", says="from {source}")
 def path(
-    sender: str, receiver: str, source: Any, *, sender_head: Index = None, align: Align = None, **where: Index
+    sender: Annotated[str, fields.site(only=SENDERS)],
+    receiver: Annotated[str, fields.site(only=RECEIVERS)],
+    source: Annotated[Any, fields.source()],
+    *,
+    sender_head: Annotated[Index, fields.heads(title="sender's head")] = None,
+    align: Annotated[Align, fields.choice("prefix", "suffix")] = None,
+    **where: Unpack[Where],
 ) -> Path:
     """The direct path: the sender takes the value it has in `source`, but only as the receiver reads it.
 

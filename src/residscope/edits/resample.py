@@ -36,6 +36,10 @@ class Resample(Held):
                 "resampling needs its data", received="over=None", fix="say over=texts, prompts or a recording"
             )
 
+    @property
+    def replaces(self) -> bool:
+        return self.everywhere
+
     def prepare(self, model: Model) -> "Resample":
         sites = self.places(model.sites)
         if self.over is None:

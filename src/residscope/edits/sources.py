@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar, Unpack
 
 import torch
 from torch import Tensor
 
+from residscope import fields
+from residscope.declared import edit
 from residscope.directions import Dictionary
 from residscope.edits.align import Align, by_names, check_align, pairs
-from residscope.edits.base import BaseEdit, Index, indices, of_head, positions_axis, prompt_of
+from residscope.edits.base import BaseEdit, Index, Where, indices, of_head, positions_axis, prompt_of
 from residscope.edits.features import check_features, wide, with_features
 from residscope.engine.model import Model
 from residscope.engine.protocols import At
@@ -62,6 +64,10 @@ class Freeze(Held):
     kind: ClassVar[str] = "freeze"
     needs_unedited: ClassVar[bool] = True
 
+    @property
+    def replaces(self) -> bool:
+        return self.everywhere and "." in self.site
+
     def same(self, later: Held, site: Site) -> bool:
         return isinstance(later, Freeze)
 
@@ -69,6 +75,14 @@ class Freeze(Held):
         held = at.unedited(at.site)
         axis = positions_axis(at)
         return held.narrow(axis, at.offset, held.shape[axis] - at.offset)
+
+
+@dataclass(frozen=True)
+class RunOf:
+    """A run that is made once its values are asked for: a prompt's tokens, and the edits it runs with."""
+
+    ids: tuple[int, ...]
+    edits: tuple[Any, ...]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -95,6 +109,8 @@ class Sourced(Held):
     def prepare(self: Self, model: Model) -> Self:
         source, sites = self.source, self.taken_from(model.sites)
         align, lengths = by_names(self.align, source), self.lengths
+        if isinstance(source, RunOf):
+            source = model.run([[*source.ids]], capture=sites, edits=source.edits)
         if not isinstance(source, Recording | Mapping):
             source = model.run(source, capture=sites)
         if isinstance(source, Recording):
@@ -256,19 +272,21 @@ def _same_dictionary(a: Dictionary | None, b: Dictionary | None) -> bool:
     )
 
 
-def freeze(site: str, **where: Index) -> Freeze:
+@edit(title="Freeze", glyph="❄", says="at its unedited values")
+def freeze(site: Annotated[str, fields.site(groups=("norms", "patterns"))], **where: Unpack[Where]) -> Freeze:
     """Hold a site (`"norms"` and `"patterns"`: all of them) at what the unedited run of the same prompt has there."""
     return Freeze(str(site), **indices(where))
 
 
+@edit(title="Patch from another run", glyph="⇄", says="from {source}")
 def patch(
-    site: str,
-    source: Any,
+    site: Annotated[str, fields.site()],
+    source: Annotated[Any, fields.source()],
     *,
-    align: Align = None,
-    feature: Index = None,
-    dictionary: Dictionary | None = None,
-    **where: Index,
+    align: Annotated[Align, fields.choice("prefix", "suffix")] = None,
+    feature: Annotated[Index, fields.heads(axis="feature")] = None,
+    dictionary: Annotated[Dictionary | None, fields.dictionary()] = None,
+    **where: Unpack[Where],
 ) -> Patch:
     """Take the value that `source` (a recording, or a prompt to run) has at the site.
 
@@ -277,5 +295,5 @@ def patch(
     those coefficients alone, x + sum_i (a_i(source) - a_i(x)) write_i.
     """
     features = indices({"neuron": feature})["neuron"]
-    where = of_head(str(site), [dictionary], where)
-    return Patch(str(site), source=source, align=align, feature=features, dictionary=dictionary, **indices(where))
+    places = indices(of_head(str(site), [dictionary], where))
+    return Patch(str(site), source=source, align=align, feature=features, dictionary=dictionary, **places)

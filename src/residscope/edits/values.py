@@ -2,18 +2,28 @@
 
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Unpack
 from zlib import crc32
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from residscope.edits.base import BaseEdit, Index, as_number, indices, number, positions_axis, prompt_of, whole
-from residscope.edits.means import check_positions, check_replacement, mean_over, refuse_open_data, replacement
+from residscope import fields
+from residscope.declared import edit
+from residscope.edits.base import BaseEdit, Where, as_number, indices, number, positions_axis, prompt_of, whole
+from residscope.edits.means import (
+    check_positions,
+    check_replacement,
+    mean_over,
+    refuse_open_data,
+    replacement,
+    require_mean,
+)
 from residscope.engine.model import Model
 from residscope.engine.protocols import At
 from residscope.errors import BadEdit
+from residscope.model.sites import SiteTable
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -38,6 +48,13 @@ class Ablate(BaseEdit):
         mean, averaged = mean_over(self, model)
         return replace(self, to=mean, over=None, averaged=averaged)
 
+    def fits(self, table: SiteTable) -> None:
+        require_mean(self, table)
+
+    @property
+    def replaces(self) -> bool:
+        return self.everywhere
+
     def check_positions(self, length: int, positions: Sequence[int]) -> None:
         check_positions(self, length, positions)
 
@@ -59,6 +76,10 @@ class Scale(BaseEdit):
     def __post_init__(self) -> None:
         number(self.factor, "factor")
 
+    @property
+    def idle(self) -> str | None:
+        return "it multiplies by one" if self.factor == 1 else None
+
     def change(self, value: Tensor, at: At) -> Tensor:
         return value * self.factor
 
@@ -77,6 +98,10 @@ class Noise(BaseEdit):
         if self.sigma < 0:
             raise BadEdit("sigma is a standard deviation", received=f"sigma={self.sigma}", allowed="0 or more")
 
+    @property
+    def idle(self) -> str | None:
+        return "its noise has no size" if self.sigma == 0 else None
+
     def change(self, value: Tensor, at: At) -> Tensor:
         axis = positions_axis(at)
         length = at.offset + value.shape[axis]
@@ -94,8 +119,15 @@ class Noise(BaseEdit):
         return drawn
 
 
+@edit(title="Ablate", glyph="✕")
 def ablate(
-    site: str, to: str | Tensor = "zero", *, over: Any = None, by: str | None = None, seed: int = 0, **where: Index
+    site: Annotated[str, fields.site()],
+    to: Annotated[str | Tensor, fields.choice("zero", "mean", "resample")] = "zero",
+    *,
+    over: Annotated[Any, fields.prompts(live=True, when=("to", ("mean", "resample")))] = None,
+    by: Annotated[str | None, fields.choice("position", when=("to", ("mean",)))] = None,
+    seed: Annotated[int, fields.seed(when=("to", ("resample",)))] = 0,
+    **where: Unpack[Where],
 ) -> BaseEdit:
     """Replace a site's value: by zero, by the `"mean"` over data (`over=` prompts or a recording), or by a tensor.
 
@@ -117,12 +149,23 @@ def ablate(
     return Ablate(str(site), to=to, over=over, by=by, **indices(where))
 
 
-def scale(site: str, factor: float, **where: Index) -> Scale:
+@edit(title="Scale", glyph="×")
+def scale(
+    site: Annotated[str, fields.site()],
+    factor: Annotated[float, fields.number(strength=True, slide=(-1, 3), step=0.05, unit="×")],
+    **where: Unpack[Where],
+) -> Scale:
     """Multiply a site's value by `factor`."""
     return Scale(str(site), factor=as_number(factor, "factor"), **indices(where))
 
 
-def noise(site: str, sigma: float, seed: int = 0, **where: Index) -> Noise:
+@edit(title="Add noise", glyph="≈")
+def noise(
+    site: Annotated[str, fields.site()],
+    sigma: Annotated[float, fields.number(low=0, strength=True, slide=(0, 10), step=0.1)],
+    seed: Annotated[int, fields.seed()] = 0,
+    **where: Unpack[Where],
+) -> Noise:
     """Add Gaussian noise of standard deviation `sigma`, as in causal tracing (Meng et al., 2022, arXiv:2202.05262).
 
     The draws belong to seed, site, prompt and position: a window or a sweep over the same prompts meets the same noise.

@@ -208,6 +208,12 @@ class ConceptEdit(BaseEdit):
         return self.kind
 
 
+def check_site(probe: Probe, site: str | None) -> None:
+    """Refuse a site that is not the probe's own."""
+    if site is not None and site != probe.site:
+        raise BadEdit("the probe reads another site", received=site, allowed=probe.site)
+
+
 def of(probe: Probe, to: To, pos: int | Sequence[int] | None) -> dict[str, Any]:
     """The fields that say where an edit made from a probe acts."""
     return {

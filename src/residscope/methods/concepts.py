@@ -5,14 +5,16 @@ All are affine, x -> x - W^T R (x - mean) + shift, and differ in what they erase
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from residscope import fields
+from residscope.declared import edit
 from residscope.errors import BadEdit, OneClass, SingularCovariance
-from residscope.methods.concept_edit import NEUTRAL, OTHER, ConceptEdit, To, of
+from residscope.methods.concept_edit import NEUTRAL, OTHER, ConceptEdit, To, check_site, of
 from residscope.methods.probe import Probe
 
 
@@ -54,6 +56,33 @@ class SetConcept(ConceptEdit):
     @property
     def method_name(self) -> str:
         return self.method
+
+
+@edit(title="Set what a probe reads, by other ways", glyph="⇥", says="to {to}")
+def set_concept(
+    probe: Annotated[Probe, fields.probe()],
+    to: Annotated[To, fields.name(of="class")] = "other",
+    *,
+    method: Annotated[
+        str, fields.choice("mean_difference", "project_out", "constant_dose", "leace")
+    ] = "mean_difference",
+    dose: Annotated[float | None, fields.number(over=0, strength=True, when=("method", ("constant_dose",)))] = None,
+    site: Annotated[str | None, fields.site()] = None,
+    pos: Annotated[int | Sequence[int] | None, fields.positions(named=True, live=True, title="positions")] = None,
+) -> SetConcept:
+    """The edit of this method: `mean_difference`, `leace`, `project_out` or `constant_dose`, which alone takes a dose.
+
+    site: the probe's own; another is refused.
+    """
+    methods = {"mean_difference": mean_difference, "project_out": project_out, "leace": leace}
+    check_site(probe, site)
+    if method == "constant_dose":
+        return constant_dose(probe, to, dose=dose, pos=pos)
+    if method not in methods:
+        raise BadEdit("no such method", received=repr(method), allowed=", ".join([*methods, "constant_dose"]))
+    if dose is not None:
+        raise BadEdit(f"{method} has no dose", received=f"dose={dose}", allowed="with constant_dose")
+    return methods[method](probe, to, pos=pos)
 
 
 def mean_difference(probe: Probe, to: To = "other", *, pos: int | Sequence[int] | None = None) -> SetConcept:

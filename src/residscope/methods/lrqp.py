@@ -5,15 +5,18 @@ Intervening in the Residual Stream (2023): logistic regression and a quadratic p
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from math import isfinite, log
-from typing import ClassVar
+from math import exp, isfinite, log
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from residscope import fields
+from residscope.declared import edit
+from residscope.edits.base import as_number
 from residscope.errors import BadEdit, SingularCovariance, Unreachable, WrongWidth
-from residscope.methods.concept_edit import NEUTRAL, OTHER, ConceptEdit, To, of
+from residscope.methods.concept_edit import NEUTRAL, OTHER, ConceptEdit, To, check_site, of
 from residscope.methods.lrqp_dual import greatest, multipliers
 from residscope.methods.probe import Probe
 
@@ -111,14 +114,22 @@ class LRQP(ConceptEdit):
         )
 
 
+@edit(title="Set what a probe reads (LRQP)", glyph="⇥", says="to {to}")
 def lrqp(
-    probe: Probe,
-    to: To = "other",
+    probe: Annotated[Probe, fields.probe()],
+    to: Annotated[To, fields.name(of="class")] = "other",
     *,
     alpha: float | str = "seed",
+    log_alpha: Annotated[
+        float | None,
+        fields.number(
+            low=-700, high=700, strength=True, slide=(-10, 20), step=0.5, unit="nats", unless=("to", ("neutral",))
+        ),
+    ] = None,
     quantile: float | None = None,
-    covariance: str | Float[Tensor, "d d"] = "total",
-    pos: int | Sequence[int] | None = None,
+    covariance: Annotated[str | Float[Tensor, "d d"], fields.choice("total", "within")] = "total",
+    site: Annotated[str | None, fields.site()] = None,
+    pos: Annotated[int | Sequence[int] | None, fields.positions(named=True, live=True, title="positions")] = None,
 ) -> LRQP:
     """The edit that minimises (x - x0)^T Sigma^-1 (x - x0) subject to P[k|x] >= alpha P[l|x] for all l != k.
 
@@ -127,14 +138,18 @@ def lrqp(
 
     to: "true", "other", "neutral" (held at what the mean activation reads, up or down: LEACE, where the probe is LDA), a
     class, or one for each prompt. alpha: how sure the probe is to be; "seed" is max(P[v]/P[k] observed, e^10), v the true
-    class. quantile: instead, the log-odds that this share of the class's own training prompts stay under. covariance:
-    "total", "within" (class), or a matrix. pos: token positions, for prompts other than a PromptSet.
+    class. log_alpha: its logarithm instead, in nats. quantile: instead, the log-odds that this share of the class's own
+    training prompts stay under. covariance: "total", "within" (class), or a matrix. site: the probe's own; another is refused.
+    pos: token positions, for prompts other than a PromptSet.
 
         model.run(data, edits=rs.lrqp(probe, to="other"))
 
     Raises:
         SingularCovariance: moving along Sigma a does not change what the probe reads. BadEdit. Unreachable: when it is applied.
     """
+    check_site(probe, site)
+    if log_alpha is not None:
+        alpha = exp(as_number(log_alpha, "log_alpha"))
     sigma = _covariance(probe, covariance)
     spread = sigma @ probe.weights.T
     _check_movable(probe, spread, sigma)

@@ -8,12 +8,12 @@ from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
 from residscope.errors import ModelNotFound
+from residscope.fields.base import Spec
 from residscope.server.blind import BlindTests
 from residscope.server.guard import cookie_in
 from residscope.server.parse import body as _body
 from residscope.server.people import YEAR, People
 from residscope.session import Session
-from residscope.session.specs import Spec
 from residscope.store import Library, Search
 from residscope.store.entries import Entry
 

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
+from residscope.declared import reasons, shorten
 from residscope.errors import MalformedJSON
-from residscope.session.specs import reasons, shorten
 
 A = TypeVar("A", bound=BaseModel)
 

@@ -7,11 +7,12 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse, Response
 from pydantic import Field
 
+from residscope.fields.base import Spec
+from residscope.fields.texts import TextRef
 from residscope.server.parse import body
 from residscope.session import Session
 from residscope.session.prompt_pages import PromptPages
-from residscope.session.specs import Spec
-from residscope.session.texts import TextRef, source_of
+from residscope.session.world import source_of
 
 TENSORS = "application/octet-stream"
 MOST_OWN = 50

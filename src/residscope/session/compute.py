@@ -12,15 +12,15 @@ from jaxtyping import Float, Int
 from safetensors.torch import save
 from torch import Tensor
 
+from residscope.declared import EditSpec
 from residscope.directions import Dictionary, logit_diff
 from residscope.engine.model import Model
 from residscope.engine.recording import Recording
 from residscope.errors import DirectionError, UnknownLayer, UnknownPosition, WrongWidth
-from residscope.session.build import build
 from residscope.session.dictionaries import SAVED, fitted_row, in_stream, row_names, row_sites
 from residscope.session.loaded import Loaded
-from residscope.session.specs import EditSpec
-from residscope.session.state import Named, Prompt
+from residscope.session.state import Prompt
+from residscope.session.world import SessionWorld
 
 NEXT, TOP = 5, 10
 CAPTURE = ("resid_pre.0", "resid_post", "final_norm")
@@ -44,9 +44,9 @@ class Held:
         return sum(t.numel() * t.element_size() for t in (self.rows, self.next_id, self.next_p, self.last))
 
 
-def forward(loaded: Loaded, prompt: Prompt, active: tuple[EditSpec, ...], named: Named) -> Held:
+def forward(world: SessionWorld, prompt: Prompt, active: tuple[EditSpec, ...]) -> Held:
     """Run once; keep the stream and the predictions, let the logits go."""
-    edits: list[Any] = [build(spec, loaded, named, prompt) for spec in active]
+    loaded, edits = world.loaded, world.on(prompt).made(active)
     started = time.perf_counter()
     recording = loaded.model.run(list(prompt.ids), CAPTURE, edits=edits)
     parts = [top_p(part[0], NEXT) for part in recording.logits_in_parts()]
@@ -71,11 +71,11 @@ def _edits_the_end(recording: Recording) -> bool:
 
 
 def vector(
-    loaded: Loaded, prompt: Prompt, active: tuple[EditSpec, ...], named: Named, *, site: str, pos: int
+    world: SessionWorld, prompt: Prompt, active: tuple[EditSpec, ...], *, site: str, pos: int
 ) -> Float[Tensor, "d"]:
     """What stands at one site and token of a run, its edits there done; the forward stops at the site."""
-    edits: list[Any] = [build(spec, loaded, named, prompt) for spec in active]
-    return loaded.model.run(list(prompt.ids), [site], edits=edits)[site][0, pos].detach().cpu().clone()
+    edits = world.on(prompt).made(active)
+    return world.model.run(list(prompt.ids), [site], edits=edits)[site][0, pos].detach().cpu().clone()
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,19 +90,19 @@ class Elsewhere:
 
 
 def elsewhere(
-    loaded: Loaded, prompt: Prompt, active: tuple[EditSpec, ...], named: Named, *, site: str, head: int | None
+    world: SessionWorld, prompt: Prompt, active: tuple[EditSpec, ...], *, site: str, head: int | None
 ) -> Elsewhere:
     """A site without its layer, such as `z`, in every layer of a run; of one head, where it has heads."""
-    edits: list[Any] = [build(spec, loaded, named, prompt) for spec in active]
-    found = loaded.model.run(list(prompt.ids), [site], edits=edits)
-    rows = [found[f"{site}.{layer}"][0] for layer in range(loaded.model.n_layers)]
+    edits = world.on(prompt).made(active)
+    found = world.model.run(list(prompt.ids), [site], edits=edits)
+    rows = [found[f"{site}.{layer}"][0] for layer in range(world.model.n_layers)]
     return Elsewhere(torch.stack([x if head is None else x[:, head] for x in rows]).detach().clone())
 
 
-def last_logits(loaded: Loaded, prompt: Prompt, active: tuple[EditSpec, ...], named: Named) -> Float[Tensor, "d_vocab"]:
+def last_logits(world: SessionWorld, prompt: Prompt, active: tuple[EditSpec, ...]) -> Float[Tensor, "d_vocab"]:
     """Only the last position's logits of a run."""
-    edits: list[Any] = [build(spec, loaded, named, prompt) for spec in active]
-    return loaded.model.run(list(prompt.ids), CAPTURE[-1:], edits=edits).logits_at(-1)[0].float().cpu().clone()
+    edits = world.on(prompt).made(active)
+    return world.model.run(list(prompt.ids), CAPTURE[-1:], edits=edits).logits_at(-1)[0].float().cpu().clone()
 
 
 def top_p(logits: Float[Tensor, "*pos d_vocab"], k: int) -> tuple[Int[Tensor, "*pos k"], Float[Tensor, "*pos k"]]:

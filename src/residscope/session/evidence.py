@@ -14,12 +14,13 @@ from residscope.corpus.text import BUILT_IN
 from residscope.engine.model import Model
 from residscope.engine.planner.pricing import prices_of
 from residscope.errors import Cancelled, NotFound, explain
+from residscope.fields.base import Spec
+from residscope.fields.texts import TextRef
 from residscope.methods.evidence import Evidence, gather
-from residscope.session import build
 from residscope.session.evidence_views import describe_evidence
-from residscope.session.specs import Spec, parse_ref
+from residscope.session.stack import parse_ref
 from residscope.session.state import Gathering, State
-from residscope.session.texts import TextRef, source_of
+from residscope.session.world import need_model, source_of
 
 MOST_HELD = 12
 TOKENS = 8_000
@@ -36,9 +37,9 @@ class GatherEvidence(Spec):
 
 def gather_evidence(state: State, args: GatherEvidence) -> tuple[State, Any]:
     """The intent: resolves the direction and the text, so that what cannot be gathered is refused at once."""
-    loaded = build.need_model(state.model)
+    loaded = need_model(state.model)
     ref = parse_ref(args.direction)
-    direction = build.resolve(ref, loaded, state.directions)
+    direction = state.world().direction(ref)
     corpus = BUILT_IN[0] if args.text is None else source_of(args.text)
     asked = repr((loaded.model.hash, ref.model_dump_json(), args.text and args.text.model_dump_json(), args.tokens))
     key = hashlib.sha256(asked.encode()).hexdigest()[:16]
@@ -106,7 +107,7 @@ class EvidenceJobs:
             report(replace(known, stage=stage, progress=min(done / total, 1.0) if total else None))
 
         try:
-            model = build.need_model(self._now().model).model
+            model = need_model(self._now().model).model
             with self._lock:
                 held = self._held.get(asked.key)
             if held is not None and held[0] is model and held[2]:

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from residscope.declared import EditSpec
 from residscope.errors import ResidscopeError
 from residscope.session import compute
 from residscope.session.loaded import Loaded
-from residscope.session.specs import EditSpec
-from residscope.session.state import Named, Prompt, Saved, State
+from residscope.session.state import Prompt, Saved, State
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,9 @@ def do(task: Task, state: State) -> Answer:
     """The task's answer; NaN, or no summary, where the model refuses it."""
     try:
         if isinstance(task, LeaveOut):
-            return compute.last_logits(task.loaded, task.prompt, task.rest, state.named)
+            return compute.last_logits(state.world(), task.prompt, task.rest)
         prompt = task.loaded.prompt(task.text)
-        ((_, text, p),) = compute.top_tokens(
-            task.loaded.model, compute.last_logits(task.loaded, prompt, (), Named()), 1
-        )
+        ((_, text, p),) = compute.top_tokens(task.loaded.model, compute.last_logits(state.world(), prompt, ()), 1)
         return Saved(task.text, tokens=len(prompt.tokens), top=text, p=p, tried=True)
     except (ResidscopeError, RuntimeError):
         unknown = torch.full((task.loaded.model.d_vocab,), torch.nan)

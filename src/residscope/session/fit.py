@@ -15,10 +15,11 @@ from residscope.corpus.vectors import check_size, one_vector
 from residscope.directions import Dictionary, place, unembedding_rows
 from residscope.engine.model import Model
 from residscope.errors import BadFit
+from residscope.fields.base import Spec
+from residscope.fields.texts import BuiltInText, TextRef, TypedText
 from residscope.session.dictionaries import row_sites
 from residscope.session.loaded import Loaded
-from residscope.session.specs import Spec
-from residscope.session.texts import BuiltInText, TextRef, TypedText, source_of
+from residscope.session.world import source_of
 
 STREAM = "stream"
 MOST_TYPED = 4000  # characters of typed text that the copied Python holds

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from residscope.directions import Dictionary
 from residscope.errors import Cancelled, ResidscopeError, explain
-from residscope.session import build
 from residscope.session.fit import FitRecipe, code, fit
 from residscope.session.kept import Shelf
 from residscope.session.loaded import Loaded
 from residscope.session.state import Fit, State
+from residscope.session.world import need_model
 
 PAUSE = 0.01  # seconds between two looks at whether the live run is done
 
@@ -48,7 +48,7 @@ class FitJobs:
                 self._commit(replace(state, fit=now))
 
         try:
-            loaded = build.need_model(current().model)
+            loaded = need_model(current().model)
             found = fit(loaded, recipe, progress=report)
             with self._lock:
                 self._commit(self._with_found(current(), found, recipe))
@@ -60,7 +60,7 @@ class FitJobs:
                     self._commit(replace(self._now(), fit=replace(known, error=explain(error))))
 
     def _with_found(self, state: State, found: list[Dictionary], recipe: FitRecipe) -> State:
-        loaded = build.need_model(state.model)
+        loaded = need_model(state.model)
         loaded = loaded.with_fitted(found, code(recipe, loaded))
         return replace(state, model=loaded, fit=None, notices=(*state.notices, *put(self._shelf, loaded)))
 

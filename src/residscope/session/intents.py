@@ -6,13 +6,18 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
+from residscope.declared import EditSpec, reasons, shorten
 from residscope.errors import DirectionError, MalformedJSON, ModelNotFound, NotFound
-from residscope.session import build, compute, evidence, probes
+from residscope.fields.base import Spec
+from residscope.fields.prompts import ProbeData
+from residscope.fields.sources import PromptSource, RunSource
+from residscope.session import compute, evidence, probes
 from residscope.session.fit import FitRecipe, check
 from residscope.session.loaded import Loaded
-from residscope.session.python_code import python_code
-from residscope.session.specs import EditSpec, ProbeData, ProbeRecipe, Spec, parse_edits, parse_ref, reasons, shorten
-from residscope.session.state import Fit, Metric, Probing, Run, Saved, State
+from residscope.session.stack import kind_of, make, parse_edits, parse_ref
+from residscope.session.state import Fit, Metric, ProbeRecipe, Probing, Run, Saved, State
+from residscope.session.world import check_data, need_model
+from residscope.session.writing import python_code
 
 MOST_EDITS = 200
 MOST_TEXT = 1 << 20
@@ -110,6 +115,7 @@ def load_model(state: State, args: LoadModel) -> Change:
 
 def set_prompt(state: State, args: SetPrompt) -> Change:
     prompt = _loaded(state).prompt(args.text, bos=args.bos)
+    prompt = replace(prompt, names=probes.names_in(prompt.ids, state.probes.values()))
     layer = state.selection[0] if state.prompt else _loaded(state).model.n_layers - 1
     return replace(state, prompt=prompt, compared=None, selection=(layer, len(prompt.tokens) - 1)), None
 
@@ -124,7 +130,7 @@ def set_metric(state: State, args: SetMetric) -> Change:
 
 
 def set_edits(state: State, args: SetEdits) -> Change:
-    specs = parse_edits(args.edits)
+    specs = tuple(_whole(state, spec) for spec in parse_edits(args.edits))
     for spec in specs:
         if spec not in state.edits and spec.model_copy(update={"enabled": not spec.enabled}) not in state.edits:
             _check(state, spec)
@@ -136,9 +142,22 @@ def add_edit(state: State, args: AddEdit) -> Change:
         raise MalformedJSON(
             "the stack of edits is full", received=len(state.edits) + 1, allowed=f"up to {MOST_EDITS} edits"
         )
-    specs = parse_edits([*(spec.model_dump() for spec in state.edits), args.edit])
+    specs = parse_edits([*state.edits, args.edit])
+    specs = (*specs[:-1], _whole(state, specs[-1]))
     _check(state, specs[-1])
     return state.with_edits(specs), {"id": specs[-1].id}
+
+
+def _whole(state: State, spec: EditSpec) -> EditSpec:
+    """An edit that says itself what run its values are from, for the history forgets."""
+    changed: dict[str, Any] = {}
+    for argument in kind_of(spec).arguments:
+        source = getattr(spec, argument.wire)
+        if isinstance(source, RunSource):
+            run = find_run(state, source.run)
+            edits = [other.model_dump(mode="json", exclude={"id", "enabled"}) for other in run.active]
+            changed[argument.wire] = PromptSource(kind="prompt", text=run.prompt.text, bos=run.prompt.bos, edits=edits)
+    return spec.model_copy(update=changed) if changed else spec
 
 
 def undo(state: State, args: Nothing) -> Change:
@@ -185,8 +204,8 @@ def forget_prompt(state: State, args: Text) -> Change:
 def python(state: State, args: Python) -> Change:
     ref = None if args.direction is None else parse_ref(args.direction)
     if ref is not None:
-        build.resolve(ref, _loaded(state), state.directions)
-    return state, {"code": python_code(state, _loaded(state), ref)}
+        state.world().direction(ref)
+    return state, {"code": python_code(state, ref)}
 
 
 def fit(state: State, args: FitRecipe) -> Change:
@@ -209,7 +228,7 @@ def cancel_fit(state: State, args: Nothing) -> Change:
 def fit_probe(state: State, args: ProbeRecipe) -> Change:
     sites = _loaded(state).model.sites
     sites.parse(args.site)
-    probes.check_data(args.data)
+    check_data(args.data)
     name = probes.name_of(args, state.probes)
     held = state.probes.get(name)
     if held is not None and held.map.done:
@@ -262,10 +281,10 @@ def find_run(state: State, id: str) -> Run:
 
 
 def _loaded(state: State) -> Loaded:
-    return build.need_model(state.model)
+    return need_model(state.model)
 
 
 def _check(state: State, spec: EditSpec) -> None:
     if state.prompt is None:
         raise ModelNotFound("there is no prompt to edit yet", fix="set a prompt first")
-    build.build(spec, _loaded(state), state.named, state.prompt)
+    make(spec, state.world(), len(state.prompt.tokens))

@@ -10,9 +10,9 @@ from torch import Tensor
 from residscope.directions import Dictionary, Direction
 from residscope.directions.mixes import mix
 from residscope.errors import NotFound, UnknownSite, WrongWidth
+from residscope.fields.directions import DictionaryTerm, MixRef, PcaRef
 from residscope.session.dictionaries import SAVED
 from residscope.session.loaded import Loaded
-from residscope.session.specs import DictionaryTerm, MixRef, PcaRef
 
 Directions = Mapping[str, Direction]
 PREFIX = f"{SAVED}:"

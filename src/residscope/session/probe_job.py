@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from residscope.errors import Cancelled, explain
-from residscope.session import build, compute
+from residscope.fields.prompts import ProbeData
+from residscope.session import compute
 from residscope.session.intents import find_run
 from residscope.session.loaded import Loaded
 from residscope.session.probe_views import describe_data, place_of, read_vector
-from residscope.session.probes import MOST_PROBES, Fitted, Shelf, check_data, steps
-from residscope.session.specs import ProbeData
+from residscope.session.probes import MOST_PROBES, Fitted, Shelf, steps
 from residscope.session.state import Probing, State
+from residscope.session.world import check_data, find_probe, need_model
 
 PAUSE = 0.01  # seconds between two looks at whether the live run is done
 
@@ -43,14 +44,14 @@ class ProbeJobs:
             NotFound, UnknownPosition.
         """
         fitted, found, loaded = (
-            build.find_probe(name, state.probes),
+            find_probe(name, state.probes),
             find_run(state, run),
-            build.need_model(state.model),
+            need_model(state.model),
         )
         own, label = place_of(fitted, found.prompt.ids)
         at = own if named and own is not None else pos
         compute.check_cell(loaded.model.n_layers, len(found.prompt.tokens), layer=0, pos=at)
-        x = compute.vector(loaded, found.prompt, found.active, state.named, site=fitted.probe.site, pos=at)
+        x = compute.vector(state.world(), found.prompt, found.active, site=fitted.probe.site, pos=at)
         return {"run": run, "pos": at, "own": own is not None, "label": label, **read_vector(fitted, x)}
 
     def _run(self, asked: Probing) -> None:
@@ -71,7 +72,7 @@ class ProbeJobs:
             report(replace(known, stage=stage, progress=progress))
 
         try:
-            model = build.need_model(self._now().model).model
+            model = need_model(self._now().model).model
             others = tuple(self._now().probes.values())
             for fitted in steps(model, asked.name, asked.recipe, self._shelf, others, tell):
                 report(known, fitted)

@@ -1,7 +1,7 @@
 """Probes of the session: fitted beside the live run, one batch at a time, the chosen site first and then the map of all."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
 
@@ -9,15 +9,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from residscope import tasks
 from residscope.engine.model import Model
-from residscope.errors import TooFewPrompts, UnknownTask
+from residscope.errors import TooFewPrompts
+from residscope.fields.prompts import ProbeData
 from residscope.methods.activations import Key, Recorded, recorded
 from residscope.methods.intervals import wilson
 from residscope.methods.probe import Probe
 from residscope.methods.probe_fit import count_right, fit, halves
 from residscope.model.prompts import PromptSet
-from residscope.session.specs import FileData, ProbeData, ProbeRecipe
+from residscope.session.state import ProbeRecipe
+from residscope.session.world import make_prompts
 
 SEED = 0
 BATCH_TOKENS = 160  # a live run waits for one batch at most
@@ -111,17 +112,13 @@ class Shelf:
 Tell = Callable[[str, float | None], None]
 
 
-def make_prompts(model: Model, data: ProbeData) -> PromptSet:
-    """The labelled prompts. Raises BadTable, TaskError."""
-    if isinstance(data, FileData):
-        return tasks.from_text(model, data.text, name=data.name)
-    check_data(data)
-    return tasks.TASKS[data.task](model, data.n, seed=data.seed, prefixes=data.prefixes)
-
-
-def check_data(data: ProbeData) -> None:
-    if not isinstance(data, FileData) and data.task not in tasks.TASKS:
-        raise UnknownTask("there is no such task", received=data.task, allowed=", ".join(tasks.TASKS))
+def names_in(ids: tuple[int, ...], known: Iterable[Fitted]) -> dict[str, int]:
+    """The named positions of a prompt that is one of the probes' own."""
+    for fitted in known:
+        if ids in fitted.data.prompts:
+            row = fitted.data.prompts.index(ids)
+            return {name: column[row] for name, column in fitted.data.positions.items() if column[row] is not None}
+    return {}
 
 
 def name_of(recipe: ProbeRecipe, taken: Mapping[str, Fitted]) -> str:

@@ -1,35 +1,27 @@
 """A page of prompts: windows drawn from a text beside one's own, with the stream of every token kept for colouring."""
 
-import random
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, groupby, product
+from itertools import accumulate, groupby
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from residscope.corpus.text import Source, texts
+from residscope.corpus.drawn import draw_prompts
+from residscope.corpus.text import Source
 from residscope.directions import Dictionary, logit_diff
 from residscope.engine.recording import Recording
-from residscope.errors import EmptyCorpus, PageTooLarge, UnknownLayer
+from residscope.errors import PageTooLarge, UnknownLayer
 from residscope.session import compute
 from residscope.session.dictionaries import in_stream, row_sites
 from residscope.session.loaded import Loaded
 from residscope.session.state import Prompt
 
 NEXT = 3
-POOL = 4_000_000  # characters: of a longer text, windows come from its beginning
-WIDEST_TOKEN = 16  # characters a token takes at most, on the average over a window
-LEAST = 4  # tokens of a prompt worth showing, where the text has no longer ones
 BATCH_TOKENS = 256  # between two batches the live run takes its turn
 PAGE_BYTES = 1 << 30
 MOST_BESIDE = 4
-STARTS = (
-    re.compile(r"(?:\A|(?<=\n\n)|(?<=[.!?]\s)|(?<=[.!?]\s\s))(?=\S)"),
-    re.compile(r"(?<=\n)(?=\S)"),
-)  # sentences, lines
 CAPTURE = ("resid_pre.0", "resid_post")
 Turn = Callable[[], None]
 
@@ -82,54 +74,9 @@ class Page:
 
 
 def draw(loaded: Loaded, source: Source, *, n: int, length: int, seed: int) -> tuple[Prompt, ...]:
-    """n windows of a text, `length` tokens each; the same for the same seed.
-
-    A window begins where a sentence does, or else a line; it runs over no other window, and its text, when typed, reads as
-    the same tokens. A text without n of that length gives shorter ones (4 tokens and more), and perhaps fewer.
-
-    Raises:
-        EmptyCorpus: not one. CorpusError: the text cannot be used.
-    """
-    pool = list(_pool(texts(source)))
-    chance = random.Random(seed)
-    length = min(length, loaded.model.context)
-    found: dict[tuple[int, int], Prompt] = {}
-    for least, start in product((length, LEAST), STARTS):
-        places = [(i, match.start()) for i, text in enumerate(pool) for match in start.finditer(text)]
-        chance.shuffle(places)
-        for place in places:
-            if len(found) == n:
-                break
-            if not _overlaps(place, found) and (prompt := _window(loaded, pool, place, length, least)):
-                found[place] = prompt
-    if not found:
-        raise EmptyCorpus(f"the text gave no prompt of {LEAST} tokens or more", fix="give longer texts")
-    return tuple(found.values())
-
-
-def _pool(parts: Iterable[str]) -> Iterator[str]:
-    left = POOL
-    for text in parts:
-        yield text[:left]
-        left -= len(text)
-        if left <= 0:
-            return
-
-
-def _overlaps(place: tuple[int, int], found: dict[tuple[int, int], Prompt]) -> bool:
-    i, at = place
-    return any(i == j and at < start + len(p.text) and start < at + len(p.text) for (j, start), p in found.items())
-
-
-def _window(loaded: Loaded, pool: Sequence[str], place: tuple[int, int], length: int, least: int) -> Prompt | None:
-    """The prompt that begins at a place of the text, if it is long enough and types as the same tokens."""
-    i, at = place
-    ids = loaded.model._encode(pool[i][at : at + WIDEST_TOKEN * length], None)[:length]
-    if len(ids) < least:
-        return None
-    text = loaded.model.text(ids)
-    prompt = loaded.prompt(text) if text.strip() else None
-    return prompt if prompt is not None and prompt.ids == tuple(ids) else None
+    """n windows of a text, as `draw_prompts` has them. Raises EmptyCorpus, CorpusError."""
+    drawn = draw_prompts(loaded.model, source, n, length=length, seed=seed)
+    return tuple(loaded.prompt(text) for text in drawn.texts or ())
 
 
 def record(loaded: Loaded, prompts: Sequence[Prompt], *, turn: Turn) -> tuple[Recorded, ...]:

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from residscope.corpus.text import Source
+from residscope.declared import shorten
 from residscope.errors import Cancelled, NotFound
-from residscope.session import build, prompt_page
+from residscope.session import prompt_page
 from residscope.session.loaded import Loaded
 from residscope.session.mixing import dictionary_of
 from residscope.session.prompt_page import PAGE_BYTES, Page, Recorded
 from residscope.session.session import Session
-from residscope.session.specs import shorten
 from residscope.session.state import Prompt
+from residscope.session.world import need_model
 
 MOST_PAGES = 3
 PAUSE = 0.01  # seconds between two looks at whether the live run is done
@@ -124,4 +125,4 @@ class PromptPages:
             time.sleep(PAUSE)
 
     def _loaded(self) -> Loaded:
-        return build.need_model(self._session.state.model)
+        return need_model(self._session.state.model)

@@ -7,13 +7,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from residscope.directions import Direction, logit_diff
-from residscope.session.build import resolve
+from residscope.fields.directions import AnyDirection, LogitDiffRef, MixRef, PcaRef, SavedRef
 from residscope.session.dictionaries import describe_row, fitted_on, in_stream
 from residscope.session.loaded import Loaded
-from residscope.session.mixing import Directions, Term, one_dictionary, terms_of
-from residscope.session.specs import DirectionRef, LogitDiffRef, MixRef, PcaRef, SavedRef
+from residscope.session.mixing import Term, one_dictionary, terms_of
 from residscope.session.state import Metric
 from residscope.session.wire import finite
+from residscope.session.world import SessionWorld
 
 POLES = 5
 THROUGH = "read through the final norm at every layer: exact at the last, a lens before it."
@@ -53,9 +53,9 @@ def describe_dictionary(loaded: Loaded, id: str, metric: Metric | None) -> dict[
     }
 
 
-def describe(ref: DirectionRef, loaded: Loaded, saved: Directions, metric: Metric | None) -> dict[str, Any]:
+def describe(ref: AnyDirection, world: SessionWorld) -> dict[str, Any]:
     """`POST api/directions/read` of the wire."""
-    direction = resolve(ref, loaded, saved)
+    loaded, metric, direction = world.loaded, world.shown, world.direction(ref)
     fits = in_stream(loaded.model.sites.parse(direction.site))
     read = direction.read.float()[None]
     return {
@@ -69,7 +69,7 @@ def describe(ref: DirectionRef, loaded: Loaded, saved: Directions, metric: Metri
     }
 
 
-def _about(ref: DirectionRef, direction: Direction, loaded: Loaded) -> str:
+def _about(ref: AnyDirection, direction: Direction, loaded: Loaded) -> str:
     """The direction in plain words: what it is, what it was fitted on, what its zero is."""
     if isinstance(ref, PcaRef | MixRef):
         return _about_mix(terms_of(ref), direction, loaded)
@@ -100,7 +100,7 @@ def _about_mix(terms: list[Term], direction: Direction, loaded: Loaded) -> str:
     return f"{names[0]} of {one.place}{fitted}. {ZERO[direction.space]}"
 
 
-def _variance(ref: DirectionRef, loaded: Loaded) -> float | None:
+def _variance(ref: AnyDirection, loaded: Loaded) -> float | None:
     """The share of the variance along a mix of uncorrelated components: sum_i w_i^2 share_i / |w|^2."""
     if not isinstance(ref, PcaRef | MixRef):
         return None

@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from residscope.declared import EditSpec
 from residscope.directions import Direction
 from residscope.engine.model import Model
 from residscope.errors import Cancelled, explain
 from residscope.methods.blind_contexts import Context, contexts
-from residscope.session import build, compute, fill
+from residscope.session import compute, fill
 from residscope.session.compute import Elsewhere, Held, Kept
 from residscope.session.dictionaries import in_stream
 from residscope.session.evidence import EvidenceJobs
@@ -27,10 +28,11 @@ from residscope.session.probe_views import describe_probe
 from residscope.session.read import describe, describe_dictionary
 from residscope.session.saved import SavedPrompts
 from residscope.session.settle import finished, settle, with_model
-from residscope.session.specs import EditSpec, parse_ref
+from residscope.session.stack import parse_ref
 from residscope.session.state import Prompt, Run, RunKey, Saved, State, run_key
 from residscope.session.wire import changed, to_wire, top
 from residscope.session.worker import Worker
+from residscope.session.world import find_probe, need_model
 
 Listener = Callable[[int, dict[str, Any]], None]
 Loader = Callable[..., Any]
@@ -147,7 +149,7 @@ class Session:
     def coef(self, run: str, *, dictionary: str) -> bytes:
         """A run's rows in the coordinates of a dictionary, or of a saved direction, `saved:NAME`. Raises NotFound."""
         state = self._state
-        found, loaded = find_run(state, run), build.need_model(state.model)
+        found, loaded = find_run(state, run), need_model(state.model)
         known = dictionary_of(dictionary, loaded, state.directions)
         site = loaded.model.sites.parse(known.site)
         if in_stream(site):
@@ -157,7 +159,7 @@ class Session:
     def gram(self, of: Sequence[str]) -> dict[str, Any]:
         """Inner products of the read vectors of dictionaries, by id, and of saved directions, `saved:NAME`."""
         state = self._state
-        return compute.gram([(name, reads(name, build.need_model(state.model), state.directions)) for name in of])
+        return compute.gram([(name, reads(name, need_model(state.model), state.directions)) for name in of])
 
     def logits(self, run: str, *, positive: int, negative: int) -> bytes:
         held, loaded = self._held(run)
@@ -177,7 +179,7 @@ class Session:
 
     def read(self, ref: Any) -> dict[str, Any]:
         parsed, state = parse_ref(ref), self._state
-        return describe(parsed, self._loaded(), state.directions, state.metric)
+        return describe(parsed, state.world())
 
     def import_direction(self, data: bytes) -> dict[str, Any]:
         """Take in a direction from safetensors bytes; answers the reference to it."""
@@ -187,7 +189,7 @@ class Session:
         return {"kind": "saved", "name": name}
 
     def probe(self, name: str) -> dict[str, Any]:
-        return describe_probe(build.find_probe(name, self._state.probes))
+        return describe_probe(find_probe(name, self._state.probes))
 
     def probe_reading(self, name: str, *, run: str, pos: int, named: bool = False) -> dict[str, Any]:
         return self._probes.reading(self._state, name, run=run, pos=pos, named=named)
@@ -204,8 +206,7 @@ class Session:
     def resolve(self, ref: Any) -> tuple[Direction, Model]:
         """The direction that a reference names, and the model it is one of."""
         state = self._state
-        loaded = build.need_model(state.model)
-        return build.resolve(parse_ref(ref), loaded, state.directions), loaded.model
+        return state.world().direction(parse_ref(ref)), need_model(state.model).model
 
     def blind_contexts(self, direction: Direction, *, seed: int) -> tuple[Context, ...]:
         """Held-out contexts for a blind test of a direction of the loaded model.
@@ -314,12 +315,12 @@ class Session:
             self._commit(replace(self._state, status=replace(self._state.status, **fields)))
 
     def _loaded(self) -> Loaded:
-        return build.need_model(self._state.model)
+        return need_model(self._state.model)
 
     def _held(self, run: str) -> tuple[Held, Loaded]:
         state = self._state
         found = find_run(state, run)
-        loaded = build.need_model(state.model)
+        loaded = need_model(state.model)
         return self._result(loaded, found.prompt, found.active, state)[0], loaded
 
     def _result(
@@ -331,7 +332,7 @@ class Session:
             held = self._kept.get(key)
         if held is not None:
             return held, None
-        held = compute.forward(loaded, prompt, active, state.named)
+        held = compute.forward(state.world(), prompt, active)
         with self._lock:
             if self._state.model is not None and loaded.model is self._state.model.model:
                 self._kept.put(key, held)
@@ -343,7 +344,7 @@ class Session:
         with self._lock:
             held = self._aside.get(key)
         if held is None:
-            held = compute.elsewhere(loaded, run.prompt, run.active, state.named, site=site, head=head)
+            held = compute.elsewhere(state.world(), run.prompt, run.active, site=site, head=head)
             with self._lock:
                 if self._state.model is not None and loaded.model is self._state.model.model:
                     self._aside.put(key, held)

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from residscope.declared import EditSpec
 from residscope.errors import ResidscopeError
-from residscope.session import build
 from residscope.session.compute import TOP, Held, top_tokens
 from residscope.session.inert import find_inert
 from residscope.session.loaded import Loaded
-from residscope.session.specs import EditSpec
+from residscope.session.stack import check, place
 from residscope.session.state import MOST_RUNS, Metric, Prompt, Run, Saved, State, Tok, run_key
 
 EXAMPLE = "When John and Mary went to the store, John gave a bottle of milk to"
@@ -118,10 +118,14 @@ def with_model(state: State, loaded: Loaded) -> State:
 
 
 def _judge_edits(state: State, loaded: Loaded, prompt: Prompt) -> State:
-    judged = {str(s.id): build.check(s, loaded, state.named, prompt) for s in state.edits}
-    problems = {id: problem for id, (_, problem) in judged.items() if problem is not None}
-    state = replace(state, labels={id: label for id, (label, _) in judged.items()}, problems=problems)
-    return replace(state, inert=find_inert(state.active, loaded.model.sites, n_pos=len(prompt.tokens)))
+    world, n_pos = state.world(), len(prompt.tokens)
+    judged = {str(s.id): check(s, world, n_pos) for s in state.edits}
+    problems = {id: problem for id, (_, _, problem) in judged.items() if problem is not None}
+    state = replace(state, labels={id: label for id, (label, _, _) in judged.items()}, problems=problems)
+    active = [(str(spec.id), judged[str(spec.id)][1]) for spec in state.active]
+    table = loaded.model.sites
+    at = {id: place(edit, table) for id, (_, edit, _) in judged.items() if edit is not None}
+    return replace(state, inert=find_inert(active, table, n_pos=n_pos), at=at)
 
 
 def _enter(state: State, active: tuple[EditSpec, ...], held: Held, role: str) -> State:

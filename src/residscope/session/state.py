@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from residscope.session.specs import EditSpec, ProbeRecipe
+from residscope.declared import EditSpec
+from residscope.fields.base import Spec
+from residscope.fields.prompts import ProbeData
 
 if TYPE_CHECKING:
     from residscope.directions import Direction
     from residscope.session.loaded import Loaded
     from residscope.session.probes import Fitted
+    from residscope.session.world import SessionWorld
 
 MOST_RUNS = 50
 MOST_UNDO = 100
@@ -23,14 +26,24 @@ class Tok:
     text: str
 
 
+class ProbeRecipe(Spec):
+    """All that a probe depends on, beside the model."""
+
+    data: ProbeData
+    site: str
+    position: str
+    label: str
+
+
 @dataclass(frozen=True)
 class Prompt:
-    """A text as typed, and the tokens the model reads."""
+    """A text as typed, and the tokens the model reads. names: of positions, where it is one of a task's prompts."""
 
     text: str
     bos: bool | None
     tokens: tuple[Tok, ...]
     begins: bool
+    names: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -137,14 +150,6 @@ class Gathering:
 
 
 @dataclass(frozen=True)
-class Named:
-    """What edits refer to by name."""
-
-    directions: Mapping[str, "Direction"] = field(default_factory=dict)
-    probes: Mapping[str, "Fitted"] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class State:
     """Everything the page shows. `version` counts what is to be computed; results carry the version they answer."""
 
@@ -158,6 +163,7 @@ class State:
     labels: Mapping[str, str] = field(default_factory=dict)
     problems: Mapping[str, str] = field(default_factory=dict)
     inert: Mapping[str, str] = field(default_factory=dict)
+    at: Mapping[str, tuple[int | None, int | None]] = field(default_factory=dict)
     without: Mapping[str, Tensor] = field(default_factory=dict)
     past: tuple[tuple[EditSpec, ...], ...] = ()
     future: tuple[tuple[EditSpec, ...], ...] = ()
@@ -175,9 +181,13 @@ class State:
     evidence: Gathering | None = None
     notices: tuple[str, ...] = ()
 
-    @property
-    def named(self) -> Named:
-        return Named(self.directions, self.probes)
+    def world(self) -> "SessionWorld":
+        """What plain values mean here. Raises ModelNotFound."""
+        from residscope.session.world import SessionWorld, need_model
+
+        return SessionWorld(
+            need_model(self.model), self.prompt, self.metric, self.directions, self.probes, self.runs, self.active
+        )
 
     @property
     def active(self) -> tuple[EditSpec, ...]:

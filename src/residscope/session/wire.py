@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from residscope.session.specs import EditSpec, FileData, ProbeData
+from residscope.declared import EditSpec
+from residscope.fields.prompts import ProbeData
+from residscope.fields.tasks import FileData
+from residscope.session.stack import kind_of
 from residscope.session.state import Gathering, Metric, Probing, Prompt, Run, State, Tok
 
 if TYPE_CHECKING:
     from residscope.session.probes import Fitted
-
-GLYPHS = {"ablate": "✕", "scale": "×", "steer": "→", "project_out": "⊥", "freeze": "❄", "lrqp": "⇥", "set_concept": "⇥"}
 
 
 def to_wire(state: State) -> dict[str, Any]:
@@ -118,9 +119,13 @@ def _data(data: ProbeData) -> dict[str, Any]:
 
 def _edit(spec: EditSpec, state: State) -> dict[str, Any]:
     id = str(spec.id)
+    layer, pos = state.at.get(id, (None, None))
     return spec.model_dump(mode="json") | {
-        "label": state.labels.get(id, f"{spec.kind} {spec.site}"),
-        "glyph": GLYPHS[spec.kind],
+        "label": state.labels.get(id, spec.kind),
+        "glyph": kind_of(spec).glyph,
+        "beside": kind_of(spec).beside(spec),
+        "slider": kind_of(spec).strength(spec),
+        "at": {"layer": layer, "pos": pos},
         "delta": _delta(id, state),
         "inert": state.inert.get(id),
         "error": state.problems.get(id),

@@ -1,0 +1,75 @@
+"""Prompts drawn from a text: windows that begin where a sentence does."""
+
+import random
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
+
+from residscope.corpus.text import Source, called, texts
+from residscope.engine.model import Model
+from residscope.errors import EmptyCorpus
+from residscope.model.prompts import PromptSet
+
+POOL = 4_000_000  # characters: of a longer text, windows come from its beginning
+WIDEST_TOKEN = 16  # characters a token takes at most, on the average over a window
+LEAST = 4  # tokens of a prompt worth showing, where the text has no longer ones
+STARTS = (
+    re.compile(r"(?:\A|(?<=\n\n)|(?<=[.!?]\s)|(?<=[.!?]\s\s))(?=\S)"),
+    re.compile(r"(?<=\n)(?=\S)"),
+)  # sentences, lines
+Window = tuple[str, tuple[int, ...]]
+
+
+def draw_prompts(model: Model, text: Source, n: int = 24, *, length: int = 40, seed: int = 0) -> PromptSet:
+    """n windows of a text, `length` tokens each; the same for the same seed.
+
+    A window begins where a sentence does, or else a line; it runs over no other window, and its text, when typed, reads as
+    the same tokens. A text without n of that length gives shorter ones (4 tokens and more), and perhaps fewer.
+
+    Raises:
+        EmptyCorpus: not one. CorpusError: the text cannot be used.
+    """
+    pool = list(_pool(texts(text)))
+    chance = random.Random(seed)
+    length = min(length, model.context)
+    drawn: dict[tuple[int, int], Window] = {}
+    for least, start in product((length, LEAST), STARTS):
+        places = [(i, match.start()) for i, part in enumerate(pool) for match in start.finditer(part)]
+        chance.shuffle(places)
+        for place in places:
+            if len(drawn) == n:
+                break
+            if not _overlaps(place, drawn) and (window := _window(model, pool, place, length, least)):
+                drawn[place] = window
+    if not drawn:
+        raise EmptyCorpus(f"the text gave no prompt of {LEAST} tokens or more", fix="give longer texts")
+    windows = drawn.values()
+    return PromptSet(tuple(ids for _, ids in windows), texts=tuple(words for words, _ in windows), name=called(text))
+
+
+def _pool(parts: Iterable[str]) -> Iterator[str]:
+    left = POOL
+    for text in parts:
+        yield text[:left]
+        left -= len(text)
+        if left <= 0:
+            return
+
+
+def _overlaps(place: tuple[int, int], drawn: dict[tuple[int, int], Window]) -> bool:
+    i, at = place
+    return any(
+        i == j and at < start + len(words) and start < at + len(words) for (j, start), (words, _) in drawn.items()
+    )
+
+
+def _window(model: Model, pool: Sequence[str], place: tuple[int, int], length: int, least: int) -> Window | None:
+    """The window that begins at a place of the text, if it is long enough and types as the same tokens."""
+    i, at = place
+    ids = model._encode(pool[i][at : at + WIDEST_TOKEN * length], None)[:length]
+    if len(ids) < least:
+        return None
+    text = model.text(ids)
+    if not text.strip() or model.tokens(text)[0].tolist() != ids:
+        return None
+    return text, tuple(ids)

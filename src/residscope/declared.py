@@ -1,0 +1,287 @@
+"""Declarations: a function, what a person is asked for to call it, and all that follows from that for every door.
+
+    @edit(title="Scale", glyph="×")
+    def scale(site: Annotated[str, fields.site()], factor: Annotated[float, fields.number(strength=True)], ...) -> Scale: ...
+
+An argument whose annotation carries no field is for Python alone.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel, TypeAdapter, ValidationError, create_model
+from pydantic import Field as Bounds
+
+from residscope.errors import BadArguments, BadEdit, ResidscopeError
+from residscope.fields.base import Field, Spec, World, Writer
+
+F = TypeVar("F", bound=Callable[..., Any])
+PUBLIC = (
+    "residscope.edits",
+    "residscope.methods.concepts",
+    "residscope.directions",
+    "residscope.tasks",
+    "residscope.corpus",
+)
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a function: its field, and its default (`Argument.required`: it has none)."""
+
+    name: str
+    field: Field
+    default: Any
+
+    required: ClassVar[Any] = inspect.Parameter.empty
+
+    @property
+    def wire(self) -> str:
+        """What the wire calls it."""
+        return self.field.name or self.name
+
+    @property
+    def title(self) -> str:
+        return self.field.title or self.name.replace("_", " ")
+
+
+@dataclass(frozen=True, eq=False)
+class Declared:
+    """A function with a name that every door knows."""
+
+    id: str
+    title: str
+    function: Callable[..., Any]
+
+    refusal: ClassVar[type[ResidscopeError]] = BadArguments
+    base: ClassVar[type[Spec]] = Spec
+
+    @cached_property
+    def arguments(self) -> tuple[Argument, ...]:
+        """What a person is asked for, in order."""
+        hints = get_type_hints(self.function, include_extras=True)
+        arguments: list[Argument] = []
+        for name, parameter in inspect.signature(self.function).parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                several = get_type_hints(get_args(hints[name])[0], include_extras=True) if name in hints else {}
+                arguments += [Argument(key, field, None) for key, hint in several.items() if (field := _field_of(hint))]
+            elif field := _field_of(hints.get(name)):
+                arguments.append(Argument(name, field, parameter.default))
+        return tuple(arguments)
+
+    @cached_property
+    def shape(self) -> type[Spec]:
+        """The plain arguments, as pydantic checks them."""
+        parts: dict[str, Any] = {}
+        for argument in self.arguments:
+            kind, default = argument.field.type(), argument.default
+            about: dict[str, Any] = {"title": argument.title, "description": argument.field.help or None}
+            about["json_schema_extra"] = {"kind": argument.field.kind, "argument": argument.name} | self._hints(
+                argument
+            )
+            if default is Argument.required:
+                parts[argument.wire] = (kind, Bounds(..., **about))
+            else:
+                default = [*default] if isinstance(default, tuple) and default else default
+                default = None if default == () else default
+                parts[argument.wire] = (kind if default is not None else kind | None, Bounds(default, **about))
+        return create_model(self.id, __base__=self.base, **self._extra(), **parts)
+
+    def _extra(self) -> dict[str, Any]:
+        return {}
+
+    def _hints(self, argument: Argument) -> dict[str, Any]:
+        said = {"when": argument.field.when, "unless": argument.field.unless}
+        return argument.field.hints() | {name: list(value) for name, value in said.items() if value}
+
+    @cached_property
+    def _adapter(self) -> TypeAdapter[Spec]:
+        return TypeAdapter(self.shape)
+
+    def check(self, raw: Any, *, where: str = "") -> Spec:
+        """Plain arguments, checked. Raises BadArguments (of an edit, BadEdit) with what came and what is taken."""
+        try:
+            return self._adapter.validate_python(raw)
+        except ValidationError as error:
+            raise self.refusal(
+                f"{where or f'the arguments of {self.id}'} does not parse: {reasons(error)}"
+                if where else f"the arguments of {self.id} do not parse: {reasons(error)}",
+                received=shorten(raw), allowed=self._allowed(),
+            ) from None  # fmt: skip
+
+    def _allowed(self) -> str:
+        return ", ".join(
+            f"{a.wire}{'' if a.default is Argument.required else ' (may be left out)'}" for a in self.arguments
+        )
+
+    def said(self, plain: Spec) -> dict[str, Any]:
+        """The arguments that differ from what is taken unless said, by argument."""
+        values: dict[str, Any] = {}
+        for argument in self.arguments:
+            value, default = getattr(plain, argument.wire), argument.default
+            value = argument.field.unsaid(plain) if value is None else value
+            if default is Argument.required or not (value is None or _same(value, default)):
+                values[argument.name] = value
+        return values
+
+    def resolved(self, plain: Spec, world: World) -> dict[str, Any]:
+        """What the function is to be given, without the model. Raises what the fields do."""
+        by_name = {argument.name: argument.field for argument in self.arguments}
+        return {name: by_name[name].resolve(value, world) for name, value in self.said(plain).items()}
+
+    def code(self, plain: Spec, writer: Writer, *first: str) -> str:
+        """The call as Python; `first` are expressions that come before, such as `model`."""
+        positional, named = [*first], []
+        by_name = {argument.name: argument for argument in self.arguments}
+        for name, value in self.said(plain).items():
+            argument = by_name[name]
+            expression = argument.field.code(value, writer)
+            if argument.default is Argument.required and not self._keyword_only(name):
+                positional.append(expression)
+            else:
+                named.append(f"{name}={expression}")
+        return f"{self._expression(writer)}({', '.join([*positional, *named])})"
+
+    def _keyword_only(self, name: str) -> bool:
+        parameter = inspect.signature(self.function).parameters.get(name)
+        return parameter is None or parameter.kind is parameter.KEYWORD_ONLY
+
+    def _expression(self, writer: Writer) -> str:
+        """The function as the copied lines call it."""
+        name, module = self.function.__name__, self.function.__module__
+        import residscope
+
+        if module.startswith("residscope.edits."):
+            return f"edits.{name}"
+        if module == "residscope.methods.concepts":
+            return f"rs.concepts.{name}"
+        if name in residscope.__all__:
+            return f"rs.{name}"
+        writer.need(f"from {module} import {name}")
+        return name
+
+    def schema(self) -> dict[str, Any]:
+        """What a form is drawn from: JSON Schema, each property with the `kind` of its field."""
+        schema = self.shape.model_json_schema()
+        about = (inspect.getdoc(self.function) or "").split("\n\n")[0].replace("\n", " ")
+        return schema | {"id": self.id, "title": self.title, "about": about}
+
+
+def _field_of(hint: Any) -> Field | None:
+    if get_origin(hint) is not Annotated:
+        return None
+    return next((part for part in get_args(hint)[1:] if isinstance(part, Field)), None)
+
+
+def _same(value: Any, default: Any) -> bool:
+    return bool(type(value) is type(default) and value == default) or (
+        isinstance(value, float | int) and isinstance(default, float | int) and value == default
+    )
+
+
+# ── edits ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class EditSpec(Spec):
+    """An edit as the wire says it, not yet tied to a model: its kind, and what that kind takes."""
+
+    id: str | None = Bounds(default=None, max_length=64)
+    enabled: bool = True
+    kind: str
+
+
+@dataclass(frozen=True, eq=False)
+class EditKind(Declared):
+    """A function that makes edits. says: what stands beside the label, in words that may name its arguments: `to {to}`.
+
+    former: kinds of version 0.1 that were this one.
+    """
+
+    glyph: str = "·"
+    says: str = ""
+
+    refusal: ClassVar[type[ResidscopeError]] = BadEdit
+    base: ClassVar[type[Spec]] = EditSpec
+
+    def _extra(self) -> dict[str, Any]:
+        return {"kind": (Literal[self.id], ...)}
+
+    def make(self, plain: EditSpec, world: World) -> Any:
+        """The edit. Raises what its fields and the edit itself refuse."""
+        return self.function(**self.resolved(plain, world))
+
+    def strength(self, plain: EditSpec) -> dict[str, Any] | None:
+        """The one number that a person turns, and between what; None where there is none."""
+        schema = self.shape.model_json_schema()["properties"]
+        for argument in self.arguments:
+            hints = schema[argument.wire]
+            value = getattr(plain, argument.wire)
+            if "strength" not in hints or value is None or not argument.field.applies(plain):
+                continue
+            others = [other for other in hints["strength_where"] if _holds(other["where"], plain)]
+            slider = {**hints["strength"], **(others[0] if others else {})}
+            low, high = min(slider["min"], value), max(slider["max"], value)
+            if slider["min"] == -slider["max"]:
+                low, high = min(low, -high), max(high, -low)
+            return {
+                "name": argument.wire, "value": value, "min": low, "max": high, "step": slider["step"], "unit": slider["unit"],
+            }  # fmt: skip
+        return None
+
+    def beside(self, plain: EditSpec) -> str:
+        """Where it acts, or what it does, in a few words beside its label."""
+        if self.says:
+            return self.says.format_map({a.wire: _short(getattr(plain, a.wire)) for a in self.arguments})
+        parts = [
+            f"{argument.title} {_listed(value)}"
+            for argument in self.arguments
+            if argument.field.kind == "heads" and (value := getattr(plain, argument.wire)) is not None
+        ]
+        pos = getattr(plain, "pos", None)
+        return " · ".join([*parts, "all pos" if pos is None else f"pos {_listed(pos)}"])
+
+
+def _holds(where: Mapping[str, Any], plain: Any) -> bool:
+    return all(getattr(plain, name, None) == value for name, value in where.items())
+
+
+def _listed(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, BaseModel):
+        parts = [v for k, v in value.model_dump().items() if k != "kind" and isinstance(v, str)]
+        return shorten(" ".join(parts), limit=60).strip("'\"")
+    return _listed(value)
+
+
+EDITS: dict[str, EditKind] = {}
+
+
+def edit(id: str = "", *, title: str, glyph: str = "·", says: str = "") -> Callable[[F], F]:
+    """Declare a function that makes edits; its name is its id unless said."""
+
+    def declare(function: F) -> F:
+        kind = EditKind(id or function.__name__, title, function, glyph, says)
+        EDITS[kind.id] = kind
+        return function
+
+    return declare
+
+
+# ── words ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def reasons(error: ValidationError) -> str:
+    """What pydantic found, in one line."""
+    several = [(".".join(map(str, item["loc"])), item["msg"]) for item in error.errors(include_url=False)[:4]]
+    return "; ".join(f"{place}: {message}" if place else message for place, message in several)
+
+
+def shorten(raw: Any, *, limit: int = 200) -> str:
+    text = repr(raw)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,113 @@
+"""Prompts: the live one, typed ones, a task's, those drawn from a text, or a set that has a name here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator
+from pydantic import Field as Bounds
+
+from residscope.fields.base import Field, Spec, World, Writer
+from residscope.fields.tasks import FileData, TaskData
+from residscope.fields.texts import TextRef
+
+MOST_TEXT = 1 << 20
+Text = Annotated[str, Bounds(min_length=1, max_length=MOST_TEXT)]
+
+
+class LivePrompt(Spec):
+    """The prompt on the page."""
+
+    kind: Literal["live"]
+
+
+class TypedPrompts(Spec):
+    kind: Literal["typed"]
+    texts: list[Text] = Bounds(min_length=1, max_length=10_000)
+    bos: bool | None = None
+
+
+class DrawnPrompts(Spec):
+    """n windows of a text, `length` tokens each."""
+
+    kind: Literal["drawn"]
+    text: TextRef
+    n: int = Bounds(default=24, ge=1, le=2000)
+    length: int = Bounds(default=40, ge=4, le=4096)
+    seed: int = Bounds(default=0, ge=0, lt=1 << 32)
+
+
+class NamedPrompts(Spec):
+    """A set of prompts of the shelf."""
+
+    kind: Literal["item"]
+    name: str = Bounds(min_length=1, max_length=200)
+
+
+def _typed(value: Any) -> Any:
+    return {"kind": "typed", "texts": [value]} if isinstance(value, str) else value
+
+
+OnePrompt = Annotated[
+    Annotated[LivePrompt | TypedPrompts, Bounds(discriminator="kind")],
+    BeforeValidator(_typed),
+]
+SeveralPrompts = Annotated[
+    Annotated[
+        LivePrompt | TypedPrompts | TaskData | FileData | DrawnPrompts | NamedPrompts, Bounds(discriminator="kind")
+    ],
+    BeforeValidator(_typed),
+]
+ProbeData = Annotated[TaskData | FileData, Bounds(discriminator="kind")]
+LabelledPrompts = Annotated[TaskData | FileData | NamedPrompts, Bounds(discriminator="kind")]
+
+
+def read_prompts(words: str) -> dict[str, Any]:
+    """A prompt as typed; `task:ioi,n=50,seed=1`; or a .csv, .tsv or .jsonl file of labelled prompts."""
+    if words.startswith("task:"):
+        name, *options = words.removeprefix("task:").split(",")
+        told: dict[str, Any] = {"kind": "task", "task": name.strip()}
+        for option in options:
+            key, _, value = option.partition("=")
+            told[key.strip()] = value.strip() == "true" if key.strip() == "prefixes" else int(value)
+        return told
+    path = Path(words).expanduser()
+    if path.suffix in (".csv", ".tsv", ".jsonl") and path.is_file():
+        return {"kind": "file", "name": path.name, "text": path.read_text(encoding="utf-8")}
+    return {"kind": "typed", "texts": [words]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptsField(Field):
+    """Prompts as `model.run` takes them. one: a single prompt. labelled: with labels and named positions, as a probe needs.
+
+    live: the prompt on the page stands where none is given.
+    """
+
+    one: bool = False
+    labelled: bool = False
+    live: bool = False
+    kind: ClassVar[str] = "prompts"
+
+    def type(self) -> Any:
+        return LabelledPrompts if self.labelled else OnePrompt if self.one else SeveralPrompts
+
+    def hints(self) -> dict[str, Any]:
+        return {"one": self.one, "labelled": self.labelled}
+
+    def unsaid(self, plain: Any) -> Any:
+        return LivePrompt(kind="live") if self.live and self.applies(plain) else None
+
+    def resolve(self, value: Any, world: World) -> Any:
+        return world.prompts(value)
+
+    def code(self, value: Any, writer: Writer) -> str:
+        return writer.prompts(value)
+
+    def read(self, words: Sequence[str]) -> Any:
+        return read_prompts(words[0])
+
+    @property
+    def example(self) -> str:
+        return "task:ioi,n=50" if self.labelled else "PROMPT"

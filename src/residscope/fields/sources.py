@@ -1,0 +1,66 @@
+"""Where a value is taken from: another prompt, a run of the history, a saved recording."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator
+from pydantic import Field as Bounds
+
+from residscope.fields.base import Field, Spec, World, Writer
+from residscope.fields.prompts import Text
+
+
+class PromptSource(Spec):
+    """A run of another prompt, unedited unless said."""
+
+    kind: Literal["prompt"]
+    text: Text
+    bos: bool | None = None
+    edits: list[dict[str, Any]] = Bounds(default=[], max_length=200)
+
+
+class RunSource(Spec):
+    """A run of the history, with its edits."""
+
+    kind: Literal["run"]
+    run: str = Bounds(min_length=1, max_length=64)
+
+
+class ItemSource(Spec):
+    """A recording of the shelf."""
+
+    kind: Literal["item"]
+    name: str = Bounds(min_length=1, max_length=200)
+
+
+def _prompt(value: Any) -> Any:
+    return {"kind": "prompt", "text": value} if isinstance(value, str) else value
+
+
+SourceRef = Annotated[
+    Annotated[PromptSource | RunSource | ItemSource, Bounds(discriminator="kind")], BeforeValidator(_prompt)
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceField(Field):
+    """Another run: its values are put into this one."""
+
+    kind: ClassVar[str] = "source"
+
+    def type(self) -> Any:
+        return SourceRef
+
+    def resolve(self, value: Any, world: World) -> Any:
+        return world.source(value)
+
+    def code(self, value: Any, writer: Writer) -> str:
+        return writer.source(value)
+
+    def read(self, words: Sequence[str]) -> Any:
+        return {"kind": "prompt", "text": words[0]}
+
+    @property
+    def example(self) -> str:
+        return "PROMPT"
