@@ -12,7 +12,7 @@ from torch import Tensor
 from residscope.edits.base import KINDS, WHERE, BaseEdit, whole_numbers
 from residscope.endings import check_ending
 from residscope.engine.protocols import Edit
-from residscope.errors import BadEdit, NotPlain
+from residscope.errors import BadEdit, NotPlain, ResidscopeError
 from residscope.files import replace_whole, unshared
 from residscope.plain import FORMS, Form, field_from_plain
 
@@ -115,7 +115,7 @@ def load(path: str | Path) -> tuple[BaseEdit, ...]:
         return from_json(text, tensors)
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise BadEdit(f"{path} holds no edits", received=str(error), allowed="a file from edits.save") from None
-    except BadEdit as error:
+    except ResidscopeError as error:  # also of the parts: a site, a direction
         raise BadEdit(
             f"{path}: {error.failed}", received=error.received, allowed=error.allowed, fix=error.fix
         ) from None

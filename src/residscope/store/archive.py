@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,18 @@ from residscope.store.tables import Base
 FORMAT = "residscope-library-1"
 ROWS_AT_ONCE = 500
 AGAIN = "take another backup"
+# what reading a zip raises where a bit of it has changed; RuntimeError: it then says that it is encrypted
+UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    KeyError,
+    ValueError,
+    TypeError,
+    OSError,
+    NotImplementedError,
+    EOFError,
+    RuntimeError,
+)
 
 
 @dataclass(frozen=True)
@@ -87,7 +100,7 @@ def restore(database: Database, path: str | Path) -> Archive:
                 migrate.upgrade(connection, found.revision)
                 _fill(connection, database, archive)
                 migrate.upgrade(connection)
-    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, OSError, NotImplementedError, EOFError) as error:
+    except UNREADABLE as error:
         raise _damaged(path, str(error) or type(error).__name__) from error
     return found
 
