@@ -15,7 +15,7 @@ from residscope.session import Session, compute, prompt_page
 from residscope.session.loaded import Loaded
 from residscope.session.prompt_page import Page, draw, record
 from residscope.session.prompt_pages import PromptPages
-from residscope.session.state import Named
+from residscope.session.world import SessionWorld
 from session import worlds
 
 TEXT = [
@@ -79,7 +79,7 @@ def test_a_batch_records_what_each_prompt_gives_alone(loaded: Loaded, monkeypatc
     found = record(loaded, prompts, turn=lambda: turns.append(1))
     assert len(turns) == 3, "two of three tokens, two of twelve, and one"
     for prompt, recorded in zip(prompts, found, strict=True):
-        alone = compute.forward(loaded, prompt, (), Named())
+        alone = compute.forward(SessionWorld(loaded), prompt, ())
         assert recorded.prompt is prompt
         torch.testing.assert_close(recorded.rows, alone.rows, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(recorded.next_p, alone.next_p[:, :3], rtol=1e-4, atol=1e-5)
@@ -89,7 +89,7 @@ def test_coordinates_and_logits_are_those_of_the_run(loaded: Loaded) -> None:
     prompts = [loaded.prompt(text) for text in (OWN, "xyz")]
     page = Page("p1", record(loaded, prompts, turn=never), ())
     row, site = 2, "pca@resid_post.0"
-    runs = [compute.forward(loaded, prompt, (), Named()) for prompt in prompts]
+    runs = [compute.forward(SessionWorld(loaded), prompt, ()) for prompt in prompts]
     known = loaded.dictionary(site)
     whole = [load(compute.coef(run.rows, loaded, known)) for run in runs]
     found = load(prompt_page.coef(page, loaded, known, row, turn=never))
@@ -122,9 +122,9 @@ def test_other_places_and_spaces(loaded: Loaded, site: str, head: int | None, sp
     found = load(prompt_page.coef(page, loaded, known, row, turn=never))
     parts = []
     for prompt in prompts:
-        rows = compute.forward(loaded, prompt, (), Named()).rows
+        rows = compute.forward(SessionWorld(loaded), prompt, ()).rows
         if space != "lens":
-            rows = compute.elsewhere(loaded, prompt, (), Named(), site=site.split(".")[0], head=head).rows
+            rows = compute.elsewhere(SessionWorld(loaded), prompt, (), site=site.split(".")[0], head=head).rows
         parts.append(load(compute.coef(rows, loaded, known)))
     for name in found.keys() - {"offset", "norm"}:
         torch.testing.assert_close(found[name], torch.cat([x[name][row] for x in parts]), rtol=1e-4, atol=1e-4)

@@ -11,18 +11,10 @@ from residscope.errors import BadEdit, MalformedJSON, ResidscopeError, UnknownPo
 from residscope.fields.base import World
 from residscope.fields.directions import AnyDirection, DirectionRef
 from residscope.methods import concepts, lrqp  # noqa: F401  (they declare edits)
+from residscope.methods.concept_edit import ConceptEdit
 from residscope.model.sites import Site, SiteTable
 
-SHOWN = {
-    "label",
-    "glyph",
-    "beside",
-    "strength",
-    "at",
-    "delta",
-    "inert",
-    "error",
-}  # what the session adds when it shows an edit
+SHOWN = {"label", "glyph", "beside", "slider", "at", "delta", "inert", "error"}  # what the session adds when it shows an edit
 _REF: TypeAdapter[AnyDirection] = TypeAdapter(DirectionRef)
 
 
@@ -71,6 +63,8 @@ def make(spec: EditSpec, world: World, n_pos: int | None = None) -> Any:
         timeless = [site for site in places if not {"pos", "query"} & {*site.kind.axes}]
         if timeless:
             raise BadEdit(f"{timeless[0]} has no positions", received=f"pos={edit.pos}", fix="leave pos out")
+    if isinstance(edit, ConceptEdit):
+        _check_typed(edit)
     if places and any(argument.field.kind == "direction" for argument in kind.arguments):
         _check_head(edit, places[0], table)
     return edit
@@ -90,6 +84,17 @@ def place(edit: Any, table: SiteTable) -> tuple[int | None, int | None]:
     """The layer and the position of an edit, where it has one: of several the first."""
     layers = [site.layer for site in edit.places(table) if site.layer is not None]
     return min(layers, default=None), None if not edit.pos else edit.pos[0]
+
+
+def _check_typed(edit: ConceptEdit) -> None:
+    """An edit made from a probe, on a prompt that was typed: it has no label, and names no position."""
+    if edit.pos is None:
+        raise BadEdit(
+            "the edit sets what the probe reads at token positions", received="pos=None", allowed="positions of the prompt"
+        )
+    if edit.to in ("true", "other"):
+        allowed = ", ".join([*edit.classes, "neutral"])
+        raise BadEdit("a prompt typed by hand has no label: say the class", received=f"to={edit.to!r}", allowed=allowed)
 
 
 def _check_head(edit: Any, site: Site, table: Any) -> None:
@@ -130,6 +135,8 @@ def _parse(raw: Any, *, where: str) -> EditSpec:
             received=shorten(raw),
             allowed=f"an object with kind ({', '.join(sorted(EDITS))}), and what that kind takes",
         )
+    known = EDITS[kind].shape.model_fields
+    raw = {key: value for key, value in raw.items() if value is not None or key in known}  # 0.1 wrote "head": null to all
     spec = EDITS[kind].check(raw, where=where)
     assert isinstance(spec, EditSpec)
     return spec
