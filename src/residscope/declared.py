@@ -163,17 +163,43 @@ class Declared:
         writer.need(f"from {module} import {name}")
         return name
 
+    @property
+    def about(self) -> str:
+        """The first paragraph of its docstring."""
+        return (inspect.getdoc(self.function) or "").split("\n\n")[0].replace("\n", " ")
+
     def schema(self) -> dict[str, Any]:
-        """What a form is drawn from: JSON Schema, each property with the `kind` of its field."""
+        """What a form is drawn from: JSON Schema, each property with the `kind` of its field, which says what it may hold."""
         schema = self.shape.model_json_schema()
-        about = (inspect.getdoc(self.function) or "").split("\n\n")[0].replace("\n", " ")
-        return schema | {"id": self.id, "title": self.title, "about": about}
+        named = {argument.wire for argument in self.arguments}
+        properties = {name: _drawn(part) for name, part in schema["properties"].items() if name in named}
+        required = [name for name in schema.get("required", ()) if name in named]
+        return {
+            "id": self.id, "title": self.title, "about": self.about, "type": "object", "properties": properties,
+            "required": required,
+        }  # fmt: skip
 
 
 def _field_of(hint: Any) -> Field | None:
     if get_origin(hint) is not Annotated:
         return None
     return next((part for part in get_args(hint)[1:] if isinstance(part, Field)), None)
+
+
+REFERS = ("prompts", "source", "text", "direction", "metric", "edits", "rank_one")
+"""Kinds whose values are objects of several shapes: the page has a picker of its own for each."""
+
+
+def _drawn(part: dict[str, Any]) -> dict[str, Any]:
+    """A property without what its kind says already, and without the null that may stand for nothing."""
+    if part.get("kind") in REFERS:
+        return {
+            key: value for key, value in part.items() if key not in ("anyOf", "oneOf", "discriminator", "$ref", "items")
+        }
+    several = [option for option in part.get("anyOf", ()) if option.get("type") != "null"]
+    if len(several) == 1:
+        part = {key: value for key, value in part.items() if key != "anyOf"} | several[0]
+    return part
 
 
 def _same(value: Any, default: Any) -> bool:
@@ -195,10 +221,7 @@ class EditSpec(Spec):
 
 @dataclass(frozen=True, eq=False)
 class EditKind(Declared):
-    """A function that makes edits. says: what stands beside the label, in words that may name its arguments: `to {to}`.
-
-    former: kinds of version 0.1 that were this one.
-    """
+    """A function that makes edits. says: what stands beside the label, in words that may name its arguments: `to {to}`."""
 
     glyph: str = "·"
     says: str = ""
@@ -208,6 +231,9 @@ class EditKind(Declared):
 
     def _extra(self) -> dict[str, Any]:
         return {"kind": (Literal[self.id], ...)}
+
+    def schema(self) -> dict[str, Any]:
+        return super().schema() | {"glyph": self.glyph}
 
     def make(self, plain: EditSpec, world: World) -> Any:
         """The edit. Raises what its fields and the edit itself refuse."""

@@ -84,9 +84,9 @@ def test_dragging_a_slider_asks_the_server_for_nothing(bench: Page, traffic: Tra
 def test_an_ablation_changes_the_result_and_undo_brings_it_back(bench: Page) -> None:
     baseline = metric(bench, "a")
     bench.get_by_test_id("add-edit").click()
-    bench.get_by_test_id("edit-kind").select_option("ablate-head")
-    bench.get_by_test_id("edit-layer").fill("23")
-    bench.get_by_test_id("edit-head").fill("3")
+    bench.get_by_test_id("edit-kind").select_option("ablate")
+    bench.get_by_test_id("field-site-layer").fill("23")
+    bench.get_by_test_id("field-head").fill("3")
     bench.get_by_test_id("edit-submit").click()
     expect(bench.get_by_test_id("edits-list").locator("li")).to_have_count(1)
     expect(bench.get_by_test_id("edits-list")).to_contain_text("z.23")

@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 import residscope as rs
 from residscope.directions import Dictionary, mix, unembedding_rows
 from residscope.errors import BadEdit, DirectionError, MalformedJSON, NotFound, UnknownSite, WrongWidth, ZeroDirection
-from residscope.session import Session, compute
+from residscope.session import Session
 from session import worlds
 from session.test_fit import OTHER, TEXT, fit
 from tiny_models import tiny_llama
@@ -329,9 +329,7 @@ def test_edits_along_directions_of_any_width(rich: Session, kind: str, site: str
     assert shown["delta"] != 0
     state = rich.state
     direction, _ = rich.resolve(ref)
-    record = state.model.model.run(
-        PROMPT, [site], edits=state.world().made(state.active)
-    )
+    record = state.model.model.run(PROMPT, [site], edits=state.world().made(state.active))
     clean = state.model.model.run(PROMPT, [site])
     moved = (record[site] - clean[site])[0].float()
     own = 1 if head is None and direction.head is not None else head

@@ -6,7 +6,7 @@ import type { ShownEdit } from "../src/connect/wire";
 afterEach(cleanup);
 
 it("a strength slider asks for nothing while it moves, and once when it rests", async () => {
-  const edit = { id: "e1", kind: "scale", site: "mlp_out.4", factor: 0.5, enabled: true, label: "scale", glyph: "×", delta: null, inert: null, error: null } as ShownEdit;
+  const edit = { id: "e1", kind: "scale", site: "mlp_out.4", factor: 0.5, enabled: true, label: "scale", glyph: "×", beside: "all pos", at: { layer: 4, pos: null }, slider: { name: "factor", value: 0.5, min: -1, max: 3, step: 0.05, unit: "×" }, delta: null, inert: null, error: null } as ShownEdit;
   let accept = () => {};
   const onchange = vi.fn(() => new Promise<void>((done) => (accept = done)));
   render(EditRow, { edit, index: 0, count: 1, current: true, onchange, onremove() {}, onmove() {}, onpick() {} });

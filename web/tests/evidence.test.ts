@@ -24,6 +24,9 @@ class Fake implements Connector {
   subscribe = (listener: Listener) => ((this.listener = listener), () => {});
   intent = vi.fn(async () => null);
   retry = () => {};
+  query<T>(): Promise<T> {
+    return Promise.resolve({ edits: [] } as T);
+  }
   tensors = () => Promise.reject(new Error("none"));
   async json<T>(path: string): Promise<T> {
     this.asked.push(path);

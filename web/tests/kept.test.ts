@@ -25,7 +25,7 @@ const kinds = (edits: { kind: string }[]) => new Set(edits.map(({ kind }) => kin
 describe("the links that are kept", () => {
   it("hold every kind of edit and of direction that the page had", () => {
     expect([...kinds(full[0].shared.edits)].toSorted()).toEqual(["ablate", "freeze", "lrqp", "project_out", "scale", "set_concept", "steer"]);
-    const directions = full[0].shared.edits.flatMap((edit) => ("direction" in edit ? [edit.direction] : []));
+    const directions = full[0].shared.edits.flatMap((edit) => ("direction" in edit ? [edit.direction as { kind: string }] : []));
     expect([...kinds(directions)].toSorted()).toEqual(["logit_diff", "mix", "pca", "saved", "token"]);
     expect(full[0].shared.probes).toHaveLength(1);
   });

@@ -179,7 +179,7 @@ def _basis(vectors: Sequence[Tensor]) -> Tensor:
 
 @edit(title="Steer", glyph="→")
 def steer(
-    site: Annotated[str, fields.site()],
+    site: Annotated[str, fields.site(usual="resid_post")],
     direction: Annotated[Direction | Tensor, fields.direction()],
     strength: Annotated[
         float, fields.number(strength=True, slide=(-100, 100), step=1, by=(("unit", "sd", (-8, 8), 0.25, "σ"),))
@@ -198,7 +198,7 @@ def steer(
 
 @edit(title="Set the coordinate", glyph="=")
 def clamp(
-    site: Annotated[str, fields.site()],
+    site: Annotated[str, fields.site(usual="resid_post")],
     direction: Annotated[Direction | Tensor, fields.direction()],
     value: Annotated[float, fields.number(strength=True, slide=(-100, 100), step=1)],
     *,
@@ -216,7 +216,7 @@ def clamp(
 
 @edit(title="Project out", glyph="⊥")
 def project_out(
-    site: Annotated[str, fields.site()],
+    site: Annotated[str, fields.site(usual="resid_post")],
     directions: Annotated[
         Direction | Tensor | Sequence[Direction | Tensor], fields.direction(name="direction", several=True)
     ],

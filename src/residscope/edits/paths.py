@@ -171,8 +171,8 @@ def _read(receiver: Site, table: SiteTable) -> int:
 
 @edit(title="Patch a path", glyph="⤳", says="from {source}")
 def path(
-    sender: Annotated[str, fields.site(only=SENDERS)],
-    receiver: Annotated[str, fields.site(only=RECEIVERS)],
+    sender: Annotated[str, fields.site(only=SENDERS, usual="z")],
+    receiver: Annotated[str, fields.site(only=RECEIVERS, usual="final_norm")],
     source: Annotated[Any, fields.source()],
     *,
     sender_head: Annotated[Index, fields.heads(title="sender's head")] = None,

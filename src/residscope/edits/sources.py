@@ -273,14 +273,14 @@ def _same_dictionary(a: Dictionary | None, b: Dictionary | None) -> bool:
 
 
 @edit(title="Freeze", glyph="❄", says="at its unedited values")
-def freeze(site: Annotated[str, fields.site(groups=("norms", "patterns"))], **where: Unpack[Where]) -> Freeze:
+def freeze(site: Annotated[str, fields.site(groups=("norms", "patterns"), usual="pattern")], **where: Unpack[Where]) -> Freeze:
     """Hold a site (`"norms"` and `"patterns"`: all of them) at what the unedited run of the same prompt has there."""
     return Freeze(str(site), **indices(where))
 
 
 @edit(title="Patch from another run", glyph="⇄", says="from {source}")
 def patch(
-    site: Annotated[str, fields.site()],
+    site: Annotated[str, fields.site(usual="resid_pre")],
     source: Annotated[Any, fields.source()],
     *,
     align: Annotated[Align, fields.choice("prefix", "suffix")] = None,

@@ -121,7 +121,7 @@ class Noise(BaseEdit):
 
 @edit(title="Ablate", glyph="✕")
 def ablate(
-    site: Annotated[str, fields.site()],
+    site: Annotated[str, fields.site(usual="z")],
     to: Annotated[str | Tensor, fields.choice("zero", "mean", "resample")] = "zero",
     *,
     over: Annotated[Any, fields.prompts(live=True, when=("to", ("mean", "resample")))] = None,
@@ -151,7 +151,7 @@ def ablate(
 
 @edit(title="Scale", glyph="×")
 def scale(
-    site: Annotated[str, fields.site()],
+    site: Annotated[str, fields.site(usual="z")],
     factor: Annotated[float, fields.number(strength=True, slide=(-1, 3), step=0.05, unit="×")],
     **where: Unpack[Where],
 ) -> Scale:
@@ -161,7 +161,7 @@ def scale(
 
 @edit(title="Add noise", glyph="≈")
 def noise(
-    site: Annotated[str, fields.site()],
+    site: Annotated[str, fields.site(usual="embed")],
     sigma: Annotated[float, fields.number(low=0, strength=True, slide=(0, 10), step=0.1)],
     seed: Annotated[int, fields.seed()] = 0,
     **where: Unpack[Where],

@@ -61,6 +61,12 @@ def create_app(
         value = await run_in_threadpool(session.intent, name, args)
         return JSONResponse({"ok": True, "value": value})
 
+    @app.post("/api/queries/{name}", response_model=None)
+    async def query(name: str, request: Request) -> Response:
+        args = parse_json(await request.body() or b"{}")
+        value = await run_in_threadpool(session.query, name, args)
+        return Response(value, media_type=TENSORS) if isinstance(value, bytes) else JSONResponse(value)
+
     @app.get("/api/runs/{run}/stream", response_model=None)
     def stream(run: str) -> Response:
         return Response(session.stream(run), media_type=TENSORS)

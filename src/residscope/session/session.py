@@ -25,6 +25,7 @@ from residscope.session.loaded import Loaded
 from residscope.session.mixing import dictionary_of, reads
 from residscope.session.probe_job import ProbeJobs
 from residscope.session.probe_views import describe_probe
+from residscope.session.queries import answer
 from residscope.session.read import describe, describe_dictionary
 from residscope.session.saved import SavedPrompts
 from residscope.session.settle import finished, settle, with_model
@@ -121,6 +122,10 @@ class Session:
         elif name == "gather_evidence" and new.evidence is not None and new.evidence is not old.evidence:
             self._evidence.start(new.evidence)
         return value
+
+    def query(self, name: str, args: Any = None) -> dict[str, Any] | bytes:
+        """The answer to a question, as JSON or as safetensors; nothing changes. Raises what the query refuses."""
+        return answer(self, name, args)
 
     def load(self, source: Any, **options: Any) -> None:
         """Load a model in the worker; a newer load cancels an older one."""

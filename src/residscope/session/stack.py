@@ -14,7 +14,16 @@ from residscope.methods import concepts, lrqp  # noqa: F401  (they declare edits
 from residscope.methods.concept_edit import ConceptEdit
 from residscope.model.sites import Site, SiteTable
 
-SHOWN = {"label", "glyph", "beside", "slider", "at", "delta", "inert", "error"}  # what the session adds when it shows an edit
+SHOWN = {
+    "label",
+    "glyph",
+    "beside",
+    "slider",
+    "at",
+    "delta",
+    "inert",
+    "error",
+}  # what the session adds when it shows an edit
 _REF: TypeAdapter[AnyDirection] = TypeAdapter(DirectionRef)
 
 
@@ -90,7 +99,9 @@ def _check_typed(edit: ConceptEdit) -> None:
     """An edit made from a probe, on a prompt that was typed: it has no label, and names no position."""
     if edit.pos is None:
         raise BadEdit(
-            "the edit sets what the probe reads at token positions", received="pos=None", allowed="positions of the prompt"
+            "the edit sets what the probe reads at token positions",
+            received="pos=None",
+            allowed="positions of the prompt",
         )
     if edit.to in ("true", "other"):
         allowed = ", ".join([*edit.classes, "neutral"])
@@ -136,7 +147,9 @@ def _parse(raw: Any, *, where: str) -> EditSpec:
             allowed=f"an object with kind ({', '.join(sorted(EDITS))}), and what that kind takes",
         )
     known = EDITS[kind].shape.model_fields
-    raw = {key: value for key, value in raw.items() if value is not None or key in known}  # 0.1 wrote "head": null to all
+    raw = {
+        key: value for key, value in raw.items() if value is not None or key in known
+    }  # 0.1 wrote "head": null to all
     spec = EDITS[kind].check(raw, where=where)
     assert isinstance(spec, EditSpec)
     return spec

@@ -60,6 +60,10 @@ export class SocketConnector implements Connector {
     });
   }
 
+  query<T>(name: string, args: Record<string, unknown> = {}, signal?: AbortSignal): Promise<T> {
+    return this.json<T>(`api/queries/${name}`, args, signal);
+  }
+
   async tensors(path: string, signal?: AbortSignal): Promise<Tensors> {
     return parseSafetensors(await (await this.request(path, { signal })).arrayBuffer());
   }

@@ -132,26 +132,23 @@ export type DirectionRef =
 /** One direction of a mix; the sum of weight times direction is brought to unit length. */
 export type MixTerm = { dictionary: string; index: number; weight: number } | { saved: string; weight: number };
 
-/** `pos`, `head`, `neuron`: null or absent means all. */
-type Where = number | number[] | null;
-
-interface EditBase {
+/** An edit as it is sent: its kind, and what that kind takes, as the manifest says. */
+export interface Edit {
   id?: string;
   enabled?: boolean;
-  site: string;
-  pos?: Where;
-  head?: Where;
-  neuron?: Where;
+  kind: string;
+  [argument: string]: unknown;
 }
 
-export type Edit =
-  | (EditBase & { kind: "ablate"; to?: string })
-  | (EditBase & { kind: "scale"; factor: number })
-  | (EditBase & { kind: "steer"; direction: DirectionRef; strength: number; unit: "norm" | "sd" })
-  | (EditBase & { kind: "project_out"; direction: DirectionRef })
-  | (EditBase & { kind: "freeze" })
-  | (EditBase & { kind: "lrqp"; probe: string; to: string; log_alpha: number; covariance: Covariance })
-  | (EditBase & { kind: "set_concept"; probe: string; to: string; method: ConceptMethod; dose?: number | null });
+/** The one number of an edit that a person turns. */
+export interface Slider {
+  name: string;
+  value: number;
+  min: number;
+  max: number;
+  step: number;
+  unit: string;
+}
 
 export type Covariance = "total" | "within";
 export type ConceptMethod = "mean_difference" | "project_out" | "constant_dose";
@@ -162,6 +159,10 @@ export type ShownEdit = Edit & {
   enabled: boolean;
   label: string;
   glyph: string;
+  /** Where it acts, or what it does, beside its label. */
+  beside: string;
+  slider: Slider | null;
+  at: { layer: number | null; pos: number | null };
   delta: number | null;
   inert: string | null;
   error: string | null;

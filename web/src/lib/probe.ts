@@ -3,7 +3,13 @@
 import type { ConceptMethod, Covariance, Edit, ProbeInfo, ProbeReading, ShownEdit } from "../connect/wire";
 
 export type Method = "lrqp" | ConceptMethod;
-export type ProbeEdit = Extract<Edit, { kind: "lrqp" | "set_concept" }>;
+interface OfProbe extends Edit {
+  probe: string;
+  to: string;
+}
+export type ProbeEdit =
+  | (OfProbe & { kind: "lrqp"; log_alpha: number; covariance: Covariance })
+  | (OfProbe & { kind: "set_concept"; method: ConceptMethod; dose?: number | null });
 
 /** What is asked for: `target` in nats on the histogram's axis, where the method takes one. */
 export interface Aim {

@@ -7,6 +7,7 @@ import { Compare } from "./compare.svelte";
 import { DirectionStore } from "./directions.svelte";
 import { Fitting } from "./fitting.svelte";
 import { LibraryStore } from "./library.svelte";
+import { ManifestStore } from "./manifest.svelte";
 import { Mixing } from "./mixing.svelte";
 import { ProbeStore } from "./probe.svelte";
 import { PromptStore } from "./prompts.svelte";
@@ -28,6 +29,7 @@ export class App {
   readonly probe: ProbeStore;
   readonly prompts: PromptStore;
   readonly library: LibraryStore;
+  readonly manifest: ManifestStore;
   /** The saved direction that is on screen by itself. */
   shownSaved = $derived.by(() => {
     const ref = this.directions.ref;
@@ -89,6 +91,7 @@ export class App {
 
   constructor(connector: Connector, hash: string, query: string = "") {
     this.session = new Session(connector);
+    this.manifest = new ManifestStore(this.session);
     this.view = new ViewStore(hash);
     this.wanted = this.view.current.selection;
     this.mixing = new Mixing(this.session, this.view);

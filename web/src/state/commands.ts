@@ -1,4 +1,4 @@
-import { steering, strengthOf, withStrength } from "../lib/edits";
+import { rounded, steering } from "../lib/edits";
 import type { Edit } from "../connect/wire";
 import type { App } from "./app.svelte";
 import { saveAs } from "./exports";
@@ -46,11 +46,11 @@ function freeze(app: App): void {
 
 function strengthen(app: App, key: string): void {
   const edit = app.edit;
-  const strength = edit && strengthOf(edit);
-  if (!edit || !strength) return;
-  const steps = strength.unit === "×" ? 2 : 1;
-  const value = strength.value + (key === "]" ? 1 : -1) * strength.step * steps;
-  void app.session.changeEdit(edit.id, (other) => withStrength(other, value));
+  const slider = edit?.slider;
+  if (!edit || !slider) return;
+  const steps = slider.unit === "×" ? 2 : 1;
+  const value = rounded(slider.value + (key === "]" ? 1 : -1) * slider.step * steps);
+  void app.session.changeEdit(edit.id, (other) => ({ ...other, [slider.name]: value }));
 }
 
 /** To the next direction along the chips. */

@@ -85,8 +85,8 @@ export class Session {
 
 /** The edit without what the server adds for showing it. */
 export function bare(edit: ShownEdit): Edit {
-  const { label: _label, glyph: _glyph, delta: _delta, inert: _inert, error: _error, ...rest } = edit;
-  return rest;
+  const { label: _label, glyph: _glyph, beside: _beside, slider: _slider, at: _at, delta: _delta, inert: _inert, error: _error, ...rest } = edit;
+  return rest as Edit;
 }
 
 const MOST_MARKS = 500;

@@ -1,0 +1,120 @@
+"""What may be asked of a session without changing it: each query is a shape of arguments and an answer, JSON or tensors."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, Field, ValidationError
+
+from residscope.declared import EDITS, reasons, shorten
+from residscope.errors import MalformedJSON, NotFound
+from residscope.fields.base import Spec
+
+if TYPE_CHECKING:
+    from residscope.session.session import Session
+
+Answer = dict[str, Any] | bytes
+
+
+class Nothing(Spec):
+    pass
+
+
+class OfRun(Spec):
+    run: str
+
+
+class Coordinates(Spec):
+    run: str
+    dictionary: str
+
+
+class Logits(Spec):
+    run: str
+    positive: int
+    negative: int
+
+
+class Lens(Spec):
+    run: str
+    layer: int
+    pos: int
+
+
+class Id(Spec):
+    id: str
+
+
+class Several(Spec):
+    of: list[str] = Field(min_length=1, max_length=100)
+
+
+class DirectionArgs(Spec):
+    direction: Any
+
+
+class Name(Spec):
+    name: str
+
+
+class Reading(Spec):
+    name: str
+    run: str
+    pos: int
+    named: bool = False
+
+
+class Key(Spec):
+    key: str
+
+
+@dataclass(frozen=True)
+class Query:
+    args: type[BaseModel]
+    answer: "Callable[[Session, Any], Answer]"
+
+
+def manifest() -> dict[str, Any]:
+    """What there is to ask for: every kind of edit, with what its form is drawn from."""
+    return {"edits": [kind.schema() for kind in EDITS.values()]}
+
+
+QUERIES: dict[str, Query] = {
+    "manifest": Query(Nothing, lambda session, args: manifest()),
+    "stream": Query(OfRun, lambda session, args: session.stream(args.run)),
+    "coef": Query(Coordinates, lambda session, args: session.coef(args.run, dictionary=args.dictionary)),
+    "logits": Query(
+        Logits, lambda session, args: session.logits(args.run, positive=args.positive, negative=args.negative)
+    ),
+    "lens": Query(Lens, lambda session, args: session.lens(args.run, layer=args.layer, pos=args.pos)),
+    "dictionary": Query(Id, lambda session, args: session.dictionary(args.id)),
+    "gram": Query(Several, lambda session, args: session.gram(args.of)),
+    "read_direction": Query(DirectionArgs, lambda session, args: session.read(args.direction)),
+    "probe": Query(Name, lambda session, args: session.probe(args.name)),
+    "probe_reading": Query(
+        Reading,
+        lambda session, args: session.probe_reading(args.name, run=args.run, pos=args.pos, named=args.named),
+    ),
+    "evidence": Query(Key, lambda session, args: session.evidence(args.key)),
+}
+
+
+def answer(session: "Session", name: str, args: Any) -> Answer:
+    """The answer to a query.
+
+    Raises:
+        NotFound, MalformedJSON: no such query, or its arguments do not parse. What the query itself refuses.
+    """
+    query = QUERIES.get(name)
+    if query is None:
+        raise NotFound("there is no such query", received=shorten(name), allowed=", ".join(QUERIES))
+    try:
+        checked = query.args.model_validate({} if args is None else args)
+    except ValidationError as error:
+        takes = ", ".join(query.args.model_fields) or "no arguments"
+        raise MalformedJSON(
+            f"the arguments of {name} do not parse: {reasons(error)}",
+            received=shorten(args),
+            allowed=f"an object with {takes}",
+        ) from None
+    return query.answer(session, checked)
