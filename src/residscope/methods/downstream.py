@@ -161,6 +161,7 @@ def downstream(
         ("head", "arm"),
         coords,
         name=f"reports its own {label}",
+        unit="share",
         low=low,
         high=high,
         provenance=about,
@@ -171,8 +172,9 @@ def downstream(
         coords = {"head": [f"{a}.{b}" for a, b in own], "arm": names, "to": LOOKED}
         values = looked[[heads.index(head) for head in own]]
         return Result(
-            values, ("head", "arm", "to", "prompt"), coords, name=f"attention of {name} from END", provenance=about
-        )
+            values, ("head", "arm", "to", "prompt"), coords, name=f"attention of {name} from END", unit="share",
+            provenance=about,
+        )  # fmt: skip
 
     return Downstream(label, probes, reports, {name: of_group(name) for name in movers}, about)
 

@@ -116,7 +116,7 @@ class HeadRoles:
             title=result.name,
             row_title="layer",
             column_title="head",
-            unit=str(result.provenance.get("unit", "")),
+            unit=result.unit,
             marks=marks,
             bottom_up=True,
         )
@@ -172,9 +172,7 @@ def head_roles(
 
     def result(values: Tensor, name: str, unit: str = "logits") -> Result:
         dims = ("to", "layer", "head")[-values.ndim :]
-        return Result(
-            values, dims, {"to": LOOKED} if values.ndim == 3 else {}, name=name, provenance={**about, "unit": unit}
-        )
+        return Result(values, dims, {"to": LOOKED} if values.ndim == 3 else {}, name=name, unit=unit, provenance=about)
 
     return HeadRoles(
         direct=result(direct, "direct effect on the logit difference"),

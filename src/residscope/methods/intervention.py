@@ -36,6 +36,11 @@ METHODS: Mapping[str, Maker] = {
     "project out": lambda probe, to: concepts.project_out(probe, to=to),
     "constant dose": lambda probe, to: concepts.constant_dose(probe, to=to),
 }
+UNITS = {
+    "flip rate": "share", "mean shift": "logits", "control: mean absolute shift": "logits",
+    "random direction: flip rate": "share", "Mahalanobis cost": "standard deviations", "off-cloud percentile": "percent",
+    "KL": "nats", "change of answer mass": "nats",
+}  # fmt: skip
 ARMS = {"clean": None, "control": "true", "counterfactual": "other", "random direction": "other"}
 
 
@@ -178,7 +183,8 @@ def compare(found: Sequence[Intervention]) -> dict[str, Result]:
         low, high = torch.tensor(ends, dtype=torch.float64).unbind(-1) if name == "flip rate" else (None, None)
         coords = {"site": sites, "method": names}
         about = found[0].provenance
-        return Result(values, ("site", "method"), coords, name=name, low=low, high=high, provenance=about)
+        unit = UNITS[name]
+        return Result(values, ("site", "method"), coords, name=name, unit=unit, low=low, high=high, provenance=about)
 
     return {name: result(name) for name in found[0].numbers()}
 

@@ -63,19 +63,21 @@ class Look:
 
     @property
     def silhouette(self) -> Result:
-        return self._result("silhouette", [p.silhouette for p in self.projections])
+        return self._result("silhouette", "coefficient", [p.silhouette for p in self.projections])
 
     @property
     def accuracy(self) -> Result:
         """The probes' held-out accuracy, with Wilson's 95 % intervals."""
         low, high = ([p.probe.interval[side] for p in self.projections] for side in (0, 1))
-        return self._result("accuracy", [p.probe.accuracy for p in self.projections], low, high)
+        return self._result("accuracy", "share", [p.probe.accuracy for p in self.projections], low, high)
 
-    def _result(self, name: str, values: list[float], low: Any = None, high: Any = None) -> Result:
+    def _result(self, name: str, unit: str, values: list[float], low: Any = None, high: Any = None) -> Result:
         sites = tuple(p.site for p in self.projections)
         low, high = (None if x is None else torch.tensor(x) for x in (low, high))
         about = {"method": "look", **self.provenance}
-        return Result(torch.tensor(values), ("site",), {"site": sites}, name=name, low=low, high=high, provenance=about)
+        return Result(
+            torch.tensor(values), ("site",), {"site": sites}, name=name, unit=unit, low=low, high=high, provenance=about
+        )
 
     def view(self, columns: int = 4) -> Grid:
         first = self.projections[0]

@@ -121,7 +121,14 @@ def mediated(
     shares = torch.tensor([_share(clean, edited, values, seed) for values in held.values()], dtype=torch.float64)
     value, low, high = shares.unbind(1)
     through = Result(
-        value, ("held",), {"held": tuple(held)}, name="share through", low=low, high=high, provenance=about
+        value,
+        ("held",),
+        {"held": tuple(held)},
+        name="share through",
+        unit="share",
+        low=low,
+        high=high,
+        provenance=about,
     )
     return Mediation(clean, edited, held, through, sets, about)
 

@@ -21,6 +21,7 @@ from residscope.views import Grid, Histogram, Reference
 Progress = Callable[[str, int, int], None]
 MEASURES = ("share of variance", "excess kurtosis", "token identity", "position")
 DRAWN = ("uniform", "data")
+UNIT = "share, kurtosis or η², by measure"
 OPENING = 1024  # tokens whose covariance the "data" directions are drawn from
 
 
@@ -178,13 +179,12 @@ class Null:
         at_least = (null >= (observed - close)[None, :, None]).sum(2)
         p = (1 + at_least) / (1 + self.n)
         about = {**about, "tokens": self.powers.count, "random directions": self.n, "seed": self.seed}
+        both = {"drawn": DRAWN, "measure": MEASURES}
         return NullDirections(
             self.direction.name,
-            Result(observed, ("measure",), {"measure": MEASURES}, name="observed", provenance=about),
-            Result(
-                null, ("drawn", "measure", "draw"), {"drawn": DRAWN, "measure": MEASURES}, name="null", provenance=about
-            ),
-            Result(p, ("drawn", "measure"), {"drawn": DRAWN, "measure": MEASURES}, name="p", provenance=about),
+            Result(observed, ("measure",), {"measure": MEASURES}, name="observed", unit=UNIT, provenance=about),
+            Result(null, ("drawn", "measure", "draw"), both, name="null", unit=UNIT, provenance=about),
+            Result(p, ("drawn", "measure"), both, name="p", unit="probability", provenance=about),
             about,
         )
 

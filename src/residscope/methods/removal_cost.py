@@ -149,6 +149,6 @@ def removal_cost(
     low, high = torch.minimum(low, cost), torch.maximum(high, cost)
     p = {m: by_rank(float(cost[i]), others[:, i]) for i, m in enumerate(MEASURES)}
     return RemovalCost(
-        direction.name, Result(cost, ("measure",), coords, name="cost", low=low, high=high, provenance=about),
-        Result(others.T, ("measure", "draw"), coords, name="cost, random", provenance=about), p, about,
+        direction.name, Result(cost, ("measure",), coords, name="cost", unit="nats", low=low, high=high, provenance=about),
+        Result(others.T, ("measure", "draw"), coords, name="cost, random", unit="nats", provenance=about), p, about,
     )  # fmt: skip

@@ -154,7 +154,7 @@ def stability_of(direction: Direction, blocks: Blocks, *, resamples: int = 8, ab
         n = len(found)
     about = {**about, "fit": kind, "components": n, "resamples": len(cosines), "seed": blocks.seed}
     about |= {"tokens": sum(block.count for block in blocks.blocks), "first fitted on": str(fit.get("corpus", ""))}
-    result = Result(torch.tensor(cosines), ("half",), name="|cosine|", provenance=about)
+    result = Result(torch.tensor(cosines), ("half",), name="|cosine|", unit="cosine", provenance=about)
     return Stability(direction.name, result, tuple(matched), about)
 
 
