@@ -8,15 +8,15 @@ from math import prod
 from numbers import Integral, Real
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from residscope.endings import check_ending
 from residscope.errors import BadResult, DamagedFile, UnknownLabel
 from residscope.files import read_tensors, write_tensors
+from residscope.items import nbytes_of, save_item
 from residscope.same import same
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class Result:
     tensor([-2.0000,  0.5000])
     """
 
+    kind: ClassVar[str] = KIND
     values: Shaped[Tensor, "..."]
     dims: tuple[str, ...]
     coords: Mapping[str, Sequence[Any]] = field(default_factory=dict)
@@ -138,6 +139,11 @@ class Result:
         """Made again from plain parts: a copy is a result of its own."""
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
         return _made, ({name: dict(x) if isinstance(x, Mapping) else x for name, x in parts.items()},)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held by its tensors, in bytes."""
+        return nbytes_of(self)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -231,16 +237,14 @@ class Result:
     # ── files ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def save(self, path: str | Path) -> None:
-        """One safetensors file with everything in it, there whole or not at all; for `x.html` a page that shows it.
+        """One safetensors file, there whole or not at all; a page for `x.html`, a figure for `x.png`, `.svg`, `.pdf`.
 
         Raises:
             WrongEnding, FileNotThere: a name of another kind of file; no such folder.
         """
-        if check_ending(path, KIND) == ".html":
-            from residscope.views import save_html
+        save_item(self, path, self._write)
 
-            save_html(self.view(), Path(path).expanduser())
-            return
+    def _write(self, path: Path) -> None:
         tensors = {"values": self.values, "low": self.low, "high": self.high}
         about: dict[str, Any] = {"dims": [*self.dims], "name": self.name, "exact": self.exact, "unit": self.unit}
         about |= {"coords": {name: [*labels] for name, labels in self.coords.items()}}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -24,6 +24,7 @@ from residscope.methods.own_tokens import CommonTokens, own_tokens, to_stream
 from residscope.methods.random_like import equal_variance, step_of
 from residscope.methods.shifts import shift
 from residscope.model.prompts import Batch
+from residscope.reports import Report
 from residscope.results import Result
 from residscope.views import Curve, Grid, Line, Reference
 
@@ -33,7 +34,7 @@ OWN = 5  # tokens at each end
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class DoseResponse:
+class DoseResponse(Report):
     """The effect of each dose: KL from the unedited prediction, and how far the direction's own tokens move.
 
     kl: over dose, in nats, the mean over prompts with its bootstrap interval. own: the mean change of the logits of the tokens it
@@ -42,6 +43,8 @@ class DoseResponse:
     zero; rises: the rank correlation of dose and own change.
     """
 
+    kind: ClassVar[str] = "report:dose_response"
+    main: ClassVar[str] = "kl"
     direction: str
     of: str
     kl: Result
@@ -103,9 +106,6 @@ class DoseResponse:
         if self.own is not None:
             said = f"{self.slope:.3g} {self.own.unit or 'units'} per sd, p {self.p:.3f}"
         return f"DoseResponse({self.direction}: {said})"
-
-    def _repr_html_(self) -> str:
-        return self.view()._repr_html_()
 
 
 @dataclass(eq=False)

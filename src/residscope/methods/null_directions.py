@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +15,7 @@ from residscope.directions import Direction
 from residscope.engine.model import Model
 from residscope.errors import EmptyCorpus, WrongModel
 from residscope.methods.random_like import of_data, uniform
+from residscope.reports import Report
 from residscope.results import Result
 from residscope.views import Grid, Histogram, Reference
 
@@ -26,7 +27,7 @@ OPENING = 1024  # tokens whose covariance the "data" directions are drawn from
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class NullDirections:
+class NullDirections(Report):
     """Four measures of a direction's coordinate y over a text, the same of random directions, and p-values by rank.
 
         share of variance   var y / (|read|^2 tr cov x)
@@ -37,6 +38,8 @@ class NullDirections:
     observed: over measure. null: over drawn, measure and draw. p: (1 + those at least as high) / (1 + all).
     """
 
+    kind: ClassVar[str] = "report:null_directions"
+    main: ClassVar[str] = "observed"
     direction: str
     observed: Result
     null: Result
@@ -68,9 +71,6 @@ class NullDirections:
             f"{m} {float(self.observed.select(measure=m).values):.3g} (p {self.beaten(m):.3f})" for m in MEASURES
         )
         return f"NullDirections({self.direction}: {found})"
-
-    def _repr_html_(self) -> str:
-        return self.view()._repr_html_()
 
 
 class Powers:
