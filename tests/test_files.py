@@ -17,6 +17,7 @@ from residscope import directions, edits, errors, views
 from residscope.endings import ENDINGS, check_ending
 from residscope.engine.model import Model
 from residscope.files import digest, read_tensors, write_tensors
+from residscope.methods.answers import flips
 from residscope.views import html
 from tiny_models import tiny_llama
 
@@ -36,6 +37,10 @@ SAVED = {
     "probe": PROBE.save,
     "edits": lambda path: edits.save(path, [edits.scale("z.1", 2.0)]),
     "view": lambda path: views.save_html(views.Text("a", "b"), path),
+    "figure": lambda path: views.save_picture(views.Text("a", "b"), path),
+    "picture": views.Text("a", "b").save,
+    "report": flips(torch.tensor([2.0]), torch.tensor([-2.0])).save,
+    "item": DICTIONARY.save,
 }
 LOADED = {
     "result": rs.Result.load,
@@ -44,7 +49,8 @@ LOADED = {
     "probe": rs.Probe.load,
     "edits": edits.load,
 }
-WRONG = [".png", ".svg", ".pdf", ".csv", ".json", ".pt", ".npz", ".gz", ".txt", ".0", ".HTM"]
+HEADS = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF-", ".html": b"<!doctype html>"}
+WRONG = [".csv", ".json", ".pt", ".npz", ".gz", ".txt", ".0", ".HTM"]
 
 
 @pytest.fixture
@@ -60,20 +66,45 @@ def test_each_kind_that_is_saved_has_a_line_in_the_table():
     assert ENDINGS.keys() == {*SAVED, "direction"}
 
 
+DIRECTION = DICTIONARY[1]
+SHOWN = {
+    "a result": RESULT, "a direction": DIRECTION, "a dictionary": DICTIONARY, "a probe": PROBE,
+    "a recording": MODEL.run([1, 2, 3], ["resid_post"]), "prompts": rs.PromptSet("a b"), "a view": RESULT.view(),
+    "a report": flips(torch.tensor([2.0]), torch.tensor([-2.0])),
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize("name", SHOWN)
+def test_every_item_is_drawn_by_its_ending_and_nothing_else_is_written(name, tmp_path):
+    item = SHOWN[name]
+    for ending, head in HEADS.items():
+        item.save(tmp_path / f"some{ending}")
+        assert (tmp_path / f"some{ending}").read_bytes()[: len(head)] == head
+    before = sorted(tmp_path.iterdir())
+    for ending in WRONG:
+        with pytest.raises(errors.WrongEnding, match=r"Allowed: .*\.html, \.png, \.svg, \.pdf"):
+            item.save(tmp_path / f"some{ending}")
+    for ending in HEADS:
+        with pytest.raises(errors.FileNotThere, match="no such folder"):
+            item.save(tmp_path / "none" / f"some{ending}")
+    assert sorted(tmp_path.iterdir()) == before
+
+
 @pytest.mark.usefixtures("built")
 @pytest.mark.parametrize("kind", SAVED)
 def test_only_the_endings_of_the_table_are_written(kind, tmp_path):
-    for ending in [*WRONG, *{".safetensors", ".html", ""} - {*ENDINGS[kind]}]:
+    for ending in [*WRONG, *{".safetensors", "", *HEADS} - {*ENDINGS[kind]}]:
         path = tmp_path / f"effect{ending}"
-        with pytest.raises(errors.WrongEnding, match=r"Allowed: \.(safetensors|html)") as caught:
+        with pytest.raises(errors.WrongEnding, match=r"Allowed: \.(safetensors|html|png)") as caught:
             SAVED[kind](path)
         assert all(word in str(caught.value) for word in ENDINGS[kind])
         assert not [*tmp_path.iterdir()]
     for ending in ENDINGS[kind]:
         for name in (f"effect{ending}", f"EFFECT{ending.upper()}"):
             SAVED[kind](tmp_path / name)
-            head = (tmp_path / name).read_bytes()[:15]
-            assert (head == b"<!doctype html>") == (ending == ".html"), name
+            head, own = (tmp_path / name).read_bytes()[:15], HEADS.get(ending)
+            assert head.startswith(own) if own else head[8:9] == b"{", name  # safetensors: a length, then JSON
     with pytest.raises(errors.FileNotThere, match="no such folder"):
         SAVED[kind](tmp_path / "none" / f"effect{ENDINGS[kind][0]}")
 

@@ -1,11 +1,14 @@
 """Results: what is saved comes back, long form holds every value under its labels, and damage is refused by name."""
 
+import copy
 import json
 import math
 import os
+import pickle
 import string
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from residscope import Result
-from residscope.errors import BadResult, DamagedFile, FileNotThere, MissingExtra, UnknownLabel
+from residscope.errors import BadResult, DamagedFile, FileNotThere, UnknownLabel
+from residscope.files import write_tensors
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.bool]
 LABELS = st.one_of(
@@ -44,7 +48,12 @@ def parts(draw):
     ends = {"low": values, "high": values} if draw(st.booleans()) else {}
     exact = draw(st.sampled_from([True, "gradient", "bf16 <screened>"]))
     provenance = {"method": "made up", "seed": 3, "nested": {"notes": ["a", None, 1.5]}}
-    about = {"name": "some effect", "exact": exact, "provenance": provenance}
+    about = {
+        "name": "some effect",
+        "exact": exact,
+        "provenance": provenance,
+        "unit": draw(st.sampled_from(["", "nats"])),
+    }
     return {"values": values, "dims": tuple(names), "coords": coords, "along": along, **ends, **about}
 
 
@@ -55,7 +64,7 @@ def same(a, b):
         if x is not None:
             assert x.dtype == y.dtype
             torch.testing.assert_close(x, y, rtol=0, atol=0, equal_nan=True)
-    for name in ("dims", "name", "exact"):
+    for name in ("dims", "name", "exact", "unit"):
         assert getattr(a, name) == getattr(b, name)
     for name in ("coords", "along", "provenance"):
         assert dict(getattr(a, name)) == dict(getattr(b, name))
@@ -68,6 +77,54 @@ def test_what_is_saved_comes_back(parts, tmp_path_factory):
     path = tmp_path_factory.mktemp("results") / "effect.safetensors"
     result.save(path)
     same(Result.load(path), result)
+
+
+@settings(max_examples=40, deadline=None)
+@given(parts=parts())
+def test_a_copy_is_equal_and_its_own(parts):
+    result = Result(**parts)
+    for copied in (copy.deepcopy(result), copy.copy(result), pickle.loads(pickle.dumps(result))):
+        same(copied, result)
+        assert copied == result
+        assert hash(copied) == hash(result)
+        if result.values.numel():
+            assert copied.values.data_ptr() != result.values.data_ptr()
+
+
+def test_results_that_differ_in_any_part_are_not_equal():
+    result = grid()
+    others = [
+        replace(result, values=result.values + 1, low=result.low, high=result.high + 1),
+        replace(result, values=result.values.double(), low=result.low.double(), high=result.high.double()),
+        replace(result, name="other"), replace(result, unit="nats"), replace(result, exact="estimated"),
+        replace(result, low=None, high=None), replace(result, coords={**result.coords, "layer": (3, 8)}),
+        replace(result, provenance={"seed": 1}), result.values,
+    ]  # fmt: skip
+    assert result == grid()
+    assert all(result != other for other in others)
+
+
+def test_the_unit_is_shown_wherever_the_values_are(tmp_path):
+    result = replace(grid(), unit="nats")
+    assert "0 to 23 nats" in repr(result)
+    assert all(view.unit == "nats" for view in result.view().views)
+    assert result.select(layer=3, head=0).view().unit == "nats"
+    assert replace(result, values=result.values, exact="estimated").mean("pos").unit == "nats"
+    table = Result(torch.zeros(1, 1, 1, 1), ("a", "b", "c", "d"), unit="nats").view()
+    assert table.columns[-1] == "value (nats)"
+    attrs = result.to_dataframe().attrs
+    assert attrs == {"name": "value", "unit": "nats", "exact": True}
+
+
+def test_a_file_of_before_there_were_units_opens(tmp_path):
+    about = {"dims": ["pos"], "name": "effect", "exact": True, "coords": {}, "along": {}}
+    for provenance, unit in (({}, ""), ({"unit": "logits"}, "logits"), ({"unit": 3}, "")):
+        path = tmp_path / "old.safetensors"
+        write_tensors(path, "result", {"values": torch.zeros(2)}, about | {"provenance": provenance})
+        assert Result.load(path).unit == unit
+    write_tensors(path, "result", {"values": torch.zeros(2)}, about | {"provenance": {}, "unit": None})
+    with pytest.raises(DamagedFile, match=r"old\.safetensors"):
+        Result.load(path)
 
 
 @settings(max_examples=40, deadline=None)
@@ -166,6 +223,19 @@ def test_parts_that_do_not_fit_are_refused(parts, said):
     assert said in str(caught.value)
 
 
+def test_a_name_or_unit_that_is_no_text_is_refused():
+    """In a process of its own: under pytest the annotations are checked before."""
+    code = (
+        "import torch, residscope as rs\n"
+        "for parts in ({'unit': None}, {'name': 3}, {'unit': 1.0}):\n"
+        "    try: rs.Result(torch.zeros(2), ('pos',), **parts)\n"
+        "    except rs.errors.BadResult as error: print(error)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    told = "the unit of a result is words. Received: None|the name of a result is words. Received: 3|Received: 1.0"
+    assert all(part in line for part, line in zip(told.split("|"), run.stdout.splitlines(), strict=True))
+
+
 def test_it_owns_what_it_holds():
     values, provenance = torch.zeros(2), {"notes": ["one"]}
     result = Result(values, ("pos",), provenance=provenance)
@@ -233,12 +303,6 @@ def test_the_file_is_the_users_to_share(tmp_path):
     finally:
         os.umask(before)
     assert (tmp_path / "effect.safetensors").stat().st_mode & 0o777 == 0o644
-
-
-def test_without_pandas_a_table_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(MissingExtra, match=r"pip install residscope\[tables\]"):
-        grid().to_dataframe()
 
 
 def test_importing_it_loads_no_pandas():

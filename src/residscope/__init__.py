@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from residscope.engine.planner import sweep as sweep
     from residscope.engine.recording import Recording as Recording
     from residscope.engine.windows import Window as Window
+    from residscope.items import Item as Item
+    from residscope.items import load_item as load_item
     from residscope.methods import concepts as concepts
     from residscope.methods.ablation_sweep import ablation_sweep as ablation_sweep
     from residscope.methods.activation_patching import activation_patching as activation_patching
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from residscope.model.sites import Site as Site
     from residscope.recordings import load_recording as load_recording
     from residscope.recordings import save_recording as save_recording
+    from residscope.reports import Report as Report
     from residscope.results import Result as Result
     from residscope.store import open_library as open_library
 
@@ -69,6 +72,7 @@ _HOME = {
     "Probe": "methods.probe", "PromptSet": "model.prompts", "Recording": "engine.recording", "Result": "results",
     "Site": "model.sites", "Sweep": "engine.planner", "Window": "engine.windows", "ablation_sweep": "methods.ablation_sweep",
     "activation_patching": "methods.activation_patching", "fit_probe": "methods.probe_fit",
+    "Item": "items", "Report": "reports", "load_item": "items",
     "flips_over_C": "methods.flips_over_c", "head_roles": "methods.head_roles",
     "intervene": "methods.intervention", "kl": "metrics", "look": "methods.look",
     "load": "engine.loading", "load_recording": "recordings", "log_prob": "metrics", "logit_diff": "metrics",

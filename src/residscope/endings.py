@@ -5,16 +5,17 @@ from pathlib import Path
 
 from residscope.errors import WrongEnding
 
-TENSORS, PAGE = (".safetensors", ""), (".html",)  # no ending at all: safetensors
+TENSORS, PAGE, PICTURES = (".safetensors", ""), (".html",), (".png", ".svg", ".pdf")  # no ending at all: safetensors
+ITEM = TENSORS + PAGE + PICTURES
 ENDINGS = {
-    "dictionaries": TENSORS, "direction": TENSORS, "edits": TENSORS, "probe": TENSORS, "recording": TENSORS,
-    "result": TENSORS + PAGE,
-    "view": PAGE,
+    "dictionaries": TENSORS, "direction": TENSORS, "edits": TENSORS, "recording": TENSORS,
+    "item": ITEM, "probe": ITEM, "report": ITEM, "result": ITEM,
+    "view": PAGE, "figure": PICTURES, "picture": PAGE + PICTURES,
 }  # fmt: skip
 
 
-def check_ending(path: str | os.PathLike[str], kind: str) -> str:
-    """The ending of a file's name, in small letters.
+def check_ending(path: str | os.PathLike[str], kind: str, *, called: str | None = None) -> str:
+    """The ending of a file's name, in small letters. called: what a refusal says cannot be written so; the kind unless said.
 
     Raises:
         WrongEnding: a `kind` of thing is not written as that.
@@ -25,7 +26,7 @@ def check_ending(path: str | os.PathLike[str], kind: str) -> str:
     ending, allowed = Path(path).suffix.lower(), ENDINGS.get(kind, TENSORS)
     if ending not in allowed:
         raise WrongEnding(
-            f"{kind} cannot be written as {ending or 'a file without an ending'}",
+            f"{called or kind} cannot be written as {ending or 'a file without an ending'}",
             received=os.fspath(path),
             allowed=", ".join(word or "no ending (safetensors)" for word in allowed),
             fix=f"name it {Path(path).stem}{allowed[0]}",

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from residscope.endings import check_ending
-from residscope.errors import DamagedFile, FileNotThere, NotPlain
+from residscope.errors import DamagedFile, FileNotThere, NotPlain, ResidscopeError
 from residscope.plain import bytes_of, from_plain, to_plain
 
 AGAIN = "save it again from where it was made, or take it from a backup"
@@ -27,13 +27,9 @@ def write_tensors(path: str | Path, kind: str, tensors: Mapping[str, Tensor], ab
     Raises:
         WrongEnding, FileNotThere: a name of another kind of file; no such folder. NotPlain: what has no form in JSON, by name.
     """
-    from safetensors.torch import save_file
-
     check_ending(path, kind)
     told = json.dumps(to_plain(about, name=f"what is said of the {kind}"), allow_nan=False)
-    own = unshared(tensors)
-    facts = {"residscope": kind, "about": told, "sha256": digest(kind, own, told)}
-    replace_whole(path, lambda draft: save_file(own, str(draft), metadata=facts))
+    _write(path, kind, tensors, told)
 
 
 def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -50,17 +46,100 @@ def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return own
 
 
+def write_plain(path: str | Path, kind: str, about: Mapping[str, Any]) -> None:
+    """Plain values, of those with a form in `residscope.plain`, in one safetensors file, each tensor in them once.
+
+    Raises:
+        As `write_tensors`.
+    """
+    check_ending(path, kind.partition(":")[0])
+    tensors: dict[str, Tensor] = {}
+    told = json.dumps(to_plain(about, tensors, name=f"the {kind}"), allow_nan=False)
+    _write(path, kind, tensors, told)
+
+
+def _write(path: str | Path, kind: str, tensors: Mapping[str, Tensor], told: str) -> None:
+    from safetensors.torch import save_file
+
+    own = unshared(tensors)
+    facts = {"residscope": kind, "about": told, "sha256": digest(kind, own, told)}
+    replace_whole(path, lambda draft: save_file(own, str(draft), metadata=facts))
+
+
+def kind_of(path: str | Path) -> str:
+    """What kind of thing a file says it holds. Raises FileNotThere; DamagedFile where it says nothing."""
+    from safetensors import SafetensorError, safe_open
+
+    path = _there(path)
+    try:
+        with safe_open(str(path), "pt") as file:
+            facts = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise DamagedFile(f"{path.name} is damaged: {error}", received=str(path), fix=AGAIN) from error
+    older = next((kind for kind in ("dictionaries", "edits") if kind in facts), None)
+    kind = facts.get("residscope", older)
+    if kind is None:
+        raise DamagedFile(f"{path.name} holds nothing of Residscope's", received="another program's safetensors")
+    return str(kind)
+
+
+def read_plain(
+    path: str | Path, kind: str, *, only: str, of: type[Any], check: Callable[[Any], None] | None = None
+) -> Any:
+    """The value that `write_plain` wrote under the name `only`, of a class. check: refuses, with NotPlain, what else is said.
+
+    Raises:
+        FileNotThere, DamagedFile: as `read_tensors`; also for what this version cannot make of it.
+    """
+    name = Path(path).name
+    tensors, plain = _read(path, kind)
+    try:
+        if check is not None:
+            check(plain)
+        value = from_plain(plain[only], tensors)
+        if not isinstance(value, of):
+            raise NotPlain("it is something else", received=type(value).__name__, allowed=of.__name__)
+        return value
+    except (ResidscopeError, TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise DamagedFile(
+            f"{name} holds no {kind} that this version reads", received=reason[:400], fix=AGAIN
+        ) from error
+
+
 def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], Any]:
     """What `write_tensors` wrote: the tensors, on the CPU, and what is said about them, a mapping.
 
     Raises:
         FileNotThere: no such file. DamagedFile: it is not whole, was changed since, or holds something else.
     """
-    from safetensors import SafetensorError, safe_open
+    tensors, plain = _read(path, kind)
+    try:
+        about = from_plain(plain)
+        if not isinstance(about, dict):
+            raise ValueError(f"what is said of it is a {type(about).__name__}, not a mapping")
+        return tensors, about
+    except (ValueError, KeyError, TypeError, RuntimeError, NotPlain) as error:
+        raise _damaged(Path(path).expanduser(), error) from error
 
+
+def _there(path: str | Path) -> Path:
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotThere(f"there is no file {path.name}", received=str(path), allowed="a file that exists")
+    return path
+
+
+def _damaged(path: Path, error: Exception) -> DamagedFile:
+    reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+    return DamagedFile(f"{path.name} is damaged: {reason}", received=str(path), fix=AGAIN)
+
+
+def _read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], Any]:
+    """A file's tensors and its JSON, once the hash over both is right."""
+    from safetensors import SafetensorError, safe_open
+
+    path = _there(path)
     try:
         with safe_open(str(path), "pt") as file:
             facts = file.metadata() or {}
@@ -70,13 +149,9 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], Any]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
         if digest(kind, tensors, facts["about"]) != facts["sha256"]:
             raise ValueError("its contents are not those that were saved (sha256)")
-        about = from_plain(json.loads(facts["about"]))
-        if not isinstance(about, dict):
-            raise ValueError(f"what is said of it is a {type(about).__name__}, not a mapping")
-        return tensors, about
-    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OSError, NotPlain) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise DamagedFile(f"{path.name} is damaged: {reason}", received=str(path), fix=AGAIN) from error
+        return tensors, json.loads(facts["about"])
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
+        raise _damaged(path, error) from error
 
 
 def replace_whole(path: str | Path, write: Callable[[Path], Any]) -> None:

@@ -20,7 +20,20 @@ class _AtOnePosition:
     """A metric of the logits at one position of each row; -1 is the row's own end."""
 
     sites: ClassVar[tuple[str, ...]] = ("logits",)
+    unit: ClassVar[str] = "nats"
     pos: int
+
+    @property
+    def label(self) -> str:
+        """What it is called, tokens as they were given."""
+        return self.labelled()
+
+    def labelled(self, model: Any = None) -> str:
+        """What it is called, tokens as the model has them: "logit difference ' Mary' − ' John'"."""
+        return self._said(model) + ("" if self.pos == -1 else f" at position {self.pos}")
+
+    def _said(self, model: Any) -> str:
+        raise NotImplementedError
 
     def columns(self, model: Any, batch: Batch) -> Ids:
         """The token ids it reads; None: all of them."""
@@ -41,9 +54,15 @@ class LogitDiff(_AtOnePosition):
     Without tokens: each prompt's own answers, the right one against the wrong one.
     """
 
+    unit: ClassVar[str] = "logits"
     positive: tuple[str | int, ...] | None = None
     negative: tuple[str | int, ...] | None = None
     pos: int = -1
+
+    def _said(self, model: Any) -> str:
+        if self.positive is None or self.negative is None:
+            return "logit difference right − wrong answer"
+        return f"logit difference {_shown(self.positive, model)} − {_shown(self.negative, model)}"
 
     def columns(self, model: Any, batch: Batch) -> Ids:
         return tuple(sorted({i for row in self._answers(model, batch) for tokens in row for i in tokens}))
@@ -81,6 +100,9 @@ class LogProb(_AtOnePosition):
     token: str | int
     pos: int = -1
 
+    def _said(self, model: Any) -> str:
+        return f"log-probability of {_shown((self.token,), model)}"
+
     def of(self, logits: Float[Tensor, "batch column"], ids: Ids, model: Any, batch: Batch) -> Float[Tensor, "batch"]:
         return logits.log_softmax(-1)[:, model.token_id(self.token)]
 
@@ -93,6 +115,8 @@ class Loss:
     """
 
     sites: ClassVar[tuple[str, ...]] = ("logits",)
+    label: ClassVar[str] = "loss"
+    unit: ClassVar[str] = "nats"
     tokens: Int[Tensor, "prompt pos"] | None = None
 
     def on(self, batch: Batch) -> "Loss":
@@ -134,6 +158,9 @@ class KL(_AtOnePosition):
     reference: Recording
     pos: int = -1
 
+    def _said(self, model: Any) -> str:
+        return "KL from the reference run"
+
     def of(self, logits: Float[Tensor, "batch column"], ids: Ids, model: Any, batch: Batch) -> Float[Tensor, "batch"]:
         if self.reference.model.hf is not model.hf:
             raise WrongModel("the reference is of another model", received=self.reference.model.name)
@@ -156,6 +183,14 @@ def logit_diff(positive: Tokens | None = None, negative: Tokens | None = None, *
 
 def _several(tokens: Tokens | None) -> tuple[str | int, ...] | None:
     return tokens if tokens is None or isinstance(tokens, tuple) else (tokens,)
+
+
+def _shown(tokens: Sequence[str | int], model: Any) -> str:
+    """Tokens as they are written in a label: their mean, where they are several."""
+    if model is not None:
+        tokens = model.token_texts([model.token_id(token) for token in tokens])
+    texts = [repr(token) if isinstance(token, str) else f"token {token}" for token in tokens]
+    return texts[0] if len(texts) == 1 else f"mean of ({', '.join(texts)})"
 
 
 def log_prob(token: str | int, *, pos: int = -1) -> LogProb:

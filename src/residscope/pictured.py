@@ -40,7 +40,7 @@ def _curve(result: Result) -> Curve:
     plain = all(not isinstance(label, str) for label in result.coords[dim]) and dim not in result.along.values()
     x = list(result.coords[dim]) if plain else _labels(result, dim)
     line = Line(result.name, values, low=low, high=high)
-    return Curve(x, [line], title=result.name, x_title=dim, unit=_unit(result), note=_note(result))
+    return Curve(x, [line], title=result.name, x_title=dim, unit=result.unit, note=_note(result))
 
 
 def _map(result: Result, *, title: str, limit: float | None = None) -> HeatMap:
@@ -52,7 +52,7 @@ def _map(result: Result, *, title: str, limit: float | None = None) -> HeatMap:
         title=title,
         row_title=rows,
         column_title=columns,
-        unit=_unit(result),
+        unit=result.unit,
         limit=limit,
         low=None if result.low is None else _numbers(result.low),
         high=None if result.high is None else _numbers(result.high),
@@ -74,7 +74,7 @@ def _table(result: Result) -> Table:
     total, note = result.values.numel(), _note(result)
     if total > MOST_ROWS:
         note = f"{note} The first {MOST_ROWS:,} of {total:,} rows; to_dataframe() has all.".strip()
-    names = ["value", "low", "high"][: len(shown)]
+    names = [f"{name} ({result.unit})" if result.unit else name for name in ("value", "low", "high")[: len(shown)]]
     return Table([*result.dims, *names], rows, title=result.name, note=note)
 
 
@@ -94,10 +94,6 @@ def _limit(values: Tensor) -> float | None:
 
 def _numbers(x: Tensor) -> Tensor:
     return x if x.is_floating_point() else x.double()
-
-
-def _unit(result: Result) -> str:
-    return str(result.provenance.get("unit", ""))
 
 
 def _note(result: Result) -> str:

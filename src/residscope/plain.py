@@ -3,17 +3,19 @@
     $tensor     its dtype, shape and sha256, the bytes in base64; given a mapping, the tensor goes there instead, by its sha256
     $array, $number    of numpy      $tuple, $list      $float    nan, inf, -inf
     $mapping    pairs, where a key is no text or begins with a dollar
-    $direction, $dictionary, $edit    by their parts: what later rooms have put into `FORMS`
+    $direction, $dictionary, $edit, $probe, $prompts, $record, $result, $view    by their parts: what later rooms have put into
+    `FORMS`
 
 What has no such form is refused when it is written, by its name.
 """
 
 import hashlib
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Mapping, MutableMapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, fields
 from math import isfinite
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -28,7 +30,10 @@ DTYPES = {
         torch.int32, torch.int16, torch.int8, torch.uint64, torch.uint32, torch.uint16, torch.uint8, torch.bool, torch.complex64,
     )
 }  # fmt: skip
-ALLOWED = "text, numbers, lists, tuples, mappings, tensors, numpy's arrays, directions, dictionaries, edits"
+ALLOWED = (
+    "text, numbers, lists, tuples, mappings, tensors, numpy's arrays, directions, dictionaries, edits, probes, results, views, "
+    "reports"
+)
 Tensors = MutableMapping[str, Tensor] | None
 
 
@@ -39,6 +44,59 @@ class Form:
     cls: type[Any]
     out: Callable[[Any, Tensors, str], Any]
     back: Callable[[Any, Mapping[str, Tensor] | None], Any]
+
+
+def form(cls: type[Any], check: Callable[[Any], None] = lambda value: None) -> Form:
+    """A frozen dataclass by its fields. `check` refuses, once it is read, what no such value has."""
+
+    def out(value: Any, tensors: Tensors, name: str) -> dict[str, Any]:
+        if type(value) is not cls:
+            raise refusal(name, f"{type(value).__qualname__}, which would come back as a class above it")
+        return {f.name: to_plain(getattr(value, f.name), tensors, name=f"{name}.{f.name}") for f in fields(value)}
+
+    def back(plain: Any, tensors: Mapping[str, Tensor] | None) -> Any:
+        value = made(cls, {name: from_plain(part, tensors) for name, part in plain.items()})
+        check(value)
+        return value
+
+    return Form(cls, out, back)
+
+
+def made(cls: type[Any], parts: Mapping[str, Any]) -> Any:
+    """A dataclass of parts that are what it says they are. Raises NotPlain where one is not."""
+    hints = get_type_hints(cls)
+    for name, value in parts.items():
+        if name not in hints or not fits(value, hints[name]):
+            allowed = str(hints.get(name, "no such part"))
+            raise NotPlain(
+                f"the {name} of a {cls.__name__} is something else", received=repr(value)[:80], allowed=allowed
+            )
+    return cls(**parts)
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is what an annotation says.
+
+    >>> fits((1, 2.0), tuple[float, ...]), fits({"a": None}, Mapping[str, int | None]), fits("1", float)
+    (True, True, False)
+    """
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(fits(value, one) for one in inner)
+    if origin is Literal:
+        return value in inner
+    if origin is tuple:
+        every = inner[:1] * len(value) if isinstance(value, tuple) and inner[1:] == (Ellipsis,) else inner
+        return isinstance(value, tuple) and len(every) == len(value) and all(map(fits, value, every))
+    if origin is not None and issubclass(origin, Mapping):
+        return isinstance(value, Mapping) and all(fits(k, inner[0]) and fits(v, inner[1]) for k, v in value.items())
+    if origin is not None and issubclass(origin, Sequence):
+        return isinstance(value, tuple | list) and all(fits(v, inner[0]) for v in value)
+    if hint in (int, float):
+        return isinstance(value, int | hint) and not isinstance(value, bool)
+    return isinstance(value, type(None) if hint is None else hint)
 
 
 def to_plain(value: Any, tensors: Tensors = None, *, name: str = "the value") -> Any:

@@ -2,21 +2,22 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from math import prod
 from numbers import Integral, Real
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from residscope.endings import check_ending
-from residscope.errors import BadResult, DamagedFile, MissingExtra, UnknownLabel
+from residscope.errors import BadResult, DamagedFile, UnknownLabel
 from residscope.files import read_tensors, write_tensors
+from residscope.items import nbytes_of, save_item
+from residscope.same import same
 
 if TYPE_CHECKING:
     import pandas
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 Label = int | float | str
 KIND = "result"
 _TAKEN = ("value", "low", "high")
-_TOLD = {"dims": list, "name": str, "exact": bool | str, "coords": dict, "along": dict, "provenance": dict}
+_TOLD = {"dims": list, "name": str, "exact": bool | str, "coords": dict, "along": dict, "provenance": dict, "unit": str}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -36,17 +37,19 @@ class Result:
     dims: one name for each axis of `values`. coords: labels along a dimension, by its name (0, 1, 2 ... unless said; no two
     alike), and any further column, which `along` gives its dimension: `coords={"token": (" Eiffel", " Tower")},
     along={"token": "pos"}`. low, high: the interval of each value. exact: True, or in words what approximates it.
-    provenance: plain values (method, model and its hash, dtype, device, prompts, seed, versions, seconds, notes).
+    provenance: plain values (method, model and its hash, dtype, device, prompts, seed, versions, seconds, notes). unit: what one
+    of the values is one of (logits, nats, share ...); unless said, what the provenance calls "unit".
 
     It owns its tensors, on the CPU.
 
-    >>> effect = Result(torch.tensor([[0.0, 1.5], [-2.0, 0.5]]), ("layer", "pos"), name="logit difference")
+    >>> effect = Result(torch.tensor([[0.0, 1.5], [-2.0, 0.5]]), ("layer", "pos"), name="logit difference", unit="logits")
     >>> effect
-    Result(logit difference: layer 2 x pos 2; -2 to 1.5; exact)
+    Result(logit difference: layer 2 x pos 2; -2 to 1.5 logits; exact)
     >>> effect.select(layer=1).values
     tensor([-2.0000,  0.5000])
     """
 
+    kind: ClassVar[str] = KIND
     values: Shaped[Tensor, "..."]
     dims: tuple[str, ...]
     coords: Mapping[str, Sequence[Any]] = field(default_factory=dict)
@@ -56,6 +59,7 @@ class Result:
     high: Shaped[Tensor, "..."] | None = None
     exact: bool | str = True
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    unit: str = ""
 
     def __post_init__(self) -> None:
         def put(name: str, value: Any) -> None:
@@ -87,6 +91,13 @@ class Result:
         put("along", MappingProxyType(dict(self.along)))
         put("coords", MappingProxyType(self._labelled()))
         put("provenance", MappingProxyType(_plain(self.provenance)))
+        if self.unit == "" and isinstance(self.provenance.get("unit"), str):
+            put("unit", self.provenance["unit"])
+        for name in ("name", "unit"):
+            if not isinstance(getattr(self, name), str):
+                raise BadResult(
+                    f"the {name} of a result is words", received=repr(getattr(self, name)), allowed="a text"
+                )
 
     def _labelled(self) -> dict[str, tuple[Label, ...]]:
         """The labels of every dimension, then the further columns, checked."""
@@ -116,6 +127,23 @@ class Result:
                     fix=f"put these labels in a further column: along={{...: {dim!r}}}",
                 )
         return found
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the two are the same in every part, NaN the same as NaN."""
+        return same(self, other) if isinstance(other, Result) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.unit, self.dims, self.values.shape))
+
+    def __reduce__(self) -> Any:
+        """Made again from plain parts: a copy is a result of its own."""
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        return _made, ({name: dict(x) if isinstance(x, Mapping) else x for name, x in parts.items()},)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held by its tensors, in bytes."""
+        return nbytes_of(self)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -189,12 +217,10 @@ class Result:
     def to_dataframe(self) -> "pandas.DataFrame":
         """Long form: one row for each value; columns are the dimensions, what stands along them, value, low and high.
 
-        Raises MissingExtra without pandas.
+        `attrs` has the result's name, its unit and whether it is exact.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise MissingExtra("tables need pandas", fix="pip install residscope[tables]") from error
+        import pandas
+
         places = list(product(*(range(n) for n in self.values.shape)))
         columns: dict[str, Any] = {}
         for axis, dim in enumerate(self.dims):
@@ -204,23 +230,23 @@ class Result:
             if tensor is not None:
                 half = tensor.dtype in (torch.bfloat16, torch.float16)
                 columns[name] = (tensor.float() if half else tensor).reshape(-1).numpy()
-        return pandas.DataFrame(columns)
+        table = pandas.DataFrame(columns)
+        table.attrs.update(name=self.name, unit=self.unit, exact=self.exact)
+        return table
 
     # ── files ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def save(self, path: str | Path) -> None:
-        """One safetensors file with everything in it, there whole or not at all; for `x.html` a page that shows it.
+        """One safetensors file, there whole or not at all; a page for `x.html`, a figure for `x.png`, `.svg`, `.pdf`.
 
         Raises:
             WrongEnding, FileNotThere: a name of another kind of file; no such folder.
         """
-        if check_ending(path, KIND) == ".html":
-            from residscope.views import save_html
+        save_item(self, path, self._write)
 
-            save_html(self.view(), Path(path).expanduser())
-            return
+    def _write(self, path: Path) -> None:
         tensors = {"values": self.values, "low": self.low, "high": self.high}
-        about: dict[str, Any] = {"dims": [*self.dims], "name": self.name, "exact": self.exact}
+        about: dict[str, Any] = {"dims": [*self.dims], "name": self.name, "exact": self.exact, "unit": self.unit}
         about |= {"coords": {name: [*labels] for name, labels in self.coords.items()}}
         about |= {"along": dict(self.along), "provenance": dict(self.provenance)}
         write_tensors(path, KIND, {name: x for name, x in tensors.items() if x is not None}, about)
@@ -230,6 +256,7 @@ class Result:
         """What `save` wrote. Raises FileNotThere, DamagedFile."""
         tensors, about = read_tensors(path, KIND)
         try:
+            about = {"unit": "", **about}  # which files of before results had units do not say
             for name, kind in _TOLD.items():
                 if not isinstance(about[name], kind):
                     raise TypeError(f"{name} is {about[name]!r}"[:200])
@@ -242,7 +269,8 @@ class Result:
     def __repr__(self) -> str:
         sizes = " x ".join(f"{dim} {n}" for dim, n in self.sizes.items()) or "one number"
         exact = "exact" if self.exact is True else self.exact
-        return f"Result({self.name}: {sizes}; {self._range()}; {exact})"
+        unit = f" {self.unit}" if self.unit else ""
+        return f"Result({self.name}: {sizes}; {self._range()}{unit}; {exact})"
 
     def _range(self) -> str:
         if not prod(self.values.shape):
@@ -261,6 +289,10 @@ class Result:
 
     def _repr_html_(self) -> str:
         return self.view()._repr_html_()
+
+
+def _made(parts: dict[str, Any]) -> Result:
+    return Result(**parts)
 
 
 def _label(x: Any) -> Label:

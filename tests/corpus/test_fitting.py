@@ -307,4 +307,8 @@ def test_a_scree_plot_says_the_shares_and_their_sum():
     assert differences.view().x == ("a − b",)
     with pytest.raises(errors.DirectionError, match="no variance shares"):
         directions.scree(rs.unembedding_rows(model(), ["a"]))
-    assert rs.unembedding_rows(model(), ["a"])._repr_html_() is None
+    rows = rs.unembedding_rows(model(), ["a", "b"])
+    assert rows._repr_html_() is None
+    table = rows.view()
+    assert [row[0] for row in table.rows] == [rows.label(0), rows.label(1)]
+    close([row[1] for row in table.rows], rows.read.norm(dim=1).tolist(), 1e-6)

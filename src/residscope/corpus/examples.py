@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,19 +16,21 @@ from residscope.corpus.vectors import one_vector
 from residscope.directions import Direction
 from residscope.engine.model import Model
 from residscope.errors import EmptyCorpus, WrongModel
+from residscope.reports import Record, Report
 from residscope.views import Grid, Histogram, Reference, Table
 
 Progress = Callable[[str, int, int], None]
 AFTER = 4  # tokens shown after the one in question
 
 
-@dataclass(frozen=True)
-class Example:
+@dataclass(frozen=True, eq=False)
+class Example(Record):
     """One token of the text with what stands around it: `tokens[at]` is the one, `values` the coordinate at each.
 
     A value is NaN where it is left out (the first token of a row, attention sinks).
     """
 
+    kind: ClassVar[str] = "example"
     row: int
     pos: int
     value: float
@@ -41,10 +43,11 @@ class Example:
         return self.tokens[self.at]
 
 
-@dataclass(frozen=True)
-class Interval:
+@dataclass(frozen=True, eq=False)
+class Interval(Record):
     """The tokens whose coordinate lies between two quantiles, `n` of them, and some drawn at random."""
 
+    kind: ClassVar[str] = "interval"
     low: float
     high: float
     n: int
@@ -52,9 +55,10 @@ class Interval:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Examples:
+class Examples(Report):
     """A direction over a text: the highest and lowest tokens, random ones of each interval (lowest first), all coordinates."""
 
+    kind: ClassVar[str] = "report:examples"
     direction: str
     place: str
     top: tuple[Example, ...]
@@ -89,9 +93,6 @@ class Examples:
     def __repr__(self) -> str:
         ends = f"{self.bottom[0].value:.3g} to {self.top[0].value:.3g}"
         return f"Examples({self.direction} at {self.place}: {len(self.values)} tokens, {ends})"
-
-    def _repr_html_(self) -> str:
-        return self.view()._repr_html_()
 
 
 class Readings:

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,9 +11,12 @@ from torch import Tensor
 from residscope.directions.direction import SPACES, Direction, check_told, place
 from residscope.engine.model import Model
 from residscope.errors import DirectionError, WrongWidth
+from residscope.files import read_plain, write_plain
+from residscope.items import nbytes_of, save_item
+from residscope.same import same
 
 if TYPE_CHECKING:
-    from residscope.views import Curve
+    from residscope.views import Curve, Table
 
 LABELS = {"pca": "PC", "svd": "SV", "nmf": "NMF"}
 
@@ -28,6 +32,7 @@ class Dictionary:
     write = v sigma.
     """
 
+    kind: ClassVar[str] = "dictionary"
     name: str
     site: str
     read: Float[Tensor, "n d"]
@@ -121,11 +126,36 @@ class Dictionary:
         """What the dictionary leaves out: x = decode(encode(x)) + error(x)."""
         return x - self.decode(self.encode(x))
 
-    def view(self) -> "Curve":
-        """The scree plot: each direction's variance share, and the sum so far. Raises DirectionError where it has none."""
-        from residscope.directions.scree import scree
+    @property
+    def nbytes(self) -> int:
+        """Memory held by its tensors, in bytes."""
+        return nbytes_of(self)
 
-        return scree(self)
+    def view(self) -> "Curve | Table":
+        """The scree plot: each direction's variance share, and the sum so far. Without shares, a table of its directions."""
+        from residscope.directions.scree import listed, scree
+
+        return listed(self) if self.variance is None else scree(self)
+
+    def save(self, path: str | Path) -> None:
+        """One safetensors file that `Dictionary.load` reads; a page for `x.html`, a figure for `x.png`, `.svg`, `.pdf`.
+
+        (`rs.directions.save` writes several, with enough of the model to know it again.) Raises WrongEnding, FileNotThere,
+        NotPlain.
+        """
+        save_item(self, path, lambda place: write_plain(place, self.kind, {"dictionary": self}))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Dictionary":
+        """What `save` wrote. Raises FileNotThere, DamagedFile."""
+        found: Dictionary = read_plain(path, cls.kind, only="dictionary", of=Dictionary)
+        return found
+
+    def __eq__(self, other: object) -> bool:
+        return same(self, other) if isinstance(other, Dictionary) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.site, self.head, self.read.shape))
 
     def _repr_html_(self) -> str | None:
         from residscope.directions.scree import shown

@@ -4,15 +4,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from numbers import Real
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from residscope.engine.model import Model
 from residscope.errors import DirectionError, WrongWidth, ZeroDirection
+from residscope.items import nbytes_of, save_item
 from residscope.model.sites import Site
+from residscope.same import same
+from residscope.views import Card, Grid, Histogram, Reference
 
 SPACES = ("raw", "centred", "lens")
 
@@ -33,6 +38,7 @@ class Direction:
     Directions form an algebra: `0.5 * pca[3] - 0.2 * pca[7]`.
     """
 
+    kind: ClassVar[str] = "direction"
     read: Float[Tensor, "d"]
     write: Float[Tensor, "d"]
     site: str
@@ -153,6 +159,48 @@ class Direction:
     def at(self, site: str) -> "Direction":
         """The same vectors at another site: a claim of the caller's, since nothing makes two sites share a basis."""
         return replace(self, site=site, provenance={"moved": self.site, "of": dict(self.provenance)})
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held by its tensors, in bytes."""
+        return nbytes_of(self)
+
+    def view(self) -> Grid:
+        """Its facts, and how large the entries of its two vectors are."""
+        read, write = self.read.double().cpu(), self.write.double().cpu()
+        facts: dict[str, str | float | None] = {
+            "place": self.place, "width": len(read), "space": self.space, "|read|": float(read.norm()),
+            "|write|": float(write.norm()), "cosine of the two": float(cosine_similarity(read, write, dim=0)),
+            "offset": self.offset, "standard deviation along it": self.scale,
+        }  # fmt: skip
+        shown = {"read": read} if torch.equal(read, write) else {"read": read, "write": write}
+        entries = Histogram(shown, bins=40, title="Entries", x_title="entry", references=[Reference(0.0)])
+        return Grid([Card(self.name, facts), entries], columns=2, title=f"{self.name} at {self.place}")
+
+    def save(self, path: str | Path) -> None:
+        """One safetensors file, as directions are handed on; a page for `x.html`, a figure for `x.png`, `.svg`, `.pdf`.
+
+        Raises WrongEnding, FileNotThere, NotPlain (its provenance).
+        """
+        from residscope.directions.sent import write_direction
+
+        save_item(self, path, lambda place: write_direction(self, place))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Direction":
+        """What `save` wrote, or an export of the library. Raises FileNotThere, DamagedFile."""
+        from residscope.directions.sent import read_direction
+
+        return read_direction(path)
+
+    def __eq__(self, other: object) -> bool:
+        return same(self, other) if isinstance(other, Direction) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.site, self.head, self.read.shape))
+
+    def _repr_html_(self) -> str:
+        return self.view()._repr_html_()
 
     @property
     def place(self) -> str:

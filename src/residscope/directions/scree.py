@@ -2,9 +2,11 @@
 
 from itertools import accumulate
 
+from torch.nn.functional import cosine_similarity
+
 from residscope.directions.dictionary import Dictionary
 from residscope.errors import DirectionError
-from residscope.views import Curve, Grid, Line
+from residscope.views import Curve, Grid, Line, Table
 
 SHARES = {
     "pca": "share of the variance",
@@ -13,6 +15,7 @@ SHARES = {
     "mean_difference": "share of the variance that is between the texts",
 }
 ADD_UP = ("pca", "svd")
+MOST = 500
 FEW = 12  # so many are labels on the axis; of numbers it would show halves
 
 
@@ -48,6 +51,20 @@ def scree(dictionary: Dictionary) -> Curve:
         y_title=SHARES.get(dictionary.name, "share"),
         note=note,
     )
+
+
+def listed(dictionary: Dictionary) -> Table:
+    """Each direction with the lengths of its two vectors and the cosine between them; the first of very many."""
+    read, write = dictionary.read.double(), dictionary.write.double()
+    cosine = cosine_similarity(read, write, dim=1)
+    shown = range(min(len(dictionary), MOST))
+    rows = [
+        [dictionary.label(i), float(x), float(y), float(z)]
+        for i, x, y, z in zip(shown, read.norm(dim=1), write.norm(dim=1), cosine, strict=False)
+    ]
+    columns = ["direction", "|read|", "|write|", "cosine of the two"]
+    note = "" if len(rows) == len(dictionary) else f"The first {len(rows):,} of {len(dictionary):,}."
+    return Table(columns, rows, title=f"{dictionary.name} of {dictionary.place}", note=note)
 
 
 def shown(dictionary: Dictionary) -> Curve | Grid:

@@ -6,14 +6,18 @@ safetensors with `read`, perhaps `write`, perhaps the model's `signature`; in th
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from residscope.directions.direction import Direction
 from residscope.directions.files import same_weights, signature
+from residscope.endings import check_ending
 from residscope.engine.model import Model
-from residscope.errors import DamagedFile, MalformedTensors, WrongModel
-from residscope.files import digest
+from residscope.errors import DamagedFile, MalformedTensors, ResidscopeError, WrongModel
+from residscope.files import AGAIN, digest, kind_of, replace_whole, unshared
+from residscope.plain import from_plain, to_plain
 
 KIND = "direction"
 UNCHECKED = "nothing in the file proves which model it was found in"
@@ -55,6 +59,53 @@ def said_about(facts: Mapping[str, str]) -> dict[str, Any]:
             allowed="a mapping with `provenance` and `model`, as JSON",
         ) from None
     return dict(about)
+
+
+def write_direction(direction: Direction, path: str | Path) -> None:
+    """A direction by itself, without a model's signature. Raises WrongEnding, FileNotThere, NotPlain."""
+    from safetensors.torch import save_file
+
+    check_ending(path, KIND)
+    told = to_plain(dict(direction.provenance), name=f"the provenance of {direction.name}")
+    tensors = unshared({"read": direction.read, "write": direction.write})
+    facts = {"residscope": KIND, "name": direction.name, "site": direction.site, "space": direction.space}
+    facts |= {"offset": repr(direction.offset), "about": json.dumps({"provenance": told}, allow_nan=False)}
+    facts |= {} if direction.scale is None else {"scale": repr(direction.scale)}
+    facts |= {} if direction.head is None else {"head": str(direction.head)}
+    facts["sha256"] = seal(tensors, facts)
+    replace_whole(path, lambda draft: save_file(tensors, str(draft), metadata=facts))
+
+
+def read_direction(path: str | Path) -> Direction:
+    """What `write_direction`, or an export of the library, wrote; the values go to the CPU.
+
+    Raises:
+        FileNotThere, DamagedFile: no file, or no such file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path).expanduser()
+    if (said := kind_of(path)) != KIND:
+        raise DamagedFile(f"{path.name} holds no {KIND}", received=said, allowed=f"a saved {KIND}")
+    try:
+        with safe_open(str(path), "pt") as file:
+            facts = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+        check_whole(tensors, {"sha256": "none", **facts})
+        scale, head = facts.get("scale"), facts.get("head")
+        return Direction(
+            tensors["read"],
+            tensors.get("write", tensors["read"]),
+            facts["site"],
+            offset=float(facts["offset"]),
+            scale=None if scale is None else float(scale),
+            name=facts["name"],
+            space=facts["space"],
+            provenance=from_plain(said_about(facts).get("provenance", {})),
+            head=None if head is None else int(head),
+        )
+    except (SafetensorError, ResidscopeError, ValueError, LookupError, TypeError, RuntimeError, OSError) as error:
+        raise DamagedFile(f"{path.name} is damaged: {error}", received=str(path), fix=AGAIN) from error
 
 
 def check_model(name: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any], model: Model) -> dict[str, str]:

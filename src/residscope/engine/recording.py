@@ -1,7 +1,9 @@
 """Recordings: what a run left at the sites asked for; everything else is recomputed from that, on demand."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -10,9 +12,11 @@ from torch import Tensor
 from residscope.engine.forward import forward, lock_of
 from residscope.engine.protocols import Edit, overlays_of
 from residscope.engine.windows import Window
-from residscope.errors import NotRecorded, UnknownPosition, WeightsChanged
+from residscope.errors import NotRecorded, UnknownPosition, WeightsChanged, WrongModel
+from residscope.items import save_item
 from residscope.model.prompts import Batch
 from residscope.model.sites import Site, rank
+from residscope.views import Grid
 
 if TYPE_CHECKING:
     from residscope.engine.model import Model
@@ -28,6 +32,8 @@ class Recording:
     A site that was not captured is recomputed, one block at a time, from the nearest captured `resid_pre` below it, with
     the run's own edits, and then kept. That is refused once the weights have changed.
     """
+
+    kind: ClassVar[str] = "recording"
 
     def __init__(
         self,
@@ -78,6 +84,37 @@ class Recording:
         """Memory held by its tensors, in bytes, each storage counted once."""
         storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in self._values.values()}
         return sum(storages.values())
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The model as it is now, the sites held, how many prompts, and how many edits they ran under."""
+        facts = {"prompts": len(self.batch), "edits": len(self.edits), "sites": [str(site) for site in self.sites]}
+        return {**self.model.provenance, **facts}
+
+    def view(self) -> Grid:
+        """How long the stream is at each token, layer by layer, where it is held; and what else is. Nothing is recomputed."""
+        from residscope.engine.recorded import shown
+
+        return shown(self)
+
+    def save(self, path: str | Path) -> None:
+        """`rs.save_recording`; a page for `x.html`, a figure for `x.png`, `.svg`, `.pdf`."""
+        save_item(self, path, lambda place: _room().save_recording(self, place))
+
+    @classmethod
+    def load(cls, path: str | Path, model: "Model | None" = None) -> "Recording":
+        """`rs.load_recording`: on the model it is of. Raises WrongModel where none is given."""
+        if model is None:
+            raise WrongModel(
+                "a recording is read on the model it is of, and none is given",
+                received="no model",
+                fix="Recording.load(path, model)",
+            )
+        found: Recording = _room().load_recording(path, model)
+        return found
+
+    def _repr_html_(self) -> str:
+        return self.view()._repr_html_()
 
     def __getitem__(self, key: str | Site | tuple[str, int]) -> Tensor:
         """The value at a site, of the site's own shape.
@@ -264,6 +301,11 @@ class Recording:
             window=window,
             unedited=self.unedited,
         )
+
+
+def _room() -> Any:
+    """Recordings in files: a room above this one, since runs have edits."""
+    return import_module("residscope.recordings")
 
 
 class _Rebased:

@@ -68,7 +68,7 @@ def ablation_sweep(
     averaged = {str(site): dict(found) for site, edit in whole.items() if (found := getattr(edit, "averaged", None))}
     if averaged:
         about["averaged"] = averaged
-    result = cells.result(values, name=type(metric).__name__, about={**about, "relative": relative})
+    result = cells.result(values, about={**about, "relative": relative})
     if not relative:
         return result
     base = baseline if result.dims[-1] == "prompt" else baseline[0]

@@ -65,14 +65,15 @@ def activation_patching(
     about = {"method": f"activation patching of {site}, {mode}", **ends, "normalized": normalize}
     if cells.pair.scored_by is not None:
         about["scored by"] = cells.pair.scored_by
-    result = cells.grid.result(found, name=type(metric).__name__, about=about)
+    result = cells.grid.result(found, about=about)
     if not normalize:
         return result
     from dataclasses import replace
 
     several = result.dims[-1] == "prompt"
     low, high = (end if several else end[0] for end in (cells.ends[1].cpu(), cells.ends[0].cpu()))
-    return replace(result, values=(result.values - low) / (high - low), name="share of the gap restored")
+    name = f"share of the gap restored, {result.name}"
+    return replace(result, values=(result.values - low) / (high - low), name=name, unit="share")
 
 
 class _Cells:

@@ -1,7 +1,8 @@
 """What the model answers: logit(right) - logit(wrong) at the end of each prompt, without edits and with many."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,6 +14,8 @@ from residscope.methods.activations import Progress
 from residscope.methods.intervals import wilson
 from residscope.methods.runs import Cell, cell_runs
 from residscope.model.prompts import PromptSet
+from residscope.reports import Report
+from residscope.views import Card
 
 
 def answer_diffs(
@@ -43,19 +46,31 @@ def answer_ids(model: Model, data: PromptSet) -> Int[Tensor, "prompt two"]:
     return torch.tensor([[model.token_id(token) for token in pair] for pair in data.answers], device=model.device)
 
 
-@dataclass(frozen=True)
-class Flips:
+@dataclass(frozen=True, eq=False)
+class Flips(Report):
     """Of the prompts answered right without the edit, how many are answered wrong with it; and how far answers move."""
 
+    kind: ClassVar[str] = "report:flips"
     right: int
     flipped: int
     interval: tuple[float, float]
     mean_shift: float
     mean_absolute_shift: float
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def rate(self) -> float:
         return self.flipped / self.right if self.right else float("nan")
+
+    def view(self) -> Card:
+        low, high = self.interval
+        told: dict[str, float | str] = {
+            "answered right without the edit": self.right,
+            "answered wrong with it": self.flipped,
+            "flip rate": self.rate,
+        }
+        told |= {"95 % interval": f"{low:.1%} to {high:.1%}", "mean shift, logits": self.mean_shift}
+        return Card("Flips", told | {"mean absolute shift, logits": self.mean_absolute_shift})
 
 
 def flips(clean: Float[Tensor, "prompt"], edited: Float[Tensor, "prompt"]) -> Flips:

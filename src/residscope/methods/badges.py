@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from residscope.methods.dose_response import DoseResponse
 from residscope.methods.null_directions import NullDirections
 from residscope.methods.removal_cost import RemovalCost
 from residscope.methods.stability import Stability
+from residscope.reports import Report
 from residscope.views import Card
 
 LEVEL = 0.05
@@ -15,14 +17,16 @@ MATCHED = 0.5  # of its variance: what random directions must carry for their re
 RISING = 0.9  # rank correlation of dose and effect
 
 
-@dataclass(frozen=True)
-class Badge:
+@dataclass(frozen=True, eq=False)
+class Badge(Report):
     """A claim, whether it was shown, the sentence that says why or why not, and the numbers. shown: None until known."""
 
+    kind: ClassVar[str] = "report:badge"
     claim: str
     shown: bool | None
     sentence: str
     numbers: Mapping[str, float | str | None] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def said(self) -> str:

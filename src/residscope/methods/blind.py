@@ -5,31 +5,41 @@ contexts but not the values guesses each from the description alone; the score i
 guesses with the values. It is unmoved by how anybody uses the slider, as long as higher means higher.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
 
 from residscope.errors import NoOrder
+from residscope.reports import Report
+from residscope.views import Card
 
 Numbers = Float[np.ndarray, "*draws n"]
 MIDDLE_95 = (2.5, 97.5)
 DRAWS = 2_000
 
 
-@dataclass(frozen=True)
-class Score:
+@dataclass(frozen=True, eq=False)
+class Score(Report):
     """rho: Spearman's correlation, from -1 to 1. interval: of the bootstrap over the n contexts, 95%. chance: where 95 of 100
     shuffles of the same guesses fall. auc: how often a context of the upper half was guessed above one of the lower; ties
     count half.
     """
 
+    kind: ClassVar[str] = "report:score"
     rho: float
     interval: tuple[float, float]
     chance: tuple[float, float]
     auc: float
     n: int
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def view(self) -> Card:
+        ends = {"interval": self.interval, "chance": self.chance}
+        told = {name: f"{low:.2f} to {high:.2f}" for name, (low, high) in ends.items()}
+        return Card("Guesses against values", {"Spearman's rho": self.rho, **told, "AUC": self.auc, "contexts": self.n})
 
 
 def score(guesses: Sequence[float], values: Sequence[float], *, seed: int = 0) -> Score:

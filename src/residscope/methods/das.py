@@ -4,9 +4,9 @@ Geiger et al., 2023, Finding Alignments Between Interpretable Causal Variables a
 (arXiv:2303.02536).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -24,16 +24,36 @@ from residscope.methods.probe import Probe
 from residscope.metrics import logit_diff
 from residscope.model.prompts import PromptSet
 from residscope.model.sites import Site, SiteTable
+from residscope.reports import Report
+from residscope.results import Result
+from residscope.views import Curve, Line
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Das:
+class Das(Report):
     """unit: the direction found. effect: the mean logit difference under the exchange, step by step, in logits. probe: what its
     site, position and class means are taken from."""
 
+    kind: ClassVar[str] = "report:das"
+    main: ClassVar[str] = "course"
     unit: Float[Tensor, "d"]
     effect: tuple[float, ...]
     probe: Probe
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def course(self) -> Result:
+        """The effect over the steps, in logits."""
+        name = "mean logit difference under the exchange"
+        return Result(torch.tensor(self.effect), ("step",), name=name, unit="logits", provenance=self.provenance)
+
+    def view(self) -> Curve:
+        line = Line("logit difference", list(self.effect))
+        where = f"{self.probe.label} at {self.probe.site}, {self.probe.position}"
+        return Curve(
+            list(range(len(self.effect))), [line], title=f"DAS of {where}: what is trained", x_title="step",
+            y_title="mean logit difference under the exchange", unit="logits",
+        )  # fmt: skip
 
     def edit(self, to: To = "other", *, pos: int | Sequence[int] | None = None) -> SetConcept:
         """x + u (m[to] - u . x): the coordinate along the direction set to the wanted class's mean; `to` as in `rs.lrqp`."""
@@ -101,7 +121,8 @@ def das(
         effect.append(readout.mean)
         if progress is not None:
             progress("DAS", step + 1, steps)
-    return Das(u.detach().clone(), tuple(effect), probe)
+    about = {**model.provenance, "method": "das", "data": data.name, "steps": steps, "rate": rate, "seed": seed}
+    return Das(u.detach().clone(), tuple(effect), probe, about)
 
 
 class _Kept:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from residscope.corpus.moments import Moments
 from residscope.corpus.vectors import at_head, one_vector
 from residscope.directions import Direction
 from residscope.engine.model import Model, Prompt
+from residscope.engine.naming import label_of, unit_of
 from residscope.engine.planner import sweep
 from residscope.engine.protocols import LogitReadout
 from residscope.engine.recording import Recording
@@ -23,6 +24,7 @@ from residscope.methods.own_tokens import CommonTokens, own_tokens, to_stream
 from residscope.methods.random_like import equal_variance, step_of
 from residscope.methods.shifts import shift
 from residscope.model.prompts import Batch
+from residscope.reports import Report
 from residscope.results import Result
 from residscope.views import Curve, Grid, Line, Reference
 
@@ -32,7 +34,7 @@ OWN = 5  # tokens at each end
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class DoseResponse:
+class DoseResponse(Report):
     """The effect of each dose: KL from the unedited prediction, and how far the direction's own tokens move.
 
     kl: over dose, in nats, the mean over prompts with its bootstrap interval. own: the mean change of the logits of the tokens it
@@ -41,6 +43,8 @@ class DoseResponse:
     zero; rises: the rank correlation of dose and own change.
     """
 
+    kind: ClassVar[str] = "report:dose_response"
+    main: ClassVar[str] = "kl"
     direction: str
     of: str
     kl: Result
@@ -70,10 +74,10 @@ class DoseResponse:
 
     def curves(self) -> list[Curve]:
         """Own tokens (where there are any) and KL over the dose, each with the random directions' band."""
-        shown = [] if self.own is None else [(self.own, self.random_own, self.of, "logits")]
-        shown.append((self.kl, self.random_kl, "KL from the unedited prediction", "nats"))
+        shown = [] if self.own is None else [(self.own, self.random_own, self.of)]
+        shown.append((self.kl, self.random_kl, "KL from the unedited prediction"))
         found = []
-        for own, others, title, unit in shown:
+        for own, others, title in shown:
             assert others is not None
             ends = torch.quantile(others.values.double(), torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
             lines = [
@@ -87,7 +91,7 @@ class DoseResponse:
                     title=title,
                     x_title="dose, in standard deviations",
                     y_title="change" if own is self.own else "KL",
-                    unit=unit,
+                    unit=own.unit,
                     references=[Reference(0.0, axis="y")],
                     note=f"bands: 95 % over {self.provenance['prompts']} prompts; over {len(others.values)} random directions",
                 )
@@ -98,11 +102,10 @@ class DoseResponse:
         return Grid(self.curves(), columns=2, title=f"Steering along {self.direction}")
 
     def __repr__(self) -> str:
-        said = "no tokens of its own" if self.own is None else f"{self.slope:.3g} logits per sd, p {self.p:.3f}"
+        said = "no tokens of its own"
+        if self.own is not None:
+            said = f"{self.slope:.3g} {self.own.unit or 'units'} per sd, p {self.p:.3f}"
         return f"DoseResponse({self.direction}: {said})"
-
-    def _repr_html_(self) -> str:
-        return self.view()._repr_html_()
 
 
 @dataclass(eq=False)
@@ -191,13 +194,14 @@ def dose_response(
         "steered": "everywhere" if pos is None else pos,
         "sd along random directions": float((drawn @ moments.covariance.cpu() @ drawn.T).diagonal().sqrt().median()),
     }  # fmt: skip
-    of = "The metric" if metric is not None else "Its own tokens: those it raises less those it lowers"
+    name, unit = ("own tokens", "logits") if metric is None else (label_of(metric, model), unit_of(metric))
+    of = name if metric is not None else "Its own tokens: those it raises less those it lowers"
     kl = found[..., 0]
     own = found[..., 1] if metric is not None else _own(found[..., 1:], tokens, ids)
     return DoseResponse(
-        direction.name, of, _mean(kl[0], doses, "KL", seed, about),
-        None if own is None else _mean(own[0], doses, "own tokens", seed, about),
-        _draws(kl[1:], doses, "KL", about), None if own is None else _draws(own[1:], doses, "own tokens", about), about,
+        direction.name, of, _mean(kl[0], doses, "KL", "nats", seed, about),
+        None if own is None else _mean(own[0], doses, name, unit, seed, about),
+        _draws(kl[1:], doses, "KL", "nats", about), None if own is None else _draws(own[1:], doses, name, unit, about), about,
     )  # fmt: skip
 
 
@@ -237,20 +241,26 @@ def _own(
 
 
 def _mean(
-    values: Float[Tensor, "dose prompt"], doses: Sequence[float], name: str, seed: int, about: Mapping[str, Any]
+    values: Float[Tensor, "dose prompt"],
+    doses: Sequence[float],
+    name: str,
+    unit: str,
+    seed: int,
+    about: Mapping[str, Any],
 ) -> Result:
     low, high = bootstrap(values.T, seed=seed)
     mean = values.mean(1)
     return Result(
-        mean, ("dose",), {"dose": doses}, name=name, provenance=about,
+        mean, ("dose",), {"dose": doses}, name=name, unit=unit, provenance=about,
         low=torch.minimum(low, mean), high=torch.maximum(high, mean),
     )  # fmt: skip
 
 
 def _draws(
-    values: Float[Tensor, "draw dose prompt"], doses: Sequence[float], name: str, about: Mapping[str, Any]
+    values: Float[Tensor, "draw dose prompt"], doses: Sequence[float], name: str, unit: str, about: Mapping[str, Any]
 ) -> Result:
-    return Result(values.mean(2), ("draw", "dose"), {"dose": doses}, name=f"{name}, random", provenance=about)
+    name = f"{name}, random"
+    return Result(values.mean(2), ("draw", "dose"), {"dose": doses}, name=name, unit=unit, provenance=about)
 
 
 def _slopes(values: Float[Tensor, "n dose"], doses: Float[Tensor, "dose"]) -> Float[Tensor, "n"]:

@@ -6,7 +6,7 @@ belief that was injected, and do the name movers look at S1 instead of IO?
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -23,12 +23,13 @@ from residscope.methods.probe_fit import fit
 from residscope.methods.runs import cell_runs, named
 from residscope.model.prompts import PromptSet
 from residscope.model.sites import Site
+from residscope.reports import Report
 from residscope.results import Result
 from residscope.views import Curve, Grid, Line, Reference, Scatter
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Downstream:
+class Downstream(Report):
     """Later heads under several arms of edits, at the end of the prompts.
 
     probes: of the label from each reader's output (`z` at END), fitted on unedited training prompts. reports[head, arm]: the
@@ -37,6 +38,8 @@ class Downstream:
     prompt]: END's attention.
     """
 
+    kind: ClassVar[str] = "report:downstream"
+    main: ClassVar[str] = "reports"
     label: str
     probes: Mapping[Head, Probe]
     reports: Result
@@ -59,6 +62,18 @@ class Downstream:
             y_title="share of prompts",
             references=[Reference(0.5, "chance", axis="y")],
         )
+
+    def view(self) -> Grid:
+        """What the heads report, and where the others look, on the mean over the prompts."""
+        arms = [str(arm) for arm in self.reports.coords["arm"]]
+        looks = []
+        for group in self.attention:
+            mean = self.means(group)
+            heads = [str(head) for head in mean.coords["head"]]
+            lines = [Line(f"{arm}, to {to}", mean.select(arm=arm, to=to).values) for arm in arms for to in ("IO", "S1")]
+            title = f"Where the {group} look"
+            looks.append(Curve(heads, lines, title=title, x_title="head", y_title="attention from END", unit="share"))
+        return Grid([self.beliefs(), *looks], title=f"Later heads when {self.label} is edited")
 
     def means(self, group: str) -> Result:
         """Mean attention from END: head x arm x to."""
@@ -161,6 +176,7 @@ def downstream(
         ("head", "arm"),
         coords,
         name=f"reports its own {label}",
+        unit="share",
         low=low,
         high=high,
         provenance=about,
@@ -171,8 +187,9 @@ def downstream(
         coords = {"head": [f"{a}.{b}" for a, b in own], "arm": names, "to": LOOKED}
         values = looked[[heads.index(head) for head in own]]
         return Result(
-            values, ("head", "arm", "to", "prompt"), coords, name=f"attention of {name} from END", provenance=about
-        )
+            values, ("head", "arm", "to", "prompt"), coords, name=f"attention of {name} from END", unit="share",
+            provenance=about,
+        )  # fmt: skip
 
     return Downstream(label, probes, reports, {name: of_group(name) for name in movers}, about)
 

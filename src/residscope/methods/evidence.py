@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from residscope.corpus.chunks import chunks
 from residscope.corpus.examples import Examples, Readings
@@ -22,16 +22,18 @@ from residscope.methods.null_directions import Null, NullDirections
 from residscope.methods.own_tokens import OwnTokens, own_tokens
 from residscope.methods.removal_cost import RemovalCost, removal_cost
 from residscope.methods.stability import Blocks, Stability, fit_of, stability_of
-from residscope.views import Grid, View, save_html
+from residscope.reports import Report
+from residscope.views import Grid, View
 
 Progress = Callable[[str, int, int], None]
 PARTS = ("tokens", "examples", "null", "stability", "dose", "removal")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Evidence:
+class Evidence(Report):
     """What is known of a direction. `missing` says, of each part that is None, why (nothing: it is still to come)."""
 
+    kind: ClassVar[str] = "report:evidence"
     direction: str
     place: str
     tokens: OwnTokens | None = None
@@ -76,16 +78,9 @@ class Evidence:
             shown += self.examples.view().views
         return Grid(shown, columns=2, title=f"Evidence for {self.named}")
 
-    def save(self, path: str | Path) -> None:
-        """A page of it that asks for nothing else."""
-        save_html(self.view(), Path(path).expanduser())
-
     def __repr__(self) -> str:
         said = f"correlates {self.correlates.said}, is used {self.used.said}"
         return f"Evidence({self.named}: {said})"
-
-    def _repr_html_(self) -> str:
-        return self.view()._repr_html_()
 
 
 def evidence(

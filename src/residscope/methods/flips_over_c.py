@@ -103,4 +103,4 @@ def flip_rates(
         "held out": len(test),
         "right": each[0].right,
     }
-    return Result(rate, tuple(coords), coords, name="flip rate", low=low, high=high, provenance=found)
+    return Result(rate, tuple(coords), coords, name="flip rate", unit="share", low=low, high=high, provenance=found)

@@ -32,7 +32,7 @@ class Grid:
     sites: tuple[Site, ...]
     where: tuple[dict[str, Any], ...]
 
-    def result(self, found: Result, *, name: str, about: Mapping[str, Any]) -> Result:
+    def result(self, found: Result, *, about: Mapping[str, Any]) -> Result:
         """A sweep's result over these cells, by the grid's dimensions; the prompt's goes where there is only one."""
         sizes = [len(self.coords[dim]) for dim in self.dims]
         values, dims, coords = found.values, self.dims, dict(self.coords)
@@ -43,7 +43,9 @@ class Grid:
         if "known" in found.coords:
             about = {**about, "known": list(found.coords["known"])}
         provenance = {**found.provenance, **about}
-        return Result(values, dims, coords, self.along, name=name, exact=found.exact, provenance=provenance)
+        return Result(
+            values, dims, coords, self.along, name=found.name, unit=found.unit, exact=found.exact, provenance=provenance
+        )
 
 
 def grid(

@@ -5,7 +5,7 @@ Nothing is taken over from the paper but the questions: the same are put to ever
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -22,6 +22,7 @@ from residscope.methods.activations import Progress
 from residscope.methods.answers import answer_ids
 from residscope.methods.runs import CellRun, cell_runs, named
 from residscope.model.prompts import PromptSet
+from residscope.reports import Report
 from residscope.results import Result
 from residscope.views import Grid, HeatMap, Table
 
@@ -33,7 +34,7 @@ SHARE = 0.1  # of the largest effect: what is less is no role
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class HeadRoles:
+class HeadRoles(Report):
     """What each head does at the end of the prompt, and the heads that do most of it.
 
     direct[layer, head]: what the head itself adds to logit(right) - logit(wrong), in logits, the final norm's divisor as it
@@ -48,6 +49,8 @@ class HeadRoles:
     of the largest effect has no role, but for backups.
     """
 
+    kind: ClassVar[str] = "report:head_roles"
+    main: ClassVar[str] = "direct"
     direct: Result
     knocked_out: Result
     attention: Result
@@ -58,6 +61,7 @@ class HeadRoles:
     negative: tuple[Head, ...]
     backups: tuple[Head, ...]
     s_inhibition: tuple[Head, ...]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def groups(self) -> dict[str, tuple[Head, ...]]:
@@ -116,7 +120,7 @@ class HeadRoles:
             title=result.name,
             row_title="layer",
             column_title="head",
-            unit=str(result.provenance.get("unit", "")),
+            unit=result.unit,
             marks=marks,
             bottom_up=True,
         )
@@ -172,9 +176,7 @@ def head_roles(
 
     def result(values: Tensor, name: str, unit: str = "logits") -> Result:
         dims = ("to", "layer", "head")[-values.ndim :]
-        return Result(
-            values, dims, {"to": LOOKED} if values.ndim == 3 else {}, name=name, provenance={**about, "unit": unit}
-        )
+        return Result(values, dims, {"to": LOOKED} if values.ndim == 3 else {}, name=name, unit=unit, provenance=about)
 
     return HeadRoles(
         direct=result(direct, "direct effect on the logit difference"),
@@ -187,6 +189,7 @@ def head_roles(
         negative=tuple(negative),
         backups=tuple(backups),
         s_inhibition=tuple(inhibit),
+        provenance=about,
     )
 
 

@@ -5,7 +5,7 @@ After Intervening in the Residual Stream (2023).
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -21,8 +21,9 @@ from residscope.methods.lrqp import lrqp
 from residscope.methods.probe import Probe
 from residscope.methods.runs import CellRun, cell_runs
 from residscope.model.prompts import PromptSet
+from residscope.reports import Record, Report
 from residscope.results import Result
-from residscope.views import Histogram, Reference, Scatter
+from residscope.views import Grid, Histogram, Reference, Scatter, Table
 
 Maker = Callable[[Probe, str], ConceptEdit]
 """An edit of what a probe reads, from the probe and what to set it to ("true", "other", a class ...)."""
@@ -36,11 +37,16 @@ METHODS: Mapping[str, Maker] = {
     "project out": lambda probe, to: concepts.project_out(probe, to=to),
     "constant dose": lambda probe, to: concepts.constant_dose(probe, to=to),
 }
+UNITS = {
+    "flip rate": "share", "mean shift": "logits", "control: mean absolute shift": "logits",
+    "random direction: flip rate": "share", "Mahalanobis cost": "standard deviations", "off-cloud percentile": "percent",
+    "KL": "nats", "change of answer mass": "nats",
+}  # fmt: skip
 ARMS = {"clean": None, "control": "true", "counterfactual": "other", "random direction": "other"}
 
 
 @dataclass(frozen=True, eq=False)
-class Arm:
+class Arm(Record):
     """The prompts under one edit, a number for each.
 
     diff: logit(right) - logit(wrong) at the end, in logits. kl: KL(clean || edited) of the next token, in nats. mass:
@@ -50,6 +56,7 @@ class Arm:
     point's is spread evenly over 0 to 1.
     """
 
+    kind: ClassVar[str] = "arm"
     diff: Float[Tensor, "prompt"]
     kl: Float[Tensor, "prompt"]
     mass: Float[Tensor, "prompt"]
@@ -58,10 +65,12 @@ class Arm:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Intervention:
+class Intervention(Report):
     """One way of editing at one site, in arms: `clean`, `control` (set to the true value), `counterfactual` (the other one) and
     `random direction` (as far as the counterfactual, in Mahalanobis length, along a direction drawn from N(0, Sigma))."""
 
+    kind: ClassVar[str] = "report:intervention"
+    main: ClassVar[str] = "answers"
     name: str
     site: str
     position: str
@@ -87,6 +96,21 @@ class Intervention:
             "KL": float(other.kl.mean()),
             "change of answer mass": float((other.mass - clean.mass).mean()),
         }
+
+    @property
+    def answers(self) -> Result:
+        """The logit difference of every prompt in every arm, in logits."""
+        values, coords = torch.stack([arm.diff for arm in self.arms.values()]), {"arm": tuple(self.arms)}
+        return Result(
+            values, ("arm", "prompt"), coords, name=f"logit difference, {self.name} at {self.site}", unit="logits",
+            provenance=self.provenance,
+        )  # fmt: skip
+
+    def view(self) -> Grid:
+        """Both pictures, and the numbers with their units."""
+        rows = [[name, value, UNITS[name]] for name, value in self.numbers().items()]
+        table = Table(["counterfactual", "value", "unit"], rows, title=f"{self.label} set to the other value")
+        return Grid([self.histogram(), self.scatter(), table], title=f"{self.name} at {self.site}, {self.position}")
 
     def histogram(self) -> Histogram:
         """Logit differences: clean, control, counterfactual."""
@@ -178,7 +202,8 @@ def compare(found: Sequence[Intervention]) -> dict[str, Result]:
         low, high = torch.tensor(ends, dtype=torch.float64).unbind(-1) if name == "flip rate" else (None, None)
         coords = {"site": sites, "method": names}
         about = found[0].provenance
-        return Result(values, ("site", "method"), coords, name=name, low=low, high=high, provenance=about)
+        unit = UNITS[name]
+        return Result(values, ("site", "method"), coords, name=name, unit=unit, low=low, high=high, provenance=about)
 
     return {name: result(name) for name in found[0].numbers()}
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,6 +14,7 @@ from residscope.methods.activations import Key, Progress, Recorded, recorded
 from residscope.methods.probe import Probe
 from residscope.methods.probe_fit import fit_halves
 from residscope.model.prompts import PromptSet
+from residscope.reports import Report
 from residscope.results import Result
 from residscope.views import Grid, Scatter
 
@@ -21,7 +22,7 @@ C = 1e-2  # probes that only say how well a label can be read, and make no edit,
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Projection:
+class Projection(Report):
     """Activations at one site and position in two dimensions, and how far a label that was not used for it shows there.
 
     shown: (x - mean) [v1 v2], v the first right singular vectors of the centred activations; or UMAP's two coordinates. share:
@@ -29,6 +30,7 @@ class Projection:
     where the classes lie on each other. probe: fitted on the whole activations, half of the prompts held out.
     """
 
+    kind: ClassVar[str] = "report:projection"
     site: str
     position: str
     label: str
@@ -38,6 +40,7 @@ class Projection:
     silhouette: float
     probe: Probe
     method: str = "svd"
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def view(self, texts: Sequence[str] | None = None) -> Scatter:
         a, b = self.share
@@ -54,37 +57,38 @@ class Projection:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Look:
+class Look(Report):
     """Projections over sites and layers. `view()` is small multiples; `silhouette` and `accuracy` are `Result`s."""
 
+    kind: ClassVar[str] = "report:look"
+    main: ClassVar[str] = "accuracy"
     projections: tuple[Projection, ...]
     texts: tuple[str, ...] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
     @property
     def silhouette(self) -> Result:
-        return self._result("silhouette", [p.silhouette for p in self.projections])
+        return self._result("silhouette", "coefficient", [p.silhouette for p in self.projections])
 
     @property
     def accuracy(self) -> Result:
         """The probes' held-out accuracy, with Wilson's 95 % intervals."""
         low, high = ([p.probe.interval[side] for p in self.projections] for side in (0, 1))
-        return self._result("accuracy", [p.probe.accuracy for p in self.projections], low, high)
+        return self._result("accuracy", "share", [p.probe.accuracy for p in self.projections], low, high)
 
-    def _result(self, name: str, values: list[float], low: Any = None, high: Any = None) -> Result:
+    def _result(self, name: str, unit: str, values: list[float], low: Any = None, high: Any = None) -> Result:
         sites = tuple(p.site for p in self.projections)
         low, high = (None if x is None else torch.tensor(x) for x in (low, high))
         about = {"method": "look", **self.provenance}
-        return Result(torch.tensor(values), ("site",), {"site": sites}, name=name, low=low, high=high, provenance=about)
+        return Result(
+            torch.tensor(values), ("site",), {"site": sites}, name=name, unit=unit, low=low, high=high, provenance=about
+        )
 
     def view(self, columns: int = 4) -> Grid:
         first = self.projections[0]
         title = f"{first.label} at {first.position}: activations on their first two singular vectors"
         title = title if first.method == "svd" else f"{first.label} at {first.position}: {first.method}"
         return Grid([p.view(self.texts) for p in self.projections], columns=columns, title=title)
-
-    def _repr_html_(self) -> str:
-        return self.view()._repr_html_()
 
 
 def look(
@@ -145,7 +149,7 @@ def project(
         keep = seen.kept[at] if isinstance(seen, Recorded) else torch.ones(len(x), dtype=torch.bool)
         shown, share = _umap(x, seed) if method == "umap" else _svd(x, keep)
         score = _silhouette(shown[keep], [g for g, k in zip(groups, keep.tolist(), strict=True) if k])
-        found.append(Projection(name, position, label, shown, groups, share, score, probe, method))
+        found.append(Projection(name, position, label, shown, groups, share, score, probe, method, about))
         if progress is not None:
             progress("projections", len(found), len(vectors))
     return Look(tuple(found), data.texts, about)

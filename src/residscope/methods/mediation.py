@@ -6,7 +6,7 @@ The open question of Intervening in the Residual Stream (2023): does the answer 
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -20,14 +20,15 @@ from residscope.methods.activations import Progress
 from residscope.methods.answers import Flips, answer_diffs, flips
 from residscope.methods.head_roles import Head
 from residscope.model.prompts import PromptSet
+from residscope.reports import Report
 from residscope.results import Result
-from residscope.views import Curve, Histogram, Line, Reference
+from residscope.views import Curve, Grid, Histogram, Line, Reference
 
 BOOTSTRAP = 2000
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Mediation:
+class Mediation(Report):
     """An edit's effect on the logit difference, and what is left of it with each group's attention held.
 
     through: the share of the mean shift that goes with the patterns,
@@ -38,6 +39,8 @@ class Mediation:
     several draws.
     """
 
+    kind: ClassVar[str] = "report:mediation"
+    main: ClassVar[str] = "through"
     clean: Float[Tensor, "prompt"]
     edited: Float[Tensor, "prompt"]
     held: Mapping[str, Float[Tensor, "prompt"]]
@@ -48,6 +51,10 @@ class Mediation:
     def flips(self, group: str | None = None) -> Flips:
         """Flips under the edit alone, or with a group held. (Of "random heads": of the mean over draws.)"""
         return flips(self.clean, self.edited if group is None else self.held[group])
+
+    def view(self) -> Grid:
+        """Both pictures side by side."""
+        return Grid([self.histogram(), self.curve()], title="What runs through these heads' attention")
 
     def histogram(self) -> Histogram:
         shown = {"clean": self.clean, "edited": self.edited}
@@ -121,7 +128,14 @@ def mediated(
     shares = torch.tensor([_share(clean, edited, values, seed) for values in held.values()], dtype=torch.float64)
     value, low, high = shares.unbind(1)
     through = Result(
-        value, ("held",), {"held": tuple(held)}, name="share through", low=low, high=high, provenance=about
+        value,
+        ("held",),
+        {"held": tuple(held)},
+        name="share through",
+        unit="share",
+        low=low,
+        high=high,
+        provenance=about,
     )
     return Mediation(clean, edited, held, through, sets, about)
 

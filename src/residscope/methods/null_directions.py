@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -15,17 +15,19 @@ from residscope.directions import Direction
 from residscope.engine.model import Model
 from residscope.errors import EmptyCorpus, WrongModel
 from residscope.methods.random_like import of_data, uniform
+from residscope.reports import Report
 from residscope.results import Result
 from residscope.views import Grid, Histogram, Reference
 
 Progress = Callable[[str, int, int], None]
 MEASURES = ("share of variance", "excess kurtosis", "token identity", "position")
 DRAWN = ("uniform", "data")
+UNIT = "share, kurtosis or η², by measure"
 OPENING = 1024  # tokens whose covariance the "data" directions are drawn from
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class NullDirections:
+class NullDirections(Report):
     """Four measures of a direction's coordinate y over a text, the same of random directions, and p-values by rank.
 
         share of variance   var y / (|read|^2 tr cov x)
@@ -36,6 +38,8 @@ class NullDirections:
     observed: over measure. null: over drawn, measure and draw. p: (1 + those at least as high) / (1 + all).
     """
 
+    kind: ClassVar[str] = "report:null_directions"
+    main: ClassVar[str] = "observed"
     direction: str
     observed: Result
     null: Result
@@ -67,9 +71,6 @@ class NullDirections:
             f"{m} {float(self.observed.select(measure=m).values):.3g} (p {self.beaten(m):.3f})" for m in MEASURES
         )
         return f"NullDirections({self.direction}: {found})"
-
-    def _repr_html_(self) -> str:
-        return self.view()._repr_html_()
 
 
 class Powers:
@@ -178,13 +179,12 @@ class Null:
         at_least = (null >= (observed - close)[None, :, None]).sum(2)
         p = (1 + at_least) / (1 + self.n)
         about = {**about, "tokens": self.powers.count, "random directions": self.n, "seed": self.seed}
+        both = {"drawn": DRAWN, "measure": MEASURES}
         return NullDirections(
             self.direction.name,
-            Result(observed, ("measure",), {"measure": MEASURES}, name="observed", provenance=about),
-            Result(
-                null, ("drawn", "measure", "draw"), {"drawn": DRAWN, "measure": MEASURES}, name="null", provenance=about
-            ),
-            Result(p, ("drawn", "measure"), {"drawn": DRAWN, "measure": MEASURES}, name="p", provenance=about),
+            Result(observed, ("measure",), {"measure": MEASURES}, name="observed", unit=UNIT, provenance=about),
+            Result(null, ("drawn", "measure", "draw"), both, name="null", unit=UNIT, provenance=about),
+            Result(p, ("drawn", "measure"), both, name="p", unit="probability", provenance=about),
             about,
         )
 

@@ -1,6 +1,8 @@
 """The tokens a direction points to: those whose logits its write vector raises and lowers most, by cosine."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -9,6 +11,7 @@ from torch import Tensor
 from residscope.directions import Direction
 from residscope.engine.layout import weight_in_out
 from residscope.engine.model import Model
+from residscope.reports import Report
 from residscope.views import Grid, Table
 
 COMMON = 10_000  # byte-pair vocabularies are learnt commonest first, so low ids are common tokens
@@ -16,12 +19,14 @@ STREAM = ("embed", "pos_embed", "resid_pre", "resid_mid", "resid_post", "attn_ou
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class OwnTokens:
+class OwnTokens(Report):
     """Token ids with their cosines, highest first (`top`) and lowest first (`bottom`)."""
 
+    kind: ClassVar[str] = "report:own_tokens"
     direction: str
     top: tuple[tuple[int, str, float], ...]
     bottom: tuple[tuple[int, str, float], ...]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def ids(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -109,7 +114,8 @@ def own_tokens(model: Model, direction: Direction, *, k: int = 10) -> OwnTokens 
         chosen = values.topk(k).indices.tolist()
         return tuple((common.ids[i], common.texts[i], float(cosine[i])) for i in chosen)
 
-    return OwnTokens(direction.name, said(cosine), said(-cosine))
+    about = {**model.provenance, "method": "own_tokens", "site": direction.place}
+    return OwnTokens(direction.name, said(cosine), said(-cosine), about)
 
 
 def readable(text: str) -> bool:

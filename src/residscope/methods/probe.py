@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from warnings import warn
 
 import torch
@@ -13,7 +13,11 @@ from torch import Tensor
 from residscope.directions import Direction
 from residscope.errors import DamagedFile, GridEdge, SiteError, UnseenLabel, WrongWidth
 from residscope.files import read_tensors, write_tensors
+from residscope.items import nbytes_of, save_item
 from residscope.model.sites import Site
+from residscope.plain import FORMS, form
+from residscope.same import same
+from residscope.views import Card, Grid, Table
 
 KIND = "probe"
 LISTS = ("classes", "interval", "counts")
@@ -34,6 +38,7 @@ class Probe:
     `provenance` says how many were left out, which C were tried, and whether C stands at an end of them. `fit_probe` makes it.
     """
 
+    kind: ClassVar[str] = KIND
     classes: tuple[str, ...]
     weights: Float[Tensor, "classes d"]
     bias: Float[Tensor, "classes"]
@@ -100,8 +105,42 @@ class Probe:
             provenance={"probe": self.label, "position": self.position, "C": self.C, **self.provenance},
         )
 
+    @property
+    def nbytes(self) -> int:
+        """Memory held by its tensors, in bytes."""
+        return nbytes_of(self)
+
+    def view(self) -> Grid:
+        """How well it reads, beside its control; and of each class its training prompts and how far its own lie on its side."""
+        low, high = self.interval
+        place = self.site if self.head is None else f"{self.site} head {self.head}"
+        card = Card(
+            f"{self.label} at {place}, {self.position}",
+            {
+                "held-out accuracy": f"{self.accuracy:.1%}", "95 % interval": f"{low:.1%} to {high:.1%}",
+                "shuffled labels": f"{self.control:.1%}", "selectivity": f"{self.selectivity:.1%}",
+                "held-out prompts": self.held_out, "C": self.C,
+            },
+        )  # fmt: skip
+        middle = self.log_odds.shape[-1] // 2
+        rows: list[list[Any]] = []
+        for k, name in enumerate(self.classes):
+            odds = [float(self.log_odds[k, j, middle]) for j in range(len(self.classes)) if j != k]
+            nearest = min(odds, default=None)
+            rows.append([name, self.counts[k], float(self.weights[k].norm()), float(self.bias[k]), nearest])
+        columns = ["class", "training prompts", "|weights|", "bias", "log-odds of its own, median (nats)"]
+        return Grid(
+            [card, Table(columns, rows, title="Classes", note="log-odds: against the nearest other class")], columns=2
+        )
+
     def save(self, path: str | Path) -> None:
-        """One safetensors file that `Probe.load` reads. Raises WrongEnding, FileNotThere, NotPlain (its provenance)."""
+        """One safetensors file that `Probe.load` reads; a page for `x.html`, a figure for `x.png`, `.svg`, `.pdf`.
+
+        Raises WrongEnding, FileNotThere, NotPlain (its provenance).
+        """
+        save_item(self, path, self._write)
+
+    def _write(self, path: Path) -> None:
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
         tensors = {name: value for name, value in parts.items() if isinstance(value, Tensor)}
         about = {name: value for name, value in parts.items() if name not in tensors}
@@ -117,6 +156,15 @@ class Probe:
             return cls(**(tensors | about | {name: tuple(about[name]) for name in LISTS}))
         except (TypeError, ValueError, LookupError, AttributeError, SiteError) as error:
             raise DamagedFile(f"{Path(path).name} holds no probe", received=str(error)) from error
+
+    def __eq__(self, other: object) -> bool:
+        return same(self, other) if isinstance(other, Probe) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((self.site, self.position, self.label, self.classes))
+
+    def _repr_html_(self) -> str:
+        return self.view()._repr_html_()
 
     def __repr__(self) -> str:
         where = self.site if self.head is None else f"{self.site} head {self.head}"
@@ -149,6 +197,15 @@ def _check(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
             raise TypeError(f"{name} is {about[name]!r}"[:200])
     if not isinstance(classes, list) or len(about["interval"]) != 2 or len(about["counts"]) != c:
         raise ValueError(f"{c} classes, {len(about['counts'])} counts, an interval of {len(about['interval'])} ends")
+
+
+def _check_read(probe: Probe) -> None:
+    parts = {f.name: getattr(probe, f.name) for f in fields(probe)}
+    tensors = {name: x for name, x in parts.items() if isinstance(x, Tensor)}
+    _check(tensors, parts | {name: [*parts[name]] for name in LISTS})
+
+
+FORMS["$probe"] = form(Probe, _check_read)
 
 
 def warn_of_edges(probes: Iterable[Probe]) -> None:

@@ -57,10 +57,10 @@ def probe_sweep(
         EDGE: {cell: probe.provenance[EDGE] for cell, probe in of_cell.items() if EDGE in probe.provenance},
     }  # fmt: skip
 
-    def result(name: str, values: list[float], low: Any = None, high: Any = None) -> Result:
+    def result(name: str, values: list[float], low: Any = None, high: Any = None, *, unit: str = "share") -> Result:
         low, high = (None if x is None else torch.tensor(x).reshape(shape) for x in (low, high))
         grid = torch.tensor(values, dtype=torch.float64).reshape(shape)
-        return Result(grid, tuple(coords), coords, name=name, low=low, high=high, provenance=about)
+        return Result(grid, tuple(coords), coords, name=name, unit=unit, low=low, high=high, provenance=about)
 
     found = [probes[site, position] for (_, _, position), site in cells.items()]
     bounds = [[p.interval[side] for p in found] for side in (0, 1)]
@@ -68,7 +68,7 @@ def probe_sweep(
         "accuracy": result(f"accuracy of {label}", [p.accuracy for p in found], *bounds),
         "control": result("accuracy on shuffled labels", [p.control for p in found]),
         "selectivity": result("accuracy - control", [p.selectivity for p in found]),
-        "C": result("C", [p.C for p in found]),
+        "C": result("C", [p.C for p in found], unit="inverse penalty"),
     }
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ from residscope.methods.dose_response import moments_of
 from residscope.methods.intervals import bootstrap, by_rank
 from residscope.methods.random_like import equal_variance, step_of
 from residscope.methods.shifts import shift
+from residscope.reports import Report
 from residscope.results import Result
 from residscope.views import Grid, Histogram, Reference
 
@@ -28,12 +29,14 @@ MEASURES = ("KL", "loss")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class RemovalCost:
+class RemovalCost(Report):
     """KL(unedited || without the direction) and the rise of the next-token loss, in nats a token.
 
     cost: over measure ("KL", "loss"), with bootstrap intervals over prompts. random: over measure and draw. p: by rank.
     """
 
+    kind: ClassVar[str] = "report:removal_cost"
+    main: ClassVar[str] = "cost"
     direction: str
     cost: Result
     random: Result
@@ -61,9 +64,6 @@ class RemovalCost:
     def __repr__(self) -> str:
         kl, loss = self.cost.values.tolist()
         return f"RemovalCost({self.direction}: KL {kl:.3g}, loss {loss:+.3g} nats a token, p {self.p['KL']:.3f})"
-
-    def _repr_html_(self) -> str:
-        return self.view()._repr_html_()
 
 
 @dataclass(eq=False)
@@ -149,6 +149,6 @@ def removal_cost(
     low, high = torch.minimum(low, cost), torch.maximum(high, cost)
     p = {m: by_rank(float(cost[i]), others[:, i]) for i, m in enumerate(MEASURES)}
     return RemovalCost(
-        direction.name, Result(cost, ("measure",), coords, name="cost", low=low, high=high, provenance=about),
-        Result(others.T, ("measure", "draw"), coords, name="cost, random", provenance=about), p, about,
+        direction.name, Result(cost, ("measure",), coords, name="cost", unit="nats", low=low, high=high, provenance=about),
+        Result(others.T, ("measure", "draw"), coords, name="cost, random", unit="nats", provenance=about), p, about,
     )  # fmt: skip

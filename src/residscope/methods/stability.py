@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from residscope.corpus.vectors import one_vector
 from residscope.directions import Direction
 from residscope.engine.model import Model
 from residscope.errors import NotFitted, TooFewVectors
+from residscope.reports import Report
 from residscope.results import Result
 from residscope.views import Reference, Scatter
 
@@ -29,9 +30,11 @@ LEAST = {"pca": 30, "svd": 30, "nmf": 10}  # components of each kind of fit that
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Stability:
+class Stability(Report):
     """The best |cosine| of the direction among the components of each half's fit, and which component that was."""
 
+    kind: ClassVar[str] = "report:stability"
+    main: ClassVar[str] = "cosine"
     direction: str
     cosine: Result
     matched: tuple[int, ...]
@@ -52,9 +55,6 @@ class Stability:
 
     def __repr__(self) -> str:
         return f"Stability({self.direction}: |cos| {self.typical:.3f} in {len(self.matched)} halves)"
-
-    def _repr_html_(self) -> str:
-        return self.view()._repr_html_()
 
 
 class Blocks:
@@ -154,7 +154,7 @@ def stability_of(direction: Direction, blocks: Blocks, *, resamples: int = 8, ab
         n = len(found)
     about = {**about, "fit": kind, "components": n, "resamples": len(cosines), "seed": blocks.seed}
     about |= {"tokens": sum(block.count for block in blocks.blocks), "first fitted on": str(fit.get("corpus", ""))}
-    result = Result(torch.tensor(cosines), ("half",), name="|cosine|", provenance=about)
+    result = Result(torch.tensor(cosines), ("half",), name="|cosine|", unit="cosine", provenance=about)
     return Stability(direction.name, result, tuple(matched), about)
 
 

@@ -4,16 +4,22 @@ import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from residscope.errors import MissingLabel, PaddedPrompt, TooFewPrompts, UnknownPosition
+from residscope.files import read_plain, write_plain
+from residscope.items import nbytes_of, save_item
 from residscope.model.rows import mark, rows_of
+from residscope.plain import FORMS, form
+from residscope.views import Table
 
 Row = str | tuple[int, ...]
+MOST_SHOWN = 200
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,7 @@ class PromptSet:
     positions: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
     texts: tuple[str, ...] | None = None
     name: str = "prompts"
+    kind: ClassVar[str] = "prompts"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompts", _rows(self.prompts))
@@ -48,6 +55,42 @@ class PromptSet:
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What they are, and how many."""
+        return {"data": self.name, "prompts": len(self)}
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held by its tensors, in bytes: none, for it holds text and plain ids."""
+        return nbytes_of(self)
+
+    def view(self) -> Table:
+        """The prompts, and what belongs to each; the first of very many."""
+        first = [("prompt", self.texts or self.prompts), ("corrupted", self.corrupted)]
+        more = [("answers", self.answers), *self.labels.items(), *((f"at {p}", at) for p, at in self.positions.items())]
+        columns = [(name, column) for name, column in [*first, *more] if column is not None]
+        shown = range(min(len(self), MOST_SHOWN))
+        rows = [[_cell(column[i]) for _, column in columns] for i in shown]
+        note = "" if len(self) == len(rows) else f"The first {len(rows):,} of {len(self):,}."
+        return Table([name for name, _ in columns], rows, title=self.name, note=note)
+
+    def save(self, path: str | Path) -> None:
+        """One safetensors file that `PromptSet.load` reads; a page for `x.html`, a figure for `x.png`, `.svg`, `.pdf`.
+
+        Raises WrongEnding, FileNotThere, NotPlain (a label that has no form in JSON).
+        """
+        save_item(self, path, lambda place: write_plain(place, self.kind, {"prompts": self}))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "PromptSet":
+        """What `save` wrote. Raises FileNotThere, DamagedFile."""
+        found: PromptSet = read_plain(path, cls.kind, only="prompts", of=PromptSet)
+        return found
+
+    def _repr_html_(self) -> str:
+        return self.view()._repr_html_()
 
     def __repr__(self) -> str:
         parts = [f"{len(self)} {self.name}"]
@@ -161,6 +204,13 @@ def pad(rows: Sequence[Sequence[int]], *, device: torch.device | str = "cpu", pa
     ids = torch.tensor([[*row, *[pad_id] * (longest - len(row))] for row in rows], dtype=torch.long, device=device)
     lengths = tuple(map(len, rows))
     return Batch(mark(ids, lengths), lengths)
+
+
+def _cell(value: object) -> str | float | int | bool | None:
+    return value if value is None or isinstance(value, str | float | int | bool) else str(value)
+
+
+FORMS["$prompts"] = form(PromptSet)
 
 
 def _rows(prompts: Any) -> tuple[Row, ...]:

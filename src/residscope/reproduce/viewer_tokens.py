@@ -96,7 +96,7 @@ class Judged:
     def position(self, block: str = COMPONENTS) -> Result:
         """Spearman's rho of each coordinate with the position in the row, over half, row and component."""
         values = self._by_half(block, lambda y, half: spearman(y, self.pos[half].double())[None])
-        return self._result(values[:, :, 0], ("half", "row", "component"), "Spearman's rho with the position")
+        return self._result(values[:, :, 0], ("half", "row", "component"), "Spearman's rho with the position", "rho")
 
     def words(self, block: str = COMPONENTS) -> Result:
         """AUC of auxiliary verbs over names, and the median percentile of each, over measure, half, row and component."""
@@ -107,7 +107,9 @@ class Judged:
             return torch.stack([auc(y[a], y[b]), percentile(y, a), percentile(y, b)])
 
         values = self._by_half(block, measure).movedim(2, 0)
-        return self._result(values, ("measure", "half", "row", "component"), "auxiliary verbs and names")
+        return self._result(
+            values, ("measure", "half", "row", "component"), "auxiliary verbs and names", "AUC or percentile"
+        )
 
     def tokens(self, block: str = COMPONENTS, *, shuffled: int | None = None) -> Result:
         """Eta squared of each coordinate by the token, over row and direction; of tokens shuffled with a seed, as a control."""
@@ -115,12 +117,12 @@ class Judged:
         if shuffled is not None:
             ids = ids[torch.randperm(len(ids), generator=torch.Generator().manual_seed(shuffled))]
         values = torch.stack([eta_squared(y[block], ids) for y in self.y.values()])
-        return self._result(values, ("row", "direction"), "eta squared by token")
+        return self._result(values, ("row", "direction"), "eta squared by token", "share")
 
     def drawn(self) -> Result:
         """Spearman's rho of a standardised component's coordinate with what the viewer drew for it, over row and component."""
         values = torch.stack([spearman(y[STANDARDISED], y[DRAWN].double()) for y in self.y.values()])
-        return self._result(values, ("row", "component"), "Spearman's rho with the true coordinate")
+        return self._result(values, ("row", "component"), "Spearman's rho with the true coordinate", "rho")
 
     def counts(self) -> dict[str, tuple[int, int]]:
         """How many held-out tokens there are of each kind, and how many distinct ones."""
@@ -169,11 +171,10 @@ class Judged:
         halves = [self.half == i for i in range(len(HALVES))]
         return torch.stack([torch.stack([measure(y[block][half], half) for y in self.y.values()]) for half in halves])
 
-    def _result(self, values: Tensor, dims: tuple[str, ...], name: str) -> Result:
+    def _result(self, values: Tensor, dims: tuple[str, ...], name: str, unit: str) -> Result:
         coords = {"measure": MEASURES, "half": HALVES, "row": tuple(self.y)}
-        return Result(
-            values, dims, {k: v for k, v in coords.items() if k in dims}, name=name, exact="on held-out tokens"
-        )
+        own = {k: v for k, v in coords.items() if k in dims}
+        return Result(values, dims, own, name=name, unit=unit, exact="on held-out tokens")
 
 
 def judge(

@@ -6,12 +6,13 @@
 Nothing here needs torch: lists, numpy arrays and tensors are taken alike.
 """
 
+from residscope.views.figures import figure, save_picture
 from residscope.views.html import save_html, to_html
 from residscope.views.pictures import Curve, HeatMap, Histogram, Line, Pattern, Reference, Scatter, TokenStrip
-from residscope.views.view import View
+from residscope.views.view import Part, View
 from residscope.views.words import Card, Grid, Table, Text
 
 __all__ = [
-    "Card", "Curve", "Grid", "HeatMap", "Histogram", "Line", "Pattern", "Reference", "Scatter", "Table", "Text",
-    "TokenStrip", "View", "save_html", "to_html",
+    "Card", "Curve", "Grid", "HeatMap", "Histogram", "Line", "Part", "Pattern", "Reference", "Scatter", "Table", "Text",
+    "TokenStrip", "View", "figure", "save_html", "save_picture", "to_html",
 ]  # fmt: skip

@@ -1,11 +1,13 @@
 """What every view has: a kind, plain JSON, and the checks of its parts."""
 
 import math
+import os
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, ClassVar
 
+from residscope.endings import check_ending
 from residscope.errors import BadView
 
 Numbers = Any
@@ -57,6 +59,16 @@ class View(Part):
         ([1.0, None, None], {'values.2': '-inf'})
         """
         return {"kind": self.kind} | super().to_dict()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """A page of it (`x.html`), or a figure (`x.png`, `x.svg`, `x.pdf`). Raises WrongEnding, FileNotThere."""
+        from residscope.views.figures import save_picture
+        from residscope.views.html import save_html
+
+        if check_ending(path, "picture", called="view") == ".html":
+            save_html(self, path)
+        else:
+            save_picture(self, path)
 
     def _repr_html_(self) -> str:
         from residscope.views.html import in_notebook

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from residscope.engine.model import Prompt
+from residscope.engine.naming import label_of, unit_of
 from residscope.engine.planner.audit import CONFIDENCE, draw, how_many, most_over, strata
 from residscope.engine.planner.evidence import WAYS, Ask, Evidence
 from residscope.engine.planner.sweep import Sweep
@@ -90,8 +91,10 @@ def screened(
     words = _told(by, len(plan.cells), len(left), audited, share, evidence.told)
     known = tuple("exact" if exact else "estimate" for exact in state.known.tolist())
     coords, along = {"edits": plan.labels, "known": known}, {"edits": "cell", "known": "cell"}
-    name = type(plan.readout).__name__
-    return Result(state.values, ("cell", "prompt"), coords, along, name=name, exact=words, provenance=about)
+    return Result(
+        state.values, ("cell", "prompt"), coords, along, name=label_of(plan.readout, plan.model), exact=words, provenance=about,
+        unit=unit_of(plan.readout),
+    )  # fmt: skip
 
 
 def _told(by: str, cells: int, estimates: int, audited: dict[str, Any], share: str, evidence: str) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 from residscope.engine.forward import forward, lock_of
 from residscope.engine.memory import budget, out_of_memory
 from residscope.engine.model import Model, Prompt, tied
+from residscope.engine.naming import label_of, unit_of
 from residscope.engine.passes import INSIDE_ATTENTION
 from residscope.engine.planner.joined import run_joined
 from residscope.engine.planner.packing import Pack, pack
@@ -326,7 +327,8 @@ class Sweep:
             about["notes"] = f"memory ran out {halved} times; the batch was halved each time"
         further = tuple(f"axis_{i}" for i in range(values.ndim - 2))
         dims, coords = ("cell", "prompt", *further), {"edits": self.labels}
-        return Result(values, dims, coords, {"edits": "cell"}, name=type(self.readout).__name__, provenance=about)
+        name, unit = label_of(self.readout, self.model), unit_of(self.readout)
+        return Result(values, dims, coords, {"edits": "cell"}, name=name, unit=unit, provenance=about)
 
 
 def sweep(

@@ -1,0 +1,53 @@
+"""A recording as a picture: the stream's length where it is held, and what the recording holds."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from residscope.views import Grid, HeatMap, Table, View
+
+if TYPE_CHECKING:
+    from residscope.engine.recording import Recording
+
+STREAMS = ("resid_pre", "resid_mid", "resid_post")
+MOST_SITES = 200
+
+
+def shown(recording: "Recording", row: int = 0) -> Grid:
+    """The norms of one prompt's stream, layer by token, and a table of the sites held."""
+    found: list[View] = []
+    held = recording.held
+    stream = [site for site in recording.sites if site.name in STREAMS]
+    if stream:
+        n = recording.lengths[row] - recording.offset
+        ids = recording.tokens[row, recording.offset : recording.offset + n].tolist()
+        norms = torch.stack([held[site][row, :n].float().norm(dim=-1).cpu() for site in stream])
+        title = "Length of the stream" + (
+            f", prompt {row} of {len(recording.lengths)}" if len(recording.lengths) > 1 else ""
+        )
+        found.append(
+            HeatMap(
+                norms,
+                [str(site) for site in stream],
+                recording.model.token_texts(ids),
+                title=title,
+                row_title="site",
+                column_title="token",
+                unit="norm",
+                scale="sequential",
+                limit=_limit(norms),
+                bottom_up=True,
+                note="Full colour from the 95th percentile on: sinks and first tokens are far longer than the rest.",
+            )
+        )
+    rows = [[str(site), " ".join(map(str, held[site].shape)), str(held[site].dtype)[6:]] for site in recording.sites]
+    more = f"The first {MOST_SITES} of {len(rows)}. " if len(rows) > MOST_SITES else ""
+    note = f"{more}{recording.nbytes / 2**20:.1f} MiB; under {len(recording.edits)} edits."
+    found.append(Table(["site", "shape", "dtype"], rows[:MOST_SITES], title="What it holds", note=note))
+    return Grid(found, columns=1, title=f"A recording of {recording.model.name}")
+
+
+def _limit(norms: torch.Tensor) -> float | None:
+    finite = norms[torch.isfinite(norms)]
+    limit = float(finite.quantile(0.95)) if len(finite) else 0.0
+    return limit or None

@@ -1,0 +1,76 @@
+"""Views as figures: PNG, SVG and PDF."""
+
+import os
+import secrets
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from residscope.endings import check_ending
+from residscope.errors import BadView, FileNotThere
+from residscope.views.drawn import matrix, plots, words
+from residscope.views.drawn.sheet import Plan, Sheet
+from residscope.views.view import View
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WIDTH, WIDE = 720.0, 1080.0
+MARGIN = 16.0
+DPI = 192
+MOST_PIXELS = 60_000  # of PNG, each way
+DRAWN: dict[str, Callable[[Any, float], Plan]] = {
+    "heat_map": matrix.heat_map, "pattern": matrix.pattern, "curve": plots.curve, "histogram": plots.histogram,
+    "scatter": plots.scatter, "token_strip": words.token_strip, "table": words.table, "text": words.text, "card": words.card,
+    "grid": lambda view, width: words.grid(view, width, planned),
+}  # fmt: skip
+_ONE = threading.RLock()  # matplotlib's settings are the process's
+# text stays text in SVG and PDF, a dollar a dollar; the same view gives the same file
+STYLE: dict[str, Any] = {
+    "text.parse_math": False, "text.usetex": False, "svg.fonttype": "none", "svg.hashsalt": "residscope", "pdf.fonttype": 42,
+    "font.family": "DejaVu Sans", "axes.unicode_minus": True, "hatch.linewidth": 0.6, "path.simplify": False,
+}  # fmt: skip
+
+
+def save_picture(view: View, path: str | os.PathLike[str]) -> Path:
+    """Draw a view as a figure, by the ending of the name: `.png`, `.svg` or `.pdf`; whole or not at all. Answers where.
+
+    The colours are the page's in its light theme; what a figure cannot do (hover, scroll) is said beneath it.
+
+    Raises:
+        WrongEnding, FileNotThere: a name of another kind of file; no such folder. BadView: what is no view.
+    """
+    from matplotlib import rc_context
+
+    ending, path = check_ending(path, "figure"), Path(path).expanduser()
+    if not path.parent.is_dir():
+        raise FileNotThere("there is no such folder", received=str(path.parent), fix="make it first")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with _ONE, rc_context(STYLE):
+            made = figure(view)
+            dpi = min(DPI, MOST_PIXELS / max(made.get_size_inches()))
+            told = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}, ".png": {}}[ending]
+            made.savefig(draft, format=ending[1:], dpi=dpi, metadata=told)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return path
+
+
+def figure(view: View) -> "Figure":
+    """A view as matplotlib's figure, for those who want to go on drawing. Raises BadView."""
+    from matplotlib import rc_context
+
+    with _ONE, rc_context(STYLE):
+        plan = planned(view, WIDE if view.__class__.__name__ == "Grid" else WIDTH)
+        sheet = Sheet(plan.width + 2 * MARGIN, max(plan.height, 1) + 2 * MARGIN)
+        plan.draw(sheet, MARGIN, MARGIN)
+        return sheet.figure
+
+
+def planned(view: View, width: float) -> Plan:
+    if not isinstance(view, View) or view.kind not in DRAWN:
+        raise BadView("this cannot be drawn", received=type(view).__name__, allowed="views of residscope.views")
+    return DRAWN[view.kind](view, width)

@@ -1,0 +1,105 @@
+"""One of everything that a public function answers with, on tiny models, made once: by name."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from labelled import labelled
+from readers import TEXTS, drawn, reader
+
+import residscope as rs
+from residscope.engine.model import Model
+from residscope.methods.answers import flips
+from residscope.methods.blind import score
+from residscope.methods.das import das
+from residscope.methods.downstream import downstream
+from residscope.methods.intervention import METHODS, compare
+from residscope.methods.mediation import mediated
+from residscope.methods.own_tokens import own_tokens
+from tiny_models import tiny_llama
+
+PROMPTS = ["abc defg", "hgf edcb"]
+M = rs.logit_diff(5, 7)
+PAIR = ([list(range(2, 11))], [list(range(32, 41))])
+HEADS = {"some": ((2, 1), (3, 0))}
+
+
+@cache
+def llama() -> Model:
+    return Model(tiny_llama(), name="llama")
+
+
+@cache
+def spelling() -> Model:
+    return reader()
+
+
+@cache
+def fitted() -> rs.Dictionary:
+    return rs.pca(spelling(), TEXTS, "resid_post.1", 4, tokens=800)
+
+
+@cache
+def probed() -> tuple[rs.Probe, rs.PromptSet, rs.PromptSet]:
+    train, test = labelled(64).split(0.5, by="parity")
+    probe = rs.fit_probe(llama(), train, held_out=test, site="resid_pre.1", position="P", label="parity", Cs=(0.01,))
+    return probe, train, test
+
+
+def _intervened() -> Any:
+    probe, _, test = probed()
+    return rs.intervene(llama(), test, [probe], {"LRQP": METHODS["LRQP"]})[0]
+
+
+def _downstream() -> Any:
+    probe, train, test = probed()
+    arms = {"clean": (), "other": (rs.lrqp(probe, to="other"),)}
+    return downstream(
+        llama(), train, test, arms, label="parity", readers=HEADS["some"], movers={"movers": HEADS["some"]}
+    )
+
+
+def _das() -> Any:
+    data = labelled(24, ragged=False)
+    probe = rs.fit_probe(llama(), data, site="resid_pre.1", position="P", label="parity", Cs=(0.01,))
+    return das(llama(), data, probe, steps=3, batch=24)
+
+
+def _mediated() -> Any:
+    probe, _, test = probed()
+    return mediated(llama(), test.subset(range(6)), [rs.lrqp(probe, to="other")], HEADS, draws=1)
+
+
+SITES = {"sites": ["resid_pre.1"], "position": "P", "label": "parity"}
+WHERE = {"label": "parity", "position": "P", "layers": [0, 2]}
+CELLS = [rs.edits.ablate("z.1", head=head) for head in range(2)]
+MAKERS: dict[str, Callable[[], Any]] = {
+    name: cache(make)
+    for name, make in {
+        "sweep": lambda: rs.sweep(llama(), PAIR[0], CELLS, M).run(False),
+        "screened": lambda: rs.screened(rs.sweep(llama(), PAIR[0], CELLS, M), 1.0, by="gradient", progress=False),
+        "activation patching": lambda: rs.activation_patching(llama(), *PAIR, M, progress=False),
+        "ablation sweep": lambda: rs.ablation_sweep(llama(), PAIR[0], M, relative=True, progress=False),
+        "probe sweep": lambda: rs.probe_sweep(
+            llama(), labelled(), label="parity", positions=["P"], layers=[1], Cs=(0.01,)
+        ),
+        "flips over C": lambda: rs.flips_over_C(llama(), labelled(), Cs=(0.01, 1.0), **SITES),
+        "look": lambda: rs.look(llama(), labelled(), **WHERE),
+        "head roles": lambda: rs.head_roles(llama(), labelled(5), prompts=5),
+        "intervention": _intervened,
+        "compare": lambda: compare([_intervened()]),
+        "mediation": _mediated,
+        "downstream": _downstream,
+        "das": _das,
+        "flips": lambda: flips(torch.tensor([2.0, 1.0, -1.0]), torch.tensor([-2.0, 0.5, -3.0])),
+        "score": lambda: score([1, 2, 3, 4], [10, 20, 40, 30]),
+        "own tokens": lambda: own_tokens(spelling(), fitted()[0]),
+        "examples": lambda: rs.top_examples(spelling(), fitted()[0], TEXTS, tokens=300),
+        "null directions": lambda: rs.null_directions(spelling(), fitted()[0], TEXTS, n=19, tokens=600),
+        "stability": lambda: rs.stability(spelling(), fitted()[0], TEXTS, tokens=800),
+        "dose response": lambda: rs.dose_response(spelling(), drawn(3), PROMPTS, random=5),
+        "removal cost": lambda: rs.removal_cost(spelling(), drawn(3), PROMPTS, random=5),
+        "evidence": lambda: rs.evidence(spelling(), fitted()[0], TEXTS, tokens=800, prompts=4, length=8, random=5),
+    }.items()
+}

@@ -1,0 +1,216 @@
+"""Items: each kind shows itself, is one file, comes back equal, and is opened by what its file says it is."""
+
+import copy
+import json
+import pickle
+from dataclasses import replace
+
+import pytest
+import torch
+from bundles import MAKERS, fitted, llama, probed, spelling
+from labelled import labelled
+from readers import drawn
+from safetensors.torch import save_file
+
+import residscope as rs
+from residscope import directions, errors, views
+from residscope.files import digest, write_plain
+from residscope.reports import HOMES, RECORDS, VERSION, Record, Report
+from residscope.same import same
+
+REPORTS = [name for name in MAKERS if name not in ("compare", "probe sweep")]
+
+
+def made(name):
+    """An item by its name; of a report's kinds those of `bundles`, and what stands in them."""
+    return {
+        "result": lambda: MAKERS["ablation sweep"](), "direction": lambda: fitted()[2], "dictionary": fitted,
+        "probe": lambda: probed()[0], "prompts": lambda: labelled(6), "badge": lambda: MAKERS["evidence"]().used,
+        "projection": lambda: MAKERS["look"]().projections[0],
+    }.get(name, MAKERS.get(name))()  # fmt: skip
+
+
+NAMES = ["result", "direction", "dictionary", "probe", "prompts", "badge", "projection", *REPORTS]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_comes_back_equal(name, tmp_path):
+    item, path = made(name), tmp_path / "some.safetensors"
+    assert isinstance(item, rs.Item)
+    item.save(path)
+    for back in (type(item).load(path), rs.load_item(path), copy.deepcopy(item), pickle.loads(pickle.dumps(item))):
+        assert type(back) is type(item)
+        assert same(back, item)
+        assert back == item
+        assert name == "prompts" or hash(back) == hash(item)
+        assert back is not item
+        assert back.view().to_dict() == item.view().to_dict()
+        assert (back.nbytes > 0) == (item.nbytes > 0)
+        assert same(dict(back.provenance), dict(item.provenance))
+    assert isinstance(item.view(), views.View)
+    assert type(item.kind) is str
+
+
+def test_every_report_is_made_here_and_has_a_home():
+    """So that no report is left out of the tests above, and each file finds its class in a process that has not met it."""
+    kinds = {made(name).kind for name in NAMES}
+    own = {
+        kind for kind, cls in RECORDS.items() if issubclass(cls, Report) and cls.__module__.startswith("residscope.")
+    }
+    assert own <= kinds
+    assert {kind.removeprefix("report:") for kind in own} == HOMES.keys()
+    for kind in own:
+        assert RECORDS[kind].__module__ == f"residscope.{HOMES[kind.removeprefix('report:')]}"
+    for cls in RECORDS.values():
+        assert cls.__eq__ is Record.__eq__, cls  # eq=False: a dataclass's own compares tensors
+
+
+def test_a_file_is_opened_in_a_process_that_has_met_nothing(tmp_path):
+    import subprocess
+    import sys
+
+    MAKERS["evidence"]().save(tmp_path / "found.safetensors")
+    code = f"import residscope as rs; print(rs.load_item({str(tmp_path / 'found.safetensors')!r}))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == repr(MAKERS["evidence"]())
+
+
+def test_reports_that_differ_in_one_part_are_not_equal():
+    one = MAKERS["removal cost"]()
+    for other in (
+        replace(one, direction="other"),
+        replace(
+            one,
+            cost=replace(
+                one.cost, values=one.cost.values.nextafter(torch.tensor(9.0, dtype=torch.float64)), low=None, high=None
+            ),
+        ),
+        replace(one, p={**one.p, "KL": 0.5}),
+        replace(one, provenance={}),
+        MAKERS["dose response"](),
+    ):
+        assert one != other
+        assert not same(one, other)
+    assert one == replace(one)
+
+
+def test_a_table_is_that_of_the_main_result():
+    look, dose = MAKERS["look"](), MAKERS["dose response"]()
+    assert look.to_dataframe().equals(look.accuracy.to_dataframe())
+    assert dose.to_dataframe().attrs["unit"] == "nats"
+    with pytest.raises(errors.BadResult, match=r"evidence is no one table.*dose, removal"):
+        MAKERS["evidence"]().to_dataframe()
+
+
+def test_tensors_that_stand_twice_are_written_once(tmp_path):
+    vector = torch.randn(100_000, dtype=torch.float64)
+    direction = replace(drawn(1), read=vector, write=vector)
+    one = rs.Dictionary("some", "resid_post.1", vector[None], vector[None], vector, provenance={"again": vector})
+    one.save(tmp_path / "some")
+    assert (tmp_path / "some").stat().st_size < 1.2 * vector.nbytes
+    assert rs.load_item(tmp_path / "some") == one
+    direction.save(tmp_path / "direction")
+    assert rs.load_item(tmp_path / "direction") == direction
+
+
+def test_bytes_are_those_of_the_tensors_each_counted_once():
+    x = torch.zeros(10, dtype=torch.float64)
+    assert rs.Result(x, ("pos",), low=x, high=x).nbytes == 3 * 80
+    assert replace(drawn(1), read=x, write=x).nbytes == 2 * 80
+    assert rs.Dictionary("some", "resid_post.1", x[None], x[None], x).nbytes == 80
+    assert replace(MAKERS["flips"](), provenance={"of": x, "again": [x]}).nbytes == 80
+    assert rs.PromptSet("a b").nbytes == 0
+
+
+def test_a_recording_and_dictionaries_are_opened_with_their_model(tmp_path):
+    rec, path = llama().run([[5, 6, 7], [8, 9]], ["resid_post", "logits"]), tmp_path / "run"
+    rec.save(path)
+    back = rs.load_item(path, llama())
+    assert same({str(s): x for s, x in back.held.items()}, {str(s): x for s, x in rec.held.items()})
+    assert same(rs.Recording.load(path, llama()).logits, rec.logits)
+    directions.save(tmp_path / "several", [fitted()], spelling())
+    (one,) = rs.load_item(tmp_path / "several", spelling()).values()
+    torch.testing.assert_close(one.read, fitted().read)
+    for place, said in (
+        (path, "recording of a model, and none is given"),
+        (tmp_path / "several", "dictionaries of a model"),
+    ):
+        with pytest.raises(errors.WrongModel, match=said):
+            rs.load_item(place)
+        with pytest.raises(errors.WrongModel):
+            rs.load_item(place, rs.Model(type(llama().hf)(llama().hf.config).double(), name="other"))
+    with pytest.raises(errors.WrongModel, match="none is given"):
+        rs.Recording.load(path)
+    assert isinstance(rec, rs.Item)
+    assert rec.provenance["sites"] == ["resid_pre.1", "resid_pre.2", "resid_pre.3", "resid_post.3", "logits"]
+    heat, table = rec.view().views
+    torch.testing.assert_close(torch.tensor(heat.values[1]), rec["resid_pre.2"][0].norm(dim=-1).float())
+    assert len(table.rows) == len(rec.sites)
+    assert len(llama().run([[5, 6]], ["logits"]).view().views) == 1
+
+
+@pytest.mark.parametrize("name", ["result", "direction", "dictionary", "probe", "prompts", "removal cost"])
+def test_one_changed_byte_is_refused_by_the_files_name(name, tmp_path):
+    item, path = made(name), tmp_path / "some.safetensors"
+    item.save(path)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), max(1, len(whole) // 150)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        for load in (type(item).load, rs.load_item):
+            with pytest.raises(errors.DamagedFile, match=r"some\.safetensors"):
+                load(path)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(errors.DamagedFile, match=r"some\.safetensors"):
+        rs.load_item(path)
+
+
+def test_another_version_s_report_is_refused_by_name(tmp_path):
+    path, flips = tmp_path / "some.safetensors", MAKERS["flips"]()
+    write_plain(path, flips.kind, {"version": VERSION + 1, "residscope": "9.0", "report": flips})
+    with pytest.raises(errors.DamagedFile, match=r"some\.safetensors.*another version.*version 2, by residscope 9\.0"):
+        rs.load_item(path)
+    told = {"version": VERSION, "residscope": "0.1.0"}
+    fields = {"right": 1, "flipped": 1, "interval": [0.0, 1.0], "mean_shift": 0.0, "mean_absolute_shift": 0.0}
+    for kind, parts, said in (
+        (flips.kind, fields | {"speed": 3}, "another version's report:flips.*speed"),
+        (
+            flips.kind,
+            {name: x for name, x in fields.items() if name != "right"},
+            "another version's report:flips.*right",
+        ),
+        (flips.kind, fields, "interval of a Flips is something else"),
+        ("report:tomorrow", fields, "no such report"),
+    ):
+        record = {"$record": {"kind": kind, "fields": parts}}
+        plain = json.dumps(told | {"report": record})
+        save_file({}, path, metadata={"residscope": kind, "about": plain, "sha256": digest(kind, {}, plain)})
+        with pytest.raises(errors.DamagedFile, match=rf"some\.safetensors(?s:.*){said}"):
+            rs.load_item(path)
+    write_plain(path, "report:look", told | {"report": flips})
+    for load in (rs.load_item, Report.load, MAKERS["look"]().load):
+        with pytest.raises(errors.DamagedFile, match=r"some\.safetensors"):
+            load(path)
+
+
+def test_other_files_are_refused(tmp_path):
+    from residscope import edits
+
+    edits.save(tmp_path / "some", [edits.scale("z.1", 2.0)])
+    with pytest.raises(errors.DamagedFile, match=r"no item.*rs\.edits\.load"):
+        rs.load_item(tmp_path / "some")
+    with pytest.raises(errors.FileNotThere, match="none"):
+        rs.load_item(tmp_path / "none")
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(errors.DamagedFile, match="text is damaged"):
+        rs.load_item(tmp_path / "text")
+    fitted().save(tmp_path / "some")
+    for cls in (rs.Direction, rs.Result, rs.PromptSet, rs.Probe, Report):
+        with pytest.raises(errors.DamagedFile, match="some holds no"):
+            cls.load(tmp_path / "some")
+
+
+def test_what_has_no_form_is_refused_when_it_is_written(tmp_path):
+    one = replace(MAKERS["flips"](), provenance={"of": {1, 2}})
+    with pytest.raises(errors.NotPlain, match=r"provenance.*builtins\.set"):
+        one.save(tmp_path / "some")
+    assert not [*tmp_path.iterdir()]
