@@ -3,7 +3,7 @@ import type { Connector, Listener } from "../src/connect/connector";
 import { parseSafetensors } from "../src/connect/safetensors";
 import type { DictionaryInfo, Kind, Run, State } from "../src/connect/wire";
 import { App } from "../src/state/app.svelte";
-import { f32, pack } from "./pack";
+import { f32, pack, u8 } from "./pack";
 
 const info = (id: string, more: Partial<DictionaryInfo> = {}): DictionaryInfo => {
   const [kind, site] = id.replace(/#\d+$/, "").split("@") as [Kind, string];
@@ -35,6 +35,8 @@ class Fake implements Connector {
   subscribe = (listener: Listener) => ((this.listener = listener), () => {});
   intent = vi.fn(async () => null);
   retry = () => {};
+  /** The last token alone, whatever the lengths say. */
+  sink = (rows: number, cols: number) => u8([rows, cols], Array.from({ length: rows * cols }, (_, i) => +(i % cols === cols - 1)));
   async tensors(path: string) {
     this.asked.push(path);
     const cols = this.cols.get(/runs\/(\w+)/.exec(path)![1])!;
@@ -46,10 +48,10 @@ class Fake implements Connector {
       const shift = path.includes("svd") ? 100 : 0;
       const coef = Array.from({ length: rows * cols * 3 }, (_, i) => i + shift);
       return parseSafetensors(
-        pack({ coef: f32([rows, cols, 3], coef), offset: f32([rows, 3], Array(rows * 3).fill(own ? NaN : 1)) }, { rows: JSON.stringify(own ? ["z.0"] : ["embed", "resid_post.0"]), fitted_row: "null" }),
+        pack({ coef: f32([rows, cols, 3], coef), offset: f32([rows, 3], Array(rows * 3).fill(own ? NaN : 1)), sink: this.sink(rows, cols) }, { rows: JSON.stringify(own ? ["z.0"] : ["embed", "resid_post.0"]), fitted_row: "null" }),
       );
     }
-    return parseSafetensors(pack({ norm: f32([2, cols], cells.map((x) => x + 1)), next_p: f32([cols, 0], []) }, { next_text: "[]" }));
+    return parseSafetensors(pack({ norm: f32([2, cols], cells.map((x) => x + 1)), sink: this.sink(2, cols), next_p: f32([cols, 0], []) }, { next_text: "[]" }));
   }
   async json<T>(path: string): Promise<T> {
     this.asked.push(path);
@@ -106,6 +108,19 @@ describe("what is asked of the server", () => {
     const before = fake.asked.length;
     await follow(state({ selection: { layer: 0, pos: 0 } }));
     expect(fake.asked).toHaveLength(before);
+  });
+});
+
+describe("attention sinks", () => {
+  it("are those the server marks, in the stream and elsewhere, whatever the lengths are", async () => {
+    await follow(state({}));
+    expect([...app.streams.field!.sink]).toEqual([0, 1, 0, 1]);
+    await follow(state({ model: { name: "m", hash: "h", n_layers: 1, dictionaries: [info("svd@z.0")], sites: [] } as unknown as State["model"] }));
+    app.view.pickComponent(0);
+    await paint();
+    await follow(app.session.state!);
+    expect(app.streams.sites).toEqual(["z.0"]);
+    expect([...app.streams.field!.sink]).toEqual([0, 1]);
   });
 });
 
