@@ -1,5 +1,7 @@
 /** Running text broken into lines beforehand, so that only the lines in view need be in the page. */
 
+import { newCanvas } from "../root/host";
+
 /** First item of each line: items of the given widths, as many to a line as fit; one wider than the room has a line to itself. */
 export function breakLines(widths: ArrayLike<number>, room: number): Int32Array {
   const starts: number[] = [];
@@ -31,7 +33,7 @@ export const lineEnd = (starts: ArrayLike<number>, line: number, items: number):
 /** How wide texts are in an element's font, in CSS pixels; each is measured once. */
 export function measurer(element: Element): (text: string) => number {
   const known = new Map<string, number>();
-  const g = document.createElement("canvas").getContext("2d");
+  const g = newCanvas().getContext("2d");
   const { fontStyle, fontWeight, fontSize, fontFamily } = getComputedStyle(element); // `font` itself is empty where features are set
   if (g) g.font = `${fontStyle} ${fontWeight} ${fontSize} ${fontFamily}`;
   return (text) => {

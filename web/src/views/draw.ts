@@ -5,10 +5,11 @@ import { inCell, type ValueUnit } from "../lib/format";
 import { rowTop, visibleRange, type Window } from "../lib/geometry";
 import { isClipped } from "../lib/scale";
 import type { Field } from "../lib/stream";
+import { newCanvas, sharpness } from "../root/host";
 
 /** A canvas as large as its window in device pixels, cleared, counting in CSS pixels. */
 export function prepare(canvas: HTMLCanvasElement, width: number, height: number): CanvasRenderingContext2D | null {
-  const ratio = window.devicePixelRatio || 1;
+  const ratio = sharpness();
   const [w, h] = [Math.round(width * ratio), Math.round(height * ratio)];
   if (canvas.width !== w) canvas.width = w;
   if (canvas.height !== h) canvas.height = h;
@@ -83,7 +84,7 @@ function paintCells(g: CanvasRenderingContext2D, field: Field, win: Window, pain
   const { cols, values, scale } = field;
   const [w, h] = [c1 - c0, r1 - r0];
   if (w <= 0 || h <= 0) return;
-  const canvas = (small.canvas ??= document.createElement("canvas"));
+  const canvas = (small.canvas ??= newCanvas());
   if (canvas.width !== w || canvas.height !== h || !small.image) {
     [canvas.width, canvas.height] = [w, h];
     small.image = new ImageData(w, h);

@@ -1,5 +1,6 @@
 /** Rows by columns of colour: the common part of heat map and attention pattern. */
 
+import { sharpness } from "../../root/host";
 import { colourBar, LEGEND_HEIGHT } from "./legend";
 import { fit, known, measure, roundUp, shown, type Maybe } from "./numbers";
 import type { ColorScale, Palette } from "./palette";
@@ -52,7 +53,7 @@ export function headsFor(labels: string[], width: number): Heads {
 
 function cellSize(matrix: Matrix, room: number): [number, number] {
   const [rows, columns] = [matrix.rows.length, matrix.columns.length];
-  const pixels = MOST_PIXELS / (globalThis.devicePixelRatio || 1);
+  const pixels = MOST_PIXELS / sharpness();
   const least = Math.min(matrix.least ?? NARROWEST, pixels / columns);
   if (matrix.square) {
     const side = Math.max(least, Math.min(20, Math.floor((4 * room) / columns) / 4));
