@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import type { State } from "../src/connect/wire";
 import { App } from "../src/state/app.svelte";
-import { Fake, info, run, state, tok } from "./fake";
+import { Fake, info, run, state } from "./fake";
 import { rooted } from "./rooted";
 
 let fake: Fake;
