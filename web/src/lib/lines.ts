@@ -2,12 +2,13 @@
 
 import { newCanvas } from "../root/host";
 
-/** First item of each line: items of the given widths, as many to a line as fit; one wider than the room has a line to itself. */
-export function breakLines(widths: ArrayLike<number>, room: number): Int32Array {
+/** First item of each line: items of the given widths, as many to a line as fit; one wider than the room has a line to itself, and so
+ * has what follows an item that ends its line. */
+export function breakLines(widths: ArrayLike<number>, room: number, ends: (item: number) => boolean = () => false): Int32Array {
   const starts: number[] = [];
   let left = 0;
   for (let i = 0; i < widths.length; i++) {
-    if (i === 0 || widths[i] > left) {
+    if (i === 0 || widths[i] > left || ends(i - 1)) {
       starts.push(i);
       left = room;
     }
@@ -44,6 +45,12 @@ export function measurer(element: Element): (text: string) => number {
     }
     return width;
   };
+}
+
+/** The token of a text that an event is on, by the number its element bears. */
+export function tokenAt(event: Event): { element: HTMLElement; token: number } | null {
+  const element = event.target as HTMLElement;
+  return element.dataset.token === undefined ? null : { element, token: Number(element.dataset.token) };
 }
 
 /** A token as running text has it: on its line, spaces as they are. */

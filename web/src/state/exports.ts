@@ -1,5 +1,5 @@
 import { readPaint } from "../lib/color";
-import { streamCsv, streamSvg, type Picture } from "../lib/export";
+import { streamCsv, streamSvg, type Picture } from "../views/export";
 import { pngOf } from "../lib/files";
 import { download } from "../root/host";
 import type { App } from "./app.svelte";
