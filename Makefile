@@ -2,6 +2,7 @@
 # make test   everything CI checks
 # make prove  random stacks of edits through every way in, against a plain reference, for 20 minutes; docs/proof.md has the last
 # make versions  every family on the oldest and the newest allowed torch, transformers, numpy, scikit-learn (.versions; half an hour)
+# make view-types  the page's types of views, from the Python classes
 # make peers  the libraries beside which make bench times ours, in an environment of their own (.bench-venv)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -19,7 +20,7 @@ STEP = $(PYTHON) recipes/step.py
 export PATH := $(PATH):$(CURDIR)/$(BIN)
 WEB := $(shell find web -path web/node_modules -prune -o -type f -print 2>/dev/null)
 
-.PHONY: help run install test lint types rules unit web browser chromium postgres bench prove peers versions clean
+.PHONY: help run install test lint types view-types rules unit web browser chromium postgres bench prove peers versions clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -62,6 +63,10 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	@$(BIN)/mypy
+
+view-types: $(VENV)/.dev
+	@$(BIN)/python -m residscope.views.schema > web/views.schema.json
+	@cd web && npm run --silent types
 
 rules: $(VENV)/.dev
 	@$(BIN)/lint-imports

@@ -14,7 +14,7 @@ from residscope.declared import EDITS
 pytestmark = pytest.mark.browser
 
 OTHER = "When John and Mary went to the store, Mary gave a bottle of milk to"
-DOCS = ("python-docs", 8)
+MARY = {"direction": "token", "direction-token": " Mary"}
 
 
 def mary(model: Any) -> Any:
@@ -43,17 +43,17 @@ CASES: dict[str, tuple[str, dict[str, str], Callable[[Any], Any]]] = {
     "noise": ("noise", {"site": "embed", "sigma": "0.02", "seed": "5"}, lambda m: edits.noise("embed", 0.02, seed=5)),
     "steering": (
         "steer",
-        {"site": "resid_post", "site-layer": "20", "direction": "token", "direction-token": " Mary", "strength": "25", "unit": "norm"},
+        {"site": "resid_post", "site-layer": "20", **MARY, "strength": "25", "unit": "norm"},
         lambda m: edits.steer("resid_post.20", mary(m), 25.0),
     ),
     "a coordinate": (
         "clamp",
-        {"site": "resid_post", "site-layer": "22", "direction": "token", "direction-token": " Mary", "value": "4", "space": "raw"},
+        {"site": "resid_post", "site-layer": "22", **MARY, "value": "4", "space": "raw"},
         lambda m: edits.clamp("resid_post.22", mary(m), 4.0, space="raw"),
     ),
     "a projection": (
         "project_out",
-        {"site": "resid_post", "site-layer": "24", "direction": "token", "direction-token": " Mary"},
+        {"site": "resid_post", "site-layer": "24", **MARY},
         lambda m: edits.project_out("resid_post.24", mary(m)),
     ),
     "two heads alone": (
@@ -155,9 +155,16 @@ def test_a_freeze_holds_what_another_edit_changes(bench: Page, workbench: Any) -
 
 def test_a_probes_edit_acts_at_the_position_its_task_names(bench: Page, workbench: Any) -> None:
     session = workbench.session
-    recipe = {"data": {"kind": "task", "task": "ioi", "n": 60}, "site": "resid_mid.18", "position": "S2", "label": "order"}
+    recipe = {
+        "data": {"kind": "task", "task": "ioi", "n": 60},
+        "site": "resid_mid.18",
+        "position": "S2",
+        "label": "order",
+    }
     name = session.intent("fit_probe", recipe)["name"]
-    while (session.state.probing is not None and session.state.probing.error is None) or name not in session.state.probes:
+    while (
+        session.state.probing is not None and session.state.probing.error is None
+    ) or name not in session.state.probes:
         bench.wait_for_timeout(100)
     fitted = session.state.probes[name]
     text = fitted.data.texts[0]

@@ -115,7 +115,7 @@ def test_every_kind_is_drawn_and_nothing_is_asked_or_complained_of(page, file, t
     page.goto(file)
     for kind in KINDS:
         expect(page.get_by_test_id(f"view-{kind}").first).to_be_visible()
-    expect(page.locator("html")).to_have_attribute("data-theme", theme)
+    expect(page.locator(".residscope")).to_have_attribute("data-theme", theme)
     assert page.evaluate("document.documentElement.scrollWidth") == width
     expect(page.get_by_test_id("view-heat_map").locator("canvas")).to_be_visible()
     red, blue = page.get_by_test_id("view-heat_map").locator("canvas").evaluate(SIGNS)
@@ -186,11 +186,11 @@ def test_pictures_are_saved(frozen, tmp_path: Path, title, traffic):
 
 def test_the_theme_changes_by_hand_and_recolours(frozen):
     canvas = called(frozen, "Head 23.3").locator("canvas")
-    before = frozen.locator("body").evaluate("body => getComputedStyle(body).backgroundColor")
+    before = frozen.locator(".residscope").evaluate("root => getComputedStyle(root).backgroundColor")
     pixels = canvas.evaluate("c => c.toDataURL()")
     frozen.get_by_test_id("theme").click()
-    expect(frozen.locator("html")).to_have_attribute("data-theme", "dark")
-    assert frozen.locator("body").evaluate("body => getComputedStyle(body).backgroundColor") != before
+    expect(frozen.locator(".residscope")).to_have_attribute("data-theme", "dark")
+    assert frozen.locator(".residscope").evaluate("root => getComputedStyle(root).backgroundColor") != before
     assert canvas.evaluate("c => c.toDataURL()") != pixels
 
 

@@ -100,17 +100,17 @@ def test_an_ablation_changes_the_result_and_undo_brings_it_back(bench: Page) -> 
 
 
 def test_both_themes(bench: Page) -> None:
-    show = "getComputedStyle(document.body).backgroundColor"
+    show = "getComputedStyle(document.querySelector('.residscope')).backgroundColor"
     light = bench.evaluate(show)
-    assert bench.locator("html").get_attribute("data-theme") == "light"
+    assert bench.locator(".residscope").get_attribute("data-theme") == "light"
     bench.get_by_test_id("theme-toggle").click()
-    expect(bench.locator("html")).to_have_attribute("data-theme", "dark")
+    expect(bench.locator(".residscope")).to_have_attribute("data-theme", "dark")
     assert bench.evaluate(show) != light
     bench.reload()
-    expect(bench.locator("html")).to_have_attribute("data-theme", "dark")
+    expect(bench.locator(".residscope")).to_have_attribute("data-theme", "dark")
     settled(bench)
     bench.get_by_test_id("theme-toggle").click()
-    expect(bench.locator("html")).to_have_attribute("data-theme", "light")
+    expect(bench.locator(".residscope")).to_have_attribute("data-theme", "light")
 
 
 def test_the_readout_says_the_locked_cell(bench: Page) -> None:

@@ -91,7 +91,7 @@ def test_coordinates_and_logits_are_those_of_the_run(loaded: Loaded) -> None:
     row, site = 2, "pca@resid_post.0"
     runs = [compute.forward(SessionWorld(loaded), prompt, ()) for prompt in prompts]
     known = loaded.dictionary(site)
-    whole = [load(compute.coef(run.rows, loaded, known)) for run in runs]
+    whole = [load(compute.coef(run, loaded, known)) for run in runs]
     found = load(prompt_page.coef(page, loaded, known, row, turn=never))
     torch.testing.assert_close(found["coef"], torch.cat([x["coef"][row] for x in whole]), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(
@@ -122,10 +122,10 @@ def test_other_places_and_spaces(loaded: Loaded, site: str, head: int | None, sp
     found = load(prompt_page.coef(page, loaded, known, row, turn=never))
     parts = []
     for prompt in prompts:
-        rows = compute.forward(SessionWorld(loaded), prompt, ()).rows
+        held = compute.forward(SessionWorld(loaded), prompt, ())
         if space != "lens":
-            rows = compute.elsewhere(SessionWorld(loaded), prompt, (), site=site.split(".")[0], head=head).rows
-        parts.append(load(compute.coef(rows, loaded, known)))
+            held = compute.elsewhere(SessionWorld(loaded), prompt, (), site=site.split(".")[0], head=head)
+        parts.append(load(compute.coef(held, loaded, known)))
     for name in found.keys() - {"offset", "norm"}:
         torch.testing.assert_close(found[name], torch.cat([x[name][row] for x in parts]), rtol=1e-4, atol=1e-4)
     assert ("sigma" in found) == (space == "lens")

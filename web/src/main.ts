@@ -1,6 +1,6 @@
-import { mount } from "svelte";
-import Page from "./Page.svelte";
-import "./page.css";
 import { SocketConnector } from "./connect/socket";
+import { elementOf } from "./root/host";
+import { render } from "./root/render";
+import "./root/standalone.css";
 
-mount(Page, { target: document.getElementById("app")!, props: { connector: new SocketConnector() } });
+render(elementOf("app"), new SocketConnector(), { standalone: true });

@@ -3,6 +3,7 @@ import type { Connector, Listener } from "../src/connect/connector";
 import type { DirectionRef, State } from "../src/connect/wire";
 import { App } from "../src/state/app.svelte";
 import { EvidenceStore, spelled } from "../src/state/evidence.svelte";
+import { rooted } from "./rooted";
 
 const tok = (text: string, id: number) => ({ id, text });
 function state(evidence: object | null, positive = "x", hash = "h"): State {
@@ -44,7 +45,7 @@ async function follow(next: State): Promise<void> {
 }
 beforeEach(() => {
   fake = new Fake();
-  const app = new App(fake, "#direction=logit");
+  const app = new App(fake, rooted("#direction=logit"));
   app.view.current.direction = "logit";
   app.session.start();
   store = new EvidenceStore(app.session, app.directions);

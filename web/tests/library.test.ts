@@ -4,7 +4,6 @@ import type { Description, Entry, Whole } from "../src/connect/library";
 import { inWords, place, tally } from "../src/lib/people";
 import { isolated } from "../src/lib/format";
 import { LibraryStore } from "../src/state/library.svelte";
-import { notices } from "../src/state/notices.svelte";
 import { Session } from "../src/state/session.svelte";
 
 const entry = (id: string, more: Partial<Entry> = {}): Entry => ({
@@ -37,7 +36,6 @@ let shown: string[];
 function start(query = "", me: string | null = "bob"): void {
   fake = new Fake();
   shown = [];
-  notices.list = [];
   fake.answers.set("GET me", { name: me });
   fake.answers.set("GET directions?", { entries: [entry("d1")], after: null });
   const whole: Whole = { entry: entry("d1"), provenance: {}, descriptions: [description("s1"), description("s2", { up: 2 })], comments: [] };
@@ -121,7 +119,7 @@ describe("a change", () => {
     await library.one.read("d1");
     fake.answers.set("PATCH directions/d1", refusal("NotYours", "that direction is somebody else's"));
     expect(await library.one.rename("x")).toBe(false);
-    expect(notices.list.at(-1)).toMatchObject({ kind: "error", text: "that direction is somebody else's" });
+    expect(library.session.notices.list.at(-1)).toMatchObject({ kind: "error", text: "that direction is somebody else's" });
   });
 });
 
@@ -148,8 +146,8 @@ describe("deleting", () => {
     fake.answers.set("POST undo", { kind: "direction", id: "d1" });
     await library.one.remove();
     expect(library.one.id).toBe("");
-    expect(notices.list.at(-1)!.text).toBe(`Deleted ${isolated("d1")}`);
-    notices.list.at(-1)!.action!.run();
+    expect(library.session.notices.list.at(-1)!.text).toBe(`Deleted ${isolated("d1")}`);
+    library.session.notices.list.at(-1)!.action!.run();
     await vi.waitFor(() => expect(library.one.whole?.entry.id).toBe("d1"));
     expect(fake.asked.find(([, path]) => path === "undo")?.[2]).toEqual({ event: 7 });
   });

@@ -28,3 +28,9 @@ export const f32 = (shape: number[], values: number[]): Entry => ({
   shape,
   bytes: new Float32Array(values).buffer,
 });
+
+export const u8 = (shape: number[], values: number[]): Entry => ({
+  dtype: "U8",
+  shape,
+  bytes: new Uint8Array(values).buffer,
+});

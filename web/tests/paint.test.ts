@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { Diverging, hex } from "../src/lib/color";
-import { lookOf, paintToken, underlineToken } from "../src/views/paint";
+import { dressOf, paintToken, underlineToken } from "../src/views/paint";
 
 const colours = new Diverging(["#2166ac", "#f7f7f5", "#b2182b"].map(hex));
 const span = () => document.createElement("span");
@@ -24,7 +24,7 @@ describe("a painted token", () => {
   });
 
   it("is hatched as a sink, and ticked where it is cut off", () => {
-    const look = (value: number, sink: number) => lookOf(0, { values: [value], scale: 1, sink: [sink], colours });
+    const look = (value: number, sink: number) => dressOf(0, { values: [value], scale: 1, sink: [sink], colours });
     expect(look(900, 1)).toMatchObject({ background: "", ink: "", image: expect.stringContaining("repeating") });
     expect(look(900, 0)).toMatchObject({ background: "rgb(178,24,43)", image: expect.stringContaining("225deg") });
     expect(look(0.5, 0).image).toBe("");

@@ -4,6 +4,7 @@ import type { ProbeInfo, ProbeReading, State } from "../src/connect/wire";
 import { aimOf, doseFor, editOf, landing, margin, readTable, towards, type Aim } from "../src/lib/probe";
 import { App } from "../src/state/app.svelte";
 import { restore } from "../src/state/share";
+import { rooted } from "./rooted";
 
 const probe: ProbeInfo = {
   name: "order at S2, resid_mid.1", revision: 9, data: { kind: "task", task: "ioi", n: 60, seed: 0, prefixes: false }, site: "resid_mid.1", position: "S2",
@@ -87,7 +88,7 @@ describe("the tab", () => {
       tensors: async () => ({ metadata: {}, tensors: {} }),
       retry: () => {},
     };
-    const app = new App(connector as unknown as Connector, "");
+    const app = new App(connector as unknown as Connector, rooted());
     app.session.start();
     const state = (more: Partial<State>) =>
       listener.state({

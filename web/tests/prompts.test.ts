@@ -3,7 +3,7 @@ import { binned, strongest } from "../src/lib/bins";
 import { parseSafetensors } from "../src/connect/safetensors";
 import { breakLines, inline, lineEnd, lineOf } from "../src/lib/lines";
 import { context, neighbours, pageScale, placeOf, ranked, readPage, readRow } from "../src/lib/prompts";
-import { f32, pack } from "./pack";
+import { f32, pack, u8 } from "./pack";
 
 const prompt = (text: string, own = false) => ({ text, own, tokens: [...text].map((c, id) => ({ id, text: c })), next: [] });
 
@@ -46,9 +46,9 @@ describe("a page of prompts", () => {
   });
 
   it("reads a row in a dictionary's coordinates", () => {
-    const file = parseSafetensors(pack({ coef: f32([2, 3], [1, 2, 3, 4, 5, 6]), offset: f32([3], [0, 0, 1]), norm: f32([2], [1, 2]) }));
+    const file = parseSafetensors(pack({ coef: f32([2, 3], [1, 2, 3, 4, 5, 6]), offset: f32([3], [0, 0, 1]), norm: f32([2], [1, 2]), sink: u8([2], [0, 1]) }));
     const row = readRow(file);
-    expect([row.k, row.coef.length, row.sigma]).toEqual([3, 6, null]);
+    expect([row.k, row.coef.length, row.sigma, [...row.sink]]).toEqual([3, 6, null, [0, 1]]);
   });
 });
 

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { isClipped, robustScale, sinks, topOf } from "../src/lib/scale";
+import { isClipped, robustScale, topOf } from "../src/lib/scale";
 
 describe("the scale", () => {
   it("is the 98.5th percentile of |value|, position 0 left out", () => {
@@ -22,11 +22,6 @@ describe("the scale", () => {
     const sparse = new Float32Array(2000);
     sparse[1] = 5;
     expect(robustScale(sparse, 2000)).toBe(5);
-  });
-
-  it("marks attention sinks by the length of the residual", () => {
-    const marks = sinks(new Float32Array([22_000, 400, 420, 410, 5, 6, 7, 8]), 4);
-    expect([...marks]).toEqual([1, 0, 0, 0, 0, 0, 0, 0]);
   });
 
   it("calls only what lies beyond the end clipped", () => {

@@ -1,8 +1,9 @@
-import { cleanup, fireEvent, render, screen } from "@testing-library/svelte";
+import { cleanup, fireEvent, screen } from "@testing-library/svelte";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import Frozen from "../src/frozen/Frozen.svelte";
 import type { PlainView } from "../src/views/kinds/plain";
 import View from "../src/views/kinds/View.svelte";
+import { shown } from "./rooted";
 
 const map = {
   kind: "heat_map", values: [[0, null], [-4, 1]], infinite: { "values.0.1": "inf" }, rows: ["r0", "r1"], columns: ["c0", "c1"], title: "Map", row_title: "layer",
@@ -30,7 +31,7 @@ const key = (name: string) => fireEvent.keyDown(screen.getByRole("application"),
 
 describe("every kind that is drawn", () => {
   it.each(Object.keys(drawn))("%s: is named, read by key, and has a table", async (kind) => {
-    const { container } = render(View, { view: drawn[kind] });
+    const { container } = shown(View, { view: drawn[kind] });
     const figure = screen.getByTestId(`view-${kind}`);
     expect(screen.getByRole("application").getAttribute("aria-label")).toContain("arrow keys");
     expect(screen.queryByTestId("tip")).toBeNull();
@@ -49,7 +50,7 @@ describe("every kind that is drawn", () => {
 
 describe("a picture", () => {
   it("says the value its cursor is on, infinities too", async () => {
-    render(View, { view: map });
+    shown(View, { view: map });
     await key("ArrowRight");
     expect(screen.getByTestId("tip").textContent).toContain("layer r0 · pos c0");
     await key("ArrowRight");
@@ -59,7 +60,7 @@ describe("a picture", () => {
   });
 
   it("keeps the pop-up when it is clicked, until Escape", async () => {
-    render(View, { view: map });
+    shown(View, { view: map });
     const picture = screen.getByRole("application");
     const cell = [...picture.querySelectorAll("text")].find((text) => text.textContent === "c0")!;
     const at = { clientX: Number(cell.getAttribute("x")), clientY: Number(cell.getAttribute("y")) + 12 };
@@ -78,7 +79,7 @@ describe("a picture", () => {
     const made: Blob[] = [];
     vi.spyOn(URL, "createObjectURL").mockImplementation((blob) => (made.push(blob as Blob), "blob:x"));
     const click = vi.spyOn(HTMLAnchorElement.prototype, "click").mockImplementation(() => {});
-    render(View, { view: map });
+    shown(View, { view: map });
     await fireEvent.click(screen.getByTestId("view-save"));
     await fireEvent.click(screen.getByTestId("save-csv"));
     await vi.waitFor(() => expect(click).toHaveBeenCalled());
@@ -87,7 +88,7 @@ describe("a picture", () => {
   });
 
   it("without values says so, and offers nothing to save", () => {
-    render(View, { view: { ...map, values: [], rows: [], columns: [] } as PlainView });
+    shown(View, { view: { ...map, values: [], rows: [], columns: [] } as PlainView });
     expect(screen.getByText(/Nothing to show/)).toBeTruthy();
     expect(screen.queryByTestId("view-save")).toBeNull();
   });
@@ -96,7 +97,7 @@ describe("a picture", () => {
 describe("what is read", () => {
   it("a table pages long data", async () => {
     const rows = Array.from({ length: 150 }, (_, i) => [`row ${i}`, i === 3 ? null : i / 2]);
-    const { container } = render(View, { view: { kind: "table", columns: ["name", "x"], rows, title: "T", note: "" } as PlainView });
+    const { container } = shown(View, { view: { kind: "table", columns: ["name", "x"], rows, title: "T", note: "" } as PlainView });
     expect(container.querySelectorAll("tbody tr")).toHaveLength(100);
     expect(container.querySelectorAll("tbody td")[7].textContent).toBe("–");
     await fireEvent.click(screen.getByText("Later"));
@@ -105,7 +106,7 @@ describe("what is read", () => {
 
   it("a card shows failed as plainly as passed, and an open claim without a verdict", () => {
     const card = (verdict: "passed" | "failed" | null) => ({ kind: "card" as const, title: "claim", fields: { effect: -2.5 }, verdict, note: "" });
-    render(View, { view: { kind: "grid", columns: 3, title: "", views: [card("passed"), card("failed"), card(null)] } as PlainView });
+    shown(View, { view: { kind: "grid", columns: 3, title: "", views: [card("passed"), card("failed"), card(null)] } as PlainView });
     expect(screen.getAllByTestId("view-card").map((one) => one.textContent!.match(/passed|failed/)?.[0])).toEqual(["passed", "failed", undefined]);
     expect(screen.getAllByText("−2.500")).toHaveLength(3);
   });
@@ -114,7 +115,7 @@ describe("what is read", () => {
     const made: Blob[] = [];
     vi.spyOn(URL, "createObjectURL").mockImplementation((blob) => (made.push(blob as Blob), "blob:x"));
     vi.spyOn(HTMLAnchorElement.prototype, "click").mockImplementation(() => {});
-    render(View, { view: { kind: "card", title: "claim", fields: { effect: -2.5, control: null }, verdict: "failed", note: "" } as PlainView });
+    shown(View, { view: { kind: "card", title: "claim", fields: { effect: -2.5, control: null }, verdict: "failed", note: "" } as PlainView });
     await fireEvent.click(screen.getByTestId("view-save"));
     await fireEvent.click(screen.getByTestId("save-csv"));
     await vi.waitFor(() => expect(made).toHaveLength(1));
@@ -122,7 +123,7 @@ describe("what is read", () => {
   });
 
   it("text is never markup", () => {
-    const { container } = render(View, { view: { kind: "text", title: "<b>T</b>", paragraphs: ["<img src=x onerror=alert(1)>"] } as PlainView });
+    const { container } = shown(View, { view: { kind: "text", title: "<b>T</b>", paragraphs: ["<img src=x onerror=alert(1)>"] } as PlainView });
     expect(container.querySelector("img, b")).toBeNull();
     expect(container.textContent).toContain("<img");
   });
@@ -130,13 +131,13 @@ describe("what is read", () => {
 
 describe("what cannot be drawn", () => {
   it("an unknown kind says which", () => {
-    render(View, { view: { kind: "hologram" } });
+    shown(View, { view: { kind: "hologram" } });
     expect(screen.getByTestId("view-unknown").textContent).toContain("“hologram”");
   });
 
   it("damaged data fails by itself, with its words, beside views that do not", () => {
     const broken = { ...map, values: null } as unknown as PlainView;
-    render(Frozen, { title: "T", views: [broken, drawn.curve] });
+    shown(Frozen, { title: "T", views: [broken, drawn.curve] });
     expect(screen.getByRole("alert").textContent).toContain("could not be drawn");
     expect(screen.getByTestId("view-curve")).toBeTruthy();
   });
@@ -144,7 +145,7 @@ describe("what cannot be drawn", () => {
 
 describe("a frozen page", () => {
   it("has one pop-up for all its pictures", async () => {
-    render(Frozen, { title: "All", views: [{ kind: "grid", columns: 2, title: "", views: Object.values(drawn) }, map] });
+    shown(Frozen, { title: "All", views: [{ kind: "grid", columns: 2, title: "", views: Object.values(drawn) }, map] });
     for (const picture of screen.getAllByRole("application")) {
       await fireEvent.keyDown(picture, { key: "ArrowRight" });
       expect(screen.getAllByTestId("tip")).toHaveLength(1);
@@ -153,10 +154,10 @@ describe("a frozen page", () => {
   });
 
   it("changes its theme", async () => {
-    render(Frozen, { title: "T", views: [] });
-    const before = document.documentElement.dataset.theme;
+    shown(Frozen, { title: "T", views: [] });
+    const before = document.body.dataset.theme;
     await fireEvent.click(screen.getByTestId("theme"));
-    expect(document.documentElement.dataset.theme).not.toBe(before);
+    expect(document.body.dataset.theme).not.toBe(before);
     expect(screen.getByText("This page holds no views.")).toBeTruthy();
   });
 });

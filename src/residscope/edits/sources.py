@@ -273,7 +273,9 @@ def _same_dictionary(a: Dictionary | None, b: Dictionary | None) -> bool:
 
 
 @edit(title="Freeze", glyph="❄", says="at its unedited values")
-def freeze(site: Annotated[str, fields.site(groups=("norms", "patterns"), usual="pattern")], **where: Unpack[Where]) -> Freeze:
+def freeze(
+    site: Annotated[str, fields.site(groups=("norms", "patterns"), usual="pattern")], **where: Unpack[Where]
+) -> Freeze:
     """Hold a site (`"norms"` and `"patterns"`: all of them) at what the unedited run of the same prompt has there."""
     return Freeze(str(site), **indices(where))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from safetensors.torch import save
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from residscope.declared import EditSpec
 from residscope.directions import Dictionary, logit_diff
 from residscope.engine.model import Model
 from residscope.engine.recording import Recording
+from residscope.engine.sinks import sinks, streams
 from residscope.errors import DirectionError, UnknownLayer, UnknownPosition, WrongWidth
 from residscope.session.dictionaries import SAVED, fitted_row, in_stream, row_names, row_sites
 from residscope.session.loaded import Loaded
@@ -33,6 +34,7 @@ class Held:
     """What is kept of a run. Row 0 of the stream is what block 0 reads, row r what block r - 1 leaves."""
 
     rows: Float[Tensor, "row pos d_model"]
+    sink: Bool[Tensor, "row pos"]
     next_id: Int[Tensor, "pos k"]
     next_p: Float[Tensor, "pos k"]
     last: Float[Tensor, "d_vocab"]
@@ -55,7 +57,13 @@ def forward(world: SessionWorld, prompt: Prompt, active: tuple[EditSpec, ...]) -
     ids, p = (torch.cat(list(column)) for column in zip(*parts, strict=True))
     rows = [recording["resid_pre.0"][0], *(recording[f"resid_post.{i}"][0] for i in range(loaded.model.n_layers))]
     end = recording.keeping(rows_end(loaded.model)) if _edits_the_end(recording) else None
-    return Held(torch.stack(rows), ids, p, last, seconds, end)
+    sink = sinks_at(recording, row_sites(None, loaded.model.sites))[:, 0]
+    return Held(torch.stack(rows), sink, ids, p, last, seconds, end)
+
+
+def sinks_at(recording: Recording, sites: Sequence[str]) -> Bool[Tensor, "row batch pos"]:
+    """Which tokens are attention sinks (`engine.sinks`) at each of some sites."""
+    return torch.stack([sinks(recording, site).cpu() for site in sites])
 
 
 def rows_end(model: Model) -> str:
@@ -83,6 +91,7 @@ class Elsewhere:
     """What is kept of a run at one site of every layer, beside the stream."""
 
     rows: Float[Tensor, "row pos d"]
+    sink: Bool[Tensor, "row pos"]
 
     @property
     def bytes(self) -> int:
@@ -94,9 +103,12 @@ def elsewhere(
 ) -> Elsewhere:
     """A site without its layer, such as `z`, in every layer of a run; of one head, where it has heads."""
     edits = world.on(prompt).made(active)
-    found = world.model.run(list(prompt.ids), [site], edits=edits)
-    rows = [found[f"{site}.{layer}"][0] for layer in range(world.model.n_layers)]
-    return Elsewhere(torch.stack([x if head is None else x[:, head] for x in rows]).detach().clone())
+    sites = [f"{site}.{layer}" for layer in range(world.model.n_layers)]
+    beside = {str(stream) for place in sites for stream in streams(world.model, place)}
+    found = world.model.run(list(prompt.ids), [site, *sorted(beside)], edits=edits)
+    rows = [found[place][0] for place in sites]
+    stacked = torch.stack([x if head is None else x[:, head] for x in rows]).detach().clone()
+    return Elsewhere(stacked, sinks_at(found, sites)[:, 0])
 
 
 def last_logits(world: SessionWorld, prompt: Prompt, active: tuple[EditSpec, ...]) -> Float[Tensor, "d_vocab"]:
@@ -118,11 +130,12 @@ def top_tokens(model: Model, logits: Float[Tensor, "d_vocab"], k: int) -> tuple[
 
 
 def stream(held: Held, loaded: Loaded) -> bytes:
-    """norm[row, pos] = |x|, and the likeliest next tokens at each position."""
+    """norm[row, pos] = |x|, sink[row, pos] whether it is an attention sink's, and the likeliest next tokens at each position."""
     texts = loaded.model.token_texts(held.next_id.flatten().tolist())
     width = held.next_id.shape[1]
     tensors = {
         "norm": held.rows.float().norm(dim=-1),
+        "sink": held.sink.to(torch.uint8),
         "next_id": held.next_id.long(),
         "next_p": held.next_p.float(),
     }
@@ -154,11 +167,12 @@ def coordinates(
     return tensors
 
 
-def coef(x: Float[Tensor, "row pos d"], loaded: Loaded, dictionary: Dictionary) -> bytes:
-    """`coordinates` of a run, with the names of its rows and which of them is the dictionary's own place."""
+def coef(held: Held | Elsewhere, loaded: Loaded, dictionary: Dictionary) -> bytes:
+    """`coordinates` of a run and its `sink`, with the names of its rows and which of them is the dictionary's own place."""
     table = loaded.model.sites
     told = {"rows": row_names(row_sites(dictionary, table)), "fitted_row": fitted_row(dictionary, table)}
-    return to_bytes(coordinates(x, loaded, dictionary), {name: json.dumps(value) for name, value in told.items()})
+    tensors = coordinates(held.rows, loaded, dictionary) | {"sink": held.sink.to(torch.uint8)}
+    return to_bytes(tensors, {name: json.dumps(value) for name, value in told.items()})
 
 
 def gram(vectors: Sequence[tuple[str, Float[Tensor, "_ _"]]]) -> dict[str, Any]:

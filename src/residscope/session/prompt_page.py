@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 from itertools import accumulate, groupby
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from residscope.corpus.drawn import draw_prompts
 from residscope.corpus.text import Source
 from residscope.directions import Dictionary, logit_diff
 from residscope.engine.recording import Recording
+from residscope.engine.sinks import sinks, streams
 from residscope.errors import PageTooLarge, UnknownLayer
 from residscope.session import compute
 from residscope.session.dictionaries import in_stream, row_sites
@@ -32,6 +33,7 @@ class Recorded:
 
     prompt: Prompt
     rows: Float[Tensor, "row pos d_model"]
+    sink: Bool[Tensor, "row pos"]
     next_id: Int[Tensor, "pos k"]
     next_p: Float[Tensor, "pos k"]
 
@@ -47,7 +49,7 @@ class Page:
     id: str
     own: tuple[Recorded, ...]
     drawn: tuple[Recorded, ...]
-    beside: dict[tuple[str, int | None], Tensor] = field(default_factory=dict)
+    beside: dict[tuple[str, int | None], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @property
     def prompts(self) -> tuple[Recorded, ...]:
@@ -57,19 +59,24 @@ class Page:
     def bytes(self) -> int:
         return sum(recorded.bytes for recorded in self.prompts)
 
-    def at(self, row: int) -> Float[Tensor, "token d_model"]:
-        """One row of the stream, over all tokens of all prompts."""
-        return torch.cat([recorded.rows[row] for recorded in self.prompts]).float()
+    def at(self, row: int) -> tuple[Float[Tensor, "token d_model"], Bool[Tensor, "token"]]:
+        """One row of the stream, over all tokens of all prompts, and which of them are attention sinks there."""
+        whole = torch.cat([recorded.rows[row] for recorded in self.prompts]).float()
+        return whole, torch.cat([recorded.sink[row] for recorded in self.prompts])
 
-    def elsewhere(self, loaded: Loaded, site: str, head: int | None, *, turn: Turn) -> Float[Tensor, "token d"]:
-        """The vectors at another site than the stream, from running the prompts once more; the latest few are kept."""
+    def elsewhere(
+        self, loaded: Loaded, site: str, head: int | None, *, turn: Turn
+    ) -> tuple[Float[Tensor, "token d"], Bool[Tensor, "token"]]:
+        """The same at another site than the stream, from running the prompts once more; the latest few are kept."""
         if (site, head) not in self.beside:
-            runs = _batches(loaded, [recorded.prompt for recorded in self.prompts], [site], turn)
-            found = {i: run[site][at] for i, run, at in runs}
-            whole = torch.cat([found[i] for i in range(len(found))])
+            capture = [site, *(str(stream) for stream in streams(loaded.model, site))]
+            runs = _batches(loaded, [recorded.prompt for recorded in self.prompts], capture, turn)
+            found = {i: (run[site][at], sinks(run, site)[at].cpu()) for i, run, at in runs}
+            whole = torch.cat([found[i][0] for i in range(len(found))])
+            sink = torch.cat([found[i][1] for i in range(len(found))])
             while len(self.beside) >= MOST_BESIDE:
                 del self.beside[next(iter(self.beside))]
-            self.beside[site, head] = (whole if head is None else whole[:, head]).float()
+            self.beside[site, head] = (whole if head is None else whole[:, head]).float(), sink
         return self.beside[site, head]
 
 
@@ -82,7 +89,8 @@ def draw(loaded: Loaded, source: Source, *, n: int, length: int, seed: int) -> t
 def record(loaded: Loaded, prompts: Sequence[Prompt], *, turn: Turn) -> tuple[Recorded, ...]:
     """The stream of prompts, a few at a time; `turn` is called before each batch, and may raise to stop."""
     found = {
-        i: _recorded(loaded, prompts[i], _rows(run, at)) for i, run, at in _batches(loaded, prompts, CAPTURE, turn)
+        i: _recorded(loaded, prompts[i], _rows(run, at), _sink(loaded, run, at))
+        for i, run, at in _batches(loaded, prompts, CAPTURE, turn)
     }
     return tuple(found[i] for i in range(len(prompts)))
 
@@ -106,10 +114,16 @@ def _rows(run: Recording, at: int) -> Float[Tensor, "row pos d_model"]:
     return torch.stack([first, *(x[at].to(first.device) for x in run.stack("resid_post"))])
 
 
-def _recorded(loaded: Loaded, prompt: Prompt, rows: Float[Tensor, "row pos d_model"]) -> Recorded:
+def _sink(loaded: Loaded, run: Recording, at: int) -> Bool[Tensor, "row pos"]:
+    return compute.sinks_at(run, row_sites(None, loaded.model.sites))[:, at]
+
+
+def _recorded(
+    loaded: Loaded, prompt: Prompt, rows: Float[Tensor, "row pos d_model"], sink: Bool[Tensor, "row pos"]
+) -> Recorded:
     parts = [compute.top_p(loaded.model.lens(part), NEXT) for part in torch.split(rows[-1], BATCH_TOKENS)]
     ids, p = (torch.cat(list(column)) for column in zip(*parts, strict=True))
-    return Recorded(prompt, rows, ids, p)
+    return Recorded(prompt, rows, sink, ids, p)
 
 
 def room(loaded: Loaded) -> int:
@@ -166,23 +180,25 @@ def _describe(recorded: Recorded, loaded: Loaded, own: bool) -> dict[str, object
 def coef(page: Page, loaded: Loaded, dictionary: Dictionary, row: int, *, turn: Turn) -> bytes:
     """coef[token, k], offset[k] and perhaps sigma[token] at one of the dictionary's rows, as `compute.coordinates` has them.
 
-    And norm[token] = |x|. Raises UnknownLayer.
+    And norm[token] = |x|, and sink[token], whether it is an attention sink's. Raises UnknownLayer.
     """
     table = loaded.model.sites
     sites, stream = row_sites(dictionary, table), in_stream(table.parse(dictionary.site))
     check_row(sites, row)
-    x = page.at(row) if stream else page.elsewhere(loaded, sites[row], dictionary.head, turn=turn)
+    x, sink = page.at(row) if stream else page.elsewhere(loaded, sites[row], dictionary.head, turn=turn)
     found = compute.coordinates(x[None], loaded, dictionary, slice(row, row + 1))
-    return compute.to_bytes({name: tensor[0] for name, tensor in found.items()} | {"norm": x.norm(dim=-1)}, {})
+    more = {"norm": x.norm(dim=-1), "sink": sink.to(torch.uint8)}
+    return compute.to_bytes({name: tensor[0] for name, tensor in found.items()} | more, {})
 
 
 def logits(page: Page, loaded: Loaded, *, positive: int, negative: int, row: int) -> bytes:
     """The logit difference read through the final norm: value[token], and the data-set mean's share of it, offset[token]."""
     check_row(row_sites(None, loaded.model.sites), row)
-    x = page.at(row)
+    x, sink = page.at(row)
     direction = logit_diff(loaded.model, positive, negative)
     read = direction.read.to(x)
     sigma = loaded.model.final_scale(x).float().squeeze(-1)
     share = loaded.row_means[row].to(x) @ read / sigma
-    tensors = {"value": x @ read / sigma + direction.offset, "offset": share, "norm": x.norm(dim=-1)}
+    value = x @ read / sigma + direction.offset
+    tensors = {"value": value, "offset": share, "norm": x.norm(dim=-1), "sink": sink.to(torch.uint8)}
     return compute.to_bytes(tensors, {})

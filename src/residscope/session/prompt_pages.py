@@ -83,7 +83,7 @@ class PromptPages:
         for prompt in prompts:
             if prompt.ids not in known and (held := self._session.kept(prompt)) is not None:
                 k = prompt_page.NEXT
-                known[prompt.ids] = Recorded(prompt, held.rows, held.next_id[:, :k], held.next_p[:, :k])
+                known[prompt.ids] = Recorded(prompt, held.rows, held.sink, held.next_id[:, :k], held.next_p[:, :k])
         missing = [prompt for prompt in prompts if prompt.ids not in known]
         known |= {recorded.prompt.ids: recorded for recorded in prompt_page.record(loaded, missing, turn=turn)}
         return tuple(known[prompt.ids] for prompt in prompts)

@@ -158,7 +158,7 @@ class Session:
         known = dictionary_of(dictionary, loaded, state.directions)
         site = loaded.model.sites.parse(known.site)
         if in_stream(site):
-            return compute.coef(self._held(run)[0].rows, loaded, known)
+            return compute.coef(self._held(run)[0], loaded, known)
         return compute.coef(self._elsewhere(loaded, found, state, site.name, known.head), loaded, known)
 
     def gram(self, of: Sequence[str]) -> dict[str, Any]:
@@ -343,7 +343,7 @@ class Session:
                 self._kept.put(key, held)
         return held, held.seconds * 1000
 
-    def _elsewhere(self, loaded: Loaded, run: Run, state: State, site: str, head: int | None) -> Any:
+    def _elsewhere(self, loaded: Loaded, run: Run, state: State, site: str, head: int | None) -> Elsewhere:
         """A run at one site of every layer: kept, or computed."""
         key = run.key, site, head
         with self._lock:
@@ -353,4 +353,4 @@ class Session:
             with self._lock:
                 if self._state.model is not None and loaded.model is self._state.model.model:
                     self._aside.put(key, held)
-        return held.rows
+        return held

@@ -5,12 +5,14 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypedDict
 
 from residscope.views.view import (
     Grid2D,
+    Labels,
     Numbers,
     Part,
+    Plain,
     View,
     interval,
     names,
@@ -42,8 +44,8 @@ class HeatMap(View):
 
     kind: ClassVar[str] = "heat_map"
     values: Grid2D
-    rows: Sequence[Any]
-    columns: Sequence[Any]
+    rows: Labels
+    columns: Labels
     title: str = ""
     row_title: str = ""
     column_title: str = ""
@@ -121,7 +123,7 @@ class Curve(View):
     """
 
     kind: ClassVar[str] = "curve"
-    x: Sequence[Any]
+    x: Annotated[Sequence[Any], Plain(Sequence[float] | Sequence[str])]
     lines: Sequence[Line]
     title: str = ""
     x_title: str = ""
@@ -140,6 +142,16 @@ class Curve(View):
             same_length(self, x=self.x, **{f"y of {line.name!r}": line.y})
         self._set(references=_references(self, self.references))
         self._strings("title", "x_title", "y_title", "unit", "note")
+
+
+class Bars(TypedDict):
+    """One series of a histogram, counted."""
+
+    name: str
+    counts: list[int]
+    n: int
+    mean: float | None
+    left_out: int
 
 
 @dataclass(frozen=True)
@@ -187,6 +199,12 @@ class Histogram(View):
             low, high = low - 0.5, high + 0.5
         return (*(low + (high - low) * i / self.bins for i in range(self.bins)), high)
 
+    @classmethod
+    def plain_types(cls) -> dict[str, Any]:
+        given = super().plain_types()
+        counted = {"edges": list[float], "series": list[Bars]}
+        return counted | {name: hint for name, hint in given.items() if name not in ("bins", "series")}
+
     def to_dict(self) -> dict[str, Any]:
         edges = self.edges()
         series = []
@@ -214,7 +232,7 @@ class Scatter(View):
     kind: ClassVar[str] = "scatter"
     x: Numbers
     y: Numbers
-    groups: Sequence[Any] | None = None
+    groups: Labels | None = None
     texts: Sequence[str] | None = None
     diagonal: bool = False
     title: str = ""

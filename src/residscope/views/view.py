@@ -4,19 +4,33 @@ import math
 import os
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from typing import Any, ClassVar
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, ClassVar, get_type_hints
 
 from residscope.endings import check_ending
 from residscope.errors import BadView
 
-Numbers = Any
+Value = str | float | int | bool | None
+
+
+@dataclass(frozen=True)
+class Plain:
+    """What a field is in `to_dict`, where more than that is taken when it is made."""
+
+    type: Any
+
+
+Numbers = Annotated[Any, Plain(Sequence[float | None])]
 """Numbers in one row: a list, or a numpy array or tensor. None and NaN are values that are not known."""
 
-Grid2D = Any
+Grid2D = Annotated[Any, Plain(Sequence[Sequence[float | None]])]
 """Numbers in rows of equal length: nested lists, or a numpy array or tensor of two axes."""
 
-Value = str | float | int | bool | None
+Labels = Annotated[Sequence[Any], Plain(Sequence[str])]
+"""Labels: strings, or numbers, which are written out."""
+
+Cells = Annotated[Sequence[Any], Plain(Sequence[Value])]
+"""One row of a table."""
 
 _SHORTEST = {"float32": range(6, 10), "float16": (5,), "bfloat16": (5,)}
 """Significant digits that tell two numbers of that precision apart; more would only make files larger."""
@@ -39,6 +53,12 @@ class Part:
             raise BadView(
                 f"this {type(self).__name__} cannot be drawn: {failed}", received=received, allowed=allowed, fix=fix
             )
+
+    @classmethod
+    def plain_types(cls) -> dict[str, Any]:
+        """The type of each of its fields in `to_dict`, as `views.schema` reads it."""
+        hints = get_type_hints(cls, include_extras=True)
+        return {field.name: hints[field.name] for field in fields(cls)}  # type: ignore[arg-type]
 
     def to_dict(self) -> dict[str, Any]:
         return plain({f.name: getattr(self, f.name) for f in fields(self)})  # type: ignore[arg-type]

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from residscope.views.view import Value, View, names, same_length, values
+from residscope.views.view import Cells, Value, View, names, same_length, values
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Table(View):
 
     kind: ClassVar[str] = "table"
     columns: Sequence[str]
-    rows: Sequence[Sequence[Any]]
+    rows: Sequence[Cells]
     title: str = ""
     note: str = ""
 

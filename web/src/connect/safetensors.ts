@@ -1,4 +1,4 @@
-/** The part of the safetensors format the wire uses: little-endian F32, F16, I64, I32 and BOOL. */
+/** The part of the safetensors format the wire uses: little-endian F32, F16, I64, I32, U8 and BOOL. */
 
 export interface Tensor<A = Float32Array | Int32Array | Float64Array | Uint8Array> {
   shape: number[];
@@ -10,7 +10,7 @@ export interface Tensors {
   tensors: Record<string, Tensor>;
 }
 
-const SIZE: Record<string, number> = { F32: 4, F16: 2, I64: 8, I32: 4, BOOL: 1 };
+const SIZE: Record<string, number> = { F32: 4, F16: 2, I64: 8, I32: 4, U8: 1, BOOL: 1 };
 
 function decode(dtype: string, bytes: ArrayBuffer): Tensor["data"] {
   switch (dtype) {
@@ -60,4 +60,11 @@ export function floats(file: Tensors, name: string): Tensor<Float32Array> {
   const tensor = file.tensors[name];
   if (!(tensor?.data instanceof Float32Array)) throw new Error(`The server's answer lacks the float tensor "${name}".`);
   return tensor as Tensor<Float32Array>;
+}
+
+/** The same of bytes, such as a mask. */
+export function bytes(file: Tensors, name: string): Tensor<Uint8Array> {
+  const tensor = file.tensors[name];
+  if (!(tensor?.data instanceof Uint8Array)) throw new Error(`The server's answer lacks the byte tensor "${name}".`);
+  return tensor as Tensor<Uint8Array>;
 }

@@ -1,3 +1,4 @@
+import { baseAddress } from "../root/host";
 import { isErrorBody, WireError, type Connector, type Listener, type Method } from "./connector";
 import { parseSafetensors, type Tensors } from "./safetensors";
 import type { ErrorBody, State } from "./wire";
@@ -34,7 +35,7 @@ export class SocketConnector implements Connector {
   private timer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(
-    private base: string = document.baseURI,
+    private base: string = baseAddress(),
     private open: (url: string) => WebSocket = (url) => new WebSocket(url),
     private fetcher: typeof fetch = (input, init) => fetch(input, init),
   ) {}

@@ -83,10 +83,11 @@ export function readPaint(element: Element): Paint {
   };
 }
 
-let held: { theme: string; paint: Paint } | null = null;
+const held = new WeakMap<Element, { theme: string; paint: Paint }>();
 
-/** The page's own, read once a theme: styles are slow to read sixty times a second. */
-export function paintFor(theme: string): Paint {
-  if (held?.theme !== theme) held = { theme, paint: readPaint(document.documentElement) };
-  return held.paint;
+/** A page's own, read once a theme: styles are slow to read sixty times a second. */
+export function paintFor(root: Element, theme: string): Paint {
+  let known = held.get(root);
+  if (known?.theme !== theme) held.set(root, (known = { theme, paint: readPaint(root) }));
+  return known.paint;
 }

@@ -1,4 +1,6 @@
-/** Pictures and rows as files on the reader's disk. */
+/** Pictures as files. */
+
+import { newCanvas } from "../root/host";
 
 const SHARPNESS = 2;
 /** Browsers refuse larger canvases. */
@@ -9,18 +11,10 @@ export async function pngOf(svg: string): Promise<Blob> {
   image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(svg)}`;
   await image.decode();
   const sharp = Math.min(SHARPNESS, MOST_PIXELS / image.width, MOST_PIXELS / image.height);
-  const canvas = document.createElement("canvas");
+  const canvas = newCanvas();
   [canvas.width, canvas.height] = [Math.floor(image.width * sharp), Math.floor(image.height * sharp)];
   canvas.getContext("2d")!.drawImage(image, 0, 0, canvas.width, canvas.height);
   const blob = await new Promise<Blob | null>((done) => canvas.toBlob(done, "image/png"));
   if (!blob) throw new Error("The browser could not draw so large a picture; save it as SVG.");
   return blob;
-}
-
-export function download(blob: Blob, name: string): void {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(blob);
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }

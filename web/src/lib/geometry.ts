@@ -34,12 +34,12 @@ export function visibleRange(start: number, length: number, size: number, count:
   return [Math.max(0, Math.floor(start / size)), Math.min(count, Math.ceil((start + length) / size))];
 }
 
-export const rowTop = (row: number, rows: number, window: Window): number =>
-  (rows - 1 - row) * window.rowH - window.top;
+export const rowTop = (row: number, rows: number, win: Window): number =>
+  (rows - 1 - row) * win.rowH - win.top;
 
 /** The cell under a point of the window, or null beyond the grid. */
-export function cellAt(x: number, y: number, rows: number, cols: number, window: Window) {
-  const col = Math.floor((x + window.left) / window.colW);
-  const row = rows - 1 - Math.floor((y + window.top) / window.rowH);
+export function cellAt(x: number, y: number, rows: number, cols: number, win: Window) {
+  const col = Math.floor((x + win.left) / win.colW);
+  const row = rows - 1 - Math.floor((y + win.top) / win.rowH);
   return col >= 0 && col < cols && row >= 0 && row < rows ? { row, col } : null;
 }

@@ -1,11 +1,14 @@
 /** Running text broken into lines beforehand, so that only the lines in view need be in the page. */
 
-/** First item of each line: items of the given widths, as many to a line as fit; one wider than the room has a line to itself. */
-export function breakLines(widths: ArrayLike<number>, room: number): Int32Array {
+import { newCanvas } from "../root/host";
+
+/** First item of each line: items of the given widths, as many to a line as fit; one wider than the room has a line to itself, and so
+ * has what follows an item that ends its line. */
+export function breakLines(widths: ArrayLike<number>, room: number, ends: (item: number) => boolean = () => false): Int32Array {
   const starts: number[] = [];
   let left = 0;
   for (let i = 0; i < widths.length; i++) {
-    if (i === 0 || widths[i] > left) {
+    if (i === 0 || widths[i] > left || ends(i - 1)) {
       starts.push(i);
       left = room;
     }
@@ -31,7 +34,7 @@ export const lineEnd = (starts: ArrayLike<number>, line: number, items: number):
 /** How wide texts are in an element's font, in CSS pixels; each is measured once. */
 export function measurer(element: Element): (text: string) => number {
   const known = new Map<string, number>();
-  const g = document.createElement("canvas").getContext("2d");
+  const g = newCanvas().getContext("2d");
   const { fontStyle, fontWeight, fontSize, fontFamily } = getComputedStyle(element); // `font` itself is empty where features are set
   if (g) g.font = `${fontStyle} ${fontWeight} ${fontSize} ${fontFamily}`;
   return (text) => {
@@ -42,6 +45,12 @@ export function measurer(element: Element): (text: string) => number {
     }
     return width;
   };
+}
+
+/** The token of a text that an event is on, by the number its element bears. */
+export function tokenAt(event: Event): { element: HTMLElement; token: number } | null {
+  const element = event.target as HTMLElement;
+  return element.dataset.token === undefined ? null : { element, token: Number(element.dataset.token) };
 }
 
 /** A token as running text has it: on its line, spaces as they are. */

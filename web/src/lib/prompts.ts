@@ -1,6 +1,6 @@
 /** A page of prompts as one row of tokens: its values along the direction, and who stands beside whom. */
 
-import { floats, type Tensors } from "../connect/safetensors";
+import { bytes, floats, type Tensors } from "../connect/safetensors";
 import { topOf } from "./scale";
 import type { PromptsAnswer, ShownPrompt } from "../connect/wire";
 
@@ -24,14 +24,17 @@ export interface RowCoefs {
   offset: Float32Array;
   sigma: Float32Array | null;
   norm: Float32Array;
+  sink: Uint8Array;
 }
 
 export const readNorm = (file: Tensors): Float32Array => floats(file, "norm").data;
+/** Which tokens are attention sinks, as the server says. */
+export const readSink = (file: Tensors): Uint8Array => bytes(file, "sink").data;
 
 export function readRow(file: Tensors): RowCoefs {
   const { shape, data: coef } = floats(file, "coef");
   const sigma = file.tensors.sigma ? floats(file, "sigma").data : null;
-  return { k: shape[1], coef, offset: floats(file, "offset").data, sigma, norm: readNorm(file) };
+  return { k: shape[1], coef, offset: floats(file, "offset").data, sigma, norm: readNorm(file), sink: readSink(file) };
 }
 
 /** The q-quantile of |value|, each prompt's first token left out, as in the Stream tab; 1 where all are zero. */

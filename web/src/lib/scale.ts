@@ -1,4 +1,4 @@
-/** How large a value has to be for the full colour, and which cells to keep out of that. */
+/** How large a value has to be for the full colour. */
 
 /** The q-quantile of |v| over [row, pos], position 0 left out (its norm drowns every scale); 1 where all are zero. */
 export function robustScale(values: Float32Array, cols: number, q = 0.985): number {
@@ -38,18 +38,6 @@ function select(a: Float32Array, k: number): void {
     else if (k >= i) left = i;
     else return;
   }
-}
-
-const SINK = 8;
-
-/** Cells whose residual is more than 8 times as long as its row's median: attention sinks. */
-export function sinks(norm: Float32Array, cols: number): Uint8Array {
-  const marks = new Uint8Array(norm.length);
-  for (let start = 0; start < norm.length; start += cols) {
-    const median = norm.slice(start, start + cols).sort()[cols >> 1];
-    for (let c = 0; c < cols; c++) marks[start + c] = norm[start + c] > SINK * median ? 1 : 0;
-  }
-  return marks;
 }
 
 /** Cut off at the scale's end (a hair of tolerance for rounding). */

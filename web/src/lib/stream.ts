@@ -1,5 +1,4 @@
-import { floats, type Tensors } from "../connect/safetensors";
-import { sinks } from "./scale";
+import { bytes, floats, type Tensors } from "../connect/safetensors";
 
 /** One run's stream, whatever it is read along; cells are [row, pos], row 0 is `embed`. */
 export interface StreamData {
@@ -7,6 +6,7 @@ export interface StreamData {
   rows: number;
   cols: number;
   norm: Float32Array;
+  /** Which are attention sinks, as the server says. */
   sink: Uint8Array;
   /** The most likely next tokens at each position. */
   next: { text: string; p: number }[][];
@@ -18,7 +18,7 @@ export function readStream(file: Tensors, run: string): StreamData {
   const p = floats(file, "next_p");
   const texts = JSON.parse(file.metadata.next_text ?? "[]") as string[][];
   const next = texts.map((row, pos) => row.map((text, i) => ({ text, p: p.data[pos * p.shape[1] + i] })));
-  return { run, rows, cols, norm, sink: sinks(norm, cols), next };
+  return { run, rows, cols, norm, sink: bytes(file, "sink").data, next };
 }
 
 /** One run in the coordinates of one dictionary: [row, pos, k], and what to subtract of each row, [row, k]. */
@@ -36,6 +36,7 @@ export interface Coefs {
   sigma: Float32Array | null;
   /** Lengths of the vectors read, where they are others than the stream's. */
   norm: Float32Array | null;
+  sink: Uint8Array;
 }
 
 export function readCoefs(file: Tensors): Coefs {
@@ -49,6 +50,7 @@ export function readCoefs(file: Tensors): Coefs {
     fitted,
     sigma: file.tensors.sigma ? floats(file, "sigma").data : null,
     norm: file.tensors.norm ? floats(file, "norm").data : null,
+    sink: bytes(file, "sink").data,
   };
 }
 

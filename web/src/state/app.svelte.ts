@@ -3,6 +3,8 @@ import type { Connector } from "../connect/connector";
 import type { Run } from "../connect/wire";
 import { visible } from "../lib/format";
 import { placeOf } from "../lib/dictionaries";
+import type { Host } from "../root/host";
+import type { Root, Theme } from "../root/root.svelte";
 import { Compare } from "./compare.svelte";
 import { DirectionStore } from "./directions.svelte";
 import { Fitting } from "./fitting.svelte";
@@ -19,6 +21,8 @@ const KEY = Symbol("residscope");
 
 /** Everything a part of the frame may need, in one place. */
 export class App {
+  readonly host: Host;
+  readonly theme: Theme;
   readonly session: Session;
   readonly view: ViewStore;
   readonly mixing: Mixing;
@@ -89,10 +93,11 @@ export class App {
     return { a: name(a, a?.label ?? ""), b: name(b, "edited") };
   });
 
-  constructor(connector: Connector, hash: string, query: string = "") {
+  constructor(connector: Connector, { host, theme }: Root) {
+    [this.host, this.theme] = [host, theme];
     this.session = new Session(connector);
     this.manifest = new ManifestStore(this.session);
-    this.view = new ViewStore(hash);
+    this.view = new ViewStore(host.hash);
     this.wanted = this.view.current.selection;
     this.mixing = new Mixing(this.session, this.view);
     this.compare = new Compare(this.mixing);
@@ -101,7 +106,7 @@ export class App {
     this.directions = new DirectionStore(this.session, this.view, this.streams, this.mixing);
     this.probe = new ProbeStore(this.session, () => this.selected.col);
     this.prompts = new PromptStore(this.session, this.view, this.streams, this.mixing, () => this.selected.row);
-    this.library = new LibraryStore(this.session, ({ name }, linked) => (linked && this.mixing.asksFor(name) ? undefined : this.showSaved(name)), query);
+    this.library = new LibraryStore(this.session, ({ name }, linked) => (linked && this.mixing.asksFor(name) ? undefined : this.showSaved(name)), host.query, host.base);
   }
 
   /** Call from an effect: the cell the address asks for, once its picture is there. */

@@ -3,7 +3,6 @@ import type { Edit } from "../connect/wire";
 import type { App } from "./app.svelte";
 import { saveAs } from "./exports";
 import { copy, shareLink } from "./share";
-import { theme } from "./theme.svelte";
 
 /** One thing the page can do: by key, and from the palette. */
 export interface Command {
@@ -87,21 +86,21 @@ export const COMMANDS: Command[] = [
 
 /** In the palette only: no key of their own. */
 export const MORE: Command[] = [
-  { keys: [], label: "Share: copy a link", run: (app) => void copy(shareLink(app), "Link copied") },
+  { keys: [], label: "Share: copy a link", run: (app) => void copy(app, shareLink(app), "Link copied") },
   { keys: [], label: "Copy as Python", run: (app) => void app.python() },
   ...(["svg", "png", "csv"] as const).map((kind) => ({ keys: [], label: `Save the picture as ${kind.toUpperCase()}`, run: (app: App) => void saveAs(app, kind) })),
-  { keys: [], label: "Light or dark", run: () => theme.toggle() },
+  { keys: [], label: "Light or dark", run: (app) => app.theme.toggle() },
   { keys: [], label: "Reset the mix", run: (app) => app.view.resetWeights() },
 ];
 
 const ARROWS: Record<string, string> = { ArrowDown: "j", ArrowUp: "k", ArrowLeft: "h", ArrowRight: "l" };
 
-/** The command a key press stands for; none while typing, or where the key belongs to a control. */
-export function commandFor(event: KeyboardEvent): { command: Command; key: string } | null {
+/** The command a key press in a page stands for; none while typing, or where the key belongs to a control. */
+export function commandFor(event: KeyboardEvent, page: HTMLElement): { command: Command; key: string } | null {
   if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return null;
   const target = event.target instanceof HTMLElement ? event.target : null;
   if (target?.closest("input:not([type=range], [type=checkbox]), textarea, select, dialog, [role=dialog]")) return null;
-  if (document.querySelector("dialog[open]")) return null;
+  if (page.querySelector("dialog[open]")) return null;
   if (target?.matches("input") && event.key in ARROWS) return null;
   const key = ARROWS[event.key] ?? event.key;
   const command = COMMANDS.find((candidate) => candidate.keys.includes(key));

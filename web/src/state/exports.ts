@@ -1,8 +1,8 @@
 import { readPaint } from "../lib/color";
-import { streamCsv, streamSvg, type Picture } from "../lib/export";
-import { download, pngOf } from "../lib/files";
+import { streamCsv, streamSvg, type Picture } from "../views/export";
+import { pngOf } from "../lib/files";
+import { download } from "../root/host";
 import type { App } from "./app.svelte";
-import { notify } from "./notices.svelte";
 
 export type FileKind = "svg" | "png" | "csv";
 
@@ -20,14 +20,14 @@ export async function saveAs(app: App, kind: FileKind): Promise<void> {
   if (!shown) return;
   const name = `stream-${shown.title}`.replace(/[^\p{L}\p{N}.]+/gu, "-").replace(/^-|-$/g, "").slice(0, 80);
   try {
-    download(await file(shown, kind), `${name}.${kind}`);
+    download(await file(app, shown, kind), `${name}.${kind}`);
   } catch (error) {
-    notify(error instanceof Error ? error.message : String(error), "error");
+    app.session.notify(error instanceof Error ? error.message : String(error), "error");
   }
 }
 
-async function file(shown: Picture, kind: FileKind): Promise<Blob> {
+async function file(app: App, shown: Picture, kind: FileKind): Promise<Blob> {
   if (kind === "csv") return new Blob([streamCsv(shown)], { type: "text/csv;charset=utf-8" });
-  const svg = streamSvg(shown, readPaint(document.documentElement));
+  const svg = streamSvg(shown, readPaint(app.host.root));
   return kind === "svg" ? new Blob([svg], { type: "image/svg+xml" }) : await pngOf(svg);
 }

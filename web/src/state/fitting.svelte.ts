@@ -2,7 +2,6 @@ import { family, nearest, placeOf } from "../lib/dictionaries";
 import { cost, emptyForm, fitArgs, isRefused, remaining, sitesFor, USUAL_N, type FitForm, type TextForm } from "../lib/fit";
 import type { Kind } from "../connect/wire";
 import type { Mixing } from "./mixing.svelte";
-import { notify } from "./notices.svelte";
 import type { Session } from "./session.svelte";
 import type { ViewStore } from "./view.svelte";
 
@@ -85,6 +84,6 @@ export class Fitting {
     const next = nearest(fresh, family(fresh[0]), this.mixing.dictionary) ?? fresh[0];
     this.mixing.choose(next.id);
     if (fresh.length === 1) this.view.pickComponent(0);
-    notify(fresh.length === 1 ? `Fitted: ${placeOf(next)}` : `Fitted at ${fresh.length} places`);
+    this.session.notify(fresh.length === 1 ? `Fitted: ${placeOf(next)}` : `Fitted at ${fresh.length} places`);
   }
 }

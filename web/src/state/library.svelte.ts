@@ -2,8 +2,8 @@ import { words, WireError, type Method } from "../connect/connector";
 import type { Entry, EntryPage, SavedRef, Undoable } from "../connect/library";
 import type { DirectionRef } from "../connect/wire";
 import { isolated } from "../lib/format";
+import { baseAddress } from "../root/host";
 import { BlindStore } from "./blind.svelte";
-import { notify } from "./notices.svelte";
 import { OneStore } from "./one.svelte";
 import type { Session } from "./session.svelte";
 
@@ -52,6 +52,7 @@ export class LibraryStore {
     /** Shows a direction of the live session on screen; one that came by link, unless the link says how already. */
     private look: (ref: SavedRef, linked: boolean) => void,
     query: string = "",
+    private base: string = baseAddress(),
   ) {
     this.linked = new URLSearchParams(query).get("direction") ?? "";
     this.one = new OneStore(this);
@@ -117,7 +118,7 @@ export class LibraryStore {
         this.me = null;
         return this.later(action);
       }
-      notify(words(error), "error");
+      this.session.notify(words(error), "error");
       return undefined;
     }
   }
@@ -180,7 +181,7 @@ export class LibraryStore {
         const body = { direction: ref, name, ...(description.trim() ? { description } : {}) };
         const entry = await this.ask<Entry>("directions", body);
         if (this.saving === form) this.saving = null;
-        notify("Saved to the library");
+        this.session.notify("Saved to the library");
         await Promise.all([this.one.read(entry.id), this.search()]);
       } catch (error) {
         if (error instanceof WireError && error.name === "NoUser") throw error;
@@ -208,11 +209,11 @@ export class LibraryStore {
     this.linked = "";
     this.opened = true;
     void this.refresh().then(() => this.one.read(id));
-    void this.open(id, true).then((problem) => problem && notify(problem, "error"));
+    void this.open(id, true).then((problem) => problem && this.session.notify(problem, "error"));
   }
 
   link(id: string): string {
-    return new URL(`./?direction=${encodeURIComponent(id)}`, document.baseURI).href;
+    return new URL(`./?direction=${encodeURIComponent(id)}`, this.base).href;
   }
 
   /** Takes in exported files; each error in its own words, beside the file's name. */
@@ -230,7 +231,7 @@ export class LibraryStore {
         }
       }
       if (!last) return;
-      notify(last.new ? "Taken into the library" : `That was here already: ${isolated(last.entry.owner)} saved it`);
+      this.session.notify(last.new ? "Taken into the library" : `That was here already: ${isolated(last.entry.owner)} saved it`);
       await Promise.all([this.search(), this.one.read(last.entry.id)]);
     });
   }
@@ -240,6 +241,6 @@ export class LibraryStore {
     const undo = async () => {
       if (await this.change(() => this.ask("undo", { event }))) await Promise.all([again(), this.search()]);
     };
-    notify(text, "lasting", { label: "Undo", run: () => void undo() });
+    this.session.notify(text, "lasting", { label: "Undo", run: () => void undo() });
   }
 }

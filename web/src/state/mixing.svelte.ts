@@ -5,7 +5,6 @@ import { nearest, unitOf, usual } from "../lib/dictionaries";
 import type { ValueUnit } from "../lib/format";
 import { parseTerm, savedName, savedSource, termKey, type Term, type Terms, type Weights } from "../lib/mix";
 import { place } from "../lib/people";
-import { notify } from "./notices.svelte";
 import type { Session } from "./session.svelte";
 import type { ViewStore } from "./view.svelte";
 
@@ -139,7 +138,7 @@ export class Mixing {
     const one = this.view.component;
     if (old && !fits(old, next)) {
       if (this.terms.length && one === null)
-        notify(next.width === old.width ? "The mix was put away: unembedding rows are read through the final norm, and mix with each other only." : `The mix was put away: directions of ${next.place} are ${next.width} wide, those of the mix ${old.width}.`);
+        this.session.notify(next.width === old.width ? "The mix was put away: unembedding rows are read through the final norm, and mix with each other only." : `The mix was put away: directions of ${next.place} are ${next.width} wide, those of the mix ${old.width}.`);
       [current.weights, current.terms, current.also] = [one === null ? {} : { [Math.min(one, next.n - 1)]: 1 }, {}, []];
     } else if (one !== null) current.weights = { [Math.min(one, next.n - 1)]: 1 };
     else if (old) this.rebase(old, next);

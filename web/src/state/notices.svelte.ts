@@ -1,4 +1,4 @@
-/** Short messages at the foot of the page. */
+/** Short messages at the foot of one page. */
 
 export interface Notice {
   id: number;
@@ -9,21 +9,22 @@ export interface Notice {
   action?: { label: string; run(): void };
 }
 
-export const notices = $state<{ list: Notice[] }>({ list: [] });
+export class Notices {
+  list: Notice[] = $state([]);
+  private next = 1;
 
-let next = 1;
+  notify(text: string, kind: Notice["kind"] = "info", action?: Notice["action"]): void {
+    const id = this.next++;
+    this.list = [...this.list.filter((notice) => notice.text !== text || notice.action), { id, text, kind, action }].slice(-3);
+    setTimeout(() => this.dismiss(id), kind === "info" ? 2_500 : 12_000);
+  }
 
-export function notify(text: string, kind: Notice["kind"] = "info", action?: Notice["action"]): void {
-  const id = next++;
-  notices.list = [...notices.list.filter((notice) => notice.text !== text || notice.action), { id, text, kind, action }].slice(-3);
-  setTimeout(() => dismiss(id), kind === "info" ? 2_500 : 12_000);
-}
+  dismiss(id: number): void {
+    this.list = this.list.filter((notice) => notice.id !== id);
+  }
 
-export function dismiss(id: number): void {
-  notices.list = notices.list.filter((notice) => notice.id !== id);
-}
-
-/** What was refused is past. */
-export function clearErrors(): void {
-  notices.list = notices.list.filter((notice) => notice.kind !== "error");
+  /** What was refused is past. */
+  clearErrors(): void {
+    this.list = this.list.filter((notice) => notice.kind !== "error");
+  }
 }

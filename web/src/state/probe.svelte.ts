@@ -1,7 +1,6 @@
 import { words } from "../connect/connector";
 import type { Covariance, ProbeChoices, ProbeData, ProbeDetail, ProbeInfo, ProbeReading, ProbeRecipe, Run } from "../connect/wire";
 import { aimOf, axisClass, editOf, isProbeEdit, landing, margin, readTable, towards, type Aim, type Method } from "../lib/probe";
-import { notify } from "./notices.svelte";
 import { bare, type Session } from "./session.svelte";
 
 /** What is asked for in the form. */
@@ -212,7 +211,7 @@ export class ProbeStore {
     [this.method, this.covariance] = [aim.method, aim.covariance];
     const made = editOf(shown, reading, aim);
     if (!made) {
-      notify(`No dose along the normal of ${aim.to} brings the probe there: its step leads away. Choose LRQP, which can.`, "error");
+      this.session.notify(`No dose along the normal of ${aim.to} brings the probe there: its step leads away. Choose LRQP, which can.`, "error");
     } else if (this.edit) {
       const { id, enabled } = this.edit;
       await this.session.send("set_edits", { edits: this.session.edits.map((edit) => (edit.id === id ? { ...made, id, enabled } : bare(edit))) });

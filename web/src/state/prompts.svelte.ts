@@ -2,8 +2,7 @@ import { words } from "../connect/connector";
 import type { PromptsAnswer, TextRef } from "../connect/wire";
 import { BUILT_IN, emptyText, isRefused, textRef, type TextForm } from "../lib/fit";
 import { mixField, Turns, type Part } from "../lib/mix";
-import { pageScale, placeOf, ranked, readNorm, readPage, readRow, type Page, type RowCoefs } from "../lib/prompts";
-import { sinks } from "../lib/scale";
+import { pageScale, placeOf, ranked, readNorm, readPage, readRow, readSink, type Page, type RowCoefs } from "../lib/prompts";
 import { readLogits, type Logits } from "../lib/stream";
 import type { Mixing } from "./mixing.svelte";
 import type { Session } from "./session.svelte";
@@ -186,15 +185,15 @@ export class PromptStore {
   private async load(key: string, paths: string[], sources: string[]): Promise<Row> {
     const { connector } = this.session;
     if (!sources.length) {
-      const { logits, norm } = await this.once(paths[0], async () => {
+      const { logits, norm, sink } = await this.once(paths[0], async () => {
         const file = await connector.tensors(paths[0]);
-        return { logits: readLogits(file), norm: readNorm(file) };
+        return { logits: readLogits(file), norm: readNorm(file), sink: readSink(file) };
       });
-      return { key, coefs: new Map(), logits, norm, sink: sinks(norm, norm.length) };
+      return { key, coefs: new Map(), logits, norm, sink };
     }
     const found = await Promise.all(paths.map((path) => this.once(path, async () => readRow(await connector.tensors(path)))));
-    const { norm } = found[0];
-    return { key, coefs: new Map(found.map((coefs, i) => [sources[i], coefs])), logits: null, norm, sink: sinks(norm, norm.length) };
+    const { norm, sink } = found[0];
+    return { key, coefs: new Map(found.map((coefs, i) => [sources[i], coefs])), logits: null, norm, sink };
   }
 
   private once<T>(key: string, load: () => Promise<T>): Promise<T> {

@@ -1,11 +1,12 @@
 import { words, type Connection, type Connector } from "../connect/connector";
 import type { Edit, ModelInfo, Run, ShownEdit, State } from "../connect/wire";
-import { clearErrors, notify } from "./notices.svelte";
+import { Notices, type Notice } from "./notices.svelte";
 
 /** A mirror of the server's session; everything that changes it is an intent. */
 export class Session {
   state = $state.raw<State | null>(null);
   connection = $state.raw<Connection>({ phase: "connecting" });
+  readonly notices = new Notices();
 
   model: ModelInfo | null = $derived(this.state?.model ?? null);
   edits: ShownEdit[] = $derived(this.state?.edits ?? []);
@@ -25,7 +26,7 @@ export class Session {
       state: (state) => {
         const told = this.state?.notices ?? [];
         this.state = state;
-        for (const text of state.notices) if (!told.includes(text)) notify(text, "lasting");
+        for (const text of state.notices) if (!told.includes(text)) this.notify(text, "lasting");
       },
       connection: (connection) => (this.connection = connection),
     });
@@ -35,12 +36,16 @@ export class Session {
     return this.runs.find((run) => run.id === id) ?? null;
   }
 
+  notify(text: string, kind?: Notice["kind"], action?: Notice["action"]): void {
+    this.notices.notify(text, kind, action);
+  }
+
   /** Sends an intent; a refusal is shown in the server's words and answers undefined. */
   async send(intent: string, args: Record<string, unknown> = {}): Promise<unknown> {
     try {
       return await this.connector.intent(intent, args);
     } catch (error) {
-      notify(words(error), "error");
+      this.notify(words(error), "error");
       return undefined;
     }
   }
@@ -50,7 +55,7 @@ export class Session {
     return this.connector.intent(intent, args).then(
       () => true,
       (error: unknown) => {
-        notify(words(error), "error");
+        this.notify(words(error), "error");
         return false;
       },
     );
@@ -60,7 +65,7 @@ export class Session {
   async setPrompt(text: string, bos: boolean | null = null): Promise<boolean> {
     mark("residscope:prompt-sent");
     const accepted = await this.accepted("set_prompt", bos === null ? { text } : { text, bos });
-    if (accepted) clearErrors();
+    if (accepted) this.notices.clearErrors();
     return accepted;
   }
 

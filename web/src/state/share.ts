@@ -1,6 +1,6 @@
 import type { State } from "../connect/wire";
 import { isProbeEdit } from "../lib/probe";
-import { notify } from "./notices.svelte";
+import { toClipboard } from "../root/host";
 import { bare } from "./session.svelte";
 import type { App } from "./app.svelte";
 import type { Shared } from "./hash";
@@ -8,11 +8,9 @@ import type { Shared } from "./hash";
 /** The whole view as a link. */
 export function shareLink(app: App): string {
   const state = app.session.state;
-  const url = new URL(location.href);
   const saved = state?.directions.find(({ name }) => name === app.shownSaved)?.library;
-  url.search = saved ? `?direction=${encodeURIComponent(saved)}` : "";
   app.view.current.selection = { layer: app.selected.row + app.streams.first, pos: app.selected.col };
-  url.hash = app.view.link(
+  const hash = app.view.link(
     state?.model && state.prompt
       ? {
           model: state.model.name,
@@ -27,16 +25,16 @@ export function shareLink(app: App): string {
         }
       : null,
   );
-  return url.href;
+  return app.host.link(saved ? `?direction=${encodeURIComponent(saved)}` : "", hash);
 }
 
-export async function copy(text: string, done: string): Promise<boolean> {
+export async function copy(app: App, text: string, done: string): Promise<boolean> {
   try {
-    await navigator.clipboard.writeText(text);
-    notify(done);
+    await toClipboard(text);
+    app.session.notify(done);
     return true;
   } catch {
-    notify("The browser did not let the page copy; select the text and copy it by hand.", "error");
+    app.session.notify("The browser did not let the page copy; select the text and copy it by hand.", "error");
     return false;
   }
 }
@@ -68,7 +66,7 @@ export async function restore(app: App, shared: Shared): Promise<boolean> {
       await session.send("load_model", { name: shared.model });
       return false;
     }
-    notify(`This link was made with the model ${shared.model}, which is not in the list here. Load it, then open the link again.`, "error");
+    session.notify(`This link was made with the model ${shared.model}, which is not in the list here. Load it, then open the link again.`, "error");
     return true;
   }
   if (!(await probesThere(app, state, shared))) return false;
@@ -76,7 +74,7 @@ export async function restore(app: App, shared: Shared): Promise<boolean> {
   if (shared.metric) await session.send("set_metric", shared.metric);
   await session.send("set_edits", { edits: shared.edits });
   if (state.model.hash !== shared.hash)
-    notify(
+    session.notify(
       `This link was made with another model: ${shared.model} (${shared.hash.slice(0, 8)}). Here it is ${state.model.name} (${state.model.hash.slice(0, 8)}), so numbers may differ.`,
       "error",
     );

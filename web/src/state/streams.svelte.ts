@@ -3,7 +3,7 @@ import type { Run } from "../connect/wire";
 import { unitOf } from "../lib/dictionaries";
 import type { ValueUnit } from "../lib/format";
 import { mixField, Turns, type Part } from "../lib/mix";
-import { robustScale, sinks } from "../lib/scale";
+import { robustScale } from "../lib/scale";
 import { readCoefs, readLogits, readStream, rowSite, type Coefs, type Field, type Logits, type StreamData } from "../lib/stream";
 import type { Mode } from "./hash";
 import type { Mixing } from "./mixing.svelte";
@@ -148,8 +148,8 @@ export class Streams {
   private groundOf({ data, coefs }: Held): Ground {
     const first = this.view.current.direction === "mix" ? coefs.get(this.mixing.dictionary?.id ?? "") : undefined;
     if (first && first.sites[0] !== rowSite(0)) {
-      const { rows, cols, norm, sites } = first;
-      return { rows, cols, norm, sink: norm ? sinks(norm, cols) : new Uint8Array(rows * cols), sites, own: true };
+      const { rows, cols, norm, sink, sites } = first;
+      return { rows, cols, norm, sink, sites, own: true };
     }
     const { rows, cols, norm, sink } = data;
     return { rows, cols, norm, sink, sites: Array.from({ length: rows }, (_, row) => rowSite(row)), own: false };

@@ -3,12 +3,14 @@
 import type { Paint } from "../lib/color";
 import { inCell, type ValueUnit } from "../lib/format";
 import { rowTop, visibleRange, type Window } from "../lib/geometry";
-import { isClipped } from "../lib/scale";
 import type { Field } from "../lib/stream";
+import { newCanvas, sharpness } from "../root/host";
+import { paint } from "./kinds/scene";
+import { cell, lookOf, signed } from "./look";
 
 /** A canvas as large as its window in device pixels, cleared, counting in CSS pixels. */
 export function prepare(canvas: HTMLCanvasElement, width: number, height: number): CanvasRenderingContext2D | null {
-  const ratio = window.devicePixelRatio || 1;
+  const ratio = sharpness();
   const [w, h] = [Math.round(width * ratio), Math.round(height * ratio)];
   if (canvas.width !== w) canvas.width = w;
   if (canvas.height !== h) canvas.height = h;
@@ -20,57 +22,38 @@ export function prepare(canvas: HTMLCanvasElement, width: number, height: number
   return context;
 }
 
-function hatch(g: CanvasRenderingContext2D, x: number, y: number, w: number, h: number): void {
-  g.save();
-  g.beginPath();
-  g.rect(x, y, w, h);
-  g.clip();
-  g.beginPath();
-  const step = 5.5;
-  for (let d = Math.floor((x - h) / step) * step; d < x + w; d += step) {
-    g.moveTo(d, y + h);
-    g.lineTo(d + h, y);
-  }
-  g.stroke();
-  g.restore();
-}
-
 export function drawCells(
   g: CanvasRenderingContext2D,
   field: Field,
   win: Window,
-  paint: Paint,
+  palette: Paint,
   numbers: ValueUnit | null,
 ): void {
   const { rows, cols, values, scale, sink } = field;
   const { colW, rowH } = win;
   const [c0, c1] = visibleRange(win.left, win.width, colW, cols);
   const [top, bottom] = visibleRange(win.top, win.height, rowH, rows);
+  const colours = signed(palette.diverging, scale);
   const gap = colW >= 8 ? 1 : 0;
   const tick = Math.min(6, colW / 3, rowH / 2);
   const texts = numbers !== null && colW >= 26 && rowH >= 12;
   g.font = '9.5px ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace';
   g.textAlign = "center";
   g.textBaseline = "middle";
-  g.lineWidth = 1.2;
-  paintCells(g, field, win, paint, [c0, c1], [rows - bottom, rows - top]);
+  paintCells(g, field, win, palette, [c0, c1], [rows - bottom, rows - top]);
   for (let row = rows - bottom; row < rows - top; row++) {
     const y = rowTop(row, rows, win) + 0.5;
     for (let col = c0; col < c1; col++) {
       const i = row * cols + col;
       const value = values[i];
-      const clipped = isClipped(value, scale);
-      if (!sink[i] && !clipped && !texts && !Number.isNaN(value)) continue;
-      const [x, w, h] = [col * colW - win.left + gap / 2, colW - gap, rowH - 1];
-      if (sink[i]) {
-        g.strokeStyle = paint.diverging.color(value, scale);
-        g.clearRect(x - 0.5, y - 0.5, w + 1, h + 1);
-        hatch(g, x, y, w, h);
-      } else if (Number.isNaN(value) && !texts) dot(g, x + w / 2, y + h / 2, paint.text3);
-      else if (clipped) corner(g, x + w, y, tick, paint.diverging.inkFor(value, scale));
+      if (!sink[i] && !texts && !Number.isNaN(value) && !colours.clipped(value)) continue;
+      const look = lookOf(value, colours, !!sink[i]);
+      const box = { x: col * colW - win.left + gap / 2, y, w: colW - gap, h: rowH - 1 };
+      if (look.state === "sink") g.clearRect(box.x - 0.5, y - 0.5, box.w + 1, box.h + 1);
+      paint(g, cell(box, look, { tick, unknown: texts ? undefined : { dot: palette.text3 }, through: true, bare: true }));
       if (texts) {
-        g.fillStyle = sink[i] ? paint.text : paint.diverging.inkFor(value, scale);
-        g.fillText(inCell(value, numbers), x + w / 2, y + h / 2 + 0.5, w);
+        g.fillStyle = sink[i] ? palette.text : palette.diverging.inkFor(value, scale);
+        g.fillText(inCell(value, numbers), box.x + box.w / 2, y + box.h / 2 + 0.5, box.w);
       }
     }
   }
@@ -83,7 +66,7 @@ function paintCells(g: CanvasRenderingContext2D, field: Field, win: Window, pain
   const { cols, values, scale } = field;
   const [w, h] = [c1 - c0, r1 - r0];
   if (w <= 0 || h <= 0) return;
-  const canvas = (small.canvas ??= document.createElement("canvas"));
+  const canvas = (small.canvas ??= newCanvas());
   if (canvas.width !== w || canvas.height !== h || !small.image) {
     [canvas.width, canvas.height] = [w, h];
     small.image = new ImageData(w, h);
@@ -101,21 +84,6 @@ function paintCells(g: CanvasRenderingContext2D, field: Field, win: Window, pain
   g.drawImage(canvas, left, top, w * colW, h * rowH);
   for (let row = 0; row <= h; row++) g.clearRect(left, top + row * rowH - 0.5, w * colW, 1);
   if (colW >= 8) for (let col = 0; col <= w; col++) g.clearRect(left + col * colW - 0.5, top, 1, h * rowH);
-}
-
-function corner(g: CanvasRenderingContext2D, right: number, y: number, size: number, ink: string): void {
-  g.fillStyle = ink;
-  g.beginPath();
-  g.moveTo(right - size, y);
-  g.lineTo(right, y);
-  g.lineTo(right, y + size);
-  g.fill();
-}
-
-/** Not known. */
-function dot(g: CanvasRenderingContext2D, x: number, y: number, ink: string): void {
-  g.fillStyle = ink;
-  g.fillRect(x - 1, y - 1, 2, 2);
 }
 
 interface At {

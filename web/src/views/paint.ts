@@ -1,7 +1,7 @@
 /** Colours tokens of running text: white is zero, red positive, blue negative; sinks hatched, clipped ones with a corner tick. */
 
 import type { Diverging } from "../lib/color";
-import { isClipped } from "../lib/scale";
+import { lookOf, signed } from "./look";
 
 export interface Colouring {
   values: ArrayLike<number> | null;
@@ -10,28 +10,28 @@ export interface Colouring {
   colours: Diverging;
 }
 
-export interface Look {
+/** The style of a token's span. */
+export interface Dress {
   background: string;
   ink: string;
   image: string;
 }
-const looks = new WeakMap<HTMLElement, Look>();
+const looks = new WeakMap<HTMLElement, Dress>();
 const bars = new WeakMap<HTMLElement, string>();
 const STRIPES = "1.5px, transparent 1.5px 4.5px";
 
 /** What a token wears. */
-export function lookOf(token: number, { values, scale, sink, colours }: Colouring): Look {
+export function dressOf(token: number, { values, scale, sink, colours }: Colouring): Dress {
   const value = values?.[token] ?? NaN;
+  const look = lookOf(value, signed(colours, scale), !!sink?.[token]);
   if (Number.isNaN(value)) return { background: "", ink: "", image: "" };
-  const color = colours.color(value, scale);
-  if (sink?.[token]) return { background: "", ink: "", image: `repeating-linear-gradient(135deg, color-mix(in srgb, ${color} 45%, transparent) 0 ${STRIPES})` };
-  const ink = colours.inkFor(value, scale);
-  return { background: color, ink, image: isClipped(value, scale) ? `linear-gradient(225deg, ${ink} 3.5px, transparent 4px)` : "" };
+  if (look.state === "sink") return { background: "", ink: "", image: `repeating-linear-gradient(135deg, color-mix(in srgb, ${look.color} 45%, transparent) 0 ${STRIPES})` };
+  return { background: look.color, ink: look.ink, image: look.clipped ? `linear-gradient(225deg, ${look.ink} 3.5px, transparent 4px)` : "" };
 }
 
 /** Sets only what differs from what the span has: a frame of dragging is mostly backgrounds. */
 export function paintToken(span: HTMLElement, token: number, colouring: Colouring): void {
-  const look = lookOf(token, colouring);
+  const look = dressOf(token, colouring);
   const had = looks.get(span);
   if (had?.background !== look.background) span.style.backgroundColor = look.background;
   if (had?.ink !== look.ink) span.style.color = look.ink;

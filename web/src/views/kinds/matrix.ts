@@ -1,9 +1,11 @@
 /** Rows by columns of colour: the common part of heat map and attention pattern. */
 
+import { sharpness } from "../../root/host";
 import { colourBar, LEGEND_HEIGHT } from "./legend";
 import { fit, known, measure, roundUp, shown, type Maybe } from "./numbers";
 import type { ColorScale, Palette } from "./palette";
-import type { Mark, Scene, Words } from "./scene";
+import { cell, lookOf } from "../look";
+import type { Box, Mark, Scene, Words } from "./scene";
 
 export interface Matrix {
   /** From the top down. */
@@ -52,7 +54,7 @@ export function headsFor(labels: string[], width: number): Heads {
 
 function cellSize(matrix: Matrix, room: number): [number, number] {
   const [rows, columns] = [matrix.rows.length, matrix.columns.length];
-  const pixels = MOST_PIXELS / (globalThis.devicePixelRatio || 1);
+  const pixels = MOST_PIXELS / sharpness();
   const least = Math.min(matrix.least ?? NARROWEST, pixels / columns);
   if (matrix.square) {
     const side = Math.max(least, Math.min(20, Math.floor((4 * room) / columns) / 4));
@@ -83,7 +85,7 @@ export function drawMatrix(matrix: Matrix, width: number, palette: Palette): Sce
   values.forEach((row, r) =>
     row.forEach((value, c) => {
       if (matrix.blank?.(r, c)) return;
-      cell(dense, { x: left + c * w, y: top + r * h, w: w - gap, h: h - gap }, value, matrix, palette, r, c, marks);
+      written(dense, { x: left + c * w, y: top + r * h, w: w - gap, h: h - gap }, value, matrix, palette, r, c, marks);
     }),
   );
   for (const [r, c] of matrix.framed)
@@ -136,22 +138,16 @@ export function drawMatrix(matrix: Matrix, width: number, palette: Palette): Sce
   };
 }
 
-function cell(
-  dense: Mark[], box: { x: number; y: number; w: number; h: number }, value: Maybe, matrix: Matrix, palette: Palette, r: number, c: number, marks: Mark[],
+function written(
+  dense: Mark[], box: Box, value: Maybe, matrix: Matrix, palette: Palette, r: number, c: number, marks: Mark[],
 ): void {
   const { x, y, w, h } = box;
   const title = `${shown(matrix.rows[r])}, ${shown(matrix.columns[c])}: ${known(value) ? value : "not known"}`;
-  if (!known(value)) {
-    dense.push({ kind: "rect", ...box, fill: palette.sunken }, { kind: "hatch", ...box, stroke: palette.line2, title });
-    return;
-  }
-  dense.push({ kind: "rect", ...box, fill: matrix.scale.color(value), title });
-  const ink = matrix.scale.ink(value);
-  const tick = Math.min(6, w / 3, h / 2);
-  if (matrix.scale.clipped(value)) dense.push({ kind: "path", d: `M${x + w - tick} ${y}h${tick}v${tick}z`, fill: ink });
-  if (w < 22 || h < 12) return;
+  const look = lookOf(value, matrix.scale);
+  dense.push(...cell(box, look, { tick: Math.min(6, w / 3, h / 2), unknown: { fill: palette.sunken, stroke: palette.line2 }, title }));
+  if (look.state === "unknown" || w < 22 || h < 12) return;
   const inside = matrix.inside(r, c);
   const text = fit(inside, w - 2, 9.5, true);
   if (text !== inside && /^[−\d.]+$/.test(inside)) return; // half a number is another number
-  if (text) marks.push({ kind: "text", x: x + w / 2, y: y + h / 2 + 3.5, text, fill: ink, size: 9.5, anchor: "middle", mono: true });
+  if (text) marks.push({ kind: "text", x: x + w / 2, y: y + h / 2 + 3.5, text, fill: look.ink, size: 9.5, anchor: "middle", mono: true });
 }

@@ -1,5 +1,7 @@
 /** Numbers as text, round ticks, and labels made fit. */
 
+import { newCanvas } from "../../root/host";
+
 /** A number, or null where it is not known. */
 export type Maybe = number | null;
 
@@ -69,7 +71,7 @@ export function measure(text: string, size: number, mono: boolean): number {
   const key = `${size}${mono ? "m" : "s"}${text}`;
   let width = widths.get(key);
   if (width === undefined) {
-    if (ruler === undefined) ruler = document.createElement("canvas").getContext("2d");
+    if (ruler === undefined) ruler = newCanvas().getContext("2d");
     if (ruler) ruler.font = `${size}px ${mono ? MONO : SANS}`;
     width = ruler?.measureText(text).width || text.length * size * 0.6;
     if (widths.size > 20_000) widths.clear();

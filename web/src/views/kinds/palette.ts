@@ -1,7 +1,8 @@
 /** The colours in force, and values as colours. */
 
 import { Diverging, DIVERGING, hex, inkOn, type RGB } from "../../lib/color";
-import { isClipped, robustScale } from "../../lib/scale";
+import { robustScale } from "../../lib/scale";
+import { signed, type Colours } from "../look";
 import { known, type Maybe } from "./numbers";
 import type { ScaleName } from "./plain";
 
@@ -40,13 +41,10 @@ export function readPalette(element: Element): Palette {
 }
 
 /** How values become colours: full at `high`; clipped beyond. */
-export interface ColorScale {
+export interface ColorScale extends Colours {
   name: ScaleName;
   low: number;
   high: number;
-  color(value: number): string;
-  ink(value: number): string;
-  clipped(value: number): boolean;
   /** Its colours from low to high, for the legend. */
   stops: string[];
 }
@@ -59,10 +57,7 @@ export function colorScale(values: Maybe[], name: ScaleName, limit: number | nul
     const high = limit ?? robustScale(Float32Array.from(finite), 1);
     const of = palette.diverging;
     return {
-      name, low: -high, high,
-      color: (value) => of.color(value, high),
-      ink: (value) => of.inkFor(value, high),
-      clipped: (value) => isClipped(value, high),
+      name, low: -high, high, ...signed(of, high),
       stops: of.stops.map(css),
     };
   }

@@ -18,9 +18,9 @@ export function said(value: Value): string {
 /** A column is of numbers if its first known cell is one. */
 export const isNumeric = ({ rows }: Sheet, column: number): boolean => typeof rows.find((row) => row[column] !== null)?.[column] === "number";
 
-export function savers(title: string, notes: string[], sheet: () => Sheet, draw: (palette: Palette) => Scene): Saver[] {
+export function savers(title: string, notes: string[], root: Element, sheet: () => Sheet, draw: (palette: Palette) => Scene): Saver[] {
   const svg = () => {
-    const palette = readPalette(document.documentElement);
+    const palette = readPalette(root);
     return svgFile(draw(palette), title, notes, palette);
   };
   return [

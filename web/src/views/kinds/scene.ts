@@ -1,6 +1,6 @@
 /** What a picture is made of, and its two ways out: a canvas, and SVG text for a file. */
 
-import { xml } from "../../lib/export";
+import { xml } from "../../lib/xml";
 import { fit, MONO, SANS, shown, wrap } from "./numbers";
 
 export interface Box {
@@ -26,9 +26,19 @@ export interface TextMark {
   title?: string;
 }
 
+/** Diagonals at 45° over a box; `through`: they run on into the next one. */
+export interface Hatch extends Box {
+  kind: "hatch";
+  stroke: string;
+  width?: number;
+  step?: number;
+  through?: boolean;
+  title?: string;
+}
+
 export type Mark =
   | ({ kind: "rect"; fill: string; title?: string } & Box)
-  | ({ kind: "hatch"; stroke: string; title?: string } & Box)
+  | Hatch
   | { kind: "circle"; x: number; y: number; r: number; fill: string; stroke: string; opacity: number; title?: string }
   | { kind: "path"; d: string; fill?: string; stroke?: string; width?: number; dash?: string; opacity?: number }
   | TextMark;
@@ -72,14 +82,23 @@ export interface Frame {
   high: number;
 }
 
-/** Diagonals at 45°, cut at the box's edges. */
-export function hatchPath({ x, y, w, h }: Box): string {
+/** A hatch's lines, cut at the box's edges; whole where they run on, for whoever draws them to clip. */
+export function hatchPath({ x, y, w, h, step = 5, through = false }: Hatch): string {
   const lines: string[] = [];
-  for (let d = 4 - h; d < w; d += 5) {
-    const [from, to] = [Math.max(d, 0), Math.min(d + h, w)];
+  for (let d = through ? Math.floor((x - h) / step) * step - x : 4 - h; d < w; d += step) {
+    const [from, to] = through ? [d, d + h] : [Math.max(d, 0), Math.min(d + h, w)];
     lines.push(`M${x + from} ${y + h - (from - d)}L${x + to} ${y + h - (to - d)}`);
   }
   return lines.join("");
+}
+
+function clipped(g: CanvasRenderingContext2D, { x, y, w, h }: Box, draw: () => void): void {
+  g.save();
+  g.beginPath();
+  g.rect(x, y, w, h);
+  g.clip();
+  draw();
+  g.restore();
 }
 
 export function paint(g: CanvasRenderingContext2D, marks: Mark[]): void {
@@ -113,8 +132,9 @@ export function paint(g: CanvasRenderingContext2D, marks: Mark[]): void {
       }
       if (mark.stroke) {
         g.strokeStyle = mark.stroke;
-        g.lineWidth = mark.kind === "path" ? (mark.width ?? 1) : 1;
-        g.stroke(path);
+        g.lineWidth = mark.width ?? 1;
+        if (mark.kind === "hatch" && mark.through) clipped(g, mark, () => g.stroke(path));
+        else g.stroke(path);
       }
     }
   }
@@ -122,13 +142,14 @@ export function paint(g: CanvasRenderingContext2D, marks: Mark[]): void {
 
 const n = (value: number): string => String(Number(value.toFixed(2)));
 
-function element(mark: Mark): string {
+/** A mark as SVG text. */
+export function svg(mark: Mark): string {
   const told = "title" in mark && mark.title ? `<title>${xml(mark.title)}</title>` : "";
   switch (mark.kind) {
     case "rect":
       return `<rect x="${n(mark.x)}" y="${n(mark.y)}" width="${n(mark.w)}" height="${n(mark.h)}" fill="${mark.fill}">${told}</rect>`;
     case "hatch":
-      return `<g><path d="${hatchPath(mark)}" stroke="${mark.stroke}" fill="none"/>${told}</g>`;
+      return `<g><path d="${hatchPath(mark)}" stroke="${mark.stroke}" stroke-width="${mark.width ?? 1}" fill="none"/>${told}</g>`;
     case "circle":
       return `<circle cx="${n(mark.x)}" cy="${n(mark.y)}" r="${mark.r}" fill="${mark.fill}" stroke="${mark.stroke}" opacity="${mark.opacity}">${told}</circle>`;
     case "path": {
@@ -153,14 +174,14 @@ export function svgFile(scene: Scene, title: string, notes: string[], colours: {
   const [pad, head, foot] = [PAD, title ? 26 : 0, below.length && below.length * 15 + 6];
   const height = Math.ceil(scene.height + head + foot + 2 * pad);
   const words = (text: string, y: number, fill: string, size: number) =>
-    element({ kind: "text", x: pad, y, text, fill, size, anchor: "start", bold: size > 11 });
+    svg({ kind: "text", x: pad, y, text, fill, size, anchor: "start", bold: size > 11 });
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}">`,
     `<title>${xml(title)}</title>`,
     `<rect width="${width}" height="${height}" fill="${colours.surface}"/>`,
     ...(title ? [words(fit(shown(title), width - 2 * pad, 12, false), pad + 12, colours.text, 12)] : []),
     `<g transform="translate(${pad} ${pad + head})">`,
-    ...[...scene.dense, ...scene.marks].map(element),
+    ...[...scene.dense, ...scene.marks].map(svg),
     "</g>",
     ...below.map((line, i) => words(line, pad + head + scene.height + 15 * (i + 1) + 4, colours.text2, 11)),
     "</svg>",

@@ -1,3 +1,5 @@
+import { breakLines, lineOf } from "../../lib/lines";
+import { cell, lookOf } from "../look";
 import type { Kind } from "./kinds";
 import { colourBar, LEGEND_HEIGHT } from "./legend";
 import { fit, known, measure, number, shown, signedNumber } from "./numbers";
@@ -7,6 +9,7 @@ import type { Box, Mark } from "./scene";
 
 const LINE = 24;
 const SIZE = 12;
+const GAP = 1;
 
 export const tokenStrip: Kind<TokenStripView> = {
   about: (view) => `${view.tokens.length} tokens, each coloured by its value`,
@@ -17,24 +20,23 @@ export const tokenStrip: Kind<TokenStripView> = {
     const marks: Mark[] = [];
     const dense: Mark[] = [];
     const boxes: Box[] = [];
-    let [x, y] = [0, LEGEND_HEIGHT];
     const room = Math.max(80, Math.min(width, 900));
-    view.tokens.forEach((token, i) => {
-      const name = shown(token);
-      const text = fit(name, Math.min(room, 360) - 8, SIZE, true);
-      const w = measure(text, SIZE, true) + 8;
-      if (x > 0 && x + w > room) [x, y] = [0, y + LINE];
-      const box = { x, y, w, h: LINE - 4 };
+    const names = view.tokens.map(shown);
+    const texts = names.map((name) => fit(name, Math.min(room, 360) - 8, SIZE, true));
+    const widths = texts.map((text) => measure(text, SIZE, true) + 8);
+    const starts = breakLines(widths.map((w) => w + GAP), room + GAP, (i) => view.tokens[i].endsWith("\n"));
+    let x = 0;
+    view.tokens.forEach((_, i) => {
+      const line = lineOf(starts, i);
+      if (starts[line] === i) x = 0;
+      const box = { x, y: LEGEND_HEIGHT + line * LINE, w: widths[i], h: LINE - 4 };
       const value = view.values[i];
-      const title = `${i} ${name}: ${known(value) ? value : "not known"}`;
-      if (known(value)) dense.push({ kind: "rect", ...box, fill: scale.color(value), title });
-      else dense.push({ kind: "rect", ...box, fill: palette.sunken }, { kind: "hatch", ...box, stroke: palette.line2, title });
-      const ink = known(value) ? scale.ink(value) : palette.text;
-      if (known(value) && scale.clipped(value)) dense.push({ kind: "path", d: `M${x + w - 5} ${y}h5v5z`, fill: ink });
-      marks.push({ kind: "text", x: x + 4, y: y + 14, text, fill: ink, size: SIZE, anchor: "start", mono: true, title: text === name ? undefined : name });
+      const look = lookOf(value, scale);
+      const title = `${i} ${names[i]}: ${known(value) ? value : "not known"}`;
+      dense.push(...cell(box, look, { tick: 5, unknown: { fill: palette.sunken, stroke: palette.line2 }, title }));
+      marks.push({ kind: "text", x: x + 4, y: box.y + 14, text: texts[i], fill: look.ink || palette.text, size: SIZE, anchor: "start", mono: true, title: texts[i] === names[i] ? undefined : names[i] });
       boxes.push(box);
-      x += w + 1;
-      if (token.endsWith("\n")) [x, y] = [0, y + LINE];
+      x += box.w + GAP;
     });
     const last = boxes.at(-1)!;
     const right = boxes.reduce((most, box) => Math.max(most, box.x + box.w), 0);

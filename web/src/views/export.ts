@@ -1,9 +1,11 @@
 /** The stream picture as a file: SVG (and from it PNG), or its numbers as CSV. Token text is untrusted: always escaped. */
 
-import type { Paint } from "./color";
-import { bound, UNIT_NAMES, visible, type ValueUnit } from "./format";
-import { isClipped } from "./scale";
-import { rowName, siteOf, type Field } from "./stream";
+import type { Paint } from "../lib/color";
+import { bound, UNIT_NAMES, visible, type ValueUnit } from "../lib/format";
+import { rowName, siteOf, type Field } from "../lib/stream";
+import { xml } from "../lib/xml";
+import { svg } from "./kinds/scene";
+import { cell, lookOf, signed } from "./look";
 
 export interface Picture {
   field: Field;
@@ -16,7 +18,7 @@ export interface Picture {
 }
 
 /** A field of a CSV file: quoted where it must be. */
-const cell = (text: string): string => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+const quoted = (text: string): string => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
 
 /** One line a cell of the grid; tokens as JSON strings, so that none is taken for a formula or a line break. */
 export function streamCsv({ field, norm, tokens, unit, title }: Picture): string {
@@ -26,19 +28,10 @@ export function streamCsv({ field, norm, tokens, unit, title }: Picture): string
       const i = row * field.cols + pos;
       const value = Number.isNaN(field.values[i]) ? "" : String(field.values[i]);
       const fields = [siteOf(field, row), String(pos), JSON.stringify(tokens[pos] ?? ""), value, UNIT_NAMES[unit], Number.isNaN(norm[i]) ? "" : String(norm[i]), JSON.stringify(title)];
-      lines.push(fields.map(cell).join(","));
+      lines.push(fields.map(quoted).join(","));
     }
   return lines.join("\n") + "\n";
 }
-
-const ENTITIES: Record<string, string> = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" };
-
-/** Text for XML: markup escaped, and what XML 1.0 forbids replaced. */
-export const xml = (text: string): string =>
-  text
-    .replace(/\p{Cs}/gu, "\ufffd") // half a surrogate pair
-    .replace(/[\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]/g, "\ufffd")
-    .replace(/[&<>"]/g, (sign) => ENTITIES[sign]);
 
 const GUTTER = 46;
 const HEAD = 84;
@@ -60,6 +53,7 @@ export function streamSvg(picture: Picture, paint: Paint): string {
   const wide = cols > 400 ? 10 : 52;
   const [width, height] = [Math.max(GUTTER + cols * wide + FOOT, 460), HEAD + rows * ROW + FOOT];
   const out: string[] = [];
+  const colours = signed(paint.diverging, scale);
   const text = (x: number, y: number, words: string, extra = "") => out.push(`<text x="${x}" y="${y}"${extra}>${xml(words)}</text>`);
   const dim = ` fill="${paint.text3}"`;
   const middle = ' text-anchor="middle"';
@@ -92,24 +86,11 @@ export function streamSvg(picture: Picture, paint: Paint): string {
     for (let pos = 0; pos < cols; pos++) {
       const i = row * cols + pos;
       const [x, w, h] = [GUTTER + pos * wide, wide - 1, ROW - 1];
-      const colour = paint.diverging.color(values[i], scale);
-      const told = `<title>${xml(`${siteOf(field, row)} at ${pos} ${visible(tokens[pos] ?? "")}: ${values[i]}`)}</title>`;
-      if (!sink[i]) out.push(`<rect x="${x}" y="${y}" width="${w}" height="${h}" fill="${colour}">${told}</rect>`);
-      else out.push(`<g stroke="${colour}" stroke-width="1.2">${hatch(x, y, w, h)}${told}</g>`);
-      if (!sink[i] && isClipped(values[i], scale))
-        out.push(`<path d="M${x + w - 5} ${y}h5v5z" fill="${paint.diverging.inkFor(values[i], scale)}"/>`);
+      const title = `${siteOf(field, row)} at ${pos} ${visible(tokens[pos] ?? "")}: ${values[i]}`;
+      const value = Number.isNaN(values[i]) ? 0 : values[i]; // what is not known has the colour of zero, and says so
+      out.push(...cell({ x, y, w, h }, lookOf(value, colours, !!sink[i]), { tick: 5, title }).map(svg));
     }
   }
   out.push("</svg>");
   return out.join("\n");
-}
-
-/** Diagonals at 45°, cut at the cell's edges. */
-function hatch(x: number, y: number, w: number, h: number): string {
-  const lines: string[] = [];
-  for (let d = 4 - h; d < w; d += 5.5) {
-    const [from, to] = [Math.max(d, 0), Math.min(d + h, w)];
-    lines.push(`M${x + from} ${y + h - (from - d)}L${x + to} ${y + h - (to - d)}`);
-  }
-  return `<path d="${lines.join("")}" fill="none"/>`;
 }

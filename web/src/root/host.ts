@@ -1,0 +1,190 @@
+/** What the page asks of its surroundings. No other file names `document`, `window`, the address, the clipboard or the storage. */
+
+export interface Box {
+  left: number;
+  top: number;
+  right: number;
+  bottom: number;
+}
+
+type Stop = () => void;
+
+function listen<K extends keyof WindowEventMap>(name: K, listener: (event: WindowEventMap[K]) => void, capture = false): Stop {
+  window.addEventListener(name, listener, capture);
+  return () => window.removeEventListener(name, listener, capture);
+}
+
+/**
+ * A page inside another document, such as a notebook's: it keeps to its root. It has no address, title or storage of its own, and
+ * hears the keys that are pressed in it, or while the pointer is over it and nothing else has the focus.
+ */
+export class Host {
+  private readonly prefix = `r${Math.random().toString(36).slice(2, 10)}-`;
+
+  /** base: where the page's relative addresses begin. */
+  constructor(
+    readonly root: HTMLElement,
+    readonly base: string = baseAddress(),
+  ) {}
+
+  /** An id that no other page in the document has. */
+  id(name: string): string {
+    return this.prefix + name;
+  }
+
+  /** What stands after # and ? in the page's address. */
+  get hash(): string {
+    return "";
+  }
+  get query(): string {
+    return "";
+  }
+
+  /** Keeps the view in the address, where the page has one. */
+  keep(_hash: string): void {}
+
+  /** The address that opens the page with these. */
+  link(query: string, hash: string): string {
+    const url = new URL(this.base);
+    [url.search, url.hash] = [query, hash];
+    return url.href;
+  }
+
+  title(_text: string): void {}
+
+  stored(_key: string): string | null {
+    return null;
+  }
+  store(_key: string, _value: string): void {}
+
+  /** Key presses that are the page's, once its parts have left them alone. */
+  onkey(listener: (event: KeyboardEvent) => void): Stop {
+    const inside = (event: KeyboardEvent) => {
+      if (!event.cancelBubble) listener(event); // a part that stopped it is heard at this very element
+    };
+    const nowhere = (event: KeyboardEvent) => {
+      if (event.target === document.body && this.root.matches(":hover")) listener(event);
+    };
+    this.root.addEventListener("keydown", inside);
+    const stop = listen("keydown", nowhere);
+    return () => {
+      this.root.removeEventListener("keydown", inside);
+      stop();
+    };
+  }
+
+  /** The press was on nothing in particular, so that a digit means a tab. */
+  isBare(target: EventTarget | null): boolean {
+    return target === this.root || target === document.body;
+  }
+
+  onmove(listener: (event: PointerEvent) => void): Stop {
+    this.root.addEventListener("pointermove", listener);
+    return () => this.root.removeEventListener("pointermove", listener);
+  }
+
+  /** A press of the pointer anywhere but in an element, also outside the page. */
+  onpressbeside(element: HTMLElement, listener: () => void): Stop {
+    return listen("pointerdown", (event) => void (event.composedPath().includes(element) || listener()));
+  }
+
+  /** Whatever scrolls, in the page or around it. */
+  onscroll(listener: () => void): Stop {
+    return listen("scroll", listener, true);
+  }
+
+  /** Told at once, and whenever it changes, whether the system prefers the dark. */
+  ondark(listener: (dark: boolean) => void): Stop {
+    const system = matchMedia("(prefers-color-scheme: dark)");
+    const follow = () => listener(system.matches);
+    follow();
+    system.addEventListener("change", follow);
+    return () => system.removeEventListener("change", follow);
+  }
+
+  get focused(): HTMLElement | null {
+    const active = (this.root.getRootNode() as Document | ShadowRoot).activeElement;
+    return active instanceof HTMLElement ? active : null;
+  }
+
+  /** What of the page is in sight, in the coordinates of pointer events. */
+  sight(): Box {
+    const { left, top, right, bottom } = this.root.getBoundingClientRect();
+    return { left: Math.max(left, 0), top: Math.max(top, 0), right: Math.min(right, innerWidth), bottom: Math.min(bottom, innerHeight) };
+  }
+
+  /** From those coordinates to the root's own. */
+  within(x: number, y: number): { x: number; y: number } {
+    const { left, top } = this.root.getBoundingClientRect();
+    return { x: x - left - this.root.clientLeft, y: y - top - this.root.clientTop };
+  }
+}
+
+/** A page that has the browser's window to itself. */
+export class WindowHost extends Host {
+  override id(name: string): string {
+    return name;
+  }
+  override get hash(): string {
+    return location.hash;
+  }
+  override get query(): string {
+    return location.search;
+  }
+  override keep(hash: string): void {
+    history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
+  }
+  override link(query: string, hash: string): string {
+    const url = new URL(location.href);
+    [url.search, url.hash] = [query, hash];
+    return url.href;
+  }
+  override title(text: string): void {
+    document.title = text;
+  }
+  override stored(key: string): string | null {
+    try {
+      return localStorage.getItem(key);
+    } catch {
+      return null; // storage may be forbidden
+    }
+  }
+  override store(key: string, value: string): void {
+    try {
+      localStorage.setItem(key, value);
+    } catch {
+      // it holds for this page only
+    }
+  }
+  override onkey(listener: (event: KeyboardEvent) => void): Stop {
+    return listen("keydown", listener);
+  }
+}
+
+export function baseAddress(): string {
+  return document.baseURI;
+}
+
+export const elementOf = (id: string): HTMLElement => document.getElementById(id)!;
+
+export function newCanvas(): HTMLCanvasElement {
+  return document.createElement("canvas");
+}
+
+/** Pixels of the screen to one of CSS. */
+export function sharpness(): number {
+  return globalThis.devicePixelRatio || 1;
+}
+
+/** Throws where the browser does not allow it. */
+export function toClipboard(text: string): Promise<void> {
+  return navigator.clipboard.writeText(text);
+}
+
+export function download(blob: Blob, name: string): void {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}

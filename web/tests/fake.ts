@@ -1,0 +1,69 @@
+/** A session for tests that answers at once. */
+
+import { vi } from "vitest";
+import type { Connector, Listener } from "../src/connect/connector";
+import { parseSafetensors } from "../src/connect/safetensors";
+import type { DictionaryInfo, Kind, Run, State } from "../src/connect/wire";
+import { f32, pack, u8 } from "./pack";
+
+export const info = (id: string, more: Partial<DictionaryInfo> = {}): DictionaryInfo => {
+  const [kind, site] = id.replace(/#\d+$/, "").split("@") as [Kind, string];
+  return { id, site, head: null, place: site, kind, n: 3, space: kind === "pca" ? "centred" : "raw", standardised: false, fitted_on: "text", tokens: 9, shipped: true, width: 4, ...more };
+};
+export const tok = (text: string, id = 1) => ({ id, text });
+export const run = (id: string, version: number, texts: string[], more: Partial<Run> = {}): Run => ({
+  id, version, label: "unedited", prompt: texts.join(""), tokens: texts.map((text) => tok(text)), edits: 0, metric: 1, top: [], seconds: 0.1, ...more,
+});
+
+export function state(more: Partial<State>): State {
+  const base = {
+    version: 1,
+    model: { name: "m", hash: "h", n_layers: 1, certificate: { passed: true, worst: 0, worst_check: "", cached: true, seconds: 1, checks: [] }, dictionaries: [info("pca@resid_post.0")], sites: [] },
+    models: [], status: { phase: "idle", detail: "", progress: null, forward_ms: 1, error: null },
+    prompt: { text: "ab", bos: false, tokens: [tok("a"), tok("b")] },
+    metric: { positive: tok("x", 1), negative: tok("y", 2), chosen: true },
+    edits: [], can_undo: false, can_redo: false, runs: [run("r1", 1, ["a", "b"])], current: { a: "r1", b: null },
+    selection: { layer: 0, pos: 1 }, saved: [], directions: [], fit: null, probes: [], probing: null, notices: [],
+  };
+  return { ...base, ...more } as unknown as State;
+}
+
+/** A session that answers at once, and remembers what it was asked. */
+export class Fake implements Connector {
+  asked: string[] = [];
+  listener!: Listener;
+  cols = new Map([["r1", 2], ["r2", 3]]);
+  subscribe = (listener: Listener) => ((this.listener = listener), () => {});
+  intent = vi.fn(async () => null);
+  retry = () => {};
+  /** The last token alone, whatever the lengths say. */
+  sink = (rows: number, cols: number) => u8([rows, cols], Array.from({ length: rows * cols }, (_, i) => +(i % cols === cols - 1)));
+  query<T>(): Promise<T> {
+    return Promise.resolve({ edits: [] } as T);
+  }
+  async tensors(path: string) {
+    this.asked.push(path);
+    const cols = this.cols.get(/runs\/(\w+)/.exec(path)![1])!;
+    const cells = Array.from({ length: 2 * cols }, (_, i) => i);
+    if (path.includes("logits")) return parseSafetensors(pack({ value: f32([2, cols], cells), offset: f32([2, cols], cells.map(() => 0.5)) }));
+    if (path.includes("coef")) {
+      const own = path.includes("z.");
+      const rows = own ? 1 : 2;
+      const shift = path.includes("svd") ? 100 : 0;
+      const coef = Array.from({ length: rows * cols * 3 }, (_, i) => i + shift);
+      return parseSafetensors(
+        pack({ coef: f32([rows, cols, 3], coef), offset: f32([rows, 3], Array(rows * 3).fill(own ? NaN : 1)), sink: this.sink(rows, cols) }, { rows: JSON.stringify(own ? ["z.0"] : ["embed", "resid_post.0"]), fitted_row: "null" }),
+      );
+    }
+    return parseSafetensors(pack({ norm: f32([2, cols], cells.map((x) => x + 1)), sink: this.sink(2, cols), next_p: f32([cols, 0], []) }, { next_text: "[]" }));
+  }
+  async json<T>(path: string): Promise<T> {
+    this.asked.push(path);
+    if (path.startsWith("api/gram")) {
+      const of = [...path.matchAll(/of=([^&]+)/g)].flatMap(([, id]) => (id.startsWith("saved") ? [0] : [0, 1, 2]).map((i) => [decodeURIComponent(id), i]));
+      // the first of each dictionary lean on each other by 0.6
+      return { of, gram: of.map((a, i) => of.map((b, j) => (i === j ? 1 : a[1] === 0 && b[1] === 0 ? 0.6 : 0))) } as T;
+    }
+    return { components: [], top: [], bottom: [], label: "d", about: "", norm: 1, variance: null, sd: null, cos_logit_diff: null } as T;
+  }
+}
