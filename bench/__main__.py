@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.harness import Row, report
 
-BENCHES = ("recording", "beside", "patching", "screen_speed", "screening", "memory", "page", "slider", "lrqp")
+BENCHES = ("recording", "beside", "patching", "paths", "screen_speed", "screening", "memory", "page", "slider", "lrqp")
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import isfinite
 from typing import Annotated, Any, ClassVar, TypedDict
 
@@ -12,8 +12,7 @@ from torch import Tensor
 
 from residscope import fields as asked
 from residscope.directions import Direction
-from residscope.engine.model import Model
-from residscope.engine.protocols import At
+from residscope.engine.protocols import At, Edit
 from residscope.errors import BadEdit, NotPlain, SiteError, UnknownPosition, WrongWidth
 from residscope.model.sites import Site, SiteTable
 from residscope.plain import field_to_plain
@@ -47,7 +46,7 @@ _GROUPS = {
 
 
 @dataclass(frozen=True, eq=False)
-class BaseEdit:
+class BaseEdit(Edit):
     """What all edits share: where they act. A kind of edit is a subclass with a `kind` and a `change`."""
 
     site: str
@@ -57,9 +56,6 @@ class BaseEdit:
     pos: tuple[int, ...] | None = None
 
     kind: ClassVar[str] = ""
-    needs_unedited: ClassVar[bool] = False
-    rereads: ClassVar[bool] = False  # whether it asks `At.reread`
-    prompt_only: ClassVar[bool] = False  # whether what it holds to has no value at generated positions
 
     def __init_subclass__(cls) -> None:
         if cls.__dict__.get("kind"):  # not one that it inherits, which stays its parent's
@@ -79,15 +75,6 @@ class BaseEdit:
                     table.check_index(site, axis, index)
         return [table.canonical(site) for site in sites]
 
-    def reads(self, table: SiteTable) -> list[Site]:
-        return []
-
-    def prepare(self, model: Model) -> "BaseEdit":
-        return self
-
-    def check_positions(self, length: int, positions: Sequence[int]) -> None:
-        """Raise where the edit has nothing to put at one of these positions of a prompt of this length."""
-
     def fits(self, table: SiteTable) -> None:
         """Raise where what the edit is made of does not fit its sites: a vector of another width, for one."""
 
@@ -106,12 +93,8 @@ class BaseEdit:
         """Whether it is meant for all heads, neurons and positions."""
         return self.head is self.kv_head is self.neuron is self.pos is None
 
-    def refuse(self, later: Any, sites: Sequence[Site], lengths: tuple[int, ...]) -> None:
-        """Raise ClashingEdits where a later edit contradicts this one at the sites they share, in prompts of these lengths."""
-
-    def joined(self, later: Any) -> "BaseEdit | None":
-        """One edit that does what both say together; None where the order says it already."""
-        return None
+    def kept_to(self, pos: tuple[int, ...]) -> "BaseEdit":
+        return replace(self, pos=pos)
 
     def apply(self, value: Tensor, at: At) -> Tensor:
         new = self.change(value, at).to(value.dtype)
@@ -131,8 +114,8 @@ class BaseEdit:
     def label(self) -> str:
         """A few words: `ablate z.23 head 3`."""
         parts = [self.kind, self.site]
-        for name in ("head", "kv_head", "neuron", "pos"):
-            index = getattr(self, name)
+        where = {"head": self.head, "kv_head": self.kv_head, "neuron": self.neuron, "pos": self.pos}
+        for name, index in where.items():
             if index is not None:
                 parts.append(f"{name} {', '.join(map(str, index))}")
         return " ".join(parts)

@@ -13,7 +13,7 @@ from residscope.edits.align import Align
 from residscope.edits.base import BaseEdit, Index, Where, along, at_positions, indices
 from residscope.edits.sources import Sourced
 from residscope.engine.branches import raw_of, stream_of
-from residscope.engine.protocols import At
+from residscope.engine.protocols import At, Change
 from residscope.errors import BadEdit
 from residscope.model.sites import Site, SiteTable
 
@@ -88,6 +88,9 @@ class Path(Sourced):
     def joined(self, later: Any) -> "Paths | None":
         return _join((self,), later)
 
+    def sends(self, at: At) -> list[Sequence[Change]]:
+        return _sends((self,), at)
+
     def apply(self, value: Tensor, at: At) -> Tensor:
         return _apply((self,), value, at)
 
@@ -118,8 +121,14 @@ class Paths(BaseEdit):
     def joined(self, later: Any) -> "Paths | None":
         return _join(self.parts, later)
 
+    def sends(self, at: At) -> list[Sequence[Change]]:
+        return _sends(self._here(at), at)
+
     def apply(self, value: Tensor, at: At) -> Tensor:
-        return _apply([part for part in self.parts if at.site in part.places(at.table)], value, at)
+        return _apply(self._here(at), value, at)
+
+    def _here(self, at: At) -> list[Path]:
+        return [part for part in self.parts if at.site in part.places(at.table)]
 
     @property
     def label(self) -> str:
@@ -132,28 +141,41 @@ def _join(parts: tuple[Path, ...], later: Any) -> Paths | None:
     return Paths(parts[0].site, parts=(*parts, later))
 
 
-def _apply(parts: Any, value: Tensor, at: At) -> Tensor:
-    """One second reading for each set of paths that some head is the receiver of."""
+def _heads_axis(site: Site) -> int | None:
+    return next((i for i, name in enumerate(site.kind.axes) if name in ("head", "kv_head")), None)
+
+
+def _receivers(parts: Sequence[Path], at: At) -> dict[tuple[int, ...], tuple[int, ...]]:
+    """Which heads of the receiver (all: head 0, where it has none) read the sum of which paths."""
+    axis = _heads_axis(at.site)
+    receivers: dict[tuple[int, ...], tuple[int, ...]] = {}
+    for head in range(1 if axis is None else at.table.size(at.site, at.site.kind.axes[axis]) or 1):
+        own = [(i, p.head if p.head is not None else p.kv_head) for i, p in enumerate(parts)]
+        if received := tuple(i for i, heads in own if heads is None or head in heads):
+            receivers[received] = (*receivers.get(received, ()), head)
+    return receivers
+
+
+def _sends(parts: Sequence[Path], at: At) -> list[Sequence[Change]]:
+    """The senders of one second reading for each set of paths that some head is the receiver of."""
+    sent = [part.sent(at) for part in parts]
+    return [[sent[i] for i in received] for received in _receivers(parts, at)]
+
+
+def _apply(parts: Sequence[Path], value: Tensor, at: At) -> Tensor:
     if at.reread is None:
         raise BadEdit("a path needs a run of the model", received=str(at.site))
-    axis = next((i for i, name in enumerate(at.site.kind.axes) if name in ("head", "kv_head")), None)
-    receivers: dict[tuple[int, ...], list[int]] = {}
-    for head in range(1 if axis is None else value.shape[axis]):
-        own = [(i, p.head if p.head is not None else p.kv_head) for i, p in enumerate(parts)]
-        received = tuple(i for i, heads in own if heads is None or head in heads)
-        receivers.setdefault(received, []).append(head)
-    new, sent = value, [part.sent(at) for part in parts]
-    for received, heads in receivers.items():
-        if received:
-            reread = at.reread(at.site, [sent[i] for i in received])
-            where = [at_positions(parts[i].pos, value, at) for i in received]
-            chosen = torch.ones((1,) * value.ndim, dtype=torch.bool, device=value.device)
-            masks = [mask for mask in where if mask is not None]
-            if len(masks) == len(where):
-                chosen = torch.stack(masks).any(0)
-            if axis is not None:
-                chosen = chosen & along(value, axis, tuple(heads))
-            new = torch.where(chosen, reread.to(value.dtype), new)
+    axis, new = _heads_axis(at.site), value
+    for (received, heads), changes in zip(_receivers(parts, at).items(), _sends(parts, at), strict=True):
+        reread = at.reread(at.site, changes)
+        where = [at_positions(parts[i].pos, value, at) for i in received]
+        chosen = torch.ones((1,) * value.ndim, dtype=torch.bool, device=value.device)
+        masks = [mask for mask in where if mask is not None]
+        if len(masks) == len(where):
+            chosen = torch.stack(masks).any(0)
+        if axis is not None:
+            chosen = chosen & along(value, axis, heads)
+        new = torch.where(chosen, reread.to(value.dtype), new)
     return new
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from residscope.edits.base import KINDS, WHERE, BaseEdit, whole_numbers
 from residscope.endings import check_ending
-from residscope.engine.protocols import Edit
+from residscope.engine.protocols import LeastEdit, whole
 from residscope.errors import BadEdit, NotPlain, ResidscopeError
 from residscope.files import replace_whole, unshared
 from residscope.plain import FORMS, Form, field_from_plain
@@ -26,7 +26,7 @@ KIND = "edits"
 INDICES = WHERE | {"sender_head", "feature", "index", "lengths"}
 
 
-def to_json(edits: Sequence[Edit] | Edit, tensors: MutableMapping[str, Tensor] | None = None) -> str:
+def to_json(edits: Sequence[LeastEdit] | LeastEdit, tensors: MutableMapping[str, Tensor] | None = None) -> str:
     """A list of edits, or one, as JSON; `from_json` gives edits that change runs in the same way.
 
     Tensors stand in it as base64. Given `tensors`, they go there instead, once each by the sha256 of their bytes.
@@ -36,7 +36,7 @@ def to_json(edits: Sequence[Edit] | Edit, tensors: MutableMapping[str, Tensor] |
     """
     entries = []
     for edit in edits if isinstance(edits, Sequence) else [edits]:
-        for part in getattr(edit, "parts", (edit,)):
+        for part in whole(edit).parts or (whole(edit),):
             if not isinstance(part, BaseEdit):  # the engine takes any object that acts as an edit
                 raise BadEdit(
                     "an edit of this run cannot be written down",
@@ -90,7 +90,7 @@ def from_dict(entry: Any, tensors: Mapping[str, Tensor] | None = None) -> BaseEd
         raise BadEdit(f"{cls.kind} does not parse", received=received, allowed=str(error)) from None
 
 
-def save(path: str | Path, edits: Sequence[Edit] | Edit) -> None:
+def save(path: str | Path, edits: Sequence[LeastEdit] | LeastEdit) -> None:
     """Edits as one safetensors file: the JSON in its metadata, each tensor once, by the sha256 of its bytes.
 
     Raises:

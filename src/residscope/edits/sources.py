@@ -14,6 +14,7 @@ from residscope.edits.align import Align, by_names, check_align, pairs
 from residscope.edits.base import BaseEdit, Index, Where, indices, of_head, positions_axis, prompt_of
 from residscope.edits.features import check_features, wide, with_features
 from residscope.engine.model import Model
+from residscope.engine.preparing import source_run
 from residscope.engine.protocols import At
 from residscope.engine.recording import Recording
 from residscope.errors import BadEdit, CannotAlign, ClashingEdits
@@ -50,8 +51,7 @@ class Held(BaseEdit):
                 )
 
     def _meets(self, later: "Held", lengths: tuple[int, ...]) -> bool:
-        for name in ("head", "kv_head", "neuron"):
-            a, b = getattr(self, name), getattr(later, name)
+        for a, b in ((self.head, later.head), (self.kv_head, later.kv_head), (self.neuron, later.neuron)):
             if a is not None and b is not None and not {*a} & {*b}:
                 return False
         return any(self.reached(row, n) & later.reached(row, n) for row, n in enumerate(lengths))
@@ -112,7 +112,7 @@ class Sourced(Held):
         if isinstance(source, RunOf):
             source = model.run([[*source.ids]], capture=sites, edits=source.edits)
         if not isinstance(source, Recording | Mapping):
-            source = model.run(source, capture=sites)
+            source = source_run(model, source, sites)
         if isinstance(source, Recording):
             if source.model.layout.sizes != model.layout.sizes:
                 raise BadEdit(
@@ -242,11 +242,12 @@ class Patch(Sourced):
 
     def refuse(self, later: Any, sites: Sequence[Site], lengths: tuple[int, ...]) -> None:
         """Features of one dictionary clash with each other alone: the rest of the value is held by nobody."""
-        if self.feature is None and getattr(later, "feature", None) is None:
+        theirs = later.feature if isinstance(later, Patch) else None
+        if self.feature is None and theirs is None:
             super().refuse(later, sites, lengths)
             return
-        mine, theirs = {*(self.feature or ())}, {*(getattr(later, "feature", None) or ())}
-        if isinstance(later, Patch) and _same_dictionary(later.dictionary, self.dictionary) and mine & theirs:
+        shared = {*(self.feature or ())} & {*(theirs or ())}
+        if isinstance(later, Patch) and _same_dictionary(later.dictionary, self.dictionary) and shared:
             super().refuse(later, sites, lengths)
 
 

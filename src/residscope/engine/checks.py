@@ -18,7 +18,7 @@ from residscope.engine.hooks import trained_off
 from residscope.engine.layout import BlockParts, Norm, weight_in_out
 from residscope.engine.model import Model
 from residscope.engine.parameters import in_memory, is_plain
-from residscope.engine.protocols import At
+from residscope.engine.protocols import At, Edit
 from residscope.engine.recording import Recording
 from residscope.engine.structure import uncompiled
 from residscope.engine.windows import Window
@@ -43,21 +43,14 @@ OTHERS = (
 
 
 @dataclass(frozen=True)
-class Write:
+class Write(Edit):
     """Replace a site's value by a tensor; the certificate's own edit."""
 
     site: Site
     value: Tensor
-    needs_unedited: bool = False
 
     def places(self, table: SiteTable) -> list[Site]:
         return [table.canonical(self.site)]
-
-    def reads(self, table: SiteTable) -> list[Site]:
-        return []
-
-    def prepare(self, model: Any) -> "Write":
-        return self
 
     def apply(self, value: Tensor, at: At) -> Tensor:
         return self.value.to(value)[:, at.offset :] if self.value.shape[1] != value.shape[1] else self.value.to(value)

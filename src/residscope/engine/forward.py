@@ -8,10 +8,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from residscope.engine.hooks import Hooks, Stop
+from residscope.engine.hooks import Hooks
 from residscope.engine.layout import Layout
 from residscope.engine.memory import require_room
-from residscope.engine.passes import Pass
+from residscope.engine.passes import Pass, Stop
 from residscope.engine.protocols import Edit
 from residscope.engine.stock import call
 from residscope.engine.windows import Window, window_cache

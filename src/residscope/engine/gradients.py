@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from residscope.engine.forward import forward, lock_of
 from residscope.engine.passes import masked
 from residscope.engine.preparing import prepare
-from residscope.engine.protocols import At, Edit, Readout
+from residscope.engine.protocols import At, Edit, LeastEdit, Readout
 from residscope.engine.recording import Recording
 from residscope.errors import NoGradient
 from residscope.model.prompts import Batch
@@ -21,20 +21,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Same:
+class Same(Edit):
     """Put every value back as a new tensor: an edit that must change nothing, and through which everything after flows."""
 
     sites: tuple[Site, ...]
-    needs_unedited: bool = False
 
     def places(self, table: SiteTable) -> list[Site]:
         return list(self.sites)
-
-    def reads(self, table: SiteTable) -> list[Site]:
-        return []
-
-    def prepare(self, model: Any) -> "Same":
-        return self
 
     def apply(self, value: Tensor, at: At) -> Tensor:
         return value.clone()
@@ -46,7 +39,7 @@ def gradients(
     readout: Readout,
     sites: Iterable[str | Site],
     *,
-    edits: Sequence[Edit] = (),
+    edits: Sequence[LeastEdit] = (),
     bos: bool | None = None,
 ) -> tuple[Recording, dict[Site, Tensor]]:
     """The run's recording at `sites`, and d readout / d value there: each of the site's own shape, one row per prompt.

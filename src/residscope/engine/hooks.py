@@ -1,28 +1,25 @@
 """Hooks: which module of a stock model holds which site, and how a pass reaches them all."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from einops import rearrange
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from residscope.engine.attention import active, switched
 from residscope.engine.branches import Branches
 from residscope.engine.layout import BlockParts, Layout, weight_in_out
 from residscope.engine.memory import give_back
-from residscope.engine.passes import INSIDE_ATTENTION, LONG, Pass
+from residscope.engine.passes import INSIDE_ATTENTION, LONG, Pass, Stop
 from residscope.engine.places import Places, with_input, with_output
 from residscope.engine.seams import AttentionProducts, Overlaid, Overlay, RouterLogits
 from residscope.engine.stock import block_returns
 from residscope.engine.structure import uncompiled
 from residscope.errors import BadEdit
 from residscope.model.sites import Site
-
-
-class Stop(Exception):
-    """Raised inside a forward when the last site that is needed has been visited."""
 
 
 class Hooks(Places):
@@ -35,7 +32,7 @@ class Hooks(Places):
     def __init__(self, now: Pass, *, start: int = 0, resume: Tensor | None = None, stop: int | None = None) -> None:
         super().__init__(now)
         self.start, self.resume, self.stop = start, resume, stop
-        rereading = {s for s, edits in now.edits.items() if any(getattr(edit, "rereads", False) for edit in edits)}
+        rereading = now.rereading()
         self.branches = Branches(now) if rereading else None
         self.reread_layers = {site.layer for site in rereading if site.name in ("q", "k", "v")}
         now.reread = self.branches
@@ -67,12 +64,16 @@ class Hooks(Places):
                 self._skip(layer, parts.block)
             elif self.stop is None or layer <= max(self.stop, 0):
                 self._block(layer, parts)
+        self._end()
         self._scale(layout.final_norm, Site("final_scale"))
         self._output(layout.final_norm.module, Site("final_norm"))
         if self.stop == layout.sizes.n_layers:
             self._on(layout.final_norm.module, after=_stop)
-        for overlay in self.now.overlays:  # last, so that what other stand-ins see is overlaid already
-            self._overlay(overlay)
+        laid: dict[int, list[Overlay]] = {}
+        for overlay in self.now.overlays:
+            laid.setdefault(id(overlay.module), []).append(overlay)
+        for overlays in laid.values():  # last, so that what other stand-ins see is overlaid already
+            self._overlay(overlays)
 
     def _block(self, layer: int, parts: BlockParts) -> None:
         now = self.now
@@ -116,6 +117,9 @@ class Hooks(Places):
 
     def _entry(self, layer: int, parts: BlockParts) -> None:
         self._input(parts.block, Site("resid_pre", layer))
+
+    def _end(self) -> None:
+        """What is to be done in front of the final norm."""
 
     def _resid_mid(self, layer: int, parts: BlockParts) -> Callable[..., None]:
         """The stream between attention and MLP.
@@ -161,10 +165,13 @@ class Hooks(Places):
         def before(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             z = rearrange(args[0], "b p (h d) -> b p h d", h=heads)
             W_O = weight_in_out(parts.attn_proj)
-            for overlay in self.now.overlays:
-                W_O = W_O + (overlay.A @ overlay.B).to(W_O) if overlay.module is parts.attn_proj else W_O
-            W_O = rearrange(W_O, "(h d) m -> h d m", h=heads)
-            old = torch.einsum("bphd,hdm->bphm", z, W_O)
+            overlays = [laid for laid in self.now.overlays if laid.module is parts.attn_proj]
+            for laid in overlays:
+                W_O = W_O + (laid.A @ laid.B).to(W_O) if laid.rows is None else W_O
+            old = _by_head(z, W_O)
+            for laid in overlays:
+                if laid.rows is not None and (mine := laid.among(range(len(z)))):
+                    old[mine] += _by_head(z[mine], (laid.A @ laid.B).to(W_O))
             new = self.now.visit(site, old)
             if new is not old:
                 change.append((new - old).sum(2))
@@ -174,21 +181,22 @@ class Hooks(Places):
 
         self._on(parts.attn_proj, before=before, after=after)
 
-    def _overlay(self, overlay: Overlay) -> None:
-        """A weight's change, added to what its module makes of it."""
+    def _overlay(self, overlays: Sequence[Overlay]) -> None:
+        """The changes of one module's weight, added to what it makes of it."""
+        module = overlays[0].module
 
         def run(stock: Any, *args: Any, **kwargs: Any) -> Any:
-            with Overlaid(overlay) as mode:
+            with Overlaid(overlays, active.get() or self.now) as mode:
                 out = stock(*args, **kwargs)
             if not mode.used:
                 raise BadEdit(
                     "the module does not use its weight in one product, so it cannot be overlaid",
-                    received=type(overlay.module).__name__,
+                    received=type(module).__name__,
                     allowed="a linear layer, a convolution of width one, or an embedding",
                 )
             return out
 
-        self._around(overlay.module, run, again=True)
+        self._around(module, run, again=True)
 
     def _products(self, layer: int, parts: BlockParts) -> None:
         """Sites inside attention of a module that does not go through transformers' interface."""
@@ -260,6 +268,10 @@ class Hooks(Places):
             return stream if length is None else (stream, *[None] * (length - 1))
 
         self._around(block, run)
+
+
+def _by_head(z: Float[Tensor, "batch pos head d_head"], W_O: Float[Tensor, "d_in d_model"]) -> Tensor:
+    return torch.einsum("bphd,hdm->bphm", z, rearrange(W_O, "(h d) m -> h d m", h=z.shape[2]))
 
 
 def _stop(*_: Any) -> None:

@@ -14,7 +14,7 @@ from residscope.engine.forward import forward, lock_of
 from residscope.engine.generation import Generation, check_length, steps
 from residscope.engine.layout import Layout, lay_out, weight_in_out
 from residscope.engine.preparing import join, prepare
-from residscope.engine.protocols import Edit, LogitReadout, OfPrompts, Readout
+from residscope.engine.protocols import Edit, LeastEdit, LogitReadout, Readout, whole
 from residscope.engine.recording import Recording
 from residscope.engine.sampling import Stops, picker
 from residscope.engine.structure import Structure, original
@@ -266,7 +266,7 @@ class Model:
         prompt: Prompt,
         capture: Iterable[str | Site] = STREAM,
         *,
-        edits: Sequence[Edit] | Edit = (),
+        edits: Sequence[LeastEdit] | LeastEdit = (),
         readout: Readout | None = None,
         window: Window | None = None,
         bos: bool | None = None,
@@ -314,7 +314,7 @@ class Model:
     def generate(
         self,
         prompt: Prompt,
-        edits: Sequence[Edit] | Edit = (),
+        edits: Sequence[LeastEdit] | LeastEdit = (),
         max_new_tokens: int = 20,
         *,
         temperature: float = 0.0,
@@ -337,7 +337,7 @@ class Model:
         self.follow()
         batch, pick, stops = self.batch(prompt, bos=bos), picker(temperature, top_k, top_p), Stops(self, stop)
         check_length(batch, max_new_tokens, self.context)
-        resolved = [edit.prepare(self) for edit in tied(edits, prompt)]
+        resolved = [whole(edit.prepare(self)) for edit in tied(edits, prompt)]
         join(resolved, self.sites, batch.lengths)
         acting = timed(resolved, at, self.sites, batch, max_new_tokens)
         tokens = steps(self, batch, acting, max_new_tokens, pick, seed=seed, stops=stops)
@@ -402,9 +402,7 @@ def weights_hash(hf: Any) -> str:
     return digest.hexdigest()
 
 
-def tied(edits: Sequence[Edit] | Edit, prompt: Prompt) -> list[Edit]:
+def tied(edits: Sequence[LeastEdit] | LeastEdit, prompt: Prompt) -> list[Edit]:
     """One edit or several as a list, those that act at named positions tied to the prompts that name them."""
-    given = [edits] if isinstance(edits, Edit) else [*edits]
-    if not isinstance(prompt, PromptSet):
-        return given
-    return [edit.on(prompt) if isinstance(edit, OfPrompts) else edit for edit in given]
+    given = [whole(edit) for edit in ([edits] if isinstance(edits, LeastEdit) else edits)]
+    return [edit.on(prompt) for edit in given] if isinstance(prompt, PromptSet) else given

@@ -42,6 +42,13 @@ def masked(scores: Tensor) -> Bool[Tensor, "..."]:
     return scores < torch.finfo(scores.dtype).min / 4
 
 
+Rows = Sequence[int] | None  # rows of a pass; None: all, in order
+
+
+class Stop(Exception):
+    """Raised inside a forward when the last site that is needed has been visited."""
+
+
 class _Slab:
     """One piece of memory for the streams that a run of many tokens keeps.
 
@@ -113,6 +120,10 @@ class Pass:
         self.values: dict[Site, Tensor] = {}
         self._slab = _Slab(layout, batch, self.capture, offset)
         self.read: dict[Site, Tensor] = {}
+        self.awaited = set(self.capture)
+        self.ends = (
+            False  # whether the forward may end in the middle of a block, where all that is awaited has been seen
+        )
         self.touched = self.capture | {site for site in self.edits if self.acting(site)} | self.reads
         self.layer_of = {id(parts.attn): layer for layer, parts in enumerate(layout.blocks)}
         wide = layout.family.softmax_dtype == "float32"
@@ -146,26 +157,49 @@ class Pass:
         """
         if site not in self.touched or self._before(site):
             return value
-        edits = self.acting(site)
-        if edits:
-            at = At(
-                site,
-                self.layout.table,
-                self.batch,
-                self.offset,
-                self.unedited.__getitem__,
-                self.seen,
-                reread=self.reread,
-            )
-            before = value
-            for edit in edits:
-                value = edit.apply(value, at)
-            value = still_masked(site, before, value, self.hidden.get(site.layer))
+        value = self._applied(site, value, self.acting(site))
+        self._keep(site, value)
+        return value
+
+    def again(self, site: Site, value: Tensor, rows: Rows) -> Tensor:
+        """The value at a site in a second reading of some rows, with the run's own edits of it."""
+        return self._applied(site, value, self.edits.get(site, ()))
+
+    def edited(self, site: Site) -> bool:
+        """Whether the run has edits of a site, acting in this pass or not."""
+        return site in self.edits
+
+    def rereading(self) -> set[Site]:
+        """The sites whose edits ask for second readings."""
+        return {site for site, edits in self.edits.items() if any(edit.rereads for edit in edits)}
+
+    def _applied(self, site: Site, value: Tensor, edits: Sequence[Edit]) -> Tensor:
+        if not edits:
+            return value
+        unedited = self.unedited.__getitem__
+        at = At(site, self.layout.table, self.batch, self.offset, unedited, self.seen, reread=self.reread)
+        before = value
+        for edit in edits:
+            value = edit.apply(value, at)
+        return still_masked(site, before, value, self.hidden.get(site.layer))
+
+    def _keep(self, site: Site, value: Tensor) -> None:
         if site in self.reads:
             self.read[site] = value
         if site in self.capture:
             self.values[site] = self._slab.put(site, value)
-        return value
+            self.awaited.discard(site)
+            if self.ends and not self.awaited:
+                raise Stop
+
+    def seen_by(self, site: Site, rows: Rows) -> Tensor:
+        """`seen`, for some of the rows."""
+        value = self.seen(site)
+        return value if rows is None else value[[*rows]]
+
+    def rows_of(self, count: int) -> Sequence[int]:
+        """Which rows of the pass `count` rows of a module's tensors are."""
+        return range(count)
 
     def seen(self, site: Site) -> Tensor:
         """What this run had at an earlier site that an edit reads; below a window, what its base had."""

@@ -1,33 +1,58 @@
 """A run's edits made ready: sources resolved, contradictions refused, and those joined that mean something together."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
-from residscope.engine.protocols import Edit
+from residscope.engine.protocols import Edit, LeastEdit, whole
 from residscope.model.sites import Site, SiteTable
 
 
-def prepare(model: Any, edits: Iterable[Edit], lengths: tuple[int, ...]) -> tuple[Edit, ...]:
+def prepare(model: Any, edits: Iterable[LeastEdit], lengths: tuple[int, ...]) -> tuple[Edit, ...]:
     """Edits as a pass takes them, for prompts of these lengths. Raises ClashingEdits, and what an edit itself refuses."""
     return join([edit.prepare(model) for edit in edits], model.sites, lengths)
 
 
-def join(edits: Sequence[Edit], table: SiteTable, lengths: tuple[int, ...]) -> tuple[Edit, ...]:
+_sources: ContextVar[dict[Any, tuple[Any, Any]] | None] = ContextVar("residscope_sources", default=None)
+
+
+@contextmanager
+def sources_kept() -> Iterator[None]:
+    """While many cells are prepared, a prompt that several of them take values from is run once."""
+    token = _sources.set({})
+    try:
+        yield
+    finally:
+        _sources.reset(token)
+
+
+def source_run(model: Any, prompt: Any, sites: Sequence[Site]) -> Any:
+    """A recording that holds these sites of a prompt that an edit takes values from."""
+    kept = _sources.get()
+    if kept is None:
+        return model.run(prompt, capture=sites)
+    key = prompt if isinstance(prompt, str) else id(prompt)
+    if key not in kept:
+        kept[key] = prompt, model.run(prompt, capture=[*model.sites.expand("resid_pre"), *sites])
+    return kept[key][1]
+
+
+def join(edits: Sequence[LeastEdit], table: SiteTable, lengths: tuple[int, ...]) -> tuple[Edit, ...]:
     """Prepared edits in their order, each seen with those before it that change a site of its own.
 
-    An edit may have `refuse(later, sites, lengths)`, which raises where a later one contradicts it at the sites they
-    share, and `joined(later)`, which gives one edit for both (it stands where the earlier stood) or None.
+    `Edit.refuse` raises where a later one contradicts it at the sites they share; `Edit.joined` gives one edit for both, which
+    stands where the earlier stood, or None.
     """
     done: list[Edit] = []
     here: dict[Site, list[int]] = {}
-    for edit in [part for given in edits for part in getattr(given, "parts", (given,))]:
+    for edit in [part for given in map(whole, edits) for part in given.parts or (given,)]:
         sites = edit.places(table)
         place = len(done)
         for i in sorted({i for site in sites for i in here.get(site, ())}):
             shared = [site for site in sites if i in here.get(site, ())]
-            if (refuse := getattr(done[i], "refuse", None)) is not None:
-                refuse(edit, shared, lengths)
-            if (joined := getattr(done[i], "joined", None)) is not None and (both := joined(edit)) is not None:
+            done[i].refuse(edit, shared, lengths)
+            if (both := done[i].joined(edit)) is not None:
                 done[i], place = both, i
                 break
         if place == len(done):

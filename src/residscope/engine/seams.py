@@ -1,6 +1,6 @@
 """Seams: sites inside stock modules that no module's input or output shows, reached while the module's own forward runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,36 +115,74 @@ class RouterLogits(TorchFunctionMode):
 
 @dataclass(frozen=True)
 class Overlay:
-    """A change A B of one module's weight, for the length of a pass: y = x W becomes x W + (x A) B."""
+    """A change A B of one module's weight, for the length of a pass: y = x W becomes x W + (x A) B.
+
+    rows: the rows of the pass whose weight it is; None: all.
+    """
 
     module: Any
     weight: Tensor
     A: Float[Tensor, "d_in r"]
     B: Float[Tensor, "r d_out"]
+    rows: range | None = None
+
+    def among(self, standing: Sequence[int]) -> list[int]:
+        """Which of some rows it is for."""
+        return [i for i, row in enumerate(standing) if self.rows is None or row in self.rows]
+
+
+class NotByRow(Exception):
+    """Raised where a module's tokens do not say whose rows they are, so that those cannot have weights of their own."""
 
 
 class Overlaid(TorchFunctionMode):
-    """The products of an overlaid weight, wherever its module's own forward makes them; the weight is not touched."""
+    """The products of one module's overlaid weight, wherever its own forward makes them; the weight is not touched.
 
-    def __init__(self, overlay: Overlay) -> None:
+    now: the pass it is called in, which knows its rows.
+    """
+
+    def __init__(self, overlays: Sequence[Overlay], now: Pass) -> None:
         super().__init__()
-        self.overlay, self.transposed = overlay, overlay.weight
+        self.overlays, self.now = overlays, now
+        self.weight = self.transposed = overlays[0].weight
         self.used = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        weight = self.overlay.weight
+        weight = self.weight
         if func == Tensor.T.__get__ and args[0] is weight:  # type: ignore[attr-defined]
             self.transposed = out
         elif func is functional.embedding and args[1] is weight:
-            self.used = True
-            return out + self.overlay.A.to(out)[args[0]] @ self.overlay.B.to(out)
+            return self._added(out, args[0], lambda ids, A: A.to(out)[ids])
         elif (func is functional.linear and args[1] is weight) or (func in _PRODUCT and args[1] is self.transposed):
             return self._added(out, args[0])
         elif func is torch.addmm and args[2] is weight:
             return self._added(out, args[1])
         return out
 
-    def _added(self, out: Tensor, x: Tensor) -> Tensor:
+    def _added(self, out: Tensor, x: Tensor, times: Callable[[Tensor, Tensor], Tensor] | None = None) -> Tensor:
         self.used = True
-        return out + (x @ self.overlay.A.to(x)) @ self.overlay.B.to(x)
+        times = times or (lambda x, A: x @ A.to(x))
+        for overlay in self.overlays:
+            if overlay.rows is None:
+                out = out + times(x, overlay.A) @ overlay.B.to(out)
+        own = [overlay for overlay in self.overlays if overlay.rows is not None]
+        return self._added_by_row(out, x, own, times) if own else out
+
+    def _added_by_row(
+        self, out: Tensor, x: Tensor, own: Sequence[Overlay], times: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        lead, length = out.shape[:-1], self.now.length
+        if lead.numel() % length:
+            raise NotByRow
+        standing = self.now.rows_of(lead.numel() // length)
+
+        def by_row(t: Tensor) -> Tensor:
+            t = t.reshape(-1, length, *t.shape[len(lead) :])
+            return t.expand(len(standing), *t.shape[1:])
+
+        read, new = by_row(x), by_row(out).clone()
+        for overlay in own:
+            if mine := overlay.among(standing):
+                new[mine] += times(read[mine], overlay.A) @ overlay.B.to(out)
+        return new.reshape(-1, *lead[1:], out.shape[-1])

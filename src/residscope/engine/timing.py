@@ -1,8 +1,7 @@
 """Where in a generation an edit acts: at the prompt, at new tokens, or at both."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 from residscope.engine.protocols import Edit
 from residscope.errors import BadEdit, UnknownPosition
@@ -16,7 +15,7 @@ PHASES = ("both", "prompt", "new")
 class Timed:
     """A prepared edit and where in a generation it acts."""
 
-    edit: Any
+    edit: Edit
     at: str
 
     def now(self, offset: int, length: int, prompt: int) -> Edit | None:
@@ -24,18 +23,18 @@ class Timed:
         prompting = offset < prompt
         if self.at == ("new" if prompting else "prompt") or (not prompting and holds_prompt(self.edit)):
             return None
-        edit, pos = self.edit, getattr(self.edit, "pos", None)
+        edit, pos = self.edit, self.edit.pos
         if pos is not None:
             here = tuple(p for p in pos if (p < 0 and prompting) or offset <= p < length)
             if not here:
                 return None
-            edit = replace(edit, pos=here)
+            edit = edit.kept_to(here)
         return edit
 
 
-def holds_prompt(edit: Any) -> bool:
+def holds_prompt(edit: Edit) -> bool:
     """Whether an edit has values for the prompt's positions alone."""
-    return bool(edit.needs_unedited or getattr(edit, "prompt_only", False))
+    return edit.needs_unedited or edit.prompt_only
 
 
 def timed(
@@ -57,12 +56,11 @@ def timed(
                 allowed='at="prompt" or "both"',
             )
         for length in batch.lengths:
-            if (check := getattr(edit, "check_positions", None)) is not None:
-                run = range(0 if time != "new" else length, length if time == "prompt" else length + new - 1)
-                check(length, run)
+            run = range(0 if time != "new" else length, length if time == "prompt" else length + new - 1)
+            edit.check_positions(length, run)
             low = length if time == "new" else -length
             high = length if time == "prompt" or holds_prompt(edit) else length + new
-            for p in getattr(edit, "pos", None) or ():
+            for p in edit.pos or ():
                 if not low <= p < high:
                     raise UnknownPosition(
                         f"the prompt has {length} tokens, and {new} are to come",

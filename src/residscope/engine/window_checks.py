@@ -47,7 +47,7 @@ def require_reached(model: Any, window: Window, edits: Sequence[Edit]) -> None:
                 fix=f"start the window at layer {max(0, min(s.layer or 0 for s in below))} or lower",
             )
         ends = window.base.lengths
-        before = [p for p in getattr(edit, "pos", None) or () for n in ends if (p + n if p < 0 else p) < window.pos]
+        before = [p for p in edit.pos or () for n in ends if (p + n if p < 0 else p) < window.pos]
         if before:
             raise BadEdit(
                 "the edit acts before the window's first position, where it would be lost",

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from residscope.engine.gradients import gradients
 from residscope.engine.model import Model
-from residscope.engine.protocols import At
+from residscope.engine.protocols import At, Edit
 from residscope.errors import BadEdit, MissingLabel
 from residscope.methods.activations import Progress, activations
 from residscope.methods.concept_edit import To, of
@@ -138,22 +138,15 @@ class _Kept:
 
 
 @dataclass(frozen=True, eq=False)
-class _Put:
+class _Put(Edit):
     """One vector for each prompt, put at one token of each."""
 
     site: Site
     new: Float[Tensor, "prompt d"]
     where: list[int]
-    needs_unedited: bool = False
 
     def places(self, table: SiteTable) -> list[Site]:
         return [table.canonical(self.site)]
-
-    def reads(self, table: SiteTable) -> list[Site]:
-        return []
-
-    def prepare(self, model: Any) -> "_Put":
-        return self
 
     def apply(self, value: Tensor, at: At) -> Tensor:
         found = value.clone()

@@ -72,9 +72,8 @@ def _differentiable(plan: Sweep, cell: int) -> bool:
     """Whether all that a cell does is to change values at sites, each by what stands there."""
     if plan.together[cell] is not None:
         return False
-    return not any(
-        getattr(edit, "overlays", None) is not None or getattr(edit, "rereads", False) for edit in plan.cells[cell]
-    )
+    layout = plan.model.layout
+    return not any(edit.rereads or edit.overlays(layout) for edit in plan.cells[cell])
 
 
 def _parts(plan: Sweep) -> list[range]:

@@ -1,25 +1,30 @@
 """The joined pass: one forward of the stock model in which each strand's rows join the batch where they first differ."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from residscope.engine.branches import Asked, Branches, spread
 from residscope.engine.forward import lock_of
-from residscope.engine.hooks import Hooks, Stop
+from residscope.engine.hooks import Hooks
 from residscope.engine.layout import BlockParts
-from residscope.engine.passes import Pass, still_masked
+from residscope.engine.passes import Pass, Rows, Stop, still_masked
 from residscope.engine.planner.packing import Pack
-from residscope.engine.planner.strands import Base, Strand, gather
-from residscope.engine.protocols import At, Edit
+from residscope.engine.planner.strands import Base, Strand, gather, joins, positions_axis
+from residscope.engine.protocols import At, Change, Edit
 from residscope.engine.stock import call
 from residscope.engine.windows import prefix_cache
 from residscope.model.prompts import Batch
 from residscope.model.sites import Site, rank
 
 FINAL = Site("final_norm")
+Own = tuple[
+    Strand, Batch, slice, slice
+]  # a strand at a site: its prompts, its rows of the pass, where those stand in a value
 
 
 class JoinedPass(Pass):
@@ -27,29 +32,29 @@ class JoinedPass(Pass):
 
     def __init__(self, base: Base, pack: Pack, *, capture: Iterable[Site], background: Sequence[Edit]) -> None:
         layout = base.recording.model.layout
-        inside = [s for edit in background for s in edit.places(layout.table) if rank(s, layout.sizes.n_layers) < 0]
-        self.base, self.pack = base, pack
-        index = [row for strand in pack.strands for row in strand.index]
-        super().__init__(layout, base.batch.take(index), capture=capture, edits=background, offset=pack.pos)
-        for site in inside:  # the base has been through these, and no row of this pass comes by there
-            if site.name != "resid_pre":
-                self.edits.pop(site, None)
-        self.index = index
-        self.counts = pack.rows_at(layout.sizes.n_layers)
-        self.own: dict[Site, list[tuple[Strand, slice, Batch]]] = {}
+        self.base, self.pack, self.n = base, pack, layout.sizes.n_layers
+        self.index = [row for strand in pack.strands for row in strand.index]
+        super().__init__(layout, base.batch.take(self.index), capture=capture, edits=background, offset=pack.pos)
+        self.counts = pack.rows_at(self.n)
+        self.own: dict[Site, dict[int, tuple[Strand, Batch, slice]]] = {}
         self.spans: list[tuple[Strand, slice]] = []
+        self.entered: Tensor | None = None  # the first stream of those that part at the embedding
         first = 0
         for strand in pack.strands:
             here = slice(first, first + len(strand))
             first += len(strand)
             self.spans.append((strand, here))
+            rows = range(here.start, here.stop) if len(pack.strands) > 1 else None
+            self.overlays += [replace(laid, rows=rows) for laid in strand.overlays]
             batch = base.batch.take(strand.index)
             for site, edits in strand.edits.items():
-                self.own.setdefault(site, []).append((strand, here, batch))
+                self.own.setdefault(site, {})[here.start] = strand, batch, here
                 for edit in edits:
                     self.reads.update(edit.reads(layout.table))
         if Site("logits") in self.capture:
             self.capture |= {FINAL}
+        self._rereading = self.rereading()
+        self.awaited = {site for site in self.capture if joins(site, self.n) >= 0}
         self.touched = frozenset(self.capture | self.edits.keys() | self.own.keys() | self.reads)
 
     @property
@@ -57,103 +62,204 @@ class JoinedPass(Pass):
         return self.base.batch.ids.shape[1] - self.offset
 
     def edits_at(self, site: Site) -> bool:
+        return self.edited(site)
+
+    def edited(self, site: Site) -> bool:
         return site in self.edits or site in self.own
 
+    def rereading(self) -> set[Site]:
+        own = {site: [e for strand, *_ in of.values() for e in strand.edits[site]] for site, of in self.own.items()}
+        return super().rereading() | {site for site, edits in own.items() if any(edit.rereads for edit in edits)}
+
+    def unembedding(self) -> Iterator[tuple[Strand, slice]]:
+        """The strands that have an unembedding of their own, and their rows."""
+        for strand, here in self.spans:
+            if any(laid.module is self.layout.unembed for laid in strand.overlays):
+                yield strand, here
+
+    # ── what the hooks call ─────────────────────────────────────────────────────────────────────────────────
+
     def join(self, layer: int, arriving: Tensor) -> Tensor:
-        """The stream at the entry of a block: the rows that are there already, then those that join, edited."""
-        site = Site("resid_pre", layer)
-        before = self.counts[layer - 1] if layer else 0
-        joining = self.index[before : self.counts[layer]]
+        """The stream at the entry of a block, or of the final norm: the rows that are there already, then those that join."""
+        site = self._entry(layer)
+        before, after = self.counts[layer - 1] if layer else 0, self.counts[layer]
         if before:
             arriving = self._change(site, arriving, range(before))
-        if joining:
-            rows = self.base.rows(site, joining)[:, self.offset :].to(arriving.device)
-            new = self._own(site, rows, before, self.counts[layer])
+        if after > before:
+            rows = self.base.rows(site, self.index[before:after])[:, self.offset :].to(arriving.device)
+            new = self._change(site, rows, range(before, after), background=False)
+            if layer == 0 and self.entered is not None:
+                new = torch.cat([self.entered, new[len(self.entered) :]])
             arriving = torch.cat([arriving, new]) if before else new.contiguous()
-        if site in self.reads:
-            self.read[site] = arriving
-        if site in self.capture:
-            self.values[site] = arriving
+        self._keep(site, arriving)
         return arriving
+
+    def visit(self, site: Site, value: Tensor) -> Tensor:
+        if site not in self.touched or joins(site, self.n) < 0 or site == self._entry(self.n):
+            return value  # before the rows join, or at their joining
+        value = self._change(site, value, range(value.shape[0]))
+        self._keep(site, value)
+        return value
+
+    def again(self, site: Site, value: Tensor, rows: Rows) -> Tensor:
+        return self._change(site, value, range(value.shape[0]) if rows is None else rows, reread=False)
+
+    def seen_by(self, site: Site, rows: Rows) -> Tensor:
+        """This pass's value for the rows that were in it by then, the base's for the others."""
+        rows = range(len(self.index)) if rows is None else rows
+        own = self.read.get(site)
+        there = 0 if own is None else own.shape[0]
+        if own is not None and all(row < there for row in rows):
+            return own[_span(rows)]
+        axis = positions_axis(site)
+        found = self.base.rows(site, [self.index[row] for row in rows])
+        found = found.narrow(axis, self.offset, found.shape[axis] - self.offset)
+        mine = [i for i, row in enumerate(rows) if row < there]
+        if own is not None and mine:
+            found = found.clone()
+            found[mine] = own[[rows[i] for i in mine]]
+        return found
+
+    def prefix(self, layer: int, rows: int) -> tuple[Tensor, Tensor]:
+        """The keys and values before the pass's positions, for the first so many rows; a second reading does not look at them."""
+        at_k, at_v = Site("k", layer), Site("v", layer)
+        k, v = (self.base[site][:, : self.offset].transpose(1, 2) for site in (at_k, at_v))
+        index = [*self.index[:rows], *[0] * (rows - len(self.index))]
+        return gather(k, index), gather(v, index)
+
+    # ── edits ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _entry(self, layer: int) -> Site:
+        return Site("resid_pre", layer) if layer < self.n else Site("resid_post", self.n - 1)
+
+    def _change(
+        self, site: Site, value: Tensor, rows: Sequence[int], *, background: bool = True, reread: bool = True
+    ) -> Tensor:
+        """A site's edits on some rows of the pass: the background's on all, then each strand's own on its rows.
+
+        Without `background` for rows of the base, which has been through it.
+        """
+        common = self.edits.get(site, []) if background else []
+        own = self._own(site, rows)
+        if not common and not own:
+            return value
+        ats = self._asking(site, rows, common, own) if reread and site in self._rereading else {}
+        before = value
+        if common:
+            at = self._at(site, self.batch.take(rows), rows)
+            for edit in common:
+                value = edit.apply(value, ats.get((id(edit), None), at))
+            value = still_masked(site, before, value, self._hidden(site, rows))
+        if own:
+            unchanged, value = before, value.clone()
+        for strand, batch, here, mine in own:
+            part = first = (unchanged if strand.whole else value)[mine]
+            at = self._at(site, batch, range(here.start, here.stop))
+            for edit in strand.edits[site]:
+                part = edit.apply(part, ats.get((id(edit), mine.start), at))
+            value[mine] = still_masked(site, first, part, self._hidden(site, range(here.start, here.stop)))
+        return value
+
+    def _own(self, site: Site, rows: Sequence[int]) -> list[Own]:
+        """The strands with edits of a site whose rows are among these, which hold each strand's one after another."""
+        own = self.own.get(site)
+        if not own:
+            return []
+        if isinstance(rows, range):
+            starts = ((start, start - rows.start) for start in own if rows.start <= start < rows.stop)
+        else:
+            starts = ((row, i) for i, row in enumerate(rows) if row in own)
+        found = []
+        for start, i in starts:
+            strand, batch, here = own[start]
+            found.append((strand, batch, here, slice(i, i + len(strand))))
+        return found
+
+    def _asking(
+        self, site: Site, rows: Sequence[int], common: Sequence[Edit], own: Sequence[Own]
+    ) -> dict[tuple[int, int | None], At]:
+        """What the edits that ask for second readings are given: all that they ask for at a site is read in one go."""
+        branches = self.reread
+        assert isinstance(branches, Branches)
+        takers = [((id(edit), None), edit, self.batch.take(rows), rows) for edit in common if edit.rereads]
+        takers += [
+            ((id(edit), mine.start), edit, batch, range(here.start, here.stop))
+            for strand, batch, here, mine in own
+            for edit in strand.edits[site]
+            if edit.rereads
+        ]
+        ats = {key: self._at(site, batch, rows) for key, _, batch, rows in takers}
+        asked = [(key, Asked(rows, changes)) for key, edit, _, rows in takers for changes in edit.sends(ats[key])]
+        read = branches.several(site, [one for _, one in asked]) if asked else None
+        answers: dict[tuple[int, int | None], list[Tensor]] = {}
+        first = 0
+        for key, one in asked:
+            assert read is not None
+            assert one.rows is not None
+            answers.setdefault(key, []).append(read[first : first + len(one.rows)])
+            first += len(one.rows)
+
+        def given(key: tuple[int, int | None], rows: Sequence[int]) -> Any:
+            waiting = answers.get(key, [])[::-1]
+
+            def reread(receiver: Site, changes: Sequence[Change]) -> Tensor:
+                if waiting and receiver == site:
+                    return waiting.pop()
+                return branches.several(receiver, [Asked(rows, changes)])
+
+            return reread
+
+        return {key: replace(ats[key], reread=given(key, rows)) for key, _, _, rows in takers}
+
+    def _hidden(self, site: Site, rows: Sequence[int]) -> Tensor | None:
+        """Which keys the queries of some rows cannot see; a mask that is one for all rows stays so."""
+        hidden = self.hidden.get(site.layer)
+        return hidden if hidden is None or hidden.shape[0] == 1 else hidden[_span(rows)]
+
+    def _at(self, site: Site, batch: Batch, rows: Sequence[int]) -> At:
+        index = [self.index[row] for row in rows]
+        return At(
+            site,
+            self.layout.table,
+            batch,
+            self.offset,
+            lambda s: self.base.held(s, index),
+            lambda s: self.seen_by(s, rows),
+        )
+
+
+class EmbeddingPass(JoinedPass):
+    """The rows that part at the embedding, up to the first block: they then join the others there."""
 
     def visit(self, site: Site, value: Tensor) -> Tensor:
         if site not in self.touched:
             return value
         value = self._change(site, value, range(value.shape[0]))
-        if site in self.reads:
-            self.read[site] = value
-        if site in self.capture:
-            self.values[site] = value
+        self._keep(site, value)
         return value
 
-    def _change(self, site: Site, value: Tensor, rows: range) -> Tensor:
-        background = self.edits.get(site)
-        if background:
-            index = self.index[: len(rows)]
-            at = self._at(site, self.batch.take(rows), index, slice(0, len(rows)))
-            before = value
-            for edit in background:
-                value = edit.apply(value, at)
-            value = still_masked(site, before, value, self._hidden(site, slice(0, len(rows))))
-        return self._own(site, value, 0, len(rows))
-
-    def _hidden(self, site: Site, rows: slice) -> Tensor | None:
-        """Which keys the queries of some rows cannot see; a mask that is one for all rows stays so."""
-        hidden = self.hidden.get(site.layer)
-        return hidden if hidden is None or hidden.shape[0] == 1 else hidden[rows]
-
-    def _own(self, site: Site, value: Tensor, first: int, last: int) -> Tensor:
-        """Each strand's edits on its own rows, of the rows first to last that `value` holds."""
-        changed = False
-        for strand, here, batch in self.own.get(site, ()):
-            if not first <= here.start < last:
-                continue
-            if not changed:
-                value, changed = value.clone(), True
-            mine = slice(here.start - first, here.stop - first)
-            part, at = value[mine], self._at(site, batch, strand.index, here)
-            before = part
-            for edit in strand.edits[site]:
-                part = edit.apply(part, at)
-            value[mine] = still_masked(site, before, part, self._hidden(site, here))
-        return value
-
-    def _at(self, site: Site, batch: Batch, index: Sequence[int], here: slice) -> At:
-        def seen(earlier: Site) -> Tensor:
-            """This pass's value where the rows were in it by then, else the base's."""
-            found = self.read.get(earlier)
-            if found is not None and found.shape[0] >= here.stop:
-                return found[here]
-            return self.base.rows(earlier, index)[:, self.offset :]
-
-        return At(site, self.layout.table, batch, self.offset, lambda s: self.base.held(s, index), seen)
-
-    def prefix(self, layer: int, rows: int) -> tuple[Tensor, Tensor]:
-        """The keys and values before the pass's positions, for the first so many rows."""
-        at_k, at_v = Site("k", layer), Site("v", layer)
-        k, v = (self.base[site][:, : self.offset].transpose(1, 2) for site in (at_k, at_v))
-        return gather(k, self.index[:rows]), gather(v, self.index[:rows])
+    def rows_of(self, count: int) -> Sequence[int]:
+        return range(len(self.index))  # one row of positions stands for all
 
 
 class JoinedHooks(Hooks):
-    """Hooks that let the rows of a joined pass in, in front of each block."""
+    """Hooks that let the rows of a joined pass in, in front of each block and of the final norm."""
 
     now: JoinedPass
 
     def _entry(self, layer: int, parts: BlockParts) -> None:
         def before(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             joined = self.now.join(layer, args[0] if args else kwargs["hidden_states"])
-            kwargs = {name: _spread(name, value, joined.shape[0]) for name, value in kwargs.items()}
+            kwargs = {name: spread(name, value, joined.shape[0]) for name, value in kwargs.items()}
             return ((joined, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": joined})
 
         self._on(parts.block, before=before)
 
+    def _end(self) -> None:
+        def before(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            return (self.now.join(self.now.n, args[0]), *args[1:]), kwargs
 
-def _spread(name: str, value: Any, rows: int) -> Any:
-    """Slopes on the scores, which BLOOM and Falcon build for the rows of the embedding: one here."""
-    if name != "alibi" or not isinstance(value, Tensor):
-        return value
-    return value.repeat(rows, *[1] * (value.ndim - 1))
+        self._on(self.now.layout.final_norm.module, before=before)
 
 
 def run_joined(base: Base, pack: Pack, *, capture: Iterable[Site], background: Sequence[Edit], stop: int) -> JoinedPass:
@@ -162,15 +268,44 @@ def run_joined(base: Base, pack: Pack, *, capture: Iterable[Site], background: S
     Some models shape their last stream by the rows of the embedding: so the forward ends at the final norm in any case.
     At a site of layer l only the rows that had joined by then are there: the first `counts[l]`.
     """
-    model = base.recording.model
-    start = pack.start
+    model, start, capture = base.recording.model, pack.start, frozenset(capture)
     with lock_of(model.hf), torch.no_grad():
         now = JoinedPass(base, pack, capture=capture, background=background)
+        if pack.strands[0].layer < 0:
+            _embed(now, capture, background)
+        if stop < 0:
+            return now
         cache = prefix_cache(pack.pos, now.prefix) if pack.pos else None
         ids = base.batch.ids[:1, pack.pos :]  # stands for the rows until the first of them join
-        resume = base.rows(Site("resid_pre", start), [0])[:, pack.pos :] if start else None
+        resume = base.rows(now._entry(start), [0])[:, pack.pos :] if start else None
         with JoinedHooks(now, start=start, resume=resume, stop=stop)(), suppress(Stop):
             call(model.hf, ids, cache=cache)
-        if Site("logits") in now.capture:
-            now.visit(Site("logits"), model.layout.logits(now.values[FINAL], overlays=now.overlays))
+        if Site("logits") in capture:
+            logits, final = model.layout.logits(now.values[FINAL], overlays=_common(now)), now.values[FINAL]
+            for strand, here in now.unembedding():
+                logits[here] = model.layout.logits(final[here], overlays=[*_common(now), *strand.overlays])
+            now.visit(Site("logits"), logits)
     return now
+
+
+def _common(now: JoinedPass) -> list[Any]:
+    return now.overlays[: len(now.overlays) - sum(len(strand.overlays) for strand in now.pack.strands)]
+
+
+def _embed(now: JoinedPass, capture: frozenset[Site], background: Sequence[Edit]) -> None:
+    """Take the rows that part at the embedding to the first block, and put what they leave on the way into the pass."""
+    strands = tuple(strand for strand in now.pack.strands if strand.layer < 0)
+    first, pos = Site("resid_pre", 0), now.offset
+    early = {site for site in capture if rank(site, now.n) < 0}
+    here = EmbeddingPass(now.base, Pack(pos, strands), capture=early | {first}, background=background)
+    cache = prefix_cache(pos, here.prefix) if pos else None
+    with Hooks(here, stop=-1)(), suppress(Stop):
+        call(now.layout.hf, here.batch.ids[:, pos:], cache=cache)
+    now.entered = here.values.pop(first)
+    now.values |= here.values
+    now.read |= here.read
+
+
+def _span(rows: Sequence[int]) -> Any:
+    """Rows as an index: a slice, which copies nothing, where they stand one after another."""
+    return slice(rows.start, rows.stop) if isinstance(rows, range) else list(rows)

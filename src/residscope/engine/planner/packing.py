@@ -1,7 +1,8 @@
 """Packing: which strands share a pass."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from residscope.engine.planner.pricing import OVERHEAD_TOKENS, Prices
 from residscope.engine.planner.strands import Strand
@@ -18,22 +19,23 @@ class Pack:
 
     @property
     def start(self) -> int:
-        """The first block that must run."""
-        return self.strands[0].layer
+        """The first block that must run; n_layers where none must."""
+        return max(0, self.strands[0].layer)
 
     @property
     def rows(self) -> int:
         return sum(map(len, self.strands))
 
     def rows_at(self, n_layers: int) -> list[int]:
-        """How many rows have joined at each block."""
-        joining = [0] * n_layers
+        """How many rows have joined at each block, and at the final norm."""
+        joining = [0] * (n_layers + 1)
         for strand in self.strands:
-            joining[strand.layer] += len(strand)
-        return [sum(joining[: layer + 1]) for layer in range(n_layers)]
+            joining[max(0, strand.layer)] += len(strand)
+        return list(accumulate(joining))
 
-    def flops(self, prices: Prices, length: int) -> int:
-        counts = enumerate(self.rows_at(len(prices.block)))
+    def flops(self, prices: Prices, length: int, stop: int) -> int:
+        """The arithmetic of the blocks up to `stop`."""
+        counts = enumerate(self.rows_at(len(prices.block))[: min(len(prices.block), stop + 1)])
         return sum(prices.block_tokens(layer, n, length - self.pos, length) for layer, n in counts if n)
 
     def halves(self) -> tuple["Pack", "Pack"]:
@@ -43,7 +45,7 @@ class Pack:
             return Pack(self.pos, self.strands[:middle]), Pack(self.pos, self.strands[middle:])
         (s,) = self.strands
         middle = len(s) // 2
-        parts = (Strand(s.cell, index, s.layer, s.pos, s.edits) for index in (s.index[:middle], s.index[middle:]))
+        parts = (replace(s, index=index) for index in (s.index[:middle], s.index[middle:]))
         first, second = (Pack(self.pos, (part,)) for part in parts)
         return first, second
 
@@ -54,13 +56,15 @@ def pack(strands: Sequence[Strand], *, length: int, n_layers: int, tokens: int) 
     A pass over the positions from p serves every strand that parts from the base at p or later. Strands of one position share
     it; those of neighbouring positions do where reading the weights once saves more than the extra tokens cost.
     """
+    apart = [strand for strand in strands if strand.apart]
+    strands = [strand for strand in strands if not strand.apart]
     of: dict[int, list[Strand]] = {}
     for strand in strands:
         of.setdefault(strand.pos, []).append(strand)
     positions = sorted(of)
     at = {p: [0] * n_layers for p in positions}
     for strand in strands:
-        for layer in range(strand.layer, n_layers):
+        for layer in range(max(0, strand.layer), n_layers):
             at[strand.pos][layer] += len(strand)
 
     best: list[tuple[float, int]] = [(0.0, 0)]  # for the first k positions: cost, and where their last group begins
@@ -79,7 +83,9 @@ def pack(strands: Sequence[Strand], *, length: int, n_layers: int, tokens: int) 
         groups.append(positions[begin:stop])
         stop = begin
 
-    packs = []
+    packs = [
+        one for strand in apart for one in _within(strand.pos, [strand], limit=max(1, tokens // (length - strand.pos)))
+    ]
     for group in reversed(groups):
         within = sorted((s for p in group for s in of[p]), key=lambda s: s.layer)
         packs += _within(group[0], within, limit=max(1, tokens // (length - group[0])))
@@ -91,7 +97,7 @@ def _within(pos: int, strands: Sequence[Strand], *, limit: int) -> list[Pack]:
     packs, here, rows = [], list[Strand](), 0
     for strand in strands:
         for first in range(0, len(strand), limit):
-            part = Strand(strand.cell, strand.index[first : first + limit], strand.layer, strand.pos, strand.edits)
+            part = replace(strand, index=strand.index[first : first + limit])
             if rows + len(part) > limit:
                 packs.append(Pack(pos, tuple(here)))
                 here, rows = [], 0

@@ -1,18 +1,18 @@
 """What a sweep reads off a pass: metrics from the one position and the columns they name, other readouts from a recording."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from residscope.engine.planner.joined import FINAL, JoinedPass
-from residscope.engine.planner.strands import Base, Strand, positions_axis
+from residscope.engine.planner.strands import Base, Strand, joins, positions_axis
 from residscope.engine.protocols import Edit, LogitReadout, Readout, overlays_of
 from residscope.engine.recording import Recording
 from residscope.errors import NotRecorded
 from residscope.model.prompts import Batch
-from residscope.model.sites import Site, rank
+from residscope.model.sites import Site
 
 _ROWS = 512  # rows unembedded at a time
 
@@ -35,7 +35,7 @@ class Reader:
             self.sites = frozenset(table.canonical(s) for name in readout.sites for s in table.expand(name))
             self.last = None
         # the stream before a block is read at that block's own entry, where edits of it join
-        self.stop = max((rank(site, n) + (site.name == "resid_pre") for site in self.sites), default=-1)
+        self.stop = max((joins(site, n) for site in self.sites), default=-1)
 
     def of_base(self) -> Tensor:
         """The readout of the base, a row for each prompt."""
@@ -50,16 +50,12 @@ class Reader:
             return [(s, self.readout(self._recording(now, s, here))) for s, here in now.spans]
         assert self.last is not None
         at = torch.tensor([self.last[row] - now.offset for row in now.index])
-        values = self._metric(now.values[FINAL][torch.arange(len(at)), at], now.batch, self.overlays)
+        x = now.values[FINAL][torch.arange(len(at)), at]
+        values = self._metric(x, now.batch, self.overlays)
+        for strand, here in now.unembedding():
+            batch = self.base.batch.take(strand.index)
+            values[here] = self._metric(x[here], batch, [*self.overlays, *strand.overlays])
         return [(strand, values[here]) for strand, here in now.spans]
-
-    def of_alone(self, values: Mapping[Site, Tensor], edits: Sequence[Edit]) -> Tensor:
-        """The readout of a cell that ran by itself under these edits, a row for each prompt."""
-        if self.metric is None:
-            below = {site: self.base[site] for site in self.sites if site not in values}
-            return self.readout(self._of_cell(self.base.batch, {**values, **below}, edits))
-        rows = torch.arange(len(self.base.batch))
-        return self._metric(values[FINAL][rows, self.last], self.base.batch, overlays_of(edits, self.model.layout))
 
     def _metric(self, x: Tensor, batch: Batch, overlays: Sequence[Any]) -> Tensor:
         assert self.metric is not None
@@ -81,9 +77,9 @@ class Reader:
                 axis = positions_axis(site)
                 base = torch.cat([base.narrow(axis, 0, now.offset), own[here]], axis)
             values[site] = base
-        return self._of_cell(self.base.batch.take(strand.index), values, self.base.recording.edits)
-
-    def _of_cell(self, batch: Batch, values: dict[Site, Tensor], edits: Sequence[Edit]) -> "OfCell":
+        of_cell = {id(edit): edit for edits in strand.edits.values() for edit in edits}
+        edits = (*(() if strand.whole else self.base.recording.edits), *of_cell.values())
+        batch = self.base.batch.take(strand.index)
         return OfCell(self.model, batch, values, edits=edits, weights=self.base.recording.version)
 
 

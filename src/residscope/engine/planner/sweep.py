@@ -18,18 +18,19 @@ from residscope.engine.planner.joined import run_joined
 from residscope.engine.planner.packing import Pack, pack
 from residscope.engine.planner.pricing import OVERHEAD_TOKENS, prices_of, rate_of
 from residscope.engine.planner.readouts import Reader
-from residscope.engine.planner.strands import Base, Strand, alone, first_block, strands_of
-from residscope.engine.preparing import join, prepare
-from residscope.engine.protocols import Edit, Readout
+from residscope.engine.planner.strands import Base, Strand, strands_of
+from residscope.engine.preparing import join, prepare, sources_kept
+from residscope.engine.protocols import Edit, LeastEdit, Readout
 from residscope.engine.recording import Recording
-from residscope.engine.windows import Window, whole_cache
+from residscope.engine.seams import NotByRow
+from residscope.engine.windows import whole_cache
 from residscope.errors import BadSweep, SweepCancelled, WeightsChanged
 from residscope.model.prompts import Batch
 from residscope.model.sites import Site
 from residscope.progress import Progress, shown
 from residscope.results import Result
 
-Cell = Edit | Sequence[Edit]
+Cell = LeastEdit | Sequence[LeastEdit]
 _LONG = {"k": "keys", "v": "values"}
 _TOKENS = 8192  # a pass with more tokens than this is no faster per token
 
@@ -55,12 +56,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class Part:
-    """Some of the prompts: their base, what to read, and the passes for them. `single`: cells that run by themselves."""
+    """Some of the prompts: their base, what to read, and the passes for them."""
 
     base: Base
     reader: Reader
     packs: list[Pack]
-    single: list[int]
 
 
 class Sweep:
@@ -78,8 +78,9 @@ class Sweep:
     ) -> None:
         model.follow()
         self.model, self.batch, self.readout = model, batch, readout
-        self.background = prepare(model, background, batch.lengths)
-        self.cells = [prepare(model, cell, batch.lengths) for cell in cells]
+        with sources_kept():
+            self.background = prepare(model, background, batch.lengths)
+            self.cells = [prepare(model, cell, batch.lengths) for cell in cells]
         self.together = [self._together(cell) for cell in self.cells]
         self.memory = budget(model.device) if memory is None else memory
         self.partial: Result | None = None
@@ -119,15 +120,16 @@ class Sweep:
         rows = self._chunks[number]
         batch = self.batch if len(self._chunks) == 1 else self.batch.take(rows)
         base, reader = self._base(batch)
-        table, n, length = self.model.sites, self.model.n_layers, batch.ids.shape[1]
-        again = any(getattr(edit, "rereads", False) for edit in self.background)
-        alone_ = [i for i, c in enumerate(self.cells) if again or self.together[i] is not None or alone(c, table)]
-        single = [i for i in alone_ if self._first(i) <= reader.stop]  # what first changes above is not read
-        inside = sorted({*range(len(self.cells))} - {*alone_})
-        strands = [s for i in inside for s in strands_of(i, self.cells[i], base, last=reader.last)]
-        strands = [s for s in strands if s.layer <= reader.stop]
+        n, length = self.model.n_layers, batch.ids.shape[1]
+        of_cells = zip(self.cells, self.together, strict=True)
+        strands = [
+            strand
+            for i, (cell, together) in enumerate(of_cells)
+            for strand in strands_of(i, cell, base, together=together, last=reader.last)
+            if strand.layer <= reader.stop  # what first changes above is not read
+        ]
         tokens = max(length, min(_TOKENS, self.memory // 2 // self.prices.bytes))
-        part = Part(base, reader, pack(strands, length=length, n_layers=n, tokens=tokens), single)
+        part = Part(base, reader, pack(strands, length=length, n_layers=n, tokens=tokens))
         if number == 0:
             self._kept[0] = part
         return part
@@ -136,7 +138,9 @@ class Sweep:
         model, table = self.model, self.model.sites
         every = [edit for cell in (self.background, *self.cells) for edit in cell]
         sites = {*table.expand("resid_pre"), Site("final_norm")}
-        sites |= {site for cell in self.cells for edit in cell for site in (*edit.places(table), *edit.reads(table))}
+        sites |= {site for cell in self.cells for edit in cell for site in edit.places(table)}
+        sites |= {site for edit in every for site in edit.reads(table)}
+        sites.add(Site("resid_post", model.n_layers - 1))
         sites |= {table.canonical(s) for name in self.readout.sites for s in table.expand(name) if s.name != "logits"}
         held = {site for edit in every if edit.needs_unedited for site in edit.places(table)}
         keys_values = [*table.expand("k"), *table.expand("v")]
@@ -164,13 +168,12 @@ class Sweep:
         """FLOPs, seconds and bytes, before running. Where the prompts make several parts, the first one's times their number."""
         part, times = self._part(0), len(self._chunks)
         n, length = self.model.n_layers, part.base.batch.ids.shape[1]
-        prompts, alone_ = len(part.base.batch), len(part.single)
-        flops = sum(p.flops(self.prices, length) for p in part.packs)
-        flops += self.prices.forward(prompts * (alone_ + 1), length)
-        calls = sum(n - p.start for p in part.packs) + n * (alone_ + 1)
+        flops = sum(p.flops(self.prices, length, part.reader.stop) for p in part.packs)
+        flops += self.prices.forward(len(part.base.batch), length)
+        calls = sum(max(0, min(n, part.reader.stop + 1) - p.start) for p in part.packs) + n
         overhead = calls * OVERHEAD_TOKENS * max(self.prices.block)
         most = max((p.rows * (length - p.pos) for p in part.packs), default=0) * self.prices.bytes
-        rows = sum(p.rows for p in part.packs) + alone_ * prompts
+        rows = sum(p.rows for p in part.packs)
         return Cost(
             flops=flops * times,
             plain_flops=self.prices.forward(len(self.batch) * len(self.cells), self.batch.ids.shape[1]),
@@ -185,7 +188,7 @@ class Sweep:
     def passes(self) -> int:
         """How many passes a run takes. Where the prompts make several parts, the first one's times their number."""
         part = self._part(0)
-        return (len(part.packs) + len(part.single)) * len(self._chunks)
+        return len(part.packs) * len(self._chunks)
 
     def of(self, cells: Sequence[Sequence[Edit]], *, model: Model | None = None) -> "Sweep":
         """The same sweep of other cells, or on a copy of the model."""
@@ -264,7 +267,6 @@ class Sweep:
         for p in part.packs:
             for s in p.strands:
                 pending[s.cell, list(s.index)] = True
-        pending[part.single] = True
         return pending
 
     def _rows(self, part: Part) -> Iterator[tuple[int, Sequence[int], Tensor, int]]:
@@ -279,6 +281,9 @@ class Sweep:
             now = waiting.pop()
             try:
                 found = self._run(part, now)
+            except NotByRow:  # each cell by itself then: its rows have one weight
+                waiting += reversed(now.halves())
+                continue
             except Exception as error:
                 if not out_of_memory(error) or now.rows == 1:
                     raise
@@ -288,33 +293,10 @@ class Sweep:
             for strand, values in found:
                 yield strand.cell, strand.index, values, halved
                 halved = 0
-        for cell in part.single:
-            yield cell, range(len(part.base.batch)), self._by_itself(part, cell), 0
 
     def _run(self, part: Part, now: Pack) -> list[tuple[Strand, Tensor]]:
         done = run_joined(part.base, now, capture=part.reader.sites, background=self.background, stop=part.reader.stop)
         return part.reader.of(done)
-
-    def _by_itself(self, part: Part, cell: int) -> Tensor:
-        """A cell in a forward of its own, from the first block that it changes."""
-        base, table = part.base, self.model.sites
-        every = self.together[cell] or (*self.background, *self.cells[cell])
-        start = self._first(cell)
-        window = Window(base.recording, start) if start else None
-        # the stream that a window starts from has been through the background already
-        edits, earlier = (self.cells[cell], self.background) if start else (every, ())
-        held = {site for edit in every if edit.needs_unedited for site in edit.places(table)}
-        unedited = {site: base.unedited[site] for site in held}
-        with lock_of(self.model.hf):
-            values = forward(
-                self.model.layout, base.batch, capture=part.reader.sites, edits=edits, earlier=earlier, window=window,
-                unedited=unedited,
-            )  # fmt: skip
-        return part.reader.of_alone(values, every)
-
-    def _first(self, cell: int) -> int:
-        """The block from which a cell that runs by itself must run."""
-        return 0 if self.together[cell] else first_block(self.cells[cell], self.model.sites)
 
     def _result(self, values: Tensor, began: float, halved: int, done: int) -> Result:
         about = {
@@ -336,7 +318,7 @@ def sweep(
     prompts: Prompt,
     cells: Sequence[Cell],
     readout: Readout,
-    background: Sequence[Edit] = (),
+    background: Sequence[LeastEdit] = (),
     *,
     bos: bool | None = None,
     memory: int | None = None,
