@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 import residscope as rs
 from browser.steps import IOI, metric, settled
 from residscope import directions, edits
-from residscope.declared import EDITS
+from residscope.declare import EDITS
 
 pytestmark = pytest.mark.browser
 

@@ -11,7 +11,7 @@ import torch
 import residscope as rs
 from kept.replay import opened, say, settle, state_of
 from kept.told import HERE, NUMBERS, lacking, lines
-from residscope.declared import EDITS
+from residscope.declare import EDITS
 from residscope.engine.model import Model
 from residscope.errors import DamagedFile, MalformedJSON, ResidscopeError
 from residscope.session import Session

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from residscope import fields
-from residscope.declared import edit
+from residscope.declare import edit
 from residscope.directions import Dictionary
 from residscope.edits.base import BaseEdit, Index, Where, as_number, indices, number, of_head, require_width
 from residscope.engine.protocols import At

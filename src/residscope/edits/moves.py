@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from residscope import fields
-from residscope.declared import edit
+from residscope.declare import edit
 from residscope.directions import Direction
 from residscope.edits.base import (
     BaseEdit,

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from residscope import fields
-from residscope.declared import edit
+from residscope.declare import edit
 from residscope.edits.base import BaseEdit
 from residscope.engine.layout import Layout
 from residscope.engine.model import Model

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from residscope import fields
-from residscope.declared import edit
+from residscope.declare import edit
 from residscope.edits.align import Align
 from residscope.edits.base import BaseEdit, Index, Where, along, at_positions, indices
 from residscope.edits.sources import Sourced

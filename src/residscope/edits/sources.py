@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from residscope import fields
-from residscope.declared import edit
+from residscope.declare import edit
 from residscope.directions import Dictionary
 from residscope.edits.align import Align, by_names, check_align, pairs
 from residscope.edits.base import BaseEdit, Index, Where, indices, of_head, positions_axis, prompt_of

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from residscope import fields
-from residscope.declared import edit
+from residscope.declare import edit
 from residscope.edits.base import BaseEdit, Where, as_number, indices, number, positions_axis, prompt_of, whole
 from residscope.edits.means import (
     check_positions,

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from residscope import fields
-from residscope.declared import edit
+from residscope.declare import edit
 from residscope.errors import BadEdit, OneClass, SingularCovariance
 from residscope.methods.concept_edit import NEUTRAL, OTHER, ConceptEdit, To, check_site, of
 from residscope.methods.probe import Probe

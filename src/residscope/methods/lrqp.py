@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from residscope import fields
-from residscope.declared import edit
+from residscope.declare import edit
 from residscope.edits.base import as_number
 from residscope.errors import BadEdit, SingularCovariance, Unreachable, WrongWidth
 from residscope.methods.concept_edit import NEUTRAL, OTHER, ConceptEdit, To, check_site, of

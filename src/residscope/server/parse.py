@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
-from residscope.declared import reasons, shorten
+from residscope.declare import reasons, shorten
 from residscope.errors import MalformedJSON
 
 A = TypeVar("A", bound=BaseModel)

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import WebSocket, WebSocketDisconnect
 from starlette.concurrency import run_in_threadpool
 
-from residscope.declared import shorten
+from residscope.declare import shorten
 from residscope.errors import MalformedJSON, ResidscopeError
 from residscope.server.parse import parse_json
 from residscope.server.refusals import body_of, internal

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from safetensors.torch import save
 from torch import Tensor
 
-from residscope.declared import EditSpec
+from residscope.declare import EditSpec
 from residscope.directions import Dictionary, logit_diff
 from residscope.engine.model import Model
 from residscope.engine.recording import Recording

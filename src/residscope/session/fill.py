@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from residscope.declared import EditSpec
+from residscope.declare import EditSpec
 from residscope.errors import ResidscopeError
 from residscope.session import compute
 from residscope.session.loaded import Loaded

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from residscope.declared import EditSpec, reasons, shorten
+from residscope.declare import EditSpec, reasons, shorten
 from residscope.errors import DirectionError, MalformedJSON, ModelNotFound, NotFound
 from residscope.fields.base import Spec
 from residscope.fields.prompts import ProbeData

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from residscope.corpus.text import Source
-from residscope.declared import shorten
+from residscope.declare import shorten
 from residscope.errors import Cancelled, NotFound
 from residscope.session import prompt_page
 from residscope.session.loaded import Loaded

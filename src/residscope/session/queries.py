@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from residscope.declared import EDITS, reasons, shorten
+from residscope.declare import EDITS, reasons, shorten
 from residscope.errors import MalformedJSON, NotFound
 from residscope.fields.base import Spec
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from residscope.declared import EditSpec
+from residscope.declare import EditSpec
 from residscope.directions import Direction
 from residscope.engine.model import Model
 from residscope.errors import Cancelled, explain

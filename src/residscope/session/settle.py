@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from residscope.declared import EditSpec
+from residscope.declare import EditSpec
 from residscope.errors import ResidscopeError
 from residscope.session.compute import TOP, Held, top_tokens
 from residscope.session.inert import find_inert

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from residscope.declared import EDITS, EditKind, EditSpec, reasons, shorten
+from residscope.declare import EDITS, EditKind, EditSpec, reasons, shorten
 from residscope.engine.protocols import Edit
 from residscope.errors import BadEdit, MalformedJSON, ResidscopeError, UnknownPosition
 from residscope.fields.base import World

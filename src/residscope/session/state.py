@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from residscope.declared import EditSpec
+from residscope.declare import EditSpec
 from residscope.fields.base import Spec
 from residscope.fields.prompts import ProbeData
 

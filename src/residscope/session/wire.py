@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from residscope.declared import EditSpec
+from residscope.declare import EditSpec
 from residscope.fields.prompts import ProbeData
 from residscope.fields.tasks import FileData
 from residscope.session.stack import kind_of

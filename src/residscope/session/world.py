@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from residscope import tasks
 from residscope.corpus.drawn import draw_prompts
 from residscope.corpus.text import BUILT_IN, Source, typed
-from residscope.declared import EditSpec
+from residscope.declare import EditSpec
 from residscope.directions import Dictionary, Direction, logit_diff, unembedding
 from residscope.edits.sources import RunOf
 from residscope.engine.model import Model

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from residscope.declared import EditSpec
+from residscope.declare import EditSpec
 from residscope.directions import Direction
 from residscope.errors import NotFound
 from residscope.fields.directions import AnyDirection, LogitDiffRef, MixRef, PcaRef, SavedRef, TokenRef

@@ -8,6 +8,7 @@ import random
 import re
 
 from residscope.corpus.text import Source
+from residscope.declare.tasks import task
 from residscope.engine.model import Model
 from residscope.errors import TooFewPrompts
 from residscope.model.prompts import PromptSet
@@ -55,6 +56,7 @@ OBJECTS = words(
 POSITIONS = ("IO", "S1", "S1+1", "S2", "END")
 
 
+@task("ioi", title="Indirect object identification")
 def ioi(model: Model, n: int = 200, *, seed: int = 0, prefixes: bool = True, text: Source | None = None) -> PromptSet:
     """n prompts, half ABBA (the indirect object named first) and half BABA, with the fifteen templates of the paper.
 

@@ -1,0 +1,85 @@
+"""Methods declared: a function of a model and data to an item, with progress, cancel, perhaps partial items and a price."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+from residscope.declare.base import Declared
+from residscope.errors import NameAlreadyDeclared, UnknownMethod
+from residscope.fields.base import Spec, World
+
+F = TypeVar("F", bound=Callable[..., Any])
+GROUPS = ("sweeps", "directions", "evidence", "probes", "prompts", "generation", "methods")
+
+
+@dataclass(frozen=True, eq=False)
+class Method(Declared):
+    """A function that a person runs. `steps`: the same as a generator of ever fuller items. `tokens`: its price, see `method`."""
+
+    group: str = "methods"
+    steps: Callable[..., Iterator[Any]] | None = None
+    tokens: Callable[..., float] | None = None
+
+    @cached_property
+    def takes(self) -> frozenset[str]:
+        """The names of all its arguments, also of those that are for Python alone."""
+        return frozenset(inspect.signature(self.steps or self.function).parameters)
+
+    def run(self, plain: Spec, world: World, **watch: Any) -> Iterator[Any]:
+        """Items as they come; the last is whole. watch: `progress`, `cancel`, where the function takes them."""
+        given = self.resolved(plain, world) | {name: value for name, value in watch.items() if name in self.takes}
+        if self.steps is not None:
+            yield from self.steps(world.model, **given)
+        elif inspect.isgeneratorfunction(self.function):
+            yield from self.function(world.model, **given)
+        else:
+            yield self.function(world.model, **given)
+
+    def price(self, plain: Spec, world: World) -> float | None:
+        """Tokens that go through the whole model, about; None where nobody has said."""
+        return None if self.tokens is None else float(self.tokens(world.model, **self.resolved(plain, world)))
+
+    def schema(self) -> dict[str, Any]:
+        where = f"{self.function.__module__}:{self.function.__qualname__}"
+        return super().schema() | {"group": self.group, "function": where}
+
+
+METHODS: dict[str, Method] = {}
+
+
+def method(
+    id: str,
+    *,
+    title: str,
+    group: str = "methods",
+    steps: Callable[..., Iterator[Any]] | None = None,
+    tokens: Callable[..., float] | None = None,
+) -> Callable[[F], F]:
+    """Declare a function as a method.
+
+        @method("ablation-sweep", title="Ablate everything once", group="sweeps")
+        def ablation_sweep(model, prompts: Annotated[Prompt, fields.prompts()], ...): ...
+
+    It takes a model first; `progress` and `cancel` where it has them; may be a generator of ever fuller items, or have one of the
+    same arguments as `steps`. tokens: of the model and the same arguments, how many tokens go through the whole model, about.
+    """
+
+    def declare(function: F) -> F:
+        known = METHODS.get(id)
+        if known is not None and known.function.__module__ != function.__module__:
+            raise NameAlreadyDeclared(
+                "two methods have one id", received=id, allowed="another id", fix=f"see {known.function.__module__}"
+            )
+        METHODS[id] = Method(id, title, function, group, steps, tokens)
+        return function
+
+    return declare
+
+
+def find_method(id: str) -> Method:
+    """Raises UnknownMethod."""
+    if id not in METHODS:
+        raise UnknownMethod("there is no such method", received=id[:100], allowed=", ".join(sorted(METHODS)))
+    return METHODS[id]
