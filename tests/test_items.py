@@ -105,6 +105,32 @@ def test_a_table_is_that_of_the_main_result():
         MAKERS["evidence"]().to_dataframe()
 
 
+def test_what_was_generated_is_kept(tmp_path):
+    one = llama().generate([[5, 6, 7], [8, 9]], max_new_tokens=4, temperature=1.0, seed=3, stop=())
+    assert isinstance(one, rs.Item)
+    one.save(tmp_path / "said")
+    back = rs.load_item(tmp_path / "said")
+    assert back.rows == one.rows
+    assert len(back.rows[1].ids) == 4
+    assert back.provenance == one.provenance
+    assert (back.provenance["model"], back.provenance["seed"]) == ("llama", 3)
+    first, _ = back.view().views
+    assert first.values == tuple(-token.log_prob for token in one.rows[0].tokens)
+    one.save(tmp_path / "said.png")
+    tokens = [(1, "a", -0.5, 0)]
+    good = {"rows": 1, "provenance": {}, "tokens": tokens}
+    for wrong in (
+        {"tokens": [(1, "a", -0.5, 1)]},
+        {"tokens": [("a",)]},
+        {"rows": 0},
+        {"rows": True},
+        {"provenance": 3},
+    ):
+        write_plain(tmp_path / "said", "generation", {"generation": good | wrong})
+        with pytest.raises(errors.DamagedFile, match="said holds no generation"):
+            rs.load_item(tmp_path / "said")
+
+
 def test_tensors_that_stand_twice_are_written_once(tmp_path):
     vector = torch.randn(100_000, dtype=torch.float64)
     direction = replace(drawn(1), read=vector, write=vector)
