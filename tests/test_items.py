@@ -3,13 +3,16 @@
 import copy
 import json
 import pickle
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from bundles import MAKERS, fitted, llama, probed, spelling
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from labelled import labelled
 from readers import drawn
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 import residscope as rs
@@ -100,6 +103,32 @@ def test_a_table_is_that_of_the_main_result():
     assert dose.to_dataframe().attrs["unit"] == "nats"
     with pytest.raises(errors.BadResult, match=r"evidence is no one table.*dose, removal"):
         MAKERS["evidence"]().to_dataframe()
+
+
+def test_what_was_generated_is_kept(tmp_path):
+    one = llama().generate([[5, 6, 7], [8, 9]], max_new_tokens=4, temperature=1.0, seed=3, stop=())
+    assert isinstance(one, rs.Item)
+    one.save(tmp_path / "said")
+    back = rs.load_item(tmp_path / "said")
+    assert back.rows == one.rows
+    assert len(back.rows[1].ids) == 4
+    assert back.provenance == one.provenance
+    assert (back.provenance["model"], back.provenance["seed"]) == ("llama", 3)
+    first, _ = back.view().views
+    assert first.values == tuple(-token.log_prob for token in one.rows[0].tokens)
+    one.save(tmp_path / "said.png")
+    tokens = [(1, "a", -0.5, 0)]
+    good = {"rows": 1, "provenance": {}, "tokens": tokens}
+    for wrong in (
+        {"tokens": [(1, "a", -0.5, 1)]},
+        {"tokens": [("a",)]},
+        {"rows": 0},
+        {"rows": True},
+        {"provenance": 3},
+    ):
+        write_plain(tmp_path / "said", "generation", {"generation": good | wrong})
+        with pytest.raises(errors.DamagedFile, match="said holds no generation"):
+            rs.load_item(tmp_path / "said")
 
 
 def test_tensors_that_stand_twice_are_written_once(tmp_path):
@@ -214,3 +243,95 @@ def test_what_has_no_form_is_refused_when_it_is_written(tmp_path):
     with pytest.raises(errors.NotPlain, match=r"provenance.*builtins\.set"):
         one.save(tmp_path / "some")
     assert not [*tmp_path.iterdir()]
+
+
+# ── what a sealed file may say ──────────────────────────────────────────────────────────────────────────────────
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.floats(allow_nan=False) | st.text(max_size=3)
+    | st.sampled_from(["$tuple", "$record", "$view", "$result", "$probe", "report:look", "HeatMap", "View", "save_html"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.text(max_size=3) | st.sampled_from(["$tuple", "$record", "$view", "$result", "$mapping", "kind", "class", "fields"]),
+        inner, max_size=2,
+    ),
+    max_leaves=4,
+)  # fmt: skip
+
+
+def ways(value, at=()):
+    """The way to each value within."""
+    yield at
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in parts:
+        yield from ways(inner, (*at, key))
+
+
+def changed(value, way, new):
+    if not way:
+        return new
+    copied = dict(value) if isinstance(value, dict) else list(value)
+    copied[way[0]] = changed(value[way[0]], way[1:], new)
+    return copied
+
+
+SEALED = ["flips", "removal cost", "look", "own tokens", "dictionary", "prompts"]
+
+
+@pytest.mark.parametrize("name", SEALED)
+@settings(max_examples=120, deadline=None)
+@given(data=st.data())
+def test_whatever_a_sealed_file_says_it_is_read_or_refused_with_a_type(name, data, tmp_path_factory):
+    """As another version, or a person, may have written it: the hash is right, the contents are not."""
+    path = tmp_path_factory.mktemp("odd") / "some"
+    made(name).save(path)
+    with safe_open(path, "pt") as file:
+        facts, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    told, kind = json.loads(facts["about"]), facts["residscope"]
+    if tensors and data.draw(st.integers(0, 3)) == 0:
+        del tensors[data.draw(st.sampled_from(sorted(tensors)))]
+    else:
+        told = changed(told, data.draw(st.sampled_from([*ways(told)])), data.draw(VALUES))
+    about = json.dumps(told)
+    save_file(tensors, path, metadata={"residscope": kind, "about": about, "sha256": digest(kind, tensors, about)})
+    try:
+        back = rs.load_item(path)
+    except errors.DamagedFile:
+        return
+    repr(back)
+    assert same(dict(back.provenance), dict(back.provenance))
+
+
+def test_a_class_below_a_report_is_not_written_as_it(tmp_path):
+    @dataclass(frozen=True, eq=False)
+    class Mine(type(MAKERS["flips"]())):
+        more: int = 3
+
+    mine = Mine(1, 1, (0.0, 1.0), 0.0, 0.0)
+    with pytest.raises(errors.NotPlain, match=r"Mine, which would come back as a class above it"):
+        mine.save(tmp_path / "some")
+
+
+def test_a_report_of_one_s_own(tmp_path):
+    @dataclass(frozen=True, eq=False)
+    class Own(Report):
+        kind = "report:own"
+        main = "effect"
+        effect: rs.Result
+        picture: views.View
+        lists: dict[str, list[int]]
+        provenance: dict[str, object]
+
+        def view(self):
+            return self.picture
+
+    picture = views.Curve([0, 1], [views.Line("a", [1, float("nan")], low=[0, 0], high=[2, 2])])
+    own = Own(rs.Result(torch.zeros(2), ("pos",)), picture, {"a": [1, 2]}, {3: (float("inf"), torch.ones(2))})
+    own.save(tmp_path / "own")
+    assert rs.load_item(tmp_path / "own") == own == copy.deepcopy(own)
+    assert own.to_dataframe().equals(own.effect.to_dataframe())
+    with pytest.raises(errors.NotPlain, match=r"lists has no form.*Received: dict"):  # what would not be taken back
+        replace(own, lists={"a": ["x"]}).save(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    RECORDS.pop("report:own")
+    with pytest.raises(errors.DamagedFile, match="no such report"):
+        rs.load_item(tmp_path / "own")

@@ -17,7 +17,7 @@ from residscope.views import View, save_html, save_picture
 
 @runtime_checkable
 class Item(Protocol):
-    """A result, a report, a direction, a dictionary, a probe, a recording, prompts.
+    """A result, a report, a direction, a dictionary, a probe, a recording, prompts, what was generated.
 
     kind: the word for it in files. nbytes: memory held by its tensors. provenance: plain values that say where it came from.
     """
@@ -47,6 +47,7 @@ OPENED_BY = {
     "dictionary": "residscope.directions:Dictionary.load",
     "probe": "residscope.methods.probe:Probe.load",
     "prompts": "residscope.model.prompts:PromptSet.load",
+    "generation": "residscope.engine.generation:Generation.load",
     "report": "residscope.reports:Report.load",
 }
 OPENED_WITH_MODEL = {

@@ -52,7 +52,7 @@ def form(cls: type[Any], check: Callable[[Any], None] = lambda value: None) -> F
     def out(value: Any, tensors: Tensors, name: str) -> dict[str, Any]:
         if type(value) is not cls:
             raise refusal(name, f"{type(value).__qualname__}, which would come back as a class above it")
-        return {f.name: to_plain(getattr(value, f.name), tensors, name=f"{name}.{f.name}") for f in fields(value)}
+        return parts_out(value, tensors, name)
 
     def back(plain: Any, tensors: Mapping[str, Tensor] | None) -> Any:
         value = made(cls, {name: from_plain(part, tensors) for name, part in plain.items()})
@@ -60,6 +60,15 @@ def form(cls: type[Any], check: Callable[[Any], None] = lambda value: None) -> F
         return value
 
     return Form(cls, out, back)
+
+
+def parts_out(value: Any, tensors: Tensors, name: str) -> dict[str, Any]:
+    """A dataclass's fields as plain JSON. Raises NotPlain for one that `made` would not take back."""
+    hints = get_type_hints(type(value))
+    for f in fields(value):
+        if not fits(part := getattr(value, f.name), hints[f.name]):
+            raise refusal(f"{name}.{f.name}", f"{type(part).__name__}, {part!r}"[:120], allowed=str(hints[f.name]))
+    return {f.name: to_plain(getattr(value, f.name), tensors, name=f"{name}.{f.name}") for f in fields(value)}
 
 
 def made(cls: type[Any], parts: Mapping[str, Any]) -> Any:
@@ -91,7 +100,9 @@ def fits(value: Any, hint: Any) -> bool:
         every = inner[:1] * len(value) if isinstance(value, tuple) and inner[1:] == (Ellipsis,) else inner
         return isinstance(value, tuple) and len(every) == len(value) and all(map(fits, value, every))
     if origin is not None and issubclass(origin, Mapping):
-        return isinstance(value, Mapping) and all(fits(k, inner[0]) and fits(v, inner[1]) for k, v in value.items())
+        return isinstance(value, Mapping) and all(
+            fits(part, inner[1]) for part in value.values()
+        )  # keys are of any kind
     if origin is not None and issubclass(origin, Sequence):
         return isinstance(value, tuple | list) and all(fits(v, inner[0]) for v in value)
     if hint in (int, float):

@@ -14,7 +14,7 @@ from residscope import views
 from residscope.errors import BadResult, DamagedFile, NotPlain
 from residscope.files import kind_of, read_plain, write_plain
 from residscope.items import nbytes_of, save_item
-from residscope.plain import FORMS, Form, form, from_plain, made, refusal, to_plain
+from residscope.plain import FORMS, Form, form, from_plain, made, parts_out, refusal, to_plain
 from residscope.results import Result
 from residscope.same import same
 from residscope.views import View
@@ -144,11 +144,7 @@ def _word(record: Record) -> str:
 def _out(record: Record, tensors: Any, name: str) -> dict[str, Any]:
     if RECORDS.get(record.kind) is not type(record):
         raise refusal(name, f"{type(record).__qualname__}, which would come back as a class above it")
-    parts = {
-        f.name: to_plain(getattr(record, f.name), tensors, name=f"{name}.{f.name}")
-        for f in fields(record)  # type: ignore[arg-type]
-    }
-    return {"kind": record.kind, "fields": parts}
+    return {"kind": record.kind, "fields": parts_out(record, tensors, name)}
 
 
 def _back(plain: Any, tensors: Mapping[str, Tensor] | None) -> Record:

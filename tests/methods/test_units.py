@@ -34,4 +34,4 @@ def test_units_and_names(name):
         assert result.unit, result
         assert not re.search(r"[a-z][A-Z]", result.name), result
         assert result.unit in repr(result)
-    assert found or name in ("own tokens", "examples", "das", "flips", "score", "intervention")
+    assert found or name in ("own tokens", "examples", "das", "flips", "score")

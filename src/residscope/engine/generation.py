@@ -1,8 +1,9 @@
 """Generation: the stock model continued token by token over a cache of keys and values, with edits."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -16,9 +17,13 @@ from residscope.engine.protocols import Edit
 from residscope.engine.sampling import Pick, Stops, generator
 from residscope.engine.stock import call
 from residscope.engine.timing import Timed
-from residscope.errors import PromptError, PromptTooLong
+from residscope.errors import NotPlain, PromptError, PromptTooLong
+from residscope.files import read_plain, write_plain
+from residscope.items import save_item
 from residscope.model.prompts import Batch
 from residscope.model.sites import Site
+from residscope.plain import fits, from_plain
+from residscope.views import Grid, TokenStrip
 
 if TYPE_CHECKING:
     from residscope.engine.model import Model
@@ -60,9 +65,12 @@ class Generation:
     no more are wanted.
     """
 
-    def __init__(self, steps: Iterator[Token], rows: int) -> None:
-        self._steps, self._rows = steps, rows
+    kind: ClassVar[str] = "generation"
+
+    def __init__(self, steps: Iterable[Token], rows: int, provenance: Mapping[str, Any] | None = None) -> None:
+        self._steps, self._rows = iter(steps), rows
         self._tokens: list[Token] = []
+        self.provenance = dict(provenance or {})
 
     def __iter__(self) -> Iterator[Token]:
         i = 0
@@ -98,6 +106,41 @@ class Generation:
             raise PromptError("several prompts were continued", received=f"{self._rows} prompts", fix="read .rows")
         return self.rows[0]
 
+    @property
+    def nbytes(self) -> int:
+        """Memory held by its tensors, in bytes: none, for tokens are plain values."""
+        return 0
+
+    def view(self) -> Grid:
+        """Each prompt's completion, its tokens on the colour of -log p: dark is what was expected least. Runs to the end."""
+        strips = [
+            TokenStrip(
+                [token.text for token in one.tokens], [-token.log_prob for token in one.tokens], unit="nats, -log p",
+                scale="sequential", title="" if self._rows == 1 else f"prompt {row}",
+            )
+            for row, one in enumerate(self.rows)
+        ]  # fmt: skip
+        return Grid(strips, columns=1, title="What was generated")
+
+    def save(self, path: str | Path) -> None:
+        """One safetensors file that `Generation.load` reads; a page for `x.html`, a figure for `x.png`, `.svg`, `.pdf`.
+
+        Runs to the end. Raises WrongEnding, FileNotThere.
+        """
+        told = {"rows": self._rows, "provenance": self.provenance, "tokens": [astuple(token) for token in self]}
+        save_item(self, path, lambda place: write_plain(place, self.kind, {"generation": told}))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Generation":
+        """What `save` wrote: all that came, and no more to come. Raises FileNotThere, DamagedFile."""
+        told = read_plain(path, cls.kind, only="generation", of=dict, check=_check_saved)
+        found = cls((), told["rows"], told["provenance"])
+        found._tokens = [Token(*token) for token in told["tokens"]]
+        return found
+
+    def _repr_html_(self) -> str:
+        return self.view()._repr_html_()
+
     def close(self) -> None:
         """No more tokens: what came stays."""
         self._steps = iter(())
@@ -107,6 +150,17 @@ class Generation:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+def _check_saved(plain: Any) -> None:
+    """Refuse what no generation says of itself, by NotPlain."""
+    told = from_plain(plain["generation"])
+    rows = told["rows"]
+    whole = fits(rows, int) and rows > 0 and isinstance(told["provenance"], dict) and isinstance(told["tokens"], list)
+    if not whole or not all(
+        fits(token, tuple[int, str, float, int]) and 0 <= token[3] < rows for token in told["tokens"]
+    ):
+        raise NotPlain("these are no tokens", received=str(told)[:80], allowed="(id, text, log_prob, row) each")
 
 
 def check_length(batch: Batch, new: int, context: int) -> None:

@@ -341,7 +341,14 @@ class Model:
         join(resolved, self.sites, batch.lengths)
         acting = timed(resolved, at, self.sites, batch, max_new_tokens)
         tokens = steps(self, batch, acting, max_new_tokens, pick, seed=seed, stops=stops)
-        return Generation(tokens, len(batch))
+        about = {
+            **self.provenance,
+            "method": "generate",
+            "temperature": temperature,
+            "seed": seed,
+            "edits": len(resolved),
+        }
+        return Generation(tokens, len(batch), about)
 
     def _unedited(self, batch: Batch, edits: Sequence[Edit], window: Window | None = None) -> dict[Site, Tensor]:
         """What the unedited run has at the sites that edits hold to it: the window's base says it, where it is that run."""

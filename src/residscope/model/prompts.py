@@ -207,6 +207,8 @@ def pad(rows: Sequence[Sequence[int]], *, device: torch.device | str = "cpu", pa
 
 
 def _cell(value: object) -> str | float | int | bool | None:
+    if isinstance(value, tuple) and len(value) == 2 and any(isinstance(part, str) for part in value):
+        return " against ".join(map(repr, value))  # a right and a wrong answer
     return value if value is None or isinstance(value, str | float | int | bool) else str(value)
 
 

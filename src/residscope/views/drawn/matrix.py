@@ -12,7 +12,7 @@ from residscope.views.pictures import HeatMap, Pattern
 SIZE, LINE, UP_ROOM, READABLE = 10.0, 11.0, 84.0, 40.0
 LOUD, LARGE, MOST_WRITTEN = 0.25, 120, 0.25
 MOST_WIDTH = 6000.0
-_NUMBER = re.compile(r"[−\-\d.]*")
+_NUMBER = re.compile(r"[−\-\d.e+∞]*")
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,13 @@ def _numbers(view: HeatMap, scale: ColorScale) -> list[list[str]]:
     sizes = sorted((abs(x) for x in flat(view.values) if not math.isnan(x)), reverse=True)
     loud = LOUD * max(abs(scale.low), abs(scale.high))
     loud = max(loud, sizes[int(MOST_WRITTEN * len(sizes))] if len(sizes) > LARGE else 0.0)
-    digits = 2 if scale.high < 1.05 else 1 if scale.high < 100 else 0
+    digits = next(n for n, most in ((3, 0.1), (2, 1.05), (1, 100.0), (0, math.inf)) if scale.high <= most)
 
     def said(x: float) -> str:
         if math.isnan(x) or abs(x) < loud:
             return ""
-        return f"{x:.{digits}f}".replace("-", "−") if math.isfinite(x) else number(x)
+        text = f"{x:.{digits}f}" if math.isfinite(x) else ""
+        return text.replace("-", "−") if text and float(text) else number(x, 1)
 
     return [[said(x) for x in row] for row in view.values]
 

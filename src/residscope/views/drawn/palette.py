@@ -90,15 +90,15 @@ def signed(text: str) -> str:
 def number(value: float | None, digits: int = 4) -> str:
     """A number as it is read: so many significant digits, a real minus, – where it is not known.
 
-    >>> number(-0.12345), number(12345678.0), number(math.nan)
-    ('−0.1235', '1.235e+07', '–')
+    >>> number(-0.12345), number(12345678.0), number(-0.0), number(math.nan)
+    ('−0.1235', '1.235e+07', '0', '–')
     """
     if value is None or math.isnan(value):
         return "–"
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
     whole = float(value).is_integer() and abs(value) < 1e6
-    return (f"{value:.0f}" if whole else f"{value:.{digits}g}").replace("-", "−")
+    return (f"{value + 0.0:.0f}" if whole else f"{value:.{digits}g}").replace("-", "−")
 
 
 def round_up(n: float) -> int:
