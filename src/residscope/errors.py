@@ -27,7 +27,7 @@
     ├── PortInUse, NoPage
     ├── MissingExtra
     ├── SweepError           BadSweep, NoGradient, UnalignedPrompts
-    └── Cancelled            SweepCancelled
+    └── Cancelled            Interrupted, SweepCancelled, SweepInterrupted
 
 Each says what failed, what was received, what is allowed and how to fix it; `str(error)` holds all four.
 
@@ -434,7 +434,15 @@ class MissingExtra(ResidscopeError):
 
 
 class Cancelled(ResidscopeError):
-    """Stopped by request."""
+    """Stopped by request; `partial` is what was finished, where the call can keep it, else None."""
+
+    def __init__(self, failed: str, *, partial: Any = None, **said: Any) -> None:
+        super().__init__(failed, **said)
+        self.partial = partial
+
+
+class Interrupted(Cancelled, KeyboardInterrupt):
+    """Stopped by Ctrl-C; still a KeyboardInterrupt."""
 
 
 class SweepError(ResidscopeError):
@@ -456,9 +464,9 @@ class UnalignedPrompts(SweepError):
 class SweepCancelled(Cancelled):
     """A sweep stopped by request; `partial` is the Result of what was finished, NaN elsewhere."""
 
-    def __init__(self, failed: str, *, partial: Any = None, **said: Any) -> None:
-        super().__init__(failed, **said)
-        self.partial = partial
+
+class SweepInterrupted(SweepCancelled, Interrupted):
+    """A sweep stopped by Ctrl-C; still a KeyboardInterrupt."""
 
 
 class StoreError(ResidscopeError):

@@ -79,7 +79,7 @@ class Told(Sweep):
     def unchanged(self):
         return torch.zeros(1).double(), torch.zeros(len(self.cells), 1, dtype=torch.bool)
 
-    def run(self, progress=None, cancel=None):
+    def run(self, progress=None, cancel=None, *, what=""):
         return rs.Result(self.whole[self.cells][:, None], ("cell", "prompt"))
 
     @property

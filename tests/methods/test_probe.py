@@ -120,7 +120,7 @@ def test_activations_are_the_runs_own(llama):
             torch.testing.assert_close(vectors[i], run[site][0, data.at(position)[i]], atol=1e-9, rtol=1e-9)
     told = []
     activations(llama, data, ["resid_mid.1"], ["P"], progress=lambda *step: told.append(step))
-    assert told[-1] == ("activations", 20, 20)
+    assert told[-1] == ("Recording activations", 20, 20)
     with pytest.raises(errors.UnknownHead, match="head="):
         activations(llama, data, ["z.1"], ["P"])
     with pytest.raises(errors.UnknownHead):

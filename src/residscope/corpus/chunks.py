@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from residscope.corpus.text import Source, rows, texts
+from residscope.corpus.reading import LENGTH, batches
+from residscope.corpus.text import Source
 from residscope.corpus.vectors import at_head
 from residscope.engine.model import Model
 from residscope.engine.recording import Recording
 from residscope.engine.sinks import kept, streams
 from residscope.model.sites import Site
+from residscope.progress import Cancel, Progress, stage
 
-LENGTH, ROWS = 128, 4  # tokens of a row, rows of a chunk
+ROWS = 4  # of a chunk
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,22 +42,22 @@ def chunks(
     tokens: int,
     length: int = LENGTH,
     size: int = ROWS,
+    what: str = "Reading the text",
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> Iterator[Chunk]:
     """The first `tokens` tokens of a text, in rows of at most `length`, recorded at these sites.
 
+    what: the stage that `progress` is told, by tokens.
+
     Raises:
-        CorpusError: the text cannot be used.
+        CorpusError: the text cannot be used. Cancelled.
     """
     places = [model.sites.parse(site) for site in sites]
     capture = {*places, *(stream for site in places for stream in streams(model, site))}
-    batch: list[list[int]] = []
-    first = 0
-    for row in rows(
-        (model._encode(text, None) for text in texts(corpus)), length=min(length, model.context), budget=tokens
-    ):
-        batch.append(row)
-        if len(batch) == size:
+    first = read = 0
+    with stage(what, tokens, progress, cancel) as tell:
+        for batch in batches(model, corpus, tokens=tokens, length=length, size=size, tell=tell):
             yield Chunk(first, model.run(batch, capture))
-            first, batch = first + len(batch), []
-    if batch:
-        yield Chunk(first, model.run(batch, capture))
+            first, read = first + len(batch), read + sum(map(len, batch))
+            tell(read)

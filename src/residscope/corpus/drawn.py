@@ -9,6 +9,7 @@ from residscope.corpus.text import Source, called, texts
 from residscope.engine.model import Model
 from residscope.errors import EmptyCorpus
 from residscope.model.prompts import PromptSet
+from residscope.progress import Cancel, Progress, stage
 
 POOL = 4_000_000  # characters: of a longer text, windows come from its beginning
 WIDEST_TOKEN = 16  # characters a token takes at most, on the average over a window
@@ -20,27 +21,38 @@ STARTS = (
 Window = tuple[str, tuple[int, ...]]
 
 
-def draw_prompts(model: Model, text: Source, n: int = 24, *, length: int = 40, seed: int = 0) -> PromptSet:
+def draw_prompts(
+    model: Model,
+    text: Source,
+    n: int = 24,
+    *,
+    length: int = 40,
+    seed: int = 0,
+    progress: Progress = None,
+    cancel: Cancel = None,
+) -> PromptSet:
     """n windows of a text, `length` tokens each; the same for the same seed.
 
     A window begins where a sentence does, or else a line; it runs over no other window, and its text, when typed, reads as
     the same tokens. A text without n of that length gives shorter ones (4 tokens and more), and perhaps fewer.
 
     Raises:
-        EmptyCorpus: not one. CorpusError: the text cannot be used.
+        EmptyCorpus: not one. CorpusError: the text cannot be used. Cancelled: `cancel` said so.
     """
     pool = list(_pool(texts(text)))
     chance = random.Random(seed)
     length = min(length, model.context)
     drawn: dict[tuple[int, int], Window] = {}
-    for least, start in product((length, LEAST), STARTS):
-        places = [(i, match.start()) for i, part in enumerate(pool) for match in start.finditer(part)]
-        chance.shuffle(places)
-        for place in places:
-            if len(drawn) == n:
-                break
-            if not _overlaps(place, drawn) and (window := _window(model, pool, place, length, least)):
-                drawn[place] = window
+    with stage("Drawing prompts", n, progress, cancel) as tell:
+        for least, start in product((length, LEAST), STARTS):
+            places = [(i, match.start()) for i, part in enumerate(pool) for match in start.finditer(part)]
+            chance.shuffle(places)
+            for place in places:
+                if len(drawn) == n:
+                    break
+                if not _overlaps(place, drawn) and (window := _window(model, pool, place, length, least)):
+                    drawn[place] = window
+                tell(len(drawn))
     if not drawn:
         raise EmptyCorpus(f"the text gave no prompt of {LEAST} tokens or more", fix="give longer texts")
     windows = drawn.values()

@@ -1,6 +1,6 @@
 """Where in a text a direction reads high, low and in between: top, bottom and random examples by interval."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -16,10 +16,10 @@ from residscope.corpus.vectors import one_vector
 from residscope.directions import Direction
 from residscope.engine.model import Model
 from residscope.errors import EmptyCorpus, WrongModel
+from residscope.progress import Cancel, Progress
 from residscope.reports import Record, Report
 from residscope.views import Grid, Histogram, Reference, Table
 
-Progress = Callable[[str, int, int], None]
 AFTER = 4  # tokens shown after the one in question
 
 
@@ -185,7 +185,8 @@ def top_examples(
     tokens: int = 20_000,
     context: int = 16,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> Examples | tuple[Examples, ...]:
     """The k highest and k lowest tokens of a text along a direction (or several, in one pass), and some at random.
 
@@ -196,18 +197,15 @@ def top_examples(
         rs.top_examples(model, pca[7], "python-docs").view()
 
     Raises:
-        NoVectors, UnknownHead: no vector a token stands there. CorpusError: the text cannot be used.
+        NoVectors, UnknownHead: no vector a token stands there. CorpusError: the text cannot be used. Cancelled.
     """
     several = (directions,) if isinstance(directions, Direction) else tuple(directions)
     for direction in several:
         one_vector(model, direction.site, direction.head)
     readings = Readings(several, model)
-    read = 0
-    for chunk in chunks(model, corpus, sorted({d.site for d in several}), tokens=tokens):
+    sites = sorted({d.site for d in several})
+    for chunk in chunks(model, corpus, sites, tokens=tokens, progress=progress, cancel=cancel):
         readings.add(chunk)
-        read += sum(chunk.record.lengths)
-        if progress is not None:
-            progress("examples", min(read, tokens), tokens)
     about = {**model.provenance, "method": "top_examples", "corpus": called(corpus), "seed": seed}
     found = tuple(
         readings.result(i, k=k, intervals=intervals, per_interval=per_interval, context=context, seed=seed, about=about)

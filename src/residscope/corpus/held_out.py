@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from residscope.corpus.text import BUILT_IN, Source, called, texts
 from residscope.engine.model import Model
 from residscope.errors import TextTooShort
+from residscope.progress import Cancel, Progress, Tell, stage
 
 SPREAD = 40  # windows to choose among, for each one chosen
 
@@ -22,20 +23,33 @@ class HeldOut:
         return len(self.prompts)
 
 
-def held_out(model: Model, corpus: Source, *, skip: int, n: int = 12, length: int = 20, seed: int = 0) -> HeldOut:
+def held_out(
+    model: Model,
+    corpus: Source,
+    *,
+    skip: int,
+    n: int = 12,
+    length: int = 20,
+    seed: int = 0,
+    progress: Progress = None,
+    cancel: Cancel = None,
+) -> HeldOut:
     """n windows of `length` tokens, drawn at random from the text beyond its first `skip` tokens.
 
     Where so much is not left, they are drawn from the built-in text instead, and `origin` says so.
 
     Raises:
-        TextTooShort: the built-in text is not long enough either.
+        TextTooShort: the built-in text is not long enough either. Cancelled: `cancel` said so.
     """
     length = min(length, model.context)
-    found = list(_windows(model, corpus, skip, n * SPREAD, length))
+    most = n * SPREAD
+    with stage("Looking for held-out text", skip + most * length, progress, cancel) as tell:
+        found = list(_windows(model, corpus, skip, most, length, tell))
     name = called(corpus)
     origin = f"{name}, beyond its first {skip:,} tokens"
     if len(found) < n and name not in BUILT_IN:
-        found = list(_windows(model, BUILT_IN[0], skip, n * SPREAD, length))
+        with stage(f"Looking for held-out text in {BUILT_IN[0]}", skip + most * length, progress, cancel) as tell:
+            found = list(_windows(model, BUILT_IN[0], skip, most, length, tell))
         origin = f"{BUILT_IN[0]}, beyond its first {skip:,} tokens, since {name} has too few left"
     if len(found) < n:
         raise TextTooShort(
@@ -47,7 +61,7 @@ def held_out(model: Model, corpus: Source, *, skip: int, n: int = 12, length: in
     return HeldOut(tuple(random.Random(seed).sample(found, n)), origin)
 
 
-def _windows(model: Model, corpus: Source, skip: int, most: int, length: int) -> Iterator[tuple[int, ...]]:
+def _windows(model: Model, corpus: Source, skip: int, most: int, length: int, tell: Tell) -> Iterator[tuple[int, ...]]:
     """Whole windows of each text's tokens, in order, once `skip` tokens have gone by."""
     gone = given = 0
     for text in texts(corpus):
@@ -58,3 +72,4 @@ def _windows(model: Model, corpus: Source, skip: int, most: int, length: int) ->
             if given == most:
                 return
         gone += len(ids)
+        tell(gone)

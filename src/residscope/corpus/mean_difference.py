@@ -8,10 +8,11 @@ from torch import Tensor
 
 from residscope.corpus.moments import Moments
 from residscope.corpus.text import Source, called, opened
-from residscope.corpus.vectors import Progress, check_count, moments_of, one_vector
+from residscope.corpus.vectors import check_count, moments_of, one_vector
 from residscope.directions import Dictionary, place
 from residscope.engine.model import Model
 from residscope.errors import CorpusError, ZeroDirection
+from residscope.progress import Cancel, Progress
 
 
 def mean_difference(
@@ -21,7 +22,8 @@ def mean_difference(
     *,
     head: int | None = None,
     tokens: int = 20_000,
-    progress: Progress | None = None,
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> Dictionary:
     """Where two texts differ on the average: the direction from the mean of one to the mean of the other.
 
@@ -35,7 +37,7 @@ def mean_difference(
     apart without error. Each text gives up to `tokens` tokens.
 
     Raises:
-        ZeroDirection: two texts with the same mean. SiteError, CorpusError: as `pca` does.
+        ZeroDirection: two texts with the same mean. SiteError, CorpusError, Cancelled: as `pca` does.
     """
     if len(corpora) < 2:
         raise CorpusError(
@@ -45,7 +47,9 @@ def mean_difference(
     corpora = {name: opened(corpus) for name, corpus in corpora.items()}
     found = {}
     for name, corpus in corpora.items():
-        found[name] = moments_of(model, corpus, [where], head=head, tokens=tokens, stage=name, progress=progress)[where]
+        found[name] = moments_of(
+            model, corpus, [where], head=head, tokens=tokens, what=f"Reading {name}", progress=progress, cancel=cancel
+        )[where]
         check_count(found[name].count, 2, site=where, head=head)
     differences = _differences(found)
     vectors = torch.stack(list(differences.values()))

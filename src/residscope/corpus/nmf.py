@@ -8,11 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from residscope.corpus.text import Source, called, opened
-from residscope.corpus.vectors import Progress, check_count, check_size, one_vector, vectors_of
+from residscope.corpus.vectors import check_count, check_size, one_vector, vectors_of
 from residscope.directions import Dictionary, place
 from residscope.engine.model import Model
 from residscope.errors import DirectionError, NegativeActivations
 from residscope.model.sites import Site
+from residscope.progress import Cancel, Progress, stage
 
 SAMPLE = 20_000
 ROUNDS, STEPS = 40, 10
@@ -28,7 +29,8 @@ def nmf(
     clip: bool = False,
     tokens: int = 20_000,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> Dictionary:
     """n non-negative parts that add up to the vectors at a site (Lee and Seung, 1999): the least |X - W H|, W and H >= 0.
 
@@ -43,25 +45,25 @@ def nmf(
     than 20,000 vectors, 20,000 drawn at random are factorised.
 
     Raises:
-        NegativeActivations: entries below zero without clip; says their share. SiteError, CorpusError: as `pca` does.
+        NegativeActivations: entries below zero without clip; says their share. SiteError, CorpusError, Cancelled: as `pca` does.
     """
     where = one_vector(model, site, head)
     check_size(n, model.sites.width(where), what="parts")
     corpus = opened(corpus)
     reading = _non_negative(
-        vectors_of(model, corpus, [where], head=head, tokens=tokens, stage="nmf: read", progress=progress),
+        vectors_of(model, corpus, [where], head=head, tokens=tokens, progress=progress, cancel=cancel),
         where, head, clip,
     )  # fmt: skip
     x, seen, below = _sample(reading, seed)
     check_count(len(x), n, site=where, head=head)
-    parts, about = factorised(x, n, seed=seed, progress=progress)
+    parts, about = factorised(x, n, seed=seed, progress=progress, cancel=cancel)
     said = {"corpus": called(corpus), "tokens": seen, "sample": len(x), "model": model.hash, "seed": seed, **about}
     said |= {"clipped": below} if clip else {}
     return Dictionary("nmf", str(where), **parts, provenance=said, head=head, space="raw")
 
 
 def factorised(
-    x: Float[Tensor, "sample d"], n: int, *, seed: int = 0, progress: Progress | None = None
+    x: Float[Tensor, "sample d"], n: int, *, seed: int = 0, progress: Progress = None, cancel: Cancel = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The parts of non-negative vectors, and how the search for them ended: scikit-learn's coordinate descent, in rounds."""
     from sklearn.decomposition import non_negative_factorization
@@ -73,13 +75,13 @@ def factorised(
     W: Any = None
     H: Any = None
     before, done, settled = total, 0, False
-    while done < ROUNDS and not settled:
-        start = {"init": None} if W is None else {"init": "custom", "W": W, "H": H}
-        W, H, _ = non_negative_factorization(X, n_components=n, max_iter=STEPS, tol=0, random_state=seed, **start)
-        left = _left(x, W, H)
-        settled, before, done = before - left < 1e-7 * total, left, done + 1
-        if progress is not None:
-            progress("nmf: factorise", done, ROUNDS)
+    with stage("Factorising", ROUNDS, progress, cancel) as tell:
+        while done < ROUNDS and not settled:
+            start = {"init": None} if W is None else {"init": "custom", "W": W, "H": H}
+            W, H, _ = non_negative_factorization(X, n_components=n, max_iter=STEPS, tol=0, random_state=seed, **start)
+            left = _left(x, W, H)
+            settled, before, done = before - left < 1e-7 * total, left, done + 1
+            tell(done)
     weights, parts = torch.from_numpy(W).double(), torch.from_numpy(H).double()
     lengths = parts.norm(dim=1)
     carried = (weights.norm(dim=0) * lengths) ** 2 / total

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from residscope.corpus.moments import Moments
 from residscope.corpus.text import Source, called, opened
-from residscope.corpus.vectors import Progress, check_count, check_size, moments_of, one_vector
+from residscope.corpus.vectors import check_count, check_size, moments_of, one_vector
 from residscope.directions import Dictionary
 from residscope.engine.model import Model
+from residscope.progress import Cancel, Progress, stage
 
 
 def pca(
@@ -23,7 +24,8 @@ def pca(
     head: int | None = None,
     standardise: bool = False,
     tokens: int = 20_000,
-    progress: Progress | None = None,
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> Dictionary:
     """The first n principal components of the vectors at a site: eigenvectors v of their covariance, the largest first.
 
@@ -36,9 +38,11 @@ def pca(
 
     Raises:
         SiteError: no such place, or no vector a token there. DirectionError: more components than dimensions.
-        CorpusError: the text cannot be used, or has fewer than n + 1 vectors.
+        CorpusError: the text cannot be used, or has fewer than n + 1 vectors. Cancelled: `cancel` said so.
     """
-    found = pca_many(model, corpus, [site], n, head=head, standardise=standardise, tokens=tokens, progress=progress)
+    found = pca_many(
+        model, corpus, [site], n, head=head, standardise=standardise, tokens=tokens, progress=progress, cancel=cancel
+    )
     return next(iter(found.values()))
 
 
@@ -52,20 +56,25 @@ def pca_many(
     standardise: bool = False,
     tokens: int = 20_000,
     length: int = 128,
-    progress: Progress | None = None,
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> dict[str, Dictionary]:
     """`pca` of several sites from one pass over the text, by site."""
     corpus = opened(corpus)
     for name in sites:
         check_size(n, model.sites.width(one_vector(model, name, head)), what="components")
-    moments = moments_of(model, corpus, sites, head=head, tokens=tokens, length=length, stage="pca", progress=progress)
+    moments = moments_of(
+        model, corpus, sites, head=head, tokens=tokens, length=length, progress=progress, cancel=cancel
+    )
     made = {}
-    for site, seen in moments.items():
-        check_count(seen.count, n + 1, site=site, head=head)
-        said = {"corpus": called(corpus), "tokens": seen.count, "model": model.hash}
-        said |= {"standardised": True} if standardise else {}
-        parts = principal(seen, n, standardise=standardise)
-        made[str(site)] = Dictionary("pca", str(site), **parts, provenance=said, head=head)
+    with stage("Finding components", len(moments), progress, cancel) as tell:
+        for site, seen in moments.items():
+            check_count(seen.count, n + 1, site=site, head=head)
+            said = {"corpus": called(corpus), "tokens": seen.count, "model": model.hash}
+            said |= {"standardised": True} if standardise else {}
+            parts = principal(seen, n, standardise=standardise)
+            made[str(site)] = Dictionary("pca", str(site), **parts, provenance=said, head=head)
+            tell(len(made))
     return made
 
 

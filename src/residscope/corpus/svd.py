@@ -8,9 +8,10 @@ import torch
 from residscope.corpus.moments import Moments
 from residscope.corpus.pca import positive
 from residscope.corpus.text import Source, called, opened
-from residscope.corpus.vectors import Progress, check_count, check_size, moments_of, one_vector
+from residscope.corpus.vectors import check_count, check_size, moments_of, one_vector
 from residscope.directions import Dictionary
 from residscope.engine.model import Model
+from residscope.progress import Cancel, Progress, stage
 
 
 def svd(
@@ -21,7 +22,8 @@ def svd(
     *,
     head: int | None = None,
     tokens: int = 20_000,
-    progress: Progress | None = None,
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> Dictionary:
     """The first n right singular vectors v of the vectors X at a site, nothing subtracted.
 
@@ -31,9 +33,9 @@ def svd(
     about its own mean: for the first vector, close to the mean of X, that is far below its root mean square.
 
     Raises:
-        SiteError, DirectionError, CorpusError: as `pca` does; n vectors are enough.
+        SiteError, DirectionError, CorpusError, Cancelled: as `pca` does; n vectors are enough.
     """
-    found = svd_many(model, corpus, [site], n, head=head, tokens=tokens, progress=progress)
+    found = svd_many(model, corpus, [site], n, head=head, tokens=tokens, progress=progress, cancel=cancel)
     return next(iter(found.values()))
 
 
@@ -46,18 +48,23 @@ def svd_many(
     head: int | None = None,
     tokens: int = 20_000,
     length: int = 128,
-    progress: Progress | None = None,
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> dict[str, Dictionary]:
     """`svd` of several sites from one pass over the text, by site."""
     corpus = opened(corpus)
     for name in sites:
         check_size(n, model.sites.width(one_vector(model, name, head)), what="singular vectors")
-    moments = moments_of(model, corpus, sites, head=head, tokens=tokens, length=length, stage="svd", progress=progress)
+    moments = moments_of(
+        model, corpus, sites, head=head, tokens=tokens, length=length, progress=progress, cancel=cancel
+    )
     made = {}
-    for site, seen in moments.items():
-        check_count(seen.count, n, site=site, head=head)
-        said = {"corpus": called(corpus), "tokens": seen.count, "model": model.hash}
-        made[str(site)] = Dictionary("svd", str(site), **singular(seen, n), provenance=said, head=head, space="raw")
+    with stage("Finding singular vectors", len(moments), progress, cancel) as tell:
+        for site, seen in moments.items():
+            check_count(seen.count, n, site=site, head=head)
+            said = {"corpus": called(corpus), "tokens": seen.count, "model": model.hash}
+            made[str(site)] = Dictionary("svd", str(site), **singular(seen, n), provenance=said, head=head, space="raw")
+            tell(len(made))
     return made
 
 

@@ -1,20 +1,22 @@
 """The vectors of a site over a text: one a token, of one head where the site has heads."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from jaxtyping import Float
 from torch import Tensor
 
 from residscope.corpus.moments import Moments
-from residscope.corpus.text import Source, rows, texts
+from residscope.corpus.reading import LENGTH, batches
+from residscope.corpus.text import Source
 from residscope.directions import place
 from residscope.engine.model import Model
 from residscope.engine.recording import Recording
 from residscope.engine.sinks import kept, streams
 from residscope.errors import CorpusError, DirectionError, NoVectors, TooFewVectors, UnknownHead
 from residscope.model.sites import Site
+from residscope.progress import Cancel, Progress, stage
 
-Progress = Callable[[str, int, int], None]
+ROWS = 8  # of a run
 PLAIN = (("d_model",), ("d_mlp",))
 OF_HEADS = (("head", "d_model"), ("head", "d_head"))
 
@@ -26,9 +28,10 @@ def vectors_of(
     *,
     head: int | None = None,
     tokens: int = 20_000,
-    length: int = 128,
-    stage: str = "read",
-    progress: Progress | None = None,
+    length: int = LENGTH,
+    what: str = "Reading the text",
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> Iterator[dict[Site, Float[Tensor, "n d"]]]:
     """The vectors at several sites, a batch of texts at a time, until `tokens` tokens have been read; one run for all sites.
 
@@ -37,22 +40,23 @@ def vectors_of(
 
     Raises:
         UnknownSite, UnknownLayer, AbsentSite, UnknownHead, NoVectors: see `one_vector`. CorpusError: the text cannot be used.
+        Cancelled: `cancel` said so.
     """
     places = [one_vector(model, site, head) for site in sites]
     if tokens < 1:
         raise CorpusError("no tokens to read", received=f"tokens={tokens}", allowed="1 or more")
     capture = {stream for site in places for stream in (site, *streams(model, site))}
     seen = 0
-    for batch in _batches(model, corpus, tokens=tokens, length=length):
-        record = model.run(batch, capture)
-        found = {}
-        for site in places:
-            x = at_head(record, site, head)
-            found[site] = x[kept(record, site).to(x.device)]
-        yield found
-        seen += int(record.batch.real.sum())
-        if progress is not None:
-            progress(stage, min(seen, tokens), tokens)
+    with stage(what, tokens, progress, cancel) as tell:
+        for batch in batches(model, corpus, tokens=tokens, length=length, size=ROWS, tell=tell):
+            record = model.run(batch, capture)
+            found = {}
+            for site in places:
+                x = at_head(record, site, head)
+                found[site] = x[kept(record, site).to(x.device)]
+            yield found
+            seen += sum(map(len, batch))
+            tell(seen)
 
 
 def moments_of(
@@ -62,15 +66,16 @@ def moments_of(
     *,
     head: int | None = None,
     tokens: int = 20_000,
-    length: int = 128,
-    stage: str = "read",
-    progress: Progress | None = None,
+    length: int = LENGTH,
+    what: str = "Reading the text",
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> dict[Site, Moments]:
     """Count, mean and scatter of the vectors at several sites, from one pass; see `vectors_of`."""
     places = [one_vector(model, site, head) for site in sites]
     moments = {site: Moments.empty(model.sites.width(site), model.device) for site in places}
     for found in vectors_of(
-        model, corpus, places, head=head, tokens=tokens, length=length, stage=stage, progress=progress
+        model, corpus, places, head=head, tokens=tokens, length=length, what=what, progress=progress, cancel=cancel
     ):
         for site, x in found.items():
             moments[site].add(x)
@@ -121,15 +126,3 @@ def check_count(count: int, least: int, *, site: Site, head: int | None) -> None
             allowed=f"{least} or more",
             fix="give a longer text or more tokens, or ask for fewer directions",
         )
-
-
-def _batches(model: Model, corpus: Source, *, tokens: int, length: int, size: int = 8) -> Iterator[list[list[int]]]:
-    tokenized = (model._encode(text, None) for text in texts(corpus))
-    batch: list[list[int]] = []
-    for row in rows(tokenized, length=min(length, model.context), budget=tokens):
-        batch.append(row)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

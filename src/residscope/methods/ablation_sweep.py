@@ -16,7 +16,7 @@ from residscope.engine.sinks import streams
 from residscope.errors import BadSweep
 from residscope.methods.grids import Positions, grid
 from residscope.model.prompts import PromptSet
-from residscope.progress import Progress
+from residscope.progress import Cancel, Progress, keeping
 from residscope.results import Result
 
 
@@ -35,7 +35,7 @@ def ablation_sweep(
     background: Sequence[Edit] = (),
     memory: int | None = None,
     progress: Progress = None,
-    cancel: Any = None,
+    cancel: Cancel = None,
 ) -> Result:
     """The metric after ablating each head (or layer, or position) of a site, exactly.
 
@@ -60,7 +60,6 @@ def ablation_sweep(
     several = [replace(whole[s], **indices(where)) for s, where in zip(cells.sites, cells.where, strict=True)]
     plan = sweep(model, batch, several, metric, background, memory=memory)
     baseline = plan.baseline().cpu()
-    values = plan.run(progress, cancel)
     about: dict[str, Any] = {
         "method": f"ablation of {site} to {to if isinstance(to, str) else 'a tensor'}",
         "baseline": baseline.tolist(),
@@ -68,8 +67,14 @@ def ablation_sweep(
     averaged = {str(site): dict(found) for site, edit in whole.items() if (found := getattr(edit, "averaged", None))}
     if averaged:
         about["averaged"] = averaged
-    result = cells.result(values, about={**about, "relative": relative})
-    if not relative:
-        return result
-    base = baseline if result.dims[-1] == "prompt" else baseline[0]
-    return replace(result, values=result.values - base, name=f"change of {result.name}")
+
+    def made(values: Result) -> Result:
+        result = cells.result(values, about={**about, "relative": relative})
+        if not relative:
+            return result
+        base = baseline if result.dims[-1] == "prompt" else baseline[0]
+        return replace(result, values=result.values - base, name=f"change of {result.name}")
+
+    with keeping(made):
+        values = plan.run(progress, cancel)
+    return made(values)

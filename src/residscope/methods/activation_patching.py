@@ -1,6 +1,7 @@
 """Activation patching: put one activation of one prompt's run into another's, everywhere, and read what it does."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from residscope.errors import BadSweep
 from residscope.methods.grids import Positions, grid, run
 from residscope.methods.pairs import Pair, Side, paired
 from residscope.model.sites import Site
-from residscope.progress import Progress
+from residscope.progress import Cancel, Progress, keeping
 from residscope.results import Result
 
 
@@ -34,7 +35,7 @@ def activation_patching(
     over: float = 0.05,
     memory: int | None = None,
     progress: Progress = None,
-    cancel: Any = None,
+    cancel: Cancel = None,
 ) -> Result:
     """The metric after patching each layer, position and head of a site, exactly: one forward's number for every cell.
 
@@ -61,19 +62,22 @@ def activation_patching(
     if (normalize or screen) and not bool((gap != 0).all()):
         raise BadSweep("clean and corrupted have the same metric", received=str(ends), fix="choose another pair")
     source = cells.pair.clean if mode == "denoise" else cells.pair.corrupted
-    found = run(plan, cells.grid, gap, screen, over, progress, cancel, donor=source.batch)
     about = {"method": f"activation patching of {site}, {mode}", **ends, "normalized": normalize}
     if cells.pair.scored_by is not None:
         about["scored by"] = cells.pair.scored_by
-    result = cells.grid.result(found, about=about)
-    if not normalize:
-        return result
-    from dataclasses import replace
 
-    several = result.dims[-1] == "prompt"
-    low, high = (end if several else end[0] for end in (cells.ends[1].cpu(), cells.ends[0].cpu()))
-    name = f"share of the gap restored, {result.name}"
-    return replace(result, values=(result.values - low) / (high - low), name=name, unit="share")
+    def made(found: Result) -> Result:
+        result = cells.grid.result(found, about=about)
+        if not normalize:
+            return result
+        several = result.dims[-1] == "prompt"
+        low, high = (end if several else end[0] for end in (cells.ends[1].cpu(), cells.ends[0].cpu()))
+        name = f"share of the gap restored, {result.name}"
+        return replace(result, values=(result.values - low) / (high - low), name=name, unit="share")
+
+    with keeping(made):
+        found = run(plan, cells.grid, gap, screen, over, progress, cancel, donor=source.batch)
+    return made(found)
 
 
 class _Cells:

@@ -1,6 +1,6 @@
 """Activations of labelled prompts at their named positions: one recorded pass for any number of sites and positions."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,7 @@ from residscope.engine.sinks import kept, streams
 from residscope.errors import UnknownHead, UnknownPosition, UnknownSite
 from residscope.model.prompts import PromptSet
 from residscope.model.sites import Site
-
-Progress = Callable[[str, int, int], None]
-
+from residscope.progress import Cancel, Progress, stage
 
 Key = tuple[str, str]
 """A site and a named position."""
@@ -30,7 +28,7 @@ class Recorded:
     kept: Mapping[Key, Bool[Tensor, "prompt"]]
     first: Mapping[Key, Bool[Tensor, "prompt"]]
 
-    def left_out(self, key: Key) -> dict[str, Bool[Tensor, "prompt"]]:
+    def left_out(self, key: Key) -> dict[str, Any]:
         """Which prompts' vectors no statistic is taken of, and why: `first` and `sinks`, as `probe_fit.fit` takes them."""
         return {"first": self.first[key], "sinks": ~self.kept[key] & ~self.first[key]}
 
@@ -44,7 +42,8 @@ def activations(
     head: int | None = None,
     edits: Sequence[Any] = (),
     batch: int = 32,
-    progress: Progress | None = None,
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> dict[Key, Float[Tensor, "prompt d"]]:
     """The vector at each site and named position of every prompt, by (site, position), on the CPU in the model's dtype.
 
@@ -52,8 +51,11 @@ def activations(
 
     Raises:
         UnknownPosition: not a position of these prompts, or one prompt lacks it. UnknownSite: no vector stands there.
+        Cancelled: `cancel` said so.
     """
-    found = recorded(model, data, sites, positions, head=head, edits=edits, batch=batch, progress=progress)
+    found = recorded(
+        model, data, sites, positions, head=head, edits=edits, batch=batch, progress=progress, cancel=cancel
+    )
     return dict(found.vectors)
 
 
@@ -66,31 +68,45 @@ def recorded(
     head: int | None = None,
     edits: Sequence[Any] = (),
     batch: int = 32,
-    progress: Progress | None = None,
+    what: str = "Recording activations",
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> Recorded:
-    """What `activations` gives, and which of the tokens are usable for a fit, judged among their own prompt's tokens."""
+    """What `activations` gives, and which of the tokens are usable for a fit, judged among their own prompt's tokens.
+
+    what: the stage that `progress` is told.
+    """
     named = {name: model.sites.canonical(_check(model, name, head)) for name in sites}
     at = {position: data.at(position) for position in positions}
     capture = dict.fromkeys(s for site in named.values() for s in (site, *streams(model, site)))
     vectors: dict[Key, Tensor] = {}
     usable = {(name, position): torch.zeros(len(data), dtype=torch.bool) for name in named for position in at}
     done = 0
-    for rows in batches(model, data, size=batch):
-        record = model.run(data.subset(rows), capture, edits=edits)
-        for name, site in named.items():
-            keep = kept(record, site).cpu()
-            for position, index in at.items():
-                where = _checked([index[row] for row in rows], record.lengths, rows, position)
-                picked = record[site][torch.arange(len(rows)), where]
-                picked = picked if head is None else picked[:, head]
-                own = vectors.setdefault((name, position), torch.empty(len(data), picked.shape[-1], dtype=picked.dtype))
-                own[rows] = picked.cpu()
-                usable[name, position][rows] = keep[torch.arange(len(rows)), where]
-        done += len(rows)
-        if progress is not None:
-            progress("activations", done, len(data))
+    with stage(what, len(data), progress, cancel) as tell:
+        for rows in batches(model, data, size=batch):
+            record = model.run(data.subset(rows), capture, edits=edits)
+            for name, site in named.items():
+                keep = kept(record, site).cpu()
+                for position, index in at.items():
+                    where = _checked([index[row] for row in rows], record.lengths, rows, position)
+                    picked = record[site][torch.arange(len(rows)), where]
+                    picked = picked if head is None else picked[:, head]
+                    width = picked.shape[-1]
+                    own = vectors.setdefault((name, position), torch.empty(len(data), width, dtype=picked.dtype))
+                    own[rows] = picked.cpu()
+                    usable[name, position][rows] = keep[torch.arange(len(rows)), where]
+            done += len(rows)
+            tell(done)
     first = {(name, position): torch.tensor([i == 0 for i in at[position]]) for name, position in usable}
     return Recorded(vectors, usable, first)
+
+
+def recorded_halves(
+    model: Model, train: PromptSet, test: PromptSet, sites: Sequence[str], positions: Sequence[str], **how: Any
+) -> tuple[Recorded, Recorded]:
+    """`recorded` of a training and a held-out half, each a stage of its own."""
+    seen = recorded(model, train, sites, positions, what="Recording the training half", **how)
+    return seen, recorded(model, test, sites, positions, what="Recording the held-out half", **how)
 
 
 def _checked(where: Sequence[int], lengths: Sequence[int], rows: Sequence[int], position: str) -> Int[Tensor, "row"]:

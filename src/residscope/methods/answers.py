@@ -10,16 +10,22 @@ from torch import Tensor
 
 from residscope.engine.model import Model
 from residscope.errors import MissingLabel
-from residscope.methods.activations import Progress
 from residscope.methods.intervals import wilson
 from residscope.methods.runs import Cell, cell_runs
 from residscope.model.prompts import PromptSet
+from residscope.progress import Cancel, Progress
 from residscope.reports import Report
 from residscope.views import Card
 
 
 def answer_diffs(
-    model: Model, data: PromptSet, cells: Sequence[Cell] = ((),), *, batch: int = 32, progress: Progress | None = None
+    model: Model,
+    data: PromptSet,
+    cells: Sequence[Cell] = ((),),
+    *,
+    batch: int = 32,
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> Float[Tensor, "cell prompt"]:
     """logit(right) - logit(wrong) of each prompt's own answers at its own end, in logits, for every cell of edits.
 
@@ -27,11 +33,11 @@ def answer_diffs(
     made from a probe are tied to the prompts; any other edit must fit every batch.
 
     Raises:
-        MissingLabel: the prompts have no answers. UnknownToken: one is not a single token.
+        MissingLabel: the prompts have no answers. UnknownToken: one is not a single token. Cancelled.
     """
     ids = answer_ids(model, data)
     found = torch.zeros(len(cells), len(data))
-    for one in cell_runs(model, data, cells, batch=batch, progress=progress):
+    for one in cell_runs(model, data, cells, batch=batch, progress=progress, cancel=cancel):
         pair = one.logits().gather(1, ids[one.rows])
         found[one.cell, one.rows] = (pair[:, 0] - pair[:, 1]).float().cpu()
     return found

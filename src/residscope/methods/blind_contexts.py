@@ -14,6 +14,7 @@ from residscope.directions import Direction
 from residscope.engine.model import Model
 from residscope.engine.sinks import kept, streams
 from residscope.errors import NoOrder, NotOneVector, TooFewContexts, WrongWidth
+from residscope.progress import Cancel, Progress, Tell, stage
 
 FIRST = 4  # tokens before the one asked about, at least
 ROWS_AT_ONCE = 16
@@ -40,6 +41,8 @@ def contexts(
     seed: int = 0,
     candidates: int = 64,
     avoid: Collection[str] = (),
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> tuple[Context, ...]:
     """n contexts in a random order: one of each n-th part of the values that the direction takes on `candidates` short texts.
 
@@ -49,16 +52,23 @@ def contexts(
 
     Raises:
         NotOneVector: its site has no one vector a token. WrongWidth. TooFewContexts: the text is too short.
-        NoOrder: the direction says the same of every token.
+        NoOrder: the direction says the same of every token. Cancelled: `cancel` said so.
     """
     _check(model, direction)
     draw = random.Random(seed)
-    rows = []
-    for row in _rows(model, _held_out(source, direction, candidates * length), length=length, draw=draw, avoid=avoid):
-        rows.append(row)
-        if len(rows) == candidates:
-            break
-    found = [at for start in range(0, len(rows), ROWS_AT_ONCE) for at in _read(model, direction, rows, start)]
+    rows: list[Row] = []
+    with stage("Drawing contexts", candidates, progress, cancel) as tell:
+        held_out = _held_out(source, direction, candidates * length)
+        for row in _rows(model, held_out, length=length, draw=draw, avoid=avoid, tell=tell):
+            rows.append(row)
+            tell(len(rows))
+            if len(rows) == candidates:
+                break
+    found: list[Found] = []
+    with stage("Reading contexts", len(rows), progress, cancel) as tell:
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            found += _read(model, direction, rows, start)
+            tell(start + ROWS_AT_ONCE)
     if len({row for row, _, _ in found}) < n:
         raise TooFewContexts(
             "the text gives too few contexts", received=f"{len({row for row, _, _ in found})}", allowed=f"{n} or more"
@@ -128,7 +138,7 @@ def _read_of(source: Source, provenance: Mapping[str, Any]) -> int:
 
 
 def _rows(
-    model: Model, held_out: Sequence[str], *, length: int, draw: random.Random, avoid: Collection[str]
+    model: Model, held_out: Sequence[str], *, length: int, draw: random.Random, avoid: Collection[str], tell: Tell
 ) -> Iterator[Row]:
     """Short readable pieces from anywhere in the texts, in a random order, each once."""
     order = [i for i in range(len(held_out)) if len(held_out[i]) > LETTERS * length]
@@ -136,6 +146,7 @@ def _rows(
     for _ in range(3):
         draw.shuffle(order)
         for i in order:
+            tell()
             text = held_out[i]
             start = draw.randrange(max(1, len(text) - 2 * LETTERS * length))
             space = text.find(" ", start)

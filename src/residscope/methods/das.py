@@ -16,7 +16,7 @@ from residscope.engine.gradients import gradients
 from residscope.engine.model import Model
 from residscope.engine.protocols import At, Edit
 from residscope.errors import BadEdit, MissingLabel
-from residscope.methods.activations import Progress, activations
+from residscope.methods.activations import recorded
 from residscope.methods.concept_edit import To, of
 from residscope.methods.concepts import SetConcept
 from residscope.methods.pairs import check_aligned, partners
@@ -24,6 +24,7 @@ from residscope.methods.probe import Probe
 from residscope.metrics import logit_diff
 from residscope.model.prompts import PromptSet
 from residscope.model.sites import Site, SiteTable
+from residscope.progress import Cancel, Progress, stage
 from residscope.reports import Report
 from residscope.results import Result
 from residscope.views import Curve, Line
@@ -74,7 +75,8 @@ def das(
     batch: int = 8,
     rate: float = 0.1,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> Das:
     """Train a unit vector u at the probe's site and position so that the exchange
 
@@ -87,7 +89,7 @@ def das(
 
     Raises:
         MissingLabel: no partners or no answers. UnalignedPrompts: a partner of another length, whose token there is another word.
-        BadEdit: a probe of one head. QuantisedModel, UnknownPosition.
+        BadEdit: a probe of one head. QuantisedModel, UnknownPosition. Cancelled: with the direction so far as its `partial`.
     """
     model.require_exact_weights("gradients")
     if data.corrupted is None or data.answers is None:
@@ -98,30 +100,38 @@ def das(
         )
     check_aligned(model.batch(data).lengths, model.batch(partners(data)).lengths)
     at = (probe.site, probe.position)
-    own, other = (activations(model, half, [at[0]], [at[1]])[at].double() for half in (data, partners(data)))
+    own, other = (
+        recorded(model, half, [at[0]], [at[1]], what=f"Recording the {name}", progress=progress, cancel=cancel)
+        .vectors[at].double()
+        for name, half in (("prompts", data), ("partners", partners(data)))
+    )  # fmt: skip
     site, where = model.sites.canonical(probe.site), data.at(probe.position)
     u = probe.class_means[0] - probe.class_means[1]
     u = (u / u.norm()).requires_grad_()
     adam = torch.optim.Adam([u], lr=rate / len(u) ** 0.5)
     drawn = torch.Generator().manual_seed(seed)
-    effect = []
-    for step in range(steps):
-        rows = torch.randperm(len(data), generator=drawn)[:batch].tolist()
-        part, d = data.subset(rows), (other - own)[rows]
-        unit = u.detach() / u.detach().norm()
-        put = _Put(site, own[rows] + (d @ unit)[:, None] * unit, [where[row] for row in rows])
-        readout = _Kept()
-        _, found = gradients(model, part, readout, [site], edits=[put])
-        g = found[site][torch.arange(len(rows)), put.where].double().cpu()
-        slope = ((g @ unit)[:, None] * d + (d @ unit)[:, None] * g).mean(0)
-        u.grad = slope - (slope @ unit) * unit  # along the sphere
-        adam.step()
-        with torch.no_grad():
-            u /= u.norm()
-        effect.append(readout.mean)
-        if progress is not None:
-            progress("DAS", step + 1, steps)
     about = {**model.provenance, "method": "das", "data": data.name, "steps": steps, "rate": rate, "seed": seed}
+    effect: list[float] = []
+
+    def so_far() -> Das | None:
+        return Das(u.detach().clone(), tuple(effect), probe, about) if effect else None
+
+    with stage("Turning the direction", steps, progress, cancel, partial=so_far) as tell:
+        for step in range(steps):
+            rows = torch.randperm(len(data), generator=drawn)[:batch].tolist()
+            part, d = data.subset(rows), (other - own)[rows]
+            unit = u.detach() / u.detach().norm()
+            put = _Put(site, own[rows] + (d @ unit)[:, None] * unit, [where[row] for row in rows])
+            readout = _Kept()
+            _, found = gradients(model, part, readout, [site], edits=[put])
+            g = found[site][torch.arange(len(rows)), put.where].double().cpu()
+            slope = ((g @ unit)[:, None] * d + (d @ unit)[:, None] * g).mean(0)
+            u.grad = slope - (slope @ unit) * unit  # along the sphere
+            adam.step()
+            with torch.no_grad():
+                u /= u.norm()
+            effect.append(readout.mean)
+            tell(step + 1)
     return Das(u.detach().clone(), tuple(effect), probe, about)
 
 

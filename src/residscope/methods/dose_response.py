@@ -1,6 +1,6 @@
 """What steering along a direction does to what the model says next, dose by dose, beside random directions."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -24,11 +24,11 @@ from residscope.methods.own_tokens import CommonTokens, own_tokens, to_stream
 from residscope.methods.random_like import equal_variance, step_of
 from residscope.methods.shifts import shift
 from residscope.model.prompts import Batch
+from residscope.progress import Cancel, Progress
 from residscope.reports import Report
 from residscope.results import Result
 from residscope.views import Curve, Grid, Line, Reference
 
-Progress = Callable[[str, int, int], None]
 DOSES = (-8.0, -4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0, 8.0)
 OWN = 5  # tokens at each end
 
@@ -146,7 +146,8 @@ def dose_response(
     moments: Moments | None = None,
     seed: int = 0,
     memory: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> DoseResponse:
     """Move the coordinate by so many standard deviations at each prompt's last token, and read what is predicted next.
 
@@ -160,7 +161,7 @@ def dose_response(
         rs.dose_response(model, pca[7], prompts).view()
 
     Raises:
-        ZeroDirection: the text does not vary along it. NoVectors, UnknownHead, PromptError.
+        ZeroDirection: the text does not vary along it. NoVectors, UnknownHead, PromptError, SweepCancelled.
     """
     place = site or direction.site
     one_vector(model, place, direction.head)
@@ -186,8 +187,7 @@ def dose_response(
     ]  # fmt: skip
     base = model.run(batch).logits_at(-1).float()
     plan = sweep(model, batch, cells, _Shift(base, ids, metric), memory=memory)
-    tell = None if progress is None else lambda done, total: progress("steering", done, total)
-    found = plan.run(tell or False).values.double().reshape(len(moves), len(doses), len(batch), -1)
+    found = plan.run(progress, cancel, what="Steering").values.double().reshape(len(moves), len(doses), len(batch), -1)
     about = {
         **model.provenance, "method": "dose_response", "site": place, "prompts": len(batch), "seed": seed,
         "step": float(step.norm()), "tilt": round(tilt, 3), "random directions": random,

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from residscope.engine.model import Model
 from residscope.engine.sinks import kept, streams
-from residscope.methods.activations import Progress
 from residscope.methods.concept_edit import ConceptEdit
 from residscope.methods.head_roles import LOOKED, Head
 from residscope.methods.intervals import wilson
@@ -23,6 +22,7 @@ from residscope.methods.probe_fit import fit
 from residscope.methods.runs import cell_runs, named
 from residscope.model.prompts import PromptSet
 from residscope.model.sites import Site
+from residscope.progress import Cancel, Progress, stage
 from residscope.reports import Report
 from residscope.results import Result
 from residscope.views import Curve, Grid, Line, Reference, Scatter
@@ -116,7 +116,8 @@ def downstream(
     movers: Mapping[str, Sequence[Head]],
     seed: int = 0,
     batch: int = 32,
-    progress: Progress | None = None,
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> Downstream:
     """Probe the `readers`' outputs and read the `movers`' attention, for every arm of edits (`{"clean": []}` among them).
 
@@ -124,7 +125,7 @@ def downstream(
         downstream(model, train, test, arms, label="order", readers=roles.s_inhibition, movers={"name movers": roles.name_movers})
 
     Raises:
-        OneClass, UnseenLabel, MissingLabel, UnknownPosition.
+        OneClass, UnseenLabel, MissingLabel, UnknownPosition, Cancelled.
     """
     heads = tuple(dict.fromkeys((*readers, *(head for group in movers.values() for head in group))))
     z = list(dict.fromkeys(f"z.{layer}" for layer, _ in readers))
@@ -132,7 +133,8 @@ def downstream(
     seen: dict[Head, Tensor] = {head: torch.zeros(len(train), model.d_head) for head in readers}
     usable = {site: torch.zeros(len(train), dtype=torch.bool) for site in z}
     capture: list[str | Site] = [*z, *dict.fromkeys(stream for site in z for stream in streams(model, site))]
-    for one in cell_runs(model, train, [[]], capture, batch=batch, progress=progress, stage="heads, training half"):
+    shared: dict[str, Any] = {"batch": batch, "progress": progress, "cancel": cancel}
+    for one in cell_runs(model, train, [[]], capture, **shared, what="Recording heads, training half"):
         end = named(train, one.rows, ["END"])["END"]
         for layer, head in readers:
             seen[layer, head][one.rows] = one.at(f"z.{layer}", end)[:, head].float().cpu()
@@ -141,7 +143,7 @@ def downstream(
     found = torch.zeros(len(readers), len(arms), len(test), model.d_head)
     looked = torch.zeros(len(heads), len(arms), len(LOOKED), len(test))
     cells, names = list(arms.values()), tuple(arms)
-    for one in cell_runs(model, test, cells, [*z, *patterns], batch=batch, progress=progress, stage="downstream"):
+    for one in cell_runs(model, test, cells, [*z, *patterns], **shared, what="Running the edits"):
         at = named(test, one.rows, (*LOOKED, "END"))
         for i, (layer, head) in enumerate(readers):
             found[i, one.cell, one.rows] = one.at(f"z.{layer}", at["END"])[:, head].float().cpu()
@@ -151,23 +153,26 @@ def downstream(
                 looked[i, one.cell, j, one.rows] = row.gather(1, torch.tensor(at[name])[:, None])[:, 0]
     clean = names.index("clean")
     about = {**model.provenance, "method": "downstream", "train": len(train), "held out": len(test), "label": label}
-    probes = {
-        (layer, head): fit(
-            seen[layer, head],
-            found[i, clean],
-            train.label(label),
-            test.label(label),
-            first=[at == 0 for at in train.at("END")],
-            sinks=~usable[f"z.{layer}"],
-            seed=seed,
-            site=f"z.{layer}",
-            position="END",
-            label=label,
-            head=head,
-            provenance={"model": model.hash},
-        )
-        for i, (layer, head) in enumerate(readers)
-    }
+    probes: dict[Head, Probe] = {}
+    with stage("Fitting the heads' probes", len(readers), progress, cancel) as tell:
+        for i, (layer, head) in enumerate(readers):
+            probes[layer, head] = fit(
+                seen[layer, head],
+                found[i, clean],
+                train.label(label),
+                test.label(label),
+                first=[at == 0 for at in train.at("END")],
+                sinks=~usable[f"z.{layer}"],
+                seed=seed,
+                progress=False,
+                cancel=cancel,
+                site=f"z.{layer}",
+                position="END",
+                label=label,
+                head=head,
+                provenance={"model": model.hash},
+            )
+            tell(i + 1)
     counts = torch.tensor([_right(probes[head], found[i], test.label(label)) for i, head in enumerate(readers)])
     coords: dict[str, Any] = {"head": [f"{a}.{b}" for a, b in readers], "arm": names}
     low, high = torch.tensor([[wilson(k, len(test)) for k in row] for row in counts.tolist()]).unbind(-1)

@@ -1,6 +1,6 @@
 """Evidence beside a claim: everything that is known of one direction, and two badges, one for each thing it may mean."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
@@ -14,7 +14,7 @@ from residscope.corpus.text import Source, called, opened
 from residscope.corpus.vectors import one_vector
 from residscope.directions import Direction
 from residscope.engine.model import Model
-from residscope.errors import CorpusError, NotFitted, ResidscopeError, TooFewVectors, ZeroDirection
+from residscope.errors import Cancelled, CorpusError, NotFitted, ResidscopeError, TooFewVectors, ZeroDirection
 from residscope.methods import badges
 from residscope.methods.badges import Badge
 from residscope.methods.dose_response import DoseResponse, dose_response
@@ -22,10 +22,10 @@ from residscope.methods.null_directions import Null, NullDirections
 from residscope.methods.own_tokens import OwnTokens, own_tokens
 from residscope.methods.removal_cost import RemovalCost, removal_cost
 from residscope.methods.stability import Blocks, Stability, fit_of, stability_of
+from residscope.progress import Cancel, Progress
 from residscope.reports import Report
 from residscope.views import Grid, View
 
-Progress = Callable[[str, int, int], None]
 PARTS = ("tokens", "examples", "null", "stability", "dose", "removal")
 
 
@@ -94,7 +94,8 @@ def evidence(
     random: int = 39,
     seed: int = 0,
     memory: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> Evidence:
     """Gather what there is to know of a direction: what it correlates with, and whether the model uses it.
 
@@ -106,11 +107,20 @@ def evidence(
 
     Raises:
         NoVectors, UnknownHead: no vector a token stands there. CorpusError: the text cannot be used.
+        Cancelled: with the evidence so far as its `partial`.
     """
-    *_, found = gather(
+    found: Evidence | None = None
+    stages = gather(
         model, direction, corpus, tokens=tokens, prompts=prompts, length=length, random=random, seed=seed, memory=memory,
-        progress=progress,
+        progress=progress, cancel=cancel,
     )  # fmt: skip
+    try:
+        for known in stages:
+            found = known
+    except Cancelled as stop:
+        stop.partial = found
+        raise
+    assert found is not None
     return found
 
 
@@ -125,14 +135,15 @@ def gather(
     random: int = 39,
     seed: int = 0,
     memory: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> Iterator[Evidence]:
-    """`evidence`, stage by stage: each item has more than the one before. `progress` may raise to cancel."""
+    """`evidence`, stage by stage: each item has more than the one before."""
     site = one_vector(model, direction.site, direction.head)
     corpus = opened(corpus)
     if not isinstance(corpus, str | Path | DataSet | Sequence):
         corpus = list(corpus)  # it is read twice
-    tell = progress or (lambda stage, done, total: None)
+    told: dict[str, Any] = {"progress": progress, "cancel": cancel}
     about = {**model.provenance, "method": "evidence", "corpus": called(corpus), "tokens": tokens, "seed": seed}
     found = Evidence(direction.name, direction.place, own_tokens(model, direction), provenance=about)
     if found.tokens is None:
@@ -149,31 +160,29 @@ def gather(
     blocks = Blocks(direction.site, direction.head, model.sites.width(site), seed=seed, vectors=nmf)
     shown: dict[str, Any] = {"k": 10, "intervals": 5, "per_interval": 5, "context": 16, "seed": seed, "about": about}
     read = 0
-    for chunk in chunks(model, corpus, [direction.site], tokens=tokens):
+    for chunk in chunks(model, corpus, [direction.site], tokens=tokens, **told):
         readings.add(chunk)
         null.add(chunk)
         blocks.add(chunk)
         before, read = read, read + sum(chunk.record.lengths)
-        tell("Reading the text", min(read, tokens), tokens)
         if before < tokens / 4 <= read < tokens:
             found = replace(found, examples=readings.result(0, **shown))
             yield found
     found = replace(found, examples=readings.result(0, **shown), null=null.result(about))
     yield found
     if found.fitted:
-        tell("Fitting halves of the text", 0, 1)
         try:
-            found = replace(found, stability=stability_of(direction, blocks, about=about))
+            found = replace(found, stability=stability_of(direction, blocks, about=about, **told))
         except TooFewVectors as error:
             found = _without(found, "stability", error)
         yield found
 
     skip = _seen(direction, called(corpus), read)
-    options: dict[str, Any] = {"random": random, "moments": blocks.joined(), "seed": seed, "memory": memory}
+    options: dict[str, Any] = {"random": random, "moments": blocks.joined(), "seed": seed, "memory": memory, **told}
     try:
-        held = held_out(model, corpus, skip=skip, n=prompts, length=length, seed=seed)
+        held = held_out(model, corpus, skip=skip, n=prompts, length=length, seed=seed, **told)
         about = {**about, "held out": held.origin, "held-out prompts": [list(ids) for ids in held.prompts]}
-        yield from _edited(model, direction, held.prompts, replace(found, provenance=about), options, tell)
+        yield from _edited(model, direction, held.prompts, replace(found, provenance=about), options)
     except (ZeroDirection, CorpusError) as error:
         yield _without(_without(found, "dose", error), "removal", error)
 
@@ -184,15 +193,12 @@ def _edited(
     prompts: Sequence[Sequence[int]],
     found: Evidence,
     options: Mapping[str, Any],
-    tell: Progress,
 ) -> Iterator[Evidence]:
     """What comes of editing along the direction, on held-out prompts."""
-    tell("Steering", 0, 1)
-    dose = dose_response(model, direction, prompts, **options, progress=lambda _, a, b: tell("Steering", a, b))
+    dose = dose_response(model, direction, prompts, **options)
     found = replace(found, dose=dose)
     yield found
-    tell("Taking it away", 0, 1)
-    cost = removal_cost(model, direction, prompts, **options, progress=lambda _, a, b: tell("Taking it away", a, b))
+    cost = removal_cost(model, direction, prompts, **options)
     yield replace(found, removal=cost)
 
 

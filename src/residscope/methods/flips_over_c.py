@@ -6,12 +6,13 @@ from typing import Any
 import torch
 
 from residscope.engine.model import Model
-from residscope.methods.activations import Progress, Recorded, recorded
+from residscope.methods.activations import Recorded, recorded_halves
 from residscope.methods.answers import answer_diffs, flips
 from residscope.methods.intervention import METHODS, QUANTILE, Maker
 from residscope.methods.probe import Probe
 from residscope.methods.probe_fit import fit_each, halves
 from residscope.model.prompts import PromptSet
+from residscope.progress import Cancel, Progress, stage
 from residscope.results import Result
 
 CS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)
@@ -30,7 +31,8 @@ def flips_over_C(
     held_out: PromptSet | float = 0.5,
     seed: int = 0,
     batch: int = 32,
-    progress: Progress | None = None,
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> Result:
     """The share of held-out prompts answered right whose answer flips once the label is set to the other value, by the C of
     the probe: on classes that separate, C sets the length of the weights, and with it what a fixed alpha asks for.
@@ -40,18 +42,22 @@ def flips_over_C(
         rs.flips_over_C(model, rs.tasks.ioi(model), sites=["resid_pre.20"], position="S2", label="order").select(method="LRQP")
 
     Raises:
-        OneClass, UnseenLabel, TooFewPrompts, MissingLabel, UnknownPosition, SiteError, SingularCovariance, Unreachable.
+        OneClass, UnseenLabel, TooFewPrompts, MissingLabel, UnknownPosition, SiteError, SingularCovariance, Unreachable,
+        Cancelled.
     """
     train, test = halves(data, label=label, held_out=held_out, seed=seed)
-    seen, unseen = (recorded(model, half, sites, [position], progress=progress) for half in (train, test))
+    seen, unseen = recorded_halves(model, train, test, sites, [position], progress=progress, cancel=cancel)
     about = {"model": model.hash, "model name": model.name, "data": data.name, "seed": seed}
-    probes = [
-        probes_over_C(seen, unseen, train, test, Cs, site=site, position=position, label=label, seed=seed, about=about)
-        for site in sites
-    ]
-    return flip_rates(
-        model, test, probes, methods, batch=batch, progress=progress, about={**about, "train": len(train)}
-    )
+    probes: list[tuple[Probe, ...]] = []
+    shared: dict[str, Any] = {"position": position, "label": label, "seed": seed, "about": about}
+    with stage("Fitting probes", len(sites), progress, cancel) as tell:
+        for site in sites:
+            probes.append(
+                probes_over_C(seen, unseen, train, test, Cs, site=site, **shared, progress=False, cancel=cancel)
+            )
+            tell(len(probes))
+    about = {**about, "train": len(train)}
+    return flip_rates(model, test, probes, methods, batch=batch, progress=progress, cancel=cancel, about=about)
 
 
 def probes_over_C(
@@ -66,12 +72,15 @@ def probes_over_C(
     label: str,
     seed: int,
     about: Mapping[str, Any],
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> tuple[Probe, ...]:
     """One probe for each C, all of the same cloud."""
     at = (site, position)
     return fit_each(
         seen.vectors[at], unseen.vectors[at], train.label(label), test.label(label), [(C,) for C in Cs],
-        **seen.left_out(at), seed=seed, site=site, position=position, label=label, provenance=about,
+        **seen.left_out(at), seed=seed, progress=progress, cancel=cancel, site=site, position=position, label=label,
+        provenance=about,
     )  # fmt: skip
 
 
@@ -82,12 +91,13 @@ def flip_rates(
     methods: Mapping[str, Maker] = BOTH,
     *,
     batch: int = 32,
-    progress: Progress | None = None,
+    progress: Progress = None,
+    cancel: Cancel = None,
     about: Mapping[str, Any] | None = None,
 ) -> Result:
     """The flip rate of every method, site and C on prompts that no probe has seen: `probes` by site and C."""
     cells = [[make(probe, "other")] for make in methods.values() for row in probes for probe in row]
-    clean, *edited = answer_diffs(model, test, [[], *cells], batch=batch, progress=progress)
+    clean, *edited = answer_diffs(model, test, [[], *cells], batch=batch, progress=progress, cancel=cancel)
     each = [flips(clean, diff) for diff in edited]
     Cs = tuple(probe.C for probe in probes[0])
     coords: dict[str, Any] = {"method": tuple(methods), "site": tuple(row[0].site for row in probes), "C": Cs}

@@ -12,7 +12,7 @@ from residscope.engine.planner import Sweep, screened
 from residscope.errors import BadSweep, UnalignedPrompts, UnknownPosition
 from residscope.model.prompts import Batch, PromptSet
 from residscope.model.sites import Site
-from residscope.progress import Progress
+from residscope.progress import Cancel, Progress
 from residscope.results import Result
 
 STREAM = ("resid_pre", "resid_mid", "resid_post")
@@ -133,7 +133,7 @@ def run(
     screen: str | None,
     over: float,
     progress: Progress,
-    cancel: Any,
+    cancel: Cancel,
     *,
     donor: Batch | None = None,
 ) -> Result:

@@ -18,10 +18,10 @@ from residscope.engine.model import Model
 from residscope.engine.planner import sweep
 from residscope.engine.protocols import Edit
 from residscope.errors import MissingLabel
-from residscope.methods.activations import Progress
 from residscope.methods.answers import answer_ids
 from residscope.methods.runs import CellRun, cell_runs, named
 from residscope.model.prompts import PromptSet
+from residscope.progress import Cancel, Progress
 from residscope.reports import Report
 from residscope.results import Result
 from residscope.views import Grid, HeatMap, Table
@@ -137,7 +137,8 @@ def head_roles(
     each: int = 4,
     prompts: int = 24,
     batch: int = 16,
-    progress: Progress | None = None,
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> HeadRoles:
     """Direct effects, attention and patching at END of every head, over prompts with answers, partners, and IO, S1, S2, END.
 
@@ -148,30 +149,29 @@ def head_roles(
         rs.head_roles(model, rs.tasks.ioi(model, 32)).name_movers
 
     Raises:
-        MissingLabel, UnknownPosition, QuantisedModel, UnalignedPrompts, SweepError.
+        MissingLabel, UnknownPosition, QuantisedModel, UnalignedPrompts, SweepError, Cancelled.
     """
     if data.answers is None or data.corrupted is None:
         raise MissingLabel("roles need answers and corrupted partners", fix="such as those of rs.tasks.ioi")
-    attention, direct, z = _effects(model, data, (), batch)
+    shared: dict[str, Any] = {"progress": progress, "cancel": cancel}
+    attention, direct, z = _effects(model, data, (), batch, what="Direct effects", **shared)
     order, n = _ranked(direct), min(each, model.n_heads * model.n_layers)
     most = torch.where(attention.amax(0) >= SEES, attention.argmax(0), -1)  # which of IO, S1 and S2; -1: none of them
     enough = SHARE * float(direct.abs().max())
     movers = [h for h in order if direct[h] >= enough and most[h] == 0][:n]
     suppressors = [h for h in order if direct[h] >= enough and most[h] > 0][:n]
     negative = [h for h in reversed(order) if direct[h] <= -enough and most[h] == 0][:n]
-    _, without, _ = _effects(model, data, _knock_out(movers, z), batch)
+    _, without, _ = _effects(
+        model, data, _knock_out(movers, z), batch, what="Direct effects without the name movers", **shared
+    )
     gained, taken = without - direct, {*movers, *suppressors, *negative}
     backups = [h for h in _ranked(gained) if gained[h] > 0 and most[h] == 0 and h not in taken][:n]
-    if progress is not None:
-        progress("head roles", 1, 2)
-    patched, gap = _patched(model, data, movers, prompts)
+    patched, gap = _patched(model, data, movers, prompts, **shared)
     below = max((layer for layer, _ in movers), default=0)
     taken |= {*backups}
     inhibit = [
         h for h in reversed(_ranked(gap)) if gap[h] <= SHARE * gap.min() < 0 and h[0] < below and h not in taken
     ][:n]
-    if progress is not None:
-        progress("head roles", 2, 2)
     about = {**model.provenance, "method": "head_roles", "data": data.name, "prompts": len(data)}
 
     def result(values: Tensor, name: str, unit: str = "logits") -> Result:
@@ -200,7 +200,7 @@ def _knock_out(heads: Sequence[Head], z: Mapping[int, Float[Tensor, "head d_head
 
 
 def _effects(
-    model: Model, data: PromptSet, background: Sequence[Edit], batch: int
+    model: Model, data: PromptSet, background: Sequence[Edit], batch: int, **told: Any
 ) -> tuple[Float[Tensor, "to layer head"], Float[Tensor, "layer head"], dict[int, Tensor]]:
     """Means over the prompts: attention from END, direct effect, and z at END by layer."""
     assert data.answers is not None
@@ -209,7 +209,7 @@ def _effects(
     attention = torch.zeros(len(LOOKED), model.n_layers, model.n_heads)
     direct = torch.zeros(model.n_layers, model.n_heads)
     z = {layer: torch.zeros(model.n_heads, model.d_head) for layer in range(model.n_layers)}
-    for one in cell_runs(model, data, [background], capture, batch=batch):
+    for one in cell_runs(model, data, [background], capture, batch=batch, **told):
         at = named(data, one.rows, (*LOOKED, "END"))
         sigma = one.at("final_scale", at["END"])
         for layer in range(model.n_layers):
@@ -238,12 +238,19 @@ def _direct(
 
 
 def _patched(
-    model: Model, data: PromptSet, movers: Sequence[Head], prompts: int
+    model: Model,
+    data: PromptSet,
+    movers: Sequence[Head],
+    prompts: int,
+    *,
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> tuple[Float[Tensor, "layer head"], Float[Tensor, "layer head"]]:
     """Mean change of the logit difference and of the movers' attention, each head's z at END taken from the corrupted partner."""
     assert data.corrupted is not None
     total, n = torch.zeros(model.n_layers * model.n_heads, 2), 0
-    for rows in _of_one_length(model, data, prompts):  # prompts that end together part from the base in one token
+    groups = _of_one_length(model, data, prompts)  # prompts that end together part from the base in one token
+    for number, rows in enumerate(groups, 1):
         part = data.subset(rows)
         assert part.corrupted is not None
         z = model.run(PromptSet(part.corrupted), ["z"])
@@ -253,7 +260,9 @@ def _patched(
             for h in range(model.n_heads)
         ]
         plan = sweep(model, part, cells, AnswerAndAttention(part, tuple(movers)))
-        total += (plan.run(False).values.float() - plan.baseline().cpu()).sum(1)
+        what = f"Patching heads, {number} of {len(groups)}"
+        patched = plan.run(progress, cancel, what=what).values.float()
+        total += (patched - plan.baseline().cpu()).sum(1)
         n += len(rows)
     return tuple((total / n).reshape(model.n_layers, model.n_heads, 2).unbind(-1))  # type: ignore[return-value]
 

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from residscope.engine.model import Model
 from residscope.methods import concepts
-from residscope.methods.activations import Progress
 from residscope.methods.answers import Flips, answer_ids, flips
 from residscope.methods.concept_edit import ConceptEdit
 from residscope.methods.controls import as_far, lengths
@@ -21,6 +20,7 @@ from residscope.methods.lrqp import lrqp
 from residscope.methods.probe import Probe
 from residscope.methods.runs import CellRun, cell_runs
 from residscope.model.prompts import PromptSet
+from residscope.progress import Cancel, Progress, Tell, stage
 from residscope.reports import Record, Report
 from residscope.results import Result
 from residscope.views import Grid, Histogram, Reference, Scatter, Table
@@ -156,7 +156,8 @@ def intervene(
     *,
     seed: int = 0,
     batch: int = 32,
-    progress: Progress | None = None,
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> tuple[Intervention, ...]:
     """Every method at every probe's site, in all arms, on prompts that the probes have not seen; the base run is shared.
 
@@ -164,7 +165,8 @@ def intervene(
         found[0].flips().rate, found[0].flips("control").mean_absolute_shift, found[0].numbers()
 
     Raises:
-        MissingLabel: no answers, or no such label. UnknownPosition, WrongModel, Unreachable, SingularCovariance.
+        MissingLabel: no answers, or no such label. UnknownPosition, WrongModel, Unreachable, SingularCovariance,
+        Cancelled.
     """
     cases = [(name, make, probe) for probe in probes for name, make in methods.items()]
     cells: list[list[ConceptEdit]] = [[]]
@@ -174,9 +176,11 @@ def intervene(
     of_cell = [None, *(probe for _, _, probe in cases for _ in range(3))]
     gathered = _Gathered(model, data, len(cells))
     sites = list(dict.fromkeys(probe.site for probe in probes))
-    for one in cell_runs(model, data, cells, sites, batch=batch, progress=progress, stage="interventions"):
+    told: dict[str, Any] = {"progress": progress, "cancel": cancel}
+    for one in cell_runs(model, data, cells, sites, batch=batch, what="Intervening", **told):
         gathered.take(one, of_cell[one.cell], probes)
-    arms = gathered.arms(of_cell)
+    with stage("Measuring the moves", len(of_cell), **told) as tell:
+        arms = gathered.arms(of_cell, tell)
     about = {**model.provenance, "method": "intervene", "data": data.name, "held out": len(data), "seed": seed}
     found = []
     for i, (name, _, probe) in enumerate(cases):
@@ -248,7 +252,7 @@ class _Gathered:
             value.double().cpu()
         )
 
-    def arms(self, of_cell: Sequence[Probe | None]) -> list[Arm]:
+    def arms(self, of_cell: Sequence[Probe | None], tell: Tell) -> list[Arm]:
         none = torch.zeros(len(self.data))
         found = []
         for cell, probe in enumerate(of_cell):
@@ -258,6 +262,7 @@ class _Gathered:
                 cost = lengths(after - before, torch.linalg.cholesky(probe.covariance)).float()
                 off = _share_nearer(_distance(after, probe), _distance(before, probe))
             found.append(Arm(self.diff[cell], self.kl[cell], self.mass[cell], cost, off))
+            tell(cell + 1)
         return found
 
     def clean(self, arm: Arm, probe: Probe) -> Arm:

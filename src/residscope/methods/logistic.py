@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from residscope.progress import Tell
+
 CS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 C_LEAST, C_MOST = 1e-8, 1e2
 FOLDS, CONTROL_FOLDS, SHUFFLES = 5, 3, 5
@@ -31,15 +33,24 @@ def logistic(X: np.ndarray, y: np.ndarray, C: float, classes: int, tol: float = 
     return found.coef_, found.intercept_
 
 
-def choose(X: np.ndarray, y: np.ndarray, Cs: Sequence[float], classes: int, *, seed: int, folds: int = FOLDS) -> Chosen:
+def choose(
+    X: np.ndarray,
+    y: np.ndarray,
+    Cs: Sequence[float],
+    classes: int,
+    *,
+    seed: int,
+    folds: int = FOLDS,
+    tell: Tell = lambda: None,
+) -> Chosen:
     """The C of the least cross-validated log-loss, of equal ones the least.
 
     Where that is the first or the last of `Cs`, the grid goes on by decades in that direction, to `C_LEAST` or `C_MOST`. One C
-    alone is taken as it is.
+    alone is taken as it is. tell: asked between fits whether to stop.
     """
     if len(Cs) == 1:
         return Chosen(float(Cs[0]), (float(Cs[0]),), None)
-    path = _Path(X, y, classes, seed, folds)
+    path = _Path(X, y, classes, seed, folds, tell)
     losses = {float(C): path.loss(C) for C in sorted(Cs)}
 
     def best() -> float:
@@ -62,16 +73,18 @@ def shuffled_accuracy(
     classes: int,
     *,
     seed: int,
+    tell: Tell = lambda: None,
 ) -> float:
     """Mean held-out accuracy where training and held-out labels were dealt out again at random, C chosen for these labels."""
     drawn = np.random.default_rng(seed)
     shares = []
-    for _ in range(SHUFFLES):
+    for shuffle in range(SHUFFLES):
+        tell(shuffle)
         dealt = drawn.permutation(np.concatenate([y, y_test]))
         a, b = dealt[: len(y)], dealt[len(y) :]
         if np.bincount(a, minlength=classes).min() < (1 if len(Cs) == 1 else 2):
             continue
-        C = choose(X, a, Cs, classes, seed=seed, folds=CONTROL_FOLDS).C
+        C = choose(X, a, Cs, classes, seed=seed, folds=CONTROL_FOLDS, tell=tell).C
         weights, bias = logistic(X, a, C, classes, tol=1e-6)
         shares.append(float((np.argmax(X_test @ weights.T + bias, 1) == b).mean()))
     return float(np.mean(shares)) if shares else float("nan")
@@ -80,11 +93,11 @@ def shuffled_accuracy(
 class _Path:
     """Cross-validated log-loss along C, in nats a prompt; each fold's fit starts from the one before."""
 
-    def __init__(self, X: np.ndarray, y: np.ndarray, classes: int, seed: int, folds: int) -> None:
+    def __init__(self, X: np.ndarray, y: np.ndarray, classes: int, seed: int, folds: int, tell: Tell) -> None:
         from sklearn.model_selection import StratifiedKFold
 
         split = StratifiedKFold(min(folds, int(np.bincount(y).min())), shuffle=True, random_state=seed)
-        self.X, self.y, self.classes = X, y, classes
+        self.X, self.y, self.classes, self.tell = X, y, classes, tell
         self.folds = [
             (rows, out, _regression(X, classes, 1.0, 1e-6, warm_start=True)) for rows, out in split.split(X, y)
         ]
@@ -92,6 +105,7 @@ class _Path:
     def loss(self, C: float) -> float:
         total = 0.0
         for rows, out, fold in self.folds:
+            self.tell()
             fold.set_params(C=C, solver=_solver(self.X, self.classes, C)).fit(self.X[rows], self.y[rows])
             scores = fold.decision_function(self.X[out])
             scores = np.stack([-scores / 2, scores / 2], 1) if scores.ndim == 1 else scores

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from residscope.engine.model import Model
 from residscope.errors import BadEdit, MissingExtra, OneClass
-from residscope.methods.activations import Key, Progress, Recorded, recorded
+from residscope.methods.activations import Key, Recorded, recorded
 from residscope.methods.probe import Probe
 from residscope.methods.probe_fit import fit_halves
 from residscope.model.prompts import PromptSet
+from residscope.progress import Cancel, Progress, stage
 from residscope.reports import Report
 from residscope.results import Result
 from residscope.views import Grid, Scatter
@@ -101,7 +102,8 @@ def look(
     layers: Sequence[int] | None = None,
     method: str = "svd",
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> Look:
     """Project the activations at a named position on their first two singular vectors, layer by layer.
 
@@ -113,13 +115,15 @@ def look(
         rs.look(model, rs.tasks.ioi(model), label="order", position="S2", layers=[6, 12, 18]).view()
 
     Raises:
-        OneClass, UnseenLabel, TooFewPrompts, MissingLabel, UnknownPosition, SiteError, MissingExtra.
+        OneClass, UnseenLabel, TooFewPrompts, MissingLabel, UnknownPosition, SiteError, MissingExtra,
+        Cancelled: with the projections so far as its `partial`.
     """
     names = [str(s) for name in sites for s in model.sites.expand(name) if layers is None or s.layer in layers]
     names.sort(key=lambda name: int(name.rpartition(".")[2]))
     _check(data, label, method)
-    seen = recorded(model, data, names, [position], progress=progress)
-    return project(seen, data, label=label, method=method, seed=seed, provenance=model.provenance, progress=progress)
+    told: dict[str, Any] = {"progress": progress, "cancel": cancel}
+    seen = recorded(model, data, names, [position], **told)
+    return project(seen, data, label=label, method=method, seed=seed, provenance=model.provenance, **told)
 
 
 def project(
@@ -130,7 +134,8 @@ def project(
     method: str = "svd",
     seed: int = 0,
     provenance: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> Look:
     """What `look` does once the model has run: from activations by (site, position), as `methods.activations` gives them.
 
@@ -140,19 +145,24 @@ def project(
     _check(data, label, method)
     groups = tuple(map(str, data.label(label)))
     about = {**(provenance or {}), "data": data.name, "prompts": len(data), "label": label, "seed": seed}
-    found = []
+    found: list[Projection] = []
+    quiet: dict[str, Any] = {"progress": False, "cancel": cancel}
     vectors = seen.vectors if isinstance(seen, Recorded) else seen
-    for (name, position), value in vectors.items():
-        x, at = value.double(), (name, position)
-        masks = seen.left_out(at) if isinstance(seen, Recorded) else {}
-        probe = fit_halves(x, data, label=label, **masks, seed=seed, Cs=(C,), site=name, position=position)
-        keep = seen.kept[at] if isinstance(seen, Recorded) else torch.ones(len(x), dtype=torch.bool)
-        shown, share = _umap(x, seed) if method == "umap" else _svd(x, keep)
-        score = _silhouette(shown[keep], [g for g, k in zip(groups, keep.tolist(), strict=True) if k])
-        found.append(Projection(name, position, label, shown, groups, share, score, probe, method, about))
-        if progress is not None:
-            progress("projections", len(found), len(vectors))
-    return Look(tuple(found), data.texts, about)
+
+    def so_far() -> Look:
+        return Look(tuple(found), data.texts, about)
+
+    with stage("Projecting", len(vectors), progress, cancel, partial=so_far) as tell:
+        for (name, position), value in vectors.items():
+            x, at = value.double(), (name, position)
+            masks: Any = seen.left_out(at) if isinstance(seen, Recorded) else {}
+            probe = fit_halves(x, data, label=label, **masks, seed=seed, Cs=(C,), **quiet, site=name, position=position)
+            keep = seen.kept[at] if isinstance(seen, Recorded) else torch.ones(len(x), dtype=torch.bool)
+            shown, share = _umap(x, seed) if method == "umap" else _svd(x, keep)
+            score = _silhouette(shown[keep], [g for g, k in zip(groups, keep.tolist(), strict=True) if k])
+            found.append(Projection(name, position, label, shown, groups, share, score, probe, method, about))
+            tell(len(found))
+    return so_far()
 
 
 def _check(data: PromptSet, label: str, method: str) -> None:

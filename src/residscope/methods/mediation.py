@@ -16,10 +16,10 @@ from residscope import edits
 from residscope.engine.model import Model
 from residscope.engine.protocols import Edit
 from residscope.errors import BadEdit
-from residscope.methods.activations import Progress
 from residscope.methods.answers import Flips, answer_diffs, flips
 from residscope.methods.head_roles import Head
 from residscope.model.prompts import PromptSet
+from residscope.progress import Cancel, Progress
 from residscope.reports import Report
 from residscope.results import Result
 from residscope.views import Curve, Grid, Histogram, Line, Reference
@@ -92,7 +92,8 @@ def mediated(
     draws: int = 3,
     seed: int = 0,
     batch: int = 32,
-    progress: Progress | None = None,
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> Mediation:
     """Run the edit alone, then with each group's attention patterns at the prompts' ends held at the unedited run's.
 
@@ -102,7 +103,7 @@ def mediated(
         mediated(model, test, [rs.lrqp(probe, to="other")], {"name movers": roles.name_movers}).through
 
     Raises:
-        BadEdit: a group is empty. MissingLabel, UnknownPosition.
+        BadEdit: a group is empty. MissingLabel, UnknownPosition, Cancelled.
     """
     for name, heads in groups.items():
         if not heads:
@@ -111,7 +112,7 @@ def mediated(
     lowest = min((s.layer or 0) for one in edit for s in one.places(model.sites))
     drawn = _random_heads(model, sets, lowest, draws, seed)
     cells = [[], [*edit], *([*edit, *hold(heads)] for heads in (*sets.values(), *drawn))]
-    clean, edited, *rest = answer_diffs(model, data, cells, batch=batch, progress=progress)
+    clean, edited, *rest = answer_diffs(model, data, cells, batch=batch, progress=progress, cancel=cancel)
     held = dict(zip(sets, rest, strict=False))
     if drawn:
         held["random heads"] = torch.stack(rest[len(sets) :]).mean(0)

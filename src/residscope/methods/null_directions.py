@@ -1,6 +1,6 @@
 """A direction's coordinate against those of random directions: is there anything to it that most directions do not have?"""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -15,11 +15,11 @@ from residscope.directions import Direction
 from residscope.engine.model import Model
 from residscope.errors import EmptyCorpus, WrongModel
 from residscope.methods.random_like import of_data, uniform
+from residscope.progress import Cancel, Progress
 from residscope.reports import Report
 from residscope.results import Result
 from residscope.views import Grid, Histogram, Reference
 
-Progress = Callable[[str, int, int], None]
 MEASURES = ("share of variance", "excess kurtosis", "token identity", "position")
 DRAWN = ("uniform", "data")
 UNIT = "share, kurtosis or η², by measure"
@@ -197,7 +197,8 @@ def null_directions(
     n: int = 199,
     tokens: int = 20_000,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> NullDirections:
     """Measure a direction's coordinate over a text, and the same of n random directions of each of two kinds at its site.
 
@@ -207,16 +208,12 @@ def null_directions(
         rs.null_directions(model, pca[7], "python-docs").view()
 
     Raises:
-        NoVectors, UnknownHead, CorpusError.
+        NoVectors, UnknownHead, CorpusError, Cancelled.
     """
     one_vector(model, direction.site, direction.head)
     null = Null(direction, model, n=n, seed=seed)
-    read = 0
-    for chunk in chunks(model, corpus, [direction.site], tokens=tokens):
+    for chunk in chunks(model, corpus, [direction.site], tokens=tokens, progress=progress, cancel=cancel):
         null.add(chunk)
-        read += sum(chunk.record.lengths)
-        if progress is not None:
-            progress("random directions", min(read, tokens), tokens)
     return null.result({**model.provenance, "method": "null_directions", "corpus": called(corpus)})
 
 

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from residscope.engine.model import Model
 from residscope.errors import OneClass, TooFewPrompts, UnseenLabel
-from residscope.methods.activations import recorded
+from residscope.methods.activations import recorded_halves
 from residscope.methods.intervals import wilson
-from residscope.methods.logistic import CS, choose, logistic, shuffled_accuracy
+from residscope.methods.logistic import CS, SHUFFLES, choose, logistic, shuffled_accuracy
 from residscope.methods.probe import EDGE, Probe, warn_of_edges
 from residscope.methods.selection import Mask, selected
 from residscope.model.prompts import PromptSet
+from residscope.progress import Cancel, Progress, Tell, stage
 
 _ROW = "row in the whole set"
 
@@ -33,6 +34,8 @@ def fit_probe(
     held_out: PromptSet | float = 0.5,
     seed: int = 0,
     Cs: Sequence[float] = CS,
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> Probe:
     """Fit a probe of a label at one site and named position, and test it on prompts it has not seen.
 
@@ -45,15 +48,16 @@ def fit_probe(
         probe = rs.fit_probe(model, rs.tasks.ioi(model), site="resid_mid.6", position="S2", label="order")
 
     Raises:
-        OneClass, UnseenLabel, TooFewPrompts, MissingLabel, UnknownPosition.
+        OneClass, UnseenLabel, TooFewPrompts, MissingLabel, UnknownPosition, Cancelled.
     """
+    told: dict[str, Any] = {"progress": progress, "cancel": cancel}
     train, test = halves(data, label=label, held_out=held_out, seed=seed, positions=[position])
     at = (site, position)
-    seen, unseen = (recorded(model, half, [site], [position], head=head) for half in (train, test))
+    seen, unseen = recorded_halves(model, train, test, [site], [position], head=head, **told)
     about = {"model": model.hash, "model name": model.name, "data": data.name, "seed": seed}
     return fit(
         seen.vectors[at], unseen.vectors[at], train.label(label), test.label(label), **seen.left_out(at), seed=seed, Cs=Cs,
-        site=site, position=position, label=label, head=head, provenance=about,
+        **told, site=site, position=position, label=label, head=head, provenance=about,
     )  # fmt: skip
 
 
@@ -104,6 +108,8 @@ def fit(
     sinks: Mask = None,
     seed: int = 0,
     Cs: Sequence[float] = CS,
+    progress: Progress = None,
+    cancel: Cancel = None,
     **where: Any,
 ) -> Probe:
     """A probe from vectors and labels: what `fit_probe` does once the model has run.
@@ -112,9 +118,10 @@ def fit(
     (`Recorded.left_out`). Warns (`GridEdge`) where C ends at an end of the widened grid.
 
     Raises:
-        TooFewPrompts: a class has fewer than two training prompts, or has none left.
+        TooFewPrompts: a class has fewer than two training prompts, or has none left. Cancelled.
     """
-    (probe,) = fit_each(train, test, labels, test_labels, [Cs], first=first, sinks=sinks, seed=seed, **where)
+    how: dict[str, Any] = {"seed": seed, "progress": progress, "cancel": cancel, **where}
+    (probe,) = fit_each(train, test, labels, test_labels, [Cs], first=first, sinks=sinks, **how)
     warn_of_edges([probe])
     return probe
 
@@ -129,9 +136,14 @@ def fit_each(
     first: Mask = None,
     sinks: Mask = None,
     seed: int = 0,
+    progress: Progress = None,
+    cancel: Cancel = None,
     **where: Any,
 ) -> tuple[Probe, ...]:
-    """A probe for each grid of C, the cloud's statistics computed once; without a warning. A grid of one C fixes it."""
+    """A probe for each grid of C, the cloud's statistics computed once; without a warning. A grid of one C fixes it.
+
+    Raises TooFewPrompts, Cancelled.
+    """
     classes = tuple(str(c) for c in _ordered(labels))
     y, y_test = (np.array([classes.index(str(v)) for v in column]) for column in (labels, test_labels))
     keep, left_out = selected(first, sinks, y, classes, where)
@@ -141,7 +153,18 @@ def fit_each(
         X, X_test = (half.double().numpy() for half in (train, test))
         cloud = _Cloud.of(X[keep], X_test, y[keep], y_test, classes)
         about = {**where.pop("provenance", {}), "left out": left_out}
-        return tuple(_fitted(cloud, Cs, seed, {**where, "provenance": about}) for Cs in grids)
+        where["provenance"] = about
+        probes: list[Probe] = []
+        each = 1 + SHUFFLES
+        with stage("Fitting the probe", each * len(grids), progress, cancel) as tell:
+            for number, Cs in enumerate(grids):
+
+                def within(shuffle: int | None = None, start: int = each * number) -> None:
+                    tell(None if shuffle is None else start + 1 + shuffle)
+
+                probes.append(_fitted(cloud, Cs, seed, where, within))
+                tell(each * len(probes))
+        return tuple(probes)
 
 
 def count_right(
@@ -222,6 +245,8 @@ def fit_halves(
     sinks: Mask = None,
     seed: int = 0,
     Cs: Sequence[float] = CS,
+    progress: Progress = None,
+    cancel: Cancel = None,
     **where: Any,
 ) -> Probe:
     """A probe from the vectors of all the prompts: half of them, by `PromptSet.split`, fit it and the others test it.
@@ -234,14 +259,13 @@ def fit_halves(
     if first is None and where.get("position") in data.positions:
         first = [at == 0 for at in data.at(where["position"])]
     masks = {name: None if m is None else torch.as_tensor(m)[seen] for name, m in (("first", first), ("sinks", sinks))}
-    return fit(
-        x[seen], x[unseen], train.label(label), test.label(label), **masks, seed=seed, Cs=Cs, label=label, **where
-    )
+    how: dict[str, Any] = {"seed": seed, "Cs": Cs, "progress": progress, "cancel": cancel, **masks}
+    return fit(x[seen], x[unseen], train.label(label), test.label(label), **how, label=label, **where)
 
 
-def _fitted(cloud: _Cloud, Cs: Sequence[float], seed: int, where: dict[str, Any]) -> Probe:
+def _fitted(cloud: _Cloud, Cs: Sequence[float], seed: int, where: dict[str, Any], tell: Tell) -> Probe:
     (R, R_test, basis, shift, spread), n = cloud.inputs, len(cloud.classes)
-    chosen = choose(R, cloud.y, Cs, n, seed=seed)
+    chosen = choose(R, cloud.y, Cs, n, seed=seed, tell=tell)
     weights, bias = logistic(R, cloud.y, chosen.C, n)
     right = int((np.argmax(R_test @ weights.T + bias, 1) == cloud.y_test).sum())
     raw = (weights @ basis) / spread
@@ -256,7 +280,7 @@ def _fitted(cloud: _Cloud, Cs: Sequence[float], seed: int, where: dict[str, Any]
         C=chosen.C,
         accuracy=right / len(cloud.y_test),
         interval=wilson(right, len(cloud.y_test)),
-        control=shuffled_accuracy(R, R_test, cloud.y, cloud.y_test, Cs, n, seed=seed),
+        control=shuffled_accuracy(R, R_test, cloud.y, cloud.y_test, Cs, n, seed=seed, tell=tell),
         counts=tuple(int((cloud.y == k).sum()) for k in range(n)),
         held_out=len(cloud.y_test),
         mean=torch.from_numpy(cloud.X.mean(0)),

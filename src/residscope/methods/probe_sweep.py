@@ -6,11 +6,12 @@ from typing import Any
 import torch
 
 from residscope.engine.model import Model
-from residscope.methods.activations import Progress, recorded
+from residscope.methods.activations import recorded_halves
 from residscope.methods.logistic import CS
 from residscope.methods.probe import EDGE, Probe, warn_of_edges
 from residscope.methods.probe_fit import fit_each, halves
 from residscope.model.prompts import PromptSet
+from residscope.progress import Cancel, Progress, stage
 from residscope.results import Result
 
 
@@ -25,7 +26,8 @@ def probe_sweep(
     held_out: PromptSet | float = 0.5,
     seed: int = 0,
     Cs: Sequence[float] = CS,
-    progress: Progress | None = None,
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> dict[str, Result]:
     """Held-out accuracy of a probe for every site, layer and position: `accuracy`, with Wilson's 95 % intervals, and `control`
     (shuffled labels), `selectivity` and `C` beside it, each over site x layer x position.
@@ -36,12 +38,13 @@ def probe_sweep(
 
     Raises:
         OneClass, UnseenLabel, TooFewPrompts, MissingLabel, UnknownPosition, SiteError.
+        Cancelled: with the probes so far, by site and position, as its `partial`.
     """
     layers = tuple(range(model.n_layers)) if layers is None else tuple(layers)
     cells = {(name, layer, position): f"{name}.{layer}" for name in sites for layer in layers for position in positions}
     probes = fit_probes(
         model, data, sites=list(dict.fromkeys(cells.values())), positions=positions, label=label, held_out=held_out,
-        seed=seed, Cs=Cs, progress=progress,
+        seed=seed, Cs=Cs, progress=progress, cancel=cancel,
     )  # fmt: skip
     shape = (len(sites), len(layers), len(positions))
     coords: dict[str, Any] = {"site": tuple(sites), "layer": layers, "position": tuple(positions)}
@@ -82,19 +85,20 @@ def fit_probes(
     held_out: PromptSet | float = 0.5,
     seed: int = 0,
     Cs: Sequence[float] = CS,
-    progress: Progress | None = None,
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> dict[tuple[str, str], Probe]:
     """`fit_probe` at several sites and positions, by (site, position), the model run once."""
     train, test = halves(data, label=label, held_out=held_out, seed=seed, positions=positions)
-    seen, unseen = (recorded(model, half, sites, positions, progress=progress) for half in (train, test))
+    seen, unseen = recorded_halves(model, train, test, sites, positions, progress=progress, cancel=cancel)
     about = {"model": model.hash, "model name": model.name, "data": data.name, "seed": seed}
     probes: dict[tuple[str, str], Probe] = {}
-    for at, x in seen.vectors.items():
-        if progress is not None:
-            progress("probes", len(probes), len(seen.vectors))
-        (probes[at],) = fit_each(
-            x, unseen.vectors[at], train.label(label), test.label(label), [Cs], **seen.left_out(at), seed=seed,
-            site=at[0], position=at[1], label=label, provenance=about,
-        )  # fmt: skip
+    with stage("Fitting probes", len(seen.vectors), progress, cancel, partial=lambda: dict(probes)) as tell:
+        for at, x in seen.vectors.items():
+            (probes[at],) = fit_each(
+                x, unseen.vectors[at], train.label(label), test.label(label), [Cs], **seen.left_out(at), seed=seed,
+                progress=False, cancel=cancel, site=at[0], position=at[1], label=label, provenance=about,
+            )  # fmt: skip
+            tell(len(probes))
     warn_of_edges(probes.values())
     return probes

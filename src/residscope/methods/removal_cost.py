@@ -1,6 +1,6 @@
 """What it costs the model to lose a direction: held at its mean everywhere, beside random directions of equal variance."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -20,11 +20,11 @@ from residscope.methods.dose_response import moments_of
 from residscope.methods.intervals import bootstrap, by_rank
 from residscope.methods.random_like import equal_variance, step_of
 from residscope.methods.shifts import shift
+from residscope.progress import Cancel, Progress
 from residscope.reports import Report
 from residscope.results import Result
 from residscope.views import Grid, Histogram, Reference
 
-Progress = Callable[[str, int, int], None]
 MEASURES = ("KL", "loss")
 
 
@@ -96,7 +96,8 @@ def removal_cost(
     moments: Moments | None = None,
     seed: int = 0,
     memory: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> RemovalCost:
     """Project a direction out at its site, at all positions but the first, and read every prediction.
 
@@ -109,7 +110,8 @@ def removal_cost(
         rs.removal_cost(model, pca[7], prompts).view()
 
     Raises:
-        PromptError: lengths differ, or are under 3. ZeroDirection: the text does not vary along it. NoVectors, UnknownHead.
+        PromptError: lengths differ, or are under 3. ZeroDirection: the text does not vary along it. NoVectors, UnknownHead,
+        SweepCancelled.
     """
     place = site or direction.site
     one_vector(model, place, direction.head)
@@ -135,8 +137,7 @@ def removal_cost(
     with torch.no_grad():
         base = torch.stack([run.unembed(x[:-1]).float() for x in run["final_norm"]])
     plan = sweep(model, batch, cells, _Cost(base), memory=memory)
-    tell = None if progress is None else lambda done, total: progress("removing", done, total)
-    each = plan.run(tell or False).values.double().mean(2)  # cell prompt measure
+    each = plan.run(progress, cancel, what="Taking it away").values.double().mean(2)  # cell prompt measure
     about = {
         **model.provenance, "method": "removal_cost", "site": place, "prompts": len(batch), "seed": seed, "held at": to,
         "predictions": len(batch) * (length - 1), "random directions": random, "tilt": round(tilt, 3),

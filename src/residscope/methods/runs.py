@@ -12,10 +12,11 @@ from residscope.engine.model import Model
 from residscope.engine.protocols import OfPrompts
 from residscope.engine.recording import Recording
 from residscope.engine.windows import Window
-from residscope.methods.activations import Progress, batches
+from residscope.methods.activations import batches
 from residscope.methods.concept_edit import ConceptEdit
 from residscope.model.prompts import PromptSet
 from residscope.model.sites import Site, rank
+from residscope.progress import Cancel, Progress, stage
 
 Cell = Sequence[Any]
 
@@ -51,14 +52,18 @@ def cell_runs(
     capture: Sequence[str | Site] = (),
     *,
     batch: int = 32,
-    progress: Progress | None = None,
-    stage: str = "answers",
+    what: str = "Answering",
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> Iterator[CellRun]:
     """Every cell over every batch of prompts of like length; `capture` and the end of the stream are there to read.
 
     Each batch runs once without edits; a cell then runs in a window from the first layer and token that its edits touch, which
     is exact. Edits made from a probe are tied to the prompts; what another edit has for each prompt (a source's rows, draws
-    of noise) goes with its prompt.
+    of noise) goes with its prompt. what: the stage that `progress` is told.
+
+    Raises:
+        Cancelled: `cancel` said so.
     """
     whole = model.batch(data)
     tied = [
@@ -69,17 +74,19 @@ def cell_runs(
     wanted = {end} | {table.canonical(s) for name in capture for s in table.expand(name)}
     held = {s for cell in tied for edit in cell if edit.needs_unedited for s in edit.places(table)}
     below = {*table.expand("resid_pre"), *table.expand("k"), *table.expand("v")} if any(tied) else set()
-    for done, rows in enumerate(batches(model, data, size=batch)):
-        part = whole.take(rows).trimmed()
-        base = model.run(part, wanted | held | below)
-        for i, own in enumerate(tied):
-            run = base
-            if own:
-                window = _window(model, base, own, rows)
-                run = model.run(part, [s for s in wanted if _inside(s, window.start)], edits=own, window=window)
-            yield CellRun(i, rows, run, base)
-            if progress is not None:
-                progress(stage, done * batch * len(tied) + (i + 1) * len(rows), len(data) * len(tied))
+    done = 0
+    with stage(what, len(data) * len(tied), progress, cancel) as tell:
+        for rows in batches(model, data, size=batch):
+            part = whole.take(rows).trimmed()
+            base = model.run(part, wanted | held | below)
+            for i, own in enumerate(tied):
+                run = base
+                if own:
+                    window = _window(model, base, own, rows)
+                    run = model.run(part, [s for s in wanted if _inside(s, window.start)], edits=own, window=window)
+                yield CellRun(i, rows, run, base)
+                done += len(rows)
+                tell(done)
 
 
 def _picked(held: Recording, site: Site, axis: int, where: Sequence[int]) -> Tensor:

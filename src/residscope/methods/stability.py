@@ -1,6 +1,6 @@
 """Would another half of the text have given the same direction? A dictionary refitted on halves, and what became of it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -19,11 +19,11 @@ from residscope.corpus.vectors import one_vector
 from residscope.directions import Direction
 from residscope.engine.model import Model
 from residscope.errors import NotFitted, TooFewVectors
+from residscope.progress import Cancel, Progress, stage
 from residscope.reports import Report
 from residscope.results import Result
 from residscope.views import Reference, Scatter
 
-Progress = Callable[[str, int, int], None]
 BLOCKS = 8
 SAMPLE = 4000
 LEAST = {"pca": 30, "svd": 30, "nmf": 10}  # components of each kind of fit that is done again
@@ -93,7 +93,7 @@ class Blocks:
             found.merge(self.blocks[block])
         return found
 
-    def refit(self, blocks: Sequence[int], fit: Mapping[str, Any]) -> Float[Tensor, "n d"]:
+    def refit(self, blocks: Sequence[int], fit: Mapping[str, Any], *, cancel: Cancel = None) -> Float[Tensor, "n d"]:
         """What the fit of a provenance gives on some of the blocks: its read vectors; of nmf its parts.
 
         Raises:
@@ -113,7 +113,7 @@ class Blocks:
         else:
             assert self.vectors is not None
             x = torch.cat([part for block in blocks for part in self.vectors[block]])
-            found = factorised(x.clamp_min(0), n, seed=self.seed)[0]["write"]
+            found = factorised(x.clamp_min(0), n, seed=self.seed, progress=False, cancel=cancel)[0]["write"]
         return found.double().cpu()
 
 
@@ -140,18 +140,29 @@ def fit_of(direction: Direction) -> Mapping[str, Any]:
     )
 
 
-def stability_of(direction: Direction, blocks: Blocks, *, resamples: int = 8, about: Mapping[str, Any]) -> Stability:
-    """`stability`, once the text has been read."""
+def stability_of(
+    direction: Direction,
+    blocks: Blocks,
+    *,
+    resamples: int = 8,
+    about: Mapping[str, Any],
+    progress: Progress = None,
+    cancel: Cancel = None,
+) -> Stability:
+    """`stability`, once the text has been read. Raises NotFitted, TooFewVectors, Cancelled."""
     fit, drawn = fit_of(direction), np.random.default_rng([blocks.seed, BLOCKS])
     kind = str(fit["dictionary"])
     own = (direction.write if kind == "nmf" else direction.read).double().cpu()
     cosines, matched, n = [], [], 0
-    for _ in range(min(resamples, 3) if kind == "nmf" else resamples):
-        found = blocks.refit(drawn.permutation(BLOCKS)[: BLOCKS // 2].tolist(), fit)
-        cosine = torch.nn.functional.cosine_similarity(found, own[None], dim=1).abs()
-        cosines.append(float(cosine.max()))
-        matched.append(int(cosine.argmax()))
-        n = len(found)
+    times = min(resamples, 3) if kind == "nmf" else resamples
+    with stage("Fitting halves of the text", times, progress, cancel) as tell:
+        for _ in range(times):
+            found = blocks.refit(drawn.permutation(BLOCKS)[: BLOCKS // 2].tolist(), fit, cancel=cancel)
+            cosine = torch.nn.functional.cosine_similarity(found, own[None], dim=1).abs()
+            cosines.append(float(cosine.max()))
+            matched.append(int(cosine.argmax()))
+            n = len(found)
+            tell(len(cosines))
     about = {**about, "fit": kind, "components": n, "resamples": len(cosines), "seed": blocks.seed}
     about |= {"tokens": sum(block.count for block in blocks.blocks), "first fitted on": str(fit.get("corpus", ""))}
     result = Result(torch.tensor(cosines), ("half",), name="|cosine|", unit="cosine", provenance=about)
@@ -166,7 +177,8 @@ def stability(
     resamples: int = 8,
     tokens: int = 20_000,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> Stability:
     """Refit the dictionary a direction is of on random halves of a text's rows, and look for the direction in each fit.
 
@@ -177,16 +189,13 @@ def stability(
         rs.stability(model, pca[7], "python-docs").typical
 
     Raises:
-        NotFitted: no fit made it (unembedding rows, sums, vectors of your own). TooFewVectors, CorpusError.
+        NotFitted: no fit made it (unembedding rows, sums, vectors of your own). TooFewVectors, CorpusError, Cancelled.
     """
     nmf = fit_of(direction)["dictionary"] == "nmf"
     site = one_vector(model, direction.site, direction.head)
     blocks = Blocks(direction.site, direction.head, model.sites.width(site), seed=seed, vectors=nmf)
-    read = 0
-    for chunk in chunks(model, corpus, [direction.site], tokens=tokens):
+    told: dict[str, Any] = {"progress": progress, "cancel": cancel}
+    for chunk in chunks(model, corpus, [direction.site], tokens=tokens, **told):
         blocks.add(chunk)
-        read += sum(chunk.record.lengths)
-        if progress is not None:
-            progress("stability", min(read, tokens), tokens)
     about = {**model.provenance, "method": "stability", "corpus": called(corpus)}
-    return stability_of(direction, blocks, resamples=resamples, about=about)
+    return stability_of(direction, blocks, resamples=resamples, about=about, **told)

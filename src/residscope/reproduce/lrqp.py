@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from residscope.engine.model import Model
-from residscope.methods.activations import Progress, Recorded, recorded
+from residscope.methods.activations import Recorded, recorded, recorded_halves
 from residscope.methods.answers import Flips, answer_diffs, flips
 from residscope.methods.downstream import Downstream, downstream
 from residscope.methods.flips_over_c import flip_rates, probes_over_C
@@ -67,25 +67,28 @@ class Study:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
-def lrqp_study(model: Model, *, size: Size | None = None, seed: int = 0, progress: Progress | None = None) -> Study:
+def lrqp_study(
+    model: Model, *, size: Size | None = None, seed: int = 0, progress: Progress = None, cancel: Cancel = None
+) -> Study:
     """All of the seed's figures and its open question, on IOI prompts with prefixes; gendered pronouns as a second distribution.
 
     Layers are searched coarsely, then finely around the layer that flips most answers. That layer is chosen on the same held-out
     prompts that its flip rate is then quoted of, among a handful.
 
     Raises:
-        TooFewWords: the tokenizer splits the names. TaskError, SiteError, ProbeError.
+        TooFewWords: the tokenizer splits the names. TaskError, SiteError, ProbeError, Cancelled.
     """
     size, began = size or Size(), time.monotonic()
-    data = ioi(model, size.prompts, seed=seed)
+    told: dict[str, Any] = {"progress": progress, "cancel": cancel}
+    data = ioi(model, size.prompts, seed=seed, **told)
     data = replace(data, labels={**data.labels, ROW: tuple(range(len(data)))})
     train, test = data.split(0.5, seed=seed, by="order")
     few = test.subset(_balanced(test, size.few))
     site = "resid_mid" if "resid_mid" in model.sites.names else "resid_pre"
     names = [str(s) for name in dict.fromkeys(["resid_pre", site]) for s in model.sites.expand(name)]
     names = [name for name in names if int(name.rpartition(".")[2]) < model.n_layers]
-    held = recorded(model, data, names, ["S2"], progress=progress)
-    found = project(held, data, label="order", seed=seed, provenance=model.provenance, progress=progress)
+    held = recorded(model, data, names, ["S2"], **told)
+    found = project(held, data, label="order", seed=seed, provenance=model.provenance, **told)
     halves = [half.label(ROW) for half in (train, test)]
     seen, unseen = (_rows(held, [int(str(row)) for row in rows]) for rows in halves)
     about = {"model": model.hash, "model name": model.name, "data": data.name, "seed": seed}
@@ -93,35 +96,36 @@ def lrqp_study(model: Model, *, size: Size | None = None, seed: int = 0, progres
     fitted: dict[tuple[str, int], Probe] = {}
 
     def probes(name: str, layers: Sequence[int]) -> list[Probe]:
-        for done, layer in enumerate(layers):
-            at = (f"{name}.{layer}", "S2")
-            if (name, layer) not in fitted:
-                (fitted[name, layer],) = fit_each(
-                    seen.vectors[at], unseen.vectors[at], train.label("order"), test.label("order"), [CS],
-                    **seen.left_out(at), seed=seed, site=at[0], position="S2", label="order", provenance=about,
-                )  # fmt: skip
-            if progress is not None:
-                progress("probes", done + 1, len(layers))
+        with stage(f"Fitting probes at {name}", len(layers), progress, cancel) as tell:
+            for done, layer in enumerate(layers):
+                at = (f"{name}.{layer}", "S2")
+                if (name, layer) not in fitted:
+                    (fitted[name, layer],) = fit_each(
+                        seen.vectors[at], unseen.vectors[at], train.label("order"), test.label("order"), [CS],
+                        **seen.left_out(at), seed=seed, progress=False, cancel=cancel, site=at[0], position="S2",
+                        label="order", provenance=about,
+                    )  # fmt: skip
+                tell(done + 1)
         return [fitted[name, layer] for layer in layers]
 
     coarse = list(range(0, model.n_layers, size.step))
     start = probes(site, coarse)
-    lrqp = {layer_of(one): one for one in intervene(model, few, start, LRQP, seed=seed, progress=progress)}
-    free = _flips(model, few, start, [QUANTILE], progress)[QUANTILE]
+    lrqp = {layer_of(one): one for one in intervene(model, few, start, LRQP, seed=seed, **told)}
+    free = _flips(model, few, start, [QUANTILE], **told)[QUANTILE]
     near = max(
         lrqp,
         key=lambda layer: -lrqp[layer].flips().mean_shift if lrqp[layer].flips("random direction").rate < 0.1 else -1e9,
     )
     fine = [layer for layer in range(near - size.around, near + size.around + 1) if 0 <= layer < model.n_layers]
     read = probes(site, fine)
-    lrqp |= {layer_of(one): one for one in intervene(model, test, read, LRQP, seed=seed, progress=progress)}
-    free |= _flips(model, test, read, [QUANTILE], progress)[QUANTILE]
+    lrqp |= {layer_of(one): one for one in intervene(model, test, read, LRQP, seed=seed, **told)}
+    free |= _flips(model, test, read, [QUANTILE], **told)[QUANTILE]
     best = max(fine, key=lambda layer: lrqp[layer].flips().rate)
     probe = read[fine.index(best)]
     beside = {(site, QUANTILE): dict(sorted(free.items()))}
     around = sorted({*fine, *range(best - 1, best + 3)} & {*range(model.n_layers)}) if size.around else fine
     if site != "resid_pre":
-        before = _flips(model, few, probes("resid_pre", around), ["LRQP", QUANTILE], progress)
+        before = _flips(model, few, probes("resid_pre", around), ["LRQP", QUANTILE], **told)
         beside |= {("resid_pre", method): found for method, found in before.items()}
     places = [
         f"{name}.{layer}"
@@ -129,22 +133,21 @@ def lrqp_study(model: Model, *, size: Size | None = None, seed: int = 0, progres
         if best - 1 <= layer <= best + 2
         for name in dict.fromkeys(["resid_pre", site])
     ]
+    labelled: dict[str, Any] = {"label": "order", "seed": seed}
     over_c = flip_rates(
         model,
         few.subset(_balanced(few, size.beyond)),
         [
-            probes_over_C(
-                seen, unseen, train, test, size.Cs, site=at, position="S2", label="order", seed=seed, about=about
-            )
+            probes_over_C(seen, unseen, train, test, size.Cs, site=at, position="S2", **labelled, about=about, **told)
             for at in places
         ],
-        progress=progress,
+        **told,
     )
     chosen = [one for one in read if abs(int(one.site.rpartition(".")[2]) - best) <= 1]
     makers = dict(list(METHODS.items())[: size.methods])
-    methods = intervene(model, few, chosen, makers, seed=seed, progress=progress)
+    methods = intervene(model, few, chosen, makers, seed=seed, **told)
 
-    roles = head_roles(model, train.subset(_balanced(train, 2 * size.few)), prompts=size.patched, progress=progress)
+    roles = head_roles(model, train.subset(_balanced(train, 2 * size.few)), prompts=size.patched, **told)
     arms = {
         name: [] if to is None else [METHODS["LRQP"](probe, to)]
         for name, to in {"clean": None, "control": "true", "counterfactual": "other"}.items()
@@ -152,15 +155,18 @@ def lrqp_study(model: Model, *, size: Size | None = None, seed: int = 0, progres
     movers = {name: heads for name, heads in roles.groups.items() if heads and name != "S-inhibition heads"}
     some = train.subset(_balanced(train, 2 * size.few))
     below = downstream(
-        model, some, few, arms, label="order", readers=roles.s_inhibition, movers=movers, seed=seed, progress=progress
+        model, some, few, arms, label="order", readers=roles.s_inhibition, movers=movers, seed=seed, **told
     )
     groups = {name: heads for name, heads in roles.groups.items() if heads and name != "S-inhibition heads"}
     if len(groups) > 1:
         groups["all of these"] = tuple(dict.fromkeys(head for heads in groups.values() for head in heads))
-    mediation = mediated(model, few, arms["counterfactual"], groups, seed=seed, progress=progress) if groups else None
-    second = _second(model, size, seed, progress)
-    plain = ioi(model, len(few), seed=seed, prefixes=False)
-    right = {"with prefixes": _right(lrqp[best].arms["clean"].diff), "without": _right(answer_diffs(model, plain)[0])}
+    mediation = mediated(model, few, arms["counterfactual"], groups, seed=seed, **told) if groups else None
+    second = _second(model, size, seed, **told)
+    plain = ioi(model, len(few), seed=seed, prefixes=False, **told)
+    right = {
+        "with prefixes": _right(lrqp[best].arms["clean"].diff),
+        "without": _right(answer_diffs(model, plain, **told)[0]),
+    }
     about = {
         **model.provenance,
         "paper": "Intervening in the Residual Stream (2023)",
@@ -179,11 +185,11 @@ def lrqp_study(model: Model, *, size: Size | None = None, seed: int = 0, progres
 
 
 def _flips(
-    model: Model, data: PromptSet, probes: Sequence[Probe], methods: Sequence[str], progress: Progress | None
+    model: Model, data: PromptSet, probes: Sequence[Probe], methods: Sequence[str], **told: Any
 ) -> dict[str, dict[int, Flips]]:
     """How many answers flip once the order is set to the other one, by method and layer."""
     cells = [[METHODS[method](probe, "other")] for method in methods for probe in probes]
-    clean, *edited = answer_diffs(model, data, [[], *cells], progress=progress)
+    clean, *edited = answer_diffs(model, data, [[], *cells], **told)
     layers = [int(probe.site.rpartition(".")[2]) for probe in probes]
     each = iter(edited)
     return {method: {layer: flips(clean, next(each)) for layer in layers} for method in methods}
@@ -205,22 +211,22 @@ def site_of(study: Study) -> str:
     return study.lrqp[study.best].site.rpartition(".")[0]
 
 
-def _second(model: Model, size: Size, seed: int, progress: Progress | None) -> tuple[Intervention, ...]:
+def _second(model: Model, size: Size, seed: int, **told: Any) -> tuple[Intervention, ...]:
     """The same pipeline on gendered pronouns, at four depths."""
-    train, test = gender(model, size.second, seed=seed).split(0.5, seed=seed, by="gender")
+    train, test = gender(model, size.second, seed=seed, **told).split(0.5, seed=seed, by="gender")
     layers = sorted(
         {1, model.n_layers // 5, 2 * model.n_layers // 5, 3 * model.n_layers // 5} & {*range(model.n_layers)}
     )
     sites = [f"resid_pre.{layer}" for layer in layers]
-    seen, unseen = (recorded(model, half, sites, ["NAME"]) for half in (train, test))
+    seen, unseen = recorded_halves(model, train, test, sites, ["NAME"], **told)
     probes: list[Probe] = []
     for at in seen.vectors:
         probes += fit_each(
             seen.vectors[at], unseen.vectors[at], train.label("gender"), test.label("gender"), [CS], **seen.left_out(at),
-            seed=seed, site=at[0], position="NAME", label="gender", provenance={"model": model.hash, "data": test.name},
+            seed=seed, **told, site=at[0], position="NAME", label="gender", provenance={"model": model.hash, "data": test.name},
         )  # fmt: skip
     warn_of_edges(probes)
-    return intervene(model, test, probes, LRQP, seed=seed, progress=progress)
+    return intervene(model, test, probes, LRQP, seed=seed, **told)
 
 
 def _balanced(data: PromptSet, n: int) -> list[int]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from residscope.corpus.moments import Moments
 from residscope.corpus.pca import principal
 from residscope.corpus.text import Source, called, opened, texts
-from residscope.corpus.vectors import Progress, check_count, check_size, moments_of
+from residscope.corpus.vectors import check_count, check_size, moments_of
 from residscope.directions import Dictionary
 from residscope.engine.model import Model
 from residscope.errors import CorpusError, DirectionError, NoTokenizer, TooFewWords
@@ -108,7 +108,8 @@ def viewer_study(
     *,
     size: Size | None = None,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> Study:
     """Components of every row of the stream, and whether they do what the viewer's guide says of them.
 
@@ -118,7 +119,7 @@ def viewer_study(
 
     Raises:
         NoTokenizer: the tour reads text. TooFewWords: the tokenizer splits the words. CorpusError, DirectionError: too little
-        text, or a stream narrower than the components asked for.
+        text, or a stream narrower than the components asked for. Cancelled: `cancel` said so.
     """
     size, began = size or Size(), time.monotonic()
     if model.tokenizer is None:
@@ -135,7 +136,7 @@ def viewer_study(
     vocabulary = _vocabulary(model)
     fit_on, *halves = _split(corpus, seed)
     rows = ["resid_pre.0", *(f"resid_post.{layer}" for layer in range(model.n_layers))]
-    moments = moments_of(model, fit_on, rows, tokens=size.fitted, stage="pca", progress=progress)
+    moments = moments_of(model, fit_on, rows, tokens=size.fitted, progress=progress, cancel=cancel)
     seen = {str(site): found for site, found in moments.items()}
     for site, found in moments.items():
         check_count(found.count, size.components + 1, site=site, head=None)
@@ -145,7 +146,7 @@ def viewer_study(
         row: Directions.of(plain[row], standard[row], seen[row], n=max(size.random, size.components), seed=seed)
         for row in rows
     }
-    judged = judge(model, halves, read, tokens=size.judged, progress=progress)
+    judged = judge(model, halves, read, tokens=size.judged, progress=progress, cancel=cancel)
     position, words = judged.position(), judged.words()
     own = words.select(measure="AUC").values[:, 0, GUIDES_OWN].tolist()
     picks = {"guide": Pick(0, rows[0], GUIDES_OWN, *own), "position": _by_position(position), "words": _by_words(words)}
@@ -155,7 +156,7 @@ def viewer_study(
     removed = {
         name: removal_cost(
             model, plain[pick.site][pick.index], prompts, random=size.removals, moments=seen[pick.site], seed=seed,
-            progress=progress,
+            progress=progress, cancel=cancel,
         )
         for name, pick in named.items()
     }  # fmt: skip

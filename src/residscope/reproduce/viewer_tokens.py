@@ -10,11 +10,11 @@ from torch import Tensor
 
 from residscope.corpus.chunks import Chunk, chunks
 from residscope.corpus.moments import Moments
-from residscope.corpus.vectors import Progress
 from residscope.directions import Dictionary
 from residscope.engine.model import Model
 from residscope.errors import CorpusError
 from residscope.methods.random_like import uniform
+from residscope.progress import Cancel, Progress
 from residscope.reproduce.kinds import AUXILIARY, NAME, kinds
 from residscope.reproduce.viewer_measures import auc, eta_squared, percentile, spearman
 from residscope.results import Result
@@ -183,23 +183,25 @@ def judge(
     directions: Mapping[str, Directions],
     *,
     tokens: int,
-    progress: Progress | None = None,
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> Judged:
     """Read two lists of texts, half of the tokens from each, along the directions of every row of the stream.
 
     Raises:
-        CorpusError: a list gives no row of text.
+        CorpusError: a list gives no row of text. Cancelled: `cancel` said so.
     """
     lines: list[Row] = []
     parts: list[tuple[Tensor, Tensor, dict[str, dict[str, Tensor]]]] = []
     for half, texts in enumerate(halves):
-        for chunk in chunks(model, texts, list(directions), tokens=tokens // len(halves)):
+        what = f"Reading the {HALVES[half]} half" if half < len(HALVES) else f"Reading part {half}"
+        for chunk in chunks(
+            model, texts, list(directions), tokens=tokens // len(halves), what=what, progress=progress, cancel=cancel
+        ):
             parts.append(_read(chunk, directions, len(lines)))
             lengths = chunk.record.batch.lengths
             ids = [row[:n].tolist() for row, n in zip(chunk.record.tokens, lengths, strict=True)]
             lines += [Row(half, tuple(row), tuple(model.token_texts(row))) for row in ids]
-            if progress is not None:
-                progress("judge", min(sum(len(line.ids) for line in lines), tokens), tokens)
     line, pos = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
     y = {
         row: {name: torch.cat([part[2][row][name] for part in parts]) for name in at.blocks}

@@ -9,6 +9,7 @@ from residscope.corpus.text import Source
 from residscope.engine.model import Model
 from residscope.errors import TooFewPrompts
 from residscope.model.prompts import PromptSet
+from residscope.progress import Cancel, Progress, stage
 from residscope.tasks.prefixes import prefixes as sentences
 from residscope.tasks.spans import locate, single_tokens, words
 
@@ -35,7 +36,14 @@ NOUNS = words(
 
 
 def gender(
-    model: Model, n: int = 200, *, seed: int = 0, prefixes: bool = False, text: Source | None = None
+    model: Model,
+    n: int = 200,
+    *,
+    seed: int = 0,
+    prefixes: bool = False,
+    text: Source | None = None,
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> PromptSet:
     """n prompts, half with a name that is usually a man's and half with one that is usually a woman's.
 
@@ -44,26 +52,32 @@ def gender(
 
     Raises:
         TooFewPrompts: fewer than two. TooFewWords: the tokenizer splits the names, or the text has no usable sentence.
+        Cancelled: `cancel` said so.
     """
     if n < 2:
         raise TooFewPrompts("the pronouns need both genders", received=f"n={n}", allowed="2 or more")
     lists = [single_tokens(model, names, least=2, what="names") for names in (HE, SHE)]
     nouns = single_tokens(model, NOUNS, least=1, what="nouns")
     drawn = random.Random(seed)
-    before = sentences(model, text or "python-docs", n, drawn=drawn, names=HE + SHE) if prefixes else [""] * n
+    before = [""] * n
+    if prefixes:
+        source = text or "python-docs"
+        before = sentences(model, source, n, drawn=drawn, names=HE + SHE, progress=progress, cancel=cancel)
     rows = []
-    for i, sentence in enumerate(before):
-        name, other, noun = drawn.choice(lists[i % 2]), drawn.choice(lists[1 - i % 2]), drawn.choice(nouns)
-        start = f"{sentence} " if sentence else ""
-        shown = start + TEMPLATE.format(name=name, noun=noun)
-        located = locate(model, shown)
-        at = located.last(len(start) + len("So ") + len(name))
-        assert at is not None
-        assert model.token_texts([located.ids[at]])[0].strip() == name, shown
-        partner = locate(model, start + TEMPLATE.format(name=other, noun=noun)).ids
-        positions = (at, at + 1, len(located.ids) - 1)
-        pronouns = ("he", "she") if i % 2 == 0 else ("she", "he")
-        rows.append((located.ids, partner, shown, pronouns, (pronouns[0], name, noun), positions))
+    with stage("Writing prompts", n, progress, cancel) as tell:
+        for i, sentence in enumerate(before):
+            name, other, noun = drawn.choice(lists[i % 2]), drawn.choice(lists[1 - i % 2]), drawn.choice(nouns)
+            start = f"{sentence} " if sentence else ""
+            shown = start + TEMPLATE.format(name=name, noun=noun)
+            located = locate(model, shown)
+            at = located.last(len(start) + len("So ") + len(name))
+            assert at is not None
+            assert model.token_texts([located.ids[at]])[0].strip() == name, shown
+            partner = locate(model, start + TEMPLATE.format(name=other, noun=noun)).ids
+            positions = (at, at + 1, len(located.ids) - 1)
+            pronouns = ("he", "she") if i % 2 == 0 else ("she", "he")
+            rows.append((located.ids, partner, shown, pronouns, (pronouns[0], name, noun), positions))
+            tell(i + 1)
     prompts, corrupted, shown_texts, answers, labels, placed = zip(*rows, strict=True)
     return PromptSet(
         prompts=prompts,

@@ -12,6 +12,7 @@ from residscope.declare.tasks import task
 from residscope.engine.model import Model
 from residscope.errors import TooFewPrompts
 from residscope.model.prompts import PromptSet
+from residscope.progress import Cancel, Progress, stage
 from residscope.tasks.prefixes import prefixes as sentences
 from residscope.tasks.spans import locate, single_tokens, words
 
@@ -57,7 +58,16 @@ POSITIONS = ("IO", "S1", "S1+1", "S2", "END")
 
 
 @task("ioi", title="Indirect object identification")
-def ioi(model: Model, n: int = 200, *, seed: int = 0, prefixes: bool = True, text: Source | None = None) -> PromptSet:
+def ioi(
+    model: Model,
+    n: int = 200,
+    *,
+    seed: int = 0,
+    prefixes: bool = True,
+    text: Source | None = None,
+    progress: Progress = None,
+    cancel: Cancel = None,
+) -> PromptSet:
     """n prompts, half ABBA (the indirect object named first) and half BABA, with the fifteen templates of the paper.
 
     Labels: `order` (ABBA or BABA), `IO`, `S`, `template`. Positions: IO, S1, S1+1, S2, END (the last token), each name checked to
@@ -68,6 +78,7 @@ def ioi(model: Model, n: int = 200, *, seed: int = 0, prefixes: bool = True, tex
 
     Raises:
         TooFewPrompts: fewer than two. TooFewWords: the tokenizer splits the names, or the text has no usable sentence.
+        Cancelled: `cancel` said so.
     """
     if n < 2:
         raise TooFewPrompts("IOI needs both orders", received=f"n={n}", allowed="2 or more")
@@ -75,19 +86,24 @@ def ioi(model: Model, n: int = 200, *, seed: int = 0, prefixes: bool = True, tex
     places = single_tokens(model, PLACES, least=1, what="places")
     objects = single_tokens(model, OBJECTS, least=1, what="objects")
     drawn = random.Random(seed)
-    before = sentences(model, text or "python-docs", n, drawn=drawn, names=NAMES) if prefixes else [""] * n
+    before = [""] * n
+    if prefixes:
+        source = text or "python-docs"
+        before = sentences(model, source, n, drawn=drawn, names=NAMES, progress=progress, cancel=cancel)
     rows = []
-    for i, sentence in enumerate(before):
-        io, s = drawn.sample(names, 2)
-        first, second = (io, s) if i % 2 == 0 else (s, io)
-        template = drawn.randrange(len(TEMPLATES))
-        filled = {"A": first, "B": second, "place": drawn.choice(places), "object": drawn.choice(objects)}
-        prompt, found = _placed(model, sentence, template, filled | {"S": s})
-        other, _ = _placed(model, sentence, template, filled | {"S": io})
-        order = ("ABBA", "BABA")[i % 2]
-        s1 = found["B" if order == "ABBA" else "A"]
-        at = (found["A" if order == "ABBA" else "B"], s1, s1 + 1, found["S"], len(prompt[1]) - 1)
-        rows.append((prompt, other[1], (f" {io}", f" {s}"), (order, io, s, template), at))
+    with stage("Writing prompts", n, progress, cancel) as tell:
+        for i, sentence in enumerate(before):
+            io, s = drawn.sample(names, 2)
+            first, second = (io, s) if i % 2 == 0 else (s, io)
+            template = drawn.randrange(len(TEMPLATES))
+            filled = {"A": first, "B": second, "place": drawn.choice(places), "object": drawn.choice(objects)}
+            prompt, found = _placed(model, sentence, template, filled | {"S": s})
+            other, _ = _placed(model, sentence, template, filled | {"S": io})
+            order = ("ABBA", "BABA")[i % 2]
+            s1 = found["B" if order == "ABBA" else "A"]
+            at = (found["A" if order == "ABBA" else "B"], s1, s1 + 1, found["S"], len(prompt[1]) - 1)
+            rows.append((prompt, other[1], (f" {io}", f" {s}"), (order, io, s, template), at))
+            tell(i + 1)
     prompts, corrupted, answers, labels, positions = zip(*rows, strict=True)
     return PromptSet(
         prompts=tuple(ids for _, ids in prompts),

@@ -18,26 +18,28 @@ from typing import Any
 from residscope.engine.model import Model
 from residscope.errors import BadTable, ResidscopeError
 from residscope.model.prompts import PromptSet
+from residscope.progress import Cancel, Progress, stage
 from residscope.tasks.spans import Located, locate
 
 Cells = Mapping[str, Any]
 KNOWN = ("text", "corrupted", "answer", "wrong")
 
 
-def from_file(model: Model, path: str | Path) -> PromptSet:
+def from_file(model: Model, path: str | Path, *, progress: Progress = None, cancel: Cancel = None) -> PromptSet:
     """The labelled prompts of a file, tokenized; an empty cell of a position column says that the prompt lacks it.
 
     Every prompt also has the position END, its last token.
 
     Raises:
         BadTable: naming the line and the column: no text, words that are not in it, a ragged line, bad JSON, an unknown encoding.
+        Cancelled: `cancel` said so.
     """
     path = Path(path).expanduser()
-    return from_text(model, _open(path), name=path.name)
+    return from_text(model, _open(path), name=path.name, progress=progress, cancel=cancel)
 
 
-def from_text(model: Model, text: str, *, name: str) -> PromptSet:
-    """`from_file` of a file's text; its name says which kind it is, .csv or .jsonl. Raises BadTable."""
+def from_text(model: Model, text: str, *, name: str, progress: Progress = None, cancel: Cancel = None) -> PromptSet:
+    """`from_file` of a file's text; its name says which kind it is, .csv or .jsonl. Raises BadTable, Cancelled."""
     path = _table(Path(name).name)
     rows = list(_csv(path, text) if path.suffix == ".csv" else _jsonl(path, text))
     if not rows:
@@ -45,16 +47,21 @@ def from_text(model: Model, text: str, *, name: str) -> PromptSet:
     columns = list(rows[0][1])
     for line, cells in rows:
         _check_columns(path, line, cells, columns)
-    located = [_located(path, model, line, cells, "text") for line, cells in rows]
+    located: list[Located] = []
+    corrupted: list[tuple[int, ...]] = []
+    with stage("Reading prompts", len(rows), progress, cancel) as tell:
+        for line, cells in rows:
+            located.append(_located(path, model, line, cells, "text"))
+            if "corrupted" in columns:
+                corrupted.append(_located(path, model, line, cells, "corrupted").ids)
+            tell(len(located))
     ends = {"END": tuple(len(one.ids) - 1 for one in located)}
     spans = [column for column in columns if column.startswith("@")]
     both = "answer" in columns and "wrong" in columns
     return PromptSet(
         prompts=tuple(one.ids for one in located),
         texts=tuple(cells["text"] for _, cells in rows),
-        corrupted=tuple(_located(path, model, line, cells, "corrupted").ids for line, cells in rows)
-        if "corrupted" in columns
-        else None,
+        corrupted=tuple(corrupted) if "corrupted" in columns else None,
         answers=tuple(tuple(_answer(path, model, line, cells, c) for c in ("answer", "wrong")) for line, cells in rows)  # type: ignore[misc]
         if both
         else None,

@@ -7,28 +7,39 @@ from collections.abc import Collection, Iterator
 from residscope.corpus.text import Source, texts
 from residscope.engine.model import Model
 from residscope.errors import TooFewWords
+from residscope.progress import Cancel, Progress, stage
 
 PLAIN = re.compile(r"[A-Z][a-z]*(?:,? [a-z][a-z'-]*)+[.]")
 ENOUGH = 1000
 
 
 def prefixes(
-    model: Model, source: Source, n: int, *, drawn: random.Random, names: Collection[str] = (), longest: int = 50
+    model: Model,
+    source: Source,
+    n: int,
+    *,
+    drawn: random.Random,
+    names: Collection[str] = (),
+    longest: int = 50,
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> list[str]:
     """n sentences drawn from a text: of at most `longest` tokens, and with no capital after the first letter, nor a name.
 
     Raises:
-        TooFewWords: the text has no such sentence. CorpusError: it cannot be read.
+        TooFewWords: the text has no such sentence. CorpusError: it cannot be read. Cancelled: `cancel` said so.
     """
     known = {name.lower() for name in names}
     found: dict[str, None] = {}
-    for sentence in _sentences(source):
-        words = re.findall(r"[a-z]+", sentence.lower())
-        if PLAIN.fullmatch(sentence) and len(words) >= 5 and not known.intersection(words):
-            if len(model._encode(sentence, bos=False)) <= longest:
-                found[sentence] = None
-            if len(found) == ENOUGH:
-                break
+    with stage("Finding sentences", ENOUGH, progress, cancel) as tell:
+        for sentence in _sentences(source):
+            words = re.findall(r"[a-z]+", sentence.lower())
+            if PLAIN.fullmatch(sentence) and len(words) >= 5 and not known.intersection(words):
+                if len(model._encode(sentence, bos=False)) <= longest:
+                    found[sentence] = None
+                if len(found) == ENOUGH:
+                    break
+            tell(len(found))
     if not found:
         raise TooFewWords(
             "the text has no usable sentence",

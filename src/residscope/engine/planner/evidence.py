@@ -19,7 +19,7 @@ from residscope.engine.planner.first_order import first_order
 from residscope.engine.planner.sweep import Sweep
 from residscope.engine.protocols import LogitReadout
 from residscope.model.prompts import Batch
-from residscope.progress import Progress
+from residscope.progress import Cancel, Progress
 
 # Evidence is taken for an effect 1 / slack times as large. Measured on SmolLM2: `python -m bench screening`.
 _RUN = 0.7  # a run in bfloat16
@@ -43,7 +43,7 @@ class Ask:
     chains: Sequence[Sequence[int]]
     donor: Batch | None
     progress: Progress
-    cancel: Any
+    cancel: Cancel
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def in_bfloat16(ask: Ask) -> Evidence:
         readout = _OnCopy(plan.readout, model) if isinstance(plan.readout, LogitReadout) else plan.readout
         cells = [plan.cells[i] for i in lines.run]
         rough = Sweep(low, plan.batch, cells, readout, plan.background, memory=plan.memory)
-        values = rough.run(ask.progress, ask.cancel).values
+        values = rough.run(ask.progress, ask.cancel, what="Screening in bfloat16").values
         effect[lines.run] = (values - rough.base.cpu()).to(effect)
         passes += rough.passes
     own = torch.maximum(effect.abs() / _RUN, grads.size.nan_to_num(0) / _SECOND)
@@ -93,7 +93,9 @@ def by_neighbours(ask: Ask) -> Evidence:
     effect, passes = torch.zeros_like(grads.size), grads.passes
     if lines.run:
         exact = plan.of([plan.cells[i] for i in lines.run])
-        effect[lines.run] = (exact.run(ask.progress, ask.cancel).values - ask.base).to(effect)
+        effect[lines.run] = (exact.run(ask.progress, ask.cancel, what="Screening by neighbours").values - ask.base).to(
+            effect
+        )
         passes += exact.passes
     told = "its first-order estimate and the two exact cells it stands between"
     return lines.joined(effect, effect.abs(), grads, _BESIDE["neighbours"], tuple(lines.run), told, passes)
@@ -114,7 +116,7 @@ class _Gradient:
     """First-order estimates: their mean over the ends, the larger size, and the cells that have none."""
 
     def __init__(self, ask: Ask) -> None:
-        ends, self.passes = first_order(ask.plan, ask.donor, ask.active)
+        ends, self.passes = first_order(ask.plan, ask.donor, ask.active, progress=ask.progress, cancel=ask.cancel)
         self.mean: Float[Tensor, "cell prompt"] = ends.mean(0)
         self.size: Float[Tensor, "cell prompt"] = ends.abs().amax(0) / (_ONE_END if ask.donor is None else 1)
         self.none: Bool[Tensor, "cell"] = ends.isnan().any(0).any(1)

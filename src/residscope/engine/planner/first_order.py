@@ -11,12 +11,18 @@ from residscope.engine.gradients import gradients
 from residscope.engine.planner.strands import Base, by_site
 from residscope.engine.planner.sweep import Sweep
 from residscope.engine.protocols import At, Edit
-from residscope.errors import NoGradient, QuantisedModel
+from residscope.errors import NoGradient, QuantisedModel, SweepCancelled, SweepInterrupted
 from residscope.model.prompts import Batch
+from residscope.progress import Cancel, Progress, Tell, stage
 
 
 def first_order(
-    plan: Sweep, donor: Batch | None, active: Bool[Tensor, "cell"]
+    plan: Sweep,
+    donor: Batch | None,
+    active: Bool[Tensor, "cell"],
+    *,
+    progress: Progress = None,
+    cancel: Cancel = None,
 ) -> tuple[Float[Tensor, "end cell prompt"], int]:
     """sum over sites of grad . (edited value - value), with the gradient at the base; at the donor's run too, where there is one.
 
@@ -33,22 +39,30 @@ def first_order(
     passes = 0
     try:
         plan.model.require_exact_weights("gradients")
-        for rows in _parts(plan):
-            passes += 2 * len(ends) + 1
-            found[:, cells, rows.start : rows.stop] = _of_rows(plan, cells, ends, rows)
+        stopped: dict[str, Any] = {"cancelled": SweepCancelled, "interrupted": SweepInterrupted}
+        with stage("Taking gradients", len(plan.batch), progress, cancel, **stopped) as tell:
+            for rows in _parts(plan):
+                passes += 2 * len(ends) + 1
+                found[:, cells, rows.start : rows.stop] = _of_rows(plan, cells, ends, rows, tell)
+                tell(rows.stop)
     except (NoGradient, QuantisedModel):
         found[:, cells] = float("nan")
     return found, passes
 
 
-def _of_rows(plan: Sweep, cells: Sequence[int], ends: Sequence[Batch], rows: range) -> Float[Tensor, "end cell prompt"]:
+def _of_rows(
+    plan: Sweep, cells: Sequence[int], ends: Sequence[Batch], rows: range, tell: Tell
+) -> Float[Tensor, "end cell prompt"]:
     model, table = plan.model, plan.model.sites
     edits = [edit for i in cells for edit in plan.cells[i]]
     sites = {site for edit in edits for site in edit.places(table)}
     held = {site for edit in edits if edit.needs_unedited for site in edit.places(table)}
     seen = {site for edit in edits for site in edit.reads(table)}
     batches = [end if len(rows) == len(end) else end.take(rows) for end in ends]
-    grads = [gradients(model, batch, plan.readout, sites, edits=plan.background)[1] for batch in batches]
+    grads = []
+    for batch in batches:
+        grads.append(gradients(model, batch, plan.readout, sites, edits=plan.background)[1])
+        tell()
     recording = model.run(batches[0], [*sites, *seen], edits=plan.background)
     unedited = model.run(batches[0], [*held]) if held else recording
     base = Base(recording, {site: unedited[site] for site in held})

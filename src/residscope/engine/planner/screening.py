@@ -14,9 +14,9 @@ from residscope.engine.naming import label_of, unit_of
 from residscope.engine.planner.audit import CONFIDENCE, draw, how_many, most_over, strata
 from residscope.engine.planner.evidence import WAYS, Ask, Evidence
 from residscope.engine.planner.sweep import Sweep
-from residscope.errors import BadSweep
+from residscope.errors import BadSweep, Cancelled
 from residscope.model.prompts import Batch
-from residscope.progress import Progress
+from residscope.progress import Cancel, Progress
 from residscope.results import Result
 
 _STEP = 0.8  # how far below the threshold evidence must prove to be right, and again if it does not
@@ -35,7 +35,7 @@ def screened(
     miss: float = 0.05,
     seed: int = 0,
     progress: Progress = None,
-    cancel: Any = None,
+    cancel: Cancel = None,
 ) -> Result:
     """A sweep whose cells over a share of the gap are exact, the rest estimated; with a bound on how many of those are over it.
 
@@ -59,7 +59,7 @@ def screened(
 
     Raises:
         BadSweep: an unknown way, chains or a donor that do not fit, shares that are none, a gap of zero, a readout of several
-        numbers. SweepCancelled, WeightsChanged: as `Sweep.run`.
+        numbers. SweepCancelled, WeightsChanged: as `Sweep.run`; `partial` has the exact cells alone.
     """
     source = None if donor is None else plan.model.batch(donor)
     threshold = _checked(plan, gap, by, chains, source, over, audit, miss)
@@ -68,11 +68,16 @@ def screened(
     if base.ndim != 1:
         raise BadSweep("screening is of one number a prompt", received=f"shape {tuple(base.shape)}", fix="plan.run()")
     base, active = base.cpu(), ~same.all(1)
-    evidence = WAYS[by](Ask(plan, base, active, chains, source, progress, cancel))
-    state = _Screen(plan, base, threshold, evidence, active, progress, cancel)
-    state.cost["screen"] = {"passes": evidence.passes, "seconds": round(time.monotonic() - began, 3)}
-    level = state.settle()
-    audited = state.audit(level, least=audit, miss=miss, seed=seed)
+    state: _Screen | None = None
+    try:
+        evidence = WAYS[by](Ask(plan, base, active, chains, source, progress, cancel))
+        state = _Screen(plan, base, threshold, evidence, active, progress, cancel)
+        state.cost["screen"] = {"passes": evidence.passes, "seconds": round(time.monotonic() - began, 3)}
+        level = state.settle()
+        audited = state.audit(level, least=audit, miss=miss, seed=seed)
+    except Cancelled as stop:
+        stop.partial = _partial(plan, base.expand(len(active), -1), ~active) if state is None else state.partial()
+        raise
     left = state.left()
     share = f"{100 * over:.4g} % of the gap"
     about = {
@@ -111,6 +116,15 @@ def _told(by: str, cells: int, estimates: int, audited: dict[str, Any], share: s
     )
 
 
+def _partial(plan: Sweep, values: Float[Tensor, "cell prompt"], known: Bool[Tensor, "cell"]) -> Result:
+    """The exact cells of a screen that was stopped; NaN elsewhere."""
+    words = tuple("exact" if exact else "not run" for exact in known.tolist())
+    coords, along = {"edits": plan.labels, "known": words}, {"edits": "cell", "known": "cell"}
+    about = {"method": "sweep, screened, stopped", **plan.model.provenance, "exact cells": int(known.sum())}
+    exact = torch.where(known[:, None], values, torch.nan)
+    return Result(exact, ("cell", "prompt"), coords, along, name=type(plan.readout).__name__, provenance=about)
+
+
 @dataclass
 class _Screen:
     """The cells on their way: which are known exactly, and which of those are over the threshold."""
@@ -121,7 +135,8 @@ class _Screen:
     evidence: Evidence
     active: Bool[Tensor, "cell"]
     progress: Progress
-    cancel: Any
+    cancel: Cancel
+    rounds: int = 0
     cost: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -142,12 +157,25 @@ class _Screen:
             return torch.zeros(0, dtype=torch.bool)
         began = time.monotonic()
         exact = self.plan.of([self.plan.cells[i] for i in cells])
-        found = exact.run(self.progress, self.cancel).values.to(self.values)
+        self.rounds += 1
+        what = f"Round {self.rounds}: {stage}"
+        try:
+            found = exact.run(self.progress, self.cancel, what=what).values.to(self.values)
+        except Cancelled as stop:
+            if stop.partial is not None:
+                done = ~stop.partial.values.isnan().any(1)
+                rows = [cell for cell, finished in zip(cells, done.tolist(), strict=True) if finished]
+                self.values[rows], self.known[rows] = stop.partial.values[done].to(self.values), True
+            raise
         self.values[cells], self.known[cells] = found, True
         spent = self.cost.setdefault(stage, {"passes": 0, "seconds": 0.0})
         spent["passes"] += exact.passes
         spent["seconds"] = round(spent["seconds"] + time.monotonic() - began, 3)
         return ~((found - self.base).abs() < self.threshold).all(1)  # what is no number is not under it
+
+    def partial(self) -> Result:
+        """What is exact by now."""
+        return _partial(self.plan, self.values, self.known)
 
     def settle(self) -> float:
         """Run what may be over the threshold, and cells next below until all of the last are under it; down to which share."""

@@ -1,9 +1,8 @@
 """`rs.sweep`: one readout of many cells of edits, each with the number of a plain forward of its own, for far less."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool
@@ -24,10 +23,10 @@ from residscope.engine.protocols import Edit, LeastEdit, Readout
 from residscope.engine.recording import Recording
 from residscope.engine.seams import NotByRow
 from residscope.engine.windows import whole_cache
-from residscope.errors import BadSweep, SweepCancelled, WeightsChanged
+from residscope.errors import BadSweep, SweepCancelled, SweepInterrupted, WeightsChanged
 from residscope.model.prompts import Batch
 from residscope.model.sites import Site
-from residscope.progress import Progress, shown
+from residscope.progress import Cancel, Progress, stage
 from residscope.results import Result
 
 Cell = LeastEdit | Sequence[LeastEdit]
@@ -218,19 +217,27 @@ class Sweep:
 
     # ── running ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def run(self, progress: Progress = None, cancel: Any = None) -> Result:
+    def run(self, progress: Progress = None, cancel: Cancel = None, *, what: str = "Sweeping") -> Result:
         """The readout of every cell: a `Result` over cell and prompt (and what further axes the readout has).
 
-        progress: called with (done, total) rows after each pass; True or False: a bar, or none; None: a bar in a terminal.
-        cancel: a function, or an object such as `threading.Event`, asked after each pass.
+        progress: called with (stage, done, total) or (done, total) rows after each pass; True or False: a bar, or none; None: a
+        bar in a terminal. cancel: a function, or a `threading.Event`, asked after each pass. what: the stage's name.
 
         Raises:
-            SweepCancelled: with what was finished as its `partial` (NaN elsewhere). WeightsChanged: since it was planned.
+            SweepCancelled, and where Ctrl-C came SweepInterrupted: with what was finished as its `partial` (NaN elsewhere).
+            WeightsChanged: since it was planned.
         """
         began, total = time.monotonic(), len(self.cells) * len(self.batch)
         values: Tensor | None = None
         done, halved = 0, 0
-        with shown(progress, total, "sweep") as tell:
+
+        def finished() -> Result | None:
+            self.partial = None if values is None else self._result(values, began, halved, done)
+            return self.partial
+
+        with stage(
+            what, total, progress, cancel, partial=finished, cancelled=SweepCancelled, interrupted=SweepInterrupted
+        ) as tell:
             for number, rows in enumerate(self._chunks):
                 part = self._part(number)
                 base = part.reader.of_base()
@@ -249,18 +256,10 @@ class Sweep:
                 for cell, index, found, times in self._rows(part):
                     values[cell, where[list(index)]] = found.to(values.dtype)
                     done, halved = done + len(index), halved + times
-                    if _asked(cancel):
-                        self.partial = self._result(values, began, halved, done)
-                        raise SweepCancelled(
-                            "the sweep was cancelled",
-                            received=f"after {done} of {total} rows",
-                            fix="its `partial` has what was finished",
-                            partial=self.partial,
-                        )
                     tell(done)
-        assert values is not None
-        self.partial = self._result(values, began, halved, done)
-        return self.partial
+        result = finished()
+        assert result is not None
+        return result
 
     def _pending(self, part: Part) -> Tensor:
         pending = torch.zeros(len(self.cells), len(part.base.batch), dtype=torch.bool)
@@ -348,9 +347,3 @@ def _product(sizes: Iterator[int]) -> int:
     for size in sizes:
         found *= size
     return found
-
-
-def _asked(cancel: Callable[[], bool] | Any) -> bool:
-    if cancel is None:
-        return False
-    return bool(cancel.is_set() if hasattr(cancel, "is_set") else cancel())

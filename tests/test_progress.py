@@ -1,0 +1,334 @@
+"""Every long call tells how far it is in words, can be stopped at any of its steps, and leaves the model as it was."""
+
+import inspect
+import pkgutil
+import re
+import threading
+from functools import cache
+from importlib import import_module
+
+import pytest
+import torch
+
+import residscope as rs
+from methods.labelled import labelled
+from methods.readers import TEXTS, reader
+from residscope import edits, errors
+from residscope.corpus import chunks, held_out, vectors
+from residscope.methods import (
+    activations,
+    answers,
+    blind_contexts,
+    das,
+    downstream,
+    mediation,
+    probe_fit,
+    runs,
+)  # fmt: skip
+from residscope.progress import keeping, stage
+from tiny_models import hook_count
+
+TABLE = "text,corrupted,tense\n" + "".join(f"The cat sat {i},The dog sat {i},past\n" for i in range(6))
+DATA = labelled(40, ragged=False)
+TRAIN, TEST = DATA.split(0.5, by="parity")
+AT = {"position": "P", "label": "parity"}
+GRID = [edits.scale(f"z.{layer}", 0.5, head=head) for layer in range(4) for head in range(4)]
+PATCHED = {"clean": [DATA.prompts[0]], "corrupted": [DATA.prompts[3]], "metric": rs.logit_diff(5, 7)}
+
+
+@cache
+def model():
+    return reader()
+
+
+@cache
+def component():
+    return rs.pca(model(), TEXTS, "resid_post.2", 3, tokens=800)[0]
+
+
+@cache
+def probe():
+    return rs.fit_probe(model(), TRAIN, held_out=TEST, site="resid_pre.1", **AT, Cs=(0.01,))
+
+
+@cache
+def smollm2():
+    return rs.load("smollm2-135m")
+
+
+def plan():
+    return rs.sweep(model(), [[2, 3, 4], [5, 6, 7]], GRID, rs.logit_diff(5, 7))
+
+
+def halves():
+    return [activations.recorded(model(), half, ["resid_pre.1"], ["P"]) for half in (TRAIN, TEST)]
+
+
+def to_other():
+    return [rs.lrqp(probe(), to="other")]
+
+
+def vectors_of_parity():
+    return halves()[0].vectors["resid_pre.1", "P"], TRAIN
+
+
+PATCHING = "methods.activation_patching.activation_patching"
+CALLS = {
+    "corpus.chunks.chunks": lambda **told: [*chunks.chunks(model(), TEXTS, ["resid_post.1"], tokens=900, **told)],
+    "corpus.drawn.draw_prompts": lambda **told: rs.draw_prompts(model(), TEXTS, 6, length=8, **told),
+    "corpus.examples.top_examples": lambda **told: rs.top_examples(model(), component(), TEXTS, tokens=900, **told),
+    "corpus.held_out.held_out": lambda **told: held_out.held_out(model(), TEXTS, skip=400, length=10, **told),
+    "corpus.mean_difference.mean_difference": lambda **told: rs.mean_difference(
+        model(), {"a": TEXTS[:30], "b": TEXTS[30:]}, "resid_post.1", tokens=500, **told
+    ),
+    "corpus.nmf.nmf": lambda **told: rs.nmf(model(), TEXTS, "resid_post.1", 2, clip=True, tokens=600, **told),
+    "corpus.pca.pca": lambda **told: rs.pca(model(), TEXTS, "resid_post.1", 2, tokens=600, **told),
+    "corpus.svd.svd": lambda **told: rs.svd(model(), TEXTS, "resid_post.1", 2, tokens=600, **told),
+    "corpus.vectors.moments_of": lambda **told: vectors.moments_of(model(), TEXTS, ["z.1"], head=1, tokens=600, **told),
+    "engine.planner.screening.screened": lambda **told: rs.screened(plan(), 0.3, by="gradient", **told),
+    "engine.planner.sweep.Sweep.run": lambda **told: plan().run(**told),
+    "methods.ablation_sweep.ablation_sweep": lambda **told: rs.ablation_sweep(
+        model(), [[2, 3, 4]], rs.logit_diff(5, 7), **told
+    ),
+    PATCHING: lambda **told: rs.activation_patching(
+        model(), **PATCHED, screen="neighbours", **told
+    ),
+    "methods.activations.activations": lambda **told: activations.activations(
+        model(), DATA, ["resid_pre.1"], ["P"], batch=8, **told
+    ),
+    "methods.answers.answer_diffs": lambda **told: answers.answer_diffs(model(), DATA, [[], to_other()], batch=8, **told),
+    "methods.blind_contexts.contexts": lambda **told: blind_contexts.contexts(
+        model(), component(), source=TEXTS, n=4, length=5, candidates=20, **told
+    ),
+    "methods.das.das": lambda **told: das.das(model(), DATA, probe(), steps=4, **told),
+    "methods.dose_response.dose_response": lambda **told: rs.dose_response(
+        model(), component(), ["abcd", "dcba"], random=4, doses=(-1, 1), **told
+    ),
+    "methods.downstream.downstream": lambda **told: downstream.downstream(
+        model(), TRAIN, TEST, {"clean": [], "other": to_other()}, label="parity", readers=[(2, 1), (2, 2)],
+        movers={"movers": [(3, 0)]}, batch=8, **told,
+    ),
+    "methods.evidence.evidence": lambda **told: rs.evidence(
+        model(), component(), TEXTS, tokens=600, prompts=3, length=8, random=4, **told
+    ),
+    "methods.flips_over_c.flips_over_C": lambda **told: rs.flips_over_C(
+        model(), DATA, sites=["resid_pre.1", "resid_pre.2"], **AT, Cs=(0.01, 0.1), batch=8, **told
+    ),
+    "methods.head_roles.head_roles": lambda **told: rs.head_roles(model(), DATA, prompts=6, **told),
+    "methods.intervention.intervene": lambda **told: rs.intervene(model(), TEST, [probe()], batch=8, **told),
+    "methods.look.look": lambda **told: rs.look(model(), DATA, **AT, **told),
+    "methods.mediation.mediated": lambda **told: mediation.mediated(
+        model(), TEST, to_other(), {"some": [(2, 1)]}, batch=8, **told
+    ),
+    "methods.null_directions.null_directions": lambda **told: rs.null_directions(
+        model(), component(), TEXTS, tokens=600, n=9, **told
+    ),
+    "methods.probe_fit.fit_halves": lambda **told: probe_fit.fit_halves(
+        *vectors_of_parity(), label="parity", site="resid_pre.1", position="P", **told
+    ),
+    "methods.probe_fit.fit_probe": lambda **told: rs.fit_probe(model(), DATA, site="resid_pre.1", **AT, **told),
+    "methods.probe_sweep.probe_sweep": lambda **told: rs.probe_sweep(
+        model(), DATA, positions=["P"], label="parity", Cs=(0.01,), **told
+    ),
+    "methods.removal_cost.removal_cost": lambda **told: rs.removal_cost(
+        model(), component(), ["abcd", "dcba"], random=4, **told
+    ),
+    "methods.runs.cell_runs": lambda **told: [*runs.cell_runs(model(), DATA, [[], to_other()], batch=8, **told)],
+    "methods.stability.stability": lambda **told: rs.stability(model(), component(), TEXTS, tokens=600, **told),
+    "tasks.gender.gender": lambda **told: rs.tasks.gender(smollm2(), 6, prefixes=True, **told),
+    "tasks.ioi.ioi": lambda **told: rs.tasks.ioi(smollm2(), 6, text=["The quick dog went home again. " * 3], **told),
+    "tasks.labelled.from_text": lambda **told: rs.tasks.from_text(smollm2(), TABLE, name="some.csv", **told),
+}  # fmt: skip
+
+WITHIN = {
+    "corpus.nmf.factorised", "corpus.pca.pca_many", "corpus.svd.svd_many", "corpus.vectors.vectors_of",
+    "methods.activations.recorded", "methods.evidence.gather", "methods.flips_over_c.flip_rates",
+    "methods.flips_over_c.probes_over_C", "methods.look.project", "methods.probe_fit.fit", "methods.probe_fit.fit_each",
+    "methods.probe_sweep.fit_probes", "methods.stability.stability_of", "tasks.labelled.from_file", "tasks.prefixes.prefixes",
+    "engine.planner.first_order.first_order",
+}  # fmt: skip
+"""Those that another of the calls is made of."""
+
+QUICK = {
+    "corpus.reading.batches", "corpus.vectors.one_vector", "engine.planner.sweep.sweep", "methods.activations.batches",
+    "methods.activations.recorded_halves", "methods.answers.answer_ids", "methods.dose_response.moments_of",
+    "methods.grids.grid", "methods.own_tokens.own_tokens", "methods.own_tokens.to_stream", "methods.pairs.paired",
+    "tasks.spans.locate", "tasks.spans.single_tokens",
+}  # fmt: skip
+"""Functions of a model that take one run or none, or that hand on what they are told."""
+
+
+def public():
+    """Every public function of the rooms where methods live, by its name."""
+    for room in ("corpus", "methods", "tasks", "engine.planner"):
+        package = import_module(f"residscope.{room}")
+        for module in pkgutil.iter_modules(package.__path__):
+            here = import_module(f"residscope.{room}.{module.name}")
+            for name, thing in vars(here).items():
+                if inspect.isfunction(thing) and thing.__module__ == here.__name__ and not name.startswith("_"):
+                    yield f"{room}.{module.name}.{name}", inspect.signature(thing).parameters
+
+
+def test_what_takes_a_model_takes_progress_and_cancel_or_is_quick():
+    found = dict(public())
+    long = {name for name, takes in found.items() if "progress" in takes}
+    assert {name for name, takes in found.items() if "cancel" in takes and name.rpartition(".")[2] != "run"} <= long
+    assert all("cancel" in found[name] for name in long)
+    assert {name for name, takes in found.items() if next(iter(takes), "") == "model"} - long == QUICK & found.keys()
+    hidden = {"methods.grids.run"}
+    assert long - hidden == (CALLS.keys() | WITHIN) - {"engine.planner.sweep.Sweep.run"}
+
+
+@cache
+def steps(name):
+    told = []
+    CALLS[name](progress=lambda *step: told.append(step))
+    return told
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_progress_counts_up_to_its_total_in_words(name):
+    stages = {}
+    for what, done, total in steps(name):
+        stages.setdefault((what, total), []).append(done)
+    assert len({what for what, _ in stages}) == len(stages), "a stage has one total"
+    for (what, total), done in stages.items():
+        assert re.fullmatch(r"[A-Z][a-z']+\b.*", what), what
+        assert done == sorted({*done}), what
+        assert (done[0], done[-1]) == (0, total), what
+    assert any(len(done) > 2 for done in stages.values()), "something is told between start and end"
+
+
+@pytest.mark.parametrize("how", ["first", "middle", "event", "interrupt"])
+@pytest.mark.parametrize("name", CALLS)
+def test_it_stops_where_it_is_asked_to_and_leaves_the_model_as_it_was(name, how):
+    whole, of = len(steps(name)), smollm2() if name.startswith("tasks.") else model()
+    at = 0 if how == "first" else whole // 2
+    before, version = of.run([2, 3, 4]).logits, of.weights_version()
+    seen, stop = [], threading.Event()
+
+    def progress(*step):
+        seen.append(step)
+        if len(seen) > at:
+            stop.set()
+            if how == "interrupt":
+                raise KeyboardInterrupt
+
+    expected = (errors.Cancelled, KeyboardInterrupt) if how == "interrupt" else errors.Cancelled
+    with pytest.raises(expected) as caught:
+        CALLS[name](progress=progress, cancel=stop if how in ("event", "interrupt") else stop.is_set)
+    assert isinstance(caught.value, errors.Cancelled)
+    assert isinstance(caught.value, KeyboardInterrupt) == (how == "interrupt")
+    assert len(seen) == at + 1, "nothing is done after it was asked to stop"
+    assert hook_count(of.hf) == 0
+    assert of.weights_version() == version
+    assert torch.equal(of.run([2, 3, 4]).logits, before)
+    assert [*steps(name)][: len(seen)] == seen
+
+
+# ── what is finished is kept ────────────────────────────────────────────────────────────────────────────────────
+
+
+def stopped(name, n, **more):
+    seen = []
+    with pytest.raises(errors.Cancelled) as caught:
+        CALLS[name](progress=lambda *step: seen.append(step), cancel=lambda: len(seen) > n, **more)
+    return caught.value
+
+
+@pytest.mark.parametrize("error", [errors.SweepCancelled, KeyboardInterrupt])
+def test_a_stopped_sweep_keeps_the_cells_that_are_done(error):
+    def progress(stage, done, total):
+        if done >= 5:
+            if error is KeyboardInterrupt:
+                raise KeyboardInterrupt
+            stop.set()
+
+    stop, planned, whole = threading.Event(), plan(), plan().run().values
+    with pytest.raises(error) as caught:
+        planned.run(progress, stop)
+    assert isinstance(caught.value, errors.SweepCancelled)
+    partial = caught.value.partial
+    assert planned.partial is partial
+    done = ~partial.values.isnan()
+    assert 5 <= int(done.sum()) < done.numel()
+    torch.testing.assert_close(partial.values[done], whole[done])
+
+
+def test_a_stopped_method_keeps_what_it_has_in_its_own_form():
+    cells = stopped("methods.ablation_sweep.ablation_sweep", 3).partial
+    assert cells.dims == ("layer", "head")
+    assert 0 < int((~cells.values.isnan()).sum()) < cells.values.numel()
+    last = next(i for i, step in enumerate(steps(PATCHING)) if step[0].startswith("Round")) + 3
+    patched, whole = stopped(PATCHING, last).partial, CALLS[PATCHING]()
+    exact = ~patched.values.isnan()
+    assert patched.dims == whole.dims
+    assert 4 < int(exact.sum()) < exact.numel()
+    alone = rs.activation_patching(model(), **PATCHED)
+    torch.testing.assert_close(patched.values[exact], alone.values[exact])
+    found = stopped("methods.das.das", len(steps("methods.das.das")) - 2).partial
+    assert len(found.effect) == 3
+    assert float(found.unit.norm()) == pytest.approx(1)
+    looked = stopped("methods.look.look", len(steps("methods.look.look")) - 2).partial
+    assert len(looked.projections) == 3
+    so_far = stopped("methods.evidence.evidence", len(steps("methods.evidence.evidence")) - 2).partial
+    assert so_far.dose is not None
+    assert so_far.removal is None
+    assert stopped("corpus.pca.pca", 1).partial is None
+
+
+def test_what_a_call_inside_kept_is_made_into_what_this_one_gives():
+    with pytest.raises(errors.Cancelled) as caught, keeping(lambda kept: kept * 2):
+        raise errors.Cancelled("stopped", partial=21)
+    assert caught.value.partial == 42
+
+
+# ── the ways to say it ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Listener:
+    def __init__(self):
+        self.heard = []
+
+    def three(self, stage, done, total):
+        self.heard.append((stage, done, total))
+
+    def two(self, done, total):
+        self.heard.append((done, total))
+
+    def with_a_default(self, done, total, colour="red", *, more=None):
+        self.heard.append((done, total, colour))
+
+
+def test_progress_of_two_arguments_is_told_the_numbers_alone():
+    for name, told in (
+        ("three", [("Counting", 0, 2), ("Counting", 2, 2)]),
+        ("two", [(0, 2), (2, 2)]),
+        ("with_a_default", [(0, 2, "red"), (2, 2, "red")]),
+    ):
+        listener = Listener()
+        with stage("Counting", 2, getattr(listener, name)):
+            pass
+        assert listener.heard == told
+    told = []
+    with stage("Counting", 1, lambda *step: told.append(step)):
+        pass
+    assert told == [("Counting", 0, 1), ("Counting", 1, 1)]
+    with stage("Counting", 1, print):
+        pass
+
+
+def test_what_is_no_progress_and_no_cancel_is_refused():
+    for progress in (lambda done: None, lambda a, b, c, d: None, 5, "bar"):
+        with pytest.raises(errors.BadArguments, match="progress"), stage("Counting", 1, progress):
+            pass
+    for cancel in (True, 5, "yes"):
+        with pytest.raises(errors.BadArguments, match="cancel"), stage("Counting", 1, False, cancel):
+            pass
+
+
+def test_a_bar_where_one_is_asked_for_and_none_where_nobody_watches(capsys):
+    for progress, drawn in ((None, False), (False, False), (True, True)):
+        with stage("Counting sheep", 3, progress) as tell:
+            tell(1)
+        assert ("Counting sheep" in capsys.readouterr().err) == drawn
