@@ -15,6 +15,7 @@
     │                        NoWeights
     ├── ResultError          BadResult, UnknownLabel
     ├── DeclarationError     BadArguments, UnknownMethod, NameAlreadyDeclared
+    ├── ShelfFull
     ├── FileError            FileNotThere, DamagedFile, WrongEnding, NotPlain
     ├── CorpusError          EmptyCorpus, TooFewVectors, TextTooShort
     ├── TaskError            BadTable, TooFewWords, MissingLabel, TooFewPrompts, UnknownTask
@@ -295,6 +296,10 @@ class UnknownMethod(DeclarationError):
 
 class NameAlreadyDeclared(DeclarationError):
     """Two methods, edits or tasks have one id."""
+
+
+class ShelfFull(ResidscopeError):
+    """No more items fit on the session's shelf."""
 
 
 class FileError(ResidscopeError):

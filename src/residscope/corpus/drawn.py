@@ -4,8 +4,11 @@ import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
+from typing import Annotated
 
+from residscope import fields
 from residscope.corpus.text import Source, called, texts
+from residscope.declare.methods import method
 from residscope.engine.model import Model
 from residscope.errors import EmptyCorpus
 from residscope.model.prompts import PromptSet
@@ -21,13 +24,14 @@ STARTS = (
 Window = tuple[str, tuple[int, ...]]
 
 
+@method("draw-prompts", title="Draw prompts from a text", group="prompts")
 def draw_prompts(
     model: Model,
-    text: Source,
-    n: int = 24,
+    text: Annotated[Source, fields.text()],
+    n: Annotated[int, fields.count(low=1, high=2000)] = 24,
     *,
-    length: int = 40,
-    seed: int = 0,
+    length: Annotated[int, fields.count(low=4, high=4096)] = 40,
+    seed: Annotated[int, fields.seed()] = 0,
     progress: Progress = None,
     cancel: Cancel = None,
 ) -> PromptSet:

@@ -3,16 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from residscope import fields
 from residscope.corpus.chunks import Chunk, chunks
 from residscope.corpus.text import Source, called
 from residscope.corpus.vectors import one_vector
+from residscope.declare.methods import method
 from residscope.directions import Direction
 from residscope.engine.model import Model
 from residscope.errors import EmptyCorpus, WrongModel
@@ -174,17 +176,18 @@ class Readings:
         )  # fmt: skip
 
 
+@method("top-examples", title="Examples of a direction", group="directions", tokens="tokens")
 def top_examples(
     model: Model,
-    directions: Direction | Sequence[Direction],
-    corpus: Source,
+    directions: Annotated[Direction | Sequence[Direction], fields.direction(name="direction")],
+    corpus: Annotated[Source, fields.text()],
     *,
-    k: int = 10,
+    k: Annotated[int, fields.count(low=1, high=200)] = 10,
     intervals: int = 5,
     per_interval: int = 5,
-    tokens: int = 20_000,
-    context: int = 16,
-    seed: int = 0,
+    tokens: Annotated[int, fields.count(low=1000)] = 20_000,
+    context: Annotated[int, fields.count(low=1, high=200)] = 16,
+    seed: Annotated[int, fields.seed()] = 0,
     progress: Progress = None,
     cancel: Cancel = None,
 ) -> Examples | tuple[Examples, ...]:

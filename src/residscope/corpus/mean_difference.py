@@ -1,27 +1,31 @@
 """The difference of the means of a site over two texts, or of each of several against the rest."""
 
 from collections.abc import Mapping
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from residscope import fields
 from residscope.corpus.moments import Moments
 from residscope.corpus.text import Source, called, opened
 from residscope.corpus.vectors import check_count, moments_of, one_vector
+from residscope.declare.methods import method
 from residscope.directions import Dictionary, place
 from residscope.engine.model import Model
 from residscope.errors import CorpusError, ZeroDirection
 from residscope.progress import Cancel, Progress
 
 
+@method("mean-difference", title="Difference of two texts' means", group="directions", tokens="tokens")
 def mean_difference(
     model: Model,
-    corpora: Mapping[str, Source],
-    site: str,
+    corpora: Annotated[Mapping[str, Source], fields.contrast(title="texts")],
+    site: Annotated[str, fields.site(usual="resid_post")],
     *,
-    head: int | None = None,
-    tokens: int = 20_000,
+    head: Annotated[int | None, fields.heads(single=True)] = None,
+    tokens: Annotated[int, fields.count(low=1000)] = 20_000,
     progress: Progress = None,
     cancel: Cancel = None,
 ) -> Dictionary:

@@ -1,14 +1,16 @@
 """Non-negative parts of a site over a text: X = W H with nothing below zero."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from residscope import fields
 from residscope.corpus.text import Source, called, opened
-from residscope.corpus.vectors import check_count, check_size, one_vector, vectors_of
+from residscope.corpus.vectors import check_count, check_size, one_vector, price, vectors_of
+from residscope.declare.methods import method
 from residscope.directions import Dictionary, place
 from residscope.engine.model import Model
 from residscope.errors import DirectionError, NegativeActivations
@@ -19,16 +21,17 @@ SAMPLE = 20_000
 ROUNDS, STEPS = 40, 10
 
 
+@method("nmf", title="Non-negative factors", group="directions", tokens=price)
 def nmf(
     model: Model,
-    corpus: Source,
-    site: str,
-    n: int = 10,
+    corpus: Annotated[Source, fields.text()],
+    site: Annotated[str, fields.site(usual="mlp_post")],
+    n: Annotated[int, fields.count(low=1, high=500)] = 10,
     *,
-    head: int | None = None,
-    clip: bool = False,
-    tokens: int = 20_000,
-    seed: int = 0,
+    head: Annotated[int | None, fields.heads(single=True)] = None,
+    clip: Annotated[bool, fields.flag(help="set what is below zero to zero")] = False,
+    tokens: Annotated[int, fields.count(low=1000)] = 20_000,
+    seed: Annotated[int, fields.seed()] = 0,
     progress: Progress = None,
     cancel: Cancel = None,
 ) -> Dictionary:

@@ -1,29 +1,32 @@
 """Principal components of a site over a text, streaming and exact."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from residscope import fields
 from residscope.corpus.moments import Moments
 from residscope.corpus.text import Source, called, opened
-from residscope.corpus.vectors import check_count, check_size, moments_of, one_vector
+from residscope.corpus.vectors import check_count, check_size, moments_of, one_vector, price
+from residscope.declare.methods import method
 from residscope.directions import Dictionary
 from residscope.engine.model import Model
 from residscope.progress import Cancel, Progress, stage
 
 
+@method("pca", title="Principal components", group="directions", tokens=price)
 def pca(
     model: Model,
-    corpus: Source,
-    site: str,
-    n: int = 30,
+    corpus: Annotated[Source, fields.text()],
+    site: Annotated[str, fields.site(usual="resid_post")],
+    n: Annotated[int, fields.count(low=1, high=1000)] = 30,
     *,
-    head: int | None = None,
-    standardise: bool = False,
-    tokens: int = 20_000,
+    head: Annotated[int | None, fields.heads(single=True)] = None,
+    standardise: Annotated[bool, fields.flag(help="divide each axis by its standard deviation first")] = False,
+    tokens: Annotated[int, fields.count(low=1000)] = 20_000,
     progress: Progress = None,
     cancel: Cancel = None,
 ) -> Dictionary:

@@ -1,27 +1,30 @@
 """Singular vectors of a site over a text: what PCA finds when the mean is left in."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
+from residscope import fields
 from residscope.corpus.moments import Moments
 from residscope.corpus.pca import positive
 from residscope.corpus.text import Source, called, opened
-from residscope.corpus.vectors import check_count, check_size, moments_of, one_vector
+from residscope.corpus.vectors import check_count, check_size, moments_of, one_vector, price
+from residscope.declare.methods import method
 from residscope.directions import Dictionary
 from residscope.engine.model import Model
 from residscope.progress import Cancel, Progress, stage
 
 
+@method("svd", title="Singular vectors", group="directions", tokens=price)
 def svd(
     model: Model,
-    corpus: Source,
-    site: str,
-    n: int = 30,
+    corpus: Annotated[Source, fields.text()],
+    site: Annotated[str, fields.site(usual="resid_post")],
+    n: Annotated[int, fields.count(low=1, high=1000)] = 30,
     *,
-    head: int | None = None,
-    tokens: int = 20_000,
+    head: Annotated[int | None, fields.heads(single=True)] = None,
+    tokens: Annotated[int, fields.count(low=1000)] = 20_000,
     progress: Progress = None,
     cancel: Cancel = None,
 ) -> Dictionary:

@@ -1,6 +1,7 @@
 """The vectors of a site over a text: one a token, of one head where the site has heads."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -19,6 +20,12 @@ from residscope.progress import Cancel, Progress, stage
 ROWS = 8  # of a run
 PLAIN = (("d_model",), ("d_mlp",))
 OF_HEADS = (("head", "d_model"), ("head", "d_head"))
+
+
+def price(model: Model, *, site: str, tokens: int = 20_000, **_: Any) -> float:
+    """Tokens that go through the whole model to read a site over a text: of its forwards, the layers up to it."""
+    layer = model.sites.parse(site).layer
+    return tokens * (1.0 if layer is None else (layer + 1) / model.n_layers)
 
 
 def vectors_of(

@@ -194,6 +194,8 @@ def _drawn(part: dict[str, Any]) -> dict[str, Any]:
 
 
 def _same(value: Any, default: Any) -> bool:
+    if isinstance(value, list) and isinstance(default, tuple):
+        return value == [*default]
     return bool(type(value) is type(default) and value == default) or (
         isinstance(value, float | int) and isinstance(default, float | int) and value == default
     )

@@ -20,12 +20,12 @@ class Method(Declared):
 
     group: str = "methods"
     steps: Callable[..., Iterator[Any]] | None = None
-    tokens: Callable[..., float] | None = None
+    tokens: Callable[..., float] | str | None = None
 
     @cached_property
     def takes(self) -> frozenset[str]:
         """The names of all its arguments, also of those that are for Python alone."""
-        return frozenset(inspect.signature(self.steps or self.function).parameters)
+        return frozenset(inspect.signature(self.function).parameters)
 
     def run(self, plain: Spec, world: World, **watch: Any) -> Iterator[Any]:
         """Items as they come; the last is whole. watch: `progress`, `cancel`, where the function takes them."""
@@ -37,9 +37,20 @@ class Method(Declared):
         else:
             yield self.function(world.model, **given)
 
+    def look(self, plain: Spec, world: World) -> None:
+        """A first look at the arguments: what the fields that are quick to resolve refuse."""
+        for argument in self.arguments:
+            value = getattr(plain, argument.wire)
+            if value is not None and argument.field.early:
+                argument.field.resolve(value, world)
+
     def price(self, plain: Spec, world: World) -> float | None:
         """Tokens that go through the whole model, about; None where nobody has said."""
-        return None if self.tokens is None else float(self.tokens(world.model, **self.resolved(plain, world)))
+        if self.tokens is None:
+            return None
+        if isinstance(self.tokens, str):
+            return float(getattr(plain, self.tokens))
+        return float(self.tokens(world.model, **self.resolved(plain, world)))
 
     def schema(self) -> dict[str, Any]:
         where = f"{self.function.__module__}:{self.function.__qualname__}"
@@ -55,7 +66,7 @@ def method(
     title: str,
     group: str = "methods",
     steps: Callable[..., Iterator[Any]] | None = None,
-    tokens: Callable[..., float] | None = None,
+    tokens: Callable[..., float] | str | None = None,
 ) -> Callable[[F], F]:
     """Declare a function as a method.
 
@@ -63,7 +74,8 @@ def method(
         def ablation_sweep(model, prompts: Annotated[Prompt, fields.prompts()], ...): ...
 
     It takes a model first; `progress` and `cancel` where it has them; may be a generator of ever fuller items, or have one of the
-    same arguments as `steps`. tokens: of the model and the same arguments, how many tokens go through the whole model, about.
+    same arguments as `steps`. tokens: the argument that says how many tokens go through the whole model, about; or a function of the
+    model and the same arguments.
     """
 
     def declare(function: F) -> F:

@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Annotated
 
 import torch
 
+from residscope import fields
+from residscope.declare.methods import method
 from residscope.directions.dictionary import Dictionary
 from residscope.directions.direction import Direction
 from residscope.engine.model import Model
@@ -57,8 +60,13 @@ def logit_diff(
     return replace(difference, name=f"{names[0]} - {names[1]}{capped}")
 
 
+@method("unembedding-rows", title="Directions of tokens", group="directions")
 def unembedding_rows(
-    model: Model, tokens: Sequence[str | int], *, site: str | None = None, before_cap: bool = False
+    model: Model,
+    tokens: Annotated[Sequence[str | int], fields.tokens(several=True)],
+    *,
+    site: Annotated[str | None, fields.site()] = None,
+    before_cap: Annotated[bool, fields.flag(help="of a capped model: its logits before the cap")] = False,
 ) -> Dictionary:
     """The logits of several tokens as a dictionary in the lens space, one direction a token; see `unembedding`.
 

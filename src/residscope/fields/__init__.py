@@ -5,11 +5,13 @@ def ablate(site: Annotated[str, fields.site()], to: Annotated[str, fields.choice
 
 from residscope.fields.base import Field, Spec, World, Writer
 from residscope.fields.choices import ChoiceField
+from residscope.fields.contrasts import ContrastField
 from residscope.fields.counts import CountField
 from residscope.fields.dictionaries import DictionaryField
 from residscope.fields.directions import DirectionField
 from residscope.fields.edits import EditsField
 from residscope.fields.flags import FlagField
+from residscope.fields.head_groups import HeadGroupField
 from residscope.fields.heads import HeadsField
 from residscope.fields.layers import LayersField
 from residscope.fields.metrics import MetricField
@@ -26,11 +28,13 @@ from residscope.fields.texts import TextField
 from residscope.fields.tokens import TokensField
 
 choice = ChoiceField
+contrast = ContrastField
 count = CountField
 dictionary = DictionaryField
 direction = DirectionField
 edits = EditsField
 flag = FlagField
+head_group = HeadGroupField
 heads = HeadsField
 layers = LayersField
 metric = MetricField
@@ -49,12 +53,15 @@ tokens = TokensField
 KINDS = {
     cls.kind: cls
     for cls in (
-        choice, count, dictionary, direction, edits, flag, heads, layers, metric, name, number, positions, probe, prompts,
+        choice, contrast, count, dictionary, direction, edits, flag, head_group, heads, layers, metric, name, number,
+        positions, probe,
+        prompts,
         rank_one, seed, site, source, text, tokens,
     )
 }  # fmt: skip
 
 __all__ = [
-    "KINDS", "Field", "Spec", "World", "Writer", "choice", "count", "dictionary", "direction", "edits", "flag", "heads", "layers",
-    "metric", "name", "number", "positions", "probe", "prompts", "rank_one", "seed", "site", "source", "text", "tokens",
+    "KINDS", "Field", "Spec", "World", "Writer", "choice", "contrast", "count", "dictionary", "direction", "edits",
+    "flag", "head_group", "heads", "layers", "metric", "name", "number", "positions", "probe", "prompts", "rank_one",
+    "seed", "site", "source", "text", "tokens",
 ]  # fmt: skip

@@ -85,6 +85,7 @@ class Field:
     unless: tuple[str, tuple[str, ...]] | None = None
 
     kind: ClassVar[str] = ""
+    early: ClassVar[bool] = False  # whether resolving it is quick, so that it is done before the job is taken
 
     def type(self) -> Any:
         """What pydantic checks a plain value by."""

@@ -13,6 +13,7 @@ class DictionaryField(Field):
     """A dictionary of directions."""
 
     kind: ClassVar[str] = "dictionary"
+    early: ClassVar[bool] = True
 
     def type(self) -> Any:
         return Annotated[str, Bounds(min_length=1, max_length=200)]

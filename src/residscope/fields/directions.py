@@ -88,6 +88,7 @@ class DirectionField(Field):
 
     several: bool = False
     kind: ClassVar[str] = "direction"
+    early: ClassVar[bool] = True
 
     def type(self) -> Any:
         return DirectionRef | SeveralDirections if self.several else DirectionRef

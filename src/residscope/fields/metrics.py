@@ -47,6 +47,7 @@ class MetricField(Field):
     """A readout of the logits: a logit difference, a log-probability, the loss."""
 
     kind: ClassVar[str] = "metric"
+    early: ClassVar[bool] = True
 
     def type(self) -> Any:
         return MetricRef

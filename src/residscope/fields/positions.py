@@ -16,17 +16,20 @@ Indices = int | Annotated[list[int], Bounds(min_length=1, max_length=100_000)]
 class PositionsField(Field):
     """Positions of a prompt. known: further words ("each", "all"). named: the prompts' own names (S2, END), one or several.
 
-    live: a name is of the live prompt, and stands for the position it has there.
+    several: a list of names. live: a name is of the live prompt, and stands for the position it has there.
     """
 
     known: tuple[str, ...] = ()
     named: bool = False
     single: bool = False
     live: bool = False
+    several: bool = False
     kind: ClassVar[str] = "positions"
 
     def type(self) -> Any:
         name = Annotated[str, Bounds(min_length=1, max_length=100)]
+        if self.several:
+            return Annotated[list[name], Bounds(min_length=1, max_length=100)]
         if self.single:
             return (int | name) if self.named else int
         if self.named or self.known:
@@ -44,9 +47,11 @@ class PositionsField(Field):
         return repr(value)
 
     def hints(self) -> dict[str, Any]:
-        return {"known": list(self.known), "named": self.named, "single": self.single}
+        return {"known": list(self.known), "named": self.named, "single": self.single, "several": self.several}
 
     def read(self, words: Sequence[str]) -> Any:
+        if self.several:
+            return [part.strip() for part in words[0].split(",")]
         try:
             numbers = whole_numbers(words[0])
         except ValueError:

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor
 
-from residscope import edits
+from residscope import edits, fields
+from residscope.declare.methods import method
 from residscope.edits.base import indices
 from residscope.engine.model import Model, Prompt
 from residscope.engine.planner import sweep
@@ -14,25 +15,28 @@ from residscope.engine.protocols import Edit, Readout
 from residscope.engine.recording import Recording
 from residscope.engine.sinks import streams
 from residscope.errors import BadSweep
-from residscope.methods.grids import Positions, grid
+from residscope.methods.grids import Positions, grid, price
 from residscope.model.prompts import PromptSet
 from residscope.progress import Cancel, Progress, keeping
 from residscope.results import Result
 
 
+@method("ablation-sweep", title="Ablate everything once", group="sweeps", tokens=price)
 def ablation_sweep(
     model: Model,
-    prompts: Prompt,
-    metric: Readout,
+    prompts: Annotated[Prompt, fields.prompts()],
+    metric: Annotated[Readout, fields.metric()],
     *,
-    site: str = "z",
-    to: str | Tensor = "zero",
-    over: Any = None,
-    by: str | None = None,
-    layers: Sequence[int] | None = None,
-    positions: Positions = None,
-    relative: bool = False,
-    background: Sequence[Edit] = (),
+    site: Annotated[str, fields.site(every=True, usual="z")] = "z",
+    to: Annotated[str | Tensor, fields.choice("zero", "mean")] = "zero",
+    over: Annotated[Any, fields.prompts(live=True, when=("to", ("mean",)))] = None,
+    by: Annotated[str | None, fields.choice("position", when=("to", ("mean",)))] = None,
+    layers: Annotated[Sequence[int] | None, fields.layers()] = None,
+    positions: Annotated[Positions, fields.positions(known=("each", "all"), named=True)] = None,
+    relative: Annotated[
+        bool, fields.flag(help="less the unedited run's, so that below zero means that the part helped")
+    ] = False,
+    background: Annotated[Sequence[Edit], fields.edits()] = (),
     memory: int | None = None,
     progress: Progress = None,
     cancel: Cancel = None,

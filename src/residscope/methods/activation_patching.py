@@ -2,37 +2,39 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from residscope import edits
+from residscope import edits, fields
+from residscope.declare.methods import method
 from residscope.engine.model import Model, Prompt
 from residscope.engine.planner import Sweep, sweep
 from residscope.engine.protocols import Edit, Readout
 from residscope.errors import BadSweep
-from residscope.methods.grids import Positions, grid, run
+from residscope.methods.grids import Positions, grid, price, run
 from residscope.methods.pairs import Pair, Side, paired
 from residscope.model.sites import Site
 from residscope.progress import Cancel, Progress, keeping
 from residscope.results import Result
 
 
+@method("activation-patching", title="Patch everything once", group="sweeps", tokens=price)
 def activation_patching(
     model: Model,
-    clean: Prompt,
-    corrupted: Prompt | None,
-    metric: Readout,
+    clean: Annotated[Prompt, fields.prompts()],
+    corrupted: Annotated[Prompt | None, fields.prompts()],
+    metric: Annotated[Readout, fields.metric()],
     *,
-    site: str = "resid_pre",
-    mode: str = "denoise",
-    layers: Sequence[int] | None = None,
-    positions: Positions = None,
-    normalize: bool = False,
-    background: Sequence[Edit] = (),
-    screen: str | None = None,
-    over: float = 0.05,
+    site: Annotated[str, fields.site(every=True, usual="resid_pre")] = "resid_pre",
+    mode: Annotated[str, fields.choice("denoise", "noise")] = "denoise",
+    layers: Annotated[Sequence[int] | None, fields.layers()] = None,
+    positions: Annotated[Positions, fields.positions(known=("each", "all"), named=True)] = None,
+    normalize: Annotated[bool, fields.flag(help="as a share of the gap: 0 the corrupted run, 1 the clean one")] = False,
+    background: Annotated[Sequence[Edit], fields.edits()] = (),
+    screen: Annotated[str | None, fields.choice("bfloat16", "neighbours", "gradient")] = None,
+    over: Annotated[float, fields.number(low=0, high=1)] = 0.05,
     memory: int | None = None,
     progress: Progress = None,
     cancel: Cancel = None,

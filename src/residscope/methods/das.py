@@ -6,12 +6,14 @@ Geiger et al., 2023, Finding Alignments Between Interpretable Causal Variables a
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from residscope import fields
+from residscope.declare.methods import method
 from residscope.engine.gradients import gradients
 from residscope.engine.model import Model
 from residscope.engine.protocols import At, Edit
@@ -66,15 +68,16 @@ class Das(Report):
         )  # fmt: skip
 
 
+@method("das", title="Distributed alignment search", group="probes")
 def das(
     model: Model,
-    data: PromptSet,
-    probe: Probe,
+    data: Annotated[PromptSet, fields.prompts(labelled=True)],
+    probe: Annotated[Probe, fields.probe()],
     *,
-    steps: int = 30,
-    batch: int = 8,
-    rate: float = 0.1,
-    seed: int = 0,
+    steps: Annotated[int, fields.count(low=1, high=2000)] = 30,
+    batch: Annotated[int, fields.count(low=1, high=256)] = 8,
+    rate: Annotated[float, fields.number(over=0)] = 0.1,
+    seed: Annotated[int, fields.seed()] = 0,
     progress: Progress = None,
     cancel: Cancel = None,
 ) -> Das:

@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from residscope import edits
+from residscope import edits, fields
 from residscope.corpus.moments import Moments
 from residscope.corpus.vectors import at_head, one_vector
+from residscope.declare.methods import method
 from residscope.directions import Direction
 from residscope.engine.model import Model, Prompt
 from residscope.engine.naming import label_of, unit_of
@@ -133,18 +134,19 @@ class _Shift:
         return self.of(recording.logits_at(-1), None, recording.model, recording.batch)
 
 
+@method("dose-response", title="Dose and response", group="evidence")
 def dose_response(
     model: Model,
-    direction: Direction,
-    prompts: Prompt,
+    direction: Annotated[Direction, fields.direction()],
+    prompts: Annotated[Prompt, fields.prompts()],
     *,
-    site: str | None = None,
+    site: Annotated[str | None, fields.site()] = None,
     doses: Sequence[float] = DOSES,
-    metric: LogitReadout | None = None,
-    random: int = 39,
+    metric: Annotated[LogitReadout | None, fields.metric()] = None,
+    random: Annotated[int, fields.count(low=3, high=999)] = 39,
     pos: int | None = -1,
     moments: Moments | None = None,
-    seed: int = 0,
+    seed: Annotated[int, fields.seed()] = 0,
     memory: int | None = None,
     progress: Progress = None,
     cancel: Cancel = None,

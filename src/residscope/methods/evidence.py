@@ -4,14 +4,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
+from residscope import fields
 from residscope.corpus.chunks import chunks
 from residscope.corpus.examples import Examples, Readings
 from residscope.corpus.held_out import held_out
 from residscope.corpus.hub import DataSet
 from residscope.corpus.text import Source, called, opened
 from residscope.corpus.vectors import one_vector
+from residscope.declare.methods import method
 from residscope.directions import Direction
 from residscope.engine.model import Model
 from residscope.errors import Cancelled, CorpusError, NotFitted, ResidscopeError, TooFewVectors, ZeroDirection
@@ -83,16 +85,23 @@ class Evidence(Report):
         return f"Evidence({self.named}: {said})"
 
 
+@method(
+    "evidence",
+    title="Gather evidence",
+    group="evidence",
+    steps=lambda *given, **named: gather(*given, **named),
+    tokens="tokens",
+)
 def evidence(
     model: Model,
-    direction: Direction,
-    corpus: Source = "python-docs",
+    direction: Annotated[Direction, fields.direction()],
+    corpus: Annotated[Source, fields.text()] = "python-docs",
     *,
-    tokens: int = 8_000,
-    prompts: int = 12,
-    length: int = 20,
-    random: int = 39,
-    seed: int = 0,
+    tokens: Annotated[int, fields.count(low=1000, high=200_000)] = 8_000,
+    prompts: Annotated[int, fields.count(low=2, high=500)] = 12,
+    length: Annotated[int, fields.count(low=4, high=2048)] = 20,
+    random: Annotated[int, fields.count(low=9, high=999)] = 39,
+    seed: Annotated[int, fields.seed()] = 0,
     memory: int | None = None,
     progress: Progress = None,
     cancel: Cancel = None,

@@ -1,10 +1,12 @@
 """How far an edit's flip rate is the doing of the probe's C: the same prompts, edited by probes of one site and many Cs."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
+from residscope import fields
+from residscope.declare.methods import method
 from residscope.engine.model import Model
 from residscope.methods.activations import Recorded, recorded_halves
 from residscope.methods.answers import answer_diffs, flips
@@ -19,17 +21,18 @@ CS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)
 BOTH: Mapping[str, Maker] = {name: METHODS[name] for name in ("LRQP", QUANTILE)}
 
 
+@method("flips-over-c", title="Flips over C", group="probes")
 def flips_over_C(
     model: Model,
-    data: PromptSet,
+    data: Annotated[PromptSet, fields.prompts(labelled=True)],
     *,
-    sites: Sequence[str],
-    position: str,
-    label: str,
+    sites: Annotated[Sequence[str], fields.site(several=True, usual="resid_mid")],
+    position: Annotated[str, fields.name(of="position")],
+    label: Annotated[str, fields.name(of="label")],
     Cs: Sequence[float] = CS,
     methods: Mapping[str, Maker] = BOTH,
     held_out: PromptSet | float = 0.5,
-    seed: int = 0,
+    seed: Annotated[int, fields.seed()] = 0,
     batch: int = 32,
     progress: Progress = None,
     cancel: Cancel = None,

@@ -48,6 +48,23 @@ class Grid:
         )
 
 
+def price(
+    model: Model,
+    *,
+    site: str = "resid_pre",
+    prompts: Any = None,
+    clean: Any = None,
+    layers: Sequence[int] | None = None,
+    positions: Positions = None,
+    **_: Any,
+) -> float:
+    """Tokens that a sweep over a grid puts through the whole model, about: half of each cell's, which joins where it differs."""
+    source = prompts if prompts is not None else clean
+    batch, names = model.batch(source), source if isinstance(source, PromptSet) else None
+    cells = grid(model, site, layers=layers, positions=positions, tokens=batch, names=names)
+    return len(cells.sites) * sum(batch.lengths) / 2
+
+
 def grid(
     model: Model,
     site: str,

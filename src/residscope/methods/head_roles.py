@@ -5,13 +5,14 @@ Nothing is taken over from the paper but the questions: the same are put to ever
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from residscope import edits
+from residscope import edits, fields
+from residscope.declare.methods import method
 from residscope.directions import logit_diff as answer_direction
 from residscope.engine.layout import weight_in_out
 from residscope.engine.model import Model
@@ -130,12 +131,13 @@ class HeadRoles(Report):
         return f"HeadRoles({'; '.join(said)})"
 
 
+@method("head-roles", title="Roles of heads", group="sweeps")
 def head_roles(
     model: Model,
-    data: PromptSet,
+    data: Annotated[PromptSet, fields.prompts(labelled=True)],
     *,
-    each: int = 4,
-    prompts: int = 24,
+    each: Annotated[int, fields.count(low=1, high=50)] = 4,
+    prompts: Annotated[int, fields.count(low=1, high=2000)] = 24,
     batch: int = 16,
     progress: Progress = None,
     cancel: Cancel = None,

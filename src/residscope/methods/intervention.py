@@ -5,12 +5,14 @@ After Intervening in the Residual Stream (2023).
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from residscope import fields
+from residscope.declare.methods import method
 from residscope.engine.model import Model
 from residscope.methods import concepts
 from residscope.methods.answers import Flips, answer_ids, flips
@@ -148,13 +150,14 @@ class Intervention(Report):
         return f"Intervention({self.name} at {self.site}, {self.position}: {found.flipped} of {found.right} flip)"
 
 
+@method("intervene", title="Interventions beside each other", group="probes")
 def intervene(
     model: Model,
-    data: PromptSet,
-    probes: Sequence[Probe],
+    data: Annotated[PromptSet, fields.prompts(labelled=True)],
+    probes: Annotated[Sequence[Probe], fields.probe(several=True)],
     methods: Mapping[str, Maker] = METHODS,
     *,
-    seed: int = 0,
+    seed: Annotated[int, fields.seed()] = 0,
     batch: int = 32,
     progress: Progress = None,
     cancel: Cancel = None,

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from residscope import fields
+from residscope.declare.methods import method
 from residscope.engine.model import Model
 from residscope.errors import BadEdit, MissingExtra, OneClass
 from residscope.methods.activations import Key, Recorded, recorded
@@ -92,16 +94,17 @@ class Look(Report):
         return Grid([p.view(self.texts) for p in self.projections], columns=columns, title=title)
 
 
+@method("look", title="Look at labelled prompts", group="probes")
 def look(
     model: Model,
-    data: PromptSet,
+    data: Annotated[PromptSet, fields.prompts(labelled=True)],
     *,
-    label: str,
-    position: str,
-    sites: Sequence[str] = ("resid_mid",),
-    layers: Sequence[int] | None = None,
-    method: str = "svd",
-    seed: int = 0,
+    label: Annotated[str, fields.name(of="label")],
+    position: Annotated[str, fields.name(of="position")],
+    sites: Annotated[Sequence[str], fields.site(every=True, several=True, usual="resid_mid")] = ("resid_mid",),
+    layers: Annotated[Sequence[int] | None, fields.layers()] = None,
+    method: Annotated[str, fields.choice("svd", "umap")] = "svd",
+    seed: Annotated[int, fields.seed()] = 0,
     progress: Progress = None,
     cancel: Cancel = None,
 ) -> Look:

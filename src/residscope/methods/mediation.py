@@ -6,13 +6,14 @@ The open question of Intervening in the Residual Stream (2023): does the answer 
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from residscope import edits
+from residscope import edits, fields
+from residscope.declare.methods import method
 from residscope.engine.model import Model
 from residscope.engine.protocols import Edit
 from residscope.errors import BadEdit
@@ -83,14 +84,15 @@ class Mediation(Report):
         )
 
 
+@method("mediation", title="What runs through these heads", group="sweeps")
 def mediated(
     model: Model,
-    data: PromptSet,
-    edit: Sequence[Edit],
-    groups: Mapping[str, Sequence[Head]],
+    data: Annotated[PromptSet, fields.prompts(labelled=True)],
+    edit: Annotated[Sequence[Edit], fields.edits()],
+    groups: Annotated[Mapping[str, Sequence[Head]], fields.head_group(title="heads")],
     *,
-    draws: int = 3,
-    seed: int = 0,
+    draws: Annotated[int, fields.count(low=1, high=100)] = 3,
+    seed: Annotated[int, fields.seed()] = 0,
     batch: int = 32,
     progress: Progress = None,
     cancel: Cancel = None,

@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from residscope import fields
 from residscope.corpus.chunks import Chunk, chunks
 from residscope.corpus.text import Source, called
 from residscope.corpus.vectors import one_vector
+from residscope.declare.methods import method
 from residscope.directions import Direction
 from residscope.engine.model import Model
 from residscope.errors import EmptyCorpus, WrongModel
@@ -189,14 +191,15 @@ class Null:
         )
 
 
+@method("null-directions", title="Beside random directions", group="evidence", tokens="tokens")
 def null_directions(
     model: Model,
-    direction: Direction,
-    corpus: Source,
+    direction: Annotated[Direction, fields.direction()],
+    corpus: Annotated[Source, fields.text()],
     *,
-    n: int = 199,
-    tokens: int = 20_000,
-    seed: int = 0,
+    n: Annotated[int, fields.count(low=9, high=9999)] = 199,
+    tokens: Annotated[int, fields.count(low=1000)] = 20_000,
+    seed: Annotated[int, fields.seed()] = 0,
     progress: Progress = None,
     cancel: Cancel = None,
 ) -> NullDirections:

@@ -3,13 +3,15 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from residscope import fields
+from residscope.declare.methods import method
 from residscope.engine.model import Model
 from residscope.errors import OneClass, TooFewPrompts, UnseenLabel
 from residscope.methods.activations import recorded_halves
@@ -23,16 +25,17 @@ from residscope.progress import Cancel, Progress, Tell, stage
 _ROW = "row in the whole set"
 
 
+@method("fit-probe", title="Fit a probe", group="probes")
 def fit_probe(
     model: Model,
-    data: PromptSet,
+    data: Annotated[PromptSet, fields.prompts(labelled=True)],
     *,
-    site: str,
-    position: str,
-    label: str,
-    head: int | None = None,
+    site: Annotated[str, fields.site(usual="resid_mid")],
+    position: Annotated[str, fields.name(of="position")],
+    label: Annotated[str, fields.name(of="label")],
+    head: Annotated[int | None, fields.heads(single=True)] = None,
     held_out: PromptSet | float = 0.5,
-    seed: int = 0,
+    seed: Annotated[int, fields.seed()] = 0,
     Cs: Sequence[float] = CS,
     progress: Progress = None,
     cancel: Cancel = None,

@@ -1,10 +1,12 @@
 """Where a variable can be read: probes at every site and position, from one recorded pass over the prompts."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
+from residscope import fields
+from residscope.declare.methods import method
 from residscope.engine.model import Model
 from residscope.methods.activations import recorded_halves
 from residscope.methods.logistic import CS
@@ -15,16 +17,20 @@ from residscope.progress import Cancel, Progress, stage
 from residscope.results import Result
 
 
+@method("probe-sweep", title="Where a label can be read", group="probes")
 def probe_sweep(
     model: Model,
-    data: PromptSet,
+    data: Annotated[PromptSet, fields.prompts(labelled=True)],
     *,
-    label: str,
-    positions: Sequence[str],
-    sites: Sequence[str] = ("resid_pre", "resid_mid"),
-    layers: Sequence[int] | None = None,
+    label: Annotated[str, fields.name(of="label")],
+    positions: Annotated[Sequence[str], fields.positions(several=True, named=True)],
+    sites: Annotated[Sequence[str], fields.site(every=True, several=True, usual="resid_pre")] = (
+        "resid_pre",
+        "resid_mid",
+    ),
+    layers: Annotated[Sequence[int] | None, fields.layers()] = None,
     held_out: PromptSet | float = 0.5,
-    seed: int = 0,
+    seed: Annotated[int, fields.seed()] = 0,
     Cs: Sequence[float] = CS,
     progress: Progress = None,
     cancel: Cancel = None,

@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from residscope import edits
+from residscope import edits, fields
 from residscope.corpus.moments import Moments
 from residscope.corpus.vectors import one_vector
+from residscope.declare.methods import method
 from residscope.directions import Direction
 from residscope.engine.model import Model, Prompt
 from residscope.engine.planner import sweep
@@ -85,16 +86,17 @@ class _Cost:
         return torch.stack(found)
 
 
+@method("removal-cost", title="Cost of removal", group="evidence")
 def removal_cost(
     model: Model,
-    direction: Direction,
-    prompts: Prompt,
+    direction: Annotated[Direction, fields.direction()],
+    prompts: Annotated[Prompt, fields.prompts()],
     *,
-    site: str | None = None,
-    to: str = "mean",
-    random: int = 39,
+    site: Annotated[str | None, fields.site()] = None,
+    to: Annotated[str, fields.choice("mean", "zero")] = "mean",
+    random: Annotated[int, fields.count(low=3, high=999)] = 39,
     moments: Moments | None = None,
-    seed: int = 0,
+    seed: Annotated[int, fields.seed()] = 0,
     memory: int | None = None,
     progress: Progress = None,
     cancel: Cancel = None,

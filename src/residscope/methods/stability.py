@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from residscope import fields
 from residscope.corpus.chunks import Chunk, chunks
 from residscope.corpus.moments import Moments
 from residscope.corpus.nmf import factorised
@@ -16,6 +17,7 @@ from residscope.corpus.pca import principal
 from residscope.corpus.svd import singular
 from residscope.corpus.text import Source, called
 from residscope.corpus.vectors import one_vector
+from residscope.declare.methods import method
 from residscope.directions import Direction
 from residscope.engine.model import Model
 from residscope.errors import NotFitted, TooFewVectors
@@ -169,14 +171,15 @@ def stability_of(
     return Stability(direction.name, result, tuple(matched), about)
 
 
+@method("stability", title="Stability of a fit", group="evidence", tokens="tokens")
 def stability(
     model: Model,
-    direction: Direction,
-    corpus: Source,
+    direction: Annotated[Direction, fields.direction()],
+    corpus: Annotated[Source, fields.text()],
     *,
-    resamples: int = 8,
-    tokens: int = 20_000,
-    seed: int = 0,
+    resamples: Annotated[int, fields.count(low=2, high=100)] = 8,
+    tokens: Annotated[int, fields.count(low=1000)] = 20_000,
+    seed: Annotated[int, fields.seed()] = 0,
     progress: Progress = None,
     cancel: Cancel = None,
 ) -> Stability:

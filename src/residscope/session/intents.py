@@ -13,7 +13,9 @@ from residscope.fields.prompts import ProbeData
 from residscope.fields.sources import PromptSource, RunSource
 from residscope.session import compute, evidence, probes
 from residscope.session.fit import FitRecipe, check
+from residscope.session.jobs import CANCELLED, WAITING, find_job
 from residscope.session.loaded import Loaded
+from residscope.session.shelf import ItemShelf
 from residscope.session.stack import kind_of, make, parse_edits, parse_ref
 from residscope.session.state import Fit, Metric, ProbeRecipe, Probing, Run, Saved, State
 from residscope.session.world import check_data, need_model
@@ -77,6 +79,45 @@ class Id(Spec):
 
 class Nothing(Spec):
     pass
+
+
+class Start(Spec):
+    """A method, by its id, and its arguments as its schema has them. name: of what it makes."""
+
+    method: str = Field(min_length=1, max_length=200)
+    args: Any = Field(default_factory=dict)
+    name: str = Field(default="", max_length=100)
+
+
+class CancelJob(Spec):
+    job: str = Field(min_length=1, max_length=64)
+
+
+class ShelfChange(Spec):
+    """A change of the shelf, which writes files: done outside the session's lock."""
+
+    def change(self, shelf: ItemShelf) -> object:
+        raise NotImplementedError
+
+
+class RenameItem(ShelfChange):
+    name: str
+    to: str
+
+    def change(self, shelf: ItemShelf) -> object:
+        return shelf.rename(self.name, self.to)
+
+
+class DeleteItem(ShelfChange):
+    name: str
+
+    def change(self, shelf: ItemShelf) -> object:
+        return shelf.delete(self.name)
+
+
+class RestoreItem(ShelfChange):
+    def change(self, shelf: ItemShelf) -> object:
+        return shelf.restore()
 
 
 Change = tuple[State, Any]
@@ -240,7 +281,25 @@ def cancel_probe(state: State, args: Nothing) -> Change:
     return replace(state, probing=None), None
 
 
+def cancel_job(state: State, args: CancelJob) -> Change:
+    job = find_job(state, args.job)
+    if job.ended:
+        return replace(state, jobs=tuple(other for other in state.jobs if other is not job)), None
+    if job.phase == WAITING:
+        return replace(state, jobs=tuple(replace(o, phase=CANCELLED) if o is job else o for o in state.jobs)), None
+    return state, None
+
+
+def _same(state: State, args: Any) -> Change:
+    return state, None
+
+
 INTENTS: dict[str, Intent] = {
+    "start": Intent(Start, _same),
+    "cancel": Intent(CancelJob, cancel_job),
+    "rename_item": Intent(RenameItem, _same),
+    "delete_item": Intent(DeleteItem, _same),
+    "restore_item": Intent(RestoreItem, _same),
     "load_model": Intent(LoadModel, load_model),
     "set_prompt": Intent(SetPrompt, set_prompt),
     "set_metric": Intent(SetMetric, set_metric),

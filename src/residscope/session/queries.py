@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from residscope.declare import EDITS, reasons, shorten
+from residscope.declare import EDITS, TASKS, reasons, shorten
+from residscope.declare.plugins import BROKEN
 from residscope.errors import MalformedJSON, NotFound
 from residscope.fields.base import Spec
+from residscope.manifest import all_methods
 
 if TYPE_CHECKING:
     from residscope.session.session import Session
@@ -74,9 +76,23 @@ class Query:
     answer: "Callable[[Session, Any], Answer]"
 
 
+class Method(Spec):
+    method: str
+    args: Any = Field(default_factory=dict)
+
+
+class Row(Spec):
+    job: str
+
+
 def manifest() -> dict[str, Any]:
-    """What there is to ask for: every kind of edit, with what its form is drawn from."""
-    return {"edits": [kind.schema() for kind in EDITS.values()]}
+    """What there is to ask for, with what its form is drawn from: every kind of edit and every method; tasks, and broken plugins."""
+    return {
+        "edits": [kind.schema() for kind in EDITS.values()],
+        "methods": [method.schema() for method in all_methods().values()],
+        "tasks": [{"id": task.id, "title": task.title, "about": task.about} for task in TASKS.values()],
+        "broken": dict(BROKEN),
+    }
 
 
 QUERIES: dict[str, Query] = {
@@ -95,6 +111,10 @@ QUERIES: dict[str, Query] = {
         Reading,
         lambda session, args: session.probe_reading(args.name, run=args.run, pos=args.pos, named=args.named),
     ),
+    "job": Query(Row, lambda session, args: session.job(args.job)),
+    "item": Query(Name, lambda session, args: session.item(args.name)),
+    "cost": Query(Method, lambda session, args: session.cost(args.method, args.args)),
+    "python": Query(Method, lambda session, args: session.method_python(args.method, args.args)),
     "evidence": Query(Key, lambda session, args: session.evidence(args.key)),
 }
 

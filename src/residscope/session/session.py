@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from residscope.declare import EditSpec
+from residscope.declare.methods import find_method
 from residscope.directions import Direction
 from residscope.engine.model import Model
 from residscope.errors import Cancelled, explain
@@ -19,7 +20,8 @@ from residscope.session.evidence import EvidenceJobs
 from residscope.session.fit import FitRecipe
 from residscope.session.fit_job import FitJobs
 from residscope.session.imported import read_direction, take_in
-from residscope.session.intents import LoadModel, ReadData, find_run, parse_args
+from residscope.session.intents import CancelJob, LoadModel, ReadData, ShelfChange, Start, find_run, parse_args
+from residscope.session.jobs import Jobs, find_job, seconds_of, shelf_of, with_job
 from residscope.session.kept import Shelf
 from residscope.session.loaded import Loaded
 from residscope.session.mixing import dictionary_of, reads
@@ -29,11 +31,15 @@ from residscope.session.queries import answer
 from residscope.session.read import describe, describe_dictionary
 from residscope.session.saved import SavedPrompts
 from residscope.session.settle import finished, settle, with_model
+from residscope.session.shelf import ItemShelf
+from residscope.session.shelf import Kept as KeptItem
+from residscope.session.shown import file_of, read_item, table_of, views_of
 from residscope.session.stack import parse_ref
 from residscope.session.state import Prompt, Run, RunKey, Saved, State, run_key
 from residscope.session.wire import changed, to_wire, top
 from residscope.session.worker import Worker
 from residscope.session.world import find_probe, need_model
+from residscope.session.writing import method_code
 
 Listener = Callable[[int, dict[str, Any]], None]
 Loader = Callable[..., Any]
@@ -63,6 +69,7 @@ class Session:
         self._shelf = Shelf(folder)
         self._fits = FitJobs(lambda: self._state, self._commit, self._lock, self._shelf)
         self._probes = ProbeJobs(lambda: self._state, self._commit, self._lock)
+        self._items = ItemShelf(folder)
         self._evidence = EvidenceJobs(lambda: self._state, self._commit, self._lock)
         self._listeners: list[Listener] = []
         self._seq = 0
@@ -72,6 +79,7 @@ class Session:
         self._state = State(saved=tuple(map(Saved, texts)), notices=(notice,) if notice else (), models=tuple(offers()))
         self._wire = to_wire(self._state)
         self._worker = Worker("residscope-session")
+        self._jobs = Jobs(lambda: self._state, self._commit, self._lock, lambda: self._worker.quiet(RUN), self._items)
 
     # ── what the doors call ─────────────────────────────────────────────────────────────────────────────────
 
@@ -103,6 +111,8 @@ class Session:
             ResidscopeError: the refusal.
         """
         intent, checked = parse_args(name, args)
+        if isinstance(checked, ShelfChange):
+            return self._change_shelf(checked.change)
         if isinstance(checked, ReadData):
             return self._probes.data(self._loaded(), checked.data)
         with self._lock:
@@ -113,7 +123,11 @@ class Session:
             if name == "forget_dictionary" and new.model is not None:
                 self._shelf.save(new.model)
             self._commit(new)
-        if isinstance(checked, LoadModel):
+        if isinstance(checked, Start):
+            return self._start(checked)
+        if isinstance(checked, CancelJob):
+            self._jobs.stop(checked.job)
+        elif isinstance(checked, LoadModel):
             self.load(checked.name)
         elif isinstance(checked, FitRecipe) and new.fit is not None:
             self._fits.start(new.fit, checked)
@@ -137,10 +151,28 @@ class Session:
 
     def wait(self, timeout: int | float | None = None) -> bool:
         """Until every run and every number that follows it is there."""
-        return self._worker.wait(timeout)
+        return self._worker.wait(timeout) and self._jobs.wait(timeout)
+
+    def _start(self, asked: "Start") -> dict[str, Any]:
+        """Queue a method. Raises BadArguments, UnknownMethod, and what a first look at the arguments refuses."""
+        method = find_method(asked.method)
+        world = self._state.world()
+        plain = method.check(asked.args)
+        method.look(plain, world)
+        job = self._jobs.new(method, plain, world, name=asked.name, code=method_code(method, plain, world))
+        with self._lock:
+            self._commit(replace(self._state, jobs=with_job(self._state.jobs, job)))
+        self._jobs.start(job)
+        return {"job": job.id, "cost": job.cost}
+
+    def _change_shelf(self, change: Callable[[ItemShelf], object]) -> None:
+        change(self._items)
+        with self._lock:
+            self._commit(replace(self._state, items=shelf_of(self._items)))
 
     def close(self) -> None:
         """Stop what runs, as soon as it can be stopped."""
+        self._jobs.close()
         self._loads += 1
         with self._lock:
             self._state = replace(self._state, fit=None, probing=None, evidence=None)
@@ -199,6 +231,42 @@ class Session:
     def probe_reading(self, name: str, *, run: str, pos: int, named: bool = False) -> dict[str, Any]:
         return self._probes.reading(self._state, name, run=run, pos=pos, named=named)
 
+    def cost(self, method: str, args: Any) -> dict[str, Any]:
+        """What a call would take, in seconds, about; null where nobody has said."""
+        found, world = find_method(method), self._state.world()
+        plain = found.check(args)
+        found.look(plain, world)
+        return {"seconds": seconds_of(found, plain, world)}
+
+    def method_python(self, method: str, args: Any) -> dict[str, Any]:
+        """A call as Python that runs as pasted."""
+        found = find_method(method)
+        return {"code": method_code(found, found.check(args), self._state.world())}
+
+    def job(self, id: str) -> dict[str, Any]:
+        """The latest picture of a job. Raises NotFound."""
+        job, latest = find_job(self._state, id), self._jobs.partial(id)
+        if latest is None:
+            return {"job": id, "revision": 0, "view": None}
+        revision, item = latest
+        return {"job": id, "revision": revision, "done": job.ended, "views": views_of(item), "table": table_of(item)}
+
+    def item(self, name: str) -> dict[str, Any]:
+        """An item of the shelf: its picture, its first rows, what made it. Raises NotFound."""
+        kept = self._items.find(name)
+        about = {"provenance": dict(kept.item.provenance), "code": kept.code, "args": dict(kept.args)}
+        return kept.about | about | {"views": views_of(kept.item), "table": table_of(kept.item)}
+
+    def item_file(self, name: str, ending: str) -> tuple[str, bytes]:
+        """An item as a file of this ending: its name and its bytes. Raises NotFound, WrongEnding."""
+        return file_of(self._items.find(name), ending)
+
+    def import_item(self, data: bytes, name: str) -> dict[str, Any]:
+        """Take an item's file in; answers its name. Raises DamagedFile, ShelfFull, WrongModel."""
+        kept = self._items.put(KeptItem(name or "imported", read_item(data, self.model), "Imported"))
+        self._change_shelf(lambda shelf: None)
+        return {"name": kept.name}
+
     def evidence(self, key: str) -> dict[str, Any]:
         """What has been gathered for a direction so far. Raises NotFound."""
         return self._evidence.describe(key)
@@ -250,6 +318,7 @@ class Session:
             loaded = Loaded.of(model, source=source if isinstance(source, str) else None, **options)
             loaded, notice = self._shelf.load(loaded)
             offers = tuple(self._offers())
+            opened = self._items.open(loaded.model)
         except Exception as error:
             if number == self._loads:
                 self._status(
@@ -262,7 +331,11 @@ class Session:
                 self._aside.clear()
                 new = with_model(self._state, loaded)
                 notices = new.notices if notice is None else (*new.notices, notice)
-                self._commit(replace(new, models=offers, notices=notices))
+                self._jobs.stop_all()
+                told = (*notices, *opened)
+                self._commit(
+                    replace(new, models=offers, notices=told, shelf=self._items, items=shelf_of(self._items), jobs=())
+                )
 
     def _run_job(self) -> None:
         state = self._state

@@ -12,8 +12,10 @@ from residscope.fields.prompts import ProbeData
 
 if TYPE_CHECKING:
     from residscope.directions import Direction
+    from residscope.session.jobs import Job
     from residscope.session.loaded import Loaded
     from residscope.session.probes import Fitted
+    from residscope.session.shelf import ItemShelf
     from residscope.session.world import SessionWorld
 
 MOST_RUNS = 50
@@ -179,6 +181,11 @@ class State:
     probes: Mapping[str, "Fitted"] = field(default_factory=dict)
     probing: Probing | None = None
     evidence: Gathering | None = None
+    jobs: "tuple[Job, ...]" = ()
+    items: Mapping[str, Any] = field(
+        default_factory=lambda: {"items": [], "bytes": 0, "budget": 0, "can_restore": False}
+    )
+    shelf: "ItemShelf | None" = field(default=None, compare=False, repr=False)
     notices: tuple[str, ...] = ()
 
     def world(self) -> "SessionWorld":
@@ -186,7 +193,14 @@ class State:
         from residscope.session.world import SessionWorld, need_model
 
         return SessionWorld(
-            need_model(self.model), self.prompt, self.metric, self.directions, self.probes, self.runs, self.active
+            need_model(self.model),
+            self.prompt,
+            self.metric,
+            self.directions,
+            self.probes,
+            self.runs,
+            self.active,
+            self.shelf,
         )
 
     @property

@@ -12,6 +12,7 @@ from residscope.session.stack import kind_of
 from residscope.session.state import Gathering, Metric, Probing, Prompt, Run, State, Tok
 
 if TYPE_CHECKING:
+    from residscope.session.jobs import Job
     from residscope.session.probes import Fitted
 
 
@@ -46,8 +47,20 @@ def to_wire(state: State) -> dict[str, Any]:
         "probes": [_fitted(fitted) for fitted in state.probes.values()],
         "probing": None if state.probing is None else _probing(state.probing),
         "evidence": None if state.evidence is None else _gathering(state.evidence),
+        "jobs": [_job(job) for job in state.jobs],
+        "items": dict(state.items),
         "notices": list(state.notices),
     }
+
+
+def _job(job: "Job") -> dict[str, Any]:
+    """A job without what it was asked for."""
+    numbers = {name: finite(getattr(job, name)) for name in ("progress", "left", "cost", "seconds")}
+    told = {
+        name: getattr(job, name)
+        for name in ("id", "method", "title", "name", "phase", "stage", "revision", "note", "error")
+    }
+    return told | numbers | {"items": list(job.items)}
 
 
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

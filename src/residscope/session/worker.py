@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 
 Job = Callable[[], None]
+IDLE = 1 << 30  # the priority of nothing
 _log = logging.getLogger(__name__)
 
 
@@ -22,6 +23,7 @@ class Worker:
         self._wake = threading.Condition()
         self._jobs: dict[str, tuple[int, Job]] = {}
         self._busy = False
+        self._running = IDLE
         self._closed = False
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
@@ -37,6 +39,18 @@ class Worker:
         """Until nothing is left to do; False when the time ran out first."""
         with self._wake:
             return self._wake.wait_for(lambda: self._closed or not (self._jobs or self._busy), timeout)
+
+    def quiet(self, priority: int) -> None:
+        """Until no job as urgent as this waits or runs; at once in the worker's own thread."""
+        if threading.current_thread() is self._thread:
+            return
+        with self._wake:
+            self._wake.wait_for(
+                lambda: (
+                    self._closed
+                    or not (self._running <= priority or any(urgent <= priority for urgent, _ in self._jobs.values()))
+                )
+            )
 
     def close(self, *, timeout: int | float | None = 5.0) -> None:
         """Drop what waits; let what runs finish."""
@@ -55,7 +69,7 @@ class Worker:
                 _log.exception("a job of the session failed")
             finally:
                 with self._wake:
-                    self._busy = False
+                    self._busy, self._running = False, IDLE
                     self._wake.notify_all()
 
     def _next(self) -> Job | None:
@@ -65,4 +79,5 @@ class Worker:
                 return None
             name = min(self._jobs, key=lambda name: self._jobs[name][0])
             self._busy = True
-            return self._jobs.pop(name)[1]
+            self._running, job = self._jobs.pop(name)
+            return job

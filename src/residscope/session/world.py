@@ -27,6 +27,7 @@ from residscope.session.stack import make, parse_edits
 
 if TYPE_CHECKING:
     from residscope.session.probes import Fitted
+    from residscope.session.shelf import ItemShelf
     from residscope.session.state import Metric, Prompt, Run
 
 
@@ -47,6 +48,7 @@ class SessionWorld:
     fitted: "Mapping[str, Fitted]" = field(default_factory=dict)
     runs: "tuple[Run, ...]" = ()
     stack: tuple[EditSpec, ...] = ()
+    shelf: "ItemShelf | None" = None
 
     @property
     def model(self) -> Model:
@@ -78,7 +80,7 @@ class SessionWorld:
             case DrawnPrompts():
                 return draw_prompts(self.model, self.text(ref.text), ref.n, length=ref.length, seed=ref.seed)
             case NamedPrompts():
-                raise NotFound("there are no prompts of that name", received=ref.name)
+                return self._item(ref.name, "prompts")
             case _:
                 raise TypeError(f"no prompts: {ref!r}")
 
@@ -93,7 +95,7 @@ class SessionWorld:
                 run = self.run(ref.run)
                 return RunOf(tuple(run.prompt.ids), tuple(self.on(run.prompt).made(run.active)))
             case ItemSource():
-                raise NotFound("there is no recording of that name", received=ref.name)
+                return self._item(ref.name, "recording")
             case _:
                 raise TypeError(f"no source: {ref!r}")
 
@@ -123,13 +125,19 @@ class SessionWorld:
             case TokenRef():
                 return unembedding(self.model, self.loaded.token(ref.token).id)
             case SavedRef():
+                if ref.name not in self.directions and self.shelf is not None and ref.name in self.shelf.items:
+                    return self._item(ref.name, "direction")
                 return saved_direction(ref.name, self.directions)
 
     def dictionary(self, id: str) -> Dictionary:
         """Raises NotFound."""
+        if id not in self.loaded.dictionaries and self.shelf is not None and id in self.shelf.items:
+            return self._item(id, "dictionary")
         return self.loaded.dictionary(id)
 
     def probe(self, name: str) -> Any:
+        if name not in self.fitted and self.shelf is not None and name in self.shelf.items:
+            return self._item(name, "probe")
         return find_probe(name, self.fitted).probe
 
     def text(self, ref: Any) -> Source:
@@ -161,6 +169,16 @@ class SessionWorld:
     def edits(self, ref: Any) -> tuple[Any, ...]:
         specs = self.stack if ref == "live" else parse_edits(ref)
         return tuple(self.made(specs))
+
+    def _item(self, name: str, kind: str) -> Any:
+        """An item of the shelf. Raises NotFound where it is not there, or of another kind."""
+        kept = None if self.shelf is None else self.shelf.items.get(name)
+        if kept is None or kept.item.kind != kind:
+            known = [] if self.shelf is None else [n for n, k in self.shelf.items.items() if k.item.kind == kind]
+            raise NotFound(
+                f"no {kind} of that name is on the shelf", received=name, allowed=", ".join(known) or "none is"
+            )
+        return kept.item
 
     def _prompt(self) -> "Prompt":
         if self.prompt is None:

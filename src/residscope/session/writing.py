@@ -3,9 +3,9 @@
 import re
 from typing import Any
 
-from residscope.declare import EditSpec
+from residscope.declare import EditSpec, Method
 from residscope.directions import Direction
-from residscope.errors import NotFound
+from residscope.fields.base import Spec
 from residscope.fields.directions import AnyDirection, LogitDiffRef, MixRef, PcaRef, SavedRef, TokenRef
 from residscope.fields.metrics import AnswersMetric, LiveMetric, LogitDiffMetric, LogProbMetric, LossMetric
 from residscope.fields.prompts import DrawnPrompts, LivePrompt, NamedPrompts, TypedPrompts
@@ -41,6 +41,14 @@ def python_code(state: State, ref: AnyDirection | None) -> str:
         if ref is not None:
             body += [f"direction = {writer.direction(ref)}", f"print({runs[-1]}.project(direction))"]
     return writer.whole(body)
+
+
+def method_code(method: Method, plain: Spec, world: SessionWorld) -> str:
+    """The lines that give what a method gives, and print it."""
+    writer = SessionWriter(world)
+    if world.prompt is not None:
+        writer.prompt_name = repr(world.prompt.text)
+    return writer.whole([f"result = {method.code(plain, writer, 'model')}", "print(result)"])
 
 
 class SessionWriter:
@@ -97,7 +105,7 @@ class SessionWriter:
             case DrawnPrompts():
                 return f"rs.draw_prompts(model, {self.text(ref.text)}, {ref.n}, length={ref.length}, seed={ref.seed})"
             case NamedPrompts():
-                raise NotFound("there are no prompts of that name", received=ref.name)
+                return f"rs.load_item({f'{ref.name}.safetensors'!r})"
             case _:
                 raise TypeError(f"no prompts: {ref!r}")
 
@@ -111,7 +119,7 @@ class SessionWriter:
                 run = self.world.run(ref.run)
                 return self._run(run.prompt, run.active)
             case ItemSource():
-                raise NotFound("there is no recording of that name", received=ref.name)
+                return f"rs.load_item({f'{ref.name}.safetensors'!r}, model)"
             case _:
                 raise TypeError(f"no source: {ref!r}")
 
@@ -124,15 +132,21 @@ class SessionWriter:
             case TokenRef():
                 return f"directions.unembedding(model, {ref.token!r})"
             case SavedRef():
+                if ref.name not in self.world.directions:
+                    return self._loaded(ref.name)
                 return _saved(self.world.directions[ref.name])
 
     def dictionary(self, id: str) -> str:
+        if id not in self.world.loaded.code:
+            return self._loaded(id)
         variable = re.sub(r"\W+", "_", id)
         self.lines[f"{variable} = {self.world.loaded.code[id]}"] = None
         return variable
 
     def probe(self, name: str) -> str:
         """A variable for each probe, which is fitted again from its data: fits are the same on every run."""
+        if name not in self.world.fitted:
+            return self._loaded(name)
         if name not in self.names:
             variable = "probe" if not self.names else f"probe_{len(self.names) + 1}"
             recipe = self.world.fitted[name].recipe
@@ -146,6 +160,10 @@ class SessionWriter:
             )
             self.names[name] = variable
         return self.names[name]
+
+    def _loaded(self, name: str) -> str:
+        """An item of the shelf, from the file that it was saved to."""
+        return f"rs.load_item({f'{name}.safetensors'!r})"
 
     def text(self, ref: Any) -> str:
         """A long typed text is the file that it was pasted from."""

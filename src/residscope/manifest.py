@@ -1,0 +1,48 @@
+"""Every method there is: found by importing the rooms that hold them, and what plugins bring; listed in a file that needs no torch."""
+
+import json
+from functools import cache
+from importlib import import_module
+from importlib.resources import files
+from pkgutil import iter_modules
+from typing import Any
+
+from residscope.declare.methods import METHODS, Method
+from residscope.declare.plugins import load_plugins
+
+ROOMS = ("residscope.methods", "residscope.corpus", "residscope.directions", "residscope.tasks")
+FILE = "methods/manifest.json"
+
+
+@cache
+def own_methods() -> dict[str, Method]:
+    """Residscope's own, by id."""
+    for room in ROOMS:
+        for module in iter_modules(import_module(room).__path__):
+            import_module(f"{room}.{module.name}")
+    own = {id: method for id, method in METHODS.items() if method.function.__module__.startswith("residscope.")}
+    return dict(sorted(own.items()))
+
+
+def all_methods() -> dict[str, Method]:
+    """And those that plugins bring."""
+    own_methods()
+    load_plugins()
+    return dict(sorted(METHODS.items()))
+
+
+def build() -> str:
+    """The manifest: the schema of each of Residscope's own methods, as JSON."""
+    return json.dumps([method.schema() for method in own_methods().values()], ensure_ascii=False, indent=1) + "\n"
+
+
+def read() -> list[dict[str, Any]]:
+    """The manifest as it was built; neither torch nor a method is imported."""
+    found: list[dict[str, Any]] = json.loads((files("residscope") / FILE).read_text(encoding="utf-8"))
+    return found
+
+
+if __name__ == "__main__":
+    from pathlib import Path
+
+    (Path(__file__).parent / FILE).write_text(build(), encoding="utf-8")
