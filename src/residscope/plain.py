@@ -10,10 +10,12 @@ What has no such form is refused when it is written, by its name.
 """
 
 import hashlib
+import json
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, fields
 from math import isfinite
+from numbers import Integral, Real
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -21,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from residscope.errors import NotPlain
+from residscope.errors import BadResult, NotPlain
 
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -34,6 +36,7 @@ ALLOWED = (
     "text, numbers, lists, tuples, mappings, tensors, numpy's arrays, directions, dictionaries, edits, probes, results, views, "
     "reports"
 )
+Label = int | float | str
 Tensors = MutableMapping[str, Tensor] | None
 
 
@@ -246,3 +249,28 @@ def _bytes(x: Tensor) -> bytes:
 
 def refusal(name: str, received: str, *, allowed: str = ALLOWED) -> NotPlain:
     return NotPlain(f"{name} has no form in JSON", received=received, allowed=allowed)
+
+
+# ── of results ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def as_label(x: Any) -> Label:
+    """A label along a dimension: a text or a number. Raises BadResult."""
+    if isinstance(x, str):
+        return str(x)
+    x = x.item() if hasattr(x, "item") else x
+    if isinstance(x, Integral) and not isinstance(x, bool):
+        return int(x)
+    if isinstance(x, Real) and not isinstance(x, bool):
+        return float(x)
+    raise BadResult("a label is a number or a text", received=repr(x), allowed="int, float or str")
+
+
+def as_json(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy as JSON has it, so that a result that is made can be saved."""
+    try:
+        return json.loads(json.dumps(dict(provenance)))
+    except (TypeError, ValueError) as error:
+        raise BadResult(
+            "the provenance holds what is no plain value", received=str(error), allowed="text, numbers, lists, mappings"
+        ) from None

@@ -1,11 +1,9 @@
 """Results: numbers with named dimensions, and what it takes to read them again next year."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from math import prod
-from numbers import Integral, Real
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,6 +15,7 @@ from torch import Tensor
 from residscope.errors import BadResult, DamagedFile, UnknownLabel
 from residscope.files import read_tensors, write_tensors
 from residscope.items import nbytes_of, save_item
+from residscope.plain import Label, as_json, as_label
 from residscope.same import same
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
     from residscope.views import View
 
-Label = int | float | str
 KIND = "result"
 _TAKEN = ("value", "low", "high")
 _TOLD = {"dims": list, "name": str, "exact": bool | str, "coords": dict, "along": dict, "provenance": dict, "unit": str}
@@ -90,7 +88,7 @@ class Result:
             put(name, None if tensor is None else tensor.detach().to("cpu", copy=True).contiguous())
         put("along", MappingProxyType(dict(self.along)))
         put("coords", MappingProxyType(self._labelled()))
-        put("provenance", MappingProxyType(_plain(self.provenance)))
+        put("provenance", MappingProxyType(as_json(self.provenance)))
         if self.unit == "" and isinstance(self.provenance.get("unit"), str):
             put("unit", self.provenance["unit"])
         for name in ("name", "unit"):
@@ -112,7 +110,7 @@ class Result:
         if strange := self.along.keys() - (self.coords.keys() - size.keys()):
             raise BadResult("`along` names columns that are not there", received=", ".join(sorted(strange)))
         found = {dim: tuple(range(n)) for dim, n in size.items()} | {
-            name: tuple(_label(x) for x in labels) for name, labels in self.coords.items()
+            name: tuple(as_label(x) for x in labels) for name, labels in self.coords.items()
         }
         for name, labels in found.items():
             dim = self.along.get(name, name)
@@ -293,24 +291,3 @@ class Result:
 
 def _made(parts: dict[str, Any]) -> Result:
     return Result(**parts)
-
-
-def _label(x: Any) -> Label:
-    if isinstance(x, str):
-        return str(x)
-    x = x.item() if hasattr(x, "item") else x
-    if isinstance(x, Integral) and not isinstance(x, bool):
-        return int(x)
-    if isinstance(x, Real) and not isinstance(x, bool):
-        return float(x)
-    raise BadResult("a label is a number or a text", received=repr(x), allowed="int, float or str")
-
-
-def _plain(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy as JSON has it, so that a result that is made can be saved."""
-    try:
-        return json.loads(json.dumps(dict(provenance)))
-    except (TypeError, ValueError) as error:
-        raise BadResult(
-            "the provenance holds what is no plain value", received=str(error), allowed="text, numbers, lists, mappings"
-        ) from None
