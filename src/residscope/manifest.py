@@ -1,4 +1,4 @@
-"""Every method there is: found by importing the rooms that hold them, and what plugins bring; listed in a file that needs no torch."""
+"""Every method there is, by importing the rooms that hold them and the plugins; and a list of them that needs no torch."""
 
 import json
 from functools import cache
@@ -9,6 +9,7 @@ from typing import Any
 
 from residscope.declare.methods import METHODS, Method
 from residscope.declare.plugins import load_plugins
+from residscope.errors import UnknownMethod
 
 ROOMS = ("residscope.methods", "residscope.corpus", "residscope.directions", "residscope.tasks")
 FILE = "methods/manifest.json"
@@ -29,6 +30,14 @@ def all_methods() -> dict[str, Method]:
     own_methods()
     load_plugins()
     return dict(sorted(METHODS.items()))
+
+
+def find_method(id: str) -> Method:
+    """Raises UnknownMethod."""
+    known = all_methods()
+    if id not in known:
+        raise UnknownMethod("there is no such method", received=id[:100], allowed=", ".join(known))
+    return known[id]
 
 
 def build() -> str:

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from residscope.declare.base import Declared
-from residscope.errors import NameAlreadyDeclared, UnknownMethod
+from residscope.errors import NameAlreadyDeclared
 from residscope.fields.base import Spec, World
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -73,9 +73,9 @@ def method(
         @method("ablation-sweep", title="Ablate everything once", group="sweeps")
         def ablation_sweep(model, prompts: Annotated[Prompt, fields.prompts()], ...): ...
 
-    It takes a model first; `progress` and `cancel` where it has them; may be a generator of ever fuller items, or have one of the
-    same arguments as `steps`. tokens: the argument that says how many tokens go through the whole model, about; or a function of the
-    model and the same arguments.
+    It takes a model first; `progress` and `cancel` where it has them; may be a generator of ever fuller items, or have one of
+    the same arguments as `steps`. tokens: the argument that says how many tokens go through the whole model, about; or a
+    function of the model and the same arguments.
     """
 
     def declare(function: F) -> F:
@@ -88,10 +88,3 @@ def method(
         return function
 
     return declare
-
-
-def find_method(id: str) -> Method:
-    """Raises UnknownMethod."""
-    if id not in METHODS:
-        raise UnknownMethod("there is no such method", received=id[:100], allowed=", ".join(sorted(METHODS)))
-    return METHODS[id]

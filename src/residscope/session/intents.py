@@ -96,7 +96,7 @@ class CancelJob(Spec):
 class ShelfChange(Spec):
     """A change of the shelf, which writes files: done outside the session's lock."""
 
-    def change(self, shelf: ItemShelf) -> object:
+    def change(self, shelf: ItemShelf) -> None:
         raise NotImplementedError
 
 
@@ -104,20 +104,20 @@ class RenameItem(ShelfChange):
     name: str
     to: str
 
-    def change(self, shelf: ItemShelf) -> object:
-        return shelf.rename(self.name, self.to)
+    def change(self, shelf: ItemShelf) -> None:
+        shelf.rename(self.name, self.to)
 
 
 class DeleteItem(ShelfChange):
     name: str
 
-    def change(self, shelf: ItemShelf) -> object:
-        return shelf.delete(self.name)
+    def change(self, shelf: ItemShelf) -> None:
+        shelf.delete(self.name)
 
 
 class RestoreItem(ShelfChange):
-    def change(self, shelf: ItemShelf) -> object:
-        return shelf.restore()
+    def change(self, shelf: ItemShelf) -> None:
+        shelf.restore()
 
 
 Change = tuple[State, Any]

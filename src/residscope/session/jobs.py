@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 MOST_JOBS = 200
 KEPT_DONE = 40  # ended jobs that the page still lists
 PROGRESS_EVERY = 0.1  # seconds
-EFFICIENCY = 0.5  # of the matrix products' own rate, what a method makes of it
+PACK = 512  # tokens: of a sweep, a live run waits for one pass of so many at most
+EFFICIENCY = 0.8  # of the matrix products' own rate, what a method makes of it
 WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"
 
 
@@ -164,14 +165,16 @@ class Jobs:
         try:
             watch.tell("Starting", 0, 0)
             latest: Any = None
-            for latest in asked.method.run(asked.plain, asked.world, progress=watch.tell, cancel=watch.cancelled):
+            memory = 2 * PACK * prices_of(asked.world.model.layout).bytes
+            watched = {"progress": watch.tell, "cancel": watch.cancelled, "memory": memory}
+            for latest in asked.method.run(asked.plain, asked.world, **watched):
                 self._show(id, latest)
                 watch.turn()
             self._finish(id, asked, latest, time.monotonic() - began)
         except Cancelled as stop:
             partial = stop.partial if stop.partial is not None else (self._partial.get(id) or (0, None))[1]
             self._finish(id, asked, partial, time.monotonic() - began, cancelled=True)
-        except BaseException as error:
+        except Exception as error:
             self._tell(
                 id,
                 phase=FAILED,

@@ -86,7 +86,7 @@ class Row(Spec):
 
 
 def manifest() -> dict[str, Any]:
-    """What there is to ask for, with what its form is drawn from: every kind of edit and every method; tasks, and broken plugins."""
+    """What there is to ask for, each with what its form is drawn from: edits, methods, tasks; and the plugins that are broken."""
     return {
         "edits": [kind.schema() for kind in EDITS.values()],
         "methods": [method.schema() for method in all_methods().values()],

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from residscope.declare import EditSpec
-from residscope.declare.methods import find_method
 from residscope.directions import Direction
 from residscope.engine.model import Model
 from residscope.errors import Cancelled, explain
+from residscope.manifest import find_method
 from residscope.methods.blind_contexts import Context, contexts
 from residscope.session import compute, fill
 from residscope.session.compute import Elsewhere, Held, Kept
@@ -332,9 +332,11 @@ class Session:
                 new = with_model(self._state, loaded)
                 notices = new.notices if notice is None else (*new.notices, notice)
                 self._jobs.stop_all()
-                told = (*notices, *opened)
+                notices = (*notices, *opened)
                 self._commit(
-                    replace(new, models=offers, notices=told, shelf=self._items, items=shelf_of(self._items), jobs=())
+                    replace(
+                        new, models=offers, notices=notices, shelf=self._items, items=shelf_of(self._items), jobs=()
+                    )
                 )
 
     def _run_job(self) -> None:

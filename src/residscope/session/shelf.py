@@ -98,7 +98,7 @@ class ItemShelf:
             return next(name for name in names if name not in self._kept)
 
     def put(self, kept: Kept) -> Kept:
-        """Keep an item. Raises ShelfFull; ResidscopeError where the folder cannot be written (it is on the shelf all the same)."""
+        """Keep an item. Raises ShelfFull; ResidscopeError where it is on the shelf, but cannot be written down."""
         check_name(kept.name)
         with self._lock:
             if len(self._kept) >= MOST_ITEMS or self.bytes + kept.item.nbytes > self._budget:
