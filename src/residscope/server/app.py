@@ -3,6 +3,7 @@
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 from fastapi import FastAPI, Query, Request, WebSocket
 from fastapi.exceptions import RequestValidationError
@@ -66,6 +67,16 @@ def create_app(
         args = parse_json(await request.body() or b"{}")
         value = await run_in_threadpool(session.query, name, args)
         return Response(value, media_type=TENSORS) if isinstance(value, bytes) else JSONResponse(value)
+
+    @app.get("/api/items/file", response_model=None)
+    def item_file(name: str, ending: str) -> Response:
+        file, data = session.item_file(name, ending)
+        named = {"content-disposition": f"attachment; filename*=UTF-8''{quote(file)}"}
+        return Response(data, media_type=TENSORS, headers=named)
+
+    @app.post("/api/items/import")
+    async def import_item(request: Request, name: str = "") -> JSONResponse:
+        return JSONResponse(await run_in_threadpool(session.import_item, await request.body(), name))
 
     @app.get("/api/runs/{run}/stream", response_model=None)
     def stream(run: str) -> Response:

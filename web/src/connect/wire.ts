@@ -228,6 +228,42 @@ export interface Fit {
   error: ErrorBody | null;
 }
 
+/** A method call under way, or that has ended. cost, left, seconds: in seconds. */
+export interface Job {
+  id: string;
+  method: string;
+  title: string;
+  name: string;
+  phase: "waiting" | "running" | "done" | "failed" | "cancelled";
+  stage: string;
+  progress: number | null;
+  left: number | null;
+  cost: number | null;
+  seconds: number | null;
+  revision: number;
+  items: string[];
+  note: string;
+  error: ErrorBody | null;
+}
+
+/** Something on the shelf. */
+export interface ItemInfo {
+  name: string;
+  kind: string;
+  title: string;
+  method: string;
+  /** When, in seconds since 1970. */
+  made: number;
+  bytes: number;
+}
+
+export interface Shelf {
+  items: ItemInfo[];
+  bytes: number;
+  budget: number;
+  can_restore: boolean;
+}
+
 export interface State {
   /** Counts what is to be computed. */
   version: number;
@@ -248,6 +284,8 @@ export interface State {
   probes: ProbeInfo[];
   probing: Probing | null;
   evidence: Gathering | null;
+  jobs: Job[];
+  items: Shelf;
   /** Things to tell once. */
   notices: string[];
 }
