@@ -273,6 +273,7 @@ def run_joined(base: Base, pack: Pack, *, capture: Iterable[Site], background: S
         now = JoinedPass(base, pack, capture=capture, background=background)
         if pack.strands[0].layer < 0:
             _embed(now, capture, background)
+        now.ends = not model.layout.offloaded
         if stop < 0:
             return now
         cache = prefix_cache(pack.pos, now.prefix) if pack.pos else None
@@ -284,7 +285,8 @@ def run_joined(base: Base, pack: Pack, *, capture: Iterable[Site], background: S
             logits, final = model.layout.logits(now.values[FINAL], overlays=_common(now)), now.values[FINAL]
             for strand, here in now.unembedding():
                 logits[here] = model.layout.logits(final[here], overlays=[*_common(now), *strand.overlays])
-            now.visit(Site("logits"), logits)
+            with suppress(Stop):
+                now.visit(Site("logits"), logits)
     return now
 
 

@@ -1,15 +1,16 @@
 """`rs.sweep`: one readout of many cells of edits, each with the number of a plain forward of its own, for far less."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from residscope.engine.forward import forward, lock_of
+from residscope.engine.gradients import gradients
 from residscope.engine.memory import budget, out_of_memory
 from residscope.engine.model import Model, Prompt, tied
 from residscope.engine.passes import INSIDE_ATTENTION
@@ -19,13 +20,13 @@ from residscope.engine.planner.pricing import OVERHEAD_TOKENS, prices_of, rate_o
 from residscope.engine.planner.readouts import Reader
 from residscope.engine.planner.strands import Base, Strand, strands_of
 from residscope.engine.preparing import join, prepare, sources_kept
-from residscope.engine.protocols import Edit, LeastEdit, Readout
+from residscope.engine.protocols import Edit, GradientReadout, LeastEdit, LogitReadout, Readout
 from residscope.engine.recording import Recording
 from residscope.engine.seams import NotByRow
 from residscope.engine.windows import whole_cache
 from residscope.errors import BadSweep, SweepCancelled, WeightsChanged
 from residscope.model.prompts import Batch
-from residscope.model.sites import Site
+from residscope.model.sites import Site, SiteTable
 from residscope.progress import Progress, shown
 from residscope.results import Result
 
@@ -62,6 +63,34 @@ class Part:
     packs: list[Pack]
 
 
+@dataclass(frozen=True)
+class Answers:
+    """The readout of some prompts under a cell (None: the background alone), a row each; `halved`: how often memory ran out."""
+
+    cell: int | None
+    prompts: tuple[int, ...]
+    values: Tensor
+    halved: int = 0
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What a base run has at some sites, and d readout / d value there: each of the site's own shape, a row for each prompt."""
+
+    values: Mapping[Site, Tensor]
+    slopes: Mapping[Site, Tensor]
+    table: SiteTable
+
+    def __getitem__(self, site: str | Site) -> Tensor:
+        """d readout / d value at a site."""
+        return self.slopes[self.table.canonical(site)]
+
+    def estimate(self, site: str | Site, new: Tensor) -> Float[Tensor, "prompt"]:
+        """slope . (new - value), the readout's change to first order were the site's value another one."""
+        at = self.table.canonical(site)
+        return ((new - self.values[at]) * self.slopes[at]).flatten(1).sum(1)
+
+
 class Sweep:
     """A planned sweep: `cost` before running, `run()` for the numbers, `partial` for what a run that ended early had."""
 
@@ -74,9 +103,10 @@ class Sweep:
         background: Sequence[Edit],
         *,
         memory: int | None,
+        together: int | None = None,
     ) -> None:
         model.follow()
-        self.model, self.batch, self.readout = model, batch, readout
+        self.model, self.batch, self.readout, self.size = model, batch, readout, together
         with sources_kept():
             self.background = prepare(model, background, batch.lengths)
             self.cells = [prepare(model, cell, batch.lengths) for cell in cells]
@@ -98,7 +128,8 @@ class Sweep:
     def _split(self) -> list[tuple[int, ...]]:
         """Prompts in parts of like length whose base fits into half of the memory."""
         s = self.model.layout.sizes
-        sites = {site for cell in (*self.cells, self.background) for e in cell for site in e.places(self.model.sites)}
+        table, every = self.model.sites, [edit for cell in (*self.cells, self.background) for edit in cell]
+        sites = {site for edit in every for site in (*edit.places(table), *edit.reads(table))}
         longest = self.batch.ids.shape[1]
         wide = {"d_model": s.d_model, "key": longest}
         held = sum(
@@ -106,8 +137,8 @@ class Sweep:
             for site in sites
         )
         each = (s.n_layers * (s.d_model + 2 * s.n_kv_heads * s.d_head) + held) * longest * self.model.dtype.itemsize
-        most = max(1, self.memory // 2 // each)
-        if most >= len(self.batch):
+        most = max(1, min(self.memory // 2 // each, self.size or len(self.batch)))
+        if most >= len(self.batch) and self.size is None:
             return [tuple(range(len(self.batch)))]
         order = sorted(range(len(self.batch)), key=lambda row: self.batch.lengths[row])
         return [tuple(order[first : first + most]) for first in range(0, len(order), most)]
@@ -117,7 +148,8 @@ class Sweep:
         if number in self._kept:
             return self._kept[number]
         rows = self._chunks[number]
-        batch = self.batch if len(self._chunks) == 1 else self.batch.take(rows)
+        batch = self.batch if len(self._chunks) == 1 and self.size is None else self.batch.take(rows)
+        batch = batch if self.size is None else batch.trimmed()
         base, reader = self._base(batch)
         n, length = self.model.n_layers, batch.ids.shape[1]
         of_cells = zip(self.cells, self.together, strict=True)
@@ -136,17 +168,19 @@ class Sweep:
     def _base(self, batch: Batch) -> tuple[Base, Reader]:
         model, table = self.model, self.model.sites
         every = [edit for cell in (self.background, *self.cells) for edit in cell]
-        sites = {*table.expand("resid_pre"), Site("final_norm")}
+        sites = {*table.expand("resid_pre"), Site("final_norm")} if any(self.cells) else set[Site]()
         sites |= {site for cell in self.cells for edit in cell for site in edit.places(table)}
         sites |= {site for edit in every for site in edit.reads(table)}
         sites.add(Site("resid_post", model.n_layers - 1))
+        if isinstance(self.readout, LogitReadout):
+            sites.add(Site("final_norm"))
         sites |= {table.canonical(s) for name in self.readout.sites for s in table.expand(name) if s.name != "logits"}
         held = {site for edit in every if edit.needs_unedited for site in edit.places(table)}
-        keys_values = [*table.expand("k"), *table.expand("v")]
+        keys_values = [*table.expand("k"), *table.expand("v")] if any(self.cells) else []
         cache = None
         if any(s.name in INSIDE_ATTENTION for e in self.background for s in e.places(table)):
-            sites |= {*keys_values}  # a cache would have them as they were before their edits
-        else:
+            sites.update(keys_values)  # a cache would have them as they were before their edits
+        elif keys_values:
             cache = whole_cache()
         with lock_of(model.hf):
             unedited = forward(model.layout, batch, capture=held) if held else {}
@@ -191,7 +225,15 @@ class Sweep:
 
     def of(self, cells: Sequence[Sequence[Edit]], *, model: Model | None = None) -> "Sweep":
         """The same sweep of other cells, or on a copy of the model."""
-        return Sweep(model or self.model, self.batch, cells, self.readout, self.background, memory=self.memory)
+        return Sweep(
+            model or self.model,
+            self.batch,
+            cells,
+            self.readout,
+            self.background,
+            memory=self.memory,
+            together=self.size,
+        )
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -226,40 +268,90 @@ class Sweep:
         Raises:
             SweepCancelled: with what was finished as its `partial` (NaN elsewhere). WeightsChanged: since it was planned.
         """
-        began, total = time.monotonic(), len(self.cells) * len(self.batch)
+        began, halved, done = time.monotonic(), 0, 0
         values: Tensor | None = None
-        done, halved = 0, 0
+        try:
+            for one in self.each(progress, cancel):
+                if values is None:
+                    shape = (len(self.batch), *one.values.shape[1:])
+                    self.base = one.values.new_full(shape, float("nan"))
+                    values = one.values.new_full((len(self.cells), *shape), float("nan"))
+                if one.cell is None:
+                    self.base[list(one.prompts)] = one.values
+                else:
+                    values[one.cell, list(one.prompts)] = one.values.to(values.dtype)
+                    done += len(one.prompts)
+                halved += one.halved
+        except SweepCancelled as cancelled:
+            if values is not None:
+                self.partial = cancelled.partial = self._result(values, began, halved, done)
+            raise
+        assert values is not None
+        self.partial = self._result(values, began, halved, done)
+        return self.partial
+
+    def each(self, progress: Progress = None, cancel: Any = None) -> Iterator[Answers]:
+        """The readout as the passes end, for what is too large to keep of every cell; of each part of the prompts its base first.
+
+        Raises:
+            SweepCancelled: without a `partial`. WeightsChanged: since it was planned.
+        """
+        total, done = len(self.cells) * len(self.batch), 0
         with shown(progress, total, "sweep") as tell:
             for number, rows in enumerate(self._chunks):
                 part = self._part(number)
                 base = part.reader.of_base()
-                if values is None:
-                    self.base = base.new_full((len(self.batch), *base.shape[1:]), float("nan"))
-                    values = base.new_full((len(self.cells), *self.base.shape), float("nan"))
-                where = torch.tensor(rows)
-                self.base[where] = base
+                yield Answers(None, rows, base)
                 pending = self._pending(part)
-                answered = ~pending
-                values[:, where] = torch.where(
-                    answered.view(*answered.shape, *[1] * (base.ndim - 1)), base[None], values[:, where]
-                )
-                done += int(answered.sum())
+                for cell, of_cell in enumerate(pending.tolist()):
+                    index = [i for i, waits in enumerate(of_cell) if not waits]
+                    if index:
+                        done += len(index)
+                        yield Answers(cell, tuple(rows[i] for i in index), base[index])
                 tell(done)
-                for cell, index, found, times in self._rows(part):
-                    values[cell, where[list(index)]] = found.to(values.dtype)
-                    done, halved = done + len(index), halved + times
+                for cell, of_strand, found, halved in self._rows(part):
+                    done += len(of_strand)
+                    yield Answers(cell, tuple(rows[i] for i in of_strand), found, halved)
                     if _asked(cancel):
-                        self.partial = self._result(values, began, halved, done)
                         raise SweepCancelled(
                             "the sweep was cancelled",
                             received=f"after {done} of {total} rows",
                             fix="its `partial` has what was finished",
-                            partial=self.partial,
                         )
                     tell(done)
-        assert values is not None
-        self.partial = self._result(values, began, halved, done)
-        return self.partial
+
+    def gradients(self, sites: Iterable[str | Site] | None = None) -> Gradients:
+        """d readout / d value at some sites, in the base run (the background's edits and no others), for each prompt.
+
+        The readout gives one number a prompt. sites: those that the readout itself names, unless said (`GradientReadout`).
+
+        Raises:
+            BadSweep: no sites. NoGradient, QuantisedModel: there are none.
+        """
+        wanted = self.readout.gradients if sites is None and isinstance(self.readout, GradientReadout) else sites
+        if not wanted:
+            raise BadSweep(
+                "gradients are taken at sites",
+                received="none",
+                fix="say sites=, or let the readout name its `gradients`",
+            )
+        self.model.require_exact_weights("gradients")
+        values: dict[Site, list[Tensor]] = {}
+        slopes: dict[Site, list[Tensor]] = {}
+        for rows in self.with_graphs():
+            batch = self.batch if len(rows) == len(self.batch) else self.batch.take(rows)
+            recording, found = gradients(self.model, batch, self.readout, wanted, edits=self.background)
+            for site, slope in found.items():
+                values.setdefault(site, []).append(recording[site])
+                slopes.setdefault(site, []).append(slope)
+        whole_values, whole_slopes = ({s: torch.cat(parts) for s, parts in of.items()} for of in (values, slopes))
+        return Gradients(whole_values, whole_slopes, self.model.sites)
+
+    def with_graphs(self) -> list[range]:
+        """Prompts whose graphs fit into half of the sweep's memory together."""
+        each = self.prices.bytes * self.model.n_layers * self.batch.ids.shape[1]
+        most = max(1, self.memory // 2 // each)
+        return [range(first, min(first + most, len(self.batch))) for first in range(0, len(self.batch), most)]
 
     def _pending(self, part: Part) -> Tensor:
         pending = torch.zeros(len(self.cells), len(part.base.batch), dtype=torch.bool)
@@ -320,11 +412,14 @@ def sweep(
     *,
     bos: bool | None = None,
     memory: int | None = None,
+    batch: int | None = None,
 ) -> Sweep:
     """Plan one readout of many cells of edits. `.cost` prices it, `.run()` gives a `Result` over cell and prompt.
 
     cells: each an edit, or several in order. readout: a metric, or any function of a recording of the sites it declares.
-    background: edits under which all cells run. memory: bytes to stay within (half of what is free, unless said).
+    background: edits under which all cells run. memory: bytes to stay within (half of what is free, unless said). batch: so many
+    prompts at a time, of like length and without the padding that they share: for a readout whose shape is one for all lengths,
+    and edits that fit prompts of any.
 
     Under causal attention an edit at layer l and position p can change only layers >= l and positions >= p. So cells that
     part from the base at one position share a pass over the positions from there on, which each joins at its own layer; and
@@ -336,7 +431,8 @@ def sweep(
     if not cells:
         raise BadSweep("a sweep needs cells", received="none", allowed="a list of edits, or of tuples of edits")
     several = [tied(cell, prompts) for cell in cells]
-    plan = Sweep(model, model.batch(prompts, bos=bos), several, readout, tied(background, prompts), memory=memory)
+    rows, before = model.batch(prompts, bos=bos), tied(background, prompts)
+    plan = Sweep(model, rows, several, readout, before, memory=memory, together=batch)
     plan.check()
     return plan
 
