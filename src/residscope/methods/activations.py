@@ -102,6 +102,11 @@ def _checked(where: Sequence[int], lengths: Sequence[int], rows: Sequence[int], 
     return torch.tensor(where)
 
 
+def staged(progress: Progress | None, stage: str) -> Any:
+    """A sweep's progress as that of one stage of several."""
+    return False if progress is None else lambda done, total: progress(stage, done, total)
+
+
 def batches(model: Model, data: PromptSet, *, size: int) -> Iterator[list[int]]:
     """The prompts' indices in groups of like length, so that little is padding."""
     lengths = model.batch(data).lengths
