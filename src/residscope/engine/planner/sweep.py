@@ -1,12 +1,12 @@
 """`rs.sweep`: one readout of many cells of edits, each with the number of a plain forward of its own, for far less."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from residscope.engine.forward import forward, lock_of
@@ -14,10 +14,11 @@ from residscope.engine.gradients import gradients
 from residscope.engine.memory import budget, out_of_memory
 from residscope.engine.model import Model, Prompt, tied
 from residscope.engine.passes import INSIDE_ATTENTION
-from residscope.engine.planner.joined import run_joined
+from residscope.engine.planner.outcomes import Answers, Cost, Gradients
 from residscope.engine.planner.packing import Pack, pack
 from residscope.engine.planner.pricing import OVERHEAD_TOKENS, prices_of, rate_of
 from residscope.engine.planner.readouts import Reader
+from residscope.engine.planner.running import run_joined
 from residscope.engine.planner.strands import Base, Strand, strands_of
 from residscope.engine.preparing import join, prepare, sources_kept
 from residscope.engine.protocols import Edit, GradientReadout, LeastEdit, LogitReadout, Readout
@@ -26,7 +27,7 @@ from residscope.engine.seams import NotByRow
 from residscope.engine.windows import whole_cache
 from residscope.errors import BadSweep, SweepCancelled, WeightsChanged
 from residscope.model.prompts import Batch
-from residscope.model.sites import Site, SiteTable
+from residscope.model.sites import Site
 from residscope.progress import Progress, shown
 from residscope.results import Result
 
@@ -36,59 +37,12 @@ _TOKENS = 8192  # a pass with more tokens than this is no faster per token
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What a sweep takes. `plain_flops`: one whole forward for each cell and prompt. `unchanged`: rows answered from the base."""
-
-    flops: int
-    plain_flops: int
-    seconds: float
-    bytes: int
-    passes: int
-    rows: int
-    unchanged: int
-
-    def __str__(self) -> str:
-        return (
-            f"{self.rows} rows in {self.passes} passes ({self.unchanged} that change nothing), {self.flops / 1e9:.3g} GFLOP "
-            f"of {self.plain_flops / 1e9:.3g} by plain forwards, about {self.seconds:.2g} s, {self.bytes / 1e6:.0f} MB"
-        )
-
-
-@dataclass(frozen=True)
 class Part:
     """Some of the prompts: their base, what to read, and the passes for them."""
 
     base: Base
     reader: Reader
     packs: list[Pack]
-
-
-@dataclass(frozen=True)
-class Answers:
-    """The readout of some prompts under a cell (None: the background alone), a row each; `halved`: how often memory ran out."""
-
-    cell: int | None
-    prompts: tuple[int, ...]
-    values: Tensor
-    halved: int = 0
-
-
-@dataclass(frozen=True)
-class Gradients:
-    """What a base run has at some sites, and d readout / d value there: each of the site's own shape, a row for each prompt."""
-
-    values: Mapping[Site, Tensor]
-    slopes: Mapping[Site, Tensor]
-    table: SiteTable
-
-    def __getitem__(self, site: str | Site) -> Tensor:
-        """d readout / d value at a site."""
-        return self.slopes[self.table.canonical(site)]
-
-    def estimate(self, site: str | Site, new: Tensor) -> Float[Tensor, "prompt"]:
-        """slope . (new - value), the readout's change to first order were the site's value another one."""
-        at = self.table.canonical(site)
-        return ((new - self.values[at]) * self.slopes[at]).flatten(1).sum(1)
 
 
 class Sweep:
