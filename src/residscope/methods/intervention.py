@@ -151,8 +151,8 @@ def intervene(
     gathered = _Gathered(model, data, len(cells), probes)
     plan = sweep(model, data, cells, gathered.readout, batch=batch)
     for one in plan.each(staged(progress, "interventions")):
-        if one.cell is not None:
-            gathered.take(one, of_cell[one.cell])
+        gathered.take(one, of_cell)
+    gathered.close()
     arms = gathered.arms(of_cell)
     about = {**model.provenance, "method": "intervene", "data": data.name, "held out": len(data), "seed": seed}
     found = []
@@ -213,7 +213,7 @@ class _AtPlaces:
 
 
 class _Gathered:
-    """Per-prompt numbers of every cell, collected as the passes end; the unedited cell of each batch comes first."""
+    """Per-prompt numbers of every cell, collected as the passes end; a batch is unembedded when all of it is there."""
 
     def __init__(self, model: Model, data: PromptSet, cells: int, probes: Sequence[Probe]) -> None:
         self.model, self.ids, self.probes = model, answer_ids(model, data), probes
@@ -222,24 +222,35 @@ class _Gathered:
         self.diff, self.kl, self.mass = (torch.zeros(cells, n) for _ in range(3))
         self.before: dict[Place, Tensor] = {}  # the unedited points
         self.after: dict[int, Tensor] = {}
-        self._ends = torch.zeros(n, model.d_model, dtype=model.dtype, device=model.device)
+        self._ends: dict[int | None, list[tuple[list[int], Tensor]]] = {}  # of the batch under way, by cell
 
-    def take(self, one: Answers, probe: Probe | None) -> None:
-        assert one.cell is not None
-        rows = list(one.prompts)
-        end, places = self.readout.split(one.values)
-        logp = self._log_probs(end)
-        pair = logp.gather(1, self.ids[rows])
-        self.diff[one.cell, rows] = (pair[:, 0] - pair[:, 1]).cpu()
-        self.mass[one.cell, rows] = pair.logsumexp(1).cpu()
-        if probe is None:
-            self._ends[rows] = end
+    def take(self, one: Answers, of_cell: Sequence[Probe | None]) -> None:
+        if one.cell is None:  # a new batch begins
+            self.close()
+        rows, (end, places) = list(one.prompts), self.readout.split(one.values)
+        self._ends.setdefault(one.cell, []).append((rows, end))
+        probe = None if one.cell is None else of_cell[one.cell]
+        if one.cell is None:
             for p in self.probes:
                 self._keep(self.before, _place(p), rows, places, p)
+        elif probe is not None:
+            self._keep(self.after, one.cell, rows, places, probe)
+
+    def close(self) -> None:
+        """The numbers of the batch under way."""
+        ends, self._ends = self._ends, {}
+        if not ends:
             return
-        base = self._log_probs(self._ends[rows])
-        self.kl[one.cell, rows] = (base.exp() * (base - logp)).sum(1).cpu()
-        self._keep(self.after, one.cell, rows, places, probe)
+        ((base_rows, base_end),) = ends.pop(None)
+        base, at = self._log_probs(base_end), {row: i for i, row in enumerate(base_rows)}
+        for cell, parts in ends.items():
+            assert cell is not None
+            rows = [row for of_strand, _ in parts for row in of_strand]
+            logp, own = self._log_probs(torch.cat([end for _, end in parts])), base[[at[row] for row in rows]]
+            pair = logp.gather(1, self.ids[rows])
+            self.diff[cell, rows] = (pair[:, 0] - pair[:, 1]).cpu()
+            self.mass[cell, rows] = pair.logsumexp(1).cpu()
+            self.kl[cell, rows] = (own.exp() * (own - logp)).sum(1).cpu()
 
     def _log_probs(self, end: Float[Tensor, "prompt d_model"]) -> Float[Tensor, "prompt d_vocab"]:
         with torch.no_grad():
