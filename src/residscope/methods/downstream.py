@@ -21,7 +21,7 @@ from residscope.methods.intervals import wilson
 from residscope.methods.probe import Probe
 from residscope.methods.probe_fit import fit
 from residscope.model.prompts import PromptSet
-from residscope.progress import Cancel, Progress
+from residscope.progress import Cancel, Progress, stage
 from residscope.reports import Report
 from residscope.results import Result
 from residscope.views import Curve, Grid, Line, Reference, Scatter
