@@ -150,7 +150,7 @@ WITHIN = {
 """Those that another of the calls is made of."""
 
 QUICK = {
-    "corpus.reading.batches", "corpus.vectors.one_vector", "engine.planner.sweep.sweep", "methods.activations.batches",
+    "corpus.vectors.one_vector", "engine.planner.sweep.sweep", "methods.activations.batches",
     "methods.activations.recorded_halves", "methods.answers.answer_ids", "methods.dose_response.moments_of",
     "methods.grids.grid", "methods.own_tokens.own_tokens", "methods.own_tokens.to_stream", "methods.pairs.paired",
     "tasks.spans.locate", "tasks.spans.single_tokens",

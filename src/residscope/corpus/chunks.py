@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from residscope.corpus.reading import LENGTH, batches
+from residscope.corpus.reading import LENGTH, Reader
 from residscope.corpus.text import Source
 from residscope.corpus.vectors import at_head
 from residscope.engine.model import Model
@@ -36,7 +36,7 @@ class Chunk:
 
 def chunks(
     model: Model,
-    corpus: Source,
+    corpus: Source | Reader,
     sites: Sequence[str | Site],
     *,
     tokens: int,
@@ -57,7 +57,7 @@ def chunks(
     capture = {*places, *(stream for site in places for stream in streams(model, site))}
     first = read = 0
     with stage(what, tokens, progress, cancel) as tell:
-        for batch in batches(model, corpus, tokens=tokens, length=length, size=size, tell=tell):
+        for batch in Reader.of(model, corpus).batches(tokens=tokens, length=length, size=size, tell=tell):
             yield Chunk(first, model.run(batch, capture))
             first, read = first + len(batch), read + sum(map(len, batch))
             tell(read)

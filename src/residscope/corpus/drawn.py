@@ -9,6 +9,7 @@ from typing import Annotated
 from residscope import fields
 from residscope.corpus.text import Source, called, texts
 from residscope.declare.methods import method
+from residscope.engine import encoding
 from residscope.engine.model import Model
 from residscope.errors import EmptyCorpus
 from residscope.model.prompts import PromptSet
@@ -38,7 +39,8 @@ def draw_prompts(
     """n windows of a text, `length` tokens each; the same for the same seed.
 
     A window begins where a sentence does, or else a line; it runs over no other window, and its text, when typed, reads as
-    the same tokens. A text without n of that length gives shorter ones (4 tokens and more), and perhaps fewer.
+    the same tokens, so that it holds no character that the tokenizer drops. A text without n of that length gives shorter
+    ones (4 tokens and more), and perhaps fewer.
 
     Raises:
         EmptyCorpus: not one. CorpusError: the text cannot be used. Cancelled: `cancel` said so.
@@ -82,7 +84,12 @@ def _overlaps(place: tuple[int, int], drawn: dict[tuple[int, int], Window]) -> b
 def _window(model: Model, pool: Sequence[str], place: tuple[int, int], length: int, least: int) -> Window | None:
     """The window that begins at a place of the text, if it is long enough and types as the same tokens."""
     i, at = place
-    ids = model._encode(pool[i][at : at + WIDEST_TOKEN * length], None)[:length]
+    piece = pool[i][at : at + WIDEST_TOKEN * length]
+    ids, unread = encoding.read(model, piece)
+    while unread:  # what has no token may stand behind the window
+        piece = piece[: len(piece) // 2]
+        ids, unread = encoding.read(model, piece)
+    ids = ids[:length]
     if len(ids) < least:
         return None
     text = model.text(ids)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from residscope.corpus.moments import Moments
-from residscope.corpus.reading import LENGTH, batches
+from residscope.corpus.reading import LENGTH, Reader
 from residscope.corpus.text import Source
 from residscope.directions import place
 from residscope.engine.model import Model
@@ -30,7 +30,7 @@ def price(model: Model, *, site: str, tokens: int = 20_000, **_: Any) -> float:
 
 def vectors_of(
     model: Model,
-    corpus: Source,
+    corpus: Source | Reader,
     sites: Sequence[str | Site],
     *,
     head: int | None = None,
@@ -55,7 +55,7 @@ def vectors_of(
     capture = {stream for site in places for stream in (site, *streams(model, site))}
     seen = 0
     with stage(what, tokens, progress, cancel) as tell:
-        for batch in batches(model, corpus, tokens=tokens, length=length, size=ROWS, tell=tell):
+        for batch in Reader.of(model, corpus).batches(tokens=tokens, length=length, size=ROWS, tell=tell):
             record = model.run(batch, capture)
             found = {}
             for site in places:
@@ -68,7 +68,7 @@ def vectors_of(
 
 def moments_of(
     model: Model,
-    corpus: Source,
+    corpus: Source | Reader,
     sites: Sequence[str | Site],
     *,
     head: int | None = None,
