@@ -157,7 +157,8 @@ class Declared:
     @property
     def about(self) -> str:
         """The first paragraph of its docstring."""
-        return (inspect.getdoc(self.function) or "").split("\n\n")[0].replace("\n", " ")
+        words = (inspect.getdoc(self.function) or "").split("\n\n")[0].replace("\n", " ")
+        return words.replace("`", "")
 
     def schema(self) -> dict[str, Any]:
         """What a form is drawn from: JSON Schema, each property with the `kind` of its field, which says what it may hold."""
