@@ -150,7 +150,9 @@ WITHIN = {
 """Those that another of the calls is made of."""
 
 QUICK = {
-    "corpus.vectors.one_vector", "engine.planner.sweep.sweep", "methods.activations.batches",
+    "corpus.mean_difference.price_of_each", "corpus.vectors.check_place", "corpus.vectors.check_places",
+    "corpus.vectors.named_sites", "corpus.vectors.one_vector", "corpus.vectors.price", "corpus.vectors.price_of_sites",
+    "engine.planner.sweep.sweep", "methods.activations.batches",
     "methods.activations.recorded_halves", "methods.answers.answer_ids", "methods.dose_response.moments_of",
     "methods.grids.grid", "methods.own_tokens.own_tokens", "methods.own_tokens.to_stream", "methods.pairs.paired",
     "tasks.spans.locate", "tasks.spans.single_tokens",

@@ -1,7 +1,7 @@
 """The difference of the means of a site over two texts, or of each of several against the rest."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
@@ -10,8 +10,8 @@ from torch import Tensor
 from residscope import fields
 from residscope.corpus.moments import Moments
 from residscope.corpus.reading import UNREAD, Reader
-from residscope.corpus.text import Source
-from residscope.corpus.vectors import check_count, moments_of, one_vector
+from residscope.corpus.text import NamedTexts, Source
+from residscope.corpus.vectors import PLACES, check_count, check_place, moments_of, one_vector, price
 from residscope.declare.methods import method
 from residscope.directions import Dictionary, place
 from residscope.engine.model import Model
@@ -19,11 +19,22 @@ from residscope.errors import CorpusError, ZeroDirection
 from residscope.progress import Cancel, Progress
 
 
-@method("mean-difference", title="Difference of two texts' means", group="directions", tokens="tokens")
+def price_of_each(model: Model, corpora: Mapping[str, Source], *, site: str, tokens: int = 20_000, **_: Any) -> float:
+    """Each text is read once."""
+    return len(corpora) * price(model, site=site, tokens=tokens)
+
+
+@method(
+    "mean-difference",
+    title="Difference of two texts' means",
+    group="directions",
+    tokens=price_of_each,
+    refuse=check_place,
+)
 def mean_difference(
     model: Model,
     corpora: Annotated[Mapping[str, Source], fields.contrast(title="texts")],
-    site: Annotated[str, fields.site(usual="resid_post")],
+    site: Annotated[str, fields.site(title="place", only=PLACES, usual="resid_post")],
     *,
     head: Annotated[int | None, fields.heads(single=True)] = None,
     tokens: Annotated[int, fields.count(low=1000)] = 20_000,
@@ -84,7 +95,10 @@ def mean_difference(
         sd=spread.sqrt().float(),
         variance=(between / (between + spread * within)).float(),
         provenance={
-            "corpora": {name: reader.about["corpus"] for name, reader in readers.items()},
+            "corpora": {
+                name: name if isinstance(corpora[name], NamedTexts) else reader.about["corpus"]
+                for name, reader in readers.items()
+            },
             **({UNREAD: unread} if any(unread.values()) else {}),
             "counts": {name: m.count for name, m in found.items()},
             "distances": lengths.tolist(),

@@ -10,7 +10,7 @@ from torch import Tensor
 from residscope import fields
 from residscope.corpus.reading import Reader
 from residscope.corpus.text import Source
-from residscope.corpus.vectors import check_count, check_size, one_vector, price, vectors_of
+from residscope.corpus.vectors import PLACES, check_count, check_place, check_size, one_vector, price, vectors_of
 from residscope.declare.methods import method
 from residscope.directions import Dictionary, place
 from residscope.engine.model import Model
@@ -22,12 +22,12 @@ SAMPLE = 20_000
 ROUNDS, STEPS = 40, 10
 
 
-@method("nmf", title="Non-negative factors", group="directions", tokens=price)
+@method("nmf", title="Non-negative factors", group="directions", tokens=price, refuse=check_place)
 def nmf(
     model: Model,
-    corpus: Annotated[Source, fields.text()],
-    site: Annotated[str, fields.site(usual="mlp_post")],
-    n: Annotated[int, fields.count(low=1, high=500)] = 10,
+    corpus: Annotated[Source, fields.text(title="text")],
+    site: Annotated[str, fields.site(title="place", only=PLACES, usual="mlp_post")],
+    n: Annotated[int, fields.count(low=1, high=500, title="directions")] = 10,
     *,
     head: Annotated[int | None, fields.heads(single=True)] = None,
     clip: Annotated[bool, fields.flag(help="set what is below zero to zero")] = False,

@@ -11,19 +11,31 @@ from residscope import fields
 from residscope.corpus.moments import Moments
 from residscope.corpus.reading import LENGTH, Reader
 from residscope.corpus.text import Source
-from residscope.corpus.vectors import check_count, check_size, moments_of, one_vector, price
+from residscope.corpus.vectors import (
+    PLACES,
+    STREAM,
+    check_count,
+    check_place,
+    check_places,
+    check_size,
+    moments_of,
+    named_sites,
+    one_vector,
+    price,
+    price_of_sites,
+)
 from residscope.declare.methods import method
 from residscope.directions import Dictionary
 from residscope.engine.model import Model
 from residscope.progress import Cancel, Progress, stage
 
 
-@method("pca", title="Principal components", group="directions", tokens=price)
+@method("pca", title="Principal components", group="directions", tokens=price, refuse=check_place)
 def pca(
     model: Model,
-    corpus: Annotated[Source, fields.text()],
-    site: Annotated[str, fields.site(usual="resid_post")],
-    n: Annotated[int, fields.count(low=1, high=1000)] = 30,
+    corpus: Annotated[Source, fields.text(title="text")],
+    site: Annotated[str, fields.site(title="place", only=PLACES, usual="resid_post")],
+    n: Annotated[int, fields.count(low=1, high=1000, title="directions")] = 30,
     *,
     head: Annotated[int | None, fields.heads(single=True)] = None,
     standardise: Annotated[bool, fields.flag(help="divide each axis by its standard deviation first")] = False,
@@ -50,20 +62,37 @@ def pca(
     return next(iter(found.values()))
 
 
+@method(
+    "pca-stream",
+    title="Principal components of the stream",
+    group="directions",
+    tokens=price_of_sites,
+    refuse=check_places,
+    parts=("pca", "site"),
+)
 def pca_many(
     model: Model,
-    corpus: Source,
-    sites: Sequence[str],
-    n: int = 30,
+    corpus: Annotated[Source, fields.text(title="text")],
+    sites: Annotated[Sequence[str], fields.site(title="places", several=True, groups=(STREAM,), only=PLACES)] = (
+        STREAM,
+    ),
+    n: Annotated[int, fields.count(low=1, high=1000, title="directions")] = 30,
     *,
-    head: int | None = None,
-    standardise: bool = False,
-    tokens: int = 20_000,
+    head: Annotated[int | None, fields.heads(single=True)] = None,
+    standardise: Annotated[bool, fields.flag(help="divide each axis by its standard deviation first")] = False,
+    tokens: Annotated[int, fields.count(low=1000)] = 20_000,
     length: int = LENGTH,
     progress: Progress = None,
     cancel: Cancel = None,
 ) -> dict[str, Dictionary]:
-    """`pca` of several sites from one pass over the text, by site."""
+    """The principal components of several sites from one pass over the text, by site, as `pca` finds them.
+
+    sites: "stream" among them is `resid_pre.0` and every resid_post.
+
+    Raises:
+        SiteError, DirectionError, CorpusError, Cancelled: as `pca` does.
+    """
+    sites = named_sites(model, sites)
     reader = Reader(model, corpus)
     for name in sites:
         check_size(n, model.sites.width(one_vector(model, name, head)), what="components")

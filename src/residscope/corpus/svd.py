@@ -10,19 +10,31 @@ from residscope.corpus.moments import Moments
 from residscope.corpus.pca import positive
 from residscope.corpus.reading import LENGTH, Reader
 from residscope.corpus.text import Source
-from residscope.corpus.vectors import check_count, check_size, moments_of, one_vector, price
+from residscope.corpus.vectors import (
+    PLACES,
+    STREAM,
+    check_count,
+    check_place,
+    check_places,
+    check_size,
+    moments_of,
+    named_sites,
+    one_vector,
+    price,
+    price_of_sites,
+)
 from residscope.declare.methods import method
 from residscope.directions import Dictionary
 from residscope.engine.model import Model
 from residscope.progress import Cancel, Progress, stage
 
 
-@method("svd", title="Singular vectors", group="directions", tokens=price)
+@method("svd", title="Singular vectors", group="directions", tokens=price, refuse=check_place)
 def svd(
     model: Model,
-    corpus: Annotated[Source, fields.text()],
-    site: Annotated[str, fields.site(usual="resid_post")],
-    n: Annotated[int, fields.count(low=1, high=1000)] = 30,
+    corpus: Annotated[Source, fields.text(title="text")],
+    site: Annotated[str, fields.site(title="place", only=PLACES, usual="resid_post")],
+    n: Annotated[int, fields.count(low=1, high=1000, title="directions")] = 30,
     *,
     head: Annotated[int | None, fields.heads(single=True)] = None,
     tokens: Annotated[int, fields.count(low=1000)] = 20_000,
@@ -43,19 +55,36 @@ def svd(
     return next(iter(found.values()))
 
 
+@method(
+    "svd-stream",
+    title="Singular vectors of the stream",
+    group="directions",
+    tokens=price_of_sites,
+    refuse=check_places,
+    parts=("svd", "site"),
+)
 def svd_many(
     model: Model,
-    corpus: Source,
-    sites: Sequence[str],
-    n: int = 30,
+    corpus: Annotated[Source, fields.text(title="text")],
+    sites: Annotated[Sequence[str], fields.site(title="places", several=True, groups=(STREAM,), only=PLACES)] = (
+        STREAM,
+    ),
+    n: Annotated[int, fields.count(low=1, high=1000, title="directions")] = 30,
     *,
-    head: int | None = None,
-    tokens: int = 20_000,
+    head: Annotated[int | None, fields.heads(single=True)] = None,
+    tokens: Annotated[int, fields.count(low=1000)] = 20_000,
     length: int = LENGTH,
     progress: Progress = None,
     cancel: Cancel = None,
 ) -> dict[str, Dictionary]:
-    """`svd` of several sites from one pass over the text, by site."""
+    """The singular vectors of several sites from one pass over the text, by site, as `svd` finds them.
+
+    sites: "stream" among them is `resid_pre.0` and every resid_post.
+
+    Raises:
+        SiteError, DirectionError, CorpusError, Cancelled: as `svd` does.
+    """
+    sites = named_sites(model, sites)
     reader = Reader(model, corpus)
     for name in sites:
         check_size(n, model.sites.width(one_vector(model, name, head)), what="singular vectors")

@@ -14,6 +14,14 @@ Source = str | Path | DataSet | Iterable[str]
 BUILT_IN = ("python-docs",)
 
 
+class NamedTexts(list[str]):
+    """Texts that have a name: that of the file they were pasted from."""
+
+    def __init__(self, name: str, texts: Iterable[str]) -> None:
+        super().__init__(texts)
+        self.name = name
+
+
 def texts(source: Source) -> Iterator[str]:
     """The texts of a corpus.
 
@@ -54,16 +62,16 @@ def opened(source: Source) -> Source:
 
 def called(source: Source) -> str:
     """What a corpus is called where a direction says what it was fitted on."""
-    if isinstance(source, DataSet):
+    if isinstance(source, DataSet | NamedTexts):
         return source.name
     return str(source) if isinstance(source, str | Path) else "texts"
 
 
-def typed(name: str, text: str) -> list[str]:
+def typed(name: str, text: str) -> NamedTexts:
     """Text that was typed or pasted, as what a file of that name would hold: JSON lines for .jsonl, paragraphs for the rest."""
     if name.endswith(".jsonl"):
-        return list(json_lines(text.splitlines(), name))
-    return list(paragraphs(text))
+        return NamedTexts(name, json_lines(text.splitlines(), name))
+    return NamedTexts(name, paragraphs(text))
 
 
 def paragraphs(text: str) -> Iterator[str]:

@@ -14,18 +14,52 @@ from residscope.engine.model import Model
 from residscope.engine.recording import Recording
 from residscope.engine.sinks import kept, streams
 from residscope.errors import CorpusError, DirectionError, NoVectors, TooFewVectors, UnknownHead
-from residscope.model.sites import Site
+from residscope.model.sites import KINDS, Site
 from residscope.progress import Cancel, Progress, stage
 
 ROWS = 8  # of a run
 PLAIN = (("d_model",), ("d_mlp",))
 OF_HEADS = (("head", "d_model"), ("head", "d_head"))
+PLACES = tuple(
+    name for name, kind in KINDS.items() if kind.axes[:2] == ("batch", "pos") and kind.axes[2:] in PLAIN + OF_HEADS
+)
+"""The sites with one vector a token, or one a token of each head."""
+STREAM = "stream"
 
 
 def price(model: Model, *, site: str, tokens: int = 20_000, **_: Any) -> float:
     """Tokens that go through the whole model to read a site over a text: of its forwards, the layers up to it."""
     layer = model.sites.parse(site).layer
     return tokens * (1.0 if layer is None else (layer + 1) / model.n_layers)
+
+
+def price_of_sites(model: Model, *, sites: Sequence[str] = (STREAM,), tokens: int = 20_000, **_: Any) -> float:
+    """As `price`, of several sites in one pass: of its forwards, the layers up to the last of them."""
+    return max(price(model, site=site, tokens=tokens) for site in named_sites(model, sites))
+
+
+def named_sites(model: Model, sites: Sequence[str]) -> list[str]:
+    """Sites by name; `"stream"` among them is `resid_pre.0` and every resid_post."""
+    stream = ["resid_pre.0", *(f"resid_post.{layer}" for layer in range(model.n_layers))]
+    return [name for site in sites for name in (stream if site == STREAM else [site])]
+
+
+def check_place(model: Model, *, site: str, head: int | None = None, n: int | None = None, **_: Any) -> None:
+    """What a fit at a site refuses before any text is read.
+
+    Raises:
+        UnknownSite, UnknownLayer, AbsentSite, UnknownHead, NoVectors: see `one_vector`. DirectionError: more directions than
+        the place has dimensions.
+    """
+    where = one_vector(model, site, head)
+    if n is not None:
+        check_size(n, model.sites.width(where), what="directions")
+
+
+def check_places(model: Model, *, sites: Sequence[str] = (STREAM,), **more: Any) -> None:
+    """`check_place` of each of several sites."""
+    for site in named_sites(model, sites):
+        check_place(model, site=site, **more)
 
 
 def vectors_of(

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from residscope.declare.base import Declared
 from residscope.errors import NameAlreadyDeclared
@@ -16,11 +16,16 @@ GROUPS = ("sweeps", "directions", "evidence", "probes", "prompts", "generation",
 
 @dataclass(frozen=True, eq=False)
 class Method(Declared):
-    """A function that a person runs. `steps`: the same as a generator of ever fuller items. `tokens`: its price, see `method`."""
+    """A function that a person runs. `steps`: the same as a generator of ever fuller items.
+
+    `tokens` (its price), `refuse` and `parts`: see `method`.
+    """
 
     group: str = "methods"
     steps: Callable[..., Iterator[Any]] | None = None
     tokens: Callable[..., float] | str | None = None
+    refuse: Callable[..., None] | None = None
+    parts: tuple[str, str] | None = None
 
     @cached_property
     def takes(self) -> frozenset[str]:
@@ -38,11 +43,13 @@ class Method(Declared):
             yield self.function(world.model, **given)
 
     def look(self, plain: Spec, world: World) -> None:
-        """A first look at the arguments: what the fields that are quick to resolve refuse."""
+        """A first look at the arguments: what the fields that are quick to resolve refuse, and the method's own `refuse`."""
         for argument in self.arguments:
             value = getattr(plain, argument.wire)
             if value is not None and argument.field.early:
                 argument.field.resolve(value, world)
+        if self.refuse is not None:
+            self.refuse(world.model, **self.resolved(plain, world))
 
     def price(self, plain: Spec, world: World) -> float | None:
         """Tokens that go through the whole model, about; None where nobody has said."""
@@ -52,9 +59,16 @@ class Method(Declared):
             return float(getattr(plain, self.tokens))
         return float(self.tokens(world.model, **self.resolved(plain, world)))
 
+    @property
+    def makes(self) -> str:
+        """The kind of item that it says it makes, or makes several of; empty where it says none."""
+        made = get_type_hints(self.function).get("return")
+        made = (get_args(made) or (made,))[-1]
+        return getattr(made, "kind", "") if isinstance(made, type) else ""
+
     def schema(self) -> dict[str, Any]:
         where = f"{self.function.__module__}:{self.function.__qualname__}"
-        return super().schema() | {"group": self.group, "function": where}
+        return super().schema() | {"group": self.group, "makes": self.makes, "function": where}
 
 
 METHODS: dict[str, Method] = {}
@@ -67,6 +81,8 @@ def method(
     group: str = "methods",
     steps: Callable[..., Iterator[Any]] | None = None,
     tokens: Callable[..., float] | str | None = None,
+    refuse: Callable[..., None] | None = None,
+    parts: tuple[str, str] | None = None,
 ) -> Callable[[F], F]:
     """Declare a function as a method.
 
@@ -75,7 +91,9 @@ def method(
 
     It takes a model first; `progress` and `cancel` where it has them; may be a generator of ever fuller items, or have one of
     the same arguments as `steps`. tokens: the argument that says how many tokens go through the whole model, about; or a
-    function of the model and the same arguments.
+    function of the model and the same arguments. refuse: a function of the same that raises, at once, what the method would only
+    find out later. parts: of one that makes several items by name, the method that makes one of them, and which of its arguments
+    says which: `("pca", "site")`.
     """
 
     def declare(function: F) -> F:
@@ -84,7 +102,7 @@ def method(
             raise NameAlreadyDeclared(
                 "two methods have one id", received=id, allowed="another id", fix=f"see {known.function.__module__}"
             )
-        METHODS[id] = Method(id, title, function, group, steps, tokens)
+        METHODS[id] = Method(id, title, function, group, steps, tokens, refuse, parts)
         return function
 
     return declare

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 
@@ -60,7 +60,18 @@ def logit_diff(
     return replace(difference, name=f"{names[0]} - {names[1]}{capped}")
 
 
-@method("unembedding-rows", title="Directions of tokens", group="directions")
+def _check(model: Model, tokens: Sequence[str | int], **more: Any) -> None:
+    """What it refuses: it reads no text, so that making it is the quickest way to know."""
+    unembedding_rows(model, tokens, **more)
+
+
+@method(
+    "unembedding-rows",
+    title="Directions of tokens",
+    group="directions",
+    tokens=lambda model, **_: 0.0,
+    refuse=_check,
+)
 def unembedding_rows(
     model: Model,
     tokens: Annotated[Sequence[str | int], fields.tokens(several=True)],

@@ -26,6 +26,7 @@ class ContrastField(Field):
     """Two texts by name."""
 
     kind: ClassVar[str] = "contrast"
+    early: ClassVar[bool] = True
 
     def type(self) -> Any:
         return Two

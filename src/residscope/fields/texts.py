@@ -50,6 +50,7 @@ class TextField(Field):
     """A corpus."""
 
     kind: ClassVar[str] = "text"
+    early: ClassVar[bool] = True
 
     def type(self) -> Any:
         return TextRef
