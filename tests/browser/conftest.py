@@ -157,7 +157,9 @@ def bare(page: Page, bare_server: Any, traffic: Traffic) -> Iterator[Page]:
     """The page on the tiny GPT-2, with nothing fitted and a prompt of eleven tokens."""
     session = bare_server.session
     assert session.wait(LOAD_MS / 1000)
-    session.intent("cancel_fit", {})
+    for job in session.snapshot()[1]["jobs"]:
+        session.intent("cancel", {"job": job["id"]})
+    assert session.wait(LOAD_MS / 1000)
     for row in session.snapshot()[1]["model"]["dictionaries"]:
         session.intent("forget_dictionary", {"id": row["id"]})
     session.intent("set_edits", {"edits": []})

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from browser.steps import IOI, LAST, Traffic, cells, drag, grid, settled, type_prompt
 
@@ -222,15 +222,20 @@ def open_panel(page: Page) -> None:
         page.get_by_test_id("fit-open").click()
 
 
+def field(page: Page, name: str) -> Locator:
+    return page.get_by_test_id("fit-panel").get_by_test_id(f"field-{name}")
+
+
 def open_form(page: Page, method: str, **fields: str) -> None:
+    """The form of a method, filled in; `site_layer` is the number beside `site`."""
     open_panel(page)
     page.get_by_test_id("fit-method").select_option(method)
     for name, value in fields.items():
-        field = page.get_by_test_id(f"fit-{name}")
-        if field.evaluate("e => e.tagName") == "SELECT":
-            field.select_option(value)
+        there = field(page, name.replace("_", "-"))
+        if there.evaluate("e => e.tagName") == "SELECT":
+            there.select_option(value)
         else:
-            field.fill(value)
+            there.fill(value)
 
 
 def chosen(page: Page, id: str) -> str:
@@ -244,8 +249,11 @@ def chosen(page: Page, id: str) -> str:
 def test_components_are_fitted_from_the_page_and_their_scree_shows(bare: Page, bare_server: Any) -> None:
     expect(bare.get_by_test_id("pick-place")).to_have_count(0)
     shot(bare, "none")
-    open_form(bare, "pca", tokens="2000", n="6")
-    expect(bare.get_by_test_id("fit-cost")).to_contain_text("2,000 tokens through all 4 layers")
+    open_panel(bare)
+    expect(bare.get_by_test_id("fit-method")).to_have_value("pca-stream")
+    expect(field(bare, "sites")).to_have_value("stream")
+    open_form(bare, "pca-stream", tokens="2000", n="6")
+    expect(bare.get_by_test_id("fit-cost")).to_contain_text("about", timeout=10_000)
     bare.get_by_test_id("fit-start").click()
     expect(bare.get_by_test_id("pick-place").locator("option")).to_have_count(TINY_ROWS, timeout=FIT_MS)
     open_panel(bare)
@@ -274,13 +282,14 @@ def test_components_are_fitted_from_the_page_and_their_scree_shows(bare: Page, b
 
 
 def test_nmf_says_why_it_refuses_and_fits_with_clip(bare: Page, bare_server: Any) -> None:
-    open_form(bare, "nmf", site="mlp_post", layer="2", tokens="1000", n="4")
+    open_form(bare, "nmf", site="mlp_post", site_layer="2", tokens="1000", n="4")
     bare.get_by_test_id("fit-start").click()
-    failed = bare.get_by_test_id("fit-panel-error")
+    failed = bare.get_by_test_id("fit-jobs").get_by_role("alert")
     expect(failed).to_contain_text(re.compile("negative"), timeout=FIT_MS)
     shot(bare, "refused")
-    bare.get_by_role("button", name="Back to the form").click()
-    bare.get_by_test_id("fit-clip").check()
+    bare.get_by_test_id("fit-jobs").get_by_role("button", name="Dismiss").click()
+    expect(bare.get_by_test_id("fit-jobs")).to_have_count(0)
+    field(bare, "clip").check()
     bare.get_by_test_id("fit-start").click()
     id = chosen(bare, "nmf@mlp_post.2")
     expect(bare.get_by_test_id("direction-card")).to_contain_text("NMF 0 of mlp_post.2", timeout=10_000)
@@ -295,8 +304,8 @@ def test_nmf_says_why_it_refuses_and_fits_with_clip(bare: Page, bare_server: Any
 
 
 def test_a_standardised_fit_is_shown_in_the_space_it_was_fitted_in(bare: Page, bare_server: Any) -> None:
-    open_form(bare, "pca", site="resid_post", layer="1", tokens="1000", n="4")
-    bare.get_by_test_id("fit-standardise").check()
+    open_form(bare, "pca", site="resid_post", site_layer="1", tokens="1000", n="4")
+    field(bare, "standardise").check()
     bare.get_by_test_id("fit-start").click()
     expect(bare.get_by_test_id("unit-standardised")).to_have_attribute("aria-pressed", "true", timeout=FIT_MS)
     d = dictionaries(bare_server)[chosen(bare, "pca@resid_post.1")]
@@ -306,7 +315,7 @@ def test_a_standardised_fit_is_shown_in_the_space_it_was_fitted_in(bare: Page, b
 
 
 def test_unembedding_rows_read_logits(bare: Page, bare_server: Any) -> None:
-    open_form(bare, "unembedding", words="o\nl")
+    open_form(bare, "unembedding-rows", tokens="o,l")
     bare.get_by_test_id("fit-start").click()
     expect(bare.get_by_test_id("unit-folded")).to_have_attribute("aria-pressed", "true", timeout=FIT_MS)
     bare.keyboard.press("Escape")
@@ -318,32 +327,52 @@ def test_unembedding_rows_read_logits(bare: Page, bare_server: Any) -> None:
 
 
 def test_a_fit_is_cancelled_and_a_dictionary_forgotten(bare: Page, bare_server: Any) -> None:
-    open_form(bare, "svd", site="resid_post", layer="0", tokens="1000", n="3")
+    open_form(bare, "svd", site="resid_post", site_layer="0", tokens="1000", n="3")
     bare.get_by_test_id("fit-start").click()
     svd = chosen(bare, "svd@resid_post.0")
-    open_panel(bare)
-    open_form(bare, "pca", site="stream", tokens="1000000")
+    open_form(bare, "pca-stream", tokens="1000000")
     bare.get_by_test_id("fit-start").click()
-    expect(bare.get_by_test_id("fit-panel-progress")).to_be_visible()
+    line = bare.get_by_test_id("fit-jobs").locator("li")
+    expect(line).to_have_attribute("data-phase", "running", timeout=FIT_MS)
+    expect(line).to_contain_text(re.compile(r"Reading the text \d+ %"), timeout=FIT_MS)
+    expect(bare.get_by_test_id("fit-progress")).to_have_text(re.compile(r"^\d+%$"))
     shot(bare, "fitting")
-    bare.get_by_test_id("fit-panel-cancel").click()
+    line.get_by_role("button", name="Cancel").click()
+    expect(line).to_have_count(0, timeout=FIT_MS)
     expect(bare.get_by_test_id("fit-start")).to_be_visible()
     expect(bare.get_by_test_id("pick-kind")).to_have_count(0)
     assert list(dictionaries(bare_server)) == [svd]
     bare.get_by_test_id("fit-forget").click()
     expect(bare.get_by_test_id("pick-place")).to_have_count(0)
     assert not dictionaries(bare_server)
+    assert bare_server.session.snapshot()[1]["items"]["items"] == []
+
+
+def test_what_cannot_be_fitted_is_said_before_it_is_run(bare: Page, bare_server: Any, traffic: Traffic) -> None:
+    open_form(bare, "pca", site="z", site_layer="1", tokens="1000", n="3")
+    expect(bare.get_by_test_id("fit-cost").get_by_role("alert")).to_contain_text("say which", timeout=10_000)
+    field(bare, "head").fill("1")
+    field(bare, "head").blur()
+    expect(bare.get_by_test_id("fit-cost")).to_contain_text("about", timeout=10_000)
+    field(bare, "n").fill("900")
+    expect(bare.get_by_test_id("fit-cost").get_by_role("alert")).to_contain_text("1 to 8", timeout=10_000)
+    field(bare, "n").fill("3")
+    bare.get_by_test_id("fit-start").click()
+    id = chosen(bare, "pca@z.1.h1")
+    assert len(dictionaries(bare_server)[id]) == 3
+    traffic.forgive_prices()
 
 
 def test_a_difference_of_two_typed_texts_and_a_file(bare: Page, bare_server: Any, tmp_path: Path) -> None:
     file = tmp_path / "mine.jsonl"
     file.write_text("\n".join('{"text": "the cat sat on the mat and was glad of it"}' for _ in range(60)))
-    open_form(bare, "mean_difference", site="resid_post", layer="3", tokens="1000", second="typed")
-    bare.get_by_test_id("fit-start").click()
-    expect(bare.get_by_test_id("fit-refused")).to_contain_text("Type the second text first")
-    bare.get_by_test_id("fit-second-typed").fill("no dogs barked here today, none at all\n\n" * 60)
-    bare.get_by_test_id("fit-text-file").set_input_files(str(file))
-    expect(bare.get_by_test_id("fit-text")).to_have_value("file")
+    open_form(bare, "mean-difference", site="resid_post", site_layer="3", tokens="1000")
+    expect(field(bare, "corpora-second-why")).to_contain_text("Type the second text first")
+    expect(bare.get_by_test_id("fit-start")).to_be_disabled()
+    field(bare, "corpora-second-typed").fill("no dogs barked here today, none at all\n\n" * 60)
+    field(bare, "corpora-first").select_option("file")
+    field(bare, "corpora-first-file").set_input_files(str(file))
+    expect(field(bare, "corpora-first-why")).to_have_count(0)
     bare.get_by_test_id("fit-start").click()
     chosen(bare, "mean_difference@resid_post.3")
     expect(bare.get_by_test_id("direction-card")).to_contain_text("mine.jsonl", timeout=10_000)

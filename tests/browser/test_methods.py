@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 import residscope as rs
-from browser.steps import IOI, settled
+from browser.steps import IOI, Traffic, settled
 from browser.test_edits import fill
 from residscope.manifest import all_methods
 
@@ -106,11 +106,13 @@ def test_a_job_is_cancelled_and_what_it_had_stays(bench: Page, workbench: Any) -
     expect(bench.get_by_test_id("shelf")).to_contain_text("cut short")
 
 
-def test_what_is_wrong_is_said_where_it_is_asked(bench: Page) -> None:
+def test_what_is_wrong_is_said_where_it_is_asked(bench: Page, traffic: Traffic) -> None:
     open_method(bench, "pca")
-    fill(bench, {"site": "pattern", "tokens": "1000"})
-    run(bench)
-    expect(bench.get_by_test_id("jobs").get_by_role("alert")).to_contain_text("vector", timeout=60_000)
+    fill(bench, {"site": "z", "tokens": "1000"})
+    expect(bench.get_by_test_id("method-cost")).to_contain_text("a vector for every head", timeout=20_000)
+    fill(bench, {"site": "resid_post", "n": "900"})
+    expect(bench.get_by_test_id("method-cost")).to_contain_text("1 to 576", timeout=20_000)
+    traffic.forgive_prices()
 
 
 def test_the_palette_knows_methods_and_edits(bench: Page) -> None:

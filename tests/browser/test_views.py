@@ -202,7 +202,8 @@ def test_a_model_of_one_s_own_gets_components(page: Page, folder: Path, tmp_path
         type_prompt(page, "a small prompt")
         expect(page.get_by_test_id("stream-grid")).to_have_attribute("data-rows", "7", timeout=20_000)
         expect(page.get_by_test_id("logits-centred")).to_be_disabled()
-        session.intent("fit", {"method": "pca", "site": "stream", "tokens": 1_000_000})
+        docs = {"kind": "builtin", "name": "python-docs"}
+        session.intent("start", {"method": "pca-stream", "args": {"corpus": docs, "tokens": 1_000_000}})
         expect(page.get_by_test_id("fit-progress")).to_be_visible()
         page.get_by_test_id("fit-cancel").click()
         page.get_by_test_id("fit-open").click()

@@ -1,4 +1,7 @@
-"""What the page said to a session of version 0.1, said to today's: the one place here that knows how a session is spoken to."""
+"""What the page said to a session of version 0.1, said to today's: the one place here that knows how a session is spoken to.
+
+`fit` and `cancel_fit` are intents of 0.1 alone: a fit is `start` with the method and its arguments, and is stopped by `cancel`.
+"""
 
 import json
 import time
@@ -11,7 +14,8 @@ from residscope.engine.model import Model
 from residscope.session import Session
 
 PATIENCE = 120  # seconds
-JOBS = {"load_model", "fit", "fit_probe"}  # whose end a line that follows may count on
+JOBS = {"load_model", "start", "fit_probe"}  # whose end a line that follows may count on
+DOCS = {"kind": "builtin", "name": "python-docs"}
 ENDS = {"FIRST": 0, "LAST": -1}  # runs that a line does not name
 VOLATILE = {"seconds", "forward_ms", "threads", "certificate", "progress", "versions", "device"}
 
@@ -39,11 +43,32 @@ def say(session: Session, lines: Iterable[Mapping[str, Any]], files: Path) -> li
         if args.get("run") in ENDS:
             settle(session)
             args["run"] = state_of(session)["runs"][ENDS[args["run"]]]["id"]
-        answers.append(session.intent(line["intent"], args))
-        if line["intent"] in JOBS:
+        if line["intent"] == "cancel_fit":  # what it would stop is waited for
+            answers.append(None)
+            continue
+        intent, args = as_now(line["intent"], args)
+        answer = session.intent(intent, args)
+        answers.append(None if line["intent"] == "fit" else answer)
+        if intent in JOBS:
             settle(session)
     settle(session)
     return answers
+
+
+def as_now(intent: str, args: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """An intent of 0.1 as today's sessions take it."""
+    if intent != "fit":
+        return intent, args
+    method, site = args.pop("method"), args.get("site")
+    if method == "unembedding":
+        return "start", {"method": "unembedding-rows", "args": {"tokens": args["words"]}}
+    text = args.pop("text", DOCS)
+    if method == "mean_difference":
+        both = {"first": text, "second": args.pop("second")}
+        return "start", {"method": "mean-difference", "args": {**args, "corpora": both}}
+    if site == "stream":
+        method, _ = f"{method}-stream", args.pop("site")
+    return "start", {"method": method, "args": {**args, "corpus": text}}
 
 
 def settle(session: Session) -> None:
@@ -51,7 +76,8 @@ def settle(session: Session) -> None:
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         state = session.snapshot()[1]
-        jobs = [job for job in (state["fit"], state["probing"]) if job and not job["error"]]
+        jobs = [job for job in (state["probing"],) if job and not job["error"]]
+        jobs += [job for job in state["jobs"] if job["phase"] in ("waiting", "running")]
         gathering = state["evidence"] and not state["evidence"]["done"] and not state["evidence"]["error"]
         if not jobs and not gathering and state["status"]["phase"] in ("idle", "empty", "failed"):
             return

@@ -36,6 +36,10 @@ def mixed(*terms: tuple[str, int, float]) -> dict[str, Any]:
     return {"kind": "mix", "terms": [{"dictionary": id, "index": i, "weight": weight} for id, i, weight in terms]}
 
 
+def fitted(method: str, **args: Any) -> dict[str, Any]:
+    return {"method": method, "args": {"corpus": {"kind": "builtin", "name": "python-docs"}, **args}}
+
+
 BAD: list[tuple[str, str, Any, int, str]] = [
     ("empty prompt", "intents/set_prompt", {"text": ""}, 422, "EmptyPrompt"),
     ("prompt over the context", "intents/set_prompt", {"text": "x" * 65}, 422, "PromptTooLong"),
@@ -93,15 +97,16 @@ BAD: list[tuple[str, str, Any, int, str]] = [
         422,
         "WrongWidth",
     ),
-    ("fit of no method", "intents/fit", {"method": "ica", "site": "resid_post.1"}, 400, "MalformedJSON"),
-    ("fit nowhere", "intents/fit", {"method": "pca", "site": "nowhere"}, 422, "UnknownSite"),
-    ("fit of no vectors", "intents/fit", {"method": "pca", "site": "pattern.1"}, 422, "NoVectors"),
-    ("fit of no head", "intents/fit", {"method": "pca", "site": "z.1"}, 422, "UnknownHead"),
-    ("fit with another's option", "intents/fit", {"method": "svd", "site": "stream", "clip": True}, 422, "BadFit"),
+    ("fit of no method", "intents/start", {"args": {"site": "resid_post.1"}}, 400, "MalformedJSON"),
+    ("fit of an unknown one", "intents/start", fitted("ica", site="resid_post.1"), 422, "UnknownMethod"),
+    ("fit nowhere", "intents/start", fitted("pca", site="nowhere"), 422, "UnknownSite"),
+    ("fit of no vectors", "intents/start", fitted("pca", site="pattern.1"), 422, "NoVectors"),
+    ("fit of no head", "intents/start", fitted("pca", site="z.1"), 422, "UnknownHead"),
+    ("fit with another's option", "intents/start", fitted("svd-stream", clip=True), 422, "BadArguments"),
     (
         "fit on the server's files",
-        "intents/fit",
-        {"method": "pca", "site": "stream", "text": {"kind": "builtin", "name": "/etc/hosts.txt"}},
+        "intents/start",
+        fitted("pca-stream", corpus={"kind": "builtin", "name": "/etc/hosts.txt"}),
         422,
         "CorpusError",
     ),
@@ -283,14 +288,12 @@ def test_a_dictionary_is_fitted_read_and_forgotten_over_the_wire(http: httpx.Cli
         "name": "lines.jsonl",
         "text": "\n".join(f'{{"text": "line number {n}, {n * n}"}}' for n in range(99)),
     }
-    recipe = {"method": "pca", "site": "z.1", "head": 2, "text": text, "tokens": 1000, "n": 3}
-    assert http.post("/api/intents/fit", json=recipe).json() == {"ok": True, "value": None}
-    deadline = time.monotonic() + 60
-    while state(http)["fit"] is not None and time.monotonic() < deadline:
-        time.sleep(0.02)
+    recipe = {"site": "z.1", "head": 2, "corpus": text, "tokens": 1000, "n": 3}
+    told = http.post("/api/intents/start", json={"method": "pca", "args": recipe}).json()
+    assert told["ok"]
     assert server.session.wait(60)
     found = state(http)
-    assert found["fit"] is None
+    assert found["jobs"][-1]["phase"] == "done"
     row = found["model"]["dictionaries"][-1]
     told = http.get("/api/dictionaries", params={"id": "pca@z.1.h2"}).json()
     assert row == {
@@ -301,7 +304,7 @@ def test_a_dictionary_is_fitted_read_and_forgotten_over_the_wire(http: httpx.Cli
     run = found["current"]["a"]
     coef = http.get(f"/api/runs/{run}/coef", params={"dictionary": "pca@z.1.h2"})
     n_pos = len(found["prompt"]["tokens"])
-    assert shapes(coef) == {"coef": (4, n_pos, 3), "offset": (4, 3)}
+    assert shapes(coef) == {"coef": (4, n_pos, 3), "offset": (4, 3), "sink": (4, n_pos)}
     assert json.loads(metadata(coef)["rows"]) == ["z.0", "z.1", "z.2", "z.3"]
     gram = http.get("/api/gram", params={"of": ["pca@z.1.h2"]}).json()
     torch.testing.assert_close(torch.tensor(gram["gram"]), torch.eye(3), atol=1e-5, rtol=0)

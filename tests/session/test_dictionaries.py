@@ -13,13 +13,13 @@ from residscope.directions import Dictionary, mix, unembedding_rows
 from residscope.errors import BadEdit, DirectionError, MalformedJSON, NotFound, UnknownSite, WrongWidth, ZeroDirection
 from residscope.session import Session
 from session import worlds
-from session.test_fit import OTHER, TEXT, fit
+from session.test_fit import BOTH, TEXT, fit
 from tiny_models import tiny_llama
 
 PCA1, PCA3, WORDS = "pca@resid_post.1", "pca@resid_post.3", "unembedding@resid_post.3"
-HEAD = {"method": "pca", "site": "z.2", "head": 1, "text": TEXT, "tokens": 1000, "n": 4}
-NEURONS = {"method": "nmf", "site": "mlp_post.2", "text": TEXT, "tokens": 1000, "n": 3, "clip": True}
-TOKENS = {"method": "unembedding", "words": ["x", "y"]}
+HEAD = {"method": "pca", "site": "z.2", "head": 1, "corpus": TEXT, "tokens": 1000, "n": 4}
+NEURONS = {"method": "nmf", "site": "mlp_post.2", "corpus": TEXT, "tokens": 1000, "n": 3, "clip": True}
+TOKENS = {"method": "unembedding-rows", "tokens": ["x", "y"]}
 PROMPT = "hello there"
 
 
@@ -119,7 +119,7 @@ def test_tokens_are_read_as_the_logits_of_the_wire(rich: Session) -> None:
 
 
 def test_the_mean_is_that_of_the_text_the_dictionary_was_fitted_on(rich: Session) -> None:
-    mine = [row["id"] for row in fit(rich, method="pca", site="stream", text=TEXT, tokens=1000, n=4)]
+    mine = [row["id"] for row in fit(rich, method="pca-stream", corpus=TEXT, tokens=1000, n=4)]
     assert mine[2] == "pca@resid_post.1#2"
     for id, means in ((mine[2], mine), (PCA1, [f"pca@{dictionary(rich, each).site}" for each in mine])):
         got, _ = coef(rich, id)
@@ -128,16 +128,16 @@ def test_the_mean_is_that_of_the_text_the_dictionary_was_fitted_on(rich: Session
 
 
 def test_two_compared_texts_have_a_mean_where_there_is_no_other(rich: Session) -> None:
-    fit(rich, method="mean_difference", site="mlp_out.2", text=TEXT, second=OTHER, tokens=1000)
+    fit(rich, method="mean-difference", site="mlp_out.2", corpora=BOTH, tokens=1000)
     means = rich.state.model.means
     assert means.knower("mlp_out.2", None) is not None
     assert means.knower("mlp_out.1", None) is None
-    fit(rich, method="mean_difference", site="resid_post.1", text=TEXT, second=OTHER, tokens=1000)
+    fit(rich, method="mean-difference", site="resid_post.1", corpora=BOTH, tokens=1000)
     assert rich.state.model.means.knower("resid_post.1", None)[0] == PCA1
 
 
 def test_the_embedding_is_the_first_row_unless_positions_are_added_to_it(rich: Session) -> None:
-    (row,) = fit(rich, method="svd", site="embed", text=TEXT, tokens=1000, n=2)
+    (row,) = fit(rich, method="svd", site="embed", corpus=TEXT, tokens=1000, n=2)
     _, about = coef(rich, row["id"])
     rotary = "pos_embed" in rich.state.model.model.sites.absent
     assert about["fitted_row"] == (0 if rotary else None)
@@ -151,7 +151,7 @@ def test_a_change_of_dictionary_is_small(monkeypatch: pytest.MonkeyPatch) -> Non
         session.intent("set_prompt", {"text": "n" * 64})
         assert session.wait(60)
         for n, most in ((28, 230_000), (30, 250_000)):
-            found = fit(session, method="pca", site="stream", text=TEXT, tokens=1000, n=n)
+            found = fit(session, method="pca-stream", corpus=TEXT, tokens=1000, n=n)
             data = session.coef(session.state.baseline, dictionary=found[24]["id"])
             assert load(data)["coef"].shape == (31, 64, n)
             assert len(data) < most

@@ -10,7 +10,6 @@ from torch import Tensor
 from residscope.directions import Dictionary
 from residscope.model.sites import Site, SiteTable
 
-MOST_DICTIONARIES = 500
 SAVED = "saved"  # the kind of a dictionary that is one saved direction
 
 

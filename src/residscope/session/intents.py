@@ -7,17 +7,16 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from residscope.declare import EditSpec, reasons, shorten
-from residscope.errors import DirectionError, MalformedJSON, ModelNotFound, NotFound
+from residscope.errors import MalformedJSON, ModelNotFound, NotFound
 from residscope.fields.base import Spec
 from residscope.fields.prompts import ProbeData
 from residscope.fields.sources import PromptSource, RunSource
 from residscope.session import compute, evidence, probes
-from residscope.session.fit import FitRecipe, check
 from residscope.session.jobs import CANCELLED, WAITING, find_job
 from residscope.session.loaded import Loaded
 from residscope.session.shelf import ItemShelf
 from residscope.session.stack import kind_of, make, parse_edits, parse_ref
-from residscope.session.state import Fit, Metric, ProbeRecipe, Probing, Run, Saved, State
+from residscope.session.state import Metric, ProbeRecipe, Probing, Run, Saved, State
 from residscope.session.world import check_data, need_model
 from residscope.session.writing import python_code
 
@@ -73,7 +72,7 @@ class ReadData(Spec):
     data: ProbeData
 
 
-class Id(Spec):
+class Forget(Spec):
     id: str
 
 
@@ -249,21 +248,8 @@ def python(state: State, args: Python) -> Change:
     return state, {"code": python_code(state, ref)}
 
 
-def fit(state: State, args: FitRecipe) -> Change:
-    check(args, _loaded(state))
-    if state.fit is not None and state.fit.error is None:
-        raise DirectionError(
-            "another fit is in progress", received=f"{args.method} of {args.place}", fix="wait, or cancel_fit"
-        )
-    return replace(state, fit=Fit(args.method, args.place, args.tokens)), None
-
-
-def forget_dictionary(state: State, args: Id) -> Change:
+def forget_dictionary(state: State, args: Forget) -> Change:
     return replace(state, model=_loaded(state).without(args.id)), None
-
-
-def cancel_fit(state: State, args: Nothing) -> Change:
-    return replace(state, fit=None), None
 
 
 def fit_probe(state: State, args: ProbeRecipe) -> Change:
@@ -312,9 +298,7 @@ INTENTS: dict[str, Intent] = {
     "compare_run": Intent(CompareRun, compare_run),
     "save_prompt": Intent(Text, save_prompt),
     "forget_prompt": Intent(Text, forget_prompt),
-    "fit": Intent(FitRecipe, fit),
-    "cancel_fit": Intent(Nothing, cancel_fit),
-    "forget_dictionary": Intent(Id, forget_dictionary),
+    "forget_dictionary": Intent(Forget, forget_dictionary),
     "read_data": Intent(
         ReadData, lambda state, args: (state, None)
     ),  # answered by the session: making prompts takes a while

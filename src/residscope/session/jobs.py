@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from residscope.declare import Method
+from residscope.directions import Dictionary
 from residscope.engine.planner.pricing import prices_of, rate_of
-from residscope.errors import Cancelled, NotFound, ResidscopeError, explain
+from residscope.errors import Cancelled, NotFound, ResidscopeError, WrongModel, explain
 from residscope.fields.base import Spec
+from residscope.session.made import origin_of
 from residscope.session.shelf import ItemShelf, Kept
 from residscope.session.world import SessionWorld
 
@@ -194,8 +196,10 @@ class Jobs:
         self._tell(id, revision=revision)
 
     def _finish(self, id: str, asked: _Asked, made: Any, seconds: float, *, cancelled: bool = False) -> None:
-        """Put what was made on the shelf, and say that the job has ended."""
+        """Put what was made on the shelf, and say that the job has ended; of a model that has gone, nothing is kept."""
         phase = CANCELLED if cancelled else DONE
+        if not any(job.id == id for job in self._now().jobs):
+            return
         if made is None:
             self._tell(id, phase=phase, progress=None, left=None, stage="", seconds=seconds)
             return
@@ -204,14 +208,15 @@ class Jobs:
         if isinstance(made, tuple | list):
             several = {str(i + 1): item for i, item in enumerate(made)}
         names, notes = [], [note] if (note := wanting(made)) else []
-        wanted = self._job(id).name or asked.method.title
+        wanted = self._job(id).name
         for part, item in several.items():
-            title = f"{wanted}{', ' if part else ''}{part}{', cut short' if cancelled else ''}"
-            kept = Kept(
-                title, item, asked.method.title, asked.method.id, asked.plain.model_dump(mode="json"), asked.code
-            )
+            made = origin_of(item, asked.method, asked.plain, asked.world, asked.code, part=part)
+            title = _title(wanted or made.method.title, part, item) + (", cut short" if cancelled else "")
+            kept = Kept(title, item, made.method.title, made.method.id, made.args, made.code, line=made.line)
             try:
-                names.append(self._shelf.put(kept).name)
+                names.append(self._shelf.put(kept, of=asked.world.model).name)
+            except WrongModel:
+                return
             except ResidscopeError as error:
                 notes.append(str(error))
                 if title in self._shelf.items:
@@ -235,7 +240,7 @@ class Jobs:
             state = self._now()
             jobs = tuple(replace(job, **changed) if job.id == id else job for job in state.jobs)
             if jobs != state.jobs or "items" in changed:
-                self._commit(replace(state, jobs=jobs, items=shelf_of(self._shelf)))
+                self._commit(with_shelf(replace(state, jobs=jobs), self._shelf))
 
 
 class _Watch:
@@ -304,6 +309,21 @@ def with_job(jobs: tuple[Job, ...], job: Job) -> tuple[Job, ...]:
     ended = [other.id for other in jobs if other.ended]
     gone = {*ended[: max(0, len(ended) - KEPT_DONE)]}
     return (*(other for other in jobs if other.id not in gone), job)
+
+
+def _title(wanted: str, part: str, item: Any) -> str:
+    """What an item is called: of a dictionary, with its place."""
+    if isinstance(item, Dictionary):
+        return f"{wanted} of {item.place}"
+    return f"{wanted}, {part}" if part else wanted
+
+
+def with_shelf(state: "State", shelf: ItemShelf) -> "State":
+    """The state with what is on the shelf now; its dictionaries are the model's too."""
+    loaded = state.model
+    if loaded is not None and shelf.model is loaded.model:
+        loaded = loaded.with_shelf(shelf)
+    return replace(state, model=loaded, items=shelf_of(shelf))
 
 
 def shelf_of(shelf: ItemShelf) -> dict[str, Any]:

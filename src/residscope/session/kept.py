@@ -1,17 +1,16 @@
-"""Fitted dictionaries in the user's data folder: one file for each model, replaced whole."""
+"""Dictionaries that version 0.1 fitted, in the user's data folder: one file for each model. New ones are items of the shelf."""
 
 from dataclasses import replace
 from pathlib import Path
 
 from residscope import directions
-from residscope.corpus.vectors import one_vector
-from residscope.errors import DamagedFile, FileNotThere, ResidscopeError
-from residscope.session.fit import stored_code
+from residscope.errors import FileNotThere, ResidscopeError
 from residscope.session.loaded import Loaded
 from residscope.session.saved import set_aside
+from residscope.session.shelf import check_fits
 
 
-class Shelf:
+class OldDictionaries:
     """Files by the hash of the model's weights. A damaged one is moved aside and named; without a folder nothing is kept."""
 
     def __init__(self, folder: Path | None) -> None:
@@ -25,39 +24,32 @@ class Shelf:
         loaded = replace(loaded, file=file)
         try:
             found = directions.read(file, loaded.model)
-            for id, dictionary in found.items():
-                _check(id, dictionary, loaded)
+            for dictionary in found.values():
+                check_fits(dictionary, loaded.model)
         except FileNotThere:
             return loaded, None
         except (ResidscopeError, OSError) as error:
             return loaded, set_aside(file, "The fitted dictionaries", error)
-        found = {id: dictionary for id, dictionary in found.items() if id not in loaded.taken}
+        found = {id: dictionary for id, dictionary in found.items() if id not in loaded.dictionaries}
         return replace(
             loaded,
             dictionaries={**loaded.dictionaries, **found},
-            code={**loaded.code, **{id: stored_code(loaded, id) for id in found}},
-            taken=loaded.taken.union(found),
+            code={**loaded.code, **{id: f"directions.read({str(file)!r}, model)[{id!r}]" for id in found}},
         ), None
 
     def save(self, loaded: Loaded) -> None:
-        """Raises ResidscopeError where the folder cannot be written."""
-        if loaded.file is None:
+        """Write down what is left of them. Raises ResidscopeError where the folder cannot be written."""
+        if loaded.file is None or not loaded.file.exists():
             return
+        left = {id: dictionary for id, dictionary in loaded.fitted.items() if id not in loaded.shelved}
         try:
-            if not loaded.fitted:
+            if not left:
                 loaded.file.unlink(missing_ok=True)
                 return
-            loaded.file.parent.mkdir(parents=True, exist_ok=True)
-            directions.save(loaded.file, loaded.fitted, loaded.model)
+            directions.save(loaded.file, left, loaded.model)
         except OSError as error:
             raise ResidscopeError(
                 f"the fitted dictionaries could not be kept: {error}",
                 received=loaded.file,
                 fix="free the disk, or set RESIDSCOPE_DATA",
             ) from None
-
-
-def _check(id: str, dictionary: directions.Dictionary, loaded: Loaded) -> None:
-    width = loaded.model.sites.width(one_vector(loaded.model, dictionary.site, dictionary.head))
-    if dictionary.read.shape[1] != width or not len(dictionary):
-        raise DamagedFile(f"{id} has vectors of width {dictionary.read.shape[1]}, not {width}")

@@ -1,10 +1,10 @@
 """A model as the session holds it: with its dictionaries, what the page is told of it, and its common tokens."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -15,13 +15,11 @@ from residscope.engine.model import Model
 from residscope.errors import DirectionError, NotFound
 from residscope.methods.own_tokens import readable
 from residscope.model.sites import KINDS
-from residscope.session.dictionaries import (
-    MOST_DICTIONARIES,
-    Means,
-    describe_row,
-    row_sites,
-)
+from residscope.session.dictionaries import Means, describe_row, row_sites
 from residscope.session.state import Prompt, Tok
+
+if TYPE_CHECKING:
+    from residscope.session.shelf import ItemShelf
 
 COMMON = 10_000  # byte-pair vocabularies are learnt commonest first, so low ids are common tokens
 
@@ -30,9 +28,8 @@ COMMON = 10_000  # byte-pair vocabularies are learnt commonest first, so low ids
 class Loaded:
     """One loaded model.
 
-    dictionaries: by id, such as `pca@resid_post.23`. shipped: the ids of those that came with Residscope. code: lines of Python
-    that give each. taken: every id that was ever given, for an id once forgotten must not come to mean something else.
-    file: where the fitted ones are kept.
+    dictionaries: by id, such as `pca@resid_post.23`. shipped: the ids of those that came with Residscope. shelved: of those that
+    are items of the shelf. code: lines of Python that give each. file: where version 0.1 kept those that were fitted.
     """
 
     model: Model
@@ -41,7 +38,7 @@ class Loaded:
     options: Mapping[str, Any] = field(default_factory=dict)
     code: Mapping[str, str] = field(default_factory=dict)
     shipped: frozenset[str] = frozenset()
-    taken: frozenset[str] = frozenset()
+    shelved: frozenset[str] = frozenset()
     file: Path | None = None
 
     @classmethod
@@ -50,7 +47,7 @@ class Loaded:
         ids = {new_id(d): key for key, d in found.items()}
         code = {id: f"directions.shipped(model)[{key!r}]" for id, key in ids.items()}
         dictionaries = {id: found[key] for id, key in ids.items()}
-        return cls(model, dictionaries, source, options, code, frozenset(ids), frozenset(ids))
+        return cls(model, dictionaries, source, options, code, frozenset(ids))
 
     def prompt(self, text: str, *, bos: bool | None = None) -> Prompt:
         """The prompt's tokens.
@@ -85,21 +82,17 @@ class Loaded:
             )
         return self.dictionaries[id]
 
-    def with_fitted(self, found: Sequence[Dictionary], code: Callable[[str, Dictionary], str]) -> "Loaded":
-        """With more dictionaries, and the Python that gives each. Raises DirectionError where there is no room."""
-        dictionaries, lines, taken = dict(self.dictionaries), dict(self.code), set(self.taken)
-        for dictionary in found:
-            id = new_id(dictionary, taken)
-            dictionaries[id], lines[id] = dictionary, code(id, dictionary)
-            taken.add(id)
-        if len(dictionaries) > MOST_DICTIONARIES:
-            raise DirectionError(
-                "no more dictionaries fit in the session",
-                received=len(dictionaries),
-                allowed=f"up to {MOST_DICTIONARIES}",
-                fix="forget some",
-            )
-        return self._with(dictionaries=dictionaries, code=lines, taken=frozenset(taken))
+    def with_shelf(self, shelf: "ItemShelf") -> "Loaded":
+        """With the dictionaries of the shelf as they are now, and the Python that gives each."""
+        kept = shelf.dictionaries
+        dictionaries = {id: d for id, d in self.dictionaries.items() if id not in self.shelved}
+        dictionaries |= {id: item.item for id, item in kept.items() if isinstance(item.item, Dictionary)}
+        code = {id: line for id, line in self.code.items() if id in dictionaries and id not in kept}
+        code |= {id: item.line or f"rs.load_item({_file(shelf, item.name)!r})" for id, item in kept.items()}
+        same = dictionaries.keys() == self.dictionaries.keys() and code == self.code
+        if same and all(dictionaries[id] is d for id, d in self.dictionaries.items()):
+            return self
+        return self._with(dictionaries=dictionaries, code=code, shelved=frozenset(kept))
 
     def without(self, id: str) -> "Loaded":
         """Raises NotFound; DirectionError for one that came with Residscope."""
@@ -186,3 +179,8 @@ class Loaded:
             ],
             "dictionaries": [describe_row(id, d, shipped=id in self.shipped) for id, d in self.dictionaries.items()],
         }
+
+
+def _file(shelf: "ItemShelf", name: str) -> str:
+    """Where an item is, or what it is called once it is saved."""
+    return str(shelf.file(name) or f"{name}.safetensors")

@@ -10,19 +10,17 @@ from typing import Any
 from residscope.declare import EditSpec
 from residscope.directions import Direction
 from residscope.engine.model import Model
-from residscope.errors import Cancelled, explain
+from residscope.errors import Cancelled, DamagedFile, explain
 from residscope.manifest import find_method
 from residscope.methods.blind_contexts import Context, contexts
 from residscope.session import compute, fill
 from residscope.session.compute import Elsewhere, Held, Kept
 from residscope.session.dictionaries import in_stream
 from residscope.session.evidence import EvidenceJobs
-from residscope.session.fit import FitRecipe
-from residscope.session.fit_job import FitJobs
 from residscope.session.imported import read_direction, take_in
-from residscope.session.intents import CancelJob, LoadModel, ReadData, ShelfChange, Start, find_run, parse_args
-from residscope.session.jobs import Jobs, find_job, seconds_of, shelf_of, with_job
-from residscope.session.kept import Shelf
+from residscope.session.intents import CancelJob, Forget, LoadModel, ReadData, ShelfChange, Start, find_run, parse_args
+from residscope.session.jobs import Jobs, find_job, seconds_of, with_job, with_shelf
+from residscope.session.kept import OldDictionaries
 from residscope.session.loaded import Loaded
 from residscope.session.mixing import dictionary_of, reads
 from residscope.session.probe_job import ProbeJobs
@@ -31,7 +29,7 @@ from residscope.session.queries import answer
 from residscope.session.read import describe, describe_dictionary
 from residscope.session.saved import SavedPrompts
 from residscope.session.settle import finished, settle, with_model
-from residscope.session.shelf import ItemShelf
+from residscope.session.shelf import ItemShelf, check_fits
 from residscope.session.shelf import Kept as KeptItem
 from residscope.session.shown import file_of, read_item, table_of, views_of
 from residscope.session.stack import parse_ref
@@ -66,8 +64,7 @@ class Session:
         self._lock = threading.RLock()
         self._kept: Kept[RunKey, Held] = Kept()
         self._aside: Kept[tuple[RunKey, str, int | None], Elsewhere] = Kept()
-        self._shelf = Shelf(folder)
-        self._fits = FitJobs(lambda: self._state, self._commit, self._lock, self._shelf)
+        self._old = OldDictionaries(folder)
         self._probes = ProbeJobs(lambda: self._state, self._commit, self._lock)
         self._items = ItemShelf(folder)
         self._evidence = EvidenceJobs(lambda: self._state, self._commit, self._lock)
@@ -115,13 +112,15 @@ class Session:
             return self._change_shelf(checked.change)
         if isinstance(checked, ReadData):
             return self._probes.data(self._loaded(), checked.data)
+        if isinstance(checked, Forget) and (kept := self._items.dictionaries.get(checked.id)):
+            return self._change_shelf(lambda shelf: shelf.delete(kept.name))
         with self._lock:
             old = self._state
             new, value = intent.apply(old, checked)
             if new.saved != old.saved and self._file:
                 self._file.save(tuple(entry.text for entry in new.saved))
-            if name == "forget_dictionary" and new.model is not None:
-                self._shelf.save(new.model)
+            if isinstance(checked, Forget) and new.model is not None:
+                self._old.save(new.model)
             self._commit(new)
         if isinstance(checked, Start):
             return self._start(checked)
@@ -129,8 +128,6 @@ class Session:
             self._jobs.stop(checked.job)
         elif isinstance(checked, LoadModel):
             self.load(checked.name)
-        elif isinstance(checked, FitRecipe) and new.fit is not None:
-            self._fits.start(new.fit, checked)
         elif name == "fit_probe" and new.probing is not None:
             self._probes.start(new.probing)
         elif name == "gather_evidence" and new.evidence is not None and new.evidence is not old.evidence:
@@ -168,14 +165,14 @@ class Session:
     def _change_shelf(self, change: Callable[[ItemShelf], object]) -> None:
         change(self._items)
         with self._lock:
-            self._commit(replace(self._state, items=shelf_of(self._items)))
+            self._commit(with_shelf(self._state, self._items))
 
     def close(self) -> None:
         """Stop what runs, as soon as it can be stopped."""
         self._jobs.close()
         self._loads += 1
         with self._lock:
-            self._state = replace(self._state, fit=None, probing=None, evidence=None)
+            self._state = replace(self._state, probing=None, evidence=None)
         self._worker.close()
 
     # ── what is read ────────────────────────────────────────────────────────────────────────────────────────
@@ -263,9 +260,16 @@ class Session:
 
     def import_item(self, data: bytes, name: str) -> dict[str, Any]:
         """Take an item's file in; answers its name. Raises DamagedFile, ShelfFull, WrongModel."""
-        kept = self._items.put(KeptItem(name or "imported", read_item(data, self.model), "Imported"))
+        model, wanted = self.model, name or "imported"
+        found = read_item(data, model)
+        several = {f"{wanted} {id}": d for id, d in found.items()} if isinstance(found, Mapping) else {wanted: found}
+        if not several:
+            raise DamagedFile("the file holds no dictionaries", received=f"{len(data)} bytes")
+        for item in several.values():
+            check_fits(item, model)
+        kept = [self._items.put(KeptItem(part, item, "Imported"), of=model) for part, item in several.items()]
         self._change_shelf(lambda shelf: None)
-        return {"name": kept.name}
+        return {"name": kept[0].name}
 
     def evidence(self, key: str) -> dict[str, Any]:
         """What has been gathered for a direction so far. Raises NotFound."""
@@ -316,9 +320,10 @@ class Session:
         try:
             model = source if hasattr(source, "certificate") else self._load(source, progress=progress, **options)
             loaded = Loaded.of(model, source=source if isinstance(source, str) else None, **options)
-            loaded, notice = self._shelf.load(loaded)
+            loaded, notice = self._old.load(loaded)
             offers = tuple(self._offers())
-            opened = self._items.open(loaded.model)
+            opened = self._items.open(loaded.model, ids=loaded.dictionaries)
+            loaded = loaded.with_shelf(self._items)
         except Exception as error:
             if number == self._loads:
                 self._status(
@@ -333,11 +338,8 @@ class Session:
                 notices = new.notices if notice is None else (*new.notices, notice)
                 self._jobs.stop_all()
                 notices = (*notices, *opened)
-                self._commit(
-                    replace(
-                        new, models=offers, notices=notices, shelf=self._items, items=shelf_of(self._items), jobs=()
-                    )
-                )
+                new = replace(new, models=offers, notices=notices, shelf=self._items, jobs=())
+                self._commit(with_shelf(new, self._items))
 
     def _run_job(self) -> None:
         state = self._state

@@ -108,7 +108,6 @@ def with_model(state: State, loaded: Loaded) -> State:
         edited=None,
         without={},
         directions={},
-        fit=None,
         probes={},
         probing=None,
         evidence=None,

@@ -113,17 +113,6 @@ class Status:
 
 
 @dataclass(frozen=True)
-class Fit:
-    """A dictionary being fitted (or why it was not)."""
-
-    method: str
-    place: str
-    tokens: int
-    progress: float = 0.0
-    error: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True)
 class Probing:
     """A probe being fitted (or why it was not): its name, what it is to be, and how far it is."""
 
@@ -177,7 +166,6 @@ class State:
     selection: tuple[int, int] = (0, 0)
     saved: tuple[Saved, ...] = ()
     directions: Mapping[str, "Direction"] = field(default_factory=dict)
-    fit: Fit | None = None
     probes: Mapping[str, "Fitted"] = field(default_factory=dict)
     probing: Probing | None = None
     evidence: Gathering | None = None

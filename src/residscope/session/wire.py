@@ -43,7 +43,6 @@ def to_wire(state: State) -> dict[str, Any]:
             }
             for name, direction in state.directions.items()
         ],
-        "fit": None if state.fit is None else asdict(state.fit),
         "probes": [_fitted(fitted) for fitted in state.probes.values()],
         "probing": None if state.probing is None else _probing(state.probing),
         "evidence": None if state.evidence is None else _gathering(state.evidence),

@@ -70,23 +70,6 @@ export type TextRef =
   | { kind: "typed"; name: string; text: string }
   | { kind: "hub"; name: string; field?: string };
 
-/** The arguments of the intent `fit`. */
-export interface FitRecipe {
-  method: Kind;
-  /** One place, or "stream": `embed` and every resid_post (pca, svd). */
-  site?: string | null;
-  head?: number | null;
-  text?: TextRef | null;
-  /** mean_difference: text − second. */
-  second?: TextRef | null;
-  tokens?: number;
-  n?: number | null;
-  standardise?: boolean;
-  clip?: boolean;
-  /** unembedding: one token each. */
-  words?: string[] | null;
-}
-
 export interface ModelInfo {
   name: string;
   family: string;
@@ -218,16 +201,6 @@ export interface SavedDirection {
   library: string | null;
 }
 
-/** A dictionary being fitted, or why it was not. */
-export interface Fit {
-  method: Kind;
-  /** A site, perhaps with its head, or "stream". */
-  place: string;
-  tokens: number;
-  progress: number;
-  error: ErrorBody | null;
-}
-
 /** A method call under way, or that has ended. cost, left, seconds: in seconds. */
 export interface Job {
   id: string;
@@ -255,6 +228,8 @@ export interface ItemInfo {
   /** When, in seconds since 1970. */
   made: number;
   bytes: number;
+  /** Of a dictionary: what the model has it by. */
+  id: string | null;
 }
 
 export interface Shelf {
@@ -280,7 +255,6 @@ export interface State {
   selection: Selection;
   saved: SavedPrompt[];
   directions: SavedDirection[];
-  fit: Fit | null;
   probes: ProbeInfo[];
   probing: Probing | null;
   evidence: Gathering | null;

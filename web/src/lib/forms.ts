@@ -51,6 +51,8 @@ export interface EditSchema extends Schema {
 
 export interface MethodSchema extends Schema {
   group: string;
+  /** The kind of item that it makes, or makes several of. */
+  makes: string;
 }
 
 export type Values = Record<string, unknown>;
@@ -92,10 +94,15 @@ export function sent(schema: Schema, values: Values, model: ModelInfo | null): V
   return Object.fromEntries(kept.map((name) => [name, values[name]]).filter(([, value]) => value !== null && value !== undefined && value !== ""));
 }
 
+const both = (value: unknown): unknown => {
+  const { first, second } = (value ?? {}) as { first?: unknown; second?: unknown };
+  return first && second;
+};
+
 /** What is still lacking, in words; empty where nothing is. */
 export function lacking(schema: Schema, values: Values, model: ModelInfo | null): string {
   const name = schema.required.find((required) => {
-    const value = values[required];
+    const value = schema.properties[required].kind === "contrast" ? both(values[required]) : values[required];
     return asked(schema, required, values, model) && (value === null || value === undefined || value === "");
   });
   return name ? `Say the ${schema.properties[name].title}.` : "";

@@ -106,7 +106,7 @@ export class App {
     this.wanted = this.view.current.selection;
     this.mixing = new Mixing(this.session, this.view);
     this.compare = new Compare(this.mixing);
-    this.fitting = new Fitting(this.session, this.view, this.mixing);
+    this.fitting = new Fitting(this.session, this.manifest, this.view, this.mixing);
     this.streams = new Streams(this.session, this.view, this.mixing);
     this.directions = new DirectionStore(this.session, this.view, this.streams, this.mixing);
     this.probe = new ProbeStore(this.session, () => this.selected.col);

@@ -1,8 +1,7 @@
 import { words } from "../connect/connector";
 import type { ItemInfo, Job } from "../connect/wire";
-import { lacking, sent, type MethodSchema, type Values } from "../lib/forms";
-import { initial, type ManifestStore } from "./manifest.svelte";
-import type { Session } from "./session.svelte";
+import type { Values } from "../lib/forms";
+import { Call } from "./call.svelte";
 
 /** A table's columns and first rows. */
 export interface Cells {
@@ -24,24 +23,14 @@ export interface Detail {
 type Shown = { job: string } | { item: string } | null;
 
 /** Methods as forms, their calls as jobs, and what they made: the shelf. */
-export class JobStore {
-  /** The method whose form is open. */
-  chosen = $state("");
-  /** What each form holds, by method. */
-  forms: Record<string, Values> = $state({});
-  cost: number | null = $state(null);
-  refused = $state("");
+export class JobStore extends Call {
   shown: Shown = $state(null);
   detail: Detail | null = $state.raw(null);
   error = $state("");
   private asked = "";
-  private priced = "";
 
   jobs: Job[] = $derived.by(() => this.session.state?.jobs ?? []);
   items: ItemInfo[] = $derived.by(() => this.session.state?.items?.items ?? []);
-  schema: MethodSchema | null = $derived.by(() => this.manifest.methods.find(({ id }) => id === this.chosen) ?? this.manifest.methods[0] ?? null);
-  values: Values | null = $derived.by(() => (this.schema ? (this.forms[this.schema.id] ?? null) : null));
-  missing = $derived.by(() => (this.schema && this.values ? lacking(this.schema, this.values, this.session.model) : ""));
   running: Job[] = $derived.by(() => this.jobs.filter(({ phase }) => phase === "running" || phase === "waiting"));
   job: Job | null = $derived.by(() => {
     const { shown } = this;
@@ -52,45 +41,9 @@ export class JobStore {
     return shown && "item" in shown ? (this.items.find(({ name }) => name === shown.item) ?? null) : null;
   });
 
-  constructor(
-    private session: Session,
-    private manifest: ManifestStore,
-  ) {}
-
-  /** Call from an effect: a form begins with what its method takes unless said. */
-  begin(): void {
-    const { schema } = this;
-    if (schema && !this.forms[schema.id]) this.forms[schema.id] = initial(schema);
-  }
-
-  choose(id: string): void {
-    this.chosen = id;
-    this.refused = "";
-  }
-
-  private args(): Values {
-    return this.schema && this.values ? sent(this.schema, $state.snapshot(this.values), this.session.model) : {};
-  }
-
-  /** Call from an effect: what the form would take, once it rests. */
-  followCost(): (() => void) | undefined {
-    const { schema, missing } = this;
-    const key = JSON.stringify([schema?.id, this.values, this.session.state?.prompt?.text]);
-    if (!schema || missing || key === this.priced) return;
-    const timer = setTimeout(() => {
-      this.priced = key;
-      this.session.connector.query<{ seconds: number | null }>("cost", { method: schema.id, args: this.args() }).then(
-        ({ seconds }) => this.priced === key && ([this.cost, this.refused] = [seconds, ""]),
-        (error: unknown) => this.priced === key && ([this.cost, this.refused] = [null, words(error)]),
-      );
-    }, 350);
-    return () => clearTimeout(timer);
-  }
-
   async start(): Promise<void> {
-    if (!this.schema || this.missing) return;
-    const answer = (await this.session.send("start", { method: this.schema.id, args: this.args() })) as { job: string } | undefined;
-    if (answer) this.show({ job: answer.job });
+    const job = await this.ask();
+    if (job) this.show({ job });
   }
 
   async python(): Promise<string> {

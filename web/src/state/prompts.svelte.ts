@@ -1,6 +1,6 @@
 import { words } from "../connect/connector";
 import type { PromptsAnswer, TextRef } from "../connect/wire";
-import { BUILT_IN, emptyText, isRefused, textRef, type TextForm } from "../lib/fit";
+import { BUILT_IN, emptyText, isRefused, textRef, type TextForm } from "../lib/texts";
 import { mixField, Turns, type Part } from "../lib/mix";
 import { pageScale, placeOf, ranked, readNorm, readPage, readRow, readSink, type Page, type RowCoefs } from "../lib/prompts";
 import { readLogits, type Logits } from "../lib/stream";
