@@ -9,7 +9,8 @@ import type { ViewStore } from "./view.svelte";
 
 /** The methods that make dictionaries, asked for beside the picture; what they bring is looked at. */
 export class Fitting extends Call {
-  private mine: string[] = [];
+  /** Jobs asked for from here; reactive, for one may have ended before its number is known. */
+  private mine: string[] = $state.raw([]);
 
   /** Fits that wait, run, or have ended with something to say. */
   jobs: Job[] = $derived.by(() => {
@@ -41,7 +42,7 @@ export class Fitting extends Call {
   async start(): Promise<void> {
     this.chosen ||= this.schema?.id ?? "";
     const job = await this.ask();
-    if (job) this.mine.push(job);
+    if (job) this.mine = [...this.mine, job];
   }
 
   cancel(job: string): void {
