@@ -517,6 +517,16 @@ def test_a_dictionary_s_file_comes_back_as_the_model_s(bare: Session, tmp_path: 
     ]
 
 
+def test_one_of_another_model_s_weights_is_told_to_be(bare: Session) -> None:
+    fit(bare, **PCA)
+    _, data = bare.item_file("Principal components of resid_post.1", ".safetensors")
+    bare.import_item(data, "its own")
+    assert wire(bare)["notices"] == []
+    with worlds.session(worlds.model("gpt2")) as session:
+        session.import_item(data, "theirs")
+        assert wire(session)["notices"] == ["theirs was fitted on other weights than this model's."]
+
+
 def test_one_that_fits_nowhere_is_not_taken_in(bare: Session, tmp_path: Path) -> None:
     eye = torch.eye(7)
     directions.Dictionary("pca", "resid_post.1", eye, eye, torch.zeros(7)).save(tmp_path / "seven.safetensors")

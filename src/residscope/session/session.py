@@ -29,7 +29,7 @@ from residscope.session.queries import answer
 from residscope.session.read import describe, describe_dictionary
 from residscope.session.saved import SavedPrompts
 from residscope.session.settle import finished, settle, with_model
-from residscope.session.shelf import ItemShelf, check_fits
+from residscope.session.shelf import ItemShelf, check_fits, of_others
 from residscope.session.shelf import Kept as KeptItem
 from residscope.session.shown import file_of, read_item, table_of, views_of
 from residscope.session.stack import parse_ref
@@ -259,7 +259,11 @@ class Session:
         return file_of(self._items.find(name), ending)
 
     def import_item(self, data: bytes, name: str) -> dict[str, Any]:
-        """Take an item's file in; answers its name. Raises DamagedFile, ShelfFull, WrongModel."""
+        """Take an item's file in; answers its name. A dictionary is the model's too; one of other weights is told to be.
+
+        Raises:
+            DamagedFile, SiteError, ShelfFull, WrongModel.
+        """
         model, wanted = self.model, name or "imported"
         found = read_item(data, model)
         several = {f"{wanted} {id}": d for id, d in found.items()} if isinstance(found, Mapping) else {wanted: found}
@@ -268,7 +272,11 @@ class Session:
         for item in several.values():
             check_fits(item, model)
         kept = [self._items.put(KeptItem(part, item, "Imported"), of=model) for part, item in several.items()]
-        self._change_shelf(lambda shelf: None)
+        notices = tuple(
+            f"{k.name} was fitted on other weights than this model's." for k in kept if of_others(k.item, model)
+        )
+        with self._lock:
+            self._commit(with_shelf(replace(self._state, notices=(*self._state.notices, *notices)), self._items))
         return {"name": kept[0].name}
 
     def evidence(self, key: str) -> dict[str, Any]:

@@ -246,6 +246,12 @@ def check_fits(item: Item, model: Model) -> None:
             )
 
 
+def of_others(item: Item, model: Model) -> bool:
+    """Whether a dictionary says that it was fitted on other weights."""
+    told = item.provenance.get("model") if isinstance(item, Dictionary) else None
+    return bool(told and model.hash and told != model.hash)
+
+
 def check_name(name: str) -> None:
     if not name.strip() or len(name) > MOST_NAME or not name.isprintable():
         raise ResidscopeError("an item needs a name", received=repr(name[:200]), allowed=f"1 to {MOST_NAME} characters")
