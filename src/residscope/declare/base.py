@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
 
 from pydantic import Field as Bounds
@@ -143,7 +144,7 @@ class Declared:
     def _expression(self, writer: Writer) -> str:
         """The function as the copied lines call it."""
         name, module = self.function.__name__, self.function.__module__
-        import residscope
+        residscope = import_module("residscope")  # the rooms above this one, by the names that Python knows them by
 
         if module.startswith("residscope.edits."):
             return f"edits.{name}"

@@ -18,6 +18,7 @@ from residscope.engine.model import Model
 from residscope.errors import NameTaken, NotFound, NotWritten, ResidscopeError, ShelfFull, WrongModel
 from residscope.items import Item, load_item
 from residscope.session.saved import set_aside, write_whole
+from residscope.written import name_of
 
 BUDGET = 2 << 30
 MOST_ITEMS = 500
@@ -303,6 +304,4 @@ def _free(wanted: str, names: Iterable[str]) -> str:
 
 def check_name(name: str, *, most: int = MOST_NAME) -> str:
     """The name without its outer spaces. Raises BadText: empty, too long, or with characters that cannot be seen."""
-    from residscope.store.text import name_of  # and with it the database, which a session may do without
-
     return name_of(name, "an item's name", most=most)
