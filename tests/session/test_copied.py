@@ -1,4 +1,4 @@
-"""Copied Python: of every method and every edit it runs as pasted, in a namespace and a folder of its own, and gives the same numbers."""
+"""Copied Python: of every method and every edit it runs as pasted, where nothing else is, and gives the same numbers."""
 
 import math
 import os

@@ -24,6 +24,7 @@ from residscope.session.intents import CancelJob, LoadModel, ReadData, ShelfChan
 from residscope.session.jobs import Jobs, find_job, seconds_of, shelf_of, with_job
 from residscope.session.kept import Shelf
 from residscope.session.loaded import Loaded
+from residscope.session.made import parts_of
 from residscope.session.mixing import dictionary_of, reads
 from residscope.session.probe_job import ProbeJobs
 from residscope.session.probe_views import describe_probe
@@ -31,7 +32,7 @@ from residscope.session.queries import answer
 from residscope.session.read import describe, describe_dictionary
 from residscope.session.saved import SavedPrompts
 from residscope.session.settle import finished, settle, with_model
-from residscope.session.shelf import ItemShelf
+from residscope.session.shelf import MOST_NAME, ItemShelf, check_name
 from residscope.session.shelf import Kept as KeptItem
 from residscope.session.shown import file_of, read_item, table_of, views_of
 from residscope.session.stack import parse_ref
@@ -270,10 +271,16 @@ class Session:
         return file_of(self._items.find(name), ending)
 
     def import_item(self, data: bytes, name: str) -> dict[str, Any]:
-        """Take an item's file in; answers its name. Raises DamagedFile, ShelfFull, WrongModel."""
-        kept = self._items.put(KeptItem(name or "imported", read_item(data, self.model), "Imported"))
-        self._change_shelf(lambda shelf: None)
-        return {"name": kept.name}
+        """Take an item's file in, or each of several in one; answers their names. Raises DamagedFile, ShelfFull, WrongModel."""
+        model, name = self.model, check_name(name or "imported")
+        parts, names = parts_of(read_item(data, model)), []
+        try:
+            for part, item in parts.items():
+                wanted = f"{name[: MOST_NAME // 2]}, {part[: MOST_NAME // 2 - 2]}" if part else name
+                names.append(self._items.put(KeptItem(wanted, item, "Imported"), of=model).name)
+        finally:
+            self._change_shelf(lambda shelf: None)
+        return {"name": names[0] if names else None, "names": names}
 
     def evidence(self, key: str) -> dict[str, Any]:
         """What has been gathered for a direction so far. Raises NotFound."""

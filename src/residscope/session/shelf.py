@@ -25,6 +25,7 @@ MOST_ITEMS = 500
 MOST_NAME = 120
 MOST_DELETED = 10  # deleted items that can be brought back
 VERSION = 1
+DRAFT = re.compile(r"\.(.+\.safetensors\..+|.+\.json\..+|tmp.+)")  # ours, and those of safetensors' own
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,15 +104,19 @@ class ItemShelf:
         place = None if self._folder is None else self._folder / (model.hash or model.fingerprint())
         if place is None or not place.is_dir():
             return Opened(model, place)
-        kept: dict[str, Kept] = {}
+        read: list[Kept] = []
         notices: list[str] = []
         try:
             _sweep(place)
-            for about in sorted(place.glob("*.json")):
-                _read_one(about, model, kept, notices)
+            for about in place.glob("*.json"):
+                _read_one(about, model, read, notices)
         except OSError as error:
             notices.append(f"The shelf in {place} cannot be read: {error}.")
-        return Opened(model, place, dict(sorted(kept.items(), key=lambda entry: entry[1].made)), tuple(notices))
+        kept: dict[str, Kept] = {}
+        for one in sorted(read, key=lambda one: (one.made, str(one.file))):
+            name = _free(one.name, kept)  # another process may have given the same
+            kept[name] = replace(one, name=name)
+        return Opened(model, place, kept, tuple(notices))
 
     def take_up(self, opened: Opened) -> None:
         with self._lock:
@@ -254,7 +259,7 @@ def _writing(name: str, so: str) -> Iterator[None]:
         raise NotWritten(f"{name} could not be written down ({said.rstrip('.')}): {so}", fix=fix) from error
 
 
-def _read_one(about: Path, model: Model, kept: dict[str, Kept], notices: list[str]) -> None:
+def _read_one(about: Path, model: Model, read: list[Kept], notices: list[str]) -> None:
     file = about.with_suffix(".safetensors")
     try:
         told = json.loads(about.read_bytes())
@@ -263,10 +268,10 @@ def _read_one(about: Path, model: Model, kept: dict[str, Kept], notices: list[st
         words = {name: told[name] for name in ("name", "title", "method", "code")}
         if not all(isinstance(word, str) for word in words.values()) or not isinstance(told["args"], dict):
             raise ValueError("a word about it is not what it should be")
-        words["name"] = _free(check_name(words["name"], most=MOST_NAME + 10), kept)
+        words["name"] = check_name(words["name"], most=MOST_NAME + 10)
         one = Kept(item=load_item(file, model), args=told["args"], made=float(told["made"]), file=file, **words)
         _ = one.bytes
-        kept[one.name] = one
+        read.append(one)
     except Exception as error:  # whatever is wrong with one item, the others are to be had
         if isinstance(error, KeyError):
             error = ValueError(f"{error} is missing in it")
@@ -279,7 +284,7 @@ def _sweep(place: Path) -> None:
     """Remove what a killed process had begun to write, unless another process is at it."""
     with suppress(Timeout, OSError, NotImplementedError), FileLock(_lock_file(place), timeout=0):
         for file in [*place.iterdir()]:
-            draft = file.name.startswith(".") and (".safetensors." in file.name or ".json." in file.name)
+            draft = DRAFT.match(file.name) is not None
             if draft or (file.suffix == ".safetensors" and not _about_file(file).exists()):
                 file.unlink(missing_ok=True)
 
