@@ -76,8 +76,7 @@ class Declared:
             if default is Argument.required:
                 parts[argument.wire] = (kind, Bounds(..., **about))
             else:
-                default = [*default] if isinstance(default, tuple) and default else default
-                default = None if default == () else default
+                default = argument.field.plain(default)
                 parts[argument.wire] = (kind if default is not None else kind | None, Bounds(default, **about))
         return create_model(self.id, __base__=self.base, **self._extra(), **parts)
 
