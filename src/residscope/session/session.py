@@ -1,5 +1,6 @@
 """The live session: one model, one prompt, a stack of edits, and the runs they made."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 from residscope.declare import EditSpec
 from residscope.directions import Direction
 from residscope.engine.model import Model
-from residscope.errors import Cancelled, NotFound, explain
+from residscope.errors import Cancelled, NotFound, ResidscopeError, explain
 from residscope.manifest import find_method
 from residscope.methods.blind_contexts import Context, contexts
 from residscope.methods.evidence import Evidence
@@ -180,6 +181,26 @@ class Session:
 
     def stream(self, run: str) -> bytes:
         return compute.stream(*self._held(run))
+
+    def pictures(self, runs: Sequence[str], sent: set[tuple[str, str]]) -> list[tuple[str, dict[str, Any], bytes]]:
+        """What a page asks of these runs first, as queries and their answers, where it has not been sent: the stream, the metric.
+
+        `sent` is added to. A run that is no longer held is left out: the page asks for it.
+        """
+        metric = self._state.metric
+        found: list[tuple[str, dict[str, Any], bytes]] = []
+        pair: dict[str, Any] | None = (
+            None if metric is None else {"positive": metric.positive.id, "negative": metric.negative.id}
+        )
+        for run in runs:
+            with contextlib.suppress(ResidscopeError):
+                if (run, "") not in sent:
+                    found.append(("stream", {"run": run}, self.stream(run)))
+                    sent.add((run, ""))
+                if pair is not None and (run, str(pair)) not in sent:
+                    found.append(("logits", dict(pair, run=run), self.logits(run, **pair)))
+                    sent.add((run, str(pair)))
+        return found
 
     def coef(self, run: str, *, dictionary: str) -> bytes:
         """A run's rows in the coordinates of a dictionary, or of a saved direction, `saved:NAME`. Raises NotFound."""
