@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
 
 from pydantic import Field as Bounds
@@ -76,8 +77,7 @@ class Declared:
             if default is Argument.required:
                 parts[argument.wire] = (kind, Bounds(..., **about))
             else:
-                default = [*default] if isinstance(default, tuple) and default else default
-                default = None if default == () else default
+                default = argument.field.plain(default)
                 parts[argument.wire] = (kind if default is not None else kind | None, Bounds(default, **about))
         return create_model(self.id, __base__=self.base, **self._extra(), **parts)
 
@@ -143,13 +143,11 @@ class Declared:
     def _expression(self, writer: Writer) -> str:
         """The function as the copied lines call it."""
         name, module = self.function.__name__, self.function.__module__
-        import residscope
-
         if module.startswith("residscope.edits."):
             return f"edits.{name}"
         if module == "residscope.methods.concepts":
             return f"rs.concepts.{name}"
-        if name in residscope.__all__:
+        if name in import_module("residscope").__all__:
             return f"rs.{name}"
         writer.need(f"from {module} import {name}")
         return name
@@ -157,7 +155,8 @@ class Declared:
     @property
     def about(self) -> str:
         """The first paragraph of its docstring."""
-        return (inspect.getdoc(self.function) or "").split("\n\n")[0].replace("\n", " ")
+        words = (inspect.getdoc(self.function) or "").split("\n\n")[0].replace("\n", " ")
+        return words.replace("`", "")
 
     def schema(self) -> dict[str, Any]:
         """What a form is drawn from: JSON Schema, each property with the `kind` of its field, which says what it may hold."""

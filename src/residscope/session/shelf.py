@@ -17,6 +17,7 @@ from residscope.session.saved import set_aside, write_whole
 BUDGET = 2 << 30
 MOST_ITEMS = 500
 MOST_NAME = 120
+MOST_TOLD = 4000  # characters
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +36,13 @@ class Kept:
     def about(self) -> dict[str, Any]:
         return {
             "name": self.name, "kind": self.item.kind, "title": self.title, "method": self.method, "made": self.made,
-            "bytes": self.item.nbytes,
+            "bytes": self.item.nbytes, "args": short_args(self.args),
         }  # fmt: skip
+
+
+def short_args(args: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What was asked for, where it is short enough to be told again and again."""
+    return dict(args) if len(json.dumps(args, ensure_ascii=False)) <= MOST_TOLD else None
 
 
 class ItemShelf:

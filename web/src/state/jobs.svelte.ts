@@ -132,6 +132,28 @@ export class JobStore {
     );
   }
 
+  private names = new Map<string, Promise<{ labels: string[]; positions: string[] } | null>>();
+
+  /** Which labels and positions some labelled prompts have; null where they cannot be made. */
+  namesIn(data: unknown): Promise<{ labels: string[]; positions: string[] } | null> {
+    const key = JSON.stringify([this.session.model?.hash, data ?? null]);
+    const kind = (data as { kind?: string } | null)?.kind;
+    if (kind !== "task" && kind !== "file") return Promise.resolve(null);
+    let asked = this.names.get(key);
+    if (!asked) {
+      type Named = { name: string }[];
+      asked = this.session.connector.intent("read_data", { data: $state.snapshot(data) as Record<string, unknown> }).then(
+        (answer) => {
+          const { labels, positions } = answer as { labels: Named; positions: Named };
+          return { labels: labels.map(({ name }) => name), positions: positions.map(({ name }) => name) };
+        },
+        () => null,
+      );
+      this.names.set(key, asked);
+    }
+    return asked;
+  }
+
   /** The form as it was when an item was made. */
   again({ method, args }: Detail): void {
     if (!method || !args || !this.manifest.methods.some(({ id }) => id === method)) return;
