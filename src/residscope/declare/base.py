@@ -143,11 +143,13 @@ class Declared:
     def _expression(self, writer: Writer) -> str:
         """The function as the copied lines call it."""
         name, module = self.function.__name__, self.function.__module__
+        residscope = import_module("residscope")  # the rooms above this one, by the names that Python knows them by
+
         if module.startswith("residscope.edits."):
             return f"edits.{name}"
         if module == "residscope.methods.concepts":
             return f"rs.concepts.{name}"
-        if name in import_module("residscope").__all__:
+        if name in residscope.__all__:
             return f"rs.{name}"
         writer.need(f"from {module} import {name}")
         return name

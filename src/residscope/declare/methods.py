@@ -27,6 +27,11 @@ class Method(Declared):
         """The names of all its arguments, also of those that are for Python alone."""
         return frozenset(inspect.signature(self.function).parameters)
 
+    @property
+    def stepwise(self) -> bool:
+        """Whether it gives ever fuller items; else one, which is whole."""
+        return self.steps is not None or inspect.isgeneratorfunction(self.function)
+
     def run(self, plain: Spec, world: World, **watch: Any) -> Iterator[Any]:
         """Items as they come; the last is whole. watch: `progress`, `cancel`, where the function takes them."""
         given = self.resolved(plain, world) | {name: value for name, value in watch.items() if name in self.takes}

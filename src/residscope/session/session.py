@@ -11,7 +11,7 @@ from typing import Any
 from residscope.declare import EditSpec
 from residscope.directions import Direction
 from residscope.engine.model import Model
-from residscope.errors import Cancelled, NotFound, ResidscopeError, explain
+from residscope.errors import Cancelled, NotFound, ResidscopeError, WrongModel, explain
 from residscope.manifest import find_method
 from residscope.methods.blind_contexts import Context, contexts
 from residscope.methods.evidence import Evidence
@@ -39,13 +39,12 @@ from residscope.session.shown import file_of, read_item, table_of, views_of
 from residscope.session.stack import parse_ref
 from residscope.session.state import Prompt, Run, RunKey, Saved, State, run_key
 from residscope.session.wire import changed, to_wire, top
-from residscope.session.worker import Worker
+from residscope.session.worker import FILL, LOAD, RUN, Worker
 from residscope.session.world import find_probe, need_model
 from residscope.session.writing import method_code
 
 Listener = Callable[[int, dict[str, Any]], None]
 Loader = Callable[..., Any]
-LOAD, RUN, FILL = 0, 1, 2  # priorities
 BLIND_CORPUS = "python-docs"
 PROGRESS_EVERY = 0.1  # seconds
 
@@ -80,7 +79,7 @@ class Session:
         self._state = State(saved=tuple(map(Saved, texts)), notices=(notice,) if notice else (), models=tuple(offers()))
         self._wire = to_wire(self._state)
         self._worker = Worker("residscope-session")
-        self._jobs = Jobs(lambda: self._state, self._commit, self._lock, lambda: self._worker.quiet(RUN), self._items)
+        self._jobs = Jobs(lambda: self._state, self._commit, self._lock, self._worker, self._items)
 
     # ── what the doors call ─────────────────────────────────────────────────────────────────────────────────
 
@@ -159,9 +158,17 @@ class Session:
         plain = method.check(asked.args)
         method.look(plain, world)
         job = self._jobs.new(method, plain, world, name=asked.name, code=method_code(method, plain, world))
-        with self._lock:
-            self._commit(replace(self._state, jobs=with_job(self._state.jobs, job)))
-        self._jobs.start(job)
+        try:
+            with self._lock:
+                if need_model(self._state.model).model is not world.model:
+                    raise WrongModel(
+                        "another model was loaded meanwhile", received=world.loaded.model.name, fix="start it again"
+                    )
+                self._commit(replace(self._state, jobs=with_job(self._state.jobs, job)))
+                self._jobs.start(job)
+        except BaseException:
+            self._jobs.drop(job)
+            raise
         return {"job": job.id, "cost": job.cost}
 
     def _change_shelf(self, change: Callable[[ItemShelf], object]) -> None:
@@ -171,11 +178,12 @@ class Session:
 
     def close(self) -> None:
         """Stop what runs, as soon as it can be stopped."""
-        self._jobs.close()
+        self._jobs.stop_all()
         self._loads += 1
         with self._lock:
             self._state = replace(self._state, fit=None, probing=None)
         self._worker.close()
+        self._jobs.close()
 
     # ── what is read ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -345,7 +353,7 @@ class Session:
             loaded = Loaded.of(model, source=source if isinstance(source, str) else None, **options)
             loaded, notice = self._shelf.load(loaded)
             offers = tuple(self._offers())
-            opened = self._items.open(loaded.model)
+            opened = self._items.read(loaded.model)
         except Exception as error:
             if number == self._loads:
                 self._status(
@@ -358,8 +366,12 @@ class Session:
                 self._aside.clear()
                 new = with_model(self._state, loaded)
                 notices = new.notices if notice is None else (*new.notices, notice)
+                if stopped := sum(not job.ended for job in self._state.jobs):
+                    notices = (*notices, f"Jobs belong to the model before: {stopped} stopped.")
                 self._jobs.stop_all()
-                notices = (*notices, *opened)
+                self._jobs.forget_partial()
+                self._items.take_up(opened)
+                notices = (*notices, *opened.notices)
                 self._commit(
                     replace(
                         new, models=offers, notices=notices, shelf=self._items, items=shelf_of(self._items), jobs=()
