@@ -27,9 +27,9 @@ app = typer.Typer(
 )
 models = typer.Typer(help="The models of the catalog and the cache.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(models, name="models")
-cli_library.directions.command(
-    "fit", context_settings={"ignore_unknown_options": True, "allow_extra_args": True}
-)(cli_fit.fit)
+cli_library.directions.command("fit", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(
+    cli_fit.fit
+)
 app.add_typer(cli_run.run, name="run")
 app.command("methods")(cli_lists.methods)
 app.command("edits")(cli_lists.edits)

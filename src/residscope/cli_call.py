@@ -5,83 +5,29 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import typer
 
+from residscope.cli_outputs import Outputs
 from residscope.cli_parts import bar, torch_dtype
 from residscope.cli_words import Taken
 from residscope.declare import Method
-from residscope.endings import check_ending
-from residscope.errors import BadArguments, Cancelled, FileNotThere, WrongEnding
+from residscope.errors import BadArguments, Cancelled
 from residscope.fields.base import Spec
 
 STOPPED = 130  # the exit code of what Ctrl-C ended
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """Where what is made goes to; `-` is the screen."""
-
-    json: str | None = None
-    csv: str | None = None
-    html: str | None = None
-    save: str | None = None
-
-    @property
-    def files(self) -> dict[str, str]:
-        every = {"json": self.json, "csv": self.csv, "html": self.html, "save": self.save}
-        return {name: path for name, path in every.items() if path is not None}
-
-    def check(self) -> None:
-        """Refuse, before anything runs, what could not be written. Raises WrongEnding, FileNotThere, BadArguments."""
-        for name, path in self.files.items():
-            if path == "-" and name in ("json", "csv"):
-                continue
-            if name == "html" and not path.lower().endswith(".html"):
-                raise WrongEnding("a page cannot be written so", received=path, allowed=".html")
-            if name == "save":
-                check_ending(path, "item")
-            if not Path(path).expanduser().parent.is_dir():
-                raise FileNotThere("there is no such folder", received=str(Path(path).parent), fix="make it first")
-        if self.json == self.csv == "-":
-            raise BadArguments("the screen takes one of the two", received="--json - --csv -", allowed="a file for one")
-        if len({*self.files.values()} - {"-"}) < len([path for path in self.files.values() if path != "-"]):
-            raise BadArguments("two options name one file", received=", ".join(self.files.values()), allowed="a file each")
-
-    def check_kind(self, method: Method) -> None:
-        """Refuse a table of a method that makes none, as far as its annotation tells. Raises WrongEnding."""
-        made = get_type_hints(method.function).get("return")
-        several = [kind for kind in _classes(made)]
-        if self.csv and several and not any(_has_table(kind) for kind in several):
-            words = ", ".join(kind.__name__ for kind in several)
-            raise WrongEnding(
-                f"{method.id} makes no table", received=f"--csv {self.csv}", allowed="--json, --html, --save", fix=words
-            )
-
-
-def _classes(made: Any) -> list[type]:
-    """The classes of items in an annotation."""
-    if isinstance(made, type) and not get_args(made):
-        return [made]
-    return [cls for part in get_args(made) if part is not str for cls in _classes(part)]
-
-
-def _has_table(kind: type) -> bool:
-    return hasattr(kind, "to_dataframe") and getattr(kind, "main", "itself") is not None
 
 
 def run_method(
     id: str, words: Mapping[str, Sequence[str]], outputs: Outputs, *, model: str, dtype: str, device: str
 ) -> None:
     """Raises BadArguments, and what the method, its fields and the model refuse."""
-    from residscope.cli_run import COMMON
     from residscope.manifest import find_method
 
     method = find_method(id)
-    called = Taken.of(method.schema(), [*COMMON]).called
+    called = Taken.of(method.schema()).called
     plain, texts = arguments(method, words, called)
     outputs.check_kind(method)
     kind = torch_dtype(dtype)
@@ -101,8 +47,10 @@ def run_method(
             show(made, world.loaded)
     if stopped:
         kept = [path for path in outputs.files.values() if path != "-"]
-        what = "nothing was finished" if made is None else "what was finished is " + (
-            f"in {', '.join(kept)}" if kept else "above"
+        what = (
+            "nothing was finished"
+            if made is None
+            else "what was finished is " + (f"in {', '.join(kept)}" if kept else "above")
         )
         print(f"residscope: {id} was stopped by Ctrl-C: {what}", file=sys.stderr)
         raise typer.Exit(STOPPED)
@@ -138,9 +86,10 @@ def watched(method: Method, plain: Spec, world: Any) -> tuple[Any, bool]:
     with stopping("cancel" in method.takes) as stop, bar() as progress:
         watch = {"cancel": stop.is_set} | ({} if progress is None else {"progress": progress})
         try:
-            for latest in method.run(plain, world, **watch):
+            for item in method.run(plain, world, **watch):
+                latest = item
                 if stop.is_set():
-                    break
+                    raise Cancelled(f"{method.id}: stopped by Ctrl-C")
         except Cancelled as stopped:
             return (latest if stopped.partial is None else stopped.partial), True
         except KeyboardInterrupt:

@@ -2,7 +2,7 @@
 
 import typer
 
-from residscope.cli_run import COMMON, call, schema_of, schemas
+from residscope.cli_run import call, schema_of, schemas
 from residscope.cli_words import Taken
 from residscope.errors import UnknownMethod
 
@@ -23,7 +23,7 @@ def fit(context: typer.Context) -> None:
     fitting = [name for name, schema in schemas().items() if schema["group"] == "directions"]
     if id not in fitting:
         raise UnknownMethod("nothing fits directions so", received=method, allowed=", ".join(fitting))
-    taken = Taken.of(schema_of(id), [*COMMON])
+    taken = Taken.of(schema_of(id))
     call(id, taken.sort(translated(words, taken)))
 
 

@@ -14,7 +14,7 @@ from residscope.errors import BadResult, WrongEnding
 from residscope.files import replace_whole
 
 if TYPE_CHECKING:
-    from residscope.cli_call import Outputs
+    from residscope.cli_outputs import Outputs
     from residscope.directions import Dictionary
 
 ROWS, COLUMNS = 12, 8
@@ -44,7 +44,10 @@ def write(made: Any, outputs: "Outputs", model: Any) -> None:
         import json
 
         told = [json_of(item) | ({"part": part} if part else {}) for part, item in several.items()]
-        put(json.dumps(told[0] if "" in several else told, ensure_ascii=False, allow_nan=False) + "\n", Path(outputs.json))
+        put(
+            json.dumps(told[0] if "" in several else told, ensure_ascii=False, allow_nan=False) + "\n",
+            Path(outputs.json),
+        )
 
 
 def places(path: str | None, several: Mapping[str, Any]) -> Iterator[tuple[Path, Any]]:
@@ -87,15 +90,18 @@ def csv_of(item: Any) -> str:
     """Its table. Raises WrongEnding."""
     frame = frame_of(item)
     if frame is None:
-        raise WrongEnding("this item is no one table", received=f"--csv, {item!r}"[:200], allowed="--json, --html, --save")
+        raise WrongEnding(
+            "this item is no one table", received=f"--csv, {item!r}"[:200], allowed="--json, --html, --save"
+        )
     return str(frame.to_csv(index=False))
 
 
 def json_of(item: Any) -> dict[str, Any]:
     """What it is, and its table as columns and rows; without one, its fields. No number is null."""
-    frame, named = frame_of(item), getattr(item, "name", item.kind)
-    about = {"kind": item.kind.partition(":")[2] or item.kind, "name": named, "unit": getattr(item, "unit", "")}
-    about["provenance"] = plain(dict(item.provenance))
+    frame, kind = frame_of(item), item.kind.partition(":")[2] or item.kind
+    name, unit = (getattr(item, part, "") for part in ("name", "unit"))
+    about = {"kind": kind, "name": name if isinstance(name, str) else "", "unit": unit if isinstance(unit, str) else ""}
+    about |= {"provenance": plain(dict(item.provenance))}
     if frame is None:
         return about | {"fields": plain(item)}
     rows = plain(frame.astype(object).to_numpy().tolist())
@@ -162,7 +168,11 @@ def table_of(item: Any) -> tuple[list[str], list[list[Any]], int]:
     while views:
         view = views.pop(0)
         if isinstance(view, Table):
-            return [*view.columns], [[*row] for row in view.rows], len(item) if hasattr(item, "__len__") else len(view.rows)
+            return (
+                [*view.columns],
+                [[*row] for row in view.rows],
+                len(item) if hasattr(item, "__len__") else len(view.rows),
+            )
         views += view.views if isinstance(view, Grid) else ()
     return [], [], 0
 
@@ -179,7 +189,9 @@ def show_dictionary(found: "Dictionary", loaded: Any) -> None:
     """Where it comes from, and the first directions: variance share, standard deviation, and what each writes to."""
     from residscope import directions
 
-    typer.echo(f"{directions.new_id(found)}: {found.name} at {found.place}, {len(found)} directions of width {found.read.shape[1]}")
+    typer.echo(
+        f"{directions.new_id(found)}: {found.name} at {found.place}, {len(found)} directions of width {found.read.shape[1]}"
+    )
     for key, value in found.provenance.items():
         if key not in ("model", "ids"):
             typer.echo(f"  {key}: {value:.4g}" if isinstance(value, float) else f"  {key}: {value}")

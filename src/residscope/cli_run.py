@@ -7,20 +7,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from residscope.cli_words import Taken, option
+from residscope.cli_outputs import Outputs
+from residscope.cli_words import COMMON, Taken, option
 from residscope.errors import UnknownMethod
 from residscope.model.catalog import DEFAULT
-
-COMMON = {
-    "json": ("FILE", "its numbers as JSON; -: to the screen"),
-    "csv": ("FILE", "its table as CSV; -: to the screen"),
-    "html": ("FILE", "a page of its pictures"),
-    "save": ("FILE", "the item: .safetensors, .html, .png, .svg or .pdf"),
-    "model": ("MODEL", f"a catalog name, a folder, or a hub repository [default: {DEFAULT}]"),
-    "dtype": ("DTYPE", "float32, bfloat16 or float16 [default: float32]"),
-    "device": ("DEVICE", "cpu, cuda, cuda:1, mps ... [default: cpu]"),
-}
-"""What every method's command takes as well: one word each."""
 
 
 def schemas() -> dict[str, dict[str, Any]]:
@@ -90,7 +80,7 @@ class MethodCommand(TyperCommand):
 
 def command_of(schema: dict[str, Any]) -> Any:
     """The command of a method, from its schema."""
-    taken = Taken.of(schema, [*COMMON])
+    taken = Taken.of(schema)
     parameters: list[inspect.Parameter] = []
     for name, part in schema["properties"].items():
         here = option(name) in taken.slots
@@ -111,9 +101,7 @@ def command_of(schema: dict[str, Any]) -> Any:
     return command
 
 
-def _parameter(
-    called: str, metavar: str, about: str, part: dict[str, Any], *, positional: bool
-) -> inspect.Parameter:
+def _parameter(called: str, metavar: str, about: str, part: dict[str, Any], *, positional: bool) -> inspect.Parameter:
     """One line of the help page."""
     flag = part["words"] == 0
     if positional:
@@ -146,7 +134,7 @@ def _plain(value: Any) -> str:
 
 def call(id: str, words: dict[str, Sequence[str]]) -> None:
     """Run a method with what was typed, and write or show what it makes."""
-    from residscope.cli_call import Outputs, run_method
+    from residscope.cli_call import run_method
 
     common = {name: words.pop(option(name))[0] for name in COMMON if option(name) in words}
     outputs = Outputs(*(common.pop(name, None) for name in ("json", "csv", "html", "save")))

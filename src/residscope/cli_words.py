@@ -1,10 +1,22 @@
 """The words of a command line, sorted by the argument they are for: what each takes is read off a method's schema."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from residscope.errors import BadArguments
+from residscope.model.catalog import DEFAULT
+
+COMMON = {
+    "json": ("FILE", "its numbers as JSON; -: to the screen"),
+    "csv": ("FILE", "its table as CSV; -: to the screen"),
+    "html": ("FILE", "a page of its pictures"),
+    "save": ("FILE", "the item: .safetensors, .html, .png, .svg or .pdf"),
+    "model": ("MODEL", f"a catalog name, a folder, or a hub repository [default: {DEFAULT}]"),
+    "dtype": ("DTYPE", "float32, bfloat16 or float16 [default: float32]"),
+    "device": ("DEVICE", "cpu, cuda, cuda:1, mps ... [default: cpu]"),
+}
+"""What every method's command takes as well: one word each."""
 
 
 def option(name: str) -> str:
@@ -24,7 +36,7 @@ class Taken:
     examples: dict[str, str]
 
     @classmethod
-    def of(cls, schema: dict[str, Any], common: Sequence[str]) -> "Taken":
+    def of(cls, schema: dict[str, Any], common: Iterable[str] = tuple(COMMON)) -> "Taken":
         """Of a method. An argument that has the name of an option which every command has is `--its-NAME`."""
         properties = schema["properties"]
         own = {name: f"--its-{option(name)[2:]}" if name in common else option(name) for name in properties}
@@ -44,7 +56,7 @@ class Taken:
         return its if its in self.arity else option(name)
 
     def sort(self, args: Sequence[str]) -> dict[str, Sequence[str]]:
-        """The words of each option. Raises BadArguments: one that it does not take or that is missing, too few or too many words."""
+        """The words of each option. Raises BadArguments: one that it does not take or that is missing, too few or many words."""
         words: dict[str, Sequence[str]] = {}
         bare: list[str] = []
         rest = [*args]

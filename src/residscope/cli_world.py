@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from residscope.corpus.text import opened
+from residscope.declare import EDITS
 from residscope.directions import Dictionary, Direction
 from residscope.directions import read as read_dictionaries
 from residscope.errors import NotFound, WrongModel, WrongWidth
@@ -14,6 +15,7 @@ from residscope.fields.texts import BuiltInText, TypedText
 from residscope.files import kind_of
 from residscope.items import load_item
 from residscope.session.imported import read_direction
+from residscope.session.stack import parse_edits
 from residscope.session.world import SessionWorld
 
 
@@ -38,10 +40,8 @@ class FileWorld(SessionWorld):
         path = Path(name).expanduser()
         if id in self.loaded.dictionaries or not path.is_file():
             return super().dictionary(id)
-        if kind_of(path) == "dictionaries":
-            several = read_dictionaries(path, self.model)
-        else:
-            several = {"": self._item(name, "dictionary")}
+        one_of_several = kind_of(path) == "dictionaries"
+        several = read_dictionaries(path, self.model) if one_of_several else {"": self._item(name, "dictionary")}
         if part in several or (len(several) == 1 and not part):
             return several[part] if part in several else next(iter(several.values()))
         known = ", ".join(f"{name}#{key}" for key in several)
@@ -54,7 +54,7 @@ class FileWorld(SessionWorld):
             if not path.is_file():
                 raise NotFound(
                     "there is no such direction", received=ref.name,
-                    allowed='"PC 7@resid_post.23", "logit: Mary, John", "token: Mary", "FILE[3]" of a dictionary\'s, a direction\'s file',
+                    allowed='"PC 7@resid_post.23", "logit: Mary, John", "token: Mary", a file, "FILE[3]" of a dictionary',
                 )  # fmt: skip
             if kind_of(path) != "direction":
                 self._refuse_kind(ref.name, "direction")
@@ -72,15 +72,23 @@ class FileWorld(SessionWorld):
         return self._item(name, "probe")
 
     def edits(self, ref: Any) -> tuple[Any, ...]:
+        """For prompts that have labels and positions of their own, which is what they are checked against when they run."""
         if ref == "live":
-            raise NotFound("the command line has no page whose edits to take", received="live", allowed="a list, or a file")
-        return super().edits(ref)
+            raise NotFound(
+                "the command line has no page whose edits to take", received="live", allowed="a list, or a file"
+            )
+        table, made = self.model.sites, [EDITS[spec.kind].make(spec, self) for spec in parse_edits(ref)]
+        for one in made:
+            one.fits(table)
+        return tuple(made)
 
     def _item(self, name: str, kind: str) -> Any:
         """An item of a file. Raises NotFound, WrongModel, WrongWidth, DamagedFile."""
         path = Path(name).expanduser()
         if not path.is_file():
-            raise NotFound(f"there is no file of a {kind} there", received=name, allowed=f"the .safetensors of a {kind}")
+            raise NotFound(
+                f"there is no file of a {kind} there", received=name, allowed=f"the .safetensors of a {kind}"
+            )
         if kind_of(path) != kind:
             self._refuse_kind(name, kind)
         item = load_item(path, self.model)
@@ -108,4 +116,6 @@ def check_model(item: Any, name: str, model: Any) -> None:
     if vectors is not None and getattr(item, "site", None):
         width = model.sites.width(model.sites.parse(item.site))
         if vectors.shape[-1] != width:
-            raise WrongWidth(f"{name} is of another width", received=vectors.shape[-1], allowed=f"{width} at {item.site}")
+            raise WrongWidth(
+                f"{name} is of another width", received=vectors.shape[-1], allowed=f"{width} at {item.site}"
+            )

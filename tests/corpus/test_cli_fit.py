@@ -83,7 +83,10 @@ def test_it_writes_what_python_finds(residscope, folder, tmp_path):
         (["svd", "--site", "embed", "--standardise"], "BadArguments: svd takes no --standardise"),
         (["nmf", "--site", "mlp_post.1", "--text", "low"], "NegativeActivations"),
         (["mean_difference", "--site", "embed", "--text", "low"], "BadArguments: mean-difference needs --corpora"),
-        (["mean_difference", "--site", "embed", "--text", "low", "--second", "low"], "ZeroDirection: the texts have the same mean"),
+        (
+            ["mean_difference", "--site", "embed", "--text", "low", "--second", "low"],
+            "ZeroDirection: the texts have the same mean",
+        ),
         (["unembedding"], "BadArguments: unembedding-rows needs --tokens"),
         (["unembedding", "--words", "ab"], "UnknownToken"),
         (["unembedding", "--words", "a", "--text", "low"], "BadArguments: unembedding-rows takes no --text"),

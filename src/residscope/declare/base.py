@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
 
 from pydantic import Field as Bounds
@@ -148,13 +149,14 @@ class Declared:
     def _expression(self, writer: Writer) -> str:
         """The function as the copied lines call it."""
         name, module = self.function.__name__, self.function.__module__
-        import residscope
-
+        public = import_module(
+            "residscope"
+        ).__all__  # not imported by name: all that it offers would count as imported here
         if module.startswith("residscope.edits."):
             return f"edits.{name}"
         if module == "residscope.methods.concepts":
             return f"rs.concepts.{name}"
-        if name in residscope.__all__:
+        if name in public:
             return f"rs.{name}"
         writer.need(f"from {module} import {name}")
         return name
