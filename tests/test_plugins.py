@@ -1,4 +1,4 @@
-"""Out-of-tree packages, installed by pip: a method, an edit, a task, a family at every door; a broken one is named and skipped."""
+"""Out-of-tree packages, installed by pip: a method, an edit, a task, a family at every door; a broken one is skipped."""
 
 import json
 import os
