@@ -127,3 +127,11 @@ def test_saved_dictionaries_come_back_and_know_their_model(tmp_path, llama):
     with pytest.raises(errors.WrongModel):
         directions.read(tmp_path / "d.safetensors", Model(tiny_llama(seed=5)))
     assert directions.shipped(llama) == {}
+
+
+def test_a_space_that_there_is_not_is_refused_not_read_as_raw():
+    direction = directions.Direction(torch.ones(3), torch.ones(3), "embed", offset=2.0)
+    assert float(direction.project(torch.ones(3), space="centred")) == 1.0
+    for space in ("centered", "", "Raw"):
+        with pytest.raises(errors.DirectionError, match="no such space"):
+            direction.project(torch.ones(3), space=space)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from residscope.engine.loading import load as load
     from residscope.engine.model import Model as Model
     from residscope.engine.planner import Sweep as Sweep
+    from residscope.engine.planner import ValuesAt as ValuesAt
     from residscope.engine.planner import screened as screened
     from residscope.engine.planner import sweep as sweep
     from residscope.engine.recording import Recording as Recording
@@ -79,7 +80,7 @@ _HOME = {
     "loss": "metrics", "lrqp": "methods.lrqp", "mean_difference": "corpus.mean_difference", "mix": "directions",
     "nmf": "corpus.nmf", "open_library": "store", "pca": "corpus.pca", "probe_sweep": "methods.probe_sweep",
     "save_recording": "recordings", "screened": "engine.planner", "svd": "corpus.svd", "sweep": "engine.planner",
-    "unembedding_rows": "directions",
+    "unembedding_rows": "directions", "ValuesAt": "engine.planner",
     # evidence for a direction
     "draw_prompts": "corpus.drawn",
     "dose_response": "methods.dose_response", "evidence": "methods.evidence", "null_directions": "methods.null_directions",

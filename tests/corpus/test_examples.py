@@ -9,7 +9,7 @@ from methods.readers import TEXTS, drawn, reader
 from residscope.corpus.chunks import chunks
 from residscope.corpus.examples import Readings
 from residscope.corpus.held_out import held_out
-from residscope.corpus.text import rows
+from residscope.corpus.reading import Reader
 from residscope.directions import Direction
 from residscope.engine.model import Model
 from residscope.errors import NoVectors, TextTooShort, UnknownHead, WrongModel
@@ -31,8 +31,7 @@ def model() -> Model:
 def direct(model: Model, direction: Direction, tokens: int) -> list[tuple[float, int, int]]:
     """(coordinate, row, pos) of every token but the first of its row, one plain run a row."""
     found = []
-    tokenized = (model._encode(text, None) for text in TEXTS)
-    for number, ids in enumerate(rows(tokenized, length=64, budget=tokens)):
+    for number, ids in enumerate(row.ids for row in Reader(model, TEXTS).rows(length=64, tokens=tokens)):
         x = model.run([ids], [direction.site])[direction.site][0]
         x = x if direction.head is None else x[:, direction.head]
         found += [(float(v), number, pos) for pos, v in enumerate((x @ direction.read).tolist()) if pos > 0]
@@ -63,7 +62,7 @@ def test_the_examples_stand_where_they_say(model: Model) -> None:
     assert len({(e.row, e.pos) for e in shown}) == len(shown) == 25, "without replacement"
     for interval in found.intervals:
         assert all(interval.low - 1e-6 <= e.value <= interval.high + 1e-6 for e in interval.examples)
-    tokenized = [model._encode(text, None) for text in TEXTS]
+    tokenized = [model.encode(text) for text in TEXTS]
     for e in shown:
         assert e.value == pytest.approx(every[e.row, e.pos], rel=1e-4)
         assert e.values[e.at] == pytest.approx(e.value)
@@ -104,7 +103,7 @@ def test_sites_without_a_vector_a_token_are_refused(model: Model) -> None:
 
 
 def test_held_out_prompts_lie_beyond_what_was_read(model: Model) -> None:
-    flat = [i for text in TEXTS for i in model._encode(text, None)]
+    flat = [i for text in TEXTS for i in model.encode(text)]
     held = held_out(model, TEXTS, skip=700, n=6, length=10)
     starts = [next(s for s in range(len(flat)) if tuple(flat[s : s + 10]) == ids) for ids in held.prompts]
     assert min(starts) >= 700

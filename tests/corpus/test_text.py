@@ -9,7 +9,7 @@ from corpus.readings import model
 from loopback_hub import COMMIT
 from residscope import errors
 from residscope.corpus.hub import data_set, of_text
-from residscope.corpus.text import called, opened, rows, texts, typed
+from residscope.corpus.text import called, opened, texts, typed
 
 
 def test_files_of_text(tmp_path):
@@ -45,13 +45,6 @@ def test_no_such_text(tmp_path):
     for missing in ("python-doc", str(tmp_path / "a.csv"), str(tmp_path / "none.txt"), str(tmp_path)):
         with pytest.raises(errors.CorpusError, match=r"no such text.*hub:org/name"):
             opened(missing)
-
-
-def test_rows_are_cut_to_a_budget():
-    assert list(rows([[1] * 20, [2] * 5], length=8, budget=100)) == [[1] * 8, [1] * 8]
-    assert len(list(rows([[1] * 80], length=8, budget=20))) == 3
-    with pytest.raises(errors.EmptyCorpus):
-        list(rows([[1] * 7], length=8, budget=20))
 
 
 def test_a_data_set_is_read_file_by_file(hub):
@@ -146,3 +139,8 @@ def test_a_direction_says_the_commit_it_was_fitted_on(hub):
     )
     found = rs.pca(model(), "hub:someone/stories", "resid_post.1", 2)
     assert found.provenance["corpus"] == f"hub:someone/stories@{COMMIT}"
+
+
+def test_a_file_is_known_by_its_ending_in_any_case(hub):
+    hub.repositories["someone/loud"] = {"ALL.JSONL": b'{"text": "a loud story"}\n'}
+    assert list(texts("hub:someone/loud")) == ["a loud story"]

@@ -70,11 +70,11 @@ def source_of(model):
 def weights(model):
     """A change of rank one of every matrix of the model, small enough to keep it sane."""
     for i, (name, module) in enumerate(model.hf.named_modules()):
-        if not isinstance(module, torch.nn.Linear | torch.nn.Embedding) and type(module).__name__ != "Conv1D":
+        weight = getattr(module, "weight", None)
+        if weight is None or weight.ndim != 2 or "Norm" in type(module).__name__:
             continue
-        weight = module.weight
         d_in, d_out = weight.T.shape
-        if not isinstance(module, torch.nn.Linear):
+        if isinstance(module, torch.nn.Embedding) or type(module).__name__ == "Conv1D":
             d_in, d_out = weight.shape
         draw = torch.Generator().manual_seed(i)
         yield edits.overlay(

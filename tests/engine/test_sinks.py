@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 import residscope as rs
 from residscope.corpus.chunks import Chunk
+from residscope.corpus.reading import Reader
 from residscope.corpus.vectors import vectors_of
 from residscope.engine.model import Model
+from residscope.engine.recorded import shown
 from residscope.engine.sinks import kept
 from residscope.methods.activations import recorded
 from residscope.methods.dose_response import moments_of
@@ -92,12 +94,12 @@ def test_every_user_leaves_out_the_same_tokens():
 def test_texts_read_together_do_not_decide_which_tokens_are_sinks(monkeypatch):
     """`vectors_of` used the median of the batch: a batch of loud rows made sinks usual."""
     rows = [[5, LOUD, *range(7, 15)]] + [[5, *[LOUD] * 9]] * 7
-    monkeypatch.setattr("residscope.corpus.vectors._batches", lambda *a, **k: iter([rows]))
-    (together,) = (len(x) for found in vectors_of(MODEL, "", ["resid_pre.1"]) for x in found.values())
+    monkeypatch.setattr(Reader, "batches", lambda *a, **k: iter([rows]))
+    (together,) = (len(x) for found in vectors_of(MODEL, [], ["resid_pre.1"]) for x in found.values())
     apart = 0
     for row in rows:
-        monkeypatch.setattr("residscope.corpus.vectors._batches", lambda *a, row=row, **k: iter([[row]]))
-        apart += sum(len(x) for found in vectors_of(MODEL, "", ["resid_pre.1"]) for x in found.values())
+        monkeypatch.setattr(Reader, "batches", lambda *a, row=row, **k: iter([[row]]))
+        apart += sum(len(x) for found in vectors_of(MODEL, [], ["resid_pre.1"]) for x in found.values())
     assert together == apart == 8 + 7 * 9
 
 
@@ -117,3 +119,13 @@ def test_smollm2_has_its_sink_at_position_0(smollm2):
     assert kept(record, "resid_pre.15")[0].tolist() == [False] + [True] * (record.lengths[0] - 1)
     length = record["resid_pre.15"][0].norm(dim=-1)
     assert float(length[0]) > 50 * float(length[1:].median())
+
+
+def test_a_recordings_picture_is_full_at_the_longest_usual_token():
+    """First tokens and sinks are longer than any colour can say; what is full is said of the others, whatever their share."""
+    rows = [[5, 9, LOUD, 7, 3, 8], [LOUD, 4, LOUD, 6, 2, 2]]
+    record = MODEL.run(rows, ["resid_pre.1", "resid_post.2"])
+    for row, usual in ((0, (1, 3, 4, 5)), (1, (1, 3, 4, 5))):
+        lengths = [float(record[site][row, i].norm()) for site in ("resid_pre.1", "resid_post.2") for i in usual]
+        assert shown(record, row).views[0].limit == pytest.approx(max(lengths), rel=1e-4)
+    assert MODEL.run([[LOUD]], ["resid_pre.1"]).view().views[0].limit is None

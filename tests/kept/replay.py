@@ -39,11 +39,27 @@ def say(session: Session, lines: Iterable[Mapping[str, Any]], files: Path) -> li
         if args.get("run") in ENDS:
             settle(session)
             args["run"] = state_of(session)["runs"][ENDS[args["run"]]]["id"]
+        if line["intent"] in MOVED:
+            answers.append(MOVED[line["intent"]](session, args))
+            continue
         answers.append(session.intent(line["intent"], args))
         if line["intent"] in JOBS:
             settle(session)
     settle(session)
     return answers
+
+
+def gather(session: Session, args: dict[str, Any]) -> Any:
+    asked = {"direction": args["direction"], "corpus": args["text"], "tokens": args["tokens"]}
+    return session.intent("start", {"method": "evidence", "args": asked})
+
+
+def cancel_last(session: Session, args: dict[str, Any]) -> Any:
+    return session.intent("cancel", {"job": session.state.jobs[-1].id})
+
+
+# intents of 0.1 that are methods now: the page came with its server, so nothing else says them
+MOVED = {"gather_evidence": gather, "cancel_evidence": cancel_last}
 
 
 def settle(session: Session) -> None:
@@ -52,8 +68,8 @@ def settle(session: Session) -> None:
     while time.monotonic() < end:
         state = session.snapshot()[1]
         jobs = [job for job in (state["fit"], state["probing"]) if job and not job["error"]]
-        gathering = state["evidence"] and not state["evidence"]["done"] and not state["evidence"]["error"]
-        if not jobs and not gathering and state["status"]["phase"] in ("idle", "empty", "failed"):
+        under_way = any(job["phase"] in ("waiting", "running") for job in state["jobs"])
+        if not jobs and not under_way and state["status"]["phase"] in ("idle", "empty", "failed"):
             return
         time.sleep(0.005)
     raise AssertionError("the session did not come to rest")

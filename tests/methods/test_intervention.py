@@ -9,7 +9,6 @@ from residscope import errors
 from residscope.methods.answers import answer_diffs
 from residscope.methods.controls import as_far, lengths
 from residscope.methods.intervention import METHODS, compare, intervene
-from residscope.methods.runs import cell_runs
 
 
 @pytest.fixture(scope="module")
@@ -92,19 +91,6 @@ def test_tables_and_pictures(world):
     assert [entry["n"] for entry in series] == [len(test)] * 3
     assert len(found[0].scatter().x) == 2 * len(test)
     assert found[0].scatter().diagonal
-
-
-def test_a_value_at_any_token_is_the_whole_runs(llama):
-    data = labelled(10)
-    edit = rs.edits.scale("resid_pre.2", 1.5, pos=6)
-    for one in cell_runs(llama, data, [[], [edit]], ["pattern", "z.3", "resid_mid"], batch=4):
-        for token in (0, 3, 6, 8):
-            for site in ("pattern.1", "pattern.3", "z.3", "resid_mid.2", "resid_mid.3"):
-                got = one.at(site, [token] * len(one.rows))
-                for i, row in enumerate(one.rows):
-                    run = llama.run(data.subset([row]), [site], edits=[[], [edit]][one.cell])
-                    value = run[site][0, :, token] if site.startswith("pattern") else run[site][0, token]
-                    torch.testing.assert_close(got[i][..., : value.shape[-1]], value, atol=1e-6, rtol=1e-6)
 
 
 def test_prompts_without_answers_or_labels(llama, world):

@@ -256,11 +256,11 @@ def test_tensors_travel_as_safetensors(http: httpx.Client, server: Server) -> No
     run = state(http)["current"]["a"]
     answer = http.get(f"/api/runs/{run}/stream")
     assert answer.headers["content-type"] == "application/octet-stream"
-    assert shapes(answer) == {"norm": (5, 7), "next_id": (7, 5), "next_p": (7, 5)}
+    assert shapes(answer) == {"norm": (5, 7), "sink": (5, 7), "next_id": (7, 5), "next_p": (7, 5)}
     assert [len(row) for row in json.loads(metadata(answer)["next_text"])] == [5] * 7
     coef = http.get(f"/api/runs/{run}/coef", params={"dictionary": "pca@resid_post.1"})
     assert coef.headers["content-type"] == "application/octet-stream"
-    assert shapes(coef) == {"coef": (5, 7, 3), "offset": (5, 3)}
+    assert shapes(coef) == {"coef": (5, 7, 3), "offset": (5, 3), "sink": (5, 7)}
     rows = ["embed", "resid_post.0", "resid_post.1", "resid_post.2", "resid_post.3"]
     assert {name: json.loads(value) for name, value in metadata(coef).items()} == {"rows": rows, "fitted_row": 2}
     logits = load(http.get(f"/api/runs/{run}/logits", params={"positive": 3, "negative": 4}).content)
@@ -301,7 +301,7 @@ def test_a_dictionary_is_fitted_read_and_forgotten_over_the_wire(http: httpx.Cli
     run = found["current"]["a"]
     coef = http.get(f"/api/runs/{run}/coef", params={"dictionary": "pca@z.1.h2"})
     n_pos = len(found["prompt"]["tokens"])
-    assert shapes(coef) == {"coef": (4, n_pos, 3), "offset": (4, 3)}
+    assert shapes(coef) == {"coef": (4, n_pos, 3), "offset": (4, 3), "sink": (4, n_pos)}
     assert json.loads(metadata(coef)["rows"]) == ["z.0", "z.1", "z.2", "z.3"]
     gram = http.get("/api/gram", params={"of": ["pca@z.1.h2"]}).json()
     torch.testing.assert_close(torch.tensor(gram["gram"]), torch.eye(3), atol=1e-5, rtol=0)
@@ -328,6 +328,31 @@ def test_a_compared_run_of_another_prompt_brings_its_tokens(http: httpx.Client, 
     assert (a["version"] < b["version"], b["version"]) == (True, found["version"])
     assert {run["id"] for run in found["runs"] if run["tokens"]} == {a["id"], b["id"]}
     http.post("/api/intents/compare_run", json={"run": None})
+
+
+def test_the_tensors_of_a_run_come_before_the_news_of_it(server: Server, http: httpx.Client) -> None:
+    had: dict[str, bytes] = {}
+    with open_socket(server) as socket:
+        socket.send(json.dumps({"id": 1, "intent": "set_prompt", "args": {"text": "sent ahead"}}))
+        news: dict[str, Any] = {}
+        while not any(run["prompt"] == "sent ahead" for run in news.get("runs", ())):
+            data = socket.recv(timeout=60)
+            if isinstance(data, bytes):
+                size = int.from_bytes(data[:4], "little")
+                asked = json.loads(data[4 : 4 + size])
+                had[json.dumps(asked, sort_keys=True)] = data[4 + size :]
+                continue
+            news = json.loads(data).get("patch", {})
+            if (run := news.get("current", {}).get("a")) is not None:
+                assert json.dumps({"args": {"run": run}, "query": "stream"}, sort_keys=True) in had
+    run = news["current"]["a"]
+    mine = {asked: data for asked, data in had.items() if json.loads(asked)["args"]["run"] == run}
+    assert {json.loads(asked)["query"] for asked in mine} == {"stream", "logits"}
+    for asked, data in mine.items():
+        told = json.loads(asked)
+        answer = http.post(f"/api/queries/{told['query']}", json=told["args"])
+        assert answer.headers["content-type"] == "application/octet-stream"
+        assert answer.content == data
 
 
 def test_the_socket_sends_the_state_then_numbered_patches(server: Server, http: httpx.Client) -> None:
@@ -432,4 +457,7 @@ def open_socket(server: Server, **options: Any) -> ClientConnection:
 
 
 def read(socket: ClientConnection) -> dict[str, Any]:
-    return json.loads(socket.recv(timeout=60))
+    """The next message in JSON; the tensors that go before it are `tensors`."""
+    while isinstance(data := socket.recv(timeout=60), bytes):
+        pass
+    return json.loads(data)

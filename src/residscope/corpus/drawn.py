@@ -9,10 +9,11 @@ from typing import Annotated
 from residscope import fields
 from residscope.corpus.text import Source, called, texts
 from residscope.declare.methods import method
+from residscope.engine import encoding
 from residscope.engine.model import Model
 from residscope.errors import EmptyCorpus
 from residscope.model.prompts import PromptSet
-from residscope.progress import Cancel, Progress, stage
+from residscope.progress import Cancel, Progress, Tell, stage
 
 POOL = 4_000_000  # characters: of a longer text, windows come from its beginning
 WIDEST_TOKEN = 16  # characters a token takes at most, on the average over a window
@@ -38,16 +39,17 @@ def draw_prompts(
     """n windows of a text, `length` tokens each; the same for the same seed.
 
     A window begins where a sentence does, or else a line; it runs over no other window, and its text, when typed, reads as
-    the same tokens. A text without n of that length gives shorter ones (4 tokens and more), and perhaps fewer.
+    the same tokens, so that it holds no character that the tokenizer drops. A text without n of that length gives shorter
+    ones (4 tokens and more), and perhaps fewer.
 
     Raises:
         EmptyCorpus: not one. CorpusError: the text cannot be used. Cancelled: `cancel` said so.
     """
-    pool = list(_pool(texts(text)))
     chance = random.Random(seed)
     length = min(length, model.context)
     drawn: dict[tuple[int, int], Window] = {}
     with stage("Drawing prompts", n, progress, cancel) as tell:
+        pool = list(_pool(texts(text), tell))
         for least, start in product((length, LEAST), STARTS):
             places = [(i, match.start()) for i, part in enumerate(pool) for match in start.finditer(part)]
             chance.shuffle(places)
@@ -63,9 +65,10 @@ def draw_prompts(
     return PromptSet(tuple(ids for _, ids in windows), texts=tuple(words for words, _ in windows), name=called(text))
 
 
-def _pool(parts: Iterable[str]) -> Iterator[str]:
+def _pool(parts: Iterable[str], tell: Tell) -> Iterator[str]:
     left = POOL
     for text in parts:
+        tell()
         yield text[:left]
         left -= len(text)
         if left <= 0:
@@ -82,7 +85,12 @@ def _overlaps(place: tuple[int, int], drawn: dict[tuple[int, int], Window]) -> b
 def _window(model: Model, pool: Sequence[str], place: tuple[int, int], length: int, least: int) -> Window | None:
     """The window that begins at a place of the text, if it is long enough and types as the same tokens."""
     i, at = place
-    ids = model._encode(pool[i][at : at + WIDEST_TOKEN * length], None)[:length]
+    piece = pool[i][at : at + WIDEST_TOKEN * length]
+    ids, unread = encoding.read(model, piece)
+    while unread:  # what has no token may stand behind the window
+        piece = piece[: len(piece) // 2]
+        ids, unread = encoding.read(model, piece)
+    ids = ids[:length]
     if len(ids) < least:
         return None
     text = model.text(ids)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from residscope import fields
 from residscope.corpus.chunks import Chunk, chunks
-from residscope.corpus.text import Source, called
+from residscope.corpus.reading import Reader
+from residscope.corpus.text import Source
 from residscope.corpus.vectors import one_vector
 from residscope.declare.methods import method
 from residscope.directions import Direction
@@ -206,10 +207,11 @@ def top_examples(
     for direction in several:
         one_vector(model, direction.site, direction.head)
     readings = Readings(several, model)
+    reader = Reader(model, corpus)
     sites = sorted({d.site for d in several})
-    for chunk in chunks(model, corpus, sites, tokens=tokens, progress=progress, cancel=cancel):
+    for chunk in chunks(model, reader, sites, tokens=tokens, progress=progress, cancel=cancel):
         readings.add(chunk)
-    about = {**model.provenance, "method": "top_examples", "corpus": called(corpus), "seed": seed}
+    about = {**model.provenance, "method": "top_examples", **reader.about, "seed": seed}
     found = tuple(
         readings.result(i, k=k, intervals=intervals, per_interval=per_interval, context=context, seed=seed, about=about)
         for i in range(len(several))

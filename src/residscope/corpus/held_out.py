@@ -1,12 +1,13 @@
 """Held-out prompts: windows of a text from beyond everything that was fitted or looked at."""
 
 import random
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
-from residscope.corpus.text import BUILT_IN, Source, called, texts
+from residscope.corpus.reading import UNREAD, Reader
+from residscope.corpus.text import BUILT_IN, Source, called
 from residscope.engine.model import Model
-from residscope.errors import TextTooShort
+from residscope.errors import EmptyCorpus, TextTooShort
 from residscope.progress import Cancel, Progress, Tell, stage
 
 SPREAD = 40  # windows to choose among, for each one chosen
@@ -42,15 +43,16 @@ def held_out(
         TextTooShort: the built-in text is not long enough either. Cancelled: `cancel` said so.
     """
     length = min(length, model.context)
-    most = n * SPREAD
-    with stage("Looking for held-out text", skip + most * length, progress, cancel) as tell:
-        found = list(_windows(model, corpus, skip, most, length, tell))
+    how = {"skip": skip, "most": n * SPREAD, "length": length}
     name = called(corpus)
+    with stage("Looking for held-out text", n * SPREAD, progress, cancel) as tell:
+        found, unread = _windows(Reader(model, corpus), **how, tell=tell)
     origin = f"{name}, beyond its first {skip:,} tokens"
     if len(found) < n and name not in BUILT_IN:
-        with stage(f"Looking for held-out text in {BUILT_IN[0]}", skip + most * length, progress, cancel) as tell:
-            found = list(_windows(model, BUILT_IN[0], skip, most, length, tell))
+        with stage(f"Looking for held-out text in {BUILT_IN[0]}", n * SPREAD, progress, cancel) as tell:
+            found, unread = _windows(Reader(model, BUILT_IN[0]), **how, tell=tell)
         origin = f"{BUILT_IN[0]}, beyond its first {skip:,} tokens, since {name} has too few left"
+    origin += f", without {unread:,} {UNREAD}" if unread else ""
     if len(found) < n:
         raise TextTooShort(
             "too little of the text is left that was not fitted or looked at",
@@ -61,15 +63,11 @@ def held_out(
     return HeldOut(tuple(random.Random(seed).sample(found, n)), origin)
 
 
-def _windows(model: Model, corpus: Source, skip: int, most: int, length: int, tell: Tell) -> Iterator[tuple[int, ...]]:
-    """Whole windows of each text's tokens, in order, once `skip` tokens have gone by."""
-    gone = given = 0
-    for text in texts(corpus):
-        ids = model._encode(text, None)
-        for start in range(max(0, skip - gone), len(ids) - length + 1, length):
-            yield tuple(ids[start : start + length])
-            given += 1
-            if given == most:
-                return
-        gone += len(ids)
-        tell(gone)
+def _windows(reader: Reader, *, skip: int, most: int, length: int, tell: Tell) -> tuple[list[tuple[int, ...]], int]:
+    """Whole windows of each text's tokens, in order, once `skip` tokens have gone by; and how many characters were not read."""
+    found: list[tuple[int, ...]] = []
+    with suppress(EmptyCorpus):
+        for row in reader.rows(length=length, tokens=most * length, least=length, skip=skip, tell=tell):
+            found.append(tuple(row.ids))
+            tell(len(found))
+    return found, reader.unread

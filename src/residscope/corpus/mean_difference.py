@@ -9,7 +9,8 @@ from torch import Tensor
 
 from residscope import fields
 from residscope.corpus.moments import Moments
-from residscope.corpus.text import Source, called, opened
+from residscope.corpus.reading import UNREAD, Reader
+from residscope.corpus.text import Source
 from residscope.corpus.vectors import check_count, moments_of, one_vector
 from residscope.declare.methods import method
 from residscope.directions import Dictionary, place
@@ -25,7 +26,7 @@ def mean_difference(
     site: Annotated[str, fields.site(usual="resid_post")],
     *,
     head: Annotated[int | None, fields.heads(single=True)] = None,
-    tokens: Annotated[int, fields.count(low=1000)] = 20_000,
+    tokens: Annotated[int, fields.count(low=1)] = 20_000,
     progress: Progress = None,
     cancel: Cancel = None,
 ) -> Dictionary:
@@ -48,13 +49,14 @@ def mean_difference(
             "a difference needs two texts", received=f"{len(corpora)}: {', '.join(corpora)}", allowed="two or more"
         )
     where = one_vector(model, site, head)
-    corpora = {name: opened(corpus) for name, corpus in corpora.items()}
+    readers = {name: Reader(model, corpus) for name, corpus in corpora.items()}
     found = {}
-    for name, corpus in corpora.items():
+    for name, reader in readers.items():
         found[name] = moments_of(
-            model, corpus, [where], head=head, tokens=tokens, what=f"Reading {name}", progress=progress, cancel=cancel
+            model, reader, [where], head=head, tokens=tokens, what=f"Reading {name}", progress=progress, cancel=cancel
         )[where]
         check_count(found[name].count, 2, site=where, head=head)
+    unread = {name: reader.unread for name, reader in readers.items()}
     differences = _differences(found)
     vectors = torch.stack(list(differences.values()))
     lengths = vectors.norm(dim=1)
@@ -82,7 +84,8 @@ def mean_difference(
         sd=spread.sqrt().float(),
         variance=(between / (between + spread * within)).float(),
         provenance={
-            "corpora": {name: called(corpus) for name, corpus in corpora.items()},
+            "corpora": {name: reader.about["corpus"] for name, reader in readers.items()},
+            **({UNREAD: unread} if any(unread.values()) else {}),
             "counts": {name: m.count for name, m in found.items()},
             "distances": lengths.tolist(),
             "tokens": sum(m.count for m in found.values()),

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from residscope import fields
-from residscope.corpus.text import Source, called, opened
+from residscope.corpus.reading import Reader
+from residscope.corpus.text import Source
 from residscope.corpus.vectors import check_count, check_size, one_vector, price, vectors_of
 from residscope.declare.methods import method
 from residscope.directions import Dictionary, place
@@ -30,7 +31,7 @@ def nmf(
     *,
     head: Annotated[int | None, fields.heads(single=True)] = None,
     clip: Annotated[bool, fields.flag(help="set what is below zero to zero")] = False,
-    tokens: Annotated[int, fields.count(low=1000)] = 20_000,
+    tokens: Annotated[int, fields.count(low=1)] = 20_000,
     seed: Annotated[int, fields.seed()] = 0,
     progress: Progress = None,
     cancel: Cancel = None,
@@ -52,15 +53,15 @@ def nmf(
     """
     where = one_vector(model, site, head)
     check_size(n, model.sites.width(where), what="parts")
-    corpus = opened(corpus)
+    reader = Reader(model, corpus)
     reading = _non_negative(
-        vectors_of(model, corpus, [where], head=head, tokens=tokens, progress=progress, cancel=cancel),
+        vectors_of(model, reader, [where], head=head, tokens=tokens, progress=progress, cancel=cancel),
         where, head, clip,
     )  # fmt: skip
     x, seen, below = _sample(reading, seed)
     check_count(len(x), n, site=where, head=head)
     parts, about = factorised(x, n, seed=seed, progress=progress, cancel=cancel)
-    said = {"corpus": called(corpus), "tokens": seen, "sample": len(x), "model": model.hash, "seed": seed, **about}
+    said = {**reader.about, "tokens": seen, "sample": len(x), "model": model.hash, "seed": seed, **about}
     said |= {"clipped": below} if clip else {}
     return Dictionary("nmf", str(where), **parts, provenance=said, head=head, space="raw")
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from residscope import fields
 from residscope.corpus.moments import Moments
-from residscope.corpus.text import Source, called, opened
+from residscope.corpus.reading import LENGTH, Reader
+from residscope.corpus.text import Source
 from residscope.corpus.vectors import check_count, check_size, moments_of, one_vector, price
 from residscope.declare.methods import method
 from residscope.directions import Dictionary
@@ -26,7 +27,7 @@ def pca(
     *,
     head: Annotated[int | None, fields.heads(single=True)] = None,
     standardise: Annotated[bool, fields.flag(help="divide each axis by its standard deviation first")] = False,
-    tokens: Annotated[int, fields.count(low=1000)] = 20_000,
+    tokens: Annotated[int, fields.count(low=1)] = 20_000,
     progress: Progress = None,
     cancel: Cancel = None,
 ) -> Dictionary:
@@ -58,22 +59,22 @@ def pca_many(
     head: int | None = None,
     standardise: bool = False,
     tokens: int = 20_000,
-    length: int = 128,
+    length: int = LENGTH,
     progress: Progress = None,
     cancel: Cancel = None,
 ) -> dict[str, Dictionary]:
     """`pca` of several sites from one pass over the text, by site."""
-    corpus = opened(corpus)
+    reader = Reader(model, corpus)
     for name in sites:
         check_size(n, model.sites.width(one_vector(model, name, head)), what="components")
     moments = moments_of(
-        model, corpus, sites, head=head, tokens=tokens, length=length, progress=progress, cancel=cancel
+        model, reader, sites, head=head, tokens=tokens, length=length, progress=progress, cancel=cancel
     )
     made = {}
     with stage("Finding components", len(moments), progress, cancel) as tell:
         for site, seen in moments.items():
             check_count(seen.count, n + 1, site=site, head=head)
-            said = {"corpus": called(corpus), "tokens": seen.count, "model": model.hash}
+            said = {**reader.about, "tokens": seen.count, "model": model.hash}
             said |= {"standardised": True} if standardise else {}
             parts = principal(seen, n, standardise=standardise)
             made[str(site)] = Dictionary("pca", str(site), **parts, provenance=said, head=head)

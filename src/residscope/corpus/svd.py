@@ -8,7 +8,8 @@ import torch
 from residscope import fields
 from residscope.corpus.moments import Moments
 from residscope.corpus.pca import positive
-from residscope.corpus.text import Source, called, opened
+from residscope.corpus.reading import LENGTH, Reader
+from residscope.corpus.text import Source
 from residscope.corpus.vectors import check_count, check_size, moments_of, one_vector, price
 from residscope.declare.methods import method
 from residscope.directions import Dictionary
@@ -24,7 +25,7 @@ def svd(
     n: Annotated[int, fields.count(low=1, high=1000)] = 30,
     *,
     head: Annotated[int | None, fields.heads(single=True)] = None,
-    tokens: Annotated[int, fields.count(low=1000)] = 20_000,
+    tokens: Annotated[int, fields.count(low=1)] = 20_000,
     progress: Progress = None,
     cancel: Cancel = None,
 ) -> Dictionary:
@@ -50,22 +51,22 @@ def svd_many(
     *,
     head: int | None = None,
     tokens: int = 20_000,
-    length: int = 128,
+    length: int = LENGTH,
     progress: Progress = None,
     cancel: Cancel = None,
 ) -> dict[str, Dictionary]:
     """`svd` of several sites from one pass over the text, by site."""
-    corpus = opened(corpus)
+    reader = Reader(model, corpus)
     for name in sites:
         check_size(n, model.sites.width(one_vector(model, name, head)), what="singular vectors")
     moments = moments_of(
-        model, corpus, sites, head=head, tokens=tokens, length=length, progress=progress, cancel=cancel
+        model, reader, sites, head=head, tokens=tokens, length=length, progress=progress, cancel=cancel
     )
     made = {}
     with stage("Finding singular vectors", len(moments), progress, cancel) as tell:
         for site, seen in moments.items():
             check_count(seen.count, n, site=site, head=head)
-            said = {"corpus": called(corpus), "tokens": seen.count, "model": model.hash}
+            said = {**reader.about, "tokens": seen.count, "model": model.hash}
             made[str(site)] = Dictionary("svd", str(site), **singular(seen, n), provenance=said, head=head, space="raw")
             tell(len(made))
     return made

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from residscope.corpus.hub import DataSet, data_set
-from residscope.errors import CorpusError, EmptyCorpus, MissingExtra
+from residscope.errors import CorpusError, MissingExtra
 
 Source = str | Path | DataSet | Iterable[str]
 BUILT_IN = ("python-docs",)
@@ -101,34 +101,17 @@ def python_docs() -> Iterator[str]:
                     yield doc
 
 
-def rows(tokenized: Iterable[list[int]], *, length: int, budget: int) -> Iterator[list[int]]:
-    """Cut token lists into rows of at most `length`, until `budget` tokens have been given. Rows under 8 tokens are dropped.
-
-    Raises:
-        EmptyCorpus: there was not one row.
-    """
-    given = 0
-    for ids in tokenized:
-        for start in range(0, len(ids), length):
-            row = ids[start : start + length]
-            if len(row) < 8:
-                continue
-            yield row
-            given += len(row)
-            if given >= budget:
-                return
-    if given == 0:
-        raise EmptyCorpus("the text gave no row of 8 tokens or more", fix="give longer texts")
-
-
 def _of_file(path: Path, field: str = "text") -> Iterator[str]:
-    if path.suffix == ".parquet":
-        yield from _parquet(path, field)
-    elif path.suffix == ".jsonl":
-        with path.open("rb") as lines:
-            yield from json_lines(lines, path.name, field)
-    else:
-        yield from paragraphs(path.read_text(encoding="utf-8", errors="replace"))
+    match path.suffix.lower():
+        case ".parquet":
+            yield from _parquet(path, field)
+        case ".jsonl":
+            with path.open("rb") as lines:
+                yield from json_lines(lines, path.name, field)
+        case ".txt":
+            yield from paragraphs(path.read_text(encoding="utf-8", errors="replace"))
+        case other:
+            raise CorpusError(f"{path.name} is no file of text", received=other, allowed=".txt, .jsonl or .parquet")
 
 
 def _parquet(path: Path, field: str) -> Iterator[str]:

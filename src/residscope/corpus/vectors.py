@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from residscope.corpus.moments import Moments
-from residscope.corpus.reading import LENGTH, batches
+from residscope.corpus.reading import LENGTH, Reader
 from residscope.corpus.text import Source
 from residscope.directions import place
 from residscope.engine.model import Model
@@ -15,7 +15,7 @@ from residscope.engine.recording import Recording
 from residscope.engine.sinks import kept, streams
 from residscope.errors import CorpusError, DirectionError, NoVectors, TooFewVectors, UnknownHead
 from residscope.model.sites import Site
-from residscope.progress import Cancel, Progress, stage
+from residscope.progress import Cancel, Progress, asking, stage
 
 ROWS = 8  # of a run
 PLAIN = (("d_model",), ("d_mlp",))
@@ -30,7 +30,7 @@ def price(model: Model, *, site: str, tokens: int = 20_000, **_: Any) -> float:
 
 def vectors_of(
     model: Model,
-    corpus: Source,
+    corpus: Source | Reader,
     sites: Sequence[str | Site],
     *,
     head: int | None = None,
@@ -54,9 +54,10 @@ def vectors_of(
         raise CorpusError("no tokens to read", received=f"tokens={tokens}", allowed="1 or more")
     capture = {stream for site in places for stream in (site, *streams(model, site))}
     seen = 0
-    with stage(what, tokens, progress, cancel) as tell:
-        for batch in batches(model, corpus, tokens=tokens, length=length, size=ROWS, tell=tell):
-            record = model.run(batch, capture)
+    with stage(what, tokens, progress, cancel, yields=True) as tell:
+        for batch in Reader.of(model, corpus).batches(tokens=tokens, length=length, size=ROWS, tell=tell):
+            with asking(tell, cancel):
+                record = model.run(batch, capture)
             found = {}
             for site in places:
                 x = at_head(record, site, head)
@@ -68,7 +69,7 @@ def vectors_of(
 
 def moments_of(
     model: Model,
-    corpus: Source,
+    corpus: Source | Reader,
     sites: Sequence[str | Site],
     *,
     head: int | None = None,

@@ -77,8 +77,7 @@ class Declared:
             if default is Argument.required:
                 parts[argument.wire] = (kind, Bounds(..., **about))
             else:
-                default = [*default] if isinstance(default, tuple) and default else default
-                default = None if default == () else default
+                default = argument.field.plain(default)
                 parts[argument.wire] = (kind if default is not None else kind | None, Bounds(default, **about))
         return create_model(self.id, __base__=self.base, **self._extra(), **parts)
 
@@ -86,27 +85,32 @@ class Declared:
         return {}
 
     def _hints(self, argument: Argument) -> dict[str, Any]:
-        said = {"when": argument.field.when, "unless": argument.field.unless}
-        return argument.field.hints() | {name: list(value) for name, value in said.items() if value}
+        field = argument.field
+        said = {"when": field.when, "unless": field.unless}
+        typed = {"words": field.words, "example": field.example}
+        return field.hints() | {name: list(value) for name, value in said.items() if value} | typed
 
     @cached_property
     def _adapter(self) -> TypeAdapter[Spec]:
         return TypeAdapter(self.shape)
 
-    def check(self, raw: Any, *, where: str = "") -> Spec:
-        """Plain arguments, checked. Raises BadArguments (of an edit, BadEdit) with what came and what is taken."""
+    def check(self, raw: Any, *, where: str = "", called: Callable[[str], str] = str) -> Spec:
+        """Plain arguments, checked. called: what the door they came through calls each of them.
+
+        Raises BadArguments (of an edit, BadEdit) with what came and what is taken.
+        """
         try:
             return self._adapter.validate_python(raw)
         except ValidationError as error:
             raise self.refusal(
-                f"{where or f'the arguments of {self.id}'} does not parse: {reasons(error)}"
-                if where else f"the arguments of {self.id} do not parse: {reasons(error)}",
-                received=shorten(raw), allowed=self._allowed(),
+                f"{where} does not parse: {reasons(error, called)}"
+                if where else f"the arguments of {self.id} do not parse: {reasons(error, called)}",
+                received=shorten(raw), allowed=self._allowed(called),
             ) from None  # fmt: skip
 
-    def _allowed(self) -> str:
+    def _allowed(self, called: Callable[[str], str]) -> str:
         return ", ".join(
-            f"{a.wire}{'' if a.default is Argument.required else ' (may be left out)'}" for a in self.arguments
+            f"{called(a.wire)}{'' if a.default is Argument.required else ' (may be left out)'}" for a in self.arguments
         )
 
     def said(self, plain: Spec) -> dict[str, Any]:
@@ -144,13 +148,12 @@ class Declared:
     def _expression(self, writer: Writer) -> str:
         """The function as the copied lines call it."""
         name, module = self.function.__name__, self.function.__module__
-        residscope = import_module("residscope")  # the rooms above this one, by the names that Python knows them by
-
+        public = import_module("residscope").__all__  # not by name: all that it offers would count as imported here
         if module.startswith("residscope.edits."):
             return f"edits.{name}"
         if module == "residscope.methods.concepts":
             return f"rs.concepts.{name}"
-        if name in residscope.__all__:
+        if name in public:
             return f"rs.{name}"
         writer.need(f"from {module} import {name}")
         return name
@@ -158,7 +161,8 @@ class Declared:
     @property
     def about(self) -> str:
         """The first paragraph of its docstring."""
-        return (inspect.getdoc(self.function) or "").split("\n\n")[0].replace("\n", " ")
+        words = (inspect.getdoc(self.function) or "").split("\n\n")[0].replace("\n", " ")
+        return words.replace("`", "")
 
     def schema(self) -> dict[str, Any]:
         """What a form is drawn from: JSON Schema, each property with the `kind` of its field, which says what it may hold."""
@@ -202,9 +206,11 @@ def _same(value: Any, default: Any) -> bool:
     )
 
 
-def reasons(error: ValidationError) -> str:
+def reasons(error: ValidationError, called: Callable[[str], str] = str) -> str:
     """What pydantic found, in one line."""
-    several = [(".".join(map(str, item["loc"])), item["msg"]) for item in error.errors(include_url=False)[:4]]
+    found = error.errors(include_url=False)[:4]
+    places = [[called(str(at)) if i == 0 else str(at) for i, at in enumerate(item["loc"])] for item in found]
+    several = [(".".join(place), item["msg"]) for place, item in zip(places, found, strict=True)]
     return "; ".join(f"{place}: {message}" if place else message for place, message in several)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from residscope.errors import NameAlreadyDeclared
+from residscope.fields.base import Writer
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -19,8 +20,20 @@ class Task:
     function: Callable[..., Any]
 
     def __call__(self, model: Any, n: int, *, seed: int = 0, prefixes: bool = False) -> Any:
-        more = {"prefixes": prefixes} if "prefixes" in inspect.signature(self.function).parameters else {}
-        return self.function(model, n, seed=seed, **more)
+        return self.function(model, n, seed=seed, **self._more(prefixes))
+
+    def code(self, n: int, writer: Writer, *, seed: int = 0, prefixes: bool = False) -> str:
+        """The call as Python."""
+        name, module = self.function.__name__, self.function.__module__
+        if module.startswith("residscope."):
+            name = f"rs.tasks.{name}"
+        else:
+            writer.need(f"from {module} import {name}")
+        more = "".join(f", {key}={value}" for key, value in self._more(prefixes).items())
+        return f"{name}(model, n={n}, seed={seed}{more})"
+
+    def _more(self, prefixes: bool) -> dict[str, bool]:
+        return {"prefixes": prefixes} if "prefixes" in inspect.signature(self.function).parameters else {}
 
     @property
     def about(self) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from math import isfinite
 from numbers import Real
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, assert_never, get_args
 
 import torch
 from jaxtyping import Float
@@ -19,7 +19,8 @@ from residscope.model.sites import Site
 from residscope.same import same
 from residscope.views import Card, Grid, Histogram, Reference
 
-SPACES = ("raw", "centred", "lens")
+Space = Literal["raw", "centred", "lens"]
+SPACES: tuple[Space, ...] = get_args(Space)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +52,7 @@ class Direction:
 
     def __post_init__(self) -> None:
         Site.parse(self.site)
-        if self.space not in SPACES:
-            raise DirectionError("no such space", received=repr(self.space), allowed=", ".join(SPACES))
+        _known(self.space)
         if self.read.ndim != 1 or self.write.shape != self.read.shape:
             raise WrongWidth(
                 "a direction is made of two vectors",
@@ -78,22 +78,26 @@ class Direction:
         """The coordinate of x in `space` (the direction's own unless said). `lens` needs the model, for its final norm.
 
         Raises:
-            WrongWidth: x has another width than `read`.
+            WrongWidth: x has another width than `read`. DirectionError: no such space, or the lens space without a model.
         """
-        space = space or self.space
+        kind = _known(self.space if space is None else space)
         if x.shape[-1] != len(self.read):
             raise WrongWidth(
                 f"{self.name} reads vectors of another width", received=f"{x.shape[-1]}", allowed=f"{len(self.read)}"
             )
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         raw = wide @ self.read.to(wide)
-        if space == "centred":
-            return raw - self.offset
-        if space == "lens":
-            if model is None:
-                raise DirectionError("the lens space needs the model's final norm", fix="pass model=")
-            return raw / model.final_scale(x)[..., 0] + self.offset
-        return raw
+        match kind:
+            case "raw":
+                return raw
+            case "centred":
+                return raw - self.offset
+            case "lens":
+                if model is None:
+                    raise DirectionError("the lens space needs the model's final norm", fix="pass model=")
+                return raw / model.final_scale(x)[..., 0] + self.offset
+            case _:
+                assert_never(kind)
 
     def unit(self) -> "Direction":
         """The same direction with read and write of length one. Raises ZeroDirection where there is none."""
@@ -220,6 +224,13 @@ def check_told(head: Any, provenance: Any, name: Any) -> None:
             received=f"head {head!r}, provenance {type(provenance).__name__}, name {name!r}"[:200],
             allowed="a head or None, a mapping, a text",
         )
+
+
+def _known(space: str) -> Space:
+    for known in SPACES:
+        if space == known:
+            return known
+    raise DirectionError("no such space", received=repr(space), allowed=", ".join(SPACES))
 
 
 def _finite(number: Any, fact: str, name: str) -> float:

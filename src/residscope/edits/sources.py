@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, TypeVar, Unpack
+from typing import Annotated, Any, ClassVar, Self, Unpack
 
 import torch
 from torch import Tensor
@@ -20,8 +20,6 @@ from residscope.engine.recording import Recording
 from residscope.errors import BadEdit, CannotAlign, ClashingEdits
 from residscope.model.prompts import PromptSet
 from residscope.model.sites import Site, SiteTable
-
-Self = TypeVar("Self", bound="Sourced")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -106,7 +104,7 @@ class Sourced(Held):
         """The sites whose values it needs of its source."""
         return self.places(table)
 
-    def prepare(self: Self, model: Model) -> Self:
+    def prepare(self, model: Model) -> Self:
         source, sites = self.source, self.taken_from(model.sites)
         align, lengths = by_names(self.align, source), self.lengths
         if isinstance(source, RunOf):

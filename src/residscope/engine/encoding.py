@@ -30,7 +30,7 @@ def batch_of(model: "Model", prompt: Any, bos: bool | None) -> Batch:
     given = _rows_of_set(prompt) if isinstance(prompt, PromptSet) else rows_of(prompt)
     if not given.told:
         _refuse_padding(given, model.tokenizer)
-    rows = [_typed(model, row, bos) if isinstance(row, str) else row for row in given.rows]
+    rows = [encode(model, row, bos) if isinstance(row, str) else row for row in given.rows]
     if not rows or not all(rows):
         raise EmptyPrompt("the prompt has no tokens", received=shown(prompt), fix="give at least one token")
     for row in rows:
@@ -45,7 +45,35 @@ def _rows_of_set(prompts: PromptSet) -> Rows:
 
 
 def encode(model: "Model", text: str, bos: bool | None) -> list[int]:
-    """A text's ids, BOS in front where it is the model's habit or asked for; none for a text that leaves no token."""
+    """A text's ids; see `Model.encode`."""
+    if "\0" in text:
+        raise BadPrompt(
+            "the text holds a NUL character, which tokenizers drop or end at",
+            received=shown(text),
+            allowed="text without it",
+            fix="text.replace('\\0', '')",
+        )
+    ids = _ids(model, text, bos)
+    if dropped := _dropped(model.tokenizer, text):
+        raise BadPrompt(
+            "the tokenizer has no token for a part of the text, and would drop it",
+            received=", ".join(map(repr, dropped)),
+            allowed="characters that the tokenizer knows",
+            fix="leave them out",
+        )
+    return ids
+
+
+def read(model: "Model", text: str, bos: bool | None = None) -> tuple[list[int], int]:
+    """The ids of all of a text that the tokenizer has tokens for, and how many characters it has none for: those that `encode`
+    refuses."""
+    legible = text.replace("\0", "").encode(errors="ignore").decode()
+    ids = _ids(model, legible, bos)
+    return ids, len(text) - len(legible) + sum(_dropped(model.tokenizer, legible).values())
+
+
+def _ids(model: "Model", text: str, bos: bool | None) -> list[int]:
+    """What the tokenizer makes of a text, BOS in front where it is the model's habit or asked for; none where it is nothing."""
     if model.tokenizer is None:
         raise NoTokenizer("this model came without a tokenizer", received=shown(text), allowed="token ids")
     try:
@@ -122,9 +150,9 @@ def token_id(model: "Model", token: Any, tokens: TokenText) -> int:
     named = tokens.id_of(token)
     if named is not None:
         return _checked_id(model, named)
-    ids = encode(model, token.removeprefix(" ") if tokens.begins_with_space else token, bos=False)
+    ids = _ids(model, token.removeprefix(" ") if tokens.begins_with_space else token, bos=False)
     unknown = ids == [getattr(model.tokenizer, "unk_token_id", None)]
-    if len(ids) == 1 and not unknown and ids == encode(model, token, False) == encode(model, f" {token}", False):
+    if len(ids) == 1 and not unknown and ids == _ids(model, token, False) == _ids(model, f" {token}", False):
         return _checked_id(model, ids[0])  # a tokenizer that drops the space, or the case, of what is typed
     near = [name for name in _near(token) if tokens.id_of(name) is not None]
     raise UnknownToken(
@@ -150,34 +178,15 @@ def _near(token: str) -> list[str]:
     return [name for word in words for name in (f" {word}", word, f"{word} ") if name != token and word]
 
 
-def _typed(model: "Model", text: str, bos: bool | None) -> list[int]:
-    if "\0" in text:
-        raise BadPrompt(
-            "the text holds a NUL character, which tokenizers drop or end at",
-            received=shown(text),
-            allowed="text without it",
-            fix="text.replace('\\0', '')",
-        )
-    ids = encode(model, text, bos)
-    if dropped := _dropped(model.tokenizer, text):
-        raise BadPrompt(
-            "the tokenizer has no token for a part of the text, and would drop it",
-            received=", ".join(map(repr, dropped)),
-            allowed="characters that the tokenizer knows",
-            fix="leave them out",
-        )
-    return ids
-
-
-def _dropped(tokenizer: Any, text: str) -> list[str]:
-    """The characters that byte-pair merging without an unknown token leaves out, without a word."""
+def _dropped(tokenizer: Any, text: str) -> dict[str, int]:
+    """The characters that byte-pair merging without an unknown token leaves out, without a word, and how often."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     merges: Any = getattr(backend, "model", None)
     if backend is None or type(merges).__name__ != "BPE" or merges.unk_token is not None or merges.byte_fallback:
-        return []
+        return {}
     bytewise = backend.pre_tokenizer is not None and b"ByteLevel" in backend.pre_tokenizer.__getstate__()
     if backend.normalizer is not None or (backend.pre_tokenizer is not None and not bytewise):
-        return []  # what is looked up is not what was typed
+        return {}  # what is looked up is not what was typed
 
     def known(character: str) -> bool:
         units = (BYTE_LEVEL[byte] for byte in character.encode()) if bytewise else character
@@ -187,7 +196,7 @@ def _dropped(tokenizer: Any, text: str) -> list[str]:
     if unknown:
         for token in tokenizer.added_tokens_decoder.values():
             text = text.replace(str(token), "")
-    return [character for character in unknown if character in text]
+    return {character: text.count(character) for character in unknown if character in text}
 
 
 def _check(model: "Model", row: Sequence[int]) -> None:

@@ -50,7 +50,7 @@ def forward(
     n = layout.sizes.n_layers
     capture = frozenset(capture)
     require_room(layout, batch, capture, offset=0 if window is None else window.pos, most=memory)
-    pos, start, resume = 0, 0, None
+    pos, start, resume, whole = 0, 0, None, cache is None
     stop = max((rank(site, n) for site in capture), default=-1)
     with lock_of(layout.hf), torch.set_grad_enabled(grad):
         if window is not None:
@@ -66,6 +66,7 @@ def forward(
             layout, batch, capture=capture, edits=edits, earlier=earlier, offset=pos, start=start, unedited=unedited,
             below=below,
         )  # fmt: skip
+        now.ends = whole and not layout.offloaded
         wants_logits = Site("logits") in capture
         hooks = Hooks(now, start=start, resume=resume, stop=None if wants_logits else stop)
         with hooks():

@@ -134,6 +134,11 @@ class Layout:
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     @cached_property
+    def offloaded(self) -> bool:
+        """Whether accelerate moves weights around its modules' forwards, which must then come to their end."""
+        return any(hasattr(module, "_hf_hook") for module in self.modules)
+
+    @cached_property
     def configs(self) -> tuple[Any, ...]:
         """The configurations that its modules read, each once."""
         every = [self.hf.config, *(module.config for module in self.modules if hasattr(module, "config"))]

@@ -214,8 +214,15 @@ class Model:
         """
         return encoding.batch_of(self, prompt, bos)
 
-    def _encode(self, text: str, bos: bool | None) -> list[int]:
+    def encode(self, text: str, bos: bool | None = None) -> list[int]:
+        """A text's token ids, however many; none for a text that leaves no token. BOS in front as `tokens` has it.
+
+        Raises:
+            NoTokenizer, NoBOS. BadPrompt: half a surrogate pair, NUL, or characters that the tokenizer would drop.
+        """
         return encoding.encode(self, text, bos)
+
+    _encode = encode
 
     def text(self, ids: Any) -> str:
         """One row of token ids as the text that they are in a prompt.

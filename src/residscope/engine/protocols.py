@@ -187,11 +187,20 @@ class OfPrompts(Protocol):
 
 @runtime_checkable
 class Readout(Protocol):
-    """Sites, and a function of a recording of them. The engine stops at the last site it needs."""
+    """Sites, and a function of a recording of them to a tensor with a row for each prompt. A pass ends at the last site."""
 
-    sites: tuple[str, ...]
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The sites it reads, as `Model.run` takes them to capture."""
 
     def __call__(self, recording: Any) -> Tensor: ...
+
+
+@runtime_checkable
+class GradientReadout(Readout, Protocol):
+    """A readout of one number a prompt that also says where its slope is asked for: `Sweep.gradients` gives it there."""
+
+    gradients: tuple[str, ...]
 
 
 @runtime_checkable

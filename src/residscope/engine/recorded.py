@@ -1,9 +1,13 @@
 """A recording as a picture: the stream's length where it is held, and what the recording holds."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
+from residscope.model.sites import Site
 from residscope.views import Grid, HeatMap, Table, View
 
 if TYPE_CHECKING:
@@ -35,9 +39,9 @@ def shown(recording: "Recording", row: int = 0) -> Grid:
                 column_title="token",
                 unit="norm",
                 scale="sequential",
-                limit=_limit(norms),
+                limit=_limit(recording, norms, stream, row),
                 bottom_up=True,
-                note="Full colour from the 95th percentile on: sinks and first tokens are far longer than the rest.",
+                note="Full colour at the longest token that is neither first nor an attention sink.",
             )
         )
     rows = [[str(site), " ".join(map(str, held[site].shape)), str(held[site].dtype)[6:]] for site in recording.sites]
@@ -47,7 +51,10 @@ def shown(recording: "Recording", row: int = 0) -> Grid:
     return Grid(found, columns=1, title=f"A recording of {recording.model.name}")
 
 
-def _limit(norms: torch.Tensor) -> float | None:
-    finite = norms[torch.isfinite(norms)]
-    limit = float(finite.quantile(0.95)) if len(finite) else 0.0
-    return limit or None
+def _limit(recording: "Recording", norms: Float[Tensor, "site pos"], stream: Sequence[Site], row: int) -> float | None:
+    """The longest stream of a token of the row that is neither first nor an attention sink; None where there is none."""
+    from residscope.engine.sinks import kept
+
+    usual = torch.stack([kept(recording, site)[row, : norms.shape[1]].cpu() for site in stream])
+    lengths = norms[usual & norms.isfinite()]
+    return float(lengths.max()) or None if len(lengths) else None

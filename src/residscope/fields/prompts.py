@@ -64,7 +64,7 @@ LabelledPrompts = Annotated[TaskData | FileData | NamedPrompts, Bounds(discrimin
 
 
 def read_prompts(words: str) -> dict[str, Any]:
-    """A prompt as typed; `task:ioi,n=50,seed=1`; or a .csv, .tsv or .jsonl file of labelled prompts."""
+    """A prompt as typed; `task:ioi,n=50,seed=1`; a .csv, .tsv or .jsonl file of labelled prompts; a saved set's .safetensors."""
     if words.startswith("task:"):
         name, *options = words.removeprefix("task:").split(",")
         told: dict[str, Any] = {"kind": "task", "task": name.strip()}
@@ -75,6 +75,8 @@ def read_prompts(words: str) -> dict[str, Any]:
     path = Path(words).expanduser()
     if path.suffix in (".csv", ".tsv", ".jsonl") and path.is_file():
         return {"kind": "file", "name": path.name, "text": path.read_text(encoding="utf-8")}
+    if path.suffix == ".safetensors" and path.is_file():
+        return {"kind": "item", "name": words}
     return {"kind": "typed", "texts": [words]}
 
 

@@ -9,9 +9,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from residscope.engine.model import Model
+from residscope.engine.planner import sweep
+from residscope.engine.protocols import LeastEdit
 from residscope.errors import MissingLabel
 from residscope.methods.intervals import wilson
-from residscope.methods.runs import Cell, cell_runs
+from residscope.metrics import logit_diff
 from residscope.model.prompts import PromptSet
 from residscope.progress import Cancel, Progress
 from residscope.reports import Report
@@ -21,7 +23,7 @@ from residscope.views import Card
 def answer_diffs(
     model: Model,
     data: PromptSet,
-    cells: Sequence[Cell] = ((),),
+    cells: Sequence[Sequence[LeastEdit]] = ((),),
     *,
     batch: int = 32,
     progress: Progress = None,
@@ -29,18 +31,15 @@ def answer_diffs(
 ) -> Float[Tensor, "cell prompt"]:
     """logit(right) - logit(wrong) of each prompt's own answers at its own end, in logits, for every cell of edits.
 
-    Each batch of prompts runs once as it is; a cell then runs from its first edit's layer and token on, which is exact. Edits
-    made from a probe are tied to the prompts; any other edit must fit every batch.
+    An exact `rs.sweep`, so many prompts of like length at a time. Edits made from a probe are tied to the prompts; any other edit
+    must fit prompts of any length.
 
     Raises:
         MissingLabel: the prompts have no answers. UnknownToken: one is not a single token. Cancelled.
     """
-    ids = answer_ids(model, data)
-    found = torch.zeros(len(cells), len(data))
-    for one in cell_runs(model, data, cells, batch=batch, progress=progress, cancel=cancel):
-        pair = one.logits().gather(1, ids[one.rows])
-        found[one.cell, one.rows] = (pair[:, 0] - pair[:, 1]).float().cpu()
-    return found
+    answer_ids(model, data)
+    plan = sweep(model, data, cells, logit_diff(), batch=batch)
+    return plan.run(progress, cancel, what="Answering").values.float().cpu()
 
 
 def answer_ids(model: Model, data: PromptSet) -> Int[Tensor, "prompt two"]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from residscope.corpus.text import BUILT_IN, Source, texts
 from residscope.directions import Direction
+from residscope.engine import encoding
 from residscope.engine.model import Model
 from residscope.engine.sinks import kept, streams
 from residscope.errors import NoOrder, NotOneVector, TooFewContexts, WrongWidth
@@ -151,7 +152,7 @@ def _rows(
             start = draw.randrange(max(1, len(text) - 2 * LETTERS * length))
             space = text.find(" ", start)
             piece = text[max(0, space) : max(0, space) + 4 * LETTERS * length]
-            ids = model._encode(piece, None)
+            ids, _ = encoding.read(model, piece)
             begins = int(model.bos)
             shown = ids[begins : begins + length]
             if len(shown) < length or tuple(shown) in taken or not _readable(model, shown):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float, Int
@@ -17,7 +17,6 @@ from residscope.model.prompts import PromptSet
 
 NEUTRAL, OTHER = -1, -2
 WORDS = {"neutral": NEUTRAL, "other": OTHER}
-Self = TypeVar("Self", bound="ConceptEdit")
 To = str | Sequence[str]
 
 
@@ -82,7 +81,7 @@ class ConceptEdit(BaseEdit):
         """Where the vectors go, in float64. `true` is None where the prompts' own labels are not known."""
         raise NotImplementedError
 
-    def on(self: Self, prompts: PromptSet) -> Self:
+    def on(self, prompts: PromptSet) -> Self:
         """The edit tied to these prompts' positions and labels. Raises UnknownPosition, MissingLabel, BadEdit."""
         if self.where is not None:
             if len(self.where) != len(prompts):
@@ -111,7 +110,7 @@ class ConceptEdit(BaseEdit):
         ]
         return replace(self, where=where, true=true, target=torch.tensor(target))
 
-    def take(self: Self, rows: Sequence[int]) -> Self:
+    def take(self, rows: Sequence[int]) -> Self:
         """A tied edit cut to some of its prompts."""
         parts = {name: getattr(self, name) for name in ("where", "true", "target")}
         to = self.to if isinstance(self.to, str) else tuple(self.to[i] for i in rows)

@@ -9,19 +9,18 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from residscope.engine.model import Model
+from residscope.engine.planner import ValuesAt, sweep
 from residscope.engine.sinks import kept, streams
 from residscope.methods.concept_edit import ConceptEdit
 from residscope.methods.head_roles import LOOKED, Head
 from residscope.methods.intervals import wilson
 from residscope.methods.probe import Probe
 from residscope.methods.probe_fit import fit
-from residscope.methods.runs import cell_runs, named
 from residscope.model.prompts import PromptSet
-from residscope.model.sites import Site
 from residscope.progress import Cancel, Progress, stage
 from residscope.reports import Report
 from residscope.results import Result
@@ -128,29 +127,25 @@ def downstream(
         OneClass, UnseenLabel, MissingLabel, UnknownPosition, Cancelled.
     """
     heads = tuple(dict.fromkeys((*readers, *(head for group in movers.values() for head in group))))
-    z = list(dict.fromkeys(f"z.{layer}" for layer, _ in readers))
-    patterns = list(dict.fromkeys(f"pattern.{layer}" for layer, _ in heads))
-    seen: dict[Head, Tensor] = {head: torch.zeros(len(train), model.d_head) for head in readers}
-    usable = {site: torch.zeros(len(train), dtype=torch.bool) for site in z}
-    capture: list[str | Site] = [*z, *dict.fromkeys(stream for site in z for stream in streams(model, site))]
-    shared: dict[str, Any] = {"batch": batch, "progress": progress, "cancel": cancel}
-    for one in cell_runs(model, train, [[]], capture, **shared, what="Recording heads, training half"):
-        end = named(train, one.rows, ["END"])["END"]
-        for layer, head in readers:
-            seen[layer, head][one.rows] = one.at(f"z.{layer}", end)[:, head].float().cpu()
-        for site in z:
-            usable[site][one.rows] = kept(one.base, site).cpu()[torch.arange(len(end)), torch.tensor(end)]
-    found = torch.zeros(len(readers), len(arms), len(test), model.d_head)
-    looked = torch.zeros(len(heads), len(arms), len(LOOKED), len(test))
-    cells, names = list(arms.values()), tuple(arms)
-    for one in cell_runs(model, test, cells, [*z, *patterns], **shared, what="Running the edits"):
-        at = named(test, one.rows, (*LOOKED, "END"))
-        for i, (layer, head) in enumerate(readers):
-            found[i, one.cell, one.rows] = one.at(f"z.{layer}", at["END"])[:, head].float().cpu()
-        for i, (layer, head) in enumerate(heads):
-            row = one.at(f"pattern.{layer}", at["END"])[:, head].float().cpu()
-            for j, name in enumerate(LOOKED):
-                looked[i, one.cell, j, one.rows] = row.gather(1, torch.tensor(at[name])[:, None])[:, 0]
+    z, patterns = (
+        list(dict.fromkeys(f"{name}.{layer}" for layer, _ in of)) for name, of in (("z", readers), ("pattern", heads))
+    )
+    names = tuple(arms)
+    before = _Usable(model, train, z)
+    told = (
+        sweep(model, train, [()], before, batch=batch)
+        .run(progress, cancel, what="Recording heads, training half")
+        .values[0]
+    )
+    ours, usable = before.split(told)
+    seen = {(layer, head): ours[f"z.{layer}"][:, head] for layer, head in readers}
+    at_end = ValuesAt(model, test, dict.fromkeys([*z, *patterns], "END"))
+    plan = sweep(model, test, list(arms.values()), at_end, batch=batch)
+    values = at_end.split(plan.run(progress, cancel, what="Running the edits").values.float().cpu())
+    found = torch.stack([values[f"z.{layer}"][:, :, head] for layer, head in readers])
+    rows = torch.stack([values[f"pattern.{layer}"][:, :, head] for layer, head in heads])
+    keys = torch.tensor([test.at(name) for name in LOOKED])  # [to, prompt]
+    looked = torch.stack([rows[:, :, torch.arange(len(test)), to] for to in keys], 2)
     clean = names.index("clean")
     about = {**model.provenance, "method": "downstream", "train": len(train), "held out": len(test), "label": label}
     probes: dict[Head, Probe] = {}
@@ -197,6 +192,30 @@ def downstream(
         )  # fmt: skip
 
     return Downstream(label, probes, reports, {name: of_group(name) for name in movers}, about)
+
+
+class _Usable:
+    """A readout at END: what stands at some sites, and whether a statistic of each may use that token."""
+
+    def __init__(self, model: Model, data: PromptSet, sites: Sequence[str]) -> None:
+        self._values = ValuesAt(model, data, dict.fromkeys(sites, "END"))
+        self._ends = torch.tensor(data.at("END"))
+        self._of = tuple(sites)
+        known = dict.fromkeys(stream for site in sites for stream in streams(model, site))
+        self.sites = (*sites, *map(str, known))
+
+    def __call__(self, recording: Any) -> Float[Tensor, "batch value"]:
+        rows = recording.batch.rows
+        ends = (self._ends if rows is None else self._ends[list(rows)]).to(recording.tokens.device)
+        usable = [kept(recording, site)[torch.arange(len(ends), device=ends.device), ends] for site in self._of]
+        values = self._values(recording)
+        return torch.cat([values, torch.stack(usable, 1).to(values)], 1)
+
+    def split(
+        self, values: Float[Tensor, "prompt value"]
+    ) -> tuple[dict[str, Tensor], dict[str, Bool[Tensor, "prompt"]]]:
+        own, usable = torch.split(values.float().cpu(), [values.shape[1] - len(self._of), len(self._of)], 1)
+        return self._values.split(own), {site: usable[:, i] > 0 for i, site in enumerate(self._of)}
 
 
 def _right(probe: Probe, z: Float[Tensor, "arm prompt d"], labels: Sequence[object]) -> list[int]:

@@ -11,6 +11,7 @@ from residscope.corpus.chunks import chunks
 from residscope.corpus.examples import Examples, Readings
 from residscope.corpus.held_out import held_out
 from residscope.corpus.hub import DataSet
+from residscope.corpus.reading import Reader
 from residscope.corpus.text import Source, called, opened
 from residscope.corpus.vectors import one_vector
 from residscope.declare.methods import method
@@ -169,7 +170,8 @@ def gather(
     blocks = Blocks(direction.site, direction.head, model.sites.width(site), seed=seed, vectors=nmf)
     shown: dict[str, Any] = {"k": 10, "intervals": 5, "per_interval": 5, "context": 16, "seed": seed, "about": about}
     read = 0
-    for chunk in chunks(model, corpus, [direction.site], tokens=tokens, **told):
+    reader = Reader(model, corpus)
+    for chunk in chunks(model, reader, [direction.site], tokens=tokens, **told):
         readings.add(chunk)
         null.add(chunk)
         blocks.add(chunk)
@@ -177,7 +179,8 @@ def gather(
         if before < tokens / 4 <= read < tokens:
             found = replace(found, examples=readings.result(0, **shown))
             yield found
-    found = replace(found, examples=readings.result(0, **shown), null=null.result(about))
+    about |= reader.about
+    found = replace(found, examples=readings.result(0, **shown), null=null.result(about), provenance=about)
     yield found
     if found.fitted:
         try:

@@ -16,11 +16,10 @@ from residscope.declare.methods import method
 from residscope.directions import logit_diff as answer_direction
 from residscope.engine.layout import weight_in_out
 from residscope.engine.model import Model
-from residscope.engine.planner import sweep
+from residscope.engine.planner import ValuesAt, sweep
 from residscope.engine.protocols import Edit
 from residscope.errors import MissingLabel
 from residscope.methods.answers import answer_ids
-from residscope.methods.runs import CellRun, cell_runs, named
 from residscope.model.prompts import PromptSet
 from residscope.progress import Cancel, Progress
 from residscope.reports import Report
@@ -207,33 +206,27 @@ def _effects(
     """Means over the prompts: attention from END, direct effect, and z at END by layer."""
     assert data.answers is not None
     reads = torch.stack([answer_direction(model, *pair, before_cap=True).read for pair in data.answers])
-    capture = ["z", "pattern", "final_scale", *(["attn_post_scale"] if "attn_post_scale" in model.sites.names else [])]
-    attention = torch.zeros(len(LOOKED), model.n_layers, model.n_heads)
-    direct = torch.zeros(model.n_layers, model.n_heads)
-    z = {layer: torch.zeros(model.n_heads, model.d_head) for layer in range(model.n_layers)}
-    for one in cell_runs(model, data, [background], capture, batch=batch, **told):
-        at = named(data, one.rows, (*LOOKED, "END"))
-        sigma = one.at("final_scale", at["END"])
-        for layer in range(model.n_layers):
-            pattern, own = one.at(f"pattern.{layer}", at["END"]), one.at(f"z.{layer}", at["END"])
-            direct[layer] += (
-                _direct(model, layer, own, reads[one.rows].to(own) / sigma.to(own), one, at["END"]).sum(0).cpu()
-            )
-            z[layer] += own.sum(0).float().cpu()
-            for i, name in enumerate(LOOKED):
-                keys = torch.tensor(at[name], device=pattern.device)[:, None, None].expand(-1, model.n_heads, 1)
-                attention[i, layer] += pattern.gather(2, keys)[..., 0].sum(0).float().cpu()
-    n = len(data)
-    return attention / n, direct / n, {layer: total / n for layer, total in z.items()}
+    names = ["z", "pattern", *(["attn_post_scale"] if "attn_post_scale" in model.sites.names else [])]
+    sites = ["final_scale", *(f"{name}.{layer}" for name in names for layer in range(model.n_layers))]
+    at_end = ValuesAt(model, data, dict.fromkeys(sites, "END"))
+    there = at_end.split(sweep(model, data, [()], at_end, background, batch=batch).run(**told).values[0])
+    keys, rows = torch.tensor([data.at(name) for name in LOOKED]), torch.arange(len(data))
+    attention, direct, z = [], [], {}
+    for layer in range(model.n_layers):
+        pattern, own = there[f"pattern.{layer}"], there[f"z.{layer}"]
+        read = reads.to(own) / there["final_scale"].to(own)
+        direct.append(_direct(model, layer, own, read, there.get(f"attn_post_scale.{layer}")).mean(0).float().cpu())
+        z[layer] = own.mean(0).float().cpu()
+        attention.append(torch.stack([pattern[rows, :, to].mean(0).float().cpu() for to in keys]))
+    return torch.stack(attention, 1), torch.stack(direct), z
 
 
 def _direct(
-    model: Model, layer: int, z: Tensor, read: Float[Tensor, "prompt d_model"], one: CellRun, ends: Sequence[int]
+    model: Model, layer: int, z: Tensor, read: Float[Tensor, "prompt d_model"], post_scale: Tensor | None
 ) -> Float[Tensor, "prompt head"]:
     parts = model.layout.blocks[layer]
-    if parts.attn_post_norm is not None:
-        scale = one.at(f"attn_post_scale.{layer}", ends)
-        read = read * parts.attn_post_norm.gain.to(read) / scale.to(read)
+    if parts.attn_post_norm is not None and post_scale is not None:
+        read = read * parts.attn_post_norm.gain.to(read) / post_scale.to(read)
     W_O = weight_in_out(parts.attn_proj).reshape(model.n_heads, model.d_head, -1).to(read)
     written = torch.einsum("phd,hdm,pm->ph", z, W_O, read)
     return written * model.layout.factors.residual
@@ -303,9 +296,11 @@ class AnswerAndAttention:
     def __call__(self, recording: Any) -> Float[Tensor, "batch 2"]:
         model = recording.model
         rows = list(range(len(recording.lengths)) if recording.batch.rows is None else recording.batch.rows)
-        at = named(self.data, rows, ("END", "IO", "S1"))
         end = torch.tensor([recording.index(-1, row) for row in range(len(rows))])
-        row, io, s1 = torch.arange(len(end)), torch.tensor(at["IO"]), torch.tensor(at["S1"])
+        row, io, s1 = (
+            torch.arange(len(end)),
+            *(torch.tensor([self.data.at(name)[i] for i in rows]) for name in ("IO", "S1")),
+        )
         pair = recording.logits_at(-1).gather(1, answer_ids(model, self.data)[rows])
         each = [
             recording[f"pattern.{layer}"][row, head, end, io] - recording[f"pattern.{layer}"][row, head, end, s1]

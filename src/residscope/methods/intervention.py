@@ -14,13 +14,13 @@ from torch import Tensor
 from residscope import fields
 from residscope.declare.methods import method
 from residscope.engine.model import Model
+from residscope.engine.planner import Answers, ValuesAt, sweep
 from residscope.methods import concepts
 from residscope.methods.answers import Flips, answer_ids, flips
 from residscope.methods.concept_edit import ConceptEdit
 from residscope.methods.controls import as_far, lengths
 from residscope.methods.lrqp import lrqp
 from residscope.methods.probe import Probe
-from residscope.methods.runs import CellRun, cell_runs
 from residscope.model.prompts import PromptSet
 from residscope.progress import Cancel, Progress, Tell, stage
 from residscope.reports import Record, Report
@@ -177,12 +177,12 @@ def intervene(
         other = make(probe, "other")
         cells += [[make(probe, "true")], [other], [as_far(other, probe, seed=seed + i)]]
     of_cell = [None, *(probe for _, _, probe in cases for _ in range(3))]
-    gathered = _Gathered(model, data, len(cells))
-    sites = list(dict.fromkeys(probe.site for probe in probes))
-    told: dict[str, Any] = {"progress": progress, "cancel": cancel}
-    for one in cell_runs(model, data, cells, sites, batch=batch, what="Intervening", **told):
-        gathered.take(one, of_cell[one.cell], probes)
-    with stage("Measuring the moves", len(of_cell), **told) as tell:
+    gathered = _Gathered(model, data, len(cells), probes)
+    plan = sweep(model, data, cells, gathered.readout, batch=batch)
+    for one in plan.each(progress, cancel, what="Intervening"):
+        gathered.take(one, of_cell)
+    gathered.close()
+    with stage("Measuring the moves", len(of_cell), progress, cancel) as tell:
         arms = gathered.arms(of_cell, tell)
     about = {**model.provenance, "method": "intervene", "data": data.name, "held out": len(data), "seed": seed}
     found = []
@@ -222,41 +222,79 @@ def _place(probe: Probe) -> Place:
     return probe.site, probe.position, probe.head
 
 
-class _Gathered:
-    """Per-prompt numbers of every cell, collected batch by batch."""
+class _AtPlaces:
+    """A readout: the end of each prompt's stream after the final norm, and the point that each probe reads."""
 
-    def __init__(self, model: Model, data: PromptSet, cells: int) -> None:
-        self.ids, self.data = answer_ids(model, data), data
+    def __init__(self, model: Model, data: PromptSet, probes: Sequence[Probe]) -> None:
+        self._end = ValuesAt(model, data, {"final_norm": [-1] * len(data)})
+        self._at = {_place(p): ValuesAt(model, data, {p.site: p.position}) for p in probes}
+        self.sites = tuple(dict.fromkeys(["final_norm", *(site for at in self._at.values() for site in at.sites)]))
+
+    def __call__(self, recording: Any) -> Float[Tensor, "batch value"]:
+        end = self._end(recording)
+        return torch.cat([end, *(at(recording).to(end) for at in self._at.values())], 1)
+
+    def split(self, values: Float[Tensor, "prompt value"]) -> tuple[Tensor, dict[Place, Tensor]]:
+        places, first = dict[Place, Tensor](), self._end.width
+        for place, at in self._at.items():
+            (value,) = at.split(values[:, first : first + at.width]).values()
+            places[place] = value if place[2] is None else value[:, place[2]]
+            first += at.width
+        return values[:, : self._end.width], places
+
+
+class _Gathered:
+    """Per-prompt numbers of every cell, collected as the passes end; a batch is unembedded when all of it is there."""
+
+    def __init__(self, model: Model, data: PromptSet, cells: int, probes: Sequence[Probe]) -> None:
+        self.model, self.ids, self.probes = model, answer_ids(model, data), probes
         n = len(data)
+        self.readout = _AtPlaces(model, data, probes)
         self.diff, self.kl, self.mass = (torch.zeros(cells, n) for _ in range(3))
         self.before: dict[Place, Tensor] = {}  # the unedited points
         self.after: dict[int, Tensor] = {}
-        self._base: Tensor | None = None
+        self._ends: dict[int | None, list[tuple[list[int], Tensor]]] = {}  # of the batch under way, by cell
 
-    def take(self, one: CellRun, probe: Probe | None, probes: Sequence[Probe]) -> None:
-        logp = one.logits().float().log_softmax(-1)
-        pair = logp.gather(1, self.ids[one.rows])
-        self.diff[one.cell, one.rows] = (pair[:, 0] - pair[:, 1]).cpu()
-        self.mass[one.cell, one.rows] = pair.logsumexp(1).cpu()
-        if probe is None:  # the first cell of each batch
-            self._base = logp
-            for p in probes:
-                self._keep(self.before, _place(p), one, p)
+    def take(self, one: Answers, of_cell: Sequence[Probe | None]) -> None:
+        if one.cell is None:  # a new batch begins
+            self.close()
+        rows, (end, places) = list(one.prompts), self.readout.split(one.values)
+        self._ends.setdefault(one.cell, []).append((rows, end))
+        probe = None if one.cell is None else of_cell[one.cell]
+        if one.cell is None:
+            for p in self.probes:
+                self._keep(self.before, _place(p), rows, places, p)
+        elif probe is not None:
+            self._keep(self.after, one.cell, rows, places, probe)
+
+    def close(self) -> None:
+        """The numbers of the batch under way."""
+        ends, self._ends = self._ends, {}
+        if not ends:
             return
-        assert self._base is not None
-        self.kl[one.cell, one.rows] = (self._base.exp() * (self._base - logp)).sum(1).cpu()
-        self._keep(self.after, one.cell, one, probe)
+        ((base_rows, base_end),) = ends.pop(None)
+        base, at = self._log_probs(base_end), {row: i for i, row in enumerate(base_rows)}
+        for cell, parts in ends.items():
+            assert cell is not None
+            rows = [row for of_strand, _ in parts for row in of_strand]
+            logp, own = self._log_probs(torch.cat([end for _, end in parts])), base[[at[row] for row in rows]]
+            pair = logp.gather(1, self.ids[rows])
+            self.diff[cell, rows] = (pair[:, 0] - pair[:, 1]).cpu()
+            self.mass[cell, rows] = pair.logsumexp(1).cpu()
+            self.kl[cell, rows] = (own.exp() * (own - logp)).sum(1).cpu()
 
-    def _keep(self, held: dict[Any, Tensor], key: Any, one: CellRun, probe: Probe) -> None:
-        where = [self.data.at(probe.position)[row] for row in one.rows]
-        value = one.at(probe.site, where)
-        value = value if probe.head is None else value[:, probe.head]
-        held.setdefault(key, torch.zeros(len(self.data), value.shape[-1], dtype=torch.float64))[one.rows] = (
-            value.double().cpu()
-        )
+    def _log_probs(self, end: Float[Tensor, "prompt d_model"]) -> Float[Tensor, "prompt d_vocab"]:
+        with torch.no_grad():
+            return self.model.layout.logits(end).float().log_softmax(-1)
+
+    def _keep(
+        self, held: dict[Any, Tensor], key: Any, rows: list[int], places: dict[Place, Tensor], probe: Probe
+    ) -> None:
+        value = places[_place(probe)].double().cpu()
+        held.setdefault(key, torch.zeros(len(self.ids), value.shape[-1], dtype=torch.float64))[rows] = value
 
     def arms(self, of_cell: Sequence[Probe | None], tell: Tell) -> list[Arm]:
-        none = torch.zeros(len(self.data))
+        none = torch.zeros(len(self.ids))
         found = []
         for cell, probe in enumerate(of_cell):
             cost = off = none

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from residscope import fields
 from residscope.corpus.chunks import Chunk, chunks
-from residscope.corpus.text import Source, called
+from residscope.corpus.reading import Reader
+from residscope.corpus.text import Source
 from residscope.corpus.vectors import one_vector
 from residscope.declare.methods import method
 from residscope.directions import Direction
@@ -215,9 +216,10 @@ def null_directions(
     """
     one_vector(model, direction.site, direction.head)
     null = Null(direction, model, n=n, seed=seed)
-    for chunk in chunks(model, corpus, [direction.site], tokens=tokens, progress=progress, cancel=cancel):
+    reader = Reader(model, corpus)
+    for chunk in chunks(model, reader, [direction.site], tokens=tokens, progress=progress, cancel=cancel):
         null.add(chunk)
-    return null.result({**model.provenance, "method": "null_directions", "corpus": called(corpus)})
+    return null.result({**model.provenance, "method": "null_directions", **reader.about})
 
 
 def _bins(values: Tensor, mark: float, n: int = 40) -> list[float]:

@@ -14,8 +14,9 @@ from residscope.corpus.chunks import Chunk, chunks
 from residscope.corpus.moments import Moments
 from residscope.corpus.nmf import factorised
 from residscope.corpus.pca import principal
+from residscope.corpus.reading import Reader
 from residscope.corpus.svd import singular
-from residscope.corpus.text import Source, called
+from residscope.corpus.text import Source
 from residscope.corpus.vectors import one_vector
 from residscope.declare.methods import method
 from residscope.directions import Direction
@@ -103,19 +104,22 @@ class Blocks:
         """
         kind, moments = str(fit["dictionary"]), self.joined(blocks)
         most = len(moments.mean)
-        n = min(max(LEAST[kind], int(fit["index"]) + (1 if kind == "nmf" else 10)), most)
+        n = min(max(LEAST.get(kind, 1), int(fit["index"]) + (1 if kind == "nmf" else 10)), most)
         if moments.count <= n:
             raise TooFewVectors(
                 "half of the text has too few tokens to fit on", received=str(moments.count), allowed=f"over {n}"
             )
-        if kind == "pca":
-            found = principal(moments, n, standardise=bool(fit.get("standardised", False)))["read"]
-        elif kind == "svd":
-            found = singular(moments, n)["read"]
-        else:
-            assert self.vectors is not None
-            x = torch.cat([part for block in blocks for part in self.vectors[block]])
-            found = factorised(x.clamp_min(0), n, seed=self.seed, progress=False, cancel=cancel)[0]["write"]
+        match kind:
+            case "pca":
+                found = principal(moments, n, standardise=bool(fit.get("standardised", False)))["read"]
+            case "svd":
+                found = singular(moments, n)["read"]
+            case "nmf":
+                assert self.vectors is not None
+                x = torch.cat([part for block in blocks for part in self.vectors[block]])
+                found = factorised(x.clamp_min(0), n, seed=self.seed, progress=False, cancel=cancel)[0]["write"]
+            case _:
+                raise NotFitted("no fit of this kind is done again", received=kind, allowed=", ".join(LEAST))
         return found.double().cpu()
 
 
@@ -198,7 +202,8 @@ def stability(
     site = one_vector(model, direction.site, direction.head)
     blocks = Blocks(direction.site, direction.head, model.sites.width(site), seed=seed, vectors=nmf)
     told: dict[str, Any] = {"progress": progress, "cancel": cancel}
-    for chunk in chunks(model, corpus, [direction.site], tokens=tokens, **told):
+    reader = Reader(model, corpus)
+    for chunk in chunks(model, reader, [direction.site], tokens=tokens, **told):
         blocks.add(chunk)
-    about = {**model.provenance, "method": "stability", "corpus": called(corpus)}
+    about = {**model.provenance, "method": "stability", **reader.about}
     return stability_of(direction, blocks, resamples=resamples, about=about, **told)

@@ -3,6 +3,7 @@
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 from fastapi import FastAPI, Query, Request, WebSocket
 from fastapi.exceptions import RequestValidationError
@@ -67,6 +68,16 @@ def create_app(
         value = await run_in_threadpool(session.query, name, args)
         return Response(value, media_type=TENSORS) if isinstance(value, bytes) else JSONResponse(value)
 
+    @app.get("/api/items/file", response_model=None)
+    def item_file(name: str, ending: str) -> Response:
+        file, data = session.item_file(name, ending)
+        named = {"content-disposition": f"attachment; filename*=UTF-8''{quote(file)}"}
+        return Response(data, media_type=TENSORS, headers=named)
+
+    @app.post("/api/items/import")
+    async def import_item(request: Request, name: str = "") -> JSONResponse:
+        return JSONResponse(await run_in_threadpool(session.import_item, await request.body(), name))
+
     @app.get("/api/runs/{run}/stream", response_model=None)
     def stream(run: str) -> Response:
         return Response(session.stream(run), media_type=TENSORS)
@@ -106,10 +117,6 @@ def create_app(
     @app.get("/api/probes/reading")
     def probe_reading(name: str, run: str, pos: int, named: bool = False) -> JSONResponse:
         return JSONResponse(session.probe_reading(name, run=run, pos=pos, named=named))
-
-    @app.get("/api/evidence")
-    def evidence(key: str) -> JSONResponse:
-        return JSONResponse(session.evidence(key))
 
     @app.websocket("/ws")
     async def socket(websocket: WebSocket) -> None:

@@ -26,12 +26,12 @@ class Outbox:
 
     def __init__(self, size: int = QUEUE) -> None:
         self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[str] = asyncio.Queue(size)
+        self._queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue(size)
         self.overflowed = asyncio.Event()
 
     def put(self, message: dict[str, Any]) -> None:
         try:
-            self._queue.put_nowait(json.dumps(message, ensure_ascii=False, allow_nan=False))
+            self._queue.put_nowait(message)
         except asyncio.QueueFull:
             self.overflowed.set()
 
@@ -39,9 +39,18 @@ class Outbox:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
             self._loop.call_soon_threadsafe(self.put, message)
 
-    async def send_to(self, websocket: WebSocket) -> None:
+    async def send_to(self, websocket: WebSocket, session: Session) -> None:
+        """Messages in order; the tensors of a new run go before the news of it, so that a page need not ask for them."""
+        sent: set[tuple[str, str]] = set()
         while True:
-            await websocket.send_text(await self._queue.get())
+            message = await self._queue.get()
+            current = (message.get("patch") or message.get("state") or {}).get("current") or {}
+            runs = [run for run in dict.fromkeys(current.values()) if run is not None]
+            if runs:
+                for query, args, data in await run_in_threadpool(session.pictures, runs, sent):
+                    head = json.dumps({"query": query, "args": args}).encode()
+                    await websocket.send_bytes(len(head).to_bytes(4, "little") + head + data)
+            await websocket.send_text(json.dumps(message, ensure_ascii=False, allow_nan=False))
 
 
 async def talk(websocket: WebSocket, session: Session) -> None:
@@ -50,7 +59,7 @@ async def talk(websocket: WebSocket, session: Session) -> None:
     seq, state, stop = session.subscribe(lambda seq, patch: outbox.put_threadsafe({"seq": seq, "patch": patch}))
     outbox.put({"seq": seq, "state": state})
     tasks = [
-        asyncio.create_task(outbox.send_to(websocket)),
+        asyncio.create_task(outbox.send_to(websocket, session)),
         asyncio.create_task(_listen(websocket, session, outbox)),
         asyncio.create_task(outbox.overflowed.wait()),
     ]

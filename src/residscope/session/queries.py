@@ -66,8 +66,9 @@ class Reading(Spec):
     named: bool = False
 
 
-class Key(Spec):
-    key: str
+class Gathered(Spec):
+    job: str | None = None
+    item: str | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ QUERIES: dict[str, Query] = {
     "item": Query(Name, lambda session, args: session.item(args.name)),
     "cost": Query(Method, lambda session, args: session.cost(args.method, args.args)),
     "python": Query(Method, lambda session, args: session.method_python(args.method, args.args)),
-    "evidence": Query(Key, lambda session, args: session.evidence(args.key)),
+    "evidence": Query(Gathered, lambda session, args: session.evidence(job=args.job, item=args.item)),
 }
 
 

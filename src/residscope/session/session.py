@@ -1,5 +1,6 @@
 """The live session: one model, one prompt, a stack of edits, and the runs they made."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,13 +11,14 @@ from typing import Any
 from residscope.declare import EditSpec
 from residscope.directions import Direction
 from residscope.engine.model import Model
-from residscope.errors import Cancelled, WrongModel, explain
+from residscope.errors import Cancelled, NotFound, ResidscopeError, WrongModel, explain
 from residscope.manifest import find_method
 from residscope.methods.blind_contexts import Context, contexts
+from residscope.methods.evidence import Evidence
 from residscope.session import compute, fill
 from residscope.session.compute import Elsewhere, Held, Kept
 from residscope.session.dictionaries import in_stream
-from residscope.session.evidence import EvidenceJobs
+from residscope.session.evidence_views import describe_evidence
 from residscope.session.fit import FitRecipe
 from residscope.session.fit_job import FitJobs
 from residscope.session.imported import read_direction, take_in
@@ -70,7 +72,6 @@ class Session:
         self._fits = FitJobs(lambda: self._state, self._commit, self._lock, self._shelf)
         self._probes = ProbeJobs(lambda: self._state, self._commit, self._lock)
         self._items = ItemShelf(folder)
-        self._evidence = EvidenceJobs(lambda: self._state, self._commit, self._lock)
         self._listeners: list[Listener] = []
         self._seq = 0
         self._loads = 0
@@ -133,8 +134,6 @@ class Session:
             self._fits.start(new.fit, checked)
         elif name == "fit_probe" and new.probing is not None:
             self._probes.start(new.probing)
-        elif name == "gather_evidence" and new.evidence is not None and new.evidence is not old.evidence:
-            self._evidence.start(new.evidence)
         return value
 
     def query(self, name: str, args: Any = None) -> dict[str, Any] | bytes:
@@ -183,7 +182,7 @@ class Session:
         self._jobs.stop_all()
         self._loads += 1
         with self._lock:
-            self._state = replace(self._state, fit=None, probing=None, evidence=None)
+            self._state = replace(self._state, fit=None, probing=None)
         self._worker.close()
         self._jobs.close()
 
@@ -191,6 +190,26 @@ class Session:
 
     def stream(self, run: str) -> bytes:
         return compute.stream(*self._held(run))
+
+    def pictures(self, runs: Sequence[str], sent: set[tuple[str, str]]) -> list[tuple[str, dict[str, Any], bytes]]:
+        """What a page asks of these runs first, as queries and their answers, where it has not been sent: the stream, the metric.
+
+        `sent` is added to. A run that is no longer held is left out: the page asks for it.
+        """
+        metric = self._state.metric
+        found: list[tuple[str, dict[str, Any], bytes]] = []
+        pair: dict[str, Any] | None = (
+            None if metric is None else {"positive": metric.positive.id, "negative": metric.negative.id}
+        )
+        for run in runs:
+            with contextlib.suppress(ResidscopeError):
+                if (run, "") not in sent:
+                    found.append(("stream", {"run": run}, self.stream(run)))
+                    sent.add((run, ""))
+                if pair is not None and (run, str(pair)) not in sent:
+                    found.append(("logits", dict(pair, run=run), self.logits(run, **pair)))
+                    sent.add((run, str(pair)))
+        return found
 
     def coef(self, run: str, *, dictionary: str) -> bytes:
         """A run's rows in the coordinates of a dictionary, or of a saved direction, `saved:NAME`. Raises NotFound."""
@@ -282,9 +301,17 @@ class Session:
             self._change_shelf(lambda shelf: None)
         return {"name": names[0] if names else None, "names": names}
 
-    def evidence(self, key: str) -> dict[str, Any]:
-        """What has been gathered for a direction so far. Raises NotFound."""
-        return self._evidence.describe(key)
+    def evidence(self, *, job: str | None = None, item: str | None = None) -> dict[str, Any]:
+        """What a job has gathered so far, or what is on the shelf. Raises NotFound."""
+        if job is not None:
+            at, latest = find_job(self._state, job), self._jobs.partial(job)
+            revision, evidence = latest or (0, None)
+            done = at.ended
+        else:
+            revision, evidence, done = 0, self._items.find(item or "").item, True
+        if not isinstance(evidence, Evidence):
+            raise NotFound("no evidence of that name is held", received=job or item, fix="gather it again")
+        return {"job": job, "item": item, "revision": revision, "done": done, **describe_evidence(evidence)}
 
     @property
     def model(self) -> Model:

@@ -23,6 +23,7 @@ from residscope.written import name_of
 BUDGET = 2 << 30
 MOST_ITEMS = 500
 MOST_NAME = 120
+MOST_TOLD = 4000  # characters
 MOST_DELETED = 10  # deleted items that can be brought back
 VERSION = 1
 DRAFT = re.compile(r"\.(.+\.safetensors\..+|.+\.json\..+|tmp.+)")  # ours, and those of safetensors' own
@@ -49,8 +50,13 @@ class Kept:
     def about(self) -> dict[str, Any]:
         return {
             "name": self.name, "kind": self.item.kind, "title": self.title, "method": self.method, "made": self.made,
-            "bytes": self.bytes,
+            "bytes": self.bytes, "args": short_args(self.args),
         }  # fmt: skip
+
+
+def short_args(args: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What was asked for, where it is short enough to be told again and again."""
+    return dict(args) if len(json.dumps(args, ensure_ascii=False)) <= MOST_TOLD else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from residscope.engine.model import Model
-from residscope.errors import BadTable, ResidscopeError
+from residscope.errors import BadPrompt, BadTable, ResidscopeError
 from residscope.model.prompts import PromptSet
 from residscope.progress import Cancel, Progress, stage
 from residscope.tasks.spans import Located, locate
@@ -161,7 +161,10 @@ def _text(path: Path, line: int, cells: Cells, column: str) -> str:
 
 
 def _located(path: Path, model: Model, line: int, cells: Cells, column: str) -> Located:
-    located = locate(model, _text(path, line, cells, column))
+    try:
+        located = locate(model, _text(path, line, cells, column))
+    except BadPrompt as error:
+        raise _here(path, line, column, error) from None
     if len(located.ids) > model.context:
         raise BadTable(
             f"{path.name}, line {line}, column {column}: longer than the model's context",
@@ -176,13 +179,14 @@ def _answer(path: Path, model: Model, line: int, cells: Cells, column: str) -> s
     try:
         model.token_id(answer)
     except ResidscopeError as error:
-        raise BadTable(
-            f"{path.name}, line {line}, column {column}: {error.failed}",
-            received=error.received,
-            allowed=error.allowed,
-            fix=error.fix,
-        ) from None
+        raise _here(path, line, column, error) from None
     return answer
+
+
+def _here(path: Path, line: int, column: str, error: ResidscopeError) -> BadTable:
+    """What was wrong with a cell, and which."""
+    where = f"{path.name}, line {line}, column {column}"
+    return BadTable(f"{where}: {error.failed}", received=error.received, allowed=error.allowed, fix=error.fix)
 
 
 def _index(path: Path, located: Located, line: int, cells: Cells, column: str) -> int | None:

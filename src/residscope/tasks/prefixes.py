@@ -5,6 +5,7 @@ import re
 from collections.abc import Collection, Iterator
 
 from residscope.corpus.text import Source, texts
+from residscope.engine import encoding
 from residscope.engine.model import Model
 from residscope.errors import TooFewWords
 from residscope.progress import Cancel, Progress, stage
@@ -35,7 +36,8 @@ def prefixes(
         for sentence in _sentences(source):
             words = re.findall(r"[a-z]+", sentence.lower())
             if PLAIN.fullmatch(sentence) and len(words) >= 5 and not known.intersection(words):
-                if len(model._encode(sentence, bos=False)) <= longest:
+                ids, unread = encoding.read(model, sentence, bos=False)
+                if len(ids) <= longest and not unread:
                     found[sentence] = None
                 if len(found) == ENOUGH:
                     break

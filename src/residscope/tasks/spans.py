@@ -19,7 +19,7 @@ class Located:
 
 
 def locate(model: Model, text: str) -> Located:
-    """Tokenize a text and keep where each token stands in it. Raises NoTokenizer."""
+    """Tokenize a text and keep where each token stands in it. Raises NoTokenizer; BadPrompt as `Model.encode`."""
     if model.tokenizer is None or not getattr(model.tokenizer, "is_fast", False):
         raise NoTokenizer(
             "words cannot be found again in the tokens",
@@ -27,9 +27,8 @@ def locate(model: Model, text: str) -> Located:
             allowed="a fast tokenizer, which says where each token stands in the text",
         )
     found = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids, spans = list(found["input_ids"]), [(int(a), int(b)) for a, b in found["offset_mapping"]]
-    if model.bos and ids[:1] != [model.tokenizer.bos_token_id]:
-        ids, spans = [model.tokenizer.bos_token_id, *ids], [(0, 0), *spans]
+    ids, spans = model.encode(text), [(int(a), int(b)) for a, b in found["offset_mapping"]]
+    spans = [(0, 0)] * (len(ids) - len(spans)) + spans  # BOS, where it was put in front
     return Located(tuple(ids), tuple(spans))
 
 

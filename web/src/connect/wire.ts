@@ -228,6 +228,45 @@ export interface Fit {
   error: ErrorBody | null;
 }
 
+/** A method call under way, or that has ended. cost, left, seconds: in seconds. */
+export interface Job {
+  id: string;
+  method: string;
+  title: string;
+  name: string;
+  phase: "waiting" | "running" | "done" | "failed" | "cancelled";
+  stage: string;
+  progress: number | null;
+  left: number | null;
+  cost: number | null;
+  seconds: number | null;
+  revision: number;
+  items: string[];
+  note: string;
+  error: ErrorBody | null;
+  /** What it was asked for; null where that is long. */
+  args: Record<string, unknown> | null;
+}
+
+/** Something on the shelf. */
+export interface ItemInfo {
+  name: string;
+  kind: string;
+  title: string;
+  method: string;
+  /** When, in seconds since 1970. */
+  made: number;
+  bytes: number;
+  args: Record<string, unknown> | null;
+}
+
+export interface Shelf {
+  items: ItemInfo[];
+  bytes: number;
+  budget: number;
+  can_restore: boolean;
+}
+
 export interface State {
   /** Counts what is to be computed. */
   version: number;
@@ -247,21 +286,10 @@ export interface State {
   fit: Fit | null;
   probes: ProbeInfo[];
   probing: Probing | null;
-  evidence: Gathering | null;
+  jobs: Job[];
+  items: Shelf;
   /** Things to tell once. */
   notices: string[];
-}
-
-/** Evidence being gathered for a direction, or why it was not; `revision` grows as its parts come. */
-export interface Gathering {
-  key: string;
-  label: string;
-  direction: DirectionRef;
-  stage: string;
-  progress: number | null;
-  error: ErrorBody | null;
-  done: boolean;
-  revision: number;
 }
 
 export interface Badge {
@@ -285,7 +313,8 @@ export interface Example {
 
 /** What is known of a direction so far; a part is null until it comes, or for the reason in `missing`. */
 export interface Evidence {
-  key: string;
+  job: string | null;
+  item: string | null;
   revision: number;
   done: boolean;
   label: string;

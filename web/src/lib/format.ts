@@ -74,3 +74,16 @@ export const siteLayer = (site: string): number => Number(site.split(".")[1] ?? 
 
 /** A name somebody gave, inside a sentence: its writing direction stays its own. */
 export const isolated = (name: string): string => `\u2068${name}\u2069`;
+
+/** A time as people say it: `12 s`, `3 min`. */
+export function span(seconds: number): string {
+  if (seconds < 1) return "under a second";
+  if (seconds < 90) return `${Math.round(seconds)} s`;
+  return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
+}
+
+/** A size as people say it: `3.1 MB`. */
+export function bytes(n: number): string {
+  const [size, unit] = n < 1e3 ? [n, "B"] : n < 1e6 ? [n / 1e3, "kB"] : n < 1e9 ? [n / 1e6, "MB"] : [n / 1e9, "GB"];
+  return `${unit === "B" || size >= 100 ? Math.round(size) : size.toFixed(1)} ${unit}`;
+}

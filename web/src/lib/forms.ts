@@ -49,6 +49,10 @@ export interface EditSchema extends Schema {
   glyph: string;
 }
 
+export interface MethodSchema extends Schema {
+  group: string;
+}
+
 export type Values = Record<string, unknown>;
 
 /** Whether an argument means something among these values. */

@@ -8,6 +8,7 @@ import type { Root, Theme } from "../root/root.svelte";
 import { Compare } from "./compare.svelte";
 import { DirectionStore } from "./directions.svelte";
 import { Fitting } from "./fitting.svelte";
+import { JobStore } from "./jobs.svelte";
 import { LibraryStore } from "./library.svelte";
 import { ManifestStore } from "./manifest.svelte";
 import { Mixing } from "./mixing.svelte";
@@ -34,6 +35,7 @@ export class App {
   readonly prompts: PromptStore;
   readonly library: LibraryStore;
   readonly manifest: ManifestStore;
+  readonly jobs: JobStore;
   /** The saved direction that is on screen by itself. */
   shownSaved = $derived.by(() => {
     const ref = this.directions.ref;
@@ -50,6 +52,8 @@ export class App {
     const { edits } = this.session;
     return edits.find((edit) => edit.id === this.pickedEdit) ?? edits.at(-1) ?? null;
   });
+  /** Opens the form of an edit; the card of edits sets it. */
+  addEdit: (kind: string) => void = () => {};
   /** Opens the prompt's editor; the page sets it. */
   editPrompt: () => void = () => {};
   private wanted = $state.raw<{ layer: number; pos: number } | null>(null);
@@ -97,6 +101,7 @@ export class App {
     [this.host, this.theme] = [host, theme];
     this.session = new Session(connector);
     this.manifest = new ManifestStore(this.session);
+    this.jobs = new JobStore(this.session, this.manifest);
     this.view = new ViewStore(host.hash);
     this.wanted = this.view.current.selection;
     this.mixing = new Mixing(this.session, this.view);

@@ -1,14 +1,19 @@
 import { words } from "../connect/connector";
-import type { EditSchema, Values } from "../lib/forms";
+import type { EditSchema, MethodSchema, Values } from "../lib/forms";
 import type { Session } from "./session.svelte";
 
 interface Manifest {
   edits: EditSchema[];
+  methods: MethodSchema[];
+  tasks: { id: string; title: string; about: string }[];
+  broken: Record<string, string>;
 }
 
-/** What Python declares: every kind of edit. Asked once. */
+/** What Python declares: every kind of edit, every method, the tasks. Asked once. */
 export class ManifestStore {
   edits: EditSchema[] = $state.raw([]);
+  methods: MethodSchema[] = $state.raw([]);
+  tasks: Manifest["tasks"] = $state.raw([]);
   error = $state("");
 
   constructor(private session: Session) {}
@@ -17,6 +22,9 @@ export class ManifestStore {
     try {
       const manifest = await this.session.connector.query<Manifest>("manifest");
       this.edits = manifest.edits;
+      this.methods = manifest.methods ?? [];
+      this.tasks = manifest.tasks ?? [];
+      for (const [name, why] of Object.entries(manifest.broken ?? {})) this.session.notify(`The plugin ${name} was skipped: ${why}`, "lasting");
     } catch (error) {
       this.error = words(error);
     }

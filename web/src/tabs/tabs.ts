@@ -1,4 +1,5 @@
 import type { Component } from "svelte";
+import MethodTab from "./MethodTab.svelte";
 import ProbeTab from "./ProbeTab.svelte";
 import PromptsActions from "./PromptsActions.svelte";
 import PromptsTab from "./PromptsTab.svelte";
@@ -18,4 +19,5 @@ export const TABS: Tab[] = [
   { id: "stream", label: "Stream", component: StreamTab, actions: StreamActions },
   { id: "prompts", label: "Prompts", component: PromptsTab, actions: PromptsActions },
   { id: "probe", label: "Probe", component: ProbeTab },
+  { id: "methods", label: "Methods", component: MethodTab },
 ];

@@ -1,6 +1,8 @@
 """The sweep planner: many cells of edits for little more than the blocks and positions that they change."""
 
+from residscope.engine.planner.outcomes import Answers, Cost, Gradients
 from residscope.engine.planner.screening import screened
-from residscope.engine.planner.sweep import Cost, Sweep, sweep
+from residscope.engine.planner.sweep import Sweep, sweep
+from residscope.engine.planner.values import ValuesAt
 
-__all__ = ["Cost", "Sweep", "screened", "sweep"]
+__all__ = ["Answers", "Cost", "Gradients", "Sweep", "ValuesAt", "screened", "sweep"]

@@ -41,7 +41,7 @@ def first_order(
         plan.model.require_exact_weights("gradients")
         stopped: dict[str, Any] = {"cancelled": SweepCancelled, "interrupted": SweepInterrupted}
         with stage("Taking gradients", len(plan.batch), progress, cancel, **stopped) as tell:
-            for rows in _parts(plan):
+            for rows in plan.with_graphs():
                 passes += 2 * len(ends) + 1
                 found[:, cells, rows.start : rows.stop] = _of_rows(plan, cells, ends, rows, tell)
                 tell(rows.stop)
@@ -88,10 +88,3 @@ def _differentiable(plan: Sweep, cell: int) -> bool:
         return False
     layout = plan.model.layout
     return not any(edit.rereads or edit.overlays(layout) for edit in plan.cells[cell])
-
-
-def _parts(plan: Sweep) -> list[range]:
-    """Rows whose graphs fit into half of the sweep's memory together."""
-    each = plan.prices.bytes * plan.model.n_layers * plan.batch.ids.shape[1]
-    most = max(1, plan.memory // 2 // each)
-    return [range(first, min(first + most, len(plan.batch))) for first in range(0, len(plan.batch), most)]

@@ -1,25 +1,19 @@
 """The joined pass: one forward of the stock model in which each strand's rows join the batch where they first differ."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from residscope.engine.branches import Asked, Branches, spread
-from residscope.engine.forward import lock_of
-from residscope.engine.hooks import Hooks
-from residscope.engine.layout import BlockParts
-from residscope.engine.passes import Pass, Rows, Stop, still_masked
+from residscope.engine.branches import Asked, Branches
+from residscope.engine.passes import Pass, Rows, still_masked
 from residscope.engine.planner.packing import Pack
 from residscope.engine.planner.strands import Base, Strand, gather, joins, positions_axis
 from residscope.engine.protocols import At, Change, Edit
-from residscope.engine.stock import call
-from residscope.engine.windows import prefix_cache
 from residscope.model.prompts import Batch
-from residscope.model.sites import Site, rank
+from residscope.model.sites import Site
 
 FINAL = Site("final_norm")
 Own = tuple[
@@ -81,7 +75,7 @@ class JoinedPass(Pass):
 
     def join(self, layer: int, arriving: Tensor) -> Tensor:
         """The stream at the entry of a block, or of the final norm: the rows that are there already, then those that join."""
-        site = self._entry(layer)
+        site = self.entry(layer)
         before, after = self.counts[layer - 1] if layer else 0, self.counts[layer]
         if before:
             arriving = self._change(site, arriving, range(before))
@@ -95,7 +89,7 @@ class JoinedPass(Pass):
         return arriving
 
     def visit(self, site: Site, value: Tensor) -> Tensor:
-        if site not in self.touched or joins(site, self.n) < 0 or site == self._entry(self.n):
+        if site not in self.touched or joins(site, self.n) < 0 or site == self.entry(self.n):
             return value  # before the rows join, or at their joining
         value = self._change(site, value, range(value.shape[0]))
         self._keep(site, value)
@@ -129,7 +123,7 @@ class JoinedPass(Pass):
 
     # ── edits ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _entry(self, layer: int) -> Site:
+    def entry(self, layer: int) -> Site:
         return Site("resid_pre", layer) if layer < self.n else Site("resid_post", self.n - 1)
 
     def _change(
@@ -240,70 +234,6 @@ class EmbeddingPass(JoinedPass):
 
     def rows_of(self, count: int) -> Sequence[int]:
         return range(len(self.index))  # one row of positions stands for all
-
-
-class JoinedHooks(Hooks):
-    """Hooks that let the rows of a joined pass in, in front of each block and of the final norm."""
-
-    now: JoinedPass
-
-    def _entry(self, layer: int, parts: BlockParts) -> None:
-        def before(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            joined = self.now.join(layer, args[0] if args else kwargs["hidden_states"])
-            kwargs = {name: spread(name, value, joined.shape[0]) for name, value in kwargs.items()}
-            return ((joined, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": joined})
-
-        self._on(parts.block, before=before)
-
-    def _end(self) -> None:
-        def before(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            return (self.now.join(self.now.n, args[0]), *args[1:]), kwargs
-
-        self._on(self.now.layout.final_norm.module, before=before)
-
-
-def run_joined(base: Base, pack: Pack, *, capture: Iterable[Site], background: Sequence[Edit], stop: int) -> JoinedPass:
-    """Run one pack through the stock model, to the site of rank `stop`; the pass holds what was captured, a row each.
-
-    Some models shape their last stream by the rows of the embedding: so the forward ends at the final norm in any case.
-    At a site of layer l only the rows that had joined by then are there: the first `counts[l]`.
-    """
-    model, start, capture = base.recording.model, pack.start, frozenset(capture)
-    with lock_of(model.hf), torch.no_grad():
-        now = JoinedPass(base, pack, capture=capture, background=background)
-        if pack.strands[0].layer < 0:
-            _embed(now, capture, background)
-        if stop < 0:
-            return now
-        cache = prefix_cache(pack.pos, now.prefix) if pack.pos else None
-        ids = base.batch.ids[:1, pack.pos :]  # stands for the rows until the first of them join
-        resume = base.rows(now._entry(start), [0])[:, pack.pos :] if start else None
-        with JoinedHooks(now, start=start, resume=resume, stop=stop)(), suppress(Stop):
-            call(model.hf, ids, cache=cache)
-        if Site("logits") in capture:
-            logits, final = model.layout.logits(now.values[FINAL], overlays=_common(now)), now.values[FINAL]
-            for strand, here in now.unembedding():
-                logits[here] = model.layout.logits(final[here], overlays=[*_common(now), *strand.overlays])
-            now.visit(Site("logits"), logits)
-    return now
-
-
-def _common(now: JoinedPass) -> list[Any]:
-    return now.overlays[: len(now.overlays) - sum(len(strand.overlays) for strand in now.pack.strands)]
-
-
-def _embed(now: JoinedPass, capture: frozenset[Site], background: Sequence[Edit]) -> None:
-    """Take the rows that part at the embedding to the first block, and put what they leave on the way into the pass."""
-    strands = tuple(strand for strand in now.pack.strands if strand.layer < 0)
-    first, pos = Site("resid_pre", 0), now.offset
-    early = {site for site in capture if rank(site, now.n) < 0}
-    here = EmbeddingPass(now.base, Pack(pos, strands), capture=early | {first}, background=background)
-    cache = prefix_cache(pos, here.prefix) if pos else None
-    with Hooks(here, stop=-1)(), suppress(Stop):
-        call(now.layout.hf, here.batch.ids[:, pos:], cache=cache)
-    now.entered = here.values.pop(first)
-    now.values |= here.values
-    now.read |= here.read
 
 
 def _span(rows: Sequence[int]) -> Any:

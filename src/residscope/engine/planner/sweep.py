@@ -1,7 +1,8 @@
 """`rs.sweep`: one readout of many cells of edits, each with the number of a plain forward of its own, for far less."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -9,48 +10,31 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from residscope.engine.forward import forward, lock_of
+from residscope.engine.gradients import gradients
 from residscope.engine.memory import budget, out_of_memory
 from residscope.engine.model import Model, Prompt, tied
 from residscope.engine.naming import label_of, unit_of
 from residscope.engine.passes import INSIDE_ATTENTION
-from residscope.engine.planner.joined import run_joined
+from residscope.engine.planner.outcomes import Answers, Cost, Gradients
 from residscope.engine.planner.packing import Pack, pack
 from residscope.engine.planner.pricing import OVERHEAD_TOKENS, prices_of, rate_of
 from residscope.engine.planner.readouts import Reader
+from residscope.engine.planner.running import run_joined
 from residscope.engine.planner.strands import Base, Strand, strands_of
 from residscope.engine.preparing import join, prepare, sources_kept
-from residscope.engine.protocols import Edit, LeastEdit, Readout
+from residscope.engine.protocols import Edit, GradientReadout, LeastEdit, LogitReadout, Readout
 from residscope.engine.recording import Recording
 from residscope.engine.seams import NotByRow
 from residscope.engine.windows import whole_cache
 from residscope.errors import BadSweep, SweepCancelled, SweepInterrupted, WeightsChanged
 from residscope.model.prompts import Batch
 from residscope.model.sites import Site
-from residscope.progress import Cancel, Progress, stage
+from residscope.progress import Cancel, Progress, asking, stage
 from residscope.results import Result
 
 Cell = LeastEdit | Sequence[LeastEdit]
 _LONG = {"k": "keys", "v": "values"}
 _TOKENS = 8192  # a pass with more tokens than this is no faster per token
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a sweep takes. `plain_flops`: one whole forward for each cell and prompt. `unchanged`: rows answered from the base."""
-
-    flops: int
-    plain_flops: int
-    seconds: float
-    bytes: int
-    passes: int
-    rows: int
-    unchanged: int
-
-    def __str__(self) -> str:
-        return (
-            f"{self.rows} rows in {self.passes} passes ({self.unchanged} that change nothing), {self.flops / 1e9:.3g} GFLOP "
-            f"of {self.plain_flops / 1e9:.3g} by plain forwards, about {self.seconds:.2g} s, {self.bytes / 1e6:.0f} MB"
-        )
 
 
 @dataclass(frozen=True)
@@ -74,9 +58,10 @@ class Sweep:
         background: Sequence[Edit],
         *,
         memory: int | None,
+        together: int | None = None,
     ) -> None:
         model.follow()
-        self.model, self.batch, self.readout = model, batch, readout
+        self.model, self.batch, self.readout, self.size = model, batch, readout, together
         with sources_kept():
             self.background = prepare(model, background, batch.lengths)
             self.cells = [prepare(model, cell, batch.lengths) for cell in cells]
@@ -98,7 +83,8 @@ class Sweep:
     def _split(self) -> list[tuple[int, ...]]:
         """Prompts in parts of like length whose base fits into half of the memory."""
         s = self.model.layout.sizes
-        sites = {site for cell in (*self.cells, self.background) for e in cell for site in e.places(self.model.sites)}
+        table, every = self.model.sites, [edit for cell in (*self.cells, self.background) for edit in cell]
+        sites = {site for edit in every for site in (*edit.places(table), *edit.reads(table))}
         longest = self.batch.ids.shape[1]
         wide = {"d_model": s.d_model, "key": longest}
         held = sum(
@@ -106,8 +92,8 @@ class Sweep:
             for site in sites
         )
         each = (s.n_layers * (s.d_model + 2 * s.n_kv_heads * s.d_head) + held) * longest * self.model.dtype.itemsize
-        most = max(1, self.memory // 2 // each)
-        if most >= len(self.batch):
+        most = max(1, min(self.memory // 2 // each, self.size or len(self.batch)))
+        if most >= len(self.batch) and self.size is None:
             return [tuple(range(len(self.batch)))]
         order = sorted(range(len(self.batch)), key=lambda row: self.batch.lengths[row])
         return [tuple(order[first : first + most]) for first in range(0, len(order), most)]
@@ -117,7 +103,8 @@ class Sweep:
         if number in self._kept:
             return self._kept[number]
         rows = self._chunks[number]
-        batch = self.batch if len(self._chunks) == 1 else self.batch.take(rows)
+        batch = self.batch if len(self._chunks) == 1 and self.size is None else self.batch.take(rows)
+        batch = batch if self.size is None else batch.trimmed()
         base, reader = self._base(batch)
         n, length = self.model.n_layers, batch.ids.shape[1]
         of_cells = zip(self.cells, self.together, strict=True)
@@ -136,17 +123,19 @@ class Sweep:
     def _base(self, batch: Batch) -> tuple[Base, Reader]:
         model, table = self.model, self.model.sites
         every = [edit for cell in (self.background, *self.cells) for edit in cell]
-        sites = {*table.expand("resid_pre"), Site("final_norm")}
+        sites = {*table.expand("resid_pre"), Site("final_norm")} if any(self.cells) else set[Site]()
         sites |= {site for cell in self.cells for edit in cell for site in edit.places(table)}
         sites |= {site for edit in every for site in edit.reads(table)}
         sites.add(Site("resid_post", model.n_layers - 1))
+        if isinstance(self.readout, LogitReadout):
+            sites.add(Site("final_norm"))
         sites |= {table.canonical(s) for name in self.readout.sites for s in table.expand(name) if s.name != "logits"}
         held = {site for edit in every if edit.needs_unedited for site in edit.places(table)}
-        keys_values = [*table.expand("k"), *table.expand("v")]
+        keys_values = [*table.expand("k"), *table.expand("v")] if any(self.cells) else []
         cache = None
         if any(s.name in INSIDE_ATTENTION for e in self.background for s in e.places(table)):
-            sites |= {*keys_values}  # a cache would have them as they were before their edits
-        else:
+            sites.update(keys_values)  # a cache would have them as they were before their edits
+        elif keys_values:
             cache = whole_cache()
         with lock_of(model.hf):
             unedited = forward(model.layout, batch, capture=held) if held else {}
@@ -191,7 +180,15 @@ class Sweep:
 
     def of(self, cells: Sequence[Sequence[Edit]], *, model: Model | None = None) -> "Sweep":
         """The same sweep of other cells, or on a copy of the model."""
-        return Sweep(model or self.model, self.batch, cells, self.readout, self.background, memory=self.memory)
+        return Sweep(
+            model or self.model,
+            self.batch,
+            cells,
+            self.readout,
+            self.background,
+            memory=self.memory,
+            together=self.size,
+        )
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -221,45 +218,98 @@ class Sweep:
         """The readout of every cell: a `Result` over cell and prompt (and what further axes the readout has).
 
         progress: called with (stage, done, total) or (done, total) rows after each pass; True or False: a bar, or none; None: a
-        bar in a terminal. cancel: a function, or a `threading.Event`, asked after each pass. what: the stage's name.
+        bar in a terminal. cancel: a function, or a `threading.Event`, asked after each pass and in front of each block. what: the
+        stage's name.
 
         Raises:
             SweepCancelled, and where Ctrl-C came SweepInterrupted: with what was finished as its `partial` (NaN elsewhere).
             WeightsChanged: since it was planned.
         """
-        began, total = time.monotonic(), len(self.cells) * len(self.batch)
+        began, halved, done = time.monotonic(), 0, 0
         values: Tensor | None = None
-        done, halved = 0, 0
 
         def finished() -> Result | None:
             self.partial = None if values is None else self._result(values, began, halved, done)
             return self.partial
 
-        with stage(
-            what, total, progress, cancel, partial=finished, cancelled=SweepCancelled, interrupted=SweepInterrupted
-        ) as tell:
-            for number, rows in enumerate(self._chunks):
-                part = self._part(number)
-                base = part.reader.of_base()
-                if values is None:
-                    self.base = base.new_full((len(self.batch), *base.shape[1:]), float("nan"))
-                    values = base.new_full((len(self.cells), *self.base.shape), float("nan"))
-                where = torch.tensor(rows)
-                self.base[where] = base
-                pending = self._pending(part)
-                answered = ~pending
-                values[:, where] = torch.where(
-                    answered.view(*answered.shape, *[1] * (base.ndim - 1)), base[None], values[:, where]
-                )
-                done += int(answered.sum())
-                tell(done)
-                for cell, index, found, times in self._rows(part):
-                    values[cell, where[list(index)]] = found.to(values.dtype)
-                    done, halved = done + len(index), halved + times
-                    tell(done)
+        for one in self._answers(progress, cancel, what, finished):
+            if values is None:
+                shape = (len(self.batch), *one.values.shape[1:])
+                self.base = one.values.new_full(shape, float("nan"))
+                values = one.values.new_full((len(self.cells), *shape), float("nan"))
+            if one.cell is None:
+                self.base[list(one.prompts)] = one.values
+            else:
+                values[one.cell, list(one.prompts)] = one.values.to(values.dtype)
+                done += len(one.prompts)
+            halved += one.halved
         result = finished()
         assert result is not None
         return result
+
+    def each(self, progress: Progress = None, cancel: Cancel = None, *, what: str = "Sweeping") -> Iterator[Answers]:
+        """The readout as the passes end, for what is too large to keep of every cell; of each part of the prompts its base first.
+
+        Raises:
+            SweepCancelled: without a `partial`. WeightsChanged: since it was planned.
+        """
+        return self._answers(progress, cancel, what, None)
+
+    def _answers(
+        self, progress: Progress, cancel: Cancel, what: str, partial: Callable[[], Result | None] | None
+    ) -> Iterator[Answers]:
+        total, done = len(self.cells) * len(self.batch), 0
+        stopped: dict[str, Any] = {"cancelled": SweepCancelled, "interrupted": SweepInterrupted}
+        with stage(what, total, progress, cancel, yields=True, partial=partial, **stopped) as tell:
+            for number, rows in enumerate(self._chunks):
+                with asking(tell, cancel):
+                    part = self._part(number)
+                    base = part.reader.of_base()
+                yield Answers(None, rows, base)
+                pending = self._pending(part)
+                for cell, of_cell in enumerate(pending.tolist()):
+                    index = [i for i, waits in enumerate(of_cell) if not waits]
+                    if index:
+                        done += len(index)
+                        yield Answers(cell, tuple(rows[i] for i in index), base[index])
+                tell(done)
+                for cell, of_strand, found, halved in self._rows(part, lambda: asking(tell, cancel)):
+                    done += len(of_strand)
+                    yield Answers(cell, tuple(rows[i] for i in of_strand), found, halved)
+                    tell(done)
+
+    def gradients(self, sites: Iterable[str | Site] | None = None) -> Gradients:
+        """d readout / d value at some sites, in the base run (the background's edits and no others), for each prompt.
+
+        The readout gives one number a prompt. sites: those that the readout itself names, unless said (`GradientReadout`).
+
+        Raises:
+            BadSweep: no sites. NoGradient, QuantisedModel: there are none.
+        """
+        wanted = self.readout.gradients if sites is None and isinstance(self.readout, GradientReadout) else sites
+        if not wanted:
+            raise BadSweep(
+                "gradients are taken at sites",
+                received="none",
+                fix="say sites=, or let the readout name its `gradients`",
+            )
+        self.model.require_exact_weights("gradients")
+        values: dict[Site, list[Tensor]] = {}
+        slopes: dict[Site, list[Tensor]] = {}
+        for rows in self.with_graphs():
+            batch = self.batch if len(rows) == len(self.batch) else self.batch.take(rows)
+            recording, found = gradients(self.model, batch, self.readout, wanted, edits=self.background)
+            for site, slope in found.items():
+                values.setdefault(site, []).append(recording[site])
+                slopes.setdefault(site, []).append(slope)
+        whole_values, whole_slopes = ({s: torch.cat(parts) for s, parts in of.items()} for of in (values, slopes))
+        return Gradients(whole_values, whole_slopes, self.model.sites)
+
+    def with_graphs(self) -> list[range]:
+        """Prompts whose graphs fit into half of the sweep's memory together."""
+        each = self.prices.bytes * self.model.n_layers * self.batch.ids.shape[1]
+        most = max(1, self.memory // 2 // each)
+        return [range(first, min(first + most, len(self.batch))) for first in range(0, len(self.batch), most)]
 
     def _pending(self, part: Part) -> Tensor:
         pending = torch.zeros(len(self.cells), len(part.base.batch), dtype=torch.bool)
@@ -268,8 +318,10 @@ class Sweep:
                 pending[s.cell, list(s.index)] = True
         return pending
 
-    def _rows(self, part: Part) -> Iterator[tuple[int, Sequence[int], Tensor, int]]:
-        """Cell, prompts and values, as the passes end; and how often memory ran out on the way to them."""
+    def _rows(
+        self, part: Part, asks: Callable[[], AbstractContextManager[None]]
+    ) -> Iterator[tuple[int, Sequence[int], Tensor, int]]:
+        """Cell, prompts and values, as the passes end, each in `asks()`; and how often memory ran out on the way to them."""
         waiting = part.packs[::-1]
         halved = 0
         while waiting:
@@ -279,7 +331,8 @@ class Sweep:
                 )
             now = waiting.pop()
             try:
-                found = self._run(part, now)
+                with asks():
+                    found = self._run(part, now)
             except NotByRow:  # each cell by itself then: its rows have one weight
                 waiting += reversed(now.halves())
                 continue
@@ -321,11 +374,14 @@ def sweep(
     *,
     bos: bool | None = None,
     memory: int | None = None,
+    batch: int | None = None,
 ) -> Sweep:
     """Plan one readout of many cells of edits. `.cost` prices it, `.run()` gives a `Result` over cell and prompt.
 
     cells: each an edit, or several in order. readout: a metric, or any function of a recording of the sites it declares.
-    background: edits under which all cells run. memory: bytes to stay within (half of what is free, unless said).
+    background: edits under which all cells run. memory: bytes to stay within (half of what is free, unless said). batch: so many
+    prompts at a time, of like length and without the padding that they share: for a readout whose shape is one for all lengths,
+    and edits that fit prompts of any.
 
     Under causal attention an edit at layer l and position p can change only layers >= l and positions >= p. So cells that
     part from the base at one position share a pass over the positions from there on, which each joins at its own layer; and
@@ -337,7 +393,8 @@ def sweep(
     if not cells:
         raise BadSweep("a sweep needs cells", received="none", allowed="a list of edits, or of tuples of edits")
     several = [tied(cell, prompts) for cell in cells]
-    plan = Sweep(model, model.batch(prompts, bos=bos), several, readout, tied(background, prompts), memory=memory)
+    rows, before = model.batch(prompts, bos=bos), tied(background, prompts)
+    plan = Sweep(model, rows, several, readout, before, memory=memory, together=batch)
     plan.check()
     return plan
 

@@ -4,6 +4,9 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import assert_never
+
+from residscope.views.pictures import Scale
 
 RGB = tuple[float, float, float]
 SURFACE, SUNKEN, LINE, LINE_2 = "#ffffff", "#f3f3f0", "#e3e3de", "#cbcbc4"
@@ -43,21 +46,25 @@ class ColorScale:
         return value > self.high + (self.high - self.low) * 1e-3
 
 
-def color_scale(values: Iterable[float], name: str, limit: float | None) -> ColorScale:
+def color_scale(values: Iterable[float], name: Scale, limit: float | None) -> ColorScale:
     """`diverging`: symmetric, full at the limit or the 98.5th percentile of |value|; `sequential`: from zero, or the least.
 
     >>> color_scale([-1.0, 3.0, math.nan], "diverging", None)
     ColorScale(name='diverging', low=-3.0, high=3.0)
     """
     finite = [x for x in values if math.isfinite(x)]
-    if name == "diverging":
-        sizes = sorted(map(abs, finite))
-        typical = sizes[min(len(sizes) - 1, math.floor(QUANTILE * len(sizes)))] if sizes else 0.0
-        high = limit or typical or (sizes[-1] if sizes else 0.0) or 1.0
-        return ColorScale(name, -high, high)
-    low = min([0.0, *finite])
-    most = limit if limit is not None else max([low, *finite])
-    return ColorScale(name, low, most if most > low else low + 1)
+    match name:
+        case "diverging":
+            sizes = sorted(map(abs, finite))
+            typical = sizes[min(len(sizes) - 1, math.floor(QUANTILE * len(sizes)))] if sizes else 0.0
+            high = limit or typical or (sizes[-1] if sizes else 0.0) or 1.0
+            return ColorScale(name, -high, high)
+        case "sequential":
+            low = min([0.0, *finite])
+            most = limit if limit is not None else max([low, *finite])
+            return ColorScale(name, low, most if most > low else low + 1)
+        case _:
+            assert_never(name)
 
 
 def rgb(text: str) -> RGB:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, assert_never
 
 from residscope.views.drawn.palette import (
     LINE,
@@ -194,7 +194,8 @@ def _refer(ax: Any, reference: Reference) -> None:
     style: dict[str, Any] = {"color": TEXT_3, "linewidth": 0.8, "linestyle": "--", "zorder": 1}
     words: dict[str, Any] = {"fontsize": 9.5 * POINTS, "color": TEXT_3, "family": SANS}
     name = drawable(reference.name)
-    if reference.axis == "x":
+    axis = reference.axis
+    if axis == "x":
         ax.axvline(reference.at, **style)
         ax.annotate(
             name,
@@ -205,7 +206,7 @@ def _refer(ax: Any, reference: Reference) -> None:
             ha="center",
             **words,
         )
-    else:
+    elif axis == "y":
         ax.axhline(reference.at, **style)
         ax.annotate(
             name,
@@ -216,3 +217,5 @@ def _refer(ax: Any, reference: Reference) -> None:
             ha="right",
             **words,
         )
+    else:
+        assert_never(axis)
