@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from residscope.errors import BadArguments, BadText, Cancelled, ModelNotFound, NotFound, ResidscopeError, WrongModel
+from residscope.progress import stage
 from residscope.reports import Report
 from residscope.results import Result
 from residscope.session import Session, intents
@@ -556,3 +557,54 @@ def test_a_cancel_overtaken_by_the_start_of_the_job_stays_a_cancel(one: Session)
 
 def test_names_of_intents_are_as_ever() -> None:
     assert {"start", "cancel", "rename_item", "delete_item", "restore_item"} <= {*intents.INTENTS}
+
+
+# ── beside the live run ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_live_run_does_not_wait_for_a_pass_under_way_nor_the_pass_for_it(one: Session) -> None:
+    """A pass that waited for the live run with the model in its hands would wait for ever."""
+    ran, stop = [], threading.Event()
+
+    def long(model: Any, cancel: Any = None) -> Result:
+        with stage("Passing", 1000, False, cancel) as tell:
+            for i in range(1000):
+                ran.append(model.run(f"number {i % 10}", ["logits"]).logits[0, -1, 5])
+                tell(i)
+                if stop.is_set():
+                    break
+        return Result(torch.stack(ran), ("pass",))
+
+    with declared(long=long):
+        job = start(one, "long")
+        for n in range(30):
+            one.intent("set_prompt", {"text": f"prompt {n}"})
+            assert one._worker.wait(20), "the live run waits for the job, and the job for it"
+        stop.set()
+        assert one.wait(WAIT)
+    assert jobs(one)[job]["phase"] == "done", jobs(one)[job]["error"]
+    model, values = worlds.model(), one.query("item", {"name": "Long"})["table"]["rows"]
+    alone = [float(model.run(f"number {i}", ["logits"]).logits[0, -1, 5]) for i in range(10)]
+    assert [row[-1] for row in values[:20]] == [alone[i % 10] for i in range(len(values[:20]))]
+
+
+def test_a_slider_dragged_without_end_does_not_starve_a_job(one: Session) -> None:
+    done = threading.Event()
+
+    def long(model: Any, cancel: Any = None) -> Result:
+        with stage("Passing", 10, False, cancel) as tell:
+            for i in range(10):
+                model.run("a prompt", ["logits"])
+                tell(i)
+        done.set()
+        return result()
+
+    with declared(long=long):
+        start(one, "long")
+        one.intent("add_edit", {"edit": {"kind": "scale", "site": "mlp_out.1", "factor": 1.0}})
+        for n in range(5000):
+            one.intent("set_edits", {"edits": [{"kind": "scale", "site": "mlp_out.1", "factor": n / 1000}]})
+            if done.wait(0.001):
+                break
+        assert done.is_set()
+        assert one.wait(60)

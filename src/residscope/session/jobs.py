@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from residscope.declare import Method
 from residscope.engine.planner.pricing import prices_of, rate_of
+from residscope.engine.turns import ModelLock, give_way, giving_way, lock_of
 from residscope.errors import Cancelled, NotFound, NotWritten, ResidscopeError
 from residscope.fields.base import Spec
 from residscope.session.made import explained, parts_of, wanting
@@ -194,16 +195,18 @@ class Jobs:
 
     def _make(self, id: str, asked: _Asked) -> Any:
         """What the method gives: the last of its items. Raises Cancelled, and whatever the method does."""
-        watch = _Watch(lambda **told: self._tell(id, **told), asked.cancel, self._worker)
+        lock = lock_of(asked.world.model.hf)
+        watch = _Watch(lambda **told: self._tell(id, **told), asked.cancel, self._worker, lock)
         watch.tell("Starting", 0, 0)
         memory = 2 * PACK * prices_of(asked.world.model.layout).bytes
         watched = {"progress": watch.tell, "cancel": watch.cancelled, "memory": memory}
         latest: Any = None
-        for latest in asked.method.run(asked.plain, asked.world, **watched):
-            if latest is not None:
-                self._show(id, latest)
-            if asked.method.stepwise:  # else it is whole, and nothing is left to be cancelled
-                watch.turn()
+        with giving_way(watch.turn):
+            for latest in asked.method.run(asked.plain, asked.world, **watched):
+                if latest is not None:
+                    self._show(id, latest)
+                if asked.method.stepwise:  # else it is whole, and nothing is left to be cancelled
+                    watch.turn()
         return latest
 
     def _show(self, id: str, item: Any) -> None:
@@ -251,12 +254,16 @@ class Jobs:
 class _Watch:
     """What a method is watched by: it lets the live run go first, tells the page, and stops where it was cancelled."""
 
-    def __init__(self, tell: Callable[..., None], cancel: threading.Event, worker: Worker) -> None:
-        self._tell, self._cancel, self._worker = tell, cancel, worker
+    def __init__(self, tell: Callable[..., None], cancel: threading.Event, worker: Worker, lock: ModelLock) -> None:
+        self._tell, self._cancel, self._worker, self._lock = tell, cancel, worker, lock
         self._stage, self._began, self._told = "", time.monotonic(), 0.0
 
     def cancelled(self) -> bool:
-        self._worker.quiet(RUN, unless=self._cancel.is_set)
+        """Whether to stop. Asked within a pass, it never waits, since the live run needs the model: the pass gives way."""
+        if not self._lock.mine:
+            self._worker.quiet(RUN, unless=self._cancel.is_set)
+        elif not self._cancel.is_set() and self._worker.urgent(RUN):
+            give_way()
         return self._cancel.is_set()
 
     def turn(self) -> None:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from residscope.engine.forward import forward, lock_of
+from residscope.engine.forward import forward
 from residscope.engine.gradients import gradients
 from residscope.engine.memory import budget, out_of_memory
 from residscope.engine.model import Model, Prompt, tied
@@ -25,6 +25,7 @@ from residscope.engine.preparing import join, prepare, sources_kept
 from residscope.engine.protocols import Edit, GradientReadout, LeastEdit, LogitReadout, Readout
 from residscope.engine.recording import Recording
 from residscope.engine.seams import NotByRow
+from residscope.engine.turns import lock_of
 from residscope.engine.windows import whole_cache
 from residscope.errors import BadSweep, SweepCancelled, SweepInterrupted, WeightsChanged
 from residscope.model.prompts import Batch
