@@ -7,11 +7,12 @@ from typing import Any, ClassVar, Literal, TypeVar
 from pydantic import BaseModel
 from pydantic import Field as Bounds
 
-from residscope.declare.base import Declared, shorten
+from residscope.declare.base import Declared
 from residscope.errors import BadEdit, NameAlreadyDeclared, ResidscopeError
 from residscope.fields.base import Spec, World
 
 F = TypeVar("F", bound=Callable[..., Any])
+MOST_SHOWN = 40  # characters of a text beside an edit
 
 
 class EditSpec(Spec):
@@ -84,7 +85,8 @@ def _listed(value: Any) -> str:
 def _short(value: Any) -> str:
     if isinstance(value, BaseModel):
         parts = [v for k, v in value.model_dump().items() if k != "kind" and isinstance(v, str)]
-        return shorten(" ".join(parts), limit=60).strip("'\"")
+        words = " ".join(parts)  # of a prompt its end, where prompts that are compared differ
+        return words if len(words) <= MOST_SHOWN else f"…{words[1 - MOST_SHOWN :]}"
     return _listed(value)
 
 

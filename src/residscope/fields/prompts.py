@@ -84,19 +84,20 @@ def read_prompts(words: str) -> dict[str, Any]:
 class PromptsField(Field):
     """Prompts as `model.run` takes them. one: a single prompt. labelled: with labels and named positions, as a probe needs.
 
-    live: the prompt on the page stands where none is given.
+    live: the prompt on the page stands where none is given. begin: what a form begins with ("typed").
     """
 
     one: bool = False
     labelled: bool = False
     live: bool = False
+    begin: str = ""
     kind: ClassVar[str] = "prompts"
 
     def type(self) -> Any:
         return LabelledPrompts if self.labelled else OnePrompt if self.one else SeveralPrompts
 
     def hints(self) -> dict[str, Any]:
-        return {"one": self.one, "labelled": self.labelled}
+        return {"one": self.one, "labelled": self.labelled, "begin": self.begin}
 
     def unsaid(self, plain: Any) -> Any:
         return LivePrompt(kind="live") if self.live and self.applies(plain) else None
