@@ -390,6 +390,10 @@ def test_the_socket_sends_the_state_then_numbered_patches(server: Server, http: 
         ('{"id": 1}', None, "MalformedJSON"),
         (b"\x00", None, "MalformedJSON"),
         ('{"id": 2, "intent": "no_such"}', 2, "NotFound"),
+        ('{"id": 5, "query": "no_such"}', 5, "NotFound"),
+        ('{"id": 6, "query": "gram", "args": {"of": []}}', 6, "MalformedJSON"),
+        ('{"query": 3}', None, "MalformedJSON"),
+        ('{"intent": "python", "query": "manifest"}', None, "MalformedJSON"),
         ('{"id": 3, "intent": "set_prompt", "args": {"text": ""}}', 3, "EmptyPrompt"),
         ('{"id": 4, "intent": "set_edits", "args": {"edits": [{}]}}', 4, "BadEdit"),
     ],
@@ -403,6 +407,21 @@ def test_the_socket_refuses_in_the_same_shape(server: Server, message: str | byt
         socket.send(json.dumps({"id": 9, "intent": "python"}))
         assert read(socket)["id"] == 9
         assert server.session.snapshot() == (before["seq"], before["state"])
+
+
+def test_the_socket_answers_a_query_as_http_does_and_sends_tensors_over_http_alone(
+    server: Server, http: httpx.Client
+) -> None:
+    run = server.session.snapshot()[1]["current"]["a"]
+    with open_socket(server) as socket:
+        read(socket)
+        for name, args in (("gram", {"of": ["pca@resid_post.1"]}), ("lens", {"run": run, "layer": 0, "pos": 0})):
+            socket.send(json.dumps({"id": 11, "query": name, "args": args}))
+            assert read(socket) == {"id": 11, "ok": True, "value": http.post(f"/api/queries/{name}", json=args).json()}
+        socket.send(json.dumps({"id": 12, "query": "stream", "args": {"run": run}}))
+        refusal = read(socket)
+        assert (refusal["id"], refusal["error"]["fix"]) == (12, "POST api/queries/stream")
+    assert load(http.post("/api/queries/stream", json={"run": run}).content)
 
 
 def test_a_message_too_large_closes_that_socket_alone(server: Server, http: httpx.Client) -> None:

@@ -1,4 +1,4 @@
-"""One WebSocket: intents in, answers and numbered patches out; a client too slow to follow is let go, alone."""
+"""One WebSocket: intents and queries in, answers and numbered patches out; a client too slow to follow is let go, alone."""
 
 import asyncio
 import contextlib
@@ -79,7 +79,7 @@ async def talk(websocket: WebSocket, session: Session) -> None:
 
 
 async def _listen(websocket: WebSocket, session: Session, outbox: Outbox) -> None:
-    """A client's intents, one after the other, in its order."""
+    """What a client asks, one after the other, in its order."""
     while True:
         message = await websocket.receive()
         if message["type"] == "websocket.disconnect":
@@ -93,13 +93,21 @@ async def _answer(text: str | None, session: Session) -> dict[str, Any]:
         if text is None:
             raise MalformedJSON("messages are text", received="bytes", allowed="JSON text")
         message = parse_json(text)
-        if not isinstance(message, dict) or not isinstance(message.get("intent"), str):
-            raise MalformedJSON("the message does not parse", received=shorten(message), allowed="{id, intent, args}")
+        asked = {"intent", "query"} & message.keys() if isinstance(message, dict) else set()
+        if len(asked) != 1 or not isinstance(message[kind := asked.pop()], str):
+            allowed = "{id, intent, args} or {id, query, args}"
+            raise MalformedJSON("the message does not parse", received=shorten(message), allowed=allowed)
         id = message.get("id")
-        value = await run_in_threadpool(session.intent, message["intent"], message.get("args"))
+        ask = session.intent if kind == "intent" else session.query
+        value = await run_in_threadpool(ask, message[kind], message.get("args"))
+        if isinstance(value, bytes):
+            fix = f"POST api/queries/{message[kind]}"
+            raise MalformedJSON(
+                "the answer is tensors, and no message", received=message[kind], allowed="JSON answers", fix=fix
+            )
     except ResidscopeError as error:
         return {"id": id, **body_of(error)}
     except Exception as error:
-        _log.exception("an intent failed")
+        _log.exception("an intent or a query failed")
         return {"id": id, **body_of(internal(error))}
     return {"id": id, "ok": True, "value": value}
