@@ -88,9 +88,10 @@ class Row(Spec):
 
 def manifest() -> dict[str, Any]:
     """What there is to ask for, each with what its form is drawn from: edits, methods, tasks; and the plugins that are broken."""
+    methods = all_methods()  # first: plugins bring edits and tasks too
     return {
         "edits": [kind.schema() for kind in EDITS.values()],
-        "methods": [method.schema() for method in all_methods().values()],
+        "methods": [method.schema() for method in methods.values()],
         "tasks": [{"id": task.id, "title": task.title, "about": task.about} for task in TASKS.values()],
         "broken": dict(BROKEN),
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from residscope.declare import EditSpec
+from residscope.declare.plugins import load_plugins
 from residscope.directions import Direction
 from residscope.engine.model import Model
 from residscope.errors import Cancelled, NotFound, ResidscopeError, WrongModel, explain
@@ -64,6 +65,7 @@ class Session:
     def __init__(
         self, *, load: Loader, offers: Callable[[], Sequence[Mapping[str, Any]]] = tuple, folder: Path | None = None
     ) -> None:
+        load_plugins()
         self._load, self._offers = load, offers
         self._lock = threading.RLock()
         self._kept: Kept[RunKey, Held] = Kept()
