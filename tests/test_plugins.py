@@ -1,4 +1,4 @@
-"""Out-of-tree packages, installed by pip: a method, an edit, a task, a family at every door; a broken one is named and skipped."""
+"""Out-of-tree packages, installed by pip: a method, an edit, a task and a family at every door, and a broken one."""
 
 import json
 import os
@@ -176,6 +176,16 @@ def test_the_command_line_lists_and_runs_them(place):
         "--model", "model",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_the_listing_lists_them(place):
+    told = ran([sys.executable, "-m", "residscope.listing", "--plugins"], place, "site").stdout
+    assert "### token-counts: Count tokens" in told
+    assert "residscope run token-counts PROMPTS" in told
+    assert "| `alphabet` | Letters of the alphabet |" in told
+    assert "½ halve: Halve" in told
+    assert "### pca" not in told
+    assert "✕ ablate" not in told
 
 
 def test_the_session_knows_them_and_copies_python_that_runs(place):
