@@ -303,7 +303,7 @@ def test_the_server_starts_beside_a_broken_plugin(place, tmp_path):
                 line = process.stdout.readline()
                 assert line, printed
                 printed += line
-            with httpx.Client() as browser:
+            with httpx.Client(timeout=120) as browser:
                 assert browser.get(link[0]).status_code == 303
                 told = browser.post(f"{link[0].split('?')[0]}api/queries/manifest", json={}).json()
         finally:
