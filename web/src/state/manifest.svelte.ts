@@ -2,13 +2,21 @@ import { words } from "../connect/connector";
 import type { EditSchema, Values } from "../lib/forms";
 import type { Session } from "./session.svelte";
 
-interface Manifest {
-  edits: EditSchema[];
+interface Task {
+  id: string;
+  title: string;
+  about: string;
 }
 
-/** What Python declares: every kind of edit. Asked once. */
+interface Manifest {
+  edits: EditSchema[];
+  tasks: Task[];
+}
+
+/** What Python declares: every kind of edit, every task. Asked once. */
 export class ManifestStore {
   edits: EditSchema[] = $state.raw([]);
+  tasks: Task[] = $state.raw([]);
   error = $state("");
 
   constructor(private session: Session) {}
@@ -17,6 +25,7 @@ export class ManifestStore {
     try {
       const manifest = await this.session.connector.query<Manifest>("manifest");
       this.edits = manifest.edits;
+      this.tasks = manifest.tasks;
     } catch (error) {
       this.error = words(error);
     }
