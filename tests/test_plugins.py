@@ -13,6 +13,8 @@ import httpx
 import pytest
 
 import residscope as rs
+from residscope.declare import EDITS, METHODS, TASKS, edit, method, plugins, task
+from residscope.errors import NameAlreadyDeclared
 from session.worlds import tokenizer
 from tiny_models import tiny_llama
 
@@ -176,6 +178,29 @@ def test_the_command_line_lists_and_runs_them(place):
         "--model", "model",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("declare", [method, edit, task])
+def test_an_id_of_ours_is_ours_whoever_came_first(declare, monkeypatch):
+    def ours(): ...
+
+    def theirs(): ...
+
+    theirs.__module__, ours.__module__ = "stranger", "residscope.somewhere"
+    for registry in (METHODS, EDITS, TASKS):
+        monkeypatch.setitem(registry, "mine", None)
+    monkeypatch.setattr(plugins, "BROKEN", {})
+    as_mine = declare("mine", title="Mine")
+    as_mine(theirs)
+    as_mine(ours)
+    assert plugins.BROKEN == {"stranger: mine": "Residscope has one of that id"}
+    with pytest.raises(NameAlreadyDeclared):
+        as_mine(theirs)
+    theirs.__module__ = "residscope.elsewhere"
+    with pytest.raises(NameAlreadyDeclared):
+        as_mine(theirs)
+    (kept,) = (registry["mine"] for registry in (METHODS, EDITS, TASKS) if registry["mine"] is not None)
+    assert kept.function is ours
 
 
 def test_the_listing_lists_them(place):
