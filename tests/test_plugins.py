@@ -1,4 +1,4 @@
-"""Out-of-tree packages, installed by pip: a method, an edit, a task, a family at every door; a broken one is skipped."""
+"""Out-of-tree packages, installed by pip: a method, an edit, a task and a family at every door, and a broken one."""
 
 import json
 import os
@@ -13,6 +13,8 @@ import httpx
 import pytest
 
 import residscope as rs
+from residscope.declare import EDITS, METHODS, TASKS, edit, method, plugins, task
+from residscope.errors import NameAlreadyDeclared
 from session.worlds import tokenizer
 from tiny_models import tiny_llama
 
@@ -178,6 +180,39 @@ def test_the_command_line_lists_and_runs_them(place):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("declare", [method, edit, task])
+def test_an_id_of_ours_is_ours_whoever_came_first(declare, monkeypatch):
+    def ours(): ...
+
+    def theirs(): ...
+
+    theirs.__module__, ours.__module__ = "stranger", "residscope.somewhere"
+    for registry in (METHODS, EDITS, TASKS):
+        monkeypatch.setitem(registry, "mine", None)
+    monkeypatch.setattr(plugins, "BROKEN", {})
+    as_mine = declare("mine", title="Mine")
+    as_mine(theirs)
+    as_mine(ours)
+    assert plugins.BROKEN == {"stranger: mine": "Residscope has one of that id"}
+    with pytest.raises(NameAlreadyDeclared):
+        as_mine(theirs)
+    theirs.__module__ = "residscope.elsewhere"
+    with pytest.raises(NameAlreadyDeclared):
+        as_mine(theirs)
+    (kept,) = (registry["mine"] for registry in (METHODS, EDITS, TASKS) if registry["mine"] is not None)
+    assert kept.function is ours
+
+
+def test_the_listing_lists_them(place):
+    told = ran([sys.executable, "-m", "residscope.listing", "--plugins"], place, "site").stdout
+    assert "### token-counts: Count tokens" in told
+    assert "residscope run token-counts PROMPTS" in told
+    assert "| `alphabet` | Letters of the alphabet |" in told
+    assert "½ halve: Halve" in told
+    assert "### pca" not in told
+    assert "✕ ablate" not in told
+
+
 def test_the_session_knows_them_and_copies_python_that_runs(place):
     told = python(
         place,
@@ -293,7 +328,7 @@ def test_the_server_starts_beside_a_broken_plugin(place, tmp_path):
                 line = process.stdout.readline()
                 assert line, printed
                 printed += line
-            with httpx.Client() as browser:
+            with httpx.Client(timeout=120) as browser:
                 assert browser.get(link[0]).status_code == 303
                 told = browser.post(f"{link[0].split('?')[0]}api/queries/manifest", json={}).json()
         finally:

@@ -1,10 +1,7 @@
 """A method run from the command line: its words read, its progress shown, what it makes written or shown."""
 
-import contextlib
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,35 +80,12 @@ def arguments(method: Method, words: Mapping[str, Sequence[str]], called: Any) -
 def watched(method: Method, plain: Spec, world: Any) -> tuple[Any, bool]:
     """What a method makes, and whether Ctrl-C stopped it: then what it had finished, None where that is nothing."""
     latest: Any = None
-    with stopping("cancel" in method.takes) as stop, bar() as progress:
-        watch = {"cancel": stop.is_set} | ({} if progress is None else {"progress": progress})
+    with bar() as progress:
+        watch = {} if progress is None else {"progress": progress}
         try:
             for item in method.run(plain, world, **watch):
                 latest = item
-                if stop.is_set():
-                    raise Cancelled(f"{method.id}: stopped by Ctrl-C")
-        except Cancelled as stopped:
-            return (latest if stopped.partial is None else stopped.partial), True
-        except KeyboardInterrupt:
-            return latest, True
+        except (Cancelled, KeyboardInterrupt) as stopped:
+            partial = getattr(stopped, "partial", None)
+            return (latest if partial is None else partial), True
         return latest, False
-
-
-@contextlib.contextmanager
-def stopping(cancels: bool) -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets, where that is asked for; the second stops at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def hear(*_: Any) -> None:
-        if not cancels or stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = signal.signal(signal.SIGINT, hear)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)

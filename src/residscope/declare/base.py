@@ -147,16 +147,20 @@ class Declared:
 
     def _expression(self, writer: Writer) -> str:
         """The function as the copied lines call it."""
+        if self.name_in_python == self.function.__name__:
+            writer.need(f"from {self.function.__module__} import {self.function.__name__}")
+        return self.name_in_python
+
+    @property
+    def name_in_python(self) -> str:
+        """What the function goes by after `import residscope as rs` and `from residscope import edits`, or its own name."""
         name, module = self.function.__name__, self.function.__module__
         public = import_module("residscope").__all__  # not by name: all that it offers would count as imported here
         if module.startswith("residscope.edits."):
             return f"edits.{name}"
         if module == "residscope.methods.concepts":
             return f"rs.concepts.{name}"
-        if name in public:
-            return f"rs.{name}"
-        writer.need(f"from {module} import {name}")
-        return name
+        return f"rs.{name}" if name in public else str(name)
 
     @property
     def about(self) -> str:

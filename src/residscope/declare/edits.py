@@ -8,7 +8,8 @@ from pydantic import BaseModel
 from pydantic import Field as Bounds
 
 from residscope.declare.base import Declared
-from residscope.errors import BadEdit, NameAlreadyDeclared, ResidscopeError
+from residscope.declare.plugins import claim
+from residscope.errors import BadEdit, ResidscopeError
 from residscope.fields.base import Spec, World
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -98,14 +99,7 @@ def edit(id: str = "", *, title: str, glyph: str = "·", says: str = "") -> Call
 
     def declare(function: F) -> F:
         kind = EditKind(id or function.__name__, title, function, glyph, says)
-        known = EDITS.get(kind.id)
-        if known is not None and known.function.__module__ != function.__module__:
-            raise NameAlreadyDeclared(
-                "two kinds of edit have one id",
-                received=kind.id,
-                allowed="another id",
-                fix=f"see {known.function.__module__}",
-            )
+        claim("kinds of edit", kind.id, EDITS.get(kind.id), function)
         EDITS[kind.id] = kind
         return function
 

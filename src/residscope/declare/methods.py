@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from residscope.declare.base import Declared
-from residscope.errors import NameAlreadyDeclared
+from residscope.declare.plugins import claim
 from residscope.fields.base import Spec, World
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -84,11 +84,7 @@ def method(
     """
 
     def declare(function: F) -> F:
-        known = METHODS.get(id)
-        if known is not None and known.function.__module__ != function.__module__:
-            raise NameAlreadyDeclared(
-                "two methods have one id", received=id, allowed="another id", fix=f"see {known.function.__module__}"
-            )
+        claim("methods", id, METHODS.get(id), function)
         METHODS[id] = Method(id, title, function, group, steps, tokens)
         return function
 

@@ -1,10 +1,12 @@
 """Out-of-tree packages: what their entry points name is imported, and so declares itself; one that fails is named and skipped."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
+
+from residscope.errors import NameAlreadyDeclared
 
 GROUPS = ("residscope.methods", "residscope.edits", "residscope.tasks", "residscope.families")
 _log = logging.getLogger(__name__)
@@ -40,6 +42,21 @@ def skip(name: str, why: str) -> None:
     if name not in BROKEN:
         BROKEN[name] = why
         _log.warning("the plugin %s was skipped: %s", name, why)
+
+
+def claim(what: str, id: str, known: Any, function: Callable[..., Any]) -> None:
+    """Let a function have an id that `known` may have already: Residscope's own takes it from a plugin's, which is then named.
+
+    Raises:
+        NameAlreadyDeclared: another function has it, and stays.
+    """
+    if known is None or known.function.__module__ == function.__module__:
+        return
+    ours, known_ours = (one.__module__.startswith("residscope.") for one in (function, known.function))
+    if known_ours or not ours:
+        fix = f"see {known.function.__module__}"
+        raise NameAlreadyDeclared(f"two {what} have one id", received=id, allowed="another id", fix=fix)
+    skip(f"{known.function.__module__}: {id}", "Residscope has one of that id")
 
 
 def installed() -> bool:

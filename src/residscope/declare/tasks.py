@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from residscope.errors import NameAlreadyDeclared
+from residscope.declare.plugins import claim
 from residscope.fields.base import Writer
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -47,9 +47,7 @@ def task(id: str, *, title: str) -> Callable[[F], F]:
     """Declare a function of (model, n, *, seed) to a `PromptSet` as a task."""
 
     def declare(function: F) -> F:
-        known = TASKS.get(id)
-        if known is not None and known.function.__module__ != function.__module__:
-            raise NameAlreadyDeclared("two tasks have one id", received=id, allowed="another id")
+        claim("tasks", id, TASKS.get(id), function)
         TASKS[id] = Task(id, title, function)
         return function
 
