@@ -15,11 +15,12 @@ from residscope.model.catalog import DEFAULT
 
 def schemas() -> dict[str, dict[str, Any]]:
     """What each method is asked for, by its id. Plugins are imported, where there are any; nothing else is."""
+    from importlib.metadata import entry_points
+
     from residscope import manifest
-    from residscope.declare.plugins import installed
 
     own = {schema["id"]: schema for schema in manifest.read()}
-    if installed():
+    if any(group.startswith("residscope.") for group in entry_points().groups):
         own |= {id: method.schema() for id, method in manifest.all_methods().items() if id not in own}
     return dict(sorted(own.items()))
 
@@ -44,6 +45,11 @@ class Methods(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [*schemas()]
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Their titles, without making each one's command."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(id, schema["title"]) for id, schema in schemas().items()])
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         return command_of(schema_of(cmd_name))
