@@ -99,11 +99,11 @@ def test_on_a_page_each_prompt_is_judged_by_itself(written: list[str]) -> None:
 
 def test_a_loud_token_is_marked_and_a_quiet_prompt_has_none() -> None:
     """The control: the mask above is not all zeros, and an edit that quiets the token takes its mark away."""
-    sink = load(compute.stream(compute.forward(LOADED, LOADED.prompt("ab~cd"), (), Named()), LOADED))["sink"]
+    sink = load(compute.stream(compute.forward(SessionWorld(LOADED), LOADED.prompt("ab~cd"), ()), LOADED))["sink"]
     where = list(LOADED.prompt("ab~cd").ids).index(MODEL.token_id(LOUD))
     assert sink[:, where].tolist() == [1] * len(ROWS)
     assert sink.sum() == len(ROWS)
-    quiet = load(compute.stream(compute.forward(LOADED, LOADED.prompt("abcd"), (), Named()), LOADED))["sink"]
+    quiet = load(compute.stream(compute.forward(SessionWorld(LOADED), LOADED.prompt("abcd"), ()), LOADED))["sink"]
     assert quiet.sum() == 0
 
 
