@@ -3,6 +3,7 @@
 # make prove  random stacks of edits through every way in, against a plain reference, for 20 minutes; docs/proof.md has the last
 # make versions  every family on the oldest and the newest allowed torch, transformers, numpy, scikit-learn (.versions; half an hour)
 # make view-types  the page's types of views, from the Python classes
+# make docs   the pages that list methods, edits, kinds of arguments and errors, and the manifest, from their declarations
 # make peers  the libraries beside which make bench times ours, in an environment of their own (.bench-venv)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -20,7 +21,7 @@ STEP = $(PYTHON) recipes/step.py
 export PATH := $(PATH):$(CURDIR)/$(BIN)
 WEB := $(shell find web -path web/node_modules -prune -o -type f -print 2>/dev/null)
 
-.PHONY: help run install test lint types view-types rules unit web browser chromium postgres bench prove peers versions clean
+.PHONY: help run install test lint types view-types docs rules unit web browser chromium postgres bench prove peers versions clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -67,6 +68,10 @@ types: $(VENV)/.dev
 view-types: $(VENV)/.dev
 	@$(BIN)/python -m residscope.views.schema > web/views.schema.json
 	@cd web && npm run --silent types
+
+docs: $(VENV)/.dev
+	@$(BIN)/python -m residscope.manifest
+	@$(BIN)/python -m residscope.listing docs
 
 rules: $(VENV)/.dev
 	@$(BIN)/lint-imports

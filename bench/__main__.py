@@ -7,7 +7,19 @@ from pathlib import Path
 
 from bench.harness import Row, report
 
-BENCHES = ("recording", "beside", "patching", "paths", "screen_speed", "screening", "memory", "page", "slider", "lrqp")
+BENCHES = (
+    "recording",
+    "beside",
+    "patching",
+    "paths",
+    "screen_speed",
+    "screening",
+    "memory",
+    "page",
+    "slider",
+    "jobs",
+    "lrqp",
+)
 
 
 def main() -> None:

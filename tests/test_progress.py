@@ -6,6 +6,7 @@ import re
 import threading
 from functools import cache
 from importlib import import_module
+from itertools import pairwise
 
 import pytest
 import torch
@@ -23,7 +24,6 @@ from residscope.methods import (
     downstream,
     mediation,
     probe_fit,
-    runs,
 )  # fmt: skip
 from residscope.progress import keeping, stage
 from tiny_models import hook_count
@@ -133,7 +133,6 @@ CALLS = {
     "methods.removal_cost.removal_cost": lambda **told: rs.removal_cost(
         model(), component(), ["abcd", "dcba"], random=4, **told
     ),
-    "methods.runs.cell_runs": lambda **told: [*runs.cell_runs(model(), DATA, [[], to_other()], batch=8, **told)],
     "methods.stability.stability": lambda **told: rs.stability(model(), component(), TEXTS, tokens=600, **told),
     "tasks.gender.gender": lambda **told: rs.tasks.gender(smollm2(), 6, prefixes=True, **told),
     "tasks.ioi.ioi": lambda **told: rs.tasks.ioi(smollm2(), 6, text=["The quick dog went home again. " * 3], **told),
@@ -152,7 +151,7 @@ WITHIN = {
 QUICK = {
     "corpus.mean_difference.price_of_each", "corpus.vectors.check_place", "corpus.vectors.check_places",
     "corpus.vectors.named_sites", "corpus.vectors.one_vector", "corpus.vectors.price", "corpus.vectors.price_of_sites",
-    "engine.planner.sweep.sweep", "methods.activations.batches",
+    "methods.grids.price", "engine.planner.sweep.sweep", "methods.activations.batches",
     "methods.activations.recorded_halves", "methods.answers.answer_ids", "methods.dose_response.moments_of",
     "methods.grids.grid", "methods.own_tokens.own_tokens", "methods.own_tokens.to_stream", "methods.pairs.paired",
     "tasks.spans.locate", "tasks.spans.single_tokens",
@@ -226,6 +225,47 @@ def test_it_stops_where_it_is_asked_to_and_leaves_the_model_as_it_was(name, how)
     assert of.weights_version() == version
     assert torch.equal(of.run([2, 3, 4]).logits, before)
     assert [*steps(name)][: len(seen)] == seen
+
+
+FORWARDS = [
+    "corpus.chunks.chunks", "corpus.examples.top_examples", "corpus.vectors.moments_of", "engine.planner.sweep.Sweep.run",
+    "methods.activations.activations", "methods.blind_contexts.contexts", "methods.das.das",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORWARDS)
+def test_a_forward_asks_in_front_of_each_block(name):
+    """A pass over thousands of tokens takes seconds: it is not run to its end."""
+    seen = []
+    blocks = [layer.register_forward_pre_hook(lambda *_: seen.append("block")) for layer in model().hf.model.layers]
+    try:
+        CALLS[name](progress=lambda *_: seen.append("told"), cancel=lambda: seen.append("asked"))
+    finally:
+        for handle in blocks:
+            handle.remove()
+    inside = seen[seen.index("told") :]
+    assert inside.count("block") > 1
+    assert ("block", "block") not in pairwise(inside)
+
+
+@pytest.mark.parametrize("n", [3, 4, 5])
+def test_it_stops_within_a_forward(n):
+    asked = []
+    with pytest.raises(errors.SweepCancelled) as caught:
+        plan().run(False, lambda: asked.append(0) or len(asked) > n)
+    assert caught.value.partial is None or bool(caught.value.partial.values.isnan().all())
+    assert hook_count(model().hf) == 0
+
+
+def test_what_runs_between_two_items_of_a_generator_is_not_its_own_to_stop():
+    stop = threading.Event()
+    reading = chunks.chunks(model(), TEXTS, ["resid_post.1"], tokens=900, progress=False, cancel=stop)
+    next(reading)
+    stop.set()
+    assert model().run([2, 3, 4]).logits.shape[1] == 3
+    with pytest.raises(errors.Cancelled):
+        next(reading)
+    assert model().run([2, 3, 4]).logits.shape[1] == 3
 
 
 # ── what is finished is kept ────────────────────────────────────────────────────────────────────────────────────

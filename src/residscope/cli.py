@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from residscope import cli_fit, cli_library, cli_reproduce
+from residscope import cli_fit, cli_library, cli_lists, cli_reproduce, cli_run
 from residscope.cli_parts import Device, Dtype, bar, print_json, readable, token_of, torch_dtype
 from residscope.errors import BadEdit, DirectionError, ResidscopeError, UnknownLayer, WrongModel
 from residscope.model.catalog import CATALOG, DEFAULT
@@ -27,7 +27,12 @@ app = typer.Typer(
 )
 models = typer.Typer(help="The models of the catalog and the cache.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(models, name="models")
-cli_library.directions.command("fit")(cli_fit.fit)
+cli_library.directions.command("fit", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(
+    cli_fit.fit
+)
+app.add_typer(cli_run.run, name="run")
+app.command("methods")(cli_lists.methods)
+app.command("edits")(cli_lists.edits)
 app.add_typer(cli_library.directions, name="directions")
 app.add_typer(cli_library.store, name="store")
 app.add_typer(cli_reproduce.reproduce, name="reproduce")

@@ -15,7 +15,7 @@
     │                        NoWeights
     ├── ResultError          BadResult, UnknownLabel
     ├── DeclarationError     BadArguments, UnknownMethod, NameAlreadyDeclared
-    ├── ShelfFull
+    ├── ShelfFull, NotWritten
     ├── FileError            FileNotThere, DamagedFile, WrongEnding, NotPlain
     ├── CorpusError          EmptyCorpus, TooFewVectors, TextTooShort
     ├── TaskError            BadTable, TooFewWords, MissingLabel, TooFewPrompts, UnknownTask
@@ -300,6 +300,10 @@ class NameAlreadyDeclared(DeclarationError):
 
 class ShelfFull(ResidscopeError):
     """No more items fit on the session's shelf."""
+
+
+class NotWritten(ResidscopeError):
+    """An item of the session's shelf whose file could not be written, changed or removed; the message says how it stands."""
 
 
 class FileError(ResidscopeError):

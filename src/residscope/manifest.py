@@ -5,19 +5,22 @@ from functools import cache
 from importlib import import_module
 from importlib.resources import files
 from pkgutil import iter_modules
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from residscope.declare.methods import METHODS, Method
-from residscope.declare.plugins import load_plugins
 from residscope.errors import UnknownMethod
+
+if TYPE_CHECKING:
+    from residscope.declare.methods import Method
 
 ROOMS = ("residscope.methods", "residscope.corpus", "residscope.directions", "residscope.tasks")
 FILE = "methods/manifest.json"
 
 
 @cache
-def own_methods() -> dict[str, Method]:
+def own_methods() -> "dict[str, Method]":
     """Residscope's own, by id."""
+    from residscope.declare.methods import METHODS
+
     for room in ROOMS:
         for module in iter_modules(import_module(room).__path__):
             import_module(f"{room}.{module.name}")
@@ -25,14 +28,17 @@ def own_methods() -> dict[str, Method]:
     return dict(sorted(own.items()))
 
 
-def all_methods() -> dict[str, Method]:
+def all_methods() -> "dict[str, Method]":
     """And those that plugins bring."""
+    from residscope.declare.methods import METHODS
+    from residscope.declare.plugins import load_plugins
+
     own_methods()
     load_plugins()
     return dict(sorted(METHODS.items()))
 
 
-def find_method(id: str) -> Method:
+def find_method(id: str) -> "Method":
     """Raises UnknownMethod."""
     known = all_methods()
     if id not in known:

@@ -1,7 +1,8 @@
 """Progress and cancelling: what a long call tells on its way, and how it is stopped.
 
 Every call that can take over a second takes both, and looks at both at the start of each of its stages, after each part of
-it (a batch, a pass, a fit) and, for progress, at its end.
+it (a batch, a pass, a fit) and, for progress, at its end. A forward asks too, in front of each block, so that one that takes
+seconds need not be waited for.
 """
 
 import inspect
@@ -9,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 from residscope.errors import BadArguments, Cancelled, Interrupted
@@ -24,6 +26,7 @@ Tell = Callable[..., None]
 """`tell(done)`: so much is done. `tell()`: only asks whether to stop. Either raises Cancelled where it was asked for."""
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_asked: ContextVar[Tell | None] = ContextVar("asked", default=None)
 PATIENCE = 0.5  # seconds a stage takes before a bar that nobody asked for is drawn
 
 
@@ -34,14 +37,17 @@ def stage(
     progress: Progress = None,
     cancel: Cancel = None,
     *,
+    yields: bool = False,
     partial: Callable[[], Any] | None = None,
     cancelled: type[Cancelled] = Cancelled,
     interrupted: type[Interrupted] = Interrupted,
 ) -> Iterator[Tell]:
     """One stage of a call, of so many parts: a function to be told how many of them are done.
 
-    It tells `progress` 0 at first, then what has grown, never over the total, and the total at the end. partial: what a call that
-    is stopped has finished, made when it is; the error keeps it.
+    It tells `progress` 0 at first, then what has grown, never over the total, and the total at the end. Forwards inside ask
+    `cancel` as well; where the stage `yields`, as a generator's does, only those in `asking(tell, cancel)`, for what its caller
+    runs between two items is the caller's. partial: what a call that is stopped has finished, made when it is, for the error to
+    keep.
 
     Raises:
         Cancelled: `cancel` said so. Interrupted: Ctrl-C, which is a KeyboardInterrupt still. BadArguments: neither a progress
@@ -68,7 +74,8 @@ def stage(
 
         try:
             tell(0)
-            yield tell
+            with asking(tell, None if yields else cancel):
+                yield tell
             if told < total:
                 hear(total)
         except Cancelled as stop:
@@ -78,6 +85,24 @@ def stage(
         except KeyboardInterrupt as stop:
             finished = None if partial is None else partial()
             raise interrupted(f"{what}: stopped by Ctrl-C", partial=finished, **_after(told, total)) from stop
+
+
+@contextmanager
+def asking(tell: Tell, cancel: Cancel) -> Iterator[None]:
+    """Forwards inside ask `tell` in front of each block whether to stop; where nothing can, whatever they ask already."""
+    if cancel is None:
+        yield
+        return
+    token = _asked.set(tell)
+    try:
+        yield
+    finally:
+        _asked.reset(token)
+
+
+def asked() -> Tell | None:
+    """What a forward is to ask; None where nobody can stop it."""
+    return _asked.get()
 
 
 @contextmanager

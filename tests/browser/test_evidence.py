@@ -33,10 +33,11 @@ def test_evidence_comes_stage_by_stage_and_says_both_badges(bench: Page, workben
     shot(bench, "reading")
     type_prompt(bench, "The Eiffel Tower is in the city of")
     settled(bench)
-    assert workbench.session.state.evidence is not None, "the live run went first, and the gathering goes on"
+    assert not workbench.session.state.jobs[-1].ended, "the live run went first, and the gathering goes on"
     expect(bench.get_by_test_id("badge-correlates")).not_to_have_attribute("data-shown", "null", timeout=GATHER_MS)
     expect(bench.get_by_test_id("evidence-progress")).to_have_count(0, timeout=GATHER_MS)
-    told = workbench.session.evidence(workbench.session.state.evidence.key)
+    expect(bench.get_by_test_id("evidence-cancel")).to_have_count(0, timeout=GATHER_MS)
+    told = workbench.session.evidence(item=workbench.session.state.jobs[-1].items[0])
     assert told["done"]
     assert told["missing"] == {} or "stability" in told["missing"]
     for which in ("correlates", "used"):
@@ -80,4 +81,6 @@ def test_evidence_comes_stage_by_stage_and_says_both_badges(bench: Page, workben
     bench.get_by_test_id("evidence-gather").click()
     bench.get_by_test_id("evidence-cancel").click()
     expect(bench.get_by_test_id("evidence-cancel")).to_have_count(0)
-    assert workbench.session.state.evidence is None
+    assert workbench.session.state.jobs[-1].phase in ("cancelled", "running")
+    assert workbench.session.wait(60)
+    assert workbench.session.state.jobs[-1].phase == "cancelled"

@@ -43,22 +43,20 @@ def say(session: Session, lines: Iterable[Mapping[str, Any]], files: Path) -> li
         if args.get("run") in ENDS:
             settle(session)
             args["run"] = state_of(session)["runs"][ENDS[args["run"]]]["id"]
-        if line["intent"] == "cancel_fit":  # what it would stop is waited for
-            answers.append(None)
+        if line["intent"] in MOVED:
+            answers.append(MOVED[line["intent"]](session, args))
+            if line["intent"] in JOBS:
+                settle(session)
             continue
-        intent, args = as_now(line["intent"], args)
-        answer = session.intent(intent, args)
-        answers.append(None if line["intent"] == "fit" else answer)
-        if intent in JOBS:
+        answers.append(session.intent(line["intent"], args))
+        if line["intent"] in JOBS:
             settle(session)
     settle(session)
     return answers
 
 
 def as_now(intent: str, args: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """An intent of 0.1 as today's sessions take it."""
-    if intent != "fit":
-        return intent, args
+    """A fit of 0.1 as today's sessions take it."""
     method, site = args.pop("method"), args.get("site")
     if method == "unembedding":
         return "start", {"method": "unembedding-rows", "args": {"tokens": args["words"]}}
@@ -71,15 +69,36 @@ def as_now(intent: str, args: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return "start", {"method": method, "args": {**args, "corpus": text}}
 
 
+def gather(session: Session, args: dict[str, Any]) -> Any:
+    asked = {"direction": args["direction"], "corpus": args["text"], "tokens": args["tokens"]}
+    return session.intent("start", {"method": "evidence", "args": asked})
+
+
+def cancel_last(session: Session, args: dict[str, Any]) -> Any:
+    return session.intent("cancel", {"job": session.state.jobs[-1].id})
+
+
+def fit(session: Session, args: dict[str, Any]) -> Any:
+    intent, asked = as_now("fit", dict(args))
+    return session.intent(intent, asked)
+
+
+def nothing(session: Session, args: dict[str, Any]) -> None:
+    """What it would stop is waited for."""
+
+
+# intents of 0.1 that are methods now: the page came with its server, so nothing else says them
+MOVED = {"gather_evidence": gather, "cancel_evidence": cancel_last, "fit": fit, "cancel_fit": nothing}
+
+
 def settle(session: Session) -> None:
     """Until runs and jobs are done; what is only filled in afterwards (deltas, saved prompts' next tokens) is not waited for."""
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         state = session.snapshot()[1]
         jobs = [job for job in (state["probing"],) if job and not job["error"]]
-        jobs += [job for job in state["jobs"] if job["phase"] in ("waiting", "running")]
-        gathering = state["evidence"] and not state["evidence"]["done"] and not state["evidence"]["error"]
-        if not jobs and not gathering and state["status"]["phase"] in ("idle", "empty", "failed"):
+        under_way = any(job["phase"] in ("waiting", "running") for job in state["jobs"])
+        if not jobs and not under_way and state["status"]["phase"] in ("idle", "empty", "failed"):
             return
         time.sleep(0.005)
     raise AssertionError("the session did not come to rest")

@@ -261,11 +261,11 @@ def test_tensors_travel_as_safetensors(http: httpx.Client, server: Server) -> No
     run = state(http)["current"]["a"]
     answer = http.get(f"/api/runs/{run}/stream")
     assert answer.headers["content-type"] == "application/octet-stream"
-    assert shapes(answer) == {"norm": (5, 7), "next_id": (7, 5), "next_p": (7, 5)}
+    assert shapes(answer) == {"norm": (5, 7), "sink": (5, 7), "next_id": (7, 5), "next_p": (7, 5)}
     assert [len(row) for row in json.loads(metadata(answer)["next_text"])] == [5] * 7
     coef = http.get(f"/api/runs/{run}/coef", params={"dictionary": "pca@resid_post.1"})
     assert coef.headers["content-type"] == "application/octet-stream"
-    assert shapes(coef) == {"coef": (5, 7, 3), "offset": (5, 3)}
+    assert shapes(coef) == {"coef": (5, 7, 3), "offset": (5, 3), "sink": (5, 7)}
     rows = ["embed", "resid_post.0", "resid_post.1", "resid_post.2", "resid_post.3"]
     assert {name: json.loads(value) for name, value in metadata(coef).items()} == {"rows": rows, "fitted_row": 2}
     logits = load(http.get(f"/api/runs/{run}/logits", params={"positive": 3, "negative": 4}).content)
@@ -333,6 +333,31 @@ def test_a_compared_run_of_another_prompt_brings_its_tokens(http: httpx.Client, 
     http.post("/api/intents/compare_run", json={"run": None})
 
 
+def test_the_tensors_of_a_run_come_before_the_news_of_it(server: Server, http: httpx.Client) -> None:
+    had: dict[str, bytes] = {}
+    with open_socket(server) as socket:
+        socket.send(json.dumps({"id": 1, "intent": "set_prompt", "args": {"text": "sent ahead"}}))
+        news: dict[str, Any] = {}
+        while not any(run["prompt"] == "sent ahead" for run in news.get("runs", ())):
+            data = socket.recv(timeout=60)
+            if isinstance(data, bytes):
+                size = int.from_bytes(data[:4], "little")
+                asked = json.loads(data[4 : 4 + size])
+                had[json.dumps(asked, sort_keys=True)] = data[4 + size :]
+                continue
+            news = json.loads(data).get("patch", {})
+            if (run := news.get("current", {}).get("a")) is not None:
+                assert json.dumps({"args": {"run": run}, "query": "stream"}, sort_keys=True) in had
+    run = news["current"]["a"]
+    mine = {asked: data for asked, data in had.items() if json.loads(asked)["args"]["run"] == run}
+    assert {json.loads(asked)["query"] for asked in mine} == {"stream", "logits"}
+    for asked, data in mine.items():
+        told = json.loads(asked)
+        answer = http.post(f"/api/queries/{told['query']}", json=told["args"])
+        assert answer.headers["content-type"] == "application/octet-stream"
+        assert answer.content == data
+
+
 def test_the_socket_sends_the_state_then_numbered_patches(server: Server, http: httpx.Client) -> None:
     with open_socket(server) as socket:
         first = read(socket)
@@ -368,6 +393,10 @@ def test_the_socket_sends_the_state_then_numbered_patches(server: Server, http: 
         ('{"id": 1}', None, "MalformedJSON"),
         (b"\x00", None, "MalformedJSON"),
         ('{"id": 2, "intent": "no_such"}', 2, "NotFound"),
+        ('{"id": 5, "query": "no_such"}', 5, "NotFound"),
+        ('{"id": 6, "query": "gram", "args": {"of": []}}', 6, "MalformedJSON"),
+        ('{"query": 3}', None, "MalformedJSON"),
+        ('{"intent": "python", "query": "manifest"}', None, "MalformedJSON"),
         ('{"id": 3, "intent": "set_prompt", "args": {"text": ""}}', 3, "EmptyPrompt"),
         ('{"id": 4, "intent": "set_edits", "args": {"edits": [{}]}}', 4, "BadEdit"),
     ],
@@ -381,6 +410,21 @@ def test_the_socket_refuses_in_the_same_shape(server: Server, message: str | byt
         socket.send(json.dumps({"id": 9, "intent": "python"}))
         assert read(socket)["id"] == 9
         assert server.session.snapshot() == (before["seq"], before["state"])
+
+
+def test_the_socket_answers_a_query_as_http_does_and_sends_tensors_over_http_alone(
+    server: Server, http: httpx.Client
+) -> None:
+    run = server.session.snapshot()[1]["current"]["a"]
+    with open_socket(server) as socket:
+        read(socket)
+        for name, args in (("gram", {"of": ["pca@resid_post.1"]}), ("lens", {"run": run, "layer": 0, "pos": 0})):
+            socket.send(json.dumps({"id": 11, "query": name, "args": args}))
+            assert read(socket) == {"id": 11, "ok": True, "value": http.post(f"/api/queries/{name}", json=args).json()}
+        socket.send(json.dumps({"id": 12, "query": "stream", "args": {"run": run}}))
+        refusal = read(socket)
+        assert (refusal["id"], refusal["error"]["fix"]) == (12, "POST api/queries/stream")
+    assert load(http.post("/api/queries/stream", json={"run": run}).content)
 
 
 def test_a_message_too_large_closes_that_socket_alone(server: Server, http: httpx.Client) -> None:
@@ -435,4 +479,7 @@ def open_socket(server: Server, **options: Any) -> ClientConnection:
 
 
 def read(socket: ClientConnection) -> dict[str, Any]:
-    return json.loads(socket.recv(timeout=60))
+    """The next message in JSON; the tensors that go before it are `tensors`."""
+    while isinstance(data := socket.recv(timeout=60), bytes):
+        pass
+    return json.loads(data)

@@ -6,36 +6,36 @@ from typing import Any
 import pytest
 
 from methods.readers import TEXTS
-from residscope.errors import DirectionError, MalformedJSON, NotFound
+from residscope.errors import BadArguments, DirectionError, NotFound
 from residscope.methods.evidence import evidence
 from residscope.session import Session
 from session import worlds
 
 TEXT = {"kind": "typed", "name": "mine.txt", "text": "\n\n".join(TEXTS)}
 PC = {"kind": "pca", "site": "resid_post.1", "weights": {"1": 1.0}}
-ASKED: dict[str, Any] = {"direction": PC, "text": TEXT, "tokens": 1000}
+ASKED: dict[str, Any] = {"direction": PC, "corpus": TEXT, "tokens": 1000}
 
 
 def wire(session: Session) -> dict[str, Any]:
     return session.snapshot()[1]
 
 
-def finish(session: Session) -> dict[str, Any]:
-    """The gathering once it is over."""
-    for _ in range(6000):
-        now = wire(session)["evidence"]
-        if now is not None and (now["done"] or now["error"]):
-            return now
-        time.sleep(0.01)
-    raise AssertionError("the gathering did not end")
+def start(session: Session, args: Any = ASKED) -> str:
+    return session.intent("start", {"method": "evidence", "args": args})["job"]
+
+
+def finish(session: Session, id: str) -> dict[str, Any]:
+    """The job once it is over."""
+    assert session.wait(60)
+    return next(job for job in wire(session)["jobs"] if job["id"] == id)
 
 
 def test_it_is_the_library_s_evidence_and_comes_stage_by_stage(one: Session) -> None:
     seen: list[tuple[int, int]] = []
 
     def listen(_: int, patch: dict[str, Any]) -> None:
-        if now := patch.get("evidence"):
-            parts = one.evidence(now["key"]) if now["revision"] else {}
+        for now in patch.get("jobs", ()):
+            parts = one.evidence(job=now["id"]) if now["revision"] else {}
             seen.append(
                 (
                     now["revision"],
@@ -44,14 +44,14 @@ def test_it_is_the_library_s_evidence_and_comes_stage_by_stage(one: Session) -> 
             )
 
     one.subscribe(listen)
-    key = one.intent("gather_evidence", ASKED)["key"]
-    now = finish(one)
+    now = finish(one, start(one))
     assert now["error"] is None
-    assert (now["key"], now["label"]) == (key, "PC 1 of resid_post.1")
+    assert now["args"]["direction"] == PC
     assert sorted(seen) == seen, "nothing is taken back"
     counts = [count for _, count in seen]
     assert {1, 2, 3, 4, 5} <= {*counts}
-    told = one.evidence(key)
+    told = one.evidence(item=now["items"][0])
+    assert told["label"] == "PC 1 of resid_post.1"
     direction, model = one.resolve(ASKED["direction"])
     held = evidence(model, direction, TEXTS, tokens=1000)
     assert told["badges"]["correlates"]["sentence"] == held.correlates.sentence
@@ -68,62 +68,45 @@ def test_it_is_the_library_s_evidence_and_comes_stage_by_stage(one: Session) -> 
     assert told["held_out"] == held.provenance["held out"].replace("texts", "mine.txt"), "the typed text's own name"
 
 
-def test_what_is_held_costs_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    slow = worlds.Slow(worlds.model())
-    with worlds.session(slow) as session:
-        key = session.intent("gather_evidence", ASKED)["key"]
-        first = finish(session)
-        before = slow.runs
-        session.intent("cancel_evidence")
-        assert wire(session)["evidence"] is None
-        assert session.intent("gather_evidence", ASKED)["key"] == key
-        assert finish(session)["revision"] == first["revision"]
-        assert slow.runs == before
-        other = session.intent("gather_evidence", {**ASKED, "direction": {**PC, "weights": {"0": 1.0}}})["key"]
-        assert other != key
-
-
 def test_live_runs_go_first_and_a_cancel_stops_it() -> None:
     slow = worlds.Slow(worlds.model())
     with worlds.session(slow) as session:
         slow.gate.clear()
         slow.entered.clear()
-        key = session.intent("gather_evidence", ASKED)["key"]
+        id = start(session)
         assert slow.entered.wait(10)
         session.intent("set_prompt", {"text": "goes first"})
         slow.gate.set()
-        assert session.wait(60)
+        assert session._worker.wait(60)
         assert wire(session)["status"]["phase"] == "idle"
-        now = wire(session)["evidence"]
-        assert now is not None
-        assert not now["done"]
-        session.intent("cancel_evidence")
-        time.sleep(0.5)
+        assert wire(session)["jobs"][0]["phase"] != "done"
+        session.intent("cancel", {"job": id})
+        assert session.wait(60)
         runs = slow.runs
         time.sleep(0.5)
         assert slow.runs == runs
-        assert wire(session)["evidence"] is None
-        assert not session.evidence(key)["done"], "what was there stays"
+        assert wire(session)["jobs"][0]["phase"] == "cancelled"
 
 
 def test_refusals(one: Session) -> None:
     with pytest.raises(NotFound):
-        one.evidence("nothing")
-    for wrong in ({}, {**ASKED, "tokens": 5}, {**ASKED, "text": {"kind": "file", "name": "/etc/passwd"}}):
-        with pytest.raises(MalformedJSON):
-            one.intent("gather_evidence", wrong)
+        one.evidence(item="nothing")
+    with pytest.raises(NotFound):
+        one.evidence(job="j99")
+    for wrong in ({}, {**ASKED, "tokens": 5}, {**ASKED, "corpus": {"kind": "file", "name": "/etc/passwd"}}):
+        with pytest.raises(BadArguments):
+            start(one, wrong)
     with pytest.raises((NotFound, DirectionError)):
-        one.intent("gather_evidence", {**ASKED, "direction": {"kind": "saved", "name": "unknown"}})
-    one.intent("gather_evidence", {**ASKED, "text": {"kind": "typed", "name": "short", "text": "abc"}})
-    assert finish(one)["error"]["type"] == "EmptyCorpus"
-    assert wire(one)["evidence"]["error"]["fix"]
+        start(one, {**ASKED, "direction": {"kind": "saved", "name": "unknown"}})
+    now = finish(one, start(one, {**ASKED, "corpus": {"kind": "typed", "name": "short", "text": "abc"}}))
+    assert (now["phase"], now["error"]["type"]) == ("failed", "EmptyCorpus")
+    assert now["error"]["fix"]
 
 
 def test_another_model_lets_it_go(one: Session) -> None:
-    key = one.intent("gather_evidence", ASKED)["key"]
-    finish(one)
+    now = finish(one, start(one))
     one.load(worlds.model("gpt2"))
     assert one.wait(60)
-    assert wire(one)["evidence"] is None
+    assert wire(one)["jobs"] == []
     with pytest.raises(NotFound):
-        one.evidence(key)
+        one.evidence(item=now["items"][0])

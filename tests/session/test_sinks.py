@@ -12,7 +12,7 @@ from residscope.engine.sinks import kept
 from residscope.session import compute, prompt_page
 from residscope.session.loaded import Loaded
 from residscope.session.prompt_page import Page, record
-from residscope.session.state import Named
+from residscope.session.world import SessionWorld
 from session import worlds
 from tiny_models import tiny_llama
 
@@ -61,7 +61,7 @@ def never() -> None:
 def test_the_page_s_mask_is_the_engine_s(text: str) -> None:
     prompt = LOADED.prompt(text)
     ids = list(prompt.ids)
-    held = compute.forward(LOADED, prompt, (), Named())
+    held = compute.forward(SessionWorld(LOADED), prompt, ())
     expected = [by_hand(ids, (row,)) for row in ROWS]
     sink = load(compute.stream(held, LOADED))["sink"]
     assert (sink.dtype, sink.tolist()) == (torch.uint8, expected)
@@ -76,7 +76,7 @@ def test_the_page_s_mask_is_the_engine_s(text: str) -> None:
 @given(texts)
 def test_inside_a_block_it_is_the_stream_around_it(text: str) -> None:
     prompt = LOADED.prompt(text)
-    held = compute.elsewhere(LOADED, prompt, (), Named(), site="z", head=1)
+    held = compute.elsewhere(SessionWorld(LOADED), prompt, (), site="z", head=1)
     expected = [by_hand(list(prompt.ids), (f"resid_pre.{i}", f"resid_post.{i}")) for i in range(MODEL.n_layers)]
     assert load(compute.coef(held, LOADED, dictionary("z.1", head=1)))["sink"].tolist() == expected
 
@@ -99,16 +99,16 @@ def test_on_a_page_each_prompt_is_judged_by_itself(written: list[str]) -> None:
 
 def test_a_loud_token_is_marked_and_a_quiet_prompt_has_none() -> None:
     """The control: the mask above is not all zeros, and an edit that quiets the token takes its mark away."""
-    sink = load(compute.stream(compute.forward(LOADED, LOADED.prompt("ab~cd"), (), Named()), LOADED))["sink"]
+    sink = load(compute.stream(compute.forward(SessionWorld(LOADED), LOADED.prompt("ab~cd"), ()), LOADED))["sink"]
     where = list(LOADED.prompt("ab~cd").ids).index(MODEL.token_id(LOUD))
     assert sink[:, where].tolist() == [1] * len(ROWS)
     assert sink.sum() == len(ROWS)
-    quiet = load(compute.stream(compute.forward(LOADED, LOADED.prompt("abcd"), (), Named()), LOADED))["sink"]
+    quiet = load(compute.stream(compute.forward(SessionWorld(LOADED), LOADED.prompt("abcd"), ()), LOADED))["sink"]
     assert quiet.sum() == 0
 
 
 @pytest.mark.parametrize("text", [LOUD, LOUD + "abcd"])
 def test_the_first_token_is_marked_only_where_it_is_one(text: str) -> None:
     prompt = LOADED.prompt(text)
-    sink = load(compute.stream(compute.forward(LOADED, prompt, (), Named()), LOADED))["sink"]
+    sink = load(compute.stream(compute.forward(SessionWorld(LOADED), prompt, ()), LOADED))["sink"]
     assert sink[0].tolist() == by_hand(list(prompt.ids), ("resid_pre.0",))

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from residscope.errors import BadText
 from residscope.store import Library, Search
-from residscope.store.text import key, name_of, paragraphs
+from residscope.written import key, name_of, paragraphs
 from store.things import MODEL, direction
 
 KEPT = [

@@ -36,10 +36,10 @@ afterEach(() => vi.unstubAllGlobals());
 describe("what is asked of the server", () => {
   it("is the picture first; directions wait until it is painted", async () => {
     await follow(state({}));
-    expect(fake.asked).toEqual(["api/runs/r1/stream", "api/runs/r1/logits?positive=1&negative=2"]);
+    expect(fake.asked).toEqual(["stream r1", "logits r1"]);
     expect(app.streams.field).not.toBeNull();
     await paint();
-    expect(fake.asked.slice(2)).toEqual(["api/runs/r1/coef?dictionary=pca%40resid_post.0", "api/dictionaries?id=pca%40resid_post.0", "api/directions/read", "api/gram?of=pca%40resid_post.0"]);
+    expect(fake.asked.slice(2)).toEqual(["coef r1 pca@resid_post.0", "dictionary pca@resid_post.0", "read_direction", "gram pca@resid_post.0"]);
   });
 
   it("is nothing twice", async () => {
@@ -134,8 +134,8 @@ describe("mixing", () => {
     app.mixing.include("svd@resid_post.0");
     await follow();
     await paint();
-    expect(fake.asked).toContain("api/runs/r1/coef?dictionary=svd%40resid_post.0");
-    expect(fake.asked).toContain("api/gram?of=pca%40resid_post.0&of=svd%40resid_post.0");
+    expect(fake.asked).toContain("coef r1 svd@resid_post.0");
+    expect(fake.asked).toContain("gram pca@resid_post.0+svd@resid_post.0");
     const before = fake.asked.length;
     app.view.dragging = true;
     app.view.setWeight(2, 0);
@@ -149,7 +149,7 @@ describe("mixing", () => {
     expect(app.directions.ref).toEqual({ kind: "mix", terms: [{ dictionary: "pca@resid_post.0", index: 0, weight: 1 }, { dictionary: "svd@resid_post.0", index: 0, weight: 1 }] });
     app.view.dragging = false;
     await follow();
-    expect(fake.asked.slice(before)).toEqual(["api/directions/read"]);
+    expect(fake.asked.slice(before)).toEqual(["read_direction"]);
   });
 
   it("has no direction where all weights are zero", async () => {
@@ -217,7 +217,7 @@ describe("mixing", () => {
     expect(app.compare.failed).toContain("Nothing is left");
     expect(app.view.component).toBe(0);
     await follow();
-    expect(fake.asked.slice(before).filter((path) => path !== "api/directions/read")).toEqual([]);
+    expect(fake.asked.slice(before).filter((asked) => asked !== "read_direction")).toEqual([]);
   });
 
   it("keeps a locked scale over dictionaries and prompts", async () => {

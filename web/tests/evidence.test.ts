@@ -6,33 +6,31 @@ import { EvidenceStore, spelled } from "../src/state/evidence.svelte";
 import { rooted } from "./rooted";
 
 const tok = (text: string, id: number) => ({ id, text });
-function state(evidence: object | null, positive = "x", hash = "h"): State {
+function state(jobs: object[], items: object[] = [], positive = "x", hash = "h"): State {
   return {
     version: 1, model: { name: "m", hash, n_layers: 1, dictionaries: [], sites: [] }, models: [],
     status: { phase: "idle", detail: "", progress: null, forward_ms: 1, error: null }, prompt: null,
     metric: { positive: tok(positive, 1), negative: tok("y", 2), chosen: true }, edits: [], can_undo: false, can_redo: false, runs: [],
-    current: { a: null, b: null }, selection: { layer: 0, pos: 0 }, saved: [], directions: [], fit: null, probes: [], probing: null, evidence, notices: [],
+    current: { a: null, b: null }, selection: { layer: 0, pos: 0 }, saved: [], directions: [], fit: null, probes: [], probing: null, jobs,
+    items: { items, bytes: 0, budget: 0, can_restore: false }, notices: [],
   } as unknown as State;
 }
 const ref = (positive: string): DirectionRef => ({ kind: "logit_diff", positive, negative: "y" });
-const gathering = (key: string, positive: string, revision: number, more = {}) => ({
-  key, label: key, direction: ref(positive), stage: "Steering", progress: 0.5, error: null, done: false, revision, ...more,
-});
+const job = (id: string, positive: string, revision: number, phase = "running") => ({ id, method: "evidence", args: { direction: ref(positive) }, revision, phase, items: [] });
+const item = (name: string, positive: string) => ({ name, method: "evidence", args: { direction: ref(positive) } });
 
 class Fake implements Connector {
-  asked: string[] = [];
+  asked: unknown[] = [];
   listener!: Listener;
   subscribe = (listener: Listener) => ((this.listener = listener), () => {});
   intent = vi.fn(async () => null);
   retry = () => {};
-  query<T>(): Promise<T> {
-    return Promise.resolve({ edits: [] } as T);
+  async query<T>(name: string, args: Record<string, unknown> = {}): Promise<T> {
+    if (name === "evidence") this.asked.push(args);
+    return { ...args, edits: [], done: false } as T;
   }
   tensors = () => Promise.reject(new Error("none"));
-  async json<T>(path: string): Promise<T> {
-    this.asked.push(path);
-    return { key: path.split("=")[1], done: false } as T;
-  }
+  json = () => Promise.reject(new Error("none"));
 }
 
 let fake: Fake;
@@ -52,33 +50,35 @@ beforeEach(() => {
 });
 
 describe("evidence", () => {
-  it("is asked for once for each part that comes", async () => {
-    await follow(state(null));
-    await follow(state(gathering("k1", "x", 0)));
+  it("is asked for once for each part that comes, and then on the shelf", async () => {
+    await follow(state([]));
+    await follow(state([job("j1", "x", 0)]));
     expect(fake.asked).toEqual([]);
     expect(store.busy).toBe(true);
-    for (const revision of [1, 1, 2]) await follow(state(gathering("k1", "x", revision)));
-    expect(fake.asked).toEqual(["api/evidence?key=k1", "api/evidence?key=k1"]);
-    expect(store.evidence?.key).toBe("k1");
+    for (const revision of [1, 1, 2]) await follow(state([job("j1", "x", revision)]));
+    expect(fake.asked).toEqual([{ job: "j1" }, { job: "j1" }]);
+    await follow(state([job("j1", "x", 3, "done")], [item("its own", "x")]));
+    expect(fake.asked.at(-1)).toEqual({ item: "its own" });
+    expect(store.busy).toBe(false);
     expect(store.stale).toBe(false);
   });
 
   it("is stale under another direction, and comes back with its own", async () => {
-    await follow(state(gathering("k1", "x", 3, { done: true })));
-    await follow(state(gathering("k1", "x", 3, { done: true }), "z"));
+    await follow(state([], [item("of x", "x")]));
+    await follow(state([], [item("of x", "x")], "z"));
     expect(store.stale).toBe(true);
-    expect(store.evidence?.key).toBe("k1");
-    await follow(state(gathering("k2", "z", 1), "z"));
+    expect(store.evidence).toMatchObject({ item: "of x" });
+    await follow(state([job("j2", "z", 1)], [item("of x", "x")], "z"));
     expect(store.stale).toBe(false);
-    expect(store.evidence?.key).toBe("k2");
-    await follow(state(gathering("k2", "z", 1), "x"));
-    expect(store.evidence?.key).toBe("k1");
+    expect(store.evidence).toMatchObject({ job: "j2" });
+    await follow(state([job("j2", "z", 1)], [item("of x", "x")], "x"));
+    expect(store.evidence).toMatchObject({ item: "of x" });
     expect(store.stale).toBe(false);
   });
 
   it("goes with its model", async () => {
-    await follow(state(gathering("k1", "x", 3)));
-    await follow(state(null, "x", "other"));
+    await follow(state([job("j1", "x", 3)]));
+    await follow(state([], [], "x", "other"));
     expect(store.evidence).toBeNull();
   });
 

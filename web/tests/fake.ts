@@ -38,32 +38,28 @@ export class Fake implements Connector {
   retry = () => {};
   /** The last token alone, whatever the lengths say. */
   sink = (rows: number, cols: number) => u8([rows, cols], Array.from({ length: rows * cols }, (_, i) => +(i % cols === cols - 1)));
-  query<T>(): Promise<T> {
-    return Promise.resolve({ edits: [] } as T);
-  }
-  async tensors(path: string) {
-    this.asked.push(path);
-    const cols = this.cols.get(/runs\/(\w+)/.exec(path)![1])!;
-    const cells = Array.from({ length: 2 * cols }, (_, i) => i);
-    if (path.includes("logits")) return parseSafetensors(pack({ value: f32([2, cols], cells), offset: f32([2, cols], cells.map(() => 0.5)) }));
-    if (path.includes("coef")) {
-      const own = path.includes("z.");
-      const rows = own ? 1 : 2;
-      const shift = path.includes("svd") ? 100 : 0;
-      const coef = Array.from({ length: rows * cols * 3 }, (_, i) => i + shift);
-      return parseSafetensors(
-        pack({ coef: f32([rows, cols, 3], coef), offset: f32([rows, 3], Array(rows * 3).fill(own ? NaN : 1)), sink: this.sink(rows, cols) }, { rows: JSON.stringify(own ? ["z.0"] : ["embed", "resid_post.0"]), fitted_row: "null" }),
-      );
-    }
-    return parseSafetensors(pack({ norm: f32([2, cols], cells.map((x) => x + 1)), sink: this.sink(2, cols), next_p: f32([cols, 0], []) }, { next_text: "[]" }));
-  }
-  async json<T>(path: string): Promise<T> {
-    this.asked.push(path);
-    if (path.startsWith("api/gram")) {
-      const of = [...path.matchAll(/of=([^&]+)/g)].flatMap(([, id]) => (id.startsWith("saved") ? [0] : [0, 1, 2]).map((i) => [decodeURIComponent(id), i]));
+  /** Spelled `stream r1`, `coef r1 pca@resid_post.0` ...: what is asked, and of what. */
+  async query<T>(name: string, args: Record<string, unknown> = {}): Promise<T> {
+    if (name === "manifest") return { edits: [], methods: [], tasks: [], broken: {} } as T;
+    const { run, dictionary, id, of } = args as { run?: string; dictionary?: string; id?: string; of?: string[] };
+    this.asked.push([name, run, dictionary, id, of?.join("+")].filter(Boolean).join(" "));
+    if (name === "gram") {
+      const pairs = of!.flatMap((source) => (source.startsWith("saved") ? [0] : [0, 1, 2]).map((i) => [source, i]));
       // the first of each dictionary lean on each other by 0.6
-      return { of, gram: of.map((a, i) => of.map((b, j) => (i === j ? 1 : a[1] === 0 && b[1] === 0 ? 0.6 : 0))) } as T;
+      return { of: pairs, gram: pairs.map((a, i) => pairs.map((b, j) => (i === j ? 1 : a[1] === 0 && b[1] === 0 ? 0.6 : 0))) } as T;
     }
-    return { components: [], top: [], bottom: [], label: "d", about: "", norm: 1, variance: null, sd: null, cos_logit_diff: null } as T;
+    if (!["stream", "logits", "coef"].includes(name)) return { components: [], top: [], bottom: [], label: "d", about: "", norm: 1, variance: null, sd: null, cos_logit_diff: null } as T;
+    const cols = this.cols.get(run!)!;
+    const cells = Array.from({ length: 2 * cols }, (_, i) => i);
+    if (name === "logits") return parseSafetensors(pack({ value: f32([2, cols], cells), offset: f32([2, cols], cells.map(() => 0.5)) })) as T;
+    if (name === "stream") return parseSafetensors(pack({ norm: f32([2, cols], cells.map((x) => x + 1)), sink: this.sink(2, cols), next_p: f32([cols, 0], []) }, { next_text: "[]" })) as T;
+    const own = dictionary!.includes("z.");
+    const rows = own ? 1 : 2;
+    const coef = Array.from({ length: rows * cols * 3 }, (_, i) => i + (dictionary!.includes("svd") ? 100 : 0));
+    return parseSafetensors(
+      pack({ coef: f32([rows, cols, 3], coef), offset: f32([rows, 3], Array(rows * 3).fill(own ? NaN : 1)), sink: this.sink(rows, cols) }, { rows: JSON.stringify(own ? ["z.0"] : ["embed", "resid_post.0"]), fitted_row: "null" }),
+    ) as T;
   }
+  tensors = () => Promise.reject(new Error("everything is a query"));
+  json = () => Promise.reject(new Error("everything is a query"));
 }

@@ -84,7 +84,7 @@ describe("the tab", () => {
     const connector = {
       subscribe: (to: Listener) => ((listener = to), () => {}),
       intent: vi.fn(async (name: string) => (name === "read_data" ? { name: "IOI", n: 60, labels: [{ name: "kind", classes: 2, most: {} }], positions: [{ name: "KEY", lacking: 0 }], texts: [] } : { name: probe.name })),
-      json: async (path: string) => (asked.push(path), path.includes("reading") ? reading : detail),
+      query: async (name: string) => (asked.push(name), name.includes("reading") ? reading : detail),
       tensors: async () => ({ metadata: {}, tensors: {} }),
       retry: () => {},
     };

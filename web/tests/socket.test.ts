@@ -1,13 +1,15 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { SocketConnector } from "../src/connect/socket";
 import { WireError, type Connection } from "../src/connect/connector";
+import type { Tensors } from "../src/connect/safetensors";
 import type { State } from "../src/connect/wire";
+import { f32, pack } from "./pack";
 
 class FakeSocket {
   static all: FakeSocket[] = [];
   readyState = 1;
   sent: { id: number; intent: string; args: unknown }[] = [];
-  onmessage: ((event: { data: string }) => void) | null = null;
+  onmessage: ((event: { data: string | ArrayBuffer }) => void) | null = null;
   onclose: (() => void) | null = null;
   constructor(readonly url: string) {
     FakeSocket.all.push(this);
@@ -124,6 +126,22 @@ describe("the connector", () => {
     await expect(connector.tensors("api/runs/r1/stream")).rejects.toThrow(refusal.message);
     answer = new Response("<html>", { status: 502, statusText: "Bad Gateway" });
     await expect(connector.json("api/state")).rejects.toThrow("502 Bad Gateway");
+  });
+
+  it("has the tensors of a run before they are asked for, where they came with the news of it", async () => {
+    const { connector, fetcher } = start();
+    const head = new TextEncoder().encode(JSON.stringify({ query: "stream", args: { run: "r1" } }));
+    const tensors = new Uint8Array(pack({ norm: f32([1, 2], [3, 4]) }));
+    const message = new Uint8Array(4 + head.length + tensors.length);
+    new DataView(message.buffer).setUint32(0, head.length, true);
+    message.set(head, 4);
+    message.set(tensors, 4 + head.length);
+    socket().onmessage?.({ data: message.buffer });
+    expect([...(await connector.query<Tensors>("stream", { run: "r1" })).tensors.norm.data]).toEqual([3, 4]);
+    expect(fetcher).not.toHaveBeenCalled();
+    answer = new Response(pack({ norm: f32([1, 2], [5, 6]) }), { headers: { "content-type": "application/octet-stream" } });
+    expect([...(await connector.query<Tensors>("stream", { run: "r2" })).tensors.norm.data]).toEqual([5, 6]);
+    expect(vi.mocked(fetcher).mock.calls[0][0]).toBe("http://127.0.0.1:8000/lab/api/queries/stream");
   });
 
   it("changes by method, with JSON or with a file's own bytes", async () => {

@@ -13,7 +13,7 @@ from residscope.engine.model import Model
 from residscope.engine.recording import Recording
 from residscope.engine.sinks import kept, streams
 from residscope.model.sites import Site
-from residscope.progress import Cancel, Progress, stage
+from residscope.progress import Cancel, Progress, asking, stage
 
 ROWS = 4  # of a chunk
 
@@ -56,8 +56,10 @@ def chunks(
     places = [model.sites.parse(site) for site in sites]
     capture = {*places, *(stream for site in places for stream in streams(model, site))}
     first = read = 0
-    with stage(what, tokens, progress, cancel) as tell:
+    with stage(what, tokens, progress, cancel, yields=True) as tell:
         for batch in Reader.of(model, corpus).batches(tokens=tokens, length=length, size=size, tell=tell):
-            yield Chunk(first, model.run(batch, capture))
+            with asking(tell, cancel):
+                record = model.run(batch, capture)
+            yield Chunk(first, record)
             first, read = first + len(batch), read + sum(map(len, batch))
             tell(read)

@@ -13,7 +13,7 @@ from residscope.engine import encoding
 from residscope.engine.model import Model
 from residscope.errors import EmptyCorpus
 from residscope.model.prompts import PromptSet
-from residscope.progress import Cancel, Progress, stage
+from residscope.progress import Cancel, Progress, Tell, stage
 
 POOL = 4_000_000  # characters: of a longer text, windows come from its beginning
 WIDEST_TOKEN = 16  # characters a token takes at most, on the average over a window
@@ -45,11 +45,11 @@ def draw_prompts(
     Raises:
         EmptyCorpus: not one. CorpusError: the text cannot be used. Cancelled: `cancel` said so.
     """
-    pool = list(_pool(texts(text)))
     chance = random.Random(seed)
     length = min(length, model.context)
     drawn: dict[tuple[int, int], Window] = {}
     with stage("Drawing prompts", n, progress, cancel) as tell:
+        pool = list(_pool(texts(text), tell))
         for least, start in product((length, LEAST), STARTS):
             places = [(i, match.start()) for i, part in enumerate(pool) for match in start.finditer(part)]
             chance.shuffle(places)
@@ -65,9 +65,10 @@ def draw_prompts(
     return PromptSet(tuple(ids for _, ids in windows), texts=tuple(words for words, _ in windows), name=called(text))
 
 
-def _pool(parts: Iterable[str]) -> Iterator[str]:
+def _pool(parts: Iterable[str], tell: Tell) -> Iterator[str]:
     left = POOL
     for text in parts:
+        tell()
         yield text[:left]
         left -= len(text)
         if left <= 0:

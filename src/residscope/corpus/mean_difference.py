@@ -37,7 +37,7 @@ def mean_difference(
     site: Annotated[str, fields.site(title="place", only=PLACES, usual="resid_post")],
     *,
     head: Annotated[int | None, fields.heads(single=True)] = None,
-    tokens: Annotated[int, fields.count(low=1000)] = 20_000,
+    tokens: Annotated[int, fields.count(low=1)] = 20_000,
     progress: Progress = None,
     cancel: Cancel = None,
 ) -> Dictionary:

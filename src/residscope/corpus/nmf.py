@@ -31,7 +31,7 @@ def nmf(
     *,
     head: Annotated[int | None, fields.heads(single=True)] = None,
     clip: Annotated[bool, fields.flag(help="set what is below zero to zero")] = False,
-    tokens: Annotated[int, fields.count(low=1000)] = 20_000,
+    tokens: Annotated[int, fields.count(low=1)] = 20_000,
     seed: Annotated[int, fields.seed()] = 0,
     progress: Progress = None,
     cancel: Cancel = None,

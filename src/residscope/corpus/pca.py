@@ -39,7 +39,7 @@ def pca(
     *,
     head: Annotated[int | None, fields.heads(single=True)] = None,
     standardise: Annotated[bool, fields.flag(help="divide each axis by its standard deviation first")] = False,
-    tokens: Annotated[int, fields.count(low=1000)] = 20_000,
+    tokens: Annotated[int, fields.count(low=1)] = 20_000,
     progress: Progress = None,
     cancel: Cancel = None,
 ) -> Dictionary:

@@ -37,7 +37,7 @@ def svd(
     n: Annotated[int, fields.count(low=1, high=1000, title="directions")] = 30,
     *,
     head: Annotated[int | None, fields.heads(single=True)] = None,
-    tokens: Annotated[int, fields.count(low=1000)] = 20_000,
+    tokens: Annotated[int, fields.count(low=1)] = 20_000,
     progress: Progress = None,
     cancel: Cancel = None,
 ) -> Dictionary:

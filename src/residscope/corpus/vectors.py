@@ -15,7 +15,7 @@ from residscope.engine.recording import Recording
 from residscope.engine.sinks import kept, streams
 from residscope.errors import CorpusError, DirectionError, NoVectors, TooFewVectors, UnknownHead
 from residscope.model.sites import KINDS, Site
-from residscope.progress import Cancel, Progress, stage
+from residscope.progress import Cancel, Progress, asking, stage
 
 ROWS = 8  # of a run
 PLAIN = (("d_model",), ("d_mlp",))
@@ -88,9 +88,10 @@ def vectors_of(
         raise CorpusError("no tokens to read", received=f"tokens={tokens}", allowed="1 or more")
     capture = {stream for site in places for stream in (site, *streams(model, site))}
     seen = 0
-    with stage(what, tokens, progress, cancel) as tell:
+    with stage(what, tokens, progress, cancel, yields=True) as tell:
         for batch in Reader.of(model, corpus).batches(tokens=tokens, length=length, size=ROWS, tell=tell):
-            record = model.run(batch, capture)
+            with asking(tell, cancel):
+                record = model.run(batch, capture)
             found = {}
             for site in places:
                 x = at_head(record, site, head)

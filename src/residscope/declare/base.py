@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
 
 from pydantic import Field as Bounds
@@ -76,8 +77,7 @@ class Declared:
             if default is Argument.required:
                 parts[argument.wire] = (kind, Bounds(..., **about))
             else:
-                default = [*default] if isinstance(default, tuple) and default else default
-                default = None if default == () else default
+                default = argument.field.plain(default)
                 parts[argument.wire] = (kind if default is not None else kind | None, Bounds(default, **about))
         return create_model(self.id, __base__=self.base, **self._extra(), **parts)
 
@@ -85,27 +85,32 @@ class Declared:
         return {}
 
     def _hints(self, argument: Argument) -> dict[str, Any]:
-        said = {"when": argument.field.when, "unless": argument.field.unless}
-        return argument.field.hints() | {name: list(value) for name, value in said.items() if value}
+        field = argument.field
+        said = {"when": field.when, "unless": field.unless}
+        typed = {"words": field.words, "example": field.example}
+        return field.hints() | {name: list(value) for name, value in said.items() if value} | typed
 
     @cached_property
     def _adapter(self) -> TypeAdapter[Spec]:
         return TypeAdapter(self.shape)
 
-    def check(self, raw: Any, *, where: str = "") -> Spec:
-        """Plain arguments, checked. Raises BadArguments (of an edit, BadEdit) with what came and what is taken."""
+    def check(self, raw: Any, *, where: str = "", called: Callable[[str], str] = str) -> Spec:
+        """Plain arguments, checked. called: what the door they came through calls each of them.
+
+        Raises BadArguments (of an edit, BadEdit) with what came and what is taken.
+        """
         try:
             return self._adapter.validate_python(raw)
         except ValidationError as error:
             raise self.refusal(
-                f"{where or f'the arguments of {self.id}'} does not parse: {reasons(error)}"
-                if where else f"the arguments of {self.id} do not parse: {reasons(error)}",
-                received=shorten(raw), allowed=self._allowed(),
+                f"{where} does not parse: {reasons(error, called)}"
+                if where else f"the arguments of {self.id} do not parse: {reasons(error, called)}",
+                received=shorten(raw), allowed=self._allowed(called),
             ) from None  # fmt: skip
 
-    def _allowed(self) -> str:
+    def _allowed(self, called: Callable[[str], str]) -> str:
         return ", ".join(
-            f"{a.wire}{'' if a.default is Argument.required else ' (may be left out)'}" for a in self.arguments
+            f"{called(a.wire)}{'' if a.default is Argument.required else ' (may be left out)'}" for a in self.arguments
         )
 
     def said(self, plain: Spec) -> dict[str, Any]:
@@ -142,17 +147,20 @@ class Declared:
 
     def _expression(self, writer: Writer) -> str:
         """The function as the copied lines call it."""
-        name, module = self.function.__name__, self.function.__module__
-        import residscope
+        if self.name_in_python == self.function.__name__:
+            writer.need(f"from {self.function.__module__} import {self.function.__name__}")
+        return self.name_in_python
 
+    @property
+    def name_in_python(self) -> str:
+        """What the function goes by after `import residscope as rs` and `from residscope import edits`, or its own name."""
+        name, module = self.function.__name__, self.function.__module__
+        public = import_module("residscope").__all__  # not by name: all that it offers would count as imported here
         if module.startswith("residscope.edits."):
             return f"edits.{name}"
         if module == "residscope.methods.concepts":
             return f"rs.concepts.{name}"
-        if name in residscope.__all__:
-            return f"rs.{name}"
-        writer.need(f"from {module} import {name}")
-        return name
+        return f"rs.{name}" if name in public else str(name)
 
     @property
     def about(self) -> str:
@@ -202,9 +210,11 @@ def _same(value: Any, default: Any) -> bool:
     )
 
 
-def reasons(error: ValidationError) -> str:
+def reasons(error: ValidationError, called: Callable[[str], str] = str) -> str:
     """What pydantic found, in one line."""
-    several = [(".".join(map(str, item["loc"])), item["msg"]) for item in error.errors(include_url=False)[:4]]
+    found = error.errors(include_url=False)[:4]
+    places = [[called(str(at)) if i == 0 else str(at) for i, at in enumerate(item["loc"])] for item in found]
+    several = [(".".join(place), item["msg"]) for place, item in zip(places, found, strict=True)]
     return "; ".join(f"{place}: {message}" if place else message for place, message in several)
 
 

@@ -7,11 +7,13 @@ from typing import Any, ClassVar, Literal, TypeVar
 from pydantic import BaseModel
 from pydantic import Field as Bounds
 
-from residscope.declare.base import Declared, shorten
-from residscope.errors import BadEdit, NameAlreadyDeclared, ResidscopeError
+from residscope.declare.base import Declared
+from residscope.declare.plugins import claim
+from residscope.errors import BadEdit, ResidscopeError
 from residscope.fields.base import Spec, World
 
 F = TypeVar("F", bound=Callable[..., Any])
+MOST_SHOWN = 40  # characters of a text beside an edit
 
 
 class EditSpec(Spec):
@@ -84,7 +86,8 @@ def _listed(value: Any) -> str:
 def _short(value: Any) -> str:
     if isinstance(value, BaseModel):
         parts = [v for k, v in value.model_dump().items() if k != "kind" and isinstance(v, str)]
-        return shorten(" ".join(parts), limit=60).strip("'\"")
+        words = " ".join(parts)  # of a prompt its end, where prompts that are compared differ
+        return words if len(words) <= MOST_SHOWN else f"…{words[1 - MOST_SHOWN :]}"
     return _listed(value)
 
 
@@ -96,14 +99,7 @@ def edit(id: str = "", *, title: str, glyph: str = "·", says: str = "") -> Call
 
     def declare(function: F) -> F:
         kind = EditKind(id or function.__name__, title, function, glyph, says)
-        known = EDITS.get(kind.id)
-        if known is not None and known.function.__module__ != function.__module__:
-            raise NameAlreadyDeclared(
-                "two kinds of edit have one id",
-                received=kind.id,
-                allowed="another id",
-                fix=f"see {known.function.__module__}",
-            )
+        claim("kinds of edit", kind.id, EDITS.get(kind.id), function)
         EDITS[kind.id] = kind
         return function
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from residscope.declare.base import Declared
-from residscope.errors import NameAlreadyDeclared
+from residscope.declare.plugins import claim
 from residscope.fields.base import Spec, World
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -31,6 +31,11 @@ class Method(Declared):
     def takes(self) -> frozenset[str]:
         """The names of all its arguments, also of those that are for Python alone."""
         return frozenset(inspect.signature(self.function).parameters)
+
+    @property
+    def stepwise(self) -> bool:
+        """Whether it gives ever fuller items; else one, which is whole."""
+        return self.steps is not None or inspect.isgeneratorfunction(self.function)
 
     def run(self, plain: Spec, world: World, **watch: Any) -> Iterator[Any]:
         """Items as they come; the last is whole. watch: `progress`, `cancel`, where the function takes them."""
@@ -97,11 +102,7 @@ def method(
     """
 
     def declare(function: F) -> F:
-        known = METHODS.get(id)
-        if known is not None and known.function.__module__ != function.__module__:
-            raise NameAlreadyDeclared(
-                "two methods have one id", received=id, allowed="another id", fix=f"see {known.function.__module__}"
-            )
+        claim("methods", id, METHODS.get(id), function)
         METHODS[id] = Method(id, title, function, group, steps, tokens, refuse, parts)
         return function
 

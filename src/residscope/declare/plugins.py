@@ -1,8 +1,12 @@
 """Out-of-tree packages: what their entry points name is imported, and so declares itself; one that fails is named and skipped."""
 
 import logging
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import entry_points
+from typing import Any
+
+from residscope.errors import NameAlreadyDeclared
 
 GROUPS = ("residscope.methods", "residscope.edits", "residscope.tasks", "residscope.families")
 _log = logging.getLogger(__name__)
@@ -11,24 +15,48 @@ BROKEN: dict[str, str] = {}
 """Why each plugin that could not be imported could not, by `group: name`."""
 
 
-@cache
 def load_plugins() -> tuple[str, ...]:
     """Import every plugin once; the names of those that are there.
 
-    An entry point of the group `residscope.methods`, `.edits`, `.tasks` or `.families` names a module, or a function in one.
+    An entry point of the group `residscope.methods`, `.edits` or `.tasks` names a module, or a function in one, and one of
+    `.families` a `Family`, or a module whose `FAMILY` is one.
     """
-    loaded: list[str] = []
-    for group in GROUPS:
-        for point in entry_points(group=group):
-            name = f"{group}: {point.name}"
-            try:
-                point.load()
-            except Exception as error:  # whatever a stranger's module raises while it is imported
-                BROKEN[name] = f"{type(error).__name__}: {error}"
-                _log.warning("the plugin %s was skipped: %s", name, BROKEN[name])
-            else:
-                loaded.append(name)
-    return tuple(loaded)
+    return tuple(name for group in GROUPS for name in load_group(group))
+
+
+@cache
+def load_group(group: str) -> Mapping[str, Any]:
+    """Import the plugins of one group, once; what each entry point names, by `group: name`."""
+    loaded: dict[str, Any] = {}
+    for point in entry_points(group=group):
+        name = f"{group}: {point.name}"
+        try:
+            loaded[name] = point.load()
+        except Exception as error:  # whatever a stranger's module raises while it is imported
+            skip(name, f"{type(error).__name__}: {error}")
+    return loaded
+
+
+def skip(name: str, why: str) -> None:
+    """Note that a plugin is not used, and why."""
+    if name not in BROKEN:
+        BROKEN[name] = why
+        _log.warning("the plugin %s was skipped: %s", name, why)
+
+
+def claim(what: str, id: str, known: Any, function: Callable[..., Any]) -> None:
+    """Let a function have an id that `known` may have already: Residscope's own takes it from a plugin's, which is then named.
+
+    Raises:
+        NameAlreadyDeclared: another function has it, and stays.
+    """
+    if known is None or known.function.__module__ == function.__module__:
+        return
+    ours, known_ours = (one.__module__.startswith("residscope.") for one in (function, known.function))
+    if known_ours or not ours:
+        fix = f"see {known.function.__module__}"
+        raise NameAlreadyDeclared(f"two {what} have one id", received=id, allowed="another id", fix=fix)
+    skip(f"{known.function.__module__}: {id}", "Residscope has one of that id")
 
 
 def installed() -> bool:

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from residscope.errors import NameAlreadyDeclared
+from residscope.declare.plugins import claim
+from residscope.fields.base import Writer
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -19,8 +20,20 @@ class Task:
     function: Callable[..., Any]
 
     def __call__(self, model: Any, n: int, *, seed: int = 0, prefixes: bool = False) -> Any:
-        more = {"prefixes": prefixes} if "prefixes" in inspect.signature(self.function).parameters else {}
-        return self.function(model, n, seed=seed, **more)
+        return self.function(model, n, seed=seed, **self._more(prefixes))
+
+    def code(self, n: int, writer: Writer, *, seed: int = 0, prefixes: bool = False) -> str:
+        """The call as Python."""
+        name, module = self.function.__name__, self.function.__module__
+        if module.startswith("residscope."):
+            name = f"rs.tasks.{name}"
+        else:
+            writer.need(f"from {module} import {name}")
+        more = "".join(f", {key}={value}" for key, value in self._more(prefixes).items())
+        return f"{name}(model, n={n}, seed={seed}{more})"
+
+    def _more(self, prefixes: bool) -> dict[str, bool]:
+        return {"prefixes": prefixes} if "prefixes" in inspect.signature(self.function).parameters else {}
 
     @property
     def about(self) -> str:
@@ -34,9 +47,7 @@ def task(id: str, *, title: str) -> Callable[[F], F]:
     """Declare a function of (model, n, *, seed) to a `PromptSet` as a task."""
 
     def declare(function: F) -> F:
-        known = TASKS.get(id)
-        if known is not None and known.function.__module__ != function.__module__:
-            raise NameAlreadyDeclared("two tasks have one id", received=id, allowed="another id")
+        claim("tasks", id, TASKS.get(id), function)
         TASKS[id] = Task(id, title, function)
         return function
 

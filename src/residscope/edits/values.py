@@ -162,7 +162,7 @@ def scale(
 @edit(title="Add noise", glyph="≈")
 def noise(
     site: Annotated[str, fields.site(usual="embed")],
-    sigma: Annotated[float, fields.number(low=0, strength=True, slide=(0, 10), step=0.1)],
+    sigma: Annotated[float, fields.number(low=0, strength=True, slide=(0, 1), step=0.01)],
     seed: Annotated[int, fields.seed()] = 0,
     **where: Unpack[Where],
 ) -> Noise:

@@ -1,9 +1,7 @@
 """One forward of a stock model: what is captured, what is edited, where it starts and where it stops."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from threading import RLock
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -14,18 +12,10 @@ from residscope.engine.memory import require_room
 from residscope.engine.passes import Pass, Stop
 from residscope.engine.protocols import Edit
 from residscope.engine.stock import call
+from residscope.engine.turns import lock_of, repeated
 from residscope.engine.windows import Window, window_cache
 from residscope.model.prompts import Batch
 from residscope.model.sites import Site, rank
-
-_locks: "WeakKeyDictionary[Any, RLock]" = WeakKeyDictionary()
-_locks_lock = RLock()
-
-
-def lock_of(hf: Any) -> RLock:
-    """The one lock around every forward of a model object, however many `Model`s wrap it."""
-    with _locks_lock:
-        return _locks.setdefault(hf, RLock())
 
 
 def forward(
@@ -47,9 +37,27 @@ def forward(
     `earlier`: edits that the window's stream has been through already (see `Pass`). `grad`: keep the graph that autograd
     needs. `cache`: a transformers cache for the run to fill. `memory`: bytes to keep within. Raises TooLarge.
     """
-    n = layout.sizes.n_layers
     capture = frozenset(capture)
     require_room(layout, batch, capture, offset=0 if window is None else window.pos, most=memory)
+
+    def once() -> dict[Site, Tensor]:
+        return _once(layout, batch, capture, edits, earlier, window, unedited, grad, cache)
+
+    return once() if grad or cache is not None else repeated(layout.hf, once)
+
+
+def _once(
+    layout: Layout,
+    batch: Batch,
+    capture: frozenset[Site],
+    edits: Sequence[Edit],
+    earlier: Sequence[Edit],
+    window: Window | None,
+    unedited: Mapping[Site, Tensor] | None,
+    grad: bool,
+    cache: Any,
+) -> dict[Site, Tensor]:
+    n = layout.sizes.n_layers
     pos, start, resume, whole = 0, 0, None, cache is None
     stop = max((rank(site, n) for site in capture), default=-1)
     with lock_of(layout.hf), torch.set_grad_enabled(grad):

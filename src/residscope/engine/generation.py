@@ -10,13 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from residscope.engine.attention import active
-from residscope.engine.forward import forward, lock_of
+from residscope.engine.forward import forward
 from residscope.engine.hooks import Hooks
 from residscope.engine.passes import Pass
 from residscope.engine.protocols import Edit
 from residscope.engine.sampling import Pick, Stops, generator
 from residscope.engine.stock import call
 from residscope.engine.timing import Timed
+from residscope.engine.turns import lock_of
 from residscope.errors import NotPlain, PromptError, PromptTooLong
 from residscope.files import read_plain, write_plain
 from residscope.items import save_item

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from residscope.engine.forward import forward, lock_of
+from residscope.engine.forward import forward
 from residscope.engine.passes import masked
 from residscope.engine.preparing import prepare
 from residscope.engine.protocols import At, Edit, LeastEdit, Readout
 from residscope.engine.recording import Recording
+from residscope.engine.turns import lock_of
 from residscope.errors import NoGradient
 from residscope.model.prompts import Batch
 from residscope.model.sites import Site, SiteTable

@@ -20,6 +20,7 @@ from residscope.engine.stock import block_returns
 from residscope.engine.structure import uncompiled
 from residscope.errors import BadEdit
 from residscope.model.sites import Site
+from residscope.progress import asked
 
 
 class Hooks(Places):
@@ -77,6 +78,8 @@ class Hooks(Places):
 
     def _block(self, layer: int, parts: BlockParts) -> None:
         now = self.now
+        if (ask := asked()) is not None:
+            self._on(parts.block, before=lambda args, kwargs: ask())
         self._entry(layer, parts)
         if self.stop == -1:
             self._on(parts.block, before=_stop)

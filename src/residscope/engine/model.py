@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from residscope.engine import attention, encoding, parameters
-from residscope.engine.forward import forward, lock_of
+from residscope.engine.forward import forward
 from residscope.engine.generation import Generation, check_length, steps
 from residscope.engine.layout import Layout, lay_out, weight_in_out
 from residscope.engine.preparing import join, prepare
@@ -19,6 +19,7 @@ from residscope.engine.recording import Recording
 from residscope.engine.sampling import Stops, picker
 from residscope.engine.structure import Structure, original
 from residscope.engine.timing import timed
+from residscope.engine.turns import lock_of, repeated
 from residscope.engine.window_checks import is_plain, require_base, require_inside, require_reached
 from residscope.engine.windows import Window
 from residscope.errors import NoWeights, QuantisedModel
@@ -307,12 +308,16 @@ class Model:
         prepared = prepare(self, given, batch.lengths)
         if window is not None:
             require_reached(self, window, prepared)
-        with lock_of(self.hf):
-            unedited = self._unedited(batch, prepared, window)
-            values = forward(
-                self.layout, batch, capture=sites, edits=prepared, window=window, unedited=unedited, memory=memory
-            )
-            version = self.weights_version()
+
+        def passes() -> tuple[dict[Site, Tensor], dict[Site, Tensor], Any]:
+            with lock_of(self.hf):
+                unedited = self._unedited(batch, prepared, window)
+                values = forward(
+                    self.layout, batch, capture=sites, edits=prepared, window=window, unedited=unedited, memory=memory
+                )
+                return unedited, values, self.weights_version()
+
+        unedited, values, version = repeated(self.hf, passes)
         record = Recording(self, batch, values, edits=prepared, window=window, unedited=unedited, weights=version)
         if readout is not None:
             record.readout = readout(record)

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from residscope.engine.forward import forward, lock_of
+from residscope.engine.forward import forward
 from residscope.engine.protocols import Edit, overlays_of
+from residscope.engine.turns import lock_of
 from residscope.engine.windows import Window
 from residscope.errors import NotRecorded, UnknownPosition, WeightsChanged, WrongModel
 from residscope.items import save_item

@@ -95,6 +95,12 @@ class Field:
         """What the page's form has to know beside the type."""
         return {}
 
+    def plain(self, default: Any) -> Any:
+        """A function's default as the wire has it."""
+        if isinstance(default, tuple):
+            return [*default] if default else None
+        return default
+
     def applies(self, plain: Any) -> bool:
         """Whether it means something among these arguments."""
         if self.when is not None and getattr(plain, self.when[0], None) not in self.when[1]:

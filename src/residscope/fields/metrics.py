@@ -59,6 +59,8 @@ class MetricField(Field):
         return writer.metric(value)
 
     def read(self, words: Sequence[str]) -> Any:
+        if len(words) > 2:
+            raise ValueError("one or two words")
         if len(words) == 2:
             return {"kind": "logit_diff", "positive": words[0], "negative": words[1]}
         if words[0] in ("loss", "answers"):

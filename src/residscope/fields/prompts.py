@@ -64,7 +64,7 @@ LabelledPrompts = Annotated[TaskData | FileData | NamedPrompts, Bounds(discrimin
 
 
 def read_prompts(words: str) -> dict[str, Any]:
-    """A prompt as typed; `task:ioi,n=50,seed=1`; or a .csv, .tsv or .jsonl file of labelled prompts."""
+    """A prompt as typed; `task:ioi,n=50,seed=1`; a .csv, .tsv or .jsonl file of labelled prompts; a saved set's .safetensors."""
     if words.startswith("task:"):
         name, *options = words.removeprefix("task:").split(",")
         told: dict[str, Any] = {"kind": "task", "task": name.strip()}
@@ -75,6 +75,8 @@ def read_prompts(words: str) -> dict[str, Any]:
     path = Path(words).expanduser()
     if path.suffix in (".csv", ".tsv", ".jsonl") and path.is_file():
         return {"kind": "file", "name": path.name, "text": path.read_text(encoding="utf-8")}
+    if path.suffix == ".safetensors" and path.is_file():
+        return {"kind": "item", "name": words}
     return {"kind": "typed", "texts": [words]}
 
 
@@ -82,19 +84,20 @@ def read_prompts(words: str) -> dict[str, Any]:
 class PromptsField(Field):
     """Prompts as `model.run` takes them. one: a single prompt. labelled: with labels and named positions, as a probe needs.
 
-    live: the prompt on the page stands where none is given.
+    live: the prompt on the page stands where none is given. begin: what a form begins with ("typed").
     """
 
     one: bool = False
     labelled: bool = False
     live: bool = False
+    begin: str = ""
     kind: ClassVar[str] = "prompts"
 
     def type(self) -> Any:
         return LabelledPrompts if self.labelled else OnePrompt if self.one else SeveralPrompts
 
     def hints(self) -> dict[str, Any]:
-        return {"one": self.one, "labelled": self.labelled}
+        return {"one": self.one, "labelled": self.labelled, "begin": self.begin}
 
     def unsaid(self, plain: Any) -> Any:
         return LivePrompt(kind="live") if self.live and self.applies(plain) else None

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator
@@ -59,8 +60,11 @@ class SourceField(Field):
         return writer.source(value)
 
     def read(self, words: Sequence[str]) -> Any:
+        path = Path(words[0]).expanduser()
+        if path.suffix == ".safetensors" and path.is_file():
+            return {"kind": "item", "name": words[0]}
         return {"kind": "prompt", "text": words[0]}
 
     @property
     def example(self) -> str:
-        return "PROMPT"
+        return "PROMPT|FILE"

@@ -55,6 +55,9 @@ class TextField(Field):
     def type(self) -> Any:
         return TextRef
 
+    def plain(self, default: Any) -> Any:
+        return BuiltInText(kind="builtin", name=default) if isinstance(default, str) else default
+
     def resolve(self, value: Any, world: World) -> Any:
         return world.text(value)
 

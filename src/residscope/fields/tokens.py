@@ -25,7 +25,9 @@ class TokensField(Field):
         return {"several": self.several}
 
     def read(self, words: Sequence[str]) -> Any:
-        return [part for part in words[0].split(",") if part] if self.several else words[0]
+        if not self.several:
+            return words[0]
+        return [part for part in words[0].split(",") if part] or [words[0]]
 
     @property
     def example(self) -> str:

@@ -24,7 +24,7 @@ from residscope.results import Result
 def activation_patching(
     model: Model,
     clean: Annotated[Prompt, fields.prompts()],
-    corrupted: Annotated[Prompt | None, fields.prompts()],
+    corrupted: Annotated[Prompt | None, fields.prompts(begin="typed")],
     metric: Annotated[Readout, fields.metric()],
     *,
     site: Annotated[str, fields.site(every=True, usual="resid_pre")] = "resid_pre",

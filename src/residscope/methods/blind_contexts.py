@@ -152,10 +152,10 @@ def _rows(
             start = draw.randrange(max(1, len(text) - 2 * LETTERS * length))
             space = text.find(" ", start)
             piece = text[max(0, space) : max(0, space) + 4 * LETTERS * length]
-            ids, unread = encoding.read(model, piece)
+            ids, _ = encoding.read(model, piece)
             begins = int(model.bos)
             shown = ids[begins : begins + length]
-            if unread or len(shown) < length or tuple(shown) in taken or not _readable(model, shown):
+            if len(shown) < length or tuple(shown) in taken or not _readable(model, shown):
                 continue
             said = model.text(shown).strip()
             if any(said in other or other.strip() in said for other in avoid if other.strip()):

@@ -118,10 +118,6 @@ def create_app(
     def probe_reading(name: str, run: str, pos: int, named: bool = False) -> JSONResponse:
         return JSONResponse(session.probe_reading(name, run=run, pos=pos, named=named))
 
-    @app.get("/api/evidence")
-    def evidence(key: str) -> JSONResponse:
-        return JSONResponse(session.evidence(key))
-
     @app.websocket("/ws")
     async def socket(websocket: WebSocket) -> None:
         await talk(websocket, session)

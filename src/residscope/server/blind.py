@@ -12,7 +12,7 @@ from residscope.methods.blind_contexts import Context
 from residscope.session import Session
 from residscope.session.session import BLIND_CORPUS
 from residscope.store import Library
-from residscope.store.text import key
+from residscope.written import key
 
 MOST_UNDER_WAY = 500
 SCALE = ("strongly negative", "in the middle", "strongly positive")

@@ -1,4 +1,4 @@
-"""One WebSocket: intents in, answers and numbered patches out; a client too slow to follow is let go, alone."""
+"""One WebSocket: intents and queries in, answers and numbered patches out; a client too slow to follow is let go, alone."""
 
 import asyncio
 import contextlib
@@ -26,12 +26,12 @@ class Outbox:
 
     def __init__(self, size: int = QUEUE) -> None:
         self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[str] = asyncio.Queue(size)
+        self._queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue(size)
         self.overflowed = asyncio.Event()
 
     def put(self, message: dict[str, Any]) -> None:
         try:
-            self._queue.put_nowait(json.dumps(message, ensure_ascii=False, allow_nan=False))
+            self._queue.put_nowait(message)
         except asyncio.QueueFull:
             self.overflowed.set()
 
@@ -39,9 +39,18 @@ class Outbox:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
             self._loop.call_soon_threadsafe(self.put, message)
 
-    async def send_to(self, websocket: WebSocket) -> None:
+    async def send_to(self, websocket: WebSocket, session: Session) -> None:
+        """Messages in order; the tensors of a new run go before the news of it, so that a page need not ask for them."""
+        sent: set[tuple[str, str]] = set()
         while True:
-            await websocket.send_text(await self._queue.get())
+            message = await self._queue.get()
+            current = (message.get("patch") or message.get("state") or {}).get("current") or {}
+            runs = [run for run in dict.fromkeys(current.values()) if run is not None]
+            if runs:
+                for query, args, data in await run_in_threadpool(session.pictures, runs, sent):
+                    head = json.dumps({"query": query, "args": args}).encode()
+                    await websocket.send_bytes(len(head).to_bytes(4, "little") + head + data)
+            await websocket.send_text(json.dumps(message, ensure_ascii=False, allow_nan=False))
 
 
 async def talk(websocket: WebSocket, session: Session) -> None:
@@ -50,7 +59,7 @@ async def talk(websocket: WebSocket, session: Session) -> None:
     seq, state, stop = session.subscribe(lambda seq, patch: outbox.put_threadsafe({"seq": seq, "patch": patch}))
     outbox.put({"seq": seq, "state": state})
     tasks = [
-        asyncio.create_task(outbox.send_to(websocket)),
+        asyncio.create_task(outbox.send_to(websocket, session)),
         asyncio.create_task(_listen(websocket, session, outbox)),
         asyncio.create_task(outbox.overflowed.wait()),
     ]
@@ -70,7 +79,7 @@ async def talk(websocket: WebSocket, session: Session) -> None:
 
 
 async def _listen(websocket: WebSocket, session: Session, outbox: Outbox) -> None:
-    """A client's intents, one after the other, in its order."""
+    """What a client asks, one after the other, in its order."""
     while True:
         message = await websocket.receive()
         if message["type"] == "websocket.disconnect":
@@ -84,13 +93,21 @@ async def _answer(text: str | None, session: Session) -> dict[str, Any]:
         if text is None:
             raise MalformedJSON("messages are text", received="bytes", allowed="JSON text")
         message = parse_json(text)
-        if not isinstance(message, dict) or not isinstance(message.get("intent"), str):
-            raise MalformedJSON("the message does not parse", received=shorten(message), allowed="{id, intent, args}")
+        asked = {"intent", "query"} & message.keys() if isinstance(message, dict) else set()
+        if len(asked) != 1 or not isinstance(message[kind := asked.pop()], str):
+            allowed = "{id, intent, args} or {id, query, args}"
+            raise MalformedJSON("the message does not parse", received=shorten(message), allowed=allowed)
         id = message.get("id")
-        value = await run_in_threadpool(session.intent, message["intent"], message.get("args"))
+        ask = session.intent if kind == "intent" else session.query
+        value = await run_in_threadpool(ask, message[kind], message.get("args"))
+        if isinstance(value, bytes):
+            fix = f"POST api/queries/{message[kind]}"
+            raise MalformedJSON(
+                "the answer is tensors, and no message", received=message[kind], allowed="JSON answers", fix=fix
+            )
     except ResidscopeError as error:
         return {"id": id, **body_of(error)}
     except Exception as error:
-        _log.exception("an intent failed")
+        _log.exception("an intent or a query failed")
         return {"id": id, **body_of(internal(error))}
     return {"id": id, "ok": True, "value": value}

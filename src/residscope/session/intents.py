@@ -11,7 +11,7 @@ from residscope.errors import MalformedJSON, ModelNotFound, NotFound
 from residscope.fields.base import Spec
 from residscope.fields.prompts import ProbeData
 from residscope.fields.sources import PromptSource, RunSource
-from residscope.session import compute, evidence, probes
+from residscope.session import compute, probes
 from residscope.session.jobs import CANCELLED, WAITING, find_job
 from residscope.session.loaded import Loaded
 from residscope.session.shelf import ItemShelf
@@ -304,8 +304,6 @@ INTENTS: dict[str, Intent] = {
     ),  # answered by the session: making prompts takes a while
     "fit_probe": Intent(ProbeRecipe, fit_probe),
     "cancel_probe": Intent(Nothing, cancel_probe),
-    "gather_evidence": Intent(evidence.GatherEvidence, evidence.gather_evidence),
-    "cancel_evidence": Intent(Nothing, evidence.cancel_evidence),
     "python": Intent(Python, python),
 }
 

@@ -2,32 +2,38 @@
 
 import heapq
 import itertools
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from residscope.declare import Method
 from residscope.directions import Dictionary
 from residscope.engine.planner.pricing import prices_of, rate_of
-from residscope.errors import Cancelled, NotFound, ResidscopeError, WrongModel, explain
+from residscope.engine.turns import ModelLock, give_way, giving_way, lock_of
+from residscope.errors import Cancelled, NotFound, NotWritten, ResidscopeError
 from residscope.fields.base import Spec
-from residscope.session.made import origin_of
-from residscope.session.shelf import ItemShelf, Kept
+from residscope.session.made import explained, parts_of, wanting
+from residscope.session.origins import origin_of
+from residscope.session.shelf import ItemShelf, Kept, check_name
+from residscope.session.worker import RUN, Worker
 from residscope.session.world import SessionWorld
 
 if TYPE_CHECKING:
     from residscope.session.state import State
 
 MOST_JOBS = 200
+MOST_JOB_NAME = 80
+MOST_PART = 20  # characters of what tells one of several items apart
+UNPRICED = 1.0  # seconds: where a job that nobody has priced stands among the others
 KEPT_DONE = 40  # ended jobs that the page still lists
 PROGRESS_EVERY = 0.1  # seconds
 PACK = 512  # tokens: of a sweep, a live run waits for one pass of so many at most
 EFFICIENCY = 0.8  # of the matrix products' own rate, what a method makes of it
 WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,8 +75,8 @@ class _Asked:
 class Jobs:
     """One thread that runs methods in the order they were asked for, cheap ones first.
 
-    now: the session's state. commit: makes a state the session's. lock: held around both. quiet: returns once no live run
-    is waiting or under way. shelf: takes what is made.
+    now: the session's state. commit: makes a state the session's. lock: held around both. worker: runs the live runs, which go
+    first. shelf: takes what is made.
     """
 
     def __init__(
@@ -78,10 +84,10 @@ class Jobs:
         now: "Callable[[], State]",
         commit: "Callable[[State], None]",
         lock: threading.RLock,
-        quiet: Callable[[], object],
+        worker: Worker,
         shelf: ItemShelf,
     ) -> None:
-        self._now, self._commit, self._lock, self._quiet, self._shelf = now, commit, lock, quiet, shelf
+        self._now, self._commit, self._lock, self._worker, self._shelf = now, commit, lock, worker, shelf
         self._wake = threading.Condition()
         self._queue: list[tuple[float, int, str]] = []
         self._asked: dict[str, _Asked] = {}
@@ -94,24 +100,22 @@ class Jobs:
     # ── what the session calls ──────────────────────────────────────────────────────────────────────────────
 
     def new(self, method: Method, plain: Spec, world: SessionWorld, *, name: str, code: str) -> Job:
-        """A job, priced; it runs once it is `started`. Raises what its price finds wrong with the arguments."""
-        number = next(self._numbers)
-        job = Job(
-            f"j{number}",
-            method.id,
-            method.title,
-            plain.model_dump(mode="json"),
-            name,
-            cost=seconds_of(method, plain, world),
-        )
+        """A job, priced; it runs once it is `started`. Raises BadText, and what its price finds wrong with the arguments."""
+        name = check_name(name, most=MOST_JOB_NAME) if name else ""
+        cost = seconds_of(method, plain, world)
+        job = Job(f"j{next(self._numbers)}", method.id, method.title, plain.model_dump(mode="json"), name, cost=cost)
         self._asked[job.id] = _Asked(method, plain, world, code)
         return job
+
+    def drop(self, job: Job) -> None:
+        """Forget a job that was not started."""
+        self._asked.pop(job.id, None)
 
     def start(self, job: Job) -> None:
         """Queue a job that is in the state."""
         with self._wake:
-            heapq.heappush(self._queue, (job.cost or 1.0, int(job.id[1:]), job.id))
-            if self._thread is None:
+            heapq.heappush(self._queue, (UNPRICED if job.cost is None else job.cost, int(job.id[1:]), job.id))
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._work, name="residscope-jobs", daemon=True)
                 self._thread.start()
             self._wake.notify_all()
@@ -121,10 +125,15 @@ class Jobs:
         asked = self._asked.get(id)
         if asked is not None:
             asked.cancel.set()
+            self._worker.look_again()
 
     def stop_all(self) -> None:
-        for asked in [*self._asked.values()]:
-            asked.cancel.set()
+        for id in [*self._asked]:
+            self.stop(id)
+
+    def forget_partial(self) -> None:
+        """Let go of the latest items of all jobs."""
+        self._partial.clear()
 
     def partial(self, id: str) -> tuple[int, Any] | None:
         """The latest item of a job, and how many came before it."""
@@ -135,13 +144,14 @@ class Jobs:
         with self._wake:
             return self._wake.wait_for(lambda: self._closed or not (self._queue or self._busy), timeout)
 
-    def close(self) -> None:
+    def close(self, *, timeout: float = 5.0) -> None:
+        """Drop what waits, and stop what runs as soon as it can be stopped."""
         with self._wake:
             self._closed = True
             self._wake.notify_all()
         self.stop_all()
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(5.0)
+            self._thread.join(timeout)
 
     # ── the thread ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -155,6 +165,8 @@ class Jobs:
                 self._busy = True
             try:
                 self._run(id, self._asked[id])
+            except BaseException:  # the next job is not to wait for this one
+                _log.exception("a job could not say how it ended")
             finally:
                 self._asked.pop(id, None)
                 with self._wake:
@@ -162,96 +174,100 @@ class Jobs:
                     self._wake.notify_all()
 
     def _run(self, id: str, asked: _Asked) -> None:
-        began = time.monotonic()
-        watch = _Watch(lambda **told: self._tell(id, **told), asked.cancel, self._quiet)
+        began, phase, error = time.monotonic(), DONE, None
         try:
-            watch.tell("Starting", 0, 0)
-            latest: Any = None
-            memory = 2 * PACK * prices_of(asked.world.model.layout).bytes
-            watched = {"progress": watch.tell, "cancel": watch.cancelled, "memory": memory}
-            for latest in asked.method.run(asked.plain, asked.world, **watched):
-                self._show(id, latest)
-                watch.turn()
-            self._finish(id, asked, latest, time.monotonic() - began)
+            made = self._make(id, asked)
         except Cancelled as stop:
-            partial = stop.partial if stop.partial is not None else (self._partial.get(id) or (0, None))[1]
-            self._finish(id, asked, partial, time.monotonic() - began, cancelled=True)
-        except Exception as error:
-            self._tell(
-                id,
-                phase=FAILED,
-                progress=None,
-                left=None,
-                stage="",
-                error=explain(error),
-                seconds=time.monotonic() - began,
-            )
+            phase, made = CANCELLED, stop.partial
+        except BaseException as failure:  # SystemExit of a plugin's too
+            phase, made, error = FAILED, None, explained(failure)
+        cut = phase != DONE
+        if cut and made is None:
+            made = (self._partial.get(id) or (0, None))[1]
+        names: list[str] = []
+        note = ""
+        try:
+            names, note = self._keep(asked, made, wanted=self._name(id, asked), cut=cut)
+            if phase == DONE and not names and not note:
+                note = "It gave nothing to keep."
+        except BaseException as failure:
+            phase, error = FAILED, error or explained(failure)
+        ended = {"phase": phase, "progress": None, "left": None, "stage": "", "seconds": time.monotonic() - began}
+        self._tell(id, **ended, items=tuple(names), note=note, error=error)
+
+    def _make(self, id: str, asked: _Asked) -> Any:
+        """What the method gives: the last of its items. Raises Cancelled, and whatever the method does."""
+        lock = lock_of(asked.world.model.hf)
+        watch = _Watch(lambda **told: self._tell(id, **told), asked.cancel, self._worker, lock)
+        watch.tell("Starting", 0, 0)
+        memory = 2 * PACK * prices_of(asked.world.model.layout).bytes
+        watched = {"progress": watch.tell, "cancel": watch.cancelled, "memory": memory}
+        latest: Any = None
+        with giving_way(watch.turn):
+            for latest in asked.method.run(asked.plain, asked.world, **watched):
+                if latest is not None:
+                    self._show(id, latest)
+                if asked.method.stepwise:  # else it is whole, and nothing is left to be cancelled
+                    watch.turn()
+        return latest
 
     def _show(self, id: str, item: Any) -> None:
         revision = (self._partial.get(id) or (0, None))[0] + 1
         self._partial[id] = (revision, item)
         for old in [*self._partial][: max(0, len(self._partial) - KEPT_DONE)]:
             if old != id:
-                del self._partial[old]
+                self._partial.pop(old, None)
         self._tell(id, revision=revision)
 
-    def _finish(self, id: str, asked: _Asked, made: Any, seconds: float, *, cancelled: bool = False) -> None:
-        """Put what was made on the shelf, and say that the job has ended; of a model that has gone, nothing is kept."""
-        phase = CANCELLED if cancelled else DONE
-        if not any(job.id == id for job in self._now().jobs):
-            return
-        if made is None:
-            self._tell(id, phase=phase, progress=None, left=None, stage="", seconds=seconds)
-            return
-        self._show(id, made)
-        several = made if isinstance(made, Mapping) else {"": made}
-        if isinstance(made, tuple | list):
-            several = {str(i + 1): item for i, item in enumerate(made)}
-        names, notes = [], [note] if (note := wanting(made)) else []
-        wanted = self._job(id).name
-        for part, item in several.items():
-            made = origin_of(item, asked.method, asked.plain, asked.world, asked.code, part=part)
-            title = _title(wanted or made.method.title, part, item) + (", cut short" if cancelled else "")
-            kept = Kept(title, item, made.method.title, made.method.id, made.args, made.code, line=made.line)
+    def _keep(self, asked: _Asked, made: Any, *, wanted: str, cut: bool) -> tuple[list[str], str]:
+        """Put what was made on the shelf: the names it has there, and what is to be said of it. Raises BadResult."""
+        parts = parts_of(made)
+        names: list[str] = []
+        notes = [note] if (note := wanting(made)) else []
+        for part, item in parts.items():
+            origin = origin_of(item, asked.method, asked.plain, asked.world, asked.code, part=part)
+            title = _title(wanted or origin.method.title[:MOST_JOB_NAME], part[:MOST_PART], item) + (
+                ", cut short" if cut else ""
+            )
+            kept = Kept(title, item, origin.method.title, origin.method.id, origin.args, origin.code, line=origin.line)
             try:
                 names.append(self._shelf.put(kept, of=asked.world.model).name)
-            except WrongModel:
-                return
+            except NotWritten as error:
+                notes.append(str(error))
+                names += [name for name, other in self._shelf.items.items() if other.item is item][-1:]
             except ResidscopeError as error:
                 notes.append(str(error))
-                if title in self._shelf.items:
-                    names.append(title)
-        self._tell(
-            id,
-            phase=phase,
-            progress=None,
-            left=None,
-            stage="",
-            seconds=seconds,
-            items=tuple(names),
-            note=" ".join(notes),
-        )
+        return names, " ".join(notes)
 
-    def _job(self, id: str) -> Job:
-        return find_job(self._now(), id)
+    def _name(self, id: str, asked: _Asked) -> str:
+        named = next((job.name for job in self._now().jobs if job.id == id), "")
+        return named or asked.method.title[:MOST_JOB_NAME]
 
     def _tell(self, id: str, **changed: Any) -> None:
         with self._lock:
             state = self._now()
+            if changed.get("phase") == RUNNING and any(job.id == id and job.ended for job in state.jobs):
+                return  # cancelled a moment ago
             jobs = tuple(replace(job, **changed) if job.id == id else job for job in state.jobs)
-            if jobs != state.jobs or "items" in changed:
+            if "items" in changed:
                 self._commit(with_shelf(replace(state, jobs=jobs), self._shelf))
+            elif jobs != state.jobs:
+                self._commit(replace(state, jobs=jobs))
 
 
 class _Watch:
     """What a method is watched by: it lets the live run go first, tells the page, and stops where it was cancelled."""
 
-    def __init__(self, tell: Callable[..., None], cancel: threading.Event, quiet: Callable[[], object]) -> None:
-        self._tell, self._cancel, self._quiet = tell, cancel, quiet
+    def __init__(self, tell: Callable[..., None], cancel: threading.Event, worker: Worker, lock: ModelLock) -> None:
+        self._tell, self._cancel, self._worker, self._lock = tell, cancel, worker, lock
         self._stage, self._began, self._told = "", time.monotonic(), 0.0
 
     def cancelled(self) -> bool:
-        self._quiet()
+        """Whether to stop. Asked within a pass, it never waits, since the live run needs the model: the pass gives way."""
+        if not self._lock.mine:
+            self._worker.quiet(RUN, unless=self._cancel.is_set)
+        elif not self._cancel.is_set() and self._worker.urgent(RUN):
+            give_way()
         return self._cancel.is_set()
 
     def turn(self) -> None:
@@ -259,15 +275,15 @@ class _Watch:
         if self.cancelled():
             raise Cancelled("the job was cancelled")
 
-    def tell(self, stage: str, done: int, total: int) -> None:
+    def tell(self, stage: str, done: float, total: float) -> None:
         self.turn()
         now = time.monotonic()
         if stage != self._stage:
             self._stage, self._began = stage, now
-        elif done < total and now - self._told < PROGRESS_EVERY:
+        elif now - self._told < PROGRESS_EVERY and (not total or done < total):
             return
         self._told = now
-        share = min(done / total, 1.0) if total else None
+        share = min(max(done / total, 0.0), 1.0) if total else None
         left = (now - self._began) * (1 - share) / share if share else None
         self._tell(phase=RUNNING, stage=stage, progress=share, left=left)
 
@@ -279,17 +295,6 @@ def seconds_of(method: Method, plain: Spec, world: SessionWorld) -> float | None
         return None
     layout = world.model.layout
     return tokens * prices_of(layout).forward(1, 1, columns=1) / (EFFICIENCY * rate_of(layout))
-
-
-def wanting(made: Any) -> str:
-    """What is to be said of numbers that are none; empty where all are."""
-    values = getattr(made, "values", None)
-    if not isinstance(values, torch.Tensor) or not values.is_floating_point() or not values.numel():
-        return ""
-    missing = int((~torch.isfinite(values)).sum())
-    if not missing:
-        return ""
-    return f"{missing} of its {values.numel()} values are no numbers (NaN or infinite)."
 
 
 def find_job(state: "State", id: str) -> Job:

@@ -1,83 +1,67 @@
-"""How an item came to be: the method, the arguments as they were used, and the Python that makes it again."""
+"""What a method gave: the items in it, what is to be said of them, and its failure in words."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
-from residscope.corpus.text import called
-from residscope.declare import Method
-from residscope.fields.base import Spec
-from residscope.fields.contrasts import Two
-from residscope.fields.texts import HubText, TypedText
-from residscope.manifest import find_method
-from residscope.session.world import SessionWorld, source_of
-from residscope.session.writing import MOST_TYPED, SessionWriter, method_code
+import torch
+from torch import Tensor
+
+from residscope.errors import BadResult, ResidscopeError, explain
+from residscope.items import Item
+from residscope.reports import Record
+from residscope.results import Result
 
 
-@dataclass(frozen=True)
-class Origin:
-    """line: one expression of `model`, `rs` and `directions` that makes it; empty where none does, or a text is too long."""
-
-    method: Method
-    plain: Spec
-    code: str
-    line: str
-
-    @property
-    def args(self) -> dict[str, Any]:
-        return self.plain.model_dump(mode="json")
+def explained(failure: BaseException) -> dict[str, str | None]:
+    """Any failure in words, also one that is silent or fails to say what it is."""
+    try:
+        if isinstance(failure, ResidscopeError):
+            return explain(failure)
+        words = str(failure)
+    except Exception:
+        words = ""
+    said = f"{type(failure).__name__}: {words}" if words else f"{type(failure).__name__}, without a word why"
+    return ResidscopeError(f"the method failed ({said.rstrip('.')})", fix="please report this").to_dict()
 
 
-def origin_of(item: Any, method: Method, plain: Spec, world: SessionWorld, code: str, *, part: str = "") -> Origin:
-    """Of an item that a method made, or of one of several, by name; a data set is at the commit that was read.
-
-    code: the call as it was asked for, as Python.
-    """
-    asked = method, plain
-    if method.parts is not None and part:
-        id, argument = method.parts
-        method = find_method(id)
-        known = {other.wire for other in method.arguments}
-        args = {name: value for name, value in plain.model_dump(mode="json").items() if name in known}
-        plain = method.check(args | {argument: part})
-    plain = plain.model_copy(
-        update={
-            argument.wire: _read(getattr(plain, argument.wire), item)
-            for argument in method.arguments
-            if argument.field.kind in ("text", "contrast")
-        }
-    )
-    if asked != (method, plain):
-        code = method_code(method, plain, world)
-    return Origin(method, plain, code, _line(method, plain, world))
+def parts_of(made: Any) -> dict[str, Item]:
+    """The items in what a method gave, each by what tells it apart. Raises BadResult where it gave something else."""
+    if made is None:
+        return {}
+    if isinstance(made, Item):
+        return {"": made}
+    parts: dict[str, Any] = {"": made}
+    if isinstance(made, Mapping):
+        parts = {str(key): part for key, part in made.items()}
+    elif isinstance(made, tuple | list):
+        parts = {str(i): part for i, part in enumerate(made, 1)}
+    strange = [part for part in parts.values() if not isinstance(part, Item)]
+    if strange:
+        raise BadResult(
+            "the method gave nothing that can be kept",
+            received=f"{type(strange[0]).__module__}.{type(strange[0]).__qualname__}",
+            allowed="results, reports, directions, dictionaries, probes, recordings, prompts, generations; or several of them",
+        )
+    return parts
 
 
-def _line(method: Method, plain: Spec, world: SessionWorld) -> str:
-    if any(_long(getattr(plain, argument.wire)) for argument in method.arguments):
-        return ""
-    writer = SessionWriter(world)
-    if world.prompt is not None:
-        writer.prompt_name = repr(world.prompt.text)
-    line = method.code(plain, writer, "model")
-    return "" if writer.lines or writer.imports else line
+def wanting(made: Any) -> str:
+    """What is to be said of numbers that are none; empty where all are."""
+    missing, of = 0, 0
+    for values in _numbers(made):
+        if values.is_floating_point() or values.is_complex():
+            missing, of = missing + int((~torch.isfinite(values)).sum()), of + values.numel()
+    return f"{missing} of its {of} values are no numbers (NaN or infinite)." if missing else ""
 
 
-def _read(text: Any, item: Any) -> Any:
-    """A text as it was read."""
-    if isinstance(text, Two):
-        return Two(first=_read(text.first, item), second=_read(text.second, item))
-    if not isinstance(text, HubText):
-        return text
-    told: Mapping[str, Any] = getattr(item, "provenance", {})
-    known = {told.get("corpus"), *(told.get("corpora") or {}).values()}
-    stem = called(source_of(text)).split("#")[0].split("@")[0]
-    source = next((name for name in known if isinstance(name, str) and name.startswith(f"{stem}@")), None)
-    if source is None:
-        return text
-    return text.model_copy(update={"name": source.removeprefix("hub:").partition("#")[0]})
-
-
-def _long(text: Any) -> bool:
-    if isinstance(text, Two):
-        return _long(text.first) or _long(text.second)
-    return isinstance(text, TypedText) and len(text.text) > MOST_TYPED
+def _numbers(made: Any) -> Iterator[Tensor]:
+    """The values of the results in it. (Directions and dictionaries refuse such numbers themselves.)"""
+    if isinstance(made, Result):
+        yield made.values
+    elif isinstance(made, Record):
+        yield from (x for f in fields(made) for x in _numbers(getattr(made, f.name)))  # type: ignore[arg-type]
+    elif isinstance(made, Mapping):
+        yield from (x for part in made.values() for x in _numbers(part))
+    elif isinstance(made, tuple | list):
+        yield from (x for part in made for x in _numbers(part))

@@ -66,8 +66,9 @@ class Reading(Spec):
     named: bool = False
 
 
-class Key(Spec):
-    key: str
+class Gathered(Spec):
+    job: str | None = None
+    item: str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,10 @@ class Row(Spec):
 
 def manifest() -> dict[str, Any]:
     """What there is to ask for, each with what its form is drawn from: edits, methods, tasks; and the plugins that are broken."""
+    methods = all_methods()  # first: plugins bring edits and tasks too
     return {
         "edits": [kind.schema() for kind in EDITS.values()],
-        "methods": [method.schema() for method in all_methods().values()],
+        "methods": [method.schema() for method in methods.values()],
         "tasks": [{"id": task.id, "title": task.title, "about": task.about} for task in TASKS.values()],
         "broken": dict(BROKEN),
     }
@@ -115,7 +117,7 @@ QUERIES: dict[str, Query] = {
     "item": Query(Name, lambda session, args: session.item(args.name)),
     "cost": Query(Method, lambda session, args: session.cost(args.method, args.args)),
     "python": Query(Method, lambda session, args: session.method_python(args.method, args.args)),
-    "evidence": Query(Key, lambda session, args: session.evidence(args.key)),
+    "evidence": Query(Gathered, lambda session, args: session.evidence(job=args.job, item=args.item)),
 }
 
 

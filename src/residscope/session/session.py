@@ -1,5 +1,6 @@
 """The live session: one model, one prompt, a stack of edits, and the runs they made."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -8,20 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from residscope.declare import EditSpec
+from residscope.declare.plugins import load_plugins
 from residscope.directions import Direction
 from residscope.engine.model import Model
-from residscope.errors import Cancelled, DamagedFile, explain
+from residscope.errors import Cancelled, DamagedFile, NotFound, ResidscopeError, WrongModel, explain
 from residscope.manifest import find_method
 from residscope.methods.blind_contexts import Context, contexts
+from residscope.methods.evidence import Evidence
 from residscope.session import compute, fill
 from residscope.session.compute import Elsewhere, Held, Kept
 from residscope.session.dictionaries import in_stream
-from residscope.session.evidence import EvidenceJobs
+from residscope.session.evidence_views import describe_evidence
 from residscope.session.imported import read_direction, take_in
 from residscope.session.intents import CancelJob, Forget, LoadModel, ReadData, ShelfChange, Start, find_run, parse_args
 from residscope.session.jobs import Jobs, find_job, seconds_of, with_job, with_shelf
 from residscope.session.kept import OldDictionaries
 from residscope.session.loaded import Loaded
+from residscope.session.made import parts_of
 from residscope.session.mixing import dictionary_of, reads
 from residscope.session.probe_job import ProbeJobs
 from residscope.session.probe_views import describe_probe
@@ -29,19 +33,18 @@ from residscope.session.queries import answer
 from residscope.session.read import describe, describe_dictionary
 from residscope.session.saved import SavedPrompts
 from residscope.session.settle import finished, settle, with_model
-from residscope.session.shelf import ItemShelf, check_fits, of_others
+from residscope.session.shelf import MOST_NAME, ItemShelf, check_fits, check_name, of_others
 from residscope.session.shelf import Kept as KeptItem
 from residscope.session.shown import file_of, read_item, table_of, views_of
 from residscope.session.stack import parse_ref
 from residscope.session.state import Prompt, Run, RunKey, Saved, State, run_key
 from residscope.session.wire import changed, to_wire, top
-from residscope.session.worker import Worker
+from residscope.session.worker import FILL, LOAD, RUN, Worker
 from residscope.session.world import find_probe, need_model
 from residscope.session.writing import method_code
 
 Listener = Callable[[int, dict[str, Any]], None]
 Loader = Callable[..., Any]
-LOAD, RUN, FILL = 0, 1, 2  # priorities
 BLIND_CORPUS = "python-docs"
 PROGRESS_EVERY = 0.1  # seconds
 
@@ -60,6 +63,7 @@ class Session:
     def __init__(
         self, *, load: Loader, offers: Callable[[], Sequence[Mapping[str, Any]]] = tuple, folder: Path | None = None
     ) -> None:
+        load_plugins()
         self._load, self._offers = load, offers
         self._lock = threading.RLock()
         self._kept: Kept[RunKey, Held] = Kept()
@@ -67,7 +71,6 @@ class Session:
         self._old = OldDictionaries(folder)
         self._probes = ProbeJobs(lambda: self._state, self._commit, self._lock)
         self._items = ItemShelf(folder)
-        self._evidence = EvidenceJobs(lambda: self._state, self._commit, self._lock)
         self._listeners: list[Listener] = []
         self._seq = 0
         self._loads = 0
@@ -76,7 +79,7 @@ class Session:
         self._state = State(saved=tuple(map(Saved, texts)), notices=(notice,) if notice else (), models=tuple(offers()))
         self._wire = to_wire(self._state)
         self._worker = Worker("residscope-session")
-        self._jobs = Jobs(lambda: self._state, self._commit, self._lock, lambda: self._worker.quiet(RUN), self._items)
+        self._jobs = Jobs(lambda: self._state, self._commit, self._lock, self._worker, self._items)
 
     # ── what the doors call ─────────────────────────────────────────────────────────────────────────────────
 
@@ -130,8 +133,6 @@ class Session:
             self.load(checked.name)
         elif name == "fit_probe" and new.probing is not None:
             self._probes.start(new.probing)
-        elif name == "gather_evidence" and new.evidence is not None and new.evidence is not old.evidence:
-            self._evidence.start(new.evidence)
         return value
 
     def query(self, name: str, args: Any = None) -> dict[str, Any] | bytes:
@@ -157,9 +158,17 @@ class Session:
         plain = method.check(asked.args)
         method.look(plain, world)
         job = self._jobs.new(method, plain, world, name=asked.name, code=method_code(method, plain, world))
-        with self._lock:
-            self._commit(replace(self._state, jobs=with_job(self._state.jobs, job)))
-        self._jobs.start(job)
+        try:
+            with self._lock:
+                if need_model(self._state.model).model is not world.model:
+                    raise WrongModel(
+                        "another model was loaded meanwhile", received=world.loaded.model.name, fix="start it again"
+                    )
+                self._commit(replace(self._state, jobs=with_job(self._state.jobs, job)))
+                self._jobs.start(job)
+        except BaseException:
+            self._jobs.drop(job)
+            raise
         return {"job": job.id, "cost": job.cost}
 
     def _change_shelf(self, change: Callable[[ItemShelf], object]) -> None:
@@ -169,16 +178,37 @@ class Session:
 
     def close(self) -> None:
         """Stop what runs, as soon as it can be stopped."""
-        self._jobs.close()
+        self._jobs.stop_all()
         self._loads += 1
         with self._lock:
-            self._state = replace(self._state, probing=None, evidence=None)
+            self._state = replace(self._state, probing=None)
         self._worker.close()
+        self._jobs.close()
 
     # ── what is read ────────────────────────────────────────────────────────────────────────────────────────
 
     def stream(self, run: str) -> bytes:
         return compute.stream(*self._held(run))
+
+    def pictures(self, runs: Sequence[str], sent: set[tuple[str, str]]) -> list[tuple[str, dict[str, Any], bytes]]:
+        """What a page asks of these runs first, as queries and their answers, where it has not been sent: the stream, the metric.
+
+        `sent` is added to. A run that is no longer held is left out: the page asks for it.
+        """
+        metric = self._state.metric
+        found: list[tuple[str, dict[str, Any], bytes]] = []
+        pair: dict[str, Any] | None = (
+            None if metric is None else {"positive": metric.positive.id, "negative": metric.negative.id}
+        )
+        for run in runs:
+            with contextlib.suppress(ResidscopeError):
+                if (run, "") not in sent:
+                    found.append(("stream", {"run": run}, self.stream(run)))
+                    sent.add((run, ""))
+                if pair is not None and (run, str(pair)) not in sent:
+                    found.append(("logits", dict(pair, run=run), self.logits(run, **pair)))
+                    sent.add((run, str(pair)))
+        return found
 
     def coef(self, run: str, *, dictionary: str) -> bytes:
         """A run's rows in the coordinates of a dictionary, or of a saved direction, `saved:NAME`. Raises NotFound."""
@@ -259,29 +289,41 @@ class Session:
         return file_of(self._items.find(name), ending)
 
     def import_item(self, data: bytes, name: str) -> dict[str, Any]:
-        """Take an item's file in; answers its name. A dictionary is the model's too; one of other weights is told to be.
+        """Take an item's file in, or each of several in one; answers their names. A dictionary is the model's too; one of other
+        weights is told to be.
 
         Raises:
             DamagedFile, SiteError, ShelfFull, WrongModel.
         """
-        model, wanted = self.model, name or "imported"
-        found = read_item(data, model)
-        several = {f"{wanted} {id}": d for id, d in found.items()} if isinstance(found, Mapping) else {wanted: found}
-        if not several:
+        model, name = self.model, check_name(name or "imported")
+        parts, names, notices = parts_of(read_item(data, model)), [], []
+        if not parts:
             raise DamagedFile("the file holds no dictionaries", received=f"{len(data)} bytes")
-        for item in several.values():
+        for item in parts.values():
             check_fits(item, model)
-        kept = [self._items.put(KeptItem(part, item, "Imported"), of=model) for part, item in several.items()]
-        notices = tuple(
-            f"{k.name} was fitted on other weights than this model's." for k in kept if of_others(k.item, model)
-        )
-        with self._lock:
-            self._commit(with_shelf(replace(self._state, notices=(*self._state.notices, *notices)), self._items))
-        return {"name": kept[0].name}
+        try:
+            for part, item in parts.items():
+                wanted = f"{name[: MOST_NAME // 2]}, {part[: MOST_NAME // 2 - 2]}" if part else name
+                kept = self._items.put(KeptItem(wanted, item, "Imported"), of=model)
+                names.append(kept.name)
+                if of_others(item, model):
+                    notices.append(f"{kept.name} was fitted on other weights than this model's.")
+        finally:
+            with self._lock:
+                self._commit(with_shelf(replace(self._state, notices=(*self._state.notices, *notices)), self._items))
+        return {"name": names[0], "names": names}
 
-    def evidence(self, key: str) -> dict[str, Any]:
-        """What has been gathered for a direction so far. Raises NotFound."""
-        return self._evidence.describe(key)
+    def evidence(self, *, job: str | None = None, item: str | None = None) -> dict[str, Any]:
+        """What a job has gathered so far, or what is on the shelf. Raises NotFound."""
+        if job is not None:
+            at, latest = find_job(self._state, job), self._jobs.partial(job)
+            revision, evidence = latest or (0, None)
+            done = at.ended
+        else:
+            revision, evidence, done = 0, self._items.find(item or "").item, True
+        if not isinstance(evidence, Evidence):
+            raise NotFound("no evidence of that name is held", received=job or item, fix="gather it again")
+        return {"job": job, "item": item, "revision": revision, "done": done, **describe_evidence(evidence)}
 
     @property
     def model(self) -> Model:
@@ -330,8 +372,7 @@ class Session:
             loaded = Loaded.of(model, source=source if isinstance(source, str) else None, **options)
             loaded, notice = self._old.load(loaded)
             offers = tuple(self._offers())
-            opened = self._items.open(loaded.model, ids=loaded.dictionaries)
-            loaded = loaded.with_shelf(self._items)
+            opened = self._items.read(loaded.model)
         except Exception as error:
             if number == self._loads:
                 self._status(
@@ -344,8 +385,12 @@ class Session:
                 self._aside.clear()
                 new = with_model(self._state, loaded)
                 notices = new.notices if notice is None else (*new.notices, notice)
+                if stopped := sum(not job.ended for job in self._state.jobs):
+                    notices = (*notices, f"Jobs belong to the model before: {stopped} stopped.")
                 self._jobs.stop_all()
-                notices = (*notices, *opened)
+                self._jobs.forget_partial()
+                self._items.take_up(opened, ids=loaded.dictionaries)
+                notices = (*notices, *opened.notices)
                 new = replace(new, models=offers, notices=notices, shelf=self._items, jobs=())
                 self._commit(with_shelf(new, self._items))
 

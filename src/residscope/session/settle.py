@@ -110,7 +110,6 @@ def with_model(state: State, loaded: Loaded) -> State:
         directions={},
         probes={},
         probing=None,
-        evidence=None,
         jobs=(),
         saved=tuple(Saved(s.text, tokens=_count(loaded, s.text)) for s in state.saved),
         status=replace(state.status, phase="idle", detail="", progress=None, forward_ms=None, error=None),

@@ -3,14 +3,22 @@
 import csv
 import io
 import json
+import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from residscope.errors import WrongEnding
 from residscope.items import load_item
+from residscope.plain import to_plain
+from residscope.session.made import wanting
 from residscope.session.shelf import Kept
+
+if TYPE_CHECKING:
+    import pandas
 
 ROWS = 200
 ENDINGS = (".safetensors", ".csv", ".json", ".html", ".png", ".svg", ".pdf")
@@ -33,8 +41,7 @@ def table_of(item: Any, rows: int = ROWS) -> dict[str, Any] | None:
     if first is None:
         return None
     frame = first.to_dataframe()
-    cells = json.loads(frame.head(rows).to_json(orient="values", double_precision=15))
-    return {"columns": [str(column) for column in frame.columns], "rows": cells, "n": len(frame)}
+    return {"columns": [str(column) for column in frame.columns], "rows": _cells(frame.head(rows)), "n": len(frame)}
 
 
 def file_of(kept: Kept, ending: str) -> tuple[str, bytes]:
@@ -62,13 +69,27 @@ def text_of(item: Any, ending: str) -> str:
         writer.writerow(frame.columns)
         writer.writerows(frame.itertuples(index=False))
         return out.getvalue()
-    rows = json.loads(frame.to_json(orient="values", double_precision=15))
     about = {
         "name": getattr(first, "name", first.kind),
         "unit": getattr(first, "unit", ""),
-        "provenance": dict(first.provenance),
+        "note": wanting(first),
+        "provenance": to_plain(dict(first.provenance)),
+        "columns": [*map(str, frame.columns)],
+        "rows": _cells(frame),
     }
-    return json.dumps({**about, "columns": [*map(str, frame.columns)], "rows": rows}, ensure_ascii=False)
+    return json.dumps(about, ensure_ascii=False, allow_nan=False)
+
+
+def _cells(frame: "pandas.DataFrame") -> list[list[Any]]:
+    """The rows with every digit; JSON has no NaN and no infinity: null stands for them."""
+    return [[_cell(value) for value in row] for row in frame.itertuples(index=False, name=None)]
+
+
+def _cell(value: Any) -> Any:
+    plain = value.item() if isinstance(value, np.generic) else value
+    if isinstance(plain, float) and not math.isfinite(plain):
+        return None
+    return plain if plain is None or isinstance(plain, bool | int | float | str) else str(plain)
 
 
 def read_item(data: bytes, model: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from residscope.declare import EDITS, EditKind, EditSpec, reasons, shorten
+from residscope.declare.plugins import load_plugins
 from residscope.engine.protocols import Edit
 from residscope.errors import BadEdit, MalformedJSON, ResidscopeError, UnknownPosition
 from residscope.fields.base import World
@@ -140,6 +141,8 @@ def _parse(raw: Any, *, where: str) -> EditSpec:
     if isinstance(raw, dict):
         raw = {key: value for key, value in raw.items() if key not in SHOWN}
     kind = raw.get("kind") if isinstance(raw, dict) else None
+    if isinstance(kind, str) and kind not in EDITS:
+        load_plugins()
     if not isinstance(kind, str) or kind not in EDITS:
         raise BadEdit(
             f"{where} does not parse: there is no such kind of edit",

@@ -123,23 +123,6 @@ class Probing:
     error: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Gathering:
-    """Evidence being gathered for a direction over a text; `revision` grows as its parts come."""
-
-    key: str
-    label: str
-    ref: Mapping[str, Any] = field(repr=False)
-    direction: "Direction" = field(repr=False)
-    corpus: Any = field(repr=False)
-    tokens: int = 0
-    stage: str = "Reading the text"
-    progress: float | None = None
-    error: Mapping[str, Any] | None = None
-    done: bool = False
-    revision: int = 0
-
-
 @dataclass(frozen=True)
 class State:
     """Everything the page shows. `version` counts what is to be computed; results carry the version they answer."""
@@ -168,7 +151,6 @@ class State:
     directions: Mapping[str, "Direction"] = field(default_factory=dict)
     probes: Mapping[str, "Fitted"] = field(default_factory=dict)
     probing: Probing | None = None
-    evidence: Gathering | None = None
     jobs: "tuple[Job, ...]" = ()
     items: Mapping[str, Any] = field(
         default_factory=lambda: {"items": [], "bytes": 0, "budget": 0, "can_restore": False}

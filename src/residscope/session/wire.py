@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from residscope.declare import EditSpec
 from residscope.fields.prompts import ProbeData
 from residscope.fields.tasks import FileData
+from residscope.session.shelf import short_args
 from residscope.session.stack import kind_of
-from residscope.session.state import Gathering, Metric, Probing, Prompt, Run, State, Tok
+from residscope.session.state import Metric, Probing, Prompt, Run, State, Tok
 
 if TYPE_CHECKING:
     from residscope.session.jobs import Job
@@ -45,7 +46,6 @@ def to_wire(state: State) -> dict[str, Any]:
         ],
         "probes": [_fitted(fitted) for fitted in state.probes.values()],
         "probing": None if state.probing is None else _probing(state.probing),
-        "evidence": None if state.evidence is None else _gathering(state.evidence),
         "jobs": [_job(job) for job in state.jobs],
         "items": dict(state.items),
         "notices": list(state.notices),
@@ -53,13 +53,13 @@ def to_wire(state: State) -> dict[str, Any]:
 
 
 def _job(job: "Job") -> dict[str, Any]:
-    """A job without what it was asked for."""
+    """A job; of what it was asked for, no long texts."""
     numbers = {name: finite(getattr(job, name)) for name in ("progress", "left", "cost", "seconds")}
     told = {
         name: getattr(job, name)
         for name in ("id", "method", "title", "name", "phase", "stage", "revision", "note", "error")
     }
-    return told | numbers | {"items": list(job.items)}
+    return told | numbers | {"items": list(job.items), "args": short_args(job.args)}
 
 
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,11 +117,6 @@ def _probing(probing: Probing) -> dict[str, Any]:
     asked = {"data": _data(recipe.data), "site": recipe.site, "position": recipe.position, "label": recipe.label}
     told = {"name": probing.name, "stage": probing.stage, "progress": probing.progress, "error": probing.error}
     return told | asked
-
-
-def _gathering(now: Gathering) -> dict[str, Any]:
-    told = {name: getattr(now, name) for name in ("key", "label", "stage", "progress", "error", "done", "revision")}
-    return told | {"direction": dict(now.ref)}
 
 
 def _data(data: ProbeData) -> dict[str, Any]:

@@ -5,7 +5,11 @@ import threading
 from collections.abc import Callable
 
 Job = Callable[[], None]
+LOAD, RUN, FILL = 0, 1, 2  # what goes first
 IDLE = 1 << 30  # the priority of nothing
+MOST_AHEAD = (
+    2  # urgent jobs that `quiet` lets go ahead: a slider that is dragged for minutes does not starve who waits there
+)
 _log = logging.getLogger(__name__)
 
 
@@ -24,6 +28,7 @@ class Worker:
         self._jobs: dict[str, tuple[int, Job]] = {}
         self._busy = False
         self._running = IDLE
+        self._done = 0
         self._closed = False
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
@@ -40,17 +45,27 @@ class Worker:
         with self._wake:
             return self._wake.wait_for(lambda: self._closed or not (self._jobs or self._busy), timeout)
 
-    def quiet(self, priority: int) -> None:
-        """Until no job as urgent as this waits or runs; at once in the worker's own thread."""
+    def urgent(self, priority: int) -> bool:
+        """Whether a job at least as urgent as this waits or runs; False in the worker's own thread."""
         if threading.current_thread() is self._thread:
-            return
+            return False
         with self._wake:
+            return self._running <= priority or any(urgent <= priority for urgent, _ in self._jobs.values())
+
+    def quiet(self, priority: int, *, unless: Callable[[], bool] = lambda: False) -> None:
+        """Until no job as urgent as this waits or runs, or a few have run since; at once in the worker's own thread.
+
+        unless: gives up waiting; it is asked again at `look_again`.
+        """
+        with self._wake:
+            most = self._done + MOST_AHEAD
             self._wake.wait_for(
-                lambda: (
-                    self._closed
-                    or not (self._running <= priority or any(urgent <= priority for urgent, _ in self._jobs.values()))
-                )
+                lambda: self._closed or unless() or self._done >= most or not self.urgent(priority),
             )
+
+    def look_again(self) -> None:
+        with self._wake:
+            self._wake.notify_all()
 
     def close(self, *, timeout: int | float | None = 5.0) -> None:
         """Drop what waits; let what runs finish."""
@@ -65,10 +80,11 @@ class Worker:
         while (job := self._next()) is not None:
             try:
                 job()
-            except Exception:
+            except BaseException:  # the thread is the session's only one
                 _log.exception("a job of the session failed")
             finally:
                 with self._wake:
+                    self._done += self._running < FILL
                     self._busy, self._running = False, IDLE
                     self._wake.notify_all()
 

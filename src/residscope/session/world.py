@@ -11,7 +11,7 @@ from residscope.declare import EditSpec
 from residscope.directions import Dictionary, Direction, logit_diff, unembedding
 from residscope.edits.sources import RunOf
 from residscope.engine.model import Model
-from residscope.errors import CorpusError, ModelNotFound, NotFound, UnknownPosition, UnknownTask, ZeroDirection
+from residscope.errors import CorpusError, ModelNotFound, NotFound, UnknownPosition, ZeroDirection
 from residscope.fields.directions import AnyDirection, LogitDiffRef, MixRef, PcaRef, SavedRef, TokenRef
 from residscope.fields.metrics import AnswersMetric, LiveMetric, LogitDiffMetric, LogProbMetric, LossMetric
 from residscope.fields.prompts import DrawnPrompts, LivePrompt, NamedPrompts, TypedPrompts
@@ -214,9 +214,9 @@ def make_prompts(model: Model, data: TaskData | FileData) -> PromptSet:
     if isinstance(data, FileData):
         return tasks.from_text(model, data.text, name=data.name)
     check_data(data)
-    return tasks.TASKS[data.task](model, data.n, seed=data.seed, prefixes=data.prefixes)
+    return tasks.find_task(data.task)(model, data.n, seed=data.seed, prefixes=data.prefixes)
 
 
 def check_data(data: TaskData | FileData) -> None:
-    if not isinstance(data, FileData) and data.task not in tasks.TASKS:
-        raise UnknownTask("there is no such task", received=data.task, allowed=", ".join(tasks.TASKS))
+    if not isinstance(data, FileData):
+        tasks.find_task(data.task)

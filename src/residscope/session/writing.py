@@ -16,6 +16,7 @@ from residscope.session.mixing import Term, alone, mean_source, one_dictionary, 
 from residscope.session.stack import kind_of, parse_edits
 from residscope.session.state import Metric, Prompt, State, Tok
 from residscope.session.world import SessionWorld, source_of
+from residscope.tasks import find_task
 
 MOST_TYPED = 4000  # characters of typed text that the copied Python holds
 
@@ -99,7 +100,7 @@ class SessionWriter:
             case TypedPrompts(texts=texts, bos=bos):
                 return f"[{', '.join(f'model.tokens({text!r}, bos={bos})[0].tolist()' for text in texts)}]"
             case TaskData():
-                return f"rs.tasks.{ref.task}(model, n={ref.n}, seed={ref.seed}, prefixes={ref.prefixes})"
+                return find_task(ref.task).code(ref.n, self, seed=ref.seed, prefixes=ref.prefixes)
             case FileData():
                 return f"rs.tasks.from_file(model, {ref.name!r})"
             case DrawnPrompts():

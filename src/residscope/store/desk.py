@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
+from residscope import written as text
 from residscope.errors import CannotUndo, EditedSince, NotFound, NotYours, NoUser
-from residscope.store import text
 from residscope.store.database import Database
 from residscope.store.tables import Comment, Description, Direction, Event, User
 

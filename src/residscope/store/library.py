@@ -8,9 +8,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from residscope import directions
+from residscope import written as text
 from residscope.engine.model import Model
 from residscope.errors import CannotUndo, NameTaken, WrongModel
-from residscope.store import exchange, tables, tensors, text
+from residscope.store import exchange, tables, tensors
 from residscope.store import search as finding
 from residscope.store.desk import live, now
 from residscope.store.entries import Entry, ModelKey, Page, Whole

@@ -7,8 +7,9 @@ from uuid import uuid4
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
+from residscope import written as text
 from residscope.errors import BadText
-from residscope.store import entries, text
+from residscope.store import entries
 from residscope.store.blind import summaries, tested
 from residscope.store.desk import Desk, live, now
 from residscope.store.entries import told

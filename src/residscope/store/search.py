@@ -8,8 +8,8 @@ from typing import Any, Literal
 from sqlalchemy import Select, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
+from residscope import written as text
 from residscope.errors import NotFound
-from residscope.store import text
 from residscope.store.entries import Entry, Page, told
 from residscope.store.tables import Comment, Description, Direction, Model, User, Vote
 

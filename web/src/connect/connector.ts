@@ -20,7 +20,7 @@ export interface Connector {
   subscribe(listener: Listener): () => void;
   /** Accepted (with a value) or refused (a `WireError`); what it causes arrives as state. */
   intent(name: string, args?: Record<string, unknown>): Promise<unknown>;
-  /** The answer to a question that changes nothing, as JSON. */
+  /** The answer to a question that changes nothing: JSON, or `Tensors`. */
   query<T>(name: string, args?: Record<string, unknown>, signal?: AbortSignal): Promise<T>;
   tensors(path: string, signal?: AbortSignal): Promise<Tensors>;
   /** GET, or POST where there is a body, unless `method` says otherwise; a Blob travels as the bytes it is. */

@@ -21,6 +21,10 @@ interface Message {
 const FIRST_WAIT = 300;
 const LONGEST_WAIT = 10_000;
 
+const MOST_PUSHED = 12;
+
+const keyOf = (name: string, args: Record<string, unknown>): string => `${name} ${JSON.stringify(Object.entries(args).sort(([a], [b]) => (a < b ? -1 : 1)))}`;
+
 const lost = (message: string): ErrorBody => ({ type: "ConnectionLost", message });
 
 /** The session over HTTP and one WebSocket, reconnecting whenever the socket or the numbering breaks. */
@@ -30,6 +34,7 @@ export class SocketConnector implements Connector {
   private state: State | null = null;
   private seq = 0;
   private nextId = 1;
+  private pushed = new Map<string, ArrayBuffer>();
   private waiting = new Map<number, Waiting>();
   private attempt = 0;
   private timer: ReturnType<typeof setTimeout> | undefined;
@@ -61,12 +66,26 @@ export class SocketConnector implements Connector {
     });
   }
 
-  query<T>(name: string, args: Record<string, unknown> = {}, signal?: AbortSignal): Promise<T> {
-    return this.json<T>(`api/queries/${name}`, args, signal);
+  async query<T>(name: string, args: Record<string, unknown> = {}, signal?: AbortSignal): Promise<T> {
+    const key = keyOf(name, args);
+    const pushed = this.pushed.get(key);
+    if (pushed) return parseSafetensors(pushed) as T;
+    const body = JSON.stringify(args);
+    const response = await this.request(`api/queries/${name}`, { method: "POST", headers: { "content-type": "application/json" }, body, signal });
+    if (response.headers.get("content-type") === "application/octet-stream") return parseSafetensors(await response.arrayBuffer()) as T;
+    return response.json() as Promise<T>;
   }
 
   async tensors(path: string, signal?: AbortSignal): Promise<Tensors> {
     return parseSafetensors(await (await this.request(path, { signal })).arrayBuffer());
+  }
+
+  /** Tensors that come with the news they belong to: they are there before they are asked for. */
+  private receiveTensors(data: ArrayBuffer): void {
+    const size = new DataView(data).getUint32(0, true);
+    const { query, args } = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, size))) as { query: string; args: Record<string, unknown> };
+    this.pushed.set(keyOf(query, args), data.slice(4 + size));
+    for (const old of [...this.pushed.keys()].slice(0, -MOST_PUSHED)) this.pushed.delete(old);
   }
 
   async json<T>(path: string, body?: unknown, signal?: AbortSignal, method?: Method): Promise<T> {
@@ -99,8 +118,12 @@ export class SocketConnector implements Connector {
     const socket = this.open(url.href);
     this.socket = socket;
     this.state = null;
+    this.pushed.clear();
+    socket.binaryType = "arraybuffer";
     socket.onmessage = (event) => {
-      if (this.socket === socket) this.receive(JSON.parse(String(event.data)) as Message);
+      if (this.socket !== socket) return;
+      if (event.data instanceof ArrayBuffer) this.receiveTensors(event.data);
+      else this.receive(JSON.parse(String(event.data)) as Message);
     };
     socket.onclose = () => {
       if (this.socket === socket) void this.reconnect(lost("The connection to Residscope was lost."));

@@ -217,6 +217,8 @@ export interface Job {
   items: string[];
   note: string;
   error: ErrorBody | null;
+  /** What it was asked for; null where that is long. */
+  args: Record<string, unknown> | null;
 }
 
 /** Something on the shelf. */
@@ -230,6 +232,7 @@ export interface ItemInfo {
   bytes: number;
   /** Of a dictionary: what the model has it by. */
   id: string | null;
+  args: Record<string, unknown> | null;
 }
 
 export interface Shelf {
@@ -257,23 +260,10 @@ export interface State {
   directions: SavedDirection[];
   probes: ProbeInfo[];
   probing: Probing | null;
-  evidence: Gathering | null;
   jobs: Job[];
   items: Shelf;
   /** Things to tell once. */
   notices: string[];
-}
-
-/** Evidence being gathered for a direction, or why it was not; `revision` grows as its parts come. */
-export interface Gathering {
-  key: string;
-  label: string;
-  direction: DirectionRef;
-  stage: string;
-  progress: number | null;
-  error: ErrorBody | null;
-  done: boolean;
-  revision: number;
 }
 
 export interface Badge {
@@ -297,7 +287,8 @@ export interface Example {
 
 /** What is known of a direction so far; a part is null until it comes, or for the reason in `missing`. */
 export interface Evidence {
-  key: string;
+  job: string | null;
+  item: string | null;
   revision: number;
   done: boolean;
   label: string;

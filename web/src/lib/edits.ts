@@ -8,7 +8,8 @@ const digits = (step: number): number => Math.max(0, Math.min(3, Math.ceil(-Math
 
 export function written(value: number, { unit, step }: Slider): string {
   if (unit === "×") return `×${value.toFixed(2)}`;
-  return `${signed(value, digits(step))}${unit === "σ" ? "σ" : ""}`;
+  const small = value && Math.abs(value) < step ? digits(Math.abs(value)) : 0; // what is less than a step is not nothing
+  return `${signed(value, Math.max(digits(step), small))}${unit === "σ" ? "σ" : ""}`;
 }
 
 /** To the precision of what is shown, so that steps add up. */

@@ -32,6 +32,7 @@ export interface Property {
   several?: boolean;
   one?: boolean;
   labelled?: boolean;
+  begin?: string;
   of?: string;
 }
 

@@ -1,65 +1,64 @@
 import { words } from "../connect/connector";
-import type { DirectionRef, Evidence, Gathering } from "../connect/wire";
+import type { DirectionRef, Evidence, Job } from "../connect/wire";
 import type { DirectionStore } from "./directions.svelte";
 import type { Session } from "./session.svelte";
 
-/** Evidence for the direction on screen: asked for when somebody presses the button, shown as its parts come. */
+const METHOD = "evidence";
+
+/** Evidence for the direction on screen: a job when somebody presses the button, shown as its parts come; then an item of the shelf. */
 export class EvidenceStore {
   evidence: Evidence | null = $state.raw(null);
   error = $state("");
-  /** The direction that each key's evidence is of. */
-  private keys = new Map<string, string>();
   private shownOf = $state("");
   private wanted = "";
   private model: string | undefined;
 
-  gathering: Gathering | null = $derived.by(() => this.session.state?.evidence ?? null);
-  /** Still at work: not done, and not failed. */
-  busy = $derived(!!this.gathering && !this.gathering.done && !this.gathering.error);
-  private here = $derived.by(() => (this.directions.ref ? spelled(this.session.model?.hash, this.directions.ref) : ""));
-  /** What is shown, or being gathered, is of another direction than the one on screen. */
+  private jobs = $derived.by(() => (this.session.state?.jobs ?? []).filter(({ method }) => method === METHOD));
+  /** The one at work, or the last one that failed. */
+  gathering: Job | null = $derived.by(() => this.jobs.findLast(({ phase }) => phase === "running" || phase === "waiting" || phase === "failed") ?? null);
+  busy = $derived(this.gathering?.phase === "running" || this.gathering?.phase === "waiting");
+  private here = $derived.by(() => (this.directions.ref ? this.spelledOf(this.directions.ref) : ""));
+  /** What is shown is of another direction than the one on screen. */
   stale = $derived(!!this.shownOf && this.shownOf !== this.here);
+  /** Where this direction's evidence is: of a job while it comes, then on the shelf. */
+  private source = $derived.by(() => {
+    const job = this.jobs.findLast(({ args, revision }) => revision > 0 && this.spelledOf(args?.direction) === this.here);
+    const item = this.session.state?.items?.items.findLast(({ method, args }) => method === METHOD && this.spelledOf(args?.direction) === this.here);
+    if (job && (!item || job.phase === "running")) return { args: { job: job.id }, key: `${job.id} ${job.revision} ${job.phase}` };
+    return item ? { args: { item: item.name }, key: item.name } : null;
+  });
 
   constructor(
     private session: Session,
     private directions: DirectionStore,
   ) {}
 
+  private spelledOf(ref: unknown): string {
+    return spelled(this.session.model?.hash, ref as DirectionRef);
+  }
+
   /** Call from an effect. */
   follow(): void {
     const hash = this.session.model?.hash;
-    if (hash !== this.model) this.clear(hash);
-    const { gathering, here } = this;
-    if (gathering?.revision) this.keys.set(spelled(hash, gathering.direction), gathering.key); // nothing is held before its first part
-    const current = gathering && spelled(hash, gathering.direction) === here;
-    const key = this.keys.get(here) ?? gathering?.key ?? "";
-    const revision = current || !this.keys.has(here) ? (gathering?.revision ?? 0) : "held";
-    const asked = key && (gathering?.key !== key || gathering.revision > 0) ? `${key}|${revision}` : "";
-    if (!asked || asked === this.wanted) return;
+    if (hash !== this.model) [this.evidence, this.shownOf, this.error, this.wanted, this.model] = [null, "", "", "", hash];
+    const { source, here } = this;
+    if (!source || !here) return;
+    const asked = `${here} ${source.key}`;
+    if (asked === this.wanted) return;
     this.wanted = asked;
-    const of = [...this.keys].find(([, held]) => held === key)?.[0] ?? "";
-    this.session.connector.json<Evidence>(`api/evidence?key=${encodeURIComponent(key)}`).then(
-      (evidence) => this.wanted === asked && ([this.evidence, this.shownOf, this.error] = [evidence, of, ""]),
-      (error: unknown) => {
-        if (this.wanted !== asked) return;
-        this.keys.delete(of); // no longer held: it can be gathered again
-        if (gathering?.key === key) this.error = words(error);
-      },
+    this.session.connector.query<Evidence>("evidence", source.args).then(
+      (evidence) => this.wanted === asked && ([this.evidence, this.shownOf, this.error] = [evidence, here, ""]),
+      (error: unknown) => this.wanted === asked && (this.error = words(error)),
     );
   }
 
-  private clear(model: string | undefined): void {
-    [this.evidence, this.shownOf, this.error, this.wanted, this.model] = [null, "", "", "", model];
-    this.keys.clear();
-  }
-
-  async gather(): Promise<void> {
+  async gather(name: string): Promise<void> {
     const { ref } = this.directions;
-    if (ref) await this.session.send("gather_evidence", { direction: ref });
+    if (ref) await this.session.send("start", { method: METHOD, args: { direction: ref }, name: `Evidence for ${name}`.slice(0, 100) });
   }
 
   async cancel(): Promise<void> {
-    await this.session.send("cancel_evidence");
+    if (this.gathering) await this.session.send("cancel", { job: this.gathering.id });
   }
 }
 
@@ -68,7 +67,7 @@ export function spelled(model: string | undefined, ref: DirectionRef): string {
   const sorted = (value: unknown): unknown => {
     if (Array.isArray(value)) return value.map(sorted);
     if (typeof value !== "object" || value === null) return value;
-    return Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)).map(([k, v]) => [k, sorted(v)]));
+    return Object.fromEntries(Object.entries(value).filter(([, v]) => v !== null).sort(([a], [b]) => (a < b ? -1 : 1)).map(([k, v]) => [k, sorted(v)]));
   };
   return `${model ?? ""}|${JSON.stringify(sorted(ref))}`;
 }

@@ -14,6 +14,8 @@ export class ManifestStore {
   edits: EditSchema[] = $state.raw([]);
   methods: MethodSchema[] = $state.raw([]);
   tasks: Manifest["tasks"] = $state.raw([]);
+  /** Plugins that could not be imported, and why. */
+  broken: Record<string, string> = $state.raw({});
   error = $state("");
 
   constructor(private session: Session) {}
@@ -24,7 +26,7 @@ export class ManifestStore {
       this.edits = manifest.edits;
       this.methods = manifest.methods ?? [];
       this.tasks = manifest.tasks ?? [];
-      for (const [name, why] of Object.entries(manifest.broken ?? {})) this.session.notify(`The plugin ${name} was skipped: ${why}`, "lasting");
+      this.broken = manifest.broken ?? {};
     } catch (error) {
       this.error = words(error);
     }

@@ -214,8 +214,7 @@ export class Mixing {
     const key = [this.session.model?.hash, ...this.play].join("|");
     if (!this.play.length || key === this.wanted || !settled) return;
     this.wanted = key;
-    const of = this.play.map((source) => `of=${encodeURIComponent(source)}`).join("&");
-    this.session.connector.json<Products>(`api/gram?${of}`).then(
+    this.session.connector.query<Products>("gram", { of: [...this.play] }).then(
       ({ of, gram }) => {
         if (this.wanted !== key) return;
         const start = new Map<string, number>();

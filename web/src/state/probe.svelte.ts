@@ -157,7 +157,7 @@ export class ProbeStore {
       [this.detail, this.fetched] = [null, null];
       return;
     }
-    this.session.connector.json<ProbeDetail>(`api/probes?name=${encodeURIComponent(shown.name)}`).then(
+    this.session.connector.query<ProbeDetail>("probe", { name: shown.name }).then(
       (detail) => this.wantedDetail === key && ([this.detail, this.error] = [detail, ""]),
       (error: unknown) => this.wantedDetail === key && (this.error = words(error)),
     );
@@ -170,8 +170,8 @@ export class ProbeStore {
     const key = shown && a ? `${shown.name}|${a.id}|${pos}|${this.pos === null}` : "";
     if (!key || key === this.wantedReading || !shown || !a) return;
     this.wantedReading = key;
-    const query = new URLSearchParams({ name: shown.name, run: a.id, pos: String(pos), named: String(this.pos === null) });
-    this.session.connector.json<ProbeReading>(`api/probes/reading?${query}`).then(
+    const asked = { name: shown.name, run: a.id, pos, named: this.pos === null };
+    this.session.connector.query<ProbeReading>("probe_reading", asked).then(
       (reading) => this.wantedReading === key && ([this.fetched, this.error] = [{ probe: shown.name, reading }, ""]),
       (error: unknown) => this.wantedReading === key && ([this.fetched, this.error] = [null, words(error)]),
     );

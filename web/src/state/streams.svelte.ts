@@ -1,4 +1,5 @@
 import { words } from "../connect/connector";
+import type { Tensors } from "../connect/safetensors";
 import type { Run } from "../connect/wire";
 import { unitOf } from "../lib/dictionaries";
 import type { ValueUnit } from "../lib/format";
@@ -192,7 +193,7 @@ export class Streams {
     }
     if (key === this.wanted) return this.fill(key, shown, painted);
     this.wanted = key;
-    const answers = metric && `positive=${metric.positive.id}&negative=${metric.negative.id}`;
+    const answers = metric && { positive: metric.positive.id, negative: metric.negative.id };
     // a logit difference needs no coordinates: they follow once it is painted
     const play = answers && this.view.current.direction === "logit" ? [] : this.mixing.play;
     void Promise.all([this.hold(a, answers, play), b && b.id !== a.id ? this.hold(b, answers, play) : null]).then(
@@ -224,22 +225,20 @@ export class Streams {
   }
 
   private async coefs(run: Run, play: readonly string[]): Promise<Map<string, Coefs>> {
-    const id = encodeURIComponent(run.id);
     const all = play.map(async (source) => {
-      const path = `api/runs/${id}/coef?dictionary=${encodeURIComponent(source)}`;
-      return [source, await this.once(`${run.id}|${source}|${this.means}`, async () => readCoefs(await this.session.connector.tensors(path)))] as const;
+      const ask = async () => readCoefs(await this.session.connector.query<Tensors>("coef", { run: run.id, dictionary: source }));
+      return [source, await this.once(`${run.id}|${source}|${this.means}`, ask)] as const;
     });
     return new Map(await Promise.all(all));
   }
 
-  private async hold(run: Run, answers: string | null, play: readonly string[]): Promise<Held> {
-    const id = encodeURIComponent(run.id);
+  private async hold(run: Run, answers: { positive: number; negative: number } | null, play: readonly string[]): Promise<Held> {
     const connector = this.session.connector;
-    const stream = this.once(`${run.id}|`, async () => readStream(await connector.tensors(`api/runs/${id}/stream`), run.id));
+    const stream = this.once(`${run.id}|`, async () => readStream(await connector.query<Tensors>("stream", { run: run.id }), run.id));
     const coefs = this.coefs(run, play);
     const logits = answers
-      ? this.once(`${run.id}|${answers}|${this.means}`, async () =>
-          readLogits(await connector.tensors(`api/runs/${id}/logits?${answers}`)),
+      ? this.once(`${run.id}|${answers.positive} ${answers.negative}|${this.means}`, async () =>
+          readLogits(await connector.query<Tensors>("logits", { run: run.id, ...answers })),
         )
       : null;
     return { run, data: await stream, coefs: await coefs, logits: await logits };

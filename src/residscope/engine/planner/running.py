@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from residscope.engine.branches import spread
-from residscope.engine.forward import lock_of
 from residscope.engine.hooks import Hooks
 from residscope.engine.layout import BlockParts
 from residscope.engine.passes import Stop
@@ -16,6 +15,7 @@ from residscope.engine.planner.packing import Pack
 from residscope.engine.planner.strands import Base
 from residscope.engine.protocols import Edit
 from residscope.engine.stock import call
+from residscope.engine.turns import lock_of, repeated
 from residscope.engine.windows import prefix_cache
 from residscope.model.sites import Site, rank
 
@@ -46,7 +46,12 @@ def run_joined(base: Base, pack: Pack, *, capture: Iterable[Site], background: S
     Some models shape their last stream by the rows of the embedding: so the forward ends at the final norm in any case.
     At a site of layer l only the rows that had joined by then are there: the first `counts[l]`.
     """
-    model, start, capture = base.recording.model, pack.start, frozenset(capture)
+    model, wanted = base.recording.model, frozenset(capture)
+    return repeated(model.hf, lambda: _once(base, pack, wanted, background, stop))
+
+
+def _once(base: Base, pack: Pack, capture: frozenset[Site], background: Sequence[Edit], stop: int) -> JoinedPass:
+    model, start = base.recording.model, pack.start
     with lock_of(model.hf), torch.no_grad():
         now = JoinedPass(base, pack, capture=capture, background=background)
         if pack.strands[0].layer < 0:

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from residscope.engine.forward import forward, lock_of
+from residscope.engine.forward import forward
 from residscope.engine.gradients import gradients
 from residscope.engine.memory import budget, out_of_memory
 from residscope.engine.model import Model, Prompt, tied
@@ -24,11 +25,12 @@ from residscope.engine.preparing import join, prepare, sources_kept
 from residscope.engine.protocols import Edit, GradientReadout, LeastEdit, LogitReadout, Readout
 from residscope.engine.recording import Recording
 from residscope.engine.seams import NotByRow
+from residscope.engine.turns import lock_of
 from residscope.engine.windows import whole_cache
 from residscope.errors import BadSweep, SweepCancelled, SweepInterrupted, WeightsChanged
 from residscope.model.prompts import Batch
 from residscope.model.sites import Site
-from residscope.progress import Cancel, Progress, stage
+from residscope.progress import Cancel, Progress, asking, stage
 from residscope.results import Result
 
 Cell = LeastEdit | Sequence[LeastEdit]
@@ -217,7 +219,8 @@ class Sweep:
         """The readout of every cell: a `Result` over cell and prompt (and what further axes the readout has).
 
         progress: called with (stage, done, total) or (done, total) rows after each pass; True or False: a bar, or none; None: a
-        bar in a terminal. cancel: a function, or a `threading.Event`, asked after each pass. what: the stage's name.
+        bar in a terminal. cancel: a function, or a `threading.Event`, asked after each pass and in front of each block. what: the
+        stage's name.
 
         Raises:
             SweepCancelled, and where Ctrl-C came SweepInterrupted: with what was finished as its `partial` (NaN elsewhere).
@@ -258,10 +261,11 @@ class Sweep:
     ) -> Iterator[Answers]:
         total, done = len(self.cells) * len(self.batch), 0
         stopped: dict[str, Any] = {"cancelled": SweepCancelled, "interrupted": SweepInterrupted}
-        with stage(what, total, progress, cancel, partial=partial, **stopped) as tell:
+        with stage(what, total, progress, cancel, yields=True, partial=partial, **stopped) as tell:
             for number, rows in enumerate(self._chunks):
-                part = self._part(number)
-                base = part.reader.of_base()
+                with asking(tell, cancel):
+                    part = self._part(number)
+                    base = part.reader.of_base()
                 yield Answers(None, rows, base)
                 pending = self._pending(part)
                 for cell, of_cell in enumerate(pending.tolist()):
@@ -270,7 +274,7 @@ class Sweep:
                         done += len(index)
                         yield Answers(cell, tuple(rows[i] for i in index), base[index])
                 tell(done)
-                for cell, of_strand, found, halved in self._rows(part):
+                for cell, of_strand, found, halved in self._rows(part, lambda: asking(tell, cancel)):
                     done += len(of_strand)
                     yield Answers(cell, tuple(rows[i] for i in of_strand), found, halved)
                     tell(done)
@@ -315,8 +319,10 @@ class Sweep:
                 pending[s.cell, list(s.index)] = True
         return pending
 
-    def _rows(self, part: Part) -> Iterator[tuple[int, Sequence[int], Tensor, int]]:
-        """Cell, prompts and values, as the passes end; and how often memory ran out on the way to them."""
+    def _rows(
+        self, part: Part, asks: Callable[[], AbstractContextManager[None]]
+    ) -> Iterator[tuple[int, Sequence[int], Tensor, int]]:
+        """Cell, prompts and values, as the passes end, each in `asks()`; and how often memory ran out on the way to them."""
         waiting = part.packs[::-1]
         halved = 0
         while waiting:
@@ -326,7 +332,8 @@ class Sweep:
                 )
             now = waiting.pop()
             try:
-                found = self._run(part, now)
+                with asks():
+                    found = self._run(part, now)
             except NotByRow:  # each cell by itself then: its rows have one weight
                 waiting += reversed(now.halves())
                 continue

@@ -1,7 +1,7 @@
 """Families: one data file each, saying where a Hugging Face decoder keeps its parts.
 
-A file defines `FAMILY`. It names modules and configuration fields and holds no code that runs: the engine reads it, and
-the certificate decides whether it is true.
+A file defines `FAMILY`; so may a plugin's, by an entry point of the group `residscope.families`. It names modules and
+configuration fields and holds no code that runs: the engine reads it, and the certificate decides whether it is true.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,6 +10,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
+from residscope.declare.plugins import load_group, skip
 from residscope.errors import UnknownConfig, UnknownFamily
 from residscope.model.sites import Sizes
 
@@ -197,10 +198,25 @@ class Family:
 
 
 def families() -> dict[str, Family]:
-    """Every family file in this folder, by model type."""
+    """Every family file in this folder, and those that plugins bring, by model type."""
     files = [module.name for module in iter_modules(__path__) if not module.name.startswith("_")]
     found = [import_module(f"{__name__}.{name}").FAMILY for name in files]
-    return {model_type: family for family in found for model_type in family.model_types}
+    own = {model_type: family for family in found for model_type in family.model_types}
+    return {**_plugins(own), **own}
+
+
+def _plugins(own: Mapping[str, Family]) -> dict[str, Family]:
+    """The families of plugins. One that is none, or that would serve a model type twice, is named in `plugins.BROKEN`."""
+    served: dict[str, Family] = {}
+    for name, loaded in load_group("residscope.families").items():
+        family = getattr(loaded, "FAMILY", loaded)
+        if not isinstance(family, Family):
+            skip(name, f"it is no Family: {type(family).__name__}")
+        elif twice := [model_type for model_type in family.model_types if model_type in own or model_type in served]:
+            skip(name, f"another family serves the model type {twice[0]}")
+        else:
+            served |= dict.fromkeys(family.model_types, family)
+    return served
 
 
 def family_of(config: Any) -> Family:

@@ -1,0 +1,169 @@
+"""A pass that gives way: made again it is the same to the last bit, it waits outside the lock, and it cannot be starved."""
+
+import threading
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+
+import residscope as rs
+from residscope import edits
+from residscope.engine.gradients import gradients
+from residscope.engine.model import Model
+from residscope.engine.turns import MOST, give_way, giving_way, lock_of
+from residscope.errors import Cancelled
+from residscope.progress import asking, stage
+from tiny_models import VARIANTS, hook_count
+
+PROMPT, OTHER = [list(range(2, 12))], [list(range(12, 22))]
+METRIC = rs.logit_diff(5, 7)
+
+
+class Somebody:
+    """Who asks for the model in front of blocks drawn at random, and has it while the pass waits."""
+
+    def __init__(self, model: Model, *, often: float = 0.4, seed: int = 0) -> None:
+        self.lock, self.often, self.draw = lock_of(model.hf), often, Random(seed)
+        self.asked, self.gave, self.waited = 0, 0, 0
+
+    def cancel(self) -> bool:
+        self.asked += 1
+        if self.lock.mine and self.draw.random() < self.often:
+            self.gave += 1
+            give_way()
+        return False
+
+    def waits(self) -> None:
+        assert not self.lock.mine
+        taken = threading.Thread(target=self._take)
+        taken.start()
+        taken.join(30)
+        assert not taken.is_alive()
+        self.waited += 1
+
+    def _take(self) -> None:
+        with self.lock:
+            pass
+
+
+def values(made: Any) -> list[torch.Tensor]:
+    if isinstance(made, rs.Result):
+        return [made.values]
+    if isinstance(made, dict):
+        return [value for _, value in sorted(made.items(), key=lambda pair: str(pair[0]))]
+    return [made[name] for name in ("resid_pre.2", "pattern.1", "logits")]
+
+
+CALLS: dict[str, Callable[[Model, Any], Any]] = {
+    "a run": lambda model, cancel: _run(model, cancel, edits=[edits.scale("mlp_out.1", 0.5)]),
+    "frozen to the unedited run": lambda model, cancel: _run(
+        model, cancel, edits=[edits.freeze("pattern.2"), edits.scale("resid_pre.1", 2.0)]
+    ),
+    "noise": lambda model, cancel: _run(model, cancel, edits=[edits.noise("embed", 0.5, seed=3)]),
+    "a window": lambda model, cancel: _run(
+        model,
+        cancel,
+        edits=[edits.ablate("z.2", head=1)],
+        window=rs.Window(model.run(PROMPT, ["resid_pre", "pattern.1", "logits"]), start=2),
+    ),
+    "ablations": lambda model, cancel: rs.ablation_sweep(
+        model, PROMPT, METRIC, site="z", cancel=cancel, progress=False
+    ),
+    "patching": lambda model, cancel: rs.activation_patching(
+        model, PROMPT, OTHER, METRIC, cancel=cancel, progress=False
+    ),
+}
+
+
+def _run(model: Model, cancel: Any, **options: Any) -> Any:
+    with stage("Running", 1, False, cancel):
+        capture = ["logits"] if "window" in options else ["resid_pre", "pattern.1", "logits"]
+        made = model.run(PROMPT, capture, **options)
+        return {"logits": made["logits"]} if "window" in options else made
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("call", CALLS)
+def test_given_way_at_random_blocks_it_is_the_same_to_the_last_bit(family: str, call: str) -> None:
+    model = Model(VARIANTS[family](), name=family)
+    alone = values(CALLS[call](model, None))
+    gave = 0
+    for seed in range(5):
+        somebody = Somebody(model, seed=seed)
+        with giving_way(somebody.waits):
+            again = values(CALLS[call](model, somebody.cancel))
+        gave += somebody.gave
+        assert somebody.waited > 0
+        assert all(torch.equal(a, b) for a, b in zip(alone, again, strict=True))
+        assert hook_count(model.hf) == 0
+        assert not somebody.lock.mine
+    assert gave > 0
+
+
+def test_who_asks_without_end_waits_for_one_pass_in_three() -> None:
+    model = Model(VARIANTS["llama"](), name="llama")
+    somebody = Somebody(model, often=1.0)
+    with giving_way(somebody.waits):
+        _run(model, somebody.cancel)
+    assert somebody.waited == MOST + 1  # before each
+    assert somebody.gave == MOST + model.n_layers  # the last one is asked in front of each block, and goes on
+
+
+def test_under_a_lock_that_the_caller_holds_it_runs_to_its_end() -> None:
+    model = Model(VARIANTS["llama"](), name="llama")
+    somebody = Somebody(model, often=1.0)
+    with giving_way(somebody.waits), lock_of(model.hf):
+        _run(model, somebody.cancel)
+    assert (somebody.waited, somebody.gave) == (
+        0,
+        1 + model.n_layers,
+    )  # as the stage begins, and in front of each block
+
+
+def test_a_pass_that_keeps_its_graph_or_fills_a_cache_is_not_let_go_of() -> None:
+    model = Model(VARIANTS["llama"](), name="llama")
+    somebody = Somebody(model, often=1.0)
+    _, alone = gradients(model, PROMPT, METRIC, ["resid_pre.1"])
+    text = model.generate(PROMPT, max_new_tokens=3).ids
+
+    def ask() -> None:
+        somebody.cancel()
+
+    with giving_way(somebody.waits), asking(ask, somebody.cancel):
+        _, again = gradients(model, PROMPT, METRIC, ["resid_pre.1"])
+        assert model.generate(PROMPT, max_new_tokens=3).ids == text
+    assert somebody.gave > 0
+    assert all(torch.equal(alone[site], again[site]) for site in alone)
+
+
+def test_who_waits_may_stop_it_and_nothing_is_left_behind() -> None:
+    model = Model(VARIANTS["llama"](), name="llama")
+
+    def waits() -> None:
+        raise Cancelled("stopped")
+
+    with pytest.raises(Cancelled), giving_way(waits):
+        _run(model, lambda: False)
+    assert hook_count(model.hf) == 0
+    assert not lock_of(model.hf).mine
+
+
+def test_without_turns_nothing_is_asked() -> None:
+    model = Model(VARIANTS["llama"](), name="llama")
+    give_way()
+    _run(model, lambda: False)
+
+
+def test_the_lock_is_mine_only_while_this_thread_has_it() -> None:
+    lock = lock_of(VARIANTS["llama"]())
+    others: list[bool] = []
+    with lock:
+        with lock:
+            assert lock.mine
+        assert lock.mine
+        thread = threading.Thread(target=lambda: others.append(lock.mine))
+        thread.start()
+        thread.join(10)
+    assert (others, lock.mine) == ([False], False)

@@ -1,0 +1,336 @@
+"""Copied Python: of every method and every edit it runs as pasted, where nothing else is, and gives the same numbers."""
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import residscope as rs
+from residscope.declare import EDITS
+from residscope.manifest import own_methods
+from residscope.session import Session
+from session import worlds
+from session.asked import jobs, start
+
+DRAWN = Random(3)
+PROMPT = "ab cd ab ce"
+LETTERS = "efghijkl"
+ROWS = [
+    (f"{''.join(DRAWN.choices(LETTERS, k=4))}{'ab'[i % 2]}{''.join(DRAWN.choices(LETTERS, k=3))}", "ab"[i % 2])
+    for i in range(40)
+]
+CSV = "text,corrupted,@IO,@S1,@S2,answer,wrong,kind\n" + "".join(
+    f"{text},{text[:4]}{'ba'[kind == 'b']}{text[5:]},1:2,2:3,4:5,{text[1]},{text[2]},{kind}\n"
+    for text, kind in ROWS
+    if text[1] != text[2]
+)
+DATA = {"kind": "file", "name": "made.csv", "text": CSV}
+TEXT = {
+    "kind": "typed",
+    "name": "mine.txt",
+    "text": "\n\n".join("".join(DRAWN.choices(LETTERS + " ", k=50)) for _ in range(60)),
+}
+LONG = {**TEXT, "name": "long.txt", "text": "\n\n".join("".join(DRAWN.choices("abcdef ", k=60)) for _ in range(90))}
+LIVE = {"kind": "live"}
+ANSWERS = {"kind": "answers"}
+ARROW = {"kind": "mix", "terms": [{"dictionary": "pca@resid_post.1", "index": 1, "weight": 1.0}]}
+MIXED = {
+    "kind": "mix",
+    "terms": [
+        {"dictionary": "pca@resid_post.1", "index": 0, "weight": 0.5},
+        {"dictionary": "pca@resid_post.1", "index": 2, "weight": -2.0},
+    ],
+}
+PAIR = {"kind": "logit_diff", "positive": "a", "negative": "b"}
+DRAWN_PROMPTS = {"kind": "drawn", "text": TEXT, "n": 4, "length": 10, "seed": 3}
+PROBE = {"data": DATA, "position": "S2", "label": "kind"}
+
+CALLS: dict[str, list[dict[str, Any]]] = {
+    "ablation-sweep": [
+        {"prompts": LIVE, "metric": LIVE},
+        {
+            "prompts": {"kind": "typed", "texts": ["abc", "def"]},
+            "metric": PAIR,
+            "site": "mlp_out",
+            "relative": True,
+            "background": "live",
+        },
+        {
+            "prompts": {"kind": "typed", "texts": ["abc"], "bos": True},
+            "metric": {"kind": "loss"},
+            "to": "mean",
+            "over": DRAWN_PROMPTS,
+        },
+        {"prompts": DATA, "metric": ANSWERS, "layers": [1, 2]},
+    ],
+    "activation-patching": [
+        {"clean": LIVE, "corrupted": "xb cd xb ce", "metric": LIVE},
+        {
+            "clean": "abcd",
+            "corrupted": "abce",
+            "metric": {"kind": "log_prob", "token": "a"},
+            "site": "z",
+            "mode": "noise",
+            "layers": [0, 2],
+        },
+    ],
+    "das": [{"data": DATA, "probe": "kind at S2, resid_pre.2", "steps": 2}],
+    "dose-response": [
+        {"direction": ARROW, "prompts": DRAWN_PROMPTS, "random": 19},
+        {"direction": MIXED, "prompts": LIVE, "metric": PAIR, "random": 19},
+    ],
+    "draw-prompts": [{"text": TEXT, "n": 5, "length": 8, "seed": 2}, {"text": LONG, "n": 5, "length": 8}],
+    "evidence": [{"direction": ARROW, "corpus": TEXT, "tokens": 1000, "prompts": 4, "length": 8, "random": 19}],
+    "fit-probe": [{**PROBE, "site": "resid_pre.2"}],
+    "flips-over-c": [{**PROBE, "sites": ["resid_pre.2"]}],
+    "head-roles": [{"data": DATA, "each": 1, "prompts": 4}],
+    "intervene": [{"data": DATA, "probes": ["kind at S2, resid_pre.2", "Shelved"]}],
+    "look": [{**PROBE, "sites": ["resid_pre"], "layers": [1, 2]}],
+    "mean-difference": [{"corpora": {"first": TEXT, "second": LONG}, "site": "resid_post.1", "tokens": 1000}],
+    "mediation": [
+        {
+            "data": DATA,
+            "edit": [{"kind": "scale", "site": "resid_pre.1", "factor": 0.5}],
+            "groups": ["2.1", "3.0"],
+            "draws": 1,
+        }
+    ],
+    "nmf": [{"corpus": TEXT, "site": "mlp_out.1", "n": 2, "clip": True, "tokens": 1000}],
+    "null-directions": [{"direction": ARROW, "corpus": TEXT, "n": 19, "tokens": 1000}],
+    "pca": [
+        {"corpus": TEXT, "site": "resid_post.1", "n": 3, "tokens": 1000},
+        {"corpus": LONG, "site": "z.1", "head": 1, "n": 2, "standardise": True, "tokens": 1000},
+    ],
+    "probe-sweep": [{"data": DATA, "label": "kind", "positions": ["S2", "END"], "sites": ["resid_pre"]}],
+    "removal-cost": [{"direction": ARROW, "prompts": DRAWN_PROMPTS, "random": 19}],
+    "stability": [{"direction": ARROW, "corpus": TEXT, "resamples": 2, "tokens": 1000}],
+    "svd": [{"corpus": TEXT, "site": "resid_post.2", "n": 2, "tokens": 1000}],
+    "top-examples": [{"direction": {"kind": "token", "token": "a"}, "corpus": TEXT, "k": 3, "tokens": 1000}],
+    "unembedding-rows": [{"tokens": ["a", "b"]}],
+}
+
+STACKS: dict[str, list[dict[str, Any]]] = {
+    "ablate": [
+        {"site": "z.1", "head": 2},
+        {"site": "mlp_out.2", "to": "mean", "over": DRAWN_PROMPTS, "pos": 3},
+        {"site": "resid_pre.2", "to": "resample", "over": {"kind": "typed", "texts": ["abcdefghijk"]}, "seed": 4},
+    ],
+    "isolate": [{"site": "z.1", "head": [0, 2]}],
+    "scale": [{"site": "mlp_out.2", "factor": 0.25, "pos": [1, -1]}],
+    "freeze": [{"site": "pattern.3"}, {"site": "norms"}],
+    "noise": [{"site": "embed", "sigma": 0.5, "seed": 7}],
+    "steer": [
+        {"site": "resid_post.1", "direction": ARROW, "strength": 3.0, "unit": "sd"},
+        {"site": "resid_post.1", "direction": MIXED, "strength": -2.0},
+        {"site": "resid_post.3", "direction": PAIR, "strength": 1.0},
+        {"site": "resid_pre.2", "direction": {"kind": "saved", "name": "Found elsewhere"}, "strength": 1.0},
+    ],
+    "clamp": [{"site": "resid_post.1", "direction": ARROW, "value": 2.0}],
+    "project_out": [{"site": "resid_post.1", "direction": [ARROW, MIXED]}],
+    "feature": [
+        {"dictionary": "pca@resid_post.1", "index": 1, "scale": 0.0},
+        {"dictionary": "Principal components", "index": 0, "value": 2.0},
+    ],
+    "overlay": [
+        {
+            "weight": "model.layers.1.self_attn.o_proj",
+            "low_rank": {
+                "read": {"kind": "token", "token": "a"},
+                "write": {"kind": "token", "token": "b"},
+                "strength": 0.5,
+            },
+        }
+    ],
+    "patch": [
+        {"site": "resid_pre.2", "source": "xb cd xb ce"},
+        {"site": "z.2", "source": {"kind": "run", "run": "r2"}, "head": 1},
+        {
+            "site": "z.2",
+            "source": {
+                "kind": "prompt",
+                "text": "xb cd xb ce",
+                "edits": [{"kind": "scale", "site": "mlp_out.0", "factor": 3.0}],
+            },
+        },
+    ],
+    "path": [{"sender": "z.1", "sender_head": 1, "receiver": "q.3", "source": "xb cd xb ce"}],
+}
+
+
+def differing(a: Any, b: Any, at: str = "result", *, rtol: float = 0.0) -> list[str]:
+    """Where two values are not alike, provenance aside: tensors by their entries, NaN like NaN."""
+    if type(a) is not type(b):
+        return [f"{at}: {type(a).__name__} and {type(b).__name__}"]
+    if isinstance(a, torch.Tensor | np.ndarray):
+        x, y = np.asarray(a), np.asarray(b)
+        inexact = x.dtype.kind in "fc" and x.shape == y.shape
+        same = np.allclose(x, y, rtol, rtol, equal_nan=True) if inexact else np.array_equal(x, y)
+        return [] if same else [f"{at}: {a} and {b}"]
+    if is_dataclass(a):
+        names = [f.name for f in fields(a) if f.name != "provenance"]
+        return [
+            where
+            for name in names
+            for where in differing(getattr(a, name), getattr(b, name), f"{at}.{name}", rtol=rtol)
+        ]
+    if isinstance(a, Mapping):
+        keys = [] if [*a] == [*b] else [f"{at}: {[*a]} and {[*b]}"]
+        return keys or [where for key in a for where in differing(a[key], b[key], f"{at}[{key!r}]", rtol=rtol)]
+    if isinstance(a, tuple | list):
+        if len(a) != len(b):
+            return [f"{at}: {len(a)} and {len(b)}"]
+        return [
+            where
+            for i, (x, y) in enumerate(zip(a, b, strict=True))
+            for where in differing(x, y, f"{at}[{i}]", rtol=rtol)
+        ]
+    if isinstance(a, float) and rtol and math.isclose(a, b, rel_tol=rtol, abs_tol=rtol):
+        return []
+    return [] if a == b or (a != a and b != b) else [f"{at}: {a!r} and {b!r}"]
+
+
+def of_a_name(where: str) -> bool:
+    """Whether two differ in what they call a thing alone: a text that was typed has no name until it is a file, and a
+    component that the page shows says whose it is."""
+    return ".direction: 'PC 1 of resid_post.1' and 'PC 1'" in where or ".name: 'texts' and 'long.txt'" in where
+
+
+@pytest.fixture(scope="module")
+def shelved(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A session with one of each thing that arguments may name, and the folder that its files were exported to."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr("residscope.session.loaded.shipped", lambda model: worlds.components(model))
+    folder = tmp_path_factory.mktemp("pasted")
+    with worlds.session() as session:
+        session.intent("set_prompt", {"text": "xb cd xb ce"})
+        assert session.wait(60)
+        session.intent("set_prompt", {"text": PROMPT})
+        session.intent("set_edits", {"edits": [{"kind": "scale", "site": "mlp_out.1", "factor": 0.5}]})
+        session.intent("fit_probe", {**PROBE, "site": "resid_pre.2"})
+        assert session.wait(60)
+        start(session, "fit-probe", name="Shelved", **PROBE, site="resid_pre.1")
+        start(session, "pca", corpus=TEXT, site="resid_post.1", n=3, tokens=1000)
+        assert session.wait(120)
+        assert [job["phase"] for job in jobs(session).values()] == ["done"] * 2, jobs(session)
+        vector = torch.randn(32, generator=torch.Generator().manual_seed(0))
+        rs.Direction(vector, vector, "resid_pre.2", name="made").save(folder / "made.safetensors")
+        session.import_item((folder / "made.safetensors").read_bytes(), "Found elsewhere")
+        for name in ("Shelved", "Principal components", "Found elsewhere"):
+            file, data = session.item_file(name, ".safetensors")
+            (folder / file).write_bytes(data)
+        for text in (DATA, TEXT, LONG):
+            (folder / str(text["name"])).write_text(str(text["text"]))
+        yield session, folder
+    patch.undo()
+
+
+def pasted(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the lines leave behind, run where nothing has a name yet."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(rs, "load", lambda name, **options: worlds.model())
+    monkeypatch.setattr("residscope.directions.shipped", worlds.components)
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(code, "<pasted>", "exec"), namespace)
+    return namespace
+
+
+@pytest.mark.parametrize(("method", "args"), [(id, args) for id, several in CALLS.items() for args in several])
+def test_a_method_s_lines_give_what_the_job_gives(
+    shelved: tuple[Session, Path], monkeypatch: Any, method: str, args: Any
+) -> None:
+    session, folder = shelved
+    code = session.query("python", {"method": method, "args": args})["code"]
+    job = start(session, method, **args)
+    assert session.wait(120)
+    told = jobs(session)[job]
+    assert told["phase"] == "done", told["error"]
+    items = [session._items.find(name) for name in told["items"]]
+    assert all(kept.code == code for kept in items)
+    made = pasted(code, folder, monkeypatch)["result"]
+    several = [*made.values()] if isinstance(made, Mapping) else [*made] if isinstance(made, tuple | list) else [made]
+    assert [where for where in differing([kept.item for kept in items], several) if not of_a_name(where)] == []
+
+
+@pytest.mark.parametrize(("kind", "edit"), [(id, edit) for id, several in STACKS.items() for edit in several])
+def test_an_edit_s_lines_give_the_run_on_the_page(
+    shelved: tuple[Session, Path], monkeypatch: Any, kind: str, edit: Any
+) -> None:
+    session, folder = shelved
+    before = session.snapshot()[1]["edits"]
+    session.intent("set_edits", {"edits": [{"kind": kind, **edit}]})
+    assert session.wait(60)
+    try:
+        state = session.snapshot()[1]
+        assert state["edits"][0]["error"] is None
+        shown = next(run for run in state["runs"] if run["id"] == state["current"]["b"])
+        namespace = pasted(session.intent("python")["code"], folder, monkeypatch)
+        assert [text for text, *_ in namespace["edited"].top(len(shown["top"]))] == [t["text"] for t in shown["top"]]
+        last = session.state.run(shown["id"]).last
+        torch.testing.assert_close(namespace["edited"].logits[0, -1].float(), last.float(), rtol=1e-6, atol=1e-6)
+        plain = namespace["baseline"].logits[0, -1].float()
+        assert kind == "freeze" or not torch.allclose(
+            plain, last.float(), atol=1e-6
+        )  # the edit is not one that does nothing
+    finally:
+        session.intent("set_edits", {"edits": before})
+        assert session.wait(60)
+
+
+def test_no_method_and_no_edit_is_forgotten() -> None:
+    assert CALLS.keys() == own_methods().keys()
+    assert STACKS.keys() == {
+        id for id, kind in EDITS.items() if kind.function.__module__.startswith("residscope.edits.")
+    }
+
+
+IOI = "When John and Mary went to the store, John gave a bottle of milk to"
+REAL = [
+    ("ablation-sweep", {"prompts": LIVE, "metric": LIVE, "site": "z", "layers": [22, 23], "background": "live"}),
+    (
+        "removal-cost",
+        {
+            "direction": {"kind": "pca", "site": "resid_post.23", "weights": {"7": 1.0}},
+            "prompts": {"kind": "drawn", "text": {"kind": "builtin", "name": "python-docs"}, "n": 4, "length": 12},
+            "random": 19,
+        },
+    ),
+    ("unembedding-rows", {"tokens": [" Mary", " John"]}),
+]
+
+
+def test_on_the_real_model_three_methods_lines_run_in_a_process_of_their_own(
+    smollm2: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("residscope.session.loaded.shipped", rs.directions.shipped)
+    with worlds.session(smollm2, load=lambda name, **_: smollm2) as session:
+        session.intent("load_model", {"name": "smollm2-135m"})
+        session.intent("set_prompt", {"text": IOI})
+        assert session.wait(120)
+        session.intent("set_edits", {"edits": [{"kind": "ablate", "site": "z.20", "head": 1}]})
+        assert session.wait(120)
+        ids = [start(session, method, **args) for method, args in REAL]
+        assert session.wait(300)
+        told = jobs(session)
+        assert [told[id]["phase"] for id in ids] == ["done"] * len(ids), told
+        lines: list[str] = []
+        for n, id in enumerate(ids):
+            kept = session._items.find(told[id]["items"][0])
+            lines += [kept.code, f"result.save('{n}.safetensors')", ""]
+        command = [sys.executable, "-c", "\n".join(lines)]
+        env = os.environ | {"PYTHONPATH": str(Path(rs.__file__).parents[1])}
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env, timeout=500, check=False)
+        assert done.returncode == 0, done.stderr
+        for n, id in enumerate(ids):
+            item = session._items.find(told[id]["items"][0]).item
+            again = rs.load_item(tmp_path / f"{n}.safetensors")
+            found = [where for where in differing(item, again, rtol=1e-4) if ".direction:" not in where]
+            assert found == []

@@ -1,0 +1,103 @@
+"""Queries: each answers through every door, changes nothing, and refuses in words what it cannot answer."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+from safetensors.torch import load
+
+from residscope.errors import MalformedJSON, ResidscopeError
+from residscope.session import Session
+from residscope.session.queries import QUERIES
+from session import worlds
+from session.asked import declared as declared
+from session.asked import result, start
+from session.test_probes import ASKED, NAME
+
+TENSORS = {"stream", "coef", "logits"}
+
+
+@pytest.fixture(scope="module")
+def asked() -> Any:
+    """A session that has one of everything, and arguments for each query."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr("residscope.session.loaded.shipped", lambda model: worlds.components(model))
+    with worlds.session() as session, declared(good=lambda model: result()):
+        session.intent("set_prompt", {"text": "abcd"})
+        session.intent("fit_probe", ASKED)
+        deadline = time.monotonic() + 60
+        while not (session.state.probes and session.state.probes[NAME].map.done) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        job = start(session, "good")
+        gathered = start(session, "evidence", direction=ARROW, corpus=TEXT, tokens=1000, prompts=4, length=8, random=19)
+        assert session.wait(120)
+        run = session.snapshot()[1]["current"]["a"]
+        args = {
+            "manifest": {},
+            "stream": {"run": run},
+            "coef": {"run": run, "dictionary": "pca@resid_post.1"},
+            "logits": {"run": run, "positive": 5, "negative": 7},
+            "lens": {"run": run, "layer": 1, "pos": 2},
+            "dictionary": {"id": "pca@resid_post.1"},
+            "gram": {"of": ["pca@resid_post.1", "pca@resid_post.2"]},
+            "read_direction": {"direction": ARROW},
+            "probe": {"name": NAME},
+            "probe_reading": {"name": NAME, "run": run, "pos": 2},
+            "job": {"job": job},
+            "item": {"name": "Good"},
+            "cost": {"method": "pca", "args": {"corpus": TEXT, "site": "resid_post.1"}},
+            "python": {"method": "pca", "args": {"corpus": TEXT, "site": "resid_post.1"}},
+            "evidence": {"job": gathered},
+        }
+        yield session, args
+    patch.undo()
+
+
+ARROW = {"kind": "pca", "site": "resid_post.1", "weights": {"1": 1.0}}
+TEXT = {
+    "kind": "typed",
+    "name": "t.txt",
+    "text": "\n\n".join(f"the {n} paragraph of {n * n} words or so" for n in range(80)),
+}
+
+
+def test_every_query_has_a_case(asked: tuple[Session, dict[str, Any]]) -> None:
+    assert asked[1].keys() == QUERIES.keys()
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_a_query_answers_and_changes_nothing(asked: tuple[Session, dict[str, Any]], name: str) -> None:
+    session, args = asked
+    before = session.snapshot()
+    answer = session.query(name, args[name])
+    assert session.snapshot() == before
+    if name in TENSORS:
+        assert isinstance(answer, bytes)
+        assert load(answer)
+    else:
+        assert isinstance(answer, dict)
+        json.dumps(answer, allow_nan=False)  # as the wire has it
+
+
+@pytest.mark.parametrize("name", QUERIES)
+@pytest.mark.parametrize("args", [[], 3, "x", {"nonsense": 1}, {"run": None, "name": 7, "id": {}, "of": []}])
+def test_arguments_that_do_not_parse_are_refused_with_what_is_taken(
+    asked: tuple[Session, dict[str, Any]], name: str, args: Any
+) -> None:
+    with pytest.raises(MalformedJSON, match=f"the arguments of {name} do not parse"):
+        asked[0].query(name, args)
+
+
+@pytest.mark.parametrize("name", [name for name in QUERIES if name != "manifest"])
+def test_what_is_not_there_is_refused_by_a_typed_error(asked: tuple[Session, dict[str, Any]], name: str) -> None:
+    """Each text that names something, in turn, names nothing."""
+    session, args = asked
+    for key, value in args[name].items():
+        wrong = (
+            {"kind": "saved", "name": "nowhere"} if key == "direction" else ["nowhere"] if key == "of" else "nowhere"
+        )
+        if isinstance(value, str | list) or key == "direction":
+            with pytest.raises(ResidscopeError) as refused:
+                session.query(name, args[name] | {key: wrong})
+            assert "nowhere" in str(refused.value)
