@@ -187,7 +187,7 @@ class Jobs:
         names: list[str] = []
         note = ""
         try:
-            names, note = self._keep(asked, made, wanted=self._name(id, asked), cut=cut)
+            names, note = self._keep(asked, made, wanted=self._name(id), cut=cut)
             if phase == DONE and not names and not note:
                 note = "It gave nothing to keep."
         except BaseException as failure:
@@ -239,9 +239,9 @@ class Jobs:
                 notes.append(str(error))
         return names, " ".join(notes)
 
-    def _name(self, id: str, asked: _Asked) -> str:
-        named = next((job.name for job in self._now().jobs if job.id == id), "")
-        return named or asked.method.title[:MOST_JOB_NAME]
+    def _name(self, id: str) -> str:
+        """What a person called it, by now; empty for the method's own title."""
+        return next((job.name for job in self._now().jobs if job.id == id), "")
 
     def _tell(self, id: str, **changed: Any) -> None:
         with self._lock:
