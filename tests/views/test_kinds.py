@@ -27,7 +27,7 @@ from residscope.views import (
     TokenStrip,
 )
 
-PARTS = {"Line", "Reference", "View", "save_html", "to_html"}
+PARTS = {"Line", "Part", "Reference", "View", "figure", "save_html", "save_picture", "to_html"}
 ONE_OF_EACH = [
     HeatMap([[1.0, -2.0]], ["0"], ["a", "b"]),
     Curve([0, 1], [Line("y", [1, 2])], references=[0.5]),
