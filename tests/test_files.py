@@ -129,7 +129,7 @@ def test_the_command_line_refuses_before_it_works():
     from residscope.cli import app
 
     for line in (
-        ["directions", "fit", "pca", "-o", "x.png", "--site", "embed"],
+        ["directions", "fit", "pca", "-o", "x.txt", "--site", "embed"],
         ["reproduce", "lrqp", "--out", "x.pdf"],
     ):
         answer = CliRunner().invoke(app, line)

@@ -1,5 +1,7 @@
 """Readouts: values at named tokens, parts of like length, passes that end at a site, gradients; beside plain runs."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from families import FAMILIES
@@ -134,7 +136,7 @@ def test_a_pass_ends_at_the_last_site_that_is_read(site, last, never):
     plan = rs.sweep(model, ids, cells, readout)
     part = plan._part(0)
     called.clear()
-    assert list(plan._rows(part))
+    assert list(plan._rows(part, nullcontext))
     assert not {f"model.layers.2.{never}", "model.layers.2", "model.layers.3"} & called
     told = torch.stack([readout(model.run(ids, [site], edits=cell)) for cell in cells])
     torch.testing.assert_close(plan.run(False).values, told, atol=EXACT, rtol=EXACT)

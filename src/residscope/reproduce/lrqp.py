@@ -20,6 +20,7 @@ from residscope.methods.mediation import Mediation, mediated
 from residscope.methods.probe import EDGE, Probe, warn_of_edges
 from residscope.methods.probe_fit import fit_each
 from residscope.model.prompts import PromptSet
+from residscope.progress import Cancel, Progress, stage
 from residscope.results import Result
 from residscope.tasks import gender, ioi
 

@@ -18,6 +18,7 @@ from residscope.directions import Dictionary
 from residscope.engine.model import Model
 from residscope.errors import CorpusError, DirectionError, NoTokenizer, TooFewWords
 from residscope.methods.removal_cost import RemovalCost, removal_cost
+from residscope.progress import Cancel, Progress
 from residscope.reproduce.kinds import AUXILIARIES
 from residscope.reproduce.viewer_measures import auc
 from residscope.reproduce.viewer_stream import StreamErrors, stream_errors
