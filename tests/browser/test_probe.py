@@ -46,8 +46,6 @@ def lands(page: Page) -> float:
 
 def test_the_order_at_s2_is_read_and_rewritten(bench: Page, workbench: Any, traffic: Traffic) -> None:
     bench.get_by_role("tab", name="Probe").click()
-    expect(bench.get_by_test_id("probe-none")).to_be_visible()
-    shot(bench, "empty")
     fit(bench, n=60)
     assert float(bench.get_by_test_id("probe-accuracy").get_attribute("data-value") or 0) > 0.9
     expect(bench.get_by_test_id("probe-progress")).to_be_visible()

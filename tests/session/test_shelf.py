@@ -8,7 +8,6 @@ import random
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -313,23 +312,17 @@ def test_each_model_has_a_shelf_of_its_own(tmp_path: Path) -> None:
     assert [kept.item.values.item() for kept in opened(tmp_path, "gpt2").items.values()] == [2.0]
 
 
-def test_five_hundred_items_are_quick(tmp_path: Path) -> None:
+def test_a_full_shelf_comes_back_whole_and_takes_no_more(tmp_path: Path) -> None:
     shelf = opened(tmp_path)
-    began = time.monotonic()
     for i in range(MOST_ITEMS):
         shelf.put(Kept(f"item {i}", some(float(i))))
-    putting, began = time.monotonic() - began, time.monotonic()
     again = opened(tmp_path)
-    opening, began = time.monotonic() - began, time.monotonic()
-    for _ in range(100):
-        assert again.bytes == 8 * MOST_ITEMS or again.bytes == 4 * MOST_ITEMS
-        assert len([kept.about for kept in again.items.values()]) == MOST_ITEMS
-    asking = time.monotonic() - began
+    assert [(name, kept.item.values.item()) for name, kept in again.items.items()] == [
+        (f"item {i}", float(i)) for i in range(MOST_ITEMS)
+    ]
+    assert again.bytes == shelf.bytes
     with pytest.raises(ShelfFull, match=f"{MOST_ITEMS} items"):
         again.put(Kept("one too many", some()))
-    assert putting < 30
-    assert opening < 5
-    assert asking < 1
 
 
 def test_many_threads_leave_the_disk_as_the_memory_is(tmp_path: Path) -> None:

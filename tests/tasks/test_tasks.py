@@ -167,3 +167,14 @@ def test_another_encoding_is_refused(smollm2, tmp_path):
         tasks.from_file(smollm2, path)
     with pytest.raises(errors.BadTable, match="exists"):
         tasks.from_file(smollm2, tmp_path / "none.csv")
+
+
+def test_every_task_is_declared():
+    """Each function here that draws prompts of its own is found by its name, on the page and on the command line too."""
+    drawn = {
+        name
+        for name in tasks.__all__
+        if "seed" in getattr(getattr(tasks, name), "__annotations__", {}) and name.islower()
+    }
+    assert drawn == {"gender", "ioi"}
+    assert {tasks.find_task(name).function for name in drawn} == {tasks.gender, tasks.ioi}

@@ -6,6 +6,7 @@ Mathwin et al., 2023, Identifying a Preliminary Circuit for Predicting Gendered 
 import random
 
 from residscope.corpus.text import Source
+from residscope.declare.tasks import task
 from residscope.engine.model import Model
 from residscope.errors import TooFewPrompts
 from residscope.model.prompts import PromptSet
@@ -35,6 +36,7 @@ NOUNS = words(
 )
 
 
+@task("gender", title="Pronouns")
 def gender(
     model: Model,
     n: int = 200,

@@ -69,7 +69,10 @@ export class SocketConnector implements Connector {
   async query<T>(name: string, args: Record<string, unknown> = {}, signal?: AbortSignal): Promise<T> {
     const key = keyOf(name, args);
     const pushed = this.pushed.get(key);
-    if (pushed) return parseSafetensors(pushed) as T;
+    if (pushed) {
+      this.pushed.delete(key); // what was sent is as of then: asked again, it may be another
+      return parseSafetensors(pushed) as T;
+    }
     const body = JSON.stringify(args);
     const response = await this.request(`api/queries/${name}`, { method: "POST", headers: { "content-type": "application/json" }, body, signal });
     if (response.headers.get("content-type") === "application/octet-stream") return parseSafetensors(await response.arrayBuffer()) as T;
