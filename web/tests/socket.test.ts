@@ -128,20 +128,37 @@ describe("the connector", () => {
     await expect(connector.json("api/state")).rejects.toThrow("502 Bad Gateway");
   });
 
-  it("has the tensors of a run before they are asked for, where they came with the news of it", async () => {
-    const { connector, fetcher } = start();
-    const head = new TextEncoder().encode(JSON.stringify({ query: "stream", args: { run: "r1" } }));
-    const tensors = new Uint8Array(pack({ norm: f32([1, 2], [3, 4]) }));
+  const push = (run: string, value: number): void => {
+    const head = new TextEncoder().encode(JSON.stringify({ query: "stream", args: { run } }));
+    const tensors = new Uint8Array(pack({ norm: f32([1, 1], [value]) }));
     const message = new Uint8Array(4 + head.length + tensors.length);
     new DataView(message.buffer).setUint32(0, head.length, true);
     message.set(head, 4);
     message.set(tensors, 4 + head.length);
     socket().onmessage?.({ data: message.buffer });
-    expect([...(await connector.query<Tensors>("stream", { run: "r1" })).tensors.norm.data]).toEqual([3, 4]);
+  };
+  const norm = async (connector: SocketConnector, run: string): Promise<number[]> => [
+    ...(await connector.query<Tensors>("stream", { run })).tensors.norm.data,
+  ];
+
+  it("has the tensors of a run before they are asked for, where they came with the news of it", async () => {
+    const { connector, fetcher } = start();
+    push("r1", 3);
+    expect(await norm(connector, "r1")).toEqual([3]);
     expect(fetcher).not.toHaveBeenCalled();
-    answer = new Response(pack({ norm: f32([1, 2], [5, 6]) }), { headers: { "content-type": "application/octet-stream" } });
-    expect([...(await connector.query<Tensors>("stream", { run: "r2" })).tensors.norm.data]).toEqual([5, 6]);
+    answer = new Response(pack({ norm: f32([1, 1], [5]) }), { headers: { "content-type": "application/octet-stream" } });
+    expect(await norm(connector, "r2")).toEqual([5]);
     expect(vi.mocked(fetcher).mock.calls[0][0]).toBe("http://127.0.0.1:8000/lab/api/queries/stream");
+    expect(await norm(connector, "r1")).toEqual([5]); // used once: later it may be another
+  });
+
+  it("asks again once a mean or a dictionary is another", async () => {
+    const { connector } = start();
+    socket().say({ seq: 1, state: { edits: [] } });
+    push("r1", 3);
+    socket().say({ seq: 2, patch: { model: { dictionaries: [] } } });
+    answer = new Response(pack({ norm: f32([1, 1], [5]) }), { headers: { "content-type": "application/octet-stream" } });
+    expect(await norm(connector, "r1")).toEqual([5]);
   });
 
   it("changes by method, with JSON or with a file's own bytes", async () => {

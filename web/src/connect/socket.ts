@@ -155,6 +155,7 @@ export class SocketConnector implements Connector {
         return;
       }
       this.seq = message.seq;
+      if (message.patch.model) this.pushed.clear(); // another model, mean or dictionary: what was sent before is not of it
       this.state = { ...this.state, ...message.patch };
       this.listener?.state(this.state);
     }
