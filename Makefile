@@ -75,6 +75,7 @@ docs: $(VENV)/.dev
 
 rules: $(VENV)/.dev
 	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --config recipes/circles.ini
 
 unit: $(VENV)/.dev $(VENV)/.ui postgres
 	@$(BIN)/residscope models pull $(MODEL)

@@ -16,16 +16,10 @@ from methods.labelled import labelled
 from methods.readers import TEXTS, reader
 from residscope import edits, errors
 from residscope.corpus import chunks, held_out, vectors
-from residscope.methods import (
-    activations,
-    answers,
-    blind_contexts,
-    das,
-    downstream,
-    mediation,
-    probe_fit,
-)  # fmt: skip
+from residscope.methods import blind_contexts, das, mediation, probe_fit
+from residscope.methods._lib import activations, answers
 from residscope.progress import keeping, stage
+from residscope.reproduce.lrqp import downstream  # fmt: skip
 from tiny_models import hook_count
 
 TABLE = "text,corrupted,tense\n" + "".join(f"The cat sat {i},The dog sat {i},past\n" for i in range(6))

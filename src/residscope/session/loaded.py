@@ -13,7 +13,7 @@ from torch import Tensor
 from residscope.directions import Dictionary, new_id, shipped
 from residscope.engine.model import Model
 from residscope.errors import DirectionError, NotFound
-from residscope.methods.own_tokens import readable
+from residscope.methods._lib.own_tokens import readable
 from residscope.model.sites import KINDS
 from residscope.session.dictionaries import Means, describe_row, row_sites
 from residscope.session.state import Prompt, Tok

@@ -13,7 +13,7 @@ import numpy as np
 
 from residscope.errors import WrongEnding
 from residscope.items import load_item
-from residscope.plain import to_plain
+from residscope.json_values import to_plain
 from residscope.session.made import wanting
 from residscope.session.shelf import Kept
 

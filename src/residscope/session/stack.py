@@ -11,9 +11,9 @@ from residscope.engine.protocols import Edit
 from residscope.errors import BadEdit, MalformedJSON, ResidscopeError, UnknownPosition
 from residscope.fields.base import World
 from residscope.fields.directions import AnyDirection, DirectionRef
-from residscope.methods import concepts, lrqp  # noqa: F401  (they declare edits)
-from residscope.methods.concept_edit import ConceptEdit
 from residscope.model.sites import Site, SiteTable
+from residscope.probes import concepts, lrqp  # noqa: F401  (they declare edits)
+from residscope.probes.concept_edit import ConceptEdit
 
 SHOWN = {
     "label",

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import log10
 
-from residscope.methods.answers import Flips
+from residscope.methods._lib.answers import Flips
 from residscope.methods.intervention import QUANTILE, Intervention, compare
-from residscope.reproduce.lrqp import Study, layer_of, site_of
-from residscope.reproduce.lrqp_claims import cards
+from residscope.reproduce.lrqp.claims import cards
+from residscope.reproduce.lrqp.study import Study, layer_of, site_of
 from residscope.views import Curve, Grid, HeatMap, Line, Reference, Table, Text, View
 
 SHOWN = 160  # points in each of the small multiples

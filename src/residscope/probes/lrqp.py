@@ -16,9 +16,9 @@ from residscope import fields
 from residscope.declare import edit
 from residscope.edits.base import as_number
 from residscope.errors import BadEdit, SingularCovariance, Unreachable, WrongWidth
-from residscope.methods.concept_edit import NEUTRAL, OTHER, ConceptEdit, To, check_site, of
-from residscope.methods.lrqp_dual import greatest, multipliers
-from residscope.methods.probe import Probe
+from residscope.probes.concept_edit import NEUTRAL, OTHER, ConceptEdit, To, check_site, of
+from residscope.probes.lrqp_dual import greatest, multipliers
+from residscope.probes.probe import Probe
 
 SEED_LOG_ALPHA = 10.0
 
@@ -134,7 +134,7 @@ def lrqp(
     """The edit that minimises (x - x0)^T Sigma^-1 (x - x0) subject to P[k|x] >= alpha P[l|x] for all l != k.
 
     For two classes with normal a: x = x0 + Sigma a max(0, r) / (a^T Sigma a), r = log alpha - (a . x0 + c). More classes: the
-    dual in `methods/lrqp_dual.py`.
+    dual in `probes/lrqp_dual.py`.
 
     to: "true", "other", "neutral" (held at what the mean activation reads, up or down: LEACE, where the probe is LDA), a
     class, or one for each prompt. alpha: how sure the probe is to be; "seed" is max(P[v]/P[k] observed, e^10), v the true

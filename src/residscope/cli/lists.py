@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from residscope.cli_parts import print_json
+from residscope.cli.parts import print_json
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON instead, with what each takes")]
 
@@ -14,7 +14,7 @@ def methods(
     json: Json = False,
 ) -> None:
     """Every method, plugins' too. `residscope run ID` runs one."""
-    from residscope.cli_run import schemas
+    from residscope.cli.run import schemas
     from residscope.errors import NotFound
 
     every = [*schemas().values()]

@@ -12,7 +12,7 @@ from residscope.engine.model import Model
 from residscope.engine.planner import sweep
 from residscope.engine.protocols import LeastEdit
 from residscope.errors import MissingLabel
-from residscope.methods.intervals import wilson
+from residscope.methods._lib.intervals import wilson
 from residscope.metrics import logit_diff
 from residscope.model.prompts import PromptSet
 from residscope.progress import Cancel, Progress

@@ -6,8 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from residscope import cli_fit, cli_library, cli_lists, cli_reproduce, cli_run
-from residscope.cli_parts import Device, Dtype, bar, print_json, readable, token_of, torch_dtype
+from residscope.cli import fit as cli_fit
+from residscope.cli import library as cli_library
+from residscope.cli import lists as cli_lists
+from residscope.cli import reproduce as cli_reproduce
+from residscope.cli import run as cli_run
+from residscope.cli.parts import Device, Dtype, bar, print_json, readable, token_of, torch_dtype
 from residscope.errors import BadEdit, DirectionError, ResidscopeError, UnknownLayer, WrongModel
 from residscope.model.catalog import CATALOG, DEFAULT
 

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from residscope.reproduce.viewer import Study
-from residscope.reproduce.viewer_claims import PRIMARILY, STRONG, cards
-from residscope.reproduce.viewer_tokens import HALVES
+from residscope.reproduce.viewer.claims import PRIMARILY, STRONG, cards
+from residscope.reproduce.viewer.study import Study
+from residscope.reproduce.viewer.tokens import HALVES
 from residscope.views import Curve, Grid, HeatMap, Line, Reference, Table, Text, TokenStrip, View
 
 

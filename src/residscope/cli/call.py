@@ -7,9 +7,9 @@ from typing import Any
 
 import typer
 
-from residscope.cli_outputs import Outputs
-from residscope.cli_parts import bar, torch_dtype
-from residscope.cli_words import Taken
+from residscope.cli.outputs import Outputs
+from residscope.cli.parts import bar, torch_dtype
+from residscope.cli.words import Taken
 from residscope.declare import Method
 from residscope.errors import BadArguments, Cancelled
 from residscope.fields.base import Spec
@@ -29,8 +29,8 @@ def run_method(
     outputs.check_kind(method)
     kind = torch_dtype(dtype)
     import residscope as rs
-    from residscope.cli_made import show, write
-    from residscope.cli_world import FileWorld
+    from residscope.cli.made import show, write
+    from residscope.cli.world import FileWorld
     from residscope.session.loaded import Loaded
 
     with bar() as progress:

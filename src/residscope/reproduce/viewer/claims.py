@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from residscope.methods.intervals import by_rank
-from residscope.reproduce.kinds import AUXILIARY, NAME
-from residscope.reproduce.viewer import GUIDES_OWN, Pick, Study, at_ends
-from residscope.reproduce.viewer_tokens import COMPONENTS, DATA, UNIFORM
+from residscope.methods._lib.intervals import by_rank
+from residscope.reproduce.viewer.study import GUIDES_OWN, Pick, Study, at_ends
+from residscope.reproduce.viewer.tokens import COMPONENTS, DATA, UNIFORM
+from residscope.reproduce.viewer.word_kinds import AUXILIARY, NAME
 from residscope.results import Result
 from residscope.views import Card
 

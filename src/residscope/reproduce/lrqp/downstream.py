@@ -15,12 +15,12 @@ from torch import Tensor
 from residscope.engine.model import Model
 from residscope.engine.planner import ValuesAt, sweep
 from residscope.engine.sinks import kept, streams
-from residscope.methods.concept_edit import ConceptEdit
+from residscope.methods._lib.intervals import wilson
 from residscope.methods.head_roles import LOOKED, Head
-from residscope.methods.intervals import wilson
-from residscope.methods.probe import Probe
 from residscope.methods.probe_fit import fit
 from residscope.model.prompts import PromptSet
+from residscope.probes.concept_edit import ConceptEdit
+from residscope.probes.probe import Probe
 from residscope.progress import Cancel, Progress, stage
 from residscope.reports import Report
 from residscope.results import Result

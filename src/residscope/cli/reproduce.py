@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from residscope.cli_parts import Device, Dtype, bar, torch_dtype
+from residscope.cli.parts import Device, Dtype, bar, torch_dtype
 from residscope.endings import check_ending
 from residscope.model.catalog import DEFAULT
 
@@ -34,9 +34,9 @@ def lrqp(
     from dataclasses import replace
 
     import residscope as rs
-    from residscope.reproduce.lrqp import Size, lrqp_study
-    from residscope.reproduce.lrqp_claims import cards
-    from residscope.reproduce.lrqp_page import page
+    from residscope.reproduce.lrqp.claims import cards
+    from residscope.reproduce.lrqp.page import page
+    from residscope.reproduce.lrqp.study import Size, lrqp_study
 
     check_ending(out, "view")
     size = Size.quick() if quick else Size()
@@ -60,9 +60,9 @@ def viewer(
 ) -> None:
     """The Residual Stream Viewer's tour: which component holds the position, which parts auxiliary verbs from proper nouns."""
     import residscope as rs
-    from residscope.reproduce.viewer import Size, viewer_study
-    from residscope.reproduce.viewer_claims import cards
-    from residscope.reproduce.viewer_page import page
+    from residscope.reproduce.viewer.claims import cards
+    from residscope.reproduce.viewer.page import page
+    from residscope.reproduce.viewer.study import Size, viewer_study
 
     check_ending(out, "view")
     with bar() as progress:

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from residscope.errors import BadEdit
-from residscope.methods.concept_edit import ConceptEdit, of
-from residscope.methods.probe import Probe
+from residscope.probes.concept_edit import ConceptEdit, of
+from residscope.probes.probe import Probe
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from residscope.cli_outputs import Outputs
-from residscope.cli_words import COMMON, Taken, option
+from residscope.cli.outputs import Outputs
+from residscope.cli.words import COMMON, Taken, option
 from residscope.errors import UnknownMethod
 from residscope.model.catalog import DEFAULT
 
@@ -140,7 +140,7 @@ def _plain(value: Any) -> str:
 
 def call(id: str, words: dict[str, Sequence[str]]) -> None:
     """Run a method with what was typed, and write or show what it makes."""
-    from residscope.cli_call import run_method
+    from residscope.cli.call import run_method
 
     common = {name: words.pop(option(name))[0] for name in COMMON if option(name) in words}
     outputs = Outputs(*(common.pop(name, None) for name in ("json", "csv", "html", "save")))

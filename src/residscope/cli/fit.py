@@ -2,8 +2,8 @@
 
 import typer
 
-from residscope.cli_run import call, schema_of, schemas
-from residscope.cli_words import Taken
+from residscope.cli.run import call, schema_of, schemas
+from residscope.cli.words import Taken
 from residscope.errors import UnknownMethod
 
 ALIASES = {"unembedding": "unembedding-rows"}

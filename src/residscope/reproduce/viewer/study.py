@@ -19,10 +19,10 @@ from residscope.engine.model import Model
 from residscope.errors import CorpusError, DirectionError, NoTokenizer, TooFewWords
 from residscope.methods.removal_cost import RemovalCost, removal_cost
 from residscope.progress import Cancel, Progress
-from residscope.reproduce.kinds import AUXILIARIES
-from residscope.reproduce.viewer_measures import auc
-from residscope.reproduce.viewer_stream import StreamErrors, stream_errors
-from residscope.reproduce.viewer_tokens import COMPONENTS, DATA, STANDARDISED, UNIFORM, Directions, judge
+from residscope.reproduce.viewer.measures import auc
+from residscope.reproduce.viewer.stream import StreamErrors, stream_errors
+from residscope.reproduce.viewer.tokens import COMPONENTS, DATA, STANDARDISED, UNIFORM, Directions, judge
+from residscope.reproduce.viewer.word_kinds import AUXILIARIES
 from residscope.results import Result
 from residscope.tasks.ioi import NAMES
 

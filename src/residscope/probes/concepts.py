@@ -14,8 +14,8 @@ from torch import Tensor
 from residscope import fields
 from residscope.declare import edit
 from residscope.errors import BadEdit, OneClass, SingularCovariance
-from residscope.methods.concept_edit import NEUTRAL, OTHER, ConceptEdit, To, check_site, of
-from residscope.methods.probe import Probe
+from residscope.probes.concept_edit import NEUTRAL, OTHER, ConceptEdit, To, check_site, of
+from residscope.probes.probe import Probe
 
 
 @dataclass(frozen=True, eq=False, repr=False)

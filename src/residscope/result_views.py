@@ -1,18 +1,21 @@
 """Results as pictures: which view a result is, by its dimensions."""
 
 from itertools import product
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from residscope.results import Result
 from residscope.views import Curve, Grid, HeatMap, Line, Table, View
+
+if TYPE_CHECKING:
+    from residscope.results import Result
 
 MOST_ROWS = 2000
 MOST_MAPS = 64
 
 
-def picture(result: Result) -> View:
+def picture(result: "Result") -> View:
     """One dimension: a curve with its band. Two: a heat map. Three: one map for each label of the shortest. Else a table.
 
     Layers are drawn from the bottom up. What is not exact says so beneath the picture.
@@ -34,7 +37,7 @@ def picture(result: Result) -> View:
     return _table(result)
 
 
-def _curve(result: Result) -> Curve:
+def _curve(result: "Result") -> Curve:
     (dim,) = result.dims
     values, low, high = (None if x is None else _numbers(x) for x in (result.values, result.low, result.high))
     plain = all(not isinstance(label, str) for label in result.coords[dim]) and dim not in result.along.values()
@@ -43,7 +46,7 @@ def _curve(result: Result) -> Curve:
     return Curve(x, [line], title=result.name, x_title=dim, unit=result.unit, note=_note(result))
 
 
-def _map(result: Result, *, title: str, limit: float | None = None) -> HeatMap:
+def _map(result: "Result", *, title: str, limit: float | None = None) -> HeatMap:
     rows, columns = result.dims
     return HeatMap(
         _numbers(result.values),
@@ -61,7 +64,7 @@ def _map(result: Result, *, title: str, limit: float | None = None) -> HeatMap:
     )
 
 
-def _table(result: Result) -> Table:
+def _table(result: "Result") -> Table:
     """Long form, its first rows where there are very many."""
     shown = [x for x in (result.values, result.low, result.high) if x is not None]
     labels = [_labels(result, dim) for dim in result.dims]
@@ -78,7 +81,7 @@ def _table(result: Result) -> Table:
     return Table([*result.dims, *names], rows, title=result.name, note=note)
 
 
-def _labels(result: Result, dim: str) -> list[str]:
+def _labels(result: "Result", dim: str) -> list[str]:
     """What stands along a dimension, in words: its labels, and the further columns beside them (`3 Mary`)."""
     columns = [result.coords[dim], *(result.coords[c] for c, at in result.along.items() if at == dim)]
     said = [[x if isinstance(x, str) else f"{x:g}" for x in column] for column in columns]
@@ -96,5 +99,5 @@ def _numbers(x: Tensor) -> Tensor:
     return x if x.is_floating_point() else x.double()
 
 
-def _note(result: Result) -> str:
+def _note(result: "Result") -> str:
     return "" if result.exact is True else f"Not exact: {result.exact}."

@@ -13,10 +13,10 @@ from residscope.corpus.moments import Moments
 from residscope.directions import Dictionary
 from residscope.engine.model import Model
 from residscope.errors import CorpusError
-from residscope.methods.random_like import uniform
+from residscope.methods._lib.random_like import uniform
 from residscope.progress import Cancel, Progress
-from residscope.reproduce.kinds import AUXILIARY, NAME, kinds
-from residscope.reproduce.viewer_measures import auc, eta_squared, percentile, spearman
+from residscope.reproduce.viewer.measures import auc, eta_squared, percentile, spearman
+from residscope.reproduce.viewer.word_kinds import AUXILIARY, NAME, kinds
 from residscope.results import Result
 
 HALVES = ("chosen on", "held out")

@@ -14,9 +14,9 @@ from residscope.directions import Direction
 from residscope.errors import DamagedFile, GridEdge, SiteError, UnseenLabel, WrongWidth
 from residscope.files import read_tensors, write_tensors
 from residscope.items import nbytes_of, save_item
+from residscope.json_values import FORMS, form
 from residscope.model.sites import Site
-from residscope.plain import FORMS, form
-from residscope.same import same
+from residscope.same_values import same
 from residscope.views import Card, Grid, Table
 
 KIND = "probe"

@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from residscope.methods.dose_response import DoseResponse
-from residscope.methods.null_directions import NullDirections
-from residscope.methods.removal_cost import RemovalCost
-from residscope.methods.stability import Stability
 from residscope.reports import Report
 from residscope.views import Card
+
+if TYPE_CHECKING:
+    from residscope.methods.dose_response import DoseResponse
+    from residscope.methods.null_directions import NullDirections
+    from residscope.methods.removal_cost import RemovalCost
+    from residscope.methods.stability import Stability
 
 LEVEL = 0.05
 STABLE = 0.8
@@ -39,7 +41,7 @@ class Badge(Report):
         return Card(title, fields, verdict="passed" if self.shown else "failed", note=self.sentence)
 
 
-def correlates(null: NullDirections | None, stability: Stability | None, *, fitted: bool) -> Badge:
+def correlates(null: "NullDirections | None", stability: "Stability | None", *, fitted: bool) -> Badge:
     """Token or position explains more of its coordinate than of 95 % of random directions', and, of a fit, it is stable.
 
     Against both kinds of random directions; the level is shared between the two questions (Bonferroni): p <= 0.025 for one.
@@ -82,7 +84,7 @@ def correlates(null: NullDirections | None, stability: Stability | None, *, fitt
     return Badge(claim, beyond and stable, said, numbers)
 
 
-def used(dose: DoseResponse | None, removal: RemovalCost | None, *, why: Mapping[str, str] | None = None) -> Badge:
+def used(dose: "DoseResponse | None", removal: "RemovalCost | None", *, why: Mapping[str, str] | None = None) -> Badge:
     """Removing it changes predictions more than 95 % of random directions do, or steering moves its own tokens more, rising.
 
     The level is shared between the two questions (Bonferroni): p <= 0.025 for one. Removal counts where the random directions

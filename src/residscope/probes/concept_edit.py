@@ -12,8 +12,8 @@ from residscope.edits import BaseEdit
 from residscope.engine.model import Model
 from residscope.engine.protocols import At
 from residscope.errors import BadEdit, MissingLabel, UnknownPosition, WrongModel, WrongWidth
-from residscope.methods.probe import Probe
 from residscope.model.prompts import PromptSet
+from residscope.probes.probe import Probe
 
 NEUTRAL, OTHER = -1, -2
 WORDS = {"neutral": NEUTRAL, "other": OTHER}

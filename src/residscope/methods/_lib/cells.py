@@ -20,7 +20,7 @@ Positions = str | Sequence[int] | Sequence[str] | None
 
 
 @dataclass(frozen=True)
-class Grid:
+class Cells:
     """Cells in the order of their dimensions. `sites` and `where` say, of each, the site and the heads and positions.
 
     A named position stands in `where` by its name ("named"): which token it is, each prompt set says for itself.
@@ -73,7 +73,7 @@ def grid(
     positions: Positions,
     tokens: Batch,
     names: PromptSet | None = None,
-) -> Grid:
+) -> Cells:
     """One cell for each layer, position and head of a site; heads where it has them, positions unless "all" are one cell.
 
     positions: "each", "all", a list of them, or names that the prompt set gives its positions. Unless said: "all" for a site
@@ -110,7 +110,7 @@ def grid(
         for parts in product(*choices):
             sites.append(Site(first.name, layer))
             where.append({k: v for part in parts for k, v in part.items()})
-    return Grid(tuple(dims), coords, along, tuple(sites), tuple(where))
+    return Cells(tuple(dims), coords, along, tuple(sites), tuple(where))
 
 
 def _positions(
@@ -145,7 +145,7 @@ def _positions(
 
 def run(
     plan: Sweep,
-    cells: Grid,
+    cells: Cells,
     gap: Tensor,
     screen: str | None,
     over: float,
@@ -161,7 +161,7 @@ def run(
     return screened(plan, gap, by=screen, chains=chains, donor=donor, over=over, progress=progress, cancel=cancel)
 
 
-def _chains(cells: Grid) -> list[list[int]]:
+def _chains(cells: Cells) -> list[list[int]]:
     """The stream's layers at one place, run of neighbouring layers by run; none for other sites.
 
     The stream of a layer is the layer before's with two terms more, so that what patching it does changes slowly. Heads,

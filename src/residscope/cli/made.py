@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 from torch import Tensor
 
-from residscope.cli_parts import readable
+from residscope.cli.parts import readable
 from residscope.errors import BadResult, WrongEnding
 from residscope.files import replace_whole
 
 if TYPE_CHECKING:
-    from residscope.cli_outputs import Outputs
+    from residscope.cli.outputs import Outputs
     from residscope.directions import Dictionary
 
 ROWS, COLUMNS = 12, 8

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from residscope.methods.downstream import Downstream
+from residscope.methods._lib.intervals import wilson
 from residscope.methods.head_roles import LOOKED
-from residscope.methods.intervals import wilson
 from residscope.methods.intervention import QUANTILE, Intervention
-from residscope.methods.probe import EDGE
-from residscope.reproduce.lrqp import Study, site_of
+from residscope.probes.probe import EDGE
+from residscope.reproduce.lrqp.downstream import Downstream
+from residscope.reproduce.lrqp.study import Study, site_of
 from residscope.views import Card
 
 
