@@ -1,78 +1,145 @@
-"""A dictionary: a named set of directions at one site."""
+"""What every dictionary is, whichever kind: directions read at one site and written at one, and a content hash."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, Self
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from residscope.directions.direction import SPACES, Direction, check_told, place
+from residscope.directions.direction import Direction, place
+from residscope.directions.scree import listed, scree, shown
 from residscope.engine.model import Model
 from residscope.errors import DirectionError, WrongWidth
-from residscope.files import read_plain, write_plain
+from residscope.files import digest, read_plain, unshared, write_plain
 from residscope.items import nbytes_of, save_item
 from residscope.same_values import same
-
-if TYPE_CHECKING:
-    from residscope.views import Curve, Table
+from residscope.views import Curve, Table
 
 LABELS = {"pca": "PC", "svd": "SV", "nmf": "NMF"}
+BLOCK = 1 << 22  # entries of a block of coordinates: 16 MiB in float32
 
 
-@dataclass(frozen=True, eq=False)
+class Strongest(NamedTuple):
+    """The k coordinates of each vector that are largest in absolute value, largest first, and whose they are."""
+
+    values: Float[Tensor, "*batch k"]
+    indices: Int[Tensor, "*batch k"]
+
+
 class Dictionary:
-    """A named set of directions at one site (of one head, where the site has heads): `pca[7]` is the eighth.
+    """A named set of directions, read at one site and written at one: `pca[7]` is the eighth.
 
-    name: its kind, such as "pca", "svd", "nmf", "mean_difference", "unembedding". names: of the directions, where they have any.
-    `mean` is what is subtracted before reading (zero where nothing is), `sd` the standard deviation along each direction,
-    `variance` its share of the whole; `space` as in `Direction`, and `offset` what `lens` adds. For PCA read and write agree and
-    are orthonormal; of standardised vectors, with sigma their standard deviation along each axis, read = v / sigma and
-    write = v sigma.
+        x = decode(encode(x)) + error(x)
+
+    A kind is a frozen dataclass below this one that says `encode`, `decode` and `hashed`: `LinearDictionary`, of which
+    `Dictionary(...)` makes one, or `EncoderDictionary` (an SAE, a transcoder). name: its kind, such as "pca", "sae". site: where
+    it is read, `write_site` where its write vectors are added (the same but for a transcoder). read[n, d] and write[n, d'] are
+    its vectors, `mean` is what is subtracted before reading, `space` as in `Direction`. names: of the directions, where they have
+    any. `sd` and `variance` are known of what was fitted alone.
     """
 
     kind: ClassVar[str] = "dictionary"
+    usual: ClassVar[Any] = None
     name: str
     site: str
-    read: Float[Tensor, "n d"]
-    write: Float[Tensor, "n d"]
-    mean: Float[Tensor, "d"]
-    sd: Float[Tensor, "n"] | None = None
-    variance: Float[Tensor, "n"] | None = None
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    head: int | None = None
-    space: str = "centred"
-    offset: Float[Tensor, "n"] | None = None
-    names: tuple[str, ...] | None = None
+    read: Tensor
+    write: Tensor
+    mean: Tensor
+    sd: Tensor | None
+    variance: Tensor | None
+    provenance: Mapping[str, Any]
+    head: int | None
+    space: str
+    offset: Tensor | None
+    names: tuple[str, ...] | None
 
-    def __post_init__(self) -> None:
-        check_told(self.head, self.provenance, self.name)
-        object.__setattr__(self, "provenance", dict(self.provenance))
-        if self.space not in SPACES:
-            raise DirectionError("no such space", received=repr(self.space), allowed=", ".join(SPACES))
-        n, names = len(self.read), self.names
-        shapes = {name: tuple(getattr(self, name).shape) for name in ("read", "write", "mean")}
-        shapes |= {
-            name: tuple(x.shape) for name in ("sd", "variance", "offset") if (x := getattr(self, name)) is not None
-        }
-        wanted = (
-            dict.fromkeys(shapes, (n,))
-            | {"mean": self.read.shape[1:]}
-            | dict.fromkeys(("read", "write"), (n, *self.read.shape[1:]))
-        )
-        if self.read.ndim != 2 or shapes != wanted or (names is not None and len(names) != n):
-            raise WrongWidth(
-                f"the parts of {self.name} do not fit each other",
-                received=", ".join(f"{name} {shape}" for name, shape in shapes.items())
-                + ("" if names is None else f", {len(names)} names"),
-                allowed="read and write (n, d), mean (d,), sd, variance and offset (n,), n names",
+    def __init_subclass__(cls, *, usual: bool = False) -> None:
+        if usual:
+            Dictionary.usual = cls
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        made: Self = object.__new__(Dictionary.usual if cls is Dictionary else cls)
+        return made
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def encode(
+        self, x: Float[Tensor, "*batch d"], *, model: Model | None = None, indices: Sequence[int] | None = None
+    ) -> Float[Tensor, "*batch n"]:
+        """The coordinates of x, or those of some directions alone. Raises WrongWidth; DirectionError for no such direction."""
+        raise NotImplementedError
+
+    def decode(self, coordinates: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch d"]:
+        """What the coordinates stand for, at the write site."""
+        raise NotImplementedError
+
+    @property
+    def hashed(self) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+        """The tensors and the plain facts that its numbers come from: what `hash` is of."""
+        raise NotImplementedError
+
+    @property
+    def read_site(self) -> str:
+        """Where it is read: `site`."""
+        return self.site
+
+    @property
+    def write_site(self) -> str:
+        """Where its write vectors are added."""
+        return self.site
+
+    @cached_property
+    def hash(self) -> str:
+        """sha256 of its kind, its sites and its tensors (dtype, shape, bytes), whatever it is called and wherever it came from.
+
+        Taken once: a dictionary is never changed in place.
+        """
+        tensors, facts = self.hashed
+        told = {"class": type(self).__name__, "read_site": self.read_site, "write_site": self.write_site, **facts}
+        return digest("dictionary", unshared(tensors), json.dumps(told, sort_keys=True))
+
+    def strongest(self, x: Float[Tensor, "*batch d"], k: int, *, model: Model | None = None) -> Strongest:
+        """The k strongest coordinates of each vector; never holds those of more than a block of vectors. Raises WrongWidth."""
+        if k < 1:
+            raise DirectionError("so many directions cannot be the strongest", received=str(k), allowed="1 or more")
+        shape, flat = x.shape[:-1], x.reshape(-1, x.shape[-1])
+        found = []
+        for block in torch.split(flat, max(1, BLOCK // max(1, len(self)))):
+            coordinates = self.encode(block, model=model)
+            indices = coordinates.abs().topk(min(k, len(self)), dim=-1).indices
+            found.append((coordinates.gather(-1, indices), indices))
+        if not found:
+            none = x.new_zeros((*shape, min(k, len(self))))
+            return Strongest(none, none.long())
+        values, indices = (torch.cat(parts).reshape(*shape, -1) for parts in zip(*found, strict=True))
+        return Strongest(values, indices)
+
+    def error(
+        self, x: Float[Tensor, "*batch d"], target: Float[Tensor, "*batch d"] | None = None
+    ) -> Float[Tensor, "*batch d"]:
+        """What the dictionary leaves out: target - decode(encode(x)).
+
+        target: what stands at the write site where that is another than the one that is read; x itself elsewhere. Raises
+        DirectionError without one.
+        """
+        if target is None and self.write_site != self.read_site:
+            raise DirectionError(
+                f"{self.name} reads {self.read_site} and writes {self.write_site}, so its error needs what stands there",
+                received="no target",
+                allowed=f"the value at {self.write_site}",
+                fix="error(x, target)",
             )
+        return (x if target is None else target) - self.decode(self.encode(x))
 
     @property
     def place(self) -> str:
-        """The site, and the head where it has heads: `result.9 head 3`."""
-        return place(self.site, self.head)
+        """The site, and the head where it has heads: `result.9 head 3`; both sites of one that has two."""
+        own = place(self.site, self.head)
+        return own if self.write_site == self.site else f"{own} to {self.write_site}"
 
     def label(self, index: int) -> str:
         """What one direction is called: its own name, or such as "PC 7"."""
@@ -82,59 +149,34 @@ class Dictionary:
         return len(self.read)
 
     def __getitem__(self, index: int) -> Direction:
-        if not 0 <= index < len(self):
-            raise DirectionError(
-                f"{self.name} has {len(self)} directions", received=str(index), allowed=f"0 to {len(self) - 1}"
-            )
-        if self.space == "lens":
-            offset = 0.0 if self.offset is None else float(self.offset[index])
-        else:
-            offset = float(self.read[index] @ self.mean)
-        return Direction(
-            read=self.read[index],
-            write=self.write[index],
-            site=self.site,
-            offset=offset,
-            scale=None if self.sd is None else float(self.sd[index]),
-            name=self.label(index),
-            space=self.space,
-            provenance={"dictionary": self.name, "index": index, **self.provenance},
-            head=self.head,
-        )
+        raise NotImplementedError
 
     def __iter__(self) -> Iterator[Direction]:
         return (self[i] for i in range(len(self)))
 
-    def encode(self, x: Float[Tensor, "*batch d"], *, model: Model | None = None) -> Float[Tensor, "*batch n"]:
-        """Coordinates of x - mean; in the lens space of x / sigma(x), for which it needs the model. Raises WrongWidth."""
+    def check_index(self, *indices: int) -> None:
+        """Raises DirectionError for a direction that it does not have."""
+        if not all(0 <= index < len(self) for index in indices):
+            raise DirectionError(
+                f"{self.name} has {len(self)} directions",
+                received=", ".join(map(str, indices)),
+                allowed=f"0 to {len(self) - 1}",
+            )
+
+    def check_width(self, x: Tensor) -> None:
+        """Raises WrongWidth for vectors that it cannot read."""
         if x.shape[-1] != self.read.shape[1]:
             raise WrongWidth(
                 f"{self.name} reads another width", received=f"{x.shape[-1]}", allowed=f"{self.read.shape[1]}"
             )
-        if self.space != "lens":
-            return (x - self.mean.to(x)) @ self.read.to(x).T
-        if model is None:
-            raise DirectionError("the lens space needs the model's final norm", fix="pass model=")
-        read = x @ self.read.to(x).T / model.final_scale(x)
-        return read if self.offset is None else read + self.offset.to(x)
-
-    def decode(self, coordinates: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch d"]:
-        """mean + coordinates @ write: x again but for `error`."""
-        return coordinates @ self.write.to(coordinates) + self.mean.to(coordinates)
-
-    def error(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
-        """What the dictionary leaves out: x = decode(encode(x)) + error(x)."""
-        return x - self.decode(self.encode(x))
 
     @property
     def nbytes(self) -> int:
         """Memory held by its tensors, in bytes."""
         return nbytes_of(self)
 
-    def view(self) -> "Curve | Table":
+    def view(self) -> Curve | Table:
         """The scree plot: each direction's variance share, and the sum so far. Without shares, a table of its directions."""
-        from residscope.directions.scree import listed, scree
-
         return listed(self) if self.variance is None else scree(self)
 
     def save(self, path: str | Path) -> None:
@@ -146,9 +188,9 @@ class Dictionary:
         save_item(self, path, lambda place: write_plain(place, self.kind, {"dictionary": self}))
 
     @classmethod
-    def load(cls, path: str | Path) -> "Dictionary":
-        """What `save` wrote. Raises FileNotThere, DamagedFile."""
-        found: Dictionary = read_plain(path, cls.kind, only="dictionary", of=Dictionary)
+    def load(cls, path: str | Path) -> Self:
+        """What `save` wrote, of whichever kind. Raises FileNotThere, DamagedFile."""
+        found: Self = read_plain(path, cls.kind, only="dictionary", of=cls)
         return found
 
     def __eq__(self, other: object) -> bool:
@@ -158,8 +200,6 @@ class Dictionary:
         return hash((self.name, self.site, self.head, self.read.shape))
 
     def _repr_html_(self) -> str | None:
-        from residscope.directions.scree import shown
-
         return None if self.variance is None else shown(self)._repr_html_()
 
     def __repr__(self) -> str:

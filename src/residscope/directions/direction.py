@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from residscope.directions.sent import read_direction, write_direction
 from residscope.engine.model import Model
 from residscope.errors import DirectionError, WrongWidth, ZeroDirection
 from residscope.items import nbytes_of, save_item
@@ -186,16 +187,12 @@ class Direction:
 
         Raises WrongEnding, FileNotThere, NotPlain (its provenance).
         """
-        from residscope.directions.sent import write_direction
-
         save_item(self, path, lambda place: write_direction(self, place))
 
     @classmethod
     def load(cls, path: str | Path) -> "Direction":
         """What `save` wrote, or an export of the library. Raises FileNotThere, DamagedFile."""
-        from residscope.directions.sent import read_direction
-
-        return read_direction(path)
+        return read_direction(cls, path)
 
     def __eq__(self, other: object) -> bool:
         return same(self, other) if isinstance(other, Direction) else NotImplemented

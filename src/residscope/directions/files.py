@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from residscope.directions.dictionary import Dictionary
 from residscope.directions.direction import Direction
+from residscope.directions.encoder import EncoderDictionary
+from residscope.directions.linear import LinearDictionary
+from residscope.directions.signatures import same_weights, signature
 from residscope.endings import check_ending
 from residscope.engine.model import Model
-from residscope.engine.parameters import plain_weight
 from residscope.errors import DamagedFile, DirectionError, SiteError, WrongModel
 from residscope.files import AGAIN, read_tensors, write_tensors
 from residscope.json_values import FORMS, Form, from_plain, refusal, to_plain
@@ -24,6 +25,9 @@ from residscope.model.sites import Site
 KIND = "dictionaries"
 TENSORS = ("read", "write", "mean", "sd", "variance", "offset")
 FACTS = ("name", "site", "head", "space", "names", "provenance")
+ENCODER = "encoder"
+ENCODER_TENSORS = ("read", "write", "mean", "bias", "base", "threshold")
+ENCODER_FACTS = ("name", "site", "names", "provenance", "activation", "written", "k")
 
 
 def new_id(dictionary: Dictionary, taken: Container[str] = ()) -> str:
@@ -71,10 +75,12 @@ def save(
     tensors, about = {"signature": signature(model)}, {}
     for id, d in named.items():
         names = None if d.names is None else [*d.names]
-        about[id] = {fact: getattr(d, fact) for fact in FACTS} | {"provenance": dict(d.provenance), "names": names}
-        for part in TENSORS:
+        encoder = isinstance(d, EncoderDictionary)
+        about[id] = {fact: getattr(d, fact) for fact in (ENCODER_FACTS if encoder else FACTS)}
+        about[id] |= {"provenance": dict(d.provenance), "names": names} | ({"class": ENCODER} if encoder else {})
+        for part in ENCODER_TENSORS if encoder else TENSORS:
             x = getattr(d, part)
-            same = part == "write" and torch.equal(d.read, d.write)
+            same = part == "write" and not encoder and torch.equal(d.read, d.write)
             if x is not None and not same:
                 tensors[f"{id}/{part}"] = x.to(dtype if part in ("read", "write") else torch.float32)
     write_tensors(path, KIND, tensors, about)
@@ -109,27 +115,19 @@ def shipped(model: Model) -> dict[str, Dictionary]:
     return {}
 
 
-def signature(model: Model) -> Float[Tensor, "n"]:
-    """A few of the model's weights: the same to rounding in any dtype, different for any other model."""
-    gain = model.layout.final_norm.gain.float()
-    embed = plain_weight(model.layout.embed).to(gain.device)
-    return torch.cat([gain, embed[:2].float().flatten()])
-
-
-def same_weights(a: Tensor, b: Tensor) -> bool:
-    """Whether two signatures are one model's, in whatever dtypes."""
-    a, b = a.detach().float().cpu(), b.detach().float().cpu()
-    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-2, atol=1e-3)
-
-
 def _dictionary(id: str, facts: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch.device) -> Dictionary:
+    if facts.get("class") == ENCODER:
+        own: dict[str, Any] = {fact: facts[fact] for fact in ENCODER_FACTS}
+        own["names"] = None if own["names"] is None else tuple(own["names"])
+        held = {part: tensors.get(f"{id}/{part}") for part in ENCODER_TENSORS}
+        return EncoderDictionary(**own | {part: x.to(device).float() for part, x in held.items() if x is not None})
     parts = {part: tensors[f"{id}/{part}"].to(device) for part in TENSORS if f"{id}/{part}" in tensors}
     rounded = parts["read"].dtype != torch.float32
     parts = {part: x.float() for part, x in parts.items()}
     space, names = facts.get("space", "centred"), facts.get("names")
     if rounded and "write" not in parts and space != "lens":
         parts["read"] = parts["read"] / parts["read"].norm(dim=1, keepdim=True)
-    return Dictionary(
+    return LinearDictionary(
         name=facts["name"],
         site=str(Site.parse(facts.get("site", id))),
         provenance={**facts["provenance"]},
@@ -158,7 +156,7 @@ def _old(path: Path) -> tuple[dict[str, Tensor], Any] | None:
 
 
 def _out(value: Any, tensors: Any, name: str) -> dict[str, Any]:
-    if type(value) not in (Direction, Dictionary):
+    if type(value) not in (Direction, LinearDictionary, EncoderDictionary):
         raise refusal(name, f"{type(value).__qualname__}, which would come back as a class above it")
     return {f.name: to_plain(getattr(value, f.name), tensors, name=f"{name}.{f.name}") for f in fields(value)}
 
@@ -171,4 +169,5 @@ def _back(cls: type[Any], parts: Any, tensors: Mapping[str, Tensor] | None) -> A
 
 
 FORMS["$direction"] = Form(Direction, _out, partial(_back, Direction))
-FORMS["$dictionary"] = Form(Dictionary, _out, partial(_back, Dictionary))
+FORMS["$dictionary"] = Form(LinearDictionary, _out, partial(_back, LinearDictionary))
+FORMS["$encoder"] = Form(EncoderDictionary, _out, partial(_back, EncoderDictionary))

@@ -1,12 +1,15 @@
 """Scree plots: how much of the whole each direction of a dictionary carries."""
 
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from torch.nn.functional import cosine_similarity
 
-from residscope.directions.dictionary import Dictionary
 from residscope.errors import DirectionError
 from residscope.views import Curve, Grid, Line, Table
+
+if TYPE_CHECKING:
+    from residscope.directions.dictionary import Dictionary
 
 SHARES = {
     "pca": "share of the variance",
@@ -19,7 +22,7 @@ MOST = 500
 FEW = 12  # so many are labels on the axis; of numbers it would show halves
 
 
-def scree(dictionary: Dictionary) -> Curve:
+def scree(dictionary: "Dictionary") -> Curve:
     """The variance share of each direction and, where shares add up, their sum so far; the note says the standard deviations.
 
     Raises:
@@ -53,10 +56,13 @@ def scree(dictionary: Dictionary) -> Curve:
     )
 
 
-def listed(dictionary: Dictionary) -> Table:
+def listed(dictionary: "Dictionary") -> Table:
     """Each direction with the lengths of its two vectors and the cosine between them; the first of very many."""
     read, write = dictionary.read.double(), dictionary.write.double()
-    cosine = cosine_similarity(read, write, dim=1)
+    if read.shape[1] != write.shape[1]:
+        cosine = read.new_full((len(read),), float("nan"))  # of two widths, as a transcoder's may be
+    else:
+        cosine = cosine_similarity(read, write, dim=1)
     shown = range(min(len(dictionary), MOST))
     rows = [
         [dictionary.label(i), float(x), float(y), float(z)]
@@ -67,7 +73,7 @@ def listed(dictionary: Dictionary) -> Table:
     return Table(columns, rows, title=f"{dictionary.name} of {dictionary.place}", note=note)
 
 
-def shown(dictionary: Dictionary) -> Curve | Grid:
+def shown(dictionary: "Dictionary") -> Curve | Grid:
     """What a notebook shows: the scree plot, and the standard deviation along each direction beside it."""
     if dictionary.variance is None or dictionary.sd is None:
         return scree(dictionary)
@@ -81,7 +87,7 @@ def shown(dictionary: Dictionary) -> Curve | Grid:
     return Grid([scree(dictionary), spread])
 
 
-def _at(dictionary: Dictionary) -> list[str] | list[int]:
+def _at(dictionary: "Dictionary") -> list[str] | list[int]:
     if dictionary.names:
         return list(dictionary.names)
     return list(range(len(dictionary))) if len(dictionary) > FEW else list(map(str, range(len(dictionary))))

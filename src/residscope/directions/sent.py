@@ -7,17 +7,19 @@ safetensors with `read`, perhaps `write`, perhaps the model's `signature`; in th
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from residscope.directions.direction import Direction
-from residscope.directions.files import same_weights, signature
+from residscope.directions.signatures import same_weights, signature
 from residscope.endings import check_ending
 from residscope.engine.model import Model
 from residscope.errors import DamagedFile, MalformedTensors, ResidscopeError, WrongModel
 from residscope.files import AGAIN, digest, kind_of, replace_whole, unshared
 from residscope.json_values import from_plain, to_plain
+
+if TYPE_CHECKING:
+    from residscope.directions.direction import Direction
 
 KIND = "direction"
 UNCHECKED = "nothing in the file proves which model it was found in"
@@ -61,7 +63,7 @@ def said_about(facts: Mapping[str, str]) -> dict[str, Any]:
     return dict(about)
 
 
-def write_direction(direction: Direction, path: str | Path) -> None:
+def write_direction(direction: "Direction", path: str | Path) -> None:
     """A direction by itself, without a model's signature. Raises WrongEnding, FileNotThere, NotPlain."""
     from safetensors.torch import save_file
 
@@ -76,7 +78,7 @@ def write_direction(direction: Direction, path: str | Path) -> None:
     replace_whole(path, lambda draft: save_file(tensors, str(draft), metadata=facts))
 
 
-def read_direction(path: str | Path) -> Direction:
+def read_direction(cls: "type[Direction]", path: str | Path) -> "Direction":
     """What `write_direction`, or an export of the library, wrote; the values go to the CPU.
 
     Raises:
@@ -93,7 +95,7 @@ def read_direction(path: str | Path) -> Direction:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
         check_whole(tensors, {"sha256": "none", **facts})
         scale, head = facts.get("scale"), facts.get("head")
-        return Direction(
+        return cls(
             tensors["read"],
             tensors.get("write", tensors["read"]),
             facts["site"],

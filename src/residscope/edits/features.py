@@ -13,12 +13,15 @@ from residscope.directions import Dictionary
 from residscope.edits.base import BaseEdit, Index, Where, as_number, indices, number, of_head, require_width
 from residscope.engine.protocols import At
 from residscope.errors import BadEdit, DirectionError
-from residscope.model.sites import SiteTable
+from residscope.model.sites import Site, SiteTable
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Feature(BaseEdit):
-    """Scale or set coefficients: x + sum_i (a_i' - a_i) write_i, with a = encode(x). See `feature`."""
+    """Scale or set coefficients: y + sum_i (a_i' - a_i) write_i, with a = encode(x). See `feature`.
+
+    x is what the run has at the dictionary's read site, y what it has where the edit writes: one value, but for a transcoder.
+    """
 
     dictionary: Dictionary | None = None
     index: tuple[int, ...] = ()
@@ -38,7 +41,12 @@ class Feature(BaseEdit):
 
     def fits(self, table: SiteTable) -> None:
         assert self.dictionary is not None
-        require_width([self.dictionary.read[0]], self.places(table), table)
+        read, places = self.reads(table), self.places(table)
+        require_width([self.dictionary.write[0]], places, table)
+        require_width([self.dictionary.read[0]], read or places, table)
+
+    def reads(self, table: SiteTable) -> list[Site]:
+        return read_of(self.dictionary, table)
 
     @property
     def idle(self) -> str | None:
@@ -46,9 +54,20 @@ class Feature(BaseEdit):
 
     def change(self, value: Tensor, at: At) -> Tensor:
         assert self.dictionary is not None
-        old = self.dictionary.encode(wide(value))[..., [*self.index]]
+        self.fits(at.table)
+        read = self.reads(at.table)
+        try:
+            x = wide(at.seen(read[0]) if read else value)
+        except KeyError:
+            raise BadEdit(
+                f"{self.dictionary.name} reads {read[0]}, which the forward has not reached at {at.site}",
+                received=self.label,
+                allowed="a write site after the read site",
+            ) from None
+        old = self.dictionary.encode(x, indices=self.index)
         new = torch.full_like(old, self.value) if self.value is not None else old * (self.scale or 0.0)
-        return with_features(self.dictionary, self.index, value, new)
+        there = wide(value)
+        return (there + (new - old).to(there) @ self.dictionary.write[[*self.index]].to(there)).to(value.dtype)
 
     @property
     def label(self) -> str:
@@ -69,10 +88,11 @@ def feature(
     """Multiply one coefficient of a dictionary (or several) by `scale`, 0 to remove it; or set it to `value`.
 
     x + (scale - 1) a_i write_i with a = dictionary.encode(x): what the dictionary leaves out (its error) is kept. At the
-    dictionary's own site unless said.
+    dictionary's own site unless said. Of a transcoder a is read at its read site, as this run has it, and the rest is done at
+    its write site.
     """
     numbers = {name: None if x is None else as_number(x, name) for name, x in {"scale": scale, "value": value}.items()}
-    place = getattr(dictionary, "site", "") if site is None else site
+    place = getattr(dictionary, "write_site", "") if site is None else site
     found = indices({"neuron": index})["neuron"] or ()
     places = indices(of_head(str(place), [dictionary], where))
     return Feature(str(place), dictionary=dictionary, index=found, **numbers, **places)
@@ -100,12 +120,19 @@ def check_features(dictionary: Any, index: Any) -> None:
         )
 
 
+def read_of(dictionary: Dictionary | None, table: SiteTable) -> list[Site]:
+    """The read site of a dictionary that writes elsewhere; nothing where one value is read and written."""
+    if dictionary is None or dictionary.write_site == dictionary.read_site:
+        return []
+    return [table.canonical(dictionary.read_site)]
+
+
 def with_features(
     dictionary: Dictionary, index: tuple[int, ...], x: Float[Tensor, "*batch d"], new: Float[Tensor, "*batch n"]
 ) -> Float[Tensor, "*batch d"]:
     """x with some of its coefficients made `new`: x + sum_i (new_i - a_i) write_i."""
     there = wide(x)
-    moved = (new.to(there) - dictionary.encode(there)[..., [*index]]) @ dictionary.write[[*index]].to(there)
+    moved = (new.to(there) - dictionary.encode(there, indices=index)) @ dictionary.write[[*index]].to(there)
     return (there + moved).to(x.dtype)
 
 
