@@ -37,6 +37,7 @@ def asked() -> Any:
             "manifest": {},
             "stream": {"run": run},
             "coef": {"run": run, "dictionary": "pca@resid_post.1"},
+            "strongest": {"run": run, "dictionary": "pca@resid_post.1", "row": 2, "pos": 1, "k": 2},
             "logits": {"run": run, "positive": 5, "negative": 7},
             "lens": {"run": run, "layer": 1, "pos": 2},
             "dictionary": {"id": "pca@resid_post.1"},

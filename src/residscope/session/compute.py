@@ -4,7 +4,7 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from residscope.declare import EditSpec
-from residscope.directions import Dictionary, logit_diff
+from residscope.directions import Dictionary, LinearDictionary, logit_diff
 from residscope.engine.model import Model
 from residscope.engine.recording import Recording
 from residscope.engine.sinks import sinks, streams
@@ -27,6 +27,8 @@ NEXT, TOP = 5, 10
 CAPTURE = ("resid_pre.0", "resid_post", "final_norm")
 MOST_KEPT, KEPT_BYTES = 6, 1 << 30
 MOST_GRAM = 400
+MOST_WHOLE = 4096  # directions of a dictionary whose coordinates are all sent where none are named
+MOST_NAMED = 400
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,35 +146,99 @@ def stream(held: Held, loaded: Loaded) -> bytes:
 
 
 def coordinates(
-    x: Float[Tensor, "row pos d"], loaded: Loaded, dictionary: Dictionary, rows: slice = slice(None)
+    x: Float[Tensor, "row pos d"],
+    loaded: Loaded,
+    dictionary: Dictionary,
+    rows: slice = slice(None),
+    indices: Sequence[int] | None = None,
 ) -> dict[str, Tensor]:
     """coef[row, pos, k] = x . read_k and offset[row, k] = mean_row . read_k, so that coef - offset reads x less the mean.
 
-    x: those of the dictionary's rows (`row_sites`) that are asked for. In the lens space coef is
-    read_k . x / sigma(x) + offset_k, and the mean's share of it offset[row, k] / sigma[row, pos]. NaN where the mean of a row
-    is not known.
+    x: those of the dictionary's rows (`row_sites`) that are asked for. indices: the directions k that are; all unless said. In
+    the lens space coef is read_k . x / sigma(x) + offset_k, and the mean's share of it offset[row, k] / sigma[row, pos]. NaN
+    where the mean of a row is not known. Of an encoder coef is the activation, which has no share of the mean: offset is zero.
+
+    Raises:
+        DirectionError: a direction that it does not have; too many at once.
     """
-    model = loaded.model
-    read = dictionary.read.to(x.device, torch.float32)
+    shown = named(dictionary, indices)
+    model, x32 = loaded.model, x.float()
+    if not isinstance(dictionary, LinearDictionary):
+        coef = dictionary.encode(x32, indices=shown)
+        return {"coef": coef, "offset": coef.new_zeros(len(x), coef.shape[-1])}
+    read = dictionary.read if shown is None else dictionary.read[shown]
+    read = read.to(x.device, torch.float32)
     head = None if in_stream(model.sites.parse(dictionary.site)) else dictionary.head
     means = loaded.means.stack(row_sites(dictionary, model.sites), head, like=dictionary).to(x.device)
     own = fitted_row(dictionary, model.sites)
     if dictionary.name == SAVED and dictionary.space == "centred" and own is not None:
         means[own] = dictionary.mean  # the mean it was fitted with, not that of the model's own components
-    tensors = {"coef": x.float() @ read.T, "offset": means[rows] @ read.T}
+    tensors = {"coef": _uncentred(dictionary).encode(x32, indices=shown), "offset": means[rows] @ read.T}
     if dictionary.space == "lens":
         sigma = model.final_scale(x).float()
-        bias = 0.0 if dictionary.offset is None else dictionary.offset.to(x.device, torch.float32)
-        tensors |= {"coef": tensors["coef"] / sigma + bias, "sigma": sigma.squeeze(-1)}
+        bias = dictionary.offset if shown is None or dictionary.offset is None else dictionary.offset[shown]
+        added = 0.0 if bias is None else bias.to(x.device, torch.float32)
+        tensors |= {"coef": tensors["coef"] / sigma + added, "sigma": sigma.squeeze(-1)}
     return tensors
 
 
-def coef(held: Held | Elsewhere, loaded: Loaded, dictionary: Dictionary) -> bytes:
+def _uncentred(dictionary: LinearDictionary) -> LinearDictionary:
+    """The same directions, read by inner products alone."""
+    return replace(dictionary, mean=torch.zeros_like(dictionary.mean), space="raw", offset=None)
+
+
+def named(dictionary: Dictionary, indices: Sequence[int] | None) -> list[int] | None:
+    """The directions whose coordinates are sent; None for all. Raises DirectionError where they are too many, or not there."""
+    if indices is None and len(dictionary) > MOST_WHOLE:
+        raise DirectionError(
+            f"{dictionary.name} has more directions than are sent at once",
+            received=f"all {len(dictionary)}",
+            allowed=f"up to {MOST_WHOLE}",
+            fix="name those that are shown: indices=[...]",
+        )
+    if indices is None:
+        return None
+    if not 1 <= len(indices) <= MOST_NAMED:
+        raise DirectionError(
+            "so many directions are not sent at once", received=len(indices), allowed=f"1 to {MOST_NAMED}"
+        )
+    dictionary.check_index(*indices)
+    return [*indices]
+
+
+def coef(
+    held: Held | Elsewhere, loaded: Loaded, dictionary: Dictionary, *, indices: Sequence[int] | None = None
+) -> bytes:
     """`coordinates` of a run and its `sink`, with the names of its rows and which of them is the dictionary's own place."""
     table = loaded.model.sites
     told = {"rows": row_names(row_sites(dictionary, table)), "fitted_row": fitted_row(dictionary, table)}
-    tensors = coordinates(held.rows, loaded, dictionary) | {"sink": held.sink.to(torch.uint8)}
+    tensors = coordinates(held.rows, loaded, dictionary, indices=indices) | {"sink": held.sink.to(torch.uint8)}
     return to_bytes(tensors, {name: json.dumps(value) for name, value in told.items()})
+
+
+def strongest(
+    held: Held | Elsewhere, loaded: Loaded, dictionary: Dictionary, *, row: int, pos: int, k: int
+) -> dict[str, Any]:
+    """The k strongest of a dictionary's coordinates at one cell, as `coef` has them; those at zero are left out.
+
+    Raises:
+        UnknownLayer, UnknownPosition, DirectionError.
+    """
+    rows, length = held.rows.shape[:2]
+    if not 0 <= row < rows:
+        raise UnknownLayer(f"the dictionary is read in {rows} rows", received=row, allowed=f"0 to {rows - 1}")
+    if not 0 <= pos < length:
+        raise UnknownPosition(
+            f"the prompt has {length} tokens", received=f"position {pos}", allowed=f"0 to {length - 1}"
+        )
+    if not 1 <= k <= MOST_NAMED:
+        raise DirectionError("so many directions are not sent at once", received=k, allowed=f"1 to {MOST_NAMED}")
+    read = dictionary
+    if isinstance(dictionary, LinearDictionary) and dictionary.space != "lens":
+        read = _uncentred(dictionary)
+    values, indices = read.strongest(held.rows[row, pos][None].float(), k, model=loaded.model)
+    pairs = zip(indices[0].tolist(), values[0].tolist(), strict=True)
+    return {"top": [{"index": i, "label": dictionary.label(i), "value": value} for i, value in pairs if value]}
 
 
 def gram(vectors: Sequence[tuple[str, Float[Tensor, "_ _"]]]) -> dict[str, Any]:

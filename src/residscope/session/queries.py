@@ -29,6 +29,15 @@ class OfRun(Spec):
 class Coordinates(Spec):
     run: str
     dictionary: str
+    indices: list[int] | None = None
+
+
+class Strongest(Spec):
+    run: str
+    dictionary: str
+    row: int
+    pos: int
+    k: int = 10
 
 
 class Logits(Spec):
@@ -100,7 +109,15 @@ def manifest() -> dict[str, Any]:
 QUERIES: dict[str, Query] = {
     "manifest": Query(Nothing, lambda session, args: manifest()),
     "stream": Query(OfRun, lambda session, args: session.stream(args.run)),
-    "coef": Query(Coordinates, lambda session, args: session.coef(args.run, dictionary=args.dictionary)),
+    "coef": Query(
+        Coordinates, lambda session, args: session.coef(args.run, dictionary=args.dictionary, indices=args.indices)
+    ),
+    "strongest": Query(
+        Strongest,
+        lambda session, args: session.strongest(
+            args.run, dictionary=args.dictionary, row=args.row, pos=args.pos, k=args.k
+        ),
+    ),
     "logits": Query(
         Logits, lambda session, args: session.logits(args.run, positive=args.positive, negative=args.negative)
     ),

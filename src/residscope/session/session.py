@@ -10,7 +10,7 @@ from typing import Any
 
 from residscope.declare import EditSpec
 from residscope.declare.plugins import load_plugins
-from residscope.directions import Direction
+from residscope.directions import Dictionary, Direction
 from residscope.engine.model import Model
 from residscope.errors import Cancelled, DamagedFile, NotFound, ResidscopeError, WrongModel, explain
 from residscope.manifest import find_method
@@ -210,15 +210,28 @@ class Session:
                     sent.add((run, str(pair)))
         return found
 
-    def coef(self, run: str, *, dictionary: str) -> bytes:
-        """A run's rows in the coordinates of a dictionary, or of a saved direction, `saved:NAME`. Raises NotFound."""
+    def coef(self, run: str, *, dictionary: str, indices: Sequence[int] | None = None) -> bytes:
+        """A run's rows in the coordinates of a dictionary, or of a saved direction, `saved:NAME`; `indices`: of these alone.
+
+        Raises NotFound, DirectionError.
+        """
+        loaded, known, held = self._read_by(run, dictionary)
+        return compute.coef(held, loaded, known, indices=indices)
+
+    def strongest(self, run: str, *, dictionary: str, row: int, pos: int, k: int) -> dict[str, Any]:
+        """The strongest coordinates of a dictionary at one cell of a run. Raises NotFound, DirectionError."""
+        loaded, known, held = self._read_by(run, dictionary)
+        return compute.strongest(held, loaded, known, row=row, pos=pos, k=k)
+
+    def _read_by(self, run: str, dictionary: str) -> tuple[Loaded, Dictionary, Held | Elsewhere]:
+        """A dictionary, and what it reads of a run."""
         state = self._state
         found, loaded = find_run(state, run), need_model(state.model)
         known = dictionary_of(dictionary, loaded, state.directions)
         site = loaded.model.sites.parse(known.site)
         if in_stream(site):
-            return compute.coef(self._held(run)[0], loaded, known)
-        return compute.coef(self._elsewhere(loaded, found, state, site.name, known.head), loaded, known)
+            return loaded, known, self._held(run)[0]
+        return loaded, known, self._elsewhere(loaded, found, state, site.name, known.head)
 
     def gram(self, of: Sequence[str]) -> dict[str, Any]:
         """Inner products of the read vectors of dictionaries, by id, and of saved directions, `saved:NAME`."""
