@@ -1,5 +1,6 @@
 """An encoder of 24,576 features in a session: what the page is sent of it, mixes with it, edits of it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from safetensors.torch import load
 
 from residscope import directions
 from residscope.directions import EncoderDictionary
-from residscope.errors import DirectionError, UnknownLayer, UnknownPosition
+from residscope.errors import DirectionError, NotFound, UnknownLayer, UnknownPosition
 from residscope.session import Session
 
 SAE, MANY, PROMPT = "sae@resid_post.1", 24_576, "hello there"
@@ -106,3 +107,37 @@ def test_a_feature_is_mixed_and_edited(featured: Any) -> None:
     moved = plain["resid_post.2"][0] + (3 - old)[:, None] * sae.write[20_000]
     edited = load(session.coef(session.state.edited, dictionary=SAE, indices=[7]))["coef"][3, :, 0]
     torch.testing.assert_close(edited, activations(sae, moved, 7), atol=1e-3, rtol=1e-4)
+
+
+def test_a_reference_by_hash_is_never_answered_by_another_of_its_id(featured: Any, tmp_path: Path) -> None:
+    session, sae = featured
+    model, run = session.state.model.model, session.state.baseline
+    other = replace(sae, bias=sae.bias + 1)
+    directions.save(tmp_path / "other.safetensors", other, model)
+    pinned, absent = f"{SAE}~sha256:{sae.hash}", f"{SAE}~sha256:{other.hash[:16]}"
+    ref = {"kind": "mix", "terms": [{"dictionary": absent, "index": 5, "weight": 1.0}]}
+    with pytest.raises(NotFound, match=rf"another hash.*{other.hash[:16]}.*{sae.hash}"):
+        session.resolve(ref)
+    with pytest.raises(NotFound, match=r"is not here.*none of that id"):
+        session.coef(run, dictionary=f"sae@resid_post.2~sha256:{other.hash}", indices=[1])
+    with pytest.raises(NotFound):
+        session.coef(run, dictionary=f"{SAE}~sha256:", indices=[1])
+    by_hash, by_id = (load(session.coef(run, dictionary=id, indices=[5]))["coef"] for id in (pinned, SAE))
+    assert torch.equal(by_hash, by_id)
+    session.import_item((tmp_path / "other.safetensors").read_bytes(), "others")
+    found, _ = session.resolve(ref)
+    assert found == session.resolve({**ref, "terms": [{"dictionary": f"{SAE}#2", "index": 5, "weight": 1.0}]})[0]
+    assert found.offset == pytest.approx(float(other.read[5] @ other.mean - other.bias[5]), abs=1e-3)
+    edit = {"kind": "feature", "dictionary": absent, "index": [5], "value": 3.0}
+    session.intent("add_edit", {"edit": edit})
+    assert session.wait(60)
+    (shown,) = session.snapshot()[1]["edits"]
+    assert shown["error"] is None
+    (made,) = session.state.world().made(session.state.active)
+    assert made.dictionary.hash == other.hash
+
+
+def test_the_wire_says_the_hash(featured: Any) -> None:
+    session, sae = featured
+    row = session.snapshot()[1]["model"]["dictionaries"][-1]
+    assert (row["id"], row["hash"], row["site"], row["write_site"]) == (SAE, sae.hash, "resid_post.1", "resid_post.2")

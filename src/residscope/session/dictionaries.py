@@ -23,7 +23,9 @@ def describe_row(id: str, dictionary: Dictionary, *, shipped: bool) -> dict[str,
     """One entry of `State.model.dictionaries` of the wire."""
     return {
         "id": id,
+        "hash": dictionary.hash,
         "site": dictionary.site,
+        "write_site": dictionary.write_site,
         "head": dictionary.head,
         "place": dictionary.place,
         "kind": dictionary.name,

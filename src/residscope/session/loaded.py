@@ -21,6 +21,8 @@ from residscope.session.state import Prompt, Tok
 if TYPE_CHECKING:
     from residscope.session.shelf import ItemShelf
 
+PIN = "~sha256:"  # after an id: which dictionary of that id is meant, by its hash or the beginning of it
+LEAST_PIN = 16
 COMMON = 10_000  # byte-pair vocabularies are learnt commonest first, so low ids are common tokens
 
 
@@ -68,8 +70,29 @@ class Loaded:
         """
         return Tok(self.model.token_id(text), text)
 
+    def id_of(self, reference: str) -> str:
+        """The id of what is referred to: by its id, or as `ID~sha256:HASH`, which no other dictionary of that id answers to.
+
+        One of that hash is found under whatever id it has here. Raises NotFound, by id and hash.
+        """
+        id, pinned, digest = reference.partition(PIN)
+        if not pinned:
+            return id
+        alike = [one for one, d in self.dictionaries.items() if len(digest) >= LEAST_PIN and d.hash.startswith(digest)]
+        if alike:
+            return id if id in alike else alike[0]
+        other = self.dictionaries.get(id)
+        raise NotFound(
+            "the dictionary that is referred to is not here"
+            + ("" if other is None else ": that of its id has another hash"),
+            received=f"{id[:200]}, sha256 {digest[:64]}",
+            allowed="none of that id" if other is None else f"{id[:200]}, sha256 {other.hash}",
+            fix="bring in its file",
+        )
+
     def dictionary(self, id: str) -> Dictionary:
-        """Raises NotFound."""
+        """By its id, or by id and hash (`id_of`). Raises NotFound."""
+        id = self.id_of(id)
         if id not in self.dictionaries:
             known = list(self.dictionaries)
             raise NotFound(

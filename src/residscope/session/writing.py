@@ -138,6 +138,7 @@ class SessionWriter:
                 return _saved(self.world.directions[ref.name])
 
     def dictionary(self, id: str) -> str:
+        id = self.world.loaded.id_of(id)
         if id not in self.world.loaded.code:
             return self._loaded(id)
         variable = re.sub(r"\W+", "_", id)

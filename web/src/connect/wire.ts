@@ -62,6 +62,9 @@ export interface DictionaryInfo {
   /** It came with Residscope, and cannot be forgotten. */
   shipped: boolean;
   width: number;
+  /** Of its sites and tensors; none of a saved direction. */
+  hash?: string;
+  write_site?: string;
 }
 
 /** A text by name; typed text ends in `.jsonl` where each line has a `text`, else it is paragraphs. */
