@@ -127,6 +127,7 @@ CALLS = {
         *vectors_of_parity(), label="parity", site="resid_pre.1", position="P", **told
     ),
     "methods.probe_fit.fit_probe": lambda **told: rs.fit_probe(model(), DATA, site="resid_pre.1", **AT, **told),
+    "methods.probe_map_fit.probe_map": lambda **told: rs.probe_map(model(), DATA, site="resid_pre.1", **AT, **told),
     "methods.probe_sweep.probe_sweep": lambda **told: rs.probe_sweep(
         model(), DATA, positions=["P"], label="parity", Cs=(0.01,), **told
     ),
@@ -143,15 +144,16 @@ WITHIN = {
     "corpus.nmf.factorised", "corpus.pca.pca_many", "corpus.svd.svd_many", "corpus.vectors.vectors_of",
     "methods.activations.recorded", "methods.evidence.gather", "methods.flips_over_c.flip_rates",
     "methods.flips_over_c.probes_over_C", "methods.look.project", "methods.probe_fit.fit", "methods.probe_fit.fit_each",
-    "methods.probe_sweep.fit_probes", "methods.stability.stability_of", "tasks.labelled.from_file", "tasks.prefixes.prefixes",
-    "engine.planner.first_order.first_order",
+    "methods.probe_map_fit.mapped", "methods.probe_sweep.fit_probes", "methods.stability.stability_of",
+    "tasks.labelled.from_file", "tasks.prefixes.prefixes", "engine.planner.first_order.first_order",
 }  # fmt: skip
 """Those that another of the calls is made of."""
 
 QUICK = {
     "corpus.mean_difference.price_of_each", "corpus.vectors.check_place", "corpus.vectors.check_places",
     "corpus.vectors.named_sites", "corpus.vectors.one_vector", "corpus.vectors.price", "corpus.vectors.price_of_sites",
-    "methods.grids.price", "engine.planner.sweep.sweep", "methods.activations.batches",
+    "methods.grids.price", "engine.planner.sweep.sweep", "methods.activations.batches", "methods.activations.check_vector",
+    "methods.probe_map_fit.check", "methods.probe_map_fit.price",
     "methods.activations.recorded_halves", "methods.answers.answer_ids", "methods.dose_response.moments_of",
     "methods.grids.grid", "methods.own_tokens.own_tokens", "methods.own_tokens.to_stream", "methods.pairs.paired",
     "tasks.spans.locate", "tasks.spans.single_tokens",
