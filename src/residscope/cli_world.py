@@ -69,6 +69,12 @@ class FileWorld(SessionWorld):
 
     def probe(self, name: str) -> Any:
         """Raises NotFound, WrongModel, DamagedFile."""
+        kind = "report:probe_map"
+        path = Path(name).expanduser()
+        if path.is_file() and kind_of(path) == kind:
+            probe = self._item(name, kind).probe
+            check_model(probe, name, self.model)
+            return probe
         return self._item(name, "probe")
 
     def edits(self, ref: Any) -> tuple[Any, ...]:

@@ -64,13 +64,22 @@ BAD: list[tuple[str, str, Any, int, str]] = [
     ("direction site", "directions/read", {"kind": "pca", "site": "z.1", "weights": {"0": 1}}, 422, "UnknownSite"),
     (
         "unknown task",
-        "intents/fit_probe",
-        {"data": {"kind": "task", "task": "x"}, "site": "embed", "position": "END", "label": "l"},
+        "intents/start",
+        {
+            "method": "probe-map",
+            "args": {"data": {"kind": "task", "task": "x"}, "site": "embed", "position": "END", "label": "l"},
+        },
         422,
         "UnknownTask",
     ),
-    ("probe of no data", "intents/fit_probe", {"site": "embed", "position": "END", "label": "l"}, 400, "MalformedJSON"),
-    ("no such table", "intents/read_data", {"data": {"kind": "file", "name": "a.txt", "text": ""}}, 422, "BadTable"),
+    (
+        "probe of no data",
+        "intents/start",
+        {"method": "probe-map", "args": {"site": "embed", "position": "END", "label": "l"}},
+        422,
+        "BadArguments",
+    ),
+    ("no such table", "queries/read_data", {"data": {"kind": "file", "name": "a.txt", "text": ""}}, 422, "BadTable"),
     (
         "unknown probe",
         "intents/add_edit",

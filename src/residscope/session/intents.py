@@ -9,15 +9,14 @@ from pydantic import BaseModel, Field, ValidationError
 from residscope.declare import EditSpec, reasons, shorten
 from residscope.errors import MalformedJSON, ModelNotFound, NotFound
 from residscope.fields.base import Spec
-from residscope.fields.prompts import ProbeData
 from residscope.fields.sources import PromptSource, RunSource
 from residscope.session import compute, probes
 from residscope.session.jobs import CANCELLED, WAITING, find_job
 from residscope.session.loaded import Loaded
 from residscope.session.shelf import ItemShelf
 from residscope.session.stack import kind_of, make, parse_edits, parse_ref
-from residscope.session.state import Metric, ProbeRecipe, Probing, Run, Saved, State
-from residscope.session.world import check_data, need_model
+from residscope.session.state import Metric, Run, Saved, State
+from residscope.session.world import need_model
 from residscope.session.writing import python_code
 
 MOST_EDITS = 200
@@ -66,10 +65,6 @@ class Text(Spec):
 
 class Python(Spec):
     direction: Any = None
-
-
-class ReadData(Spec):
-    data: ProbeData
 
 
 class Forget(Spec):
@@ -189,7 +184,7 @@ def add_edit(state: State, args: AddEdit) -> Change:
 
 
 def _whole(state: State, spec: EditSpec) -> EditSpec:
-    """An edit that says itself what run its values are from, for the history forgets."""
+    """An edit that says itself what run its values are from, for the history forgets; and a probe by its id, for names change."""
     changed: dict[str, Any] = {}
     for argument in kind_of(spec).arguments:
         source = getattr(spec, argument.wire)
@@ -197,6 +192,8 @@ def _whole(state: State, spec: EditSpec) -> EditSpec:
             run = find_run(state, source.run)
             edits = [other.model_dump(mode="json", exclude={"id", "enabled"}) for other in run.active]
             changed[argument.wire] = PromptSource(kind="prompt", text=run.prompt.text, bos=run.prompt.bos, edits=edits)
+        if argument.field.kind == "probe" and isinstance(source, str) and source not in state.probes:
+            changed[argument.wire] = next((p.id for p in state.probes.values() if p.name == source), source)
     return spec.model_copy(update=changed) if changed else spec
 
 
@@ -252,21 +249,6 @@ def forget_dictionary(state: State, args: Forget) -> Change:
     return replace(state, model=_loaded(state).without(args.id)), None
 
 
-def fit_probe(state: State, args: ProbeRecipe) -> Change:
-    sites = _loaded(state).model.sites
-    sites.parse(args.site)
-    check_data(args.data)
-    name = probes.name_of(args, state.probes)
-    held = state.probes.get(name)
-    if held is not None and held.map.done:
-        return replace(state, probing=None), {"name": name}
-    return replace(state, probing=Probing(name, args)), {"name": name}
-
-
-def cancel_probe(state: State, args: Nothing) -> Change:
-    return replace(state, probing=None), None
-
-
 def cancel_job(state: State, args: CancelJob) -> Change:
     job = find_job(state, args.job)
     if job.ended:
@@ -299,11 +281,6 @@ INTENTS: dict[str, Intent] = {
     "save_prompt": Intent(Text, save_prompt),
     "forget_prompt": Intent(Text, forget_prompt),
     "forget_dictionary": Intent(Forget, forget_dictionary),
-    "read_data": Intent(
-        ReadData, lambda state, args: (state, None)
-    ),  # answered by the session: making prompts takes a while
-    "fit_probe": Intent(ProbeRecipe, fit_probe),
-    "cancel_probe": Intent(Nothing, cancel_probe),
     "python": Intent(Python, python),
 }
 

@@ -10,6 +10,7 @@ from residscope.declare import EDITS, TASKS, reasons, shorten
 from residscope.declare.plugins import BROKEN
 from residscope.errors import MalformedJSON, NotFound
 from residscope.fields.base import Spec
+from residscope.fields.prompts import LabelledPrompts
 from residscope.manifest import all_methods
 
 if TYPE_CHECKING:
@@ -59,6 +60,10 @@ class Name(Spec):
     name: str
 
 
+class Data(Spec):
+    data: LabelledPrompts
+
+
 class Reading(Spec):
     name: str
     run: str
@@ -92,7 +97,7 @@ def manifest() -> dict[str, Any]:
     return {
         "edits": [kind.schema() for kind in EDITS.values()],
         "methods": [method.schema() for method in methods.values()],
-        "tasks": [{"id": task.id, "title": task.title, "about": task.about} for task in TASKS.values()],
+        "tasks": [task.schema() for task in sorted(TASKS.values(), key=lambda task: (not task.own, task.title))],
         "broken": dict(BROKEN),
     }
 
@@ -108,6 +113,7 @@ QUERIES: dict[str, Query] = {
     "dictionary": Query(Id, lambda session, args: session.dictionary(args.id)),
     "gram": Query(Several, lambda session, args: session.gram(args.of)),
     "read_direction": Query(DirectionArgs, lambda session, args: session.read(args.direction)),
+    "read_data": Query(Data, lambda session, args: session.read_data(args.data)),
     "probe": Query(Name, lambda session, args: session.probe(args.name)),
     "probe_reading": Query(
         Reading,

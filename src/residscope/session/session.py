@@ -21,14 +21,13 @@ from residscope.session.compute import Elsewhere, Held, Kept
 from residscope.session.dictionaries import in_stream
 from residscope.session.evidence_views import describe_evidence
 from residscope.session.imported import read_direction, take_in
-from residscope.session.intents import CancelJob, Forget, LoadModel, ReadData, ShelfChange, Start, find_run, parse_args
+from residscope.session.intents import CancelJob, Forget, LoadModel, ShelfChange, Start, find_run, parse_args
 from residscope.session.jobs import Jobs, find_job, seconds_of, with_job, with_shelf
 from residscope.session.kept import OldDictionaries
 from residscope.session.loaded import Loaded
 from residscope.session.made import parts_of
 from residscope.session.mixing import dictionary_of, reads
-from residscope.session.probe_job import ProbeJobs
-from residscope.session.probe_views import describe_probe
+from residscope.session.probes import describe_data, describe_probe, find_map, place_of, read_vector
 from residscope.session.queries import answer
 from residscope.session.read import describe, describe_dictionary
 from residscope.session.saved import SavedPrompts
@@ -40,7 +39,7 @@ from residscope.session.stack import parse_ref
 from residscope.session.state import Prompt, Run, RunKey, Saved, State, run_key
 from residscope.session.wire import changed, to_wire, top
 from residscope.session.worker import FILL, LOAD, RUN, Worker
-from residscope.session.world import find_probe, need_model
+from residscope.session.world import need_model
 from residscope.session.writing import method_code
 
 Listener = Callable[[int, dict[str, Any]], None]
@@ -69,7 +68,6 @@ class Session:
         self._kept: Kept[RunKey, Held] = Kept()
         self._aside: Kept[tuple[RunKey, str, int | None], Elsewhere] = Kept()
         self._old = OldDictionaries(folder)
-        self._probes = ProbeJobs(lambda: self._state, self._commit, self._lock)
         self._items = ItemShelf(folder)
         self._listeners: list[Listener] = []
         self._seq = 0
@@ -113,8 +111,6 @@ class Session:
         intent, checked = parse_args(name, args)
         if isinstance(checked, ShelfChange):
             return self._change_shelf(checked.change)
-        if isinstance(checked, ReadData):
-            return self._probes.data(self._loaded(), checked.data)
         if isinstance(checked, Forget) and (kept := self._items.dictionaries.get(checked.id)):
             return self._change_shelf(lambda shelf: shelf.delete(kept.name))
         with self._lock:
@@ -131,8 +127,6 @@ class Session:
             self._jobs.stop(checked.job)
         elif isinstance(checked, LoadModel):
             self.load(checked.name)
-        elif name == "fit_probe" and new.probing is not None:
-            self._probes.start(new.probing)
         return value
 
     def query(self, name: str, args: Any = None) -> dict[str, Any] | bytes:
@@ -180,8 +174,6 @@ class Session:
         """Stop what runs, as soon as it can be stopped."""
         self._jobs.stop_all()
         self._loads += 1
-        with self._lock:
-            self._state = replace(self._state, probing=None)
         self._worker.close()
         self._jobs.close()
 
@@ -253,10 +245,25 @@ class Session:
         return {"kind": "saved", "name": name}
 
     def probe(self, name: str) -> dict[str, Any]:
-        return describe_probe(find_probe(name, self._state.probes))
+        return describe_probe(*find_map(name, self._state.probes))
 
     def probe_reading(self, name: str, *, run: str, pos: int, named: bool = False) -> dict[str, Any]:
-        return self._probes.reading(self._state, name, run=run, pos=pos, named=named)
+        """What a probe reads in a run at a token; `named`: at its own position, where the prompt is one of its data.
+
+        Raises:
+            NotFound, UnknownPosition.
+        """
+        state = self._state
+        (_, mapped), found, loaded = find_map(name, state.probes), find_run(state, run), need_model(state.model)
+        own, label = place_of(mapped, found.prompt.ids)
+        at = own if named and own is not None else pos
+        compute.check_cell(loaded.model.n_layers, len(found.prompt.tokens), layer=0, pos=at)
+        x = compute.vector(state.world(), found.prompt, found.active, site=mapped.probe.site, pos=at)
+        return {"run": run, "pos": at, "own": own is not None, "label": label, **read_vector(mapped, x)}
+
+    def read_data(self, data: Any) -> dict[str, Any]:
+        """Which labels and positions some labelled prompts have. Raises BadTable, TaskError, NotFound."""
+        return describe_data(self._state.world().prompts(data))
 
     def cost(self, method: str, args: Any) -> dict[str, Any]:
         """What a call would take, in seconds, about; null where nobody has said."""
@@ -388,7 +395,7 @@ class Session:
                 if stopped := sum(not job.ended for job in self._state.jobs):
                     notices = (*notices, f"Jobs belong to the model before: {stopped} stopped.")
                 self._jobs.stop_all()
-                self._jobs.forget_partial()
+                self._jobs.forget()
                 self._items.take_up(opened, ids=loaded.dictionaries)
                 notices = (*notices, *opened.notices)
                 new = replace(new, models=offers, notices=notices, shelf=self._items, jobs=())

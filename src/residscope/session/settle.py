@@ -91,7 +91,10 @@ def with_model(state: State, loaded: Loaded) -> State:
     if state.directions:
         notices = (*notices, f"Imported directions belong to the model before: {', '.join(state.directions)} dropped.")
     if state.probes:
-        notices = (*notices, f"Probes belong to the model before: {len(state.probes)} dropped.")
+        kept = {} if state.shelf is None else state.shelf.items
+        written = [fitted.name in kept and kept[fitted.name].file is not None for fitted in state.probes.values()]
+        gone = "put away until it is loaded again" if all(written) else "dropped"
+        notices = (*notices, f"Probes belong to the model before: {len(state.probes)} {gone}.")
     if state.model is not None and (fitted := len(state.model.fitted.keys() - loaded.fitted.keys())):
         gone = "dropped" if state.model.file is None else "put away until it is loaded again"
         notices = (*notices, f"Fitted dictionaries belong to the model before: {fitted} {gone}.")
@@ -109,7 +112,6 @@ def with_model(state: State, loaded: Loaded) -> State:
         without={},
         directions={},
         probes={},
-        probing=None,
         jobs=(),
         saved=tuple(Saved(s.text, tokens=_count(loaded, s.text)) for s in state.saved),
         status=replace(state.status, phase="idle", detail="", progress=None, forward_ms=None, error=None),

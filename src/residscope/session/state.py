@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from residscope.declare import EditSpec
-from residscope.fields.base import Spec
-from residscope.fields.prompts import ProbeData
 
 if TYPE_CHECKING:
     from residscope.directions import Direction
@@ -26,15 +24,6 @@ MOST_UNDO = 100
 class Tok:
     id: int
     text: str
-
-
-class ProbeRecipe(Spec):
-    """All that a probe depends on, beside the model."""
-
-    data: ProbeData
-    site: str
-    position: str
-    label: str
 
 
 @dataclass(frozen=True)
@@ -113,17 +102,6 @@ class Status:
 
 
 @dataclass(frozen=True)
-class Probing:
-    """A probe being fitted (or why it was not): its name, what it is to be, and how far it is."""
-
-    name: str
-    recipe: ProbeRecipe
-    stage: str = "Making the prompts"
-    progress: float | None = None
-    error: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True)
 class State:
     """Everything the page shows. `version` counts what is to be computed; results carry the version they answer."""
 
@@ -150,7 +128,6 @@ class State:
     saved: tuple[Saved, ...] = ()
     directions: Mapping[str, "Direction"] = field(default_factory=dict)
     probes: Mapping[str, "Fitted"] = field(default_factory=dict)
-    probing: Probing | None = None
     jobs: "tuple[Job, ...]" = ()
     items: Mapping[str, Any] = field(
         default_factory=lambda: {"items": [], "bytes": 0, "budget": 0, "can_restore": False}

@@ -5,6 +5,7 @@ from typing import Any
 
 from residscope.declare import EditSpec, Method
 from residscope.directions import Direction
+from residscope.errors import NotFound
 from residscope.fields.base import Spec
 from residscope.fields.directions import AnyDirection, LogitDiffRef, MixRef, PcaRef, SavedRef, TokenRef
 from residscope.fields.metrics import AnswersMetric, LiveMetric, LogitDiffMetric, LogProbMetric, LossMetric
@@ -12,7 +13,9 @@ from residscope.fields.prompts import DrawnPrompts, LivePrompt, NamedPrompts, Ty
 from residscope.fields.sources import ItemSource, PromptSource, RunSource
 from residscope.fields.tasks import FileData, TaskData
 from residscope.fields.texts import HubText, TypedText
+from residscope.manifest import find_method
 from residscope.session.mixing import Term, alone, mean_source, one_dictionary, terms_of
+from residscope.session.probes import find_probe
 from residscope.session.stack import kind_of, parse_edits
 from residscope.session.state import Metric, Prompt, State, Tok
 from residscope.session.world import SessionWorld, source_of
@@ -145,16 +148,23 @@ class SessionWriter:
         return variable
 
     def probe(self, name: str) -> str:
-        """A variable for each probe, which is fitted again from its data: fits are the same on every run."""
-        if name not in self.world.fitted:
+        """A variable for each probe, fitted again from its data where these are known: fits are the same on every run."""
+        try:
+            found = find_probe(name, self.world.fitted)
+        except NotFound:
             return self._loaded(name)
-        if name not in self.names:
+        if found.recipe is None:
+            return self._loaded(found.name) + ("" if found.data is None else ".probe")
+        if (name := found.id) not in self.names:
             variable = "probe" if not self.names else f"probe_{len(self.names) + 1}"
-            recipe = self.world.fitted[name].recipe
-            where = f"site={recipe.site!r}, position={recipe.position!r}, label={recipe.label!r}"
+            fit = find_method("fit-probe")
+            told = {argument.wire for argument in fit.arguments}
+            plain = fit.check({key: value for key, value in found.args.items() if key in told})
+            said = {name: repr(value) for name, value in fit.said(plain).items() if name != "data"}
+            where = ", ".join(f"{name}={value}" for name, value in said.items())
             self.lines |= dict.fromkeys(
                 (
-                    f"{variable}_data = {self.prompts(recipe.data)}",
+                    f"{variable}_data = {self.prompts(dict(plain)['data'])}",
                     f"{variable} = rs.fit_probe(model, {variable}_data, {where})",
                     f'# {variable}.save("{variable}.safetensors") keeps it: rs.Probe.load("{variable}.safetensors")',
                 )

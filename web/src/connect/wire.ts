@@ -230,7 +230,7 @@ export interface ItemInfo {
   /** When, in seconds since 1970. */
   made: number;
   bytes: number;
-  /** Of a dictionary: what the model has it by. */
+  /** Of a dictionary, what the model has it by; of a probe, what edits say. */
   id: string | null;
   args: Record<string, unknown> | null;
 }
@@ -259,7 +259,6 @@ export interface State {
   saved: SavedPrompt[];
   directions: SavedDirection[];
   probes: ProbeInfo[];
-  probing: Probing | null;
   jobs: Job[];
   items: Shelf;
   /** Things to tell once. */
@@ -313,7 +312,8 @@ export interface Evidence {
 
 export type ProbeData =
   | { kind: "task"; task: string; n: number; seed: number; prefixes: boolean }
-  | { kind: "file"; name: string; text?: string };
+  | { kind: "file"; name: string; text?: string }
+  | { kind: "item"; name: string };
 
 /** All that a probe depends on, beside the model. */
 export interface ProbeRecipe {
@@ -323,8 +323,16 @@ export interface ProbeRecipe {
   label: string;
 }
 
-export interface ProbeInfo extends ProbeRecipe {
+export interface ProbeInfo extends Omit<ProbeRecipe, "data"> {
+  /** What edits say: given once, whatever its item is called. */
   name: string;
+  /** Its item of the shelf; null while a job is at work on it. */
+  item: string | null;
+  job: string | null;
+  /** How far its map is; "none": it came without its prompts. */
+  mapped: "none" | "part" | "whole";
+  /** A file without its text; null where it is not known. */
+  data: ProbeData | null;
   /** Grows as its map fills. */
   revision: number;
   classes: string[];
@@ -335,14 +343,6 @@ export interface ProbeInfo extends ProbeRecipe {
   C: number;
   train: number;
   held_out: number;
-}
-
-/** A probe being fitted, or why it was not. */
-export interface Probing extends ProbeRecipe {
-  name: string;
-  stage: string;
-  progress: number | null;
-  error: ErrorBody | null;
 }
 
 /** What can be chosen in some data. */
