@@ -164,7 +164,12 @@ def _probed(
     of_prompt: dict[str, Any] = {"along": {"label": "prompt"}, "provenance": about}
     labels = tuple(map(str, data.label(label)))
     points = Result(
-        (x.double() - centre) @ axes.T, ("prompt", "axis"), {"label": labels}, name="singular vectors", **of_prompt
+        (x.double() - centre) @ axes.T,
+        ("prompt", "axis"),
+        {"label": labels},
+        name="singular vectors",
+        unit="activation",
+        **of_prompt,
     )
     said = Result(
         probe.log_prob(x), ("prompt", "class"), {"class": probe.classes, "label": labels}, name="log P(class)", unit="nats",
