@@ -143,7 +143,7 @@ def test_cut_short_it_keeps_the_probe_and_its_map_so_far(llama, data, found):
 
 
 def test_its_own_place_alone(llama, data, found):
-    one = rs.probe_map(llama, data, **ASK, everywhere=False)
+    one = rs.probe_map(llama, data, **ASK, here_only=True)
     assert (one.sites, one.positions, one.done) == (("resid_pre.2",), ("P",), True)
     assert one.probe == found.probe
     assert float(one.accuracy.values) == pytest.approx(found.probe.accuracy)

@@ -111,7 +111,7 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         {"corpus": LONG, "site": "z.1", "head": 1, "n": 2, "standardise": True, "tokens": 1000},
     ],
     "pca-stream": [{"corpus": TEXT, "n": 2, "tokens": 1000}],
-    "probe-map": [{**PROBE, "site": "resid_pre.2"}, {**PROBE, "site": "resid_pre.1", "everywhere": False, "seed": 2}],
+    "probe-map": [{**PROBE, "site": "resid_pre.2"}, {**PROBE, "site": "resid_pre.1", "here_only": True, "seed": 2}],
     "probe-sweep": [{"data": DATA, "label": "kind", "positions": ["S2", "END"], "sites": ["resid_pre"]}],
     "removal-cost": [{"direction": ARROW, "prompts": DRAWN_PROMPTS, "random": 19}],
     "stability": [{"direction": ARROW, "corpus": TEXT, "resamples": 2, "tokens": 1000}],

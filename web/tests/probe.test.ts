@@ -162,7 +162,7 @@ describe("the tab", () => {
     state({});
     expect(await restore(app, shared)).toBe(false);
     expect(connector.intent).toHaveBeenLastCalledWith("start", { method: "probe-map", args: recipe });
-    state({ jobs: [job("j1", { args: { ...recipe, everywhere: true, seed: 0 } })] });
+    state({ jobs: [job("j1", { args: { ...recipe, here_only: false, seed: 0 } })] });
     expect(await restore(app, shared)).toBe(false);
     expect(asked()).toEqual(["start"]);
     // here that name is another probe's: of other prompts

@@ -19,6 +19,7 @@ from residscope.progress import Cancel, Progress, stage
 
 Key = tuple[str, str]
 """A site and a named position."""
+BATCH = 16  # prompts: small enough to see it get on
 MOST_HELD = 512 << 20  # bytes of vectors that `Recordings` holds
 
 
@@ -85,7 +86,8 @@ class Recordings:
         lacking = [site for site in sites if any((site, position) not in known[0] for position in positions)]
         if not lacking:
             return Recorded(*known)
-        new = recorded(model, data, lacking, positions, what=what, progress=progress, cancel=cancel)
+        how: dict[str, Any] = {"batch": BATCH, "what": what, "progress": progress, "cancel": cancel}
+        new = recorded(model, data, lacking, positions, **how)
         fresh = (new.vectors, new.kept, new.first)
         parts = tuple({**a, **b} for a, b in zip(known, fresh, strict=True))
         with self._lock:

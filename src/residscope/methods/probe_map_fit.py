@@ -25,11 +25,11 @@ MAP_BYTES = 256 << 20  # of vectors that a map is made from: beyond, of the prob
 NAN = (math.nan, math.nan, math.nan)
 
 
-def price(model: Model, data: PromptSet, *, site: str, everywhere: bool = True, **_: Any) -> float:
+def price(model: Model, data: PromptSet, *, site: str, here_only: bool = False, **_: Any) -> float:
     """Tokens through the whole model, about: up to the probe's own layer, then up to the last one that is mapped."""
     layer = model.sites.parse(site).layer
     share = 1.0 if layer is None else (layer + 1) / model.n_layers
-    return sum(model.batch(data).lengths) * (share + everywhere)
+    return sum(model.batch(data).lengths) * (share + (not here_only))
 
 
 def check(model: Model, data: PromptSet, *, site: str, position: str, label: str, seed: int = 0, **_: Any) -> None:
@@ -53,7 +53,7 @@ def probe_map(
     site: Annotated[str, fields.site(usual="resid_mid")],
     position: Annotated[str, fields.name(of="position")],
     label: Annotated[str, fields.name(of="label")],
-    everywhere: Annotated[bool, fields.flag(title="every layer")] = True,
+    here_only: Annotated[bool, fields.flag(title="no other layer")] = False,
     seed: Annotated[int, fields.seed()] = 0,
     recordings: Recordings | None = None,
     progress: Progress = None,
@@ -63,7 +63,7 @@ def probe_map(
 
     The probe is `fit_probe`'s, of half the prompts. The map: held-out accuracy of probes with the same C, fitted to that half, at
     every layer of the site's kind and every position that all prompts have (where these vectors take over 256 MiB, the
-    probe's own position). everywhere=False: the probe's own place alone. recordings: what was recorded before of these prompts.
+    probe's own position). here_only: the probe's own place alone. recordings: what was recorded before of these prompts.
 
         order = rs.probe_map(model, rs.tasks.ioi(model, n=120), site="resid_mid.18", position="S2", label="order")
         order.probe.direction("ABBA", "BABA"), order.accuracy.select(position="S2")
@@ -73,7 +73,7 @@ def probe_map(
         Cancelled: with the probe and its map so far as its `partial`.
     """
     found: ProbeMap | None = None
-    where: dict[str, Any] = {"site": site, "position": position, "label": label, "everywhere": everywhere}
+    where: dict[str, Any] = {"site": site, "position": position, "label": label, "here_only": here_only}
     how: dict[str, Any] = {"seed": seed, "recordings": recordings, "progress": progress, "cancel": cancel}
     try:
         for known in mapped(model, data, **where, **how):
@@ -92,7 +92,7 @@ def mapped(
     site: str,
     position: str,
     label: str,
-    everywhere: bool = True,
+    here_only: bool = False,
     seed: int = 0,
     recordings: Recordings | None = None,
     progress: Progress = None,
@@ -104,7 +104,7 @@ def mapped(
     at = (str(check_vector(model, site)), position)
     split = _split(data, label, position, seed)
     recorded = recordings.recorded(model, data, [at[0]], [position], **watch)
-    sites, positions = _places(model, data, at) if everywhere else ((at[0],), (position,))
+    sites, positions = ((at[0],), (position,)) if here_only else _places(model, data, at)
     found = _probed(model, data, recorded, split, at, label, seed, watch)
     right: dict[Key, int | None] = {}
     yield _with_map(found, sites, positions, right)

@@ -59,7 +59,7 @@ class Fitted:
         """How far its map is: "none", "part" or "whole"."""
         if not isinstance(self.item, ProbeMap):
             return "none"
-        return "whole" if self.item.done and self.args.get("everywhere", True) else "part"
+        return "whole" if self.item.done and not self.args.get("here_only") else "part"
 
 
 def probe_in(item: Item) -> Probe | None:
