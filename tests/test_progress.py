@@ -19,7 +19,7 @@ from residscope.corpus import chunks, held_out, vectors
 from residscope.methods import blind_contexts, das, mediation, probe_fit
 from residscope.methods._lib import activations, answers
 from residscope.progress import keeping, stage
-from residscope.reproduce.lrqp import downstream  # fmt: skip
+from residscope.reproduce.lrqp.study import downstream  # fmt: skip
 from tiny_models import hook_count
 
 TABLE = "text,corrupted,tense\n" + "".join(f"The cat sat {i},The dog sat {i},past\n" for i in range(6))
@@ -147,7 +147,8 @@ QUICK = {
     "corpus.vectors.named_sites", "corpus.vectors.one_vector", "corpus.vectors.price", "corpus.vectors.price_of_sites",
     "methods._lib.cells.price", "engine.planner.sweep.sweep", "methods._lib.activations.batches",
     "methods._lib.activations.recorded_halves", "methods._lib.answers.answer_ids", "methods.dose_response.moments_of",
-    "methods._lib.cells.grid", "methods._lib.own_tokens.own_tokens", "methods._lib.own_tokens.to_stream", "methods._lib.pairs.paired",
+    "methods._lib.cells.grid", "methods._lib.own_tokens.own_tokens", "methods._lib.own_tokens.to_stream",
+    "methods._lib.pairs.paired",
     "tasks.spans.locate", "tasks.spans.single_tokens",
 }  # fmt: skip
 """Functions of a model that take one run or none, or that hand on what they are told."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from residscope.results import Result
-from residscope.session.shelf import ItemShelf, Kept
+from residscope.shelf.items import ItemShelf, Kept
 
 
 def work(folder: Path, model: Any, seed: int, begun: int) -> None:

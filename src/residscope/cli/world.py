@@ -14,9 +14,9 @@ from residscope.fields.directions import AnyDirection, DictionaryTerm, MixRef, S
 from residscope.fields.texts import BuiltInText, TypedText
 from residscope.files import kind_of
 from residscope.items import load_item
-from residscope.session.imported import read_direction
-from residscope.session.stack import parse_edits
-from residscope.session.world import SessionWorld
+from residscope.world.imported import read_direction
+from residscope.world.session_world import SessionWorld
+from residscope.world.stack import parse_edits
 
 
 @dataclass(frozen=True, eq=False)

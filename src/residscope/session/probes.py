@@ -18,7 +18,7 @@ from residscope.methods.probe_fit import count_right, fit, halves
 from residscope.model.prompts import PromptSet
 from residscope.probes.probe import Probe
 from residscope.session.state import ProbeRecipe
-from residscope.session.world import make_prompts
+from residscope.world.session_world import make_prompts
 
 SEED = 0
 BATCH_TOKENS = 160  # a live run waits for one batch at most

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from residscope.directions import Direction, logit_diff
 from residscope.fields.directions import AnyDirection, LogitDiffRef, MixRef, PcaRef, SavedRef
-from residscope.session.dictionaries import describe_row, fitted_on, in_stream
-from residscope.session.loaded import Loaded
-from residscope.session.mixing import Term, one_dictionary, terms_of
-from residscope.session.state import Metric
-from residscope.session.wire import finite
-from residscope.session.world import SessionWorld
+from residscope.json_values import finite
+from residscope.world.dictionaries import describe_row, fitted_on, in_stream
+from residscope.world.loaded import Loaded
+from residscope.world.mixing import Term, one_dictionary, terms_of
+from residscope.world.session_world import SessionWorld
+from residscope.world.values import Metric
 
 POLES = 5
 THROUGH = "read through the final norm at every layer: exact at the last, a lens before it."

@@ -14,8 +14,8 @@ import numpy as np
 from residscope.errors import WrongEnding
 from residscope.items import load_item
 from residscope.json_values import to_plain
-from residscope.session.made import wanting
-from residscope.session.shelf import Kept
+from residscope.shelf.items import Kept
+from residscope.shelf.parts import wanting
 
 if TYPE_CHECKING:
     import pandas

@@ -19,7 +19,7 @@ from residscope.directions import Dictionary, new_id
 from residscope.engine.model import Model
 from residscope.errors import DamagedFile, NameTaken, NotFound, NotWritten, ResidscopeError, ShelfFull, WrongModel
 from residscope.items import Item, load_item
-from residscope.session.saved import set_aside, write_whole
+from residscope.shelf.whole import set_aside, write_whole
 from residscope.written import name_of
 
 BUDGET = 2 << 30

@@ -12,31 +12,31 @@ from residscope.fields.prompts import DrawnPrompts, LivePrompt, NamedPrompts, Ty
 from residscope.fields.sources import ItemSource, PromptSource, RunSource
 from residscope.fields.tasks import FileData, TaskData
 from residscope.fields.texts import HubText, TypedText
-from residscope.session.mixing import Term, alone, mean_source, one_dictionary, terms_of
-from residscope.session.stack import kind_of, parse_edits
-from residscope.session.state import Metric, Prompt, State, Tok
-from residscope.session.world import SessionWorld, source_of
 from residscope.tasks import find_task
+from residscope.world.mixing import Term, alone, mean_source, one_dictionary, terms_of
+from residscope.world.session_world import SessionWorld, source_of
+from residscope.world.stack import kind_of, parse_edits
+from residscope.world.values import Metric, Prompt, Tok
 
 MOST_TYPED = 4000  # characters of typed text that the copied Python holds
 
 
-def python_code(state: State, ref: AnyDirection | None) -> str:
+def python_code(world: SessionWorld, ref: AnyDirection | None) -> str:
     """The model, the prompt, the runs, the metric and, where one is shown, the direction."""
-    writer = SessionWriter(state.world())
+    writer = SessionWriter(world)
     body: list[str] = []
     runs = ["baseline"]
-    if state.prompt is not None:
-        bos = "" if state.prompt.bos is None else f", bos={state.prompt.bos}"
-        body += [f"prompt = {state.prompt.text!r}", f"baseline = model.run(prompt{bos})"]
-        if state.active:
-            stack = [f"    {writer.edit(spec)}," for spec in state.active]
+    if world.prompt is not None:
+        bos = "" if world.prompt.bos is None else f", bos={world.prompt.bos}"
+        body += [f"prompt = {world.prompt.text!r}", f"baseline = model.run(prompt{bos})"]
+        if world.stack:
+            stack = [f"    {writer.edit(spec)}," for spec in world.stack]
             body += ["stack = [", *stack, "]", f"edited = model.run(prompt, edits=stack{bos})"]
             runs.append("edited")
         body.append(f"print({', '.join(f'{run}.top(5)' for run in runs)}, sep='\\n')")
-        if state.metric is not None:
+        if world.shown is not None:
             body += [
-                f"metric = {writer.shown_metric(state.metric)}",
+                f"metric = {writer.shown_metric(world.shown)}",
                 f"print({', '.join(f'metric({run}).item()' for run in runs)})",
             ]
         if ref is not None:

@@ -21,14 +21,13 @@ from residscope.fields.texts import HubText, TypedText
 from residscope.metrics import log_prob, loss
 from residscope.metrics import logit_diff as logit_difference
 from residscope.model.prompts import PromptSet
-from residscope.session.loaded import Loaded
-from residscope.session.mixing import resolve_mix, saved_direction
-from residscope.session.stack import make, parse_edits
+from residscope.world.loaded import Loaded
+from residscope.world.mixing import resolve_mix, saved_direction
+from residscope.world.stack import make, parse_edits
 
 if TYPE_CHECKING:
-    from residscope.session.probes import Fitted
-    from residscope.session.shelf import ItemShelf
-    from residscope.session.state import Metric, Prompt, Run
+    from residscope.shelf.items import ItemShelf
+    from residscope.world.values import Metric, Prompt, Run
 
 
 def need_model(loaded: Loaded | None) -> Loaded:
@@ -45,7 +44,7 @@ class SessionWorld:
     prompt: "Prompt | None" = None
     shown: "Metric | None" = None
     directions: Mapping[str, Direction] = field(default_factory=dict)
-    fitted: "Mapping[str, Fitted]" = field(default_factory=dict)
+    fitted: Mapping[str, Any] = field(default_factory=dict)
     runs: "tuple[Run, ...]" = ()
     stack: tuple[EditSpec, ...] = ()
     shelf: "ItemShelf | None" = None
@@ -186,7 +185,7 @@ class SessionWorld:
         return self.prompt
 
 
-def find_probe(name: str, probes: "Mapping[str, Fitted]") -> "Fitted":
+def find_probe(name: str, probes: Mapping[str, Any]) -> Any:
     """A probe of the session. Raises NotFound."""
     if name not in probes:
         raise NotFound(
