@@ -56,7 +56,7 @@ def main(folder: Path, hash: str, rounds: int) -> None:
         if child == 0:
             work(folder, model, seed, tell)
             os._exit(0)
-        for _ in range(draw.randint(1, 4)):  # so many it has done, however busy the machine is
+        for _ in range(draw.randint(1, 2)):  # so many it has done, however busy the machine is
             os.read(begun, 1)
         time.sleep(draw.uniform(0, 0.02))
         os.kill(child, signal.SIGKILL)
