@@ -241,7 +241,7 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V", Held, Elsewhere)
 
 
-class Kept(Generic[K, V]):
+class Latest(Generic[K, V]):
     """The few latest results, by run; the caller holds the session's lock."""
 
     def __init__(self) -> None:

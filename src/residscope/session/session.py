@@ -17,7 +17,7 @@ from residscope.manifest import find_method
 from residscope.methods.blind_contexts import Context, contexts
 from residscope.methods.evidence import Evidence
 from residscope.session import compute, fill
-from residscope.session.compute import Elsewhere, Held, Kept
+from residscope.session.compute import Elsewhere, Held, Latest
 from residscope.session.evidence_views import describe_evidence
 from residscope.session.intents import CancelJob, Forget, LoadModel, ReadData, ShelfChange, Start, find_run, parse_args
 from residscope.session.jobs import Jobs, find_job, seconds_of, with_job, with_shelf
@@ -28,8 +28,7 @@ from residscope.session.settle import finished, settle, with_model
 from residscope.session.state import Saved, State
 from residscope.session.wire import changed, to_wire, top
 from residscope.session.worker import FILL, LOAD, RUN, Worker
-from residscope.shelf.items import MOST_NAME, ItemShelf, check_fits, check_name, of_others
-from residscope.shelf.items import Kept as KeptItem
+from residscope.shelf.items import MOST_NAME, ItemShelf, Kept, check_fits, check_name, of_others
 from residscope.shelf.parts import parts_of
 from residscope.shelf.shown import file_of, read_item, table_of, views_of
 from residscope.shelf.whole import SavedPrompts
@@ -67,8 +66,8 @@ class Session:
         load_plugins()
         self._load, self._offers = load, offers
         self._lock = threading.RLock()
-        self._kept: Kept[RunKey, Held] = Kept()
-        self._aside: Kept[tuple[RunKey, str, int | None], Elsewhere] = Kept()
+        self._kept: Latest[RunKey, Held] = Latest()
+        self._aside: Latest[tuple[RunKey, str, int | None], Elsewhere] = Latest()
         self._old = OldDictionaries(folder)
         self._probes = ProbeJobs(lambda: self._state, self._commit, self._lock)
         self._items = ItemShelf(folder)
@@ -305,7 +304,7 @@ class Session:
         try:
             for part, item in parts.items():
                 wanted = f"{name[: MOST_NAME // 2]}, {part[: MOST_NAME // 2 - 2]}" if part else name
-                kept = self._items.put(KeptItem(wanted, item, "Imported"), of=model)
+                kept = self._items.put(Kept(wanted, item, "Imported"), of=model)
                 names.append(kept.name)
                 if of_others(item, model):
                     notices.append(f"{kept.name} was fitted on other weights than this model's.")
