@@ -8,7 +8,7 @@ import torch
 import residscope as rs
 from corpus.readings import texts
 from residscope import directions
-from residscope.cli import main
+from residscope.cli.app import main
 from session.worlds import tokenizer
 from tiny_models import tiny_llama
 

@@ -7,7 +7,7 @@ from statistics import fmean
 import httpx
 import pytest
 
-from residscope.methods.blind import score
+from residscope.methods._lib.blind import score
 from residscope.server import Server
 from residscope.store import Library
 from server.asking import PC, refused, save

@@ -20,8 +20,8 @@ from residscope.errors import (
     UnknownSite,
     UnknownTask,
 )
-from residscope.methods.probe_map import ProbeMap
 from residscope.model.prompts import PromptSet
+from residscope.probes.probe_map import ProbeMap
 from residscope.session import Session
 from session import worlds
 from session.asked import jobs, shelf, start

@@ -12,10 +12,10 @@ from safetensors.torch import load
 from residscope.directions import Dictionary
 from residscope.errors import Cancelled, EmptyCorpus, NotFound, PageTooLarge, PromptTooLong, UnknownLayer
 from residscope.session import Session, compute, prompt_page
-from residscope.session.loaded import Loaded
 from residscope.session.prompt_page import Page, draw, record
 from residscope.session.prompt_pages import PromptPages
-from residscope.session.world import SessionWorld
+from residscope.world.loaded import Loaded
+from residscope.world.session_world import SessionWorld
 from session import worlds
 
 TEXT = [

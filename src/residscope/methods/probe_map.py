@@ -1,143 +1,225 @@
-"""A probe with all that belongs to it: its prompts and where they lie, and where else in the model its label can be read."""
+"""Fitting a probe, and then its map: held-out accuracy at every layer and position, coarse to fine."""
 
 import math
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from residscope.methods.probe import Probe
+from residscope import fields
+from residscope.declare.methods import method
+from residscope.engine.model import Model
+from residscope.errors import Cancelled, TooFewPrompts
+from residscope.methods._lib.activations import Key, Recorded, Recordings, check_vector
+from residscope.methods._lib.intervals import wilson
+from residscope.methods.probe_fit import count_right, fit, halves
 from residscope.model.prompts import PromptSet
-from residscope.reports import Report
+from residscope.probes.probe_map import ProbeMap
+from residscope.progress import Cancel, Progress, stage
 from residscope.results import Result
-from residscope.views import Grid, HeatMap, Histogram, Reference, Scatter
 
-BINS = 48
-LEAST_REACH = 12.0  # nats to either side: past the e^10 that LRQP asks for
+MAP_BYTES = 256 << 20  # of vectors that a map is made from: beyond, of the probe's own position alone
+NAN = (math.nan, math.nan, math.nan)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class ProbeMap(Report):
-    """A probe, what it says of each prompt, and its label's held-out accuracy elsewhere.
+def price(model: Model, data: PromptSet, *, site: str, here_only: bool = False, **_: Any) -> float:
+    """Tokens through the whole model, about: up to the probe's own layer, then up to the last one that is mapped."""
+    layer = model.sites.parse(site).layer
+    share = 1.0 if layer is None else (layer + 1) / model.n_layers
+    return sum(model.batch(data).lengths) * (share + (not here_only))
 
-    accuracy: over position x site, with Wilson's 95 % intervals, of probes with this probe's C; NaN where it is not known yet and
-    at each (site, position) of `unfitted`, where only first tokens and attention sinks stand. log_prob: log P(class), nats, over
-    prompt x class. points: over prompt x axis, the prompts on the first two singular vectors (`axes`) of their activations,
-    which were found without the label and have these `shares` of the variance about `centre`. held_out: the prompts that the
-    fit has not seen.
+
+def check(model: Model, data: PromptSet, *, site: str, position: str, label: str, seed: int = 0, **_: Any) -> None:
+    """Refuse a site without one vector a token, a label without two classes, a position that some prompt lacks."""
+    check_vector(model, site)
+    _split(data, label, position, seed)
+
+
+@method(
+    "probe-map",
+    title="Fit a probe and map it",
+    group="probes",
+    steps=lambda *given, **named: mapped(*given, **named),
+    tokens=price,
+    refuse=check,
+)
+def probe_map(
+    model: Model,
+    data: Annotated[PromptSet, fields.prompts(labelled=True)],
+    *,
+    site: Annotated[str, fields.site(usual="resid_mid")],
+    position: Annotated[str, fields.name(of="position")],
+    label: Annotated[str, fields.name(of="label")],
+    here_only: Annotated[bool, fields.flag(title="no other layer")] = False,
+    seed: Annotated[int, fields.seed()] = 0,
+    recordings: Recordings | None = None,
+    progress: Progress = None,
+    cancel: Cancel = None,
+) -> ProbeMap:
+    """Fit a probe of a label at one site and position; then say at which layers and positions else the label can be read.
+
+    The probe is `fit_probe`'s, of half the prompts. The map: held-out accuracy of probes with the same C, fitted to that half, at
+    every layer of the site's kind and every position that all prompts have (where these vectors take over 256 MiB, the
+    probe's own position). here_only: the probe's own place alone. recordings: what was recorded before of these prompts.
+
+        order = rs.probe_map(model, rs.tasks.ioi(model, n=120), site="resid_mid.18", position="S2", label="order")
+        order.probe.direction("ABBA", "BABA"), order.accuracy.select(position="S2")
+
+    Raises:
+        OneClass, UnseenLabel, TooFewPrompts, MissingLabel, UnknownPosition, UnknownHead, SiteError.
+        Cancelled: with the probe and its map so far as its `partial`.
     """
-
-    kind: ClassVar[str] = "report:probe_map"
-    main: ClassVar[str] = "accuracy"
-    probe: Probe
-    data: PromptSet
-    held_out: tuple[int, ...]
-    log_prob: Result
-    points: Result
-    axes: Float[Tensor, "axis d"]
-    centre: Float[Tensor, "d"]
-    shares: tuple[float, ...]
-    accuracy: Result
-    unfitted: tuple[tuple[str, str], ...]
-    provenance: Mapping[str, Any]
-
-    @property
-    def labels(self) -> list[str]:
-        """Each prompt's own."""
-        return [*map(str, self.data.label(self.probe.label))]
-
-    @property
-    def sites(self) -> tuple[str, ...]:
-        return tuple(map(str, self.accuracy.coords["site"]))
-
-    @property
-    def positions(self) -> tuple[str, ...]:
-        return tuple(map(str, self.accuracy.coords["position"]))
-
-    @property
-    def done(self) -> bool:
-        """Whether every cell of the map is known, or known to be none."""
-        return int(self.accuracy.values.isnan().sum()) == len(self.unfitted)
-
-    @property
-    def blanks(self) -> int:
-        """The cells of the map where no probe can be fitted."""
-        return len(self.unfitted)
-
-    @property
-    def reach(self) -> float:
-        """Nats to either side of zero within which every held-out prompt lies."""
-        held = self.log_prob.values[[*self.held_out]]
-        most = max(float(margin(held, k).abs().max()) for k in range(len(self.probe.classes)))
-        return math.ceil(max(LEAST_REACH, 1.1 * most))
-
-    def view(self) -> Grid:
-        """The probe's own card, the map, the prompts, and how sure it is of each class."""
-        shown = [*self.probe.view().views, self.map(), self.cloud(), *(self.margins(name) for name in self.shown)]
-        return Grid(shown, columns=2)
-
-    @property
-    def shown(self) -> tuple[str, ...]:
-        """The classes with a histogram of their own: of two, the second."""
-        return self.probe.classes[-1:] if len(self.probe.classes) == 2 else self.probe.classes
-
-    def map(self) -> HeatMap:
-        """Held-out accuracy above the share of the commonest class, rows positions, columns layers."""
-        probe, labels = self.probe, self.labels
-        chance = max(Counter(labels[i] for i in self.held_out).values()) / len(self.held_out)
-        assert self.accuracy.low is not None
-        assert self.accuracy.high is not None
-        values, low, high = (
-            (x - chance).tolist() for x in (self.accuracy.values, self.accuracy.low, self.accuracy.high)
-        )
-        sinks = "Hatched: too few tokens but first ones and attention sinks." if self.unfitted else ""
-        return HeatMap(
-            values, self.positions, [site.split(".")[-1] for site in self.sites],
-            title=f"Where {probe.label} can be read: held-out accuracy over chance ({chance:.0%})",
-            column_title=f"layer of {probe.site.split('.')[0]}", unit="over chance", limit=max(1 - chance, 0.05),
-            low=low, high=high, marks=[(self.positions.index(probe.position), self.sites.index(probe.site))],
-            note=sinks if self.done else "Hatched: not fitted yet.",
-        )  # fmt: skip
-
-    def cloud(self) -> Scatter:
-        """Every prompt on the first two singular vectors."""
-        labels, texts = self.labels, self.data.texts
-        # in the order of the classes, which gives each the colour that it has in the histogram
-        order = sorted(range(len(labels)), key=lambda i: self.probe.classes.index(labels[i]))
-        points = self.points.values[order]
-        return Scatter(
-            points[:, 0], points[:, 1] if points.shape[1] > 1 else torch.zeros(len(order)),
-            groups=[labels[i] for i in order], texts=None if texts is None else [texts[i][-80:] for i in order],
-            title="First two singular vectors", x_title=f"first ({self.shares[0]:.0%} of the variance)",
-            y_title=f"second ({self.shares[1]:.0%})" if len(self.shares) > 1 else "second (none)",
-            note="Every prompt; the vectors are found without the label, and without first tokens and attention sinks.",
-        )  # fmt: skip
-
-    def margins(self, name: str) -> Histogram:
-        """log P(class) less that of the likeliest other, in nats, in held-out prompts of each class."""
-        probe, reach, labels = self.probe, self.reach, self.labels
-        k = probe.classes.index(name)
-        found = margin(self.log_prob.values[[*self.held_out]], k)
-        own = [labels[i] for i in self.held_out]
-        others = probe.classes[1 - k] if len(probe.classes) == 2 else "likeliest other"
-        return Histogram(
-            {known: found[[label == known for label in own]] for known in probe.classes},
-            bins=[-reach + 2 * reach * i / BINS for i in range(BINS + 1)],
-            title="What the probe reads in prompts it has not seen", x_title=f"log P({name}) / P({others})", unit="nats",
-            references=[Reference(0.0)],
-        )  # fmt: skip
-
-    def __repr__(self) -> str:
-        known = int((~self.accuracy.values.isnan()).sum())
-        return f"ProbeMap({self.probe!r}, mapped at {known} of {self.accuracy.values.numel()} places)"
+    found: ProbeMap | None = None
+    where: dict[str, Any] = {"site": site, "position": position, "label": label, "here_only": here_only}
+    how: dict[str, Any] = {"seed": seed, "recordings": recordings, "progress": progress, "cancel": cancel}
+    try:
+        for known in mapped(model, data, **where, **how):
+            found = known
+    except Cancelled as stop:
+        stop.partial = found
+        raise
+    assert found is not None
+    return found
 
 
-def margin(log_prob: Float[Tensor, "n classes"], k: int) -> Float[Tensor, "n"]:
-    """log P(class) less that of the likeliest other: for two classes, the log-odds."""
-    others = log_prob.clone()
-    others[:, k] = -torch.inf
-    return log_prob[:, k] - others.max(1).values
+def mapped(
+    model: Model,
+    data: PromptSet,
+    *,
+    site: str,
+    position: str,
+    label: str,
+    here_only: bool = False,
+    seed: int = 0,
+    recordings: Recordings | None = None,
+    progress: Progress = None,
+    cancel: Cancel = None,
+) -> Iterator[ProbeMap]:
+    """`probe_map` as it comes: the probe, then more and more of its map."""
+    watch: dict[str, Any] = {"progress": progress, "cancel": cancel}
+    recordings = Recordings() if recordings is None else recordings
+    at = (str(check_vector(model, site)), position)
+    split = _split(data, label, position, seed)
+    recorded = recordings.recorded(model, data, [at[0]], [position], **watch)
+    sites, positions = ((at[0],), (position,)) if here_only else _places(model, data, at)
+    found = _probed(model, data, recorded, split, at, label, seed, watch)
+    right: dict[Key, int | None] = {}
+    yield _with_map(found, sites, positions, right)
+
+    recorded = recordings.recorded(model, data, sites, positions, what="Recording every layer", **watch)
+    worked = recordings.worked(model, data)
+    order = sorted(sites, key=lambda name: _rung(sites.index(name)))
+    with stage("Mapping every layer", len(order), **watch, yields=True) as tell:
+        for done, name in enumerate(order, 1):
+            for place in positions:
+                key = (label, seed, found.probe.C, name, place)
+                if key not in worked:
+                    worked[key] = _count(recorded, (name, place), split, found.probe.C)
+                right[name, place] = worked[key]
+            tell(done)
+            if done == len(order) or _rung(sites.index(order[done])) != _rung(sites.index(name)):
+                yield _with_map(found, sites, positions, right)
+
+
+class _Split(NamedTuple):
+    """The rows that are fitted, those that are held out, and the labels of each."""
+
+    train: list[int]
+    test: list[int]
+    y: list[object]
+    y_test: list[object]
+
+
+def _split(data: PromptSet, label: str, position: str, seed: int) -> _Split:
+    labels = data.label(label)
+    data.at(position)
+    rows = PromptSet(tuple((i,) for i in range(len(data))), labels={label: labels})
+    train, test = ([int(row[0]) for row in half.prompts] for half in halves(rows, label=label, held_out=0.5, seed=seed))
+    return _Split(train, test, [labels[i] for i in train], [labels[i] for i in test])
+
+
+def _probed(
+    model: Model,
+    data: PromptSet,
+    recorded: Recorded,
+    split: _Split,
+    at: Key,
+    label: str,
+    seed: int,
+    watch: dict[str, Any],
+) -> ProbeMap:
+    """The probe, and where its prompts lie; nothing is mapped yet."""
+    x, keep = recorded.vectors[at], recorded.kept[at]
+    masks = {name: mask[split.train] for name, mask in recorded.left_out(at).items()}
+    about = {"model": model.hash, "model name": model.name, "data": data.name, "seed": seed}
+    probe = fit(
+        x[split.train], x[split.test], split.y, split.y_test, **masks, seed=seed, **watch, site=at[0], position=at[1],
+        label=label, provenance=about,
+    )  # fmt: skip
+    centre = x[keep].double().mean(0)
+    axes, shares = _axes(x[keep].double() - centre)
+    of_prompt: dict[str, Any] = {"along": {"label": "prompt"}, "provenance": about}
+    labels = tuple(map(str, data.label(label)))
+    points = Result(
+        (x.double() - centre) @ axes.T,
+        ("prompt", "axis"),
+        {"label": labels},
+        name="singular vectors",
+        unit="activation",
+        **of_prompt,
+    )
+    said = Result(
+        probe.log_prob(x), ("prompt", "class"), {"class": probe.classes, "label": labels}, name="log P(class)", unit="nats",
+        **of_prompt,
+    )  # fmt: skip
+    empty = Result(torch.full((1, 1), math.nan), ("position", "site"), {"position": at[1:], "site": at[:1]})
+    about = {**model.provenance, "method": "probe_map", "data": data.name, "seed": seed, "C": probe.C}
+    return ProbeMap(probe, data, tuple(split.test), said, points, axes, centre, shares, empty, (), about)
+
+
+def _axes(x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "axis d"], tuple[float, ...]]:
+    """The first two singular vectors of centred activations, and the share of the variance along each."""
+    _, sizes, axes = torch.linalg.svd(x, full_matrices=False)
+    total = float((sizes**2).sum()) or 1.0
+    return axes[:2].clone(), tuple(float(size**2) / total for size in sizes[:2])
+
+
+def _places(model: Model, data: PromptSet, at: Key) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Every layer of the site's kind, and every position that no prompt lacks, where that many vectors can be held."""
+    sites = tuple(map(str, model.sites.expand(model.sites.parse(at[0]).name)))
+    positions = tuple(name for name, column in data.positions.items() if None not in column)
+    width = model.sites.width(model.sites.parse(at[0]))
+    fits = len(data) * len(sites) * len(positions) * width * 4 <= MAP_BYTES
+    return sites, positions if fits else at[1:]
+
+
+def _count(recorded: Recorded, at: Key, split: _Split, C: float) -> int | None:
+    """How many are read right there; None where there is nothing to fit on but first tokens and attention sinks."""
+    x, masks = recorded.vectors[at], {name: mask[split.train] for name, mask in recorded.left_out(at).items()}
+    try:
+        return count_right(x[split.train], x[split.test], split.y, split.y_test, C=C, **masks)
+    except TooFewPrompts:
+        return None
+
+
+def _rung(index: int) -> int:
+    """Coarse to fine: every fourth site first, then every second, then all."""
+    return 1 if index % 4 == 0 else 2 if index % 2 == 0 else 3
+
+
+def _with_map(
+    found: ProbeMap, sites: tuple[str, ...], positions: tuple[str, ...], right: Mapping[Key, int | None]
+) -> ProbeMap:
+    n, cells = len(found.held_out), [(site, place) for place in positions for site in sites]
+    counts = [right.get(cell) for cell in cells]
+    shares = [NAN if count is None else (count / n, *wilson(count, n)) for count in counts]
+    values, low, high = torch.tensor(shares, dtype=torch.float64).T.reshape(3, len(positions), len(sites))
+    accuracy = Result(
+        values, ("position", "site"), {"position": positions, "site": sites}, low=low, high=high, unit="share",
+        name=f"accuracy of {found.probe.label}", provenance=found.provenance,
+    )  # fmt: skip
+    none = tuple(cell for cell in cells if cell in right and right[cell] is None)
+    return replace(found, accuracy=accuracy, unfitted=none)

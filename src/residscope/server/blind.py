@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from residscope.errors import MalformedJSON, NotFound
-from residscope.methods.blind import score
+from residscope.methods._lib.blind import score
 from residscope.methods.blind_contexts import Context
 from residscope.session import Session
 from residscope.session.session import BLIND_CORPUS

@@ -12,7 +12,7 @@ from residscope.fields.texts import TextRef
 from residscope.server.parse import body
 from residscope.session import Session
 from residscope.session.prompt_pages import PromptPages
-from residscope.session.world import source_of
+from residscope.world.session_world import source_of
 
 TENSORS = "application/octet-stream"
 MOST_OWN = 50

@@ -10,14 +10,16 @@ from residscope.declare import EditSpec, reasons, shorten
 from residscope.errors import MalformedJSON, ModelNotFound, NotFound
 from residscope.fields.base import Spec
 from residscope.fields.sources import PromptSource, RunSource
-from residscope.session import compute, probes
+from residscope.session import compute
 from residscope.session.jobs import CANCELLED, WAITING, find_job
-from residscope.session.loaded import Loaded
-from residscope.session.shelf import ItemShelf
-from residscope.session.stack import kind_of, make, parse_edits, parse_ref
-from residscope.session.state import Metric, Run, Saved, State
-from residscope.session.world import need_model
-from residscope.session.writing import python_code
+from residscope.session.state import Saved, State
+from residscope.shelf.items import ItemShelf
+from residscope.world.fitted import names_in
+from residscope.world.loaded import Loaded
+from residscope.world.python import python_code
+from residscope.world.session_world import need_model
+from residscope.world.stack import kind_of, make, parse_edits, parse_ref
+from residscope.world.values import Metric, Run
 
 MOST_EDITS = 200
 MOST_TEXT = 1 << 20
@@ -150,7 +152,7 @@ def load_model(state: State, args: LoadModel) -> Change:
 
 def set_prompt(state: State, args: SetPrompt) -> Change:
     prompt = _loaded(state).prompt(args.text, bos=args.bos)
-    prompt = replace(prompt, names=probes.names_in(prompt.ids, state.probes.values()))
+    prompt = replace(prompt, names=names_in(prompt.ids, state.probes.values()))
     layer = state.selection[0] if state.prompt else _loaded(state).model.n_layers - 1
     return replace(state, prompt=prompt, compared=None, selection=(layer, len(prompt.tokens) - 1)), None
 
@@ -242,7 +244,7 @@ def python(state: State, args: Python) -> Change:
     ref = None if args.direction is None else parse_ref(args.direction)
     if ref is not None:
         state.world().direction(ref)
-    return state, {"code": python_code(state, ref)}
+    return state, {"code": python_code(state.world(), ref)}
 
 
 def forget_dictionary(state: State, args: Forget) -> Change:

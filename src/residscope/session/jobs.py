@@ -15,15 +15,15 @@ from residscope.engine.planner.pricing import prices_of, rate_of
 from residscope.engine.turns import ModelLock, give_way, giving_way, lock_of
 from residscope.errors import Cancelled, NotFound, NotWritten, ResidscopeError
 from residscope.fields.base import Spec
-from residscope.methods.activations import Recordings
-from residscope.methods.probe import Probe
-from residscope.methods.probe_map import ProbeMap
-from residscope.session.made import explained, parts_of, wanting
-from residscope.session.origins import origin_of
-from residscope.session.probes import Fitted, probe_in, shelved
-from residscope.session.shelf import ItemShelf, Kept, check_name
+from residscope.methods._lib.activations import Recordings
+from residscope.probes.probe import Probe
+from residscope.probes.probe_map import ProbeMap, probe_in
 from residscope.session.worker import RUN, Worker
-from residscope.session.world import SessionWorld
+from residscope.shelf.items import ItemShelf, Kept, check_name
+from residscope.shelf.parts import explained, parts_of, wanting
+from residscope.world.fitted import Fitted, shelved
+from residscope.world.origins import origin_of
+from residscope.world.session_world import SessionWorld
 
 if TYPE_CHECKING:
     from residscope.session.state import State

@@ -1,119 +1,22 @@
-"""Probes that edits may name, on the shelf or still being mapped; and what the Probe tab is told of one."""
+"""What the Probe tab is told of a probe, and of prompts that one may be fitted to."""
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from residscope.errors import NotFound
-from residscope.items import Item
-from residscope.methods import concepts
-from residscope.methods.concept_edit import NEUTRAL
-from residscope.methods.probe import Probe
-from residscope.methods.probe_map import ProbeMap
 from residscope.model.prompts import PromptSet
-
-if TYPE_CHECKING:
-    from residscope.session.shelf import ItemShelf
+from residscope.probes import concepts
+from residscope.probes.concept_edit import NEUTRAL
+from residscope.probes.probe import Probe
+from residscope.probes.probe_map import ProbeMap
+from residscope.world.fitted import Fitted
 
 MOST_EXAMPLES, MOST_CLASSES = 12, 12
 METHODS = ("mean_difference", "project_out", "constant_dose")
-RECIPE = ("data", "site", "position", "label")  # all that a probe depends on, beside the model and a seed
-
-
-@dataclass(frozen=True, eq=False)
-class Fitted:
-    """A probe of the session. id: what edits say. name: of its item on the shelf; "" while `job` is at work on it.
-
-    args: what the method that made it was asked for. revision: grows as the map fills.
-    """
-
-    id: str
-    item: Probe | ProbeMap
-    name: str = ""
-    args: Mapping[str, Any] = field(default_factory=dict)
-    job: str = ""
-    revision: int = 0
-
-    @property
-    def probe(self) -> Probe:
-        return self.item.probe if isinstance(self.item, ProbeMap) else self.item
-
-    @property
-    def data(self) -> PromptSet | None:
-        """Its prompts, where they are known."""
-        return self.item.data if isinstance(self.item, ProbeMap) else None
-
-    @property
-    def recipe(self) -> dict[str, Any] | None:
-        """What it was fitted from, where that is known."""
-        return {part: self.args[part] for part in RECIPE} if {*RECIPE} <= self.args.keys() else None
-
-    @property
-    def mapped(self) -> str:
-        """How far its map is: "none", "part" or "whole"."""
-        if not isinstance(self.item, ProbeMap):
-            return "none"
-        return "whole" if self.item.done and not self.args.get("here_only") else "part"
-
-
-def probe_in(item: Item) -> Probe | None:
-    """The probe that an item is, or holds."""
-    return item if isinstance(item, Probe) else item.probe if isinstance(item, ProbeMap) else None
-
-
-def new_probe_id(probe: Probe, taken: Iterable[str]) -> str:
-    """`order at S2, resid_mid.18`; numbered where another probe has, or had, that id."""
-    taken, where = {*taken}, probe.site if probe.head is None else f"{probe.site} head {probe.head}"
-    plain = f"{probe.label} at {probe.position}, {where}"
-    return next(id for i in range(1, len(taken) + 2) if (id := plain if i == 1 else f"{plain} ({i})") not in taken)
-
-
-def shelved(shelf: "ItemShelf | None") -> dict[str, Fitted]:
-    """The probes on the shelf, by id."""
-    kept = [] if shelf is None else shelf.items.values()
-    items = [(one, one.item) for one in kept]
-    return {
-        one.id: Fitted(one.id, item, one.name, one.args) for one, item in items if isinstance(item, Probe | ProbeMap)
-    }
-
-
-def find_probe(name: str, fitted: Mapping[str, Fitted]) -> Fitted:
-    """A probe of the session by its id, or by its item's name. Raises NotFound."""
-    found = fitted.get(name) or next((one for one in fitted.values() if one.name == name), None)
-    if found is None:
-        raise NotFound(
-            "no probe of that name is fitted",
-            received=name,
-            allowed=", ".join(fitted) or "none is fitted yet",
-            fix="fit it in the Probe tab first",
-        )
-    return found
-
-
-def find_map(name: str, fitted: Mapping[str, Fitted]) -> tuple[Fitted, ProbeMap]:
-    """A probe that has its prompts. Raises NotFound."""
-    found = find_probe(name, fitted)
-    if not isinstance(found.item, ProbeMap):
-        known = ", ".join(one.id for one in fitted.values() if isinstance(one.item, ProbeMap))
-        raise NotFound(
-            "that probe came without its prompts", received=name, allowed=known or "none", fix="fit it in the Probe tab"
-        )
-    return found, found.item
-
-
-def names_in(ids: tuple[int, ...], fitted: Iterable[Fitted]) -> dict[str, int]:
-    """The named positions of a prompt that is one of the probes' own."""
-    for one in fitted:
-        if one.data is not None and ids in one.data.prompts:
-            row = one.data.prompts.index(ids)
-            return {name: column[row] for name, column in one.data.positions.items() if column[row] is not None}
-    return {}
 
 
 def describe_data(data: PromptSet) -> dict[str, Any]:

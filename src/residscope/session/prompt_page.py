@@ -15,9 +15,9 @@ from residscope.engine.recording import Recording
 from residscope.engine.sinks import sinks, streams
 from residscope.errors import PageTooLarge, UnknownLayer
 from residscope.session import compute
-from residscope.session.dictionaries import in_stream, row_sites
-from residscope.session.loaded import Loaded
-from residscope.session.state import Prompt
+from residscope.world.dictionaries import in_stream, row_sites
+from residscope.world.loaded import Loaded
+from residscope.world.values import Prompt
 
 NEXT = 3
 BATCH_TOKENS = 256  # between two batches the live run takes its turn

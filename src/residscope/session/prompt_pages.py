@@ -10,12 +10,12 @@ from residscope.corpus.text import Source
 from residscope.declare import shorten
 from residscope.errors import Cancelled, NotFound
 from residscope.session import prompt_page
-from residscope.session.loaded import Loaded
-from residscope.session.mixing import dictionary_of
 from residscope.session.prompt_page import PAGE_BYTES, Page, Recorded
 from residscope.session.session import Session
-from residscope.session.state import Prompt
-from residscope.session.world import need_model
+from residscope.world.loaded import Loaded
+from residscope.world.mixing import dictionary_of
+from residscope.world.session_world import need_model
+from residscope.world.values import Prompt
 
 MOST_PAGES = 3
 PAUSE = 0.01  # seconds between two looks at whether the live run is done
