@@ -1,5 +1,4 @@
 import type { ErrorBody, State } from "./wire";
-import type { Tensors } from "./safetensors";
 
 export type Connection =
   | { phase: "connecting" }
@@ -12,19 +11,14 @@ export interface Listener {
   connection(connection: Connection): void;
 }
 
-export type Method = "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
-
-/** One door to a session. A server stands behind it today; a kernel or a frozen page may. */
+/** One door to a session: three verbs. A server stands behind it today; a kernel's comm or a frozen page may. */
 export interface Connector {
   /** Starts; the answer stops it. */
   subscribe(listener: Listener): () => void;
-  /** Accepted (with a value) or refused (a `WireError`); what it causes arrives as state. */
+  /** Accepted (with a value) or refused (a `WireError`); what it causes arrives as state. A file goes as `args.data`, a Blob. */
   intent(name: string, args?: Record<string, unknown>): Promise<unknown>;
   /** The answer to a question that changes nothing: JSON, or `Tensors`. */
   query<T>(name: string, args?: Record<string, unknown>, signal?: AbortSignal): Promise<T>;
-  tensors(path: string, signal?: AbortSignal): Promise<Tensors>;
-  /** GET, or POST where there is a body, unless `method` says otherwise; a Blob travels as the bytes it is. */
-  json<T>(path: string, body?: unknown, signal?: AbortSignal, method?: Method): Promise<T>;
   /** Tries again now instead of waiting. */
   retry(): void;
 }

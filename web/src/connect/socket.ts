@@ -1,6 +1,6 @@
 import { baseAddress } from "../root/host";
-import { isErrorBody, WireError, type Connector, type Listener, type Method } from "./connector";
-import { parseSafetensors, type Tensors } from "./safetensors";
+import { isErrorBody, WireError, type Connector, type Listener } from "./connector";
+import { parseSafetensors } from "./safetensors";
 import type { ErrorBody, State } from "./wire";
 
 interface Waiting {
@@ -24,6 +24,10 @@ const LONGEST_WAIT = 10_000;
 const MOST_PUSHED = 12;
 
 const keyOf = (name: string, args: Record<string, unknown>): string => `${name} ${JSON.stringify(Object.entries(args).sort(([a], [b]) => (a < b ? -1 : 1)))}`;
+
+const OCTETS = "application/octet-stream";
+/** Who one is stands in a cookie, which comes with a request and is set by its answer. */
+const byCookie = (name: string): boolean => name.startsWith("library_");
 
 const lost = (message: string): ErrorBody => ({ type: "ConnectionLost", message });
 
@@ -55,14 +59,18 @@ export class SocketConnector implements Connector {
     };
   }
 
-  intent(name: string, args: Record<string, unknown> = {}): Promise<unknown> {
+  async intent(name: string, args: Record<string, unknown> = {}): Promise<unknown> {
+    if (byCookie(name)) return this.post(name, args);
+    const { data, ...rest } = args;
+    const file = data instanceof Blob ? await data.arrayBuffer() : null;
     const socket = this.socket;
     if (!socket || socket.readyState !== 1)
-      return Promise.reject(new WireError(lost("Not connected to Residscope: nothing was changed.")));
+      throw new WireError(lost("Not connected to Residscope: nothing was changed."));
     const id = this.nextId++;
     return new Promise((resolve, reject) => {
       this.waiting.set(id, { resolve, reject });
-      socket.send(JSON.stringify({ id, intent: name, args }));
+      if (file) socket.send(framed({ id, intent: name, args: rest }, file));
+      else socket.send(JSON.stringify({ id, intent: name, args }));
     });
   }
 
@@ -75,12 +83,17 @@ export class SocketConnector implements Connector {
     }
     const body = JSON.stringify(args);
     const response = await this.request(`api/queries/${name}`, { method: "POST", headers: { "content-type": "application/json" }, body, signal });
-    if (response.headers.get("content-type") === "application/octet-stream") return parseSafetensors(await response.arrayBuffer()) as T;
+    if (response.headers.get("content-type") === OCTETS) return parseSafetensors(await response.arrayBuffer()) as T;
     return response.json() as Promise<T>;
   }
 
-  async tensors(path: string, signal?: AbortSignal): Promise<Tensors> {
-    return parseSafetensors(await (await this.request(path, { signal })).arrayBuffer());
+  /** An intent over HTTP: its arguments as JSON, or a file as the body and the others in the address. */
+  private async post(name: string, { data, ...rest }: Record<string, unknown>): Promise<unknown> {
+    const file = data instanceof Blob;
+    const asked = file ? `?${new URLSearchParams(rest as Record<string, string>)}` : "";
+    const headers = { "content-type": file ? OCTETS : "application/json" };
+    const response = await this.request(`api/intents/${name}${asked}`, { method: "POST", headers, body: file ? data : JSON.stringify(rest) });
+    return ((await response.json()) as { value: unknown }).value;
   }
 
   /** Tensors that come with the news they belong to: they are there before they are asked for. */
@@ -89,16 +102,6 @@ export class SocketConnector implements Connector {
     const { query, args } = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, size))) as { query: string; args: Record<string, unknown> };
     this.pushed.set(keyOf(query, args), data.slice(4 + size));
     for (const old of [...this.pushed.keys()].slice(0, -MOST_PUSHED)) this.pushed.delete(old);
-  }
-
-  async json<T>(path: string, body?: unknown, signal?: AbortSignal, method?: Method): Promise<T> {
-    const bytes = body instanceof Blob;
-    const sent = body === undefined ? {} : {
-      headers: { "content-type": bytes ? "application/octet-stream" : "application/json" },
-      body: bytes ? body : JSON.stringify(body),
-    };
-    const asked = method ?? (body === undefined ? "GET" : "POST");
-    return (await this.request(path, { method: asked, ...sent, signal })).json();
   }
 
   retry(): void {
@@ -182,4 +185,14 @@ export class SocketConnector implements Connector {
     for (const { reject } of this.waiting.values()) reject(new WireError(reason));
     this.waiting.clear();
   }
+}
+
+/** A message with a file: the length of its JSON in 4 bytes, the JSON, the file. */
+function framed(message: object, file: ArrayBuffer): ArrayBuffer {
+  const head = new TextEncoder().encode(JSON.stringify(message));
+  const frame = new Uint8Array(4 + head.length + file.byteLength);
+  new DataView(frame.buffer).setUint32(0, head.length, true);
+  frame.set(head, 4);
+  frame.set(new Uint8Array(file), 4 + head.length);
+  return frame.buffer;
 }
