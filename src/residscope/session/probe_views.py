@@ -37,7 +37,7 @@ def describe_data(data: PromptSet) -> dict[str, Any]:
 
 
 def describe_probe(fitted: Fitted) -> dict[str, Any]:
-    """`GET api/probes/NAME` of the wire."""
+    """The query `probe` of the wire."""
     probe, held_out = fitted.probe, set(fitted.held_out)
     of = [probe.classes[-1]] if len(probe.classes) == 2 else list(probe.classes)
     reach = _reach(fitted)
