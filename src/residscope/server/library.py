@@ -1,7 +1,6 @@
 """The library as queries and intents (docs/wire.md); who asks comes with each, from the door it came through."""
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import Field
@@ -14,8 +13,6 @@ from residscope.session import Session
 from residscope.session.queries import Brought
 from residscope.store import Library, Search
 from residscope.store.entries import Entry
-
-Handlers = dict[str, Brought]
 
 
 class Nothing(Spec):
@@ -92,62 +89,60 @@ class Undo(Spec):
     event: int | None = None
 
 
+QUERIES: dict[str, type[Spec]] = {
+    "library_me": Nothing, "library_search": Find, "library_read": Id, "library_blind_test": Test,
+}  # fmt: skip
+INTENTS: dict[str, type[Spec]] = {
+    "library_sign_in": Name, "library_sign_out": Nothing, "library_open": Id, "library_save": Save, "library_import": Receive,
+    "library_rename": Rename, "library_delete": Id, "library_describe": Say, "library_edit_description": EditSaid,
+    "library_delete_description": Id, "library_vote": Vote, "library_comment": Say, "library_delete_comment": Id,
+    "library_blind": Id, "library_guess": Guess, "library_undo": Undo,
+}  # fmt: skip
+
+
 class LibraryHandlers:
-    """What the library answers: `queries` and `intents`, by name. A change needs a person with a name, at their pace."""
+    """What the library answers, by name: `queries` and `intents`."""
 
     def __init__(self, session: Session, library: Library, people: People) -> None:
         self._session, self._library, self._people = session, library, people
-        self._blind = BlindTests(session, library)
-
-    @cached_property
-    def queries(self) -> Handlers:
-        return {
-            "library_me": Brought(Nothing, lambda who, args: {"name": _name(who)}),
-            "library_search": Brought(Find, lambda who, args: self._search(args)),
-            "library_read": Brought(Id, lambda who, args: self._read(args.id, _name(who))),
-            "library_blind_test": Brought(Test, lambda who, args: self._blind.read(args.test, user=_name(who))),
+        blind = BlindTests(session, library)
+        answers: dict[str, Callable[[Any, Any], Any]] = {
+            "library_me": lambda who, args: {"name": _name(who)},
+            "library_search": lambda who, args: self._search(args),
+            "library_read": lambda who, args: self._read(args.id, _name(who)),
+            "library_blind_test": lambda who, args: blind.read(args.test, user=_name(who)),
         }
-
-    @cached_property
-    def intents(self) -> Handlers:
-        library, blind = self._library, self._blind
-        return {
-            "library_sign_in": Brought(Name, self._sign_in),
-            "library_sign_out": Brought(Nothing, self._sign_out),
-            "library_open": Brought(Id, lambda who, args: self._open(args.id)),
-            "library_save": self._change(Save, self._save),
-            "library_import": self._change(Receive, self._receive),
-            "library_rename": self._change(
-                Rename, lambda user, args: self._shown(library.rename(args.id, args.name, user=user, seen=args.seen))
-            ),
-            "library_delete": self._change(Id, lambda user, args: {"event": library.delete(args.id, user=user)}),
-            "library_describe": self._change(
-                Say, lambda user, args: library.describe(args.id, args.text, user=user).to_dict()
-            ),
-            "library_edit_description": self._change(
-                EditSaid,
-                lambda user, args: library.edit_description(args.id, args.text, user=user, seen=args.seen).to_dict(),
-            ),
-            "library_delete_description": self._change(
-                Id, lambda user, args: {"event": library.delete_description(args.id, user=user)}
-            ),
-            "library_vote": self._change(
-                Vote, lambda user, args: library.vote(args.id, args.value, user=user).to_dict()
-            ),
-            "library_comment": self._change(
-                Say, lambda user, args: library.comment(args.id, args.text, user=user).to_dict()
-            ),
-            "library_delete_comment": self._change(
-                Id, lambda user, args: {"event": library.delete_comment(args.id, user=user)}
-            ),
-            "library_blind": self._change(Id, lambda user, args: blind.begin(args.id, user=user)),
-            "library_guess": self._change(Guess, lambda user, args: blind.finish(args.test, args.guesses, user=user)),
-            "library_undo": self._change(Undo, self._undo),
+        free: dict[str, Callable[[Any, Any], Any]] = {
+            "library_sign_in": self._sign_in,
+            "library_sign_out": self._sign_out,
+            "library_open": lambda who, args: self._open(args.id),
         }
+        changes: dict[str, Callable[[str, Any], Any]] = {
+            "library_save": self._save,
+            "library_import": self._receive,
+            "library_rename": lambda user, args: self._shown(
+                library.rename(args.id, args.name, user=user, seen=args.seen)
+            ),
+            "library_delete": lambda user, args: {"event": library.delete(args.id, user=user)},
+            "library_describe": lambda user, args: library.describe(args.id, args.text, user=user).to_dict(),
+            "library_edit_description": lambda user, args: library.edit_description(
+                args.id, args.text, user=user, seen=args.seen
+            ).to_dict(),
+            "library_delete_description": lambda user, args: {"event": library.delete_description(args.id, user=user)},
+            "library_vote": lambda user, args: library.vote(args.id, args.value, user=user).to_dict(),
+            "library_comment": lambda user, args: library.comment(args.id, args.text, user=user).to_dict(),
+            "library_delete_comment": lambda user, args: {"event": library.delete_comment(args.id, user=user)},
+            "library_blind": lambda user, args: blind.begin(args.id, user=user),
+            "library_guess": lambda user, args: blind.finish(args.test, args.guesses, user=user),
+            "library_undo": self._undo,
+        }
+        doing = free | {name: self._change(change) for name, change in changes.items()}
+        self.queries = {name: Brought(shape, answers[name]) for name, shape in QUERIES.items()}
+        self.intents = {name: Brought(shape, doing[name]) for name, shape in INTENTS.items()}
 
-    def _change(self, shape: type[Spec], handler: Callable[[str, Any], Any]) -> Brought:
+    def _change(self, change: Callable[[str, Any], Any]) -> Callable[[Any, Any], Any]:
         """Of somebody with a name, who has made few changes of late. Raises NoUser, TooFast."""
-        return Brought(shape, lambda who, args: handler(self._people.changes(who), args))
+        return lambda who, args: change(self._people.changes(who), args)
 
     def _hashes(self) -> tuple[str, ...] | None:
         """The hashes that the loaded model goes by here; None without a model."""

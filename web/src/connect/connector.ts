@@ -1,4 +1,9 @@
-import type { ErrorBody, State } from "./wire";
+import type { Asked } from "./asked.generated";
+import type { ErrorBody, ProbeData, ProbeRecipe, State } from "./wire";
+
+/** What each intent takes. Probe data may be those of the state, where a file is without its text: the server refuses them then. */
+export type Intents = Omit<Asked["intents"], "read_data" | "fit_probe"> & { read_data: { data: ProbeData }; fit_probe: ProbeRecipe };
+export type Queries = Asked["queries"];
 
 export type Connection =
   | { phase: "connecting" }
@@ -16,9 +21,9 @@ export interface Connector {
   /** Starts; the answer stops it. */
   subscribe(listener: Listener): () => void;
   /** Accepted (with a value) or refused (a `WireError`); what it causes arrives as state. A file goes as `args.data`, a Blob. */
-  intent(name: string, args?: Record<string, unknown>): Promise<unknown>;
+  intent<N extends keyof Intents>(name: N, args?: Intents[N]): Promise<unknown>;
   /** The answer to a question that changes nothing: JSON, or `Tensors`. */
-  query<T>(name: string, args?: Record<string, unknown>, signal?: AbortSignal): Promise<T>;
+  query<T, N extends keyof Queries = keyof Queries>(name: N, args?: Queries[N], signal?: AbortSignal): Promise<T>;
   /** Tries again now instead of waiting. */
   retry(): void;
 }

@@ -1,5 +1,5 @@
 import { baseAddress } from "../root/host";
-import { isErrorBody, WireError, type Connector, type Listener } from "./connector";
+import { isErrorBody, WireError, type Connector, type Intents, type Listener, type Queries } from "./connector";
 import { parseSafetensors } from "./safetensors";
 import type { ErrorBody, State } from "./wire";
 
@@ -59,9 +59,10 @@ export class SocketConnector implements Connector {
     };
   }
 
-  async intent(name: string, args: Record<string, unknown> = {}): Promise<unknown> {
-    if (byCookie(name)) return this.post(name, args);
-    const { data, ...rest } = args;
+  async intent<N extends keyof Intents>(name: N, args?: Intents[N]): Promise<unknown> {
+    const given: Record<string, unknown> = { ...args };
+    if (byCookie(name)) return this.post(name, given);
+    const { data, ...rest } = given;
     const file = data instanceof Blob ? await data.arrayBuffer() : null;
     const socket = this.socket;
     if (!socket || socket.readyState !== 1)
@@ -70,18 +71,19 @@ export class SocketConnector implements Connector {
     return new Promise((resolve, reject) => {
       this.waiting.set(id, { resolve, reject });
       if (file) socket.send(framed({ id, intent: name, args: rest }, file));
-      else socket.send(JSON.stringify({ id, intent: name, args }));
+      else socket.send(JSON.stringify({ id, intent: name, args: given }));
     });
   }
 
-  async query<T>(name: string, args: Record<string, unknown> = {}, signal?: AbortSignal): Promise<T> {
-    const key = keyOf(name, args);
+  async query<T, N extends keyof Queries = keyof Queries>(name: N, args?: Queries[N], signal?: AbortSignal): Promise<T> {
+    const given: Record<string, unknown> = { ...args };
+    const key = keyOf(name, given);
     const pushed = this.pushed.get(key);
     if (pushed) {
       this.pushed.delete(key); // what was sent is as of then: asked again, it may be another
       return parseSafetensors(pushed) as T;
     }
-    const body = JSON.stringify(args);
+    const body = JSON.stringify(given);
     const response = await this.request(`api/queries/${name}`, { method: "POST", headers: { "content-type": "application/json" }, body, signal });
     if (response.headers.get("content-type") === OCTETS) return parseSafetensors(await response.arrayBuffer()) as T;
     return response.json() as Promise<T>;

@@ -1,4 +1,4 @@
-import { words, WireError } from "../connect/connector";
+import { words, WireError, type Intents, type Queries } from "../connect/connector";
 import type { Entry, EntryPage, SavedRef, Undoable } from "../connect/library";
 import type { DirectionRef } from "../connect/wire";
 import { isolated } from "../lib/format";
@@ -18,6 +18,9 @@ export interface Filter {
 }
 
 export const usual = (): Filter => ({ text: "", user: "", mine: false, everyModel: false, site: "", votes: null, sort: "newest" });
+
+/** What the library's own are called among all. */
+type Of<Name extends string> = Name extends `library_${infer Own}` ? Own : never;
 
 /** What people saved, named and said: searched, read, changed; and who one is among them. */
 export class LibraryStore {
@@ -58,11 +61,11 @@ export class LibraryStore {
     this.blind = new BlindStore(this);
   }
 
-  ask<T>(query: string, args?: Record<string, unknown>): Promise<T> {
+  ask<T>(query: Of<keyof Queries>, args?: Queries[`library_${Of<keyof Queries>}`]): Promise<T> {
     return this.session.connector.query<T>(`library_${query}`, args);
   }
 
-  do<T>(intent: string, args?: Record<string, unknown>): Promise<T> {
+  do<T>(intent: Of<keyof Intents>, args?: Intents[`library_${Of<keyof Intents>}`]): Promise<T> {
     return this.session.connector.intent(`library_${intent}`, args) as Promise<T>;
   }
 
@@ -151,7 +154,7 @@ export class LibraryStore {
     }
   }
 
-  private query(after: string | null): Record<string, unknown> {
+  private query(after: string | null): Queries["library_search"] {
     const { text, user, mine, everyModel, site, votes, sort } = this.filter;
     const who = mine ? (this.me ?? "") : user.trim();
     return {

@@ -1,4 +1,4 @@
-import { words, WireError } from "../connect/connector";
+import { words, WireError, type Intents, type Queries } from "../connect/connector";
 import type { Tensors } from "../connect/safetensors";
 import type { PromptsAnswer, TextRef } from "../connect/wire";
 import { BUILT_IN, emptyText, isRefused, textRef, type TextForm } from "../lib/texts";
@@ -32,7 +32,7 @@ interface Row {
 }
 
 /** A query and its arguments. */
-type Ask = [string, Record<string, unknown>];
+type Ask = ["prompts_coef", Queries["prompts_coef"]] | ["prompts_logits", Queries["prompts_logits"]];
 const keyOf = ([name, args]: Ask): string => `${name} ${JSON.stringify(args)}`;
 
 /** The page of random prompts beside one's own, and the row of the stream it is coloured by. */
@@ -130,8 +130,8 @@ export class PromptStore {
   }
 
   /** The job that has drawn them, once it has. */
-  private async draw(drawing: object, signal: AbortSignal): Promise<string> {
-    const { job, ready } = (await this.session.connector.intent("draw_prompts", { ...drawing })) as { job: string; ready: boolean };
+  private async draw(drawing: Intents["draw_prompts"], signal: AbortSignal): Promise<string> {
+    const { job, ready } = (await this.session.connector.intent("draw_prompts", drawing)) as { job: string; ready: boolean };
     if (ready) return job;
     if (signal.aborted) this.session.drop(job);
     else this.job = job;
@@ -215,7 +215,7 @@ export class PromptStore {
   }
 
   private async load(key: string, parts: Ask[], sources: string[]): Promise<Row> {
-    const ask = <T>(part: Ask, read: (file: Tensors) => T) => this.once(keyOf(part), async () => read(await this.session.connector.query<Tensors>(...part)));
+    const ask = <T>(part: Ask, read: (file: Tensors) => T) => this.once(keyOf(part), async () => read(await this.session.connector.query<Tensors>(part[0], part[1])));
     if (!sources.length) {
       const { logits, norm, sink } = await ask(parts[0], (file) => ({ logits: readLogits(file), norm: readNorm(file), sink: readSink(file) }));
       return { key, coefs: new Map(), logits, norm, sink };

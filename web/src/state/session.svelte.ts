@@ -1,4 +1,4 @@
-import { words, type Connection, type Connector } from "../connect/connector";
+import { words, type Connection, type Connector, type Intents } from "../connect/connector";
 import type { Edit, Job, ModelInfo, Run, ShownEdit, State } from "../connect/wire";
 import { Notices, type Notice } from "./notices.svelte";
 
@@ -68,7 +68,7 @@ export class Session {
   }
 
   /** Sends an intent; a refusal is shown in the server's words and answers undefined. */
-  async send(intent: string, args: Record<string, unknown> = {}): Promise<unknown> {
+  async send<N extends keyof Intents>(intent: N, args?: Intents[N]): Promise<unknown> {
     try {
       return await this.connector.intent(intent, args);
     } catch (error) {
@@ -78,7 +78,7 @@ export class Session {
   }
 
   /** The same, answering whether it was accepted. */
-  async accepted(intent: string, args: Record<string, unknown>): Promise<boolean> {
+  async accepted<N extends keyof Intents>(intent: N, args: Intents[N]): Promise<boolean> {
     return this.connector.intent(intent, args).then(
       () => true,
       (error: unknown) => {
