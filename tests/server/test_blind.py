@@ -137,6 +137,7 @@ def test_the_job_tells_nothing_of_the_values(person, with_library: Server, descr
     shown = ask(bob, "job", job=begun["job"]).json()
     assert not shown.get("views")
     assert not shown.get("table")
+    assert shown["revision"] == 0
     items = bob.get("api/state").json()["state"]["items"]["items"]
     assert not [item for item in items if "lind" in item["title"] + item["method"]]
 

@@ -88,9 +88,7 @@ async def _listen(websocket: WebSocket, session: Session, outbox: Outbox, who: P
         if message["type"] == "websocket.disconnect":
             return
         asked: str | bytes = message.get("text") or message.get("bytes") or ""
-        if (
-            isinstance(asked, str) and len(asked.encode("utf-8", "surrogatepass")) > JSON_BYTES
-        ):  # only a file may be longer
+        if isinstance(asked, str) and len(asked.encode()) > JSON_BYTES:  # only a file may be longer
             await websocket.close(TOO_BIG)
             return
         outbox.put(await _answer(asked, session, who))

@@ -226,13 +226,13 @@ class Session:
 
     def _draw(self, asked: DrawPrompts) -> dict[str, Any]:
         """Draw prompts for a page in a job; a newer one stops those before, and what is held already is not drawn again."""
-        for earlier in self._drawings:  # under way: it stops; ended: its line goes, what it drew stays
-            with contextlib.suppress(NotFound):
-                self.intent("cancel", {"job": earlier})
         drawing, loaded = asked.model_dump(mode="json"), self._loaded()
         key = json.dumps(drawing, sort_keys=True)
         if (known := self.pages.known(key)) is not None:
             return {"job": known, "ready": True}
+        for earlier in self._drawings:  # under way: it stops; ended: its line goes, what it drew stays
+            with contextlib.suppress(NotFound):
+                self.intent("cancel", {"job": earlier})
         job = self.begin(find_method("draw-prompts"), drawing, taker=Drawing(self.pages, loaded, key))
         self._drawings = [*self._drawings[-MOST_DRAWINGS:], job.id]
         return {"job": job.id, "ready": False}
