@@ -14,9 +14,9 @@ import time
 import torch
 
 import residscope as rs
-from residscope.methods.answers import Flips, answer_diffs, flips
-from residscope.methods.lrqp import random_control
+from residscope.methods._lib.answers import Flips, answer_diffs, flips
 from residscope.methods.probe_sweep import fit_probes
+from residscope.probes.lrqp import random_control
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import residscope
-from residscope.cli import BLUE_TO_RED, cell, chosen_rows, main, readable
+from residscope.cli.app import BLUE_TO_RED, cell, chosen_rows, main, readable
 from residscope.errors import UnknownLayer
 
 IOI = "When John and Mary went to the store, John gave a bottle of milk to"
@@ -56,7 +56,7 @@ def test_help_answers_at_once():
 
 
 def test_help_imports_nothing_heavy():
-    code = "import sys, residscope.cli; print({'torch', 'transformers', 'fastapi', 'rich'} & sys.modules.keys())"
+    code = "import sys, residscope.cli.app; print({'torch', 'transformers', 'fastapi', 'rich'} & sys.modules.keys())"
     source = {"PYTHONPATH": str(Path(residscope.__file__).parents[1])}
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | source)
     assert told.stdout.strip() == "set()"

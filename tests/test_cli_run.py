@@ -18,9 +18,9 @@ import torch
 import residscope as rs
 from corpus.readings import texts
 from residscope import manifest
-from residscope.cli import main
-from residscope.cli_run import schemas
-from residscope.cli_words import Taken
+from residscope.cli.app import main
+from residscope.cli.run import schemas
+from residscope.cli.words import Taken
 from residscope.errors import BadArguments
 from session.worlds import tokenizer
 from tiny_models import tiny_llama
@@ -268,7 +268,7 @@ def test_help_answers_at_once_and_imports_no_torch():
             took.append(time.perf_counter() - start)
         assert "pca" in said
         assert statistics.median(took) <= 0.5, words
-    code = "import sys; sys.argv = ['residscope', 'run', 'pca', '--help']\nfrom residscope.cli import main\n"
+    code = "import sys; sys.argv = ['residscope', 'run', 'pca', '--help']\nfrom residscope.cli.app import main\n"
     code += "try: main()\nexcept SystemExit: print({'torch', 'numpy', 'transformers'} & sys.modules.keys())"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True).stdout
     assert said.rstrip().endswith("set()")

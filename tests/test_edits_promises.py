@@ -10,7 +10,7 @@ from methods.clouds import cloud, fitted
 from residscope import edits, errors
 from residscope.edits.moves import LEAST
 from residscope.engine.model import Model
-from residscope.methods.concepts import leace_eraser
+from residscope.probes.concepts import leace_eraser
 from tiny_models import tiny_llama
 
 MODEL, SITE, D = Model(tiny_llama(), name="llama"), "resid_pre.2", 32

@@ -27,9 +27,9 @@ from residscope import edits, errors
 from residscope.edits.base import BaseEdit
 from residscope.edits.saved import LATER
 from residscope.engine.model import Model
-from residscope.methods.controls import as_far
+from residscope.methods._lib.controls import as_far
 from residscope.methods.das import Das
-from residscope.methods.lrqp import random_control
+from residscope.probes.lrqp import random_control
 from tiny_models import tiny_llama
 
 for _, name, _ in pkgutil.walk_packages(rs.__path__, "residscope."):

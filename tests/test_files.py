@@ -17,7 +17,7 @@ from residscope import directions, edits, errors, views
 from residscope.endings import ENDINGS, check_ending
 from residscope.engine.model import Model
 from residscope.files import digest, read_tensors, write_tensors
-from residscope.methods.answers import flips
+from residscope.methods._lib.answers import flips
 from residscope.views import html
 from tiny_models import tiny_llama
 
@@ -126,7 +126,7 @@ def test_an_ending_is_in_the_table_or_refused(kind, ending):
 def test_the_command_line_refuses_before_it_works():
     from typer.testing import CliRunner
 
-    from residscope.cli import app
+    from residscope.cli.app import app
 
     for line in (
         ["directions", "fit", "pca", "-o", "x.txt", "--site", "embed"],

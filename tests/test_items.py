@@ -19,7 +19,7 @@ import residscope as rs
 from residscope import directions, errors, views
 from residscope.files import digest, write_plain
 from residscope.reports import HOMES, RECORDS, VERSION, Record, Report
-from residscope.same import same
+from residscope.same_values import same
 
 REPORTS = [name for name in MAKERS if name not in ("compare", "probe sweep")]
 

@@ -10,7 +10,7 @@ import pytest
 
 import residscope as rs
 from residscope import errors, fields, listing, manifest
-from residscope.cli_words import Taken
+from residscope.cli.words import Taken
 from residscope.declare import EDITS, TASKS
 
 ROOT = Path(__file__).parent.parent

@@ -16,16 +16,10 @@ from methods.labelled import labelled
 from methods.readers import TEXTS, reader
 from residscope import edits, errors
 from residscope.corpus import chunks, held_out, vectors
-from residscope.methods import (
-    activations,
-    answers,
-    blind_contexts,
-    das,
-    downstream,
-    mediation,
-    probe_fit,
-)  # fmt: skip
+from residscope.methods import blind_contexts, das, mediation, probe_fit
+from residscope.methods._lib import activations, answers
 from residscope.progress import keeping, stage
+from residscope.reproduce.lrqp.study import downstream  # fmt: skip
 from tiny_models import hook_count
 
 TABLE = "text,corrupted,tense\n" + "".join(f"The cat sat {i},The dog sat {i},past\n" for i in range(6))
@@ -93,10 +87,10 @@ CALLS = {
     PATCHING: lambda **told: rs.activation_patching(
         model(), **PATCHED, screen="neighbours", **told
     ),
-    "methods.activations.activations": lambda **told: activations.activations(
+    "methods._lib.activations.activations": lambda **told: activations.activations(
         model(), DATA, ["resid_pre.1"], ["P"], batch=8, **told
     ),
-    "methods.answers.answer_diffs": lambda **told: answers.answer_diffs(model(), DATA, [[], to_other()], batch=8, **told),
+    "methods._lib.answers.answer_diffs": lambda **told: answers.answer_diffs(model(), DATA, [[], to_other()], batch=8, **told),
     "methods.blind_contexts.contexts": lambda **told: blind_contexts.contexts(
         model(), component(), source=TEXTS, n=4, length=5, candidates=20, **told
     ),
@@ -104,7 +98,7 @@ CALLS = {
     "methods.dose_response.dose_response": lambda **told: rs.dose_response(
         model(), component(), ["abcd", "dcba"], random=4, doses=(-1, 1), **told
     ),
-    "methods.downstream.downstream": lambda **told: downstream.downstream(
+    "reproduce.lrqp.downstream.downstream": lambda **told: downstream.downstream(
         model(), TRAIN, TEST, {"clean": [], "other": to_other()}, label="parity", readers=[(2, 1), (2, 2)],
         movers={"movers": [(3, 0)]}, batch=8, **told,
     ),
@@ -141,7 +135,7 @@ CALLS = {
 
 WITHIN = {
     "corpus.nmf.factorised", "corpus.pca.pca_many", "corpus.svd.svd_many", "corpus.vectors.vectors_of",
-    "methods.activations.recorded", "methods.evidence.gather", "methods.flips_over_c.flip_rates",
+    "methods._lib.activations.recorded", "methods.evidence.gather", "methods.flips_over_c.flip_rates",
     "methods.flips_over_c.probes_over_C", "methods.look.project", "methods.probe_fit.fit", "methods.probe_fit.fit_each",
     "methods.probe_sweep.fit_probes", "methods.stability.stability_of", "tasks.labelled.from_file", "tasks.prefixes.prefixes",
     "engine.planner.first_order.first_order",
@@ -151,9 +145,10 @@ WITHIN = {
 QUICK = {
     "corpus.mean_difference.price_of_each", "corpus.vectors.check_place", "corpus.vectors.check_places",
     "corpus.vectors.named_sites", "corpus.vectors.one_vector", "corpus.vectors.price", "corpus.vectors.price_of_sites",
-    "methods.grids.price", "engine.planner.sweep.sweep", "methods.activations.batches",
-    "methods.activations.recorded_halves", "methods.answers.answer_ids", "methods.dose_response.moments_of",
-    "methods.grids.grid", "methods.own_tokens.own_tokens", "methods.own_tokens.to_stream", "methods.pairs.paired",
+    "methods._lib.cells.price", "engine.planner.sweep.sweep", "methods._lib.activations.batches",
+    "methods._lib.activations.recorded_halves", "methods._lib.answers.answer_ids", "methods.dose_response.moments_of",
+    "methods._lib.cells.grid", "methods._lib.own_tokens.own_tokens", "methods._lib.own_tokens.to_stream",
+    "methods._lib.pairs.paired",
     "tasks.spans.locate", "tasks.spans.single_tokens",
 }  # fmt: skip
 """Functions of a model that take one run or none, or that hand on what they are told."""
@@ -161,7 +156,7 @@ QUICK = {
 
 def public():
     """Every public function of the rooms where methods live, by its name."""
-    for room in ("corpus", "methods", "tasks", "engine.planner"):
+    for room in ("corpus", "probes", "methods", "methods._lib", "reproduce.lrqp", "tasks", "engine.planner"):
         package = import_module(f"residscope.{room}")
         for module in pkgutil.iter_modules(package.__path__):
             here = import_module(f"residscope.{room}.{module.name}")
@@ -175,8 +170,11 @@ def test_what_takes_a_model_takes_progress_and_cancel_or_is_quick():
     long = {name for name, takes in found.items() if "progress" in takes}
     assert {name for name, takes in found.items() if "cancel" in takes and name.rpartition(".")[2] != "run"} <= long
     assert all("cancel" in found[name] for name in long)
-    assert {name for name, takes in found.items() if next(iter(takes), "") == "model"} - long == QUICK & found.keys()
-    hidden = {"methods.grids.run"}
+    assert {name for name, takes in found.items() if next(iter(takes), "") == "model"} - long == QUICK
+    hidden = {
+        "methods._lib.cells.run",
+        "reproduce.lrqp.study.lrqp_study",
+    }  # what others are made of; what is made of others
     assert long - hidden == (CALLS.keys() | WITHIN) - {"engine.planner.sweep.Sweep.run"}
 
 
@@ -229,7 +227,7 @@ def test_it_stops_where_it_is_asked_to_and_leaves_the_model_as_it_was(name, how)
 
 FORWARDS = [
     "corpus.chunks.chunks", "corpus.examples.top_examples", "corpus.vectors.moments_of", "engine.planner.sweep.Sweep.run",
-    "methods.activations.activations", "methods.blind_contexts.contexts", "methods.das.das",
+    "methods._lib.activations.activations", "methods.blind_contexts.contexts", "methods.das.das",
 ]  # fmt: skip
 
 

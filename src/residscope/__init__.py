@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from residscope.engine.windows import Window as Window
     from residscope.items import Item as Item
     from residscope.items import load_item as load_item
-    from residscope.methods import concepts as concepts
     from residscope.methods.ablation_sweep import ablation_sweep as ablation_sweep
     from residscope.methods.activation_patching import activation_patching as activation_patching
     from residscope.methods.dose_response import dose_response as dose_response
@@ -47,9 +46,7 @@ if TYPE_CHECKING:
     from residscope.methods.head_roles import head_roles as head_roles
     from residscope.methods.intervention import intervene as intervene
     from residscope.methods.look import look as look
-    from residscope.methods.lrqp import lrqp as lrqp
     from residscope.methods.null_directions import null_directions as null_directions
-    from residscope.methods.probe import Probe as Probe
     from residscope.methods.probe_fit import fit_probe as fit_probe
     from residscope.methods.probe_sweep import probe_sweep as probe_sweep
     from residscope.methods.removal_cost import removal_cost as removal_cost
@@ -60,8 +57,11 @@ if TYPE_CHECKING:
     from residscope.metrics import loss as loss
     from residscope.model.prompts import PromptSet as PromptSet
     from residscope.model.sites import Site as Site
-    from residscope.recordings import load_recording as load_recording
-    from residscope.recordings import save_recording as save_recording
+    from residscope.probes import concepts as concepts
+    from residscope.probes.lrqp import lrqp as lrqp
+    from residscope.probes.probe import Probe as Probe
+    from residscope.recording_files import load_recording as load_recording
+    from residscope.recording_files import save_recording as save_recording
     from residscope.reports import Report as Report
     from residscope.results import Result as Result
     from residscope.store import open_library as open_library
@@ -70,16 +70,16 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Dictionary": "directions", "Direction": "directions", "Generation": "engine.generation", "Model": "engine.model",
-    "Probe": "methods.probe", "PromptSet": "model.prompts", "Recording": "engine.recording", "Result": "results",
+    "Probe": "probes.probe", "PromptSet": "model.prompts", "Recording": "engine.recording", "Result": "results",
     "Site": "model.sites", "Sweep": "engine.planner", "Window": "engine.windows", "ablation_sweep": "methods.ablation_sweep",
     "activation_patching": "methods.activation_patching", "fit_probe": "methods.probe_fit",
     "Item": "items", "Report": "reports", "load_item": "items",
     "flips_over_C": "methods.flips_over_c", "head_roles": "methods.head_roles",
     "intervene": "methods.intervention", "kl": "metrics", "look": "methods.look",
-    "load": "engine.loading", "load_recording": "recordings", "log_prob": "metrics", "logit_diff": "metrics",
-    "loss": "metrics", "lrqp": "methods.lrqp", "mean_difference": "corpus.mean_difference", "mix": "directions",
+    "load": "engine.loading", "load_recording": "recording_files", "log_prob": "metrics", "logit_diff": "metrics",
+    "loss": "metrics", "lrqp": "probes.lrqp", "mean_difference": "corpus.mean_difference", "mix": "directions",
     "nmf": "corpus.nmf", "open_library": "store", "pca": "corpus.pca", "probe_sweep": "methods.probe_sweep",
-    "save_recording": "recordings", "screened": "engine.planner", "svd": "corpus.svd", "sweep": "engine.planner",
+    "save_recording": "recording_files", "screened": "engine.planner", "svd": "corpus.svd", "sweep": "engine.planner",
     "unembedding_rows": "directions", "ValuesAt": "engine.planner",
     # evidence for a direction
     "draw_prompts": "corpus.drawn",
@@ -87,7 +87,7 @@ _HOME = {
     "removal_cost": "methods.removal_cost", "stability": "methods.stability", "top_examples": "corpus.examples",
 }  # fmt: skip
 _ROOMS = {
-    "concepts": "methods.concepts", "corpus": "corpus", "directions": "directions", "edits": "edits", "errors": "errors",
+    "concepts": "probes.concepts", "corpus": "corpus", "directions": "directions", "edits": "edits", "errors": "errors",
     "tasks": "tasks", "views": "views",
 }  # fmt: skip
 __all__ = ["__version__", *_HOME, *_ROOMS]

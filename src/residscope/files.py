@@ -16,7 +16,7 @@ from torch import Tensor
 
 from residscope.endings import check_ending
 from residscope.errors import DamagedFile, FileNotThere, NotPlain, ResidscopeError
-from residscope.plain import bytes_of, from_plain, to_plain
+from residscope.json_values import bytes_of, from_plain, to_plain
 
 AGAIN = "save it again from where it was made, or take it from a backup"
 
@@ -47,7 +47,7 @@ def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write_plain(path: str | Path, kind: str, about: Mapping[str, Any]) -> None:
-    """Plain values, of those with a form in `residscope.plain`, in one safetensors file, each tensor in them once.
+    """Plain values, of those with a form in `residscope.json_values`, in one safetensors file, each tensor in them once.
 
     Raises:
         As `write_tensors`.

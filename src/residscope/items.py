@@ -45,13 +45,13 @@ OPENED_BY = {
     "result": "residscope.results:Result.load",
     "direction": "residscope.directions:Direction.load",
     "dictionary": "residscope.directions:Dictionary.load",
-    "probe": "residscope.methods.probe:Probe.load",
+    "probe": "residscope.probes.probe:Probe.load",
     "prompts": "residscope.model.prompts:PromptSet.load",
     "generation": "residscope.engine.generation:Generation.load",
     "report": "residscope.reports:Report.load",
 }
 OPENED_WITH_MODEL = {
-    "recording": "residscope.recordings:load_recording",
+    "recording": "residscope.recording_files:load_recording",
     "dictionaries": "residscope.directions:read",
 }
 

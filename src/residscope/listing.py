@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from residscope import errors, fields, manifest
-from residscope.cli_words import Taken
+from residscope.cli.words import Taken
 from residscope.declare import EDITS, METHODS, TASKS, Argument, Declared, EditKind, Method, Task
 from residscope.declare.methods import GROUPS
 from residscope.declare.plugins import load_plugins

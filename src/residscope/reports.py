@@ -14,9 +14,9 @@ from residscope import views
 from residscope.errors import BadResult, DamagedFile, NotPlain
 from residscope.files import kind_of, read_plain, write_plain
 from residscope.items import nbytes_of, save_item
-from residscope.plain import FORMS, Form, form, from_plain, made, parts_out, refusal, to_plain
+from residscope.json_values import FORMS, Form, form, from_plain, made, parts_out, refusal, to_plain
 from residscope.results import Result
-from residscope.same import same
+from residscope.same_values import same
 from residscope.views import View
 
 if TYPE_CHECKING:
@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 VERSION = 1
 # where each kind of report is at home, imported when a file of it is opened
 HOMES = {
-    "badge": "methods.badges", "das": "methods.das", "dose_response": "methods.dose_response", "downstream": "methods.downstream",
-    "evidence": "methods.evidence", "examples": "corpus.examples", "flips": "methods.answers",
+    "badge": "methods._lib.badges", "das": "methods.das", "dose_response": "methods.dose_response",
+    "downstream": "reproduce.lrqp.downstream",
+    "evidence": "methods.evidence", "examples": "corpus.examples", "flips": "methods._lib.answers",
     "head_roles": "methods.head_roles", "intervention": "methods.intervention", "look": "methods.look",
-    "mediation": "methods.mediation", "null_directions": "methods.null_directions", "own_tokens": "methods.own_tokens",
-    "projection": "methods.look", "removal_cost": "methods.removal_cost", "score": "methods.blind",
+    "mediation": "methods.mediation", "null_directions": "methods.null_directions", "own_tokens": "methods._lib.own_tokens",
+    "projection": "methods.look", "removal_cost": "methods.removal_cost", "score": "methods._lib.blind",
     "stability": "methods.stability",
 }  # fmt: skip
 

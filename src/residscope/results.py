@@ -15,8 +15,8 @@ from torch import Tensor
 from residscope.errors import BadResult, DamagedFile, UnknownLabel
 from residscope.files import read_tensors, write_tensors
 from residscope.items import nbytes_of, save_item
-from residscope.plain import Label, as_json, as_label
-from residscope.same import same
+from residscope.json_values import Label, as_json, as_label
+from residscope.same_values import same
 
 if TYPE_CHECKING:
     import pandas
@@ -280,8 +280,8 @@ class Result:
         return span if not missing else f"{span}, {missing} not finite"
 
     def view(self) -> "View":
-        """As a picture: a heat map, a curve with its intervals, a grid of maps, or a table; see `residscope.pictured`."""
-        from residscope.pictured import picture
+        """As a picture: a heat map, a curve with its intervals, a grid of maps, or a table; see `residscope.result_views`."""
+        from residscope.result_views import picture
 
         return picture(self)
 

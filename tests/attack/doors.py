@@ -15,7 +15,7 @@ from attack.cases import Case, World, world
 from attack.meaning import HELD, Values, position_axis
 from residscope import edits
 from residscope.engine.windows import Window
-from residscope.methods.answers import answer_diffs
+from residscope.methods._lib.answers import answer_diffs
 from residscope.model.prompts import PromptSet
 from tiny_models import VOCAB
 

@@ -8,7 +8,7 @@ import torch
 import residscope as rs
 from corpus.readings import texts
 from residscope import directions
-from residscope.cli import main
+from residscope.cli.app import main
 from session.worlds import tokenizer
 from tiny_models import tiny_llama
 
@@ -78,7 +78,7 @@ def test_it_writes_what_python_finds(residscope, folder, tmp_path):
         (["pca", "--site", "result.1", "--text", "low"], "UnknownHead: result.1 has a vector for every head"),
         (["pca", "--site", "result.1", "--head", "9", "--text", "low"], "UnknownHead"),
         (["pca", "--site", "pattern.1", "--text", "low"], "NoVectors"),
-        (["pca", "--site", "embed", "--n", "99", "--text", "low"], "DirectionError: so many components there are not"),
+        (["pca", "--site", "embed", "--n", "99", "--text", "low"], "DirectionError: so many directions there are not"),
         (["pca", "--site", "embed", "--clip"], "BadArguments: pca takes no --clip"),
         (["svd", "--site", "embed", "--standardise"], "BadArguments: svd takes no --standardise"),
         (["nmf", "--site", "mlp_post.1", "--text", "low"], "NegativeActivations"),

@@ -16,7 +16,7 @@ from residscope.engine.planner import Sweep, evidence, screening
 from residscope.engine.planner.audit import how_many, most_over
 from residscope.engine.planner.evidence import Ask, Evidence
 from residscope.engine.planner.first_order import first_order
-from residscope.methods.grids import _chains, grid
+from residscope.methods._lib.cells import _chains, grid
 from tiny_models import IOI, VOCAB
 
 WAYS = ("bfloat16", "gradient", "neighbours")

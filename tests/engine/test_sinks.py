@@ -11,9 +11,9 @@ from residscope.corpus.chunks import Chunk
 from residscope.corpus.reading import Reader
 from residscope.corpus.vectors import vectors_of
 from residscope.engine.model import Model
-from residscope.engine.recorded import shown
+from residscope.engine.recording_view import shown
 from residscope.engine.sinks import kept
-from residscope.methods.activations import recorded
+from residscope.methods._lib.activations import recorded
 from residscope.methods.dose_response import moments_of
 from tiny_models import tiny_llama
 

@@ -17,9 +17,9 @@ from attack.reference import Reference
 from kept import things
 from residscope import directions, edits
 from residscope.engine.model import Model
-from residscope.methods.controls import as_far
+from residscope.methods._lib.controls import as_far
 from residscope.methods.das import Das
-from residscope.methods.lrqp import random_control
+from residscope.probes.lrqp import random_control
 
 CLOSE = 1e-4  # of the greatest logit: float32 against the reference's float64
 SHOWN = 24  # logits of a prompt's end that are written down

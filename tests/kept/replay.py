@@ -14,7 +14,7 @@ from residscope.engine.model import Model
 from residscope.session import Session
 
 PATIENCE = 120  # seconds
-JOBS = {"load_model", "start", "fit_probe"}  # whose end a line that follows may count on
+JOBS = {"load_model", "start", "fit", "fit_probe"}  # whose end a line that follows may count on
 DOCS = {"kind": "builtin", "name": "python-docs"}
 ENDS = {"FIRST": 0, "LAST": -1}  # runs that a line does not name
 VOLATILE = {"seconds", "forward_ms", "threads", "certificate", "progress", "versions", "device"}

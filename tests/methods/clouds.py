@@ -2,8 +2,8 @@
 
 import torch
 
-from residscope.methods.probe import Probe
 from residscope.methods.probe_fit import fit
+from residscope.probes.probe import Probe
 
 
 def cloud(classes=2, n=120, d=8, gap=2.0, seed=0):

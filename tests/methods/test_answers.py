@@ -5,7 +5,7 @@ import torch
 
 import residscope as rs
 from residscope import edits, errors
-from residscope.methods.answers import answer_diffs, flips
+from residscope.methods._lib.answers import answer_diffs, flips
 
 
 def prompts(n=30):

@@ -13,7 +13,7 @@ from scipy.stats import mannwhitneyu, spearmanr
 from residscope.directions import Direction
 from residscope.engine.model import Model
 from residscope.errors import NoOrder, NotOneVector, TooFewContexts, UnknownHead, WrongWidth
-from residscope.methods.blind import auc, over_people, score, spearman
+from residscope.methods._lib.blind import auc, over_people, score, spearman
 from residscope.methods.blind_contexts import _held_out, contexts
 from session import worlds
 

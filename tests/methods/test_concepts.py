@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 import residscope as rs
 from residscope import errors
-from residscope.methods.concepts import leace_eraser
+from residscope.probes.concepts import leace_eraser
 
 SETTERS = (rs.concepts.mean_difference, rs.concepts.leace, rs.concepts.project_out, rs.concepts.constant_dose)
 

@@ -11,11 +11,11 @@ from methods.readers import TEXTS, drawn, planted_embedding, planted_readout, re
 from residscope import edits
 from residscope.corpus.chunks import chunks
 from residscope.errors import Cancelled, NotFitted, PromptError
-from residscope.methods.badges import used
+from residscope.methods._lib.badges import used
+from residscope.methods._lib.own_tokens import own_tokens, to_stream
+from residscope.methods._lib.random_like import equal_variance, step_of
 from residscope.methods.dose_response import OWN
 from residscope.methods.evidence import _seen, gather
-from residscope.methods.own_tokens import own_tokens, to_stream
-from residscope.methods.random_like import equal_variance, step_of
 from residscope.methods.stability import Blocks
 
 PROMPTS = [text[:12] for text in TEXTS if len(text) >= 12][:8]

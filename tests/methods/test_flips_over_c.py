@@ -7,7 +7,7 @@ from labelled import labelled
 
 import residscope as rs
 from residscope.methods import intervention
-from residscope.methods.intervals import wilson
+from residscope.methods._lib.intervals import wilson
 from residscope.methods.probe_fit import fit
 
 

@@ -11,9 +11,9 @@ from sklearn.model_selection import StratifiedKFold
 
 import residscope as rs
 from residscope import errors
-from residscope.methods import logistic
-from residscope.methods.probe import EDGE
 from residscope.methods.probe_fit import fit
+from residscope.probes import logistic
+from residscope.probes.probe import EDGE
 
 WHERE = {"site": "resid_pre.1", "position": "P", "label": "kind"}
 

@@ -8,10 +8,10 @@ from labelled import labelled
 import residscope as rs
 from residscope import edits, errors
 from residscope.engine.model import Model
-from residscope.methods.answers import answer_diffs
-from residscope.methods.downstream import downstream
+from residscope.methods._lib.answers import answer_diffs
 from residscope.methods.head_roles import head_roles
 from residscope.methods.mediation import hold, mediated
+from residscope.reproduce.lrqp.downstream import downstream
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])

@@ -6,8 +6,8 @@ from labelled import labelled
 
 import residscope as rs
 from residscope import errors
-from residscope.methods.answers import answer_diffs
-from residscope.methods.controls import as_far, lengths
+from residscope.methods._lib.answers import answer_diffs
+from residscope.methods._lib.controls import as_far, lengths
 from residscope.methods.intervention import METHODS, compare, intervene
 
 

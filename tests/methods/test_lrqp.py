@@ -10,9 +10,9 @@ from clouds import cloud, fitted
 import residscope as rs
 from residscope import edits, errors
 from residscope.engine.model import Model
-from residscope.methods.lrqp import random_control
-from residscope.methods.lrqp_dual import greatest, multipliers
-from residscope.methods.lrqp_qp import by_quadratic_programme
+from residscope.probes.lrqp import random_control
+from residscope.probes.lrqp_dual import greatest, multipliers
+from residscope.probes.lrqp_qp import by_quadratic_programme
 from tiny_models import tiny_llama
 
 
@@ -65,7 +65,7 @@ def test_pivoting_agrees_with_trying_every_set(monkeypatch):
     M = torch.stack([G @ sigma @ G.T for _, G, _, sigma in problems])
     r = torch.stack([h - G @ x0 for x0, G, h, _ in problems])
     tried, _ = multipliers(M, r)
-    monkeypatch.setattr("residscope.methods.lrqp_dual.ENUMERATED", 0)
+    monkeypatch.setattr("residscope.probes.lrqp_dual.ENUMERATED", 0)
     pivoted, solved = multipliers(M, r)
     assert solved.all()
     torch.testing.assert_close(pivoted, tried, rtol=1e-9, atol=1e-9)

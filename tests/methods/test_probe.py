@@ -12,10 +12,10 @@ from sklearn.preprocessing import StandardScaler
 
 import residscope as rs
 from residscope import errors
-from residscope.methods.activations import activations
-from residscope.methods.intervals import wilson
-from residscope.methods.probe import Probe
+from residscope.methods._lib.activations import activations
+from residscope.methods._lib.intervals import wilson
 from residscope.methods.probe_fit import fit
+from residscope.probes.probe import Probe
 
 
 def labelled(n=120, seed=0, length=6):

@@ -3,9 +3,9 @@
 import pytest
 
 import residscope as rs
-from residscope.methods.answers import answer_diffs, flips
-from residscope.methods.lrqp import random_control
+from residscope.methods._lib.answers import answer_diffs, flips
 from residscope.methods.probe_sweep import fit_probes
+from residscope.probes.lrqp import random_control
 
 
 @pytest.fixture(scope="module")

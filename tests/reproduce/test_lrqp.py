@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import residscope as rs
-from residscope.cli import main
+from residscope.cli.app import main
 from residscope.methods.intervention import Arm
-from residscope.reproduce import lrqp
-from residscope.reproduce.lrqp_claims import _ranges, cards
-from residscope.reproduce.lrqp_page import page
+from residscope.reproduce.lrqp.claims import _ranges, cards
+from residscope.reproduce.lrqp.page import page
+from residscope.reproduce.lrqp.study import study as lrqp
 from residscope.results import Result
 
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import residscope as rs
-from residscope.cli import main
-from residscope.reproduce import viewer
-from residscope.reproduce.kinds import AUXILIARY, NAME
-from residscope.reproduce.viewer import Pick
-from residscope.reproduce.viewer_claims import cards
-from residscope.reproduce.viewer_page import page
+from residscope.cli.app import main
+from residscope.reproduce.viewer.claims import cards
+from residscope.reproduce.viewer.page import page
+from residscope.reproduce.viewer.study import Pick
+from residscope.reproduce.viewer.study import study as viewer
+from residscope.reproduce.viewer.word_kinds import AUXILIARY, NAME
 from residscope.results import Result
 
 

@@ -5,9 +5,9 @@ import torch
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from residscope.reproduce.kinds import kind, kinds
-from residscope.reproduce.viewer import at_ends
-from residscope.reproduce.viewer_measures import auc, eta_squared, percentile, spearman
+from residscope.reproduce.viewer.measures import auc, eta_squared, percentile, spearman
+from residscope.reproduce.viewer.study import at_ends
+from residscope.reproduce.viewer.word_kinds import kind, kinds
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ from residscope.corpus.pca import principal
 from residscope.directions import Dictionary
 from residscope.engine.model import Model
 from residscope.errors import CorpusError, DirectionError, NoTokenizer, TooFewWords
-from residscope.reproduce.kinds import AUXILIARIES
-from residscope.reproduce.viewer import Size, _split, viewer_study
-from residscope.reproduce.viewer_claims import cards
-from residscope.reproduce.viewer_measures import spearman
-from residscope.reproduce.viewer_page import page
-from residscope.reproduce.viewer_stream import stream_errors
-from residscope.reproduce.viewer_tokens import Directions
+from residscope.reproduce.viewer.claims import cards
+from residscope.reproduce.viewer.measures import spearman
+from residscope.reproduce.viewer.page import page
+from residscope.reproduce.viewer.stream import stream_errors
+from residscope.reproduce.viewer.study import Size, _split, viewer_study
+from residscope.reproduce.viewer.tokens import Directions
+from residscope.reproduce.viewer.word_kinds import AUXILIARIES
 from residscope.tasks.ioi import NAMES
 from tiny_models import shaken, tiny_llama
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from residscope.errors import TooFewContexts
-from residscope.methods.blind import score
+from residscope.methods._lib.blind import score
 from residscope.server import Server, blind
 from residscope.store import Library
 from server.asking import PC, ask, do, refused, save

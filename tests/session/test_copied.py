@@ -211,7 +211,7 @@ def of_a_name(where: str) -> bool:
 def shelved(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A session with one of each thing that arguments may name, and the folder that its files were exported to."""
     patch = pytest.MonkeyPatch()
-    patch.setattr("residscope.session.loaded.shipped", lambda model: worlds.components(model))
+    patch.setattr("residscope.world.loaded.shipped", lambda model: worlds.components(model))
     folder = tmp_path_factory.mktemp("pasted")
     with worlds.session() as session:
         session.intent("set_prompt", {"text": "xb cd xb ce"})
@@ -314,7 +314,7 @@ REAL = [
 def test_on_the_real_model_three_methods_lines_run_in_a_process_of_their_own(
     smollm2: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("residscope.session.loaded.shipped", rs.directions.shipped)
+    monkeypatch.setattr("residscope.world.loaded.shipped", rs.directions.shipped)
     with worlds.session(smollm2, load=lambda name, **_: smollm2) as session:
         session.intent("load_model", {"name": "smollm2-135m"})
         session.intent("set_prompt", {"text": IOI})

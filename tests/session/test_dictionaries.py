@@ -146,7 +146,7 @@ def test_the_embedding_is_the_first_row_unless_positions_are_added_to_it(rich: S
 def test_a_change_of_dictionary_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the page fetches when another layer's components are chosen: SmolLM2's 31 rows, 64 tokens, 28 or 30 directions."""
     deep = rs.load((tiny_llama(layers=30), worlds.tokenizer()))
-    monkeypatch.setattr("residscope.session.loaded.shipped", lambda model: {})
+    monkeypatch.setattr("residscope.world.loaded.shipped", lambda model: {})
     with worlds.session(deep) as session:
         session.intent("set_prompt", {"text": "n" * 64})
         assert session.wait(60)

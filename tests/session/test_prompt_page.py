@@ -13,10 +13,10 @@ import residscope as rs
 from residscope.directions import Dictionary
 from residscope.errors import EmptyCorpus, NotFound, PageTooLarge, PromptTooLong, UnknownLayer
 from residscope.session import Session, compute, prompt_page
-from residscope.session.loaded import Loaded
 from residscope.session.prompt_page import Page, record
-from residscope.session.state import Prompt
-from residscope.session.world import SessionWorld
+from residscope.world.loaded import Loaded
+from residscope.world.session_world import SessionWorld
+from residscope.world.values import Prompt
 from session import worlds
 from session.asked import Gate, declared, jobs, start
 

@@ -22,7 +22,7 @@ TENSORS = {"stream", "coef", "logits", "prompts_coef", "prompts_logits"}
 def asked() -> Any:
     """A session that has one of everything, and arguments for each query."""
     patch = pytest.MonkeyPatch()
-    patch.setattr("residscope.session.loaded.shipped", lambda model: worlds.components(model))
+    patch.setattr("residscope.world.loaded.shipped", lambda model: worlds.components(model))
     with worlds.session() as session, declared(good=lambda model: result()):
         session.intent("set_prompt", {"text": "abcd"})
         session.intent("fit_probe", ASKED)

@@ -17,9 +17,9 @@ import torch
 import residscope as rs
 from residscope.errors import BadText, DamagedFile, NameTaken, NotFound, NotWritten, ShelfFull, WrongEnding, WrongModel
 from residscope.results import Result
-from residscope.session import shelf as shelf_module
-from residscope.session.shelf import MOST_ITEMS, ItemShelf, Kept
-from residscope.session.shown import ENDINGS
+from residscope.shelf import items as shelf_module
+from residscope.shelf.items import MOST_ITEMS, ItemShelf, Kept
+from residscope.shelf.shown import ENDINGS
 from session import worlds
 from session.test_copied import differing
 

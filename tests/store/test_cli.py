@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from residscope.cli import main
+from residscope.cli.app import main
 from residscope.store import open_library
 from store.things import MODEL, direction
 

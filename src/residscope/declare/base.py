@@ -158,7 +158,7 @@ class Declared:
         public = import_module("residscope").__all__  # not by name: all that it offers would count as imported here
         if module.startswith("residscope.edits."):
             return f"edits.{name}"
-        if module == "residscope.methods.concepts":
+        if module == "residscope.probes.concepts":
             return f"rs.concepts.{name}"
         return f"rs.{name}" if name in public else str(name)
 

@@ -13,7 +13,7 @@ from residscope.engine.model import Model
 from residscope.errors import DirectionError, WrongWidth
 from residscope.files import read_plain, write_plain
 from residscope.items import nbytes_of, save_item
-from residscope.same import same
+from residscope.same_values import same
 
 if TYPE_CHECKING:
     from residscope.views import Curve, Table

@@ -16,7 +16,7 @@ from residscope.engine.model import Model
 from residscope.errors import DirectionError, WrongWidth, ZeroDirection
 from residscope.items import nbytes_of, save_item
 from residscope.model.sites import Site
-from residscope.same import same
+from residscope.same_values import same
 from residscope.views import Card, Grid, Histogram, Reference
 
 Space = Literal["raw", "centred", "lens"]

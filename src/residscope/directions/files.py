@@ -18,8 +18,8 @@ from residscope.engine.model import Model
 from residscope.engine.parameters import plain_weight
 from residscope.errors import DamagedFile, DirectionError, SiteError, WrongModel
 from residscope.files import AGAIN, read_tensors, write_tensors
+from residscope.json_values import FORMS, Form, from_plain, refusal, to_plain
 from residscope.model.sites import Site
-from residscope.plain import FORMS, Form, from_plain, refusal, to_plain
 
 KIND = "dictionaries"
 TENSORS = ("read", "write", "mean", "sd", "variance", "offset")

@@ -17,7 +17,7 @@ from residscope.endings import check_ending
 from residscope.engine.model import Model
 from residscope.errors import DamagedFile, MalformedTensors, ResidscopeError, WrongModel
 from residscope.files import AGAIN, digest, kind_of, replace_whole, unshared
-from residscope.plain import from_plain, to_plain
+from residscope.json_values import from_plain, to_plain
 
 KIND = "direction"
 UNCHECKED = "nothing in the file proves which model it was found in"

@@ -14,8 +14,8 @@ from residscope import fields as asked
 from residscope.directions import Direction
 from residscope.engine.protocols import At, Edit
 from residscope.errors import BadEdit, NotPlain, SiteError, UnknownPosition, WrongWidth
+from residscope.json_values import field_to_plain
 from residscope.model.sites import Site, SiteTable
-from residscope.plain import field_to_plain
 
 KINDS: dict[str, type["BaseEdit"]] = {}
 Index = int | Sequence[int] | None

@@ -14,13 +14,13 @@ from residscope.endings import check_ending
 from residscope.engine.protocols import LeastEdit, whole
 from residscope.errors import BadEdit, NotPlain, ResidscopeError
 from residscope.files import replace_whole, unshared
-from residscope.plain import FORMS, Form, field_from_plain
+from residscope.json_values import FORMS, Form, field_from_plain
 
 # kinds that a later room brings, imported when one is read
 LATER = {
-    "as_far": "residscope.methods.controls",
-    "lrqp": "residscope.methods.lrqp",
-    "set_concept": "residscope.methods.concepts",
+    "as_far": "residscope.methods._lib.controls",
+    "lrqp": "residscope.probes.lrqp",
+    "set_concept": "residscope.probes.concepts",
 }
 KIND = "edits"
 INDICES = WHERE | {"sender_head", "feature", "index", "lengths"}

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,10 +21,12 @@ from torch import Tensor
 from residscope.engine import effects  # noqa: F401  (its checks join the identities in CHECKS)
 from residscope.engine.checks import CHECKS, Bench, Pair
 from residscope.engine.finite import require_finite_run, require_finite_weights
-from residscope.engine.model import Model
 from residscope.engine.structure import Structure
 from residscope.errors import CertificateFailed, NotFinite
 from residscope.versions import untried
+
+if TYPE_CHECKING:
+    from residscope.engine.model import Model
 
 # relative, per position. Stock RMSNorms compute in fp32 whatever the model's dtype; bf16 keeps 8 bits, and every layer's
 # rounding stands between the two sides of some checks
@@ -87,7 +90,7 @@ class Certificate:
         return "\n".join([head, *(f"  untried: {words}" for words in self.untried), *rows])
 
 
-def certify(model: Model, *, progress: Callable[[str, int, int], None] | None = None) -> Certificate:
+def certify(model: "Model", *, progress: Callable[[str, int, int], None] | None = None) -> Certificate:
     """Check a model, or answer from a passed certificate kept for the same weights, code, device, dtype and versions."""
     structure = Structure(model.hf)
     known = bool(model.hash) and not structure.attached()  # what somebody's hook does has no hash
@@ -100,7 +103,7 @@ def certify(model: Model, *, progress: Callable[[str, int, int], None] | None = 
     return certificate
 
 
-def require(model: Model, certificate: Certificate) -> Certificate:
+def require(model: "Model", certificate: Certificate) -> Certificate:
     """The certificate, refused with CertificateFailed where it did not pass: in words of what the user can change."""
     if certificate.passed:
         return certificate
@@ -117,7 +120,7 @@ def require(model: Model, certificate: Certificate) -> Certificate:
     )
 
 
-def measure(model: Model, *, progress: Callable[[str, int, int], None] | None = None) -> Certificate:
+def measure(model: "Model", *, progress: Callable[[str, int, int], None] | None = None) -> Certificate:
     """Run every check now. Raises NotFinite: weights, or what they make of a short prompt, are NaN or infinite."""
     began, tolerance = time.perf_counter(), TOLERANCE[model.dtype]
     checks: list[Checked] = []
@@ -165,7 +168,7 @@ def _folder() -> Path:
     return cache_folder() / "certificates"
 
 
-def _key(model: Model, structure: Structure) -> str:
+def _key(model: "Model", structure: Structure) -> str:
     device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else model.device.type
     placed = repr(getattr(model.hf, "hf_device_map", None))
     parts = [model.hash, structure.digest(), str(model.dtype), device, placed, repr(model.family), _sources()]

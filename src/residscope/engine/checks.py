@@ -6,7 +6,7 @@ random x is written at a site, and the sites beyond must be what the equations s
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,13 +16,15 @@ from residscope.engine.attention import softmax
 from residscope.engine.gradients import Same
 from residscope.engine.hooks import trained_off
 from residscope.engine.layout import BlockParts, Norm, weight_in_out
-from residscope.engine.model import Model
 from residscope.engine.parameters import in_memory, is_plain
 from residscope.engine.protocols import At, Edit
-from residscope.engine.recording import Recording
 from residscope.engine.structure import uncompiled
 from residscope.engine.windows import Window
 from residscope.model.sites import Site, SiteTable
+
+if TYPE_CHECKING:
+    from residscope.engine.model import Model
+    from residscope.engine.recording import Recording
 
 Pair = tuple[Tensor, Tensor]
 # what the checks write into a run from another prompt's: that run keeps no more than these
@@ -63,7 +65,7 @@ class Bench:
     `held` writes the first run's router logits.
     """
 
-    def __init__(self, model: Model, length: int = 6) -> None:
+    def __init__(self, model: "Model", length: int = 6) -> None:
         self.model = model
         generator = torch.Generator().manual_seed(0)
         length = min(length, model.context)
@@ -111,11 +113,11 @@ class Bench:
         x = torch.randn(like.shape, generator=self._generator).to(like)
         return x / x.norm(dim=-1, keepdim=True) * like.norm(dim=-1, keepdim=True).clamp_min(1e-3)
 
-    def mlp_write(self, rec: Recording, layer: int) -> Tensor | float:
+    def mlp_write(self, rec: "Recording", layer: int) -> Tensor | float:
         """What the MLP adds to the stream in a run; nothing where blocks have none."""
         return rec["mlp_out", layer] if self.has("mlp_out") else 0.0
 
-    def after(self, name: str, layer: int, value: Tensor, *, see: list[str]) -> Recording:
+    def after(self, name: str, layer: int, value: Tensor, *, see: list[str]) -> "Recording":
         """What one block makes of a value written at one of its sites."""
         window = Window(self.rec, layer) if layer else None
         sites = [Site(s, layer) for s in see if self.has(s)]

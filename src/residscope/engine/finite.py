@@ -1,13 +1,15 @@
 """Numbers that are none: NaN and infinity, refused by the name of where they are first."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from residscope.engine.recording import Recording
 from residscope.errors import NotFinite
 from residscope.model.sites import KINDS, rank
+
+if TYPE_CHECKING:
+    from residscope.engine.recording import Recording
 
 _MASKED = ("scores",)  # minus infinity, or as good as, where a mask keeps a key out
 
@@ -25,7 +27,7 @@ def require_finite_weights(hf: nn.Module) -> None:
             )
 
 
-def require_finite_run(recording: Recording) -> None:
+def require_finite_run(recording: "Recording") -> None:
     """Refuse a model whose short prompt overflows. Raises NotFinite, with the first site where it does."""
     if _finite(recording.logits):
         return

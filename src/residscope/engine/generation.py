@@ -21,9 +21,9 @@ from residscope.engine.turns import lock_of
 from residscope.errors import NotPlain, PromptError, PromptTooLong
 from residscope.files import read_plain, write_plain
 from residscope.items import save_item
+from residscope.json_values import fits, from_plain
 from residscope.model.prompts import Batch
 from residscope.model.sites import Site
-from residscope.plain import fits, from_plain
 from residscope.views import Grid, TokenStrip
 
 if TYPE_CHECKING:

@@ -94,7 +94,7 @@ class Recording:
 
     def view(self) -> Grid:
         """How long the stream is at each token, layer by layer, where it is held; and what else is. Nothing is recomputed."""
-        from residscope.engine.recorded import shown
+        from residscope.engine.recording_view import shown
 
         return shown(self)
 
@@ -306,7 +306,7 @@ class Recording:
 
 def _room() -> Any:
     """Recordings in files: a room above this one, since runs have edits."""
-    return import_module("residscope.recordings")
+    return import_module("residscope.recording_files")
 
 
 class _Rebased:

@@ -1,19 +1,23 @@
 """Which tokens a statistic is taken of: the one rule that means, fits, evidence and probes share."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from residscope.engine.model import Model
-from residscope.engine.recording import Recording
 from residscope.model.sites import Site, rank
+
+if TYPE_CHECKING:
+    from residscope.engine.model import Model
+    from residscope.engine.recording import Recording
 
 SINK = 10
 """An attention sink's stream is over this many times as long as its row's median."""
 STREAM = ("embed", "pos_embed", "resid_pre", "resid_mid", "resid_post")
 
 
-def streams(model: Model, site: str | Site) -> tuple[Site, ...]:
+def streams(model: "Model", site: str | Site) -> tuple[Site, ...]:
     """Where a site's attention sinks are known by their length: itself in the stream, else before and after its block."""
     where = model.sites.parse(site)
     if where.name in STREAM:
@@ -23,7 +27,7 @@ def streams(model: Model, site: str | Site) -> tuple[Site, ...]:
     return Site("resid_pre", where.layer), Site("resid_post", where.layer)
 
 
-def kept(recording: Recording, site: str | Site) -> Bool[Tensor, "batch pos"]:
+def kept(recording: "Recording", site: str | Site) -> Bool[Tensor, "batch pos"]:
     """Tokens that are neither padding, nor first in their row, nor attention sinks.
 
         |x| <= 10 median |x|        over the tokens of the same row but its first, padding left out
@@ -36,7 +40,7 @@ def kept(recording: Recording, site: str | Site) -> Bool[Tensor, "batch pos"]:
     return found[:, recording.offset :] & ~sinks(recording, site)
 
 
-def sinks(recording: Recording, site: str | Site) -> Bool[Tensor, "batch pos"]:
+def sinks(recording: "Recording", site: str | Site) -> Bool[Tensor, "batch pos"]:
     """Attention sinks, the first token among them where it is one: |x| > 10 median |x|, the median and x as `kept` has them."""
     usual_of = recording.batch.real.clone()
     usual_of[:, 0] = False
@@ -48,7 +52,7 @@ def sinks(recording: Recording, site: str | Site) -> Bool[Tensor, "batch pos"]:
     return (found & recording.batch.real)[:, recording.offset :]
 
 
-def _lengths(recording: Recording, stream: Site) -> Float[Tensor, "batch whole"]:
+def _lengths(recording: "Recording", stream: Site) -> Float[Tensor, "batch whole"]:
     """The length of the stream at every token of the prompts, also of those before a window."""
     window = recording.window
     below = window is not None and rank(stream, recording.model.n_layers) < window.start

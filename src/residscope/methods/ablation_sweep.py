@@ -15,7 +15,7 @@ from residscope.engine.protocols import Edit, Readout
 from residscope.engine.recording import Recording
 from residscope.engine.sinks import streams
 from residscope.errors import BadSweep
-from residscope.methods.grids import Positions, grid, price
+from residscope.methods._lib.cells import Positions, grid, price
 from residscope.model.prompts import PromptSet
 from residscope.progress import Cancel, Progress, keeping
 from residscope.results import Result

@@ -13,8 +13,8 @@ from residscope.engine.model import Model, Prompt
 from residscope.engine.planner import Sweep, sweep
 from residscope.engine.protocols import Edit, Readout
 from residscope.errors import BadSweep
-from residscope.methods.grids import Positions, grid, price, run
-from residscope.methods.pairs import Pair, Side, paired
+from residscope.methods._lib.cells import Positions, grid, price, run
+from residscope.methods._lib.pairs import Pair, Side, paired
 from residscope.model.sites import Site
 from residscope.progress import Cancel, Progress, keeping
 from residscope.results import Result

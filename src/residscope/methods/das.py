@@ -18,14 +18,14 @@ from residscope.engine.gradients import gradients
 from residscope.engine.model import Model
 from residscope.engine.protocols import At, Edit
 from residscope.errors import BadEdit, MissingLabel
-from residscope.methods.activations import recorded
-from residscope.methods.concept_edit import To, of
-from residscope.methods.concepts import SetConcept
-from residscope.methods.pairs import check_aligned, partners
-from residscope.methods.probe import Probe
+from residscope.methods._lib.activations import recorded
+from residscope.methods._lib.pairs import check_aligned, partners
 from residscope.metrics import logit_diff
 from residscope.model.prompts import PromptSet
 from residscope.model.sites import Site, SiteTable
+from residscope.probes.concept_edit import To, of
+from residscope.probes.concepts import SetConcept
+from residscope.probes.probe import Probe
 from residscope.progress import Cancel, Progress, stage
 from residscope.reports import Report
 from residscope.results import Result

@@ -20,10 +20,10 @@ from residscope.engine.protocols import LogitReadout
 from residscope.engine.recording import Recording
 from residscope.engine.sinks import kept, streams
 from residscope.errors import PromptError
-from residscope.methods.intervals import bootstrap, by_rank
-from residscope.methods.own_tokens import CommonTokens, own_tokens, to_stream
-from residscope.methods.random_like import equal_variance, step_of
-from residscope.methods.shifts import shift
+from residscope.methods._lib.intervals import bootstrap, by_rank
+from residscope.methods._lib.own_tokens import CommonTokens, own_tokens, to_stream
+from residscope.methods._lib.random_like import equal_variance, step_of
+from residscope.methods._lib.shifts import shift
 from residscope.model.prompts import Batch
 from residscope.progress import Cancel, Progress
 from residscope.reports import Report

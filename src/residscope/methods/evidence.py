@@ -18,11 +18,11 @@ from residscope.declare.methods import method
 from residscope.directions import Direction
 from residscope.engine.model import Model
 from residscope.errors import Cancelled, CorpusError, NotFitted, ResidscopeError, TooFewVectors, ZeroDirection
-from residscope.methods import badges
-from residscope.methods.badges import Badge
+from residscope.methods._lib import badges
+from residscope.methods._lib.badges import Badge
+from residscope.methods._lib.own_tokens import OwnTokens, own_tokens
 from residscope.methods.dose_response import DoseResponse, dose_response
 from residscope.methods.null_directions import Null, NullDirections
-from residscope.methods.own_tokens import OwnTokens, own_tokens
 from residscope.methods.removal_cost import RemovalCost, removal_cost
 from residscope.methods.stability import Blocks, Stability, fit_of, stability_of
 from residscope.progress import Cancel, Progress

@@ -8,12 +8,12 @@ import torch
 from residscope import fields
 from residscope.declare.methods import method
 from residscope.engine.model import Model
-from residscope.methods.activations import Recorded, recorded_halves
-from residscope.methods.answers import answer_diffs, flips
+from residscope.methods._lib.activations import Recorded, recorded_halves
+from residscope.methods._lib.answers import answer_diffs, flips
 from residscope.methods.intervention import METHODS, QUANTILE, Maker
-from residscope.methods.probe import Probe
 from residscope.methods.probe_fit import fit_each, halves
 from residscope.model.prompts import PromptSet
+from residscope.probes.probe import Probe
 from residscope.progress import Cancel, Progress, stage
 from residscope.results import Result
 

@@ -19,7 +19,7 @@ from residscope.engine.model import Model
 from residscope.engine.planner import ValuesAt, sweep
 from residscope.engine.protocols import Edit
 from residscope.errors import MissingLabel
-from residscope.methods.answers import answer_ids
+from residscope.methods._lib.answers import answer_ids
 from residscope.model.prompts import PromptSet
 from residscope.progress import Cancel, Progress
 from residscope.reports import Report

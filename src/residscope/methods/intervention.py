@@ -15,13 +15,13 @@ from residscope import fields
 from residscope.declare.methods import method
 from residscope.engine.model import Model
 from residscope.engine.planner import Answers, ValuesAt, sweep
-from residscope.methods import concepts
-from residscope.methods.answers import Flips, answer_ids, flips
-from residscope.methods.concept_edit import ConceptEdit
-from residscope.methods.controls import as_far, lengths
-from residscope.methods.lrqp import lrqp
-from residscope.methods.probe import Probe
+from residscope.methods._lib.answers import Flips, answer_ids, flips
+from residscope.methods._lib.controls import as_far, lengths
 from residscope.model.prompts import PromptSet
+from residscope.probes import concepts
+from residscope.probes.concept_edit import ConceptEdit
+from residscope.probes.lrqp import lrqp
+from residscope.probes.probe import Probe
 from residscope.progress import Cancel, Progress, Tell, stage
 from residscope.reports import Record, Report
 from residscope.results import Result

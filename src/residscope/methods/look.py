@@ -12,10 +12,10 @@ from residscope import fields
 from residscope.declare.methods import method
 from residscope.engine.model import Model
 from residscope.errors import BadEdit, MissingExtra, OneClass
-from residscope.methods.activations import Key, Recorded, recorded
-from residscope.methods.probe import Probe
+from residscope.methods._lib.activations import Key, Recorded, recorded
 from residscope.methods.probe_fit import fit_halves
 from residscope.model.prompts import PromptSet
+from residscope.probes.probe import Probe
 from residscope.progress import Cancel, Progress, stage
 from residscope.reports import Report
 from residscope.results import Result

@@ -17,7 +17,7 @@ from residscope.declare.methods import method
 from residscope.engine.model import Model
 from residscope.engine.protocols import Edit
 from residscope.errors import BadEdit
-from residscope.methods.answers import Flips, answer_diffs, flips
+from residscope.methods._lib.answers import Flips, answer_diffs, flips
 from residscope.methods.head_roles import Head
 from residscope.model.prompts import PromptSet
 from residscope.progress import Cancel, Progress

@@ -17,7 +17,7 @@ from residscope.declare.methods import method
 from residscope.directions import Direction
 from residscope.engine.model import Model
 from residscope.errors import EmptyCorpus, WrongModel
-from residscope.methods.random_like import of_data, uniform
+from residscope.methods._lib.random_like import of_data, uniform
 from residscope.progress import Cancel, Progress
 from residscope.reports import Report
 from residscope.results import Result

@@ -14,12 +14,12 @@ from residscope import fields
 from residscope.declare.methods import method
 from residscope.engine.model import Model
 from residscope.errors import OneClass, TooFewPrompts, UnseenLabel
-from residscope.methods.activations import recorded_halves
-from residscope.methods.intervals import wilson
-from residscope.methods.logistic import CS, SHUFFLES, choose, logistic, shuffled_accuracy
-from residscope.methods.probe import EDGE, Probe, warn_of_edges
-from residscope.methods.selection import Mask, selected
+from residscope.methods._lib.activations import recorded_halves
+from residscope.methods._lib.intervals import wilson
 from residscope.model.prompts import PromptSet
+from residscope.probes.logistic import CS, SHUFFLES, choose, logistic, shuffled_accuracy
+from residscope.probes.probe import EDGE, Probe, warn_of_edges
+from residscope.probes.selection import Mask, selected
 from residscope.progress import Cancel, Progress, Tell, stage
 
 _ROW = "row in the whole set"

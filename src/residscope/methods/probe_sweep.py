@@ -8,11 +8,11 @@ import torch
 from residscope import fields
 from residscope.declare.methods import method
 from residscope.engine.model import Model
-from residscope.methods.activations import recorded_halves
-from residscope.methods.logistic import CS
-from residscope.methods.probe import EDGE, Probe, warn_of_edges
+from residscope.methods._lib.activations import recorded_halves
 from residscope.methods.probe_fit import fit_each, halves
 from residscope.model.prompts import PromptSet
+from residscope.probes.logistic import CS
+from residscope.probes.probe import EDGE, Probe, warn_of_edges
 from residscope.progress import Cancel, Progress, stage
 from residscope.results import Result
 

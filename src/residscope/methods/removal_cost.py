@@ -17,10 +17,10 @@ from residscope.engine.model import Model, Prompt
 from residscope.engine.planner import sweep
 from residscope.engine.recording import Recording
 from residscope.errors import PromptError
+from residscope.methods._lib.intervals import bootstrap, by_rank
+from residscope.methods._lib.random_like import equal_variance, step_of
+from residscope.methods._lib.shifts import shift
 from residscope.methods.dose_response import moments_of
-from residscope.methods.intervals import bootstrap, by_rank
-from residscope.methods.random_like import equal_variance, step_of
-from residscope.methods.shifts import shift
 from residscope.progress import Cancel, Progress
 from residscope.reports import Report
 from residscope.results import Result

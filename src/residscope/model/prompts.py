@@ -14,8 +14,8 @@ from torch import Tensor
 from residscope.errors import MissingLabel, PaddedPrompt, TooFewPrompts, UnknownPosition
 from residscope.files import read_plain, write_plain
 from residscope.items import nbytes_of, save_item
+from residscope.json_values import FORMS, form
 from residscope.model.rows import mark, rows_of
-from residscope.plain import FORMS, form
 from residscope.views import Table
 
 Row = str | tuple[int, ...]

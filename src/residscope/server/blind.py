@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from residscope.errors import MalformedJSON, NotFound, ResidscopeError
-from residscope.methods.blind import score
+from residscope.methods._lib.blind import score
 from residscope.methods.blind_contexts import CONTEXTS, Context
 from residscope.progress import Cancel, Progress
 from residscope.session import Session

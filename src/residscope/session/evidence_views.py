@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from residscope.corpus.examples import Example, Examples
-from residscope.methods.badges import Badge
+from residscope.methods._lib.badges import Badge
 from residscope.methods.evidence import Evidence
 from residscope.views import View
 

@@ -14,12 +14,13 @@ from residscope.fields.sources import PromptSource, RunSource
 from residscope.fields.texts import TextRef
 from residscope.session import compute, probes
 from residscope.session.jobs import CANCELLED, WAITING, find_job
-from residscope.session.loaded import Loaded
-from residscope.session.shelf import ItemShelf
-from residscope.session.stack import kind_of, make, parse_edits, parse_ref
-from residscope.session.state import Metric, ProbeRecipe, Probing, Run, Saved, State
-from residscope.session.world import check_data, need_model
-from residscope.session.writing import python_code
+from residscope.session.state import ProbeRecipe, Probing, Saved, State
+from residscope.shelf.items import ItemShelf
+from residscope.world.loaded import Loaded
+from residscope.world.python import python_code
+from residscope.world.session_world import check_data, need_model
+from residscope.world.stack import kind_of, make, parse_edits, parse_ref
+from residscope.world.values import Metric, Run
 
 MOST_EDITS = 200
 MOST_TEXT = 1 << 20
@@ -246,7 +247,7 @@ def python(state: State, args: Python) -> Change:
     ref = None if args.direction is None else parse_ref(args.direction)
     if ref is not None:
         state.world().direction(ref)
-    return state, {"code": python_code(state, ref)}
+    return state, {"code": python_code(state.world(), ref)}
 
 
 def forget_dictionary(state: State, args: Forget) -> Change:

@@ -16,11 +16,11 @@ from residscope.engine.turns import ModelLock, give_way, giving_way, lock_of
 from residscope.errors import Cancelled, NotFound, NotWritten, ResidscopeError
 from residscope.fields.base import Spec
 from residscope.progress import Cancel, Progress
-from residscope.session.made import explained, parts_of, wanting
-from residscope.session.origins import origin_of
-from residscope.session.shelf import ItemShelf, Kept, check_name
 from residscope.session.worker import RUN, Worker
-from residscope.session.world import SessionWorld
+from residscope.shelf.items import ItemShelf, Kept, check_name
+from residscope.shelf.parts import explained, parts_of, wanting
+from residscope.world.origins import origin_of
+from residscope.world.session_world import SessionWorld
 
 if TYPE_CHECKING:
     from residscope.session.state import State

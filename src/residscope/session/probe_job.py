@@ -10,11 +10,11 @@ from residscope.errors import Cancelled, explain
 from residscope.fields.prompts import ProbeData
 from residscope.session import compute
 from residscope.session.intents import find_run
-from residscope.session.loaded import Loaded
 from residscope.session.probe_views import describe_data, place_of, read_vector
 from residscope.session.probes import MOST_PROBES, Fitted, Shelf, steps
 from residscope.session.state import Probing, State
-from residscope.session.world import check_data, find_probe, need_model
+from residscope.world.loaded import Loaded
+from residscope.world.session_world import check_data, find_probe, need_model
 
 PAUSE = 0.01  # seconds between two looks at whether the live run is done
 

@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from residscope.methods import concepts
-from residscope.methods.concept_edit import NEUTRAL
-from residscope.methods.probe import Probe
+from residscope.json_values import finite
 from residscope.model.prompts import PromptSet
+from residscope.probes import concepts
+from residscope.probes.concept_edit import NEUTRAL
+from residscope.probes.probe import Probe
 from residscope.session.probes import Fitted, Map, accuracy
-from residscope.session.wire import finite
 from residscope.views import HeatMap, Histogram, Reference, Scatter
 
 BINS = 48

@@ -12,13 +12,13 @@ from torch import Tensor
 from residscope.engine.model import Model
 from residscope.errors import TooFewPrompts
 from residscope.fields.prompts import ProbeData
-from residscope.methods.activations import Key, Recorded, recorded
-from residscope.methods.intervals import wilson
-from residscope.methods.probe import Probe
+from residscope.methods._lib.activations import Key, Recorded, recorded
+from residscope.methods._lib.intervals import wilson
 from residscope.methods.probe_fit import count_right, fit, halves
 from residscope.model.prompts import PromptSet
+from residscope.probes.probe import Probe
 from residscope.session.state import ProbeRecipe
-from residscope.session.world import make_prompts
+from residscope.world.session_world import make_prompts
 
 SEED = 0
 BATCH_TOKENS = 160  # a live run waits for one batch at most

@@ -20,10 +20,10 @@ from residscope.model.prompts import PromptSet
 from residscope.progress import Cancel, Progress, stage
 from residscope.session import compute
 from residscope.session.compute import Held
-from residscope.session.dictionaries import in_stream, row_sites
 from residscope.session.jobs import Taker
-from residscope.session.loaded import Loaded
-from residscope.session.state import Prompt
+from residscope.world.dictionaries import in_stream, row_sites
+from residscope.world.loaded import Loaded
+from residscope.world.values import Prompt
 
 NEXT = 3
 BATCH_TOKENS = 256  # between two batches the live run takes its turn

@@ -17,10 +17,8 @@ from residscope.errors import Cancelled, DamagedFile, NotFound, ResidscopeError,
 from residscope.manifest import find_method
 from residscope.methods.evidence import Evidence
 from residscope.session import compute, fill
-from residscope.session.compute import Elsewhere, Held, Kept
-from residscope.session.dictionaries import in_stream
+from residscope.session.compute import Elsewhere, Held, Latest
 from residscope.session.evidence_views import describe_evidence
-from residscope.session.imported import read_direction, take_in
 from residscope.session.intents import (
     INTENTS,
     CancelJob,
@@ -35,27 +33,29 @@ from residscope.session.intents import (
     find_run,
 )
 from residscope.session.jobs import Job, Jobs, Taker, find_job, seconds_of, with_job, with_shelf
-from residscope.session.kept import OldDictionaries
-from residscope.session.loaded import Loaded
-from residscope.session.made import parts_of
-from residscope.session.mixing import dictionary_of, reads
 from residscope.session.probe_job import ProbeJobs
 from residscope.session.probe_views import describe_probe
 from residscope.session.prompt_page import Drawing, PromptPages
 from residscope.session.queries import QUERIES, Brought, answer
 from residscope.session.queries import checked as parsed
-from residscope.session.read import describe, describe_dictionary
-from residscope.session.saved import SavedPrompts
 from residscope.session.settle import finished, settle, with_model
-from residscope.session.shelf import MOST_NAME, ItemShelf, check_fits, check_name, of_others
-from residscope.session.shelf import Kept as KeptItem
-from residscope.session.shown import file_of, read_item, table_of, views_of
-from residscope.session.stack import parse_ref
-from residscope.session.state import Prompt, Run, RunKey, Saved, State, run_key
+from residscope.session.state import Saved, State
 from residscope.session.wire import changed, to_wire, top
 from residscope.session.worker import FILL, LOAD, RUN, Worker
-from residscope.session.world import SessionWorld, find_probe, need_model
-from residscope.session.writing import method_code
+from residscope.shelf.items import MOST_NAME, ItemShelf, Kept, check_fits, check_name, of_others
+from residscope.shelf.parts import parts_of
+from residscope.shelf.shown import file_of, read_item, table_of, views_of
+from residscope.shelf.whole import SavedPrompts
+from residscope.world.dictionaries import in_stream
+from residscope.world.imported import read_direction, take_in
+from residscope.world.loaded import Loaded
+from residscope.world.mixing import dictionary_of, reads
+from residscope.world.old_dictionaries import OldDictionaries
+from residscope.world.python import method_code
+from residscope.world.read import describe, describe_dictionary
+from residscope.world.session_world import SessionWorld, find_probe, need_model
+from residscope.world.stack import parse_ref
+from residscope.world.values import Prompt, Run, RunKey, run_key
 
 Listener = Callable[[int, dict[str, Any]], None]
 Loader = Callable[..., Any]
@@ -80,8 +80,8 @@ class Session:
         load_plugins()
         self._load, self._offers = load, offers
         self._lock = threading.RLock()
-        self._kept: Kept[RunKey, Held] = Kept()
-        self._aside: Kept[tuple[RunKey, str, int | None], Elsewhere] = Kept()
+        self._kept: Latest[RunKey, Held] = Latest()
+        self._aside: Latest[tuple[RunKey, str, int | None], Elsewhere] = Latest()
         self._old = OldDictionaries(folder)
         self._probes = ProbeJobs(lambda: self._state, self._commit, self._lock)
         self._items = ItemShelf(folder)
@@ -375,7 +375,7 @@ class Session:
         try:
             for part, item in parts.items():
                 wanted = f"{name[: MOST_NAME // 2]}, {part[: MOST_NAME // 2 - 2]}" if part else name
-                kept = self._items.put(KeptItem(wanted, item, "Imported"), of=model)
+                kept = self._items.put(Kept(wanted, item, "Imported"), of=model)
                 names.append(kept.name)
                 if of_others(item, model):
                     notices.append(f"{kept.name} was fitted on other weights than this model's.")

@@ -8,10 +8,11 @@ from torch import Tensor
 from residscope.declare import EditSpec
 from residscope.errors import ResidscopeError
 from residscope.session.compute import TOP, Held, top_tokens
-from residscope.session.inert import find_inert
-from residscope.session.loaded import Loaded
-from residscope.session.stack import check, place
-from residscope.session.state import MOST_RUNS, Metric, Prompt, Run, Saved, State, Tok, run_key
+from residscope.session.state import MOST_RUNS, Saved, State
+from residscope.world.inert import find_inert
+from residscope.world.loaded import Loaded
+from residscope.world.stack import check, place
+from residscope.world.values import Metric, Prompt, Run, Tok, run_key
 
 EXAMPLE = "When John and Mary went to the store, John gave a bottle of milk to"
 SHORT_EXAMPLE = "The"  # for models of a few dozen tokens

@@ -1,6 +1,5 @@
 """The state as the JSON of docs/wire.md."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -8,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 from residscope.declare import EditSpec
 from residscope.fields.prompts import ProbeData
 from residscope.fields.tasks import FileData
-from residscope.session.shelf import short_args
-from residscope.session.stack import kind_of
-from residscope.session.state import Metric, Probing, Prompt, Run, State, Tok
+from residscope.json_values import finite
+from residscope.session.state import Probing, State
+from residscope.shelf.items import short_args
+from residscope.world.stack import kind_of
+from residscope.world.values import Metric, Prompt, Run, Tok
 
 if TYPE_CHECKING:
     from residscope.session.jobs import Job
@@ -65,11 +66,6 @@ def _job(job: "Job") -> dict[str, Any]:
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """The top-level keys that differ, each whole."""
     return {key: value for key, value in new.items() if key not in old or old[key] != value}
-
-
-def finite(value: float | None) -> float | None:
-    """JSON has no NaN and no infinity."""
-    return value if value is not None and math.isfinite(value) else None
 
 
 def token(tok: Tok) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from residscope.methods.blind import over_people
+from residscope.methods._lib.blind import over_people
 from residscope.store.tables import BlindTest, Description, User
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from residscope.endings import check_ending
+from residscope.endings import PICTURES, check_ending
 from residscope.errors import BadView, FileNotThere
 from residscope.views.drawn import matrix, plots, words
 from residscope.views.drawn.sheet import Plan, Sheet
-from residscope.views.view import View
+from residscope.views.view import WRITERS, View
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,3 +74,6 @@ def planned(view: View, width: float) -> Plan:
     if not isinstance(view, View) or view.kind not in DRAWN:
         raise BadView("this cannot be drawn", received=type(view).__name__, allowed="views of residscope.views")
     return DRAWN[view.kind](view, width)
+
+
+WRITERS.update(dict.fromkeys(PICTURES, save_picture))

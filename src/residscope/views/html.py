@@ -13,7 +13,7 @@ from pathlib import Path
 
 from residscope.endings import check_ending
 from residscope.errors import BadView, FileNotThere, NoPage
-from residscope.views.view import View
+from residscope.views.view import SHOWN, WRITERS, View
 
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Controls, marks that reorder the text around them, and halves of characters."""
@@ -98,3 +98,7 @@ def _built(name: str) -> str:
             fix="in a checkout: pip install -e . again with Node 20.19 or newer",
         )
     return found.read_text(encoding="utf-8")
+
+
+WRITERS[".html"] = save_html
+SHOWN.append(in_notebook)

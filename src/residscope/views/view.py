@@ -3,7 +3,7 @@
 import math
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, get_type_hints
 
@@ -64,6 +64,11 @@ class Part:
         return plain({f.name: getattr(self, f.name) for f in fields(self)})  # type: ignore[arg-type]
 
 
+# who writes a view, by the ending of the file's name, and who shows it in a notebook: what writes views says so itself
+WRITERS: "dict[str, Callable[[View, str | os.PathLike[str]], object]]" = {}
+SHOWN: "list[Callable[[View], str]]" = []
+
+
 class View(Part):
     """A picture as plain data: `kind` names which, `to_dict` is all of it as JSON."""
 
@@ -82,18 +87,10 @@ class View(Part):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """A page of it (`x.html`), or a figure (`x.png`, `x.svg`, `x.pdf`). Raises WrongEnding, FileNotThere."""
-        from residscope.views.figures import save_picture
-        from residscope.views.html import save_html
-
-        if check_ending(path, "picture", called="view") == ".html":
-            save_html(self, path)
-        else:
-            save_picture(self, path)
+        WRITERS[check_ending(path, "picture", called="view")](self, path)
 
     def _repr_html_(self) -> str:
-        from residscope.views.html import in_notebook
-
-        return in_notebook(self)
+        return SHOWN[0](self)
 
 
 def plain(parts: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""What several methods share. One method is one file of the folder above."""

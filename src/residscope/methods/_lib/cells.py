@@ -1,0 +1,179 @@
+"""The cells of a sweep over a model: every layer, by position, by head, or by both."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from torch import Tensor
+
+from residscope.engine.model import Model
+from residscope.engine.planner import Sweep, screened
+from residscope.errors import BadSweep, UnalignedPrompts, UnknownPosition
+from residscope.model.prompts import Batch, PromptSet
+from residscope.model.sites import Site
+from residscope.progress import Cancel, Progress
+from residscope.results import Result
+
+STREAM = ("resid_pre", "resid_mid", "resid_post")
+Positions = str | Sequence[int] | Sequence[str] | None
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Cells in the order of their dimensions. `sites` and `where` say, of each, the site and the heads and positions.
+
+    A named position stands in `where` by its name ("named"): which token it is, each prompt set says for itself.
+    """
+
+    dims: tuple[str, ...]
+    coords: Mapping[str, tuple[Any, ...]]
+    along: Mapping[str, str]
+    sites: tuple[Site, ...]
+    where: tuple[dict[str, Any], ...]
+
+    def result(self, found: Result, *, about: Mapping[str, Any]) -> Result:
+        """A sweep's result over these cells, by the grid's dimensions; the prompt's goes where there is only one."""
+        sizes = [len(self.coords[dim]) for dim in self.dims]
+        values, dims, coords = found.values, self.dims, dict(self.coords)
+        if values.shape[1] == 1:
+            values = values[:, 0].reshape(sizes)
+        else:
+            values, dims = values.reshape(*sizes, values.shape[1]), (*dims, "prompt")
+        if "known" in found.coords:
+            about = {**about, "known": list(found.coords["known"])}
+        provenance = {**found.provenance, **about}
+        return Result(
+            values, dims, coords, self.along, name=found.name, unit=found.unit, exact=found.exact, provenance=provenance
+        )
+
+
+def price(
+    model: Model,
+    *,
+    site: str = "resid_pre",
+    prompts: Any = None,
+    clean: Any = None,
+    layers: Sequence[int] | None = None,
+    positions: Positions = None,
+    **_: Any,
+) -> float:
+    """Tokens that a sweep over a grid puts through the whole model, about: half of each cell's, which joins where it differs."""
+    source = prompts if prompts is not None else clean
+    batch, names = model.batch(source), source if isinstance(source, PromptSet) else None
+    cells = grid(model, site, layers=layers, positions=positions, tokens=batch, names=names)
+    return len(cells.sites) * sum(batch.lengths) / 2
+
+
+def grid(
+    model: Model,
+    site: str,
+    *,
+    layers: Sequence[int] | None,
+    positions: Positions,
+    tokens: Batch,
+    names: PromptSet | None = None,
+) -> Cells:
+    """One cell for each layer, position and head of a site; heads where it has them, positions unless "all" are one cell.
+
+    positions: "each", "all", a list of them, or names that the prompt set gives its positions. Unless said: "all" for a site
+    with heads, "each" for one without.
+    """
+    first = model.sites.expand(site)[0]
+    every = [s.layer for s in model.sites.expand(first.name)]
+    chosen = [layer for layer in every if layers is None or layer in layers]
+    if layers is not None and (strange := {*layers} - {*every}):
+        raise BadSweep("no such layers", received=str(sorted(strange)), allowed=f"0 to {model.n_layers - 1}")
+    axes = first.kind.axes
+    head = next((axis for axis in ("head", "kv_head") if axis in axes), None)
+    if positions is None:
+        positions = "all" if head else "each"
+    dims: list[str] = ["layer"]
+    coords: dict[str, tuple[Any, ...]] = {"layer": tuple(chosen)}
+    along: dict[str, str] = {}
+    choices: list[list[dict[str, Any]]] = [[{}]]
+    if positions != "all":
+        found, labels = _positions(positions, tokens, names)
+        dims.append("pos")
+        coords["pos"] = labels
+        choices.append(found)
+        if len(tokens) == 1 and all(isinstance(p, int) for p in labels):
+            coords["token"] = tuple(model.token_texts(tokens.ids[0, list(labels)].tolist()))
+            along["token"] = "pos"
+    if head is not None:
+        count = model.sites.size(first, head) or 0
+        dims.append(head)
+        coords[head] = tuple(range(count))
+        choices.append([{head: i} for i in range(count)])
+    sites, where = [], []
+    for layer in chosen:
+        for parts in product(*choices):
+            sites.append(Site(first.name, layer))
+            where.append({k: v for part in parts for k, v in part.items()})
+    return Cells(tuple(dims), coords, along, tuple(sites), tuple(where))
+
+
+def _positions(
+    positions: str | Sequence[Any], tokens: Batch, names: PromptSet | None
+) -> tuple[list[dict[str, Any]], tuple[Any, ...]]:
+    """What each cell says of its position, and its label."""
+    if positions == "each":
+        if len({*tokens.lengths}) > 1:
+            raise UnalignedPrompts(
+                "positions of prompts of unequal length do not correspond",
+                received=f"lengths {min(tokens.lengths)} to {max(tokens.lengths)}",
+                fix='name them: positions=["S2", "END"] of a PromptSet, or count from the end: positions=[-1, -2]',
+            )
+        each = tuple(range(tokens.lengths[0]))
+        return [{"pos": p} for p in each], each
+    if isinstance(positions, str):
+        raise BadSweep("no such positions", received=repr(positions), allowed='"each", "all", or a list')
+    if all(isinstance(p, int) for p in positions):
+        return [{"pos": p} for p in positions], tuple(positions)
+    if names is None:
+        raise BadSweep("the prompts name no positions", received=repr(positions), allowed="a PromptSet with positions")
+    found = []
+    for name in map(str, positions):
+        if name not in names.positions:
+            raise UnknownPosition(
+                "the prompts name no such position", received=repr(name), allowed=", ".join(names.positions) or "none"
+            )
+        names.at(name)  # refuses where one of the prompts lacks it
+        found.append({"named": name})
+    return found, tuple(map(str, positions))
+
+
+def run(
+    plan: Sweep,
+    cells: Cells,
+    gap: Tensor,
+    screen: str | None,
+    over: float,
+    progress: Progress,
+    cancel: Cancel,
+    *,
+    donor: Batch | None = None,
+) -> Result:
+    """The sweep's numbers: exact, or screened by a cheaper estimate. donor: the prompts whose values the cells take."""
+    if screen is None:
+        return plan.run(progress, cancel)
+    chains = _chains(cells)
+    return screened(plan, gap, by=screen, chains=chains, donor=donor, over=over, progress=progress, cancel=cancel)
+
+
+def _chains(cells: Cells) -> list[list[int]]:
+    """The stream's layers at one place, run of neighbouring layers by run; none for other sites.
+
+    The stream of a layer is the layer before's with two terms more, so that what patching it does changes slowly. Heads,
+    outputs and neurons of one layer have nothing to do with those of the next.
+    """
+    if cells.sites[0].name not in STREAM:
+        return []
+    each = len(cells.sites) // len(cells.coords["layer"])
+    runs: list[list[int]] = []
+    for row, layer in enumerate(cells.coords["layer"]):
+        if row and cells.coords["layer"][row - 1] == layer - 1:
+            runs[-1].append(row)
+        else:
+            runs.append([row])
+    return [[row * each + place for row in rows] for rows in runs for place in range(each)]

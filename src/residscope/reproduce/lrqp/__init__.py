@@ -1,0 +1,1 @@
+"""Intervening in the Residual Stream (2023), run again."""

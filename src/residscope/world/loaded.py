@@ -1,0 +1,186 @@
+"""A model as the session holds it: with its dictionaries, what the page is told of it, and its common tokens."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from residscope.directions import Dictionary, new_id, shipped
+from residscope.engine.model import Model
+from residscope.errors import DirectionError, NotFound
+from residscope.methods._lib.own_tokens import readable
+from residscope.model.sites import KINDS
+from residscope.world.dictionaries import Means, describe_row, row_sites
+from residscope.world.values import Prompt, Tok
+
+if TYPE_CHECKING:
+    from residscope.shelf.items import ItemShelf
+
+COMMON = 10_000  # byte-pair vocabularies are learnt commonest first, so low ids are common tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """One loaded model.
+
+    dictionaries: by id, such as `pca@resid_post.23`. shipped: the ids of those that came with Residscope. shelved: of those that
+    are items of the shelf. code: lines of Python that give each. file: where version 0.1 kept those that were fitted.
+    """
+
+    model: Model
+    dictionaries: Mapping[str, Dictionary]
+    source: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    code: Mapping[str, str] = field(default_factory=dict)
+    shipped: frozenset[str] = frozenset()
+    shelved: frozenset[str] = frozenset()
+    file: Path | None = None
+
+    @classmethod
+    def of(cls, model: Model, *, source: str | None = None, **options: Any) -> "Loaded":
+        found = shipped(model)
+        ids = {new_id(d): key for key, d in found.items()}
+        code = {id: f"directions.shipped(model)[{key!r}]" for id, key in ids.items()}
+        dictionaries = {id: found[key] for id, key in ids.items()}
+        return cls(model, dictionaries, source, options, code, frozenset(ids))
+
+    def prompt(self, text: str, *, bos: bool | None = None) -> Prompt:
+        """The prompt's tokens.
+
+        Raises:
+            EmptyPrompt, PromptTooLong.
+        """
+        ids = self.model.tokens(text, bos=bos)[0].tolist()
+        texts = self.model.token_texts(ids)
+        begins = self.model.bos if bos is None else bos
+        return Prompt(text, bos, tuple(Tok(id, text) for id, text in zip(ids, texts, strict=True)), begins)
+
+    def token(self, text: str) -> Tok:
+        """The one token a string is.
+
+        Raises:
+            UnknownToken.
+        """
+        return Tok(self.model.token_id(text), text)
+
+    def dictionary(self, id: str) -> Dictionary:
+        """Raises NotFound."""
+        if id not in self.dictionaries:
+            known = list(self.dictionaries)
+            raise NotFound(
+                "there is no dictionary of that id",
+                received=id[:200],
+                allowed=", ".join(known[:4]) + (f" ... {known[-1]}" if len(known) > 4 else "")
+                if known
+                else "none: this model ships without components",
+                fix=None if known else "fit some",
+            )
+        return self.dictionaries[id]
+
+    def with_shelf(self, shelf: "ItemShelf") -> "Loaded":
+        """With the dictionaries of the shelf as they are now, and the Python that gives each."""
+        kept = shelf.dictionaries
+        dictionaries = {id: d for id, d in self.dictionaries.items() if id not in self.shelved}
+        dictionaries |= {id: item.item for id, item in kept.items() if isinstance(item.item, Dictionary)}
+        code = {id: line for id, line in self.code.items() if id in dictionaries and id not in kept}
+        code |= {id: item.line or f"rs.load_item({_file(shelf, item.name)!r})" for id, item in kept.items()}
+        same = dictionaries.keys() == self.dictionaries.keys() and code == self.code
+        if same and all(dictionaries[id] is d for id, d in self.dictionaries.items()):
+            return self
+        return self._with(dictionaries=dictionaries, code=code, shelved=frozenset(kept))
+
+    def without(self, id: str) -> "Loaded":
+        """Raises NotFound; DirectionError for one that came with Residscope."""
+        self.dictionary(id)
+        if id in self.shipped:
+            fitted = [other for other in self.dictionaries if other not in self.shipped]
+            raise DirectionError(
+                "that dictionary comes with Residscope and stays",
+                received=id,
+                allowed=", ".join(fitted) or "none is fitted",
+            )
+        return self._with(dictionaries={other: d for other, d in self.dictionaries.items() if other != id})
+
+    def _with(self, **changed: Any) -> "Loaded":
+        """The same model with other dictionaries; its common tokens are not worked out again."""
+        new = replace(self, **changed)
+        if "common" in self.__dict__:
+            new.__dict__["common"] = self.common
+        return new
+
+    @property
+    def fitted(self) -> dict[str, Dictionary]:
+        """The dictionaries that did not come with Residscope, by id."""
+        return {id: d for id, d in self.dictionaries.items() if id not in self.shipped}
+
+    @cached_property
+    def common(self) -> "tuple[list[str], Float[Tensor, 'token d_model']]":
+        """Common tokens, and the direction that raises each one's logit (norm gain folded in), at unit length."""
+        ids = list(range(min(COMMON, self.model.d_vocab)))
+        texts, kinds = self.model.token_texts(ids), self.model.token_kinds(ids)
+        kept = [i for i in ids if kinds[i] == "text" and readable(texts[i])]
+        norm = self.model.layout.final_norm
+        rows = norm.center(norm.gain.float() * self.model.W_U.T[kept].float())
+        return [texts[i] for i in kept], rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+
+    @cached_property
+    def means(self) -> Means:
+        """The data-set mean of each place, as far as a dictionary knows it."""
+        return Means(self.dictionaries, self.model.sites)
+
+    @cached_property
+    def row_means(self) -> Float[Tensor, "row d_model"]:
+        """The data-set mean of each row of the stream, `embed` first; NaN where none is known."""
+        return self.means.stack(row_sites(None, self.model.sites), None)
+
+    @cached_property
+    def info(self) -> dict[str, Any]:
+        """`State.model` of the wire."""
+        m, c = self.model, self.model.certificate
+        checks = [
+            {f: getattr(check, f) for f in ("name", "error", "first", "tolerance", "passed", "about")}
+            for check in c.checks
+        ]
+        return {
+            "name": m.name,
+            "family": m.family.name,
+            "n_layers": m.n_layers,
+            "n_heads": m.n_heads,
+            "n_kv_heads": m.n_kv_heads,
+            "d_model": m.d_model,
+            "d_vocab": m.d_vocab,
+            "context": m.context,
+            "dtype": str(m.dtype).removeprefix("torch."),
+            "device": str(m.device),
+            "threads": torch.get_num_threads(),
+            "hash": m.hash,
+            "bos": m.bos,
+            "certificate": {
+                "passed": c.passed,
+                "worst": c.worst,
+                "worst_check": c.worst_check,
+                "cached": c.cached,
+                "seconds": c.seconds,
+                "checks": checks,
+            },
+            "sites": [
+                {
+                    "name": name,
+                    "layers": m.n_layers if kind.layered else 1,
+                    "dims": kind.dims,
+                    "absent": m.sites.absent.get(name),
+                }
+                for name, kind in KINDS.items()
+            ],
+            "dictionaries": [describe_row(id, d, shipped=id in self.shipped) for id, d in self.dictionaries.items()],
+        }
+
+
+def _file(shelf: "ItemShelf", name: str) -> str:
+    """Where an item is, or what it is called once it is saved."""
+    return str(shelf.file(name) or f"{name}.safetensors")

@@ -1,0 +1,247 @@
+"""What is on screen as lines of Python that run as pasted and give its numbers."""
+
+import re
+from typing import Any
+
+from residscope.declare import EditSpec, Method
+from residscope.directions import Direction
+from residscope.fields.base import Spec
+from residscope.fields.directions import AnyDirection, LogitDiffRef, MixRef, PcaRef, SavedRef, TokenRef
+from residscope.fields.metrics import AnswersMetric, LiveMetric, LogitDiffMetric, LogProbMetric, LossMetric
+from residscope.fields.prompts import DrawnPrompts, LivePrompt, NamedPrompts, TypedPrompts
+from residscope.fields.sources import ItemSource, PromptSource, RunSource
+from residscope.fields.tasks import FileData, TaskData
+from residscope.fields.texts import HubText, TypedText
+from residscope.tasks import find_task
+from residscope.world.mixing import Term, alone, mean_source, one_dictionary, terms_of
+from residscope.world.session_world import SessionWorld, source_of
+from residscope.world.stack import kind_of, parse_edits
+from residscope.world.values import Metric, Prompt, Tok
+
+MOST_TYPED = 4000  # characters of typed text that the copied Python holds
+
+
+def python_code(world: SessionWorld, ref: AnyDirection | None) -> str:
+    """The model, the prompt, the runs, the metric and, where one is shown, the direction."""
+    writer = SessionWriter(world)
+    body: list[str] = []
+    runs = ["baseline"]
+    if world.prompt is not None:
+        bos = "" if world.prompt.bos is None else f", bos={world.prompt.bos}"
+        body += [f"prompt = {world.prompt.text!r}", f"baseline = model.run(prompt{bos})"]
+        if world.stack:
+            stack = [f"    {writer.edit(spec)}," for spec in world.stack]
+            body += ["stack = [", *stack, "]", f"edited = model.run(prompt, edits=stack{bos})"]
+            runs.append("edited")
+        body.append(f"print({', '.join(f'{run}.top(5)' for run in runs)}, sep='\\n')")
+        if world.shown is not None:
+            body += [
+                f"metric = {writer.shown_metric(world.shown)}",
+                f"print({', '.join(f'metric({run}).item()' for run in runs)})",
+            ]
+        if ref is not None:
+            body += [f"direction = {writer.direction(ref)}", f"print({runs[-1]}.project(direction))"]
+    return writer.whole(body)
+
+
+def method_code(method: Method, plain: Spec, world: SessionWorld) -> str:
+    """The lines that give what a method gives, and print it."""
+    writer = SessionWriter(world)
+    if world.prompt is not None:
+        writer.prompt_name = repr(world.prompt.text)
+    return writer.whole([f"result = {method.code(plain, writer, 'model')}", "print(result)"])
+
+
+class SessionWriter:
+    """Says what a `SessionWorld` resolves as Python. `whole` puts the lines it needs before some others."""
+
+    def __init__(self, world: SessionWorld) -> None:
+        self.world = world
+        self.imports: dict[str, None] = {}
+        self.lines: dict[str, None] = {}
+        self.names: dict[str, str] = {}
+        self.prompt_name = "prompt"
+
+    def whole(self, body: list[str]) -> str:
+        """Imports, the model, what the lines refer to, and the lines."""
+        loaded = self.world.loaded
+        options = "".join(f", {name}={_option(value)}" for name, value in loaded.options.items() if value is not None)
+        head = [
+            "import residscope as rs",
+            "from residscope import directions, edits, metrics",
+            *self.imports,
+            "",
+            f"model = rs.load({(loaded.source or loaded.model.name)!r}{options})",
+            *self.lines,
+        ]
+        code = "\n".join([*head, *body]) + "\n"
+        standard = [f"import {name}\n" for name in ("dataclasses", "torch") if f"{name}." in code]
+        return "".join(standard) + ("\n" if standard else "") + code
+
+    def need(self, line: str) -> None:
+        self.imports[line] = None
+
+    def edit(self, spec: EditSpec) -> str:
+        return kind_of(spec).code(spec, self)
+
+    def edits(self, ref: Any) -> str:
+        specs = self.world.stack if ref == "live" else parse_edits(ref)
+        return f"[{', '.join(map(self.edit, specs))}]"
+
+    def position(self, name: str) -> int:
+        return self.world.position(name)
+
+    def prompts(self, ref: Any) -> str:
+        match ref:
+            case LivePrompt():
+                return self._prompt(self.world.prompt)
+            case TypedPrompts(texts=texts, bos=None):
+                return repr(texts[0] if len(texts) == 1 else texts)
+            case TypedPrompts(texts=texts, bos=bos):
+                return f"[{', '.join(f'model.tokens({text!r}, bos={bos})[0].tolist()' for text in texts)}]"
+            case TaskData():
+                return find_task(ref.task).code(ref.n, self, seed=ref.seed, prefixes=ref.prefixes)
+            case FileData():
+                return f"rs.tasks.from_file(model, {ref.name!r})"
+            case DrawnPrompts():
+                return f"rs.draw_prompts(model, {self.text(ref.text)}, {ref.n}, length={ref.length}, seed={ref.seed})"
+            case NamedPrompts():
+                return f"rs.load_item({f'{ref.name}.safetensors'!r})"
+            case _:
+                raise TypeError(f"no prompts: {ref!r}")
+
+    def source(self, ref: Any) -> str:
+        match ref:
+            case PromptSource():
+                if not ref.edits and ref.bos is None:
+                    return repr(ref.text)
+                return self._run(self.world.loaded.prompt(ref.text, bos=ref.bos), parse_edits(ref.edits))
+            case RunSource():
+                run = self.world.run(ref.run)
+                return self._run(run.prompt, run.active)
+            case ItemSource():
+                return f"rs.load_item({f'{ref.name}.safetensors'!r}, model)"
+            case _:
+                raise TypeError(f"no source: {ref!r}")
+
+    def direction(self, ref: AnyDirection) -> str:
+        match ref:
+            case PcaRef() | MixRef():
+                return self._mix(ref)
+            case LogitDiffRef():
+                return f"directions.logit_diff(model, {ref.positive!r}, {ref.negative!r})"
+            case TokenRef():
+                return f"directions.unembedding(model, {ref.token!r})"
+            case SavedRef():
+                if ref.name not in self.world.directions:
+                    return self._loaded(ref.name)
+                return _saved(self.world.directions[ref.name])
+
+    def dictionary(self, id: str) -> str:
+        if id not in self.world.loaded.code:
+            return self._loaded(id)
+        variable = re.sub(r"\W+", "_", id)
+        self.lines[f"{variable} = {self.world.loaded.code[id]}"] = None
+        return variable
+
+    def probe(self, name: str) -> str:
+        """A variable for each probe, which is fitted again from its data: fits are the same on every run."""
+        if name not in self.world.fitted:
+            return self._loaded(name)
+        if name not in self.names:
+            variable = "probe" if not self.names else f"probe_{len(self.names) + 1}"
+            recipe = self.world.fitted[name].recipe
+            where = f"site={recipe.site!r}, position={recipe.position!r}, label={recipe.label!r}"
+            self.lines |= dict.fromkeys(
+                (
+                    f"{variable}_data = {self.prompts(recipe.data)}",
+                    f"{variable} = rs.fit_probe(model, {variable}_data, {where})",
+                    f'# {variable}.save("{variable}.safetensors") keeps it: rs.Probe.load("{variable}.safetensors")',
+                )
+            )
+            self.names[name] = variable
+        return self.names[name]
+
+    def _loaded(self, name: str) -> str:
+        """An item of the shelf, from the file that it was saved to."""
+        return f"rs.load_item({f'{name}.safetensors'!r})"
+
+    def text(self, ref: Any) -> str:
+        """A long typed text is the file that it was pasted from."""
+        if isinstance(ref, TypedText):
+            return repr(source_of(ref) if len(ref.text) <= MOST_TYPED else ref.name)
+        if isinstance(ref, HubText):
+            return repr(source_of(ref))
+        return repr(ref.name)
+
+    def metric(self, ref: Any) -> str:
+        match ref:
+            case LiveMetric():
+                assert self.world.shown is not None
+                return self.shown_metric(self.world.shown)
+            case LogitDiffMetric():
+                return f"metrics.logit_diff({ref.positive!r}, {ref.negative!r})"
+            case LogProbMetric():
+                return f"metrics.log_prob({ref.token!r})"
+            case AnswersMetric():
+                return "metrics.logit_diff()"
+            case LossMetric():
+                return "metrics.loss()"
+            case _:
+                raise TypeError(f"no metric: {ref!r}")
+
+    def shown_metric(self, metric: Metric) -> str:
+        return f"metrics.logit_diff({self._token(metric.positive)}, {self._token(metric.negative)})"
+
+    def _token(self, tok: Tok) -> str:
+        """The token as text where that names it, else its id."""
+        try:
+            return repr(tok.text) if self.world.loaded.token(tok.text).id == tok.id else str(tok.id)
+        except Exception:
+            return str(tok.id)
+
+    def _prompt(self, prompt: Prompt | None) -> str:
+        assert prompt is not None
+        return self.prompt_name if prompt.bos is None else f"model.tokens({self.prompt_name}, bos={prompt.bos})"
+
+    def _run(self, prompt: Prompt, active: tuple[EditSpec, ...]) -> str:
+        bos = "" if prompt.bos is None else f", bos={prompt.bos}"
+        inner = SessionWriter(self.world.on(prompt))
+        inner.lines, inner.imports, inner.names = self.lines, self.imports, self.names
+        inner.prompt_name = repr(prompt.text)
+        several = f", edits=[{', '.join(inner.edit(spec) for spec in active)}]" if active else ""
+        return f"model.run({prompt.text!r}{several}{bos})"
+
+    def _mix(self, ref: PcaRef | MixRef) -> str:
+        loaded, directions = self.world.loaded, self.world.directions
+        terms = terms_of(ref)
+        names = [self._term(term) for term in terms]
+        if alone(ref):
+            return f"{'-' if terms[0].weight < 0 else ''}{names[0]}"
+        given = [f"[{', '.join(f'({t.weight!r}, {name})' for t, name in zip(terms, names, strict=True))}]"]
+        if isinstance(ref, MixRef) and ref.site is not None:
+            given.append(f"site={ref.site!r}")
+        knower = mean_source(ref, loaded, directions)
+        if knower is not None:
+            given.append(f"mean={self.dictionary(knower)}.mean")
+        mix = f"rs.mix({', '.join(given)})"
+        one, scale = one_dictionary(terms, loaded), self.world.direction(ref).scale
+        return mix if one is None or len(terms) == 1 else f"dataclasses.replace({mix}, scale={scale!r})"
+
+    def _term(self, term: Term) -> str:
+        if term.index is None:
+            return _saved(self.world.directions[term.source])
+        return f"{self.dictionary(term.source)}[{term.index}]"
+
+
+def _option(value: Any) -> str:
+    text = str(value)
+    return text if text.startswith("torch.") else repr(text)
+
+
+def _saved(held: Direction) -> str:
+    vectors = f"torch.tensor({held.read.tolist()}), torch.tensor({held.write.tolist()})"
+    more = {"offset": held.offset, "scale": held.scale, "space": held.space, "head": held.head}
+    usual = {"offset": 0.0, "scale": None, "space": "raw", "head": None}
+    given = [f"{name}={value!r}" for name, value in more.items() if value != usual[name]]
+    return f"directions.Direction({', '.join([vectors, repr(held.site), f'name={held.name!r}', *given])})"

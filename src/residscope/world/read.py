@@ -1,0 +1,143 @@
+"""What a direction says: its tokens by cosine, its share of the variance, its angle to the metric."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from residscope.directions import Direction, logit_diff
+from residscope.fields.directions import AnyDirection, LogitDiffRef, MixRef, PcaRef, SavedRef
+from residscope.json_values import finite
+from residscope.world.dictionaries import describe_row, fitted_on, in_stream
+from residscope.world.loaded import Loaded
+from residscope.world.mixing import Term, one_dictionary, terms_of
+from residscope.world.session_world import SessionWorld
+from residscope.world.values import Metric
+
+POLES = 5
+THROUGH = "read through the final norm at every layer: exact at the last, a lens before it."
+ZERO = {
+    "raw": "Read as a plain dot product, nothing subtracted.",
+    "centred": "Centred: its data-set mean counts as zero.",
+    "lens": f"In logits, {THROUGH}",
+}
+
+
+def describe_dictionary(loaded: Loaded, id: str, metric: Metric | None) -> dict[str, Any]:
+    """The query `dictionary` of the wire."""
+    dictionary = loaded.dictionary(id)
+    read = dictionary.read.float()
+    wide = in_stream(loaded.model.sites.parse(dictionary.site))
+    cosines = _cosines(loaded, read, metric) if wide else [None] * len(read)
+    poles = _poles(loaded, read) if wide else [{"top": [], "bottom": []} for _ in read]
+    share = dictionary.variance if dictionary.variance is not None else torch.full((len(read),), torch.nan)
+    sd = dictionary.sd if dictionary.sd is not None else torch.full((len(read),), torch.nan)
+    row = describe_row(id, dictionary, shipped=id in loaded.shipped)
+    about = {name: row[name] for name in ("id", "site", "head", "place", "kind", "space", "standardised")}
+    return {
+        **about,
+        "fitted_on": row["fitted_on"],
+        "tokens": row["tokens"],
+        "components": [
+            {
+                "index": i,
+                "label": dictionary.label(i),
+                "variance": finite(float(share[i])),
+                "sd": finite(float(sd[i])),
+                "cos_logit_diff": cosines[i],
+                **poles[i],
+            }
+            for i in range(len(read))
+        ],
+    }
+
+
+def describe(ref: AnyDirection, world: SessionWorld) -> dict[str, Any]:
+    """The query `read_direction` of the wire."""
+    loaded, metric, direction = world.loaded, world.shown, world.direction(ref)
+    fits = in_stream(loaded.model.sites.parse(direction.site))
+    read = direction.read.float()[None]
+    return {
+        "label": direction.name,
+        "about": _about(ref, direction, loaded),
+        "norm": finite(float(read.norm())),
+        "variance": _variance(ref, loaded),
+        "sd": finite(direction.scale),
+        "cos_logit_diff": _cosines(loaded, read, metric)[0] if fits else None,
+        **(_poles(loaded, read)[0] if fits else {"top": [], "bottom": []}),
+    }
+
+
+def _about(ref: AnyDirection, direction: Direction, loaded: Loaded) -> str:
+    """The direction in plain words: what it is, what it was fitted on, what its zero is."""
+    if isinstance(ref, PcaRef | MixRef):
+        return _about_mix(terms_of(ref), direction, loaded)
+    if isinstance(ref, SavedRef):
+        came = "From the library" if "library" in direction.provenance else "Imported"
+        return f"{came}, made for {direction.place}. {ZERO[direction.space]}"
+    what = (
+        f"How much higher the logit of {ref.positive!r} is than that of {ref.negative!r}"
+        if isinstance(ref, LogitDiffRef)
+        else f"The logit of {ref.token!r}"
+    )
+    return f"{what}, {THROUGH}"
+
+
+def _about_mix(terms: list[Term], direction: Direction, loaded: Loaded) -> str:
+    one = one_dictionary(terms, loaded)
+    if one is None:
+        return f"A mix of {len(terms)} directions, at {direction.place}. {ZERO[direction.space]}"
+    names = [one.label(term.index or 0) for term in terms]
+    if one.name == "pca":
+        used = ", ".join(str(term.index) for term in terms)
+        names = [f"Component {used}" if len(terms) == 1 else f"A mix of components {used}"]
+    elif len(terms) > 1:
+        names = [f"A mix of {', '.join(names)}"]
+    text = fitted_on(one).replace("python-docs", "Python docs")
+    scaled = ", each axis at its own standard deviation" if one.provenance.get("standardised") else ""
+    fitted = f", fitted on {text}{scaled}" if text else ""
+    return f"{names[0]} of {one.place}{fitted}. {ZERO[direction.space]}"
+
+
+def _variance(ref: AnyDirection, loaded: Loaded) -> float | None:
+    """The share of the variance along a mix of uncorrelated components: sum_i w_i^2 share_i / |w|^2."""
+    if not isinstance(ref, PcaRef | MixRef):
+        return None
+    terms = terms_of(ref)
+    one = one_dictionary(terms, loaded)
+    if one is None or one.variance is None or (one.name != "pca" and len(terms) > 1):
+        return None
+    squares = [(term.weight / max(abs(t.weight) for t in terms)) ** 2 for term in terms]
+    along = sum(square * float(one.variance[term.index or 0]) for square, term in zip(squares, terms, strict=True))
+    return finite(along / sum(squares))
+
+
+def _cosines(loaded: Loaded, read: Float[Tensor, "k d_model"], metric: Metric | None) -> list[float | None]:
+    if metric is None or metric.positive.id == metric.negative.id:
+        return [None] * len(read)
+    towards = logit_diff(loaded.model, metric.positive.id, metric.negative.id).read.float()
+    cosines = torch.nn.functional.cosine_similarity(read.to(towards.device), towards[None], dim=-1)
+    return [finite(c) for c in cosines.tolist()]
+
+
+def _poles(loaded: Loaded, read: Float[Tensor, "k d_model"]) -> list[dict[str, Any]]:
+    """The common tokens a direction raises and lowers most, by the cosine of their unembedding with it."""
+    texts, rows = loaded.common
+    if not texts:
+        return [{"top": [], "bottom": []} for _ in read]
+    unit = read / read.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    cosine = unit.to(rows) @ rows.T
+    k = min(POLES, len(texts))
+    high, low = cosine.topk(k), (-cosine).topk(k)
+
+    def named(ids: list[int], values: list[float]) -> list[dict[str, Any]]:
+        return [{"text": texts[i], "value": value} for i, value in zip(ids, values, strict=True)]
+
+    return [
+        {
+            "top": named(high.indices[row].tolist(), high.values[row].tolist()),
+            "bottom": named(low.indices[row].tolist(), (-low.values[row]).tolist()),
+        }
+        for row in range(len(read))
+    ]

@@ -1,0 +1,221 @@
+"""What plain values mean in a session: its model, its live prompt, and everything that has a name in it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from residscope import tasks
+from residscope.corpus.drawn import draw_prompts
+from residscope.corpus.text import BUILT_IN, Source, typed
+from residscope.declare import EditSpec
+from residscope.directions import Dictionary, Direction, logit_diff, unembedding
+from residscope.edits.sources import RunOf
+from residscope.engine.model import Model
+from residscope.errors import CorpusError, ModelNotFound, NotFound, UnknownPosition, ZeroDirection
+from residscope.fields.directions import AnyDirection, LogitDiffRef, MixRef, PcaRef, SavedRef, TokenRef
+from residscope.fields.metrics import AnswersMetric, LiveMetric, LogitDiffMetric, LogProbMetric, LossMetric
+from residscope.fields.prompts import DrawnPrompts, LivePrompt, NamedPrompts, TypedPrompts
+from residscope.fields.sources import ItemSource, PromptSource, RunSource
+from residscope.fields.tasks import FileData, TaskData
+from residscope.fields.texts import HubText, TypedText
+from residscope.metrics import log_prob, loss
+from residscope.metrics import logit_diff as logit_difference
+from residscope.model.prompts import PromptSet
+from residscope.world.loaded import Loaded
+from residscope.world.mixing import resolve_mix, saved_direction
+from residscope.world.stack import make, parse_edits
+
+if TYPE_CHECKING:
+    from residscope.shelf.items import ItemShelf
+    from residscope.world.values import Metric, Prompt, Run
+
+
+def need_model(loaded: Loaded | None) -> Loaded:
+    if loaded is None:
+        raise ModelNotFound("no model is loaded yet", fix="wait until it is, or choose one")
+    return loaded
+
+
+@dataclass(frozen=True, eq=False)
+class SessionWorld:
+    """The `World` of one state: `prompt` is the live one, or another that edits are to be made for."""
+
+    loaded: Loaded
+    prompt: "Prompt | None" = None
+    shown: "Metric | None" = None
+    directions: Mapping[str, Direction] = field(default_factory=dict)
+    fitted: Mapping[str, Any] = field(default_factory=dict)
+    runs: "tuple[Run, ...]" = ()
+    stack: tuple[EditSpec, ...] = ()
+    shelf: "ItemShelf | None" = None
+
+    @property
+    def model(self) -> Model:
+        return self.loaded.model
+
+    def on(self, prompt: "Prompt") -> "SessionWorld":
+        """The same with another prompt."""
+        return replace(self, prompt=prompt)
+
+    def position(self, name: str) -> int:
+        prompt = self._prompt()
+        if name not in prompt.names:
+            raise UnknownPosition(
+                "the prompt has no position of that name",
+                received=repr(name),
+                allowed=", ".join(prompt.names) or "none: it was typed by hand; say the number",
+            )
+        return prompt.names[name]
+
+    def prompts(self, ref: Any) -> Any:
+        """Prompts as `model.run` takes them. Raises NotFound, TaskError, CorpusError, PromptError."""
+        match ref:
+            case LivePrompt():
+                return [[*self._prompt().ids]]
+            case TypedPrompts(texts=texts, bos=bos):
+                return list(texts) if bos is None else [[*self.loaded.prompt(text, bos=bos).ids] for text in texts]
+            case TaskData() | FileData():
+                return make_prompts(self.model, ref)
+            case DrawnPrompts():
+                return draw_prompts(self.model, self.text(ref.text), ref.n, length=ref.length, seed=ref.seed)
+            case NamedPrompts():
+                return self._item(ref.name, "prompts")
+            case _:
+                raise TypeError(f"no prompts: {ref!r}")
+
+    def source(self, ref: Any) -> Any:
+        """Raises NotFound, and what the edits of a run refuse."""
+        match ref:
+            case PromptSource():
+                prompt = self.loaded.prompt(ref.text, bos=ref.bos)
+                edits = self.on(prompt).edits(ref.edits)
+                return RunOf(tuple(prompt.ids), edits) if edits else [[*prompt.ids]]
+            case RunSource():
+                run = self.run(ref.run)
+                return RunOf(tuple(run.prompt.ids), tuple(self.on(run.prompt).made(run.active)))
+            case ItemSource():
+                return self._item(ref.name, "recording")
+            case _:
+                raise TypeError(f"no source: {ref!r}")
+
+    def run(self, id: str) -> "Run":
+        found = next((run for run in self.runs if run.id == id), None)
+        if found is None:
+            known = f"{self.runs[0].id} to {self.runs[-1].id}" if self.runs else "none yet"
+            raise NotFound("that run is no longer held, or never was", received=id[:64], allowed=f"runs {known}")
+        return found
+
+    def direction(self, ref: AnyDirection) -> Direction:
+        """The direction a reference names.
+
+        Raises:
+            SiteError, DirectionError, WrongWidth, ZeroDirection, UnknownToken, NotFound.
+        """
+        match ref:
+            case PcaRef() | MixRef():
+                return resolve_mix(ref, self.loaded, self.directions)
+            case LogitDiffRef():
+                positive, negative = self.loaded.token(ref.positive), self.loaded.token(ref.negative)
+                if positive.id == negative.id:
+                    raise ZeroDirection(
+                        "the difference of a token with itself has no direction", received=repr(ref.positive)
+                    )
+                return logit_diff(self.model, positive.id, negative.id)
+            case TokenRef():
+                return unembedding(self.model, self.loaded.token(ref.token).id)
+            case SavedRef():
+                if ref.name not in self.directions and self.shelf is not None and ref.name in self.shelf.items:
+                    return self._item(ref.name, "direction")
+                return saved_direction(ref.name, self.directions)
+
+    def dictionary(self, id: str) -> Dictionary:
+        """Raises NotFound."""
+        if id not in self.loaded.dictionaries and self.shelf is not None and id in self.shelf.items:
+            return self._item(id, "dictionary")
+        return self.loaded.dictionary(id)
+
+    def probe(self, name: str) -> Any:
+        if name not in self.fitted and self.shelf is not None and name in self.shelf.items:
+            return self._item(name, "probe")
+        return find_probe(name, self.fitted).probe
+
+    def text(self, ref: Any) -> Source:
+        return source_of(ref)
+
+    def metric(self, ref: Any) -> Any:
+        """Raises NotFound where there is no live metric, UnknownToken."""
+        match ref:
+            case LiveMetric():
+                if self.shown is None:
+                    raise NotFound("no metric is chosen yet", fix="name the two answers")
+                return logit_difference(self.shown.positive.id, self.shown.negative.id)
+            case LogitDiffMetric():
+                return logit_difference(self.loaded.token(ref.positive).id, self.loaded.token(ref.negative).id)
+            case LogProbMetric():
+                return log_prob(self.loaded.token(ref.token).id)
+            case AnswersMetric():
+                return logit_difference()
+            case LossMetric():
+                return loss()
+            case _:
+                raise TypeError(f"no metric: {ref!r}")
+
+    def made(self, specs: Iterable[EditSpec]) -> list[Any]:
+        """The engine's edits for the live prompt. Raises what `stack.make` does."""
+        n_pos = None if self.prompt is None else len(self.prompt.tokens)
+        return [make(spec, self, n_pos) for spec in specs]
+
+    def edits(self, ref: Any) -> tuple[Any, ...]:
+        specs = self.stack if ref == "live" else parse_edits(ref)
+        return tuple(self.made(specs))
+
+    def _item(self, name: str, kind: str) -> Any:
+        """An item of the shelf. Raises NotFound where it is not there, or of another kind."""
+        kept = None if self.shelf is None else self.shelf.items.get(name)
+        if kept is None or kept.item.kind != kind:
+            known = [] if self.shelf is None else [n for n, k in self.shelf.items.items() if k.item.kind == kind]
+            raise NotFound(
+                f"no {kind} of that name is on the shelf", received=name, allowed=", ".join(known) or "none is"
+            )
+        return kept.item
+
+    def _prompt(self) -> "Prompt":
+        if self.prompt is None:
+            raise ModelNotFound("there is no prompt yet", fix="set a prompt first")
+        return self.prompt
+
+
+def find_probe(name: str, probes: Mapping[str, Any]) -> Any:
+    """A probe of the session. Raises NotFound."""
+    if name not in probes:
+        raise NotFound(
+            "no probe of that name is fitted",
+            received=name,
+            allowed=", ".join(probes) or "none is fitted yet",
+            fix="fit it in the Probe tab first",
+        )
+    return probes[name]
+
+
+def source_of(text: Any) -> Source:
+    """The corpus. Raises CorpusError: no such built-in text, or a line of JSON without text."""
+    if isinstance(text, TypedText):
+        return typed(text.name, text.text)
+    if isinstance(text, HubText):
+        return f"hub:{text.name}" + ("" if text.field == "text" else f"#{text.field}")
+    if text.name not in BUILT_IN:  # never a path: a page does not read the server's files
+        raise CorpusError("there is no built-in text of that name", received=text.name, allowed=", ".join(BUILT_IN))
+    return str(text.name)
+
+
+def make_prompts(model: Model, data: TaskData | FileData) -> PromptSet:
+    """The labelled prompts. Raises BadTable, TaskError."""
+    if isinstance(data, FileData):
+        return tasks.from_text(model, data.text, name=data.name)
+    check_data(data)
+    return tasks.find_task(data.task)(model, data.n, seed=data.seed, prefixes=data.prefixes)
+
+
+def check_data(data: TaskData | FileData) -> None:
+    if not isinstance(data, FileData):
+        tasks.find_task(data.task)
