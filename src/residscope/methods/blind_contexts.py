@@ -3,7 +3,6 @@
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from jaxtyping import Float
@@ -15,6 +14,7 @@ from residscope.engine import encoding
 from residscope.engine.model import Model
 from residscope.engine.sinks import kept, streams
 from residscope.errors import NoOrder, NotOneVector, TooFewContexts, WrongWidth
+from residscope.once import once
 from residscope.progress import Cancel, Progress, Tell, stage
 
 FIRST = 4  # tokens before the one asked about, at least
@@ -120,7 +120,7 @@ def _held_out(source: Source, direction: Direction, tokens: int) -> list[str]:
     return every
 
 
-@cache
+@once
 def _built_in(source: str) -> list[str]:
     return list(texts(source))
 
