@@ -3,7 +3,6 @@
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Annotated, Any
 
 from jaxtyping import Float
@@ -17,6 +16,7 @@ from residscope.engine import encoding
 from residscope.engine.model import Model
 from residscope.engine.sinks import kept, streams
 from residscope.errors import NoOrder, NotOneVector, TooFewContexts, WrongWidth
+from residscope.once import once
 from residscope.progress import Cancel, Progress, Tell, stage
 
 FIRST = 4  # tokens before the one asked about, at least
@@ -126,7 +126,7 @@ CONTEXTS = Method("blind-contexts", "Contexts for a blind test", contexts, "evid
 """Declared for a session's jobs, and not among the methods that there are to ask for: its values are to stay unseen."""
 
 
-@cache
+@once
 def _built_in(source: str) -> list[str]:
     return list(texts(source))
 
