@@ -2,7 +2,7 @@
 # make test   everything CI checks
 # make prove  random stacks of edits through every way in, against a plain reference, for 20 minutes; docs/proof.md has the last
 # make versions  every family on the oldest and the newest allowed torch, transformers, numpy, scikit-learn (.versions; half an hour)
-# make view-types  the page's types of views, from the Python classes
+# make view-types  the page's types of views and of what it asks, from the Python classes
 # make docs   the pages that list methods, edits, kinds of arguments and errors, and the manifest, from their declarations
 # make hooks  the quick part of make test before each commit (.pre-commit-config.yaml)
 # make peers  the libraries beside which make bench times ours, in an environment of their own (.bench-venv)
@@ -68,6 +68,7 @@ types: $(VENV)/.dev
 
 view-types: $(VENV)/.dev
 	@$(BIN)/python -m residscope.views.schema > web/views.schema.json
+	@$(BIN)/python -m residscope.server.schema > web/wire.schema.json
 	@cd web && npm run --silent types
 
 docs: $(VENV)/.dev

@@ -19,7 +19,7 @@ from residscope.corpus import chunks, held_out, vectors
 from residscope.methods import blind_contexts, das, mediation, probe_fit
 from residscope.methods._lib import activations, answers
 from residscope.progress import keeping, stage
-from residscope.reproduce.lrqp.study import downstream  # fmt: skip
+from residscope.reproduce.lrqp import downstream
 from tiny_models import hook_count
 
 TABLE = "text,corrupted,tense\n" + "".join(f"The cat sat {i},The dog sat {i},past\n" for i in range(6))

@@ -105,7 +105,7 @@ def test_one_of_another_width_is_read_in_every_layer_edits_done(rich: Session, i
 
 
 def test_tokens_are_read_as_the_logits_of_the_wire(rich: Session) -> None:
-    """coef is the lens' logit, and its difference less the mean's share that of api/runs/ID/logits."""
+    """coef is the lens' logit, and its difference less the mean's share that of the query `logits`."""
     got, _ = coef(rich, "unembedding@resid_post.3")
     assert got["sigma"].shape == got["coef"].shape[:2]
     model = rich.state.model.model

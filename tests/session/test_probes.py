@@ -16,6 +16,7 @@ from residscope.errors import (
     NameTaken,
     NotFound,
     ResidscopeError,
+    SiteError,
     UnknownPosition,
     UnknownSite,
     UnknownTask,
@@ -487,3 +488,16 @@ def test_the_live_run_goes_first() -> None:
         assert run["version"] == wire(session)["version"]
         assert slow.runs > before
         assert math.isfinite(run["metric"])
+
+
+def test_an_edit_of_a_methods_argument_is_for_the_methods_prompts_not_for_the_typed_one(one: Session) -> None:
+    fit(one)
+    state = one.state
+    world = state.world()
+    wanted = [{"kind": "lrqp", "probe": NAME, "site": "resid_pre.2", "to": to} for to in ("other", "true", "b")]
+    made = world.edits(wanted)  # no position, and a class that only a labelled prompt has
+    assert [edit.to for edit in made] == ["other", "true", "b"]
+    beyond = 28  # the typed prompt is shorter
+    assert world.edits([{"kind": "scale", "site": "mlp_out.1", "factor": 2.0, "pos": beyond}])[0].pos == (beyond,)
+    with pytest.raises(SiteError, match=r"layer|site"):
+        world.edits([{"kind": "scale", "site": "mlp_out.99", "factor": 2.0}])

@@ -14,7 +14,7 @@ from session.asked import declared as declared
 from session.asked import result, start
 from session.test_probes import ASKED, FILE, NAME
 
-TENSORS = {"stream", "coef", "logits"}
+TENSORS = {"stream", "coef", "logits", "prompts_coef", "prompts_logits"}
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +29,9 @@ def asked() -> Any:
         gathered = start(session, "evidence", direction=ARROW, corpus=TEXT, tokens=1000, prompts=4, length=8, random=19)
         assert session.wait(120)
         run = session.snapshot()[1]["current"]["a"]
+        drawn = session.intent("draw_prompts", {"text": TEXT, "n": 2, "length": 8})["job"]
+        assert session.wait(60)
+        page = session.query("prompts", {"own": ["abcd"], "drawn": drawn})["id"]
         args = {
             "manifest": {},
             "stream": {"run": run},
@@ -46,6 +49,9 @@ def asked() -> Any:
             "cost": {"method": "pca", "args": {"corpus": TEXT, "site": "resid_post.1"}},
             "python": {"method": "pca", "args": {"corpus": TEXT, "site": "resid_post.1"}},
             "evidence": {"job": gathered},
+            "prompts": {"own": ["abcd"], "drawn": drawn},
+            "prompts_coef": {"page": page, "dictionary": "pca@resid_post.1", "row": 1},
+            "prompts_logits": {"page": page, "positive": 5, "negative": 7, "row": 1},
         }
         yield session, args
     patch.undo()

@@ -60,6 +60,4 @@ export class Fake implements Connector {
       pack({ coef: f32([rows, cols, 3], coef), offset: f32([rows, 3], Array(rows * 3).fill(own ? NaN : 1)), sink: this.sink(rows, cols) }, { rows: JSON.stringify(own ? ["z.0"] : ["embed", "resid_post.0"]), fitted_row: "null" }),
     ) as T;
   }
-  tensors = () => Promise.reject(new Error("everything is a query"));
-  json = () => Promise.reject(new Error("everything is a query"));
 }

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from residscope.corpus.text import opened
-from residscope.declare import EDITS
 from residscope.directions import Dictionary, Direction
 from residscope.directions import read as read_dictionaries
 from residscope.errors import NotFound, WrongModel, WrongWidth
@@ -16,7 +15,7 @@ from residscope.files import kind_of
 from residscope.items import load_item
 from residscope.world.imported import read_direction
 from residscope.world.session_world import SessionWorld
-from residscope.world.stack import parse_edits
+from residscope.world.stack import make, parse_edits
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,10 +82,7 @@ class FileWorld(SessionWorld):
             raise NotFound(
                 "the command line has no page whose edits to take", received="live", allowed="a list, or a file"
             )
-        table, made = self.model.sites, [EDITS[spec.kind].make(spec, self) for spec in parse_edits(ref)]
-        for one in made:
-            one.fits(table)
-        return tuple(made)
+        return tuple(make(spec, self) for spec in parse_edits(ref))
 
     def _item(self, name: str, kind: str) -> Any:
         """An item of a file. Raises NotFound, WrongModel, WrongWidth, DamagedFile."""

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
-from residscope.declare import EditSpec, reasons, shorten
+from residscope.declare import EditSpec, shorten
 from residscope.errors import MalformedJSON, ModelNotFound, NotFound
 from residscope.fields.base import Spec
 from residscope.fields.sources import PromptSource, RunSource
+from residscope.fields.texts import TextRef
 from residscope.session import compute
 from residscope.session.jobs import CANCELLED, WAITING, find_job
 from residscope.session.state import Saved, State
@@ -85,6 +86,26 @@ class Start(Spec):
     name: str = Field(default="", max_length=100)
 
 
+class ImportDirection(Spec):
+    """data: a safetensors file."""
+
+    data: bytes
+
+
+class ImportItem(Spec):
+    data: bytes
+    name: str = ""
+
+
+class DrawPrompts(Spec):
+    """Prompts for a page, by a job; what is drawn stays with it, and is on no shelf."""
+
+    text: TextRef
+    n: int = Field(ge=1, le=100)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    length: int = Field(default=40, ge=8, le=512)
+
+
 class CancelJob(Spec):
     job: str = Field(min_length=1, max_length=64)
 
@@ -123,26 +144,6 @@ Change = tuple[State, Any]
 class Intent:
     args: type[BaseModel]
     apply: Callable[[State, Any], Change]
-
-
-def parse_args(name: str, args: Any) -> tuple[Intent, BaseModel]:
-    """The intent of a name and its checked arguments.
-
-    Raises:
-        NotFound, MalformedJSON.
-    """
-    intent = INTENTS.get(name)
-    if intent is None:
-        raise NotFound("there is no such intent", received=shorten(name), allowed=", ".join(INTENTS))
-    try:
-        return intent, intent.args.model_validate({} if args is None else args)
-    except ValidationError as error:
-        fields = ", ".join(intent.args.model_fields) or "no arguments"
-        raise MalformedJSON(
-            f"the arguments of {name} do not parse: {reasons(error)}",
-            received=shorten(args),
-            allowed=f"an object with {fields}",
-        ) from None
 
 
 def load_model(state: State, args: LoadModel) -> Change:
@@ -266,6 +267,9 @@ def _same(state: State, args: Any) -> Change:
 
 INTENTS: dict[str, Intent] = {
     "start": Intent(Start, _same),
+    "draw_prompts": Intent(DrawPrompts, _same),
+    "import_direction": Intent(ImportDirection, _same),
+    "import_item": Intent(ImportItem, _same),
     "cancel": Intent(CancelJob, cancel_job),
     "rename_item": Intent(RenameItem, _same),
     "delete_item": Intent(DeleteItem, _same),

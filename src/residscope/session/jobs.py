@@ -18,6 +18,7 @@ from residscope.fields.base import Spec
 from residscope.methods._lib.activations import Recordings
 from residscope.probes.probe import Probe
 from residscope.probes.probe_map import ProbeMap, probe_in
+from residscope.progress import Cancel, Progress
 from residscope.session.worker import RUN, Worker
 from residscope.shelf.items import ItemShelf, Kept, check_name
 from residscope.shelf.parts import explained, parts_of, wanting
@@ -65,6 +66,17 @@ class Job:
         return self.phase in (DONE, FAILED, CANCELLED)
 
 
+class Taker:
+    """Who takes what a job makes, where that goes to no shelf: a page of prompts, a blind test whose values nobody may see."""
+
+    def take(self, job: str, made: Any, *, progress: Progress, cancel: Cancel) -> str:
+        """The job's last part, in its thread; what is to be said of it. Whatever it raises, the job has failed with."""
+        raise NotImplementedError
+
+    def failed(self, job: str, error: BaseException) -> None:
+        """The job has ended, or was cancelled, without."""
+
+
 @dataclass(eq=False)
 class _Asked:
     """What a job is to do, and the event that stops it. id: what edits call the probe that it is making, once there is one."""
@@ -73,6 +85,7 @@ class _Asked:
     plain: Spec
     world: SessionWorld
     code: str
+    taker: Taker | None = None
     cancel: threading.Event = field(default_factory=threading.Event)
     id: str = ""
 
@@ -105,12 +118,25 @@ class Jobs:
 
     # ── what the session calls ──────────────────────────────────────────────────────────────────────────────
 
-    def new(self, method: Method, plain: Spec, world: SessionWorld, *, name: str, code: str) -> Job:
-        """A job, priced; it runs once it is `started`. Raises BadText, and what its price finds wrong with the arguments."""
+    def new(
+        self,
+        method: Method,
+        plain: Spec,
+        world: SessionWorld,
+        *,
+        name: str = "",
+        code: str = "",
+        taker: Taker | None = None,
+    ) -> Job:
+        """A job, priced; it runs once it is `started`. Raises BadText, and what its price finds wrong with the arguments.
+
+        taker: takes what is made, instead of the shelf; then nobody is told what it was asked for.
+        """
         name = check_name(name, most=MOST_JOB_NAME) if name else ""
         cost = seconds_of(method, plain, world)
-        job = Job(f"j{next(self._numbers)}", method.id, method.title, plain.model_dump(mode="json"), name, cost=cost)
-        self._asked[job.id] = _Asked(method, plain, world, code)
+        args = plain.model_dump(mode="json") if taker is None else {}
+        job = Job(f"j{next(self._numbers)}", method.id, method.title, args, name, cost=cost)
+        self._asked[job.id] = _Asked(method, plain, world, code, taker)
         return job
 
     def drop(self, job: Job) -> None:
@@ -182,21 +208,24 @@ class Jobs:
 
     def _run(self, id: str, asked: _Asked) -> None:
         began, phase, error = time.monotonic(), DONE, None
-        try:
-            made = self._make(id, asked)
-        except Cancelled as stop:
-            phase, made = CANCELLED, stop.partial
-        except BaseException as failure:  # SystemExit of a plugin's too
-            phase, made, error = FAILED, None, explained(failure)
-        cut = phase != DONE
-        if cut and made is None:
-            made = (self._partial.get(id) or (0, None))[1]
         names: list[str] = []
         note = ""
         try:
-            names, note = self._keep(asked, made, wanted=self._name(id), cut=cut)
-            if phase == DONE and not names and not note:
-                note = "It gave nothing to keep."
+            made, note = self._make(id, asked)
+        except Cancelled as stop:
+            phase, made = CANCELLED, stop.partial
+            _tell_taker(asked, id, stop)
+        except BaseException as failure:  # SystemExit of a plugin's too
+            phase, made, error = FAILED, None, explained(failure)
+            _tell_taker(asked, id, failure)
+        cut = phase != DONE
+        if cut and made is None:
+            made = (self._partial.get(id) or (0, None))[1]
+        try:
+            if asked.taker is None:
+                names, note = self._keep(asked, made, wanted=self._name(id), cut=cut)
+                if phase == DONE and not names and not note:
+                    note = "It gave nothing to keep."
         except BaseException as failure:
             phase, error = FAILED, error or explained(failure)
         ended: dict[str, Any] = {
@@ -208,8 +237,8 @@ class Jobs:
         }
         self._tell(id, **ended, items=tuple(names), note=note, error=error)
 
-    def _make(self, id: str, asked: _Asked) -> Any:
-        """What the method gives: the last of its items. Raises Cancelled, and whatever the method does."""
+    def _make(self, id: str, asked: _Asked) -> tuple[Any, str]:
+        """The last of the items that a method gives, and what its taker says. Raises Cancelled, and what the method does."""
         lock = lock_of(asked.world.model.hf)
         watch = _Watch(lambda **told: self._tell(id, **told), asked.cancel, self._worker, lock)
         watch.tell("Starting", 0, 0)
@@ -218,11 +247,13 @@ class Jobs:
         latest: Any = None
         with giving_way(watch.turn):
             for latest in asked.method.run(asked.plain, asked.world, **watched):
-                if latest is not None:
+                if latest is not None and asked.taker is None:
                     self._show(id, latest, asked)
                 if asked.method.stepwise:  # else it is whole, and nothing is left to be cancelled
                     watch.turn()
-        return latest
+            if asked.taker is None:
+                return latest, ""
+            return None, asked.taker.take(id, latest, progress=watch.tell, cancel=watch.cancelled)
 
     def _show(self, id: str, item: Any, asked: _Asked) -> None:
         revision = (self._partial.get(id) or (0, None))[0] + 1
@@ -308,6 +339,11 @@ class _Watch:
         share = min(max(done / total, 0.0), 1.0) if total else None
         left = (now - self._began) * (1 - share) / share if share else None
         self._tell(phase=RUNNING, stage=stage, progress=share, left=left)
+
+
+def _tell_taker(asked: _Asked, id: str, error: BaseException) -> None:
+    if asked.taker is not None:
+        asked.taker.failed(id, error)
 
 
 def seconds_of(method: Method, plain: Spec, world: SessionWorld) -> float | None:

@@ -1,6 +1,7 @@
 """The live session: one model, one prompt, a stack of edits, and the runs they made."""
 
 import contextlib
+import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -8,21 +9,33 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from residscope.declare import EditSpec
+from residscope.declare import EditSpec, Method, shorten
 from residscope.declare.plugins import load_plugins
 from residscope.directions import Direction
 from residscope.engine.model import Model
 from residscope.errors import Cancelled, DamagedFile, NotFound, ResidscopeError, WrongModel, explain
 from residscope.manifest import find_method
-from residscope.methods.blind_contexts import Context, contexts
 from residscope.methods.evidence import Evidence
 from residscope.session import compute, fill
 from residscope.session.compute import Elsewhere, Held, Latest
 from residscope.session.evidence_views import describe_evidence
-from residscope.session.intents import CancelJob, Forget, LoadModel, ShelfChange, Start, find_run, parse_args
-from residscope.session.jobs import Jobs, find_job, seconds_of, with_job, with_shelf
+from residscope.session.intents import (
+    INTENTS,
+    CancelJob,
+    DrawPrompts,
+    Forget,
+    ImportDirection,
+    ImportItem,
+    LoadModel,
+    ShelfChange,
+    Start,
+    find_run,
+)
+from residscope.session.jobs import Job, Jobs, Taker, find_job, seconds_of, with_job, with_shelf
 from residscope.session.probes import describe_data, describe_probe, place_of, read_vector
-from residscope.session.queries import answer
+from residscope.session.prompt_page import Drawing, PromptPages
+from residscope.session.queries import QUERIES, Brought, answer
+from residscope.session.queries import checked as parsed
 from residscope.session.settle import finished, settle, with_model
 from residscope.session.state import Saved, State
 from residscope.session.wire import changed, to_wire, top
@@ -39,13 +52,13 @@ from residscope.world.mixing import dictionary_of, reads
 from residscope.world.old_dictionaries import OldDictionaries
 from residscope.world.python import method_code
 from residscope.world.read import describe, describe_dictionary
-from residscope.world.session_world import need_model
+from residscope.world.session_world import SessionWorld, need_model
 from residscope.world.stack import parse_ref
 from residscope.world.values import Prompt, Run, RunKey, run_key
 
 Listener = Callable[[int, dict[str, Any]], None]
 Loader = Callable[..., Any]
-BLIND_CORPUS = "python-docs"
+MOST_DRAWINGS = 4  # jobs that drew prompts for a page, whose lines are put away by the next
 PROGRESS_EVERY = 0.1  # seconds
 
 
@@ -70,6 +83,8 @@ class Session:
         self._aside: Latest[tuple[RunKey, str, int | None], Elsewhere] = Latest()
         self._old = OldDictionaries(folder)
         self._items = ItemShelf(folder)
+        self._queries: dict[str, Brought] = {}
+        self._intents: dict[str, Brought] = {}
         self._listeners: list[Listener] = []
         self._seq = 0
         self._loads = 0
@@ -79,6 +94,8 @@ class Session:
         self._wire = to_wire(self._state)
         self._worker = Worker("residscope-session")
         self._jobs = Jobs(lambda: self._state, self._commit, self._lock, self._worker, self._items)
+        self._drawings: list[str] = []
+        self.pages: PromptPages = PromptPages(self._loaded, self.kept, lambda: self._worker.quiet(RUN))
 
     # ── what the doors call ─────────────────────────────────────────────────────────────────────────────────
 
@@ -103,15 +120,29 @@ class Session:
 
             return self._seq, dict(self._wire), stop
 
-    def intent(self, name: str, args: Any = None) -> Any:
-        """Do what an intent asks, or refuse it and leave everything as it was.
+    def bring(self, *, queries: Mapping[str, Brought], intents: Mapping[str, Brought]) -> None:
+        """Answer these too, each by whoever brings it: the library's."""
+        self._queries, self._intents = dict(queries), dict(intents)
+
+    def intent(self, name: str, args: Any = None, person: Any = None) -> Any:
+        """Do what an intent asks, or refuse it and leave everything as it was. person: who asks, for intents that are brought.
 
         Raises:
             ResidscopeError: the refusal.
         """
-        intent, checked = parse_args(name, args)
+        if (brought := self._intents.get(name)) is not None:
+            return brought.answer(person, parsed(name, brought.args, args))
+        if name not in INTENTS:
+            known = ", ".join([*INTENTS, *self._intents])
+            raise NotFound("there is no such intent", received=shorten(name), allowed=known)
+        intent = INTENTS[name]
+        checked = parsed(name, intent.args, args)
         if isinstance(checked, ShelfChange):
             return self._change_shelf(checked.change)
+        if isinstance(checked, ImportDirection):
+            return self.import_direction(checked.data)
+        if isinstance(checked, ImportItem):
+            return self.import_item(checked.data, checked.name)
         if isinstance(checked, Forget) and (kept := self._items.dictionaries.get(checked.id)):
             return self._change_shelf(lambda shelf: shelf.delete(kept.name))
         with self._lock:
@@ -123,15 +154,24 @@ class Session:
                 self._old.save(new.model)
             self._commit(new)
         if isinstance(checked, Start):
-            return self._start(checked)
+            job = self.begin(find_method(checked.method), checked.args, name=checked.name)
+            return {"job": job.id, "cost": job.cost}
+        if isinstance(checked, DrawPrompts):
+            return self._draw(checked)
         if isinstance(checked, CancelJob):
             self._jobs.stop(checked.job)
         elif isinstance(checked, LoadModel):
             self.load(checked.name)
         return value
 
-    def query(self, name: str, args: Any = None) -> dict[str, Any] | bytes:
+    def query(self, name: str, args: Any = None, person: Any = None) -> dict[str, Any] | bytes:
         """The answer to a question, as JSON or as safetensors; nothing changes. Raises what the query refuses."""
+        if (brought := self._queries.get(name)) is not None:
+            found: dict[str, Any] = brought.answer(person, parsed(name, brought.args, args))
+            return found
+        if name not in QUERIES:
+            known = ", ".join([*QUERIES, *self._queries])
+            raise NotFound("there is no such query", received=shorten(name), allowed=known)
         return answer(self, name, args)
 
     def load(self, source: Any, **options: Any) -> None:
@@ -146,13 +186,25 @@ class Session:
         """Until every run and every number that follows it is there."""
         return self._worker.wait(timeout) and self._jobs.wait(timeout)
 
-    def _start(self, asked: "Start") -> dict[str, Any]:
-        """Queue a method. Raises BadArguments, UnknownMethod, and what a first look at the arguments refuses."""
-        method = find_method(asked.method)
-        world = self._state.world()
-        plain = method.check(asked.args)
+    def begin(
+        self,
+        method: Method,
+        args: Any,
+        *,
+        name: str = "",
+        taker: Taker | None = None,
+        world: SessionWorld | None = None,
+    ) -> Job:
+        """Queue a method as a job. taker: takes what it makes, instead of the shelf. world: what the arguments mean.
+
+        Raises:
+            BadArguments, and what a first look at the arguments refuses.
+        """
+        world = world or self._state.world()
+        plain = method.check(args)
         method.look(plain, world)
-        job = self._jobs.new(method, plain, world, name=asked.name, code=method_code(method, plain, world))
+        code = method_code(method, plain, world) if taker is None else ""
+        job = self._jobs.new(method, plain, world, name=name, code=code, taker=taker)
         try:
             with self._lock:
                 if need_model(self._state.model).model is not world.model:
@@ -164,7 +216,20 @@ class Session:
         except BaseException:
             self._jobs.drop(job)
             raise
-        return {"job": job.id, "cost": job.cost}
+        return job
+
+    def _draw(self, asked: DrawPrompts) -> dict[str, Any]:
+        """Draw prompts for a page in a job; a newer one stops those before, and what is held already is not drawn again."""
+        drawing, loaded = asked.model_dump(mode="json"), self._loaded()
+        key = json.dumps(drawing, sort_keys=True)
+        if (known := self.pages.known(key)) is not None:
+            return {"job": known, "ready": True}
+        for earlier in self._drawings:  # under way: it stops; ended: its line goes, what it drew stays
+            with contextlib.suppress(NotFound):
+                self.intent("cancel", {"job": earlier})
+        job = self.begin(find_method("draw-prompts"), drawing, taker=Drawing(self.pages, loaded, key))
+        self._drawings = [*self._drawings[-MOST_DRAWINGS:], job.id]
+        return {"job": job.id, "ready": False}
 
     def _change_shelf(self, change: Callable[[ItemShelf], object]) -> None:
         change(self._items)
@@ -212,6 +277,11 @@ class Session:
         if in_stream(site):
             return compute.coef(self._held(run)[0], loaded, known)
         return compute.coef(self._elsewhere(loaded, found, state, site.name, known.head), loaded, known)
+
+    def page_coef(self, page: str, dictionary: str, row: int) -> bytes:
+        """A row of a page of prompts in a dictionary's coordinates, or a saved direction's. Raises NotFound, UnknownLayer."""
+        directions = self._state.directions
+        return self.pages.coef(page, lambda loaded: dictionary_of(dictionary, loaded, directions), row=row)
 
     def gram(self, of: Sequence[str]) -> dict[str, Any]:
         """Inner products of the read vectors of dictionaries, by id, and of saved directions, `saved:NAME`."""
@@ -342,14 +412,6 @@ class Session:
         """The direction that a reference names, and the model it is one of."""
         state = self._state
         return state.world().direction(parse_ref(ref)), need_model(state.model).model
-
-    def blind_contexts(self, direction: Direction, *, seed: int) -> tuple[Context, ...]:
-        """Held-out contexts for a blind test of a direction of the loaded model.
-
-        Raises:
-            BlindTestError, WrongWidth.
-        """
-        return contexts(self.model, direction, source=BLIND_CORPUS, seed=seed)
 
     def adopt(self, direction: Direction, *, id: str) -> dict[str, Any]:
         """Take in a direction of the library; answers the reference to it."""

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from residscope.corpus.vectors import one_vector
 from residscope.directions import Dictionary, new_id
+from residscope.engine.generation import Generation
 from residscope.engine.model import Model
 from residscope.errors import DamagedFile, NameTaken, NotFound, NotWritten, ResidscopeError, ShelfFull, WrongModel
 from residscope.items import Item, load_item
@@ -193,6 +194,8 @@ class ItemShelf:
             BadText: its name. ShelfFull, WrongModel: it is not on the shelf. NotWritten: it is, but in no file.
         """
         name = check_name(kept.name)
+        if isinstance(kept.item, Generation):
+            kept.item.complete()
         with self._changing:
             with self._lock:
                 if of is not None and of is not self._model:

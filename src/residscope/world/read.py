@@ -25,7 +25,7 @@ ZERO = {
 
 
 def describe_dictionary(loaded: Loaded, id: str, metric: Metric | None) -> dict[str, Any]:
-    """`GET api/dictionaries` of the wire."""
+    """The query `dictionary` of the wire."""
     dictionary = loaded.dictionary(id)
     read = dictionary.read.float()
     wide = in_stream(loaded.model.sites.parse(dictionary.site))
@@ -54,7 +54,7 @@ def describe_dictionary(loaded: Loaded, id: str, metric: Metric | None) -> dict[
 
 
 def describe(ref: AnyDirection, world: SessionWorld) -> dict[str, Any]:
-    """`POST api/directions/read` of the wire."""
+    """The query `read_direction` of the wire."""
     loaded, metric, direction = world.loaded, world.shown, world.direction(ref)
     fits = in_stream(loaded.model.sites.parse(direction.site))
     read = direction.read.float()[None]

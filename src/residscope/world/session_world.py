@@ -167,8 +167,9 @@ class SessionWorld:
         return [make(spec, self, n_pos) for spec in specs]
 
     def edits(self, ref: Any) -> tuple[Any, ...]:
-        specs = self.stack if ref == "live" else parse_edits(ref)
-        return tuple(self.made(specs))
+        if ref == "live":
+            return tuple(self.made(self.stack))
+        return tuple(make(spec, self) for spec in parse_edits(ref))
 
     def _item(self, name: str, kind: str) -> Any:
         """An item of the shelf. Raises NotFound where it is not there, or of another kind."""

@@ -1,4 +1,11 @@
-/** What page and server say to each other: docs/wire.md as types. */
+/** What the server says to the page: docs/wire.md as types. What the page asks is made from the Python (`make view-types`). */
+
+import type { MixRef } from "./asked.generated";
+
+export type { DirectionRef, TextRef } from "./asked.generated";
+
+/** One direction of a mix; the sum of weight times direction is brought to unit length. */
+export type MixTerm = MixRef["terms"][number];
 
 export interface ErrorBody {
   type: string;
@@ -64,12 +71,6 @@ export interface DictionaryInfo {
   width: number;
 }
 
-/** A text by name; typed text ends in `.jsonl` where each line has a `text`, else it is paragraphs. */
-export type TextRef =
-  | { kind: "builtin"; name: string }
-  | { kind: "typed"; name: string; text: string }
-  | { kind: "hub"; name: string; field?: string };
-
 export interface ModelInfo {
   name: string;
   family: string;
@@ -104,16 +105,6 @@ export interface Status {
   forward_ms: number | null;
   error: ErrorBody | null;
 }
-
-export type DirectionRef =
-  | { kind: "pca"; site: string; weights: Record<string, number> }
-  | { kind: "logit_diff"; positive: string; negative: string }
-  | { kind: "token"; token: string }
-  | { kind: "saved"; name: string }
-  | { kind: "mix"; terms: MixTerm[]; site?: string | null };
-
-/** One direction of a mix; the sum of weight times direction is brought to unit length. */
-export type MixTerm = { dictionary: string; index: number; weight: number } | { saved: string; weight: number };
 
 /** An edit as it is sent: its kind, and what that kind takes, as the manifest says. */
 export interface Edit {

@@ -1,5 +1,5 @@
 import { words } from "../connect/connector";
-import type { ItemInfo, Job } from "../connect/wire";
+import type { ItemInfo, Job, ProbeData } from "../connect/wire";
 import type { Values } from "../lib/forms";
 import { Call } from "./call.svelte";
 
@@ -95,7 +95,7 @@ export class JobStore extends Call {
     let asked = this.names.get(key);
     if (!asked) {
       type Named = { name: string }[];
-      asked = this.session.connector.query<{ labels: Named; positions: Named }>("read_data", { data: $state.snapshot(data) }).then(
+      asked = this.session.connector.query<{ labels: Named; positions: Named }>("read_data", { data: $state.snapshot(data) as ProbeData }).then(
         ({ labels, positions }) => {
           return { labels: labels.map(({ name }) => name), positions: positions.map(({ name }) => name) };
         },
