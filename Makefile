@@ -2,8 +2,9 @@
 # make test   everything CI checks
 # make prove  random stacks of edits through every way in, against a plain reference, for 20 minutes; docs/proof.md has the last
 # make versions  every family on the oldest and the newest allowed torch, transformers, numpy, scikit-learn (.versions; half an hour)
-# make view-types  the page's types of views, from the Python classes
+# make view-types  the page's types of views and of what it asks, from the Python classes
 # make docs   the pages that list methods, edits, kinds of arguments and errors, and the manifest, from their declarations
+# make hooks  the quick part of make test before each commit (.pre-commit-config.yaml)
 # make peers  the libraries beside which make bench times ours, in an environment of their own (.bench-venv)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -21,7 +22,7 @@ STEP = $(PYTHON) recipes/step.py
 export PATH := $(PATH):$(CURDIR)/$(BIN)
 WEB := $(shell find web -path web/node_modules -prune -o -type f -print 2>/dev/null)
 
-.PHONY: help run install test lint types view-types docs rules unit web browser chromium postgres bench prove peers versions clean
+.PHONY: hooks check-web help run install test lint types view-types docs rules unit web browser chromium postgres bench prove peers versions clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -67,6 +68,7 @@ types: $(VENV)/.dev
 
 view-types: $(VENV)/.dev
 	@$(BIN)/python -m residscope.views.schema > web/views.schema.json
+	@$(BIN)/python -m residscope.server.schema > web/wire.schema.json
 	@cd web && npm run --silent types
 
 docs: $(VENV)/.dev
@@ -80,6 +82,12 @@ rules: $(VENV)/.dev
 unit: $(VENV)/.dev $(VENV)/.ui postgres
 	@$(BIN)/residscope models pull $(MODEL)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not browser" --doctest-modules --ignore=src/residscope/_ui
+
+check-web: $(VENV)/.webdev
+	@cd web && npm run --silent check
+
+hooks: $(VENV)/.dev
+	@$(BIN)/pre-commit install
 
 web: $(VENV)/.webdev
 	@cd web && npm run --silent check && npm test --silent

@@ -1,6 +1,7 @@
 """Files: what each kind of thing is written as, and that whatever else they hold is refused with a type."""
 
 import json
+import warnings
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,9 @@ from residscope import directions, edits, errors, views
 from residscope.endings import ENDINGS, check_ending
 from residscope.engine.model import Model
 from residscope.files import digest, read_tensors, write_tensors
+from residscope.items import OPENED_BY, OPENED_WITH_MODEL
 from residscope.methods._lib.answers import flips
+from residscope.same_values import same
 from residscope.views import html
 from tiny_models import tiny_llama
 
@@ -256,3 +259,71 @@ def test_a_dictionary_whose_parts_do_not_fit_is_refused():
             replace(DICTIONARY, **wrong)
     with pytest.raises(errors.DirectionError, match="space"):
         replace(DICTIONARY, space="loud")
+
+
+# ── every bit of every kind of file ─────────────────────────────────────────────────────────────────────────────
+
+
+def parts_of_recording(recording):
+    return {"tokens": recording.tokens, **{str(site): x for site, x in recording.held.items()}}, edits.to_json(
+        recording.edits
+    )
+
+
+RUN = MODEL.run([1, 2, 3], ["resid_post.2"], edits=[edits.scale("z.1", 2.0)])
+EVERY = {  # how each kind of file is written, and what is read from it, as plain parts that can be compared
+    "result": (RESULT.save, rs.load_item),
+    "recording": (RUN.save, lambda path: parts_of_recording(rs.load_item(path, MODEL))),
+    "dictionaries": (SAVED["dictionaries"], lambda path: directions.read(path, MODEL)),
+    "dictionary": (DICTIONARY.save, rs.load_item),
+    "direction": (DIRECTION.save, rs.load_item),
+    "probe": (PROBE.save, rs.load_item),
+    "prompts": (rs.PromptSet("a b").save, rs.load_item),
+    "generation": (MODEL.generate([1, 2, 3], max_new_tokens=3).save, lambda path: [*rs.load_item(path)]),
+    "report": (SAVED["report"], rs.load_item),
+    "edits": (
+        lambda path: edits.save(path, [edits.steer("resid_pre.2", torch.ones(32), 1.5, pos=1)]),
+        lambda path: edits.to_json(edits.load(path)),
+    ),
+}
+
+
+def test_every_kind_of_item_is_among_those_that_are_flipped():
+    assert EVERY.keys() == {*OPENED_BY, *OPENED_WITH_MODEL, "edits"}
+
+
+@pytest.mark.parametrize("kind", EVERY)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_file_with_one_bit_changed_is_refused_or_reads_the_same_and_without_a_warning(kind, data, tmp_path_factory):
+    path = tmp_path_factory.mktemp("bits") / "some"
+    write, read = EVERY[kind]
+    write(path)
+    before, whole = read(path), path.read_bytes()
+    head = 8 + int.from_bytes(whole[:8], "little")
+    for first, last in ((0, head), (0, head), (head, len(whole))):  # the header has what a tensor's own hash cannot see
+        if first == last:
+            continue
+        at, bit = data.draw(st.integers(first, last - 1)), data.draw(st.integers(0, 7))
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with suppress(errors.ResidscopeError):
+                assert same(read(path), before), f"bit {bit} of byte {at}"
+
+
+def test_files_of_before_they_were_sealed_open_and_say_so():
+    kept = Path(__file__).parent / "kept" / "v0_1"
+    for name in ("edits", "probe-edits"):
+        with pytest.warns(errors.Unsealed, match=f"{name}.safetensors.*Save it again"):
+            edits.load(kept / f"{name}.safetensors")
+
+
+def test_edits_saved_again_are_sealed(tmp_path):
+    kept = Path(__file__).parent / "kept" / "v0_1" / "edits.safetensors"
+    with pytest.warns(errors.Unsealed):
+        old = edits.load(kept)
+    edits.save(tmp_path / "new", old)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert edits.to_json(edits.load(tmp_path / "new")) == edits.to_json(old)

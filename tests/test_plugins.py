@@ -220,7 +220,7 @@ def test_the_session_knows_them_and_copies_python_that_runs(place):
         import io, json, contextlib
         import residscope as rs
         from residscope.session import Session
-        from residscope.session.stack import parse_edits
+        from residscope.world.stack import parse_edits
         from residscope.session.queries import manifest
 
         from residscope.declare import EDITS
@@ -252,8 +252,8 @@ def test_the_session_knows_them_and_copies_python_that_runs(place):
         told = io.StringIO()
         with contextlib.redirect_stdout(told):
             exec(compile(code, "copied", "exec"), {})
-        from residscope.session.writing import python_code
-        edit_code = python_code(session.state, None)
+        from residscope.world.python import python_code
+        edit_code = python_code(session.state.world(), None)
         with contextlib.redirect_stdout(io.StringIO()):
             exec(compile(edit_code, "copied", "exec"), {})
         session.close()

@@ -19,7 +19,7 @@ from residscope.corpus import chunks, held_out, vectors
 from residscope.methods import blind_contexts, das, mediation, probe_fit
 from residscope.methods._lib import activations, answers
 from residscope.progress import keeping, stage
-from residscope.reproduce.lrqp import downstream  # fmt: skip
+from residscope.reproduce.lrqp import downstream
 from tiny_models import hook_count
 
 TABLE = "text,corrupted,tense\n" + "".join(f"The cat sat {i},The dog sat {i},past\n" for i in range(6))
@@ -121,6 +121,7 @@ CALLS = {
         *vectors_of_parity(), label="parity", site="resid_pre.1", position="P", **told
     ),
     "methods.probe_fit.fit_probe": lambda **told: rs.fit_probe(model(), DATA, site="resid_pre.1", **AT, **told),
+    "methods.probe_map.probe_map": lambda **told: rs.probe_map(model(), DATA, site="resid_pre.1", **AT, **told),
     "methods.probe_sweep.probe_sweep": lambda **told: rs.probe_sweep(
         model(), DATA, positions=["P"], label="parity", Cs=(0.01,), **told
     ),
@@ -137,8 +138,8 @@ WITHIN = {
     "corpus.nmf.factorised", "corpus.pca.pca_many", "corpus.svd.svd_many", "corpus.vectors.vectors_of",
     "methods._lib.activations.recorded", "methods.evidence.gather", "methods.flips_over_c.flip_rates",
     "methods.flips_over_c.probes_over_C", "methods.look.project", "methods.probe_fit.fit", "methods.probe_fit.fit_each",
-    "methods.probe_sweep.fit_probes", "methods.stability.stability_of", "tasks.labelled.from_file", "tasks.prefixes.prefixes",
-    "engine.planner.first_order.first_order",
+    "methods.probe_map.mapped", "methods.probe_sweep.fit_probes", "methods.stability.stability_of",
+    "tasks.labelled.from_file", "tasks.prefixes.prefixes", "engine.planner.first_order.first_order",
 }  # fmt: skip
 """Those that another of the calls is made of."""
 
@@ -146,8 +147,10 @@ QUICK = {
     "corpus.mean_difference.price_of_each", "corpus.vectors.check_place", "corpus.vectors.check_places",
     "corpus.vectors.named_sites", "corpus.vectors.one_vector", "corpus.vectors.price", "corpus.vectors.price_of_sites",
     "methods._lib.cells.price", "engine.planner.sweep.sweep", "methods._lib.activations.batches",
+    "methods._lib.activations.check_vector", "methods.probe_map.check", "methods.probe_map.price",
     "methods._lib.activations.recorded_halves", "methods._lib.answers.answer_ids", "methods.dose_response.moments_of",
-    "methods._lib.cells.grid", "methods._lib.own_tokens.own_tokens", "methods._lib.own_tokens.to_stream", "methods._lib.pairs.paired",
+    "methods._lib.cells.grid", "methods._lib.own_tokens.own_tokens", "methods._lib.own_tokens.to_stream",
+    "methods._lib.pairs.paired",
     "tasks.spans.locate", "tasks.spans.single_tokens",
 }  # fmt: skip
 """Functions of a model that take one run or none, or that hand on what they are told."""

@@ -192,3 +192,17 @@ def test_the_recipe_asks_for_the_ends_of_what_pyproject_allows():
     table = recipe.table({"oldest": ran, "newest": broken})
     assert "| `llama` | 7 passed | 2 of 7 failed |" in table
     assert "| every family alike | 3 passed | 3 passed |" in table
+
+
+def test_one_file_states_the_version():
+    """`__version__`, which pyproject reads; a package file or a lock that states one too is one more to forget."""
+    root = ROOT
+    assert 'dynamic = ["version"]' in (root / "pyproject.toml").read_text()
+    stated = []
+    for name in ("web/package.json", "web/package-lock.json"):
+        told = json.loads((root / name).read_text())
+        stated += [(name, part) for part in (told, told.get("packages", {}).get("", {})) if "version" in part]
+    for file in [*(root / "src").rglob("*.py"), *(root / "web" / "src").rglob("*.ts"), *root.glob("*.py")]:
+        if file.name != "__init__.py" and f'"{rs.__version__}"' in file.read_text():
+            stated.append((file.name, rs.__version__))
+    assert not stated

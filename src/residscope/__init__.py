@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from residscope.methods.look import look as look
     from residscope.methods.null_directions import null_directions as null_directions
     from residscope.methods.probe_fit import fit_probe as fit_probe
+    from residscope.methods.probe_map import probe_map as probe_map
     from residscope.methods.probe_sweep import probe_sweep as probe_sweep
     from residscope.methods.removal_cost import removal_cost as removal_cost
     from residscope.methods.stability import stability as stability
@@ -79,6 +80,7 @@ _HOME = {
     "load": "engine.loading", "load_recording": "recording_files", "log_prob": "metrics", "logit_diff": "metrics",
     "loss": "metrics", "lrqp": "probes.lrqp", "mean_difference": "corpus.mean_difference", "mix": "directions",
     "nmf": "corpus.nmf", "open_library": "store", "pca": "corpus.pca", "probe_sweep": "methods.probe_sweep",
+    "probe_map": "methods.probe_map",
     "save_recording": "recording_files", "screened": "engine.planner", "svd": "corpus.svd", "sweep": "engine.planner",
     "unembedding_rows": "directions", "ValuesAt": "engine.planner",
     # evidence for a direction

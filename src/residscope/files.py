@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import secrets
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from residscope.endings import check_ending
-from residscope.errors import DamagedFile, FileNotThere, NotPlain, ResidscopeError
+from residscope.errors import DamagedFile, FileNotThere, NotPlain, ResidscopeError, Unsealed
 from residscope.json_values import bytes_of, from_plain, to_plain
 
 AGAIN = "save it again from where it was made, or take it from a backup"
@@ -29,7 +30,7 @@ def write_tensors(path: str | Path, kind: str, tensors: Mapping[str, Tensor], ab
     """
     check_ending(path, kind)
     told = json.dumps(to_plain(about, name=f"what is said of the {kind}"), allow_nan=False)
-    _write(path, kind, tensors, told)
+    write_told(path, kind, tensors, told)
 
 
 def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -55,10 +56,11 @@ def write_plain(path: str | Path, kind: str, about: Mapping[str, Any]) -> None:
     check_ending(path, kind.partition(":")[0])
     tensors: dict[str, Tensor] = {}
     told = json.dumps(to_plain(about, tensors, name=f"the {kind}"), allow_nan=False)
-    _write(path, kind, tensors, told)
+    write_told(path, kind, tensors, told)
 
 
-def _write(path: str | Path, kind: str, tensors: Mapping[str, Tensor], told: str) -> None:
+def write_told(path: str | Path, kind: str, tensors: Mapping[str, Tensor], told: str) -> None:
+    """Tensors and JSON that is written already, sealed as all files are. Raises FileNotThere."""
     from safetensors.torch import save_file
 
     own = unshared(tensors)
@@ -92,8 +94,9 @@ def read_plain(
         FileNotThere, DamagedFile: as `read_tensors`; also for what this version cannot make of it.
     """
     name = Path(path).name
-    tensors, plain = _read(path, kind)
+    tensors, told = read_told(path, kind)
     try:
+        plain = json.loads(told)
         if check is not None:
             check(plain)
         value = from_plain(plain[only], tensors)
@@ -113,8 +116,9 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], Any]:
     Raises:
         FileNotThere: no such file. DamagedFile: it is not whole, was changed since, or holds something else.
     """
-    tensors, plain = _read(path, kind)
+    tensors, told = read_told(path, kind)
     try:
+        plain = json.loads(told)
         about = from_plain(plain)
         if not isinstance(about, dict):
             raise ValueError(f"what is said of it is a {type(about).__name__}, not a mapping")
@@ -135,8 +139,18 @@ def _damaged(path: Path, error: Exception) -> DamagedFile:
     return DamagedFile(f"{path.name} is damaged: {reason}", received=str(path), fix=AGAIN)
 
 
-def _read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], Any]:
-    """A file's tensors and its JSON, once the hash over both is right."""
+def warn_unsealed(path: str | Path, what: str) -> None:
+    """Say of a file of before files were sealed that nothing shows whether it is still as it was saved."""
+    warnings.warn(
+        f"{Path(path).name} is of a version that did not seal {what}: nothing shows whether it is as it was saved. "
+        "Save it again to seal it.",
+        Unsealed,
+        stacklevel=3,
+    )
+
+
+def read_told(path: str | Path, kind: str) -> tuple[dict[str, Tensor], str]:
+    """A file's tensors and its JSON, once the hash over both is right. Raises FileNotThere, DamagedFile."""
     from safetensors import SafetensorError, safe_open
 
     path = _there(path)
@@ -149,7 +163,7 @@ def _read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], Any]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
         if digest(kind, tensors, facts["about"]) != facts["sha256"]:
             raise ValueError("its contents are not those that were saved (sha256)")
-        return tensors, json.loads(facts["about"])
+        return tensors, facts["about"]
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
         raise _damaged(path, error) from error
 

@@ -274,3 +274,8 @@ def as_json(provenance: Mapping[str, Any]) -> dict[str, Any]:
         raise BadResult(
             "the provenance holds what is no plain value", received=str(error), allowed="text, numbers, lists, mappings"
         ) from None
+
+
+def finite(value: float | None) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return value if value is not None and isfinite(value) else None

@@ -191,7 +191,8 @@ def _tree(cls: type[Any], depth: int = 0) -> Iterator[str]:
     about = _about(cls)
     yield f"{'  ' * depth}- `{cls.__name__}`: {about}"
     for below in sorted(
-        (sub for sub in cls.__subclasses__() if sub.__module__ == errors.__name__), key=lambda c: c.__name__
+        (sub for sub in cls.__subclasses__() if sub.__module__.startswith(f"{errors.__name__}.")),
+        key=lambda c: c.__name__,
     ):
         yield from _tree(below, depth + 1)
 

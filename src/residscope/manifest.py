@@ -1,13 +1,13 @@
 """Every method there is, by importing the rooms that hold them and the plugins; and a list of them that needs no torch."""
 
 import json
-from functools import cache
 from importlib import import_module
 from importlib.resources import files
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 from residscope.errors import UnknownMethod
+from residscope.once import once
 
 if TYPE_CHECKING:
     from residscope.declare.methods import Method
@@ -16,7 +16,7 @@ ROOMS = ("residscope.methods", "residscope.corpus", "residscope.directions", "re
 FILE = "methods/manifest.json"
 
 
-@cache
+@once
 def own_methods() -> "dict[str, Method]":
     """Residscope's own, by id."""
     from residscope.declare.methods import METHODS

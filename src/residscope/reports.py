@@ -30,8 +30,8 @@ HOMES = {
     "evidence": "methods.evidence", "examples": "corpus.examples", "flips": "methods._lib.answers",
     "head_roles": "methods.head_roles", "intervention": "methods.intervention", "look": "methods.look",
     "mediation": "methods.mediation", "null_directions": "methods.null_directions", "own_tokens": "methods._lib.own_tokens",
-    "projection": "methods.look", "removal_cost": "methods.removal_cost", "score": "methods._lib.blind",
-    "stability": "methods.stability",
+    "probe_map": "probes.probe_map", "projection": "methods.look", "removal_cost": "methods.removal_cost",
+    "score": "methods._lib.blind", "stability": "methods.stability",
 }  # fmt: skip
 
 
@@ -80,6 +80,11 @@ class Report(Record):
     def nbytes(self) -> int:
         """Memory held by its tensors, in bytes, each storage counted once."""
         return nbytes_of(self)
+
+    @property
+    def blanks(self) -> int:
+        """How many values of its results are no numbers for a reason that it gives."""
+        return 0
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """The table of its main result. Raises BadResult where it has none."""

@@ -161,12 +161,11 @@ def test_a_probes_edit_acts_at_the_position_its_task_names(bench: Page, workbenc
         "position": "S2",
         "label": "order",
     }
-    name = session.intent("fit_probe", recipe)["name"]
-    while (
-        session.state.probing is not None and session.state.probing.error is None
-    ) or name not in session.state.probes:
+    job = session.intent("start", {"method": "probe-map", "args": recipe})["job"]
+    while not next(one for one in session.state.jobs if one.id == job).ended:
         bench.wait_for_timeout(100)
-    fitted = session.state.probes[name]
+    fitted = list(session.state.probes.values())[-1]
+    name = fitted.id
     text = fitted.data.texts[0]
     session.intent("set_prompt", {"text": text})
     settled(bench)

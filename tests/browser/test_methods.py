@@ -1,6 +1,7 @@
 """Every method on the page: its form, its price, its job, its picture; and the shelf that keeps what it makes."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -124,3 +125,21 @@ def test_the_palette_knows_methods_and_edits(bench: Page) -> None:
     bench.get_by_label("Command", exact=True).fill("edit: add noise")
     bench.keyboard.press("Enter")
     expect(bench.get_by_test_id("edit-kind")).to_have_value("noise")
+
+
+def test_a_file_comes_back_onto_the_shelf(bench: Page, workbench: Any, tmp_path: Path) -> None:
+    session = workbench.session
+    text = {"kind": "typed", "name": "t.txt", "text": "The cat sat on the mat. The dog lay on the rug."}
+    session.intent("start", {"method": "draw-prompts", "args": {"text": text, "n": 2, "length": 5}, "name": "sent out"})
+    assert session.wait(60)
+    made = session.state.items["items"][0]["name"]
+    file = tmp_path / "come back.safetensors"
+    file.write_bytes(session.item_file(made, ".safetensors")[1])
+    bench.get_by_role("tab", name="Methods").click()
+    bench.get_by_test_id("shelf-import").set_input_files(file)
+    expect(bench.get_by_test_id("item")).to_have_attribute("data-name", "come back")
+    assert session.item("come back")["table"] == session.item(made)["table"]
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(b"nothing")
+    bench.get_by_test_id("shelf-import").set_input_files(damaged)
+    expect(bench.get_by_role("alert").last).to_contain_text("damaged")

@@ -104,13 +104,15 @@ def test_the_order_at_s2_is_read_and_rewritten(bench: Page, workbench: Any, traf
     expect(bench.get_by_test_id("probe-progress")).to_have_count(0, timeout=30_000)
 
 
-def test_a_file_that_is_damaged_says_where(bench: Page, tmp_path: Path) -> None:
+def test_a_file_that_is_damaged_says_where(bench: Page, traffic: Traffic, tmp_path: Path) -> None:
     bench.get_by_role("tab", name="Probe").click()
     table = tmp_path / "mine.csv"
     table.write_text("text,@who,kind\nThe cat sat,cat,animal\nThe jug fell,cup,thing\n")
     bench.get_by_test_id("probe-file").set_input_files(table)
     expect(bench.get_by_test_id("probe-refused")).to_contain_text("line 3, column @who", timeout=30_000)
     shot(bench, "refused")
+    assert all("422" in complaint for complaint in traffic.complaints), "the refusal, and nothing else"
+    traffic.complaints.clear()
     bench.get_by_test_id("probe-source").select_option("gender")
     expect(bench.get_by_test_id("probe-refused")).to_have_count(0)
     expect(bench.get_by_test_id("probe-label")).to_have_value("gender")

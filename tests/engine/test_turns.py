@@ -122,19 +122,49 @@ def test_under_a_lock_that_the_caller_holds_it_runs_to_its_end() -> None:
     )  # as the stage begins, and in front of each block
 
 
-def test_a_pass_that_keeps_its_graph_or_fills_a_cache_is_not_let_go_of() -> None:
+def test_a_pass_that_fills_the_callers_cache_is_not_let_go_of() -> None:
     model = Model(VARIANTS["llama"](), name="llama")
     somebody = Somebody(model, often=1.0)
-    _, alone = gradients(model, PROMPT, METRIC, ["resid_pre.1"])
     text = model.generate(PROMPT, max_new_tokens=3).ids
 
     def ask() -> None:
         somebody.cancel()
 
     with giving_way(somebody.waits), asking(ask, somebody.cancel):
-        _, again = gradients(model, PROMPT, METRIC, ["resid_pre.1"])
         assert model.generate(PROMPT, max_new_tokens=3).ids == text
     assert somebody.gave > 0
+    assert somebody.waited == 0
+
+
+ABLATED = [edits.ablate("z.1", head=1)]
+PLANNED: dict[str, Callable[[Model], Any]] = {
+    "the base run of a sweep": lambda model: rs.sweep(model, PROMPT, ABLATED, METRIC),
+    "that of a sweep in a background within attention": lambda model: rs.sweep(
+        model, PROMPT, ABLATED, METRIC, background=[edits.freeze("pattern.2"), edits.scale("resid_pre.0", 2.0)]
+    ),
+    "gradients": lambda model: gradients(model, PROMPT, METRIC, ["resid_pre.1"])[1],
+    "gradients under edits": lambda model: gradients(
+        model, PROMPT, METRIC, ["resid_pre.1"], edits=[edits.freeze("pattern.2"), *ABLATED]
+    )[1],
+}
+
+
+@pytest.mark.parametrize("call", PLANNED)
+def test_base_runs_and_gradients_give_way_as_often_as_a_pass_may(call: str) -> None:
+    model = Model(VARIANTS["llama"](), name="llama")
+    alone = PLANNED[call](model)
+    somebody = Somebody(model, often=1.0)
+
+    def ask() -> None:
+        somebody.cancel()
+
+    with giving_way(somebody.waits), asking(ask, somebody.cancel):
+        again = PLANNED[call](model)
+    assert somebody.waited == MOST + 1
+    assert hook_count(model.hf) == 0
+    assert not somebody.lock.mine
+    if not isinstance(alone, dict):
+        alone, again = ({"": plan.run(progress=False).values} for plan in (alone, again))
     assert all(torch.equal(alone[site], again[site]) for site in alone)
 
 

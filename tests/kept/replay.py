@@ -1,6 +1,7 @@
 """What the page said to a session of version 0.1, said to today's: the one place here that knows how a session is spoken to.
 
 `fit` and `cancel_fit` are intents of 0.1 alone: a fit is `start` with the method and its arguments, and is stopped by `cancel`.
+So are `fit_probe` and `cancel_probe`: a probe is fitted by `start` with `probe-map`. `read_data` changes nothing, and is a query.
 """
 
 import json
@@ -83,12 +84,23 @@ def fit(session: Session, args: dict[str, Any]) -> Any:
     return session.intent(intent, asked)
 
 
+def fit_probe(session: Session, args: dict[str, Any]) -> Any:
+    return session.intent("start", {"method": "probe-map", "args": dict(args)})
+
+
+def read_data(session: Session, args: dict[str, Any]) -> Any:
+    return session.query("read_data", args)
+
+
 def nothing(session: Session, args: dict[str, Any]) -> None:
     """What it would stop is waited for."""
 
 
-# intents of 0.1 that are methods now: the page came with its server, so nothing else says them
-MOVED = {"gather_evidence": gather, "cancel_evidence": cancel_last, "fit": fit, "cancel_fit": nothing}
+# intents of 0.1 that are methods and queries now: the page came with its server, so nothing else says them
+MOVED = {
+    "gather_evidence": gather, "cancel_evidence": cancel_last, "fit": fit, "cancel_fit": nothing, "fit_probe": fit_probe,
+    "cancel_probe": nothing, "read_data": read_data,
+}  # fmt: skip
 
 
 def settle(session: Session) -> None:
@@ -96,9 +108,8 @@ def settle(session: Session) -> None:
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         state = session.snapshot()[1]
-        jobs = [job for job in (state["probing"],) if job and not job["error"]]
         under_way = any(job["phase"] in ("waiting", "running") for job in state["jobs"])
-        if not jobs and not under_way and state["status"]["phase"] in ("idle", "empty", "failed"):
+        if not under_way and state["status"]["phase"] in ("idle", "empty", "failed"):
             return
         time.sleep(0.005)
     raise AssertionError("the session did not come to rest")

@@ -84,6 +84,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
         "probe sweep": lambda: rs.probe_sweep(
             llama(), labelled(), label="parity", positions=["P"], layers=[1], Cs=(0.01,)
         ),
+        "probe map": lambda: rs.probe_map(llama(), labelled(24), site="resid_pre.1", position="P", label="parity"),
         "flips over C": lambda: rs.flips_over_C(llama(), labelled(), Cs=(0.01, 1.0), **SITES),
         "look": lambda: rs.look(llama(), labelled(), **WHERE),
         "head roles": lambda: rs.head_roles(llama(), labelled(5), prompts=5),

@@ -6,8 +6,8 @@ import httpx
 import pytest
 
 from residscope.server import Server
-from residscope.session import loaded
 from residscope.store import Library, open_library
+from residscope.world import loaded
 from session import worlds
 
 

@@ -1,16 +1,21 @@
 """A blind test over HTTP: nothing of the values before the guesses are in, one score a person, and chance scores nothing."""
 
 import random
+import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import wraps
 from statistics import fmean
 
 import httpx
 import pytest
 
+from residscope.errors import TooFewContexts
 from residscope.methods._lib.blind import score
-from residscope.server import Server
+from residscope.server import Server, blind
 from residscope.store import Library
-from server.asking import PC, refused, save
+from server.asking import PC, ask, do, refused, save
+from session.asked import Gate, declared, start
 from store.things import MODEL, direction
 
 
@@ -21,9 +26,21 @@ def described(person: Callable[..., httpx.Client], request: pytest.FixtureReques
 
 
 def begin(http: httpx.Client, described: dict) -> dict:
-    answer = http.post(f"api/library/descriptions/{described['id']}/blind")
+    """A test, once its contexts are drawn."""
+    answer = do(http, "library_blind", id=described["id"])
     assert answer.status_code == 200, answer.text
-    return answer.json()
+    begun = answer.json()["value"]
+    while told(http, begun["job"])["phase"] in ("waiting", "running"):
+        time.sleep(0.02)
+    return ask(http, "library_blind_test", test=begun["test"]).json()
+
+
+def told(http: httpx.Client, job: str) -> dict:
+    return next(each for each in http.get("api/state").json()["state"]["jobs"] if each["id"] == job)
+
+
+def guess(http: httpx.Client, test: dict, guesses: object) -> httpx.Response:
+    return do(http, "library_guess", test=test["test"], guesses=guesses)
 
 
 def truth(with_library: Server, test: dict) -> list[float]:
@@ -52,16 +69,16 @@ def test_guesses_are_scored_once_and_the_score_stays_with_the_description(
     assert all(item.keys() == {"tokens", "pos"} for item in test["items"])
     assert all(item["pos"] < len(item["tokens"]) == 16 for item in test["items"])
     values = truth(with_library, test)
-    result = bob.post(f"api/library/blind/{test['test']}", json={"guesses": as_guesses(values)}).json()
+    result = guess(bob, test, as_guesses(values)).json()["value"]
     assert result["values"] == pytest.approx(values, abs=1e-4)
     assert (result["score"], result["auc"], result["n"], result["own"]) == (1, 1, len(values), False)
     assert result["chance"][0] < 0 < result["chance"][1] < 0.75
-    blind = {"people": 1, "mean": 1.0, "interval": result["interval"], "author": None, "mine": 1.0}
-    assert result["description"]["blind"] == blind
-    again = bob.post(f"api/library/blind/{test['test']}", json={"guesses": as_guesses(values)})
+    tested = {"people": 1, "mean": 1.0, "interval": result["interval"], "author": None, "mine": 1.0}
+    assert result["description"]["blind"] == tested
+    again = guess(bob, test, as_guesses(values))
     assert refused(again) == (404, "NotFound")
     shown = person().get(f"api/library/directions/{described['direction']}").json()["descriptions"][0]
-    assert shown["blind"] == blind | {"mine": None}
+    assert shown["blind"] == tested | {"mine": None}
 
 
 def test_shuffled_guesses_score_near_nothing_and_a_later_test_replaces_the_first(
@@ -72,7 +89,7 @@ def test_shuffled_guesses_score_near_nothing_and_a_later_test_replaces_the_first
         test = begin(bob, described)
         guesses = as_guesses(truth(with_library, test))
         deal.shuffle(guesses)
-        result = bob.post(f"api/library/blind/{test['test']}", json={"guesses": guesses}).json()
+        result = guess(bob, test, guesses).json()["value"]
         assert result["score"] == score(guesses, result["values"]).rho
         scores.append(result["score"])
     assert abs(fmean(scores)) < 0.45  # five of sd 0.26
@@ -85,28 +102,65 @@ def test_the_author_s_own_test_is_marked(person, described: dict) -> None:
     ada = person("ada")
     test = begin(ada, described)
     guesses = [(-1) ** i * i / 100 for i in range(len(test["items"]))]
-    result = ada.post(f"api/library/blind/{test['test']}", json={"guesses": guesses}).json()
+    result = guess(ada, test, guesses).json()["value"]
     assert result["own"] is True
-    blind = result["description"]["blind"]
-    assert (blind["people"], blind["mean"], blind["author"]) == (0, None, result["score"])
+    tested = result["description"]["blind"]
+    assert (tested["people"], tested["mean"], tested["author"]) == (0, None, result["score"])
 
 
 def test_what_is_refused(person, library: Library, described: dict) -> None:
     bob, eve, nobody = person("bob"), person("eve"), person()
-    path = f"api/library/descriptions/{described['id']}/blind"
-    assert refused(nobody.post(path)) == (403, "NoUser")
-    assert refused(bob.post("api/library/descriptions/none/blind")) == (404, "NotFound")
+    assert refused(do(nobody, "library_blind", id=described["id"])) == (403, "NoUser")
+    assert refused(do(bob, "library_blind", id="none")) == (404, "NotFound")
     test = begin(bob, described)
-    answer, n = f"api/library/blind/{test['test']}", len(test["items"])
+    n = len(test["items"])
     right = [i / n for i in range(n)]
-    assert refused(eve.post(answer, json={"guesses": right})) == (404, "NotFound")
+    assert refused(guess(eve, test, right)) == (404, "NotFound")
+    for other in (eve, nobody):
+        assert refused(ask(other, "library_blind_test", test=test["test"])) == (404, "NotFound")
     for wrong in ([], right[1:], [2.0, *right[1:]], ["a"] * n, None):
-        assert refused(bob.post(answer, json={"guesses": wrong})) == (400, "MalformedJSON")
-    assert refused(bob.post(answer, json={"guesses": [0.0] * n})) == (422, "NoOrder")
-    assert bob.post(answer, json={"guesses": right}).status_code == 200  # none of that ended it
+        assert refused(guess(bob, test, wrong)) == (400, "MalformedJSON")
+    assert refused(guess(bob, test, [0.0] * n)) == (422, "NoOrder")
+    assert guess(bob, test, right).status_code == 200  # none of that ended it
     elsewhere = library.save(direction(), model=MODEL, user="ada", name="of another model", description="d")
     there = library.get(elsewhere.id).descriptions[0].id
-    assert refused(bob.post(f"api/library/descriptions/{there}/blind")) == (422, "WrongModel")
+    assert refused(do(bob, "library_blind", id=there)) == (422, "WrongModel")
+
+
+def test_the_job_tells_nothing_of_the_values(person, with_library: Server, described: dict) -> None:
+    """Neither what it was asked, of which the values follow, nor what it gave is to be had, by any query or on the shelf."""
+    bob = person("bob")
+    begun = do(bob, "library_blind", id=described["id"]).json()["value"]
+    assert with_library.session.wait(60)
+    job = told(bob, begun["job"])
+    assert (job["phase"], job["args"], job["items"], job["error"]) == ("done", {}, [], None)
+    shown = ask(bob, "job", job=begun["job"]).json()
+    assert not shown.get("views")
+    assert not shown.get("table")
+    assert shown["revision"] == 0
+    items = bob.get("api/state").json()["state"]["items"]["items"]
+    assert not [item for item in items if "lind" in item["title"] + item["method"]]
+
+
+def test_contexts_that_cannot_be_drawn_are_refused_in_the_words_of_the_job(
+    person, with_library: Server, described: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def few(*args: object, **more: object) -> None:
+        raise TooFewContexts("the text gives too few contexts", received="3", allowed="16 or more")
+
+    gate = Gate()
+    bob = person("bob")
+    with declared(stand=gate.stand):
+        start(with_library.session, "stand")
+        assert gate.entered.wait(30)
+        monkeypatch.setattr(blind, "CONTEXTS", replace(blind.CONTEXTS, function=wraps(blind.CONTEXTS.function)(few)))
+        begun = do(bob, "library_blind", id=described["id"]).json()["value"]
+        assert refused(ask(bob, "library_blind_test", test=begun["test"])) == (404, "NotFound")  # not yet
+        gate.leave.set()
+    assert with_library.session.wait(60)
+    assert refused(ask(bob, "library_blind_test", test=begun["test"])) == (422, "TooFewContexts")
+    assert told(bob, begun["job"])["error"]["type"] == "TooFewContexts"
+    assert refused(guess(bob, begun, [0.5] * 16)) == (400, "MalformedJSON")
 
 
 def test_what_was_found_here_is_told_from_what_was_found_elsewhere(person, library: Library) -> None:

@@ -13,7 +13,7 @@ from residscope.errors import TooFast
 from residscope.server import Server, people
 from residscope.server.people import LIMITS, Buckets, People, Rate
 from residscope.store import Library
-from server.asking import PC, refused, save
+from server.asking import PC, ask, refused, save, send
 from store.things import MODEL, direction
 
 
@@ -89,7 +89,7 @@ def test_a_mix_is_saved_found_and_opened_by_its_link(person, server: Server, lib
     opened = server.session.resolve(ref)[0]
     assert torch.equal(opened.read, want.read)
     assert (opened.offset, opened.scale, opened.space) == (want.offset, want.scale, want.space)
-    assert bob.post("api/directions/read", json=ref).status_code == 200
+    assert ask(bob, "read_direction", direction=ref).status_code == 200
     assert bob.post(f"api/library/directions/{entry['id']}/open").json() == ref  # again: the same one
     file = bob.get(f"api/library/directions/{entry['id']}/file")
     assert file.headers["content-disposition"].endswith('.safetensors"')
@@ -103,7 +103,7 @@ def test_a_saved_direction_is_read_along_as_a_dictionary_of_one(person, server: 
     run = server.session.snapshot()[1]["current"]["a"]
 
     def coef(dictionary: str) -> dict[str, torch.Tensor]:
-        answer = ada.get(f"api/runs/{run}/coef", params={"dictionary": dictionary})
+        answer = ask(ada, "coef", run=run, dictionary=dictionary)
         assert answer.status_code == 200, answer.text
         return load(answer.content)
 
@@ -125,14 +125,14 @@ def test_a_saved_direction_is_read_along_as_a_dictionary_of_one(person, server: 
     assert torch.allclose(
         lens["coef"][-1, :, 0].double(), token.project(x, model=server.session.model).double(), atol=1e-3
     )
-    assert refused(ada.get(f"api/runs/{run}/coef", params={"dictionary": "saved:none"})) == (404, "NotFound")
+    assert refused(ask(ada, "coef", run=run, dictionary="saved:none")) == (404, "NotFound")
 
 
 def test_the_session_takes_an_exported_file_as_it_is(person, server: Server, library: Library) -> None:
     ada = person("ada")
     entry = save(ada, "exported")
     data = ada.get(f"api/library/directions/{entry['id']}/file").content
-    ref = ada.post("api/directions/import", content=data).json()
+    ref = send(ada, "import_direction", data).json()["value"]
     want, got = server.session.resolve(PC)[0], server.session.resolve(ref)[0]
     assert (got.offset, got.scale, got.space) == (want.offset, want.scale, want.space)
 

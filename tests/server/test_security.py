@@ -12,7 +12,15 @@ from residscope.errors import NotAllowed, PortInUse
 from residscope.server import Server
 from residscope.server.listen import bind
 
-PATHS = ["/", "/api/state", "/api/runs/r1/stream", "/assets/app.js", "/nowhere", "/docs", "/openapi.json"]
+PATHS = [
+    "/",
+    "/api/state",
+    "/api/items/file?name=x&ending=.csv",
+    "/assets/app.js",
+    "/nowhere",
+    "/docs",
+    "/openapi.json",
+]
 
 
 @pytest.mark.parametrize("path", PATHS)

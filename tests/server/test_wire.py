@@ -14,6 +14,7 @@ from websockets.sync.client import ClientConnection, connect
 from residscope import errors
 from residscope.server import Server
 from residscope.server.sockets import Outbox
+from server.asking import ask, send
 
 JSON = {"content-type": "application/json"}
 FIELDS = {"type", "message", "received", "allowed", "fix"}
@@ -34,6 +35,10 @@ def refused(answer: httpx.Response, status: int, type: str) -> dict[str, Any]:
 
 def mixed(*terms: tuple[str, int, float]) -> dict[str, Any]:
     return {"kind": "mix", "terms": [{"dictionary": id, "index": i, "weight": weight} for id, i, weight in terms]}
+
+
+def of(direction: dict[str, Any]) -> dict[str, Any]:
+    return {"direction": direction}
 
 
 def fitted(method: str, **args: Any) -> dict[str, Any]:
@@ -60,17 +65,32 @@ BAD: list[tuple[str, str, Any, int, str]] = [
     ("unknown intent", "intents/no_such", {}, 404, "NotFound"),
     ("unknown run", "intents/restore_run", {"run": "r9999"}, 404, "NotFound"),
     ("unknown token", "intents/set_metric", {"positive": "two", "negative": "x"}, 422, "UnknownToken"),
-    ("direction", "directions/read", {"kind": "banana"}, 400, "MalformedJSON"),
-    ("direction site", "directions/read", {"kind": "pca", "site": "z.1", "weights": {"0": 1}}, 422, "UnknownSite"),
+    ("direction", "queries/read_direction", {"direction": {"kind": "banana"}}, 400, "MalformedJSON"),
+    (
+        "direction site",
+        "queries/read_direction",
+        {"direction": {"kind": "pca", "site": "z.1", "weights": {"0": 1}}},
+        422,
+        "UnknownSite",
+    ),
     (
         "unknown task",
-        "intents/fit_probe",
-        {"data": {"kind": "task", "task": "x"}, "site": "embed", "position": "END", "label": "l"},
+        "intents/start",
+        {
+            "method": "probe-map",
+            "args": {"data": {"kind": "task", "task": "x"}, "site": "embed", "position": "END", "label": "l"},
+        },
         422,
         "UnknownTask",
     ),
-    ("probe of no data", "intents/fit_probe", {"site": "embed", "position": "END", "label": "l"}, 400, "MalformedJSON"),
-    ("no such table", "intents/read_data", {"data": {"kind": "file", "name": "a.txt", "text": ""}}, 422, "BadTable"),
+    (
+        "probe of no data",
+        "intents/start",
+        {"method": "probe-map", "args": {"site": "embed", "position": "END", "label": "l"}},
+        422,
+        "BadArguments",
+    ),
+    ("no such table", "queries/read_data", {"data": {"kind": "file", "name": "a.txt", "text": ""}}, 422, "BadTable"),
     (
         "unknown probe",
         "intents/add_edit",
@@ -78,22 +98,22 @@ BAD: list[tuple[str, str, Any, int, str]] = [
         404,
         "NotFound",
     ),
-    ("saved direction", "directions/read", {"kind": "saved", "name": "none"}, 404, "NotFound"),
-    ("mix of nothing", "directions/read", {"kind": "mix", "terms": []}, 400, "MalformedJSON"),
-    ("mix without a weight", "directions/read", mixed(("pca@resid_post.1", 0, 0.0)), 422, "ZeroDirection"),
+    ("saved direction", "queries/read_direction", {"direction": {"kind": "saved", "name": "none"}}, 404, "NotFound"),
+    ("mix of nothing", "queries/read_direction", {"direction": {"kind": "mix", "terms": []}}, 400, "MalformedJSON"),
+    ("mix without a weight", "queries/read_direction", of(mixed(("pca@resid_post.1", 0, 0.0))), 422, "ZeroDirection"),
     (
         "mix that cancels",
-        "directions/read",
-        mixed(("pca@resid_post.1", 0, 1), ("pca@resid_post.1", 0, -1)),
+        "queries/read_direction",
+        of(mixed(("pca@resid_post.1", 0, 1), ("pca@resid_post.1", 0, -1))),
         422,
         "ZeroDirection",
     ),
-    ("mix of no dictionary", "directions/read", mixed(("pca@nowhere", 0, 1.0)), 404, "NotFound"),
-    ("mix beyond the last", "directions/read", mixed(("pca@resid_post.1", 3, 1.0)), 422, "DirectionError"),
+    ("mix of no dictionary", "queries/read_direction", of(mixed(("pca@nowhere", 0, 1.0))), 404, "NotFound"),
+    ("mix beyond the last", "queries/read_direction", of(mixed(("pca@resid_post.1", 3, 1.0))), 422, "DirectionError"),
     (
         "mix at another width",
-        "directions/read",
-        {**mixed(("pca@resid_post.1", 0, 1)), "site": "mlp_post.1"},
+        "queries/read_direction",
+        of({**mixed(("pca@resid_post.1", 0, 1)), "site": "mlp_post.1"}),
         422,
         "WrongWidth",
     ),
@@ -123,9 +143,9 @@ def test_bad_input_is_refused_in_one_shape(http: httpx.Client, path: str, body: 
 
 
 def test_a_probe_that_is_not_held(http: httpx.Client) -> None:
-    refused(http.get("/api/probes", params={"name": "none"}), 404, "NotFound")
-    refused(http.get("/api/probes/reading", params={"name": "none", "run": "r1", "pos": 0}), 404, "NotFound")
-    refused(http.get("/api/probes/reading", params={"name": "none", "run": "r1", "pos": "x"}), 422, "WireError")
+    refused(ask(http, "probe", name="none"), 404, "NotFound")
+    refused(ask(http, "probe_reading", name="none", run="r1", pos=0), 404, "NotFound")
+    refused(ask(http, "probe_reading", name="none", run="r1", pos="x"), 400, "MalformedJSON")
 
 
 def test_an_absent_site_says_why(http: httpx.Client) -> None:
@@ -141,12 +161,17 @@ def test_malformed_json(http: httpx.Client, body: bytes) -> None:
     before = http.get("/api/state").json()
     refused(http.post("/api/intents/set_prompt", content=body, headers=JSON), 400, "MalformedJSON")
     if body:
-        refused(http.post("/api/directions/read", content=body, headers=JSON), 400, "MalformedJSON")
+        refused(http.post("/api/queries/read_direction", content=body, headers=JSON), 400, "MalformedJSON")
     assert http.get("/api/state").json() == before
 
 
 def vector(width: int, **metadata: str) -> bytes:
     return save({"read": torch.arange(1.0, width + 1)}, metadata={"name": "mine", "site": "resid_post.1"} | metadata)
+
+
+def framed(message: dict[str, Any], data: bytes) -> bytes:
+    head = json.dumps(message).encode()
+    return len(head).to_bytes(4, "little") + head + data
 
 
 WHOLE = vector(32)
@@ -171,21 +196,21 @@ BAD_TENSORS: list[tuple[str, bytes, int, str]] = [
 @pytest.mark.parametrize(("data", "status", "type"), [c[1:] for c in BAD_TENSORS], ids=[c[0] for c in BAD_TENSORS])
 def test_malformed_tensors(http: httpx.Client, data: bytes, status: int, type: str) -> None:
     before = http.get("/api/state").json()
-    refused(http.post("/api/directions/import", content=data), status, type)
+    refused(send(http, "import_direction", data), status, type)
     assert http.get("/api/state").json() == before
 
 
 def test_an_imported_direction_can_be_read_and_steered_along(http: httpx.Client, server: Server) -> None:
-    ref = http.post("/api/directions/import", content=vector(32, name="kept")).json()
+    ref = send(http, "import_direction", vector(32, name="kept")).json()["value"]
     assert ref == {"kind": "saved", "name": "kept"}
-    assert http.post("/api/directions/import", content=vector(32, name="kept")).json() == ref
+    assert send(http, "import_direction", vector(32, name="kept")).json()["value"] == ref
     refused(
-        http.post("/api/directions/import", content=vector(32, name="kept", site="resid_post.2")),
+        send(http, "import_direction", vector(32, name="kept", site="resid_post.2")),
         400,
         "MalformedTensors",
     )
     assert {"name": "kept", "site": "resid_post.1"}.items() <= state(http)["directions"][-1].items()
-    assert http.post("/api/directions/read", json=ref).json()["label"] == "kept"
+    assert ask(http, "read_direction", direction=ref).json()["label"] == "kept"
     steer = {"kind": "steer", "site": "resid_post.1", "direction": ref, "strength": 4.0}
     id = http.post("/api/intents/add_edit", json={"edit": steer}).json()["value"]["id"]
     assert server.session.wait(60)
@@ -202,7 +227,8 @@ def test_bodies_have_limits(http: httpx.Client) -> None:
 
     refused(http.post("/api/intents/set_prompt", content=b" " * 3_000_000, headers=JSON), 413, "MalformedJSON")
     refused(http.post("/api/intents/set_prompt", content=chunks(), headers=JSON), 413, "MalformedJSON")
-    refused(http.post("/api/directions/import", content=b" " * 17_000_000), 413, "MalformedJSON")
+    for intent in ("import_direction", "import_item"):
+        refused(send(http, intent, b" " * 17_000_000), 413, "MalformedJSON")
 
 
 @pytest.mark.parametrize(
@@ -215,25 +241,42 @@ def test_bodies_have_limits(http: httpx.Client) -> None:
         ("GET", "/api/intents/undo", 405, "WireError"),
         ("POST", "/", 405, "WireError"),
         ("DELETE", "/api/state", 405, "WireError"),
-        ("GET", "/api/runs/r9999/stream", 404, "NotFound"),
-        ("GET", "/api/runs/r9999/coef?dictionary=pca@resid_post.1", 404, "NotFound"),
-        ("GET", "/api/runs/RUN/coef", 422, "WireError"),
-        ("GET", "/api/runs/RUN/coef?dictionary=pca@z.1", 404, "NotFound"),
-        ("GET", "/api/runs/RUN/logits", 422, "WireError"),
-        ("GET", "/api/runs/RUN/logits?positive=a&negative=1", 422, "WireError"),
-        ("GET", "/api/runs/RUN/logits?positive=0&negative=97", 422, "UnknownToken"),
-        ("GET", "/api/runs/RUN/lens?layer=4&pos=0", 422, "UnknownLayer"),
-        ("GET", "/api/runs/RUN/lens?layer=0&pos=999", 422, "UnknownPosition"),
-        ("GET", "/api/dictionaries", 422, "WireError"),
-        ("GET", "/api/dictionaries?id=pca@nowhere", 404, "NotFound"),
-        ("GET", "/api/gram", 422, "WireError"),
-        ("GET", "/api/gram?of=pca@nowhere", 404, "NotFound"),
-        ("GET", "/api/gram?of=pca@resid_post.1&of=saved:none", 404, "NotFound"),
+        ("GET", "/api/runs/r1/stream", 404, "NotFound"),
+        ("GET", "/api/queries/stream", 405, "WireError"),
+        ("POST", "/api/queries/none", 404, "NotFound"),
+        ("POST", "/api/intents/library_search", 404, "NotFound"),
+        ("POST", "/api/queries/library_search", 404, "NotFound"),
     ],
 )
 def test_addresses(http: httpx.Client, method: str, path: str, status: int, type: str) -> None:
-    path = path.replace("RUN", state(http)["current"]["a"])
     refused(http.request(method, path), status, type)
+
+
+@pytest.mark.parametrize(
+    ("query", "args", "status", "type"),
+    [
+        ("stream", {"run": "r9999"}, 404, "NotFound"),
+        ("coef", {"run": "r9999", "dictionary": "pca@resid_post.1"}, 404, "NotFound"),
+        ("coef", {"run": "RUN"}, 400, "MalformedJSON"),
+        ("coef", {"run": "RUN", "dictionary": "pca@z.1"}, 404, "NotFound"),
+        ("logits", {"run": "RUN"}, 400, "MalformedJSON"),
+        ("logits", {"run": "RUN", "positive": "a", "negative": 1}, 400, "MalformedJSON"),
+        ("logits", {"run": "RUN", "positive": 0, "negative": 97}, 422, "UnknownToken"),
+        ("lens", {"run": "RUN", "layer": 4, "pos": 0}, 422, "UnknownLayer"),
+        ("lens", {"run": "RUN", "layer": 0, "pos": 999}, 422, "UnknownPosition"),
+        ("dictionary", {}, 400, "MalformedJSON"),
+        ("dictionary", {"id": "pca@nowhere"}, 404, "NotFound"),
+        ("gram", {}, 400, "MalformedJSON"),
+        ("gram", {"of": ["pca@nowhere"]}, 404, "NotFound"),
+        ("gram", {"of": ["pca@resid_post.1", "saved:none"]}, 404, "NotFound"),
+    ],
+)
+def test_queries_that_cannot_be_answered(
+    http: httpx.Client, query: str, args: dict[str, Any], status: int, type: str
+) -> None:
+    run = state(http)["current"]["a"]
+    args = {name: run if value == "RUN" else value for name, value in args.items()}
+    refused(ask(http, query, **args), status, type)
 
 
 def test_our_own_mistakes_have_the_shape_too(
@@ -259,19 +302,19 @@ def test_tensors_travel_as_safetensors(http: httpx.Client, server: Server) -> No
     http.post("/api/intents/set_prompt", json={"text": "tensors"})
     assert server.session.wait(60)
     run = state(http)["current"]["a"]
-    answer = http.get(f"/api/runs/{run}/stream")
+    answer = ask(http, "stream", run=run)
     assert answer.headers["content-type"] == "application/octet-stream"
     assert shapes(answer) == {"norm": (5, 7), "sink": (5, 7), "next_id": (7, 5), "next_p": (7, 5)}
     assert [len(row) for row in json.loads(metadata(answer)["next_text"])] == [5] * 7
-    coef = http.get(f"/api/runs/{run}/coef", params={"dictionary": "pca@resid_post.1"})
+    coef = ask(http, "coef", run=run, dictionary="pca@resid_post.1")
     assert coef.headers["content-type"] == "application/octet-stream"
     assert shapes(coef) == {"coef": (5, 7, 3), "offset": (5, 3), "sink": (5, 7)}
     rows = ["embed", "resid_post.0", "resid_post.1", "resid_post.2", "resid_post.3"]
     assert {name: json.loads(value) for name, value in metadata(coef).items()} == {"rows": rows, "fitted_row": 2}
-    logits = load(http.get(f"/api/runs/{run}/logits", params={"positive": 3, "negative": 4}).content)
+    logits = load(ask(http, "logits", run=run, positive=3, negative=4).content)
     assert {name: tuple(t.shape) for name, t in logits.items()} == {"value": (5, 7), "offset": (5, 7)}
-    assert len(http.get(f"/api/runs/{run}/lens", params={"layer": -1, "pos": 2}).json()["top"]) == 5
-    found = http.get("/api/dictionaries", params={"id": "pca@resid_post.1"}).json()
+    assert len(ask(http, "lens", run=run, layer=-1, pos=2).json()["top"]) == 5
+    found = ask(http, "dictionary", id="pca@resid_post.1").json()
     assert (found["id"], found["site"], found["place"], found["head"]) == (
         "pca@resid_post.1",
         "resid_post.1",
@@ -295,7 +338,7 @@ def test_a_dictionary_is_fitted_read_and_forgotten_over_the_wire(http: httpx.Cli
     found = state(http)
     assert found["jobs"][-1]["phase"] == "done"
     row = found["model"]["dictionaries"][-1]
-    told = http.get("/api/dictionaries", params={"id": "pca@z.1.h2"}).json()
+    told = ask(http, "dictionary", id="pca@z.1.h2").json()
     assert row == {
         "id": "pca@z.1.h2", "site": "z.1", "head": 2, "place": "z.1 head 2", "kind": "pca", "n": 3, "space": "centred",
         "standardised": False, "fitted_on": "lines.jsonl", "tokens": told["tokens"], "shipped": False, "width": 8,
@@ -303,19 +346,19 @@ def test_a_dictionary_is_fitted_read_and_forgotten_over_the_wire(http: httpx.Cli
     }  # fmt: skip
     assert all((c["top"], c["cos_logit_diff"]) == ([], None) and c["variance"] > 0 for c in told["components"])
     run = found["current"]["a"]
-    coef = http.get(f"/api/runs/{run}/coef", params={"dictionary": "pca@z.1.h2"})
+    coef = ask(http, "coef", run=run, dictionary="pca@z.1.h2")
     n_pos = len(found["prompt"]["tokens"])
     assert shapes(coef) == {"coef": (4, n_pos, 3), "offset": (4, 3), "sink": (4, n_pos)}
     assert json.loads(metadata(coef)["rows"]) == ["z.0", "z.1", "z.2", "z.3"]
-    gram = http.get("/api/gram", params={"of": ["pca@z.1.h2"]}).json()
+    gram = ask(http, "gram", of=["pca@z.1.h2"]).json()
     torch.testing.assert_close(torch.tensor(gram["gram"]), torch.eye(3), atol=1e-5, rtol=0)
-    assert refused(http.get("/api/gram", params={"of": ["pca@z.1.h2", "pca@resid_post.1"]}), 422, "WrongWidth")
+    assert refused(ask(http, "gram", of=["pca@z.1.h2", "pca@resid_post.1"]), 422, "WrongWidth")
     mix = mixed(("pca@z.1.h2", 0, 1.0), ("pca@z.1.h2", 2, -0.5))
-    assert http.post("/api/directions/read", json=mix).json()["label"] == "PC 0 of z.1 head 2 - 0.5 PC 2"
+    assert ask(http, "read_direction", direction=mix).json()["label"] == "PC 0 of z.1 head 2 - 0.5 PC 2"
     assert http.post("/api/intents/forget_dictionary", json={"id": "pca@z.1.h2"}).status_code == 200
-    refused(http.get("/api/dictionaries", params={"id": "pca@z.1.h2"}), 404, "NotFound")
-    refused(http.get(f"/api/runs/{run}/coef", params={"dictionary": "pca@z.1.h2"}), 404, "NotFound")
-    refused(http.post("/api/directions/read", json=mix), 404, "NotFound")
+    refused(ask(http, "dictionary", id="pca@z.1.h2"), 404, "NotFound")
+    refused(ask(http, "coef", run=run, dictionary="pca@z.1.h2"), 404, "NotFound")
+    refused(ask(http, "read_direction", direction=mix), 404, "NotFound")
 
 
 def test_a_compared_run_of_another_prompt_brings_its_tokens(http: httpx.Client, server: Server) -> None:
@@ -393,6 +436,14 @@ def test_the_socket_sends_the_state_then_numbered_patches(server: Server, http: 
         ("[1]", None, "MalformedJSON"),
         ('{"id": 1}', None, "MalformedJSON"),
         (b"\x00", None, "MalformedJSON"),
+        (b"", None, "MalformedJSON"),
+        (b"\xff\xff\xff\xff{}", None, "MalformedJSON"),
+        (b"\x02\x00\x00\x00[]", None, "MalformedJSON"),
+        (framed({"id": 12, "intent": "import_direction", "args": []}, b"x"), None, "MalformedJSON"),
+        (framed({"id": 13, "intent": "import_direction", "args": {}}, b"no tensors"), 13, "MalformedTensors"),
+        (framed({"id": 14, "intent": "import_item", "args": {"name": 3}}, WHOLE), 14, "MalformedJSON"),
+        (framed({"id": 15, "intent": "set_prompt", "args": {"text": "a"}}, b"x"), 15, "MalformedJSON"),
+        ('{"id": 16, "intent": "import_direction", "args": {"data": "text"}}', 16, "MalformedJSON"),
         ('{"id": 2, "intent": "no_such"}', 2, "NotFound"),
         ('{"id": 5, "query": "no_such"}', 5, "NotFound"),
         ('{"id": 6, "query": "gram", "args": {"of": []}}', 6, "MalformedJSON"),
@@ -426,6 +477,50 @@ def test_the_socket_answers_a_query_as_http_does_and_sends_tensors_over_http_alo
         refusal = read(socket)
         assert (refusal["id"], refusal["error"]["fix"]) == (12, "POST api/queries/stream")
     assert load(http.post("/api/queries/stream", json={"run": run}).content)
+
+
+def test_a_file_travels_in_a_frame_or_as_the_body(server: Server, http: httpx.Client) -> None:
+    with open_socket(server) as socket:
+        read(socket)
+        socket.send(framed({"id": 1, "intent": "import_direction"}, vector(32, name="framed")))
+        while (answer := read(socket)).get("id") != 1:
+            pass
+        assert answer == {"id": 1, "ok": True, "value": {"kind": "saved", "name": "framed"}}
+        kind = "application/octet-stream; charset=binary"
+        sent = http.post(
+            "/api/intents/import_direction", content=vector(32, name="posted"), headers={"content-type": kind}
+        )
+        assert sent.json() == {"ok": True, "value": {"kind": "saved", "name": "posted"}}
+        names = [direction["name"] for direction in state(http)["directions"]]
+        assert {"framed", "posted"} <= {*names}
+        refused(send(http, "import_direction", WHOLE, banana="1"), 400, "MalformedJSON")
+        refused(http.post("/api/intents/import_item", content=b"x", headers=JSON), 400, "MalformedJSON")
+        socket.send(framed({"id": 2, "intent": "import_direction"}, b"\x00" * 3_000_000))  # more than JSON may have
+        while (answer := read(socket)).get("id") != 2:
+            pass
+        assert answer["error"]["type"] == "MalformedTensors"
+
+
+def test_an_item_goes_out_as_a_file_and_comes_in_again(server: Server, http: httpx.Client) -> None:
+    job = http.post(
+        "/api/intents/start",
+        json={
+            "method": "draw-prompts",
+            "args": {"text": {"kind": "typed", "name": "t.txt", "text": "A cat sat on a mat."}},
+        },
+    )
+    assert job.status_code == 200
+    assert server.session.wait(60)
+    name = state(http)["items"]["items"][-1]["name"]
+    data = http.get("/api/items/file", params={"name": name, "ending": ".safetensors"}).content
+    told = send(http, "import_item", data, name="come back").json()["value"]
+    assert told == {"name": "come back", "names": ["come back"]}
+    again = http.get("/api/items/file", params={"name": "come back", "ending": ".csv"}).status_code
+    assert again == http.get("/api/items/file", params={"name": name, "ending": ".csv"}).status_code
+    refused(send(http, "import_item", b"nothing", name="x"), 422, "DamagedFile")
+    assert len(ask(http, "item", name="come back").json()["views"]) == 1
+    for left in ("come back", name):
+        http.post("/api/intents/delete_item", json={"name": left})
 
 
 def test_a_message_too_large_closes_that_socket_alone(server: Server, http: httpx.Client) -> None:

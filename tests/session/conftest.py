@@ -1,7 +1,8 @@
 import pytest
 
 from corpus.conftest import hub as hub
-from residscope.session import Session, loaded
+from residscope.session import Session
+from residscope.world import loaded
 from session import worlds
 
 

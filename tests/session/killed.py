@@ -13,20 +13,20 @@ from typing import Any
 import torch
 
 from residscope.results import Result
-from residscope.session.shelf import ItemShelf, Kept
+from residscope.shelf.items import ItemShelf, Kept
 
 
 def work(folder: Path, model: Any, seed: int, begun: int) -> None:
     """Changes without end: `old N` is put, `new N` is what it is renamed to, and every third one is deleted."""
     shelf, draw = ItemShelf(folder), random.Random(seed)
     shelf.open(model)
-    os.write(begun, b"!")
     for number in range(seed * 1000, seed * 1000 + 1000):
         values = torch.full((draw.randint(1, 20_000),), float(number))
         shelf.put(Kept(f"old {number}", Result(values, ("pos",))))
         shelf.rename(f"old {number}", f"new {number}")
         if number % 3 == 0:
             shelf.delete(f"new {number}")
+        os.write(begun, b"!")
 
 
 def found(folder: Path, model: Any) -> dict[str, Any]:
@@ -56,8 +56,9 @@ def main(folder: Path, hash: str, rounds: int) -> None:
         if child == 0:
             work(folder, model, seed, tell)
             os._exit(0)
-        os.read(begun, 1)
-        time.sleep(draw.uniform(0.005, 0.06))
+        for _ in range(draw.randint(1, 2)):  # so many it has done, however busy the machine is
+            os.read(begun, 1)
+        time.sleep(draw.uniform(0, 0.02))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         os.close(begun)

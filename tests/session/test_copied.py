@@ -111,6 +111,7 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         {"corpus": LONG, "site": "z.1", "head": 1, "n": 2, "standardise": True, "tokens": 1000},
     ],
     "pca-stream": [{"corpus": TEXT, "n": 2, "tokens": 1000}],
+    "probe-map": [{**PROBE, "site": "resid_pre.2"}, {**PROBE, "site": "resid_pre.1", "here_only": True, "seed": 2}],
     "probe-sweep": [{"data": DATA, "label": "kind", "positions": ["S2", "END"], "sites": ["resid_pre"]}],
     "removal-cost": [{"direction": ARROW, "prompts": DRAWN_PROMPTS, "random": 19}],
     "stability": [{"direction": ARROW, "corpus": TEXT, "resamples": 2, "tokens": 1000}],
@@ -211,19 +212,18 @@ def of_a_name(where: str) -> bool:
 def shelved(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A session with one of each thing that arguments may name, and the folder that its files were exported to."""
     patch = pytest.MonkeyPatch()
-    patch.setattr("residscope.session.loaded.shipped", lambda model: worlds.components(model))
+    patch.setattr("residscope.world.loaded.shipped", lambda model: worlds.components(model))
     folder = tmp_path_factory.mktemp("pasted")
     with worlds.session() as session:
         session.intent("set_prompt", {"text": "xb cd xb ce"})
         assert session.wait(60)
         session.intent("set_prompt", {"text": PROMPT})
         session.intent("set_edits", {"edits": [{"kind": "scale", "site": "mlp_out.1", "factor": 0.5}]})
-        session.intent("fit_probe", {**PROBE, "site": "resid_pre.2"})
-        assert session.wait(60)
+        start(session, "probe-map", **PROBE, site="resid_pre.2")
         start(session, "fit-probe", name="Shelved", **PROBE, site="resid_pre.1")
         start(session, "pca", corpus=TEXT, site="resid_post.1", n=3, tokens=1000)
         assert session.wait(120)
-        assert [job["phase"] for job in jobs(session).values()] == ["done"] * 2, jobs(session)
+        assert [job["phase"] for job in jobs(session).values()] == ["done"] * 3, jobs(session)
         vector = torch.randn(32, generator=torch.Generator().manual_seed(0))
         rs.Direction(vector, vector, "resid_pre.2", name="made").save(folder / "made.safetensors")
         session.import_item((folder / "made.safetensors").read_bytes(), "Found elsewhere")
@@ -314,7 +314,7 @@ REAL = [
 def test_on_the_real_model_three_methods_lines_run_in_a_process_of_their_own(
     smollm2: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("residscope.session.loaded.shipped", rs.directions.shipped)
+    monkeypatch.setattr("residscope.world.loaded.shipped", rs.directions.shipped)
     with worlds.session(smollm2, load=lambda name, **_: smollm2) as session:
         session.intent("load_model", {"name": "smollm2-135m"})
         session.intent("set_prompt", {"text": IOI})

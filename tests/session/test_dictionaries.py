@@ -105,7 +105,7 @@ def test_one_of_another_width_is_read_in_every_layer_edits_done(rich: Session, i
 
 
 def test_tokens_are_read_as_the_logits_of_the_wire(rich: Session) -> None:
-    """coef is the lens' logit, and its difference less the mean's share that of api/runs/ID/logits."""
+    """coef is the lens' logit, and its difference less the mean's share that of the query `logits`."""
     got, _ = coef(rich, "unembedding@resid_post.3")
     assert got["sigma"].shape == got["coef"].shape[:2]
     model = rich.state.model.model
@@ -146,7 +146,7 @@ def test_the_embedding_is_the_first_row_unless_positions_are_added_to_it(rich: S
 def test_a_change_of_dictionary_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the page fetches when another layer's components are chosen: SmolLM2's 31 rows, 64 tokens, 28 or 30 directions."""
     deep = rs.load((tiny_llama(layers=30), worlds.tokenizer()))
-    monkeypatch.setattr("residscope.session.loaded.shipped", lambda model: {})
+    monkeypatch.setattr("residscope.world.loaded.shipped", lambda model: {})
     with worlds.session(deep) as session:
         session.intent("set_prompt", {"text": "n" * 64})
         assert session.wait(60)

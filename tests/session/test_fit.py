@@ -29,7 +29,7 @@ from residscope.errors import (
 )
 from residscope.manifest import own_methods
 from residscope.session import Session
-from residscope.session import loaded as loaded_module
+from residscope.world import loaded as loaded_module
 from session import worlds
 
 TEXT = {

@@ -5,10 +5,10 @@ import itertools
 import pytest
 import torch
 
-from residscope.session.inert import find_inert
-from residscope.session.loaded import Loaded
-from residscope.session.stack import parse_edits
-from residscope.session.world import SessionWorld
+from residscope.world.inert import find_inert
+from residscope.world.loaded import Loaded
+from residscope.world.session_world import SessionWorld
+from residscope.world.stack import parse_edits
 from session import worlds
 
 POOL = [

@@ -15,8 +15,8 @@ from residscope.reports import Report
 from residscope.results import Result
 from residscope.session import Session, intents
 from residscope.session import session as session_module
-from residscope.session import shelf as shelf_module
-from residscope.session.made import parts_of, wanting
+from residscope.shelf import items as shelf_module
+from residscope.shelf.parts import parts_of, wanting
 from session import worlds
 from session.asked import WAIT, Gate, declared, jobs, result, shelf, start
 

@@ -2,6 +2,7 @@
 
 import math
 import time
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -9,10 +10,22 @@ import pytest
 import torch
 
 import residscope as rs
-from residscope.errors import BadEdit, MalformedJSON, NotFound, UnknownPosition, UnknownSite, UnknownTask
+from residscope.errors import (
+    BadArguments,
+    BadEdit,
+    NameTaken,
+    NotFound,
+    ResidscopeError,
+    SiteError,
+    UnknownPosition,
+    UnknownSite,
+    UnknownTask,
+)
 from residscope.model.prompts import PromptSet
+from residscope.probes.probe_map import ProbeMap
 from residscope.session import Session
 from session import worlds
+from session.asked import jobs, shelf, start
 
 DRAWN = Random(0)
 TEXTS = [
@@ -31,21 +44,33 @@ def wire(session: Session) -> dict[str, Any]:
     return session.snapshot()[1]
 
 
-def done(session: Session) -> dict[str, Any] | None:
-    """Once the job is over: its error, or None."""
-    for _ in range(3000):
-        now = wire(session)["probing"]
-        if now is None or now["error"]:
-            return None if now is None else now["error"]
-        time.sleep(0.01)
-    raise AssertionError("the fit did not end")
+def ask(session: Session, **more: Any) -> str:
+    """A job that fits and maps a probe: its id."""
+    return start(session, "probe-map", **{**ASKED, **more})
 
 
 def fit(session: Session, **more: Any) -> str:
-    name = session.intent("fit_probe", {**ASKED, **more})["name"]
-    assert done(session) is None
+    """What edits call the probe, once its job is done."""
+    told = ended(session, ask(session, **more))
+    assert told["phase"] == "done", told["error"]
+    (name,) = told["items"]
+    return next(probe["name"] for probe in wire(session)["probes"] if probe["item"] == name)
+
+
+def ended(session: Session, job: str) -> dict[str, Any]:
     assert session.wait(60)
-    return name
+    return jobs(session)[job]
+
+
+def held(session: Session, name: str = NAME) -> ProbeMap:
+    found = session.state.probes[name].item
+    assert isinstance(found, ProbeMap)
+    return found
+
+
+def right(mapped: ProbeMap, site: str, position: str) -> int:
+    """How many of the held-out prompts are read right there."""
+    return round(float(mapped.accuracy.select(site=site, position=position).values) * len(mapped.held_out))
 
 
 def library(session: Session) -> tuple[PromptSet, rs.Probe]:
@@ -56,10 +81,10 @@ def library(session: Session) -> tuple[PromptSet, rs.Probe]:
 
 def test_it_is_the_library_s_probe(live: Session) -> None:
     assert fit(live) == NAME
-    held, (_, probe) = live.state.probes[NAME].probe, library(live)
-    torch.testing.assert_close(held.weights, probe.weights, rtol=1e-5, atol=1e-8)
-    torch.testing.assert_close(held.covariance, probe.covariance, rtol=1e-5, atol=1e-8)
-    assert (held.accuracy, held.interval, held.C, held.counts) == (
+    own, (_, probe) = held(live).probe, library(live)
+    torch.testing.assert_close(own.weights, probe.weights, rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(own.covariance, probe.covariance, rtol=1e-5, atol=1e-8)
+    assert (own.accuracy, own.interval, own.C, own.counts) == (
         probe.accuracy,
         probe.interval,
         probe.C,
@@ -87,24 +112,24 @@ def test_the_map_says_where_the_label_can_be_read_and_where_not(live: Session) -
 
 def test_the_map_agrees_with_the_probe_in_its_own_cell(one: Session) -> None:
     fit(one, label="noise")
-    held = one.state.probes["noise at KEY, resid_pre.2"]
-    assert held.map.right["resid_pre.2", "KEY"] == round(held.probe.accuracy * held.probe.held_out)
+    found = held(one, "noise at KEY, resid_pre.2")
+    assert right(found, "resid_pre.2", "KEY") == round(found.probe.accuracy * found.probe.held_out)
 
 
 def test_where_every_token_is_the_first_the_map_stays_empty_and_says_so(one: Session) -> None:
     """At position 0 no statistic is taken: no accuracy is shown for it, and the others' do not wait for it."""
     csv = CSV.replace("@KEY,@late", "@FIRST,@KEY").replace(",4:5,,", ",0:1,4:5,").replace(",4:5,5:6,", ",0:1,4:5,")
-    one.intent("fit_probe", {**ASKED, "data": {**FILE, "text": csv}})
-    assert done(one) is None
-    held = next(iter(one.state.probes.values()))
-    assert held.map.done
-    assert {held.map.right[site, "FIRST"] for site in held.map.sites} == {None}
-    shown = one.probe(held.name)
+    found = held(one, name := fit(one, data={**FILE, "text": csv}))
+    assert [job["note"] for job in jobs(one).values()] == [""], "it says itself what is not there"
+    assert found.done
+    assert [at for at in found.unfitted if at[1] == "FIRST"] == [(site, "FIRST") for site in found.sites]
+    assert len(found.unfitted) == len(found.sites)
+    shown = one.probe(name)
     first = shown["map_at"]["positions"].index("FIRST")
     assert all(value is None or math.isnan(value) for value in shown["map"]["values"][first])
     assert "first ones" in shown["map"]["note"]
-    one.intent("fit_probe", {**ASKED, "position": "FIRST", "data": {**FILE, "text": csv}})
-    assert "stand at position 0" in str(done(one))
+    told = ended(one, ask(one, position="FIRST", data={**FILE, "text": csv}))
+    assert "stand at position 0" in str(told["error"])
 
 
 def test_it_comes_coarse_to_fine_and_another_layer_runs_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,8 +139,8 @@ def test_it_comes_coarse_to_fine_and_another_layer_runs_nothing_again(monkeypatc
 
         def listen(_: int, patch: dict[str, Any]) -> None:
             for probe in patch.get("probes", []):
-                here = session.state.probes[probe["name"]].map
-                seen.append((probe["revision"], len(here.right)))
+                here = held(session, probe["name"])
+                seen.append((probe["revision"], int((~here.accuracy.values.isnan()).sum())))
 
         session.subscribe(listen)
         fit(session)
@@ -126,7 +151,7 @@ def test_it_comes_coarse_to_fine_and_another_layer_runs_nothing_again(monkeypatc
         before = slow.runs
         fit(session, site="resid_pre.3", position="END")
         assert slow.runs == before, "the recordings of the map serve"
-        assert session.state.probes["kind at END, resid_pre.3"].map.done
+        assert held(session, "kind at END, resid_pre.3").done
 
 
 def test_three_classes_have_a_histogram_each(one: Session) -> None:
@@ -135,16 +160,16 @@ def test_three_classes_have_a_histogram_each(one: Session) -> None:
     assert [part["of"] for part in one.probe(fit(one))["margins"]] == ["b"]
     colours = [series["name"] for series in shown["margins"][0]["view"]["series"]]
     assert list(dict.fromkeys(shown["cloud"]["groups"])) == colours, "a class has one colour"
-    held = one.state.probes["three at KEY, resid_pre.2"]
+    found = held(one, "three at KEY, resid_pre.2")
     drawn = dict(zip(shown["cloud"]["texts"], shown["cloud"]["groups"], strict=True))
-    assert all(drawn[text] == label for text, label in zip(held.data.texts, held.data.label("three"), strict=True))
+    assert all(drawn[text] == label for text, label in zip(found.data.texts, found.data.label("three"), strict=True))
     n = wire(one)["probes"][0]["held_out"]
     for part in shown["margins"]:
         assert sum(series["n"] for series in part["view"]["series"]) == n
 
 
 def test_the_data_says_what_can_be_chosen(one: Session) -> None:
-    found = one.intent("read_data", {"data": FILE})
+    found = one.query("read_data", {"data": FILE})
     assert found["n"] == 48
     assert {label["name"]: label["classes"] for label in found["labels"]} == {
         "kind": 2,
@@ -266,14 +291,12 @@ BAD = [
 
 @pytest.mark.parametrize(("more", "type", "said"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
 def test_what_cannot_be_fitted_says_why(one: Session, more: dict[str, Any], type: str, said: str) -> None:
-    one.intent("fit_probe", {**ASKED, **more})
-    error = done(one)
-    assert error is not None
-    assert error["type"] == type, error
-    assert said in error["message"]
-    assert wire(one)["probes"] == []
-    one.intent("cancel_probe", {})
-    assert wire(one)["probing"] is None
+    before = one.snapshot()
+    with pytest.raises(ResidscopeError) as refused:
+        ask(one, **more)
+    assert refused.value.__class__.__name__ == type
+    assert said in str(refused.value)
+    assert one.snapshot() == before, "no job is taken"
     fit(one)
 
 
@@ -282,54 +305,171 @@ def test_what_cannot_be_fitted_says_why(one: Session, more: dict[str, Any], type
     [
         ({"data": {"kind": "task", "task": "ioi2"}}, UnknownTask),
         ({"site": "resid_prey.1"}, UnknownSite),
-        ({"data": {"kind": "task"}}, MalformedJSON),
-        ({"label": 3}, MalformedJSON),
+        ({"data": {"kind": "task"}}, BadArguments),
+        ({"label": 3}, BadArguments),
     ],
 )
 def test_what_is_refused_at_once_leaves_no_trace(one: Session, more: dict[str, Any], error: type[Exception]) -> None:
     before = one.snapshot()
     with pytest.raises(error):
-        one.intent("fit_probe", {**ASKED, **more})
+        ask(one, **more)
     assert one.snapshot() == before
 
 
-def test_a_newer_fit_replaces_an_older_and_cancel_ends_it() -> None:
+def test_a_cancelled_fit_leaves_nothing_and_the_others_go_on() -> None:
+    """As the page does: a newer fit of its own stops the older."""
     slow = worlds.Slow(worlds.model())
     with worlds.session(slow) as session:
         slow.gate.clear()
         slow.entered.clear()
-        session.intent("fit_probe", ASKED)
+        older = ask(session)
         assert slow.entered.wait(30)
-        session.intent("fit_probe", {**ASKED, "label": "noise"})
+        session.intent("cancel", {"job": older})
+        newer = ask(session, label="noise")
         slow.gate.set()
-        assert done(session) is None
+        assert ended(session, newer)["phase"] == "done"
+        assert jobs(session)[older]["phase"] == "cancelled"
         assert [probe["label"] for probe in wire(session)["probes"]] == ["noise"]
         slow.gate.clear()
         slow.entered.clear()
-        session.intent("fit_probe", {**ASKED, "data": {**FILE, "text": CSV + "abcdefgh,2:3,3:4,a,one,x,p\n"}})
+        last = ask(session, data={**FILE, "text": CSV + "abcdefgh,2:3,3:4,a,one,x,p\n"})
         assert slow.entered.wait(30)
-        session.intent("cancel_probe", {})
+        session.intent("cancel", {"job": last})
         slow.gate.set()
-        assert session.wait(30)
-        time.sleep(0.1)
+        assert ended(session, last)["phase"] == "cancelled"
         assert [probe["label"] for probe in wire(session)["probes"]] == ["noise"]
+
+
+def test_stopped_while_it_maps_the_probe_and_what_is_mapped_stay_under_one_name() -> None:
+    """Edits may name the probe from the moment that it is there, and go on naming it."""
+    slow = worlds.Slow(worlds.model())
+    with worlds.session(slow) as session:
+        session.intent("set_prompt", {"text": TEXTS[0]})
+        assert session.wait(60)
+        stopped: list[bool] = []
+
+        def listen(_: int, patch: dict[str, Any]) -> None:
+            if patch.get("probes") and not stopped:
+                stopped.append(True)
+                slow.gate.clear()  # before the map's own pass
+
+        session.subscribe(listen)
+        job = ask(session)
+        deadline = time.monotonic() + 30
+        while not stopped and time.monotonic() < deadline:
+            time.sleep(0.01)
+        (growing,) = wire(session)["probes"]
+        assert (growing["name"], growing["item"], growing["job"], growing["mapped"]) == (NAME, None, job, "part")
+        session.intent("add_edit", {"edit": {**EDITS[0], "probe": NAME, "site": "resid_pre.2", "pos": [4]}})
+        assert wire(session)["edits"][0]["error"] is None
+        session.intent("cancel", {"job": job})
+        slow.gate.set()
+        assert ended(session, job)["items"] == [f"{NAME}, cut short"]
+        (kept,) = wire(session)["probes"]
+        assert (kept["name"], kept["item"], kept["job"], kept["mapped"]) == (NAME, f"{NAME}, cut short", None, "part")
+        assert wire(session)["edits"][0]["error"] is None
+        assert fit(session) == f"{NAME} (2)", "a name is given once"
+        session.intent("rename_item", {"name": f"{NAME}, cut short", "to": "mine"})
+        assert wire(session)["edits"][0]["error"] is None
+        session.intent("delete_item", {"name": "mine"})
+        assert "no probe of that name" in wire(session)["edits"][0]["error"]
+        lost = {
+            key: wire(session)["edits"][0][key] for key in ("id", "kind", "to", "log_alpha", "probe", "site", "pos")
+        }
+        other = {"kind": "scale", "site": "mlp_out.1", "factor": 0.5}
+        session.intent("set_edits", {"edits": [lost, other]})  # as the page says the whole stack
+        session.intent("set_edits", {"edits": [lost]})
+        assert fit(session, label="noise") == "noise at KEY, resid_pre.2"
+        session.intent("restore_item")
+        assert wire(session)["edits"][0]["error"] is None
+        assert session.wait(60)
 
 
 def test_a_name_once_taken_keeps_its_probe_and_another_model_drops_them(one: Session) -> None:
     fit(one)
-    kept = one.state.probes[NAME]
-    assert one.intent("fit_probe", ASKED)["name"] == NAME
-    assert wire(one)["probing"] is None
-    assert one.state.probes[NAME] is kept
+    kept = held(one)
     other = fit(one, data={**FILE, "text": CSV + "abcdefgh,0:1,3:4,a,one,x,p\n"})
     assert other == f"{NAME} (2)"
+    assert held(one) is kept
     one.intent("add_edit", {"edit": {**EDITS[0], "probe": NAME, "site": "resid_pre.2", "pos": [2]}})
     one.load(worlds.model("gpt2"))
     assert one.wait(60)
     state = wire(one)
-    assert (state["probes"], state["probing"]) == ([], None)
+    assert (state["probes"], state["jobs"]) == ([], [])
     assert "no probe of that name" in state["edits"][0]["error"]
-    assert any("Probes belong to the model before" in notice for notice in state["notices"])
+    assert any("Probes belong to the model before: 2 dropped" in notice for notice in state["notices"])
+
+
+def test_a_deleted_probes_name_is_not_another_s(one: Session) -> None:
+    """Runs are kept by what their edits say: a name that came to mean another probe would show the old one's numbers."""
+    one.intent("set_prompt", {"text": TEXTS[0]})
+    fit(one)
+    edit = {**EDITS[0], "probe": NAME, "site": "resid_pre.2", "pos": [4]}
+    one.intent("set_edits", {"edits": [edit]})
+    assert one.wait(60)
+    one.intent("delete_item", {"name": NAME})
+    other = fit(one, data={**FILE, "text": CSV + "abcdefgh,0:1,3:4,a,one,x,p\n"})
+    assert other == f"{NAME} (2)"
+    assert shelf(one) == [other]
+    with pytest.raises(NameTaken):
+        one.intent("rename_item", {"name": other, "to": NAME})
+    told = ended(one, start(one, "probe-map", name=NAME, **{**ASKED, "label": "noise"}))
+    assert NAME not in told["items"]
+    assert "no probe" in wire(one)["edits"][0]["error"]
+    one.intent("set_edits", {"edits": [{**edit, "probe": other}]})
+    assert one.wait(60)
+    run = next(run for run in wire(one)["runs"] if run["id"] == wire(one)["current"]["b"])
+    model, probe = one.state.model.model, held(one, other).probe
+    expected = model.run(TEXTS[0], edits=rs.lrqp(probe, to="b", log_alpha=3.0, pos=4)).logits[0, -1]
+    metric = wire(one)["metric"]
+    assert float(expected[metric["positive"]["id"]] - expected[metric["negative"]["id"]]) == pytest.approx(
+        run["metric"], abs=1e-4
+    )
+
+
+def test_an_edit_that_says_the_name_of_its_item_is_of_that_probe_for_good(one: Session) -> None:
+    ended(one, start(one, "probe-map", name="mine", **ASKED))
+    one.intent("add_edit", {"edit": {**EDITS[0], "probe": "mine", "site": "resid_pre.2", "pos": [2]}})
+    assert wire(one)["edits"][0]["probe"] == NAME
+    one.intent("rename_item", {"name": "mine", "to": "yours"})
+    assert wire(one)["edits"][0]["error"] is None
+    assert one.wait(60)
+
+
+def test_probes_and_their_names_survive_the_session(tmp_path: Path) -> None:
+    """Also those of `fit-probe`, which have no prompts: edits name them, the tab does not show them."""
+    with worlds.session(folder=tmp_path) as session:
+        fit(session)
+        assert session.wait(60)
+        told = ended(session, start(session, "fit-probe", **{**ASKED, "site": "resid_pre.1"}))
+        assert told["phase"] == "done", told["error"]
+        before, shown = wire(session)["probes"], session.probe(NAME)
+        kept = held(session)
+    with worlds.session(folder=tmp_path) as again:
+        assert wire(again)["probes"] == [{**probe, "revision": 0} for probe in before]
+        assert [probe["mapped"] for probe in before] == ["whole", "none"]
+        assert held(again) == kept
+        assert again.probe(NAME) == {**shown, "revision": 0}
+        with pytest.raises(NotFound, match="without its prompts"):
+            again.probe("kind at KEY, resid_pre.1")
+        again.intent("set_prompt", {"text": TEXTS[0]})
+        assert again.wait(60)
+        run = wire(again)["current"]["a"]
+        assert again.probe_reading(NAME, run=run, pos=0, named=True)["pos"] == 4
+        for layer in (1, 2):
+            edit = {**EDITS[0], "probe": f"kind at KEY, resid_pre.{layer}", "site": f"resid_pre.{layer}", "pos": [4]}
+            again.intent("add_edit", {"edit": edit})
+        again.load(worlds.model("gpt2"))
+        assert again.wait(60)
+        assert any("2 put away until it is loaded again" in notice for notice in wire(again)["notices"])
+
+
+def test_named_positions_are_those_of_the_probes_own_prompts(one: Session) -> None:
+    fit(one)
+    one.intent("set_prompt", {"text": TEXTS[7]})
+    assert one.state.prompt.names == {"END": 7, "KEY": 4}, "it lacks `late`"
+    one.intent("set_prompt", {"text": "no such prompt"})
+    assert one.state.prompt.names == {}
 
 
 def test_the_live_run_goes_first() -> None:
@@ -338,14 +478,26 @@ def test_the_live_run_goes_first() -> None:
     with worlds.session(slow) as session:
         slow.gate.clear()
         slow.entered.clear()
-        session.intent("fit_probe", ASKED)
+        job = ask(session)
         assert slow.entered.wait(30)
         before = slow.runs
         session.intent("set_prompt", {"text": "while it fits"})
         slow.gate.set()
-        assert done(session) is None
-        assert session.wait(30)
+        assert ended(session, job)["phase"] == "done"
         run = next(run for run in wire(session)["runs"] if run["prompt"] == "while it fits")
         assert run["version"] == wire(session)["version"]
         assert slow.runs > before
         assert math.isfinite(run["metric"])
+
+
+def test_an_edit_of_a_methods_argument_is_for_the_methods_prompts_not_for_the_typed_one(one: Session) -> None:
+    fit(one)
+    state = one.state
+    world = state.world()
+    wanted = [{"kind": "lrqp", "probe": NAME, "site": "resid_pre.2", "to": to} for to in ("other", "true", "b")]
+    made = world.edits(wanted)  # no position, and a class that only a labelled prompt has
+    assert [edit.to for edit in made] == ["other", "true", "b"]
+    beyond = 28  # the typed prompt is shorter
+    assert world.edits([{"kind": "scale", "site": "mlp_out.1", "factor": 2.0, "pos": beyond}])[0].pos == (beyond,)
+    with pytest.raises(SiteError, match=r"layer|site"):
+        world.edits([{"kind": "scale", "site": "mlp_out.99", "factor": 2.0}])

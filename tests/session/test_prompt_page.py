@@ -9,14 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load
 
+import residscope as rs
 from residscope.directions import Dictionary
-from residscope.errors import Cancelled, EmptyCorpus, NotFound, PageTooLarge, PromptTooLong, UnknownLayer
+from residscope.errors import EmptyCorpus, NotFound, PageTooLarge, PromptTooLong, UnknownLayer
 from residscope.session import Session, compute, prompt_page
-from residscope.session.loaded import Loaded
-from residscope.session.prompt_page import Page, draw, record
-from residscope.session.prompt_pages import PromptPages
-from residscope.session.world import SessionWorld
+from residscope.session.prompt_page import Page, record
+from residscope.world.loaded import Loaded
+from residscope.world.session_world import SessionWorld
+from residscope.world.values import Prompt
 from session import worlds
+from session.asked import Gate, declared, jobs, start
 
 TEXT = [
     "A cat sat on a mat. It saw a dog run by! Was it the grey dog? It was not the grey dog at all.",
@@ -31,12 +33,27 @@ def loaded() -> Loaded:
     return Loaded.of(worlds.model())
 
 
-def never() -> None:
+def never(done: int) -> None:
     """Nobody else wants the model."""
 
 
-def make(pages: PromptPages, **more: Any) -> dict[str, Any]:
-    return pages.make(TEXT, **{"key": "text", "n": 3, "length": 12, "seed": 0, "own": [OWN], **more})
+def draw(loaded: Loaded, source: list[str], *, n: int, length: int, seed: int) -> tuple[Prompt, ...]:
+    return tuple(
+        map(loaded.prompt, rs.draw_prompts(loaded.model, source, n, length=length, seed=seed).texts or ()),
+    )
+
+
+def ask(session: Session, **more: Any) -> dict[str, Any]:
+    """The job that draws."""
+    text = {"kind": "typed", "name": "t.txt", "text": "\n\n".join(TEXT)}
+    return session.intent("draw_prompts", {"text": text, "n": 3, "length": 12, **more})
+
+
+def make(session: Session, own: tuple[str, ...] = (OWN,), **more: Any) -> dict[str, Any]:
+    """A page, its prompts drawn."""
+    told = ask(session, **more)
+    assert session.wait(60)
+    return session.query("prompts", {"own": [*own], "drawn": told["job"]})
 
 
 def test_a_seed_draws_the_same_windows_and_another_seed_others(loaded: Loaded) -> None:
@@ -76,8 +93,8 @@ def test_a_batch_records_what_each_prompt_gives_alone(loaded: Loaded, monkeypatc
     monkeypatch.setattr(prompt_page, "BATCH_TOKENS", 30)
     prompts = [loaded.prompt(text) for text in ("abc", "a longer one", "xyz", "the same len", OWN)]
     turns: list[int] = []
-    found = record(loaded, prompts, turn=lambda: turns.append(1))
-    assert len(turns) == 3, "two of three tokens, two of twelve, and one"
+    found = record(loaded, prompts, turn=turns.append)
+    assert turns == [0, 2, 4], "two of three tokens, two of twelve, and one"
     for prompt, recorded in zip(prompts, found, strict=True):
         alone = compute.forward(SessionWorld(loaded), prompt, ())
         assert recorded.prompt is prompt
@@ -137,26 +154,26 @@ def test_ones_own_prompt_costs_no_run_and_neither_do_prompts_drawn_before() -> N
     with worlds.session(slow) as session:
         session.intent("set_prompt", {"text": OWN})
         assert session.wait(60)
-        pages, before = PromptPages(session), slow.runs
-        answer = make(pages, n=0)
+        before = slow.runs
+        answer = session.query("prompts", {"own": [OWN]})
         assert [p["own"] for p in answer["prompts"]] == [True]
         assert slow.runs == before
-        first = make(pages)
+        first = make(session)
         assert [p["own"] for p in first["prompts"]] == [True, False, False, False]
         assert slow.runs > before
-        before = slow.runs
         session.intent("set_prompt", {"text": "another"})
         assert session.wait(60)
         before = slow.runs
-        second = make(pages, own=["another", OWN])
+        assert ask(session)["ready"]
+        second = make(session, ("another", OWN))
         assert slow.runs == before
         assert [p["text"] for p in second["prompts"][2:]] == [p["text"] for p in first["prompts"][1:]]
-        assert make(pages, seed=9)["prompts"][1:] != first["prompts"][1:]
+        assert make(session, seed=9)["prompts"][1:] != first["prompts"][1:]
         assert slow.runs > before, "other prompts do cost one"
 
 
 def test_every_token_says_what_comes_next(one: Session) -> None:
-    prompt = make(PromptPages(one))["prompts"][0]
+    prompt = make(one)["prompts"][0]
     assert len(prompt["tokens"]) == len(prompt["next"]) == len(OWN)
     assert "".join(token["text"] for token in prompt["tokens"]) == OWN
     for likeliest in prompt["next"]:
@@ -165,76 +182,115 @@ def test_every_token_says_what_comes_next(one: Session) -> None:
         assert p == sorted(p, reverse=True)
 
 
+def row(session: Session, page: str) -> Any:
+    return session.query("prompts_coef", {"page": page, "dictionary": "pca@resid_post.0", "row": 0})
+
+
 def test_the_latest_three_pages_are_held(one: Session) -> None:
-    pages = PromptPages(one)
-    ids = [make(pages, seed=seed)["id"] for seed in range(4)]
+    ids = [make(one, seed=seed)["id"] for seed in range(4)]
     for id in ids[1:]:
-        assert pages.coef(id, dictionary="pca@resid_post.0", row=0)
+        assert row(one, id)
     with pytest.raises(NotFound, match="latest 3"):
-        pages.coef(ids[0], dictionary="pca@resid_post.0", row=0)
+        row(one, ids[0])
+    assert [ask(one, seed=seed)["ready"] for seed in (1, 2, 3, 0)] == [True, True, True, False]
+    assert one.wait(60)
 
 
-def test_a_page_of_another_model_is_not_held(one: Session) -> None:
-    pages = PromptPages(one)
-    id = make(pages)["id"]
+def test_a_page_of_another_model_is_not_held_and_neither_is_what_was_drawn(one: Session) -> None:
+    id, drawn = make(one)["id"], ask(one)["job"]
     one.load(worlds.model("gpt2"))
     assert one.wait(60)
     with pytest.raises(NotFound):
-        pages.logits(id, positive=5, negative=9, row=0)
+        one.query("prompts_logits", {"page": id, "positive": 5, "negative": 9, "row": 0})
+    with pytest.raises(NotFound, match="draw them again"):
+        one.query("prompts", {"drawn": drawn})
+    assert not ask(one)["ready"]
+    assert one.wait(60)
 
 
 def test_memory_is_bounded(one: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    pages = PromptPages(one)
     loaded = one.state.model
     assert loaded is not None
     each = prompt_page.PAGE_BYTES // prompt_page.room(loaded)
     monkeypatch.setattr(prompt_page, "PAGE_BYTES", 60 * each)
-    with pytest.raises(PageTooLarge, match="at most 60 tokens"):
-        make(pages, n=4, length=20)
-    answer = make(pages, n=1, length=8, own=[OWN, "a second prompt", "x" * 30])
+    job = ask(one, n=4, length=20)["job"]
+    assert one.wait(60)
+    error = jobs(one)[job]["error"]
+    assert (error["type"], "at most 60 tokens" in error["message"]) == ("PageTooLarge", True)
+    answer = make(one, (OWN, "a second prompt", "x" * 30), n=1, length=8)
     assert [p["text"] for p in answer["prompts"] if p["own"]] == [OWN, "a second prompt"], "the oldest goes"
+    with pytest.raises(PageTooLarge, match="at most 60 tokens"):
+        make(one, ("x" * 40,), n=2, length=20)
     with pytest.raises(PromptTooLong, match="context"):
-        make(pages, own=["x" * 65])
+        make(one, ("x" * 65,))
+
+
+def test_what_is_drawn_is_on_no_shelf_and_its_line_goes_with_the_next(one: Session) -> None:
+    first = ask(one)["job"]
+    assert one.wait(60)
+    assert one.snapshot()[1]["items"]["items"] == []
+    told = jobs(one)[first]
+    assert (told["phase"], told["items"], told["note"]) == ("done", [], "3 prompts, on the Prompts tab.")
+    second = ask(one, seed=7)["job"]
+    assert one.wait(60)
+    assert [*jobs(one)] == [second]
+    assert one.query("prompts", {"drawn": first})["prompts"], "its line is gone, what it drew is not"
 
 
 def test_a_newer_page_stops_the_one_before() -> None:
     slow = worlds.Slow(worlds.model())
     with worlds.session(slow) as session:
-        pages, ended = PromptPages(session), []
-
-        def first() -> None:
-            with pytest.raises(Cancelled, match="meanwhile"):
-                make(pages, own=[])
-            ended.append("first")
-
         slow.gate.clear()
         slow.entered.clear()
-        thread = threading.Thread(target=first)
-        thread.start()
+        first = ask(session)["job"]
         assert slow.entered.wait(30)
-        later = threading.Thread(target=lambda: ended.append(len(make(pages, seed=5, own=[])["prompts"])))
-        later.start()
-        time.sleep(0.1)
+        second = ask(session, seed=5)["job"]
         slow.gate.set()
-        thread.join(30)
-        later.join(30)
-        assert set(ended) == {"first", 3}
+        assert session.wait(60)
+        assert [jobs(session)[id]["phase"] for id in (first, second)] == ["cancelled", "done"]
+        with pytest.raises(NotFound, match="draw them again"):
+            session.query("prompts", {"drawn": first})
+        assert len(session.query("prompts", {"drawn": second})["prompts"]) == 3
+
+
+def test_a_text_without_prompts_fails_in_the_job_s_words(one: Session) -> None:
+    told = one.intent("draw_prompts", {"text": {"kind": "typed", "name": "t.txt", "text": " a \n\n b"}, "n": 2})
+    assert one.wait(60)
+    assert jobs(one)[told["job"]]["error"]["type"] == EmptyCorpus.__name__
+    with pytest.raises(NotFound):
+        one.query("prompts", {"drawn": told["job"]})
 
 
 def test_the_live_run_goes_first() -> None:
     slow = worlds.Slow(worlds.model())
     with worlds.session(slow) as session:
-        pages, answers = PromptPages(session), []
         slow.gate.clear()
         slow.entered.clear()
         session.intent("set_prompt", {"text": "the live one"})
         assert slow.entered.wait(30)
-        thread = threading.Thread(target=lambda: answers.append(make(pages, own=[])))
         before = slow.runs
+        told = ask(session)
+        answers: list[Any] = []
+        thread = threading.Thread(target=lambda: answers.append(session.query("prompts", {"own": ["not held"]})))
         thread.start()
         time.sleep(0.2)
-        assert slow.runs == before, "the page waits for the run"
+        assert slow.runs == before, "job and query wait for the run"
         slow.gate.set()
+        assert session.wait(60)
         thread.join(30)
         assert slow.runs > before
-        assert len(answers[0]["prompts"]) == 3
+        assert len(session.query("prompts", {"drawn": told["job"]})["prompts"]) == 3
+        assert len(answers[0]["prompts"]) == 1
+
+
+def test_drawing_waits_for_the_job_before_it_and_ones_own_prompts_do_not(one: Session) -> None:
+    gate = Gate()
+    with declared(stand=gate.stand):
+        start(one, "stand")
+        assert gate.entered.wait(30)
+        job = ask(one)["job"]
+        assert [p["text"] for p in one.query("prompts", {"own": [OWN]})["prompts"]] == [OWN]
+        assert jobs(one)[job]["phase"] == "waiting"
+        gate.leave.set()
+        assert one.wait(60)
+        assert jobs(one)[job]["phase"] == "done"

@@ -1,7 +1,6 @@
 """Queries: each answers through every door, changes nothing, and refuses in words what it cannot answer."""
 
 import json
-import time
 from typing import Any
 
 import pytest
@@ -13,26 +12,26 @@ from residscope.session.queries import QUERIES
 from session import worlds
 from session.asked import declared as declared
 from session.asked import result, start
-from session.test_probes import ASKED, NAME
+from session.test_probes import ASKED, FILE, NAME
 
-TENSORS = {"stream", "coef", "logits"}
+TENSORS = {"stream", "coef", "logits", "prompts_coef", "prompts_logits"}
 
 
 @pytest.fixture(scope="module")
 def asked() -> Any:
     """A session that has one of everything, and arguments for each query."""
     patch = pytest.MonkeyPatch()
-    patch.setattr("residscope.session.loaded.shipped", lambda model: worlds.components(model))
+    patch.setattr("residscope.world.loaded.shipped", lambda model: worlds.components(model))
     with worlds.session() as session, declared(good=lambda model: result()):
         session.intent("set_prompt", {"text": "abcd"})
-        session.intent("fit_probe", ASKED)
-        deadline = time.monotonic() + 60
-        while not (session.state.probes and session.state.probes[NAME].map.done) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        start(session, "probe-map", **ASKED)
         job = start(session, "good")
         gathered = start(session, "evidence", direction=ARROW, corpus=TEXT, tokens=1000, prompts=4, length=8, random=19)
         assert session.wait(120)
         run = session.snapshot()[1]["current"]["a"]
+        drawn = session.intent("draw_prompts", {"text": TEXT, "n": 2, "length": 8})["job"]
+        assert session.wait(60)
+        page = session.query("prompts", {"own": ["abcd"], "drawn": drawn})["id"]
         args = {
             "manifest": {},
             "stream": {"run": run},
@@ -43,6 +42,7 @@ def asked() -> Any:
             "dictionary": {"id": "pca@resid_post.1"},
             "gram": {"of": ["pca@resid_post.1", "pca@resid_post.2"]},
             "read_direction": {"direction": ARROW},
+            "read_data": {"data": FILE},
             "probe": {"name": NAME},
             "probe_reading": {"name": NAME, "run": run, "pos": 2},
             "job": {"job": job},
@@ -50,6 +50,9 @@ def asked() -> Any:
             "cost": {"method": "pca", "args": {"corpus": TEXT, "site": "resid_post.1"}},
             "python": {"method": "pca", "args": {"corpus": TEXT, "site": "resid_post.1"}},
             "evidence": {"job": gathered},
+            "prompts": {"own": ["abcd"], "drawn": drawn},
+            "prompts_coef": {"page": page, "dictionary": "pca@resid_post.1", "row": 1},
+            "prompts_logits": {"page": page, "positive": 5, "negative": 7, "row": 1},
         }
         yield session, args
     patch.undo()

@@ -91,9 +91,9 @@ def test_directions_are_told_in_plain_words(one: Session, ref: dict[str, object]
 
 
 def test_the_text_components_were_fitted_on_has_its_name(one: Session) -> None:
-    from residscope.session.read import describe
-    from residscope.session.stack import parse_ref
-    from residscope.session.world import SessionWorld
+    from residscope.world.read import describe
+    from residscope.world.session_world import SessionWorld
+    from residscope.world.stack import parse_ref
 
     loaded = one.state.model
     assert loaded is not None

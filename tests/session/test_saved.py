@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from residscope.session.saved import SavedPrompts
+from residscope.shelf.whole import SavedPrompts
 from session import worlds
 
 WRITER = """
 import sys
 from pathlib import Path
-from residscope.session.saved import SavedPrompts
+from residscope.shelf.whole import SavedPrompts
 file = SavedPrompts(Path(sys.argv[1]))
 n = 0
 while True:

@@ -15,11 +15,13 @@ import pytest
 import torch
 
 import residscope as rs
+from residscope.engine.generation import Generation
 from residscope.errors import BadText, DamagedFile, NameTaken, NotFound, NotWritten, ShelfFull, WrongEnding, WrongModel
+from residscope.methods._lib.answers import flips
 from residscope.results import Result
-from residscope.session import shelf as shelf_module
-from residscope.session.shelf import MOST_ITEMS, ItemShelf, Kept
-from residscope.session.shown import ENDINGS
+from residscope.shelf import items as shelf_module
+from residscope.shelf.items import MOST_ITEMS, ItemShelf, Kept
+from residscope.shelf.shown import ENDINGS, table_of, text_of
 from session import worlds
 from session.test_copied import differing
 
@@ -389,7 +391,7 @@ def test_an_item_is_exported_to_every_ending_and_imported_as_it_was(kind: str, t
             try:
                 name, data = session.item_file("thing/1", ending)
             except WrongEnding:
-                assert ending in (".csv", ".json")
+                assert ending == ".csv"
                 assert not hasattr(item, "to_dataframe")
                 continue
             assert name == f"thing-1{ending}"
@@ -411,7 +413,9 @@ def test_an_item_is_exported_to_every_ending_and_imported_as_it_was(kind: str, t
 
 
 def _check(ending: str, data: bytes, item: Any) -> None:
-    if ending in (".csv", ".json"):
+    if ending == ".json" and not hasattr(item, "to_dataframe"):
+        assert json.loads(data)["kind"] == item.kind
+    elif ending in (".csv", ".json"):
         frame = item.to_dataframe()
         if ending == ".csv":
             columns, *rows = csv.reader(io.StringIO(data.decode()))
@@ -436,3 +440,42 @@ def test_a_file_of_several_dictionaries_is_imported_each_by_its_id(tmp_path: Pat
         names = session.import_item((tmp_path / "several.safetensors").read_bytes(), "mine")["names"]
         assert names == [f"mine, {id}" for id in worlds.components(model)]
         assert [item["name"] for item in session.snapshot()[1]["items"]["items"]] == names
+
+
+def test_a_generation_is_whole_when_it_is_put_there_whatever_the_model_becomes_later():
+    model = worlds.model()
+    prompt = [[3, 4, 5]]
+    whole = model.generate(prompt, max_new_tokens=6).ids
+    asked, begun = [], model.generate(prompt, max_new_tokens=6)
+
+    def one_by_one():
+        for token in begun:
+            asked.append(token.id)
+            yield token
+
+    shelf = ItemShelf(None)
+    kept = shelf.put(Kept("said", Generation(one_by_one(), 1)))
+    assert tuple(asked) == whole  # all of it, before anything may change
+    asked.clear()
+    assert kept.item.ids == whole
+    assert not asked
+
+
+@pytest.mark.parametrize("kind", ["result", "direction", "dictionary", "prompts", "recording", "generation", "report"])
+def test_an_item_says_in_json_what_it_is(kind: str) -> None:
+    item = things()[kind]
+    told = json.loads(text_of(item, ".json"))
+    assert told["kind"] == item.kind
+    assert told["rows"]
+    assert all(len(row) == len(told["columns"]) for row in told["rows"])
+
+
+def test_a_report_of_several_tables_says_what_its_parts_are_instead_of_failing() -> None:
+    report = flips(torch.tensor([2.0, float("nan")]), torch.tensor([-2.0, 1.0]))
+    table = table_of(report)
+    assert table is not None
+    assert table["columns"] == ["part", "what it is"]
+    assert json.loads(text_of((report, report), ".json"))["rows"] == table["rows"]
+    assert table_of([report, some(1.0)])["columns"] != table["columns"]  # what has a table goes first
+    with pytest.raises(WrongEnding):
+        text_of(report, ".csv")

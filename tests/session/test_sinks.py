@@ -10,9 +10,9 @@ import residscope as rs
 from residscope.directions import Dictionary
 from residscope.engine.sinks import kept
 from residscope.session import compute, prompt_page
-from residscope.session.loaded import Loaded
 from residscope.session.prompt_page import Page, record
-from residscope.session.world import SessionWorld
+from residscope.world.loaded import Loaded
+from residscope.world.session_world import SessionWorld
 from session import worlds
 from tiny_models import tiny_llama
 

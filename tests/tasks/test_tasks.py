@@ -178,3 +178,25 @@ def test_every_task_is_declared():
     }
     assert drawn == {"gender", "ioi"}
     assert {tasks.find_task(name).function for name in drawn} == {tasks.gender, tasks.ioi}
+
+
+def test_each_is_declared_with_a_label_and_a_position_of_its_own(smollm2):
+    """A form begins with them: two classes or more, and a position that every prompt has."""
+    for declared in (one for one in tasks.TASKS.values() if one.own):
+        data = declared(smollm2, 8)
+        assert len({*data.label(declared.label)}) > 1, declared.id
+        assert len(data.at(declared.position)) == 8, declared.id
+
+
+def test_what_the_page_is_told_of_a_task_is_what_it_takes(smollm2):
+    def plain(model, n, *, seed=0):
+        """Of somebody else's."""
+
+    told = {one.id: one.schema() for one in (*tasks.TASKS.values(), tasks.Task("plain", "Plain", plain))}
+    assert told["plain"] == {
+        "id": "plain", "title": "Plain", "about": "Of somebody else's.", "label": "", "position": "", "prefixes": False,
+    }  # fmt: skip
+    assert (told["ioi"]["label"], told["ioi"]["position"], told["ioi"]["prefixes"]) == ("order", "S2", True)
+    for id in ("ioi", "gender"):
+        bare, before = (tasks.TASKS[id](smollm2, 4, prefixes=prefixes) for prefixes in (False, True))
+        assert all(len(a) < len(b) for a, b in zip(bare.prompts, before.prompts, strict=True))

@@ -23,7 +23,7 @@ export function state(more: Partial<State>): State {
     prompt: { text: "ab", bos: false, tokens: [tok("a"), tok("b")] },
     metric: { positive: tok("x", 1), negative: tok("y", 2), chosen: true },
     edits: [], can_undo: false, can_redo: false, runs: [run("r1", 1, ["a", "b"])], current: { a: "r1", b: null },
-    selection: { layer: 0, pos: 1 }, saved: [], directions: [], probes: [], probing: null, notices: [],
+    selection: { layer: 0, pos: 1 }, saved: [], directions: [], probes: [], notices: [],
   };
   return { ...base, ...more } as unknown as State;
 }
@@ -60,6 +60,4 @@ export class Fake implements Connector {
       pack({ coef: f32([rows, cols, 3], coef), offset: f32([rows, 3], Array(rows * 3).fill(own ? NaN : 1)), sink: this.sink(rows, cols) }, { rows: JSON.stringify(own ? ["z.0"] : ["embed", "resid_post.0"]), fitted_row: "null" }),
     ) as T;
   }
-  tensors = () => Promise.reject(new Error("everything is a query"));
-  json = () => Promise.reject(new Error("everything is a query"));
 }

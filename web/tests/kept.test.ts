@@ -71,7 +71,7 @@ describe("restoring a link", () => {
 
   /** An app whose session accepts what it is sent; it has the model, and no probes yet. */
   function app(more: Partial<State> = {}): App {
-    const now = { ...state, probes: [], probing: null, ...more } as State;
+    const now = { ...state, probes: [], jobs: [], ...more } as State;
     const send = async (intent: string, args: unknown) => void sent.push([intent, args]);
     const accepted = async (intent: string, args: unknown) => (await send(intent, args), true);
     const setPrompt = (text: string, bos: boolean) => accepted("set_prompt", { text, bos });
@@ -87,11 +87,11 @@ describe("restoring a link", () => {
     const { shared } = full[0];
     expect(await restore(app(), shared)).toBe(false);
     const { name: _, ...recipe } = shared.probes[0];
-    expect(sent).toEqual([["fit_probe", recipe]]);
+    expect(sent).toEqual([["start", { method: "probe-map", args: recipe }]]);
   });
 
   it.each(full)("sends prompt, answers and edits: $name", async ({ shared }) => {
-    const fitted = shared.probes.map(({ name }) => ({ name })) as State["probes"];
+    const fitted = shared.probes as unknown as State["probes"];
     expect(await restore(app({ probes: fitted, model: { ...state.model!, hash: shared.hash } }), shared)).toBe(true);
     expect(sent).toEqual([
       ["set_prompt", { text: shared.prompt, bos: shared.bos }],

@@ -1,13 +1,14 @@
 import { describe, expect, it, vi } from "vitest";
 import type { Connector, Listener } from "../src/connect/connector";
-import type { ProbeInfo, ProbeReading, State } from "../src/connect/wire";
+import type { Edit, Job, ProbeData, ProbeInfo, ProbeReading, State } from "../src/connect/wire";
 import { aimOf, doseFor, editOf, landing, margin, readTable, towards, type Aim } from "../src/lib/probe";
 import { App } from "../src/state/app.svelte";
 import { restore } from "../src/state/share";
 import { rooted } from "./rooted";
 
+const data: ProbeData = { kind: "task", task: "ioi", n: 60, seed: 0, prefixes: false };
 const probe: ProbeInfo = {
-  name: "order at S2, resid_mid.1", revision: 9, data: { kind: "task", task: "ioi", n: 60, seed: 0, prefixes: false }, site: "resid_mid.1", position: "S2",
+  name: "order at S2, resid_mid.1", item: "order", job: null, mapped: "whole", revision: 9, data, site: "resid_mid.1", position: "S2",
   label: "order", classes: ["ABBA", "BABA"], accuracy: 1, interval: [0.9, 1], control: 0.5, selectivity: 0.5, C: 1, train: 30, held_out: 30,
 };
 const move = (at: number[], slope = [0, 0]) => ({ at, slope, xy: [7, 7], xy_slope: [0, 1] });
@@ -78,23 +79,33 @@ describe("a table", () => {
 
 describe("the tab", () => {
   const detail = { name: probe.name, revision: 9, reach: 12, map: { kind: "heat_map" }, map_at: { sites: [], positions: [] }, cloud: { kind: "scatter" }, margins: [], examples: [] };
+  const choices = { name: "IOI", n: 60, labels: [{ name: "IO", classes: 40, most: {} }, { name: "kind", classes: 2, most: {} }], positions: [{ name: "late", lacking: 1 }, { name: "KEY", lacking: 0 }], texts: [] };
+  const task = (id: string, more = {}) => ({ id, title: id, about: "", label: "", position: "", prefixes: false, ...more });
+  const job = (id: string, more: Partial<Job> = {}): Job => ({ id, method: "probe-map", title: "", name: "", phase: "running", stage: "", progress: null, left: null, cost: null, seconds: null, revision: 0, items: [], note: "", error: null, args: null, ...more });
+  const tasks = [task("ioi", { label: "order", position: "S2", prefixes: true }), task("alphabet")];
   function opened() {
     const asked: string[] = [];
     let listener!: Listener;
+    let jobs = 0;
+    const answers: Record<string, unknown> = {
+      manifest: { edits: [], methods: [], tasks, broken: {} }, read_data: choices, cost: { seconds: 3 }, probe_reading: reading, probe: detail,
+      item: { args: { data: { kind: "file", name: "mine.csv", text: "text\nab" } } },
+    };
     const connector = {
       subscribe: (to: Listener) => ((listener = to), () => {}),
-      intent: vi.fn(async (name: string) => (name === "read_data" ? { name: "IOI", n: 60, labels: [{ name: "kind", classes: 2, most: {} }], positions: [{ name: "KEY", lacking: 0 }], texts: [] } : { name: probe.name })),
-      query: async (name: string) => (asked.push(name), name.includes("reading") ? reading : detail),
+      intent: vi.fn(async (name: string) => (name === "start" ? { job: `j${++jobs}`, cost: 3 } : null)),
+      query: vi.fn(async (name: string) => (name.startsWith("probe") && asked.push(name), answers[name])),
       tensors: async () => ({ metadata: {}, tensors: {} }),
       retry: () => {},
     };
     const app = new App(connector as unknown as Connector, rooted());
     app.session.start();
+    void app.manifest.load();
     const state = (more: Partial<State>) =>
       listener.state({
         version: 1, model: { name: "m", hash: "h", n_layers: 30, dictionaries: [], sites: [{ name: "resid_mid", layers: 30, dims: "", absent: null }] },
         prompt: { text: "ab", bos: false, tokens: [{ id: 1, text: "a" }] }, runs: [{ id: "r1", version: 1, edits: 0, prompt: "ab" }], models: [], status: { phase: "idle" }, current: { a: "r1", b: null }, edits: [],
-        selection: { layer: 0, pos: 0 }, notices: [], probes: [], probing: null, ...more,
+        selection: { layer: 0, pos: 0 }, notices: [], probes: [], jobs: [], ...more,
       } as unknown as State);
     const follow = async () => {
       for (let i = 0; i < 3; i++) {
@@ -109,6 +120,7 @@ describe("the tab", () => {
   it("asks for a probe's pictures once a revision, and for its reading once a prompt", async () => {
     const { app, asked, state, follow } = opened();
     state({});
+    await follow();
     expect(app.probe.shown).toBeNull();
     expect(app.probe.recipe).toMatchObject({ site: "resid_mid.18", position: "S2", label: "order" });
     state({ probes: [{ ...probe, revision: 0 }] });
@@ -143,22 +155,139 @@ describe("the tab", () => {
   it("a shared link fits what its edits need before it puts them on the stack", async () => {
     const { app, connector, state } = opened();
     const asked = () => connector.intent.mock.calls.map((call) => call[0]);
-    const { name, data, site, position, label } = probe;
-    const shared = { model: "m", hash: "h", prompt: "ab", bos: false, metric: null, edits: [], probes: [{ name, data, site, position, label }] };
+    const { name, site, position, label } = probe;
+    const recipe = { data, site, position, label };
+    const edit = { kind: "lrqp", enabled: true, probe: name, site, to: "BABA", log_alpha: 7, covariance: "total", pos: [9] };
+    const shared = { model: "m", hash: "h", prompt: "ab", bos: false, metric: null, edits: [edit] as unknown as Edit[], probes: [{ name, ...recipe }] };
     state({});
     expect(await restore(app, shared)).toBe(false);
-    expect(connector.intent).toHaveBeenLastCalledWith("fit_probe", { data, site, position, label });
-    state({ probing: { name, data, site, position, label, stage: "", progress: 0, error: null } });
+    expect(connector.intent).toHaveBeenLastCalledWith("start", { method: "probe-map", args: recipe });
+    state({ jobs: [job("j1", { args: { ...recipe, here_only: false, seed: 0 } })] });
     expect(await restore(app, shared)).toBe(false);
-    expect(asked()).toEqual(["fit_probe"]);
-    state({ probes: [probe] });
+    expect(asked()).toEqual(["start"]);
+    // here that name is another probe's: of other prompts
+    const taken = { ...probe, data: { ...data, n: 90 } } as ProbeInfo;
+    state({ probes: [taken, { ...probe, name: `${name} (2)` }] });
     expect(await restore(app, shared)).toBe(true);
-    expect(asked()).toEqual(["fit_probe", "set_prompt", "set_edits"]);
+    expect(asked()).toEqual(["start", "set_prompt", "set_edits"]);
+    expect(connector.intent).toHaveBeenLastCalledWith("set_edits", { edits: [{ ...edit, probe: `${name} (2)` }] });
+  });
+
+  it("a shared link whose fit fails goes on, and no probe of another's prompts stands in", async () => {
+    const { app, connector, state } = opened();
+    const { name, site, position, label } = probe;
+    const recipe = { data, site, position, label };
+    const edit = { kind: "lrqp", enabled: true, probe: name, site, to: "BABA", log_alpha: 7, covariance: "total", pos: [9] };
+    const shared = { model: "m", hash: "h", prompt: "ab", bos: false, metric: null, edits: [edit] as unknown as Edit[], probes: [{ name, ...recipe }] };
+    state({ jobs: [job("j1", { phase: "failed", args: recipe as unknown as Job["args"] })], probes: [{ ...probe, data: { ...data, n: 90 } as ProbeData }] });
+    expect(await restore(app, shared)).toBe(true);
+    const [, { edits }] = connector.intent.mock.lastCall as unknown as [string, { edits: { probe: string }[] }];
+    expect(edits[0].probe).not.toBe(name);
+  });
+
+  it("offers the tasks that are declared, a plugin's too, each with its own label and position", async () => {
+    const { app, state, follow } = opened();
+    state({});
+    await follow();
+    expect(app.probe.tasks.map(({ id }) => id)).toEqual(["ioi", "alphabet"]);
+    expect([app.probe.source, app.probe.label, app.probe.position]).toEqual(["ioi", "order", "S2"]);
+    app.probe.form.prefixes = true;
+    expect(app.probe.data).toEqual({ kind: "task", task: "ioi", n: 120, seed: 0, prefixes: true });
+    app.probe.choosePrompts("alphabet");
+    expect(app.probe.recipe).toBeNull();
+    vi.useFakeTimers();
+    app.probe.followData();
+    await vi.runAllTimersAsync();
+    vi.useRealTimers();
+    // the first label of few classes, the first position that no prompt lacks
+    expect(app.probe.recipe).toEqual({ data: { kind: "task", task: "alphabet", n: 120, seed: 0, prefixes: false }, site: "resid_mid.18", position: "KEY", label: "kind" });
+  });
+
+  it("says what a fit would take, and why there can be none", async () => {
+    const { app, connector, state, follow } = opened();
+    state({});
+    await follow();
+    app.probe.choices = choices;
+    vi.useFakeTimers();
+    app.probe.followCost();
+    await vi.runAllTimersAsync();
+    expect(connector.query).toHaveBeenLastCalledWith("cost", { method: "probe-map", args: app.probe.recipe });
+    expect([app.probe.cost, app.probe.declined]).toEqual([3, ""]);
+    connector.query.mockImplementationOnce(async () => Promise.reject(new Error("every prompt has the same kind")));
+    app.probe.form.seed = 2;
+    app.probe.followCost();
+    await vi.runAllTimersAsync();
+    vi.useRealTimers();
+    expect([app.probe.cost, app.probe.declined]).toEqual([null, "every prompt has the same kind"]);
+  });
+
+  it("fits what is not there yet, stops its own older fit, and shows what is there", async () => {
+    const { app, connector, state, follow } = opened();
+    const sent = () => connector.intent.mock.calls.map((call) => call as unknown[]).map(([name, args]) => [name, (args as { job?: string }).job ?? ""]);
+    state({});
+    await follow();
+    await app.probe.fit();
+    expect(connector.intent).toHaveBeenLastCalledWith("start", { method: "probe-map", args: app.probe.recipe });
+    state({ jobs: [job("j0"), job("j1", { phase: "waiting" })] });
+    expect(app.probe.job?.id).toBe("j0");
+    app.probe.form.seed = 1;
+    await app.probe.fit();
+    expect(sent()).toEqual([["start", ""], ["cancel", "j1"], ["start", ""]]);
+    const there = { ...probe, data: { ...data, n: 120, seed: 1 } as ProbeData, site: "resid_mid.18" };
+    state({ probes: [there, { ...probe, name: "later" }] });
+    expect(app.probe.shown?.name).toBe("later");
+    await app.probe.fit();
+    expect(sent()).toHaveLength(3);
+    expect(app.probe.shown?.name).toBe(there.name);
+    state({ probes: [{ ...there, mapped: "part" }] });
+    await app.probe.fit();
+    expect(sent()).toHaveLength(4);
+  });
+
+  it("fits at a cell of the map from the shown probe's own prompts, a file's text too", async () => {
+    const { app, connector, state, follow } = opened();
+    state({ probes: [{ ...probe, data: { ...data, seed: 7 } as ProbeData }] });
+    await follow();
+    await app.probe.fitAt("resid_mid.3", "END");
+    expect(connector.intent).toHaveBeenLastCalledWith("start", { method: "probe-map", args: { data: { ...data, seed: 7 }, site: "resid_mid.3", position: "END", label: "order" } });
+    expect(app.probe.recipe).toEqual({ data: { ...data, seed: 7 }, site: "resid_mid.3", position: "END", label: "order" });
+    const file = { kind: "file", name: "mine.csv", text: "text\nab" };
+    state({ probes: [{ ...probe, data: { kind: "file", name: "mine.csv" } }] });
+    await app.probe.fitAt("resid_mid.3", "END");
+    expect(connector.intent).toHaveBeenLastCalledWith("start", { method: "probe-map", args: { data: file, site: "resid_mid.3", position: "END", label: "order" } });
+    // the same file is the same probe; another text of that name is not
+    const started = connector.intent.mock.calls.length;
+    state({ probes: [{ ...probe, site: "resid_mid.3", position: "END", data: { kind: "file", name: "mine.csv" } }] });
+    await app.probe.fit();
+    expect(connector.intent.mock.calls).toHaveLength(started);
+    app.probe.file = { name: "mine.csv", text: "another" };
+    await app.probe.fit();
+    expect(connector.intent.mock.calls).toHaveLength(started + 1);
+  });
+
+  it("tells of what went wrong until it is dismissed, and no more of it once another is done", async () => {
+    const { app, connector, state } = opened();
+    const error = { type: "ShelfFull", message: "the shelf is full", received: null, allowed: null, fix: null };
+    state({ jobs: [job("j1", { phase: "failed", error })] });
+    expect(app.probe.job?.error?.message).toBe("the shelf is full");
+    await app.probe.cancel();
+    expect(connector.intent).toHaveBeenLastCalledWith("cancel", { job: "j1" });
+    state({ jobs: [job("j1", { phase: "failed", error }), job("j2", { phase: "done", items: ["a"] })] });
+    expect(app.probe.job).toBeNull();
+    state({ jobs: [job("j2", { phase: "done", note: "could not be written down" })] });
+    expect(app.probe.job?.note).toContain("written");
+  });
+
+  it("does not show a probe that came without its prompts", () => {
+    const { app, state } = opened();
+    state({ probes: [probe, { ...probe, name: "bare", mapped: "none", data: null }] });
+    expect(app.probe.shown?.name).toBe(probe.name);
   });
 
   it("says when the form asks for something else than is shown", async () => {
-    const { app, state } = opened();
+    const { app, state, follow } = opened();
     state({ probes: [{ ...probe, site: "resid_mid.18", data: { kind: "task", task: "ioi", n: 120, seed: 0, prefixes: false } }] });
+    await follow();
     expect(app.probe.stale).toBe(false);
     app.probe.form.seed = 1;
     expect(app.probe.stale).toBe(true);

@@ -14,8 +14,8 @@ class FakeSocket {
   constructor(readonly url: string) {
     FakeSocket.all.push(this);
   }
-  send(text: string): void {
-    this.sent.push(JSON.parse(text));
+  send(message: string | ArrayBuffer): void {
+    this.sent.push(typeof message === "string" ? JSON.parse(message) : message);
   }
   close(): void {
     this.readyState = 3;
@@ -117,15 +117,16 @@ describe("the connector", () => {
     expect(connections.at(-1)).toMatchObject({ phase: "lost", reason: { type: "NotAllowed", message: "no cookie" } });
   });
 
-  it("fetches below the page's own address, and raises the wire's errors", async () => {
+  it("asks below the page's own address, and raises the wire's errors", async () => {
     const { connector, fetcher } = start();
     answer = new Response(JSON.stringify({ top: [] }));
-    expect(await connector.json("api/runs/r1/lens?layer=2&pos=3")).toEqual({ top: [] });
-    expect(vi.mocked(fetcher).mock.calls[0][0]).toBe("http://127.0.0.1:8000/lab/api/runs/r1/lens?layer=2&pos=3");
+    expect(await connector.query("lens", { run: "r1", layer: 2, pos: 3 })).toEqual({ top: [] });
+    const [address, init] = vi.mocked(fetcher).mock.calls[0];
+    expect([address, init!.method, init!.body]).toEqual(["http://127.0.0.1:8000/lab/api/queries/lens", "POST", '{"run":"r1","layer":2,"pos":3}']);
     answer = new Response(JSON.stringify({ error: refusal }), { status: 404 });
-    await expect(connector.tensors("api/runs/r1/stream")).rejects.toThrow(refusal.message);
+    await expect(connector.query("stream", { run: "r1" })).rejects.toThrow(refusal.message);
     answer = new Response("<html>", { status: 502, statusText: "Bad Gateway" });
-    await expect(connector.json("api/state")).rejects.toThrow("502 Bad Gateway");
+    await expect(connector.query("manifest")).rejects.toThrow("502 Bad Gateway");
   });
 
   const push = (run: string, value: number): void => {
@@ -161,17 +162,31 @@ describe("the connector", () => {
     expect(await norm(connector, "r1")).toEqual([5]);
   });
 
-  it("changes by method, with JSON or with a file's own bytes", async () => {
+  it("sends a file in one frame with what is said of it", async () => {
+    const { connector } = start();
+    const taken = connector.intent("import_item", { name: "ü", data: new Blob(["abc"]) });
+    await vi.waitFor(() => expect(socket().sent).toHaveLength(1));
+    const frame = socket().sent[0] as unknown as ArrayBuffer;
+    const size = new DataView(frame).getUint32(0, true);
+    const text = (from: number, to?: number) => new TextDecoder().decode(new Uint8Array(frame.slice(from, to)));
+    expect(JSON.parse(text(4, 4 + size))).toEqual({ id: 1, intent: "import_item", args: { name: "ü" } });
+    expect(text(4 + size)).toBe("abc");
+    socket().say({ id: 1, ok: true, value: { name: "ü" } });
+    expect(await taken).toEqual({ name: "ü" });
+  });
+
+  it("changes the library by request, for who one is stands in a cookie", async () => {
     const { connector, fetcher } = start();
-    await connector.json("api/x", { value: 1 }, undefined, "PUT");
-    await connector.json("api/x", undefined, undefined, "DELETE");
-    await connector.json("api/x", new Blob(["abc"]));
-    const asked = vi.mocked(fetcher).mock.calls.map(([, init]) => init!);
-    expect(asked.map(({ method }) => method)).toEqual(["PUT", "DELETE", "POST"]);
-    expect(asked[0].body).toBe('{"value":1}');
-    expect(asked[1].body).toBeUndefined();
-    expect(await (asked[2].body as Blob).text()).toBe("abc");
-    expect(asked[2].headers).toEqual({ "content-type": "application/octet-stream" });
+    answer = new Response(JSON.stringify({ ok: true, value: { new: true } }));
+    expect(await connector.intent("library_vote", { id: "s1", value: 1 })).toEqual({ new: true });
+    expect(await connector.intent("library_import", { name: "a b", data: new Blob(["abc"]) })).toEqual({ new: true });
+    expect(socket().sent).toEqual([]);
+    const [voted, sent] = vi.mocked(fetcher).mock.calls;
+    expect([voted[0], voted[1]!.body]).toEqual(["http://127.0.0.1:8000/lab/api/intents/library_vote", '{"id":"s1","value":1}']);
+    expect(sent[0]).toBe("http://127.0.0.1:8000/lab/api/intents/library_import?name=a+b");
+    expect([await (sent[1]!.body as Blob).text(), sent[1]!.headers]).toEqual(["abc", { "content-type": "application/octet-stream" }]);
+    answer = new Response(JSON.stringify({ error: { type: "NoUser", message: "nobody is signed in" } }), { status: 403 });
+    await expect(connector.intent("library_undo")).rejects.toMatchObject({ name: "NoUser" });
   });
 
   it("stays closed once stopped", () => {

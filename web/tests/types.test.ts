@@ -1,8 +1,8 @@
 // @vitest-environment node
 import { readFileSync } from "node:fs";
 import { expect, it } from "vitest";
-import { typesOf } from "../types.mjs";
+import { FILES, typesOf } from "../types.mjs";
 
-it("the types of views are those of the schema that Python writes", { timeout: 30_000 }, async () => {
-  expect(readFileSync(new URL("../src/views/kinds/plain.generated.ts", import.meta.url), "utf8")).toBe(await typesOf());
+it.each(FILES)("$types has the types of the schema that Python writes", { timeout: 30_000 }, async (file) => {
+  expect(readFileSync(new URL(`../${file.types}`, import.meta.url), "utf8")).toBe(await typesOf(file));
 });

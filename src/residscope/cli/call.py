@@ -31,7 +31,7 @@ def run_method(
     import residscope as rs
     from residscope.cli.made import show, write
     from residscope.cli.world import FileWorld
-    from residscope.session.loaded import Loaded
+    from residscope.world.loaded import Loaded
 
     with bar() as progress:
         of = rs.load(model, dtype=kind, device=device, progress=progress)

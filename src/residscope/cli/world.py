@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from residscope.corpus.text import opened
-from residscope.declare import EDITS
 from residscope.directions import Dictionary, Direction
 from residscope.directions import read as read_dictionaries
 from residscope.errors import NotFound, WrongModel, WrongWidth
@@ -14,9 +13,9 @@ from residscope.fields.directions import AnyDirection, DictionaryTerm, MixRef, S
 from residscope.fields.texts import BuiltInText, TypedText
 from residscope.files import kind_of
 from residscope.items import load_item
-from residscope.session.imported import read_direction
-from residscope.session.stack import parse_edits
-from residscope.session.world import SessionWorld
+from residscope.world.imported import read_direction
+from residscope.world.session_world import SessionWorld
+from residscope.world.stack import make, parse_edits
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +68,12 @@ class FileWorld(SessionWorld):
 
     def probe(self, name: str) -> Any:
         """Raises NotFound, WrongModel, DamagedFile."""
+        kind = "report:probe_map"
+        path = Path(name).expanduser()
+        if path.is_file() and kind_of(path) == kind:
+            probe = self._item(name, kind).probe
+            check_model(probe, name, self.model)
+            return probe
         return self._item(name, "probe")
 
     def edits(self, ref: Any) -> tuple[Any, ...]:
@@ -77,10 +82,7 @@ class FileWorld(SessionWorld):
             raise NotFound(
                 "the command line has no page whose edits to take", received="live", allowed="a list, or a file"
             )
-        table, made = self.model.sites, [EDITS[spec.kind].make(spec, self) for spec in parse_edits(ref)]
-        for one in made:
-            one.fits(table)
-        return tuple(made)
+        return tuple(make(spec, self) for spec in parse_edits(ref))
 
     def _item(self, name: str, kind: str) -> Any:
         """An item of a file. Raises NotFound, WrongModel, WrongWidth, DamagedFile."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from residscope.corpus.hub import DataSet, data_set
 from residscope.errors import CorpusError, MissingExtra
+from residscope.once import once
 
 Source = str | Path | DataSet | Iterable[str]
 BUILT_IN = ("python-docs",)
@@ -98,15 +99,19 @@ def python_docs() -> Iterator[str]:
 
     yield from topics.values()
     for file in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
-        try:
-            tree = ast.parse(file.read_bytes())
-        except (SyntaxError, ValueError):
-            continue
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-                doc = ast.get_docstring(node)
-                if doc and len(doc) > 200:
-                    yield doc
+        yield from _docstrings(file)
+
+
+@once
+def _docstrings(file: Path) -> tuple[str, ...]:
+    """The long docstrings of a module; `ast.parse` is not for several threads at one time (it counts its depth for all)."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):
+        return ()
+    nodes = (node for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef))
+    docs = (ast.get_docstring(node) for node in nodes)
+    return tuple(doc for doc in docs if doc and len(doc) > 200)
 
 
 def _of_file(path: Path, field: str = "text") -> Iterator[str]:

@@ -2,11 +2,11 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
 from residscope.errors import NameAlreadyDeclared
+from residscope.once import once
 
 GROUPS = ("residscope.methods", "residscope.edits", "residscope.tasks", "residscope.families")
 _log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ def load_plugins() -> tuple[str, ...]:
     return tuple(name for group in GROUPS for name in load_group(group))
 
 
-@cache
+@once
 def load_group(group: str) -> Mapping[str, Any]:
     """Import the plugins of one group, once; what each entry point names, by `group: name`."""
     loaded: dict[str, Any] = {}

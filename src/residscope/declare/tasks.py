@@ -13,27 +13,47 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A function of a model, a number of prompts and a seed (and perhaps whether sentences come before) to a PromptSet."""
+    """A function of a model, a number of prompts and a seed (and perhaps whether sentences come before) to a PromptSet.
+
+    label, position: those of its own that a form begins with.
+    """
 
     id: str
     title: str
     function: Callable[..., Any]
+    label: str = ""
+    position: str = ""
 
     def __call__(self, model: Any, n: int, *, seed: int = 0, prefixes: bool = False) -> Any:
         return self.function(model, n, seed=seed, **self._more(prefixes))
 
     def code(self, n: int, writer: Writer, *, seed: int = 0, prefixes: bool = False) -> str:
         """The call as Python."""
-        name, module = self.function.__name__, self.function.__module__
-        if module.startswith("residscope."):
+        name = self.function.__name__
+        if self.own:
             name = f"rs.tasks.{name}"
         else:
-            writer.need(f"from {module} import {name}")
+            writer.need(f"from {self.function.__module__} import {name}")
         more = "".join(f", {key}={value}" for key, value in self._more(prefixes).items())
         return f"{name}(model, n={n}, seed={seed}{more})"
 
+    @property
+    def own(self) -> bool:
+        """Whether it is Residscope's, and no plugin's."""
+        return self.function.__module__.startswith("residscope.")
+
+    @property
+    def prefixes(self) -> bool:
+        """Whether sentences may come before each prompt."""
+        return "prefixes" in inspect.signature(self.function).parameters
+
     def _more(self, prefixes: bool) -> dict[str, bool]:
-        return {"prefixes": prefixes} if "prefixes" in inspect.signature(self.function).parameters else {}
+        return {"prefixes": prefixes} if self.prefixes else {}
+
+    def schema(self) -> dict[str, Any]:
+        """What a form is drawn from."""
+        told = ("id", "title", "about", "label", "position", "prefixes")
+        return {name: getattr(self, name) for name in told}
 
     @property
     def about(self) -> str:
@@ -43,12 +63,15 @@ class Task:
 TASKS: dict[str, Task] = {}
 
 
-def task(id: str, *, title: str) -> Callable[[F], F]:
-    """Declare a function of (model, n, *, seed) to a `PromptSet` as a task."""
+def task(id: str, *, title: str, label: str = "", position: str = "") -> Callable[[F], F]:
+    """Declare a function of (model, n, *, seed) to a `PromptSet` as a task.
+
+    label, position: of its own, those that a form begins with.
+    """
 
     def declare(function: F) -> F:
         claim("tasks", id, TASKS.get(id), function)
-        TASKS[id] = Task(id, title, function)
+        TASKS[id] = Task(id, title, function, label, position)
         return function
 
     return declare

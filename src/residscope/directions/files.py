@@ -18,7 +18,7 @@ from residscope.directions.signatures import same_weights, signature
 from residscope.endings import check_ending
 from residscope.engine.model import Model
 from residscope.errors import DamagedFile, DirectionError, SiteError, WrongModel
-from residscope.files import AGAIN, read_tensors, write_tensors
+from residscope.files import AGAIN, read_tensors, warn_unsealed, write_tensors
 from residscope.json_values import FORMS, Form, from_plain, refusal, to_plain
 from residscope.model.sites import Site
 
@@ -92,6 +92,13 @@ def read(path: str | Path, model: Model) -> dict[str, Dictionary]:
     Raises:
         WrongModel: it was made on another model's weights. FileNotThere, DamagedFile: no file, or none that `save` wrote.
     """
+    found = _read(path, model)
+    if _old(Path(path).expanduser()) is not None:
+        warn_unsealed(path, "dictionaries")
+    return found
+
+
+def _read(path: str | Path, model: Model) -> dict[str, Dictionary]:
     path = Path(path).expanduser()
     tensors, about = _old(path) or read_tensors(path, KIND)
     try:
@@ -109,7 +116,7 @@ def shipped(model: Model) -> dict[str, Dictionary]:
     """The PCA dictionaries that come with Residscope for this model, by site; none for models other than the default."""
     for file in sorted((Path(__file__).parent.parent / "data").glob("*.safetensors")):
         try:
-            return {d.site: d for d in read(file, model).values()}
+            return {d.site: d for d in _read(file, model).values()}
         except WrongModel:
             continue
     return {}

@@ -13,7 +13,7 @@ from residscope.edits.base import KINDS, WHERE, BaseEdit, whole_numbers
 from residscope.endings import check_ending
 from residscope.engine.protocols import LeastEdit, whole
 from residscope.errors import BadEdit, NotPlain, ResidscopeError
-from residscope.files import replace_whole, unshared
+from residscope.files import read_told, warn_unsealed, write_told
 from residscope.json_values import FORMS, Form, field_from_plain
 
 # kinds that a later room brings, imported when one is read
@@ -91,34 +91,45 @@ def from_dict(entry: Any, tensors: Mapping[str, Tensor] | None = None) -> BaseEd
 
 
 def save(path: str | Path, edits: Sequence[LeastEdit] | LeastEdit) -> None:
-    """Edits as one safetensors file: the JSON in its metadata, each tensor once, by the sha256 of its bytes.
+    """Edits as one sealed safetensors file: the JSON in its metadata, each tensor once, by the sha256 of its bytes.
 
     Raises:
         BadEdit: as `to_json`. WrongEnding, FileNotThere: a name of another kind of file; no such folder.
     """
-    from safetensors.torch import save_file
-
     check_ending(path, KIND)
     tensors: dict[str, Tensor] = {}
     text = to_json(edits, tensors)
-    replace_whole(path, lambda draft: save_file(unshared(tensors), str(draft), metadata={"edits": text}))
+    write_told(path, KIND, tensors, text)
 
 
 def load(path: str | Path) -> tuple[BaseEdit, ...]:
-    """Edits from `save`. Raises BadEdit, with the file's name, where it is damaged or holds no edits."""
-    from safetensors import SafetensorError, safe_open
+    """Edits from `save`. Raises BadEdit, with the file's name, where it is damaged, was changed since, or holds no edits.
 
+    A file of before files of edits were sealed is opened with a warning, `Unsealed`.
+    """
     try:
-        with safe_open(str(Path(path).expanduser()), "pt") as file:
-            text = (file.metadata() or {})["edits"]
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        return from_json(text, tensors)
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise BadEdit(f"{path} holds no edits", received=str(error), allowed="a file from edits.save") from None
+        if (old := _unsealed(path)) is None:
+            tensors, text = read_told(path, KIND)
+            return from_json(text, tensors)
+        found = from_json(old[1], old[0])
     except ResidscopeError as error:  # also of the parts: a site, a direction
         raise BadEdit(
             f"{path}: {error.failed}", received=error.received, allowed=error.allowed, fix=error.fix
         ) from None
+    warn_unsealed(path, "edits")
+    return found
+
+
+def _unsealed(path: str | Path) -> tuple[dict[str, Tensor], str] | None:
+    """What a file of before edits were sealed holds; None for any other."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(Path(path).expanduser()), "pt") as file:
+            text = (file.metadata() or {}).get("edits")
+            return text and ({name: file.get_tensor(name) for name in file.keys()}, text)  # noqa: SIM118 (not a mapping)
+    except (OSError, SafetensorError, ValueError):
+        return None
 
 
 def _value(name: str, value: Any, tensors: Mapping[str, Tensor] | None) -> Any:

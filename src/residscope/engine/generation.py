@@ -139,6 +139,12 @@ class Generation:
         found._tokens = [Token(*token) for token in told["tokens"]]
         return found
 
+    def complete(self) -> "Generation":
+        """Itself, run to the end: what is kept does not go on later, under weights that may have changed by then."""
+        for _ in self:
+            pass
+        return self
+
     def _repr_html_(self) -> str:
         return self.view()._repr_html_()
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from residscope.engine.passes import masked
 from residscope.engine.preparing import prepare
 from residscope.engine.protocols import At, Edit, LeastEdit, Readout
 from residscope.engine.recording import Recording
-from residscope.engine.turns import lock_of
+from residscope.engine.turns import lock_of, repeated
 from residscope.errors import NoGradient
 from residscope.model.prompts import Batch
 from residscope.model.sites import Site, SiteTable
@@ -59,24 +59,28 @@ def gradients(
     read |= {Site("scores", site.layer) for site in patterns}
     prepared = prepare(model, edits, batch.lengths)
     start = tuple({Site("embed")} | wanted)
-    with lock_of(model.hf):
-        held = {site for edit in prepared if edit.needs_unedited for site in edit.places(table)}
-        unedited = forward(model.layout, batch, capture=held) if held else {}
-        with torch.enable_grad():
-            values = forward(
-                model.layout,
-                batch,
-                capture=wanted | read,
-                edits=[_Leaf(), *prepared, Same(start)],
-                unedited=unedited,
-                grad=True,
-            )
-            number = readout(Recording(model, batch, values, edits=prepared, unedited=unedited))
-        if not number.requires_grad:
-            raise NoGradient("the readout does not depend on the run", received=type(readout).__name__)
-        order = sorted(wanted, key=str)
-        found = torch.autograd.grad(number.sum(), [values[site] for site in order], allow_unused=True)
-        version = model.weights_version()
+    order = sorted(wanted, key=str)
+
+    def passes() -> tuple[dict[Site, Tensor], dict[Site, Tensor], tuple[Tensor | None, ...], Any]:
+        with lock_of(model.hf):
+            held = {site for edit in prepared if edit.needs_unedited for site in edit.places(table)}
+            unedited = forward(model.layout, batch, capture=held) if held else {}
+            with torch.enable_grad():
+                values = forward(
+                    model.layout,
+                    batch,
+                    capture=wanted | read,
+                    edits=[_Leaf(), *prepared, Same(start)],
+                    unedited=unedited,
+                    grad=True,
+                )
+                number = readout(Recording(model, batch, values, edits=prepared, unedited=unedited))
+            if not number.requires_grad:
+                raise NoGradient("the readout does not depend on the run", received=type(readout).__name__)
+            found = torch.autograd.grad(number.sum(), [values[site] for site in order], allow_unused=True)
+            return unedited, values, found, model.weights_version()
+
+    unedited, values, found, version = repeated(model.hf, passes)
     grads = {
         site: torch.zeros_like(values[site]) if g is None else g.detach() for site, g in zip(order, found, strict=True)
     }

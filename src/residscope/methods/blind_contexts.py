@@ -3,18 +3,20 @@
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from typing import Annotated, Any
 
 from jaxtyping import Float
 from torch import Tensor
 
+from residscope import fields
 from residscope.corpus.text import BUILT_IN, Source, texts
+from residscope.declare.methods import Method
 from residscope.directions import Direction
 from residscope.engine import encoding
 from residscope.engine.model import Model
 from residscope.engine.sinks import kept, streams
 from residscope.errors import NoOrder, NotOneVector, TooFewContexts, WrongWidth
+from residscope.once import once
 from residscope.progress import Cancel, Progress, Tell, stage
 
 FIRST = 4  # tokens before the one asked about, at least
@@ -34,12 +36,12 @@ class Context:
 
 def contexts(
     model: Model,
-    direction: Direction,
+    direction: Annotated[Direction, fields.direction()],
     *,
-    source: Source = "python-docs",
+    source: Annotated[Source, fields.text()] = "python-docs",
     n: int = 16,
     length: int = 16,
-    seed: int = 0,
+    seed: Annotated[int, fields.seed()] = 0,
     candidates: int = 64,
     avoid: Collection[str] = (),
     progress: Progress = None,
@@ -120,7 +122,11 @@ def _held_out(source: Source, direction: Direction, tokens: int) -> list[str]:
     return every
 
 
-@cache
+CONTEXTS = Method("blind-contexts", "Contexts for a blind test", contexts, "evidence")
+"""Declared for a session's jobs, and not among the methods that there are to ask for: its values are to stay unseen."""
+
+
+@once
 def _built_in(source: str) -> list[str]:
     return list(texts(source))
 

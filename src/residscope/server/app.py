@@ -1,11 +1,12 @@
 """The routes: docs/wire.md over HTTP."""
 
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 from urllib.parse import quote
 
-from fastapi import FastAPI, Query, Request, WebSocket
+from fastapi import FastAPI, Request, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
@@ -15,11 +16,11 @@ from starlette.staticfiles import StaticFiles
 
 from residscope.errors import NoPage, NotFound, ResidscopeError, WireError
 from residscope.server.guard import Guard
-from residscope.server.library import routes
-from residscope.server.parse import parse_json
-from residscope.server.people import People
-from residscope.server.prompts import routes as prompts
+from residscope.server.library import LibraryHandlers
+from residscope.server.parse import arguments
+from residscope.server.people import Door, People, Person
 from residscope.server.refusals import refuse
+from residscope.server.routes import library_routes
 from residscope.server.sockets import talk
 from residscope.session import Session
 from residscope.store import Library
@@ -39,7 +40,19 @@ def create_app(
     """The workbench's server around one session. `page` is the folder Vite built; a `library` comes with its `people`."""
     app = FastAPI(title="Residscope", docs_url=None, redoc_url=None, openapi_url=None)
     page = page or Path(str(files("residscope"))) / "_ui"
+    door = Door(people, cookie=f"residscope-user-{port}")
+    if library is not None and people is not None:
+        handlers = LibraryHandlers(session, library, people)
+        session.bring(queries=handlers.queries, intents=handlers.intents)
     _errors(app)
+
+    async def ask(request: Request, answer: Callable[[Person], Any]) -> Response:
+        """The answer to whoever sent the request, who may be another afterwards."""
+        who = door.person(request.headers)
+        value = await run_in_threadpool(answer, who)
+        told = Response(value, media_type=TENSORS) if isinstance(value, bytes) else JSONResponse(value)
+        door.remember(told, who)
+        return told
 
     @app.get("/", response_model=None)
     def index() -> Response:
@@ -57,16 +70,14 @@ def create_app(
         return JSONResponse({"seq": seq, "state": wire})
 
     @app.post("/api/intents/{name}")
-    async def intent(name: str, request: Request) -> JSONResponse:
-        args = parse_json(await request.body() or b"{}")
-        value = await run_in_threadpool(session.intent, name, args)
-        return JSONResponse({"ok": True, "value": value})
+    async def intent(name: str, request: Request) -> Response:
+        args = await arguments(request)
+        return await ask(request, lambda who: {"ok": True, "value": session.intent(name, args, who)})
 
     @app.post("/api/queries/{name}", response_model=None)
     async def query(name: str, request: Request) -> Response:
-        args = parse_json(await request.body() or b"{}")
-        value = await run_in_threadpool(session.query, name, args)
-        return Response(value, media_type=TENSORS) if isinstance(value, bytes) else JSONResponse(value)
+        args = await arguments(request)
+        return await ask(request, lambda who: session.query(name, args, who))
 
     @app.get("/api/items/file", response_model=None)
     def item_file(name: str, ending: str) -> Response:
@@ -74,57 +85,17 @@ def create_app(
         named = {"content-disposition": f"attachment; filename*=UTF-8''{quote(file)}"}
         return Response(data, media_type=TENSORS, headers=named)
 
-    @app.post("/api/items/import")
-    async def import_item(request: Request, name: str = "") -> JSONResponse:
-        return JSONResponse(await run_in_threadpool(session.import_item, await request.body(), name))
-
-    @app.get("/api/runs/{run}/stream", response_model=None)
-    def stream(run: str) -> Response:
-        return Response(session.stream(run), media_type=TENSORS)
-
-    @app.get("/api/runs/{run}/coef", response_model=None)
-    def coef(run: str, dictionary: str) -> Response:
-        return Response(session.coef(run, dictionary=dictionary), media_type=TENSORS)
-
-    @app.get("/api/runs/{run}/logits", response_model=None)
-    def logits(run: str, positive: int, negative: int) -> Response:
-        return Response(session.logits(run, positive=positive, negative=negative), media_type=TENSORS)
-
-    @app.get("/api/runs/{run}/lens")
-    def lens(run: str, layer: int, pos: int) -> JSONResponse:
-        return JSONResponse(session.lens(run, layer=layer, pos=pos))
-
-    @app.get("/api/dictionaries")
-    def dictionary(id: str) -> JSONResponse:
-        return JSONResponse(session.dictionary(id))
-
-    @app.get("/api/gram")
-    def gram(of: Annotated[list[str], Query(min_length=1, max_length=100)]) -> JSONResponse:
-        return JSONResponse(session.gram(of))
-
-    @app.post("/api/directions/read")
-    async def read(request: Request) -> JSONResponse:
-        return JSONResponse(await run_in_threadpool(session.read, parse_json(await request.body())))
-
-    @app.post("/api/directions/import")
-    async def import_direction(request: Request) -> JSONResponse:
-        return JSONResponse(await run_in_threadpool(session.import_direction, await request.body()))
-
-    @app.get("/api/probes")
-    def probe(name: str) -> JSONResponse:
-        return JSONResponse(session.probe(name))
-
-    @app.get("/api/probes/reading")
-    def probe_reading(name: str, run: str, pos: int, named: bool = False) -> JSONResponse:
-        return JSONResponse(session.probe_reading(name, run=run, pos=pos, named=named))
-
     @app.websocket("/ws")
     async def socket(websocket: WebSocket) -> None:
-        await talk(websocket, session)
+        await talk(websocket, session, door.person(websocket.headers))
 
-    app.include_router(prompts(session))
-    if library is not None and people is not None:
-        app.include_router(routes(session, library, people, cookie=f"residscope-user-{port}"))
+    if library is not None:
+
+        async def of_0_1(request: Request, name: str, args: Any) -> Response:
+            asked = session.intent if name in handlers.intents else session.query
+            return await ask(request, lambda who: asked(name, args, who))
+
+        app.include_router(library_routes(library, of_0_1))
     if (page / "assets").is_dir():
         app.router.routes.append(Mount("/assets", StaticFiles(directory=page / "assets")))
     app.add_middleware(Guard, token=token, cookie=f"residscope-{port}")

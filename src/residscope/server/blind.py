@@ -3,29 +3,44 @@
 import secrets
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from residscope.errors import MalformedJSON, NotFound
+from residscope.errors import MalformedJSON, NotFound, ResidscopeError
 from residscope.methods._lib.blind import score
-from residscope.methods.blind_contexts import Context
+from residscope.methods.blind_contexts import CONTEXTS, Context
+from residscope.progress import Cancel, Progress
 from residscope.session import Session
-from residscope.session.session import BLIND_CORPUS
+from residscope.session.jobs import Taker
 from residscope.store import Library
 from residscope.written import key
 
+CORPUS = "python-docs"
 MOST_UNDER_WAY = 500
 SCALE = ("strongly negative", "in the middle", "strongly positive")
 ABOUT = {"python-docs": "The texts are from Python's documentation"}
 
 
-@dataclass(frozen=True)
-class UnderWay:
+@dataclass
+class UnderWay(Taker):
+    """One test. `contexts` come from its job, or `error` says why none do."""
+
     user: str
     description: str
+    direction: str
     said: str
     seed: int
-    contexts: tuple[Context, ...]
+    contexts: tuple[Context, ...] = ()
+    error: ResidscopeError | None = None
+
+    def take(self, job: str, made: tuple[Context, ...], *, progress: Progress, cancel: Cancel) -> str:
+        self.contexts = made
+        return "In the library."
+
+    def failed(self, job: str, error: BaseException) -> None:
+        if not isinstance(error, ResidscopeError):
+            error = ResidscopeError(f"the contexts could not be drawn: {error}")
+        self.error = error
 
 
 class BlindTests:
@@ -35,31 +50,49 @@ class BlindTests:
         self._session, self._library = session, library
         self._under_way: OrderedDict[str, UnderWay] = OrderedDict()
         self._lock = threading.Lock()
-        self._reading = threading.Lock()
 
     def begin(self, description: str, *, user: str) -> dict[str, Any]:
-        """Contexts to guess at, without their values.
+        """A test, and the job that draws its contexts.
 
         Raises:
-            NotFound, WrongModel, DamagedStore, BlindTestError.
+            NotFound, WrongModel, DamagedStore.
         """
         said = self._library.get_description(description)
         direction = self._library.direction(said.direction, model=self._session.model)
-        seed = secrets.randbits(32)
-        with self._reading:  # one at a time at the model
-            contexts = self._session.blind_contexts(direction, seed=seed)
+        seed = secrets.randbits(31)
+        begun = UnderWay(user, description, said.direction, said.text, seed)
+        world = replace(self._session.state.world(), directions={description: direction})
+        args = {
+            "direction": {"kind": "saved", "name": description},
+            "source": {"kind": "builtin", "name": CORPUS},
+            "seed": seed,
+        }
+        job = self._session.begin(CONTEXTS, args, world=world, taker=begun)
         test = secrets.token_urlsafe(16)
         with self._lock:
-            self._under_way[test] = UnderWay(user, description, said.text, seed, contexts)
+            self._under_way[test] = begun
             while len(self._under_way) > MOST_UNDER_WAY:
                 self._under_way.popitem(last=False)
+        return {"test": test, "job": job.id}
+
+    def read(self, test: str, *, user: str | None) -> dict[str, Any]:
+        """Contexts to guess at, without their values.
+
+        Raises:
+            NotFound: no such test of this person's, or its contexts are not drawn yet. BlindTestError: they cannot be.
+        """
+        begun = self._of(test, user)
+        if begun.error is not None:
+            raise begun.error
+        if not begun.contexts:
+            raise NotFound("the contexts are not drawn yet", received=test, fix="wait until its job is done")
         return {
             "test": test,
-            "description": description,
-            "direction": said.direction,
-            "text": said.text,
-            "corpus": ABOUT[BLIND_CORPUS],
-            "items": [{"tokens": list(context.tokens), "pos": context.pos} for context in contexts],
+            "description": begun.description,
+            "direction": begun.direction,
+            "text": begun.said,
+            "corpus": ABOUT[CORPUS],
+            "items": [{"tokens": list(context.tokens), "pos": context.pos} for context in begun.contexts],
             "scale": list(SCALE),
         }
 
@@ -71,7 +104,7 @@ class BlindTests:
             NoOrder: all guesses are alike; the test goes on.
         """
         begun = self._of(test, user)
-        if len(guesses) != len(begun.contexts) or not all(-1 <= guess <= 1 for guess in guesses):
+        if not begun.contexts or len(guesses) != len(begun.contexts) or not all(-1 <= guess <= 1 for guess in guesses):
             raise MalformedJSON(
                 "a guess for each context is needed",
                 received=f"{len(guesses)} numbers",
@@ -83,15 +116,15 @@ class BlindTests:
             if self._under_way.pop(test, None) is None:
                 raise _no_test(test)
         told = {"interval": list(found.interval), "chance": list(found.chance), "auc": found.auc, "n": found.n}
-        detail = told | {"guesses": guesses, "values": values, "corpus": BLIND_CORPUS, "seed": begun.seed}
+        detail = told | {"guesses": guesses, "values": values, "corpus": CORPUS, "seed": begun.seed}
         kept = self._library.keep_blind(begun.description, found.rho, detail, said=begun.said, user=user)
         own = key(kept.author) == key(user)
         return {"score": found.rho, **told, "values": values, "own": own, "description": kept.to_dict()}
 
-    def _of(self, test: str, user: str) -> UnderWay:
+    def _of(self, test: str, user: str | None) -> UnderWay:
         with self._lock:
             begun = self._under_way.get(test)
-        if begun is None or key(begun.user) != key(user):
+        if begun is None or user is None or key(begun.user) != key(user):
             raise _no_test(test)
         return begun
 

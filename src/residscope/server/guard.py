@@ -26,7 +26,12 @@ SAFE = ("GET", "HEAD", "OPTIONS")
 OWN_SITE = ("same-origin", "none")
 JSON_BYTES = 2 << 20
 TENSOR_BYTES = 16 << 20
-TENSOR_PATHS = ("/api/directions/import", "/api/library/import")
+TENSOR_PATHS = (
+    "/api/intents/import_direction",
+    "/api/intents/import_item",
+    "/api/intents/library_import",
+    "/api/library/import",
+)
 
 
 class BodyTooLargeError(Exception):

@@ -1,23 +1,40 @@
-"""The library's routes: docs/wire.md under `api/library/`. Who asks is in the cookie, never in the request."""
+"""The library as queries and intents (docs/wire.md); who asks comes with each, from the door it came through."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import JSONResponse, Response
 from pydantic import Field
-from starlette.concurrency import run_in_threadpool
 
 from residscope.errors import ModelNotFound
 from residscope.fields.base import Spec
 from residscope.server.blind import BlindTests
-from residscope.server.guard import cookie_in
-from residscope.server.parse import body as _body
-from residscope.server.people import YEAR, People
+from residscope.server.people import People, Person
 from residscope.session import Session
+from residscope.session.queries import Brought
 from residscope.store import Library, Search
 from residscope.store.entries import Entry
 
-FILE = "application/octet-stream"
+
+class Nothing(Spec):
+    pass
+
+
+class Id(Spec):
+    id: str
+
+
+class Find(Spec):
+    """here: of the loaded model alone."""
+
+    text: str | None = Field(None, max_length=200)
+    user: str | None = Field(None, max_length=200)
+    model: str | None = Field(None, max_length=400)
+    site: str | None = Field(None, max_length=80)
+    min_votes: int | None = Field(None, ge=-(2**31), lt=2**31)
+    sort: Literal["newest", "votes"] = "newest"
+    limit: int = Field(20, ge=1, le=100)
+    after: str | None = Field(None, max_length=400)
+    here: bool = False
 
 
 class Name(Spec):
@@ -30,21 +47,41 @@ class Save(Spec):
     description: str | None = None
 
 
+class Receive(Spec):
+    """data: a safetensors file."""
+
+    data: bytes
+    name: str | None = None
+
+
 class Rename(Spec):
+    id: str
     name: str
     seen: int | None = None
 
 
-class Said(Spec):
+class Say(Spec):
+    id: str
+    text: str
+
+
+class EditSaid(Spec):
+    id: str
     text: str
     seen: int | None = None
 
 
-class Value(Spec):
+class Vote(Spec):
+    id: str
     value: Literal[-1, 0, 1]
 
 
-class Guesses(Spec):
+class Test(Spec):
+    test: str
+
+
+class Guess(Spec):
+    test: str
     guesses: list[float] = Field(max_length=100)
 
 
@@ -52,136 +89,107 @@ class Undo(Spec):
     event: int | None = None
 
 
-def routes(session: Session, library: Library, people: People, *, cookie: str) -> APIRouter:
-    """Everything under `api/library`. `cookie`: the one that holds the name."""
-    router = APIRouter(prefix="/api/library")
-    blind = BlindTests(session, library)
+QUERIES: dict[str, type[Spec]] = {
+    "library_me": Nothing, "library_search": Find, "library_read": Id, "library_blind_test": Test,
+}  # fmt: skip
+INTENTS: dict[str, type[Spec]] = {
+    "library_sign_in": Name, "library_sign_out": Nothing, "library_open": Id, "library_save": Save, "library_import": Receive,
+    "library_rename": Rename, "library_delete": Id, "library_describe": Say, "library_edit_description": EditSaid,
+    "library_delete_description": Id, "library_vote": Vote, "library_comment": Say, "library_delete_comment": Id,
+    "library_blind": Id, "library_guess": Guess, "library_undo": Undo,
+}  # fmt: skip
 
-    def of_the_model() -> tuple[str, ...] | None:
+
+class LibraryHandlers:
+    """What the library answers, by name: `queries` and `intents`."""
+
+    def __init__(self, session: Session, library: Library, people: People) -> None:
+        self._session, self._library, self._people = session, library, people
+        blind = BlindTests(session, library)
+        answers: dict[str, Callable[[Any, Any], Any]] = {
+            "library_me": lambda who, args: {"name": _name(who)},
+            "library_search": lambda who, args: self._search(args),
+            "library_read": lambda who, args: self._read(args.id, _name(who)),
+            "library_blind_test": lambda who, args: blind.read(args.test, user=_name(who)),
+        }
+        free: dict[str, Callable[[Any, Any], Any]] = {
+            "library_sign_in": self._sign_in,
+            "library_sign_out": self._sign_out,
+            "library_open": lambda who, args: self._open(args.id),
+        }
+        changes: dict[str, Callable[[str, Any], Any]] = {
+            "library_save": self._save,
+            "library_import": self._receive,
+            "library_rename": lambda user, args: self._shown(
+                library.rename(args.id, args.name, user=user, seen=args.seen)
+            ),
+            "library_delete": lambda user, args: {"event": library.delete(args.id, user=user)},
+            "library_describe": lambda user, args: library.describe(args.id, args.text, user=user).to_dict(),
+            "library_edit_description": lambda user, args: library.edit_description(
+                args.id, args.text, user=user, seen=args.seen
+            ).to_dict(),
+            "library_delete_description": lambda user, args: {"event": library.delete_description(args.id, user=user)},
+            "library_vote": lambda user, args: library.vote(args.id, args.value, user=user).to_dict(),
+            "library_comment": lambda user, args: library.comment(args.id, args.text, user=user).to_dict(),
+            "library_delete_comment": lambda user, args: {"event": library.delete_comment(args.id, user=user)},
+            "library_blind": lambda user, args: blind.begin(args.id, user=user),
+            "library_guess": lambda user, args: blind.finish(args.test, args.guesses, user=user),
+            "library_undo": self._undo,
+        }
+        doing = free | {name: self._change(change) for name, change in changes.items()}
+        self.queries = {name: Brought(shape, answers[name]) for name, shape in QUERIES.items()}
+        self.intents = {name: Brought(shape, doing[name]) for name, shape in INTENTS.items()}
+
+    def _change(self, change: Callable[[str, Any], Any]) -> Callable[[Any, Any], Any]:
+        """Of somebody with a name, who has made few changes of late. Raises NoUser, TooFast."""
+        return lambda who, args: change(self._people.changes(who), args)
+
+    def _hashes(self) -> tuple[str, ...] | None:
         """The hashes that the loaded model goes by here; None without a model."""
         try:
-            return library.hashes_of(session.model)
+            return self._library.hashes_of(self._session.model)
         except ModelNotFound:
             return None
 
-    def shown(entry: Entry, hashes: tuple[str, ...] | None) -> dict[str, Any]:
+    def _shown(self, entry: Entry, hashes: tuple[str, ...] | None = None) -> dict[str, Any]:
+        hashes = self._hashes() if hashes is None else hashes
         return entry.to_dict() | {"here": None if hashes is None else entry.model_hash in hashes}
 
-    def asker(request: Request) -> str | None:
-        return people.name_in(cookie_in(request.headers, cookie))
+    def _search(self, asked: Find) -> dict[str, Any]:
+        hashes = self._hashes()
+        models = (hashes or ()) if asked.here else None
+        found = self._library.search(Search(**asked.model_dump(exclude={"here"}), models=models))
+        return {"entries": [self._shown(entry, hashes) for entry in found.entries], "after": found.after}
 
-    def changer(request: Request) -> str:
-        return people.changes(asker(request))
+    def _read(self, id: str, user: str | None) -> dict[str, Any]:
+        whole = self._library.get(id, user=user)
+        return whole.to_dict() | {"entry": self._shown(whole.entry)}
 
-    Asker = Annotated[str | None, Depends(asker)]
-    Changer = Annotated[str, Depends(changer)]
+    def _sign_in(self, who: Person, args: Name) -> dict[str, Any]:
+        self._people.buckets["name"].take("")
+        who.become(self._library.sign_in(args.name))
+        return {"name": who.name}
 
-    @router.get("/me")
-    def me(user: Asker) -> JSONResponse:
-        return JSONResponse({"name": user})
+    def _sign_out(self, who: Person, args: Nothing) -> dict[str, Any]:
+        who.become(None)
+        return {"name": None}
 
-    @router.post("/me")
-    def sign_in(args: Annotated[Name, Depends(_body(Name))]) -> JSONResponse:
-        people.buckets["name"].take("")
-        name = library.sign_in(args.name)
-        answer = JSONResponse({"name": name})
-        answer.set_cookie(cookie, people.sign(name), max_age=YEAR, httponly=True, samesite="strict", path="/")
-        return answer
+    def _open(self, id: str) -> dict[str, Any]:
+        return self._session.adopt(self._library.direction(id, model=self._session.model), id=id)
 
-    @router.delete("/me")
-    def sign_out() -> JSONResponse:
-        answer = JSONResponse({"name": None})
-        answer.delete_cookie(cookie, path="/", httponly=True, samesite="strict")
-        return answer
+    def _save(self, user: str, args: Save) -> dict[str, Any]:
+        direction, model = self._session.resolve(args.direction)
+        saved = self._library.save(direction, model=model, user=user, name=args.name, description=args.description)
+        return self._shown(saved)
 
-    @router.get("/directions")
-    def search(
-        text: str | None = Query(None, max_length=200),
-        user: str | None = Query(None, max_length=200),
-        model: str | None = Query(None, max_length=400),
-        site: str | None = Query(None, max_length=80),
-        min_votes: int | None = Query(None, ge=-(2**31), lt=2**31),
-        sort: Literal["newest", "votes"] = "newest",
-        limit: int = Query(20, ge=1, le=100),
-        after: str | None = Query(None, max_length=400),
-        here: bool = False,
-    ) -> JSONResponse:
-        hashes = of_the_model()
-        found = library.search(
-            Search(text, user, model, site, min_votes, sort, limit, after, (hashes or ()) if here else None)
-        )
-        return JSONResponse({"entries": [shown(entry, hashes) for entry in found.entries], "after": found.after})
+    def _receive(self, user: str, args: Receive) -> dict[str, Any]:
+        entry, new = self._library.receive(args.data, user=user, name=args.name)
+        return {"entry": self._shown(entry), "new": new}
 
-    @router.post("/directions")
-    def save(args: Annotated[Save, Depends(_body(Save))], user: Changer) -> JSONResponse:
-        direction, model = session.resolve(args.direction)
-        saved = library.save(direction, model=model, user=user, name=args.name, description=args.description)
-        return JSONResponse(shown(saved, of_the_model()))
+    def _undo(self, user: str, args: Undo) -> dict[str, Any]:
+        kind, id = self._library.undo(user=user, event=args.event)
+        return {"kind": kind, "id": id}
 
-    @router.post("/import")
-    async def receive(request: Request, user: Changer, name: str | None = None) -> JSONResponse:
-        data = await request.body()
-        entry, new = await run_in_threadpool(library.receive, data, user=user, name=name)
-        return JSONResponse({"entry": shown(entry, await run_in_threadpool(of_the_model)), "new": new})
 
-    @router.get("/directions/{id}")
-    def get(id: str, user: Asker) -> JSONResponse:
-        whole = library.get(id, user=user)
-        return JSONResponse(whole.to_dict() | {"entry": shown(whole.entry, of_the_model())})
-
-    @router.patch("/directions/{id}")
-    def rename(id: str, args: Annotated[Rename, Depends(_body(Rename))], user: Changer) -> JSONResponse:
-        return JSONResponse(shown(library.rename(id, args.name, user=user, seen=args.seen), of_the_model()))
-
-    @router.delete("/directions/{id}")
-    def delete(id: str, user: Changer) -> JSONResponse:
-        return JSONResponse({"event": library.delete(id, user=user)})
-
-    @router.get("/directions/{id}/file", response_model=None)
-    def file(id: str) -> Response:
-        disposition = f'attachment; filename="direction-{library.get(id).entry.id}.safetensors"'
-        return Response(library.send(id), media_type=FILE, headers={"content-disposition": disposition})
-
-    @router.post("/directions/{id}/open")
-    def open_in_session(id: str) -> JSONResponse:
-        direction = library.direction(id, model=session.model)
-        return JSONResponse(session.adopt(direction, id=id))
-
-    @router.post("/directions/{id}/descriptions")
-    def describe(id: str, args: Annotated[Said, Depends(_body(Said))], user: Changer) -> JSONResponse:
-        return JSONResponse(library.describe(id, args.text, user=user).to_dict())
-
-    @router.patch("/descriptions/{id}")
-    def edit_description(id: str, args: Annotated[Said, Depends(_body(Said))], user: Changer) -> JSONResponse:
-        return JSONResponse(library.edit_description(id, args.text, user=user, seen=args.seen).to_dict())
-
-    @router.delete("/descriptions/{id}")
-    def delete_description(id: str, user: Changer) -> JSONResponse:
-        return JSONResponse({"event": library.delete_description(id, user=user)})
-
-    @router.put("/descriptions/{id}/vote")
-    def vote(id: str, args: Annotated[Value, Depends(_body(Value))], user: Changer) -> JSONResponse:
-        return JSONResponse(library.vote(id, args.value, user=user).to_dict())
-
-    @router.post("/descriptions/{id}/blind")
-    def begin_blind(id: str, user: Changer) -> JSONResponse:
-        return JSONResponse(blind.begin(id, user=user))
-
-    @router.post("/blind/{test}")
-    def finish_blind(test: str, args: Annotated[Guesses, Depends(_body(Guesses))], user: Changer) -> JSONResponse:
-        return JSONResponse(blind.finish(test, args.guesses, user=user))
-
-    @router.post("/directions/{id}/comments")
-    def comment(id: str, args: Annotated[Said, Depends(_body(Said))], user: Changer) -> JSONResponse:
-        return JSONResponse(library.comment(id, args.text, user=user).to_dict())
-
-    @router.delete("/comments/{id}")
-    def delete_comment(id: str, user: Changer) -> JSONResponse:
-        return JSONResponse({"event": library.delete_comment(id, user=user)})
-
-    @router.post("/undo")
-    def undo(args: Annotated[Undo, Depends(_body(Undo))], user: Changer) -> JSONResponse:
-        kind, id = library.undo(user=user, event=args.event)
-        return JSONResponse({"kind": kind, "id": id})
-
-    return router
+def _name(who: Person | None) -> str | None:
+    return None if who is None else who.name

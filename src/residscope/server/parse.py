@@ -1,16 +1,15 @@
 """JSON off the wire."""
 
 import json
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import Request
-from pydantic import BaseModel, ValidationError
 
-from residscope.declare import reasons, shorten
+from residscope.declare import shorten
 from residscope.errors import MalformedJSON
 
-A = TypeVar("A", bound=BaseModel)
+OCTETS = "application/octet-stream"
+MOST_HEAD = 2 << 20
 
 
 def parse_json(data: bytes | str) -> Any:
@@ -34,18 +33,32 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def body(shape: type[A]) -> Callable[[Request], Any]:
-    """The request's JSON as a shape. Raises MalformedJSON."""
+async def arguments(request: Request) -> Any:
+    """The arguments of an intent or a query: JSON, or, where the body is octets, `data`, and the others in the address.
 
-    async def parsed(request: Request) -> A:
-        raw = parse_json(await request.body() or b"{}")
-        try:
-            return shape.model_validate(raw)
-        except ValidationError as error:
-            raise MalformedJSON(
-                f"the request does not parse: {reasons(error)}",
-                received=shorten(raw),
-                allowed=f"an object with {', '.join(shape.model_fields)}",
-            ) from None
+    Raises:
+        MalformedJSON.
+    """
+    body = await request.body()
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() == OCTETS:
+        return {**request.query_params, "data": body}
+    return parse_json(body or b"{}")
 
-    return parsed
+
+def parse_frame(frame: bytes) -> Any:
+    """A message with octets: 4 bytes (little-endian) with the length of its JSON, the JSON, and what goes into `args.data`.
+
+    Raises:
+        MalformedJSON.
+    """
+    size = int.from_bytes(frame[:4], "little")
+    if len(frame) < 4 + size or size > MOST_HEAD:
+        raise MalformedJSON(
+            "the frame does not parse", received=f"{len(frame)} bytes, a head of {size}", allowed="4 bytes, JSON, data"
+        )
+    message = parse_json(frame[4 : 4 + size])
+    if not isinstance(message, dict) or not isinstance(args := message.get("args", {}), dict):
+        raise MalformedJSON(
+            "the frame does not parse", received=shorten(message), allowed="{id, intent, args}, then data"
+        )
+    return {**message, "args": {**args, "data": frame[4 + size :]}}

@@ -16,7 +16,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from starlette.datastructures import Headers
+from starlette.responses import Response
+
 from residscope.errors import NoUser, StoreUnreachable, TooFast
+from residscope.server.guard import cookie_in
 
 KEY_FILE = "library.key"
 YEAR = 365 * 86_400  # seconds
@@ -64,6 +68,17 @@ class Buckets:
             self._held[key] = (tokens - 1, now)
 
 
+@dataclass
+class Person:
+    """Who asks, over one connection or in one request. `changed`: they have signed in or out since."""
+
+    name: str | None = None
+    changed: bool = False
+
+    def become(self, name: str | None) -> None:
+        self.name, self.changed = name, True
+
+
 class People:
     """Signed names. The key lies in the data folder, for its owner alone, so that names last as long as it."""
 
@@ -86,15 +101,35 @@ class People:
         except (binascii.Error, UnicodeDecodeError):
             return None
 
-    def changes(self, name: str | None) -> str:
+    def changes(self, person: Person | None) -> str:
         """The name of somebody who may make one more change. Raises NoUser, TooFast."""
-        if name is None:
+        if person is None or person.name is None:
             raise NoUser("nobody is signed in", allowed="changes by somebody with a name", fix="choose a name first")
-        self.buckets["change"].take(name)
-        return name
+        self.buckets["change"].take(person.name)
+        return person.name
 
     def _signature(self, told: str) -> str:
         return hmac.new(self._key, told.encode(), hashlib.sha256).hexdigest()
+
+
+class Door:
+    """Who comes over HTTP or a WebSocket: the name in a signed cookie, unreadable to scripts. Without people nobody has one."""
+
+    def __init__(self, people: People | None, *, cookie: str) -> None:
+        self._people, self._cookie = people, cookie
+
+    def person(self, headers: Headers) -> Person:
+        return Person(None if self._people is None else self._people.name_in(cookie_in(headers, self._cookie)))
+
+    def remember(self, answer: Response, who: Person) -> None:
+        """Keep who they have become in their cookie."""
+        if not who.changed or self._people is None:
+            return
+        if who.name is None:
+            answer.delete_cookie(self._cookie, path="/", httponly=True, samesite="strict")
+        else:
+            value = self._people.sign(who.name)
+            answer.set_cookie(self._cookie, value, max_age=YEAR, httponly=True, samesite="strict", path="/")
 
 
 def _key(folder: Path) -> bytes:

@@ -11,13 +11,15 @@ from starlette.concurrency import run_in_threadpool
 
 from residscope.declare import shorten
 from residscope.errors import MalformedJSON, ResidscopeError
-from residscope.server.parse import parse_json
+from residscope.server.guard import JSON_BYTES, TENSOR_BYTES
+from residscope.server.parse import parse_frame, parse_json
+from residscope.server.people import Person
 from residscope.server.refusals import body_of, internal
 from residscope.session import Session
 
-MESSAGE_BYTES = 2 << 20
+MESSAGE_BYTES = TENSOR_BYTES + JSON_BYTES
 QUEUE = 256
-TRY_AGAIN = 1013
+TOO_BIG, TRY_AGAIN = 1009, 1013
 _log = logging.getLogger(__name__)
 
 
@@ -53,14 +55,15 @@ class Outbox:
             await websocket.send_text(json.dumps(message, ensure_ascii=False, allow_nan=False))
 
 
-async def talk(websocket: WebSocket, session: Session) -> None:
+async def talk(websocket: WebSocket, session: Session, who: Person) -> None:
+    """Everything of one client's; `who` it is at first, until it signs in or out here."""
     await websocket.accept()
     outbox = Outbox()
     seq, state, stop = session.subscribe(lambda seq, patch: outbox.put_threadsafe({"seq": seq, "patch": patch}))
     outbox.put({"seq": seq, "state": state})
     tasks = [
         asyncio.create_task(outbox.send_to(websocket, session)),
-        asyncio.create_task(_listen(websocket, session, outbox)),
+        asyncio.create_task(_listen(websocket, session, outbox, who)),
         asyncio.create_task(outbox.overflowed.wait()),
     ]
     try:
@@ -78,28 +81,30 @@ async def talk(websocket: WebSocket, session: Session) -> None:
             await websocket.close(TRY_AGAIN)
 
 
-async def _listen(websocket: WebSocket, session: Session, outbox: Outbox) -> None:
+async def _listen(websocket: WebSocket, session: Session, outbox: Outbox, who: Person) -> None:
     """What a client asks, one after the other, in its order."""
     while True:
         message = await websocket.receive()
         if message["type"] == "websocket.disconnect":
             return
-        outbox.put(await _answer(message.get("text"), session))
+        asked: str | bytes = message.get("text") or message.get("bytes") or ""
+        if isinstance(asked, str) and len(asked.encode()) > JSON_BYTES:  # only a file may be longer
+            await websocket.close(TOO_BIG)
+            return
+        outbox.put(await _answer(asked, session, who))
 
 
-async def _answer(text: str | None, session: Session) -> dict[str, Any]:
+async def _answer(asked: str | bytes, session: Session, who: Person) -> dict[str, Any]:
     id = None
     try:
-        if text is None:
-            raise MalformedJSON("messages are text", received="bytes", allowed="JSON text")
-        message = parse_json(text)
-        asked = {"intent", "query"} & message.keys() if isinstance(message, dict) else set()
-        if len(asked) != 1 or not isinstance(message[kind := asked.pop()], str):
+        message = parse_json(asked) if isinstance(asked, str) else parse_frame(asked)
+        kinds = {"intent", "query"} & message.keys() if isinstance(message, dict) else set()
+        if len(kinds) != 1 or not isinstance(message[kind := kinds.pop()], str):
             allowed = "{id, intent, args} or {id, query, args}"
             raise MalformedJSON("the message does not parse", received=shorten(message), allowed=allowed)
         id = message.get("id")
         ask = session.intent if kind == "intent" else session.query
-        value = await run_in_threadpool(ask, message[kind], message.get("args"))
+        value = await run_in_threadpool(ask, message[kind], message.get("args"), who)
         if isinstance(value, bytes):
             fix = f"POST api/queries/{message[kind]}"
             raise MalformedJSON(

@@ -18,10 +18,10 @@ from residscope.engine.model import Model
 from residscope.engine.recording import Recording
 from residscope.engine.sinks import sinks, streams
 from residscope.errors import DirectionError, UnknownLayer, UnknownPosition, WrongWidth
-from residscope.session.dictionaries import SAVED, fitted_row, in_stream, row_names, row_sites
-from residscope.session.loaded import Loaded
-from residscope.session.state import Prompt
-from residscope.session.world import SessionWorld
+from residscope.world.dictionaries import SAVED, fitted_row, in_stream, row_names, row_sites
+from residscope.world.loaded import Loaded
+from residscope.world.session_world import SessionWorld
+from residscope.world.values import Prompt
 
 NEXT, TOP = 5, 10
 CAPTURE = ("resid_pre.0", "resid_post", "final_norm")
@@ -307,7 +307,7 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V", Held, Elsewhere)
 
 
-class Kept(Generic[K, V]):
+class Latest(Generic[K, V]):
     """The few latest results, by run; the caller holds the session's lock."""
 
     def __init__(self) -> None:

@@ -8,8 +8,9 @@ from torch import Tensor
 from residscope.declare import EditSpec
 from residscope.errors import ResidscopeError
 from residscope.session import compute
-from residscope.session.loaded import Loaded
-from residscope.session.state import Prompt, Saved, State
+from residscope.session.state import Saved, State
+from residscope.world.loaded import Loaded
+from residscope.world.values import Prompt
 
 
 @dataclass(frozen=True)

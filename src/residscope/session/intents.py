@@ -4,21 +4,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
-from residscope.declare import EditSpec, reasons, shorten
+from residscope.declare import EditSpec, shorten
 from residscope.errors import MalformedJSON, ModelNotFound, NotFound
 from residscope.fields.base import Spec
-from residscope.fields.prompts import ProbeData
 from residscope.fields.sources import PromptSource, RunSource
-from residscope.session import compute, probes
+from residscope.fields.texts import TextRef
+from residscope.session import compute
 from residscope.session.jobs import CANCELLED, WAITING, find_job
-from residscope.session.loaded import Loaded
-from residscope.session.shelf import ItemShelf
-from residscope.session.stack import kind_of, make, parse_edits, parse_ref
-from residscope.session.state import Metric, ProbeRecipe, Probing, Run, Saved, State
-from residscope.session.world import check_data, need_model
-from residscope.session.writing import python_code
+from residscope.session.state import Saved, State
+from residscope.shelf.items import ItemShelf
+from residscope.world.fitted import names_in
+from residscope.world.loaded import Loaded
+from residscope.world.python import python_code
+from residscope.world.session_world import need_model
+from residscope.world.stack import kind_of, make, parse_edits, parse_ref
+from residscope.world.values import Metric, Run
 
 MOST_EDITS = 200
 MOST_TEXT = 1 << 20
@@ -68,10 +70,6 @@ class Python(Spec):
     direction: Any = None
 
 
-class ReadData(Spec):
-    data: ProbeData
-
-
 class Forget(Spec):
     id: str
 
@@ -86,6 +84,26 @@ class Start(Spec):
     method: str = Field(min_length=1, max_length=200)
     args: Any = Field(default_factory=dict)
     name: str = Field(default="", max_length=100)
+
+
+class ImportDirection(Spec):
+    """data: a safetensors file."""
+
+    data: bytes
+
+
+class ImportItem(Spec):
+    data: bytes
+    name: str = ""
+
+
+class DrawPrompts(Spec):
+    """Prompts for a page, by a job; what is drawn stays with it, and is on no shelf."""
+
+    text: TextRef
+    n: int = Field(ge=1, le=100)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    length: int = Field(default=40, ge=8, le=512)
 
 
 class CancelJob(Spec):
@@ -128,26 +146,6 @@ class Intent:
     apply: Callable[[State, Any], Change]
 
 
-def parse_args(name: str, args: Any) -> tuple[Intent, BaseModel]:
-    """The intent of a name and its checked arguments.
-
-    Raises:
-        NotFound, MalformedJSON.
-    """
-    intent = INTENTS.get(name)
-    if intent is None:
-        raise NotFound("there is no such intent", received=shorten(name), allowed=", ".join(INTENTS))
-    try:
-        return intent, intent.args.model_validate({} if args is None else args)
-    except ValidationError as error:
-        fields = ", ".join(intent.args.model_fields) or "no arguments"
-        raise MalformedJSON(
-            f"the arguments of {name} do not parse: {reasons(error)}",
-            received=shorten(args),
-            allowed=f"an object with {fields}",
-        ) from None
-
-
 def load_model(state: State, args: LoadModel) -> Change:
     status = replace(state.status, phase="loading", detail=f"Loading {args.name}", progress=None, error=None)
     return replace(state, status=status), None
@@ -155,7 +153,7 @@ def load_model(state: State, args: LoadModel) -> Change:
 
 def set_prompt(state: State, args: SetPrompt) -> Change:
     prompt = _loaded(state).prompt(args.text, bos=args.bos)
-    prompt = replace(prompt, names=probes.names_in(prompt.ids, state.probes.values()))
+    prompt = replace(prompt, names=names_in(prompt.ids, state.probes.values()))
     layer = state.selection[0] if state.prompt else _loaded(state).model.n_layers - 1
     return replace(state, prompt=prompt, compared=None, selection=(layer, len(prompt.tokens) - 1)), None
 
@@ -189,7 +187,7 @@ def add_edit(state: State, args: AddEdit) -> Change:
 
 
 def _whole(state: State, spec: EditSpec) -> EditSpec:
-    """An edit that says itself what run its values are from, for the history forgets."""
+    """An edit that says itself what run its values are from, for the history forgets; and a probe by its id, for names change."""
     changed: dict[str, Any] = {}
     for argument in kind_of(spec).arguments:
         source = getattr(spec, argument.wire)
@@ -197,6 +195,8 @@ def _whole(state: State, spec: EditSpec) -> EditSpec:
             run = find_run(state, source.run)
             edits = [other.model_dump(mode="json", exclude={"id", "enabled"}) for other in run.active]
             changed[argument.wire] = PromptSource(kind="prompt", text=run.prompt.text, bos=run.prompt.bos, edits=edits)
+        if argument.field.kind == "probe" and isinstance(source, str) and source not in state.probes:
+            changed[argument.wire] = next((p.id for p in state.probes.values() if p.name == source), source)
     return spec.model_copy(update=changed) if changed else spec
 
 
@@ -245,26 +245,11 @@ def python(state: State, args: Python) -> Change:
     ref = None if args.direction is None else parse_ref(args.direction)
     if ref is not None:
         state.world().direction(ref)
-    return state, {"code": python_code(state, ref)}
+    return state, {"code": python_code(state.world(), ref)}
 
 
 def forget_dictionary(state: State, args: Forget) -> Change:
     return replace(state, model=_loaded(state).without(args.id)), None
-
-
-def fit_probe(state: State, args: ProbeRecipe) -> Change:
-    sites = _loaded(state).model.sites
-    sites.parse(args.site)
-    check_data(args.data)
-    name = probes.name_of(args, state.probes)
-    held = state.probes.get(name)
-    if held is not None and held.map.done:
-        return replace(state, probing=None), {"name": name}
-    return replace(state, probing=Probing(name, args)), {"name": name}
-
-
-def cancel_probe(state: State, args: Nothing) -> Change:
-    return replace(state, probing=None), None
 
 
 def cancel_job(state: State, args: CancelJob) -> Change:
@@ -282,6 +267,9 @@ def _same(state: State, args: Any) -> Change:
 
 INTENTS: dict[str, Intent] = {
     "start": Intent(Start, _same),
+    "draw_prompts": Intent(DrawPrompts, _same),
+    "import_direction": Intent(ImportDirection, _same),
+    "import_item": Intent(ImportItem, _same),
     "cancel": Intent(CancelJob, cancel_job),
     "rename_item": Intent(RenameItem, _same),
     "delete_item": Intent(DeleteItem, _same),
@@ -299,11 +287,6 @@ INTENTS: dict[str, Intent] = {
     "save_prompt": Intent(Text, save_prompt),
     "forget_prompt": Intent(Text, forget_prompt),
     "forget_dictionary": Intent(Forget, forget_dictionary),
-    "read_data": Intent(
-        ReadData, lambda state, args: (state, None)
-    ),  # answered by the session: making prompts takes a while
-    "fit_probe": Intent(ProbeRecipe, fit_probe),
-    "cancel_probe": Intent(Nothing, cancel_probe),
     "python": Intent(Python, python),
 }
 

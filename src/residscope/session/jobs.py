@@ -15,11 +15,16 @@ from residscope.engine.planner.pricing import prices_of, rate_of
 from residscope.engine.turns import ModelLock, give_way, giving_way, lock_of
 from residscope.errors import Cancelled, NotFound, NotWritten, ResidscopeError
 from residscope.fields.base import Spec
-from residscope.session.made import explained, parts_of, wanting
-from residscope.session.origins import origin_of
-from residscope.session.shelf import ItemShelf, Kept, check_name
+from residscope.methods._lib.activations import Recordings
+from residscope.probes.probe import Probe
+from residscope.probes.probe_map import ProbeMap, probe_in
+from residscope.progress import Cancel, Progress
 from residscope.session.worker import RUN, Worker
-from residscope.session.world import SessionWorld
+from residscope.shelf.items import ItemShelf, Kept, check_name
+from residscope.shelf.parts import explained, parts_of, wanting
+from residscope.world.fitted import Fitted, shelved
+from residscope.world.origins import origin_of
+from residscope.world.session_world import SessionWorld
 
 if TYPE_CHECKING:
     from residscope.session.state import State
@@ -61,15 +66,28 @@ class Job:
         return self.phase in (DONE, FAILED, CANCELLED)
 
 
+class Taker:
+    """Who takes what a job makes, where that goes to no shelf: a page of prompts, a blind test whose values nobody may see."""
+
+    def take(self, job: str, made: Any, *, progress: Progress, cancel: Cancel) -> str:
+        """The job's last part, in its thread; what is to be said of it. Whatever it raises, the job has failed with."""
+        raise NotImplementedError
+
+    def failed(self, job: str, error: BaseException) -> None:
+        """The job has ended, or was cancelled, without."""
+
+
 @dataclass(eq=False)
 class _Asked:
-    """What a job is to do, and the event that stops it."""
+    """What a job is to do, and the event that stops it. id: what edits call the probe that it is making, once there is one."""
 
     method: Method
     plain: Spec
     world: SessionWorld
     code: str
+    taker: Taker | None = None
     cancel: threading.Event = field(default_factory=threading.Event)
+    id: str = ""
 
 
 class Jobs:
@@ -88,6 +106,7 @@ class Jobs:
         shelf: ItemShelf,
     ) -> None:
         self._now, self._commit, self._lock, self._worker, self._shelf = now, commit, lock, worker, shelf
+        self._recordings = Recordings()
         self._wake = threading.Condition()
         self._queue: list[tuple[float, int, str]] = []
         self._asked: dict[str, _Asked] = {}
@@ -99,12 +118,25 @@ class Jobs:
 
     # ── what the session calls ──────────────────────────────────────────────────────────────────────────────
 
-    def new(self, method: Method, plain: Spec, world: SessionWorld, *, name: str, code: str) -> Job:
-        """A job, priced; it runs once it is `started`. Raises BadText, and what its price finds wrong with the arguments."""
+    def new(
+        self,
+        method: Method,
+        plain: Spec,
+        world: SessionWorld,
+        *,
+        name: str = "",
+        code: str = "",
+        taker: Taker | None = None,
+    ) -> Job:
+        """A job, priced; it runs once it is `started`. Raises BadText, and what its price finds wrong with the arguments.
+
+        taker: takes what is made, instead of the shelf; then nobody is told what it was asked for.
+        """
         name = check_name(name, most=MOST_JOB_NAME) if name else ""
         cost = seconds_of(method, plain, world)
-        job = Job(f"j{next(self._numbers)}", method.id, method.title, plain.model_dump(mode="json"), name, cost=cost)
-        self._asked[job.id] = _Asked(method, plain, world, code)
+        args = plain.model_dump(mode="json") if taker is None else {}
+        job = Job(f"j{next(self._numbers)}", method.id, method.title, args, name, cost=cost)
+        self._asked[job.id] = _Asked(method, plain, world, code, taker)
         return job
 
     def drop(self, job: Job) -> None:
@@ -131,9 +163,10 @@ class Jobs:
         for id in [*self._asked]:
             self.stop(id)
 
-    def forget_partial(self) -> None:
-        """Let go of the latest items of all jobs."""
+    def forget(self) -> None:
+        """Let go of the latest items of all jobs, and of what was recorded for them."""
         self._partial.clear()
+        self._recordings.clear()
 
     def partial(self, id: str) -> tuple[int, Any] | None:
         """The latest item of a job, and how many came before it."""
@@ -175,49 +208,65 @@ class Jobs:
 
     def _run(self, id: str, asked: _Asked) -> None:
         began, phase, error = time.monotonic(), DONE, None
-        try:
-            made = self._make(id, asked)
-        except Cancelled as stop:
-            phase, made = CANCELLED, stop.partial
-        except BaseException as failure:  # SystemExit of a plugin's too
-            phase, made, error = FAILED, None, explained(failure)
-        cut = phase != DONE
-        if cut and made is None:
-            made = (self._partial.get(id) or (0, None))[1]
         names: list[str] = []
         note = ""
         try:
-            names, note = self._keep(asked, made, wanted=self._name(id), cut=cut)
-            if phase == DONE and not names and not note:
-                note = "It gave nothing to keep."
+            made, note = self._make(id, asked)
+        except Cancelled as stop:
+            phase, made = CANCELLED, stop.partial
+            _tell_taker(asked, id, stop)
+        except BaseException as failure:  # SystemExit of a plugin's too
+            phase, made, error = FAILED, None, explained(failure)
+            _tell_taker(asked, id, failure)
+        cut = phase != DONE
+        if cut and made is None:
+            made = (self._partial.get(id) or (0, None))[1]
+        try:
+            if asked.taker is None:
+                names, note = self._keep(asked, made, wanted=self._name(id), cut=cut)
+                if phase == DONE and not names and not note:
+                    note = "It gave nothing to keep."
         except BaseException as failure:
             phase, error = FAILED, error or explained(failure)
-        ended = {"phase": phase, "progress": None, "left": None, "stage": "", "seconds": time.monotonic() - began}
+        ended: dict[str, Any] = {
+            "phase": phase,
+            "progress": None,
+            "left": None,
+            "stage": "",
+            "seconds": time.monotonic() - began,
+        }
         self._tell(id, **ended, items=tuple(names), note=note, error=error)
 
-    def _make(self, id: str, asked: _Asked) -> Any:
-        """What the method gives: the last of its items. Raises Cancelled, and whatever the method does."""
+    def _make(self, id: str, asked: _Asked) -> tuple[Any, str]:
+        """The last of the items that a method gives, and what its taker says. Raises Cancelled, and what the method does."""
         lock = lock_of(asked.world.model.hf)
         watch = _Watch(lambda **told: self._tell(id, **told), asked.cancel, self._worker, lock)
         watch.tell("Starting", 0, 0)
         memory = 2 * PACK * prices_of(asked.world.model.layout).bytes
-        watched = {"progress": watch.tell, "cancel": watch.cancelled, "memory": memory}
+        watched = {"progress": watch.tell, "cancel": watch.cancelled, "memory": memory, "recordings": self._recordings}
         latest: Any = None
         with giving_way(watch.turn):
             for latest in asked.method.run(asked.plain, asked.world, **watched):
-                if latest is not None:
-                    self._show(id, latest)
+                if latest is not None and asked.taker is None:
+                    self._show(id, latest, asked)
                 if asked.method.stepwise:  # else it is whole, and nothing is left to be cancelled
                     watch.turn()
-        return latest
+            if asked.taker is None:
+                return latest, ""
+            return None, asked.taker.take(id, latest, progress=watch.tell, cancel=watch.cancelled)
 
-    def _show(self, id: str, item: Any) -> None:
+    def _show(self, id: str, item: Any, asked: _Asked) -> None:
         revision = (self._partial.get(id) or (0, None))[0] + 1
         self._partial[id] = (revision, item)
         for old in [*self._partial][: max(0, len(self._partial) - KEPT_DONE)]:
             if old != id:
                 self._partial.pop(old, None)
-        self._tell(id, revision=revision)
+        if isinstance(item, Probe | ProbeMap):
+            asked.id = asked.id or self._shelf.new_id(item)
+            args = asked.plain.model_dump(mode="json")
+            self._tell(id, Fitted(asked.id, item, args=args, job=id, revision=revision), revision=revision)
+        else:
+            self._tell(id, revision=revision)
 
     def _keep(self, asked: _Asked, made: Any, *, wanted: str, cut: bool) -> tuple[list[str], str]:
         """Put what was made on the shelf: the names it has there, and what is to be said of it. Raises BadResult."""
@@ -226,10 +275,11 @@ class Jobs:
         notes = [note] if (note := wanting(made)) else []
         for part, item in parts.items():
             origin = origin_of(item, asked.method, asked.plain, asked.world, asked.code, part=part)
-            title = _title(wanted or origin.method.title[:MOST_JOB_NAME], part[:MOST_PART], item) + (
-                ", cut short" if cut else ""
-            )
-            kept = Kept(title, item, origin.method.title, origin.method.id, origin.args, origin.code, line=origin.line)
+            id = asked.id if not part and probe_in(item) is not None else ""
+            called = wanted or (id or origin.method.title)[:MOST_JOB_NAME]
+            title = _title(called, part[:MOST_PART], item) + (", cut short" if cut else "")
+            about = (origin.method.title, origin.method.id, origin.args, origin.code)
+            kept = Kept(title, item, *about, line=origin.line, id=id)
             try:
                 names.append(self._shelf.put(kept, of=asked.world.model).name)
             except NotWritten as error:
@@ -243,12 +293,15 @@ class Jobs:
         """What a person called it, by now; empty for the method's own title."""
         return next((job.name for job in self._now().jobs if job.id == id), "")
 
-    def _tell(self, id: str, **changed: Any) -> None:
+    def _tell(self, id: str, probe: Fitted | None = None, **changed: Any) -> None:
+        """What has changed of a job; `probe`: what it has by now of the one that it is making."""
         with self._lock:
             state = self._now()
             if changed.get("phase") == RUNNING and any(job.id == id and job.ended for job in state.jobs):
                 return  # cancelled a moment ago
             jobs = tuple(replace(job, **changed) if job.id == id else job for job in state.jobs)
+            if probe is not None and any(job.id == id for job in jobs):
+                state = replace(state, probes={**state.probes, probe.id: probe})
             if "items" in changed:
                 self._commit(with_shelf(replace(state, jobs=jobs), self._shelf))
             elif jobs != state.jobs:
@@ -288,6 +341,11 @@ class _Watch:
         self._tell(phase=RUNNING, stage=stage, progress=share, left=left)
 
 
+def _tell_taker(asked: _Asked, id: str, error: BaseException) -> None:
+    if asked.taker is not None:
+        asked.taker.failed(id, error)
+
+
 def seconds_of(method: Method, plain: Spec, world: SessionWorld) -> float | None:
     """What a call takes, about: its tokens' arithmetic at this machine's own rate; None where nobody has said."""
     tokens = method.price(plain, world)
@@ -324,11 +382,14 @@ def _title(wanted: str, part: str, item: Any) -> str:
 
 
 def with_shelf(state: "State", shelf: ItemShelf) -> "State":
-    """The state with what is on the shelf now; its dictionaries are the model's too."""
+    """The state with what is on the shelf now; its dictionaries are the model's too, and its probes are those that edits name,
+    beside those that jobs are at work on."""
     loaded = state.model
+    at_work = {job.id for job in state.jobs if not job.ended}
+    probes = shelved(shelf) | {id: fitted for id, fitted in state.probes.items() if fitted.job in at_work}
     if loaded is not None and shelf.model is loaded.model:
         loaded = loaded.with_shelf(shelf)
-    return replace(state, model=loaded, items=shelf_of(shelf))
+    return replace(state, model=loaded, probes=probes, items=shelf_of(shelf))
 
 
 def shelf_of(shelf: ItemShelf) -> dict[str, Any]:

@@ -1,30 +1,38 @@
-"""A page of prompts: windows drawn from a text beside one's own, with the stream of every token kept for colouring."""
+"""Pages of prompts: windows drawn from a text beside one's own, with the stream of every token kept for colouring."""
 
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, groupby
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from residscope.corpus.drawn import draw_prompts
-from residscope.corpus.text import Source
+from residscope.declare import shorten
 from residscope.directions import Dictionary, logit_diff
 from residscope.engine.recording import Recording
 from residscope.engine.sinks import sinks, streams
-from residscope.errors import PageTooLarge, UnknownLayer
+from residscope.errors import Cancelled, NotFound, PageTooLarge, UnknownLayer
+from residscope.model.prompts import PromptSet
+from residscope.progress import Cancel, Progress, stage
 from residscope.session import compute
-from residscope.session.dictionaries import in_stream, row_sites
-from residscope.session.loaded import Loaded
-from residscope.session.state import Prompt
+from residscope.session.compute import Held
+from residscope.session.jobs import Taker
+from residscope.world.dictionaries import in_stream, row_sites
+from residscope.world.loaded import Loaded
+from residscope.world.values import Prompt
 
 NEXT = 3
 BATCH_TOKENS = 256  # between two batches the live run takes its turn
 PAGE_BYTES = 1 << 30
 MOST_BESIDE = 4
+MOST_PAGES = 3
 CAPTURE = ("resid_pre.0", "resid_post")
-Turn = Callable[[], None]
+Turn = Callable[[int], None]
+"""Called before each batch, with the number of prompts that are done: lets the live run go first, and may raise to stop."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,14 +88,165 @@ class Page:
         return self.beside[site, head]
 
 
-def draw(loaded: Loaded, source: Source, *, n: int, length: int, seed: int) -> tuple[Prompt, ...]:
-    """n windows of a text, as `draw_prompts` has them. Raises EmptyCorpus, CorpusError."""
-    drawn = draw_prompts(loaded.model, source, n, length=length, seed=seed)
-    return tuple(loaded.prompt(text) for text in drawn.texts or ())
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """What a job has drawn and recorded: `asked` says of which text, how many, how long and by which seed."""
+
+    loaded: Loaded
+    asked: str
+    prompts: tuple[Recorded, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        return sum(recorded.bytes for recorded in self.prompts)
+
+
+class PromptPages:
+    """Pages by id, and what jobs have drawn for them; the latest few of each, within a budget.
+
+    now: the model and what belongs to it. live: the unedited run of a prompt, where it is held. first: waits until the live run
+    is done.
+    """
+
+    def __init__(
+        self, now: Callable[[], Loaded], live: Callable[[Prompt], Held | None], first: Callable[[], None]
+    ) -> None:
+        self._now, self._live, self._first = now, live, first
+        self._lock = threading.Lock()
+        self._reading = threading.Lock()  # around the model: two queries at a new site do not both run the prompts
+        self._drawn: OrderedDict[str, Drawn] = OrderedDict()
+        self._pages: OrderedDict[str, tuple[Loaded, Page]] = OrderedDict()
+        self._number = 0
+
+    # ── drawing, in a job ───────────────────────────────────────────────────────────────────────────────────
+
+    def known(self, asked: str) -> str | None:
+        """The job that has drawn the same from the same model, where that is still held."""
+        model = self._now().model
+        with self._lock:
+            for job, drawn in self._drawn.items():
+                if drawn.asked == asked and drawn.loaded.model is model:
+                    self._drawn.move_to_end(job)
+                    return job
+        return None
+
+    def keep(self, job: str, drawn: Drawn) -> None:
+        with self._lock:
+            self._drawn[job] = drawn
+            _bound(self._drawn, [kept.bytes for kept in self._drawn.values()])
+
+    # ── reading, in queries ─────────────────────────────────────────────────────────────────────────────────
+
+    def page(self, own: Sequence[str], job: str | None) -> dict[str, Any]:
+        """A new page: one's own prompts, then those that a job has drawn.
+
+        Raises:
+            NotFound: no such job, or not yet; no prompts at all. ModelNotFound, EmptyPrompt, PromptTooLong, PageTooLarge.
+        """
+        loaded = self._now()
+        drawn = () if job is None else self._of_job(job, loaded)
+        mine = fitting(loaded, [loaded.prompt(text) for text in own])
+        tokens = [*mine, *(recorded.prompt for recorded in drawn)]
+        check_room(loaded, sum(len(prompt.tokens) for prompt in tokens))
+        recorded = self._own(loaded, mine)
+        if not tokens:
+            raise NotFound("there is no prompt to show", fix="type one, or ask for some from a text")
+        with self._lock:
+            self._number += 1
+            page = Page(f"p{self._number}", recorded, drawn)
+            for id in [id for id, (model, _) in self._pages.items() if model.model is not loaded.model]:
+                del self._pages[id]
+            self._pages[page.id] = loaded, page
+            _bound(self._pages, [kept.bytes for _, kept in self._pages.values()])
+        return describe(page, loaded)
+
+    def coef(self, id: str, dictionary: Callable[[Loaded], Dictionary], *, row: int) -> bytes:
+        """A row in the coordinates of a dictionary, or of a saved direction. Raises NotFound, UnknownLayer."""
+        loaded, page = self._page(id)
+        found = dictionary(loaded)
+        with self._reading:
+            return coef(page, loaded, found, row, turn=lambda done: self._first())
+
+    def logits(self, id: str, *, positive: int, negative: int, row: int) -> bytes:
+        """Raises NotFound, UnknownLayer, UnknownToken."""
+        loaded, page = self._page(id)
+        model = loaded.model
+        return logits(page, loaded, positive=model.token_id(positive), negative=model.token_id(negative), row=row)
+
+    def _of_job(self, job: str, loaded: Loaded) -> tuple[Recorded, ...]:
+        with self._lock:
+            found = self._drawn.get(job)
+        if found is None or found.loaded.model is not loaded.model:
+            raise NotFound(
+                "no prompts that this job has drawn are held",
+                received=shorten(job),
+                allowed=f"the latest {MOST_PAGES} that are done",
+                fix="draw them again",
+            )
+        return found.prompts
+
+    def _own(self, loaded: Loaded, prompts: Sequence[Prompt]) -> tuple[Recorded, ...]:
+        """One's own prompts: taken from runs that are still held, from the latest pages, or run."""
+        with self._reading:
+            with self._lock:
+                pages = [page for model, page in self._pages.values() if model.model is loaded.model]
+            known = {recorded.prompt.ids: recorded for page in pages for recorded in page.own}
+            for prompt in prompts:
+                if prompt.ids not in known and (held := self._live(prompt)) is not None:
+                    known[prompt.ids] = Recorded(
+                        prompt, held.rows, held.sink, held.next_id[:, :NEXT], held.next_p[:, :NEXT]
+                    )
+            missing = [prompt for prompt in prompts if prompt.ids not in known]
+            known |= {r.prompt.ids: r for r in record(loaded, missing, turn=lambda done: self._turn(loaded))}
+        return tuple(known[prompt.ids] for prompt in prompts)
+
+    def _page(self, id: str) -> tuple[Loaded, Page]:
+        loaded = self._now()
+        with self._lock:
+            model, page = self._pages.get(id, (None, None))
+        if model is None or page is None or model.model is not loaded.model:
+            raise NotFound(
+                "that page of prompts is no longer held, or never was",
+                received=shorten(id),
+                allowed=f"the latest {MOST_PAGES}",
+                fix="ask for it again",
+            )
+        return loaded, page
+
+    def _turn(self, loaded: Loaded) -> None:
+        self._first()
+        if self._now().model is not loaded.model:
+            raise Cancelled("another model was loaded meanwhile", fix="ask again")
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing(Taker):
+    """Records what a job has drawn, for pages to come. asked: which drawing it is."""
+
+    pages: PromptPages
+    loaded: Loaded
+    asked: str
+
+    def take(self, job: str, made: PromptSet, *, progress: Progress, cancel: Cancel) -> str:
+        """Raises PageTooLarge, Cancelled."""
+        prompts = [self.loaded.prompt(text) for text in made.texts or ()]
+        check_room(self.loaded, sum(len(prompt.tokens) for prompt in prompts))
+        with stage("Reading prompts", len(prompts), progress, cancel) as tell:
+            recorded = record(self.loaded, prompts, turn=tell)
+        self.pages.keep(job, Drawn(self.loaded, self.asked, recorded))
+        return f"{len(prompts)} prompts, on the Prompts tab."
+
+
+def _bound(kept: OrderedDict[str, Any], sizes: Sequence[int]) -> None:
+    """Let the oldest go until a few are left, and no more bytes than a page may take, or one alone."""
+    sizes = [*sizes]
+    while len(sizes) > MOST_PAGES or (len(sizes) > 1 and sum(sizes) > PAGE_BYTES):
+        kept.popitem(last=False)
+        sizes.pop(0)
 
 
 def record(loaded: Loaded, prompts: Sequence[Prompt], *, turn: Turn) -> tuple[Recorded, ...]:
-    """The stream of prompts, a few at a time; `turn` is called before each batch, and may raise to stop."""
+    """The stream of prompts, a few at a time."""
     found = {
         i: _recorded(loaded, prompts[i], _rows(run, at), _sink(loaded, run, at))
         for i, run, at in _batches(loaded, prompts, CAPTURE, turn)
@@ -100,11 +259,13 @@ def _batches(
 ) -> Iterator[tuple[int, Recording, int]]:
     """Each prompt's number, the run of its batch and its row in it; prompts of one length share a batch: nothing is padded."""
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].tokens))
+    done = 0
     for length, same in groupby(order, key=lambda i: len(prompts[i].tokens)):
         size = max(1, BATCH_TOKENS // length)
         indices = list(same)
         for batch in (indices[start : start + size] for start in range(0, len(indices), size)):
-            turn()
+            turn(done)
+            done += len(batch)
             run = loaded.model.run([list(prompts[i].ids) for i in batch], capture)
             yield from ((i, run, at) for at, i in enumerate(batch))
 
@@ -158,7 +319,7 @@ def check_row(sites: Sequence[str], row: int) -> None:
 
 
 def describe(page: Page, loaded: Loaded) -> dict[str, object]:
-    """What `POST api/prompts` answers."""
+    """What the query `prompts` answers."""
     return {"id": page.id, "prompts": [_describe(r, loaded, i < len(page.own)) for i, r in enumerate(page.prompts)]}
 
 

@@ -2,20 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
 from residscope.declare import EDITS, TASKS, reasons, shorten
 from residscope.declare.plugins import BROKEN
-from residscope.errors import MalformedJSON, NotFound
+from residscope.errors import MalformedJSON
 from residscope.fields.base import Spec
+from residscope.fields.prompts import LabelledPrompts
 from residscope.manifest import all_methods
 
 if TYPE_CHECKING:
     from residscope.session.session import Session
 
 Answer = dict[str, Any] | bytes
+MOST_OWN = 50
 
 
 class Nothing(Spec):
@@ -68,6 +70,10 @@ class Name(Spec):
     name: str
 
 
+class Data(Spec):
+    data: LabelledPrompts
+
+
 class Reading(Spec):
     name: str
     run: str
@@ -78,6 +84,27 @@ class Reading(Spec):
 class Gathered(Spec):
     job: str | None = None
     item: str | None = None
+
+
+class Prompts(Spec):
+    """One's own prompts, then those that a job (`draw_prompts`) has drawn."""
+
+    own: list[Annotated[str, Field(min_length=1)]] = Field(default=[], max_length=MOST_OWN)
+    drawn: str | None = None
+
+
+class PageRow(Spec):
+    page: str
+    row: int
+
+
+class PageCoordinates(PageRow):
+    dictionary: str
+
+
+class PageLogits(PageRow):
+    positive: int
+    negative: int
 
 
 @dataclass(frozen=True)
@@ -101,7 +128,7 @@ def manifest() -> dict[str, Any]:
     return {
         "edits": [kind.schema() for kind in EDITS.values()],
         "methods": [method.schema() for method in methods.values()],
-        "tasks": [{"id": task.id, "title": task.title, "about": task.about} for task in TASKS.values()],
+        "tasks": [task.schema() for task in sorted(TASKS.values(), key=lambda task: (not task.own, task.title))],
         "broken": dict(BROKEN),
     }
 
@@ -125,6 +152,7 @@ QUERIES: dict[str, Query] = {
     "dictionary": Query(Id, lambda session, args: session.dictionary(args.id)),
     "gram": Query(Several, lambda session, args: session.gram(args.of)),
     "read_direction": Query(DirectionArgs, lambda session, args: session.read(args.direction)),
+    "read_data": Query(Data, lambda session, args: session.read_data(args.data)),
     "probe": Query(Name, lambda session, args: session.probe(args.name)),
     "probe_reading": Query(
         Reading,
@@ -134,26 +162,42 @@ QUERIES: dict[str, Query] = {
     "item": Query(Name, lambda session, args: session.item(args.name)),
     "cost": Query(Method, lambda session, args: session.cost(args.method, args.args)),
     "python": Query(Method, lambda session, args: session.method_python(args.method, args.args)),
+    "prompts": Query(Prompts, lambda session, args: session.pages.page(args.own, args.drawn)),
+    "prompts_coef": Query(
+        PageCoordinates, lambda session, args: session.page_coef(args.page, args.dictionary, args.row)
+    ),
+    "prompts_logits": Query(
+        PageLogits,
+        lambda session, args: session.pages.logits(
+            args.page, positive=args.positive, negative=args.negative, row=args.row
+        ),
+    ),
     "evidence": Query(Gathered, lambda session, args: session.evidence(job=args.job, item=args.item)),
 }
 
 
-def answer(session: "Session", name: str, args: Any) -> Answer:
-    """The answer to a query.
+@dataclass(frozen=True)
+class Brought:
+    """A query or an intent that another room than the session answers, given who asks: the library's."""
 
-    Raises:
-        NotFound, MalformedJSON: no such query, or its arguments do not parse. What the query itself refuses.
-    """
-    query = QUERIES.get(name)
-    if query is None:
-        raise NotFound("there is no such query", received=shorten(name), allowed=", ".join(QUERIES))
+    args: type[BaseModel]
+    answer: Callable[[Any, Any], Any]
+
+
+def checked(name: str, shape: type[BaseModel], args: Any) -> Any:
+    """Arguments as the shape they should have. Raises MalformedJSON."""
     try:
-        checked = query.args.model_validate({} if args is None else args)
+        return shape.model_validate({} if args is None else args)
     except ValidationError as error:
-        takes = ", ".join(query.args.model_fields) or "no arguments"
+        takes = ", ".join(shape.model_fields) or "no arguments"
         raise MalformedJSON(
             f"the arguments of {name} do not parse: {reasons(error)}",
             received=shorten(args),
             allowed=f"an object with {takes}",
         ) from None
-    return query.answer(session, checked)
+
+
+def answer(session: "Session", name: str, args: Any) -> Answer:
+    """The answer to a query of the session's own. Raises MalformedJSON, and what the query itself refuses."""
+    query = QUERIES[name]
+    return query.answer(session, checked(name, query.args, args))

@@ -1,6 +1,7 @@
 """The live session: one model, one prompt, a stack of edits, and the runs they made."""
 
 import contextlib
+import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -8,44 +9,56 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from residscope.declare import EditSpec
+from residscope.declare import EditSpec, Method, shorten
 from residscope.declare.plugins import load_plugins
 from residscope.directions import Dictionary, Direction
 from residscope.engine.model import Model
 from residscope.errors import Cancelled, DamagedFile, NotFound, ResidscopeError, WrongModel, explain
 from residscope.manifest import find_method
-from residscope.methods.blind_contexts import Context, contexts
 from residscope.methods.evidence import Evidence
 from residscope.session import compute, fill
-from residscope.session.compute import Elsewhere, Held, Kept
-from residscope.session.dictionaries import in_stream
+from residscope.session.compute import Elsewhere, Held, Latest
 from residscope.session.evidence_views import describe_evidence
-from residscope.session.imported import read_direction, take_in
-from residscope.session.intents import CancelJob, Forget, LoadModel, ReadData, ShelfChange, Start, find_run, parse_args
-from residscope.session.jobs import Jobs, find_job, seconds_of, with_job, with_shelf
-from residscope.session.kept import OldDictionaries
-from residscope.session.loaded import Loaded
-from residscope.session.made import parts_of
-from residscope.session.mixing import dictionary_of, reads
-from residscope.session.probe_job import ProbeJobs
-from residscope.session.probe_views import describe_probe
-from residscope.session.queries import answer
-from residscope.session.read import describe, describe_dictionary
-from residscope.session.saved import SavedPrompts
+from residscope.session.intents import (
+    INTENTS,
+    CancelJob,
+    DrawPrompts,
+    Forget,
+    ImportDirection,
+    ImportItem,
+    LoadModel,
+    ShelfChange,
+    Start,
+    find_run,
+)
+from residscope.session.jobs import Job, Jobs, Taker, find_job, seconds_of, with_job, with_shelf
+from residscope.session.probes import describe_data, describe_probe, place_of, read_vector
+from residscope.session.prompt_page import Drawing, PromptPages
+from residscope.session.queries import QUERIES, Brought, answer
+from residscope.session.queries import checked as parsed
 from residscope.session.settle import finished, settle, with_model
-from residscope.session.shelf import MOST_NAME, ItemShelf, check_fits, check_name, of_others
-from residscope.session.shelf import Kept as KeptItem
-from residscope.session.shown import file_of, read_item, table_of, views_of
-from residscope.session.stack import parse_ref
-from residscope.session.state import Prompt, Run, RunKey, Saved, State, run_key
+from residscope.session.state import Saved, State
 from residscope.session.wire import changed, to_wire, top
 from residscope.session.worker import FILL, LOAD, RUN, Worker
-from residscope.session.world import find_probe, need_model
-from residscope.session.writing import method_code
+from residscope.shelf.items import MOST_NAME, ItemShelf, Kept, check_fits, check_name, of_others
+from residscope.shelf.parts import parts_of
+from residscope.shelf.shown import file_of, read_item, table_of, views_of
+from residscope.shelf.whole import SavedPrompts
+from residscope.world.dictionaries import in_stream
+from residscope.world.fitted import find_map
+from residscope.world.imported import read_direction, take_in
+from residscope.world.loaded import Loaded
+from residscope.world.mixing import dictionary_of, reads
+from residscope.world.old_dictionaries import OldDictionaries
+from residscope.world.python import method_code
+from residscope.world.read import describe, describe_dictionary
+from residscope.world.session_world import SessionWorld, need_model
+from residscope.world.stack import parse_ref
+from residscope.world.values import Prompt, Run, RunKey, run_key
 
 Listener = Callable[[int, dict[str, Any]], None]
 Loader = Callable[..., Any]
-BLIND_CORPUS = "python-docs"
+MOST_DRAWINGS = 4  # jobs that drew prompts for a page, whose lines are put away by the next
 PROGRESS_EVERY = 0.1  # seconds
 
 
@@ -66,11 +79,12 @@ class Session:
         load_plugins()
         self._load, self._offers = load, offers
         self._lock = threading.RLock()
-        self._kept: Kept[RunKey, Held] = Kept()
-        self._aside: Kept[tuple[RunKey, str, int | None], Elsewhere] = Kept()
+        self._kept: Latest[RunKey, Held] = Latest()
+        self._aside: Latest[tuple[RunKey, str, int | None], Elsewhere] = Latest()
         self._old = OldDictionaries(folder)
-        self._probes = ProbeJobs(lambda: self._state, self._commit, self._lock)
         self._items = ItemShelf(folder)
+        self._queries: dict[str, Brought] = {}
+        self._intents: dict[str, Brought] = {}
         self._listeners: list[Listener] = []
         self._seq = 0
         self._loads = 0
@@ -80,6 +94,8 @@ class Session:
         self._wire = to_wire(self._state)
         self._worker = Worker("residscope-session")
         self._jobs = Jobs(lambda: self._state, self._commit, self._lock, self._worker, self._items)
+        self._drawings: list[str] = []
+        self.pages: PromptPages = PromptPages(self._loaded, self.kept, lambda: self._worker.quiet(RUN))
 
     # ── what the doors call ─────────────────────────────────────────────────────────────────────────────────
 
@@ -104,17 +120,29 @@ class Session:
 
             return self._seq, dict(self._wire), stop
 
-    def intent(self, name: str, args: Any = None) -> Any:
-        """Do what an intent asks, or refuse it and leave everything as it was.
+    def bring(self, *, queries: Mapping[str, Brought], intents: Mapping[str, Brought]) -> None:
+        """Answer these too, each by whoever brings it: the library's."""
+        self._queries, self._intents = dict(queries), dict(intents)
+
+    def intent(self, name: str, args: Any = None, person: Any = None) -> Any:
+        """Do what an intent asks, or refuse it and leave everything as it was. person: who asks, for intents that are brought.
 
         Raises:
             ResidscopeError: the refusal.
         """
-        intent, checked = parse_args(name, args)
+        if (brought := self._intents.get(name)) is not None:
+            return brought.answer(person, parsed(name, brought.args, args))
+        if name not in INTENTS:
+            known = ", ".join([*INTENTS, *self._intents])
+            raise NotFound("there is no such intent", received=shorten(name), allowed=known)
+        intent = INTENTS[name]
+        checked = parsed(name, intent.args, args)
         if isinstance(checked, ShelfChange):
             return self._change_shelf(checked.change)
-        if isinstance(checked, ReadData):
-            return self._probes.data(self._loaded(), checked.data)
+        if isinstance(checked, ImportDirection):
+            return self.import_direction(checked.data)
+        if isinstance(checked, ImportItem):
+            return self.import_item(checked.data, checked.name)
         if isinstance(checked, Forget) and (kept := self._items.dictionaries.get(checked.id)):
             return self._change_shelf(lambda shelf: shelf.delete(kept.name))
         with self._lock:
@@ -126,17 +154,24 @@ class Session:
                 self._old.save(new.model)
             self._commit(new)
         if isinstance(checked, Start):
-            return self._start(checked)
+            job = self.begin(find_method(checked.method), checked.args, name=checked.name)
+            return {"job": job.id, "cost": job.cost}
+        if isinstance(checked, DrawPrompts):
+            return self._draw(checked)
         if isinstance(checked, CancelJob):
             self._jobs.stop(checked.job)
         elif isinstance(checked, LoadModel):
             self.load(checked.name)
-        elif name == "fit_probe" and new.probing is not None:
-            self._probes.start(new.probing)
         return value
 
-    def query(self, name: str, args: Any = None) -> dict[str, Any] | bytes:
+    def query(self, name: str, args: Any = None, person: Any = None) -> dict[str, Any] | bytes:
         """The answer to a question, as JSON or as safetensors; nothing changes. Raises what the query refuses."""
+        if (brought := self._queries.get(name)) is not None:
+            found: dict[str, Any] = brought.answer(person, parsed(name, brought.args, args))
+            return found
+        if name not in QUERIES:
+            known = ", ".join([*QUERIES, *self._queries])
+            raise NotFound("there is no such query", received=shorten(name), allowed=known)
         return answer(self, name, args)
 
     def load(self, source: Any, **options: Any) -> None:
@@ -151,13 +186,25 @@ class Session:
         """Until every run and every number that follows it is there."""
         return self._worker.wait(timeout) and self._jobs.wait(timeout)
 
-    def _start(self, asked: "Start") -> dict[str, Any]:
-        """Queue a method. Raises BadArguments, UnknownMethod, and what a first look at the arguments refuses."""
-        method = find_method(asked.method)
-        world = self._state.world()
-        plain = method.check(asked.args)
+    def begin(
+        self,
+        method: Method,
+        args: Any,
+        *,
+        name: str = "",
+        taker: Taker | None = None,
+        world: SessionWorld | None = None,
+    ) -> Job:
+        """Queue a method as a job. taker: takes what it makes, instead of the shelf. world: what the arguments mean.
+
+        Raises:
+            BadArguments, and what a first look at the arguments refuses.
+        """
+        world = world or self._state.world()
+        plain = method.check(args)
         method.look(plain, world)
-        job = self._jobs.new(method, plain, world, name=asked.name, code=method_code(method, plain, world))
+        code = method_code(method, plain, world) if taker is None else ""
+        job = self._jobs.new(method, plain, world, name=name, code=code, taker=taker)
         try:
             with self._lock:
                 if need_model(self._state.model).model is not world.model:
@@ -169,7 +216,20 @@ class Session:
         except BaseException:
             self._jobs.drop(job)
             raise
-        return {"job": job.id, "cost": job.cost}
+        return job
+
+    def _draw(self, asked: DrawPrompts) -> dict[str, Any]:
+        """Draw prompts for a page in a job; a newer one stops those before, and what is held already is not drawn again."""
+        drawing, loaded = asked.model_dump(mode="json"), self._loaded()
+        key = json.dumps(drawing, sort_keys=True)
+        if (known := self.pages.known(key)) is not None:
+            return {"job": known, "ready": True}
+        for earlier in self._drawings:  # under way: it stops; ended: its line goes, what it drew stays
+            with contextlib.suppress(NotFound):
+                self.intent("cancel", {"job": earlier})
+        job = self.begin(find_method("draw-prompts"), drawing, taker=Drawing(self.pages, loaded, key))
+        self._drawings = [*self._drawings[-MOST_DRAWINGS:], job.id]
+        return {"job": job.id, "ready": False}
 
     def _change_shelf(self, change: Callable[[ItemShelf], object]) -> None:
         change(self._items)
@@ -180,8 +240,6 @@ class Session:
         """Stop what runs, as soon as it can be stopped."""
         self._jobs.stop_all()
         self._loads += 1
-        with self._lock:
-            self._state = replace(self._state, probing=None)
         self._worker.close()
         self._jobs.close()
 
@@ -233,6 +291,11 @@ class Session:
             return loaded, known, self._held(run)[0]
         return loaded, known, self._elsewhere(loaded, found, state, site.name, known.head)
 
+    def page_coef(self, page: str, dictionary: str, row: int) -> bytes:
+        """A row of a page of prompts in a dictionary's coordinates, or a saved direction's. Raises NotFound, UnknownLayer."""
+        directions = self._state.directions
+        return self.pages.coef(page, lambda loaded: dictionary_of(dictionary, loaded, directions), row=row)
+
     def gram(self, of: Sequence[str]) -> dict[str, Any]:
         """Inner products of the read vectors of dictionaries, by id, and of saved directions, `saved:NAME`."""
         state = self._state
@@ -266,10 +329,25 @@ class Session:
         return {"kind": "saved", "name": name}
 
     def probe(self, name: str) -> dict[str, Any]:
-        return describe_probe(find_probe(name, self._state.probes))
+        return describe_probe(*find_map(name, self._state.probes))
 
     def probe_reading(self, name: str, *, run: str, pos: int, named: bool = False) -> dict[str, Any]:
-        return self._probes.reading(self._state, name, run=run, pos=pos, named=named)
+        """What a probe reads in a run at a token; `named`: at its own position, where the prompt is one of its data.
+
+        Raises:
+            NotFound, UnknownPosition.
+        """
+        state = self._state
+        (_, mapped), found, loaded = find_map(name, state.probes), find_run(state, run), need_model(state.model)
+        own, label = place_of(mapped, found.prompt.ids)
+        at = own if named and own is not None else pos
+        compute.check_cell(loaded.model.n_layers, len(found.prompt.tokens), layer=0, pos=at)
+        x = compute.vector(state.world(), found.prompt, found.active, site=mapped.probe.site, pos=at)
+        return {"run": run, "pos": at, "own": own is not None, "label": label, **read_vector(mapped, x)}
+
+    def read_data(self, data: Any) -> dict[str, Any]:
+        """Which labels and positions some labelled prompts have. Raises BadTable, TaskError, NotFound."""
+        return describe_data(self._state.world().prompts(data))
 
     def cost(self, method: str, args: Any) -> dict[str, Any]:
         """What a call would take, in seconds, about; null where nobody has said."""
@@ -317,7 +395,7 @@ class Session:
         try:
             for part, item in parts.items():
                 wanted = f"{name[: MOST_NAME // 2]}, {part[: MOST_NAME // 2 - 2]}" if part else name
-                kept = self._items.put(KeptItem(wanted, item, "Imported"), of=model)
+                kept = self._items.put(Kept(wanted, item, "Imported"), of=model)
                 names.append(kept.name)
                 if of_others(item, model):
                     notices.append(f"{kept.name} was fitted on other weights than this model's.")
@@ -347,14 +425,6 @@ class Session:
         """The direction that a reference names, and the model it is one of."""
         state = self._state
         return state.world().direction(parse_ref(ref)), need_model(state.model).model
-
-    def blind_contexts(self, direction: Direction, *, seed: int) -> tuple[Context, ...]:
-        """Held-out contexts for a blind test of a direction of the loaded model.
-
-        Raises:
-            BlindTestError, WrongWidth.
-        """
-        return contexts(self.model, direction, source=BLIND_CORPUS, seed=seed)
 
     def adopt(self, direction: Direction, *, id: str) -> dict[str, Any]:
         """Take in a direction of the library; answers the reference to it."""
@@ -401,7 +471,7 @@ class Session:
                 if stopped := sum(not job.ended for job in self._state.jobs):
                     notices = (*notices, f"Jobs belong to the model before: {stopped} stopped.")
                 self._jobs.stop_all()
-                self._jobs.forget_partial()
+                self._jobs.forget()
                 self._items.take_up(opened, ids=loaded.dictionaries)
                 notices = (*notices, *opened.notices)
                 new = replace(new, models=offers, notices=notices, shelf=self._items, jobs=())

@@ -8,10 +8,11 @@ from torch import Tensor
 from residscope.declare import EditSpec
 from residscope.errors import ResidscopeError
 from residscope.session.compute import TOP, Held, top_tokens
-from residscope.session.inert import find_inert
-from residscope.session.loaded import Loaded
-from residscope.session.stack import check, place
-from residscope.session.state import MOST_RUNS, Metric, Prompt, Run, Saved, State, Tok, run_key
+from residscope.session.state import MOST_RUNS, Saved, State
+from residscope.world.inert import find_inert
+from residscope.world.loaded import Loaded
+from residscope.world.stack import check, place
+from residscope.world.values import Metric, Prompt, Run, Tok, run_key
 
 EXAMPLE = "When John and Mary went to the store, John gave a bottle of milk to"
 SHORT_EXAMPLE = "The"  # for models of a few dozen tokens
@@ -91,7 +92,10 @@ def with_model(state: State, loaded: Loaded) -> State:
     if state.directions:
         notices = (*notices, f"Imported directions belong to the model before: {', '.join(state.directions)} dropped.")
     if state.probes:
-        notices = (*notices, f"Probes belong to the model before: {len(state.probes)} dropped.")
+        kept = {} if state.shelf is None else state.shelf.items
+        written = [fitted.name in kept and kept[fitted.name].file is not None for fitted in state.probes.values()]
+        gone = "put away until it is loaded again" if all(written) else "dropped"
+        notices = (*notices, f"Probes belong to the model before: {len(state.probes)} {gone}.")
     if state.model is not None and (fitted := len(state.model.fitted.keys() - loaded.fitted.keys())):
         gone = "dropped" if state.model.file is None else "put away until it is loaded again"
         notices = (*notices, f"Fitted dictionaries belong to the model before: {fitted} {gone}.")
@@ -109,7 +113,6 @@ def with_model(state: State, loaded: Loaded) -> State:
         without={},
         directions={},
         probes={},
-        probing=None,
         jobs=(),
         saved=tuple(Saved(s.text, tokens=_count(loaded, s.text)) for s in state.saved),
         status=replace(state.status, phase="idle", detail="", progress=None, forward_ms=None, error=None),

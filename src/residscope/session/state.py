@@ -7,89 +7,18 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from residscope.declare import EditSpec
-from residscope.fields.base import Spec
-from residscope.fields.prompts import ProbeData
+from residscope.shelf.items import ItemShelf
+from residscope.world.loaded import Loaded
+from residscope.world.session_world import SessionWorld, need_model
+from residscope.world.values import Metric, Prompt, Run
 
 if TYPE_CHECKING:
     from residscope.directions import Direction
     from residscope.session.jobs import Job
-    from residscope.session.loaded import Loaded
-    from residscope.session.probes import Fitted
-    from residscope.session.shelf import ItemShelf
-    from residscope.session.world import SessionWorld
+    from residscope.world.fitted import Fitted
 
 MOST_RUNS = 50
 MOST_UNDO = 100
-
-
-@dataclass(frozen=True)
-class Tok:
-    id: int
-    text: str
-
-
-class ProbeRecipe(Spec):
-    """All that a probe depends on, beside the model."""
-
-    data: ProbeData
-    site: str
-    position: str
-    label: str
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A text as typed, and the tokens the model reads. names: of positions, where it is one of a task's prompts."""
-
-    text: str
-    bos: bool | None
-    tokens: tuple[Tok, ...]
-    begins: bool
-    names: Mapping[str, int] = field(default_factory=dict, compare=False)
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        return tuple(token.id for token in self.tokens)
-
-
-@dataclass(frozen=True)
-class Metric:
-    """logit(positive) - logit(negative) at the last position, in logits."""
-
-    positive: Tok
-    negative: Tok
-    chosen: bool
-
-    def of(self, last: Tensor) -> float:
-        return float(last[self.positive.id] - last[self.negative.id])
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run of the history: what it was a run of, and what came out at the last position."""
-
-    id: str
-    version: int
-    prompt: Prompt
-    metric: Metric | None
-    edits: tuple[EditSpec, ...]
-    active: tuple[EditSpec, ...]
-    label: str
-    last: Tensor = field(repr=False, compare=False)
-    top: tuple[tuple[int, str, float], ...] = ()
-    seconds: float = 0.0
-
-    @property
-    def key(self) -> "RunKey":
-        return run_key(self.prompt, self.active)
-
-
-RunKey = tuple[tuple[int, ...], tuple[str, ...]]
-
-
-def run_key(prompt: Prompt, active: tuple[EditSpec, ...]) -> RunKey:
-    """What makes two runs of one model the same run."""
-    return prompt.ids, tuple(spec.model_dump_json(exclude={"id", "enabled"}) for spec in active)
 
 
 @dataclass(frozen=True)
@@ -113,22 +42,11 @@ class Status:
 
 
 @dataclass(frozen=True)
-class Probing:
-    """A probe being fitted (or why it was not): its name, what it is to be, and how far it is."""
-
-    name: str
-    recipe: ProbeRecipe
-    stage: str = "Making the prompts"
-    progress: float | None = None
-    error: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True)
 class State:
     """Everything the page shows. `version` counts what is to be computed; results carry the version they answer."""
 
     version: int = 0
-    model: "Loaded | None" = None
+    model: Loaded | None = None
     models: tuple[Mapping[str, Any], ...] = ()
     status: Status = Status()
     prompt: Prompt | None = None
@@ -150,18 +68,15 @@ class State:
     saved: tuple[Saved, ...] = ()
     directions: Mapping[str, "Direction"] = field(default_factory=dict)
     probes: Mapping[str, "Fitted"] = field(default_factory=dict)
-    probing: Probing | None = None
     jobs: "tuple[Job, ...]" = ()
     items: Mapping[str, Any] = field(
         default_factory=lambda: {"items": [], "bytes": 0, "budget": 0, "can_restore": False}
     )
-    shelf: "ItemShelf | None" = field(default=None, compare=False, repr=False)
+    shelf: ItemShelf | None = field(default=None, compare=False, repr=False)
     notices: tuple[str, ...] = ()
 
-    def world(self) -> "SessionWorld":
+    def world(self) -> SessionWorld:
         """What plain values mean here. Raises ModelNotFound."""
-        from residscope.session.world import SessionWorld, need_model
-
         return SessionWorld(
             need_model(self.model),
             self.prompt,

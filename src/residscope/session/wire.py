@@ -1,20 +1,19 @@
 """The state as the JSON of docs/wire.md."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from residscope.declare import EditSpec
-from residscope.fields.prompts import ProbeData
-from residscope.fields.tasks import FileData
-from residscope.session.shelf import short_args
-from residscope.session.stack import kind_of
-from residscope.session.state import Metric, Probing, Prompt, Run, State, Tok
+from residscope.json_values import finite
+from residscope.session.state import State
+from residscope.shelf.items import short_args
+from residscope.world.stack import kind_of
+from residscope.world.values import Metric, Prompt, Run, Tok
 
 if TYPE_CHECKING:
     from residscope.session.jobs import Job
-    from residscope.session.probes import Fitted
+    from residscope.world.fitted import Fitted
 
 
 def to_wire(state: State) -> dict[str, Any]:
@@ -45,7 +44,6 @@ def to_wire(state: State) -> dict[str, Any]:
             for name, direction in state.directions.items()
         ],
         "probes": [_fitted(fitted) for fitted in state.probes.values()],
-        "probing": None if state.probing is None else _probing(state.probing),
         "jobs": [_job(job) for job in state.jobs],
         "items": dict(state.items),
         "notices": list(state.notices),
@@ -65,11 +63,6 @@ def _job(job: "Job") -> dict[str, Any]:
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """The top-level keys that differ, each whole."""
     return {key: value for key, value in new.items() if key not in old or old[key] != value}
-
-
-def finite(value: float | None) -> float | None:
-    """JSON has no NaN and no infinity."""
-    return value if value is not None and math.isfinite(value) else None
 
 
 def token(tok: Tok) -> dict[str, Any]:
@@ -94,34 +87,32 @@ def _metric(metric: Metric | None) -> dict[str, Any] | None:
 
 def _fitted(fitted: "Fitted") -> dict[str, Any]:
     probe = fitted.probe
+    numbers = {name: finite(getattr(probe, name)) for name in ("accuracy", "control", "selectivity")}
     return {
-        "name": fitted.name,
+        "name": fitted.id,
+        "item": fitted.name or None,
+        "job": fitted.job or None,
         "revision": fitted.revision,
-        "data": _data(fitted.recipe.data),
+        "mapped": fitted.mapped,
+        "data": _data(fitted.recipe),
         "site": probe.site,
         "position": probe.position,
         "label": probe.label,
         "classes": list(probe.classes),
-        "accuracy": probe.accuracy,
+        **numbers,
         "interval": list(probe.interval),
-        "control": finite(probe.control),
-        "selectivity": finite(probe.selectivity),
         "C": probe.C,
         "train": sum(probe.counts),
         "held_out": probe.held_out,
     }
 
 
-def _probing(probing: Probing) -> dict[str, Any]:
-    recipe = probing.recipe
-    asked = {"data": _data(recipe.data), "site": recipe.site, "position": recipe.position, "label": recipe.label}
-    told = {"name": probing.name, "stage": probing.stage, "progress": probing.progress, "error": probing.error}
-    return told | asked
-
-
-def _data(data: ProbeData) -> dict[str, Any]:
-    """A file without its text."""
-    return data.model_dump(mode="json", exclude={"text"} if isinstance(data, FileData) else None)
+def _data(recipe: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The prompts that it was fitted from, a file's without its text."""
+    if recipe is None:
+        return None
+    data = recipe["data"]
+    return {part: value for part, value in data.items() if part != "text" or data["kind"] != "file"}
 
 
 def _edit(spec: EditSpec, state: State) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A direction as bytes: what the library keeps of it, and the file that people hand to each other.
 
 Both are safetensors with `read` and `write`; the file also holds the model's `signature` and, as JSON in the metadata, everything
-else. The live session takes the same file (`POST api/directions/import`), so do other programs that read safetensors.
+else. The live session takes the same file (the intent `import_direction`), so do other programs that read safetensors.
 """
 
 import json

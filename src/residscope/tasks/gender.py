@@ -36,7 +36,7 @@ NOUNS = words(
 )
 
 
-@task("gender", title="Pronouns")
+@task("gender", title="Pronouns", label="gender", position="NAME")
 def gender(
     model: Model,
     n: int = 200,

@@ -57,7 +57,7 @@ OBJECTS = words(
 POSITIONS = ("IO", "S1", "S1+1", "S2", "END")
 
 
-@task("ioi", title="Indirect object identification")
+@task("ioi", title="Indirect object identification", label="order", position="S2")
 def ioi(
     model: Model,
     n: int = 200,

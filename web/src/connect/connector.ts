@@ -1,5 +1,9 @@
-import type { ErrorBody, State } from "./wire";
-import type { Tensors } from "./safetensors";
+import type { Asked } from "./asked.generated";
+import type { ErrorBody, ProbeData, ProbeRecipe, State } from "./wire";
+
+/** What each intent takes. Probe data may be those of the state, where a file is without its text: the server refuses them then. */
+export type Intents = Omit<Asked["intents"], "read_data" | "fit_probe"> & { read_data: { data: ProbeData }; fit_probe: ProbeRecipe };
+export type Queries = Asked["queries"];
 
 export type Connection =
   | { phase: "connecting" }
@@ -12,19 +16,14 @@ export interface Listener {
   connection(connection: Connection): void;
 }
 
-export type Method = "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
-
-/** One door to a session. A server stands behind it today; a kernel or a frozen page may. */
+/** One door to a session: three verbs. A server stands behind it today; a kernel's comm or a frozen page may. */
 export interface Connector {
   /** Starts; the answer stops it. */
   subscribe(listener: Listener): () => void;
-  /** Accepted (with a value) or refused (a `WireError`); what it causes arrives as state. */
-  intent(name: string, args?: Record<string, unknown>): Promise<unknown>;
+  /** Accepted (with a value) or refused (a `WireError`); what it causes arrives as state. A file goes as `args.data`, a Blob. */
+  intent<N extends keyof Intents>(name: N, args?: Intents[N]): Promise<unknown>;
   /** The answer to a question that changes nothing: JSON, or `Tensors`. */
-  query<T>(name: string, args?: Record<string, unknown>, signal?: AbortSignal): Promise<T>;
-  tensors(path: string, signal?: AbortSignal): Promise<Tensors>;
-  /** GET, or POST where there is a body, unless `method` says otherwise; a Blob travels as the bytes it is. */
-  json<T>(path: string, body?: unknown, signal?: AbortSignal, method?: Method): Promise<T>;
+  query<T, N extends keyof Queries = keyof Queries>(name: N, args?: Queries[N], signal?: AbortSignal): Promise<T>;
   /** Tries again now instead of waiting. */
   retry(): void;
 }

@@ -1,6 +1,6 @@
 import { baseAddress } from "../root/host";
-import { isErrorBody, WireError, type Connector, type Listener, type Method } from "./connector";
-import { parseSafetensors, type Tensors } from "./safetensors";
+import { isErrorBody, WireError, type Connector, type Intents, type Listener, type Queries } from "./connector";
+import { parseSafetensors } from "./safetensors";
 import type { ErrorBody, State } from "./wire";
 
 interface Waiting {
@@ -24,6 +24,10 @@ const LONGEST_WAIT = 10_000;
 const MOST_PUSHED = 12;
 
 const keyOf = (name: string, args: Record<string, unknown>): string => `${name} ${JSON.stringify(Object.entries(args).sort(([a], [b]) => (a < b ? -1 : 1)))}`;
+
+const OCTETS = "application/octet-stream";
+/** Who one is stands in a cookie, which comes with a request and is set by its answer. */
+const byCookie = (name: string): boolean => name.startsWith("library_");
 
 const lost = (message: string): ErrorBody => ({ type: "ConnectionLost", message });
 
@@ -55,32 +59,43 @@ export class SocketConnector implements Connector {
     };
   }
 
-  intent(name: string, args: Record<string, unknown> = {}): Promise<unknown> {
+  async intent<N extends keyof Intents>(name: N, args?: Intents[N]): Promise<unknown> {
+    const given: Record<string, unknown> = { ...args };
+    if (byCookie(name)) return this.post(name, given);
+    const { data, ...rest } = given;
+    const file = data instanceof Blob ? await data.arrayBuffer() : null;
     const socket = this.socket;
     if (!socket || socket.readyState !== 1)
-      return Promise.reject(new WireError(lost("Not connected to Residscope: nothing was changed.")));
+      throw new WireError(lost("Not connected to Residscope: nothing was changed."));
     const id = this.nextId++;
     return new Promise((resolve, reject) => {
       this.waiting.set(id, { resolve, reject });
-      socket.send(JSON.stringify({ id, intent: name, args }));
+      if (file) socket.send(framed({ id, intent: name, args: rest }, file));
+      else socket.send(JSON.stringify({ id, intent: name, args: given }));
     });
   }
 
-  async query<T>(name: string, args: Record<string, unknown> = {}, signal?: AbortSignal): Promise<T> {
-    const key = keyOf(name, args);
+  async query<T, N extends keyof Queries = keyof Queries>(name: N, args?: Queries[N], signal?: AbortSignal): Promise<T> {
+    const given: Record<string, unknown> = { ...args };
+    const key = keyOf(name, given);
     const pushed = this.pushed.get(key);
     if (pushed) {
       this.pushed.delete(key); // what was sent is as of then: asked again, it may be another
       return parseSafetensors(pushed) as T;
     }
-    const body = JSON.stringify(args);
+    const body = JSON.stringify(given);
     const response = await this.request(`api/queries/${name}`, { method: "POST", headers: { "content-type": "application/json" }, body, signal });
-    if (response.headers.get("content-type") === "application/octet-stream") return parseSafetensors(await response.arrayBuffer()) as T;
+    if (response.headers.get("content-type") === OCTETS) return parseSafetensors(await response.arrayBuffer()) as T;
     return response.json() as Promise<T>;
   }
 
-  async tensors(path: string, signal?: AbortSignal): Promise<Tensors> {
-    return parseSafetensors(await (await this.request(path, { signal })).arrayBuffer());
+  /** An intent over HTTP: its arguments as JSON, or a file as the body and the others in the address. */
+  private async post(name: string, { data, ...rest }: Record<string, unknown>): Promise<unknown> {
+    const file = data instanceof Blob;
+    const asked = file ? `?${new URLSearchParams(rest as Record<string, string>)}` : "";
+    const headers = { "content-type": file ? OCTETS : "application/json" };
+    const response = await this.request(`api/intents/${name}${asked}`, { method: "POST", headers, body: file ? data : JSON.stringify(rest) });
+    return ((await response.json()) as { value: unknown }).value;
   }
 
   /** Tensors that come with the news they belong to: they are there before they are asked for. */
@@ -89,16 +104,6 @@ export class SocketConnector implements Connector {
     const { query, args } = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, size))) as { query: string; args: Record<string, unknown> };
     this.pushed.set(keyOf(query, args), data.slice(4 + size));
     for (const old of [...this.pushed.keys()].slice(0, -MOST_PUSHED)) this.pushed.delete(old);
-  }
-
-  async json<T>(path: string, body?: unknown, signal?: AbortSignal, method?: Method): Promise<T> {
-    const bytes = body instanceof Blob;
-    const sent = body === undefined ? {} : {
-      headers: { "content-type": bytes ? "application/octet-stream" : "application/json" },
-      body: bytes ? body : JSON.stringify(body),
-    };
-    const asked = method ?? (body === undefined ? "GET" : "POST");
-    return (await this.request(path, { method: asked, ...sent, signal })).json();
   }
 
   retry(): void {
@@ -182,4 +187,14 @@ export class SocketConnector implements Connector {
     for (const { reject } of this.waiting.values()) reject(new WireError(reason));
     this.waiting.clear();
   }
+}
+
+/** A message with a file: the length of its JSON in 4 bytes, the JSON, the file. */
+function framed(message: object, file: ArrayBuffer): ArrayBuffer {
+  const head = new TextEncoder().encode(JSON.stringify(message));
+  const frame = new Uint8Array(4 + head.length + file.byteLength);
+  new DataView(frame.buffer).setUint32(0, head.length, true);
+  frame.set(head, 4);
+  frame.set(new Uint8Array(file), 4 + head.length);
+  return frame.buffer;
 }

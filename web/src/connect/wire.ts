@@ -1,4 +1,11 @@
-/** What page and server say to each other: docs/wire.md as types. */
+/** What the server says to the page: docs/wire.md as types. What the page asks is made from the Python (`make view-types`). */
+
+import type { MixRef } from "./asked.generated";
+
+export type { DirectionRef, TextRef } from "./asked.generated";
+
+/** One direction of a mix; the sum of weight times direction is brought to unit length. */
+export type MixTerm = MixRef["terms"][number];
 
 export interface ErrorBody {
   type: string;
@@ -67,12 +74,6 @@ export interface DictionaryInfo {
   write_site?: string;
 }
 
-/** A text by name; typed text ends in `.jsonl` where each line has a `text`, else it is paragraphs. */
-export type TextRef =
-  | { kind: "builtin"; name: string }
-  | { kind: "typed"; name: string; text: string }
-  | { kind: "hub"; name: string; field?: string };
-
 export interface ModelInfo {
   name: string;
   family: string;
@@ -107,16 +108,6 @@ export interface Status {
   forward_ms: number | null;
   error: ErrorBody | null;
 }
-
-export type DirectionRef =
-  | { kind: "pca"; site: string; weights: Record<string, number> }
-  | { kind: "logit_diff"; positive: string; negative: string }
-  | { kind: "token"; token: string }
-  | { kind: "saved"; name: string }
-  | { kind: "mix"; terms: MixTerm[]; site?: string | null };
-
-/** One direction of a mix; the sum of weight times direction is brought to unit length. */
-export type MixTerm = { dictionary: string; index: number; weight: number } | { saved: string; weight: number };
 
 /** An edit as it is sent: its kind, and what that kind takes, as the manifest says. */
 export interface Edit {
@@ -233,7 +224,7 @@ export interface ItemInfo {
   /** When, in seconds since 1970. */
   made: number;
   bytes: number;
-  /** Of a dictionary: what the model has it by. */
+  /** Of a dictionary, what the model has it by; of a probe, what edits say. */
   id: string | null;
   args: Record<string, unknown> | null;
 }
@@ -262,7 +253,6 @@ export interface State {
   saved: SavedPrompt[];
   directions: SavedDirection[];
   probes: ProbeInfo[];
-  probing: Probing | null;
   jobs: Job[];
   items: Shelf;
   /** Things to tell once. */
@@ -316,7 +306,8 @@ export interface Evidence {
 
 export type ProbeData =
   | { kind: "task"; task: string; n: number; seed: number; prefixes: boolean }
-  | { kind: "file"; name: string; text?: string };
+  | { kind: "file"; name: string; text?: string }
+  | { kind: "item"; name: string };
 
 /** All that a probe depends on, beside the model. */
 export interface ProbeRecipe {
@@ -326,8 +317,16 @@ export interface ProbeRecipe {
   label: string;
 }
 
-export interface ProbeInfo extends ProbeRecipe {
+export interface ProbeInfo extends Omit<ProbeRecipe, "data"> {
+  /** What edits say: given once, whatever its item is called. */
   name: string;
+  /** Its item of the shelf; null while a job is at work on it. */
+  item: string | null;
+  job: string | null;
+  /** How far its map is; "none": it came without its prompts. */
+  mapped: "none" | "part" | "whole";
+  /** A file without its text; null where it is not known. */
+  data: ProbeData | null;
   /** Grows as its map fills. */
   revision: number;
   classes: string[];
@@ -338,14 +337,6 @@ export interface ProbeInfo extends ProbeRecipe {
   C: number;
   train: number;
   held_out: number;
-}
-
-/** A probe being fitted, or why it was not. */
-export interface Probing extends ProbeRecipe {
-  name: string;
-  stage: string;
-  progress: number | null;
-  error: ErrorBody | null;
 }
 
 /** What can be chosen in some data. */

@@ -1,6 +1,9 @@
 /** What an edit made from a probe would do, computed in the browser while its target is dragged. */
 
-import type { ConceptMethod, Covariance, Edit, ProbeInfo, ProbeReading, ShownEdit } from "../connect/wire";
+import type { ConceptMethod, Covariance, Edit, ProbeInfo, ProbeReading, ProbeRecipe, ShownEdit } from "../connect/wire";
+
+/** What fits a probe and maps where else its label can be read. */
+export const METHOD = "probe-map";
 
 export type Method = "lrqp" | ConceptMethod;
 interface OfProbe extends Edit {
@@ -136,4 +139,12 @@ export function readTable(name: string, bytes: Uint8Array): string {
     }
     throw new Error(`${name}, line ${line}: not UTF-8. To fix: save the file as UTF-8.`);
   }
+}
+
+/** What makes two recipes one, a file by its name; "" for none. */
+export function signature(recipe: { [part in keyof ProbeRecipe]?: unknown } | null): string {
+  if (!recipe?.data) return "";
+  const data = recipe.data as ProbeRecipe["data"];
+  const from = data.kind === "task" ? [data.task, data.n, data.seed, data.prefixes] : [data.name];
+  return JSON.stringify([data.kind, ...from, recipe.site, recipe.position, recipe.label]);
 }

@@ -14,6 +14,9 @@ export class BlindStore {
   result: BlindResult | null = $state.raw(null);
   sending = $state(false);
   of: Description | null = $state.raw(null);
+  /** The job that draws the contexts. */
+  private job = "";
+  private left = new AbortController();
 
   active = $derived(!!this.of);
   done = $derived(this.guesses.length > 0 && this.guesses.every((guess) => guess !== null));
@@ -24,14 +27,18 @@ export class BlindStore {
     await this.library.change(async () => {
       this.leave();
       [this.of, this.waiting] = [description, description.id];
+      const { library, left } = this;
       try {
-        const test = await this.library.ask<BlindTest>(`descriptions/${description.id}/blind`, {});
-        if (this.waiting !== description.id) return; // left meanwhile
-        [this.test, this.guesses, this.at] = [test, test.items.map(() => null), 0];
+        const begun = await library.do<{ test: string; job: string }>("blind", { id: description.id });
+        if (left.signal.aborted) return library.session.drop(begun.job);
+        this.job = begun.job;
+        await library.session.ended(begun.job, left.signal);
+        const test = await library.ask<BlindTest>("blind_test", { test: begun.test });
+        if (!left.signal.aborted) [this.test, this.guesses, this.at] = [test, test.items.map(() => null), 0];
       } catch (error) {
-        if (this.waiting === description.id) this.error = words(error);
+        if (!left.signal.aborted) this.error = words(error);
       } finally {
-        if (this.waiting === description.id) this.waiting = "";
+        if (!left.signal.aborted) [this.waiting, this.job] = ["", ""];
       }
     });
   }
@@ -49,7 +56,7 @@ export class BlindStore {
     if (!test || !this.done || this.sending) return;
     [this.sending, this.error] = [true, ""];
     try {
-      const result = await this.library.ask<BlindResult>(`blind/${test.test}`, { guesses: [...guesses] });
+      const result = await this.library.do<BlindResult>("guess", { test: test.test, guesses: [...guesses] });
       if (this.test !== test) return;
       this.result = result;
       this.library.one.replace(result.description);
@@ -61,6 +68,10 @@ export class BlindStore {
   }
 
   leave(): void {
+    this.left.abort();
+    this.left = new AbortController();
+    this.library.session.drop(this.job); // what nobody waits for is not drawn
+    this.job = "";
     [this.test, this.of, this.result, this.guesses, this.at, this.waiting, this.error] = [null, null, null, [], 0, "", ""];
   }
 }

@@ -1,5 +1,5 @@
 import { words } from "../connect/connector";
-import type { ItemInfo, Job } from "../connect/wire";
+import type { ItemInfo, Job, ProbeData } from "../connect/wire";
 import type { Values } from "../lib/forms";
 import { Call } from "./call.svelte";
 
@@ -91,13 +91,12 @@ export class JobStore extends Call {
   namesIn(data: unknown): Promise<{ labels: string[]; positions: string[] } | null> {
     const key = JSON.stringify([this.session.model?.hash, data ?? null]);
     const kind = (data as { kind?: string } | null)?.kind;
-    if (kind !== "task" && kind !== "file") return Promise.resolve(null);
+    if (kind !== "task" && kind !== "file" && kind !== "item") return Promise.resolve(null);
     let asked = this.names.get(key);
     if (!asked) {
       type Named = { name: string }[];
-      asked = this.session.connector.intent("read_data", { data: $state.snapshot(data) as Record<string, unknown> }).then(
-        (answer) => {
-          const { labels, positions } = answer as { labels: Named; positions: Named };
+      asked = this.session.connector.query<{ labels: Named; positions: Named }>("read_data", { data: $state.snapshot(data) as ProbeData }).then(
+        ({ labels, positions }) => {
           return { labels: labels.map(({ name }) => name), positions: positions.map(({ name }) => name) };
         },
         () => null,

@@ -1,4 +1,4 @@
-import { words, WireError, type Method } from "../connect/connector";
+import { words, WireError, type Intents, type Queries } from "../connect/connector";
 import type { Entry, EntryPage, SavedRef, Undoable } from "../connect/library";
 import type { DirectionRef } from "../connect/wire";
 import { isolated } from "../lib/format";
@@ -18,7 +18,9 @@ export interface Filter {
 }
 
 export const usual = (): Filter => ({ text: "", user: "", mine: false, everyModel: false, site: "", votes: null, sort: "newest" });
-const BASE = "api/library/";
+
+/** What the library's own are called among all. */
+type Of<Name extends string> = Name extends `library_${infer Own}` ? Own : never;
 
 /** What people saved, named and said: searched, read, changed; and who one is among them. */
 export class LibraryStore {
@@ -59,8 +61,12 @@ export class LibraryStore {
     this.blind = new BlindStore(this);
   }
 
-  ask<T>(path: string, body?: unknown, method?: Method): Promise<T> {
-    return this.session.connector.json<T>(BASE + path, body, undefined, method);
+  ask<T>(query: Of<keyof Queries>, args?: Queries[`library_${Of<keyof Queries>}`]): Promise<T> {
+    return this.session.connector.query<T>(`library_${query}`, args);
+  }
+
+  do<T>(intent: Of<keyof Intents>, args?: Intents[`library_${Of<keyof Intents>}`]): Promise<T> {
+    return this.session.connector.intent(`library_${intent}`, args) as Promise<T>;
   }
 
   toggle(): void {
@@ -85,7 +91,7 @@ export class LibraryStore {
   /** Answers why the name was refused, or nothing. */
   async signIn(name: string): Promise<string> {
     try {
-      this.me = (await this.ask<{ name: string }>("me", { name })).name;
+      this.me = (await this.do<{ name: string }>("sign_in", { name })).name;
     } catch (error) {
       return words(error);
     }
@@ -137,7 +143,7 @@ export class LibraryStore {
     const number = ++this.number;
     this.searching = true;
     try {
-      const page = await this.ask<EntryPage>(`directions?${this.query(more ? this.after : null)}`);
+      const page = await this.ask<EntryPage>("search", this.query(more ? this.after : null));
       if (number !== this.number) return;
       this.found = more ? [...this.found, ...page.entries.filter(({ id }) => !this.found.some((entry) => entry.id === id))] : page.entries;
       [this.after, this.failed, this.searched] = [page.after, "", true];
@@ -148,17 +154,18 @@ export class LibraryStore {
     }
   }
 
-  private query(after: string | null): string {
+  private query(after: string | null): Queries["library_search"] {
     const { text, user, mine, everyModel, site, votes, sort } = this.filter;
-    const query = new URLSearchParams({ sort });
-    if (text.trim()) query.set("text", text.trim());
     const who = mine ? (this.me ?? "") : user.trim();
-    if (who) query.set("user", who);
-    if (!everyModel && this.session.model) query.set("here", "true");
-    if (site.trim()) query.set("site", site.trim());
-    if (votes !== null && Number.isFinite(votes)) query.set("min_votes", String(Math.round(votes)));
-    if (after) query.set("after", after);
-    return query.toString();
+    return {
+      sort,
+      ...(text.trim() && { text: text.trim() }),
+      ...(who && { user: who }),
+      ...(!everyModel && this.session.model && { here: true }),
+      ...(site.trim() && { site: site.trim() }),
+      ...(votes !== null && Number.isFinite(votes) && { min_votes: Math.round(votes) }),
+      ...(after && { after }),
+    };
   }
 
   // ── directions ────────────────────────────────────────────────────────────────────────────────────────────
@@ -179,7 +186,7 @@ export class LibraryStore {
       form.busy = true;
       try {
         const body = { direction: ref, name, ...(description.trim() ? { description } : {}) };
-        const entry = await this.ask<Entry>("directions", body);
+        const entry = await this.do<Entry>("save", body);
         if (this.saving === form) this.saving = null;
         this.session.notify("Saved to the library");
         await Promise.all([this.one.read(entry.id), this.search()]);
@@ -195,7 +202,7 @@ export class LibraryStore {
   /** Into the live session and onto the screen; answers why not, or nothing. */
   async open(id: string, linked = false): Promise<string> {
     try {
-      this.look(await this.ask<SavedRef>(`directions/${encodeURIComponent(id)}/open`, {}), linked);
+      this.look(await this.do<SavedRef>("open", { id }), linked);
       return "";
     } catch (error) {
       return words(error);
@@ -224,7 +231,7 @@ export class LibraryStore {
       let last: { entry: Entry; new: boolean } | null = null;
       for (const file of all) {
         try {
-          last = await this.ask<{ entry: Entry; new: boolean }>("import", file);
+          last = await this.do<{ entry: Entry; new: boolean }>("import", { data: file });
         } catch (error) {
           if (error instanceof WireError && error.name === "NoUser") throw error;
           this.importing = [...this.importing, { name: file.name, error: words(error) }];
@@ -239,7 +246,7 @@ export class LibraryStore {
   /** Tells what was deleted, with the way back. */
   undoable(text: string, { event }: Undoable, again: () => Promise<void>): void {
     const undo = async () => {
-      if (await this.change(() => this.ask("undo", { event }))) await Promise.all([again(), this.search()]);
+      if (await this.change(() => this.do("undo", { event }))) await Promise.all([again(), this.search()]);
     };
     this.session.notify(text, "lasting", { label: "Undo", run: () => void undo() });
   }

@@ -2,10 +2,21 @@ import { words } from "../connect/connector";
 import type { EditSchema, MethodSchema, Values } from "../lib/forms";
 import type { Session } from "./session.svelte";
 
+export interface TaskSchema {
+  id: string;
+  title: string;
+  about: string;
+  /** Of its own, those that a form begins with; "" for none in particular. */
+  label: string;
+  position: string;
+  /** Whether sentences may come before each prompt. */
+  prefixes: boolean;
+}
+
 interface Manifest {
   edits: EditSchema[];
   methods: MethodSchema[];
-  tasks: { id: string; title: string; about: string }[];
+  tasks: TaskSchema[];
   broken: Record<string, string>;
 }
 

@@ -16,7 +16,7 @@ export class OneStore {
     if (this.id !== id) [this.whole, this.failed] = [null, ""];
     this.id = id;
     try {
-      const whole = await this.library.ask<Whole>(`directions/${encodeURIComponent(id)}`);
+      const whole = await this.library.ask<Whole>("read", { id });
       if (this.id === id) [this.whole, this.failed] = [whole, ""];
     } catch (error) {
       if (this.id === id) [this.whole, this.failed] = [null, words(error)];
@@ -31,7 +31,7 @@ export class OneStore {
   async rename(name: string): Promise<boolean> {
     const { id, version } = this.whole!.entry;
     const { library } = this;
-    const renamed = await library.change(() => library.ask<Entry>(`directions/${id}`, { name, seen: version }, "PATCH"));
+    const renamed = await library.change(() => library.do<Entry>("rename", { id, name, seen: version }));
     if (renamed) await Promise.all([this.read(id), library.search()]);
     return !!renamed;
   }
@@ -39,31 +39,31 @@ export class OneStore {
   async remove(): Promise<void> {
     const { id, name } = this.whole!.entry;
     const { library } = this;
-    const gone = await library.change(() => library.ask<Undoable>(`directions/${id}`, undefined, "DELETE"));
+    const gone = await library.change(() => library.do<Undoable>("delete", { id }));
     if (!gone) return;
     this.back();
     library.undoable(`Deleted ${isolated(name)}`, gone, () => this.read(id));
   }
 
   describe(text: string): Promise<boolean> {
-    return this.say(() => this.library.ask<Description>(`directions/${this.id}/descriptions`, { text }));
+    return this.say(() => this.library.do<Description>("describe", { id: this.id, text }));
   }
 
   editDescription({ id, version }: Description, text: string): Promise<boolean> {
-    return this.say(() => this.library.ask<Description>(`descriptions/${id}`, { text, seen: version }, "PATCH"));
+    return this.say(() => this.library.do<Description>("edit_description", { id, text, seen: version }));
   }
 
   comment(text: string): Promise<boolean> {
-    return this.say(() => this.library.ask<Comment>(`directions/${this.id}/comments`, { text }));
+    return this.say(() => this.library.do<Comment>("comment", { id: this.id, text }));
   }
 
   /** Takes a description or a comment away, for undo. */
-  async unsay(kind: "descriptions" | "comments", id: string): Promise<void> {
+  async unsay(kind: "description" | "comment", id: string): Promise<void> {
     const { library, id: of } = this;
-    const gone = await library.change(() => library.ask<Undoable>(`${kind}/${id}`, undefined, "DELETE"));
+    const gone = await library.change(() => library.do<Undoable>(`delete_${kind}`, { id }));
     if (!gone) return;
     await this.read(of);
-    library.undoable(kind === "comments" ? "Comment deleted" : "Description deleted", gone, () => this.read(of));
+    library.undoable(kind === "comment" ? "Comment deleted" : "Description deleted", gone, () => this.read(of));
   }
 
   /** Up or down; the same again withdraws. */
@@ -71,7 +71,7 @@ export class OneStore {
     const { library } = this;
     const voted = await library.change(() => {
       const { mine } = this.whole?.descriptions.find(({ id }) => id === description.id) ?? description; // who one is may be known only now
-      return library.ask<Description>(`descriptions/${description.id}/vote`, { value: mine === value ? 0 : value }, "PUT");
+      return library.do<Description>("vote", { id: description.id, value: mine === value ? 0 : value });
     });
     if (voted) this.replace(voted);
   }

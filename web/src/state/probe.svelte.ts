@@ -1,11 +1,13 @@
 import { words } from "../connect/connector";
-import type { Covariance, ProbeChoices, ProbeData, ProbeDetail, ProbeInfo, ProbeReading, ProbeRecipe, Run } from "../connect/wire";
-import { aimOf, axisClass, editOf, isProbeEdit, landing, margin, readTable, towards, type Aim, type Method } from "../lib/probe";
+import type { Covariance, Job, ProbeChoices, ProbeData, ProbeDetail, ProbeInfo, ProbeReading, ProbeRecipe, Run } from "../connect/wire";
+import { aimOf, axisClass, editOf, isProbeEdit, landing, margin, METHOD, readTable, signature, towards, type Aim, type Method } from "../lib/probe";
+import type { ManifestStore, TaskSchema } from "./manifest.svelte";
 import { bare, type Session } from "./session.svelte";
 
-/** What is asked for in the form. */
+/** What is asked for in the form. label, position: "" for the task's own. */
 export interface Form {
-  source: "ioi" | "gender" | "file";
+  /** A task; "" for a file of the reader's own; null for the first task there is. */
+  source: string | null;
   n: number;
   seed: number;
   prefixes: boolean;
@@ -15,10 +17,6 @@ export interface Form {
   label: string;
 }
 
-const USUAL: Record<string, { label: string; position: string }> = {
-  ioi: { label: "order", position: "S2" },
-  gender: { label: "gender", position: "NAME" },
-};
 /** Kinds of site that a probe is offered; the model may lack some. */
 const KINDS = ["resid_pre", "resid_mid", "attn_out", "mlp_out"];
 /** Over half way up is where SmolLM2's order is both readable and used. */
@@ -30,11 +28,14 @@ const SURE = 10;
 
 /** The Probe tab: what to fit, the probe that is shown, and where its target is. */
 export class ProbeStore {
-  form: Form = $state({ source: "ioi", n: 120, seed: 0, prefixes: false, kind: "resid_mid", layer: -1, position: "S2", label: "order" });
+  form: Form = $state({ source: null, n: 120, seed: 0, prefixes: false, kind: "resid_mid", layer: -1, position: "", label: "" });
   file: { name: string; text: string } | null = $state.raw(null);
   choices: ProbeChoices | null = $state.raw(null);
   /** Why the data cannot be read. */
   refused = $state("");
+  /** What a fit would take, in seconds; or why there can be none. */
+  cost: number | null = $state(null);
+  declined = $state("");
   detail: ProbeDetail | null = $state.raw(null);
   private fetched: { probe: string; reading: ProbeReading } | null = $state.raw(null);
   error = $state("");
@@ -45,7 +46,10 @@ export class ProbeStore {
   /** What the slider is at while it is held. */
   private dragged: number | null = $state(null);
   private chosen = $state("");
+  /** Fits asked for from here: a newer one stops the others. */
+  private mine: string[] = [];
   private wantedData = "";
+  private wantedCost = "";
   private wantedDetail = "";
   private wantedReading = "";
 
@@ -58,18 +62,30 @@ export class ProbeStore {
     return this.form.layer < 0 ? Math.round(USUAL_DEPTH * layers) : Math.min(this.form.layer, layers - 1);
   });
   kind = $derived(this.kinds.includes(this.form.kind) ? this.form.kind : (this.kinds[0] ?? "resid_pre"));
+  tasks: TaskSchema[] = $derived.by(() => this.manifest.tasks);
+  source = $derived.by(() => this.form.source ?? this.tasks[0]?.id ?? "");
+  /** The task that is chosen; null for a file. */
+  task: TaskSchema | null = $derived.by(() => this.tasks.find(({ id }) => id === this.source) ?? null);
+  label = $derived.by(() => this.form.label || (this.task?.label ?? ""));
+  position = $derived.by(() => this.form.position || (this.task?.position ?? ""));
   data: ProbeData | null = $derived.by(() => {
-    const { source, n, seed, prefixes } = this.form;
-    if (source === "file") return this.file && { kind: "file", ...this.file };
-    return { kind: "task", task: source, n, seed, prefixes };
+    const { task, form, file } = this;
+    if (task) return { kind: "task", task: task.id, n: form.n, seed: form.seed, prefixes: task.prefixes && form.prefixes };
+    return this.source === "" && file ? { kind: "file", ...file } : null;
   });
   recipe: ProbeRecipe | null = $derived.by(() =>
-    this.data && this.form.label && this.form.position
-      ? { data: this.data, site: `${this.kind}.${this.layer}`, position: this.form.position, label: this.form.label }
+    this.data && this.label && this.position
+      ? { data: this.data, site: `${this.kind}.${this.layer}`, position: this.position, label: this.label }
       : null,
   );
-  probes: ProbeInfo[] = $derived.by(() => this.session.state?.probes ?? []);
-  probing = $derived.by(() => this.session.state?.probing ?? null);
+  probes: ProbeInfo[] = $derived.by(() => (this.session.state?.probes ?? []).filter(({ mapped }) => mapped !== "none"));
+  private jobs: Job[] = $derived.by(() => (this.session.state?.jobs ?? []).filter(({ method }) => method === METHOD));
+  /** The fit under way, or what went wrong last. */
+  job: Job | null = $derived.by(() => {
+    const last = this.jobs.at(-1);
+    const wrong = last?.phase === "failed" || (last?.phase === "done" && last.note) ? last : null;
+    return this.jobs.find(({ phase }) => phase === "running") ?? this.jobs.find(({ phase }) => phase === "waiting") ?? wrong ?? null;
+  });
   /** The live prompt's own unedited run: A may be another. */
   base: Run | null = $derived.by(() => {
     const { runs, state } = this.session;
@@ -114,6 +130,7 @@ export class ProbeStore {
 
   constructor(
     private session: Session,
+    private manifest: ManifestStore,
     private selected: () => number,
   ) {}
 
@@ -129,8 +146,8 @@ export class ProbeStore {
     }
     setTimeout(() => {
       if (this.wantedData !== key) return;
-      this.session.connector.intent("read_data", { data }).then(
-        (choices) => this.wantedData === key && this.choose(choices as ProbeChoices),
+      this.session.connector.query<ProbeChoices>("read_data", { data: $state.snapshot(data) }).then(
+        (choices) => this.wantedData === key && this.choose(choices),
         (error: unknown) => {
           if (this.wantedData === key) [this.choices, this.refused] = [null, words(error)];
         },
@@ -138,13 +155,44 @@ export class ProbeStore {
     }, PAUSE);
   }
 
+  /** A label and a position that this data has: what was chosen, the task's own, or the first that a probe can be fitted to. */
   private choose(choices: ProbeChoices): void {
     [this.choices, this.refused] = [choices, ""];
-    const usual = USUAL[this.form.source];
-    const labels = choices.labels.filter((label) => label.classes > 1 && label.classes <= MOST_CLASSES).map((label) => label.name);
-    const positions = choices.positions.filter((position) => !position.lacking).map((position) => position.name);
-    if (!choices.labels.some(({ name }) => name === this.form.label)) this.form.label = usual?.label ?? labels[0] ?? choices.labels[0]?.name ?? "";
-    if (!choices.positions.some(({ name }) => name === this.form.position)) this.form.position = usual?.position ?? positions[0] ?? "";
+    const labels = choices.labels.map(({ name }) => name);
+    const positions = choices.positions.map(({ name }) => name);
+    if (!labels.includes(this.label)) {
+      const fit = choices.labels.find(({ classes }) => classes > 1 && classes <= MOST_CLASSES);
+      this.form.label = [this.task?.label, fit?.name, labels[0]].find((name) => name && labels.includes(name)) ?? "";
+    }
+    if (!positions.includes(this.position)) {
+      const whole = choices.positions.find(({ lacking }) => !lacking);
+      this.form.position = [this.task?.position, whole?.name].find((name) => name && positions.includes(name)) ?? "";
+    }
+  }
+
+  /** Other prompts: their own label and position, unless they have those that are chosen. */
+  choosePrompts(source: string): void {
+    this.form.source = source;
+    [this.form.label, this.form.position] = ["", ""];
+  }
+
+  /** Call from an effect: what the fit that is asked for would take. */
+  followCost(): (() => void) | undefined {
+    const { recipe, choices } = this;
+    const key = recipe && choices && this.session.model ? `${this.session.model.hash}|${JSON.stringify(recipe)}` : "";
+    if (key === this.wantedCost) return;
+    if (!recipe || !key) {
+      [this.wantedCost, this.cost, this.declined] = ["", null, ""];
+      return;
+    }
+    const timer = setTimeout(() => {
+      this.wantedCost = key;
+      this.session.connector.query<{ seconds: number | null }>("cost", { method: METHOD, args: $state.snapshot(recipe) }).then(
+        ({ seconds }) => this.wantedCost === key && ([this.cost, this.declined] = [seconds, ""]),
+        (error: unknown) => this.wantedCost === key && ([this.cost, this.declined] = [null, words(error)]),
+      );
+    }, PAUSE);
+    return () => clearTimeout(timer);
   }
 
   /** Call from an effect: the pictures of the probe that is shown. */
@@ -177,11 +225,56 @@ export class ProbeStore {
     );
   }
 
-  async fit(change: Partial<Form> = {}): Promise<void> {
-    Object.assign(this.form, change);
-    if (!this.recipe) return;
-    const value = (await this.session.send("fit_probe", { ...this.recipe })) as { name?: string } | undefined;
-    if (value?.name) this.show(value.name);
+  async fit(): Promise<void> {
+    if (this.recipe) await this.start($state.snapshot(this.recipe) as ProbeRecipe);
+  }
+
+  /** The same label of the same prompts read elsewhere: the form asks for that then. */
+  async fitAt(site: string, position: string): Promise<void> {
+    const { shown } = this;
+    if (!shown) return;
+    const data = await this.dataOf(shown);
+    if (!data) return this.session.notify("The prompts of that probe are not known any more: choose them, and press Fit.", "error");
+    const [kind, layer] = site.split(".");
+    if (data.kind === "task") Object.assign(this.form, { source: data.task, n: data.n, seed: data.seed, prefixes: data.prefixes });
+    if (data.kind === "file") [this.form.source, this.file] = ["", { name: data.name, text: data.text ?? "" }];
+    Object.assign(this.form, { kind, layer: Number(layer ?? 0), position, label: shown.label });
+    await this.start({ data, site, position, label: shown.label });
+  }
+
+  /** The prompts of a probe, a file with its text. */
+  private async dataOf({ data, item }: ProbeInfo): Promise<ProbeData | null> {
+    if (data?.kind !== "file") return data;
+    if (!item) return this.file?.name === data.name ? { kind: "file", ...this.file } : null;
+    const kept = await this.session.connector.query<{ args: { data?: ProbeData } }>("item", { name: item }).catch(() => null);
+    return kept?.args.data ?? null;
+  }
+
+  private async start(recipe: ProbeRecipe): Promise<void> {
+    const there = await this.there(recipe);
+    if (there) return this.show(there.name);
+    for (const { id, phase } of this.jobs)
+      if (this.mine.includes(id) && (phase === "running" || phase === "waiting")) await this.session.send("cancel", { job: id });
+    const started = (await this.session.send("start", { method: METHOD, args: recipe })) as { job: string } | undefined;
+    if (!started) return;
+    this.mine = [...this.mine, started.job];
+    this.show("");
+  }
+
+  /** The probe of this recipe that is mapped already, a file's text compared too. */
+  private async there(recipe: ProbeRecipe): Promise<ProbeInfo | null> {
+    for (const probe of this.probes) {
+      if (probe.mapped !== "whole" || !probe.item || signature(probe) !== signature(recipe)) continue;
+      if (recipe.data.kind === "task") return probe;
+      const data = await this.dataOf(probe);
+      if (data?.kind === "file" && recipe.data.kind === "file" && data.text === recipe.data.text) return probe;
+    }
+    return null;
+  }
+
+  /** Stops what is under way, or is done with what went wrong. */
+  async cancel(): Promise<void> {
+    if (this.job) await this.session.send("cancel", { job: this.job.id });
   }
 
   show(name: string): void {
@@ -192,7 +285,7 @@ export class ProbeStore {
   async open(file: File): Promise<void> {
     try {
       this.file = { name: file.name, text: readTable(file.name, new Uint8Array(await file.arrayBuffer())) };
-      this.form.source = "file";
+      this.choosePrompts("");
     } catch (error) {
       [this.file, this.refused, this.choices] = [null, words(error), null];
     }
@@ -254,8 +347,3 @@ export class ProbeStore {
   }
 }
 
-/** What makes two recipes one, a file by its name. */
-function signature({ data, site, position, label }: ProbeRecipe): string {
-  const from = data.kind === "file" ? ["file", data.name] : ["task", data.task, data.n, data.seed, data.prefixes];
-  return JSON.stringify([from, site, position, label]);
-}

@@ -1,4 +1,5 @@
-import { words } from "../connect/connector";
+import { words, WireError, type Intents, type Queries } from "../connect/connector";
+import type { Tensors } from "../connect/safetensors";
 import type { PromptsAnswer, TextRef } from "../connect/wire";
 import { BUILT_IN, emptyText, isRefused, textRef, type TextForm } from "../lib/texts";
 import { mixField, Turns, type Part } from "../lib/mix";
@@ -30,6 +31,10 @@ interface Row {
   sink: Uint8Array;
 }
 
+/** A query and its arguments. */
+type Ask = ["prompts_coef", Queries["prompts_coef"]] | ["prompts_logits", Queries["prompts_logits"]];
+const keyOf = ([name, args]: Ask): string => `${name} ${JSON.stringify(args)}`;
+
 /** The page of random prompts beside one's own, and the row of the stream it is coloured by. */
 export class PromptStore {
   form: PromptForm = $state({ text: emptyText(), n: 20, length: 40, seed: 0 });
@@ -46,6 +51,13 @@ export class PromptStore {
   private wanted = "";
   private wantedRow = "";
   private stop = new AbortController();
+  /** The job that draws. */
+  job = $state("");
+  /** What is said of it while it waits for others, or runs. */
+  stage = $derived.by(() => {
+    const job = this.session.state?.jobs?.find(({ id }) => id === this.job);
+    return !job ? "" : job.phase === "waiting" ? "Waiting for the job before it" : job.stage;
+  });
   private cache = new Map<string, Promise<unknown>>();
   private turns = new Turns();
   private kept: Float32Array | null = null;
@@ -98,17 +110,18 @@ export class PromptStore {
     return kind === "hub" ? hub.trim() : kind === "file" ? (file?.name ?? "") : "the typed text";
   }
 
-  /** One's own prompts come at once, for their runs are there; then those drawn from the text. */
-  private async ask(key: string, args: { text: TextRef; n: number; length: number; seed: number; own: string[] }): Promise<void> {
-    this.stop.abort();
+  /** One's own prompts come at once, for their runs are there; then those that a job draws from the text. */
+  private async ask(key: string, { own, ...drawing }: { text: TextRef; n: number; length: number; seed: number; own: string[] }): Promise<void> {
+    this.leave();
     const stop = (this.stop = new AbortController());
     this.wanted = key;
     this.waiting = Date.now();
     this.error = "";
     const source = this.source;
     try {
-      if (!this.page && args.own.length) await this.post({ ...args, n: 0 }, stop.signal);
-      await this.post(args, stop.signal);
+      if (!this.page && own.length) await this.read({ own }, stop.signal);
+      const drawn = drawing.n > 0 ? await this.draw(drawing, stop.signal) : null;
+      await this.read({ own, drawn }, stop.signal);
       if (this.stop === stop) this.from = source;
     } catch (error) {
       if (!stop.signal.aborted) this.error = words(error);
@@ -116,15 +129,34 @@ export class PromptStore {
     if (this.stop === stop) this.waiting = 0;
   }
 
-  private async post(args: object, signal: AbortSignal): Promise<void> {
-    const page = readPage(await this.session.connector.json<PromptsAnswer>("api/prompts", args, signal));
+  /** The job that has drawn them, once it has. */
+  private async draw(drawing: Intents["draw_prompts"], signal: AbortSignal): Promise<string> {
+    const { job, ready } = (await this.session.connector.intent("draw_prompts", drawing)) as { job: string; ready: boolean };
+    if (ready) return job;
+    if (signal.aborted) this.session.drop(job);
+    else this.job = job;
+    const ended = await this.session.ended(job, signal);
+    if (this.job === job) this.job = "";
+    if (ended?.error) throw new WireError(ended.error);
+    return job;
+  }
+
+  private async read(args: { own: string[]; drawn?: string | null }, signal: AbortSignal): Promise<void> {
+    const page = readPage(await this.session.connector.query<PromptsAnswer>("prompts", args, signal));
     if (signal.aborted) return;
     this.page = page;
     this.hover = null;
   }
 
-  cancel(): void {
+  /** Stops what is under way. */
+  private leave(): void {
     this.stop.abort();
+    this.session.drop(this.job);
+    this.job = "";
+  }
+
+  cancel(): void {
+    this.leave();
     this.waiting = 0;
     this.error = "Stopped. Ask again with other settings, or for new ones.";
   }
@@ -154,44 +186,41 @@ export class PromptStore {
     return this.kept;
   }
 
-  /** What the row on screen is made of: addresses, by dictionary; one alone for the logit difference. */
-  private parts(): string[] {
+  /** What the row on screen is made of: queries, by dictionary; one alone for the logit difference. */
+  private parts(): Ask[] {
     const metric = this.session.state?.metric;
     if (!this.page || this.at() < 0) return [];
-    const here = `api/prompts/${this.page.id}`;
-    if (this.view.current.direction === "logit") return metric ? [`${here}/logits?positive=${metric.positive.id}&negative=${metric.negative.id}&row=${this.at()}`] : [];
-    return this.mixing.play.map((source) => `${here}/coef?dictionary=${encodeURIComponent(source)}&row=${this.at()}`);
+    const here = { page: this.page.id, row: this.at() };
+    if (this.view.current.direction !== "logit") return this.mixing.play.map((dictionary) => ["prompts_coef", { ...here, dictionary }]);
+    return metric ? [["prompts_logits", { ...here, positive: metric.positive.id, negative: metric.negative.id }]] : [];
   }
   private rowKey(): string {
-    return this.parts().join(" ");
+    return this.parts().map(keyOf).join(" ");
   }
 
   /** Call from an effect: keeps the coordinates in step with page, row and direction; weights need nothing. */
   followRow(): void {
-    const [paths, play] = [this.parts(), this.mixing.play];
-    const key = paths.join(" ");
+    const [parts, play] = [this.parts(), this.mixing.play];
+    const key = parts.map(keyOf).join(" ");
     if (key === this.wantedRow || this.view.dragging) return;
     this.wantedRow = key;
     if (!key) {
       this.row = null;
       return;
     }
-    this.load(key, paths, this.view.current.direction === "logit" ? [] : play).then(
+    this.load(key, parts, this.view.current.direction === "logit" ? [] : play).then(
       (row) => this.wantedRow === key && (this.row = row),
       (error: unknown) => this.wantedRow === key && ([this.error, this.row] = [words(error), null]),
     );
   }
 
-  private async load(key: string, paths: string[], sources: string[]): Promise<Row> {
-    const { connector } = this.session;
+  private async load(key: string, parts: Ask[], sources: string[]): Promise<Row> {
+    const ask = <T>(part: Ask, read: (file: Tensors) => T) => this.once(keyOf(part), async () => read(await this.session.connector.query<Tensors>(part[0], part[1])));
     if (!sources.length) {
-      const { logits, norm, sink } = await this.once(paths[0], async () => {
-        const file = await connector.tensors(paths[0]);
-        return { logits: readLogits(file), norm: readNorm(file), sink: readSink(file) };
-      });
+      const { logits, norm, sink } = await ask(parts[0], (file) => ({ logits: readLogits(file), norm: readNorm(file), sink: readSink(file) }));
       return { key, coefs: new Map(), logits, norm, sink };
     }
-    const found = await Promise.all(paths.map((path) => this.once(path, async () => readRow(await connector.tensors(path)))));
+    const found = await Promise.all(parts.map((part) => ask(part, readRow)));
     const { norm, sink } = found[0];
     return { key, coefs: new Map(found.map((coefs, i) => [sources[i], coefs])), logits: null, norm, sink };
   }

@@ -1,5 +1,5 @@
-import { words, type Connection, type Connector } from "../connect/connector";
-import type { Edit, ModelInfo, Run, ShownEdit, State } from "../connect/wire";
+import { words, type Connection, type Connector, type Intents } from "../connect/connector";
+import type { Edit, Job, ModelInfo, Run, ShownEdit, State } from "../connect/wire";
 import { Notices, type Notice } from "./notices.svelte";
 
 /** A mirror of the server's session; everything that changes it is an intent. */
@@ -19,6 +19,8 @@ export class Session {
   /** What is on screen answers an earlier question. */
   behind = $derived(!!this.looked && this.looked.version < (this.state?.version ?? 0));
 
+  private awaited = new Set<() => void>();
+
   constructor(readonly connector: Connector) {}
 
   start(): () => void {
@@ -26,10 +28,35 @@ export class Session {
       state: (state) => {
         const told = this.state?.notices ?? [];
         this.state = state;
+        for (const look of [...this.awaited]) look();
         for (const text of state.notices) if (!told.includes(text)) this.notify(text, "lasting");
       },
       connection: (connection) => (this.connection = connection),
     });
+  }
+
+  /** Until a job has ended, or its line is put away; null then. The news of a job may come after its number. */
+  ended(id: string, signal: AbortSignal): Promise<Job | null> {
+    return new Promise((resolve, reject) => {
+      let seen = false;
+      const stop = () => (this.awaited.delete(look), signal.removeEventListener("abort", left));
+      const left = () => (stop(), reject(signal.reason));
+      const look = () => {
+        const job = this.state?.jobs?.find((other) => other.id === id) ?? null;
+        const under = job?.phase === "waiting" || job?.phase === "running";
+        if (under || (!job && !seen)) seen ||= under;
+        else (stop(), resolve(job));
+      };
+      this.awaited.add(look);
+      signal.addEventListener("abort", left);
+      if (signal.aborted) left();
+      else look();
+    });
+  }
+
+  /** Stops a job that nobody waits for any more; it may have ended. */
+  drop(job: string): void {
+    if (job) this.connector.intent("cancel", { job }).catch(() => {});
   }
 
   private run(id: string | null | undefined): Run | null {
@@ -41,7 +68,7 @@ export class Session {
   }
 
   /** Sends an intent; a refusal is shown in the server's words and answers undefined. */
-  async send(intent: string, args: Record<string, unknown> = {}): Promise<unknown> {
+  async send<N extends keyof Intents>(intent: N, args?: Intents[N]): Promise<unknown> {
     try {
       return await this.connector.intent(intent, args);
     } catch (error) {
@@ -51,7 +78,7 @@ export class Session {
   }
 
   /** The same, answering whether it was accepted. */
-  async accepted(intent: string, args: Record<string, unknown>): Promise<boolean> {
+  async accepted<N extends keyof Intents>(intent: N, args: Intents[N]): Promise<boolean> {
     return this.connector.intent(intent, args).then(
       () => true,
       (error: unknown) => {

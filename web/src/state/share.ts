@@ -1,5 +1,5 @@
-import type { State } from "../connect/wire";
-import { isProbeEdit } from "../lib/probe";
+import type { Edit, ProbeRecipe, State } from "../connect/wire";
+import { isProbeEdit, METHOD, signature } from "../lib/probe";
 import { toClipboard } from "../root/host";
 import { bare } from "./session.svelte";
 import type { App } from "./app.svelte";
@@ -42,15 +42,34 @@ export async function copy(app: App, text: string, done: string): Promise<boolea
 /** What the probes on the stack are fitted from. A file's text does not fit in a link. */
 function probesOf({ edits, probes }: State): Shared["probes"] {
   const used = new Set(edits.map((edit) => (isProbeEdit(edit) ? edit.probe : "")));
-  return probes.filter(({ name }) => used.has(name)).map(({ name, data, site, position, label }) => ({ name, data, site, position, label }));
+  return probes.flatMap(({ name, data, site, position, label }) => (data && used.has(name) ? [{ name, data, site, position, label }] : []));
 }
 
 /** Fits what a link's edits need; answers whether there is nothing left to wait for. */
 async function probesThere(app: App, state: State, shared: Shared): Promise<boolean> {
-  const lacking = shared.probes.find(({ name, data }) => data?.kind === "task" && !state.probes.some((probe) => probe.name === name));
-  if (!lacking || state.probing?.error) return true;
-  const { name, ...recipe } = lacking;
-  return state.probing?.name !== name && !(await app.session.accepted("fit_probe", recipe));
+  const lacking = shared.probes.find((probe) => probe.data?.kind === "task" && !alike(state, probe));
+  if (!lacking) return true;
+  const { name: _, ...recipe } = lacking;
+  const job = state.jobs?.findLast(({ method, args }) => method === METHOD && signature(args) === signature(recipe));
+  if (job) return job.phase !== "waiting" && job.phase !== "running";
+  return !(await app.session.accepted("start", { method: METHOD, args: recipe }));
+}
+
+/** The probe here that is of the same prompts, label and place: what a link calls it may be another's name here. */
+function alike({ probes }: State, recipe: ProbeRecipe) {
+  return probes.find((probe) => signature(probe) === signature(recipe));
+}
+
+/** A link's edits, with the probes' names here. One whose own is not here names none, and says so. */
+function renamed(state: State, shared: Shared): Edit[] {
+  return shared.edits.map((edit) => {
+    if (!isProbeEdit(edit)) return edit;
+    const recipe = shared.probes.find(({ name }) => name === edit.probe);
+    const here = recipe && alike(state, recipe);
+    if (here) return { ...edit, probe: here.name };
+    const another = recipe && state.probes.some(({ name }) => name === edit.probe);
+    return another ? { ...edit, probe: `${edit.probe}, of the link` } : edit;
+  });
 }
 
 /**
@@ -72,7 +91,7 @@ export async function restore(app: App, shared: Shared): Promise<boolean> {
   if (!(await probesThere(app, state, shared))) return false;
   await session.setPrompt(shared.prompt, shared.bos);
   if (shared.metric) await session.send("set_metric", shared.metric);
-  await session.send("set_edits", { edits: shared.edits });
+  await session.send("set_edits", { edits: renamed(session.state ?? state, shared) });
   if (state.model.hash !== shared.hash)
     session.notify(
       `This link was made with another model: ${shared.model} (${shared.hash.slice(0, 8)}). Here it is ${state.model.name} (${state.model.hash.slice(0, 8)}), so numbers may differ.`,

@@ -2,11 +2,11 @@
 
 import time
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 
 from residscope.engine.layout import Layout
+from residscope.once import once
 
 OVERHEAD_TOKENS = 40  # what one block of one pass costs beside its tokens (weights read, calls made), in tokens
 
@@ -54,7 +54,7 @@ def prices_of(layout: Layout) -> Prices:
     )
 
 
-@cache
+@once
 def gemm_rate(device: str, dtype: torch.dtype, shapes: tuple[tuple[int, int], ...], rows: int = 1024) -> float:
     """FLOPs per second this machine reaches on the products [rows, d_in] @ [d_in, d_out], the best of a few tries of each."""
     flops, seconds = 0, 0.0

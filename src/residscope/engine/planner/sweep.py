@@ -26,7 +26,7 @@ from residscope.engine.preparing import join, prepare, sources_kept
 from residscope.engine.protocols import Edit, GradientReadout, LeastEdit, LogitReadout, Readout
 from residscope.engine.recording import Recording
 from residscope.engine.seams import NotByRow
-from residscope.engine.turns import lock_of
+from residscope.engine.turns import lock_of, repeated
 from residscope.engine.windows import whole_cache
 from residscope.errors import BadSweep, SweepCancelled, SweepInterrupted, WeightsChanged
 from residscope.model.prompts import Batch
@@ -134,17 +134,22 @@ class Sweep:
         sites |= {table.canonical(s) for name in self.readout.sites for s in table.expand(name) if s.name != "logits"}
         held = {site for edit in every if edit.needs_unedited for site in edit.places(table)}
         keys_values = [*table.expand("k"), *table.expand("v")] if any(self.cells) else []
-        cache = None
-        if any(s.name in INSIDE_ATTENTION for e in self.background for s in e.places(table)):
+        inside = any(s.name in INSIDE_ATTENTION for e in self.background for s in e.places(table))
+        if inside:
             sites.update(keys_values)  # a cache would have them as they were before their edits
-        elif keys_values:
-            cache = whole_cache()
-        with lock_of(model.hf):
-            unedited = forward(model.layout, batch, capture=held) if held else {}
-            values = forward(model.layout, batch, capture=sites, edits=self.background, unedited=unedited, cache=cache)
-            version = model.weights_version()
-        if cache is not None:
-            values |= {s: getattr(cache.layers[s.layer], _LONG[s.name]).transpose(1, 2) for s in keys_values}
+
+        def passes() -> tuple[dict[Site, Tensor], dict[Site, Tensor], Any]:
+            cache = whole_cache() if keys_values and not inside else None  # a new one each time that it is made again
+            with lock_of(model.hf):
+                unedited = forward(model.layout, batch, capture=held) if held else {}
+                values = forward(
+                    model.layout, batch, capture=sites, edits=self.background, unedited=unedited, cache=cache
+                )
+                if cache is not None:
+                    values |= {s: getattr(cache.layers[s.layer], _LONG[s.name]).transpose(1, 2) for s in keys_values}
+                return unedited, values, model.weights_version()
+
+        unedited, values, version = repeated(model.hf, passes)
         recording = Recording(model, batch, values, edits=self.background, unedited=unedited, weights=version)
         base = Base(recording, unedited)
         return base, Reader(self.readout, base, every)

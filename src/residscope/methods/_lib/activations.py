@@ -1,7 +1,8 @@
 """Activations of labelled prompts at their named positions: one recorded pass for any number of sites and positions."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from residscope.engine.model import Model
 from residscope.engine.sinks import kept, streams
+from residscope.engine.turns import lock_of
 from residscope.errors import UnknownHead, UnknownPosition, UnknownSite
 from residscope.model.prompts import PromptSet
 from residscope.model.sites import Site
@@ -17,6 +19,8 @@ from residscope.progress import Cancel, Progress, stage
 
 Key = tuple[str, str]
 """A site and a named position."""
+BATCH = 16  # prompts: small enough to see it get on
+MOST_HELD = 512 << 20  # bytes of vectors that `Recordings` holds
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +35,80 @@ class Recorded:
     def left_out(self, key: Key) -> dict[str, Any]:
         """Which prompts' vectors no statistic is taken of, and why: `first` and `sinks`, as `probe_fit.fit` takes them."""
         return {"first": self.first[key], "sinks": ~self.kept[key] & ~self.first[key]}
+
+
+class Recordings:
+    """What was recorded last of one set of prompts on one model, so that more of the same runs only what is lacking.
+
+    Within `most` bytes; other prompts, another model or other weights take its place. `worked`: what was worked out from it,
+    which goes with it. It may be called from any thread.
+    """
+
+    def __init__(self, *, most: int = MOST_HELD) -> None:
+        self._most, self._lock = most, Lock()
+        self.clear()
+
+    def clear(self) -> None:
+        with self._lock:
+            self._of: _Of | None = None
+            self._parts: tuple[dict[Key, Tensor], ...] = ({}, {}, {})
+            self._worked: dict[Hashable, Any] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held by the vectors, in bytes."""
+        with self._lock:
+            return sum(x.nbytes for x in self._parts[0].values())
+
+    def worked(self, model: Model, data: PromptSet) -> dict[Hashable, Any]:
+        """A place for what is worked out from the recordings of these prompts."""
+        of = _of(model, data)
+        with self._lock:
+            self._take(of)
+            return self._worked
+
+    def recorded(
+        self,
+        model: Model,
+        data: PromptSet,
+        sites: Sequence[str],
+        positions: Sequence[str],
+        *,
+        what: str = "Recording activations",
+        progress: Progress = None,
+        cancel: Cancel = None,
+    ) -> Recorded:
+        """`recorded`; the model runs for those sites alone that are not there yet. Raises what that does."""
+        of = _of(model, data)
+        with self._lock:
+            self._take(of)
+            known = tuple(map(dict, self._parts))
+        lacking = [site for site in sites if any((site, position) not in known[0] for position in positions)]
+        if not lacking:
+            return Recorded(*known)
+        how: dict[str, Any] = {"batch": BATCH, "what": what, "progress": progress, "cancel": cancel}
+        new = recorded(model, data, lacking, positions, **how)
+        fresh = (new.vectors, new.kept, new.first)
+        parts = tuple({**a, **b} for a, b in zip(known, fresh, strict=True))
+        with self._lock:
+            if self._is(of) and sum(x.nbytes for x in parts[0].values()) <= self._most:
+                self._parts = parts
+        return Recorded(*parts)
+
+    def _is(self, of: "_Of") -> bool:
+        return self._of is not None and self._of[0] is of[0] and self._of[1:] == of[1:]
+
+    def _take(self, of: "_Of") -> None:
+        if not self._is(of):
+            self._of, self._parts, self._worked = of, ({}, {}, {}), {}
+
+
+_Of = tuple[Model, tuple[int, ...], PromptSet]
+
+
+def _of(model: Model, data: PromptSet) -> _Of:
+    with lock_of(model.hf):
+        return model, model.weights_version(), data
 
 
 def activations(
@@ -76,7 +154,7 @@ def recorded(
 
     what: the stage that `progress` is told.
     """
-    named = {name: model.sites.canonical(_check(model, name, head)) for name in sites}
+    named = {name: model.sites.canonical(check_vector(model, name, head)) for name in sites}
     at = {position: data.at(position) for position in positions}
     capture = dict.fromkeys(s for site in named.values() for s in (site, *streams(model, site)))
     vectors: dict[Key, Tensor] = {}
@@ -125,7 +203,7 @@ def batches(model: Model, data: PromptSet, *, size: int) -> Iterator[list[int]]:
     return (order[start : start + size] for start in range(0, len(order), size))
 
 
-def _check(model: Model, name: str, head: int | None) -> Site:
+def check_vector(model: Model, name: str, head: int | None = None) -> Site:
     """The site, which must hold a vector at each position, of the head given where it has heads."""
     site = model.sites.parse(name)
     axes = site.kind.axes

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
+from residscope.once import once
 from residscope.views.drawn.palette import LINE, LINE_2, SUNKEN, TEXT, TEXT_2, TEXT_3, ColorScale, number, signed
 
 PER_INCH = 96
@@ -133,14 +133,14 @@ def corners_of(x: float, y: float, w: float, h: float) -> list[Point]:
     return [(x, y), (x + w, y), (x + w, y + h), (x, y + h)]
 
 
-@cache
+@once
 def _font(*, mono: bool, bold: bool) -> Any:
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     return get_font(findfont(FontProperties(family=MONO if mono else SANS, weight="bold" if bold else "normal")))
 
 
-@cache
+@once
 def _letters(*, mono: bool) -> frozenset[int]:
     return frozenset(_font(mono=mono, bold=False).get_charmap())
 
@@ -151,7 +151,7 @@ def drawable(text: str, *, mono: bool = False) -> str:
     return "".join(c if ord(c) in known else f"⟨{ord(c):x}⟩" for c in signed(text))
 
 
-@cache
+@once
 def measure(text: str, size: float, *, mono: bool = False, bold: bool = False) -> float:
     """The width of a text in pixels."""
     font = _font(mono=mono, bold=bold)

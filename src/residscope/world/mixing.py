@@ -11,8 +11,8 @@ from residscope.directions import Dictionary, Direction
 from residscope.directions.mixes import mix
 from residscope.errors import NotFound, UnknownSite, WrongWidth
 from residscope.fields.directions import DictionaryTerm, MixRef, PcaRef
-from residscope.session.dictionaries import SAVED
-from residscope.session.loaded import Loaded
+from residscope.world.dictionaries import SAVED
+from residscope.world.loaded import Loaded
 
 Directions = Mapping[str, Direction]
 PREFIX = f"{SAVED}:"

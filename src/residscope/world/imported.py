@@ -13,7 +13,7 @@ from torch import Tensor
 from residscope.directions import Direction
 from residscope.directions.sent import KIND, check_model, check_whole, said_about
 from residscope.errors import MalformedTensors, WrongWidth, ZeroDirection
-from residscope.session.loaded import Loaded
+from residscope.world.loaded import Loaded
 
 MOST_NAME = 80
 MOST_DIRECTIONS = 500

@@ -58,7 +58,9 @@ def kind_of(spec: EditSpec) -> EditKind:
 
 
 def make(spec: EditSpec, world: World, n_pos: int | None = None) -> Any:
-    """The engine's edit, for a prompt of so many tokens.
+    """The engine's edit, for the live prompt of so many tokens; without n_pos for prompts of a method's own.
+
+    Those have labels and positions of theirs, which the edit is checked against when it runs.
 
     Raises:
         SiteError, DirectionError, BadEdit, UnknownPosition: what the model or the prompt lacks.
@@ -73,7 +75,7 @@ def make(spec: EditSpec, world: World, n_pos: int | None = None) -> Any:
         timeless = [site for site in places if not {"pos", "query"} & {*site.kind.axes}]
         if timeless:
             raise BadEdit(f"{timeless[0]} has no positions", received=f"pos={edit.pos}", fix="leave pos out")
-    if isinstance(edit, ConceptEdit):
+    if n_pos is not None and isinstance(edit, ConceptEdit):
         _check_typed(edit)
     if places and any(argument.field.kind == "direction" for argument in kind.arguments):
         _check_head(edit, places[0], table)

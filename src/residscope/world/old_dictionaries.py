@@ -5,9 +5,9 @@ from pathlib import Path
 
 from residscope import directions
 from residscope.errors import FileNotThere, ResidscopeError
-from residscope.session.loaded import Loaded
-from residscope.session.saved import set_aside
-from residscope.session.shelf import check_fits
+from residscope.shelf.items import check_fits
+from residscope.shelf.whole import set_aside
+from residscope.world.loaded import Loaded
 
 
 class OldDictionaries:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from residscope.errors import BadResult, ResidscopeError, explain
 from residscope.items import Item
-from residscope.reports import Record
+from residscope.reports import Record, Report
 from residscope.results import Result
 
 
@@ -52,6 +52,7 @@ def wanting(made: Any) -> str:
     for values in _numbers(made):
         if values.is_floating_point() or values.is_complex():
             missing, of = missing + int((~torch.isfinite(values)).sum()), of + values.numel()
+    missing -= made.blanks if isinstance(made, Report) else 0
     return f"{missing} of its {of} values are no numbers (NaN or infinite)." if missing else ""
 
 

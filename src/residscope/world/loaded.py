@@ -15,11 +15,11 @@ from residscope.engine.model import Model
 from residscope.errors import DirectionError, NotFound
 from residscope.methods._lib.own_tokens import readable
 from residscope.model.sites import KINDS
-from residscope.session.dictionaries import Means, describe_row, row_sites
-from residscope.session.state import Prompt, Tok
+from residscope.world.dictionaries import Means, describe_row, row_sites
+from residscope.world.values import Prompt, Tok
 
 if TYPE_CHECKING:
-    from residscope.session.shelf import ItemShelf
+    from residscope.shelf.items import ItemShelf
 
 PIN = "~sha256:"  # after an id: which dictionary of that id is meant, by its hash or the beginning of it
 LEAST_PIN = 16

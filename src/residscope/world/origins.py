@@ -10,8 +10,8 @@ from residscope.fields.base import Spec
 from residscope.fields.contrasts import Two
 from residscope.fields.texts import HubText, TypedText
 from residscope.manifest import find_method
-from residscope.session.world import SessionWorld, source_of
-from residscope.session.writing import MOST_TYPED, SessionWriter, method_code
+from residscope.world.python import MOST_TYPED, SessionWriter, method_code
+from residscope.world.session_world import SessionWorld, source_of
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from residscope.directions import Direction, logit_diff
 from residscope.fields.directions import AnyDirection, LogitDiffRef, MixRef, PcaRef, SavedRef
-from residscope.session.dictionaries import describe_row, fitted_on, in_stream
-from residscope.session.loaded import Loaded
-from residscope.session.mixing import Term, one_dictionary, terms_of
-from residscope.session.state import Metric
-from residscope.session.wire import finite
-from residscope.session.world import SessionWorld
+from residscope.json_values import finite
+from residscope.world.dictionaries import describe_row, fitted_on, in_stream
+from residscope.world.loaded import Loaded
+from residscope.world.mixing import Term, one_dictionary, terms_of
+from residscope.world.session_world import SessionWorld
+from residscope.world.values import Metric
 
 POLES = 5
 THROUGH = "read through the final norm at every layer: exact at the last, a lens before it."
@@ -25,7 +25,7 @@ ZERO = {
 
 
 def describe_dictionary(loaded: Loaded, id: str, metric: Metric | None) -> dict[str, Any]:
-    """`GET api/dictionaries` of the wire."""
+    """The query `dictionary` of the wire."""
     dictionary = loaded.dictionary(id)
     read = dictionary.read.float()
     wide = in_stream(loaded.model.sites.parse(dictionary.site))
@@ -54,7 +54,7 @@ def describe_dictionary(loaded: Loaded, id: str, metric: Metric | None) -> dict[
 
 
 def describe(ref: AnyDirection, world: SessionWorld) -> dict[str, Any]:
-    """`POST api/directions/read` of the wire."""
+    """The query `read_direction` of the wire."""
     loaded, metric, direction = world.loaded, world.shown, world.direction(ref)
     fits = in_stream(loaded.model.sites.parse(direction.site))
     read = direction.read.float()[None]

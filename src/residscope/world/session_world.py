@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from residscope import tasks
 from residscope.corpus.drawn import draw_prompts
@@ -21,14 +22,14 @@ from residscope.fields.texts import HubText, TypedText
 from residscope.metrics import log_prob, loss
 from residscope.metrics import logit_diff as logit_difference
 from residscope.model.prompts import PromptSet
-from residscope.session.loaded import Loaded
-from residscope.session.mixing import resolve_mix, saved_direction
-from residscope.session.stack import make, parse_edits
+from residscope.world.fitted import Fitted, find_probe
+from residscope.world.loaded import Loaded
+from residscope.world.mixing import resolve_mix, saved_direction
+from residscope.world.stack import make, parse_edits
 
 if TYPE_CHECKING:
-    from residscope.session.probes import Fitted
-    from residscope.session.shelf import ItemShelf
-    from residscope.session.state import Metric, Prompt, Run
+    from residscope.shelf.items import ItemShelf
+    from residscope.world.values import Metric, Prompt, Run
 
 
 def need_model(loaded: Loaded | None) -> Loaded:
@@ -45,7 +46,7 @@ class SessionWorld:
     prompt: "Prompt | None" = None
     shown: "Metric | None" = None
     directions: Mapping[str, Direction] = field(default_factory=dict)
-    fitted: "Mapping[str, Fitted]" = field(default_factory=dict)
+    fitted: Mapping[str, Fitted] = field(default_factory=dict)
     runs: "tuple[Run, ...]" = ()
     stack: tuple[EditSpec, ...] = ()
     shelf: "ItemShelf | None" = None
@@ -136,8 +137,7 @@ class SessionWorld:
         return self.loaded.dictionary(id)
 
     def probe(self, name: str) -> Any:
-        if name not in self.fitted and self.shelf is not None and name in self.shelf.items:
-            return self._item(name, "probe")
+        """Raises NotFound."""
         return find_probe(name, self.fitted).probe
 
     def text(self, ref: Any) -> Source:
@@ -167,8 +167,9 @@ class SessionWorld:
         return [make(spec, self, n_pos) for spec in specs]
 
     def edits(self, ref: Any) -> tuple[Any, ...]:
-        specs = self.stack if ref == "live" else parse_edits(ref)
-        return tuple(self.made(specs))
+        if ref == "live":
+            return tuple(self.made(self.stack))
+        return tuple(make(spec, self) for spec in parse_edits(ref))
 
     def _item(self, name: str, kind: str) -> Any:
         """An item of the shelf. Raises NotFound where it is not there, or of another kind."""
@@ -186,18 +187,6 @@ class SessionWorld:
         return self.prompt
 
 
-def find_probe(name: str, probes: "Mapping[str, Fitted]") -> "Fitted":
-    """A probe of the session. Raises NotFound."""
-    if name not in probes:
-        raise NotFound(
-            "no probe of that name is fitted",
-            received=name,
-            allowed=", ".join(probes) or "none is fitted yet",
-            fix="fit it in the Probe tab first",
-        )
-    return probes[name]
-
-
 def source_of(text: Any) -> Source:
     """The corpus. Raises CorpusError: no such built-in text, or a line of JSON without text."""
     if isinstance(text, TypedText):
@@ -209,14 +198,18 @@ def source_of(text: Any) -> Source:
     return str(text.name)
 
 
+_latest: "WeakKeyDictionary[Model, tuple[TaskData | FileData, PromptSet]]" = WeakKeyDictionary()
+
+
 def make_prompts(model: Model, data: TaskData | FileData) -> PromptSet:
-    """The labelled prompts. Raises BadTable, TaskError."""
+    """The labelled prompts; those of a model that were asked for last are not made again. Raises BadTable, TaskError."""
+    latest = _latest.get(model)
+    if latest is None or latest[0] != data:
+        latest = _latest[model] = (data, _made(model, data))
+    return latest[1]
+
+
+def _made(model: Model, data: TaskData | FileData) -> PromptSet:
     if isinstance(data, FileData):
         return tasks.from_text(model, data.text, name=data.name)
-    check_data(data)
     return tasks.find_task(data.task)(model, data.n, seed=data.seed, prefixes=data.prefixes)
-
-
-def check_data(data: TaskData | FileData) -> None:
-    if not isinstance(data, FileData):
-        tasks.find_task(data.task)

@@ -16,10 +16,12 @@ from filelock import FileLock, Timeout
 
 from residscope.corpus.vectors import one_vector
 from residscope.directions import Dictionary, new_id
+from residscope.engine.generation import Generation
 from residscope.engine.model import Model
 from residscope.errors import DamagedFile, NameTaken, NotFound, NotWritten, ResidscopeError, ShelfFull, WrongModel
 from residscope.items import Item, load_item
-from residscope.session.saved import set_aside, write_whole
+from residscope.probes.probe_map import new_probe_id, probe_in
+from residscope.shelf.whole import set_aside, write_whole
 from residscope.written import name_of
 
 BUDGET = 2 << 30
@@ -35,8 +37,8 @@ DRAFT = re.compile(r"\.(.+\.safetensors\..+|.+\.json\..+|tmp.+)")  # ours, and t
 class Kept:
     """One item of the shelf, and how it came to be. `code`: lines of Python that make it again; `line`: one expression that does.
 
-    id: of a dictionary, what it goes by in the session (`pca@resid_post.3`), whatever it is called here. `file`: where it is
-    written.
+    id: of a dictionary or a probe, what it goes by in the session (`pca@resid_post.3`), whatever it is called here. `file`: where
+    it is written.
     """
 
     name: str
@@ -104,7 +106,7 @@ class ItemShelf:
     @property
     def dictionaries(self) -> dict[str, Kept]:
         """The dictionaries on the shelf, by id."""
-        return {kept.id: kept for kept in self.items.values() if kept.id}
+        return {kept.id: kept for kept in self.items.values() if isinstance(kept.item, Dictionary)}
 
     def file(self, name: str) -> Path | None:
         """Where an item is written down; None where nothing is."""
@@ -168,19 +170,22 @@ class ItemShelf:
             self._model, self._place, self._kept, self._deleted = None, None, {}, []
 
     def _with_id(self, kept: Kept) -> Kept:
-        """A dictionary with an id that no other has, or ever had: its own where it has one already."""
-        if not isinstance(kept.item, Dictionary):
-            return kept
+        """A dictionary or probe with an id that no other has, or ever had: its own where it has one already."""
         if kept.id and kept.id not in self._others and kept.id not in {other.id for other in self._kept.values()}:
             return kept
-        id = new_id(kept.item, self._given)
-        self._given.add(id)
-        return replace(kept, id=id)
+        return replace(kept, id=self.new_id(kept.item))
 
-    def name_for(self, wanted: str) -> str:
-        """The name, with a number where another item has it."""
+    def new_id(self, item: Item) -> str:
+        """An id for a dictionary or a probe, which is given once; "" for what has none."""
         with self._lock:
-            return _free(wanted, self._kept)
+            if isinstance(item, Dictionary):
+                id = new_id(item, self._given)
+            elif probe := probe_in(item):
+                id = new_probe_id(probe, self._given)
+            else:
+                return ""
+            self._given.add(id)
+            return id
 
     def put(self, kept: Kept, *, of: Model | None = None) -> Kept:
         """Keep an item; `of`: only while the shelf is that model's.
@@ -189,6 +194,8 @@ class ItemShelf:
             BadText: its name. ShelfFull, WrongModel: it is not on the shelf. NotWritten: it is, but in no file.
         """
         name = check_name(kept.name)
+        if isinstance(kept.item, Generation):
+            kept.item.complete()
         with self._changing:
             with self._lock:
                 if of is not None and of is not self._model:
@@ -197,8 +204,8 @@ class ItemShelf:
                 file = (
                     None if self._place is None else self._place / f"{_plain(name)}-{secrets.token_hex(5)}.safetensors"
                 )
-                named = replace(kept, name=self.name_for(name), made=kept.made or time.time(), file=file)
-                kept = self._with_id(named)
+                kept = self._with_id(replace(kept, made=kept.made or time.time(), file=file))
+                kept = replace(kept, name=_free(name, {*self._kept} | (self._given - {kept.id})))
                 self._kept[kept.name] = kept
             _write(kept)
         return kept
@@ -216,8 +223,8 @@ class ItemShelf:
         to = check_name(to)
         with self._changing:
             kept = self.find(name)
-            if to != name and to in self.items:
-                raise NameTaken("another item has that name", received=to, fix="choose another")
+            if to != name and (to in self.items or to in self._given - {kept.id}):
+                raise NameTaken("another item has that name, or had", received=to, fix="choose another")
             new = replace(kept, name=to)
             if new.file is not None and _about_file(new.file).exists():
                 with _writing(name, "it keeps its name"):

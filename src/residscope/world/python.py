@@ -5,6 +5,7 @@ from typing import Any
 
 from residscope.declare import EditSpec, Method
 from residscope.directions import Direction
+from residscope.errors import NotFound
 from residscope.fields.base import Spec
 from residscope.fields.directions import AnyDirection, LogitDiffRef, MixRef, PcaRef, SavedRef, TokenRef
 from residscope.fields.metrics import AnswersMetric, LiveMetric, LogitDiffMetric, LogProbMetric, LossMetric
@@ -12,31 +13,33 @@ from residscope.fields.prompts import DrawnPrompts, LivePrompt, NamedPrompts, Ty
 from residscope.fields.sources import ItemSource, PromptSource, RunSource
 from residscope.fields.tasks import FileData, TaskData
 from residscope.fields.texts import HubText, TypedText
-from residscope.session.mixing import Term, alone, mean_source, one_dictionary, terms_of
-from residscope.session.stack import kind_of, parse_edits
-from residscope.session.state import Metric, Prompt, State, Tok
-from residscope.session.world import SessionWorld, source_of
+from residscope.manifest import find_method
 from residscope.tasks import find_task
+from residscope.world.fitted import find_probe
+from residscope.world.mixing import Term, alone, mean_source, one_dictionary, terms_of
+from residscope.world.session_world import SessionWorld, source_of
+from residscope.world.stack import kind_of, parse_edits
+from residscope.world.values import Metric, Prompt, Tok
 
 MOST_TYPED = 4000  # characters of typed text that the copied Python holds
 
 
-def python_code(state: State, ref: AnyDirection | None) -> str:
+def python_code(world: SessionWorld, ref: AnyDirection | None) -> str:
     """The model, the prompt, the runs, the metric and, where one is shown, the direction."""
-    writer = SessionWriter(state.world())
+    writer = SessionWriter(world)
     body: list[str] = []
     runs = ["baseline"]
-    if state.prompt is not None:
-        bos = "" if state.prompt.bos is None else f", bos={state.prompt.bos}"
-        body += [f"prompt = {state.prompt.text!r}", f"baseline = model.run(prompt{bos})"]
-        if state.active:
-            stack = [f"    {writer.edit(spec)}," for spec in state.active]
+    if world.prompt is not None:
+        bos = "" if world.prompt.bos is None else f", bos={world.prompt.bos}"
+        body += [f"prompt = {world.prompt.text!r}", f"baseline = model.run(prompt{bos})"]
+        if world.stack:
+            stack = [f"    {writer.edit(spec)}," for spec in world.stack]
             body += ["stack = [", *stack, "]", f"edited = model.run(prompt, edits=stack{bos})"]
             runs.append("edited")
         body.append(f"print({', '.join(f'{run}.top(5)' for run in runs)}, sep='\\n')")
-        if state.metric is not None:
+        if world.shown is not None:
             body += [
-                f"metric = {writer.shown_metric(state.metric)}",
+                f"metric = {writer.shown_metric(world.shown)}",
                 f"print({', '.join(f'metric({run}).item()' for run in runs)})",
             ]
         if ref is not None:
@@ -146,16 +149,23 @@ class SessionWriter:
         return variable
 
     def probe(self, name: str) -> str:
-        """A variable for each probe, which is fitted again from its data: fits are the same on every run."""
-        if name not in self.world.fitted:
+        """A variable for each probe, fitted again from its data where these are known: fits are the same on every run."""
+        try:
+            found = find_probe(name, self.world.fitted)
+        except NotFound:
             return self._loaded(name)
-        if name not in self.names:
+        if found.recipe is None:
+            return self._loaded(found.name) + ("" if found.data is None else ".probe")
+        if (name := found.id) not in self.names:
             variable = "probe" if not self.names else f"probe_{len(self.names) + 1}"
-            recipe = self.world.fitted[name].recipe
-            where = f"site={recipe.site!r}, position={recipe.position!r}, label={recipe.label!r}"
+            fit = find_method("fit-probe")
+            told = {argument.wire for argument in fit.arguments}
+            plain = fit.check({key: value for key, value in found.args.items() if key in told})
+            said = {name: repr(value) for name, value in fit.said(plain).items() if name != "data"}
+            where = ", ".join(f"{name}={value}" for name, value in said.items())
             self.lines |= dict.fromkeys(
                 (
-                    f"{variable}_data = {self.prompts(recipe.data)}",
+                    f"{variable}_data = {self.prompts(dict(plain)['data'])}",
                     f"{variable} = rs.fit_probe(model, {variable}_data, {where})",
                     f'# {variable}.save("{variable}.safetensors") keeps it: rs.Probe.load("{variable}.safetensors")',
                 )

@@ -1,0 +1,139 @@
+"""What methods refuse: directions, results, arguments, texts, tasks, probes, blind tests, views."""
+
+from residscope.errors.base import ResidscopeError
+
+
+class DirectionError(ResidscopeError):
+    """The direction does not fit."""
+
+
+class WrongWidth(DirectionError):
+    """A vector of a width other than its site's."""
+
+
+class ZeroDirection(DirectionError):
+    """A direction of length zero (or not finite) where a unit vector is needed."""
+
+
+class CappedLogits(DirectionError):
+    """A logit asked for as a direction of a model whose logits are capped, and so not linear."""
+
+
+class NotFitted(DirectionError):
+    """A direction that no fit made, or whose fit cannot be done again here, asked how stable its fit is."""
+
+
+class BadFit(DirectionError):
+    """A method of finding directions with options that it does not take, or without one that it needs."""
+
+
+class NegativeActivations(DirectionError):
+    """Entries below zero where non-negative parts are asked for."""
+
+
+class ResultError(ResidscopeError):
+    """The result cannot be made or asked so."""
+
+
+class BadResult(ResultError):
+    """Values, dimensions, labels or intervals that do not fit together."""
+
+
+class UnknownLabel(ResultError):
+    """A dimension, or a label along one, that the result does not have."""
+
+
+class DeclarationError(ResidscopeError):
+    """Something is wrong with what a method or an edit was asked for, or with how it is declared."""
+
+
+class BadArguments(DeclarationError):
+    """The arguments do not parse."""
+
+
+class UnknownMethod(DeclarationError):
+    """No method, or edit, has this id."""
+
+
+class NameAlreadyDeclared(DeclarationError):
+    """Two methods, edits or tasks have one id."""
+
+
+class CorpusError(ResidscopeError):
+    """The text cannot be used."""
+
+
+class EmptyCorpus(CorpusError):
+    """A text without a single usable token."""
+
+
+class TooFewVectors(CorpusError):
+    """A text with fewer vectors than directions are asked for."""
+
+
+class TextTooShort(CorpusError):
+    """A text of which too little is left once what was fitted or looked at is taken away."""
+
+
+class TaskError(ResidscopeError):
+    """The labelled prompts cannot be made, or not be used so."""
+
+
+class BadTable(TaskError):
+    """A file of prompts with a mistake in it; the line and the column are named."""
+
+
+class TooFewWords(TaskError):
+    """A tokenizer that keeps too few of a task's words whole, or a text with too few usable sentences."""
+
+
+class MissingLabel(TaskError):
+    """A label, or answers, that the prompts do not have."""
+
+
+class TooFewPrompts(TaskError):
+    """Fewer prompts than the question needs."""
+
+
+class UnknownTask(TaskError):
+    """A task of that name does not exist."""
+
+
+class ProbeError(ResidscopeError):
+    """The probe cannot be fitted, or the edit that it asks for does not exist."""
+
+
+class OneClass(ProbeError):
+    """A label with one value only: nothing to tell apart."""
+
+
+class UnseenLabel(ProbeError):
+    """A class that is held out but not in the training half, or that the probe does not know."""
+
+
+class SingularCovariance(ProbeError):
+    """A covariance along which the probe's normal cannot be moved."""
+
+
+class Unreachable(ProbeError):
+    """A class that no activation has with the odds asked for; the message says which odds some have."""
+
+
+class BlindTestError(ResidscopeError):
+    """The blind test cannot be made, or not be scored."""
+
+
+class NoOrder(BlindTestError):
+    """Guesses or values that are all alike: nothing to compare."""
+
+
+class TooFewContexts(BlindTestError):
+    """A text too short to draw contexts from."""
+
+
+class NotOneVector(BlindTestError):
+    """A site where a token has no vector, or several."""
+
+
+class BadView(ResidscopeError):
+    """Data that the view's kind cannot draw."""

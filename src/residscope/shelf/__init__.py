@@ -1,0 +1,1 @@
+"""The shelf: items by name, each a file of its own in a folder; what is shown of them."""

@@ -1,0 +1,387 @@
+/** Made by `make view-types` from the intents and queries: change it there. */
+
+/**
+ * This interface was referenced by `Asked`'s JSON-Schema
+ * via the `definition` "DirectionRef".
+ */
+export type DirectionRef = PcaRef | LogitDiffRef | TokenRef | SavedRef | MixRef;
+/**
+ * This interface was referenced by `Asked`'s JSON-Schema
+ * via the `definition` "TextRef".
+ */
+export type TextRef = BuiltInText | TypedText | HubText;
+
+/**
+ * What may be asked of a session.
+ */
+export interface Asked {
+  intents: {
+    add_edit: {
+      edit: unknown;
+    };
+    cancel: {
+      job: string;
+    };
+    compare_run: {
+      run?: string | null;
+    };
+    delete_item: {
+      name: string;
+    };
+    /**
+     * Prompts for a page, by a job; what is drawn stays with it, and is on no shelf.
+     */
+    draw_prompts: {
+      text: BuiltInText | TypedText | HubText;
+      n: number;
+      seed?: number;
+      length?: number;
+    };
+    forget_dictionary: {
+      id: string;
+    };
+    forget_prompt: {
+      text: string;
+    };
+    /**
+     * data: a safetensors file.
+     */
+    import_direction: {
+      data: Blob;
+    };
+    import_item: {
+      data: Blob;
+      name?: string;
+    };
+    library_blind: {
+      id: string;
+    };
+    library_comment: {
+      id: string;
+      text: string;
+    };
+    library_delete: {
+      id: string;
+    };
+    library_delete_comment: {
+      id: string;
+    };
+    library_delete_description: {
+      id: string;
+    };
+    library_describe: {
+      id: string;
+      text: string;
+    };
+    library_edit_description: {
+      id: string;
+      text: string;
+      seen?: number | null;
+    };
+    library_guess: {
+      test: string;
+      guesses: number[];
+    };
+    /**
+     * data: a safetensors file.
+     */
+    library_import: {
+      data: Blob;
+      name?: string | null;
+    };
+    library_open: {
+      id: string;
+    };
+    library_rename: {
+      id: string;
+      name: string;
+      seen?: number | null;
+    };
+    library_save: {
+      direction: unknown;
+      name: string;
+      description?: string | null;
+    };
+    library_sign_in: {
+      name: string;
+    };
+    library_sign_out: {};
+    library_undo: {
+      event?: number | null;
+    };
+    library_vote: {
+      id: string;
+      value: -1 | 0 | 1;
+    };
+    load_model: {
+      name: string;
+    };
+    python: {
+      direction?: unknown;
+    };
+    redo: {};
+    rename_item: {
+      name: string;
+      to: string;
+    };
+    restore_item: {};
+    restore_run: {
+      run: string;
+    };
+    save_prompt: {
+      text: string;
+    };
+    select: {
+      layer: number;
+      pos: number;
+    };
+    set_edits: {
+      edits: unknown[];
+    };
+    set_metric: {
+      positive?: string | null;
+      negative?: string | null;
+    };
+    set_prompt: {
+      text: string;
+      bos?: boolean | null;
+    };
+    /**
+     * A method, by its id, and its arguments as its schema has them. name: of what it makes.
+     */
+    start: {
+      method: string;
+      args?: unknown;
+      name?: string;
+    };
+    undo: {};
+  };
+  queries: {
+    coef: {
+      run: string;
+      dictionary: string;
+    };
+    cost: {
+      method: string;
+      args?: unknown;
+    };
+    dictionary: {
+      id: string;
+    };
+    evidence: {
+      job?: string | null;
+      item?: string | null;
+    };
+    gram: {
+      of: string[];
+    };
+    item: {
+      name: string;
+    };
+    job: {
+      job: string;
+    };
+    lens: {
+      run: string;
+      layer: number;
+      pos: number;
+    };
+    library_blind_test: {
+      test: string;
+    };
+    library_me: {};
+    library_read: {
+      id: string;
+    };
+    /**
+     * here: of the loaded model alone.
+     */
+    library_search: {
+      text?: string | null;
+      user?: string | null;
+      model?: string | null;
+      site?: string | null;
+      min_votes?: number | null;
+      sort?: "newest" | "votes";
+      limit?: number;
+      after?: string | null;
+      here?: boolean;
+    };
+    logits: {
+      run: string;
+      positive: number;
+      negative: number;
+    };
+    manifest: {};
+    probe: {
+      name: string;
+    };
+    probe_reading: {
+      name: string;
+      run: string;
+      pos: number;
+      named?: boolean;
+    };
+    /**
+     * One's own prompts, then those that a job (`draw_prompts`) has drawn.
+     */
+    prompts: {
+      own?: string[];
+      drawn?: string | null;
+    };
+    prompts_coef: {
+      page: string;
+      row: number;
+      dictionary: string;
+    };
+    prompts_logits: {
+      page: string;
+      row: number;
+      positive: number;
+      negative: number;
+    };
+    python: {
+      method: string;
+      args?: unknown;
+    };
+    read_data: {
+      data: TaskData | FileData | NamedPrompts;
+    };
+    read_direction: {
+      direction: unknown;
+    };
+    stream: {
+      run: string;
+    };
+  };
+}
+/**
+ * This interface was referenced by `Asked`'s JSON-Schema
+ * via the `definition` "BuiltInText".
+ */
+export interface BuiltInText {
+  kind: "builtin";
+  name: string;
+}
+/**
+ * A name and what the file of that name would hold: `.jsonl` has a `text` on each line, others have paragraphs.
+ *
+ * This interface was referenced by `Asked`'s JSON-Schema
+ * via the `definition` "TypedText".
+ */
+export interface TypedText {
+  kind: "typed";
+  name: string;
+  text: string;
+}
+/**
+ * A data set: `org/name`, perhaps with a folder and a revision as in `hub:org/name/folder@revision`.
+ *
+ * This interface was referenced by `Asked`'s JSON-Schema
+ * via the `definition` "HubText".
+ */
+export interface HubText {
+  kind: "hub";
+  name: string;
+  field?: string;
+}
+/**
+ * Prompts of `residscope.tasks`, by name.
+ *
+ * This interface was referenced by `Asked`'s JSON-Schema
+ * via the `definition` "TaskData".
+ */
+export interface TaskData {
+  kind: "task";
+  task: string;
+  n?: number;
+  seed?: number;
+  prefixes?: boolean;
+}
+/**
+ * A table of labelled prompts: the file's name and its text.
+ *
+ * This interface was referenced by `Asked`'s JSON-Schema
+ * via the `definition` "FileData".
+ */
+export interface FileData {
+  kind: "file";
+  name: string;
+  text: string;
+}
+/**
+ * A set of prompts of the shelf.
+ *
+ * This interface was referenced by `Asked`'s JSON-Schema
+ * via the `definition` "NamedPrompts".
+ */
+export interface NamedPrompts {
+  kind: "item";
+  name: string;
+}
+/**
+ * This interface was referenced by `Asked`'s JSON-Schema
+ * via the `definition` "DictionaryTerm".
+ */
+export interface DictionaryTerm {
+  dictionary: string;
+  index: number;
+  weight: number;
+}
+/**
+ * This interface was referenced by `Asked`'s JSON-Schema
+ * via the `definition` "LogitDiffRef".
+ */
+export interface LogitDiffRef {
+  kind: "logit_diff";
+  positive: string;
+  negative: string;
+}
+/**
+ * A weighted sum of directions, at unit length; at the first one's site unless another is given.
+ *
+ * This interface was referenced by `Asked`'s JSON-Schema
+ * via the `definition` "MixRef".
+ */
+export interface MixRef {
+  kind: "mix";
+  terms: (DictionaryTerm | SavedTerm)[];
+  site?: string | null;
+}
+/**
+ * This interface was referenced by `Asked`'s JSON-Schema
+ * via the `definition` "SavedTerm".
+ */
+export interface SavedTerm {
+  saved: string;
+  weight: number;
+}
+/**
+ * Components of the model's own PCA at a site, by weight.
+ *
+ * This interface was referenced by `Asked`'s JSON-Schema
+ * via the `definition` "PcaRef".
+ */
+export interface PcaRef {
+  kind: "pca";
+  site: string;
+  weights: {
+    [k: string]: number;
+  };
+}
+/**
+ * This interface was referenced by `Asked`'s JSON-Schema
+ * via the `definition` "SavedRef".
+ */
+export interface SavedRef {
+  kind: "saved";
+  name: string;
+}
+/**
+ * This interface was referenced by `Asked`'s JSON-Schema
+ * via the `definition` "TokenRef".
+ */
+export interface TokenRef {
+  kind: "token";
+  token: string;
+}
