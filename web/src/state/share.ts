@@ -73,8 +73,8 @@ function renamed(state: State, shared: Shared): Edit[] {
 }
 
 /** Sets the edits of a link that can be had here; each that cannot is named, with the reason. */
-async function restoreEdits(app: App, shared: Shared): Promise<void> {
-  const answer = (await app.session.send("set_edits", { edits: shared.edits, skip_refused: true })) as Partial<Refused> | undefined;
+async function restoreEdits(app: App, shared: Shared, edits: Edit[]): Promise<void> {
+  const answer = (await app.session.send("set_edits", { edits, skip_refused: true })) as Partial<Refused> | undefined;
   for (const { index, error } of answer?.refused ?? [])
     app.session.notify(`Edit ${index + 1} of the link, ${nameOf(shared.edits[index])}, is left out: ${whyNot(shared.edits[index], shared) ?? error.message}`, "error");
 }
@@ -112,7 +112,7 @@ export async function restore(app: App, shared: Shared): Promise<boolean> {
   if (!(await probesThere(app, state, shared))) return false;
   await session.setPrompt(shared.prompt, shared.bos);
   if (shared.metric) await session.send("set_metric", shared.metric);
-  await restoreEdits(app, { ...shared, edits: renamed(session.state ?? state, shared) });
+  await restoreEdits(app, shared, renamed(session.state ?? state, shared));
   if (state.model.hash !== shared.hash)
     session.notify(
       `This link was made with another model: ${shared.model} (${shared.hash.slice(0, 8)}). Here it is ${state.model.name} (${state.model.hash.slice(0, 8)}), so numbers may differ.`,
