@@ -388,12 +388,7 @@ def test_an_item_is_exported_to_every_ending_and_imported_as_it_was(kind: str, t
     with worlds.session(folder=tmp_path) as session:
         session._items.put(Kept("thing/1", item))
         for ending in ENDINGS:
-            try:
-                name, data = session.item_file("thing/1", ending)
-            except WrongEnding:
-                assert ending == ".csv"
-                assert not hasattr(item, "to_dataframe")
-                continue
+            name, data = session.item_file("thing/1", ending)
             assert name == f"thing-1{ending}"
             _check(ending, data, item)
         with pytest.raises(WrongEnding):
@@ -413,9 +408,10 @@ def test_an_item_is_exported_to_every_ending_and_imported_as_it_was(kind: str, t
 
 
 def _check(ending: str, data: bytes, item: Any) -> None:
-    if ending == ".json" and not hasattr(item, "to_dataframe"):
-        assert json.loads(data)["kind"] == item.kind
-    elif ending in (".csv", ".json"):
+    if ending in (".csv", ".json"):
+        if not hasattr(item, "to_dataframe"):
+            assert item.kind in data.decode()
+            return
         frame = item.to_dataframe()
         if ending == ".csv":
             columns, *rows = csv.reader(io.StringIO(data.decode()))
