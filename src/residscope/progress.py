@@ -8,12 +8,13 @@ seconds need not be waited for.
 import inspect
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
-from residscope.errors import BadArguments, Cancelled, Interrupted
+from residscope.errors import BadArguments, Cancelled, Interrupted, ResidscopeWarning
 
 Progress = Callable[[str, int, int], object] | Callable[[int, int], object] | bool | None
 """Called with (stage, done, total), or, where it takes two arguments, with (done, total). True: a bar; None: a bar in a
@@ -27,6 +28,7 @@ Tell = Callable[..., None]
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _asked: ContextVar[Tell | None] = ContextVar("asked", default=None)
+_heard: ContextVar[list[str] | None] = ContextVar("heard", default=None)
 PATIENCE = 0.5  # seconds a stage takes before a bar that nobody asked for is drawn
 
 
@@ -178,3 +180,22 @@ def _arguments(progress: Callable[..., object]) -> int:
 
 def _watched() -> bool:
     return sys.stderr.isatty() or "ipykernel" in sys.modules
+
+
+@contextmanager
+def heard_warnings() -> Iterator[list[str]]:
+    """The words of each warning of Residscope's own that is given within, once each: in this context alone, not in others'."""
+    heard: list[str] = []
+    token = _heard.set(heard)
+    try:
+        yield heard
+    finally:
+        _heard.reset(token)
+
+
+def warn(message: str, kind: type[ResidscopeWarning], *, stacklevel: int = 2) -> None:
+    """A Python warning, which `heard_warnings` hears whatever Python's filters say."""
+    heard = _heard.get()
+    if heard is not None and message not in heard:
+        heard.append(message)
+    warnings.warn(message, kind, stacklevel=stacklevel + 1)

@@ -71,6 +71,10 @@ def test_a_drag_of_a_strength_is_one_step(bench: Page, workbench: Any, traffic: 
     expect(slider).not_to_have_value("0.5")
     settled(bench)
     assert len([frame for frame in traffic.sent if '"set_edits"' in str(frame)]) == before + 1
+    for _ in range(100):  # until it has arrived
+        if workbench.session.state.edits[0].factor != 0.5:
+            break
+        bench.wait_for_timeout(50)
     assert workbench.session.state.edits[0].factor == float(slider.input_value())
     bench.get_by_test_id("undo").click()
     expect(slider).to_have_value("0.5")

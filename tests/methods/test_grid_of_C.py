@@ -14,6 +14,7 @@ from residscope import errors
 from residscope.methods.probe_fit import fit
 from residscope.probes import logistic
 from residscope.probes.probe import EDGE
+from residscope.progress import heard_warnings
 
 WHERE = {"site": "resid_pre.1", "position": "P", "label": "kind"}
 
@@ -52,9 +53,14 @@ def test_from_wherever_it_starts_it_ends_at_the_least_loss(grid):
 
 def test_classes_that_separate_end_at_the_bound_and_say_so():
     x, labels = cloud(2, 160, 6, gap=30.0)
-    with pytest.warns(errors.GridEdge, match=r"kind at resid_pre.1, P.*larger than 100.*quantile"):
+    with (
+        heard_warnings() as heard,
+        pytest.warns(errors.GridEdge, match=r"kind at resid_pre.1, P.*larger than 100.*quantile"),
+    ):
         probe = fit(x[:80], x[80:], labels[:80], labels[80:], **WHERE)
     assert (probe.C, probe.provenance[EDGE]) == (1e2, "upper")
+    assert len(heard) == 1  # by who runs it, such as a job
+    assert "where the grid ends" in heard[0]
     assert probe.provenance["C tried"] == [10.0**k for k in range(-5, 3)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,8 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-from residscope.errors import BadArguments, BadText, Cancelled, ModelNotFound, NotFound, ResidscopeError, WrongModel
-from residscope.progress import stage
+from residscope.errors import (
+    BadArguments,
+    BadText,
+    Cancelled,
+    GridEdge,
+    ModelNotFound,
+    NotFound,
+    ResidscopeError,
+    WrongModel,
+)
+from residscope.progress import stage, warn
 from residscope.reports import Report
 from residscope.results import Result
 from residscope.session import Session, intents
@@ -608,3 +618,38 @@ def test_a_slider_dragged_without_end_does_not_starve_a_job(one: Session) -> Non
                 break
         assert done.is_set()
         assert one.wait(60)
+
+
+def test_what_a_job_warns_of_is_kept_with_it_and_its_item_and_with_no_other(tmp_path: Any) -> None:
+    both = threading.Barrier(2)
+
+    def warned(model: Any) -> Result:
+        both.wait(WAIT)  # two jobs of two sessions at once: each hears its own alone
+        for _ in range(2):
+            warn("C stands at the end of its grid", GridEdge)
+        both.wait(WAIT)
+        return result()
+
+    def silent(model: Any) -> Result:
+        both.wait(WAIT)
+        both.wait(WAIT)
+        return result()
+
+    wanted = ["C stands at the end of its grid"]
+    with (
+        warnings.catch_warnings(),
+        declared(warned=warned, silent=silent),
+        worlds.session(folder=tmp_path) as one,
+        worlds.session() as other,
+    ):
+        warnings.simplefilter("ignore")  # what Python does with a warning decides nothing here
+        first, second = start(one, "warned"), start(other, "silent")
+        assert one.wait(WAIT)
+        assert other.wait(WAIT)
+        told, quiet = jobs(one)[first], jobs(other)[second]
+        assert (told["phase"], told["warnings"]) == ("done", wanted)
+        assert (quiet["phase"], quiet["warnings"]) == ("done", [])
+        assert one.item(told["items"][0])["warnings"] == wanted
+        assert other.item(quiet["items"][0])["warnings"] == []
+    with worlds.session(folder=tmp_path) as again:
+        assert again.item(told["items"][0])["warnings"] == wanted

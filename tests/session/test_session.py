@@ -440,3 +440,36 @@ def test_directions_say_what_they_are(one: Session) -> None:
 
 def test_any_failure_has_the_one_shape() -> None:
     assert explain(KeyError("k")).keys() == explain(NotFound("nothing")).keys()
+
+
+BROKEN = [
+    ({**ABLATE, "head": 77}, "UnknownHead"),
+    ({"kind": "lrqp", "site": "resid_pre.2", "probe": "of a file", "to": "b", "log_alpha": 1.0, "pos": 0}, None),
+    ({"kind": "no such kind"}, "BadEdit"),
+    ("no edit", "BadEdit"),
+    ({**SCALE, "id": "mine"}, "BadEdit"),  # the id of an edit before it
+]
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+@pytest.mark.parametrize(("broken", "refusal"), BROKEN)
+def test_a_stack_of_a_link_is_kept_without_the_edit_that_is_refused(
+    live: Session, broken: Any, refusal: str | None, at: int
+) -> None:
+    good = [{**SCALE, "id": "mine"}, ABLATE]
+    stack = [*good[:at], broken, *good[at:]]
+    live.intent("set_edits", {"edits": []})
+    with pytest.raises(ResidscopeError):
+        live.intent("set_edits", {"edits": stack})
+    assert wire(live)["edits"] == []
+    (answer,) = live.intent("set_edits", {"edits": stack, "skip_refused": True})["refused"]
+    kept = [edit["kind"] for edit in wire(live)["edits"]]
+    if isinstance(broken, dict) and broken.get("id") and at == 0:  # then the other has its id
+        assert (answer["index"], kept) == (1, ["scale", "ablate"])
+    else:
+        assert (answer["index"], kept) == (at, ["scale", "ablate"])
+        assert refusal is None or answer["error"]["type"] == refusal
+    assert answer["error"]["message"]
+    live.intent("undo", {})
+    assert wire(live)["edits"] == []
+    assert live.intent("set_edits", {"edits": good, "skip_refused": True}) == {"refused": []}

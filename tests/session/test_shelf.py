@@ -388,12 +388,7 @@ def test_an_item_is_exported_to_every_ending_and_imported_as_it_was(kind: str, t
     with worlds.session(folder=tmp_path) as session:
         session._items.put(Kept("thing/1", item))
         for ending in ENDINGS:
-            try:
-                name, data = session.item_file("thing/1", ending)
-            except WrongEnding:
-                assert ending == ".csv"
-                assert not hasattr(item, "to_dataframe")
-                continue
+            name, data = session.item_file("thing/1", ending)
             assert name == f"thing-1{ending}"
             _check(ending, data, item)
         with pytest.raises(WrongEnding):
@@ -413,9 +408,10 @@ def test_an_item_is_exported_to_every_ending_and_imported_as_it_was(kind: str, t
 
 
 def _check(ending: str, data: bytes, item: Any) -> None:
-    if ending == ".json" and not hasattr(item, "to_dataframe"):
-        assert json.loads(data)["kind"] == item.kind
-    elif ending in (".csv", ".json"):
+    if ending in (".csv", ".json"):
+        if not hasattr(item, "to_dataframe"):
+            assert item.kind in data.decode()
+            return
         frame = item.to_dataframe()
         if ending == ".csv":
             columns, *rows = csv.reader(io.StringIO(data.decode()))
@@ -474,8 +470,7 @@ def test_a_report_of_several_tables_says_what_its_parts_are_instead_of_failing()
     report = flips(torch.tensor([2.0, float("nan")]), torch.tensor([-2.0, 1.0]))
     table = table_of(report)
     assert table is not None
-    assert table["columns"] == ["part", "what it is"]
+    assert table["columns"] == ["part", "value"]
     assert json.loads(text_of((report, report), ".json"))["rows"] == table["rows"]
     assert table_of([report, some(1.0)])["columns"] != table["columns"]  # what has a table goes first
-    with pytest.raises(WrongEnding):
-        text_of(report, ".csv")
+    assert text_of(report, ".csv").startswith("part,value")

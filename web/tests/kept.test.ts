@@ -96,7 +96,7 @@ describe("restoring a link", () => {
     expect(sent).toEqual([
       ["set_prompt", { text: shared.prompt, bos: shared.bos }],
       ...(shared.metric ? [["set_metric", shared.metric]] : []),
-      ["set_edits", { edits: shared.edits }],
+      ["set_edits", { edits: shared.edits, skip_refused: true }],
     ]);
     expect(told).toEqual([]);
   });
@@ -115,5 +115,18 @@ describe("restoring a link", () => {
     await restore(app({ model: { ...state.model!, hash: "another" } }), { ...full[0].shared, probes: [] });
     expect(told.at(-1)).toContain("made with another model");
     vi.useRealTimers();
+  });
+
+  it("keeps the rest where an edit is refused, and names it with the reason", async () => {
+    const { shared } = full[0];
+    const probe = { ...shared.probes[0], name: "kind of made.csv", data: { kind: "file" as const, name: "made.csv" } };
+    const edits = [shared.edits[0], { kind: "lrqp", site: "resid_pre.2", probe: probe.name, to: "b", log_alpha: 1 }, { kind: "ablate", site: "z.77" }];
+    const opened = app();
+    const refused = [1, 2].map((index) => ({ index, error: { message: `refused ${index}` } }));
+    Object.assign(opened.session, { send: async (intent: string) => (intent === "set_edits" ? { refused } : undefined) });
+    expect(await restore(opened, { ...shared, edits: edits as typeof shared.edits, probes: [probe], hash: state.model!.hash })).toBe(true);
+    expect(told).toHaveLength(2);
+    expect(told[0]).toMatch(/^Edit 2 of the link, lrqp resid_pre\.2 of kind of made\.csv, is left out: its probe was fitted from a file, made\.csv/);
+    expect(told[1]).toBe("Edit 3 of the link, ablate z.77, is left out: refused 2");
   });
 });

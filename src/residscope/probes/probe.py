@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
-from warnings import warn
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +15,7 @@ from residscope.files import read_tensors, write_tensors
 from residscope.items import nbytes_of, save_item
 from residscope.json_values import FORMS, form
 from residscope.model.sites import Site
+from residscope.progress import warn
 from residscope.same_values import same
 from residscope.views import Card, Grid, Table
 

@@ -1,13 +1,13 @@
 """What the page may ask: each intent is a shape of arguments and a pure function from state to state."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel, Field
 
 from residscope.declare import EditSpec, shorten
-from residscope.errors import MalformedJSON, ModelNotFound, NotFound
+from residscope.errors import MalformedJSON, ModelNotFound, NotFound, ResidscopeError
 from residscope.fields.base import Spec
 from residscope.fields.sources import PromptSource, RunSource
 from residscope.fields.texts import TextRef
@@ -43,6 +43,7 @@ class SetMetric(Spec):
 
 class SetEdits(Spec):
     edits: list[Any] = Field(max_length=MOST_EDITS)
+    skip_refused: bool = False
 
 
 class AddEdit(Spec):
@@ -168,11 +169,28 @@ def set_metric(state: State, args: SetMetric) -> Change:
 
 
 def set_edits(state: State, args: SetEdits) -> Change:
+    if args.skip_refused:
+        return _set_those_that_fit(state, args.edits)
     specs = tuple(_whole(state, spec) for spec in parse_edits(args.edits))
     for spec in specs:
         if spec not in state.edits and spec.model_copy(update={"enabled": not spec.enabled}) not in state.edits:
             _check(state, spec)
     return state.with_edits(specs), None
+
+
+def _set_those_that_fit(state: State, raw: Sequence[Any]) -> Change:
+    """The stack without the edits that are refused, each with its place in what was sent and why: one step of the history."""
+    specs: list[EditSpec] = []
+    refused: list[dict[str, Any]] = []
+    for i, one in enumerate(raw):
+        try:
+            *_, spec = parse_edits([*specs, one])
+            spec = _whole(state, spec)
+            _check(state, spec)
+            specs.append(spec)
+        except ResidscopeError as error:
+            refused.append({"index": i, "error": error.to_dict()})
+    return state.with_edits(tuple(specs)), {"refused": refused}
 
 
 def add_edit(state: State, args: AddEdit) -> Change:

@@ -18,7 +18,7 @@ from residscope.fields.base import Spec
 from residscope.methods._lib.activations import Recordings
 from residscope.probes.probe import Probe
 from residscope.probes.probe_map import ProbeMap, probe_in
-from residscope.progress import Cancel, Progress
+from residscope.progress import Cancel, Progress, heard_warnings
 from residscope.session.worker import RUN, Worker
 from residscope.shelf.items import ItemShelf, Kept, check_name
 from residscope.shelf.parts import explained, parts_of, wanting
@@ -59,6 +59,7 @@ class Job:
     revision: int = 0
     items: tuple[str, ...] = ()
     note: str = ""
+    warnings: tuple[str, ...] = ()
     error: Mapping[str, Any] | None = None
 
     @property
@@ -209,9 +210,11 @@ class Jobs:
     def _run(self, id: str, asked: _Asked) -> None:
         began, phase, error = time.monotonic(), DONE, None
         names: list[str] = []
+        told: list[str] = []
         note = ""
         try:
-            made, note = self._make(id, asked)
+            with heard_warnings() as told:
+                made, note = self._make(id, asked)
         except Cancelled as stop:
             phase, made = CANCELLED, stop.partial
             _tell_taker(asked, id, stop)
@@ -223,7 +226,7 @@ class Jobs:
             made = (self._partial.get(id) or (0, None))[1]
         try:
             if asked.taker is None:
-                names, note = self._keep(asked, made, wanted=self._name(id), cut=cut)
+                names, note = self._keep(asked, made, wanted=self._name(id), cut=cut, warnings=tuple(told))
                 if phase == DONE and not names and not note:
                     note = "It gave nothing to keep."
         except BaseException as failure:
@@ -235,7 +238,7 @@ class Jobs:
             "stage": "",
             "seconds": time.monotonic() - began,
         }
-        self._tell(id, **ended, items=tuple(names), note=note, error=error)
+        self._tell(id, **ended, items=tuple(names), note=note, warnings=tuple(told), error=error)
 
     def _make(self, id: str, asked: _Asked) -> tuple[Any, str]:
         """The last of the items that a method gives, and what its taker says. Raises Cancelled, and what the method does."""
@@ -268,7 +271,9 @@ class Jobs:
         else:
             self._tell(id, revision=revision)
 
-    def _keep(self, asked: _Asked, made: Any, *, wanted: str, cut: bool) -> tuple[list[str], str]:
+    def _keep(
+        self, asked: _Asked, made: Any, *, wanted: str, cut: bool, warnings: tuple[str, ...] = ()
+    ) -> tuple[list[str], str]:
         """Put what was made on the shelf: the names it has there, and what is to be said of it. Raises BadResult."""
         parts = parts_of(made)
         names: list[str] = []
@@ -279,7 +284,7 @@ class Jobs:
             called = wanted or (id or origin.method.title)[:MOST_JOB_NAME]
             title = _title(called, part[:MOST_PART], item) + (", cut short" if cut else "")
             about = (origin.method.title, origin.method.id, origin.args, origin.code)
-            kept = Kept(title, item, *about, line=origin.line, id=id)
+            kept = Kept(title, item, *about, line=origin.line, id=id, warnings=warnings)
             try:
                 names.append(self._shelf.put(kept, of=asked.world.model).name)
             except NotWritten as error:

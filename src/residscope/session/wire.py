@@ -57,7 +57,7 @@ def _job(job: "Job") -> dict[str, Any]:
         name: getattr(job, name)
         for name in ("id", "method", "title", "name", "phase", "stage", "revision", "note", "error")
     }
-    return told | numbers | {"items": list(job.items), "args": short_args(job.args)}
+    return told | numbers | {"items": list(job.items), "warnings": list(job.warnings), "args": short_args(job.args)}
 
 
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -51,6 +51,7 @@ class Kept:
     line: str = ""
     id: str = ""
     file: Path | None = None
+    warnings: tuple[str, ...] = ()
 
     @cached_property
     def bytes(self) -> int:
@@ -61,6 +62,7 @@ class Kept:
         return {
             "name": self.name, "kind": self.item.kind, "title": self.title, "method": self.method, "made": self.made,
             "bytes": self.bytes, "args": short_args(self.args), "id": self.id or None,
+            "warnings": [*self.warnings],
         }  # fmt: skip
 
 
@@ -302,6 +304,7 @@ def _write_about(kept: Kept) -> None:
     about = {
         "version": VERSION, "name": kept.name, "title": kept.title, "method": kept.method, "args": dict(kept.args),
         "code": kept.code, "made": kept.made, "kind": kept.item.kind, "line": kept.line, "id": kept.id,
+        "warnings": [*kept.warnings],
     }  # fmt: skip
     write_whole(_about_file(kept.file), json.dumps(about, ensure_ascii=False).encode())
 
@@ -328,6 +331,10 @@ def _read_one(about: Path, model: Model, read: list[Kept], notices: list[str]) -
             raise ValueError("a word about it is not what it should be")
         words["name"] = check_name(words["name"], most=MOST_NAME + 10)
         words |= {name: str(told.get(name, "")) for name in ("line", "id")}
+        warned = told.get("warnings", [])
+        if not isinstance(warned, list) or not all(isinstance(word, str) for word in warned):
+            raise ValueError("its warnings are no list of texts")
+        words["warnings"] = tuple(warned)
         one = Kept(item=load_item(file, model), args=told["args"], made=float(told["made"]), file=file, **words)
         check_fits(one.item, model)
         _ = one.bytes

@@ -6,6 +6,7 @@ import json
 import math
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from residscope.engine.generation import Generation
 from residscope.errors import BadResult, WrongEnding
 from residscope.items import load_item
 from residscope.json_values import to_plain
-from residscope.results import Result
 from residscope.shelf.items import Kept
 from residscope.shelf.parts import wanting
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     import pandas
 
 ROWS = 200
-MOST_WORDS, FEW = 200, 8
+MOST_PARTS, MOST_TOLD = 40, 400  # entries and characters of a part that is told whole
 ENDINGS = (".safetensors", ".csv", ".json", ".html", ".png", ".svg", ".pdf")
 
 
@@ -39,50 +40,10 @@ def views_of(item: Any) -> list[dict[str, Any]]:
     return [part.view().to_dict() for part in several_of(item) if hasattr(part, "view")]
 
 
-def table_of(item: Any, rows: int = ROWS) -> dict[str, Any] | None:
-    """The columns of its table and the first rows; of a report of several, its parts; None where it has none."""
-    for first in several_of(item):
-        if (frame := frame_of(first)) is not None:
-            columns = [str(column) for column in frame.columns]
-            return {"columns": columns, "rows": _cells(frame.head(rows)), "n": len(frame)}
-    told = next(
-        (parts for first in several_of(item) if hasattr(first, "to_dataframe") and (parts := facts_of(first))), None
-    )
-    return None if told is None else {"columns": ["part", "what it is"], "rows": told[:rows], "n": len(told)}
-
-
-def frame_of(item: Any) -> "pandas.DataFrame | None":
-    """Its one table; None of what has none, and of a report of several."""
-    try:
-        return item.to_dataframe() if hasattr(item, "to_dataframe") else None
-    except BadResult:
-        return None
-
-
-def facts_of(item: Any) -> list[list[Any]]:
-    """Each part of an item and what it is, in a few words."""
-    parts = {f.name: getattr(item, f.name) for f in fields(item)} if is_dataclass(item) else {"kind": item.kind}
-    return [[name, _in_words(value)] for name, value in parts.items() if name != "provenance"]
-
-
-def _in_words(value: Any) -> Any:
-    match value:
-        case None | bool() | int() | str():
-            return value
-        case float():
-            return value if math.isfinite(value) else str(value)
-        case Tensor():
-            return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
-        case Result():
-            return f"{value.name or 'result'} over {', '.join(value.dims)}"
-        case Mapping():
-            return ", ".join(map(str, value))[:MOST_WORDS] or "nothing"
-        case tuple() | list():
-            return (
-                f"{len(value)} of them" if len(value) > FEW else ", ".join(str(_in_words(x)) for x in value) or "none"
-            )
-        case _:
-            return getattr(value, "kind", type(value).__name__)
+def table_of(item: Any, rows: int = ROWS) -> dict[str, Any]:
+    """The columns of its table and the first rows; of an item that is no one table, what it is, part by part."""
+    frame = _frame(item)
+    return {"columns": [str(column) for column in frame.columns], "rows": _cells(frame.head(rows)), "n": len(frame)}
 
 
 def file_of(kept: Kept, ending: str) -> tuple[str, bytes]:
@@ -99,39 +60,66 @@ def file_of(kept: Kept, ending: str) -> tuple[str, bytes]:
 
 
 def text_of(item: Any, ending: str) -> str:
-    """Its table as CSV; as JSON what it is, whatever it is, with its table or else what its parts are.
-
-    Raises:
-        WrongEnding: CSV of what is no one table.
-    """
-    found = [(part, frame) for part in several_of(item) if (frame := frame_of(part)) is not None]
-    first, frame = found[0] if found else (several_of(item)[0], None)
+    """Its table as CSV, or as JSON with what it is."""
+    frame = _frame(item)
     if ending == ".csv":
-        if frame is None:
-            raise WrongEnding(
-                "this item is no table", received=ending, allowed=".json, .safetensors, .html, .png, .svg, .pdf"
-            )
         out = io.StringIO()
         writer = csv.writer(out)
         writer.writerow(frame.columns)
         writer.writerows(frame.itertuples(index=False))
         return out.getvalue()
+    first = next(iter(several_of(item)))
     about = {
-        "name": _word_of(first, "name") or first.kind,
-        "unit": _word_of(first, "unit"),
         "kind": first.kind,
+        "name": frame.attrs.get("name", first.kind),
+        "unit": frame.attrs.get("unit", ""),
         "note": wanting(first),
         "provenance": to_plain(dict(first.provenance)),
-        "columns": ["part", "what it is"] if frame is None else [*map(str, frame.columns)],
-        "rows": facts_of(first) if frame is None else _cells(frame),
+        "columns": [*map(str, frame.columns)],
+        "rows": _cells(frame),
     }
     return json.dumps(about, ensure_ascii=False, allow_nan=False)
 
 
-def _word_of(item: Any, name: str) -> str:
-    """A field that is text; a direction's `unit` is a method."""
-    word = getattr(item, name, "")
-    return word if isinstance(word, str) else ""
+def _frame(item: Any) -> Any:
+    """The first table in it; without one, its parts in words: `attrs` has name and unit where a table has them."""
+    parts = several_of(item)
+    for part in parts:
+        if hasattr(part, "to_dataframe"):
+            with suppress(BadResult):  # a report that is no one table
+                return part.to_dataframe()
+    import pandas
+
+    rows = [row for part in parts for row in _facts(part)]
+    return pandas.DataFrame(rows, columns=["part", "value"], dtype=object)
+
+
+def _facts(item: Any) -> list[tuple[str, Any]]:
+    if is_dataclass(item):
+        own = [(f.name, getattr(item, f.name)) for f in fields(item) if f.name != "provenance"]
+    elif isinstance(item, Generation):
+        own = [(f"row {i}", row.text) for i, row in enumerate(item.rows)]
+    else:
+        own = []  # of a recording its provenance says what it is
+    told = [(name, _told(value)) for name, value in [*own, *item.provenance.items()]]
+    return [("kind", item.kind), ("bytes", item.nbytes), *told]
+
+
+def _told(value: Any) -> Any:
+    """A part in words or as a number: of tensors their shape, of long lists how long they are."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} [{' '.join(map(str, value.shape))}]"
+    if isinstance(value, Mapping | tuple | list):
+        if len(value) <= MOST_PARTS:
+            with suppress(TypeError, ValueError, RecursionError):
+                if len(text := json.dumps(value, ensure_ascii=False)) <= MOST_TOLD:
+                    return text
+        return f"{len(value)} entries"
+    return repr(value)[:MOST_TOLD]
 
 
 def _cells(frame: "pandas.DataFrame") -> list[list[Any]]:

@@ -137,6 +137,7 @@ export interface Asked {
     };
     set_edits: {
       edits: unknown[];
+      skip_refused?: boolean;
     };
     set_metric: {
       positive?: string | null;

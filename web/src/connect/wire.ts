@@ -210,6 +210,8 @@ export interface Job {
   revision: number;
   items: string[];
   note: string;
+  /** What it warned of, such as a C at the end of its grid. */
+  warnings?: string[];
   error: ErrorBody | null;
   /** What it was asked for; null where that is long. */
   args: Record<string, unknown> | null;
@@ -227,6 +229,7 @@ export interface ItemInfo {
   /** Of a dictionary, what the model has it by; of a probe, what edits say. */
   id: string | null;
   args: Record<string, unknown> | null;
+  warnings?: string[];
 }
 
 export interface Shelf {

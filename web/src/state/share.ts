@@ -72,6 +72,27 @@ function renamed(state: State, shared: Shared): Edit[] {
   });
 }
 
+/** Sets the edits of a link that can be had here; each that cannot is named, with the reason. */
+async function restoreEdits(app: App, shared: Shared, edits: Edit[]): Promise<void> {
+  const answer = (await app.session.send("set_edits", { edits, skip_refused: true })) as Partial<Refused> | undefined;
+  for (const { index, error } of answer?.refused ?? [])
+    app.session.notify(`Edit ${index + 1} of the link, ${nameOf(shared.edits[index])}, is left out: ${whyNot(shared.edits[index], shared) ?? error.message}`, "error");
+}
+
+interface Refused {
+  refused: { index: number; error: { message: string } }[];
+}
+
+const nameOf = (edit: Edit): string =>
+  [edit.kind, "site" in edit && edit.site, isProbeEdit(edit) && `of ${edit.probe}`].filter(Boolean).join(" ");
+
+/** What the server cannot know: that the probe was fitted from a file, whose text does not fit in a link. */
+function whyNot(edit: Edit, shared: Shared): string | null {
+  const recipe = isProbeEdit(edit) && shared.probes.find(({ name }) => name === edit.probe);
+  if (!recipe || recipe.data?.kind !== "file") return null;
+  return `its probe was fitted from a file, ${recipe.data.name}, which a link does not carry. Fit ${recipe.name} from that file, then open the link again.`;
+}
+
 /**
  * Brings back what a link holds, once the model is there. A model is loaded on a link's word only where the catalog
  * offers it. Answers whether the link is dealt with.
@@ -91,7 +112,7 @@ export async function restore(app: App, shared: Shared): Promise<boolean> {
   if (!(await probesThere(app, state, shared))) return false;
   await session.setPrompt(shared.prompt, shared.bos);
   if (shared.metric) await session.send("set_metric", shared.metric);
-  await session.send("set_edits", { edits: renamed(session.state ?? state, shared) });
+  await restoreEdits(app, shared, renamed(session.state ?? state, shared));
   if (state.model.hash !== shared.hash)
     session.notify(
       `This link was made with another model: ${shared.model} (${shared.hash.slice(0, 8)}). Here it is ${state.model.name} (${state.model.hash.slice(0, 8)}), so numbers may differ.`,
