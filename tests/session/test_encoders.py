@@ -28,6 +28,7 @@ def featured(live: Session, tmp_path: Path) -> tuple[Session, EncoderDictionary]
     directions.save(tmp_path / "sae.safetensors", sae, model)
     live.intent("set_prompt", {"text": PROMPT})
     live.import_item((tmp_path / "sae.safetensors").read_bytes(), "features")
+    assert live.wait()
     assert live.state.model.dictionary(SAE).hash == sae.hash
     return live, sae
 
@@ -50,6 +51,27 @@ def test_an_encoder_s_coordinates_are_its_activations_and_only_those_asked_for(f
             wanted = activations(sae, recording[site][0], i)
             torch.testing.assert_close(answer["coef"][row, :, column], wanted, atol=1e-4, rtol=1e-4)
     assert not answer["offset"].any()
+
+
+def test_an_encoder_of_what_an_mlp_reads_is_read_there_and_not_of_the_stream(live: Session, tmp_path: Path) -> None:
+    model, draw = live.state.model.model, torch.Generator().manual_seed(6)
+    read, write = (torch.randn(50, model.d_model, generator=draw) for _ in range(2))
+    parts = {
+        "bias": torch.randn(50, generator=draw),
+        "mean": torch.zeros(model.d_model),
+        "base": torch.zeros(model.d_model),
+    }
+    made = EncoderDictionary("sae", "mlp_in.1", read, write, written="mlp_out.1", **parts)
+    directions.save(tmp_path / "t.safetensors", made, model)
+    live.intent("set_prompt", {"text": PROMPT})
+    live.import_item((tmp_path / "t.safetensors").read_bytes(), "transcoder")
+    assert live.wait()
+    answer = load(live.coef(live.state.baseline, dictionary="sae@mlp_in.1", indices=[7]))["coef"]
+    recording = model.run(PROMPT, ["mlp_in"])
+    assert len(answer) == model.n_layers
+    for layer in range(model.n_layers):
+        wanted = activations(made, recording["mlp_in", layer][0], 7)
+        torch.testing.assert_close(answer[layer, :, 0], wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_a_linear_dictionary_answers_with_those_asked_for_too(featured: Any) -> None:

@@ -471,6 +471,6 @@ def test_a_report_of_several_tables_says_what_its_parts_are_instead_of_failing()
     table = table_of(report)
     assert table is not None
     assert table["columns"] == ["part", "value"]
-    assert json.loads(text_of((report, report), ".json"))["rows"] == table["rows"]
+    assert json.loads(text_of(report, ".json"))["rows"] == table["rows"]
     assert table_of([report, some(1.0)])["columns"] != table["columns"]  # what has a table goes first
     assert text_of(report, ".csv").startswith("part,value")

@@ -21,7 +21,7 @@ from residscope.progress import Cancel, Progress, stage
 from residscope.session import compute
 from residscope.session.compute import Held
 from residscope.session.jobs import Taker
-from residscope.world.dictionaries import in_stream, row_sites
+from residscope.world.dictionaries import beside_stream, row_sites
 from residscope.world.loaded import Loaded
 from residscope.world.values import Prompt
 
@@ -344,7 +344,7 @@ def coef(page: Page, loaded: Loaded, dictionary: Dictionary, row: int, *, turn: 
     And norm[token] = |x|, and sink[token], whether it is an attention sink's. Raises UnknownLayer.
     """
     table = loaded.model.sites
-    sites, stream = row_sites(dictionary, table), in_stream(table.parse(dictionary.site))
+    sites, stream = row_sites(dictionary, table), beside_stream(dictionary, table)
     check_row(sites, row)
     x, sink = page.at(row) if stream else page.elsewhere(loaded, sites[row], dictionary.head, turn=turn)
     found = compute.coordinates(x[None], loaded, dictionary, slice(row, row + 1))

@@ -44,7 +44,7 @@ from residscope.shelf.items import MOST_NAME, ItemShelf, Kept, check_fits, check
 from residscope.shelf.parts import parts_of
 from residscope.shelf.shown import file_of, read_item, table_of, views_of
 from residscope.shelf.whole import SavedPrompts
-from residscope.world.dictionaries import in_stream
+from residscope.world.dictionaries import beside_stream
 from residscope.world.fitted import find_map
 from residscope.world.imported import read_direction, take_in
 from residscope.world.loaded import Loaded
@@ -286,9 +286,9 @@ class Session:
         state = self._state
         found, loaded = find_run(state, run), need_model(state.model)
         known = dictionary_of(dictionary, loaded, state.directions)
-        site = loaded.model.sites.parse(known.site)
-        if in_stream(site):
+        if beside_stream(known, loaded.model.sites):
             return loaded, known, self._held(run)[0]
+        site = loaded.model.sites.parse(known.site)
         return loaded, known, self._elsewhere(loaded, found, state, site.name, known.head)
 
     def page_coef(self, page: str, dictionary: str, row: int) -> bytes:

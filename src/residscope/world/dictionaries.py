@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from residscope.directions import Dictionary
+from residscope.directions import Dictionary, LinearDictionary
 from residscope.model.sites import Site, SiteTable
 
+STREAM = ("embed", "resid_pre", "resid_mid", "resid_post")
 SAVED = "saved"  # the kind of a dictionary that is one saved direction
 
 
@@ -44,13 +45,19 @@ def in_stream(site: Site) -> bool:
     return site.kind.axes[-1] == "d_model"
 
 
+def beside_stream(dictionary: Dictionary, table: SiteTable) -> bool:
+    """Whether it reads the stream's rows. An encoder of another place does not: it would give no activation of its own."""
+    site = table.parse(dictionary.site)
+    return in_stream(site) and (isinstance(dictionary, LinearDictionary) or site.name in STREAM)
+
+
 def row_sites(dictionary: Dictionary | None, table: SiteTable) -> list[str]:
     """What a dictionary is read against: the stream before block 0 and after each; or, of another width, its own site in each."""
     layers = range(table.sizes.n_layers)
-    site = None if dictionary is None else table.parse(dictionary.site)
-    if site is None or in_stream(site):
+    if dictionary is None or beside_stream(dictionary, table):
         return ["resid_pre.0", *(f"resid_post.{layer}" for layer in layers)]
-    return [f"{site.name}.{layer}" for layer in layers]
+    name = table.parse(dictionary.site).name
+    return [f"{name}.{layer}" for layer in layers]
 
 
 def row_names(sites: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ from residscope.world.mixing import Term, one_dictionary, terms_of
 from residscope.world.session_world import SessionWorld
 from residscope.world.values import Metric
 
+MOST_TOLD = 4096
 POLES = 5
 THROUGH = "read through the final norm at every layer: exact at the last, a lens before it."
 ZERO = {
@@ -27,7 +28,7 @@ ZERO = {
 def describe_dictionary(loaded: Loaded, id: str, metric: Metric | None) -> dict[str, Any]:
     """The query `dictionary` of the wire."""
     dictionary = loaded.dictionary(id)
-    read = dictionary.read.float()
+    read = dictionary.read[:MOST_TOLD].float()  # of thousands the first; `strongest` names others
     wide = in_stream(loaded.model.sites.parse(dictionary.site))
     cosines = _cosines(loaded, read, metric) if wide else [None] * len(read)
     poles = _poles(loaded, read) if wide else [{"top": [], "bottom": []} for _ in read]

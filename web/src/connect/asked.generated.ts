@@ -161,6 +161,7 @@ export interface Asked {
     coef: {
       run: string;
       dictionary: string;
+      indices?: number[] | null;
     };
     cost: {
       method: string;
@@ -253,6 +254,13 @@ export interface Asked {
     };
     stream: {
       run: string;
+    };
+    strongest: {
+      run: string;
+      dictionary: string;
+      row: number;
+      pos: number;
+      k?: number;
     };
   };
 }
