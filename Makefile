@@ -76,8 +76,8 @@ docs: $(VENV)/.dev
 	@$(BIN)/python -m residscope.listing docs
 
 rules: $(VENV)/.dev
-	@$(BIN)/lint-imports
-	@$(BIN)/lint-imports --config recipes/circles.ini
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/lint-imports --no-cache --config recipes/circles.ini
 
 unit: $(VENV)/.dev $(VENV)/.ui postgres
 	@$(BIN)/residscope models pull $(MODEL)

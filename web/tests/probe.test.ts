@@ -170,7 +170,7 @@ describe("the tab", () => {
     state({ probes: [taken, { ...probe, name: `${name} (2)` }] });
     expect(await restore(app, shared)).toBe(true);
     expect(asked()).toEqual(["start", "set_prompt", "set_edits"]);
-    expect(connector.intent).toHaveBeenLastCalledWith("set_edits", { edits: [{ ...edit, probe: `${name} (2)` }] });
+    expect(connector.intent).toHaveBeenLastCalledWith("set_edits", { edits: [{ ...edit, probe: `${name} (2)` }], skip_refused: true });
   });
 
   it("a shared link whose fit fails goes on, and no probe of another's prompts stands in", async () => {
