@@ -72,6 +72,8 @@ export interface DictionaryInfo {
   /** Of its sites and tensors; none of a saved direction. */
   hash?: string;
   write_site?: string;
+  /** Of an encoder false: its coordinates are no products with a direction, and the page neither colours by it nor mixes it. */
+  linear?: boolean;
 }
 
 export interface ModelInfo {

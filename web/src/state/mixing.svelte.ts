@@ -14,7 +14,9 @@ export class Mixing {
   private products: { key: string; gram: Gram; start: Map<string, number> } | null = $state.raw(null);
   private wanted = "";
 
-  private known = $derived.by(() => new Map((this.session.model?.dictionaries ?? []).map((info) => [info.id, info])));
+  /** Those that are read linearly: of a mix with an encoder's features, picture and direction would be two things. */
+  private linear = $derived.by(() => (this.session.model?.dictionaries ?? []).filter((info) => info.linear !== false));
+  private known = $derived.by(() => new Map(this.linear.map((info) => [info.id, info])));
 
   /** Saved directions, each as a dictionary of one. */
   private held = $derived.by(() => new Map((this.session.state?.directions ?? []).map((direction) => [savedSource(direction.name), asDictionary(direction)])));
@@ -22,7 +24,7 @@ export class Mixing {
   /** The dictionary chosen in the toolbar. */
   dictionary: DictionaryInfo | null = $derived.by(() => {
     const model = this.session.model;
-    return model ? (this.info(this.view.current.dictionary) ?? usual(model.dictionaries, model.n_layers)) : null;
+    return model ? (this.info(this.view.current.dictionary) ?? usual(this.linear, model.n_layers)) : null;
   });
   /** All that can be chosen. */
   choices = $derived.by(() => [...this.known.values(), ...this.held.values()]);
