@@ -283,7 +283,7 @@ def test_each_tensor_is_saved_once_and_a_damaged_or_missing_one_is_refused_by_na
     whole = path.read_bytes()
     at = whole.index(value.numpy().tobytes())
     path.write_bytes(whole[:at] + b"\x01" + whole[at + 1 :])
-    with pytest.raises(errors.BadEdit, match=rf"some\.safetensors.*damaged.*{digest}"):
+    with pytest.raises(errors.BadEdit, match=r"some\.safetensors.*damaged"):
         edits.load(path)
     for damaged in (whole[: len(whole) // 2], b"", b"not a file"):
         path.write_bytes(damaged)

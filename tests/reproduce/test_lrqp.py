@@ -9,9 +9,9 @@ import torch
 import residscope as rs
 from residscope.cli.app import main
 from residscope.methods.intervention import Arm
+from residscope.reproduce.lrqp import study as lrqp
 from residscope.reproduce.lrqp.claims import _ranges, cards
 from residscope.reproduce.lrqp.page import page
-from residscope.reproduce.lrqp.study import study as lrqp
 from residscope.results import Result
 
 

@@ -8,10 +8,10 @@ import torch
 
 import residscope as rs
 from residscope.cli.app import main
+from residscope.reproduce.viewer import study as viewer
 from residscope.reproduce.viewer.claims import cards
 from residscope.reproduce.viewer.page import page
 from residscope.reproduce.viewer.study import Pick
-from residscope.reproduce.viewer.study import study as viewer
 from residscope.reproduce.viewer.word_kinds import AUXILIARY, NAME
 from residscope.results import Result
 

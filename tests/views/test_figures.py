@@ -177,6 +177,13 @@ def test_maps_and_curves_of_any_numbers_are_drawn(n_rows, n_columns, data, tmp_p
     Histogram({str(i): row for i, row in enumerate(finite)}).save(path)
 
 
+@pytest.mark.parametrize("only", [-1e300, -1.7e308, 1.7e308, -5.0, 0.0, 1e-310])
+@pytest.mark.parametrize("scale", ["diverging", "sequential"])
+def test_a_map_of_one_number_has_a_colour(only, scale, tmp_path):
+    HeatMap([[only, -only]], [0], [0, 1], scale=scale).save(tmp_path / "some.svg")
+    HeatMap([[only]], [0], [0], scale=scale).save(tmp_path / "some.svg")
+
+
 def test_large_pictures_are_drawn_whole_or_say_what_they_leave_out(tmp_path):
     HeatMap([[1.0] * 9000] * 2, ["a", "b"], range(9000)).save(tmp_path / "wide.png")
     assert max(Image.open(tmp_path / "wide.png").size) < 2**16

@@ -31,7 +31,9 @@ class ColorScale:
 
     def color(self, value: float) -> RGB:
         stops = DIVERGING if self.name == "diverging" else SEQUENTIAL
-        share = (value - self.low) / (self.high - self.low) if math.isfinite(value) else float(value > 0)
+        part = 0.5 if math.isinf(self.high - self.low) else 1.0  # of numbers so large that their difference is none
+        low, span = part * self.low, part * self.high - part * self.low
+        share = (part * value - low) / span if math.isfinite(value) else float(value > 0)
         x = max(0.0, min(1.0, share)) * (len(stops) - 1)
         i = min(int(x), len(stops) - 2)
         a, b = rgb(stops[i]), rgb(stops[i + 1])
@@ -62,7 +64,7 @@ def color_scale(values: Iterable[float], name: Scale, limit: float | None) -> Co
         case "sequential":
             low = min([0.0, *finite])
             most = limit if limit is not None else max([low, *finite])
-            return ColorScale(name, low, most if most > low else low + 1)
+            return ColorScale(name, low, most if most > low else low + max(1.0, abs(low)))
         case _:
             assert_never(name)
 
