@@ -1,6 +1,7 @@
 """A method run from the command line: its words read, its progress shown, what it makes written or shown."""
 
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from residscope.cli.outputs import Outputs
 from residscope.cli.parts import bar, torch_dtype
 from residscope.cli.words import Taken
 from residscope.declare import Method
-from residscope.errors import BadArguments, Cancelled
+from residscope.errors import BadArguments, Cancelled, ResidscopeWarning
 from residscope.fields.base import Spec
+from residscope.progress import heard_warnings
 
 STOPPED = 130  # the exit code of what Ctrl-C ended
 
@@ -37,7 +39,11 @@ def run_method(
         of = rs.load(model, dtype=kind, device=device, progress=progress)
     world = FileWorld(Loaded.of(of, source=model), texts=texts)
     method.look(plain, world)
-    made, stopped = watched(method, plain, world)
+    with heard_warnings() as told, warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResidscopeWarning)  # said below, in words
+        made, stopped = watched(method, plain, world)
+    for warning in told:
+        print(f"residscope: {id} warns: {warning}", file=sys.stderr)
     if made is not None:
         write(made, outputs, of)
         if "-" not in outputs.files.values():
