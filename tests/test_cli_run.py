@@ -272,7 +272,11 @@ def test_ctrl_c_keeps_what_was_finished_and_says_so(id, residscope, folder, tmp_
     monkeypatch.setattr(Method, "run", interrupted)
     kept = tmp_path / "kept.safetensors"
     words = typed(METHODS[id].schema() if id in METHODS else manifest.find_method(id).schema())
-    code, _, said = residscope(id, *words, "--save", str(kept))
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is started deaf to it
+    try:
+        code, _, said = residscope(id, *words, "--save", str(kept))
+    finally:
+        signal.signal(signal.SIGINT, ours)
     assert code == 130
     assert f"{id} was stopped by Ctrl-C" in said
     assert kept.exists() == (str(kept) in said.splitlines()[-1])
