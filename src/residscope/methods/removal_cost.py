@@ -76,14 +76,14 @@ class _Cost:
 
     def __call__(self, recording: Recording) -> Float[Tensor, "row pos measure"]:
         rows = recording.batch.rows or range(len(recording.batch))
-        found = []
+        costs = []
         for row, x, ids in zip(rows, recording["final_norm"], recording.tokens, strict=True):
             with torch.no_grad():
                 logits = recording.unembed(x[:-1]).float()
             d, normaliser, kl = shift(logits, self.base[row])
             rise = normaliser - d.gather(1, ids[1:, None])[:, 0]
-            found.append(torch.stack([kl, rise], -1))
-        return torch.stack(found)
+            costs.append(torch.stack([kl, rise], -1))
+        return torch.stack(costs)
 
 
 @method("removal-cost", title="Cost of removal", group="evidence")
