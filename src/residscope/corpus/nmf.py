@@ -61,9 +61,9 @@ def nmf(
     x, seen, below = _sample(reading, seed)
     check_count(len(x), n, site=where, head=head)
     parts, about = factorised(x, n, seed=seed, progress=progress, cancel=cancel)
-    said = {**reader.about, "tokens": seen, "sample": len(x), "model": model.hash, "seed": seed, **about}
-    said |= {"clipped": below} if clip else {}
-    return Dictionary("nmf", str(where), **parts, provenance=said, head=head, space="raw")
+    provenance = {**reader.about, "tokens": seen, "sample": len(x), "model": model.hash, "seed": seed, **about}
+    provenance |= {"clipped": below} if clip else {}
+    return Dictionary("nmf", str(where), **parts, provenance=provenance, head=head, space="raw")
 
 
 def factorised(
@@ -118,8 +118,8 @@ def _non_negative(
     reading: Iterator[dict[Site, Float[Tensor, "n d"]]], site: Site, head: int | None, clip: bool
 ) -> Iterator[tuple[Float[Tensor, "n d"], int]]:
     """The vectors, with what is below zero set to zero, and how many entries that were."""
-    for found in reading:
-        x = found[site].float()
+    for vectors in reading:
+        x = vectors[site].float()
         below = int((x < 0).sum())
         if below and not clip:
             raise NegativeActivations(
