@@ -177,7 +177,7 @@ class Histogram(View):
     def __post_init__(self) -> None:
         named = isinstance(self.series, Mapping)
         self.require(named, "its series have no names", type(self.series).__name__, "a dict of name to values")
-        self._set(series={str(name): numbers(self, name, found) for name, found in self.series.items()})
+        self._set(series={str(name): numbers(self, name, samples) for name, samples in self.series.items()})
         if isinstance(self.bins, int):
             self.require(1 <= self.bins <= 1000, "it has no such number of bins", self.bins, "1 to 1000")
         else:
@@ -193,7 +193,7 @@ class Histogram(View):
     def edges(self) -> tuple[float, ...]:
         if not isinstance(self.bins, int):
             return tuple(self.bins)
-        known = [x for found in self.series.values() for x in found if math.isfinite(x)]
+        known = [x for samples in self.series.values() for x in samples if math.isfinite(x)]
         low, high = (min(known), max(known)) if known else (0.0, 1.0)
         if low == high:
             low, high = low - 0.5, high + 0.5
@@ -208,14 +208,14 @@ class Histogram(View):
     def to_dict(self) -> dict[str, Any]:
         edges = self.edges()
         series = []
-        for name, found in self.series.items():
+        for name, samples in self.series.items():
             counts = [0] * (len(edges) - 1)
-            inside = [x for x in found if edges[0] <= x <= edges[-1]]
+            inside = [x for x in samples if edges[0] <= x <= edges[-1]]
             for x in inside:
                 counts[min(bisect_right(edges, x) - 1, len(counts) - 1)] += 1
             mean = sum(inside) / len(inside) if inside else math.nan
             series.append(
-                {"name": name, "counts": counts, "n": len(inside), "mean": mean, "left_out": len(found) - len(inside)}
+                {"name": name, "counts": counts, "n": len(inside), "mean": mean, "left_out": len(samples) - len(inside)}
             )
         rest = {name: getattr(self, name) for name in ("title", "x_title", "unit", "references", "note")}
         return plain({"kind": self.kind, "edges": edges, "series": series} | rest)

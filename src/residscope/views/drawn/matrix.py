@@ -72,13 +72,13 @@ def _numbers(view: HeatMap, scale: ColorScale) -> list[list[str]]:
     loud = max(loud, sizes[int(MOST_WRITTEN * len(sizes))] if len(sizes) > LARGE else 0.0)
     digits = next(n for n, most in ((3, 0.1), (2, 1.05), (1, 100.0), (0, math.inf)) if scale.high <= most)
 
-    def said(x: float) -> str:
+    def written(x: float) -> str:
         if math.isnan(x) or abs(x) < loud:
             return ""
         text = f"{x:.{digits}f}" if math.isfinite(x) else ""
         return text.replace("-", "−") if text and float(text) else number(x, 1)
 
-    return [[said(x) for x in row] for row in view.values]
+    return [[written(x) for x in row] for row in view.values]
 
 
 def _drawn(cells: Cells, room: float) -> Plan:

@@ -54,8 +54,8 @@ def curve(view: Curve, width: float) -> Plan:
 
 
 def histogram(view: Histogram, width: float) -> Plan:
-    told = view.to_dict()
-    edges, series = told["edges"], told["series"]
+    binned = view.to_dict()
+    edges, series = binned["edges"], binned["series"]
     shares = len({one["n"] for one in series}) > 1
     entries = [
         (f"{shown(one['name'])} · n {one['n']} · mean {number(one['mean'], 3)}", _color(i), "box")
@@ -93,11 +93,11 @@ def scatter(view: Scatter, width: float) -> Plan:
             ring: dict[str, Any] = (
                 {"facecolors": "none", "edgecolors": _color(i)} if i >= len(SERIES) else {"color": _color(i)}
             )
-            found = ax.scatter(
+            dots = ax.scatter(
                 [view.x[k] for k in own], [view.y[k] for k in own], s=4 if small else 14, alpha=0.55 if small else 0.75,
                 linewidths=0.8 if i >= len(SERIES) else 0, **ring,
             )  # fmt: skip
-            found.set_rasterized(len(own) > 20_000)
+            dots.set_rasterized(len(own) > 20_000)
         if view.diagonal:
             low, high = min(ax.get_xlim()[0], ax.get_ylim()[0]), max(ax.get_xlim()[1], ax.get_ylim()[1])
             ax.set(xlim=(low, high), ylim=(low, high))

@@ -65,9 +65,9 @@ class Sheet:
         if not corners:
             return
         edges: dict[str, Any] = {"edgecolors": LINE_2, "hatch": "/////"} if hatched else {"edgecolors": "none"}
-        found = PolyCollection(corners, facecolors=colors, linewidths=0, antialiased=False, **edges)
-        found.set_rasterized(len(corners) > MOST_CELLS)
-        self._page.add_collection(found, autolim=False)
+        collection = PolyCollection(corners, facecolors=colors, linewidths=0, antialiased=False, **edges)
+        collection.set_rasterized(len(corners) > MOST_CELLS)
+        self._page.add_collection(collection, autolim=False)
 
     def rect(self, x: float, y: float, w: float, h: float, color: Any) -> None:
         self.polygons([corners_of(x, y, w, h)], [color])
@@ -95,10 +95,12 @@ class Sheet:
         low = number(scale.low, 3)
         self.text(left, top + 18, low, size=10, mono=True)
         self.text(right, top + 18, high, size=10, mono=True, align="right")
-        said = unit or ("0" if scale.name == "diverging" else "")
+        caption = unit or ("0" if scale.name == "diverging" else "")
         room = BAR - measure(low, 10, mono=True) - measure(high, 10, mono=True) - 12
-        middle = left + measure(low, 10, mono=True) + 6 + room / 2 if measure(said, 10) > room / 2 else left + BAR / 2
-        self.text(middle, top + 18, fit(said, room, 10), size=10, color=TEXT_3, align="center")
+        middle = (
+            left + measure(low, 10, mono=True) + 6 + room / 2 if measure(caption, 10) > room / 2 else left + BAR / 2
+        )
+        self.text(middle, top + 18, fit(caption, room, 10), size=10, color=TEXT_3, align="center")
 
     def swatches(self, entries: Sequence[tuple[str, str, str]], left: float, top: float, room: float) -> None:
         """Names of series beside their colours; `legend_height` says how high they are."""
@@ -119,14 +121,14 @@ def legend_height(entries: Sequence[tuple[str, str, str]], room: float) -> float
 
 
 def _placed(entries: Sequence[tuple[str, str, str]], room: float) -> list[tuple[tuple[str, str, str], float, float]]:
-    x, y, found = 0.0, 8.0, []
+    x, y, placed = 0.0, 8.0, []
     for entry in entries:
         width = 20 + measure(fit(entry[0], min(260, room - 20), 11), 11)
         if x > 0 and x + width > room:
             x, y = 0.0, y + 16
-        found.append((entry, x, y))
+        placed.append((entry, x, y))
         x += width + 14
-    return found
+    return placed
 
 
 def corners_of(x: float, y: float, w: float, h: float) -> list[Point]:

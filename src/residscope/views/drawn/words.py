@@ -65,7 +65,7 @@ def token_strip(view: TokenStrip, width: float) -> Plan:
 
 def table(view: Table, width: float) -> Plan:
     """Its first rows, where there are very many; numbers to the right."""
-    rows = [[said(value) for value in row] for row in view.rows[:MOST_ROWS]]
+    rows = [[value_text(value) for value in row] for row in view.rows[:MOST_ROWS]]
     numeric = [
         all(row[i] is None or (isinstance(row[i], int | float) and not isinstance(row[i], bool)) for row in view.rows)
         for i in range(len(view.columns))
@@ -103,7 +103,7 @@ def card(view: Card, width: float) -> Plan:
     mark = {"passed": "✓ passed", "failed": "✗ failed"}.get(view.verdict or "", "")
     head = paragraphs([(view.title, 12.0, TEXT, True)], inner - (80 if mark else 0))
     names = min(inner * 0.55, max([0.0, *(measure(name, 11) for name in view.fields)]) + PAD)
-    fields = [(fit(name, names - 6, 11), said(value)) for name, value in view.fields.items()]
+    fields = [(fit(name, names - 6, 11), value_text(value)) for name, value in view.fields.items()]
     note = paragraphs([(view.note, 10.0, TEXT_3, False)] if view.note else [], inner)
 
     def listed(sheet: Sheet, left: float, top: float) -> None:
@@ -146,7 +146,7 @@ def grid(view: Grid, width: float, plan: Callable[[View, float], Plan]) -> Plan:
     return stacked([head, body], gap=10)
 
 
-def said(value: Value) -> str:
+def value_text(value: Value) -> str:
     if value is None:
         return "–"
     if isinstance(value, bool):
