@@ -93,10 +93,10 @@ def checkpoint_in(path: Path) -> Path:
     Raises:
         DamagedModel: there is none.
     """
-    found = sorted(path.glob(FINAL))
-    if not found:
+    checkpoints = sorted(path.glob(FINAL))
+    if not checkpoints:
         raise DamagedModel("no checkpoint", received=str(path), allowed=FINAL, fix=AGAIN)
-    return found[0]
+    return checkpoints[0]
 
 
 def configuration(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,9 +213,9 @@ def _unpickle(file: Path) -> dict[str, Any]:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        said = str(error).strip().splitlines()[0][:200]
+        reason = str(error).strip().splitlines()[0][:200]
         raise DamagedModel(
-            f"{file.name} is not a plain state dict", received=said, allowed="tensors by name, no code", fix=AGAIN
+            f"{file.name} is not a plain state dict", received=reason, allowed="tensors by name, no code", fix=AGAIN
         ) from error
     if not isinstance(state, dict) or not all(isinstance(x, torch.Tensor) for x in state.values()):
         raise DamagedModel(f"{file.name} is not a state dict", received=type(state).__name__, allowed="tensors by name")
