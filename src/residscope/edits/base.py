@@ -179,14 +179,14 @@ def whole_numbers(given: Any, name: str) -> tuple[int, ...] | None:
     """One whole number or several as a tuple; None stays. Raises BadEdit."""
     if given is None:
         return None
-    found = (given,) if isinstance(given, int) and not isinstance(given, bool) else given
-    if not isinstance(found, list | tuple | range) or not all(
-        isinstance(i, int) and not isinstance(i, bool) for i in found
+    numbers = (given,) if isinstance(given, int) and not isinstance(given, bool) else given
+    if not isinstance(numbers, list | tuple | range) or not all(
+        isinstance(i, int) and not isinstance(i, bool) for i in numbers
     ):
         raise BadEdit(
             f"{name} is a whole number or a list of them", received=f"{name}={given!r}", allowed="such as 3 or [1, 4]"
         )
-    return tuple(found)
+    return tuple(numbers)
 
 
 def along(value: Tensor, axis: int, index: tuple[int, ...]) -> Bool[Tensor, "..."]:
@@ -203,13 +203,13 @@ def at_positions(pos: tuple[int, ...] | None, value: Tensor, at: At) -> Bool[Ten
     rows = torch.zeros(value.shape[0], value.shape[axis], dtype=torch.bool, device=value.device)
     for row, length in enumerate(at.batch.lengths):
         for p in pos:
-            found = p + length if p < 0 else p
-            if not 0 <= found < length:
+            place = p + length if p < 0 else p
+            if not 0 <= place < length:
                 raise UnknownPosition(
                     f"the prompt has {length} tokens", received=f"pos={p}", allowed=f"{-length} to {length - 1}"
                 )
-            if found >= at.offset:
-                rows[row, found - at.offset] = True
+            if place >= at.offset:
+                rows[row, place - at.offset] = True
     shape = [1] * value.ndim
     shape[0], shape[axis] = rows.shape
     return rows.view(shape)

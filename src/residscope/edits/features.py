@@ -93,9 +93,9 @@ def feature(
     """
     numbers = {name: None if x is None else as_number(x, name) for name, x in {"scale": scale, "value": value}.items()}
     place = getattr(dictionary, "write_site", "") if site is None else site
-    found = indices({"neuron": index})["neuron"] or ()
+    chosen = indices({"neuron": index})["neuron"] or ()
     places = indices(of_head(str(place), [dictionary], where))
-    return Feature(str(place), dictionary=dictionary, index=found, **numbers, **places)
+    return Feature(str(place), dictionary=dictionary, index=chosen, **numbers, **places)
 
 
 def check_features(dictionary: Any, index: Any) -> None:

@@ -52,12 +52,12 @@ class Resample(Held):
         return replace(self, over=None, source=source, ids=data.tokens, lengths=data.lengths)
 
     def change(self, value: Tensor, at: At) -> Tensor:
-        held: Tensor = self.source[str(at.site)]
+        recorded: Tensor = self.source[str(at.site)]
         axis, new = positions_axis(at), value.clone()
         for row, length in enumerate(at.batch.lengths):
             if length > at.offset:
                 drawn, n = self._drawn(prompt_of(row, at), at.batch.ids[row, :length], at)
-                own = held[drawn].narrow(axis - 1, n - length + at.offset, length - at.offset)
+                own = recorded[drawn].narrow(axis - 1, n - length + at.offset, length - at.offset)
                 width = n if "key" in at.site.kind.axes else value.shape[-1]
                 new[row].narrow(axis - 1, 0, length - at.offset)[..., :width].copy_(own[..., :width])
         return new

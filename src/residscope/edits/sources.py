@@ -70,9 +70,9 @@ class Freeze(Held):
         return isinstance(later, Freeze)
 
     def change(self, value: Tensor, at: At) -> Tensor:
-        held = at.unedited(at.site)
+        unedited = at.unedited(at.site)
         axis = positions_axis(at)
-        return held.narrow(axis, at.offset, held.shape[axis] - at.offset)
+        return unedited.narrow(axis, at.offset, unedited.shape[axis] - at.offset)
 
 
 @dataclass(frozen=True)
@@ -133,12 +133,12 @@ class Sourced(Held):
                 received=str(len(whole_source)),
                 allowed=f"1 or {len(value)}",
             )
-        held = at.mine(whole_source).to(value)
-        if self.align is None and self._corresponds(at, held.shape[axis]):
-            ends = min(held.shape[axis], length)  # what is beyond is padding, of the run's rows or of the source's
+        recorded = at.mine(whole_source).to(value)
+        if self.align is None and self._corresponds(at, recorded.shape[axis]):
+            ends = min(recorded.shape[axis], length)  # what is beyond is padding, of the run's rows or of the source's
             if "key" in at.site.kind.axes:
-                held = held[..., :ends]
-            new = held.narrow(axis, at.offset, max(0, ends - at.offset))
+                recorded = recorded[..., :ends]
+            new = recorded.narrow(axis, at.offset, max(0, ends - at.offset))
             if ends == length:
                 return new.expand_as(value)
             padded = value.clone()
@@ -148,16 +148,16 @@ class Sourced(Held):
         if "key" in at.site.kind.axes:
             raise CannotAlign(
                 f"{at.site} has positions twice, so prompts of unequal length cannot be aligned there",
-                received=f"{tuple(held.shape)}",
+                received=f"{tuple(recorded.shape)}",
                 allowed=f"{length} positions",
             )
         new = value.clone()
         for row, ends in enumerate(at.batch.lengths):
             prompt = prompt_of(row, at)
-            mapping = {i: j for i, j in self._pairs(prompt, ends, held.shape[axis]).items() if i >= at.offset}
+            mapping = {i: j for i, j in self._pairs(prompt, ends, recorded.shape[axis]).items() if i >= at.offset}
             to = torch.tensor([i - at.offset for i in mapping], dtype=torch.long, device=value.device)
             source = torch.tensor([*mapping.values()], dtype=torch.long, device=value.device)
-            own = held[0 if held.shape[0] == 1 else row]
+            own = recorded[0 if recorded.shape[0] == 1 else row]
             new[row] = new[row].index_copy(axis - 1, to, own.index_select(axis - 1, source))
         return new
 
