@@ -73,12 +73,12 @@ class Certificate:
 
     def failures(self) -> str:
         """The failed checks in words; empty when all passed."""
-        told = [
+        failed = [
             f"{c.name} ({c.failed or f'error {max(c.error, c.first):.1e}'}; {c.about})"
             for c in self.checks
             if not c.passed
         ]
-        return "; ".join(told)
+        return "; ".join(failed)
 
     def __repr__(self) -> str:
         head = f"certificate {'passed' if self.passed else 'FAILED'}: worst {self.worst:.1e} of {self.tolerance:.0e}"
@@ -187,9 +187,9 @@ def _sources() -> str:
 
 def _read(path: Path) -> Certificate | None:
     try:
-        found = json.loads(path.read_text())
-        checks = tuple(Checked(**entry) for entry in found["checks"])
-        certificate = Certificate(checks, found["tolerance"], found["seconds"], cached=True, untried=untried())
+        saved = json.loads(path.read_text())
+        checks = tuple(Checked(**entry) for entry in saved["checks"])
+        certificate = Certificate(checks, saved["tolerance"], saved["seconds"], cached=True, untried=untried())
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return certificate if certificate.passed and {c.name for c in checks} == CHECKS.keys() else None

@@ -76,6 +76,6 @@ def _end_of_text(model: Any) -> Iterable[int]:
     """The ids by which the model says it is done."""
     ends: set[int] = set()
     for holder in (getattr(model.hf, "generation_config", None), model.hf.config, model.tokenizer):
-        found = getattr(holder, "eos_token_id", None)
-        ends.update(found if isinstance(found, list) else [] if found is None else [found])
+        ids = getattr(holder, "eos_token_id", None)
+        ends.update(ids if isinstance(ids, list) else [] if ids is None else [ids])
     return ends

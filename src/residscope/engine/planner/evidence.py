@@ -50,14 +50,14 @@ class Ask:
 class Evidence:
     """Of each cell and prompt: the estimated effect, and how large the evidence says it may be (infinite where there is none).
 
-    between: cells whose estimate is on a line between two others. exact: cells that were run exactly on the way. told: in words.
+    between: cells whose estimate is on a line between two others. exact: cells that were run exactly on the way. basis: in words.
     """
 
     effect: Float[Tensor, "cell prompt"]
     largest: Float[Tensor, "cell prompt"]
     between: Bool[Tensor, "cell"]
     exact: tuple[int, ...]
-    told: str
+    basis: str
     passes: int
 
 
@@ -78,10 +78,10 @@ def in_bfloat16(ask: Ask) -> Evidence:
         effect[lines.run] = (values - rough.base.cpu()).to(effect)
         passes += rough.passes
     own = torch.maximum(effect.abs() / _RUN, grads.size.nan_to_num(0) / _SECOND)
-    told = "a run of the cell in bfloat16 and its first-order estimate"
+    basis = "a run of the cell in bfloat16 and its first-order estimate"
     if lines.between.any():
-        told += "; for a cell between two, its first-order estimate and both of those in bfloat16"
-    return lines.joined(effect, own, grads, _BESIDE["bfloat16"], (), told, passes)
+        basis += "; for a cell between two, its first-order estimate and both of those in bfloat16"
+    return lines.joined(effect, own, grads, _BESIDE["bfloat16"], (), basis, passes)
 
 
 def by_neighbours(ask: Ask) -> Evidence:
@@ -97,8 +97,8 @@ def by_neighbours(ask: Ask) -> Evidence:
             effect
         )
         passes += exact.passes
-    told = "its first-order estimate and the two exact cells it stands between"
-    return lines.joined(effect, effect.abs(), grads, _BESIDE["neighbours"], tuple(lines.run), told, passes)
+    basis = "its first-order estimate and the two exact cells it stands between"
+    return lines.joined(effect, effect.abs(), grads, _BESIDE["neighbours"], tuple(lines.run), basis, passes)
 
 
 def by_gradient(ask: Ask) -> Evidence:
@@ -144,7 +144,7 @@ class _Lines:
         grads: _Gradient,
         beside: float,
         exact: tuple[int, ...],
-        told: str,
+        basis: str,
         passes: int,
     ) -> Evidence:
         """The cells that were run as they are; those between on the line between the two beside them."""
@@ -157,7 +157,7 @@ class _Lines:
                         effect[cell] = low + (high - low) * (i - a) / (b - a)
                         larger = torch.maximum(low.abs(), high.abs()) / beside
                         largest[cell] = torch.maximum(larger, grads.size[cell] / _SECOND)
-        return Evidence(effect, largest, self.between, exact, told, passes)
+        return Evidence(effect, largest, self.between, exact, basis, passes)
 
 
 class _OnCopy:

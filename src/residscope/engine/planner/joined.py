@@ -106,13 +106,13 @@ class JoinedPass(Pass):
         if own is not None and all(row < there for row in rows):
             return own[_span(rows)]
         axis = positions_axis(site)
-        found = self.base.rows(site, [self.index[row] for row in rows])
-        found = found.narrow(axis, self.offset, found.shape[axis] - self.offset)
+        values = self.base.rows(site, [self.index[row] for row in rows])
+        values = values.narrow(axis, self.offset, values.shape[axis] - self.offset)
         mine = [i for i, row in enumerate(rows) if row < there]
         if own is not None and mine:
-            found = found.clone()
-            found[mine] = own[[rows[i] for i in mine]]
-        return found
+            values = values.clone()
+            values[mine] = own[[rows[i] for i in mine]]
+        return values
 
     def prefix(self, layer: int, rows: int) -> tuple[Tensor, Tensor]:
         """The keys and values before the pass's positions, for the first so many rows; a second reading does not look at them."""
@@ -163,11 +163,11 @@ class JoinedPass(Pass):
             starts = ((start, start - rows.start) for start in own if rows.start <= start < rows.stop)
         else:
             starts = ((row, i) for i, row in enumerate(rows) if row in own)
-        found = []
+        strands = []
         for start, i in starts:
             strand, batch, here = own[start]
-            found.append((strand, batch, here, slice(i, i + len(strand))))
-        return found
+            strands.append((strand, batch, here, slice(i, i + len(strand))))
+        return strands
 
     def _asking(
         self, site: Site, rows: Sequence[int], common: Sequence[Edit], own: Sequence[Own]
@@ -217,7 +217,7 @@ class JoinedPass(Pass):
             self.layout.table,
             batch,
             self.offset,
-            lambda s: self.base.held(s, index),
+            lambda s: self.base.unedited_at(s, index),
             lambda s: self.seen_by(s, rows),
         )
 

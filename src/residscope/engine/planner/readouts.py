@@ -59,14 +59,14 @@ class Reader:
 
     def _metric(self, x: Tensor, batch: Batch, overlays: Sequence[Any]) -> Tensor:
         assert self.metric is not None
-        found = []
+        numbers = []
         with torch.no_grad():
             for first in range(0, len(x), _ROWS):
                 rows = range(first, min(first + _ROWS, len(x)))
                 logits = self.model.layout.logits(x[rows.start : rows.stop], self.ids, overlays)
                 part = batch if len(rows) == len(batch) else batch.take(rows)
-                found.append(self.metric.of(logits, self.ids, self.model, part))
-        return torch.cat(found)
+                numbers.append(self.metric.of(logits, self.ids, self.model, part))
+        return torch.cat(numbers)
 
     def _recording(self, now: JoinedPass, strand: Strand, here: slice) -> Recording:
         """What a whole run of the cell would have recorded: the base before the pass's positions and below the strand."""

@@ -36,7 +36,7 @@ class Base:
         """The base's values for some of its prompts, a row each; a view where there is only one prompt."""
         return gather(self[site], index)
 
-    def held(self, site: Site, index: Sequence[int]) -> Tensor:
+    def unedited_at(self, site: Site, index: Sequence[int]) -> Tensor:
         """What the unedited run has there, a row each."""
         return gather(self.unedited[site], index)
 
@@ -70,12 +70,12 @@ def gather(x: Tensor, index: Sequence[int]) -> Tensor:
 
 def by_site(edits: Iterable[Edit], table: SiteTable) -> dict[Site, tuple[Edit, ...]]:
     """Edits by the sites they change, sites in the order of the forward pass and edits in the order given."""
-    found: dict[Site, list[Edit]] = {}
+    grouped: dict[Site, list[Edit]] = {}
     for edit in edits:
         for site in edit.places(table):
-            found.setdefault(site, []).append(edit)
+            grouped.setdefault(site, []).append(edit)
     n = table.sizes.n_layers
-    return {site: tuple(found[site]) for site in sorted(found, key=lambda s: (rank(s, n), _ORDER[s.name]))}
+    return {site: tuple(grouped[site]) for site in sorted(grouped, key=lambda s: (rank(s, n), _ORDER[s.name]))}
 
 
 def joins(site: Site, n_layers: int) -> int:
@@ -150,7 +150,7 @@ def _changed(site: Site, edits: Iterable[Edit], base: Base) -> Bool[Tensor, "bat
         new[moved.expand(len(new), -1)] = float("nan")  # something else, whatever it is
         return new
 
-    at = At(site, layout.table, base.batch, 0, lambda s: base.held(s, every), lambda s: base[s], reread=reread)
+    at = At(site, layout.table, base.batch, 0, lambda s: base.unedited_at(s, every), lambda s: base[s], reread=reread)
     new = value
     for edit in edits:
         if edit.overlays(layout):
