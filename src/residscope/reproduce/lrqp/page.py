@@ -16,24 +16,24 @@ SHOWN = 160  # points in each of the small multiples
 def page(study: Study) -> list[View]:
     """Everything, in the order of the seed."""
     best = study.lrqp[study.best]
-    found: list[View] = [_about(study), Grid(cards(study), columns=2, title="The seed's claims, one by one")]
-    found += [_readable(study), _multiples(study), _layers(study), _over_c(study)]
-    found += [
+    views: list[View] = [_about(study), Grid(cards(study), columns=2, title="The seed's claims, one by one")]
+    views += [_readable(study), _multiples(study), _layers(study), _over_c(study)]
+    views += [
         Grid(
             [best.histogram(), best.scatter()],
             columns=2,
             title=f"LRQP at {best.site}: the seed's histogram and scatter",
         )
     ]
-    found += [*_methods(study.methods), study.roles.view()]
+    views += [*_methods(study.methods), study.roles.view()]
     if study.roles.s_inhibition:
-        found += [study.downstream.beliefs()]
-    found += [study.downstream.looks(group) for group in study.downstream.attention]
+        views += [study.downstream.beliefs()]
+    views += [study.downstream.looks(group) for group in study.downstream.attention]
     if study.mediation is not None:
-        found += [
+        views += [
             Grid([study.mediation.curve(), study.mediation.histogram()], columns=2, title="The seed's open question")
         ]
-    return [*found, _second(study), _provenance(study)]
+    return [*views, _second(study), _provenance(study)]
 
 
 def _about(study: Study) -> Text:
@@ -124,9 +124,9 @@ def _layers(study: Study) -> View:
         for at, one in study.lrqp.items()
     ]
     beside = [
-        [f"{site}.{at}", method, found.right] + [round(x, 3) for x in (found.rate, *found.interval, found.mean_shift)]
-        for (site, method), flips in study.beside.items()
-        for at, found in flips.items()
+        [f"{site}.{at}", method, flips.right] + [round(x, 3) for x in (flips.rate, *flips.interval, flips.mean_shift)]
+        for (site, method), by_layer in study.beside.items()
+        for at, flips in by_layer.items()
     ]
     return Grid(
         [
@@ -198,8 +198,8 @@ def _over_c(study: Study) -> View:
     )
 
 
-def _methods(found: Sequence[Intervention]) -> list[View]:
-    tables = compare(found)
+def _methods(interventions: Sequence[Intervention]) -> list[View]:
+    tables = compare(interventions)
     sites, names = tables["flip rate"].coords["site"], tables["flip rate"].coords["method"]
     rate = tables["flip rate"]
     rows = [
@@ -224,7 +224,7 @@ def _methods(found: Sequence[Intervention]) -> list[View]:
                     ["site", "method", *tables],
                     rows,
                     title="Methods side by side",
-                    note=f"{len(found[0].arms['clean'].diff)} held-out prompts",
+                    note=f"{len(interventions[0].arms['clean'].diff)} held-out prompts",
                 ),
             ],
             columns=1,
