@@ -136,13 +136,13 @@ def _sample(
 ) -> tuple[Float[Tensor, "sample d"], int, float]:
     """Up to SAMPLE vectors, each as likely as any other; how many there were, and the share of entries below zero."""
     generator = torch.Generator().manual_seed(seed)
-    kept, keys, entries, below = torch.empty(0, 0), torch.empty(0), 0, 0
+    sample, keys, entries, below = torch.empty(0, 0), torch.empty(0), 0, 0
     seen = 0
     for x, negative in reading:
         seen, entries, below = seen + len(x), entries + x.numel(), below + negative
         drawn = torch.rand(len(x), generator=generator)
-        kept, keys = (x.cpu(), drawn) if not len(keys) else (torch.cat([kept, x.cpu()]), torch.cat([keys, drawn]))
+        sample, keys = (x.cpu(), drawn) if not len(keys) else (torch.cat([sample, x.cpu()]), torch.cat([keys, drawn]))
         if len(keys) > SAMPLE:
             chosen = keys.topk(SAMPLE, largest=False).indices.sort().values
-            kept, keys = kept[chosen], keys[chosen]
-    return kept, seen, below / max(entries, 1)
+            sample, keys = sample[chosen], keys[chosen]
+    return sample, seen, below / max(entries, 1)

@@ -94,12 +94,12 @@ def certify(model: "Model", *, progress: Callable[[str, int, int], None] | None 
     """Check a model, or answer from a passed certificate kept for the same weights, code, device, dtype and versions."""
     structure = Structure(model.hf)
     known = bool(model.hash) and not structure.attached()  # what somebody's hook does has no hash
-    kept = _folder() / f"{_key(model, structure)}.json"
-    if known and (cached := _read(kept)) is not None:
+    path = _folder() / f"{_key(model, structure)}.json"
+    if known and (cached := _read(path)) is not None:
         return cached
     certificate = measure(model, progress=progress)
     if certificate.passed and known:
-        _write(kept, certificate)
+        _write(path, certificate)
     return certificate
 
 

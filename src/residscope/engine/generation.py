@@ -116,10 +116,10 @@ class Generation:
         """Each prompt's completion, its tokens on the colour of -log p: dark is what was expected least. Runs to the end."""
         strips = [
             TokenStrip(
-                [token.text for token in one.tokens], [-token.log_prob for token in one.tokens], unit="nats, -log p",
-                scale="sequential", title="" if self._rows == 1 else f"prompt {row}",
+                [token.text for token in completion.tokens], [-token.log_prob for token in completion.tokens],
+                unit="nats, -log p", scale="sequential", title="" if self._rows == 1 else f"prompt {row}",
             )
-            for row, one in enumerate(self.rows)
+            for row, completion in enumerate(self.rows)
         ]  # fmt: skip
         return Grid(strips, columns=1, title="What was generated")
 

@@ -79,8 +79,8 @@ def device_of(module: Any) -> torch.device:
     if not module.weight.is_meta:
         return module.weight.device
     hook = getattr(module, "_hf_hook", None)
-    for one in getattr(hook, "hooks", (hook,)):
-        if (place := getattr(one, "execution_device", None)) is not None:
+    for inner in getattr(hook, "hooks", (hook,)):
+        if (place := getattr(inner, "execution_device", None)) is not None:
             return torch.device(place)
     in_memory(module, "weight")
     raise AssertionError("accelerate's hook has no device")

@@ -29,13 +29,13 @@ def sources_kept() -> Iterator[None]:
 
 def source_run(model: Any, prompt: Any, sites: Sequence[Site]) -> Any:
     """A recording that holds these sites of a prompt that an edit takes values from."""
-    kept = _sources.get()
-    if kept is None:
+    runs = _sources.get()
+    if runs is None:
         return model.run(prompt, capture=sites)
     key = prompt if isinstance(prompt, str) else id(prompt)
-    if key not in kept:
-        kept[key] = prompt, model.run(prompt, capture=[*model.sites.expand("resid_pre"), *sites])
-    return kept[key][1]
+    if key not in runs:
+        runs[key] = prompt, model.run(prompt, capture=[*model.sites.expand("resid_pre"), *sites])
+    return runs[key][1]
 
 
 def join(edits: Sequence[LeastEdit], table: SiteTable, lengths: tuple[int, ...]) -> tuple[Edit, ...]:

@@ -199,13 +199,17 @@ def compare(found: Sequence[Intervention]) -> dict[str, Result]:
 
     Raises KeyError where a method is missing at a site.
     """
-    sites, names = (tuple(dict.fromkeys(getattr(one, part) for one in found)) for part in ("site", "name"))
-    at = {(one.site, one.name): one for one in found}
+    sites, names = (
+        tuple(dict.fromkeys(getattr(intervention, part) for intervention in found)) for part in ("site", "name")
+    )
+    at = {(intervention.site, intervention.name): intervention for intervention in found}
     grid = [[at[site, name] for name in names] for site in sites]
 
     def result(name: str) -> Result:
-        values = torch.tensor([[one.numbers()[name] for one in row] for row in grid], dtype=torch.float64)
-        ends = [[one.flips().interval for one in row] for row in grid]
+        values = torch.tensor(
+            [[intervention.numbers()[name] for intervention in row] for row in grid], dtype=torch.float64
+        )
+        ends = [[intervention.flips().interval for intervention in row] for row in grid]
         low, high = torch.tensor(ends, dtype=torch.float64).unbind(-1) if name == "flip rate" else (None, None)
         coords = {"site": sites, "method": names}
         about = found[0].provenance
@@ -255,17 +259,17 @@ class _Gathered:
         self.after: dict[int, Tensor] = {}
         self._ends: dict[int | None, list[tuple[list[int], Tensor]]] = {}  # of the batch under way, by cell
 
-    def take(self, one: Answers, of_cell: Sequence[Probe | None]) -> None:
-        if one.cell is None:  # a new batch begins
+    def take(self, answers: Answers, of_cell: Sequence[Probe | None]) -> None:
+        if answers.cell is None:  # a new batch begins
             self.close()
-        rows, (end, places) = list(one.prompts), self.readout.split(one.values)
-        self._ends.setdefault(one.cell, []).append((rows, end))
-        probe = None if one.cell is None else of_cell[one.cell]
-        if one.cell is None:
+        rows, (end, places) = list(answers.prompts), self.readout.split(answers.values)
+        self._ends.setdefault(answers.cell, []).append((rows, end))
+        probe = None if answers.cell is None else of_cell[answers.cell]
+        if answers.cell is None:
             for p in self.probes:
                 self._keep(self.before, _place(p), rows, places, p)
         elif probe is not None:
-            self._keep(self.after, one.cell, rows, places, probe)
+            self._keep(self.after, answers.cell, rows, places, probe)
 
     def close(self) -> None:
         """The numbers of the batch under way."""

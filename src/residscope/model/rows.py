@@ -175,17 +175,17 @@ def _unpadded(ids: Row, mask: list[Any]) -> Row:
     """The ids that a row's mask keeps, which must stand together."""
     if not all(isinstance(value, bool | int | float) and value in (0, 1) for value in mask):
         raise BadPrompt("an attention mask holds numbers", received=shown(mask), allowed="0 and 1")
-    kept = [i for i, value in enumerate(mask) if value]
-    if not kept:
+    real = [i for i, value in enumerate(mask) if value]
+    if not real:
         raise EmptyPrompt("the attention mask leaves nothing of a row", received=shown(mask), fix="leave the row out")
-    if kept[-1] - kept[0] + 1 != len(kept):
+    if real[-1] - real[0] + 1 != len(real):
         raise PaddedPrompt(
             "the attention mask has holes",
             received=shown(mask),
             allowed="padding before or after the tokens, not between them",
             fix="leave the masked tokens out, or cut attention with edits at pattern or scores",
         )
-    return ids[kept[0] : kept[-1] + 1]
+    return ids[real[0] : real[-1] + 1]
 
 
 def _nested(values: Any) -> list[list[Any]]:
@@ -210,10 +210,10 @@ def _is_number(value: Any) -> bool:
 def _id(value: Any) -> int:
     if type(value) is int:
         return value
-    plain = value.item() if isinstance(value, Tensor | np.ndarray | np.integer) else value
-    if isinstance(plain, bool) or not isinstance(plain, int):
+    number = value.item() if isinstance(value, Tensor | np.ndarray | np.integer) else value
+    if isinstance(number, bool) or not isinstance(number, int):
         raise BadPrompt("a token id is a whole number", received=shown(value), allowed="integers")
-    return int(plain)
+    return int(number)
 
 
 def _refuse(value: Any, fix: str | None = None) -> NoReturn:

@@ -244,5 +244,5 @@ def _escaped(piece: bytes) -> str:
     """Whole characters as they are, other bytes as `<0xE2>`."""
     if len(piece) == 1:
         return f"<0x{piece[0]:02X}>"
-    kept = piece.decode(errors="surrogateescape")
-    return "".join(c if not "\udc80" <= c <= "\udcff" else f"<0x{ord(c) - 0xDC00:02X}>" for c in kept)
+    text = piece.decode(errors="surrogateescape")
+    return "".join(c if not "\udc80" <= c <= "\udcff" else f"<0x{ord(c) - 0xDC00:02X}>" for c in text)

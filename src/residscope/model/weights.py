@@ -212,39 +212,39 @@ def fingerprint(path: Path) -> str:
 
 def cached(name: str) -> bool:
     """Whether loading this name needs no network."""
-    kept = _kept(name) or Path(name).expanduser()
-    if not kept.name.startswith("models--"):
-        return kept.is_dir()
-    pickled = any(kept.glob(f"snapshots/*/{checkpoints.FINAL}"))
+    folder = _folder_of(name) or Path(name).expanduser()
+    if not folder.name.startswith("models--"):
+        return folder.is_dir()
+    pickled = any(folder.glob(f"snapshots/*/{checkpoints.FINAL}"))
     if pickled and _conversions(name):
         return True
     commit = revision = _revised(name, None)[1] or "main"
     with contextlib.suppress(OSError):
-        commit = (kept / "refs" / revision).read_text().strip()
-    return any(kept.glob(f"snapshots/{commit}/*.safetensors"))
+        commit = (folder / "refs" / revision).read_text().strip()
+    return any(folder.glob(f"snapshots/{commit}/*.safetensors"))
 
 
 def size(name: str) -> int:
     """Bytes on disk; 0 where nothing is there."""
-    return sum(map(catalog.bytes_in, [_kept(name) or Path(name).expanduser(), *_conversions(name)]))
+    return sum(map(catalog.bytes_in, [_folder_of(name) or Path(name).expanduser(), *_conversions(name)]))
 
 
 def remove(name: str) -> int:
     """Delete a model from the cache, with what unfinished downloads left; the bytes freed."""
-    kept, (plain, revision) = _kept(name), _revised(name, None)
+    cached_folder, (plain, revision) = _folder_of(name), _revised(name, None)
     if revision is not None:
         raise ModelNotFound("the cache lets go of a model with all its revisions", received=name, allowed=plain)
-    if kept is None:
+    if cached_folder is None:
         raise ModelNotFound("not a model of the cache", received=name, allowed="a catalog name or a hub repository")
     freed = size(name)
-    with catalog.writing(kept):
-        for folder in (kept, *_conversions(name)):
+    with catalog.writing(cached_folder):
+        for folder in (cached_folder, *_conversions(name)):
             if folder.is_dir():
                 shutil.rmtree(folder)
     if name in CATALOG:
         freed += catalog.remove_leftovers(CATALOG[name], downloads=True)
     if not freed:
-        raise ModelNotFound(f"{name} is not in the cache", received=str(kept), fix="residscope models list")
+        raise ModelNotFound(f"{name} is not in the cache", received=str(cached_folder), fix="residscope models list")
     return freed
 
 
@@ -254,7 +254,7 @@ def _repository(name: str) -> str | None:
     return name if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) and not Path(name).is_dir() else None
 
 
-def _kept(name: str) -> Path | None:
+def _folder_of(name: str) -> Path | None:
     """Where the cache keeps, or would keep, a model; None for a name that is neither catalog's nor hub's."""
     name, _ = _revised(name, None)
     if name in CATALOG and CATALOG[name].wheel is not None:
@@ -374,8 +374,8 @@ def _sha256_once(file: Path) -> str:
     key = hashlib.sha256(f"{real}\0{facts.st_size}\0{facts.st_mtime_ns}".encode()).hexdigest()
     memo = catalog.cache_folder() / "fingerprints" / key
     with contextlib.suppress(OSError):
-        if len(kept := memo.read_text()) == 64:
-            return kept
+        if len(saved := memo.read_text()) == 64:
+            return saved
     digest = catalog.sha256(real)
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time alone
         memo.parent.mkdir(parents=True, exist_ok=True)

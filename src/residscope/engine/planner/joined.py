@@ -184,14 +184,14 @@ class JoinedPass(Pass):
         ]
         ats = {key: self._at(site, batch, rows) for key, _, batch, rows in takers}
         asked = [(key, Asked(rows, changes)) for key, edit, _, rows in takers for changes in edit.sends(ats[key])]
-        read = branches.several(site, [one for _, one in asked]) if asked else None
+        read = branches.several(site, [reading for _, reading in asked]) if asked else None
         answers: dict[tuple[int, int | None], list[Tensor]] = {}
         first = 0
-        for key, one in asked:
+        for key, reading in asked:
             assert read is not None
-            assert one.rows is not None
-            answers.setdefault(key, []).append(read[first : first + len(one.rows)])
-            first += len(one.rows)
+            assert reading.rows is not None
+            answers.setdefault(key, []).append(read[first : first + len(reading.rows)])
+            first += len(reading.rows)
 
         def given(key: tuple[int, int | None], rows: Sequence[int]) -> Any:
             waiting = answers.get(key, [])[::-1]

@@ -239,17 +239,17 @@ class Sweep:
             self.partial = None if values is None else self._result(values, began, halved, done)
             return self.partial
 
-        for one in self._answers(progress, cancel, what, finished):
+        for answers in self._answers(progress, cancel, what, finished):
             if values is None:
-                shape = (len(self.batch), *one.values.shape[1:])
-                self.base = one.values.new_full(shape, float("nan"))
-                values = one.values.new_full((len(self.cells), *shape), float("nan"))
-            if one.cell is None:
-                self.base[list(one.prompts)] = one.values
+                shape = (len(self.batch), *answers.values.shape[1:])
+                self.base = answers.values.new_full(shape, float("nan"))
+                values = answers.values.new_full((len(self.cells), *shape), float("nan"))
+            if answers.cell is None:
+                self.base[list(answers.prompts)] = answers.values
             else:
-                values[one.cell, list(one.prompts)] = one.values.to(values.dtype)
-                done += len(one.prompts)
-            halved += one.halved
+                values[answers.cell, list(answers.prompts)] = answers.values.to(values.dtype)
+                done += len(answers.prompts)
+            halved += answers.halved
         result = finished()
         assert result is not None
         return result

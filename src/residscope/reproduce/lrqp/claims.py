@@ -96,8 +96,8 @@ def _flipped(study: Study) -> list[Card]:
     free = study.beside[site_of(study), QUANTILE][study.best]
     strong = [
         layer
-        for layer, one in study.lrqp.items()
-        if one.flips().interval[0] > 0.25 and one.flips("random direction").rate < 0.1
+        for layer, intervention in study.lrqp.items()
+        if intervention.flips().interval[0] > 0.25 and intervention.flips("random direction").rate < 0.1
     ]
     return [
         _card(
@@ -107,7 +107,7 @@ def _flipped(study: Study) -> list[Card]:
                 "flips": _percent(other.flipped, other.right),
                 "mean shift, logits": other.mean_shift,
                 "random direction of equal cost": _percent(chance.flipped, chance.right),
-                "the probe's C": _said_C(best),
+                "the probe's C": _C_in_words(best),
                 "flips with quantile 0.5 instead, which no C decides": _percent(free.flipped, free.right),
             },
             other.interval[0] > 0.5 and chance.interval[1] < 0.1,
@@ -144,7 +144,7 @@ def _like_with_like(study: Study) -> list[Card]:
     for name in ("resid_pre", site_of(study)):
         for method in ("LRQP", QUANTILE):
             seeds = (name, method) == (site_of(study), "LRQP")
-            by_layer = {at: one.flips() for at, one in study.lrqp.items()} if seeds else study.beside[name, method]
+            by_layer = {at: its.flips() for at, its in study.lrqp.items()} if seeds else study.beside[name, method]
             rates = (f"{layer}: {by_layer[layer].rate:.1%}" for layer in sorted(by_layer) if layer in before)
             fields[f"{method} at {name}"] = ", ".join(rates)
     return [
@@ -174,9 +174,9 @@ def _over_C(study: Study) -> Card:
     )
 
 
-def _said_C(one: Intervention) -> str:
-    edge = one.provenance["probe"].get(EDGE)
-    return f"{one.provenance['C']:g}" + ("" if edge is None else f", the {edge} end of the grid")
+def _C_in_words(intervention: Intervention) -> str:
+    edge = intervention.provenance["probe"].get(EDGE)
+    return f"{intervention.provenance['C']:g}" + ("" if edge is None else f", the {edge} end of the grid")
 
 
 def _believed(study: Study) -> list[Card]:
@@ -257,7 +257,7 @@ def _mediated(study: Study) -> list[Card]:
 
 
 def _elsewhere(study: Study) -> Card:
-    top = max(study.second, key=lambda one: one.flips().rate)
+    top = max(study.second, key=lambda intervention: intervention.flips().rate)
     other, chance = top.flips(), top.flips("random direction")
     return _card(
         "Open question: the method works for other variables (gendered pronouns, at the name)",

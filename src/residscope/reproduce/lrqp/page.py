@@ -90,11 +90,11 @@ def _readable(study: Study) -> View:
 
 def _multiples(study: Study) -> View:
     mid = [p for p in study.look.projections if p.site.startswith(site_of(study) + ".")]
-    some = [replace(p, shown=p.shown[:SHOWN].float(), groups=p.groups[:SHOWN]) for p in mid]
+    thinned = [replace(p, shown=p.shown[:SHOWN].float(), groups=p.groups[:SHOWN]) for p in mid]
     return Grid(
-        [p.view() for p in some],
+        [p.view() for p in thinned],
         columns=4,
-        title=f"The first two singular vectors at S2, layer by layer ({len(some[0].groups)} prompts shown)",
+        title=f"The first two singular vectors at S2, layer by layer ({len(thinned[0].groups)} prompts shown)",
     )
 
 
@@ -117,11 +117,11 @@ def _layers(study: Study) -> View:
     rows = [
         [
             at,
-            one.provenance["C"],
-            len(one.arms["clean"].diff),
-            *(round(one.numbers()[name], 3) for name in one.numbers()),
+            intervention.provenance["C"],
+            len(intervention.arms["clean"].diff),
+            *(round(intervention.numbers()[name], 3) for name in intervention.numbers()),
         ]
-        for at, one in study.lrqp.items()
+        for at, intervention in study.lrqp.items()
     ]
     beside = [
         [f"{site}.{at}", method, flips.right] + [round(x, 3) for x in (flips.rate, *flips.interval, flips.mean_shift)]
@@ -233,18 +233,18 @@ def _methods(interventions: Sequence[Intervention]) -> list[View]:
 
 
 def _second(study: Study) -> View:
-    layers = [layer_of(one) for one in study.second]
+    layers = [layer_of(intervention) for intervention in study.second]
     lines = [
         Line(
             arm,
-            [one.flips(arm).rate for one in study.second],
-            low=[one.flips(arm).interval[0] for one in study.second],
-            high=[one.flips(arm).interval[1] for one in study.second],
+            [intervention.flips(arm).rate for intervention in study.second],
+            low=[intervention.flips(arm).interval[0] for intervention in study.second],
+            high=[intervention.flips(arm).interval[1] for intervention in study.second],
             dashed=arm == "random direction",
         )
         for arm in ("counterfactual", "control", "random direction")
     ]
-    top = max(study.second, key=lambda one: one.flips().rate)
+    top = max(study.second, key=lambda intervention: intervention.flips().rate)
     return Grid(
         [
             Curve(

@@ -111,7 +111,7 @@ def lrqp_study(
 
     coarse = list(range(0, model.n_layers, size.step))
     start = probes(site, coarse)
-    lrqp = {layer_of(one): one for one in intervene(model, few, start, LRQP, seed=seed, **watch)}
+    lrqp = _by_layer(intervene(model, few, start, LRQP, seed=seed, **watch))
     free = _flips(model, few, start, [QUANTILE], **watch)[QUANTILE]
     near = max(
         lrqp,
@@ -119,7 +119,7 @@ def lrqp_study(
     )
     fine = [layer for layer in range(near - size.around, near + size.around + 1) if 0 <= layer < model.n_layers]
     read = probes(site, fine)
-    lrqp |= {layer_of(one): one for one in intervene(model, test, read, LRQP, seed=seed, **watch)}
+    lrqp |= _by_layer(intervene(model, test, read, LRQP, seed=seed, **watch))
     free |= _flips(model, test, read, [QUANTILE], **watch)[QUANTILE]
     best = max(fine, key=lambda layer: lrqp[layer].flips().rate)
     probe = read[fine.index(best)]
@@ -203,8 +203,12 @@ def _rows(captured: Recorded, rows: Sequence[int]) -> Recorded:
     )
 
 
-def layer_of(one: Intervention) -> int:
-    return int(one.site.rpartition(".")[2])
+def layer_of(intervention: Intervention) -> int:
+    return int(intervention.site.rpartition(".")[2])
+
+
+def _by_layer(interventions: Sequence[Intervention]) -> dict[int, Intervention]:
+    return {layer_of(intervention): intervention for intervention in interventions}
 
 
 def site_of(study: Study) -> str:

@@ -56,24 +56,24 @@ def curve(view: Curve, width: float) -> Plan:
 def histogram(view: Histogram, width: float) -> Plan:
     binned = view.to_dict()
     edges, series = binned["edges"], binned["series"]
-    shares = len({one["n"] for one in series}) > 1
+    shares = len({bars["n"] for bars in series}) > 1
     entries = [
-        (f"{shown(one['name'])} · n {one['n']} · mean {number(one['mean'], 3)}", _color(i), "box")
-        for i, one in enumerate(series)
+        (f"{shown(bars['name'])} · n {bars['n']} · mean {number(bars['mean'], 3)}", _color(i), "box")
+        for i, bars in enumerate(series)
     ]
 
     def fill(ax: Any) -> None:
-        for i, one in enumerate(series):
-            heights = [count / max(1, one["n"]) if shares else count for count in one["counts"]]
+        for i, bars in enumerate(series):
+            heights = [count / max(1, bars["n"]) if shares else count for count in bars["counts"]]
             ax.stairs(heights, edges, fill=True, color=_color(i), alpha=0.2 if len(series) > 1 else 0.32)
             ax.stairs(heights, edges, color=_color(i), linewidth=1.0)
         ax.set_ylim(bottom=0)
 
     notes = [view.note]
     notes += [
-        f"{shown(one['name'])}: {one['left_out']} left out (not finite, or outside the bins)"
-        for one in series
-        if one["left_out"]
+        f"{shown(bars['name'])}: {bars['left_out']} left out (not finite, or outside the bins)"
+        for bars in series
+        if bars["left_out"]
     ]
     axes = (titled(view.x_title, view.unit), "share" if shares else "count")
     body = _plot(entries, fill, axes, view.references, width, HISTOGRAM)

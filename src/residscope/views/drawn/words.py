@@ -92,7 +92,7 @@ def table(view: Table, width: float) -> Plan:
 
 
 def text(view: Text, width: float) -> Plan:
-    words = [(view.title, 12.0, TEXT, True), *((one, 11.0, TEXT_2, False) for one in view.paragraphs)]
+    words = [(view.title, 12.0, TEXT, True), *((paragraph, 11.0, TEXT_2, False) for paragraph in view.paragraphs)]
     return paragraphs([entry for entry in words if entry[0]], width)
 
 
@@ -128,16 +128,16 @@ def grid(view: Grid, width: float, plan: Callable[[View, float], Plan]) -> Plan:
     """Side by side, row by row; a column is as wide as its widest picture."""
     n = max(1, min(view.columns, len(view.views)))
     room = max((width - 24 * (n - 1)) / n, NARROWEST)
-    plans = [plan(one, room) for one in view.views]
+    plans = [plan(cell, room) for cell in view.views]
     rows = [plans[i : i + n] for i in range(0, len(plans), n)]
     columns = [max(row[c].width for row in rows if c < len(row)) for c in range(n)] if plans else []
     lefts = [sum(columns[:c]) + 24 * c for c in range(n)]
-    heights = [max(one.height for one in row) for row in rows]
+    heights = [max(cell.height for cell in row) for row in rows]
 
     def draw(sheet: Sheet, left: float, top: float) -> None:
         for row, height in zip(rows, heights, strict=True):
-            for c, one in enumerate(row):
-                one.draw(sheet, left + lefts[c], top)
+            for c, cell in enumerate(row):
+                cell.draw(sheet, left + lefts[c], top)
             top += height + 22
 
     height = sum(heights) + 22 * max(0, len(heights) - 1)
