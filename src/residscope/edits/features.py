@@ -10,7 +10,7 @@ from torch import Tensor
 from residscope import fields
 from residscope.declare import edit
 from residscope.directions import Dictionary
-from residscope.edits.base import BaseEdit, Index, Where, as_number, indices, number, of_head, require_width
+from residscope.edits.base import BaseEdit, Index, Where, as_number, indices, of_head, require_number, require_width
 from residscope.engine.protocols import At
 from residscope.errors import BadEdit, DirectionError
 from residscope.model.sites import Site, SiteTable
@@ -37,7 +37,7 @@ class Feature(BaseEdit):
                 received=f"scale={self.scale}, value={self.value}",
                 allowed="one of the two",
             )
-        number(self.value if self.scale is None else self.scale, "value" if self.scale is None else "scale")
+        require_number(self.value if self.scale is None else self.scale, "value" if self.scale is None else "scale")
 
     def fits(self, table: SiteTable) -> None:
         assert self.dictionary is not None

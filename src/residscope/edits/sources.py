@@ -11,7 +11,7 @@ from residscope import fields
 from residscope.declare import edit
 from residscope.directions import Dictionary
 from residscope.edits.align import Align, by_names, check_align, pairs
-from residscope.edits.base import BaseEdit, Index, Where, indices, of_head, positions_axis, prompt_of
+from residscope.edits.base import BaseEdit, Index, Where, indices, of_head, prompt_of
 from residscope.edits.features import check_features, wide, with_features
 from residscope.engine.model import Model
 from residscope.engine.preparing import source_run
@@ -19,7 +19,7 @@ from residscope.engine.protocols import At
 from residscope.engine.recording import Recording
 from residscope.errors import BadEdit, CannotAlign, ClashingEdits
 from residscope.model.prompts import PromptSet
-from residscope.model.sites import Site, SiteTable
+from residscope.model.sites import Site, SiteTable, positions_axis
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -71,7 +71,7 @@ class Freeze(Held):
 
     def change(self, value: Tensor, at: At) -> Tensor:
         unedited = at.unedited(at.site)
-        axis = positions_axis(at)
+        axis = positions_axis(at.site)
         return unedited.narrow(axis, at.offset, unedited.shape[axis] - at.offset)
 
 
@@ -126,7 +126,7 @@ class Sourced(Held):
     def taken(self, value: Tensor, at: At) -> Tensor:
         """The value with what the source has put in, wherever its positions and the run's correspond."""
         whole_source: Tensor = self.source[str(at.site)]
-        axis, length = positions_axis(at), at.batch.ids.shape[1]
+        axis, length = positions_axis(at.site), at.batch.ids.shape[1]
         if whole_source.shape[0] != 1 and at.rows is None and whole_source.shape[0] != len(value):
             raise CannotAlign(
                 "the source has another number of prompts",

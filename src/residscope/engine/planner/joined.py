@@ -10,10 +10,10 @@ from torch import Tensor
 from residscope.engine.branches import Asked, Branches
 from residscope.engine.passes import Pass, Rows, still_masked
 from residscope.engine.planner.packing import Pack
-from residscope.engine.planner.strands import Base, Strand, gather, joins, positions_axis
+from residscope.engine.planner.strands import Base, Strand, gather, joins
 from residscope.engine.protocols import At, Change, Edit
 from residscope.model.prompts import Batch
-from residscope.model.sites import Site
+from residscope.model.sites import Site, positions_axis
 
 FINAL = Site("final_norm")
 Own = tuple[

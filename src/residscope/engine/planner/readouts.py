@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from residscope.engine.planner.joined import FINAL, JoinedPass
-from residscope.engine.planner.strands import Base, Strand, joins, positions_axis
+from residscope.engine.planner.strands import Base, Strand, joins
 from residscope.engine.protocols import Edit, LogitReadout, Readout, overlays_of
 from residscope.engine.recording import Recording
 from residscope.errors import NotRecorded
 from residscope.model.prompts import Batch
-from residscope.model.sites import Site
+from residscope.model.sites import Site, positions_axis
 
 _ROWS = 512  # rows unembedded at a time
 

@@ -13,7 +13,7 @@ from residscope.engine.protocols import At, Change, Edit, overlays_of
 from residscope.engine.recording import Recording
 from residscope.engine.seams import Overlay
 from residscope.model.prompts import Batch
-from residscope.model.sites import KINDS, Site, SiteTable, rank
+from residscope.model.sites import KINDS, Site, SiteTable, positions_axis, rank
 
 _ORDER = {name: i for i, name in enumerate(KINDS)}
 
@@ -161,9 +161,3 @@ def _changed(site: Site, edits: Iterable[Edit], base: Base) -> Bool[Tensor, "bat
     axis = positions_axis(site)
     different = (new != value).movedim(axis, 1)
     return different.flatten(2).any(2).cpu()
-
-
-def positions_axis(site: Site) -> int:
-    """Which axis of a site's tensor the positions of the run stand on."""
-    axes = site.kind.axes
-    return axes.index("query" if "query" in axes else "pos")

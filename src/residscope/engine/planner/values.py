@@ -10,10 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from residscope.engine.model import Model
-from residscope.engine.planner.strands import positions_axis
 from residscope.errors import UnknownPosition
 from residscope.model.prompts import PromptSet
-from residscope.model.sites import Site
+from residscope.model.sites import Site, positions_axis
 
 
 @dataclass(frozen=True, eq=False)
