@@ -236,14 +236,14 @@ _BACK: dict[str, Callable[[Any, Mapping[str, Tensor] | None], Any]] = {
 }
 
 
-def bytes_of(x: Tensor) -> Any:
+def byte_array(x: Tensor) -> Any:
     """The bytes of a contiguous tensor on the CPU, as an array over its own memory."""
     flat = x.detach().as_strided((x.numel(),), (1,))  # of one element or none, the strides may be of any length
     return flat.view(torch.uint8).numpy()
 
 
 def _bytes(x: Tensor) -> bytes:
-    raw: bytes = bytes_of(x.detach().cpu().contiguous()).tobytes()
+    raw: bytes = byte_array(x.detach().cpu().contiguous()).tobytes()
     return raw
 
 

@@ -11,7 +11,7 @@ from residscope.cli import library as cli_library
 from residscope.cli import lists as cli_lists
 from residscope.cli import reproduce as cli_reproduce
 from residscope.cli import run as cli_run
-from residscope.cli.parts import Device, Dtype, bar, print_json, readable, token_of, torch_dtype
+from residscope.cli.parts import Device, Dtype, bar, on_one_line, print_json, token_of, torch_dtype
 from residscope.errors import BadEdit, DirectionError, ResidscopeError, UnknownLayer, WrongModel
 from residscope.model.catalog import CATALOG, DEFAULT
 
@@ -67,8 +67,8 @@ def open_page(
     serve(model, host=host, port=port, open_browser=not no_browser, dtype=dtype, device=device, store=store)
 
 
-@app.command()
-def look(
+@app.command("look")
+def look_in_terminal(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT")],
     model: Annotated[str, typer.Option(help="a catalog name, a folder, or a hub repository")] = DEFAULT,
     direction: Annotated[
@@ -98,7 +98,7 @@ def look(
 
     console = Console(highlight=False)
     draw(console, texts, [row - 1 for row in rows], values=values, name=name)
-    likeliest = "   ".join(f"{readable(text)} {p:.3f}" for text, _, p in top)
+    likeliest = "   ".join(f"{on_one_line(text)} {p:.3f}" for text, _, p in top)
     console.print(f"next   {likeliest}", markup=False, soft_wrap=True)
 
 
@@ -243,11 +243,11 @@ def draw(console: "Console", tokens: list[str], layers: list[int], *, values: li
     rest = sorted(abs(value) for line in inside or values for value in line)
     colour = console.color_system is not None and not console.no_color
     scale = rest[min(len(rest) - 1, int(CLIP * len(rest)))] or 1.0
-    width = max(4, min(8, max(map(len, map(readable, tokens))) + 1))
+    width = max(4, min(8, max(map(len, map(on_one_line, tokens))) + 1))
     fit = max(1, (console.width - 6) // width)
     for start in range(0, len(tokens), fit):
         block = range(start, min(start + fit, len(tokens)))
-        heads = "".join(f"{readable(tokens[pos])[: width - 1]:<{width}}" for pos in block)
+        heads = "".join(f"{on_one_line(tokens[pos])[: width - 1]:<{width}}" for pos in block)
         console.print(Text(f"{'pos':<6}" + "".join(f"{pos:<{width}}" for pos in block), style="dim"), soft_wrap=True)
         console.print(Text(" " * 6 + heads), soft_wrap=True)
         for layer, line in zip(layers, values, strict=True):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from torch import Tensor
 
-from residscope.cli.parts import readable
+from residscope.cli.parts import on_one_line
 from residscope.errors import BadResult, WrongEnding
 from residscope.files import replace_whole
 
@@ -101,31 +101,31 @@ def json_of(item: Any) -> dict[str, Any]:
     frame, kind = frame_of(item), item.kind.partition(":")[2] or item.kind
     name, unit = (getattr(item, part, "") for part in ("name", "unit"))
     about = {"kind": kind, "name": name if isinstance(name, str) else "", "unit": unit if isinstance(unit, str) else ""}
-    about |= {"provenance": plain(dict(item.provenance))}
+    about |= {"provenance": as_json(dict(item.provenance))}
     if frame is None:
-        return about | {"fields": plain(item)}
-    rows = plain(frame.astype(object).to_numpy().tolist())
+        return about | {"fields": as_json(item)}
+    rows = as_json(frame.astype(object).to_numpy().tolist())
     return about | {"columns": [*map(str, frame.columns)], "rows": rows}
 
 
-def plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """A value as JSON has it: records by their fields, tensors as lists."""
     if isinstance(value, Tensor):
-        return plain(value.tolist())
+        return as_json(value.tolist())
     if is_dataclass(value) and not isinstance(value, type):
-        return {part.name: plain(getattr(value, part.name)) for part in fields(value)}
+        return {part.name: as_json(getattr(value, part.name)) for part in fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): plain(part) for key, part in value.items()}
+        return {str(key): as_json(part) for key, part in value.items()}
     if isinstance(value, tuple | list | set | frozenset):
-        return [plain(part) for part in value]
+        return [as_json(part) for part in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, str | int | bool) else plain_number(value)
+    return value if value is None or isinstance(value, str | int | bool) else number_as_json(value)
 
 
-def plain_number(value: Any) -> Any:
+def number_as_json(value: Any) -> Any:
     """numpy's numbers and arrays as Python's; anything else as its words."""
-    return plain(value.tolist()) if hasattr(value, "tolist") else str(value)
+    return as_json(value.tolist()) if hasattr(value, "tolist") else str(value)
 
 
 def show(made: Any, loaded: Any) -> None:
@@ -149,7 +149,7 @@ def show_table(item: Any) -> None:
         return
     table = Table(box=None, pad_edge=False)
     for column in columns[:COLUMNS]:
-        table.add_column(readable(column), overflow="fold")
+        table.add_column(on_one_line(column), overflow="fold")
     for row in rows[:ROWS]:
         table.add_row(*(cell_text(cell) for cell in row[:COLUMNS]))
     Console(highlight=False).print(table, markup=False)
@@ -182,7 +182,7 @@ def cell_text(cell: Any) -> str:
 
     if isinstance(cell, float):
         return "-" if math.isnan(cell) else f"{cell:.4g}"
-    return "-" if cell is None else escape(readable(str(cell))[:60])
+    return "-" if cell is None else escape(on_one_line(str(cell))[:60])
 
 
 def show_dictionary(dictionary: "Dictionary", loaded: Any) -> None:
@@ -199,7 +199,7 @@ def show_dictionary(dictionary: "Dictionary", loaded: Any) -> None:
     for index in range(min(SHOWN, len(dictionary))):
         share = "" if dictionary.variance is None else f"{float(dictionary.variance[index]):.1%}"
         deviation = "" if dictionary.sd is None else f"{float(dictionary.sd[index]):.3g}"
-        lines.append((readable(dictionary.label(index)), share, deviation, tops[index]))
+        lines.append((on_one_line(dictionary.label(index)), share, deviation, tops[index]))
     width = max(len("direction"), *(len(line[0]) for line in lines))
     typer.echo(
         f"{'direction':<{width}} {'share':>6} {'sd':>8}  " + ("top tokens" if wide(dictionary, loaded) else "axes")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from residscope.engine import effects  # noqa: F401  (its checks join the identities in CHECKS)
+from residscope.engine import effect_checks  # noqa: F401  (its checks join the identities in CHECKS)
 from residscope.engine.checks import CHECKS, Bench, Pair
 from residscope.engine.finite import require_finite_run, require_finite_weights
 from residscope.engine.structure import Structure

@@ -174,7 +174,7 @@ def dose_response(
             received=f"pos={getattr(metric, 'pos', None)}",
             allowed="a metric of the logits at pos=-1",
         )
-    moments = moments or moments_of(model, batch, place, direction.head)
+    moments = moments or prompt_moments(model, batch, place, direction.head)
     step = step_of(direction, moments)
     drawn, tilt = equal_variance(step, moments, random, seed=seed)
     moves = torch.cat([step[None], drawn * step.norm()])
@@ -209,7 +209,7 @@ def dose_response(
     )  # fmt: skip
 
 
-def moments_of(model: Model, batch: Batch, site: str, head: int | None) -> Moments:
+def prompt_moments(model: Model, batch: Batch, site: str, head: int | None) -> Moments:
     """The moments of a site's vectors over prompts, first tokens and attention sinks left out (`engine.sinks.kept`)."""
     record = model.run(batch, [site, *streams(model, site)])
     x = at_head(record, model.sites.parse(site), head)

@@ -20,7 +20,7 @@ from residscope.errors import PromptError
 from residscope.methods._lib.intervals import bootstrap, by_rank
 from residscope.methods._lib.random_like import equal_variance, step_of
 from residscope.methods._lib.shifts import shift
-from residscope.methods.dose_response import moments_of
+from residscope.methods.dose_response import prompt_moments
 from residscope.progress import Cancel, Progress
 from residscope.reports import Report
 from residscope.results import Result
@@ -127,7 +127,7 @@ def removal_cost(
         )
     if to not in ("mean", "zero"):
         raise PromptError("no such place to hold a coordinate", received=repr(to), allowed='"mean" or "zero"')
-    moments = moments or moments_of(model, batch, place, direction.head)
+    moments = moments or prompt_moments(model, batch, place, direction.head)
     step = step_of(direction, moments)
     drawn, tilt = equal_variance(step, moments, random, seed=seed)
     where: dict[str, Any] = {"pos": range(1, length)}

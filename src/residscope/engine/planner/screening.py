@@ -12,7 +12,7 @@ from torch import Tensor
 from residscope.engine.model import Prompt
 from residscope.engine.naming import label_of, unit_of
 from residscope.engine.planner.audit import CONFIDENCE, draw, how_many, most_over, strata
-from residscope.engine.planner.evidence import WAYS, Ask, Evidence
+from residscope.engine.planner.evidence import WAYS, Ask, CellEvidence
 from residscope.engine.planner.sweep import Sweep
 from residscope.errors import BadSweep, Cancelled
 from residscope.model.prompts import Batch
@@ -132,7 +132,7 @@ class _Screen:
     plan: Sweep
     base: Float[Tensor, "prompt"]
     threshold: Float[Tensor, "..."]
-    evidence: Evidence
+    evidence: CellEvidence
     active: Bool[Tensor, "cell"]
     progress: Progress
     cancel: Cancel

@@ -16,7 +16,17 @@ from residscope.views.drawn.palette import (
     shown,
     titled,
 )
-from residscope.views.drawn.sheet import POINTS, SANS, Plan, Sheet, drawable, fit, headed, legend_height, measure
+from residscope.views.drawn.sheet import (
+    POINTS,
+    SANS,
+    Plan,
+    Sheet,
+    drawable,
+    headed,
+    legend_height,
+    shortened,
+    text_width,
+)
 from residscope.views.pictures import Curve, Histogram, Line, Reference, Scatter
 
 LEFT, BELOW, RIGHT = 64.0, 44.0, 10.0
@@ -146,7 +156,7 @@ def _plot(
     every, upright = _every(labels or (), inner)
     named = any(reference.name for reference in references if reference.axis == "x")
     head = legend + (14 if named else 0)
-    below = BELOW + (max(measure(_cut(x), 10) for x in labels or ()) - 8 if upright else 0)
+    below = BELOW + (max(text_width(_cut(x), 10) for x in labels or ()) - 8 if upright else 0)
 
     def draw(sheet: Sheet, left: float, top: float) -> None:
         sheet.swatches(entries, left, top, width)
@@ -164,14 +174,14 @@ def _plot(
 
 
 def _cut(label: str) -> str:
-    return fit(label, 120, 10)
+    return shortened(label, 120, 10)
 
 
 def _every(labels: Sequence[str], room: float) -> tuple[int, bool]:
     """Every how many labels are written, and whether they stand upright."""
     if not labels:
         return 1, False
-    each, longest = room / len(labels), max(measure(_cut(label), 10) for label in labels)
+    each, longest = room / len(labels), max(text_width(_cut(label), 10) for label in labels)
     if longest + 6 <= each:
         return 1, False
     return round_up(13 / each), True
@@ -186,7 +196,7 @@ def _dress(ax: Any, titles: tuple[str, str]) -> None:
         spine.set(color=LINE_2, linewidth=0.8)
     ax.tick_params(colors=TEXT_2, labelsize=10 * POINTS, color=LINE_2, width=0.6, length=3, labelfontfamily=SANS)
     ax.set_xlabel(drawable(titles[0]), fontsize=11 * POINTS, color=TEXT_2, family=SANS)
-    ax.set_ylabel(drawable(fit(titles[1], 260, 11)), fontsize=11 * POINTS, color=TEXT_2, family=SANS)
+    ax.set_ylabel(drawable(shortened(titles[1], 260, 11)), fontsize=11 * POINTS, color=TEXT_2, family=SANS)
     ax.locator_params(axis="both", nbins=7)
 
 
