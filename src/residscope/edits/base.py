@@ -225,7 +225,7 @@ def require_whole(value: Any, name: str) -> None:
         raise BadEdit(f"{name} is a whole number", received=f"{name}={value!r}", allowed="0, 1, 2 ...")
 
 
-def as_number(value: Any, name: str) -> Any:
+def as_number(value: Any) -> Any:
     """A float of anything that is one number (also of numpy's or torch's); what is none goes on, to be refused."""
     try:
         return value if isinstance(value, str | bool) else float(value)

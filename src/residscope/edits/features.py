@@ -91,7 +91,7 @@ def feature(
     dictionary's own site unless said. Of a transcoder a is read at its read site, as this run has it, and the rest is done at
     its write site.
     """
-    numbers = {name: None if x is None else as_number(x, name) for name, x in {"scale": scale, "value": value}.items()}
+    numbers = {name: None if x is None else as_number(x) for name, x in {"scale": scale, "value": value}.items()}
     place = getattr(dictionary, "write_site", "") if site is None else site
     chosen = indices({"neuron": index})["neuron"] or ()
     places = indices(of_head(str(place), [dictionary], where))

@@ -193,7 +193,7 @@ def steer(
     A direction of one head acts at that head alone, at a site with heads, unless head= says another.
     """
     places = indices(of_head(str(site), [direction], where))
-    return Steer(str(site), direction=direction, strength=as_number(strength, "strength"), unit=unit, **places)
+    return Steer(str(site), direction=direction, strength=as_number(strength), unit=unit, **places)
 
 
 @edit(title="Set the coordinate", glyph="=")
@@ -211,7 +211,7 @@ def clamp(
     space (a principal component). A `lens` coordinate goes through the final norm: say `space="raw"` for its read . x.
     """
     places = indices(of_head(str(site), [direction], where))
-    return Clamp(str(site), direction=direction, value=as_number(value, "value"), space=space, **places)
+    return Clamp(str(site), direction=direction, value=as_number(value), space=space, **places)
 
 
 @edit(title="Project out", glyph="⊥")

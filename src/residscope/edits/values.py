@@ -156,7 +156,7 @@ def scale(
     **where: Unpack[Where],
 ) -> Scale:
     """Multiply a site's value by `factor`."""
-    return Scale(str(site), factor=as_number(factor, "factor"), **indices(where))
+    return Scale(str(site), factor=as_number(factor), **indices(where))
 
 
 @edit(title="Add noise", glyph="≈")
@@ -170,4 +170,4 @@ def noise(
 
     The draws belong to seed, site, prompt and position: a window or a sweep over the same prompts meets the same noise.
     """
-    return Noise(str(site), sigma=as_number(sigma, "sigma"), seed=seed, **indices(where))
+    return Noise(str(site), sigma=as_number(sigma), seed=seed, **indices(where))

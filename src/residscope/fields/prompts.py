@@ -59,7 +59,6 @@ SeveralPrompts = Annotated[
     ],
     BeforeValidator(_typed),
 ]
-ProbeData = Annotated[TaskData | FileData, Bounds(discriminator="kind")]
 LabelledPrompts = Annotated[TaskData | FileData | NamedPrompts, Bounds(discriminator="kind")]
 
 

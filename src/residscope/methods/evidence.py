@@ -29,8 +29,6 @@ from residscope.progress import Cancel, Progress
 from residscope.reports import Report
 from residscope.views import Grid, View
 
-PARTS = ("tokens", "examples", "null", "stability", "dose", "removal")
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Evidence(Report):

@@ -149,7 +149,7 @@ def lrqp(
     """
     check_site(probe, site)
     if log_alpha is not None:
-        alpha = exp(as_number(log_alpha, "log_alpha"))
+        alpha = exp(as_number(log_alpha))
     sigma = _covariance(probe, covariance)
     spread = sigma @ probe.weights.T
     _check_movable(probe, spread, sigma)

@@ -140,7 +140,7 @@ class Curve(View):
         for line in self.lines:
             self.require(isinstance(line, Line), "lines has something else", type(line).__name__, "views.Line")
             same_length(self, x=self.x, **{f"y of {line.name!r}": line.y})
-        self._set(references=_references(self, self.references))
+        self._set(references=_references(self.references))
         self._strings("title", "x_title", "y_title", "unit", "note")
 
 
@@ -187,7 +187,7 @@ class Histogram(View):
                 rising and all(map(math.isfinite, edges)), "its edges do not rise", edges, "two or more, rising"
             )
             self._set(bins=edges)
-        self._set(references=_references(self, self.references))
+        self._set(references=_references(self.references))
         self._strings("title", "x_title", "unit", "note")
 
     def edges(self) -> tuple[float, ...]:
@@ -249,7 +249,7 @@ class Scatter(View):
             if getattr(self, part) is not None:
                 self._set(**{part: names(self, part, getattr(self, part))})
                 same_length(self, x=self.x, **{part: getattr(self, part)})
-        self._set(references=_references(self, self.references))
+        self._set(references=_references(self.references))
         self._strings("title", "x_title", "y_title", "unit", "note")
 
 
@@ -318,6 +318,6 @@ def _check_scale(view: View, scale: str, limit: float | None) -> None:
         view.require(fits, "its limit is no length of a scale", limit, "a finite number above zero")
 
 
-def _references(view: View, given: Sequence[Any]) -> tuple[Reference, ...]:
+def _references(given: Sequence[Any]) -> tuple[Reference, ...]:
     """Numbers are upright lines without a name."""
     return tuple(item if isinstance(item, Reference) else Reference(item) for item in given)

@@ -50,7 +50,7 @@ def _about(study: Study) -> Text:
 
 
 def _readable(study: Study) -> View:
-    def line(name: str, key: str) -> tuple[list[int], Line, Line]:
+    def lines(name: str) -> tuple[list[int], Line, Line]:
         own = [p for p in study.look.projections if p.site.startswith(name + ".")]
         probes = [p.probe for p in own]
         ys = [x.accuracy for x in probes]
@@ -62,7 +62,7 @@ def _readable(study: Study) -> View:
         )
 
     names = list(dict.fromkeys(p.site.rpartition(".")[0] for p in study.look.projections))
-    parts = [line(name, name) for name in names]
+    parts = [lines(name) for name in names]
     shuffled = [p.probe.control for p in study.look.projections if p.site.startswith(names[-1] + ".")]
     control = Line("probe, shuffled labels", shuffled, dashed=True)
     x = parts[0][0]
