@@ -97,14 +97,14 @@ def factorised(
     write = (parts / lengths[:, None])[order]
     read = torch.linalg.pinv(write).T
     weights = x.cpu().double() @ read.T
-    made = {
+    directions = {
         "read": read.float().to(x.device),
         "write": write.float().to(x.device),
         "mean": x.new_zeros(x.shape[1]).float(),
         "sd": weights.std(0).float().to(x.device),
         "variance": carried[order].float().to(x.device),
     }
-    return made, {"explained": 1 - before / total, "steps": done * STEPS, "converged": settled}
+    return directions, {"explained": 1 - before / total, "steps": done * STEPS, "converged": settled}
 
 
 def _left(x: Float[Tensor, "sample d"], W: Any, H: Any) -> float:

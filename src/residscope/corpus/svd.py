@@ -91,16 +91,16 @@ def svd_many(
     moments = moments_of(
         model, reader, sites, head=head, tokens=tokens, length=length, progress=progress, cancel=cancel
     )
-    made = {}
+    dictionaries = {}
     with stage("Finding singular vectors", len(moments), progress, cancel) as tell:
         for site, seen in moments.items():
             check_count(seen.count, n, site=site, head=head)
             provenance = {**reader.about, "tokens": seen.count, "model": model.hash}
-            made[str(site)] = Dictionary(
+            dictionaries[str(site)] = Dictionary(
                 "svd", str(site), **singular(seen, n), provenance=provenance, head=head, space="raw"
             )
-            tell(len(made))
-    return made
+            tell(len(dictionaries))
+    return dictionaries
 
 
 def singular(moments: Moments, n: int) -> dict[str, Any]:

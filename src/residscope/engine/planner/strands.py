@@ -121,13 +121,13 @@ def strands_of(
         layer = torch.where(any_changed, layer.clamp_max(joins(site, n)), layer)
         first = changed.int().argmax(1)
         pos = torch.where(any_changed, torch.minimum(pos, first), pos)
-    parted: dict[tuple[int, int], list[int]] = {}
+    rows_by_start: dict[tuple[int, int], list[int]] = {}
     for row, (block, first) in enumerate(zip(layer.tolist(), pos.tolist(), strict=True)):
         if block <= n and first < base.batch.lengths[row] and (last is None or first <= last[row]):
-            parted.setdefault((block, first), []).append(row)
+            rows_by_start.setdefault((block, first), []).append(row)
     return [
         Strand(cell, tuple(index), block, first, sites, overlays, apart=apart)
-        for (block, first), index in parted.items()
+        for (block, first), index in rows_by_start.items()
     ]
 
 
