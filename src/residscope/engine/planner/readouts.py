@@ -17,7 +17,7 @@ from residscope.model.sites import Site, positions_axis
 _ROWS = 512  # rows unembedded at a time
 
 
-class Reader:
+class ReadoutReader:
     """One readout, and how to get at it: which sites to capture, and how far the pass must go."""
 
     def __init__(self, readout: Readout, base: Base, edits: Sequence[Edit]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from residscope.engine.layout import Layout
 from residscope.engine.protocols import At, Change, Edit, overlays_of
 from residscope.engine.recording import Recording
-from residscope.engine.seams import Overlay
+from residscope.engine.seams import LaidOverlay
 from residscope.model.prompts import Batch
 from residscope.model.sites import KINDS, Site, SiteTable, positions_axis, rank
 
@@ -55,7 +55,7 @@ class Strand:
     layer: int
     pos: int
     edits: Mapping[Site, tuple[Edit, ...]]
-    overlays: tuple[Overlay, ...] = ()
+    overlays: tuple[LaidOverlay, ...] = ()
     whole: bool = False
     apart: bool = False
 

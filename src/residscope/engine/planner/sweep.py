@@ -19,7 +19,7 @@ from residscope.engine.passes import INSIDE_ATTENTION
 from residscope.engine.planner.outcomes import Answers, Cost, Gradients
 from residscope.engine.planner.packing import Pack, pack
 from residscope.engine.planner.pricing import OVERHEAD_TOKENS, prices_of, rate_of
-from residscope.engine.planner.readouts import Reader
+from residscope.engine.planner.readouts import ReadoutReader
 from residscope.engine.planner.running import run_joined
 from residscope.engine.planner.strands import Base, Strand, strands_of
 from residscope.engine.preparing import join, prepare, sources_kept
@@ -44,7 +44,7 @@ class Part:
     """Some of the prompts: their base, what to read, and the passes for them."""
 
     base: Base
-    reader: Reader
+    reader: ReadoutReader
     packs: list[Pack]
 
 
@@ -122,7 +122,7 @@ class Sweep:
             self._kept[0] = part
         return part
 
-    def _base(self, batch: Batch) -> tuple[Base, Reader]:
+    def _base(self, batch: Batch) -> tuple[Base, ReadoutReader]:
         model, table = self.model, self.model.sites
         every = [edit for cell in (self.background, *self.cells) for edit in cell]
         sites = {*table.expand("resid_pre"), Site("final_norm")} if any(self.cells) else set[Site]()
@@ -152,7 +152,7 @@ class Sweep:
         unedited, values, version = repeated(model.hf, passes)
         recording = Recording(model, batch, values, edits=self.background, unedited=unedited, weights=version)
         base = Base(recording, unedited)
-        return base, Reader(self.readout, base, every)
+        return base, ReadoutReader(self.readout, base, every)
 
     def check(self) -> None:
         """Plan the first part of the prompts, and so refuse at once what cannot be run."""
