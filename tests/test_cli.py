@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import residscope
-from residscope.cli.app import BLUE_TO_RED, cell, chosen_rows, main, readable
+from residscope.cli.app import BLUE_TO_RED, cell, chosen_rows, main, on_one_line
 from residscope.errors import UnknownLayer
 
 IOI = "When John and Mary went to the store, John gave a bottle of milk to"
@@ -230,4 +230,4 @@ def test_cells():
         ".   ",
         ".x  ",
     ]
-    assert readable(" a\n\x1b[31m") == " a⏎·[31m"
+    assert on_one_line(" a\n\x1b[31m") == " a⏎·[31m"

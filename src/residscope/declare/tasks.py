@@ -52,8 +52,8 @@ class Task:
 
     def schema(self) -> dict[str, Any]:
         """What a form is drawn from."""
-        told = ("id", "title", "about", "label", "position", "prefixes")
-        return {name: getattr(self, name) for name in told}
+        names = ("id", "title", "about", "label", "position", "prefixes")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def about(self) -> str:

@@ -40,8 +40,8 @@ def _of(hint: Any, parts: dict[str, Any]) -> dict[str, Any]:
     """What a value of that type is in JSON; parts that are met on the way are defined in `parts`."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        said = next((about for about in arguments[1:] if isinstance(about, Plain)), None)
-        return _of(said.type if said else arguments[0], parts)
+        mark = next((about for about in arguments[1:] if isinstance(about, Plain)), None)
+        return _of(mark.type if mark else arguments[0], parts)
     if hint in _SCALARS:
         return {"type": _SCALARS[hint]}
     if origin is Literal:
