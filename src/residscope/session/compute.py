@@ -20,6 +20,7 @@ from residscope.engine.sinks import sinks, streams
 from residscope.errors import DirectionError, UnknownLayer, UnknownPosition, WrongWidth
 from residscope.world.dictionaries import SAVED, fitted_row, in_stream, row_names, row_sites
 from residscope.world.loaded import Loaded
+from residscope.world.mixing import Reads
 from residscope.world.session_world import SessionWorld
 from residscope.world.values import Prompt
 
@@ -241,24 +242,24 @@ def strongest(
     return {"top": [{"index": i, "label": dictionary.label(i), "value": value} for i, value in pairs if value]}
 
 
-def gram(vectors: Sequence[tuple[str, Float[Tensor, "_ _"]]]) -> dict[str, Any]:
+def gram(vectors: Sequence[Reads]) -> dict[str, Any]:
     """The inner products of all read vectors, and which each one is.
 
     Raises:
         WrongWidth, DirectionError: there are more than fit in one answer.
     """
-    of = [[name, index] for name, read in vectors for index in range(len(read))]
+    of = [[name, index] for name, indices, _ in vectors for index in indices]
     if len(of) > MOST_GRAM:
         raise DirectionError("too many directions for one table", received=len(of), allowed=f"up to {MOST_GRAM}")
-    first, width = vectors[0][0], vectors[0][1].shape[1]
-    for name, read in vectors:
+    first, width = vectors[0].source, vectors[0].read.shape[1]
+    for name, _, read in vectors:
         if read.shape[1] != width:
             raise WrongWidth(
                 "the directions have different widths",
                 received=f"{name}: {read.shape[1]}",
                 allowed=f"{width}, as {first} has",
             )
-    stacked = torch.cat([read.double().cpu() for _, read in vectors])
+    stacked = torch.cat([read.double().cpu() for *_, read in vectors])
     return {"of": of, "gram": (stacked @ stacked.T).tolist()}
 
 

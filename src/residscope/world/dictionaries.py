@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from residscope.directions import Dictionary, LinearDictionary
+from residscope.directions import Dictionary, EncoderDictionary, LinearDictionary
 from residscope.model.sites import Site, SiteTable
 
 STREAM = ("embed", "resid_pre", "resid_mid", "resid_post")
@@ -28,6 +28,7 @@ def describe_row(id: str, dictionary: Dictionary, *, shipped: bool) -> dict[str,
         "site": dictionary.site,
         "write_site": dictionary.write_site,
         "linear": isinstance(dictionary, LinearDictionary),
+        "activation": dictionary.activation if isinstance(dictionary, EncoderDictionary) else None,
         "head": dictionary.head,
         "place": dictionary.place,
         "kind": dictionary.name,

@@ -167,8 +167,12 @@ export interface Asked {
       method: string;
       args?: unknown;
     };
+    /**
+     * indices: of these alone, in their order.
+     */
     dictionary: {
       id: string;
+      indices?: number[] | null;
     };
     evidence: {
       job?: string | null;
@@ -235,6 +239,7 @@ export interface Asked {
       page: string;
       row: number;
       dictionary: string;
+      indices?: number[] | null;
     };
     prompts_logits: {
       page: string;
