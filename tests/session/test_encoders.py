@@ -323,3 +323,13 @@ def test_a_direction_of_an_encoder_and_a_component_keeps_the_bias_wherever_the_c
         along = (x - pca.mean) @ pca.read[1].double()
         length = (sae.read[20_000] + 2 * pca.read[1]).double().norm()
         torch.testing.assert_close(found.project(x), (before + 2 * along) / length, atol=1e-4, rtol=1e-4)
+
+
+def test_what_an_encoder_subtracts_is_no_data_set_mean_whatever_it_is_called(live: Session, tmp_path: Path) -> None:
+    model = live.state.model.model
+    eye, zero, mean = torch.eye(model.d_model), torch.zeros(model.d_model), torch.ones(model.d_model)
+    named = EncoderDictionary("pca", "mlp_out.1", eye, eye, mean, zero, zero)
+    directions.save(tmp_path / "named.safetensors", named, model)
+    live.import_item((tmp_path / "named.safetensors").read_bytes(), "named")
+    assert "pca@mlp_out.1" in live.state.model.dictionaries
+    assert live.state.model.means.knower("mlp_out.1", None) is None

@@ -89,7 +89,7 @@ class Means:
         self._known: dict[tuple[Site, int | None], dict[str, Dictionary]] = {}
         for kind in ("pca", "mean_difference"):
             for id, dictionary in dictionaries.items():
-                if dictionary.name == kind:
+                if dictionary.name == kind and isinstance(dictionary, LinearDictionary):
                     self._known.setdefault((_tensor(dictionary.site, table), dictionary.head), {})[id] = dictionary
 
     def knower(self, site: str, head: int | None, like: Dictionary | None = None) -> tuple[str, Dictionary] | None:

@@ -1,6 +1,6 @@
 /** Numbers and tokens as text. */
 
-export type ValueUnit = "centred" | "standardised" | "raw" | "cos" | "folded" | "folded-centred" | "logit" | "logit-centred";
+export type ValueUnit = "centred" | "standardised" | "raw" | "cos" | "folded" | "folded-centred" | "logit" | "logit-centred" | "activation" | "mixed" | "mixed-raw";
 
 const LOGITS: readonly ValueUnit[] = ["folded", "folded-centred", "logit", "logit-centred"];
 export const isLogit = (unit: ValueUnit): boolean => LOGITS.includes(unit);
@@ -14,12 +14,15 @@ export const UNIT_NAMES: Record<ValueUnit, string> = {
   "folded-centred": "logits, centred",
   logit: "logits, raw",
   "logit-centred": "logits, centred",
+  activation: "activation",
+  mixed: "activations and x·d, centred",
+  "mixed-raw": "activations and x·d, raw",
 };
 
 /** Before a value. */
 export const UNIT_SHORT: Record<ValueUnit, string> = {
   centred: "x·d", standardised: "x·d", raw: "x·d", cos: "cos", folded: "logit", "folded-centred": "logit, centred",
-  logit: "logit diff", "logit-centred": "logit diff, centred",
+  logit: "logit diff", "logit-centred": "logit diff, centred", activation: "activation", mixed: "weighted sum", "mixed-raw": "weighted sum",
 };
 
 /** In which space the numbers are, in words. */
@@ -32,6 +35,9 @@ export const UNIT_ABOUT: Record<ValueUnit, string> = {
   "folded-centred": "Norm-folded and centred: logits less the data-set mean's",
   logit: "Logits, x read through the final norm; exact at the last row",
   "logit-centred": "Logits less the data-set mean's share",
+  activation: "Activation: what the encoder gives, its ReLU (top-k, jump-ReLU) done",
+  mixed: "Weighted sum of activations and of x·d less the data-set mean's",
+  "mixed-raw": "Weighted sum of activations and of x·d as it is",
 };
 
 /** A signed number with a true minus. */
