@@ -25,6 +25,12 @@ export const UNIT_SHORT: Record<ValueUnit, string> = {
   logit: "logit diff", "logit-centred": "logit diff, centred", activation: "activation", mixed: "weighted sum", "mixed-raw": "weighted sum",
 };
 
+/** Where there is room for a word. */
+export const UNIT_BRIEF: Record<ValueUnit, string> = {
+  centred: "x·d", standardised: "x·d", raw: "x·d", cos: "cos", folded: "logits", "folded-centred": "logits",
+  logit: "logits", "logit-centred": "logits", activation: "activ.", mixed: "sum", "mixed-raw": "sum",
+};
+
 /** In which space the numbers are, in words. */
 export const UNIT_ABOUT: Record<ValueUnit, string> = {
   centred: "Centred: x·d less the data-set mean's, row by row",
@@ -35,9 +41,9 @@ export const UNIT_ABOUT: Record<ValueUnit, string> = {
   "folded-centred": "Norm-folded and centred: logits less the data-set mean's",
   logit: "Logits, x read through the final norm; exact at the last row",
   "logit-centred": "Logits less the data-set mean's share",
-  activation: "Activation: what the encoder gives, its ReLU (top-k, jump-ReLU) done",
-  mixed: "Weighted sum of activations and of x·d less the data-set mean's",
-  "mixed-raw": "Weighted sum of activations and of x·d as it is",
+  activation: "Activation: what the encoder gives",
+  mixed: "Weighted sum: activations, and x·d centred",
+  "mixed-raw": "Weighted sum: activations, and x·d raw",
 };
 
 /** A signed number with a true minus. */
