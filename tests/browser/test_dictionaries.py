@@ -1,4 +1,4 @@
-"""An encoder of 24,576 features on the page: brought in by its file, coloured by, mixed, edited and shared, against plain torch."""
+"""An encoder of 24,576 features on the page, brought in by its file: coloured by, mixed, edited, shared, against plain torch."""
 
 import os
 import re
