@@ -29,7 +29,7 @@ function held(...dictionaries: DictionaryInfo[]): State {
 async function follow(next?: State): Promise<void> {
   if (next) fake.listener.state(next);
   for (let i = 0; i < 4; i++) {
-    app.mixing.followReferences();
+    app.mixing.references.follow();
     app.streams.follow();
     app.directions.followBasis();
     app.directions.followReading();
@@ -219,7 +219,7 @@ describe("a link", () => {
     open(hash);
     await follow(held(encoder({ hash: "7".repeat(64) }), encoder({ id: `${ID}#2` })));
     await paint();
-    expect([app.mixing.dictionary?.id, app.mixing.missing, app.streams.unit]).toEqual([`${ID}#2`, [], "activation"]);
+    expect([app.mixing.dictionary?.id, app.mixing.references.missing, app.streams.unit]).toEqual([`${ID}#2`, [], "activation"]);
     expect(fake.asked).toContain(`coef r1 ${ID}#2 [20000]`);
   });
 
@@ -229,18 +229,68 @@ describe("a link", () => {
       open(hash);
       await follow(held(...(other ? [encoder({ hash: other })] : [])));
       await paint();
-      expect(app.mixing.missing).toEqual([{ id: ID, hash: HASH, other: other ?? "" }]);
+      expect(app.mixing.references.missing).toEqual([{ id: ID, hash: HASH, other: other ?? "" }]);
       expect([app.mixing.terms, app.mixing.picture, app.streams.fieldValues]).toEqual([[], null, null]);
       expect(fake.asked.some((asked) => asked.startsWith("coef") && asked.includes("sae"))).toBe(false);
       expect(app.view.link(null, app.mixing.names)).toContain(encodeURIComponent(HASH)); // still in the address
     }
     await follow(held(encoder({ id: `${ID}#2` }))); // its file is brought in
     await paint();
-    expect([app.mixing.missing, app.mixing.terms]).toEqual([[], [{ source: `${ID}#2`, index: 20_000, weight: 1 }]]);
+    expect([app.mixing.references.missing, app.mixing.terms]).toEqual([[], [{ source: `${ID}#2`, index: 20_000, weight: 1 }]]);
+    expect(app.mixing.dictionary?.id).toBe(`${ID}#2`);
     open(hash);
     await follow(held());
     app.mixing.leaveOutMissing();
-    expect(app.mixing.missing).toEqual([]);
+    expect([app.mixing.references.missing, app.view.current.weights]).toEqual([[], {}]);
+  });
+
+  it.each([
+    ["chosen", "#dir=mix&d=nmf%40mlp_post.3&w=1:1"],
+    ["mixed in", "#dir=mix&w=1:1&mix=nmf%40mlp_post.3%2F2*0.5"],
+    ["chosen, and saved", "#dir=mix&d=saved%3Amine&w=0:1"],
+  ])("whose dictionary is not here (%s) lends its weights to no other", async (what, hash) => {
+    open(hash);
+    await follow(held());
+    await paint();
+    expect([app.mixing.terms, app.mixing.picture, app.mixing.references.missing.map(({ id }) => id)]).toEqual([[], null, what.endsWith("saved") ? [] : ["nmf@mlp_post.3"]]);
+    if (!what.startsWith("chosen")) return;
+    expect(app.mixing.component).toBeNull(); // no chip is pressed
+    app.mixing.show(2); // what is picked now is of what is in the pickers
+    expect([app.mixing.references.missing, app.mixing.terms]).toEqual([[], [{ source: "pca@resid_post.0", index: 2, weight: 1 }]]);
+  });
+
+  it("whose dictionary is forgotten by somebody else is read along no other", async () => {
+    await begin();
+    app.mixing.show(1);
+    await follow(held());
+    expect([app.mixing.terms, app.mixing.references.missing.map(({ id }) => id)]).toEqual([[], [ID]]);
+    app.mixing.setWeight("pca@resid_post.0", 0, 0.5);
+    app.view.applyWeights();
+    expect([app.mixing.references.missing, app.mixing.terms]).toEqual([[], [{ source: "pca@resid_post.0", index: 0, weight: 0.5 }]]);
+    app.mixing.choose("svd@resid_post.0");
+    app.mixing.letGo("svd@resid_post.0");
+    expect([app.view.current.dictionary, app.mixing.references.missing]).toEqual(["", []]);
+  });
+
+  it("of what has no mix says so, and reads along nothing until it is left out", async () => {
+    open(`#dir=mix&w=1:1&mix=${encodeURIComponent(encodeURIComponent("sae@mlp_in.0/3"))}*0.5`);
+    await follow(held(encoder({ id: "sae@mlp_in.0", site: "mlp_in.0" })));
+    await paint();
+    expect([app.mixing.unfit.map(({ id }) => id), app.mixing.terms]).toEqual([["sae@mlp_in.0"], []]);
+    app.mixing.leaveOutMissing();
+    expect([app.mixing.unfit, app.mixing.terms]).toEqual([[], [{ source: "pca@resid_post.0", index: 1, weight: 1 }]]);
+  });
+
+  it("of a small encoder asks for all of it, and shows its activation", async () => {
+    open();
+    await follow(held(encoder({ n: 3 })));
+    await paint();
+    app.mixing.choose(ID);
+    app.mixing.show(2);
+    await follow();
+    await paint();
+    expect(fake.asked).toContain(`coef r1 ${ID}`);
+    expect([app.mixing.indicesOf(ID), app.streams.unit, app.mixing.chips]).toEqual([null, "activation", [0, 1, 2]]);
   });
 
   it("has each edit that is left out named with the server's reason", async () => {

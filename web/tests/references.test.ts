@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { isPinned, missing, pinned, pinnedIn, pinnedNames, resolve, resolved, type Names } from "../src/lib/references";
+import { missing, pinned, pinnedIn, pinnedNames, resolve, resolved, type Names } from "../src/lib/references";
 import { info } from "./fake";
 
 const [ONE, OTHER] = ["1".repeat(64), "2".repeat(64)];
@@ -13,7 +13,6 @@ const names = (more: Partial<Names>): Names => ({ dictionary: "", weights: {}, t
 describe("a reference", () => {
   it("holds the hash of what somebody brought, and not of what ships", () => {
     expect(here.map(pinned)).toEqual([pca.id, REF, `pca@resid_mid.0~sha256:${"b".repeat(64)}`]);
-    expect([isPinned(REF), isPinned(pca.id)]).toEqual([true, false]);
   });
 
   it("is answered by that hash alone, whatever id it has here", () => {
@@ -49,10 +48,10 @@ describe("a link's view", () => {
   it("goes out with hashes and comes back with the ids of here", () => {
     const out = pinnedNames(view, here, null);
     expect(out).toEqual({ ...view, dictionary: REF, also: [pinned(fitted), "saved:mine/3"] });
-    expect(resolved(out, here, true)).toEqual(view);
-    expect(resolved(view, here, true)).toBeNull();
+    expect(resolved(out, here)).toEqual(view);
+    expect(resolved(view, here)).toBeNull();
     const moved = [pca, { ...sae, id: "sae@resid_post.0#2" }, fitted];
-    expect(resolved(out, moved, true)!.dictionary).toBe("sae@resid_post.0#2");
+    expect(resolved(out, moved)!.dictionary).toBe("sae@resid_post.0#2");
   });
 
   it("names the usual dictionary where that was brought, for it may be another's elsewhere", () => {
@@ -60,19 +59,10 @@ describe("a link's view", () => {
     expect(pinnedNames(names({ weights: { 1: 1 } }), [pca], pca).dictionary).toBe("");
   });
 
-  it("never lends its weights to another dictionary: they wait under its reference, and are its once it is here", () => {
+  it("keeps the reference of what is not here, also where another has its id", () => {
     const out = pinnedNames(view, here, null);
-    const waiting = resolved(out, [pca, { ...sae, hash: OTHER }, fitted], true)!;
-    expect([waiting.dictionary, waiting.weights]).toEqual(["", {}]);
-    expect(waiting.terms[`${REF}/20000`]).toBe(1);
-    expect(resolved(waiting, here, false)!.terms[`${sae.id}/20000`]).toBe(1);
-    const empty = resolved(names({ dictionary: REF }), [pca], true)!;
-    expect([empty.dictionary, empty.also]).toEqual(["", [REF]]);
-  });
-
-  it("of an older page, with an id that nothing here goes by, is not read along another either", () => {
-    const old = names({ dictionary: "nmf@mlp_post.3", weights: { 3: 1 } });
-    expect(resolved(old, here, true)!.terms).toEqual({ "nmf@mlp_post.3~sha256:/3": 1 });
-    expect(resolved(old, here, false)).toBeNull(); // forgotten since, which its own page knows
+    const waiting = resolved(out, [pca, { ...sae, hash: OTHER }, fitted])!;
+    expect([waiting.dictionary, waiting.weights, waiting.also]).toEqual([REF, view.weights, view.also]);
+    expect(resolved(waiting, here)!.dictionary).toBe(sae.id);
   });
 });

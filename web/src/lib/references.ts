@@ -12,7 +12,7 @@ type Named = Pick<DictionaryInfo, "id" | "shipped" | "hash">;
 
 /** Those that come with Residscope are the model's own: their id is enough. */
 export const pinned = ({ id, shipped, hash }: Named): string => (shipped || !hash ? id : `${id}${PIN}${hash}`);
-export const isPinned = (reference: string): boolean => reference.includes(PIN);
+const isPinned = (reference: string): boolean => reference.includes(PIN);
 
 function parsePin(reference: string): { id: string; hash: string } {
   const [id, hash = ""] = reference.split(PIN);
@@ -85,19 +85,8 @@ export function pinnedNames(names: Names, dictionaries: readonly Named[], chosen
   });
 }
 
-/**
- * A link's view with the ids that its dictionaries have here; null where nothing changes. What is not here keeps its reference, and
- * the weights of a chosen one that is not wait beside the usual dictionary: they are no other's. first: nothing has been chosen
- * here yet, so that an id which nothing goes by is a link's too, of a hash that it does not say.
- */
-export function resolved(names: Names, dictionaries: readonly Named[], first: boolean): Names | null {
-  const next = renamed(names, (reference) => resolve(reference, dictionaries)?.id ?? (first && !isPinned(reference) ? reference + PIN : reference));
-  const lost = next.dictionary;
-  if (isPinned(lost)) {
-    const waiting = Object.entries(next.weights).map(([index, weight]) => [termKey(lost, Number(index)), weight] as const);
-    next.terms = { ...next.terms, ...Object.fromEntries(waiting) };
-    if (!waiting.length) next.also = [...next.also, lost];
-    [next.dictionary, next.weights] = ["", {}];
-  }
+/** A link's view with the ids that its dictionaries have here; what is not here keeps its reference. Null where nothing changes. */
+export function resolved(names: Names, dictionaries: readonly Named[]): Names | null {
+  const next = renamed(names, (reference) => resolve(reference, dictionaries)?.id ?? reference);
   return JSON.stringify(next) === JSON.stringify(renamed(names, (reference) => reference)) ? null : next;
 }

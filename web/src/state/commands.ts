@@ -58,7 +58,7 @@ function strengthen(app: App, key: string): void {
 function nextDirection(app: App, key: string): void {
   const { chips } = app.mixing;
   const last = chips.length - 1;
-  const at = app.view.component === null ? -1 : chips.indexOf(app.view.component);
+  const at = app.mixing.component === null ? -1 : chips.indexOf(app.mixing.component);
   const now = app.view.current.direction === "logit" ? -1 : at < 0 ? last : at;
   const to = Math.max(-1, Math.min(last, now + (key === "." ? 1 : -1)));
   if (to >= 0) app.mixing.show(chips[to]);

@@ -4,9 +4,10 @@ import { activationOf, fits, isEncoder, nearest, unitOf, usual } from "../lib/di
 import type { ValueUnit } from "../lib/format";
 import { apart, asDictionary, asTerm, sourcesOf } from "../lib/mixed";
 import { parseTerm, savedName, savedSource, termKey, type Term, type Terms, type Weights } from "../lib/mix";
-import { isPinned, missing, pinnedNames, resolve, resolved, type Missing, type Names } from "../lib/references";
+import type { Names } from "../lib/references";
 import { Picks } from "./picks.svelte";
 import { askedKey, ProductStore, type Asked } from "./products.svelte";
+import { References } from "./references.svelte";
 import type { Session } from "./session.svelte";
 import type { ViewStore } from "./view.svelte";
 
@@ -14,9 +15,9 @@ const CHIPS = 8;
 
 /** What the direction on screen is made of: the chosen dictionary, the others beside it, the weights, and their products. */
 export class Mixing {
+  readonly references: References;
   private products: ProductStore;
   private picks: Picks;
-  private opened = false;
 
   private all = $derived.by(() => this.session.model?.dictionaries ?? []);
   private known = $derived.by(() => new Map(this.all.map((info) => [info.id, info])));
@@ -47,18 +48,22 @@ export class Mixing {
     return [...new Set([...(this.dictionary ? [this.dictionary.id] : []), ...there])];
   });
 
-  /** What the view asks for that is not here; until it is, or is left out, nothing is read along. */
-  missing: Missing[] = $derived.by(() => {
-    const { also, terms, dictionary } = this.view.current;
-    const asked = [dictionary, ...also, ...Object.keys(terms).map((key) => parseTerm(key)?.source ?? "")];
-    const lost = [...new Set(asked)].filter((reference) => isPinned(reference) && !resolve(reference, this.all));
-    return this.session.model ? lost.map((reference) => missing(reference, this.all)) : [];
+  /** What has a weight and is read of other vectors than the chosen one, so that the two have no mix; a link may ask for it. */
+  unfit: DictionaryInfo[] = $derived.by(() => {
+    const asked = Object.entries(this.view.current.terms).flatMap(([key, weight]) => (weight ? [parseTerm(key)?.source ?? ""] : []));
+    return [...new Set(asked)].filter((source) => !this.play.includes(source)).flatMap((source) => this.info(source) ?? []);
   });
+  /** Either: nothing is read along, and it is said why. */
+  absent = $derived.by(() => this.references.missing.length + this.unfit.length > 0);
+  /** The chosen dictionary is not here (yet), and another stands in the pickers: the weights are not of that one. */
+  private astray = $derived.by(() => !!this.view.current.dictionary && this.view.current.dictionary !== this.dictionary?.id);
+  /** The one component of the chosen dictionary that is looked at. */
+  component: number | null = $derived.by(() => (this.astray ? null : this.view.component));
 
   terms: Term[] = $derived.by(() => {
     const { weights, terms } = this.view.current;
-    if (this.missing.length) return [];
-    const own = Object.entries(weights).map(([index, weight]) => ({ source: this.dictionary?.id ?? "", index: Number(index), weight }));
+    if (this.absent) return [];
+    const own = Object.entries(this.astray ? {} : weights).map(([index, weight]) => ({ source: this.dictionary?.id ?? "", index: Number(index), weight }));
     const others = Object.entries(terms).flatMap(([key, weight]) => ({ ...(parseTerm(key) ?? { source: "", index: 0 }), weight }));
     return [...own, ...others].filter(({ source, index, weight }) => weight !== 0 && index < this.sizeOf(source));
   });
@@ -118,6 +123,7 @@ export class Mixing {
     private session: Session,
     private view: ViewStore,
   ) {
+    this.references = new References(session, view);
     this.products = new ProductStore(session);
     this.picks = new Picks(session);
   }
@@ -163,6 +169,7 @@ export class Mixing {
     return (source === this.dictionary?.id ? weights[index] : terms[termKey(source, index)]) ?? 0;
   }
   setWeight(source: string, index: number, weight: number): void {
+    this.settle();
     this.pick(source, index); // so that its slider stays where it comes to zero
     this.view.setWeight(source === this.dictionary?.id ? index : termKey(source, index), weight);
   }
@@ -184,7 +191,12 @@ export class Mixing {
   }
   /** One direction of the chosen dictionary alone. */
   show(index: number): void {
+    this.settle();
     if (this.dictionary && this.pick(this.dictionary.id, index)) this.view.pickComponent(index);
+  }
+  /** What is chosen now is of the dictionary in the pickers; what was of one that is not here goes. */
+  private settle(): void {
+    if (this.astray && this.dictionary) Object.assign(this.view.current, { dictionary: this.dictionary.id, weights: {} });
   }
 
   /** One component alone counts in its own units, several at length one (of encoders as they are); null while the length is not known. */
@@ -211,10 +223,11 @@ export class Mixing {
 
   /** Another dictionary: a component alone becomes the same one there; a mix stays what it is, if it can. */
   choose(id: string): void {
+    if (this.info(id)) this.settle();
     const [old, next] = [this.dictionary, this.info(id)];
     const current = this.view.current;
     if (!next || next.id === old?.id) return;
-    const one = this.view.component;
+    const one = this.component;
     if (old && !fits(old, next)) {
       if (this.terms.length && one === null)
         this.session.notify(next.width === old.width ? apart(old, next) : `The mix was put away: directions of ${next.place} are ${next.width} wide, those of the mix ${old.width}.`);
@@ -266,6 +279,7 @@ export class Mixing {
 
   /** Weights over everything in play become the mix. */
   adopt(coordinates: Coordinates): void {
+    this.settle();
     const weights: Weights = {};
     const terms: Terms = {};
     const at = scaled(coordinates);
@@ -283,27 +297,22 @@ export class Mixing {
     if (settled) this.products.follow(this.asked);
   }
 
-  // ── a link's references ─────────────────────────────────────────────────────────────────────────────────
-
-  /** Call from an effect: what a link calls by id and hash goes by the id it has here, once it is here. */
-  followReferences(): void {
-    if (!this.session.model) return;
-    const { dictionary, also, terms, weights } = this.view.current;
-    const next = resolved({ dictionary, also, terms, weights }, this.all, !this.opened);
-    this.opened = true;
-    if (next) Object.assign(this.view.current, next);
-  }
-
-  /** What a link calls all that is in play, brought dictionaries by their hashes. */
+  /** What a link calls all that is in play. */
   get names(): Names {
-    const { dictionary, weights, terms, also } = this.view.current;
-    const chosen = Object.keys(weights).length ? (this.known.get(this.dictionary?.id ?? "") ?? null) : null;
-    return pinnedNames({ dictionary, weights: { ...weights }, terms: { ...terms }, also: [...also] }, this.all, chosen);
+    return this.references.names(this.known.get(this.dictionary?.id ?? "") ?? null);
   }
   /** Goes on without what is not here. */
   leaveOutMissing(): void {
     const current = this.view.current;
-    current.also = current.also.filter((reference) => !isPinned(reference));
-    current.terms = Object.fromEntries(Object.entries(current.terms).filter(([key]) => !isPinned(key)));
+    const here = (source: string): boolean => savedName(source) !== null || this.play.includes(source);
+    if (this.astray) [current.dictionary, current.weights] = ["", {}];
+    current.also = current.also.filter(here);
+    current.terms = Object.fromEntries(Object.entries(current.terms).filter(([key]) => here(parseTerm(key)?.source ?? "")));
+  }
+  /** A dictionary that is forgotten here is looked at no more. */
+  letGo(id: string): void {
+    const current = this.view.current;
+    if (current.dictionary === id) [current.dictionary, current.weights] = ["", {}];
+    this.leaveOut(id);
   }
 }
