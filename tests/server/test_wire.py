@@ -356,7 +356,8 @@ def test_a_dictionary_is_fitted_read_and_forgotten_over_the_wire(http: httpx.Cli
     assert row == {
         "id": "pca@z.1.h2", "site": "z.1", "head": 2, "place": "z.1 head 2", "kind": "pca", "n": 3, "space": "centred",
         "standardised": False, "fitted_on": "lines.jsonl", "tokens": told["tokens"], "shipped": False, "width": 8,
-        "write_site": "z.1", "linear": True, "activation": None, "hash": server.session.state.model.dictionary("pca@z.1.h2").hash,
+        "write_site": "z.1", "linear": True, "activation": None, "beside_stream": False,
+        "hash": server.session.state.model.dictionary("pca@z.1.h2").hash,
     }  # fmt: skip
     assert all((c["top"], c["cos_logit_diff"]) == ([], None) and c["variance"] > 0 for c in told["components"])
     run = found["current"]["a"]

@@ -1,5 +1,6 @@
 """An encoder of 24,576 features in a session: what the page is sent of it, its picture as Python, mixes with it, edits of it."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -333,3 +334,57 @@ def test_what_an_encoder_subtracts_is_no_data_set_mean_whatever_it_is_called(liv
     live.import_item((tmp_path / "named.safetensors").read_bytes(), "named")
     assert "pca@mlp_out.1" in live.state.model.dictionaries
     assert live.state.model.means.knower("mlp_out.1", None) is None
+
+
+@pytest.mark.parametrize("activation", ["relu", "topk", "jumprelu"])
+@pytest.mark.parametrize(
+    ("site", "written"),
+    [
+        ("mlp_in.1", "mlp_out.1"),
+        ("mlp_post.2", "mlp_out.2"),
+        ("resid_mid.1", None),
+        ("final_norm", None),
+        ("embed", None),
+    ],
+)
+def test_every_kind_of_encoder_is_read_at_its_place_and_copied(
+    live: Session, tmp_path: Path, activation: str, site: str, written: str | None
+) -> None:
+    """Also of one that reads and writes vectors of two widths, which has no linear direction."""
+    model, draw, n, chosen = live.state.model.model, torch.Generator().manual_seed(9), 500, [7, 450]
+    sites = model.sites
+    d_read, d_write = (sites.width(sites.parse(place)) for place in (site, written or site))
+    read, write = (torch.randn(n, d, generator=draw) for d in (d_read, d_write))
+    bias, threshold = torch.randn(n, generator=draw), torch.rand(n, generator=draw)
+    more: dict[str, Any] = {"topk": {"k": 20}, "jumprelu": {"threshold": threshold}}.get(activation, {})
+    parts = {"mean": torch.zeros(d_read), "base": torch.zeros(d_write), "bias": bias, "written": written}
+    made = EncoderDictionary("sae", site, read, write, activation=activation, **parts, **more)
+    directions.save(tmp_path / "made.safetensors", made, model)
+    live.intent("set_prompt", {"text": PROMPT})
+    live.import_item((tmp_path / "made.safetensors").read_bytes(), "made")
+    assert live.wait()
+    x = model.run(PROMPT, [site])[site][0].double()
+    p = x @ read.double().T + bias.double()
+    kept = {
+        "relu": p > 0,
+        "jumprelu": p > threshold,
+        "topk": (p >= p.topk(20).values[:, -1:]) & (p > 0),
+    }[activation]
+    wanted = torch.where(kept, p, 0)[:, chosen].float()
+    id = f"sae@{site}"
+    assert live.snapshot()[1]["model"]["dictionaries"][-1]["activation"] == activation
+    ref = {
+        "kind": "mix",
+        "terms": [{"dictionary": id, "index": i, "weight": w} for i, w in zip(chosen, (1.0, -0.5), strict=True)],
+    }
+    torch.testing.assert_close(exported(live, ref, tmp_path), wanted[:, 0] - 0.5 * wanted[:, 1], atol=1e-3, rtol=1e-4)
+    answer = live.coef(live.state.baseline, dictionary=id, indices=chosen)
+    told = json.loads(answer[8 : 8 + int.from_bytes(answer[:8], "little")])["__metadata__"]
+    at = int(told["fitted_row"])  # every encoder's own place is among its rows
+    torch.testing.assert_close(load(answer)["coef"][at], wanted, atol=1e-3, rtol=1e-4)
+    top = live.query("strongest", {"run": live.state.baseline, "dictionary": id, "row": at, "pos": 3, "k": 3})["top"]
+    active = torch.where(kept, p, 0)[3]
+    assert [one["index"] for one in top] == [i for i in active.topk(3).indices.tolist() if active[i] > 0]
+    page = live.query("prompts", {"own": [PROMPT]})["id"]
+    ask = {"page": page, "row": at, "dictionary": id, "indices": chosen}
+    torch.testing.assert_close(load(live.query("prompts_coef", ask))["coef"], wanted, atol=1e-3, rtol=1e-4)

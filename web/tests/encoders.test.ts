@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import type { DictionaryInfo, Edit, State } from "../src/connect/wire";
-import { fits, ground, rowOf, unitChoices, unitOf } from "../src/lib/dictionaries";
+import { fits, rowOf, unitChoices, unitOf } from "../src/lib/dictionaries";
 import { App } from "../src/state/app.svelte";
 import { decodeView } from "../src/state/hash";
 import { restore, shareLink } from "../src/state/share";
@@ -179,13 +179,12 @@ describe("a mix with features", () => {
 
 describe("what may be mixed", () => {
   const stream = encoder();
-  const inside = encoder({ id: "t@mlp_in.0", site: "mlp_in.0" });
+  const inside = encoder({ id: "t@mlp_in.0", site: "mlp_in.0", beside_stream: false });
   const pca = info("pca@resid_post.0");
 
   it("is what is read of the same vectors", () => {
-    expect([ground(stream, 4), ground(inside, 4), ground(pca, 4), ground(info("svd@z.0", { width: 2 }), 4)]).toEqual(["", "mlp_in", "", "z"]);
     expect([fits(stream, pca), fits(inside, pca), fits(inside, stream), fits(inside, { ...inside, site: "mlp_in.5" })]).toEqual([true, false, false, true]);
-    expect([rowOf(stream, -1, 4), rowOf(stream, 3, 4), rowOf(inside, 3, 4), rowOf(inside, -1, 4)]).toEqual([0, 4, 3, -1]);
+    expect([rowOf(stream, -1), rowOf(stream, 3), rowOf(inside, 3), rowOf(inside, -1), rowOf({ ...inside, site: "final_norm" }, 29)]).toEqual([0, 4, 3, -1, 0]);
   });
 
   it("is labelled by what is in it", () => {
@@ -274,7 +273,7 @@ describe("a link", () => {
 
   it("of what has no mix says so, and reads along nothing until it is left out", async () => {
     open(`#dir=mix&w=1:1&mix=${encodeURIComponent(encodeURIComponent("sae@mlp_in.0/3"))}*0.5`);
-    await follow(held(encoder({ id: "sae@mlp_in.0", site: "mlp_in.0" })));
+    await follow(held(encoder({ id: "sae@mlp_in.0", site: "mlp_in.0", beside_stream: false })));
     await paint();
     expect([app.mixing.unfit.map(({ id }) => id), app.mixing.terms]).toEqual([["sae@mlp_in.0"], []]);
     app.mixing.leaveOutMissing();

@@ -18,7 +18,7 @@ from residscope.engine.model import Model
 from residscope.engine.recording import Recording
 from residscope.engine.sinks import sinks, streams
 from residscope.errors import DirectionError, UnknownLayer, UnknownPosition, WrongWidth
-from residscope.world.dictionaries import SAVED, fitted_row, in_stream, row_names, row_sites
+from residscope.world.dictionaries import SAVED, every_layer, fitted_row, in_stream, row_names, row_sites
 from residscope.world.loaded import Loaded
 from residscope.world.mixing import Reads
 from residscope.world.session_world import SessionWorld
@@ -106,9 +106,9 @@ def elsewhere(
 ) -> Elsewhere:
     """A site without its layer, such as `z`, in every layer of a run; of one head, where it has heads."""
     edits = world.on(prompt).made(active)
-    sites = [f"{site}.{layer}" for layer in range(world.model.n_layers)]
+    sites = every_layer(site, world.model.sites)
     beside = {str(stream) for place in sites for stream in streams(world.model, place)}
-    found = world.model.run(list(prompt.ids), [site, *sorted(beside)], edits=edits)
+    found = world.model.run(list(prompt.ids), [*sites, *sorted(beside)], edits=edits)
     rows = [found[place][0] for place in sites]
     stacked = torch.stack([x if head is None else x[:, head] for x in rows]).detach().clone()
     return Elsewhere(stacked, sinks_at(found, sites)[:, 0])

@@ -45,7 +45,7 @@ def describe_dictionary(
     unknown = torch.full((len(read),), torch.nan)
     share = unknown if dictionary.variance is None else dictionary.variance[shown]
     sd = unknown if dictionary.sd is None else dictionary.sd[shown]
-    row = describe_row(id, dictionary, shipped=id in loaded.shipped)
+    row = describe_row(id, dictionary, loaded.model.sites, shipped=id in loaded.shipped)
     about = {name: row[name] for name in ("id", "site", "head", "place", "kind", "space", "standardised")}
     return {
         **about,

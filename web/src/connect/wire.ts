@@ -74,6 +74,8 @@ export interface DictionaryInfo {
   write_site?: string;
   /** Of an encoder false: its coordinates are activations, and no products with a direction. */
   linear?: boolean;
+  /** Whether it is read against the stream's rows, or against its own site in every layer. */
+  beside_stream?: boolean;
   /** What an encoder's features go through last. */
   activation?: "relu" | "topk" | "jumprelu" | null;
 }

@@ -39,8 +39,6 @@ const GROUPS: [string, readonly string[]][] = [
 ];
 const OTHERS = "Into and out of the blocks";
 
-/** The stream's own places; an encoder of another is read there, in every layer. */
-const STREAM = ["embed", "resid_pre", "resid_mid", "resid_post"];
 /** So many directions at most are asked for whole: of more, those that are chosen. */
 export const MOST_WHOLE = 400;
 
@@ -52,17 +50,14 @@ const ACTIVATIONS: Record<string, string> = { relu: "ReLU", topk: "top-k", jumpr
 export const activationOf = ({ activation }: Pick<DictionaryInfo, "activation">): string => ACTIVATIONS[activation ?? ""] ?? "activation";
 
 /** Which vectors it is read against: the stream's in every layer (""), or those of its own site. */
-export function ground(info: DictionaryInfo, width: number): string {
-  const own = isEncoder(info) ? !STREAM.includes(siteName(info.site)) : info.width !== width;
-  return own ? siteName(info.site) : "";
-}
+const ground = (info: DictionaryInfo): string => (info.beside_stream === false ? siteName(info.site) : "");
 /** Both read vectors of one kind at the same places, so that they can be mixed. */
 export function fits(a: DictionaryInfo, b: DictionaryInfo): boolean {
-  const places = isEncoder(a) || isEncoder(b) ? ground(a, b.width) === ground(b, a.width) : true;
-  return places && a.width === b.width && (a.space === "lens") === (b.space === "lens");
+  const together = (!isEncoder(a) && !isEncoder(b)) || ground(a) === ground(b);
+  return together && a.width === b.width && (a.space === "lens") === (b.space === "lens");
 }
 /** The row of a layer in what a dictionary is read against; -1 where it has none, as the embedding has none of an MLP's. */
-export const rowOf = (info: DictionaryInfo, layer: number, width: number): number => (ground(info, width) ? layer : layer + 1);
+export const rowOf = (info: DictionaryInfo, layer: number): number => (!ground(info) ? layer + 1 : info.site.includes(".") ? layer : 0);
 
 export const siteName = (site: string): string => site.split(".")[0];
 const layerOf = (site: string): number => Number(site.split(".")[1] ?? -1);

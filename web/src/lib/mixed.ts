@@ -14,7 +14,7 @@ export function sourcesOf(ref: DirectionRef | null): string[] {
 /** Why a mix is put away when another dictionary is chosen. */
 export const apart = (old: DictionaryInfo, next: DictionaryInfo): string =>
   isEncoder(old) || isEncoder(next)
-    ? "The mix was put away: an encoder of another place than the stream is read there, and mixes with encoders of that place only."
+    ? "The mix was put away: an encoder that does not read the stream's rows is read at its own site, and mixes with what is read there only."
     : "The mix was put away: unembedding rows are read through the final norm, and mix with each other only.";
 
 /** A saved direction as a dictionary of one. */
