@@ -11,7 +11,7 @@ import torch
 from playwright.sync_api import Browser, Page, expect
 
 import residscope as rs
-from browser.steps import IOI, LAST, cells, metric, settled
+from browser.steps import IOI, LAST, cells, grid, metric, settled
 from residscope import directions
 from residscope.directions import EncoderDictionary
 
@@ -145,10 +145,94 @@ def test_the_strongest_at_a_cell_are_picked_from_and_mixed_with_a_component(
     shot(brought, "encoder-mix")
     brought.get_by_test_id("unit-mixed-raw").click()
     same(cells(brought, n_pos=LAST + 1), activation(sae, x, strongest[1]) + weight * (x @ pca.read[1].double()))
+
+
+def test_what_is_made_of_a_picture_says_that_it_is_linear(
+    brought: Page, workbench: Any, sae: EncoderDictionary
+) -> None:
+    show(brought, FEATURE)
+    brought.get_by_test_id("pick-number").blur()
+    brought.keyboard.press("s")
+    expect(brought.get_by_test_id("notice").first).to_contain_text(
+        "Steers along the linear direction: read before the ReLU"
+    )
+    expect(brought.get_by_test_id("edits-list").locator("li")).to_have_count(1)
+    settled(brought)
+    model, state = workbench.session.model, workbench.session.state
+    (spec,) = workbench.session.snapshot()[1]["edits"]
+    answers = rs.logit_diff(state.metric.positive.id, state.metric.negative.id)
+    steer = rs.edits.steer(spec["site"], sae[FEATURE], spec["strength"], unit=spec["unit"], pos=spec["pos"])
+    assert metric(brought, "b") == pytest.approx(answers(model.run(IOI, edits=[steer])).item(), abs=1e-3)
+
+    brought.get_by_test_id("library-toggle").click()
+    brought.get_by_test_id("library-sign-in").click()
+    brought.get_by_test_id("library-name").fill("ada")
+    brought.get_by_test_id("library-name-set").click()
     brought.get_by_test_id("direction-save").click()
-    expect(
-        brought.get_by_test_id("library").get_by_test_id("linear-note").or_(brought.get_by_text("Choose a name")).first
-    ).to_be_visible()
+    form = brought.locator("form").filter(has=brought.get_by_test_id("save-name"))
+    expect(form.get_by_test_id("linear-note")).to_contain_text("What is saved is linear: read before the ReLU")
+    shot(brought, "encoder-save")
+    brought.get_by_test_id("save-name").fill("a feature")
+    brought.get_by_test_id("save-submit").click()
+    expect(brought.get_by_test_id("one-name")).to_have_text("a feature", timeout=20_000)
+    brought.get_by_text("How it was made").click()
+    expect(brought.get_by_test_id("library-one").locator("pre")).to_contain_text(sae.hash)
+    brought.get_by_test_id("library-toggle").click()
+
+
+def test_a_page_of_prompts_is_coloured_by_the_feature(brought: Page, workbench: Any, sae: EncoderDictionary) -> None:
+    show(brought, FEATURE)
+    workbench.session.intent("select", {"layer": 27, "pos": 4})
+    expect(brought.get_by_test_id("readout")).to_contain_text("resid_post.27 at 4")
+    brought.get_by_role("tab", name="Prompts").click()
+    first = brought.get_by_test_id("prompt-0")
+    expect(first).to_have_attribute("data-own", "true", timeout=60_000)
+    first.locator("[data-token]").nth(4).hover()
+    shown = brought.get_by_test_id("prompts-readout")
+    expect(shown).to_contain_text("prompt 1, token 4", timeout=20_000)
+    expect(shown).to_have_attribute("data-value", re.compile(r"^\d+\.\d+"), timeout=20_000)
+    value = float(shown.get_attribute("data-value") or "nan")
+    assert value == pytest.approx(float(activation(sae, stream(workbench)[28, 4], FEATURE)), rel=1e-4)
+    assert value > 0
+    brought.get_by_role("tab", name="Stream").click()
+
+
+def test_a_transcoder_inside_the_blocks_is_read_there_in_every_layer(
+    bench: Page, workbench: Any, tmp_path: Path
+) -> None:
+    model, draw, n = workbench.session.model, torch.Generator().manual_seed(7), 1000
+    d, id = model.d_model, "transcoder@mlp_in.12"
+    read, write = (torch.randn(n, d, generator=draw) / d**0.5 for _ in range(2))
+    bias, zero = torch.randn(n, generator=draw), torch.zeros(d)
+    made = EncoderDictionary(
+        "transcoder", "mlp_in.12", read, write, zero, bias, zero, "topk", written="mlp_out.12", k=50
+    )
+    directions.save(tmp_path / "transcoder.safetensors", made, model)
+    workbench.session.import_item((tmp_path / "transcoder.safetensors").read_bytes(), "transcoder")
+    bench.get_by_test_id("pick-kind").select_option("transcoder")
+    recording = model.run(IOI, ["mlp_in"])
+    x = torch.stack([recording["mlp_in", layer][0] for layer in range(model.n_layers)]).double()
+    p = x @ read.double().T + bias.double()
+    every = torch.where((p >= p.topk(50, dim=-1).values[..., -1:]) & (p > 0), p, 0)
+    strong = int(every[12, POS].argmax())
+    bench.get_by_test_id("pick-number").fill(str(strong))
+    bench.get_by_test_id("pick-number").press("Enter")
+    expect(bench.get_by_test_id("direction-card")).to_contain_text("read before the top-k", timeout=20_000)
+    same(grid(bench, rows=model.n_layers, n_pos=LAST + 1), every[..., strong])
+    workbench.session.intent("select", {"layer": 12, "pos": POS})
+    expect(bench.get_by_test_id("readout")).to_contain_text(f"mlp_in.12 at {POS}")
+    bench.get_by_test_id("pick-strongest").click()
+    expect(bench.get_by_test_id("pick-list").locator("button").first).to_have_attribute("data-index", str(strong))
+    bench.keyboard.press("Escape")
+    expect(bench.get_by_test_id("mix-add").locator("option")).to_have_count(1)  # nothing else is read there
+    bench.get_by_test_id("table-toggle").click()
+    bench.get_by_test_id("fit-open").click()
+    expect(bench.get_by_test_id("scree")).to_contain_text("no scree plot")
+    shot(bench, "transcoder")
+    bench.get_by_test_id("fit-forget").click()
+    expect(bench.get_by_test_id("pick-kind")).not_to_have_value("transcoder")
+    expect(bench.get_by_test_id("missing-dictionary")).to_have_count(0)
+    assert id not in workbench.session.state.model.dictionaries
 
 
 def test_a_feature_is_edited_and_shared_and_missed_where_it_is_not(
