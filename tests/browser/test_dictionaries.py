@@ -109,7 +109,7 @@ def test_the_stream_is_coloured_by_one_feature_of_24_576(brought: Page, workbenc
 
 
 def test_the_strongest_at_a_cell_are_picked_from_and_mixed_with_a_component(
-    brought: Page, workbench: Any, sae: EncoderDictionary
+    brought: Page, workbench: Any, sae: EncoderDictionary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     show(brought, FEATURE)
     workbench.session.intent("select", {"layer": ROW - 1, "pos": POS})
@@ -139,7 +139,15 @@ def test_the_strongest_at_a_cell_are_picked_from_and_mixed_with_a_component(
     sites = ["resid_pre.0", *(f"resid_post.{i}" for i in range(len(x) - 1))]
     means = torch.stack([known[f"pca@{site}"].mean.double() for site in sites])[:, None]
     wanted = activation(sae, x, strongest[1]) + weight * ((x - means) @ pca.read[1].double())
-    same(cells(brought, n_pos=LAST + 1), wanted)
+    picture = cells(brought, n_pos=LAST + 1)
+    same(picture, wanted)
+    brought.get_by_test_id("copy-python").click()
+    expect(brought.get_by_test_id("python-code")).to_contain_text("picture = (")
+    namespace: dict[str, Any] = {}
+    monkeypatch.setattr(rs, "load", lambda name, **options: workbench.session.model)
+    exec(compile(brought.get_by_test_id("python-code").inner_text(), "<pasted>", "exec"), namespace)
+    torch.testing.assert_close(namespace["picture"][0], torch.tensor(picture[ROW]), atol=1e-4, rtol=1e-5)
+    brought.keyboard.press("Escape")
     brought.get_by_test_id("table-toggle").click()
     brought.get_by_test_id("algebra-open").click()
     shot(brought, "encoder-mix")
@@ -230,7 +238,7 @@ def test_a_transcoder_inside_the_blocks_is_read_there_in_every_layer(
     expect(bench.get_by_test_id("scree")).to_contain_text("no scree plot")
     shot(bench, "transcoder")
     bench.get_by_test_id("fit-forget").click()
-    expect(bench.get_by_test_id("pick-kind")).not_to_have_value("transcoder")
+    expect(bench.get_by_test_id("pick-kind").locator("option[value=transcoder]")).to_have_count(0)
     expect(bench.get_by_test_id("missing-dictionary")).to_have_count(0)
     assert id not in workbench.session.state.model.dictionaries
 

@@ -168,7 +168,7 @@ def test_the_wire_says_the_hash(featured: Any) -> None:
     assert (row["id"], row["hash"], row["site"], row["write_site"]) == (SAE, sae.hash, "resid_post.1", "resid_post.2")
 
 
-def exported(session: Session, ref: dict[str, Any], folder: Path) -> torch.Tensor:
+def exported(session: Session, ref: dict[str, Any], folder: Path, **more: bool) -> torch.Tensor:
     """What the copied lines leave as the picture, run where nothing else has a name."""
     patch = pytest.MonkeyPatch()
     try:
@@ -179,7 +179,7 @@ def exported(session: Session, ref: dict[str, Any], folder: Path) -> torch.Tenso
             file, data = session.item_file(item["name"], ".safetensors")
             (folder / file).write_bytes(data)
         namespace: dict[str, Any] = {}
-        exec(compile(session.intent("python", {"direction": ref})["code"], "<pasted>", "exec"), namespace)
+        exec(compile(session.intent("python", {"direction": ref, **more})["code"], "<pasted>", "exec"), namespace)
     finally:
         patch.undo()
     found: torch.Tensor = namespace["picture"][0]
@@ -215,6 +215,18 @@ def test_copied_python_of_a_picture_gives_the_screen_s_numbers(featured: Any, tm
     row = 2  # resid_post.1, where the encoder reads
     torch.testing.assert_close(found, shown(session, terms, row), atol=1e-4, rtol=1e-5)
     assert found.any()
+    raw = exported(session, {"kind": "mix", "terms": terms}, tmp_path, raw=True)
+    torch.testing.assert_close(raw, shown(session, terms, row, centred=False), atol=1e-4, rtol=1e-5)
+
+
+def test_copied_python_of_a_direction_shown_raw_subtracts_nothing(featured: Any) -> None:
+    session, _ = featured
+    pca = {"kind": "pca", "site": "resid_post.1", "weights": {"1": 1.0}}
+    for raw in (True, False):
+        code = session.intent("python", {"direction": pca, "raw": raw})["code"]
+        assert ("project(direction, space='raw')" in code) == raw
+    logits = {"kind": "logit_diff", "positive": "a", "negative": "b"}
+    assert "space=" not in session.intent("python", {"direction": logits, "raw": True})["code"]
 
 
 def test_copied_python_of_one_alone_is_in_its_own_units_however_little_it_weighs(featured: Any, tmp_path: Path) -> None:

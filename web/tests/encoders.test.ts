@@ -159,7 +159,13 @@ describe("a mix with features", () => {
     expect(app.mixing.beforeOf({ kind: "pca", site: "resid_post.0", weights: { 0: 1 } })).toBe("");
     expect(app.mixing.feature).toEqual({ source: ID, index: 20_000, weight: 1 });
     await app.python();
-    expect(fake.intent).toHaveBeenCalledWith("python", { direction: { kind: "mix", terms } });
+    expect(fake.intent).toHaveBeenLastCalledWith("python", { direction: { kind: "mix", terms } });
+    app.mixing.include("pca@resid_post.0");
+    app.mixing.setWeight("pca@resid_post.0", 2, 1);
+    app.view.applyWeights();
+    app.view.current.unit = "raw";
+    await app.python();
+    expect(fake.intent).toHaveBeenLastCalledWith("python", expect.objectContaining({ raw: true }));
   });
 
   it("whose rows cancel is a picture still, and no direction", async () => {

@@ -68,7 +68,10 @@ class Text(Spec):
 
 
 class Python(Spec):
+    """raw: what the page shows has no mean subtracted, whatever space the direction was found in."""
+
     direction: Any = None
+    raw: bool = False
 
 
 class Forget(Spec):
@@ -264,7 +267,7 @@ def python(state: State, args: Python) -> Change:
     world = state.world()
     if ref is not None and not is_picture(ref, world.loaded):
         world.direction(ref)
-    return state, {"code": python_code(world, ref)}
+    return state, {"code": python_code(world, ref, raw=args.raw)}
 
 
 def forget_dictionary(state: State, args: Forget) -> Change:

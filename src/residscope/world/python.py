@@ -25,8 +25,11 @@ from residscope.world.values import Metric, Prompt, Tok
 MOST_TYPED = 4000  # characters of typed text that the copied Python holds
 
 
-def python_code(world: SessionWorld, ref: AnyDirection | None) -> str:
-    """The model, the prompt, the runs, the metric and, where one is shown, the direction; of encoders the picture."""
+def python_code(world: SessionWorld, ref: AnyDirection | None, *, raw: bool = False) -> str:
+    """The model, the prompt, the runs, the metric and, where one is shown, the direction; of encoders the picture.
+
+    raw: no mean is subtracted from what is read linearly, whatever space it was found in.
+    """
     writer = SessionWriter(world)
     body: list[str] = []
     runs = ["baseline"]
@@ -44,9 +47,10 @@ def python_code(world: SessionWorld, ref: AnyDirection | None) -> str:
                 f"print({', '.join(f'metric({run}).item()' for run in runs)})",
             ]
         if is_picture(ref, world.loaded):
-            body += [*writer.picture(ref, runs[-1]), "print(picture)"]
+            body += [*writer.picture(ref, runs[-1], raw=raw), "print(picture)"]
         elif ref is not None:
-            body += [f"direction = {writer.direction(ref)}", f"print({runs[-1]}.project(direction))"]
+            space = ", space='raw'" if raw and world.direction(ref).space == "centred" else ""
+            body += [f"direction = {writer.direction(ref)}", f"print({runs[-1]}.project(direction{space}))"]
     return writer.whole(body)
 
 
@@ -148,16 +152,17 @@ class SessionWriter:
                     return self._loaded(ref.name)
                 return _saved(self.world.directions[ref.name])
 
-    def picture(self, ref: PcaRef | MixRef, run: str) -> list[str]:
+    def picture(self, ref: PcaRef | MixRef, run: str, *, raw: bool = False) -> list[str]:
         """The weighted sum of the terms' coordinates at the place that the first encoder reads: of encoders the activations, of
-        others inner products, less the data-set mean's where all of these are centred. One term alone is read in its own units.
+        others inner products, less the data-set mean's where all of these are centred (and not `raw`). One term alone is read in
+        its own units.
 
         Raises NotFound, DirectionError.
         """
         terms, loaded = terms_of(ref), self.world.loaded
         site = encoders(terms, loaded)[0].site
         known = [dictionary_of(term.source_id, loaded, self.world.directions) for term in terms]
-        centred = all(one.space == "centred" for one in known if not isinstance(one, EncoderDictionary))
+        centred = not raw and all(one.space == "centred" for one in known if not isinstance(one, EncoderDictionary))
         summands = []
         for term, one in zip(terms, known, strict=True):
             weight = f"{term.weight!r} * " if len(terms) > 1 else "-" if term.weight < 0 else ""

@@ -116,8 +116,12 @@ export interface Asked {
     load_model: {
       name: string;
     };
+    /**
+     * raw: what the page shows has no mean subtracted, whatever space the direction was found in.
+     */
     python: {
       direction?: unknown;
+      raw?: boolean;
     };
     redo: {};
     rename_item: {

@@ -5,6 +5,9 @@ export type ValueUnit = "centred" | "standardised" | "raw" | "cos" | "folded" | 
 const LOGITS: readonly ValueUnit[] = ["folded", "folded-centred", "logit", "logit-centred"];
 export const isLogit = (unit: ValueUnit): boolean => LOGITS.includes(unit);
 
+/** A sum of coordinates, of encoders some, and not read along one direction. */
+export const isSum = (unit: ValueUnit): boolean => ["activation", "mixed", "mixed-raw"].includes(unit);
+
 export const UNIT_NAMES: Record<ValueUnit, string> = {
   centred: "x·d, centred",
   standardised: "x·d, standardised",

@@ -165,7 +165,8 @@ export class App {
 
   async python(): Promise<void> {
     const direction = this.view.current.direction === "mix" ? this.mixing.picture : this.directions.ref;
-    const value = (await this.session.send("python", direction ? { direction } : {})) as { code?: string } | undefined;
+    const raw = this.view.current.direction === "mix" && ["raw", "mixed-raw"].includes(this.streams.unit);
+    const value = (await this.session.send("python", { ...(direction ? { direction } : {}), ...(raw ? { raw } : {}) })) as { code?: string } | undefined;
     if (value?.code) this.code = value.code;
   }
 }
