@@ -109,6 +109,13 @@ describe("the picture of a feature", () => {
     expect([app.mixing.zero, app.mixing.picture, app.mixing.chips]).toEqual([true, null, []]);
   });
 
+  it("is asked for of what goes by the id now, however many another model's had", async () => {
+    await begin();
+    app.mixing.pick(ID, 500);
+    await follow(held(encoder({ n: 600, hash: "6".repeat(64) })));
+    expect(app.mixing.indicesOf(ID)).toEqual([500]);
+  });
+
   it("keeps the picture before it until its own is there", async () => {
     await begin();
     const before = [...app.streams.field!.values];

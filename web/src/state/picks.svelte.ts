@@ -11,7 +11,7 @@ export class Picks {
   /** Of one dictionary, beside those that have a weight; null where all are read. */
   of(info: DictionaryInfo | null, weighted: readonly number[]): number[] | null {
     if (!info || !isLarge(info)) return null;
-    const all = new Set([...weighted, ...(this.picked[info.id] ?? [])]);
+    const all = new Set([...weighted, ...(this.picked[info.id] ?? []).filter((index) => index < info.n)]); // another model's may be shorter
     return [...all].slice(0, MOST_WHOLE).toSorted((a, b) => a - b);
   }
 
