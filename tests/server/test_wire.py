@@ -2,6 +2,7 @@
 
 import json
 import time
+from http.client import HTTPConnection
 from typing import Any
 
 import httpx
@@ -14,7 +15,7 @@ from websockets.sync.client import ClientConnection, connect
 from residscope import errors
 from residscope.server import Server
 from residscope.server.sockets import Outbox
-from server.asking import ask, send
+from server.asking import OCTETS, ask, send
 
 JSON = {"content-type": "application/json"}
 FIELDS = {"type", "message", "received", "allowed", "fix"}
@@ -227,8 +228,21 @@ def test_bodies_have_limits(http: httpx.Client) -> None:
 
     refused(http.post("/api/intents/set_prompt", content=b" " * 3_000_000, headers=JSON), 413, "MalformedJSON")
     refused(http.post("/api/intents/set_prompt", content=chunks(), headers=JSON), 413, "MalformedJSON")
-    for intent in ("import_direction", "import_item"):
-        refused(send(http, intent, b" " * 17_000_000), 413, "MalformedJSON")
+    refused(send(http, "import_direction", b" " * 17_000_000), 413, "MalformedJSON")
+
+
+def test_an_item_may_be_a_dictionary_of_many_features_and_not_without_end(http: httpx.Client, server: Server) -> None:
+    refused(send(http, "import_item", b" " * 17_000_000, name="spaces"), 422, "DamagedFile")
+    asking = HTTPConnection("127.0.0.1", server.port)
+    asking.putrequest("POST", "/api/intents/import_item?name=endless")
+    for header, value in {
+        "authorization": f"Bearer {server.token}",
+        "content-length": str(513 << 20),
+        **OCTETS,
+    }.items():
+        asking.putheader(header, value)
+    asking.endheaders()
+    assert asking.getresponse().status == 413
 
 
 @pytest.mark.parametrize(
@@ -342,7 +356,8 @@ def test_a_dictionary_is_fitted_read_and_forgotten_over_the_wire(http: httpx.Cli
     assert row == {
         "id": "pca@z.1.h2", "site": "z.1", "head": 2, "place": "z.1 head 2", "kind": "pca", "n": 3, "space": "centred",
         "standardised": False, "fitted_on": "lines.jsonl", "tokens": told["tokens"], "shipped": False, "width": 8,
-        "write_site": "z.1", "linear": True, "hash": server.session.state.model.dictionary("pca@z.1.h2").hash,
+        "write_site": "z.1", "linear": True, "activation": None, "beside_stream": False,
+        "hash": server.session.state.model.dictionary("pca@z.1.h2").hash,
     }  # fmt: skip
     assert all((c["top"], c["cos_logit_diff"]) == ([], None) and c["variance"] > 0 for c in told["components"])
     run = found["current"]["a"]

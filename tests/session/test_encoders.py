@@ -1,5 +1,6 @@
-"""An encoder of 24,576 features in a session: what the page is sent of it, mixes with it, edits of it."""
+"""An encoder of 24,576 features in a session: what the page is sent of it, its picture as Python, mixes with it, edits of it."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load
 
+import residscope as rs
 from residscope import directions
 from residscope.directions import EncoderDictionary
-from residscope.errors import DirectionError, NotFound, UnknownLayer, UnknownPosition
+from residscope.errors import DirectionError, NotFound, UnknownLayer, UnknownPosition, ZeroDirection
 from residscope.session import Session
+from session import worlds
 
 SAE, MANY, PROMPT = "sae@resid_post.1", 24_576, "hello there"
 PCA1, PCA3 = "pca@resid_post.1", "pca@resid_post.3"
@@ -163,3 +166,237 @@ def test_the_wire_says_the_hash(featured: Any) -> None:
     session, sae = featured
     row = session.snapshot()[1]["model"]["dictionaries"][-1]
     assert (row["id"], row["hash"], row["site"], row["write_site"]) == (SAE, sae.hash, "resid_post.1", "resid_post.2")
+
+
+def exported(session: Session, ref: dict[str, Any], folder: Path, **more: bool) -> torch.Tensor:
+    """What the copied lines leave as the picture, run where nothing else has a name."""
+    patch = pytest.MonkeyPatch()
+    try:
+        patch.chdir(folder)
+        patch.setattr(rs, "load", lambda name, **options: session.state.model.model)
+        patch.setattr("residscope.directions.shipped", worlds.components)
+        for item in session.snapshot()[1]["items"]["items"]:
+            file, data = session.item_file(item["name"], ".safetensors")
+            (folder / file).write_bytes(data)
+        namespace: dict[str, Any] = {}
+        exec(compile(session.intent("python", {"direction": ref, **more})["code"], "<pasted>", "exec"), namespace)
+    finally:
+        patch.undo()
+    found: torch.Tensor = namespace["picture"][0]
+    return found
+
+
+def shown(session: Session, terms: list[dict[str, Any]], row: int, *, centred: bool = True) -> torch.Tensor:
+    """The page's cells at a row: the weighted sum of what `coef` sends it, each index asked for alone."""
+    total = torch.zeros(len(session.state.prompt.tokens))
+    for term in terms:
+        source = term.get("dictionary") or f"saved:{term['saved']}"
+        found = load(session.coef(session.state.baseline, dictionary=source, indices=[term.get("index", 0)]))
+        total += term["weight"] * (found["coef"][row, :, 0] - (found["offset"][row, 0] if centred else 0.0))
+    return total
+
+
+FEATURE = {"dictionary": SAE, "index": 20_000, "weight": 1.0}
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        [FEATURE],
+        [{**FEATURE, "weight": -1.0}],
+        [{**FEATURE, "weight": 0.5}, {"dictionary": SAE, "index": 3, "weight": -0.25}],
+        [{**FEATURE, "weight": 0.5}, {"dictionary": PCA1, "index": 1, "weight": 1.0}],
+        [{"dictionary": PCA3, "index": 0, "weight": 2.0}, {**FEATURE, "weight": -0.3}],
+    ],
+)
+def test_copied_python_of_a_picture_gives_the_screen_s_numbers(featured: Any, tmp_path: Path, terms: Any) -> None:
+    session, _ = featured
+    found = exported(session, {"kind": "mix", "terms": terms}, tmp_path)
+    row = 2  # resid_post.1, where the encoder reads
+    torch.testing.assert_close(found, shown(session, terms, row), atol=1e-4, rtol=1e-5)
+    assert found.any()
+    raw = exported(session, {"kind": "mix", "terms": terms}, tmp_path, raw=True)
+    torch.testing.assert_close(raw, shown(session, terms, row, centred=False), atol=1e-4, rtol=1e-5)
+
+
+def test_copied_python_of_a_direction_shown_raw_subtracts_nothing(featured: Any) -> None:
+    session, _ = featured
+    pca = {"kind": "pca", "site": "resid_post.1", "weights": {"1": 1.0}}
+    for raw in (True, False):
+        code = session.intent("python", {"direction": pca, "raw": raw})["code"]
+        assert ("project(direction, space='raw')" in code) == raw
+    logits = {"kind": "logit_diff", "positive": "a", "negative": "b"}
+    assert "space=" not in session.intent("python", {"direction": logits, "raw": True})["code"]
+
+
+def test_copied_python_of_one_alone_is_in_its_own_units_however_little_it_weighs(featured: Any, tmp_path: Path) -> None:
+    session, _ = featured
+    found = exported(session, {"kind": "mix", "terms": [{**FEATURE, "weight": 0.2}]}, tmp_path)
+    torch.testing.assert_close(found, shown(session, [FEATURE], 2), atol=1e-4, rtol=1e-5)
+
+
+def test_a_picture_beside_raw_directions_subtracts_nothing_and_reads_saved_ones_at_their_own_zero(
+    featured: Any, tmp_path: Path
+) -> None:
+    session, sae = featured
+    vector = torch.randn(len(sae.mean), generator=torch.Generator().manual_seed(8))
+    for name, space, offset in (("plain", "raw", 0.0), ("own", "centred", 1.5)):
+        made = rs.Direction(vector, vector, "resid_post.1", name=name, space=space, offset=offset)
+        made.save(tmp_path / f"{name}.safetensors")
+        session.import_direction((tmp_path / f"{name}.safetensors").read_bytes())
+    own = [FEATURE, {"saved": "own", "weight": 0.5}]
+    found = exported(session, {"kind": "mix", "terms": own}, tmp_path)
+    torch.testing.assert_close(found, shown(session, own, 2), atol=1e-4, rtol=1e-5)
+    raw = [FEATURE, {"saved": "plain", "weight": 0.5}, {"dictionary": PCA1, "index": 1, "weight": 1.0}]
+    found = exported(session, {"kind": "mix", "terms": raw}, tmp_path)
+    torch.testing.assert_close(found, shown(session, raw, 2, centred=False), atol=1e-4, rtol=1e-5)
+
+
+def test_a_picture_whose_reads_cancel_is_still_one_and_no_direction(featured: Any, tmp_path: Path) -> None:
+    session, sae = featured
+    twin = replace(sae, read=sae.read.clone().index_copy_(0, torch.tensor([1]), sae.read[:1]))
+    directions.save(tmp_path / "twin.safetensors", twin, session.state.model.model)
+    session.import_item((tmp_path / "twin.safetensors").read_bytes(), "twin")
+    terms = [{"dictionary": f"{SAE}#2", "index": i, "weight": w} for i, w in ((0, 1.0), (1, -1.0))]
+    with pytest.raises(ZeroDirection):
+        session.read({"kind": "mix", "terms": terms})
+    found = exported(session, {"kind": "mix", "terms": terms}, tmp_path)
+    torch.testing.assert_close(found, shown(session, terms, 2), atol=1e-4, rtol=1e-5)
+
+
+def test_a_picture_of_what_is_not_there_is_refused_when_it_is_copied(featured: Any) -> None:
+    session, _ = featured
+    for term in ({**FEATURE, "index": MANY}, {**FEATURE, "dictionary": f"{SAE}~sha256:{'0' * 64}"}):
+        with pytest.raises((DirectionError, NotFound)):
+            session.intent("python", {"direction": {"kind": "mix", "terms": [term]}})
+
+
+def test_products_of_single_features_are_those_of_their_encoder_rows(featured: Any) -> None:
+    session, sae = featured
+    answer = session.query("gram", {"of": [PCA1, f"{SAE}/20000", f"{SAE}/3", f"{PCA3}/1"]})
+    pca1, pca3 = (session.state.model.dictionary(id) for id in (PCA1, PCA3))
+    assert answer["of"] == [*([PCA1, i] for i in range(len(pca1))), [SAE, 20_000], [SAE, 3], [PCA3, 1]]
+    rows = torch.cat([pca1.read, sae.read[[20_000, 3]], pca3.read[[1]]]).double()
+    torch.testing.assert_close(torch.tensor(answer["gram"]).double(), rows @ rows.T, atol=1e-4, rtol=1e-5)
+    assert len(session.query("gram", {"of": [f"{SAE}/{i}" for i in range(400)]})["of"]) == 400
+    for wrong in ([SAE], [f"{SAE}/{MANY}"], [f"nothing@embed/{1}"]):
+        with pytest.raises((DirectionError, NotFound)):
+            session.query("gram", {"of": wrong})
+
+
+def test_a_page_of_prompts_answers_with_the_features_asked_for(featured: Any) -> None:
+    session, sae = featured
+    page = session.query("prompts", {"own": [PROMPT]})["id"]
+    ask = {"page": page, "row": 2, "dictionary": SAE}
+    answer = load(session.query("prompts_coef", {**ask, "indices": [20_000, 7]}))
+    x = session.state.model.model.run(PROMPT, ["resid_post.1"])["resid_post.1"][0]
+    wanted = torch.stack([activations(sae, x, i) for i in (20_000, 7)], dim=-1)
+    torch.testing.assert_close(answer["coef"], wanted, atol=1e-4, rtol=1e-4)
+    with pytest.raises(DirectionError):
+        session.query("prompts_coef", ask)
+
+
+def test_what_components_say_is_asked_for_by_index_too(featured: Any) -> None:
+    session, _ = featured
+    every = session.query("dictionary", {"id": PCA1})["components"]
+    assert session.query("dictionary", {"id": PCA1, "indices": [2, 0]})["components"] == [every[2], every[0]]
+    (one,) = session.query("dictionary", {"id": SAE, "indices": [20_000]})["components"]
+    assert (one["index"], one["label"], one["variance"]) == (20_000, "sae 20000", None)
+    with pytest.raises(DirectionError):
+        session.query("dictionary", {"id": SAE, "indices": [MANY]})
+
+
+def test_an_encoder_s_direction_says_that_it_is_linear_and_keeps_the_hash(featured: Any, tmp_path: Path) -> None:
+    session, sae = featured
+    ref = {"kind": "mix", "terms": [FEATURE, {"dictionary": PCA1, "index": 1, "weight": 1.0}]}
+    alone = {"kind": "mix", "terms": [FEATURE]}
+    for one in (ref, alone):
+        assert "Linear: read before the ReLU, and written by the decoder" in session.read(one)["about"]
+    assert "before the" not in session.read({"kind": "pca", "site": "resid_post.1", "weights": {"1": 1.0}})["about"]
+    direction, _ = session.resolve(alone)
+    assert direction.provenance["hash"] == sae.hash
+    mixed, _ = session.resolve(ref)
+    assert mixed.provenance["mix"][0]["of"]["hash"] == sae.hash
+    kept = session.adopt(direction, id="x1")
+    told = session.read(kept)["about"]
+    assert told.startswith("From the library")
+    assert "before the ReLU" in told
+    assert session.resolve(kept)[0].provenance["hash"] == sae.hash
+
+
+def test_a_direction_of_an_encoder_and_a_component_keeps_the_bias_wherever_the_component_is_of(featured: Any) -> None:
+    """read . x - offset is the weighted sum of what is read before the ReLU and the component's own coordinate."""
+    session, sae = featured
+    x = torch.randn(4, len(sae.mean), generator=torch.Generator().manual_seed(2)).double()
+    for id in (PCA1, PCA3):
+        pca = session.state.model.dictionary(id)
+        ref = {"kind": "mix", "terms": [FEATURE, {"dictionary": id, "index": 1, "weight": 2.0}]}
+        found, _ = session.resolve(ref)
+        before = (x - sae.mean) @ sae.read[20_000].double() + sae.bias[20_000]
+        along = (x - pca.mean) @ pca.read[1].double()
+        length = (sae.read[20_000] + 2 * pca.read[1]).double().norm()
+        torch.testing.assert_close(found.project(x), (before + 2 * along) / length, atol=1e-4, rtol=1e-4)
+
+
+def test_what_an_encoder_subtracts_is_no_data_set_mean_whatever_it_is_called(live: Session, tmp_path: Path) -> None:
+    model = live.state.model.model
+    eye, zero, mean = torch.eye(model.d_model), torch.zeros(model.d_model), torch.ones(model.d_model)
+    named = EncoderDictionary("pca", "mlp_out.1", eye, eye, mean, zero, zero)
+    directions.save(tmp_path / "named.safetensors", named, model)
+    live.import_item((tmp_path / "named.safetensors").read_bytes(), "named")
+    assert "pca@mlp_out.1" in live.state.model.dictionaries
+    assert live.state.model.means.knower("mlp_out.1", None) is None
+
+
+@pytest.mark.parametrize("activation", ["relu", "topk", "jumprelu"])
+@pytest.mark.parametrize(
+    ("site", "written"),
+    [
+        ("mlp_in.1", "mlp_out.1"),
+        ("mlp_post.2", "mlp_out.2"),
+        ("resid_mid.1", None),
+        ("final_norm", None),
+        ("embed", None),
+    ],
+)
+def test_every_kind_of_encoder_is_read_at_its_place_and_copied(
+    live: Session, tmp_path: Path, activation: str, site: str, written: str | None
+) -> None:
+    """Also of one that reads and writes vectors of two widths, which has no linear direction."""
+    model, draw, n, chosen = live.state.model.model, torch.Generator().manual_seed(9), 500, [7, 450]
+    sites = model.sites
+    d_read, d_write = (sites.width(sites.parse(place)) for place in (site, written or site))
+    read, write = (torch.randn(n, d, generator=draw) for d in (d_read, d_write))
+    bias, threshold = torch.randn(n, generator=draw), torch.rand(n, generator=draw)
+    more: dict[str, Any] = {"topk": {"k": 20}, "jumprelu": {"threshold": threshold}}.get(activation, {})
+    parts = {"mean": torch.zeros(d_read), "base": torch.zeros(d_write), "bias": bias, "written": written}
+    made = EncoderDictionary("sae", site, read, write, activation=activation, **parts, **more)
+    directions.save(tmp_path / "made.safetensors", made, model)
+    live.intent("set_prompt", {"text": PROMPT})
+    live.import_item((tmp_path / "made.safetensors").read_bytes(), "made")
+    assert live.wait()
+    x = model.run(PROMPT, [site])[site][0].double()
+    p = x @ read.double().T + bias.double()
+    kept = {
+        "relu": p > 0,
+        "jumprelu": p > threshold,
+        "topk": (p >= p.topk(20).values[:, -1:]) & (p > 0),
+    }[activation]
+    wanted = torch.where(kept, p, 0)[:, chosen].float()
+    id = f"sae@{site}"
+    assert live.snapshot()[1]["model"]["dictionaries"][-1]["activation"] == activation
+    ref = {
+        "kind": "mix",
+        "terms": [{"dictionary": id, "index": i, "weight": w} for i, w in zip(chosen, (1.0, -0.5), strict=True)],
+    }
+    torch.testing.assert_close(exported(live, ref, tmp_path), wanted[:, 0] - 0.5 * wanted[:, 1], atol=1e-3, rtol=1e-4)
+    answer = live.coef(live.state.baseline, dictionary=id, indices=chosen)
+    told = json.loads(answer[8 : 8 + int.from_bytes(answer[:8], "little")])["__metadata__"]
+    at = int(told["fitted_row"])  # every encoder's own place is among its rows
+    torch.testing.assert_close(load(answer)["coef"][at], wanted, atol=1e-3, rtol=1e-4)
+    top = live.query("strongest", {"run": live.state.baseline, "dictionary": id, "row": at, "pos": 3, "k": 3})["top"]
+    active = torch.where(kept, p, 0)[3]
+    assert [one["index"] for one in top] == [i for i in active.topk(3).indices.tolist() if active[i] > 0]
+    page = live.query("prompts", {"own": [PROMPT]})["id"]
+    ask = {"page": page, "row": at, "dictionary": id, "indices": chosen}
+    torch.testing.assert_close(load(live.query("prompts_coef", ask))["coef"], wanted, atol=1e-3, rtol=1e-4)

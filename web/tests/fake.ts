@@ -38,13 +38,22 @@ export class Fake implements Connector {
   retry = () => {};
   /** The last token alone, whatever the lengths say. */
   sink = (rows: number, cols: number) => u8([rows, cols], Array.from({ length: rows * cols }, (_, i) => +(i % cols === cols - 1)));
+  /** The activation of feature i at a cell is the cell's number plus a thousandth of i. */
+  private some(cols: number, indices: number[]) {
+    const coef = Array.from({ length: 2 * cols }, (_, cell) => indices.map((i) => cell + i / 1000)).flat();
+    const k = indices.length;
+    return parseSafetensors(pack({ coef: f32([2, cols, k], coef), offset: f32([2, k], Array(2 * k).fill(0)), sink: this.sink(2, cols) }, { rows: JSON.stringify(["embed", "resid_post.0"]), fitted_row: "null" }));
+  }
   /** Spelled `stream r1`, `coef r1 pca@resid_post.0` ...: what is asked, and of what. */
   async query<T>(name: string, args: Record<string, unknown> = {}): Promise<T> {
     if (name === "manifest") return { edits: [], methods: [], tasks: [], broken: {} } as T;
-    const { run, dictionary, id, of } = args as { run?: string; dictionary?: string; id?: string; of?: string[] };
-    this.asked.push([name, run, dictionary, id, of?.join("+")].filter(Boolean).join(" "));
+    const { run, dictionary, id, of, indices } = args as { run?: string; dictionary?: string; id?: string; of?: string[]; indices?: number[] };
+    this.asked.push([name, run, dictionary, id, of?.join("+"), indices && `[${indices.join()}]`].filter(Boolean).join(" "));
     if (name === "gram") {
-      const pairs = of!.flatMap((source) => (source.startsWith("saved") ? [0] : [0, 1, 2]).map((i) => [source, i]));
+      const pairs = of!.flatMap((source) => {
+        const single = source.startsWith("saved") ? null : /^(.+)\/(\d+)$/.exec(source);
+        return single ? [[single[1], Number(single[2])]] : (source.startsWith("saved") ? [0] : [0, 1, 2]).map((i) => [source, i]);
+      });
       // the first of each dictionary lean on each other by 0.6
       return { of: pairs, gram: pairs.map((a, i) => pairs.map((b, j) => (i === j ? 1 : a[1] === 0 && b[1] === 0 ? 0.6 : 0))) } as T;
     }
@@ -53,6 +62,7 @@ export class Fake implements Connector {
     const cells = Array.from({ length: 2 * cols }, (_, i) => i);
     if (name === "logits") return parseSafetensors(pack({ value: f32([2, cols], cells), offset: f32([2, cols], cells.map(() => 0.5)) })) as T;
     if (name === "stream") return parseSafetensors(pack({ norm: f32([2, cols], cells.map((x) => x + 1)), sink: this.sink(2, cols), next_p: f32([cols, 0], []) }, { next_text: "[]" })) as T;
+    if (indices) return this.some(cols, indices) as T;
     const own = dictionary!.includes("z.");
     const rows = own ? 1 : 2;
     const coef = Array.from({ length: rows * cols * 3 }, (_, i) => i + (dictionary!.includes("svd") ? 100 : 0));

@@ -46,16 +46,6 @@ describe("a saved direction", () => {
     expect([mixing.dictionary?.kind, mixing.ref]).toEqual(["saved", { kind: "saved", name: "plural" }]);
   });
 
-  it("is neither coloured by nor mixed where it is an encoder's: its picture and its direction would be two things", () => {
-    const sae: DictionaryInfo = { ...pca, id: "sae@resid_post.1", linear: false };
-    hold([sae, { ...pca, linear: true }], []);
-    expect(mixing.choices.map(({ id }) => id)).toEqual([pca.id]);
-    mixing.choose(sae.id);
-    expect([mixing.dictionary?.id, mixing.mixable.map(({ id }) => id)]).toEqual([pca.id, [pca.id]]);
-    hold([sae], []);
-    expect(mixing.dictionary).toBeNull();
-  });
-
   it("that is gone is on screen no more", () => {
     mixing.showSaved("plural");
     hold([pca], []);

@@ -162,6 +162,14 @@ describe("the connector", () => {
     expect(await norm(connector, "r1")).toEqual([5]);
   });
 
+  it("sends a file that a socket would be closed for by request", async () => {
+    const { connector, fetcher } = start();
+    answer = new Response(JSON.stringify({ ok: true, value: { name: "large" } }));
+    const large = new Blob([new Uint8Array((16 << 20) + 1)]);
+    expect(await connector.intent("import_item", { name: "large", data: large })).toEqual({ name: "large" });
+    expect([vi.mocked(fetcher).mock.calls[0][0], socket().sent]).toEqual(["http://127.0.0.1:8000/lab/api/intents/import_item?name=large", []]);
+  });
+
   it("sends a file in one frame with what is said of it", async () => {
     const { connector } = start();
     const taken = connector.intent("import_item", { name: "ü", data: new Blob(["abc"]) });

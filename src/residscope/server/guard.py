@@ -26,12 +26,15 @@ SAFE = ("GET", "HEAD", "OPTIONS")
 OWN_SITE = ("same-origin", "none")
 JSON_BYTES = 2 << 20
 TENSOR_BYTES = 16 << 20
+ITEM_BYTES = 512 << 20  # a dictionary of tens of thousands of features
 TENSOR_PATHS = (
     "/api/intents/import_direction",
-    "/api/intents/import_item",
     "/api/intents/library_import",
     "/api/library/import",
 )
+
+
+ITEM_PATH = "/api/intents/import_item"
 
 
 class BodyTooLargeError(Exception):
@@ -153,7 +156,8 @@ def _with_headers(send: Send, headers: Headers) -> Send:
 
 async def _limited(app: App, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
     """Refuse a body over the limit by its announced length, or as soon as more has come."""
-    limit = TENSOR_BYTES if scope["path"] in TENSOR_PATHS else JSON_BYTES
+    path = scope["path"]
+    limit = ITEM_BYTES if path == ITEM_PATH else TENSOR_BYTES if path in TENSOR_PATHS else JSON_BYTES
     announced = headers.get("content-length", "0")
     too_large = MalformedJSON("the request is too large", allowed=f"up to {limit} bytes")
     if not announced.isdigit() or int(announced) > limit:

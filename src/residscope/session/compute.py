@@ -18,8 +18,9 @@ from residscope.engine.model import Model
 from residscope.engine.recording import Recording
 from residscope.engine.sinks import sinks, streams
 from residscope.errors import DirectionError, UnknownLayer, UnknownPosition, WrongWidth
-from residscope.world.dictionaries import SAVED, fitted_row, in_stream, row_names, row_sites
+from residscope.world.dictionaries import SAVED, every_layer, fitted_row, in_stream, row_names, row_sites
 from residscope.world.loaded import Loaded
+from residscope.world.mixing import Reads
 from residscope.world.session_world import SessionWorld
 from residscope.world.values import Prompt
 
@@ -105,9 +106,9 @@ def elsewhere(
 ) -> Elsewhere:
     """A site without its layer, such as `z`, in every layer of a run; of one head, where it has heads."""
     edits = world.on(prompt).made(active)
-    sites = [f"{site}.{layer}" for layer in range(world.model.n_layers)]
+    sites = every_layer(site, world.model.sites)
     beside = {str(stream) for place in sites for stream in streams(world.model, place)}
-    found = world.model.run(list(prompt.ids), [site, *sorted(beside)], edits=edits)
+    found = world.model.run(list(prompt.ids), [*sites, *sorted(beside)], edits=edits)
     rows = [found[place][0] for place in sites]
     stacked = torch.stack([x if head is None else x[:, head] for x in rows]).detach().clone()
     return Elsewhere(stacked, sinks_at(found, sites)[:, 0])
@@ -241,24 +242,24 @@ def strongest(
     return {"top": [{"index": i, "label": dictionary.label(i), "value": value} for i, value in pairs if value]}
 
 
-def gram(vectors: Sequence[tuple[str, Float[Tensor, "_ _"]]]) -> dict[str, Any]:
+def gram(vectors: Sequence[Reads]) -> dict[str, Any]:
     """The inner products of all read vectors, and which each one is.
 
     Raises:
         WrongWidth, DirectionError: there are more than fit in one answer.
     """
-    of = [[name, index] for name, read in vectors for index in range(len(read))]
+    of = [[name, index] for name, indices, _ in vectors for index in indices]
     if len(of) > MOST_GRAM:
         raise DirectionError("too many directions for one table", received=len(of), allowed=f"up to {MOST_GRAM}")
-    first, width = vectors[0][0], vectors[0][1].shape[1]
-    for name, read in vectors:
+    first, width = vectors[0].source, vectors[0].read.shape[1]
+    for name, _, read in vectors:
         if read.shape[1] != width:
             raise WrongWidth(
                 "the directions have different widths",
                 received=f"{name}: {read.shape[1]}",
                 allowed=f"{width}, as {first} has",
             )
-    stacked = torch.cat([read.double().cpu() for _, read in vectors])
+    stacked = torch.cat([read.double().cpu() for *_, read in vectors])
     return {"of": of, "gram": (stacked @ stacked.T).tolist()}
 
 

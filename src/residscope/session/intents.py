@@ -17,7 +17,7 @@ from residscope.session.state import Saved, State
 from residscope.shelf.items import ItemShelf
 from residscope.world.fitted import names_in
 from residscope.world.loaded import Loaded
-from residscope.world.python import python_code
+from residscope.world.python import is_picture, python_code
 from residscope.world.session_world import need_model
 from residscope.world.stack import kind_of, make, parse_edits, parse_ref
 from residscope.world.values import Metric, Run
@@ -68,7 +68,10 @@ class Text(Spec):
 
 
 class Python(Spec):
+    """raw: what the page shows has no mean subtracted, whatever space the direction was found in."""
+
     direction: Any = None
+    raw: bool = False
 
 
 class Forget(Spec):
@@ -261,9 +264,10 @@ def forget_prompt(state: State, args: Text) -> Change:
 
 def python(state: State, args: Python) -> Change:
     ref = None if args.direction is None else parse_ref(args.direction)
-    if ref is not None:
-        state.world().direction(ref)
-    return state, {"code": python_code(state.world(), ref)}
+    world = state.world()
+    if ref is not None and not is_picture(ref, world.loaded):
+        world.direction(ref)
+    return state, {"code": python_code(world, ref, raw=args.raw)}
 
 
 def forget_dictionary(state: State, args: Forget) -> Change:

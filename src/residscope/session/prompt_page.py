@@ -160,12 +160,19 @@ class PromptPages:
             _bound(self._pages, [kept.bytes for _, kept in self._pages.values()])
         return describe(page, loaded)
 
-    def coef(self, id: str, dictionary: Callable[[Loaded], Dictionary], *, row: int) -> bytes:
-        """A row in the coordinates of a dictionary, or of a saved direction. Raises NotFound, UnknownLayer."""
+    def coef(
+        self,
+        id: str,
+        dictionary: Callable[[Loaded], Dictionary],
+        *,
+        row: int,
+        indices: Sequence[int] | None = None,
+    ) -> bytes:
+        """A row in the coordinates of a dictionary, or of a saved direction. Raises NotFound, UnknownLayer, DirectionError."""
         loaded, page = self._page(id)
         found = dictionary(loaded)
         with self._reading:
-            return coef(page, loaded, found, row, turn=lambda done: self._first())
+            return coef(page, loaded, found, row, turn=lambda done: self._first(), indices=indices)
 
     def logits(self, id: str, *, positive: int, negative: int, row: int) -> bytes:
         """Raises NotFound, UnknownLayer, UnknownToken."""
@@ -338,7 +345,15 @@ def _describe(recorded: Recorded, loaded: Loaded, own: bool) -> dict[str, object
     }
 
 
-def coef(page: Page, loaded: Loaded, dictionary: Dictionary, row: int, *, turn: Turn) -> bytes:
+def coef(
+    page: Page,
+    loaded: Loaded,
+    dictionary: Dictionary,
+    row: int,
+    *,
+    turn: Turn,
+    indices: Sequence[int] | None = None,
+) -> bytes:
     """coef[token, k], offset[k] and perhaps sigma[token] at one of the dictionary's rows, as `compute.coordinates` has them.
 
     And norm[token] = |x|, and sink[token], whether it is an attention sink's. Raises UnknownLayer.
@@ -347,7 +362,7 @@ def coef(page: Page, loaded: Loaded, dictionary: Dictionary, row: int, *, turn: 
     sites, stream = row_sites(dictionary, table), beside_stream(dictionary, table)
     check_row(sites, row)
     x, sink = page.at(row) if stream else page.elsewhere(loaded, sites[row], dictionary.head, turn=turn)
-    found = compute.coordinates(x[None], loaded, dictionary, slice(row, row + 1))
+    found = compute.coordinates(x[None], loaded, dictionary, slice(row, row + 1), indices)
     more = {"norm": x.norm(dim=-1), "sink": sink.to(torch.uint8)}
     return compute.to_bytes({name: tensor[0] for name, tensor in found.items()} | more, {})
 

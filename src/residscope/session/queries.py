@@ -12,6 +12,7 @@ from residscope.errors import MalformedJSON
 from residscope.fields.base import Spec
 from residscope.fields.prompts import LabelledPrompts
 from residscope.manifest import all_methods
+from residscope.session.compute import MOST_GRAM, MOST_NAMED
 
 if TYPE_CHECKING:
     from residscope.session.session import Session
@@ -54,12 +55,15 @@ class Lens(Spec):
     pos: int
 
 
-class Id(Spec):
+class Components(Spec):
+    """indices: of these alone, in their order."""
+
     id: str
+    indices: list[int] | None = Field(default=None, min_length=1, max_length=MOST_NAMED)
 
 
 class Several(Spec):
-    of: list[str] = Field(min_length=1, max_length=100)
+    of: list[str] = Field(min_length=1, max_length=MOST_GRAM)
 
 
 class DirectionArgs(Spec):
@@ -100,6 +104,7 @@ class PageRow(Spec):
 
 class PageCoordinates(PageRow):
     dictionary: str
+    indices: list[int] | None = None
 
 
 class PageLogits(PageRow):
@@ -149,7 +154,7 @@ QUERIES: dict[str, Query] = {
         Logits, lambda session, args: session.logits(args.run, positive=args.positive, negative=args.negative)
     ),
     "lens": Query(Lens, lambda session, args: session.lens(args.run, layer=args.layer, pos=args.pos)),
-    "dictionary": Query(Id, lambda session, args: session.dictionary(args.id)),
+    "dictionary": Query(Components, lambda session, args: session.dictionary(args.id, indices=args.indices)),
     "gram": Query(Several, lambda session, args: session.gram(args.of)),
     "read_direction": Query(DirectionArgs, lambda session, args: session.read(args.direction)),
     "read_data": Query(Data, lambda session, args: session.read_data(args.data)),
@@ -164,7 +169,8 @@ QUERIES: dict[str, Query] = {
     "python": Query(Method, lambda session, args: session.method_python(args.method, args.args)),
     "prompts": Query(Prompts, lambda session, args: session.pages.page(args.own, args.drawn)),
     "prompts_coef": Query(
-        PageCoordinates, lambda session, args: session.page_coef(args.page, args.dictionary, args.row)
+        PageCoordinates,
+        lambda session, args: session.page_coef(args.page, args.dictionary, args.row, indices=args.indices),
     ),
     "prompts_logits": Query(
         PageLogits,

@@ -291,15 +291,20 @@ class Session:
         site = loaded.model.sites.parse(known.site)
         return loaded, known, self._elsewhere(loaded, found, state, site.name, known.head)
 
-    def page_coef(self, page: str, dictionary: str, row: int) -> bytes:
-        """A row of a page of prompts in a dictionary's coordinates, or a saved direction's. Raises NotFound, UnknownLayer."""
+    def page_coef(self, page: str, dictionary: str, row: int, *, indices: Sequence[int] | None = None) -> bytes:
+        """A row of a page of prompts in a dictionary's coordinates, or a saved direction's; `indices`: in these alone.
+
+        Raises NotFound, UnknownLayer, DirectionError.
+        """
         directions = self._state.directions
-        return self.pages.coef(page, lambda loaded: dictionary_of(dictionary, loaded, directions), row=row)
+        return self.pages.coef(
+            page, lambda loaded: dictionary_of(dictionary, loaded, directions), row=row, indices=indices
+        )
 
     def gram(self, of: Sequence[str]) -> dict[str, Any]:
-        """Inner products of the read vectors of dictionaries, by id, and of saved directions, `saved:NAME`."""
+        """Inner products of read vectors: of whole dictionaries, by id, of single directions, `ID/INDEX` or `saved:NAME`."""
         state = self._state
-        return compute.gram([(name, reads(name, need_model(state.model), state.directions)) for name in of])
+        return compute.gram([reads(name, need_model(state.model), state.directions) for name in of])
 
     def logits(self, run: str, *, positive: int, negative: int) -> bytes:
         held, loaded = self._held(run)
@@ -314,8 +319,9 @@ class Session:
         with self._lock:
             return self._kept.get(run_key(prompt, ()))
 
-    def dictionary(self, id: str) -> dict[str, Any]:
-        return describe_dictionary(self._loaded(), id, self._state.metric)
+    def dictionary(self, id: str, *, indices: Sequence[int] | None = None) -> dict[str, Any]:
+        """What a dictionary is and what its components say; `indices`: of these alone. Raises NotFound, DirectionError."""
+        return describe_dictionary(self._loaded(), id, self._state.metric, indices=indices)
 
     def read(self, ref: Any) -> dict[str, Any]:
         parsed, state = parse_ref(ref), self._state

@@ -7,10 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from residscope.directions import Dictionary, LinearDictionary
-from residscope.model.sites import Site, SiteTable
+from residscope.directions import Dictionary, EncoderDictionary, LinearDictionary
+from residscope.model.sites import KINDS, Site, SiteTable
 
-STREAM = ("embed", "resid_pre", "resid_mid", "resid_post")
 SAVED = "saved"  # the kind of a dictionary that is one saved direction
 
 
@@ -20,7 +19,7 @@ def fitted_on(dictionary: Dictionary) -> str:
     return " − ".join(several.values()) if several else str(dictionary.provenance.get("corpus", ""))
 
 
-def describe_row(id: str, dictionary: Dictionary, *, shipped: bool) -> dict[str, Any]:
+def describe_row(id: str, dictionary: Dictionary, table: SiteTable, *, shipped: bool) -> dict[str, Any]:
     """One entry of `State.model.dictionaries` of the wire."""
     return {
         "id": id,
@@ -28,6 +27,8 @@ def describe_row(id: str, dictionary: Dictionary, *, shipped: bool) -> dict[str,
         "site": dictionary.site,
         "write_site": dictionary.write_site,
         "linear": isinstance(dictionary, LinearDictionary),
+        "beside_stream": beside_stream(dictionary, table),
+        "activation": dictionary.activation if isinstance(dictionary, EncoderDictionary) else None,
         "head": dictionary.head,
         "place": dictionary.place,
         "kind": dictionary.name,
@@ -47,18 +48,26 @@ def in_stream(site: Site) -> bool:
 
 
 def beside_stream(dictionary: Dictionary, table: SiteTable) -> bool:
-    """Whether it reads the stream's rows. An encoder of another place does not: it would give no activation of its own."""
-    site = table.parse(dictionary.site)
-    return in_stream(site) and (isinstance(dictionary, LinearDictionary) or site.name in STREAM)
+    """Whether it reads the stream's rows. An encoder does where its own place is one: elsewhere they give no activation of it."""
+    if isinstance(dictionary, LinearDictionary):
+        return in_stream(table.parse(dictionary.site))
+    return _tensor(dictionary.site, table) in [_tensor(site, table) for site in _stream(table)]
+
+
+def _stream(table: SiteTable) -> list[str]:
+    return ["resid_pre.0", *(f"resid_post.{layer}" for layer in range(table.sizes.n_layers))]
+
+
+def every_layer(name: str, table: SiteTable) -> list[str]:
+    """A site without its layer in every layer; one that no layer has, such as `final_norm`, once."""
+    return [f"{name}.{layer}" for layer in range(table.sizes.n_layers)] if KINDS[name].layered else [name]
 
 
 def row_sites(dictionary: Dictionary | None, table: SiteTable) -> list[str]:
-    """What a dictionary is read against: the stream before block 0 and after each; or, of another width, its own site in each."""
-    layers = range(table.sizes.n_layers)
+    """What a dictionary is read against: the stream before block 0 and after each; or its own site in each (`beside_stream`)."""
     if dictionary is None or beside_stream(dictionary, table):
-        return ["resid_pre.0", *(f"resid_post.{layer}" for layer in layers)]
-    name = table.parse(dictionary.site).name
-    return [f"{name}.{layer}" for layer in layers]
+        return _stream(table)
+    return every_layer(table.parse(dictionary.site).name, table)
 
 
 def row_names(sites: Sequence[str]) -> list[str]:
@@ -88,7 +97,7 @@ class Means:
         self._known: dict[tuple[Site, int | None], dict[str, Dictionary]] = {}
         for kind in ("pca", "mean_difference"):
             for id, dictionary in dictionaries.items():
-                if dictionary.name == kind:
+                if dictionary.name == kind and isinstance(dictionary, LinearDictionary):
                     self._known.setdefault((_tensor(dictionary.site, table), dictionary.head), {})[id] = dictionary
 
     def knower(self, site: str, head: int | None, like: Dictionary | None = None) -> tuple[str, Dictionary] | None:

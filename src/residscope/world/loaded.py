@@ -200,7 +200,9 @@ class Loaded:
                 }
                 for name, kind in KINDS.items()
             ],
-            "dictionaries": [describe_row(id, d, shipped=id in self.shipped) for id, d in self.dictionaries.items()],
+            "dictionaries": [
+                describe_row(id, d, m.sites, shipped=id in self.shipped) for id, d in self.dictionaries.items()
+            ],
         }
 
 

@@ -1,13 +1,15 @@
 """A mix, from the wire's reference to one direction, and to the Python that gives it."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from residscope.directions import Dictionary, Direction
+from residscope.directions import Dictionary, Direction, EncoderDictionary
 from residscope.directions.mixes import mix
 from residscope.errors import NotFound, UnknownSite, WrongWidth
 from residscope.fields.directions import DictionaryTerm, MixRef, PcaRef
@@ -16,6 +18,7 @@ from residscope.world.loaded import Loaded
 
 Directions = Mapping[str, Direction]
 PREFIX = f"{SAVED}:"
+SINGLE = re.compile(r"(?P<id>.+)/(?P<index>[0-9]{1,6})")
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,11 @@ class Term:
     source: str
     index: int | None
     weight: float
+
+    @property
+    def source_id(self) -> str:
+        """What `dictionary_of` takes: a saved direction is a dictionary of one."""
+        return PREFIX + self.source if self.index is None else self.source
 
 
 def saved_direction(name: str, saved: Directions) -> Direction:
@@ -58,9 +66,27 @@ def dictionary_of(name: str, loaded: Loaded, saved: Directions) -> Dictionary:
     )
 
 
-def reads(name: str, loaded: Loaded, saved: Directions) -> Float[Tensor, "n d"]:
-    """The read vectors of a dictionary, by id, or of a saved direction, as `saved:NAME`. Raises NotFound."""
-    return dictionary_of(name, loaded, saved).read
+class Reads(NamedTuple):
+    """Read vectors: whose they are, which of its directions, and the vectors."""
+
+    source: str
+    indices: Sequence[int]
+    read: Float[Tensor, "n d"]
+
+
+def reads(name: str, loaded: Loaded, saved: Directions) -> Reads:
+    """The read vectors of a dictionary, by id, of one of its directions, `ID/INDEX`, or of a saved one, `saved:NAME`.
+
+    Raises:
+        NotFound, DirectionError.
+    """
+    single = None if name.startswith(PREFIX) else SINGLE.fullmatch(name)
+    if single is None:
+        read = dictionary_of(name, loaded, saved).read
+        return Reads(name, range(len(read)), read)
+    dictionary, index = loaded.dictionary(single["id"]), int(single["index"])
+    dictionary.check_index(index)
+    return Reads(single["id"], [index], dictionary.read[index][None])
 
 
 def terms_of(ref: PcaRef | MixRef) -> list[Term]:
@@ -124,8 +150,11 @@ def one_dictionary(terms: list[Term], loaded: Loaded) -> Dictionary | None:
 
 def mean_source(ref: PcaRef | MixRef, loaded: Loaded, saved: Directions) -> str | None:
     """The dictionary whose mean is that of the mix's place, where its terms do not all know it themselves."""
-    parts = [_direction(term, loaded, saved) for term in terms_of(ref)]
+    terms = terms_of(ref)
+    parts = [_direction(term, loaded, saved) for term in terms]
     if not parts or any(part.space != "centred" for part in parts):
+        return None
+    if encoders(terms, loaded):  # whose zero is their bias, and no mean's
         return None
     moved = isinstance(ref, MixRef) and ref.site not in (None, parts[0].site)
     if not moved and all(part.place == parts[0].place for part in parts):
@@ -136,8 +165,20 @@ def mean_source(ref: PcaRef | MixRef, loaded: Loaded, saved: Directions) -> str 
     return None if known is None else known[0]
 
 
+def encoders(terms: Sequence[Term], loaded: Loaded) -> list[EncoderDictionary]:
+    """The encoders that terms are of, each once: a picture of one is its activation, a direction what comes before."""
+    sources = dict.fromkeys(term.source for term in terms if term.index is not None)
+    found = [loaded.dictionary(source) for source in sources]
+    return [dictionary for dictionary in found if isinstance(dictionary, EncoderDictionary)]
+
+
 def _direction(term: Term, loaded: Loaded, saved: Directions) -> Direction:
-    return saved_direction(term.source, saved) if term.index is None else loaded.dictionary(term.source)[term.index]
+    """One direction, which keeps the hash of its dictionary: whatever goes by its id later is not it."""
+    if term.index is None:
+        return saved_direction(term.source, saved)
+    dictionary = loaded.dictionary(term.source)
+    found = dictionary[term.index]
+    return replace(found, provenance={**found.provenance, "hash": dictionary.hash})
 
 
 def _check_site(site: str, loaded: Loaded) -> None:

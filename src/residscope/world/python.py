@@ -1,10 +1,10 @@
 """What is on screen as lines of Python that run as pasted and give its numbers."""
 
 import re
-from typing import Any
+from typing import Any, TypeGuard
 
 from residscope.declare import EditSpec, Method
-from residscope.directions import Direction
+from residscope.directions import Dictionary, Direction, EncoderDictionary
 from residscope.errors import NotFound
 from residscope.fields.base import Spec
 from residscope.fields.directions import AnyDirection, LogitDiffRef, MixRef, PcaRef, SavedRef, TokenRef
@@ -16,7 +16,8 @@ from residscope.fields.texts import HubText, TypedText
 from residscope.manifest import find_method
 from residscope.tasks import find_task
 from residscope.world.fitted import find_probe
-from residscope.world.mixing import Term, alone, mean_source, one_dictionary, terms_of
+from residscope.world.loaded import Loaded
+from residscope.world.mixing import Term, alone, dictionary_of, encoders, mean_source, one_dictionary, terms_of
 from residscope.world.session_world import SessionWorld, source_of
 from residscope.world.stack import kind_of, parse_edits
 from residscope.world.values import Metric, Prompt, Tok
@@ -24,8 +25,11 @@ from residscope.world.values import Metric, Prompt, Tok
 MOST_TYPED = 4000  # characters of typed text that the copied Python holds
 
 
-def python_code(world: SessionWorld, ref: AnyDirection | None) -> str:
-    """The model, the prompt, the runs, the metric and, where one is shown, the direction."""
+def python_code(world: SessionWorld, ref: AnyDirection | None, *, raw: bool = False) -> str:
+    """The model, the prompt, the runs, the metric and, where one is shown, the direction; of encoders the picture.
+
+    raw: no mean is subtracted from what is read linearly, whatever space it was found in.
+    """
     writer = SessionWriter(world)
     body: list[str] = []
     runs = ["baseline"]
@@ -42,9 +46,17 @@ def python_code(world: SessionWorld, ref: AnyDirection | None) -> str:
                 f"metric = {writer.shown_metric(world.shown)}",
                 f"print({', '.join(f'metric({run}).item()' for run in runs)})",
             ]
-        if ref is not None:
-            body += [f"direction = {writer.direction(ref)}", f"print({runs[-1]}.project(direction))"]
+        if is_picture(ref, world.loaded):
+            body += [*writer.picture(ref, runs[-1], raw=raw), "print(picture)"]
+        elif ref is not None:
+            space = ", space='raw'" if raw and world.direction(ref).space == "centred" else ""
+            body += [f"direction = {writer.direction(ref)}", f"print({runs[-1]}.project(direction{space}))"]
     return writer.whole(body)
+
+
+def is_picture(ref: AnyDirection | None, loaded: Loaded) -> TypeGuard[PcaRef | MixRef]:
+    """Whether what is on screen is no inner product: a mix with an encoder's features. Raises NotFound."""
+    return isinstance(ref, PcaRef | MixRef) and bool(encoders(terms_of(ref), loaded))
 
 
 def method_code(method: Method, plain: Spec, world: SessionWorld) -> str:
@@ -139,6 +151,40 @@ class SessionWriter:
                 if ref.name not in self.world.directions:
                     return self._loaded(ref.name)
                 return _saved(self.world.directions[ref.name])
+
+    def picture(self, ref: PcaRef | MixRef, run: str, *, raw: bool = False) -> list[str]:
+        """The weighted sum of the terms' coordinates at the place that the first encoder reads: of encoders the activations, of
+        others inner products, less the data-set mean's where all of these are centred (and not `raw`). One term alone is read in
+        its own units.
+
+        Raises NotFound, DirectionError.
+        """
+        terms, loaded = terms_of(ref), self.world.loaded
+        site = encoders(terms, loaded)[0].site
+        known = [dictionary_of(term.source_id, loaded, self.world.directions) for term in terms]
+        centred = not raw and all(one.space == "centred" for one in known if not isinstance(one, EncoderDictionary))
+        summands = []
+        for term, one in zip(terms, known, strict=True):
+            weight = f"{term.weight!r} * " if len(terms) > 1 else "-" if term.weight < 0 else ""
+            if isinstance(one, EncoderDictionary) and term.index is not None:
+                one.check_index(term.index)
+                summands.append(f"{weight}{self.dictionary(term.source)}.encode(x, indices=[{term.index}])[..., 0]")
+            elif centred and term.index is None and self._at(one, site):
+                summands.append(f"{weight}{self._term(term)}.project(x)")
+            else:
+                mean = self._mean(one, site) if centred else ""
+                summands.append(f"{weight}{self._term(term)}.project(x{mean}, space='raw')")
+        lines = [f"    {'+ ' if at else ''}{summand}" for at, summand in enumerate(summands)]
+        return [f"x = {run}[{site!r}].float()", "picture = (", *lines, ")"]
+
+    def _at(self, dictionary: Dictionary, site: str) -> bool:
+        table = self.world.model.sites
+        return table.canonical(dictionary.site) == table.canonical(site)
+
+    def _mean(self, dictionary: Dictionary, site: str) -> str:
+        """What a linear term subtracts beside an encoder's: its data-set mean at that site; nothing where none is known."""
+        knower = self.world.loaded.means.knower(site, None, like=dictionary)
+        return "" if knower is None else f" - {self.dictionary(knower[0])}.mean"
 
     def dictionary(self, id: str) -> str:
         id = self.world.loaded.id_of(id)

@@ -1,5 +1,6 @@
 """What a direction says: its tokens by cosine, its share of the variance, its angle to the metric."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from residscope.world.values import Metric
 
 MOST_TOLD = 4096
 POLES = 5
+BEFORE = {"relu": "ReLU", "topk": "top-k", "jumprelu": "jump-ReLU"}
 THROUGH = "read through the final norm at every layer: exact at the last, a lens before it."
 ZERO = {
     "raw": "Read as a plain dot product, nothing subtracted.",
@@ -25,16 +27,25 @@ ZERO = {
 }
 
 
-def describe_dictionary(loaded: Loaded, id: str, metric: Metric | None) -> dict[str, Any]:
-    """The query `dictionary` of the wire."""
+def describe_dictionary(
+    loaded: Loaded, id: str, metric: Metric | None, *, indices: Sequence[int] | None = None
+) -> dict[str, Any]:
+    """The query `dictionary` of the wire: of the components at `indices`, or of all, of thousands the first.
+
+    Raises:
+        NotFound, DirectionError.
+    """
     dictionary = loaded.dictionary(id)
-    read = dictionary.read[:MOST_TOLD].float()  # of thousands the first; `strongest` names others
+    shown = [*range(min(len(dictionary), MOST_TOLD))] if indices is None else [*indices]
+    dictionary.check_index(*shown)
+    read = dictionary.read[shown].float()
     wide = in_stream(loaded.model.sites.parse(dictionary.site))
     cosines = _cosines(loaded, read, metric) if wide else [None] * len(read)
     poles = _poles(loaded, read) if wide else [{"top": [], "bottom": []} for _ in read]
-    share = dictionary.variance if dictionary.variance is not None else torch.full((len(read),), torch.nan)
-    sd = dictionary.sd if dictionary.sd is not None else torch.full((len(read),), torch.nan)
-    row = describe_row(id, dictionary, shipped=id in loaded.shipped)
+    unknown = torch.full((len(read),), torch.nan)
+    share = unknown if dictionary.variance is None else dictionary.variance[shown]
+    sd = unknown if dictionary.sd is None else dictionary.sd[shown]
+    row = describe_row(id, dictionary, loaded.model.sites, shipped=id in loaded.shipped)
     about = {name: row[name] for name in ("id", "site", "head", "place", "kind", "space", "standardised")}
     return {
         **about,
@@ -42,14 +53,14 @@ def describe_dictionary(loaded: Loaded, id: str, metric: Metric | None) -> dict[
         "tokens": row["tokens"],
         "components": [
             {
-                "index": i,
-                "label": dictionary.label(i),
-                "variance": finite(float(share[i])),
-                "sd": finite(float(sd[i])),
-                "cos_logit_diff": cosines[i],
-                **poles[i],
+                "index": index,
+                "label": dictionary.label(index),
+                "variance": finite(float(share[at])),
+                "sd": finite(float(sd[at])),
+                "cos_logit_diff": cosines[at],
+                **poles[at],
             }
-            for i in range(len(read))
+            for at, index in enumerate(shown)
         ],
     }
 
@@ -76,7 +87,7 @@ def _about(ref: AnyDirection, direction: Direction, loaded: Loaded) -> str:
         return _about_mix(terms_of(ref), direction, loaded)
     if isinstance(ref, SavedRef):
         came = "From the library" if "library" in direction.provenance else "Imported"
-        return f"{came}, made for {direction.place}. {ZERO[direction.space]}"
+        return f"{came}, made for {direction.place}. {_zero(direction)}"
     what = (
         f"How much higher the logit of {ref.positive!r} is than that of {ref.negative!r}"
         if isinstance(ref, LogitDiffRef)
@@ -88,7 +99,7 @@ def _about(ref: AnyDirection, direction: Direction, loaded: Loaded) -> str:
 def _about_mix(terms: list[Term], direction: Direction, loaded: Loaded) -> str:
     one = one_dictionary(terms, loaded)
     if one is None:
-        return f"A mix of {len(terms)} directions, at {direction.place}. {ZERO[direction.space]}"
+        return f"A mix of {len(terms)} directions, at {direction.place}. {_zero(direction)}"
     names = [one.label(term.index or 0) for term in terms]
     if one.name == "pca":
         used = ", ".join(str(term.index) for term in terms)
@@ -98,7 +109,26 @@ def _about_mix(terms: list[Term], direction: Direction, loaded: Loaded) -> str:
     text = fitted_on(one).replace("python-docs", "Python docs")
     scaled = ", each axis at its own standard deviation" if one.provenance.get("standardised") else ""
     fitted = f", fitted on {text}{scaled}" if text else ""
-    return f"{names[0]} of {one.place}{fitted}. {ZERO[direction.space]}"
+    return f"{names[0]} of {one.place}{fitted}. {_zero(direction)}"
+
+
+def _zero(direction: Direction) -> str:
+    """What its zero is, and, of an encoder's features, that it is the linear part of them."""
+    activations = sorted({BEFORE.get(each, each) for each in _activations(direction.provenance)})
+    if not activations:
+        return ZERO[direction.space]
+    return f"Linear: read before the {' and the '.join(activations)}, and written by the decoder."
+
+
+def _activations(provenance: Mapping[str, Any]) -> Iterator[str]:
+    """Of the encoders that a direction is of, wherever its provenance names them."""
+    if isinstance(activation := provenance.get("before"), str):
+        yield activation
+    for key in ("mix", "sum", "of"):
+        parts = provenance.get(key)
+        for part in parts if isinstance(parts, list | tuple) else [parts]:
+            if isinstance(part, Mapping):
+                yield from _activations(part)
 
 
 def _variance(ref: AnyDirection, loaded: Loaded) -> float | None:

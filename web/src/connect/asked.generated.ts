@@ -116,8 +116,12 @@ export interface Asked {
     load_model: {
       name: string;
     };
+    /**
+     * raw: what the page shows has no mean subtracted, whatever space the direction was found in.
+     */
     python: {
       direction?: unknown;
+      raw?: boolean;
     };
     redo: {};
     rename_item: {
@@ -167,8 +171,12 @@ export interface Asked {
       method: string;
       args?: unknown;
     };
+    /**
+     * indices: of these alone, in their order.
+     */
     dictionary: {
       id: string;
+      indices?: number[] | null;
     };
     evidence: {
       job?: string | null;
@@ -235,6 +243,7 @@ export interface Asked {
       page: string;
       row: number;
       dictionary: string;
+      indices?: number[] | null;
     };
     prompts_logits: {
       page: string;

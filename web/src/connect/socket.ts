@@ -29,6 +29,9 @@ const OCTETS = "application/octet-stream";
 /** Who one is stands in a cookie, which comes with a request and is set by its answer. */
 const byCookie = (name: string): boolean => name.startsWith("library_");
 
+/** Larger files go by request: a socket is closed by so large a message. */
+const MOST_FRAMED = 16 << 20;
+
 const lost = (message: string): ErrorBody => ({ type: "ConnectionLost", message });
 
 /** The session over HTTP and one WebSocket, reconnecting whenever the socket or the numbering breaks. */
@@ -61,8 +64,8 @@ export class SocketConnector implements Connector {
 
   async intent<N extends keyof Intents>(name: N, args?: Intents[N]): Promise<unknown> {
     const given: Record<string, unknown> = { ...args };
-    if (byCookie(name)) return this.post(name, given);
     const { data, ...rest } = given;
+    if (byCookie(name) || (data instanceof Blob && data.size > MOST_FRAMED)) return this.post(name, given);
     const file = data instanceof Blob ? await data.arrayBuffer() : null;
     const socket = this.socket;
     if (!socket || socket.readyState !== 1)

@@ -72,8 +72,12 @@ export interface DictionaryInfo {
   /** Of its sites and tensors; none of a saved direction. */
   hash?: string;
   write_site?: string;
-  /** Of an encoder false: its coordinates are no products with a direction, and the page neither colours by it nor mixes it. */
+  /** Of an encoder false: its coordinates are activations, and no products with a direction. */
   linear?: boolean;
+  /** Whether it is read against the stream's rows, or against its own site in every layer. */
+  beside_stream?: boolean;
+  /** What an encoder's features go through last. */
+  activation?: "relu" | "topk" | "jumprelu" | null;
 }
 
 export interface ModelInfo {

@@ -39,6 +39,26 @@ const GROUPS: [string, readonly string[]][] = [
 ];
 const OTHERS = "Into and out of the blocks";
 
+/** So many directions at most are asked for whole: of more, those that are chosen. */
+export const MOST_WHOLE = 400;
+
+export const isLarge = ({ n }: Pick<DictionaryInfo, "n">): boolean => n > MOST_WHOLE;
+/** Its coordinates are activations; its directions are what it reads before, and writes. */
+export const isEncoder = ({ linear }: Pick<DictionaryInfo, "linear">): boolean => linear === false;
+
+const ACTIVATIONS: Record<string, string> = { relu: "ReLU", topk: "top-k", jumprelu: "jump-ReLU" };
+export const activationOf = ({ activation }: Pick<DictionaryInfo, "activation">): string => ACTIVATIONS[activation ?? ""] ?? "activation";
+
+/** Which vectors it is read against: the stream's in every layer (""), or those of its own site. */
+const ground = (info: DictionaryInfo): string => (info.beside_stream === false ? siteName(info.site) : "");
+/** Both read vectors of one kind at the same places, so that they can be mixed. */
+export function fits(a: DictionaryInfo, b: DictionaryInfo): boolean {
+  const together = (!isEncoder(a) && !isEncoder(b)) || ground(a) === ground(b);
+  return together && a.width === b.width && (a.space === "lens") === (b.space === "lens");
+}
+/** The row of a layer in what a dictionary is read against; -1 where it has none, as the embedding has none of an MLP's. */
+export const rowOf = (info: DictionaryInfo, layer: number): number => (!ground(info) ? layer + 1 : info.site.includes(".") ? layer : 0);
+
 export const siteName = (site: string): string => site.split(".")[0];
 const layerOf = (site: string): number => Number(site.split(".")[1] ?? -1);
 
@@ -73,7 +93,7 @@ const USUAL_DEPTH = 0.77;
 
 /** What is shown until somebody chooses: the stream's components three quarters up. */
 export function usual(dictionaries: readonly DictionaryInfo[], layers: number): DictionaryInfo | null {
-  const stream = dictionaries.filter((info) => info.kind === "pca" && info.head === null && /^resid_|^embed$/.test(info.site));
+  const stream = dictionaries.filter((info) => info.kind === "pca" && !isEncoder(info) && info.head === null && /^resid_|^embed$/.test(info.site));
   const far = (info: DictionaryInfo) => Math.abs(layerOf(info.site) - Math.round(USUAL_DEPTH * layers));
   return (stream.length ? stream : dictionaries).toSorted((a, b) => far(a) - far(b))[0] ?? null;
 }
@@ -88,8 +108,16 @@ export function nearest(dictionaries: readonly DictionaryInfo[], of: string, lik
 /** What is asked for: the space a direction was fitted in, or another. */
 export type Unit = "own" | "centred" | "raw" | "cos";
 
+type Mixed = readonly Pick<DictionaryInfo, "space" | "standardised" | "linear">[];
+
+/** Whether the data-set mean is subtracted from what is read linearly. */
+export const isCentred = (unit: ValueUnit): boolean => ["centred", "standardised", "folded-centred", "mixed"].includes(unit);
+
 /** What that is of one dictionary, or of all of a mix. */
-export function unitOf(unit: Unit, mixed: readonly Pick<DictionaryInfo, "space" | "standardised">[]): ValueUnit {
+export function unitOf(unit: Unit, mixed: Mixed): ValueUnit {
+  const linear = mixed.filter((info) => !isEncoder(info));
+  if (mixed.length && !linear.length) return "activation";
+  if (linear.length < mixed.length) return unit === "centred" || (unit !== "raw" && linear.every(({ space }) => space === "centred")) ? "mixed" : "mixed-raw";
   const lens = mixed.length > 0 && mixed.every(({ space }) => space === "lens");
   if (lens) return unit === "centred" ? "folded-centred" : "folded";
   if (unit === "cos" || unit === "raw") return unit;
@@ -104,10 +132,10 @@ export interface UnitChoice {
   label: string;
 }
 
-const LABELS: Partial<Record<ValueUnit, string>> = { folded: "norm-folded", "folded-centred": "centred" };
+const LABELS: Partial<Record<ValueUnit, string>> = { folded: "norm-folded", "folded-centred": "centred", mixed: "centred", "mixed-raw": "raw" };
 
 /** The units to choose among; the one it was fitted in is `own`. */
-export function unitChoices(mixed: readonly Pick<DictionaryInfo, "space" | "standardised">[]): UnitChoice[] {
+export function unitChoices(mixed: Mixed): UnitChoice[] {
   const own = unitOf("own", mixed);
   const all: UnitChoice[] = [];
   for (const unit of ["centred", "raw", "cos"] as const) {

@@ -1,9 +1,12 @@
 /** Numbers and tokens as text. */
 
-export type ValueUnit = "centred" | "standardised" | "raw" | "cos" | "folded" | "folded-centred" | "logit" | "logit-centred";
+export type ValueUnit = "centred" | "standardised" | "raw" | "cos" | "folded" | "folded-centred" | "logit" | "logit-centred" | "activation" | "mixed" | "mixed-raw";
 
 const LOGITS: readonly ValueUnit[] = ["folded", "folded-centred", "logit", "logit-centred"];
 export const isLogit = (unit: ValueUnit): boolean => LOGITS.includes(unit);
+
+/** A sum of coordinates, of encoders some, and not read along one direction. */
+export const isSum = (unit: ValueUnit): boolean => ["activation", "mixed", "mixed-raw"].includes(unit);
 
 export const UNIT_NAMES: Record<ValueUnit, string> = {
   centred: "x·d, centred",
@@ -14,12 +17,21 @@ export const UNIT_NAMES: Record<ValueUnit, string> = {
   "folded-centred": "logits, centred",
   logit: "logits, raw",
   "logit-centred": "logits, centred",
+  activation: "activation",
+  mixed: "activations and x·d, centred",
+  "mixed-raw": "activations and x·d, raw",
 };
 
 /** Before a value. */
 export const UNIT_SHORT: Record<ValueUnit, string> = {
   centred: "x·d", standardised: "x·d", raw: "x·d", cos: "cos", folded: "logit", "folded-centred": "logit, centred",
-  logit: "logit diff", "logit-centred": "logit diff, centred",
+  logit: "logit diff", "logit-centred": "logit diff, centred", activation: "activation", mixed: "weighted sum", "mixed-raw": "weighted sum",
+};
+
+/** Where there is room for a word. */
+export const UNIT_BRIEF: Record<ValueUnit, string> = {
+  centred: "x·d", standardised: "x·d", raw: "x·d", cos: "cos", folded: "logits", "folded-centred": "logits",
+  logit: "logits", "logit-centred": "logits", activation: "activ.", mixed: "sum", "mixed-raw": "sum",
 };
 
 /** In which space the numbers are, in words. */
@@ -32,6 +44,9 @@ export const UNIT_ABOUT: Record<ValueUnit, string> = {
   "folded-centred": "Norm-folded and centred: logits less the data-set mean's",
   logit: "Logits, x read through the final norm; exact at the last row",
   "logit-centred": "Logits less the data-set mean's share",
+  activation: "Activation: what the encoder gives",
+  mixed: "Weighted sum: activations, and x·d centred",
+  "mixed-raw": "Weighted sum: activations, and x·d raw",
 };
 
 /** A signed number with a true minus. */

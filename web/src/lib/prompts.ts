@@ -20,6 +20,8 @@ export function readPage({ id, prompts }: PromptsAnswer): Page {
 /** One row of the stream over all tokens, in the coordinates of a dictionary: [token, k], and what to subtract, [k]. */
 export interface RowCoefs {
   k: number;
+  /** Which of its directions; null for all. */
+  indices: readonly number[] | null;
   coef: Float32Array;
   offset: Float32Array;
   sigma: Float32Array | null;
@@ -31,10 +33,10 @@ export const readNorm = (file: Tensors): Float32Array => floats(file, "norm").da
 /** Which tokens are attention sinks, as the server says. */
 export const readSink = (file: Tensors): Uint8Array => bytes(file, "sink").data;
 
-export function readRow(file: Tensors): RowCoefs {
+export function readRow(file: Tensors, indices: readonly number[] | null = null): RowCoefs {
   const { shape, data: coef } = floats(file, "coef");
   const sigma = file.tensors.sigma ? floats(file, "sigma").data : null;
-  return { k: shape[1], coef, offset: floats(file, "offset").data, sigma, norm: readNorm(file), sink: readSink(file) };
+  return { k: shape[1], indices, coef, offset: floats(file, "offset").data, sigma, norm: readNorm(file), sink: readSink(file) };
 }
 
 /** The q-quantile of |value|, each prompt's first token left out, as in the Stream tab; 1 where all are zero. */

@@ -26,6 +26,8 @@ export interface Coefs {
   rows: number;
   cols: number;
   k: number;
+  /** Which of its directions; null for all. */
+  indices: readonly number[] | null;
   coef: Float32Array;
   offset: Float32Array;
   /** The sites of the rows. */
@@ -39,13 +41,13 @@ export interface Coefs {
   sink: Uint8Array;
 }
 
-export function readCoefs(file: Tensors): Coefs {
+export function readCoefs(file: Tensors, indices: readonly number[] | null = null): Coefs {
   const { shape, data: coef } = floats(file, "coef");
   const [rows, cols, k] = shape;
   const sites = JSON.parse(file.metadata.rows ?? "[]") as string[];
   const fitted = JSON.parse(file.metadata.fitted_row ?? "null") as number | null;
   return {
-    rows, cols, k, coef, offset: floats(file, "offset").data,
+    rows, cols, k, indices, coef, offset: floats(file, "offset").data,
     sites: sites.length === rows ? sites : Array.from({ length: rows }, (_, row) => rowSite(row)),
     fitted,
     sigma: file.tensors.sigma ? floats(file, "sigma").data : null,

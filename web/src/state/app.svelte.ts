@@ -53,7 +53,7 @@ export class App {
     return edits.find((edit) => edit.id === this.pickedEdit) ?? edits.at(-1) ?? null;
   });
   /** Opens the form of an edit; the card of edits sets it. */
-  addEdit: (kind: string) => void = () => {};
+  addEdit: (kind: string, values?: Record<string, unknown>) => void = () => {};
   /** Opens the prompt's editor; the page sets it. */
   editPrompt: () => void = () => {};
   private wanted = $state.raw<{ layer: number; pos: number } | null>(null);
@@ -164,8 +164,9 @@ export class App {
   }
 
   async python(): Promise<void> {
-    const direction = this.directions.ref;
-    const value = (await this.session.send("python", direction ? { direction } : {})) as { code?: string } | undefined;
+    const direction = this.view.current.direction === "mix" ? this.mixing.picture : this.directions.ref;
+    const raw = this.view.current.direction === "mix" && ["raw", "mixed-raw"].includes(this.streams.unit);
+    const value = (await this.session.send("python", { ...(direction ? { direction } : {}), ...(raw ? { raw } : {}) })) as { code?: string } | undefined;
     if (value?.code) this.code = value.code;
   }
 }

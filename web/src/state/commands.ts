@@ -20,8 +20,10 @@ const same = (a: Edit, b: Edit): boolean =>
 /** Adds the edit, or takes it away again where the same one is there already. */
 function toggle(app: App, edit: Edit): void {
   const present = app.session.edits.find((other) => same(other, edit) && edit.kind !== "steer");
-  if (present) void app.session.removeEdit(present.id);
-  else void app.session.send("add_edit", { edit });
+  if (present) return void app.session.removeEdit(present.id);
+  void app.session.send("add_edit", { edit });
+  const before = "direction" in edit ? app.mixing.beforeOf(app.directions.ref) : "";
+  if (before) app.session.notify(`${edit.kind === "steer" ? "Steers along" : "Projects out"} the linear direction: read before the ${before}, written by the decoder.`);
 }
 
 function ablate(app: App): void {
@@ -54,10 +56,12 @@ function strengthen(app: App, key: string): void {
 
 /** To the next direction along the chips. */
 function nextDirection(app: App, key: string): void {
-  const last = Math.min(8, app.mixing.dictionary?.n ?? 0) - 1;
-  const now = app.view.current.direction === "logit" ? -1 : (app.view.component ?? last);
+  const { chips } = app.mixing;
+  const last = chips.length - 1;
+  const at = app.mixing.component === null ? -1 : chips.indexOf(app.mixing.component);
+  const now = app.view.current.direction === "logit" ? -1 : at < 0 ? last : at;
   const to = Math.max(-1, Math.min(last, now + (key === "." ? 1 : -1)));
-  if (to >= 0) app.view.pickComponent(to);
+  if (to >= 0) app.mixing.show(chips[to]);
   else app.view.current.direction = "logit";
 }
 

@@ -3,6 +3,7 @@ import type { DictionaryDetail, DirectionReading, DirectionRef } from "../connec
 import { labelOf } from "../lib/dictionaries";
 import { savedName } from "../lib/mix";
 import type { Mixing } from "./mixing.svelte";
+import { askedKey } from "./products.svelte";
 import type { Session } from "./session.svelte";
 import type { Streams } from "./streams.svelte";
 import type { ViewStore } from "./view.svelte";
@@ -36,7 +37,8 @@ export class DirectionStore {
   ) {}
 
   component(source: string, index: number) {
-    return this.dictionaries[source]?.components[index] ?? null;
+    const all = this.dictionaries[source]?.components ?? [];
+    return (all[index]?.index === index ? all[index] : all.find((one) => one.index === index)) ?? null;
   }
   /** What a component, or a saved direction, is called. */
   label(source: string, index: number): string {
@@ -49,12 +51,14 @@ export class DirectionStore {
     const metric = this.session.state?.metric;
     const about = [this.session.model?.hash, metric?.positive.id, metric?.negative.id].join("|");
     if (!this.streams.settled) return;
-    for (const id of this.mixing.play) {
-      if (savedName(id) !== null || this.asked.get(id) === about) continue;
-      this.asked.set(id, about);
-      this.session.connector.query<DictionaryDetail>("dictionary", { id }).then(
-        (reading) => this.asked.get(id) === about && (this.dictionaries = { ...this.dictionaries, [id]: reading }),
-        (error: unknown) => this.asked.get(id) === about && (this.error = words(error)),
+    for (const one of this.mixing.asked) {
+      const { source: id, indices } = one;
+      const key = `${about}|${askedKey(one)}`;
+      if (savedName(id) !== null || this.asked.get(id) === key) continue;
+      this.asked.set(id, key);
+      this.session.connector.query<DictionaryDetail>("dictionary", { id, ...(indices ? { indices: [...indices] } : {}) }).then(
+        (reading) => this.asked.get(id) === key && (this.dictionaries = { ...this.dictionaries, [id]: reading }),
+        (error: unknown) => this.asked.get(id) === key && (this.error = words(error)),
       );
     }
   }

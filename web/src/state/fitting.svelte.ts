@@ -50,6 +50,7 @@ export class Fitting extends Call {
   }
 
   forget(id: string): void {
+    this.mixing.letGo(id);
     void this.session.send("forget_dictionary", { id });
   }
 

@@ -1,7 +1,7 @@
 /** The page's own view state, and its life in the address: only what differs from the default is written. */
 
 import type { Edit, ProbeRecipe } from "../connect/wire";
-import type { Unit } from "../lib/dictionaries";
+import { MOST_WHOLE, type Unit } from "../lib/dictionaries";
 import { parseTerm, type Terms, type Weights } from "../lib/mix";
 
 export type Mode = "base" | "edit" | "delta";
@@ -128,7 +128,7 @@ export function decodeView(hash: string): { view: View; shared: Shared | null } 
   const view = defaults();
   view.tab = query.get("tab") ?? view.tab;
   view.direction = oneOf(query.get("dir"), ["logit", "mix"], view.direction);
-  for (const [index, weight] of Object.entries(unpairs(query.get("w") ?? "")))
+  for (const [index, weight] of Object.entries(unpairs(query.get("w") ?? "")).slice(0, MOST_WHOLE))
     if (/^\d+$/.test(index)) view.weights[+index] = clamp(weight);
   view.terms = unterms(query.get("mix"));
   view.also = unlisted(query.get("also"));

@@ -1,22 +1,26 @@
-import { words } from "../connect/connector";
-import type { DictionaryInfo, DirectionRef, Gram as Products, MixTerm, SavedDirection } from "../connect/wire";
-import { gramOf, norm, scaled, type Coordinates, type Gram } from "../lib/algebra";
-import { nearest, unitOf, usual } from "../lib/dictionaries";
+import type { DictionaryInfo, DirectionRef } from "../connect/wire";
+import { norm, scaled, type Coordinates, type Gram } from "../lib/algebra";
+import { activationOf, fits, isEncoder, nearest, unitOf, usual } from "../lib/dictionaries";
 import type { ValueUnit } from "../lib/format";
+import { apart, asDictionary, asTerm, sourcesOf } from "../lib/mixed";
 import { parseTerm, savedName, savedSource, termKey, type Term, type Terms, type Weights } from "../lib/mix";
-import { place } from "../lib/people";
+import type { Names } from "../lib/references";
+import { Picks } from "./picks.svelte";
+import { askedKey, ProductStore, type Asked } from "./products.svelte";
+import { References } from "./references.svelte";
 import type { Session } from "./session.svelte";
 import type { ViewStore } from "./view.svelte";
 
+const CHIPS = 8;
+
 /** What the direction on screen is made of: the chosen dictionary, the others beside it, the weights, and their products. */
 export class Mixing {
-  error = $state("");
-  private products: { key: string; gram: Gram; start: Map<string, number> } | null = $state.raw(null);
-  private wanted = "";
+  readonly references: References;
+  private products: ProductStore;
+  private picks: Picks;
 
-  /** Those that are read linearly: of a mix with an encoder's features, picture and direction would be two things. */
-  private linear = $derived.by(() => (this.session.model?.dictionaries ?? []).filter((info) => info.linear !== false));
-  private known = $derived.by(() => new Map(this.linear.map((info) => [info.id, info])));
+  private all = $derived.by(() => this.session.model?.dictionaries ?? []);
+  private known = $derived.by(() => new Map(this.all.map((info) => [info.id, info])));
 
   /** Saved directions, each as a dictionary of one. */
   private held = $derived.by(() => new Map((this.session.state?.directions ?? []).map((direction) => [savedSource(direction.name), asDictionary(direction)])));
@@ -24,7 +28,7 @@ export class Mixing {
   /** The dictionary chosen in the toolbar. */
   dictionary: DictionaryInfo | null = $derived.by(() => {
     const model = this.session.model;
-    return model ? (this.info(this.view.current.dictionary) ?? usual(this.linear, model.n_layers)) : null;
+    return model ? (this.info(this.view.current.dictionary) ?? usual(this.all, model.n_layers)) : null;
   });
   /** All that can be chosen. */
   choices = $derived.by(() => [...this.known.values(), ...this.held.values()]);
@@ -44,9 +48,22 @@ export class Mixing {
     return [...new Set([...(this.dictionary ? [this.dictionary.id] : []), ...there])];
   });
 
+  /** What has a weight and is read of other vectors than the chosen one, so that the two have no mix; a link may ask for it. */
+  unfit: DictionaryInfo[] = $derived.by(() => {
+    const asked = Object.entries(this.view.current.terms).flatMap(([key, weight]) => (weight ? [parseTerm(key)?.source ?? ""] : []));
+    return [...new Set(asked)].filter((source) => !this.play.includes(source)).flatMap((source) => this.info(source) ?? []);
+  });
+  /** Either: nothing is read along, and it is said why. */
+  absent = $derived.by(() => this.references.missing.length + this.unfit.length > 0);
+  /** The chosen dictionary is not here (yet), and another stands in the pickers: the weights are not of that one. */
+  private astray = $derived.by(() => !!this.view.current.dictionary && this.view.current.dictionary !== this.dictionary?.id);
+  /** The one component of the chosen dictionary that is looked at. */
+  component: number | null = $derived.by(() => (this.astray ? null : this.view.component));
+
   terms: Term[] = $derived.by(() => {
     const { weights, terms } = this.view.current;
-    const own = Object.entries(weights).map(([index, weight]) => ({ source: this.dictionary?.id ?? "", index: Number(index), weight }));
+    if (this.absent) return [];
+    const own = Object.entries(this.astray ? {} : weights).map(([index, weight]) => ({ source: this.dictionary?.id ?? "", index: Number(index), weight }));
     const others = Object.entries(terms).flatMap(([key, weight]) => ({ ...(parseTerm(key) ?? { source: "", index: 0 }), weight }));
     return [...own, ...others].filter(({ source, index, weight }) => weight !== 0 && index < this.sizeOf(source));
   });
@@ -58,20 +75,38 @@ export class Mixing {
   });
   unit: ValueUnit = $derived.by(() => unitOf(this.view.current.unit, this.units));
 
+  /** The encoders among what the picture is of: it is then a sum of coordinates, and no inner product with one direction. */
+  private encoders = $derived.by(() => [...new Set(this.terms.map(({ source }) => source))].flatMap((source) => this.known.get(source) ?? []).filter(isEncoder));
+  encoded = $derived.by(() => this.encoders.length > 0);
+  /** The one feature of an encoder that is shown. */
+  feature: Term | null = $derived.by(() => (this.encoded && this.terms.length === 1 ? this.terms[0] : null));
+
+  /** Of each source in play what is asked of the server: all of it, or, of a large one, what has a weight or was picked. */
+  asked: Asked[] = $derived.by(() => this.play.map((source) => ({ source, indices: this.indicesOf(source) })).filter(({ indices }) => indices === null || indices.length > 0));
+  /** A few of the chosen dictionary's directions, for buttons of their own: the first, or of a large one those picked. */
+  chips: number[] = $derived.by(() => {
+    const info = this.dictionary;
+    if (!info || info.kind === "saved") return [];
+    return (this.indicesOf(info.id) ?? Array.from({ length: info.n }, (_, i) => i)).slice(0, CHIPS);
+  });
+  askedKey = $derived.by(() => this.asked.map(askedKey).join());
+
   /** |sum_i w_i d_i|; null until the products are there. */
   length: number | null = $derived.by(() => {
     if (!this.terms.length) return 0;
     const only = new Set(this.terms.map(({ source }) => source)).size === 1 ? this.known.get(this.terms[0].source) : null;
-    if (only?.kind === "pca" && !only.standardised) return Math.hypot(...this.terms.map(({ weight }) => weight));
+    if (only?.kind === "pca" && !only.standardised && !isEncoder(only)) return Math.hypot(...this.terms.map(({ weight }) => weight));
     const coordinates = this.coordinates(this.terms);
-    return coordinates && norm(this.products!.gram, coordinates);
+    return coordinates && norm(this.products.gram!, coordinates);
   });
   /** The weights cancel, or there are none: no direction. */
-  zero = $derived.by(() => !this.terms.length || (this.length !== null && this.length < 1e-6));
+  private pointless = $derived.by(() => !this.terms.length || (this.length !== null && this.length < 1e-6));
+  /** Nor a picture, but of encoders, whose activations add up whatever their rows do. */
+  zero = $derived.by(() => (this.encoded ? !this.terms.length : this.pointless));
 
   /** As the server is told of it. */
   ref: DirectionRef | null = $derived.by(() => {
-    if (this.zero) return null;
+    if (this.pointless) return null;
     const [first] = this.terms;
     const only = this.terms.every(({ source }) => source === first.source);
     const name = savedName(first.source);
@@ -81,11 +116,27 @@ export class Mixing {
       return { kind: "pca", site: info.site, weights: Object.fromEntries(this.terms.map(({ index, weight }) => [index, weight])) };
     return { kind: "mix", terms: this.terms.map(asTerm) };
   });
+  /** What is on screen, for the lines of Python that give its numbers. */
+  picture: DirectionRef | null = $derived.by(() => (this.encoded ? { kind: "mix", terms: this.terms.map(asTerm) } : this.ref));
 
   constructor(
     private session: Session,
     private view: ViewStore,
-  ) {}
+  ) {
+    this.references = new References(session, view);
+    this.products = new ProductStore(session);
+    this.picks = new Picks(session);
+  }
+
+  get error(): string {
+    return this.products.error;
+  }
+
+  /** What a direction is read before, such as "ReLU", where it is of encoders; empty where it is what its picture is. */
+  beforeOf(ref: DirectionRef | null): string {
+    const encoders = sourcesOf(ref).flatMap((source) => this.known.get(source) ?? []).filter(isEncoder);
+    return [...new Set(encoders.map(activationOf))].join(" and the ");
+  }
 
   info(source: string): DictionaryInfo | null {
     return this.known.get(source) ?? this.held.get(source) ?? null;
@@ -118,29 +169,68 @@ export class Mixing {
     return (source === this.dictionary?.id ? weights[index] : terms[termKey(source, index)]) ?? 0;
   }
   setWeight(source: string, index: number, weight: number): void {
+    this.settle();
+    this.pick(source, index); // so that its slider stays where it comes to zero
     this.view.setWeight(source === this.dictionary?.id ? index : termKey(source, index), weight);
   }
 
-  /** One component alone counts in its own units, several at length one; null while the length is not known. */
-  private divisor = $derived.by(() => (this.terms.length === 1 && this.view.current.unit !== "cos" ? Math.abs(this.terms[0].weight) : this.length));
+  /** Which directions of a source the server is asked for; null: all of them. */
+  indicesOf(source: string): number[] | null {
+    return this.picks.of(this.info(source), this.weighted(source));
+  }
+  /** Puts one of a large dictionary among those that are asked for; of a small one all are. Answers whether it is there. */
+  pick(source: string, index: number): boolean {
+    return this.picks.pick(this.info(source), index, this.weighted(source));
+  }
+  /** Those without a weight leave again. */
+  unpick(source: string): void {
+    this.picks.clear(source);
+  }
+  private weighted(source: string): number[] {
+    return this.terms.filter((term) => term.source === source).map(({ index }) => index);
+  }
+  /** One direction of the chosen dictionary alone. */
+  show(index: number): void {
+    this.settle();
+    if (this.dictionary && this.pick(this.dictionary.id, index)) this.view.pickComponent(index);
+  }
+  /** What is chosen now is of the dictionary in the pickers; what was of one that is not here goes. */
+  private settle(): void {
+    if (this.astray && this.dictionary) Object.assign(this.view.current, { dictionary: this.dictionary.id, weights: {} });
+  }
+
+  /** One component alone counts in its own units, several at length one (of encoders as they are); null while the length is not known. */
+  private divisor = $derived.by(() => {
+    if (this.terms.length === 1 && this.unit !== "cos") return Math.abs(this.terms[0].weight);
+    return this.encoded ? 1 : this.length;
+  });
   ready = $derived.by(() => this.divisor !== null);
 
-  /** What the coordinate of each of a source's components counts for. */
-  shares(source: string): Float64Array {
-    const shares = new Float64Array(this.sizeOf(source));
-    for (const term of this.terms) if (term.source === source) shares[term.index] = term.weight / this.divisor!;
+  /** What the coordinate of each of a source's components counts for, of those at `indices` in their order. */
+  shares(source: string, indices: readonly number[] | null = null): Float64Array {
+    const shares = new Float64Array(indices?.length ?? this.sizeOf(source));
+    const at = indices && new Map(indices.map((index, i) => [index, i]));
+    for (const term of this.terms) {
+      const place = at ? at.get(term.index) : term.index;
+      if (term.source === source && place !== undefined) shares[place] = term.weight / this.divisor!;
+    }
     return shares;
+  }
+  /** Whether coordinates that were asked for are of all that has a weight. */
+  covers(source: string, held: { indices: readonly number[] | null } | undefined): boolean {
+    return !!held && (!held.indices || this.terms.every((term) => term.source !== source || held.indices!.includes(term.index)));
   }
 
   /** Another dictionary: a component alone becomes the same one there; a mix stays what it is, if it can. */
   choose(id: string): void {
+    if (this.info(id)) this.settle();
     const [old, next] = [this.dictionary, this.info(id)];
     const current = this.view.current;
     if (!next || next.id === old?.id) return;
-    const one = this.view.component;
+    const one = this.component;
     if (old && !fits(old, next)) {
       if (this.terms.length && one === null)
-        this.session.notify(next.width === old.width ? "The mix was put away: unembedding rows are read through the final norm, and mix with each other only." : `The mix was put away: directions of ${next.place} are ${next.width} wide, those of the mix ${old.width}.`);
+        this.session.notify(next.width === old.width ? apart(old, next) : `The mix was put away: directions of ${next.place} are ${next.width} wide, those of the mix ${old.width}.`);
       [current.weights, current.terms, current.also] = [one === null ? {} : { [Math.min(one, next.n - 1)]: 1 }, {}, []];
     } else if (one !== null) current.weights = { [Math.min(one, next.n - 1)]: 1 };
     else if (old) this.rebase(old, next);
@@ -180,65 +270,49 @@ export class Mixing {
   // ── products ────────────────────────────────────────────────────────────────────────────────────────────
 
   get gram(): Gram | null {
-    return this.products?.gram ?? null;
+    return this.products.gram;
   }
 
-  /** Terms as weights over everything in play; null until the products of all of it are there. */
   coordinates(terms: readonly Term[]): Coordinates | null {
-    const products = this.products;
-    if (!products) return null;
-    const found = new Float64Array(products.gram.n);
-    for (const { source, index, weight } of terms) {
-      const start = products.start.get(source);
-      if (start === undefined) return null;
-      found[start + index] += weight;
-    }
-    return found;
+    return this.products.coordinates(terms);
   }
 
   /** Weights over everything in play become the mix. */
   adopt(coordinates: Coordinates): void {
+    this.settle();
     const weights: Weights = {};
     const terms: Terms = {};
     const at = scaled(coordinates);
-    for (const [source, start] of this.products?.start ?? [])
-      for (let index = 0; index < this.sizeOf(source); index++) {
-        const weight = at[start + index];
-        if (Math.abs(weight) < 1e-9) continue;
-        if (source === this.dictionary?.id) weights[index] = weight;
-        else terms[termKey(source, index)] = weight;
-      }
+    this.products.of.forEach(([source, index], place) => {
+      const weight = at[place];
+      if (Math.abs(weight) < 1e-9) return;
+      if (source === this.dictionary?.id) weights[index] = weight;
+      else terms[termKey(source, index)] = weight;
+    });
     Object.assign(this.view.current, { weights, terms, direction: "mix" });
   }
 
   /** Call from an effect, when nothing more urgent is on its way: the products of all that is in play. */
   followProducts(settled: boolean): void {
-    const key = [this.session.model?.hash, ...this.play].join("|");
-    if (!this.play.length || key === this.wanted || !settled) return;
-    this.wanted = key;
-    this.session.connector.query<Products>("gram", { of: [...this.play] }).then(
-      ({ of, gram }) => {
-        if (this.wanted !== key) return;
-        const start = new Map<string, number>();
-        of.forEach(([source], at) => start.has(source) || start.set(source, at));
-        this.products = { key, gram: gramOf(gram), start };
-        this.error = "";
-      },
-      (error: unknown) => {
-        if (this.wanted === key) this.error = words(error);
-      },
-    );
+    if (settled) this.products.follow(this.asked);
   }
-}
 
-const fits = (a: DictionaryInfo, b: DictionaryInfo): boolean => a.width === b.width && (a.space === "lens") === (b.space === "lens");
-
-const asDictionary = ({ name, site, head, space, width }: SavedDirection): DictionaryInfo => ({
-  id: savedSource(name), site, head, place: place({ site, head }), kind: "saved", n: 1, space,
-  standardised: false, fitted_on: "", tokens: 0, shipped: false, width,
-});
-
-function asTerm({ source, index, weight }: Term): MixTerm {
-  const name = savedName(source);
-  return name === null ? { dictionary: source, index, weight } : { saved: name, weight };
+  /** What a link calls all that is in play. */
+  get names(): Names {
+    return this.references.names(this.known.get(this.dictionary?.id ?? "") ?? null);
+  }
+  /** Goes on without what is not here. */
+  leaveOutMissing(): void {
+    const current = this.view.current;
+    const here = (source: string): boolean => savedName(source) !== null || this.play.includes(source);
+    if (this.astray) [current.dictionary, current.weights] = ["", {}];
+    current.also = current.also.filter(here);
+    current.terms = Object.fromEntries(Object.entries(current.terms).filter(([key]) => here(parseTerm(key)?.source ?? "")));
+  }
+  /** A dictionary that is forgotten here is looked at no more. */
+  letGo(id: string): void {
+    const current = this.view.current;
+    if (current.dictionary === id) [current.dictionary, current.weights] = ["", {}];
+    this.leaveOut(id);
+  }
 }

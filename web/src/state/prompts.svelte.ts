@@ -5,7 +5,9 @@ import { BUILT_IN, emptyText, isRefused, textRef, type TextForm } from "../lib/t
 import { mixField, Turns, type Part } from "../lib/mix";
 import { pageScale, placeOf, ranked, readNorm, readPage, readRow, readSink, type Page, type RowCoefs } from "../lib/prompts";
 import { readLogits, type Logits } from "../lib/stream";
+import { isCentred } from "../lib/dictionaries";
 import type { Mixing } from "./mixing.svelte";
+import type { Asked } from "./products.svelte";
 import type { Session } from "./session.svelte";
 import type { Streams } from "./streams.svelte";
 import type { ViewStore } from "./view.svelte";
@@ -174,15 +176,14 @@ export class PromptStore {
   private valuesOf({ coefs, logits, norm }: Row): Float32Array | null {
     if (this.view.current.direction === "logit") return (this.streams.unit === "logit-centred" ? logits?.centred : logits?.raw) ?? null;
     if (this.mixing.zero) return (this.kept = null);
-    if (!this.mixing.ready || this.mixing.terms.some(({ source }) => !coefs.has(source))) return this.kept?.length === norm.length ? this.kept : null;
+    if (!this.mixing.ready || this.mixing.terms.some(({ source }) => !this.mixing.covers(source, coefs.get(source)))) return this.kept?.length === norm.length ? this.kept : null;
     const parts: Part[] = [];
-    for (const [source, { k, coef, offset, sigma }] of coefs) {
-      const weights = this.mixing.shares(source);
+    for (const [source, { k, indices, coef, offset, sigma }] of coefs) {
+      const weights = this.mixing.shares(source, indices);
       if (weights.length === k) parts.push({ k, coef, offset, sigma, weights });
     }
     const unit = this.streams.unit;
-    const centre = unit === "centred" || unit === "standardised" || unit === "folded-centred";
-    this.kept = mixField(parts, { rows: 1, cols: norm.length, centre, norm: unit === "cos" ? norm : null }, this.turns.next(norm.length));
+    this.kept = mixField(parts, { rows: 1, cols: norm.length, centre: isCentred(unit), norm: unit === "cos" ? norm : null }, this.turns.next(norm.length));
     return this.kept;
   }
 
@@ -191,7 +192,7 @@ export class PromptStore {
     const metric = this.session.state?.metric;
     if (!this.page || this.at() < 0) return [];
     const here = { page: this.page.id, row: this.at() };
-    if (this.view.current.direction !== "logit") return this.mixing.play.map((dictionary) => ["prompts_coef", { ...here, dictionary }]);
+    if (this.view.current.direction !== "logit") return this.mixing.asked.map(({ source, indices }) => ["prompts_coef", { ...here, dictionary: source, ...(indices ? { indices: [...indices] } : {}) }]);
     return metric ? [["prompts_logits", { ...here, positive: metric.positive.id, negative: metric.negative.id }]] : [];
   }
   private rowKey(): string {
@@ -200,7 +201,7 @@ export class PromptStore {
 
   /** Call from an effect: keeps the coordinates in step with page, row and direction; weights need nothing. */
   followRow(): void {
-    const [parts, play] = [this.parts(), this.mixing.play];
+    const [parts, asked] = [this.parts(), this.mixing.asked];
     const key = parts.map(keyOf).join(" ");
     if (key === this.wantedRow || this.view.dragging) return;
     this.wantedRow = key;
@@ -208,21 +209,21 @@ export class PromptStore {
       this.row = null;
       return;
     }
-    this.load(key, parts, this.view.current.direction === "logit" ? [] : play).then(
+    this.load(key, parts, this.view.current.direction === "logit" ? [] : asked).then(
       (row) => this.wantedRow === key && (this.row = row),
       (error: unknown) => this.wantedRow === key && ([this.error, this.row] = [words(error), null]),
     );
   }
 
-  private async load(key: string, parts: Ask[], sources: string[]): Promise<Row> {
+  private async load(key: string, parts: Ask[], asked: readonly Asked[]): Promise<Row> {
     const ask = <T>(part: Ask, read: (file: Tensors) => T) => this.once(keyOf(part), async () => read(await this.session.connector.query<Tensors>(part[0], part[1])));
-    if (!sources.length) {
+    if (!asked.length) {
       const { logits, norm, sink } = await ask(parts[0], (file) => ({ logits: readLogits(file), norm: readNorm(file), sink: readSink(file) }));
       return { key, coefs: new Map(), logits, norm, sink };
     }
-    const found = await Promise.all(parts.map((part) => ask(part, readRow)));
+    const found = await Promise.all(parts.map((part, i) => ask(part, (file) => readRow(file, asked[i].indices))));
     const { norm, sink } = found[0];
-    return { key, coefs: new Map(found.map((coefs, i) => [sources[i], coefs])), logits: null, norm, sink };
+    return { key, coefs: new Map(found.map((coefs, i) => [asked[i].source, coefs])), logits: null, norm, sink };
   }
 
   private once<T>(key: string, load: () => Promise<T>): Promise<T> {

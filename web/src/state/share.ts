@@ -1,4 +1,5 @@
 import type { Edit, ProbeRecipe, State } from "../connect/wire";
+import { pinnedIn } from "../lib/references";
 import { isProbeEdit, METHOD, signature } from "../lib/probe";
 import { toClipboard } from "../root/host";
 import { bare } from "./session.svelte";
@@ -10,6 +11,7 @@ export function shareLink(app: App): string {
   const state = app.session.state;
   const saved = state?.directions.find(({ name }) => name === app.shownSaved)?.library;
   app.view.current.selection = { layer: app.selected.row + app.streams.first, pos: app.selected.col };
+  const dictionaries = state?.model?.dictionaries ?? [];
   const hash = app.view.link(
     state?.model && state.prompt
       ? {
@@ -20,10 +22,11 @@ export function shareLink(app: App): string {
           metric: state.metric?.chosen
             ? { positive: state.metric.positive.text, negative: state.metric.negative.text }
             : null,
-          edits: state.edits.map(bare),
+          edits: pinnedIn(state.edits.map(bare), dictionaries),
           probes: probesOf(state),
         }
       : null,
+    app.mixing.names,
   );
   return app.host.link(saved ? `?direction=${encodeURIComponent(saved)}` : "", hash);
 }

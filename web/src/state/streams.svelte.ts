@@ -1,13 +1,14 @@
 import { words } from "../connect/connector";
 import type { Tensors } from "../connect/safetensors";
 import type { Run } from "../connect/wire";
-import { unitOf } from "../lib/dictionaries";
+import { isCentred, isEncoder, unitOf } from "../lib/dictionaries";
 import type { ValueUnit } from "../lib/format";
 import { mixField, Turns, type Part } from "../lib/mix";
 import { robustScale } from "../lib/scale";
 import { readCoefs, readLogits, readStream, rowSite, type Coefs, type Field, type Logits, type StreamData } from "../lib/stream";
 import type { Mode } from "./hash";
 import type { Mixing } from "./mixing.svelte";
+import { askedKey, type Asked } from "./products.svelte";
 import type { Session } from "./session.svelte";
 import type { ViewStore } from "./view.svelte";
 
@@ -52,13 +53,16 @@ export class Streams {
   /** The place of the chosen dictionary. */
   site = $derived.by(() => this.mixing.dictionary?.place ?? "");
   /** Which data-set means are known changes what is subtracted. */
-  private means = $derived.by(() => (this.session.model?.dictionaries ?? []).filter(({ kind }) => kind === "pca").map(({ id }) => id).join());
+  private means = $derived.by(() => (this.session.model?.dictionaries ?? []).filter((info) => info.kind === "pca" && !isEncoder(info)).map(({ id }) => id).join());
   /** The data-set mean is known, so the logit difference can be centred. */
-  hasMean = $derived.by(() => !!this.session.model?.dictionaries.some(({ kind, head, site }) => kind === "pca" && head === null && /^(embed|resid_)/.test(site)));
+  hasMean = $derived.by(() => !!this.session.model?.dictionaries.some((info) => info.kind === "pca" && !isEncoder(info) && info.head === null && /^(embed|resid_)/.test(info.site)));
   /** Everything the direction is made of is there; until then the picture before it stays. */
   private ready = $derived.by(() => {
     if (this.view.current.direction === "logit") return true;
-    return this.mixing.ready && [this.mixing.dictionary?.id ?? "", ...this.mixing.terms.map(({ source }) => source)].every((source) => !source || this.shown?.a.coefs.has(source));
+    const { mixing } = this;
+    const first = mixing.dictionary?.id ?? "";
+    const needed = [...(mixing.asked.some(({ source }) => source === first) ? [first] : []), ...mixing.terms.map(({ source }) => source)];
+    return mixing.ready && needed.every((source) => mixing.covers(source, this.shown?.a.coefs.get(source)));
   });
   private grounds = $derived.by(() => {
     const { shown } = this;
@@ -70,14 +74,15 @@ export class Streams {
   /** Why there is no cosine, or no centring, of the direction on screen; empty where there is. */
   lacksNorm = $derived.by(() => (this.ground && !this.ground.norm ? `The lengths at ${this.site} are not known here` : ""));
   lacksMean = $derived.by(() => {
-    const parts = this.shown ? [...this.shown.a.coefs.values()] : [];
+    const all = this.shown ? [...this.shown.a.coefs] : [];
+    const parts = all.filter(([source]) => !isEncoder(this.mixing.info(source) ?? {})).map(([, coefs]) => coefs); // which have no mean
     return parts.length && !parts.some(({ offset }) => offset.some(Number.isFinite)) ? "No data-set mean is known here: fit PCA at this place first" : "";
   });
   unit: ValueUnit = $derived.by(() => {
     const { direction, logits } = this.view.current;
     if (direction === "logit") return logits === "centred" && this.hasMean ? "logit-centred" : "logit";
     const unit = this.mixing.unit === "cos" && this.lacksNorm ? unitOf("own", this.mixing.units) : this.mixing.unit;
-    return this.lacksMean && (unit === "centred" || unit === "standardised") ? "raw" : unit === "folded-centred" && this.lacksMean ? "folded" : unit;
+    return this.lacksMean && (unit === "centred" || unit === "standardised") ? "raw" : unit === "folded-centred" && this.lacksMean ? "folded" : unit === "mixed" && this.lacksMean ? "mixed-raw" : unit;
   });
   private valuesA = $derived(this.values("a"));
   private valuesB = $derived(this.values("b"));
@@ -147,7 +152,8 @@ export class Streams {
   }
 
   private groundOf({ data, coefs }: Held): Ground {
-    const first = this.view.current.direction === "mix" ? coefs.get(this.mixing.dictionary?.id ?? "") : undefined;
+    const sources = [this.mixing.dictionary?.id ?? "", ...this.mixing.terms.map(({ source }) => source)];
+    const first = this.view.current.direction === "mix" ? sources.flatMap((source) => coefs.get(source) ?? [])[0] : undefined;
     if (first && first.sites[0] !== rowSite(0)) {
       const { rows, cols, norm, sink, sites } = first;
       return { rows, cols, norm, sink, sites, own: true };
@@ -165,20 +171,19 @@ export class Streams {
     if (!this.ready) return this.kept[which];
     const parts: Part[] = [];
     for (const [source, coefs] of held.coefs) {
-      const weights = this.mixing.shares(source);
+      const weights = this.mixing.shares(source, coefs.indices);
       if (weights.length === coefs.k) parts.push({ k: coefs.k, coef: coefs.coef, offset: coefs.offset, sigma: coefs.sigma, weights });
     }
     const { rows, cols, norm } = this.grounds![which]!;
     const unit = this.unit;
-    const centre = unit === "centred" || unit === "standardised" || unit === "folded-centred";
-    this.kept[which] = mixField(parts, { rows, cols, centre, norm: unit === "cos" ? norm : null }, this.turns[which].next(rows * cols));
+    this.kept[which] = mixField(parts, { rows, cols, centre: isCentred(unit), norm: unit === "cos" ? norm : null }, this.turns[which].next(rows * cols));
     return this.kept[which];
   }
 
   private key(): string {
     const { a, b, state } = this.session;
     const metric = state?.metric;
-    return [a?.id, b?.id, this.mixing.play.join(), this.means, metric?.positive.id, metric?.negative.id].join("|");
+    return [a?.id, b?.id, this.mixing.askedKey, this.means, metric?.positive.id, metric?.negative.id].join("|");
   }
 
   /** Call from an effect: keeps what is shown in step with the session. */
@@ -195,8 +200,8 @@ export class Streams {
     this.wanted = key;
     const answers = metric && { positive: metric.positive.id, negative: metric.negative.id };
     // a logit difference needs no coordinates: they follow once it is painted
-    const play = answers && this.view.current.direction === "logit" ? [] : this.mixing.play;
-    void Promise.all([this.hold(a, answers, play), b && b.id !== a.id ? this.hold(b, answers, play) : null]).then(
+    const asked = answers && this.view.current.direction === "logit" ? [] : this.mixing.asked;
+    void Promise.all([this.hold(a, answers, asked), b && b.id !== a.id ? this.hold(b, answers, asked) : null]).then(
       ([heldA, heldB]) => {
         if (this.wanted !== key) return;
         this.shown = { key, a: heldA, b: heldB };
@@ -214,28 +219,30 @@ export class Streams {
   /** The coordinates that the picture could do without, now that it is painted or is of something else. */
   private fill(key: string, shown: Shown | null, painted: string): void {
     if (shown?.key !== key || this.filling === key) return;
-    if (this.mixing.play.every((source) => shown.a.coefs.has(source))) return;
+    if (this.mixing.asked.every(({ source }) => shown.a.coefs.has(source))) return;
     if (painted !== key && this.view.current.direction === "logit") return;
     this.filling = key;
-    const whole = async (held: Held | null) => held && { ...held, coefs: await this.coefs(held.run, this.mixing.play) };
+    const whole = async (held: Held | null) => held && { ...held, coefs: await this.coefs(held.run, this.mixing.asked) };
     void Promise.all([whole(shown.a), whole(shown.b)]).then(
       ([heldA, heldB]) => this.wanted === key && (this.shown = { key, a: heldA!, b: heldB }),
       (error: unknown) => this.wanted === key && (this.error = words(error)),
     ).finally(() => (this.filling = ""));
   }
 
-  private async coefs(run: Run, play: readonly string[]): Promise<Map<string, Coefs>> {
-    const all = play.map(async (source) => {
-      const ask = async () => readCoefs(await this.session.connector.query<Tensors>("coef", { run: run.id, dictionary: source }));
-      return [source, await this.once(`${run.id}|${source}|${this.means}`, ask)] as const;
+  private async coefs(run: Run, asked: readonly Asked[]): Promise<Map<string, Coefs>> {
+    const all = asked.map(async (one) => {
+      const { source, indices } = one;
+      const some = indices ? { indices: [...indices] } : {};
+      const ask = async () => readCoefs(await this.session.connector.query<Tensors>("coef", { run: run.id, dictionary: source, ...some }), indices);
+      return [source, await this.once(`${run.id}|${askedKey(one)}|${this.means}`, ask)] as const;
     });
     return new Map(await Promise.all(all));
   }
 
-  private async hold(run: Run, answers: { positive: number; negative: number } | null, play: readonly string[]): Promise<Held> {
+  private async hold(run: Run, answers: { positive: number; negative: number } | null, asked: readonly Asked[]): Promise<Held> {
     const connector = this.session.connector;
     const stream = this.once(`${run.id}|`, async () => readStream(await connector.query<Tensors>("stream", { run: run.id }), run.id));
-    const coefs = this.coefs(run, play);
+    const coefs = this.coefs(run, asked);
     const logits = answers
       ? this.once(`${run.id}|${answers.positive} ${answers.negative}|${this.means}`, async () =>
           readLogits(await connector.query<Tensors>("logits", { run: run.id, ...answers })),

@@ -1,4 +1,5 @@
 import { oneHot, type Terms } from "../lib/mix";
+import type { Names } from "../lib/references";
 import { decodeView, defaults, encodeView, type Shared, type View } from "./hash";
 import { mark } from "./session.svelte";
 
@@ -34,8 +35,9 @@ export class ViewStore {
     this.shared = shared;
   }
 
-  link(shared: Shared | null = null): string {
-    return encodeView($state.snapshot(this.current) as View, shared);
+  /** names: what the address calls the dictionaries in it. */
+  link(shared: Shared | null = null, names: Partial<Names> = {}): string {
+    return encodeView({ ...($state.snapshot(this.current) as View), ...names }, shared);
   }
 
   pickComponent(index: number): void {
