@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
-from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, TypedDict, get_args, get_origin, get_type_hints
 
 from pydantic import Field as Bounds
 from pydantic import TypeAdapter, ValidationError, create_model
@@ -38,6 +38,17 @@ class Argument:
     @property
     def title(self) -> str:
         return self.field.title or self.name.replace("_", " ")
+
+
+class FormSchema(TypedDict):
+    """What a form is drawn from: JSON Schema, each property with the `kind` of its field, which says what it may hold."""
+
+    id: str
+    title: str
+    about: str
+    type: Literal["object"]
+    properties: dict[str, dict[str, Any]]
+    required: list[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,8 +179,8 @@ class Declared:
         words = (inspect.getdoc(self.function) or "").split("\n\n")[0].replace("\n", " ")
         return words.replace("`", "")
 
-    def schema(self) -> dict[str, Any]:
-        """What a form is drawn from: JSON Schema, each property with the `kind` of its field, which says what it may hold."""
+    def schema(self) -> FormSchema:
+        """What a form is drawn from."""
         schema = self.shape.model_json_schema()
         named = {argument.wire for argument in self.arguments}
         properties = {name: _drawn(part) for name, part in schema["properties"].items() if name in named}
