@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError, create_model
 
 from residscope.errors import BadArguments, ResidscopeError
 from residscope.fields.base import Field, Spec, World, Writer
+from residscope.views.schema import More
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,14 @@ class Argument:
         return self.field.title or self.name.replace("_", " ")
 
 
+class FormProperty(TypedDict):
+    """One argument as JSON Schema, with the `kind` of its field and that kind's own hints."""
+
+    kind: str
+    argument: Annotated[str, "Its name in Python."]
+    title: str
+
+
 class FormSchema(TypedDict):
     """What a form is drawn from: JSON Schema, each property with the `kind` of its field, which says what it may hold."""
 
@@ -47,7 +56,7 @@ class FormSchema(TypedDict):
     title: str
     about: str
     type: Literal["object"]
-    properties: dict[str, dict[str, Any]]
+    properties: dict[str, Annotated[FormProperty, More()]]
     required: list[str]
 
 
@@ -183,7 +192,9 @@ class Declared:
         """What a form is drawn from."""
         schema = self.shape.model_json_schema()
         named = {argument.wire for argument in self.arguments}
-        properties = {name: _drawn(part) for name, part in schema["properties"].items() if name in named}
+        properties: dict[str, Any] = {
+            name: _drawn(part) for name, part in schema["properties"].items() if name in named
+        }
         required = [name for name in schema.get("required", ()) if name in named]
         return {
             "id": self.id, "title": self.title, "about": self.about, "type": "object", "properties": properties,

@@ -950,12 +950,22 @@ export interface EditForm {
   about: string;
   type: "object";
   properties: {
-    [k: string]: {
-      [k: string]: unknown;
-    };
+    [k: string]: FormProperty;
   };
   required: string[];
   glyph: string;
+}
+/**
+ * One argument as JSON Schema, with the `kind` of its field and that kind's own hints.
+ */
+export interface FormProperty {
+  kind: string;
+  /**
+   * Its name in Python.
+   */
+  argument: string;
+  title: string;
+  [k: string]: unknown;
 }
 export interface MethodForm {
   id: string;
@@ -963,9 +973,7 @@ export interface MethodForm {
   about: string;
   type: "object";
   properties: {
-    [k: string]: {
-      [k: string]: unknown;
-    };
+    [k: string]: FormProperty;
   };
   required: string[];
   group: string;

@@ -165,7 +165,7 @@ export class App {
 
   async python(): Promise<void> {
     const direction = this.directions.ref;
-    const value = (await this.session.send("python", direction ? { direction } : {})) as { code?: string } | undefined;
+    const value = await this.session.send("python", direction ? { direction } : {});
     if (value?.code) this.code = value.code;
   }
 }

@@ -52,7 +52,7 @@ export class DirectionStore {
     for (const id of this.mixing.play) {
       if (savedName(id) !== null || this.asked.get(id) === about) continue;
       this.asked.set(id, about);
-      this.session.connector.query<DictionaryDetail>("dictionary", { id }).then(
+      this.session.connector.query("dictionary", { id }).then(
         (reading) => this.asked.get(id) === about && (this.dictionaries = { ...this.dictionaries, [id]: reading }),
         (error: unknown) => this.asked.get(id) === about && (this.error = words(error)),
       );
@@ -79,7 +79,7 @@ export class DirectionStore {
       return;
     }
     this.reads = "reading";
-    this.session.connector.query<DirectionReading>("read_direction", { direction: ref }).then(
+    this.session.connector.query("read_direction", { direction: ref }).then(
       (reading) => {
         if (this.known.size > MOST_READ) this.known.clear();
         this.known.set(key, reading);

@@ -1,5 +1,5 @@
 import { words } from "../connect/connector";
-import type { DictionaryInfo, DirectionRef, Gram as Products, MixTerm, SavedDirection } from "../connect/wire";
+import type { DictionaryInfo, DirectionRef, MixTerm, SavedDirection } from "../connect/wire";
 import { gramOf, norm, scaled, type Coordinates, type Gram } from "../lib/algebra";
 import { nearest, unitOf, usual } from "../lib/dictionaries";
 import type { ValueUnit } from "../lib/format";
@@ -216,7 +216,7 @@ export class Mixing {
     const key = [this.session.model?.hash, ...this.play].join("|");
     if (!this.play.length || key === this.wanted || !settled) return;
     this.wanted = key;
-    this.session.connector.query<Products>("gram", { of: [...this.play] }).then(
+    this.session.connector.query("gram", { of: [...this.play] }).then(
       ({ of, gram }) => {
         if (this.wanted !== key) return;
         const start = new Map<string, number>();

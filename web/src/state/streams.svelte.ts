@@ -1,5 +1,4 @@
 import { words } from "../connect/connector";
-import type { Tensors } from "../connect/safetensors";
 import type { Run } from "../connect/wire";
 import { unitOf } from "../lib/dictionaries";
 import type { ValueUnit } from "../lib/format";
@@ -149,8 +148,8 @@ export class Streams {
   private groundOf({ data, coefs }: Held): Ground {
     const first = this.view.current.direction === "mix" ? coefs.get(this.mixing.dictionary?.id ?? "") : undefined;
     if (first && first.sites[0] !== rowSite(0)) {
-      const { rows, cols, norm, sink, sites } = first;
-      return { rows, cols, norm, sink, sites, own: true };
+      const { rows, cols, sink, sites } = first;
+      return { rows, cols, norm: null, sink, sites, own: true };
     }
     const { rows, cols, norm, sink } = data;
     return { rows, cols, norm, sink, sites: Array.from({ length: rows }, (_, row) => rowSite(row)), own: false };
@@ -226,7 +225,7 @@ export class Streams {
 
   private async coefs(run: Run, play: readonly string[]): Promise<Map<string, Coefs>> {
     const all = play.map(async (source) => {
-      const ask = async () => readCoefs(await this.session.connector.query<Tensors>("coef", { run: run.id, dictionary: source }));
+      const ask = async () => readCoefs(await this.session.connector.query("coef", { run: run.id, dictionary: source }));
       return [source, await this.once(`${run.id}|${source}|${this.means}`, ask)] as const;
     });
     return new Map(await Promise.all(all));
@@ -234,11 +233,11 @@ export class Streams {
 
   private async hold(run: Run, answers: { positive: number; negative: number } | null, play: readonly string[]): Promise<Held> {
     const connector = this.session.connector;
-    const stream = this.once(`${run.id}|`, async () => readStream(await connector.query<Tensors>("stream", { run: run.id }), run.id));
+    const stream = this.once(`${run.id}|`, async () => readStream(await connector.query("stream", { run: run.id }), run.id));
     const coefs = this.coefs(run, play);
     const logits = answers
       ? this.once(`${run.id}|${answers.positive} ${answers.negative}|${this.means}`, async () =>
-          readLogits(await connector.query<Tensors>("logits", { run: run.id, ...answers })),
+          readLogits(await connector.query("logits", { run: run.id, ...answers })),
         )
       : null;
     return { run, data: await stream, coefs: await coefs, logits: await logits };
