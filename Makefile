@@ -3,7 +3,7 @@
 # make prove  random stacks of edits through every way in, against a plain reference, for 20 minutes; docs/proof.md has the last
 # make versions  every family on the oldest and the newest allowed torch, transformers, numpy, scikit-learn (.versions; half an hour)
 # make view-types  the page's types of views, of what it asks and of what it is told, from the Python types
-# make docs   the pages that list methods, edits, kinds of arguments and errors, and the manifest, from their declarations
+# make docs   the pages that list methods, edits, kinds of arguments, errors and answers, and the manifest, from their declarations
 # make hooks  the quick part of make test before each commit (.pre-commit-config.yaml)
 # make peers  the libraries beside which make bench times ours, in an environment of their own (.bench-venv)
 SHELL := /bin/bash

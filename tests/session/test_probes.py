@@ -121,7 +121,7 @@ def test_prompts_of_token_ids_alone_are_tried_as_text(one: Session, tmp_path: Pa
     assert len(shown["examples"]) == 12
     for example in shown["examples"]:
         assert example["text"] in TEXTS
-        assert example["answers"] == (example["label"], "z") == (example["text"][4], "z")
+        assert example["answers"] == [example["label"], "z"] == [example["text"][4], "z"]
         one.intent("set_prompt", {"text": example["text"]})
         one.intent("set_metric", dict(zip(("positive", "negative"), example["answers"], strict=True)))
 

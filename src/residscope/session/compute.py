@@ -5,7 +5,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, Literal, Never, NotRequired, Self, TypedDict, TypeVar, cast
+from typing import Annotated, Generic, Literal, Never, NotRequired, Self, TypedDict, TypeVar, cast
 
 import torch
 from jaxtyping import Bool, Float, Float32, Int, Int64, UInt8
@@ -18,6 +18,7 @@ from residscope.engine.model import Model
 from residscope.engine.recording import Recording
 from residscope.engine.sinks import sinks, streams
 from residscope.errors import DirectionError, UnknownLayer, UnknownPosition, WrongWidth
+from residscope.views.view import Plain
 from residscope.world.dictionaries import SAVED, fitted_row, in_stream, row_names, row_sites
 from residscope.world.loaded import Loaded
 from residscope.world.session_world import SessionWorld
@@ -91,7 +92,7 @@ class StrongestCoordinates(TypedDict):
 class Gram(TypedDict):
     """Inner products of read vectors; `of` says whose: a dictionary's id, or `saved:NAME`, and the index there."""
 
-    of: list[tuple[str, int]]
+    of: list[Annotated[list[str | int], Plain(tuple[str, int])]]
     gram: list[list[float]]
 
 
@@ -312,7 +313,7 @@ def gram(vectors: Sequence[tuple[str, Float[Tensor, "_ _"]]]) -> Gram:
     Raises:
         WrongWidth, DirectionError: there are more than fit in one answer.
     """
-    of = [(name, index) for name, read in vectors for index in range(len(read))]
+    of: list[list[str | int]] = [[name, index] for name, read in vectors for index in range(len(read))]
     if len(of) > MOST_GRAM:
         raise DirectionError("too many directions for one table", received=len(of), allowed=f"up to {MOST_GRAM}")
     first, width = vectors[0][0], vectors[0][1].shape[1]

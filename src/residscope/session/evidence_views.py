@@ -12,6 +12,8 @@ from residscope.world.read import Poles, PoleToken
 
 
 class Badge(TypedDict):
+    """A claim, whether it was shown, and the sentence and the numbers that say why or why not."""
+
     claim: str
     shown: Annotated[bool | None, "Null: not known yet."]
     said: str
@@ -25,7 +27,7 @@ class Badges(TypedDict):
 
 
 class Example(TypedDict):
-    """A token of a text with what stands around it; values are null where they are left out."""
+    """A token of a text, which is untrusted, with what stands around it; values are null where they are left out."""
 
     row: int
     pos: int

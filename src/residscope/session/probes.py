@@ -13,7 +13,7 @@ from residscope.model.prompts import PromptSet
 from residscope.probes import concepts
 from residscope.probes.concept_edit import NEUTRAL
 from residscope.probes.probe_map import ProbeMap
-from residscope.views.view import PlainView
+from residscope.views.view import Plain, PlainView
 from residscope.world.fitted import Fitted
 
 MOST_EXAMPLES, MOST_CLASSES = 12, 12
@@ -59,7 +59,7 @@ class Margin(TypedDict):
 class ProbeExample(TypedDict):
     text: str
     label: str
-    answers: tuple[str, str] | None
+    answers: Annotated[list[str], Plain(tuple[str, str])] | None
 
 
 class ProbeDetail(TypedDict):
@@ -225,7 +225,7 @@ def _example(mapped: ProbeMap, i: int, model: Model) -> ProbeExample:
     return {
         "text": model.text(data.prompts[i]) if data.texts is None else data.texts[i],
         "label": mapped.labels[i],
-        "answers": None if pair is None else (_spelled(pair[0], model), _spelled(pair[1], model)),
+        "answers": None if pair is None else [_spelled(answer, model) for answer in pair],
     }
 
 

@@ -17,6 +17,8 @@ Mapped = Annotated[str, Plain(Literal["none", "part", "whole"])]
 
 
 class Tok(TypedDict):
+    """A token; its text is untrusted, and may hold newlines."""
+
     id: int
     text: str
 
@@ -48,9 +50,11 @@ class Prompt(TypedDict):
 
 
 class Metric(TypedDict):
+    """The logit of `positive` less that of `negative`."""
+
     positive: Tok
     negative: Tok
-    chosen: bool
+    chosen: Annotated[bool, "False: guessed from the two likeliest next tokens."]
 
 
 class Cell(TypedDict):
@@ -71,9 +75,12 @@ class ShownEdit(TypedDict):
     beside: Annotated[str, "Where it acts, or what it does, beside its label."]
     slider: Slider | None
     at: Cell
-    delta: Annotated[float | None, "The metric with the whole stack, less that without this edit."]
-    inert: str | None
-    error: str | None
+    delta: Annotated[
+        float | None,
+        "The metric with the whole stack less that without this edit; null until it is there: it follows the run.",
+    ]
+    inert: Annotated[str | None, "Why it provably cannot change the next token."]
+    error: Annotated[str | None, "Why this prompt or model lacks it: it is left out of the run."]
 
 
 class Run(TypedDict):
@@ -86,16 +93,20 @@ class Run(TypedDict):
     tokens: Annotated[list[Tok] | None, "Of the runs on screen; null of the others."]
     edits: int
     metric: Annotated[float | None, "Always the state's, at its last position."]
-    top: Annotated[list[TokenP], "The next token after the prompt."]
+    top: Annotated[list[TokenP], "The next token after the prompt, the best 10."]
     seconds: float
 
 
 class Current(TypedDict):
-    a: str | None
-    b: str | None
+    """The runs on screen, by their ids."""
+
+    a: Annotated[str | None, "The prompt's unedited run, or the one compared with."]
+    b: Annotated[str | None, "The edited run, or, where A is another and nothing is edited, the unedited one."]
 
 
 class Selection(TypedDict):
+    """The locked cell; layer -1 is `embed`."""
+
     layer: int
     pos: int
 
@@ -108,6 +119,8 @@ class SavedPrompt(TypedDict):
 
 
 class SavedDirection(TypedDict):
+    """A direction that was imported, or opened from the library."""
+
     name: str
     site: str
     head: int | None
@@ -194,24 +207,24 @@ class Shelf(TypedDict):
 class State(TypedDict):
     """Everything the page shows."""
 
-    version: Annotated[int, "Counts what is to be computed."]
+    version: Annotated[int, "Counts what is to be computed: a run of a lower one is stale."]
     model: ModelInfo | None
-    models: list[ModelOffer]
+    models: Annotated[list[ModelOffer], "What the picker offers."]
     status: Status
     prompt: Prompt | None
     metric: Metric | None
     edits: list[Annotated[ShownEdit, More()]]
     can_undo: bool
     can_redo: bool
-    runs: list[Run]
+    runs: Annotated[list[Run], "Newest last, at most 50."]
     current: Current
     selection: Selection
     saved: list[SavedPrompt]
     directions: list[SavedDirection]
     probes: list[ProbeInfo]
-    jobs: list[Job]
+    jobs: Annotated[list[Job], "Those that wait or run, and the latest 40 that ended."]
     items: Shelf
-    notices: Annotated[list[str], "Things to tell once."]
+    notices: Annotated[list[str], "Things to tell once, such as a damaged file moved aside."]
 
 
 class LensReading(TypedDict):

@@ -34,7 +34,7 @@ def _summary(tests: Sequence[BlindTest], author: int, asker: User | None) -> Bli
     return {
         "people": len(others),
         "mean": mean,
-        "interval": interval,
+        "interval": None if interval is None else list(interval),
         "author": by.get(author),
         "mine": None if asker is None else by.get(asker.id),
     }

@@ -24,7 +24,7 @@ class Blind(TypedDict):
 
     people: int
     mean: float | None
-    interval: tuple[float, float] | None
+    interval: Annotated[list[float], Plain(tuple[float, float])] | None
     author: float | None
     mine: float | None
 

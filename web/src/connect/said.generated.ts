@@ -185,10 +185,13 @@ export interface Said {
  */
 export interface State {
   /**
-   * Counts what is to be computed.
+   * Counts what is to be computed: a run of a lower one is stale.
    */
   version: number;
   model: ModelInfo | null;
+  /**
+   * What the picker offers.
+   */
   models: ModelOffer[];
   status: Status;
   prompt: Prompt | null;
@@ -196,16 +199,22 @@ export interface State {
   edits: ShownEdit[];
   can_undo: boolean;
   can_redo: boolean;
+  /**
+   * Newest last, at most 50.
+   */
   runs: Run[];
   current: Current;
   selection: Selection;
   saved: SavedPrompt[];
   directions: SavedDirection[];
   probes: ProbeInfo[];
+  /**
+   * Those that wait or run, and the latest 40 that ended.
+   */
   jobs: Job[];
   items: Shelf;
   /**
-   * Things to tell once.
+   * Things to tell once, such as a damaged file moved aside.
    */
   notices: string[];
 }
@@ -323,13 +332,22 @@ export interface Prompt {
   bos: boolean;
   tokens: Tok[];
 }
+/**
+ * A token; its text is untrusted, and may hold newlines.
+ */
 export interface Tok {
   id: number;
   text: string;
 }
+/**
+ * The logit of `positive` less that of `negative`.
+ */
 export interface Metric {
   positive: Tok;
   negative: Tok;
+  /**
+   * False: guessed from the two likeliest next tokens.
+   */
   chosen: boolean;
 }
 /**
@@ -348,10 +366,16 @@ export interface ShownEdit {
   slider: Slider | null;
   at: Cell;
   /**
-   * The metric with the whole stack, less that without this edit.
+   * The metric with the whole stack less that without this edit; null until it is there: it follows the run.
    */
   delta: number | null;
+  /**
+   * Why it provably cannot change the next token.
+   */
   inert: string | null;
+  /**
+   * Why this prompt or model lacks it: it is left out of the run.
+   */
   error: string | null;
   [k: string]: unknown;
 }
@@ -394,7 +418,7 @@ export interface Run {
    */
   metric: number | null;
   /**
-   * The next token after the prompt.
+   * The next token after the prompt, the best 10.
    */
   top: TokenP[];
   seconds: number;
@@ -404,10 +428,22 @@ export interface TokenP {
   text: string;
   p: number | null;
 }
+/**
+ * The runs on screen, by their ids.
+ */
 export interface Current {
+  /**
+   * The prompt's unedited run, or the one compared with.
+   */
   a: string | null;
+  /**
+   * The edited run, or, where A is another and nothing is edited, the unedited one.
+   */
   b: string | null;
 }
+/**
+ * The locked cell; layer -1 is `embed`.
+ */
 export interface Selection {
   layer: number;
   pos: number;
@@ -421,6 +457,9 @@ export interface SavedPrompt {
   top: string | null;
   p: number | null;
 }
+/**
+ * A direction that was imported, or opened from the library.
+ */
 export interface SavedDirection {
   name: string;
   site: string;
@@ -784,6 +823,9 @@ export interface Badges {
   correlates: Badge;
   used: Badge;
 }
+/**
+ * A claim, whether it was shown, and the sentence and the numbers that say why or why not.
+ */
 export interface Badge {
   claim: string;
   /**
@@ -814,7 +856,7 @@ export interface Examples {
   limit: number;
 }
 /**
- * A token of a text with what stands around it; values are null where they are left out.
+ * A token of a text, which is untrusted, with what stands around it; values are null where they are left out.
  */
 export interface Example {
   row: number;
