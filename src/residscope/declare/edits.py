@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal, TypedDict, TypeVar
 
 from pydantic import BaseModel
@@ -59,11 +60,16 @@ class EditKind(Declared):
         """The edit. Raises what its fields and the edit itself refuse."""
         return self.function(**self.resolved(plain, world))
 
+    @cached_property
+    def _properties(self) -> dict[str, dict[str, Any]]:
+        """What `strength` reads for each edit of each state: worked out once."""
+        properties: dict[str, dict[str, Any]] = self.shape.model_json_schema()["properties"]
+        return properties
+
     def strength(self, plain: EditSpec) -> Slider | None:
         """The one number that a person turns, and between what; None where there is none."""
-        schema = self.shape.model_json_schema()["properties"]
         for argument in self.arguments:
-            hints = schema[argument.wire]
+            hints = self._properties[argument.wire]
             value = getattr(plain, argument.wire)
             if "strength" not in hints or value is None or not argument.field.applies(plain):
                 continue
