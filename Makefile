@@ -95,7 +95,7 @@ web: $(VENV)/.webdev
 
 browser: $(VENV)/.dev $(VENV)/.ui chromium
 	@$(BIN)/residscope models pull $(MODEL)
-	@$(BIN)/python -m pytest -q -m browser tests/browser
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m browser tests/browser
 
 chromium:
 	@command -v chromium >/dev/null || { echo "installing Chromium for the browser tests"; \

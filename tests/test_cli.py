@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import residscope
-from residscope.cli.app import BLUE_TO_RED, cell, chosen_rows, main, readable
+from residscope.cli.app import BLUE_TO_RED, cell, chosen_rows, main, on_one_line
 from residscope.errors import UnknownLayer
 
 IOI = "When John and Mary went to the store, John gave a bottle of milk to"
@@ -24,6 +24,25 @@ def run(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
     }
     command = [sys.executable, "-m", "residscope", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=kept | {"PYTHONPATH": source} | env, timeout=300)
+
+
+@pytest.fixture
+def look(monkeypatch, capsys):
+    """`residscope look` in this process, which has torch already: what it said and what it complained of."""
+
+    def look(*words: str, **env: str) -> tuple[str, str]:
+        for name in ("NO_COLOR", "FORCE_COLOR", "COLORTERM", "COLUMNS", "RESIDSCOPE_DEBUG"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", ["residscope", "look", *words])
+        with pytest.raises(SystemExit) as left:
+            main()
+        told = capsys.readouterr()
+        assert (left.value.code or 0) == (2 if told.err.startswith("residscope: ") else 0)
+        return told.out, told.err
+
+    return look
 
 
 @pytest.fixture(scope="module")
@@ -127,20 +146,21 @@ def test_look_as_json(tiny):
     assert [token["id"] for token in told["next"]] == [index for _, index, _ in recording.top(5)]
 
 
-def test_look_without_colour(tiny):
+def test_look_without_colour(tiny, look):
     for env in ({}, {"NO_COLOR": "1", "FORCE_COLOR": "1"}):
-        answer = run("look", "a b c d", "--model", tiny, COLUMNS="80", **env)
-        assert answer.returncode == 0, answer.stderr
-        assert "\x1b[3" not in answer.stdout
-        assert "\x1b[4" not in answer.stdout
-        assert re.search(r"^ {3}2  [-+.]", answer.stdout, re.MULTILINE)
-        assert "next   " in answer.stdout
+        said, _ = look("a b c d", "--model", tiny, COLUMNS="80", **env)
+        assert "\x1b[3" not in said
+        assert "\x1b[4" not in said
+        assert re.search(r"^ {3}2  [-+.]", said, re.MULTILINE)
+        assert "next   " in said
 
 
-@pytest.mark.parametrize(("terminal", "code"), [("truecolor", r"48;2;\d+;\d+;\d+m"), ("", r"48;5;\d+m")])
-def test_look_in_colour(tiny, terminal, code):
-    answer = run("look", "a b", "--model", tiny, FORCE_COLOR="1", COLORTERM=terminal, TERM="xterm-256color")
-    assert len(re.findall(code, answer.stdout)) >= 8  # 4 rows x 2 tokens
+def test_look_in_colour(tiny, look):
+    words, terminal = ("look", "a b", "--model", tiny), {"FORCE_COLOR": "1", "TERM": "xterm-256color"}
+    said, _ = look(*words[1:], **terminal, COLORTERM="truecolor")
+    assert len(re.findall(r"48;2;\d+;\d+;\d+m", said)) >= 8  # 4 rows x 2 tokens
+    said = run(*words, **terminal, COLORTERM="").stdout  # rich keeps a style's colours for as long as its process lives
+    assert len(re.findall(r"48;5;\d+m", said)) >= 8
 
 
 @pytest.mark.parametrize(
@@ -156,36 +176,30 @@ def test_look_in_colour(tiny, terminal, code):
         (["--device", "abacus"], "ModelError"),
     ],
 )
-def test_look_refuses(tiny, options, kind, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["residscope", "look", "a b", "--model", tiny, *options])
-    with pytest.raises(SystemExit) as left:
-        main()
-    told = capsys.readouterr()
-    assert left.value.code == 2
-    assert told.err.startswith(f"residscope: {kind}: ")
-    assert len(told.err.splitlines()) == 1
-    assert told.out == ""
+def test_look_refuses(tiny, look, options, kind):
+    said, complaint = look("a b", "--model", tiny, *options)
+    assert complaint.startswith(f"residscope: {kind}: ")
+    assert len(complaint.splitlines()) == 1
+    assert said == ""
 
 
-def test_look_refuses_an_empty_prompt(tiny):
-    assert run("look", "", "--model", tiny).stderr.startswith("residscope: EmptyPrompt")
+def test_look_refuses_an_empty_prompt(tiny, look):
+    assert look("", "--model", tiny)[1].startswith("residscope: EmptyPrompt")
 
 
-def test_long_prompts_wrap(tiny):
-    answer = run("look", "a b c d e f g a b c d e f g a b", "--model", tiny, COLUMNS="40")
-    assert max(map(len, answer.stdout.split("\n\n")[0].splitlines())) <= 40
-    assert answer.stdout.count("pos   ") == 2
+def test_long_prompts_wrap(tiny, look):
+    said, _ = look("a b c d e f g a b c d e f g a b", "--model", tiny, COLUMNS="40")
+    assert max(map(len, said.split("\n\n")[0].splitlines())) <= 40
+    assert said.count("pos   ") == 2
 
 
-def test_look_at_the_default_model():
+def test_look_at_the_default_model(look):
     told = json.loads(run("look", IOI, "--direction", "logit: Mary, John", "--json").stdout)
     assert told["next"][0]["text"] == " Mary"
     assert told["next"][0]["p"] == pytest.approx(0.93, abs=0.01)
     assert told["values"][0][-1] == pytest.approx(4.27, abs=0.05)
-    corrupted = json.loads(
-        run("look", IOI.replace("John gave", "Mary gave"), "--direction", "logit: Mary, John", "--json").stdout
-    )
-    assert corrupted["values"][0][-1] == pytest.approx(-5.66, abs=0.05)
+    said, _ = look(IOI.replace("John gave", "Mary gave"), "--direction", "logit: Mary, John", "--json")
+    assert json.loads(said)["values"][0][-1] == pytest.approx(-5.66, abs=0.05)
 
 
 def test_models(tmp_path):
@@ -216,4 +230,4 @@ def test_cells():
         ".   ",
         ".x  ",
     ]
-    assert readable(" a\n\x1b[31m") == " a⏎·[31m"
+    assert on_one_line(" a\n\x1b[31m") == " a⏎·[31m"

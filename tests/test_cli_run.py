@@ -272,12 +272,30 @@ def test_ctrl_c_keeps_what_was_finished_and_says_so(id, residscope, folder, tmp_
     monkeypatch.setattr(Method, "run", interrupted)
     kept = tmp_path / "kept.safetensors"
     words = typed(METHODS[id].schema() if id in METHODS else manifest.find_method(id).schema())
-    code, _, said = residscope(id, *words, "--save", str(kept))
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is started deaf to it
+    try:
+        code, _, said = residscope(id, *words, "--save", str(kept))
+    finally:
+        signal.signal(signal.SIGINT, ours)
     assert code == 130
     assert f"{id} was stopped by Ctrl-C" in said
     assert kept.exists() == (str(kept) in said.splitlines()[-1])
     if id == "ablation-sweep":
         assert torch.isnan(rs.load_item(kept).values).any()  # a sweep keeps the cells it has: the rest is no number
+
+
+def test_what_a_method_warns_of_is_said_once_in_its_own_words(residscope, folder, tmp_path):
+    with (tmp_path / "parted.csv").open("w", newline="") as file:
+        rows = [["abcd" + "ef"[i % 2] + "ghij", "even" if i % 2 else "odd", "4:5"] for i in range(60)]
+        csv.writer(file).writerows([["text", "parity", "@P"], *rows])
+    words = ("--site", "resid_post.0", "--position", "P", "--label", "parity")
+    code, said, complaint = residscope("fit-probe", "--data", str(tmp_path / "parted.csv"), *words)
+    assert (code, "100.0%" in said) == (0, True)
+    told = [line for line in complaint.splitlines() if "warns" in line]
+    assert len(told) == 1
+    assert told[0].startswith("residscope: fit-probe warns: the probe of parity at resid_post.0, P")
+    assert "GridEdge" not in complaint  # nor as Python says it, with a file and a line
+    assert "warns" not in residscope("pca", "low.txt", "resid_post.1", "--n", "2")[2]
 
 
 def test_lists_say_all_there_is():

@@ -84,7 +84,7 @@ def test_a_font_measures_one_text_at_a_time(monkeypatch):
     crowd = Crowd(sheet.drawable)
     monkeypatch.setattr(sheet, "drawable", crowd)
     texts = [f"text {i} of {'m' * i}" for i in range(12)]
-    together(lambda: [sheet.measure(one, 12.25) for one in texts])
+    together(lambda: [sheet.text_width(one, 12.25) for one in texts])
     assert (crowd.most, crowd.calls) == (1, len(texts))
 
 

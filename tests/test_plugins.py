@@ -150,6 +150,31 @@ def command(place, *words, site="site"):
     return ran([sys.executable, "-m", "residscope", *words], place, site)
 
 
+COMMANDS = """
+import contextlib, io, json, sys
+from residscope.cli.app import main
+
+def said(*words):
+    sys.argv, out, err = ["residscope", *words], io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+            code = 0
+        except SystemExit as left:
+            code = left.code or 0
+    return {"code": code, "out": out.getvalue(), "err": err.getvalue()}
+
+print(json.dumps([said(*words) for words in json.loads(sys.argv[1])]))
+"""
+
+
+def commands(place, *several):
+    """What several commands say, one after the other in one process of their own, with the packages installed."""
+    done = ran([sys.executable, "-c", COMMANDS, json.dumps(several)], place, "site")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def ran(words, place, site):
     path = os.pathsep.join([SOURCE, str(place / site)])
     return subprocess.run(
@@ -158,26 +183,31 @@ def ran(words, place, site):
 
 
 def test_the_command_line_lists_and_runs_them(place):
-    done = command(place, "methods", "--json")
-    told = json.loads(done.stdout)
+    count, model = ["run", "token-counts"], ["--model", "model"]
+    halved = ["--background", '[{"kind": "halve", "site": "z.1"}]']
+    methods, listed, edits, help, one, two, none, sweep = commands(
+        place,
+        ["methods", "--json"],
+        ["methods"],
+        ["edits", "--json"],
+        ["run", "--help"],
+        [*count, "cabbage", "--json", "-", *model],
+        [*count, "task:alphabet,n=2", "--json", "-", *model],
+        [*count, "task:alphabeta,n=2", *model],
+        ["run", "ablation-sweep", "cabbage", "--metric", "a", "b", *halved, *model],
+    )
+    told = json.loads(methods["out"])
     mine = next(entry for entry in told["methods"] if entry["id"] == "token-counts")
     assert (mine["group"], mine["about"]) == ("prompts", "How many tokens each prompt has: n = |tokens|.")
     assert told["broken"]["residscope.methods: broken"] == "RuntimeError: not today"
-    assert "broken plugin residscope.methods: broken: RuntimeError: not today" in command(place, "methods").stdout
-    assert "halve" in {entry["id"] for entry in json.loads(command(place, "edits", "--json").stdout)["edits"]}
-    assert "token-counts" in command(place, "run", "--help").stdout
-    assert "--rounds" in command(place, "run", "token-counts", "--help").stdout
-    done = command(place, "run", "token-counts", "cabbage", "--json", "-", "--model", "model")
-    assert json.loads(done.stdout)["rows"] == [[0, 7.0]], done.stderr
-    done = command(place, "run", "token-counts", "task:alphabet,n=2", "--json", "-", "--model", "model")
-    assert [row[1] for row in json.loads(done.stdout)["rows"]] == [3.0, 3.0], done.stderr
-    done = command(place, "run", "token-counts", "task:alphabeta,n=2", "--model", "model")
-    assert (done.returncode, "UnknownTask" in done.stderr, "alphabet" in done.stderr) == (2, True, True)
-    done = command(
-        place, "run", "ablation-sweep", "cabbage", "--metric", "a", "b", "--background", '[{"kind": "halve", "site": "z.1"}]',
-        "--model", "model",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert "broken plugin residscope.methods: broken: RuntimeError: not today" in listed["out"]
+    assert "halve" in {entry["id"] for entry in json.loads(edits["out"])["edits"]}
+    assert "token-counts" in help["out"]
+    assert json.loads(one["out"])["rows"] == [[0, 7.0]], one["err"]
+    assert [row[1] for row in json.loads(two["out"])["rows"]] == [3.0, 3.0], two["err"]
+    assert (none["code"], "UnknownTask" in none["err"], "alphabet" in none["err"]) == (2, True, True)
+    assert sweep["code"] == 0, sweep["err"]
+    assert "--rounds" in command(place, *count, "--help").stdout  # a process of its own, as a person's
 
 
 @pytest.mark.parametrize("declare", [method, edit, task])

@@ -71,21 +71,21 @@ def version(package: str, least: tuple[int, ...]) -> Check:
     """The installed version, without importing the package; where it is newer than any that was run, that is said."""
     wanted = f"{package}>={'.'.join(map(str, least))}"
     try:
-        found = metadata.version(package)
+        installed = metadata.version(package)
     except metadata.PackageNotFoundError:
         return Check(package, "fail", "not installed", f"pip install '{wanted}'")
-    numbers = tuple(int(part) for part in found.split("+")[0].split(".")[:2] if part.isdigit())
+    numbers = tuple(int(part) for part in installed.split("+")[0].split(".")[:2] if part.isdigit())
     if numbers < least:
-        return Check(package, "fail", found, f"pip install '{wanted}'")
-    if package in versions.tried() and versions.newer_than_tried(package, found):
+        return Check(package, "fail", installed, f"pip install '{wanted}'")
+    if package in versions.tried() and versions.newer_than_tried(package, installed):
         newest = versions.tried()[package][1]
         return Check(
             package,
             "warn",
-            f"{found}, newer than any that Residscope was run with; each model's certificate is measured on it",
+            f"{installed}, newer than any that Residscope was run with; each model's certificate is measured on it",
             f"pip install '{package}=={newest}', the newest that was",
         )
-    return Check(package, "ok", found)
+    return Check(package, "ok", installed)
 
 
 def page() -> Check:
@@ -132,9 +132,9 @@ def free_port(port: int) -> Check:
 
 
 def browser() -> Check:
-    found = next((shutil.which(name) for name in BROWSERS if shutil.which(name)), None)
+    path = next((shutil.which(name) for name in BROWSERS if shutil.which(name)), None)
     mend = "open the printed address on another machine: ssh -L 8765:127.0.0.1:8765 HOST"
-    return Check("browser", "ok", found) if found else Check("browser", "warn", "none found here", mend)
+    return Check("browser", "ok", path) if path else Check("browser", "warn", "none found here", mend)
 
 
 def loadable(model: str) -> Check:

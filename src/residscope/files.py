@@ -17,7 +17,7 @@ from torch import Tensor
 
 from residscope.endings import check_ending
 from residscope.errors import DamagedFile, FileNotThere, NotPlain, ResidscopeError, Unsealed
-from residscope.json_values import bytes_of, from_plain, to_plain
+from residscope.json_values import byte_array, from_plain, to_plain
 
 AGAIN = "save it again from where it was made, or take it from a backup"
 
@@ -192,7 +192,7 @@ def digest(kind: str, tensors: Mapping[str, Tensor], about: str) -> str:
     for name in sorted(tensors):
         x = tensors[name]
         hashed.update(f"{name} {x.dtype} {tuple(x.shape)}\n".encode())
-        hashed.update(bytes_of(x).data)
+        hashed.update(byte_array(x).data)
     return hashed.hexdigest()
 
 

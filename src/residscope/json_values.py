@@ -161,20 +161,20 @@ def from_plain(value: Any, tensors: Mapping[str, Tensor] | None = None) -> Any:
         return value
     if not any(isinstance(key, str) and key.startswith("$") for key in value):
         return {k: from_plain(v, tensors) for k, v in value.items()}
-    (mark, held), *more = value.items()
+    (mark, content), *more = value.items()
     if more or (mark not in _BACK and mark not in FORMS):
         raise NotPlain("no such mark", received=", ".join(map(str, value))[:200], allowed=", ".join([*_BACK, *FORMS]))
-    return FORMS[mark].back(held, tensors) if mark in FORMS else _BACK[mark](held, tensors)
+    return FORMS[mark].back(content, tensors) if mark in FORMS else _BACK[mark](content, tensors)
 
 
 FORMS: dict[str, Form] = {}
 
 
 def _mapping_out(value: Mapping[Any, Any], tensors: Tensors, name: str) -> dict[str, Any]:
-    found = [(key, _out(v, tensors, f"{name}[{key!r}]")) for key, v in value.items()]
+    entries = [(key, _out(v, tensors, f"{name}[{key!r}]")) for key, v in value.items()]
     if all(type(key) is str and not key.startswith("$") for key in value):
-        return dict(found)
-    return {"$mapping": [[_out(key, tensors, f"a key of {name}"), v] for key, v in found]}
+        return dict(entries)
+    return {"$mapping": [[_out(key, tensors, f"a key of {name}"), v] for key, v in entries]}
 
 
 def _array_out(value: Any, tensors: Tensors, name: str) -> dict[str, Any]:
@@ -193,21 +193,21 @@ def _tensor_out(x: Tensor, tensors: Tensors, name: str) -> dict[str, Any]:
     x = x.detach().cpu().resolve_conj().resolve_neg().contiguous()
     raw = _bytes(x)
     digest = hashlib.sha256(raw).hexdigest()
-    found = {"dtype": kind, "shape": list(x.shape), "sha256": digest}
+    described = {"dtype": kind, "shape": list(x.shape), "sha256": digest}
     if tensors is None:
-        return found | {"data": b64encode(raw).decode()}
+        return described | {"data": b64encode(raw).decode()}
     tensors[digest] = x
-    return found
+    return described
 
 
-def _tensor_in(found: Any, tensors: Mapping[str, Tensor] | None) -> Tensor:
-    digest = str(found.get("sha256")) if isinstance(found, Mapping) else ""
-    held = None if tensors is None else tensors.get(digest)
-    if tensors is not None and held is None and isinstance(found, Mapping) and "data" not in found:
+def _tensor_in(described: Any, tensors: Mapping[str, Tensor] | None) -> Tensor:
+    digest = str(described.get("sha256")) if isinstance(described, Mapping) else ""
+    tensor = None if tensors is None else tensors.get(digest)
+    if tensors is not None and tensor is None and isinstance(described, Mapping) and "data" not in described:
         raise NotPlain("a tensor is missing", received=f"sha256 {digest}", allowed=f"{len(tensors)} tensors given")
     try:
-        raw = b64decode(found["data"], validate=True) if held is None or "data" in found else _bytes(held)
-        dtype, shape = DTYPES[found["dtype"]], [*found["shape"]]
+        raw = b64decode(described["data"], validate=True) if tensor is None or "data" in described else _bytes(tensor)
+        dtype, shape = DTYPES[described["dtype"]], [*described["shape"]]
         if hashlib.sha256(raw).hexdigest() != digest:
             raise ValueError(f"the sha256 of {digest} is another")
         if not all(type(n) is int and n >= 0 for n in shape):
@@ -227,23 +227,23 @@ def _float_in(text: Any, tensors: Mapping[str, Tensor] | None) -> float:
 
 _BACK: dict[str, Callable[[Any, Mapping[str, Tensor] | None], Any]] = {
     "$tensor": _tensor_in,
-    "$array": lambda held, tensors: _tensor_in(held, tensors).numpy(),
-    "$number": lambda held, tensors: _tensor_in(held, tensors).numpy()[()],
+    "$array": lambda content, tensors: _tensor_in(content, tensors).numpy(),
+    "$number": lambda content, tensors: _tensor_in(content, tensors).numpy()[()],
     "$float": _float_in,
-    "$tuple": lambda held, tensors: tuple(from_plain(v, tensors) for v in held),
-    "$list": lambda held, tensors: [from_plain(v, tensors) for v in held],
-    "$mapping": lambda held, tensors: {from_plain(k, tensors): from_plain(v, tensors) for k, v in held},
+    "$tuple": lambda content, tensors: tuple(from_plain(v, tensors) for v in content),
+    "$list": lambda content, tensors: [from_plain(v, tensors) for v in content],
+    "$mapping": lambda content, tensors: {from_plain(k, tensors): from_plain(v, tensors) for k, v in content},
 }
 
 
-def bytes_of(x: Tensor) -> Any:
+def byte_array(x: Tensor) -> Any:
     """The bytes of a contiguous tensor on the CPU, as an array over its own memory."""
     flat = x.detach().as_strided((x.numel(),), (1,))  # of one element or none, the strides may be of any length
     return flat.view(torch.uint8).numpy()
 
 
 def _bytes(x: Tensor) -> bytes:
-    raw: bytes = bytes_of(x.detach().cpu().contiguous()).tobytes()
+    raw: bytes = byte_array(x.detach().cpu().contiguous()).tobytes()
     return raw
 
 

@@ -203,7 +203,7 @@ def wire_page() -> str:
     """What the server says: the answers by name, then every type in them."""
     from residscope.server.said import schema
 
-    said = schema()
+    whole = schema()
     parts = [
         f"# The wire's types\n\n{WRITTEN}\n",
         "What a session says, as TypeScript: its state, and the answers to intents and queries. What each is asked for, and "
@@ -211,12 +211,12 @@ def wire_page() -> str:
         "its axes.\n",
     ]
     for kind in ("queries", "intents"):
-        answers = {name: _typed(shape) for name, shape in said["properties"][kind]["properties"].items()}
+        answers = {name: _typed(shape) for name, shape in whole["properties"][kind]["properties"].items()}
         parts += [f"## {kind.capitalize()}\n", "| name | answer |\n|---|---|"]
         parts += [f"| `{name}` | {_cell(f'`{answer}`')} |" for name, answer in answers.items()]
         parts.append("")
     parts.append("## Types\n\n```ts")
-    parts += ["\n".join(_interface(name, shape)) for name, shape in said["definitions"].items()]
+    parts += ["\n".join(_interface(name, shape)) for name, shape in whole["definitions"].items()]
     return "\n".join([*parts, "```"]) + "\n"
 
 
@@ -225,8 +225,8 @@ def _interface(name: str, shape: dict[str, Any]) -> Iterator[str]:
         yield f"// {shape['description']}"
     yield f"interface {name} {{"
     for key, part in shape["properties"].items():
-        words = f"  // {part['description']}" if "description" in part else ""
-        yield f"  {key}{'' if key in shape['required'] else '?'}: {_typed(part)};{words}"
+        comment = f"  // {part['description']}" if "description" in part else ""
+        yield f"  {key}{'' if key in shape['required'] else '?'}: {_typed(part)};{comment}"
     if shape["additionalProperties"]:
         yield "  [more: string]: unknown;"
     yield "}"
@@ -246,11 +246,11 @@ def _typed(shape: dict[str, Any]) -> str:
         inner = _typed(shape["items"])
         return f"({inner})[]" if " | " in inner else f"{inner}[]"
     if shape.get("type") == "object" and "properties" in shape:
-        told = [
+        members = [
             f"{key}{'' if key in shape['required'] else '?'}: {_typed(part)}"
             for key, part in shape["properties"].items()
         ]
-        return f"{{ {'; '.join(told)} }}" if told else "{}"
+        return f"{{ {'; '.join(members)} }}" if members else "{}"
     if shape.get("type") == "object":
         return f"Record<string, {_typed(shape['additionalProperties'])}>"
     return str(shape.get("tsType", shape.get("type", "unknown")))

@@ -30,9 +30,9 @@ class _AtOnePosition:
 
     def labelled(self, model: Any = None) -> str:
         """What it is called, tokens as the model has them: "logit difference ' Mary' − ' John'"."""
-        return self._said(model) + ("" if self.pos == -1 else f" at position {self.pos}")
+        return self._words(model) + ("" if self.pos == -1 else f" at position {self.pos}")
 
-    def _said(self, model: Any) -> str:
+    def _words(self, model: Any) -> str:
         raise NotImplementedError
 
     def columns(self, model: Any, batch: Batch) -> Ids:
@@ -59,7 +59,7 @@ class LogitDiff(_AtOnePosition):
     negative: tuple[str | int, ...] | None = None
     pos: int = -1
 
-    def _said(self, model: Any) -> str:
+    def _words(self, model: Any) -> str:
         if self.positive is None or self.negative is None:
             return "logit difference right − wrong answer"
         return f"logit difference {_shown(self.positive, model)} − {_shown(self.negative, model)}"
@@ -100,7 +100,7 @@ class LogProb(_AtOnePosition):
     token: str | int
     pos: int = -1
 
-    def _said(self, model: Any) -> str:
+    def _words(self, model: Any) -> str:
         return f"log-probability of {_shown((self.token,), model)}"
 
     def of(self, logits: Float[Tensor, "batch column"], ids: Ids, model: Any, batch: Batch) -> Float[Tensor, "batch"]:
@@ -158,7 +158,7 @@ class KL(_AtOnePosition):
     reference: Recording
     pos: int = -1
 
-    def _said(self, model: Any) -> str:
+    def _words(self, model: Any) -> str:
         return "KL from the reference run"
 
     def of(self, logits: Float[Tensor, "batch column"], ids: Ids, model: Any, batch: Batch) -> Float[Tensor, "batch"]:

@@ -31,7 +31,8 @@ def picture(result: "Result") -> View:
             labels = zip(result.coords[shortest], _labels(result, shortest), strict=True)
             limit = _limit(result.values)
             maps = [
-                _map(result.select(**{shortest: one}), title=f"{shortest} {said}", limit=limit) for one, said in labels
+                _map(result.select(**{shortest: label}), title=f"{shortest} {text}", limit=limit)
+                for label, text in labels
             ]
             return Grid(maps, columns=2, title=result.name)
     return _table(result)
@@ -72,7 +73,7 @@ def _table(result: "Result") -> Table:
     for place in product(*(range(n) for n in result.values.shape)):
         if len(rows) == MOST_ROWS:
             break
-        cells = [said[i] for said, i in zip(labels, place, strict=True)]
+        cells = [texts[i] for texts, i in zip(labels, place, strict=True)]
         rows.append([*cells, *(x[place].item() for x in shown)])
     total, note = result.values.numel(), _note(result)
     if total > MOST_ROWS:
@@ -84,8 +85,8 @@ def _table(result: "Result") -> Table:
 def _labels(result: "Result", dim: str) -> list[str]:
     """What stands along a dimension, in words: its labels, and the further columns beside them (`3 Mary`)."""
     columns = [result.coords[dim], *(result.coords[c] for c, at in result.along.items() if at == dim)]
-    said = [[x if isinstance(x, str) else f"{x:g}" for x in column] for column in columns]
-    return [" ".join(parts) for parts in zip(*said, strict=True)]
+    texts = [[x if isinstance(x, str) else f"{x:g}" for x in column] for column in columns]
+    return [" ".join(parts) for parts in zip(*texts, strict=True)]
 
 
 def _limit(values: Tensor) -> float | None:

@@ -109,10 +109,10 @@ class Result:
                 )
         if strange := self.along.keys() - (self.coords.keys() - size.keys()):
             raise BadResult("`along` names columns that are not there", received=", ".join(sorted(strange)))
-        found = {dim: tuple(range(n)) for dim, n in size.items()} | {
+        labelled = {dim: tuple(range(n)) for dim, n in size.items()} | {
             name: tuple(as_label(x) for x in labels) for name, labels in self.coords.items()
         }
-        for name, labels in found.items():
+        for name, labels in labelled.items():
             dim = self.along.get(name, name)
             if len(labels) != size[dim]:
                 raise BadResult(
@@ -124,7 +124,7 @@ class Result:
                     received=str(next(x for x in labels if labels.count(x) > 1)),
                     fix=f"put these labels in a further column: along={{...: {dim!r}}}",
                 )
-        return found
+        return labelled
 
     def __eq__(self, other: object) -> bool:
         """Whether the two are the same in every part, NaN the same as NaN."""
@@ -156,26 +156,26 @@ class Result:
         `select(layer=3)`, `select(pos=[0, 4])`, and by a further column all that match: `select(token=" Mary")`.
         Raises UnknownLabel.
         """
-        found = self
+        part = self
         for name, wanted in labels.items():
-            found = found._one(name, wanted)
-        return found
+            part = part._one(name, wanted)
+        return part
 
     def _one(self, name: str, wanted: Label | Sequence[Label]) -> "Result":
         if name not in self.coords:
             raise UnknownLabel(
                 "no such dimension or column", received=name, allowed=", ".join(self.coords) or "none (a single number)"
             )
-        dim, held = self.along.get(name, name), tuple(self.coords[name])
+        dim, known = self.along.get(name, name), tuple(self.coords[name])
         several = not isinstance(wanted, str) and isinstance(wanted, Iterable)
         asked: list[Any] = list(wanted) if several else [wanted]  # type: ignore[arg-type]
-        places = [place for label in asked for place, other in enumerate(held) if other == label]
-        if missing := [label for label in asked if label not in held]:
-            near = ", ".join(map(repr, held[:6])) + (f" ... {held[-1]!r}" if len(held) > 6 else "")
+        places = [place for label in asked for place, other in enumerate(known) if other == label]
+        if missing := [label for label in asked if label not in known]:
+            near = ", ".join(map(repr, known[:6])) + (f" ... {known[-1]!r}" if len(known) > 6 else "")
             raise UnknownLabel(f"no such {name}", received=repr(missing[0]), allowed=near)
         if name == dim and not several:
             return self._reduced(
-                dim, lambda x: x.select(self.dims.index(dim), places[0]), {"selected": {dim: held[places[0]]}}
+                dim, lambda x: x.select(self.dims.index(dim), places[0]), {"selected": {dim: known[places[0]]}}
             )
         coords = {
             key: tuple(labels[p] for p in places) if self.along.get(key, key) == dim else labels
@@ -199,8 +199,8 @@ class Result:
         """Without a dimension and its columns; the provenance says what became of it."""
         gone = {dim} | {column for column, at in self.along.items() if at == dim}
         provenance = {**self.provenance}
-        for key, said in note.items():
-            provenance[key] = {**provenance.get(key, {}), **said}
+        for key, added in note.items():
+            provenance[key] = {**provenance.get(key, {}), **added}
         return replace(
             self,
             values=take(self.values),

@@ -197,6 +197,7 @@ def test_a_file_goes_from_one_to_the_other(come: Come, tmp_path: Path) -> None:
     expect(bob.get_by_test_id("one-name")).to_have_text("sent round")
     expect(bob.get_by_test_id("one-owner")).to_have_text("Ada")  # it is here already, and stays whose it is
     ada.get_by_test_id("one-delete").click()
+    expect(ada.get_by_test_id("notice-action")).to_be_visible()  # it is gone, not only asked for
     bob.get_by_test_id("library-file").set_input_files(file)
     expect(bob.get_by_test_id("one-owner")).to_have_text("Bob")
     expect(bob.get_by_test_id("description-text")).to_have_text("from file to file")

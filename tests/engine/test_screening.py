@@ -14,7 +14,7 @@ from residscope import edits, errors
 from residscope.engine.model import Model
 from residscope.engine.planner import Sweep, evidence, screening
 from residscope.engine.planner.audit import how_many, most_over
-from residscope.engine.planner.evidence import Ask, Evidence
+from residscope.engine.planner.evidence import Ask, CellEvidence
 from residscope.engine.planner.first_order import first_order
 from residscope.methods._lib.cells import _chains, grid
 from tiny_models import IOI, VOCAB
@@ -101,7 +101,9 @@ def screened(llama, monkeypatch, true, told, **how):
     """The sweep screened by evidence that tells these effects: what is known exactly, and what the audit says."""
     effect = told[:, None]
     none = torch.zeros(CELLS, dtype=torch.bool)
-    monkeypatch.setitem(screening.WAYS, "gradient", lambda ask: Evidence(effect, effect.abs(), none, (), "a tale", 1))
+    monkeypatch.setitem(
+        screening.WAYS, "gradient", lambda ask: CellEvidence(effect, effect.abs(), none, (), "a tale", 1)
+    )
     found = rs.screened(Told(llama, true), 20.0, by="gradient", **how)
     known = torch.tensor([k == "exact" for k in found.coords["known"]])
     assert torch.equal(found.values[known, 0], true[known])

@@ -14,7 +14,7 @@ from residscope.engine.model import Model
 from residscope.engine.recording_view import shown
 from residscope.engine.sinks import kept
 from residscope.methods._lib.activations import recorded
-from residscope.methods.dose_response import moments_of
+from residscope.methods.dose_response import prompt_moments
 from tiny_models import tiny_llama
 
 LOUD = 96  # a token whose embedding is far longer than the others'
@@ -83,7 +83,7 @@ def test_every_user_leaves_out_the_same_tokens():
     wanted = by_hand(rows, around=("resid_pre.2",))
     assert sum(map(sum, wanted)) == 6 + 6 + 7  # where most are loud, loud is usual
     batch = MODEL.batch(rows)
-    assert moments_of(MODEL, batch, "resid_pre.2", None).count == 19
+    assert prompt_moments(MODEL, batch, "resid_pre.2", None).count == 19
     positions = {f"P{i}": (i,) * 3 for i in range(8)}
     seen = recorded(MODEL, rs.PromptSet(tuple(map(tuple, rows)), positions=positions), ["resid_pre.2"], list(positions))
     for i in range(8):

@@ -244,6 +244,6 @@ def test_held_out_is_beyond_what_was_fitted() -> None:
 
 
 def _moments(model: rs.Model, site: str, head: int | None):  # type: ignore[no-untyped-def]
-    from residscope.methods.dose_response import moments_of
+    from residscope.methods.dose_response import prompt_moments
 
-    return moments_of(model, model.batch(PROMPTS), site, head)
+    return prompt_moments(model, model.batch(PROMPTS), site, head)

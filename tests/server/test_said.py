@@ -47,7 +47,7 @@ def test_an_intent_s_answer_is_what_its_function_gives(name: str) -> None:
     """Where that is the session's to give, its function gives none of its own."""
     intent = INTENTS[name]
     _, value = typing.get_args(typing.get_type_hints(intent.apply)["return"])
-    assert value in (intent.says, type(None))
+    assert value in (intent.answer_type, type(None))
 
 
 @pytest.mark.parametrize("name", QUERIES)
@@ -206,7 +206,7 @@ def test_two_parts_of_one_name_are_refused() -> None:
     shapes = Said()
     shapes.of(TypedDict("Gram", {"of": int}))
     with pytest.raises(TypeError, match="would both be Gram"):
-        shapes.of(QUERIES["gram"].says)
+        shapes.of(QUERIES["gram"].answer_type)
 
 
 def test_a_type_that_says_nothing_is_refused() -> None:

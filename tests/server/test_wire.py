@@ -464,19 +464,26 @@ def test_the_socket_refuses_in_the_same_shape(server: Server, message: str | byt
         assert server.session.snapshot() == (before["seq"], before["state"])
 
 
-def test_the_socket_answers_a_query_as_http_does_and_sends_tensors_over_http_alone(
-    server: Server, http: httpx.Client
-) -> None:
+def test_the_socket_answers_a_query_as_http_does(server: Server, http: httpx.Client) -> None:
     run = server.session.snapshot()[1]["current"]["a"]
     with open_socket(server) as socket:
         read(socket)
         for name, args in (("gram", {"of": ["pca@resid_post.1"]}), ("lens", {"run": run, "layer": 0, "pos": 0})):
             socket.send(json.dumps({"id": 11, "query": name, "args": args}))
             assert read(socket) == {"id": 11, "ok": True, "value": http.post(f"/api/queries/{name}", json=args).json()}
-        socket.send(json.dumps({"id": 12, "query": "stream", "args": {"run": run}}))
-        refusal = read(socket)
-        assert (refusal["id"], refusal["error"]["fix"]) == (12, "POST api/queries/stream")
-    assert load(http.post("/api/queries/stream", json={"run": run}).content)
+        pairs = (("stream", {"run": run}), ("coef", {"run": run, "dictionary": "pca@resid_post.1", "indices": [1, 0]}))
+        for id, (name, args) in enumerate(pairs, 20):
+            socket.send(json.dumps({"id": id, "query": name, "args": args}))
+            head, tensors = read_frame(socket, id)
+            assert head == {"id": id, "ok": True}
+            ours, theirs = (
+                load(tensors),
+                load(http.post(f"/api/queries/{name}", json=args).content),
+            )  # their metadata has no order
+            assert ours.keys() == theirs.keys()  # their metadata comes in any order
+            assert all(torch.equal(ours[part], theirs[part]) for part in ours)
+        socket.send(json.dumps({"id": 30, "query": "stream", "args": {"run": "no such"}}))
+        assert read(socket)["error"]["type"] == "NotFound"
 
 
 def test_a_file_travels_in_a_frame_or_as_the_body(server: Server, http: httpx.Client) -> None:
@@ -572,6 +579,17 @@ def state(http: httpx.Client) -> dict[str, Any]:
 def open_socket(server: Server, **options: Any) -> ClientConnection:
     headers = {"authorization": f"Bearer {server.token}"}
     return connect(f"ws://127.0.0.1:{server.port}/ws", additional_headers=headers, **options)
+
+
+def read_frame(socket: ClientConnection, id: int) -> tuple[dict[str, Any], bytes]:
+    """The answer in a frame: its head, and its tensors."""
+    while True:
+        data = socket.recv(timeout=60)
+        if not isinstance(data, bytes):
+            continue
+        size = int.from_bytes(data[:4], "little")
+        if (head := json.loads(data[4 : 4 + size])).get("id") == id:
+            return head, data[4 + size :]
 
 
 def read(socket: ClientConnection) -> dict[str, Any]:

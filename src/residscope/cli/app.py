@@ -11,7 +11,7 @@ from residscope.cli import library as cli_library
 from residscope.cli import lists as cli_lists
 from residscope.cli import reproduce as cli_reproduce
 from residscope.cli import run as cli_run
-from residscope.cli.parts import Device, Dtype, bar, print_json, readable, token_of, torch_dtype
+from residscope.cli.parts import Device, Dtype, bar, on_one_line, print_json, token_of, torch_dtype
 from residscope.errors import BadEdit, DirectionError, ResidscopeError, UnknownLayer, WrongModel
 from residscope.model.catalog import CATALOG, DEFAULT
 
@@ -67,8 +67,8 @@ def open_page(
     serve(model, host=host, port=port, open_browser=not no_browser, dtype=dtype, device=device, store=store)
 
 
-@app.command()
-def look(
+@app.command("look")
+def look_in_terminal(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT")],
     model: Annotated[str, typer.Option(help="a catalog name, a folder, or a hub repository")] = DEFAULT,
     direction: Annotated[
@@ -98,8 +98,8 @@ def look(
 
     console = Console(highlight=False)
     draw(console, texts, [row - 1 for row in rows], values=values, name=name)
-    said = "   ".join(f"{readable(text)} {p:.3f}" for text, _, p in top)
-    console.print(f"next   {said}", markup=False, soft_wrap=True)
+    likeliest = "   ".join(f"{on_one_line(text)} {p:.3f}" for text, _, p in top)
+    console.print(f"next   {likeliest}", markup=False, soft_wrap=True)
 
 
 @models.command("list")
@@ -107,13 +107,15 @@ def list_models(json: Annotated[bool, typer.Option("--json")] = False) -> None:
     """The catalog, and what of it is in the cache."""
     from residscope.model import weights
 
-    found = [(entry, weights.cached(name), weights.size(name)) for name, entry in CATALOG.items()]
+    listed = [(entry, weights.cached(name), weights.size(name)) for name, entry in CATALOG.items()]
     if json:
-        print_json([{"name": at.name, "about": at.about, "cached": cached, "bytes": n} for at, cached, n in found])
+        print_json(
+            [{"name": entry.name, "about": entry.about, "cached": cached, "bytes": n} for entry, cached, n in listed]
+        )
         return
-    for at, cached, n in found:
-        kept = f"{n / 1e6:,.0f} MB" if cached else "-"
-        typer.echo(f"{at.name:<18} {kept:>9}  {at.about}")
+    for entry, cached, n in listed:
+        size = f"{n / 1e6:,.0f} MB" if cached else "-"
+        typer.echo(f"{entry.name:<18} {size:>9}  {entry.about}")
     typer.echo("\nany folder or hub repository (owner/name) of a known family will do as well")
 
 
@@ -148,15 +150,15 @@ def doctor(
 
     from residscope.doctor import examine
 
-    found = []
+    checks = []
     for check in examine(model, port=port):
-        found.append(check)
+        checks.append(check)
         if not json:
             typer.secho(f"{check.state:<5}", fg={"ok": "green", "warn": "yellow", "fail": "red"}[check.state], nl=False)
             typer.echo(f"{check.name:<12} {check.found}" + (f"\n{'':<18}to mend: {check.mend}" if check.mend else ""))
     if json:
-        print_json([asdict(check) for check in found])
-    raise typer.Exit(any(check.state == "fail" for check in found))
+        print_json([asdict(check) for check in checks])
+    raise typer.Exit(any(check.state == "fail" for check in checks))
 
 
 def main() -> None:
@@ -211,15 +213,15 @@ def read_rows(
         chosen = logit_diff(model, *(token_of(model, token) for token in rest.split(",")), before_cap=True)
     elif direction.startswith("PC ") and "@" in direction:
         index, _, site = direction.removeprefix("PC ").partition("@")
-        held = shipped(model)
-        if site not in held:
+        components = shipped(model)
+        if site not in components:
             raise WrongModel(
-                f"no components for {model.name} there", received=site, allowed=", ".join(held) or "none here"
+                f"no components for {model.name} there", received=site, allowed=", ".join(components) or "none here"
             )
         if not index.strip().isdigit():
             raise DirectionError("a component is counted from zero", received=direction, allowed='"PC 0@resid_post.23"')
-        chosen = held[site][int(index)]
-        means = {name: float(chosen.read @ held[name].mean) for name in held}
+        chosen = components[site][int(index)]
+        means = {name: float(chosen.read @ components[name].mean) for name in components}
     else:
         raise BadEdit("no such direction", received=direction, allowed='"PC 7@resid_post.23" or "logit: Mary, John"')
     values = []
@@ -241,11 +243,11 @@ def draw(console: "Console", tokens: list[str], layers: list[int], *, values: li
     rest = sorted(abs(value) for line in inside or values for value in line)
     colour = console.color_system is not None and not console.no_color
     scale = rest[min(len(rest) - 1, int(CLIP * len(rest)))] or 1.0
-    width = max(4, min(8, max(map(len, map(readable, tokens))) + 1))
+    width = max(4, min(8, max(map(len, map(on_one_line, tokens))) + 1))
     fit = max(1, (console.width - 6) // width)
     for start in range(0, len(tokens), fit):
         block = range(start, min(start + fit, len(tokens)))
-        heads = "".join(f"{readable(tokens[pos])[: width - 1]:<{width}}" for pos in block)
+        heads = "".join(f"{on_one_line(tokens[pos])[: width - 1]:<{width}}" for pos in block)
         console.print(Text(f"{'pos':<6}" + "".join(f"{pos:<{width}}" for pos in block), style="dim"), soft_wrap=True)
         console.print(Text(" " * 6 + heads), soft_wrap=True)
         for layer, line in zip(layers, values, strict=True):
@@ -264,12 +266,12 @@ def cell(share: float, width: int, *, outside: bool, colour: bool) -> "Text":
     from rich.text import Text
 
     mark = "!" if abs(share) > 1 else "x" if share != share else " "
-    held = max(-1.0, min(1.0, share)) if share == share else 0.0
+    clamped = max(-1.0, min(1.0, share)) if share == share else 0.0
     if not colour:
-        digit = round(9 * held)
+        digit = round(9 * clamped)
         shown = f"{digit:+d}" if digit else "."
         return Text(f"{shown}{mark.strip()}".ljust(width))
-    at = (held + 1) * 4
+    at = (clamped + 1) * 4
     low = min(int(at), 7)
     near, far = ([int(BLUE_TO_RED[i][k : k + 2], 16) for k in (1, 3, 5)] for i in (low, low + 1))
     red, green, blue = (round(a + (b - a) * (at - low)) for a, b in zip(near, far, strict=True))

@@ -1,6 +1,7 @@
 """A method run from the command line: its words read, its progress shown, what it makes written or shown."""
 
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from residscope.cli.outputs import Outputs
 from residscope.cli.parts import bar, torch_dtype
 from residscope.cli.words import Taken
 from residscope.declare import Method
-from residscope.errors import BadArguments, Cancelled
+from residscope.errors import BadArguments, Cancelled, ResidscopeWarning
 from residscope.fields.base import Spec
+from residscope.progress import heard_warnings
 
 STOPPED = 130  # the exit code of what Ctrl-C ended
 
@@ -27,27 +29,31 @@ def run_method(
     called = Taken.of(method.schema()).called
     plain, texts = arguments(method, words, called)
     outputs.check_kind(method)
-    kind = torch_dtype(dtype)
+    number_type = torch_dtype(dtype)
     import residscope as rs
     from residscope.cli.made import show, write
     from residscope.cli.world import FileWorld
     from residscope.world.loaded import Loaded
 
     with bar() as progress:
-        of = rs.load(model, dtype=kind, device=device, progress=progress)
-    world = FileWorld(Loaded.of(of, source=model), texts=texts)
+        loaded = rs.load(model, dtype=number_type, device=device, progress=progress)
+    world = FileWorld(Loaded.of(loaded, source=model), texts=texts)
     method.look(plain, world)
-    made, stopped = watched(method, plain, world)
+    with heard_warnings() as told, warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResidscopeWarning)  # said below, in words
+        made, stopped = watched(method, plain, world)
+    for warning in told:
+        print(f"residscope: {id} warns: {warning}", file=sys.stderr)
     if made is not None:
-        write(made, outputs, of)
+        write(made, outputs, loaded)
         if "-" not in outputs.files.values():
             show(made, world.loaded)
     if stopped:
-        kept = [path for path in outputs.files.values() if path != "-"]
+        files = [path for path in outputs.files.values() if path != "-"]
         what = (
             "nothing was finished"
             if made is None
-            else "what was finished is " + (f"in {', '.join(kept)}" if kept else "above")
+            else "what was finished is " + (f"in {', '.join(files)}" if files else "above")
         )
         print(f"residscope: {id} was stopped by Ctrl-C: {what}", file=sys.stderr)
         raise typer.Exit(STOPPED)

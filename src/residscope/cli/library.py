@@ -57,16 +57,18 @@ def list_directions(
 def show(id: Id, store: Store = None, json: Json = False) -> None:
     """One direction, and what people say of it."""
     library = opened(store)
-    whole = library.get(found(library, id))
+    whole = library.get(whole_id(library, id))
     if json:
         return say(whole.to_dict())
     entry = whole.entry
     place = entry.site if entry.head is None else f"{entry.site} head {entry.head}"
     typer.echo(f"{entry.name}\n{entry.id}\n{place} ({entry.space}) of {entry.model} {entry.model_hash[:12]}")
     typer.echo(f"saved by {entry.owner} on {entry.created[:10]}")
-    for said in whole.descriptions:
-        score = "" if said.blind is None else f"  {blind_line(said.blind)}"
-        typer.echo(f"\n{said.up} for, {said.down} against, by {said.author}{score}\n{said.text}")
+    for description in whole.descriptions:
+        score = "" if description.blind is None else f"  {blind_line(description.blind)}"
+        typer.echo(
+            f"\n{description.up} for, {description.down} against, by {description.author}{score}\n{description.text}"
+        )
     for comment in whole.comments:
         typer.echo(f"\n{comment.author}, {comment.created[:10]}: {comment.text}")
     return None
@@ -82,7 +84,7 @@ def export(
 
     check_ending(file, "direction")
     library = opened(store)
-    data = library.send(found(library, id))
+    data = library.send(whole_id(library, id))
     replace_whole(file, lambda draft: draft.write_bytes(data))
     typer.echo(f"{file}: {len(data):,} bytes")
 
@@ -106,7 +108,7 @@ def import_directions(
 def remove(id: Id, user: User = None, store: Store = None) -> None:
     """Delete a direction of yours; `residscope directions undo` brings it back for 30 days."""
     library = opened(store)
-    id = found(library, id)
+    id = whole_id(library, id)
     name = library.get(id).entry.name
     library.delete(id, user=me(user))
     typer.echo(f"deleted {name}")
@@ -187,7 +189,7 @@ def database(url: str | None, *, upgrade: bool) -> "Database":
     return Database(url, folder=data_folder(), upgrade=upgrade)
 
 
-def found(library: "Library", beginning: str) -> str:
+def whole_id(library: "Library", beginning: str) -> str:
     """The whole id. Raises NotFound where none begins so, or several do."""
     from residscope.errors import NotFound
 

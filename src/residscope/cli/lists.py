@@ -44,7 +44,7 @@ def _print(what: str, listed: Sequence[Mapping[str, Any]], words: tuple[str, ...
         return
     widths = {key: max((len(str(entry[key])) for entry in listed), default=0) for key in ("id", *words)}
     for entry in listed:
-        told = "  ".join(f"{entry[key]!s:<{widths[key]}}" for key in ("id", *words))
-        typer.echo(f"{told}  {entry['about']}"[:200].rstrip())
+        columns = "  ".join(f"{entry[key]!s:<{widths[key]}}" for key in ("id", *words))
+        typer.echo(f"{columns}  {entry['about']}"[:200].rstrip())
     for name, why in BROKEN.items():
         typer.echo(f"broken plugin {name}: {why}")

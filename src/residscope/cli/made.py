@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from torch import Tensor
 
-from residscope.cli.parts import readable
+from residscope.cli.parts import on_one_line
 from residscope.errors import BadResult, WrongEnding
 from residscope.files import replace_whole
 
@@ -43,9 +43,9 @@ def write(made: Any, outputs: "Outputs", model: Any) -> None:
     if outputs.json is not None:
         import json
 
-        told = [json_of(item) | ({"part": part} if part else {}) for part, item in several.items()]
+        documents = [json_of(item) | ({"part": part} if part else {}) for part, item in several.items()]
         put(
-            json.dumps(told[0] if "" in several else told, ensure_ascii=False, allow_nan=False) + "\n",
+            json.dumps(documents[0] if "" in several else documents, ensure_ascii=False, allow_nan=False) + "\n",
             Path(outputs.json),
         )
 
@@ -101,31 +101,31 @@ def json_of(item: Any) -> dict[str, Any]:
     frame, kind = frame_of(item), item.kind.partition(":")[2] or item.kind
     name, unit = (getattr(item, part, "") for part in ("name", "unit"))
     about = {"kind": kind, "name": name if isinstance(name, str) else "", "unit": unit if isinstance(unit, str) else ""}
-    about |= {"provenance": plain(dict(item.provenance))}
+    about |= {"provenance": as_json(dict(item.provenance))}
     if frame is None:
-        return about | {"fields": plain(item)}
-    rows = plain(frame.astype(object).to_numpy().tolist())
+        return about | {"fields": as_json(item)}
+    rows = as_json(frame.astype(object).to_numpy().tolist())
     return about | {"columns": [*map(str, frame.columns)], "rows": rows}
 
 
-def plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """A value as JSON has it: records by their fields, tensors as lists."""
     if isinstance(value, Tensor):
-        return plain(value.tolist())
+        return as_json(value.tolist())
     if is_dataclass(value) and not isinstance(value, type):
-        return {part.name: plain(getattr(value, part.name)) for part in fields(value)}
+        return {part.name: as_json(getattr(value, part.name)) for part in fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): plain(part) for key, part in value.items()}
+        return {str(key): as_json(part) for key, part in value.items()}
     if isinstance(value, tuple | list | set | frozenset):
-        return [plain(part) for part in value]
+        return [as_json(part) for part in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, str | int | bool) else plain_number(value)
+    return value if value is None or isinstance(value, str | int | bool) else number_as_json(value)
 
 
-def plain_number(value: Any) -> Any:
+def number_as_json(value: Any) -> Any:
     """numpy's numbers and arrays as Python's; anything else as its words."""
-    return plain(value.tolist()) if hasattr(value, "tolist") else str(value)
+    return as_json(value.tolist()) if hasattr(value, "tolist") else str(value)
 
 
 def show(made: Any, loaded: Any) -> None:
@@ -149,9 +149,9 @@ def show_table(item: Any) -> None:
         return
     table = Table(box=None, pad_edge=False)
     for column in columns[:COLUMNS]:
-        table.add_column(readable(column), overflow="fold")
+        table.add_column(on_one_line(column), overflow="fold")
     for row in rows[:ROWS]:
-        table.add_row(*(said(cell) for cell in row[:COLUMNS]))
+        table.add_row(*(cell_text(cell) for cell in row[:COLUMNS]))
     Console(highlight=False).print(table, markup=False)
     if total > ROWS:
         typer.echo(f"... and {total - ROWS:,} more rows: --csv FILE, --json FILE, --save FILE")
@@ -177,47 +177,48 @@ def table_of(item: Any) -> tuple[list[str], list[list[Any]], int]:
     return [], [], 0
 
 
-def said(cell: Any) -> str:
+def cell_text(cell: Any) -> str:
     from rich.markup import escape
 
     if isinstance(cell, float):
         return "-" if math.isnan(cell) else f"{cell:.4g}"
-    return "-" if cell is None else escape(readable(str(cell))[:60])
+    return "-" if cell is None else escape(on_one_line(str(cell))[:60])
 
 
-def show_dictionary(found: "Dictionary", loaded: Any) -> None:
+def show_dictionary(dictionary: "Dictionary", loaded: Any) -> None:
     """Where it comes from, and the first directions: variance share, standard deviation, and what each writes to."""
     from residscope import directions
 
-    typer.echo(
-        f"{directions.new_id(found)}: {found.name} at {found.place}, {len(found)} directions of width {found.read.shape[1]}"
-    )
-    for key, value in found.provenance.items():
+    size = f"{len(dictionary)} directions of width {dictionary.read.shape[1]}"
+    typer.echo(f"{directions.new_id(dictionary)}: {dictionary.name} at {dictionary.place}, {size}")
+    for key, value in dictionary.provenance.items():
         if key not in ("model", "ids"):
             typer.echo(f"  {key}: {value:.4g}" if isinstance(value, float) else f"  {key}: {value}")
-    tops = poles(found, loaded)
+    tops = poles(dictionary, loaded)
     lines = []
-    for index in range(min(SHOWN, len(found))):
-        share = "" if found.variance is None else f"{float(found.variance[index]):.1%}"
-        deviation = "" if found.sd is None else f"{float(found.sd[index]):.3g}"
-        lines.append((readable(found.label(index)), share, deviation, tops[index]))
+    for index in range(min(SHOWN, len(dictionary))):
+        share = "" if dictionary.variance is None else f"{float(dictionary.variance[index]):.1%}"
+        deviation = "" if dictionary.sd is None else f"{float(dictionary.sd[index]):.3g}"
+        lines.append((on_one_line(dictionary.label(index)), share, deviation, tops[index]))
     width = max(len("direction"), *(len(line[0]) for line in lines))
-    typer.echo(f"{'direction':<{width}} {'share':>6} {'sd':>8}  " + ("top tokens" if wide(found, loaded) else "axes"))
+    typer.echo(
+        f"{'direction':<{width}} {'share':>6} {'sd':>8}  " + ("top tokens" if wide(dictionary, loaded) else "axes")
+    )
     for label, share, deviation, top in lines:
         typer.echo(f"{label:<{width}} {share:>6} {deviation:>8}  {top}")
-    if len(found) > SHOWN:
-        rest = "" if found.variance is None else f", {float(found.variance[SHOWN:].sum()):.1%}"
-        typer.echo(f"... and {len(found) - SHOWN} more{rest}")
+    if len(dictionary) > SHOWN:
+        rest = "" if dictionary.variance is None else f", {float(dictionary.variance[SHOWN:].sum()):.1%}"
+        typer.echo(f"... and {len(dictionary) - SHOWN} more{rest}")
 
 
-def wide(found: "Dictionary", loaded: Any) -> bool:
-    return bool(found.read.shape[1] == loaded.model.d_model)
+def wide(dictionary: "Dictionary", loaded: Any) -> bool:
+    return bool(dictionary.read.shape[1] == loaded.model.d_model)
 
 
-def poles(found: "Dictionary", loaded: Any) -> list[str]:
+def poles(dictionary: "Dictionary", loaded: Any) -> list[str]:
     """The common tokens whose logits each direction raises most; where it is not of the stream, its largest axes."""
-    write = found.write[:SHOWN].float()
-    if not wide(found, loaded):
+    write = dictionary.write[:SHOWN].float()
+    if not wide(dictionary, loaded):
         top = write.abs().topk(min(POLES, write.shape[1])).indices
         return [" ".join(f"{i}:{write[row, i]:+.2f}" for i in ids) for row, ids in enumerate(top.tolist())]
     texts, rows = loaded.common

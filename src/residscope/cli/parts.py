@@ -30,7 +30,7 @@ def token_of(model: Any, text: str) -> int:
     return int(model.token_id(text[1:] if text.startswith(" ") else f" {text}"))
 
 
-def readable(token: str) -> str:
+def on_one_line(token: str) -> str:
     """A token on one line: line breaks and tabs as signs, other control characters as a dot."""
     shown = token.replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍")
     return "".join(sign if sign.isprintable() else "·" for sign in shown)

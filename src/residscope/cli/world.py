@@ -98,8 +98,8 @@ class FileWorld(SessionWorld):
         return item
 
     def _refuse_kind(self, name: str, kind: str) -> None:
-        said = kind_of(Path(name).expanduser())
-        raise NotFound(f"that file holds no {kind}", received=f"{name}, {said}", allowed=f"a file of a {kind}")
+        actual = kind_of(Path(name).expanduser())
+        raise NotFound(f"that file holds no {kind}", received=f"{name}, {actual}", allowed=f"a file of a {kind}")
 
     def _prompt(self) -> Any:
         raise NotFound("the command line has no live prompt", allowed="a prompt as text, or a position as a number")
@@ -107,11 +107,11 @@ class FileWorld(SessionWorld):
 
 def check_model(item: Any, name: str, model: Any) -> None:
     """Refuse what says that it is of another model, or is of another width. Raises WrongModel, WrongWidth."""
-    said = item.provenance.get("hash") or item.provenance.get("model")
+    made_on = item.provenance.get("hash") or item.provenance.get("model")
     known = model.hash
-    if known and isinstance(said, str) and len(said) == len(known) and said != known:
+    if known and isinstance(made_on, str) and len(made_on) == len(known) and made_on != known:
         raise WrongModel(
-            f"{name} is of another model", received=said[:12], allowed=f"{model.name} ({known[:12]})",
+            f"{name} is of another model", received=made_on[:12], allowed=f"{model.name} ({known[:12]})",
             fix="load the model that it was made on: --model",
         )  # fmt: skip
     vectors = getattr(item, "read", getattr(item, "weights", None))

@@ -164,16 +164,17 @@ class Readings:
 
         order = np.argsort(values, kind="stable")
         ends = np.quantile(values.astype(np.float64), np.linspace(0, 1, intervals + 1))
-        found = []
+        sampled = []
         for number, (low, high) in enumerate(pairwise(ends.tolist())):
             inside = np.flatnonzero((values >= low) & ((values < high) if number < intervals - 1 else (values <= high)))
             drawn = inside[np.argsort(key[inside])[:per_interval]].tolist()
-            found.append(Interval(low, high, len(inside), tuple(map(example, drawn))))
+            sampled.append(Interval(low, high, len(inside), tuple(map(example, drawn))))
         direction = self.directions[index]
         highest = np.lexsort((pos, row, -values))[:k].tolist()  # of equal ones the first in the text
         return Examples(
-            direction.name, direction.place, tuple(map(example, highest)), tuple(map(example, order[:k].tolist())), tuple(found),
-            torch.from_numpy(values), {**about, "tokens": len(values), "left out": int((~kept).sum()), "rows": len(numbers)},
+            direction.name, direction.place, tuple(map(example, highest)), tuple(map(example, order[:k].tolist())),
+            tuple(sampled), torch.from_numpy(values),
+            {**about, "tokens": len(values), "left out": int((~kept).sum()), "rows": len(numbers)},
         )  # fmt: skip
 
 
@@ -212,8 +213,8 @@ def top_examples(
     for chunk in chunks(model, reader, sites, tokens=tokens, progress=progress, cancel=cancel):
         readings.add(chunk)
     about = {**model.provenance, "method": "top_examples", **reader.about, "seed": seed}
-    found = tuple(
+    examples = tuple(
         readings.result(i, k=k, intervals=intervals, per_interval=per_interval, context=context, seed=seed, about=about)
         for i in range(len(several))
     )
-    return found[0] if isinstance(directions, Direction) else found
+    return examples[0] if isinstance(directions, Direction) else examples

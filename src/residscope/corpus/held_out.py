@@ -46,28 +46,28 @@ def held_out(
     how = {"skip": skip, "most": n * SPREAD, "length": length}
     name = called(corpus)
     with stage("Looking for held-out text", n * SPREAD, progress, cancel) as tell:
-        found, unread = _windows(Reader(model, corpus), **how, tell=tell)
+        windows, unread = _windows(Reader(model, corpus), **how, tell=tell)
     origin = f"{name}, beyond its first {skip:,} tokens"
-    if len(found) < n and name not in BUILT_IN:
+    if len(windows) < n and name not in BUILT_IN:
         with stage(f"Looking for held-out text in {BUILT_IN[0]}", n * SPREAD, progress, cancel) as tell:
-            found, unread = _windows(Reader(model, BUILT_IN[0]), **how, tell=tell)
+            windows, unread = _windows(Reader(model, BUILT_IN[0]), **how, tell=tell)
         origin = f"{BUILT_IN[0]}, beyond its first {skip:,} tokens, since {name} has too few left"
     origin += f", without {unread:,} {UNREAD}" if unread else ""
-    if len(found) < n:
+    if len(windows) < n:
         raise TextTooShort(
             "too little of the text is left that was not fitted or looked at",
-            received=f"{len(found)} windows of {length} tokens beyond the first {skip:,}",
+            received=f"{len(windows)} windows of {length} tokens beyond the first {skip:,}",
             allowed=f"{n} or more",
             fix="look at fewer tokens, or give a longer text",
         )
-    return HeldOut(tuple(random.Random(seed).sample(found, n)), origin)
+    return HeldOut(tuple(random.Random(seed).sample(windows, n)), origin)
 
 
 def _windows(reader: Reader, *, skip: int, most: int, length: int, tell: Tell) -> tuple[list[tuple[int, ...]], int]:
     """Whole windows of each text's tokens, in order, once `skip` tokens have gone by; and how many characters were not read."""
-    found: list[tuple[int, ...]] = []
+    windows: list[tuple[int, ...]] = []
     with suppress(EmptyCorpus):
         for row in reader.rows(length=length, tokens=most * length, least=length, skip=skip, tell=tell):
-            found.append(tuple(row.ids))
-            tell(len(found))
-    return found, reader.unread
+            windows.append(tuple(row.ids))
+            tell(len(windows))
+    return windows, reader.unread

@@ -77,10 +77,10 @@ def of_text(files: Sequence[str]) -> list[str]:
     ['en/train-0.parquet', 'en/train-1.parquet']
     """
     for ending in ENDINGS:
-        found = sorted(file for file in files if file.lower().endswith(ending))
-        if found:
-            train = [file for file in found if _TRAIN.search(file.lower())]
-            return train or [file for file in found if not _OTHER.search(file.lower())] or found
+        of_ending = sorted(file for file in files if file.lower().endswith(ending))
+        if of_ending:
+            train = [file for file in of_ending if _TRAIN.search(file.lower())]
+            return train or [file for file in of_ending if not _OTHER.search(file.lower())] or of_ending
     return []
 
 

@@ -61,17 +61,17 @@ def mean_difference(
         )
     where = one_vector(model, site, head)
     readers = {name: Reader(model, corpus) for name, corpus in corpora.items()}
-    found = {}
+    moments = {}
     for name, reader in readers.items():
-        found[name] = moments_of(
+        moments[name] = moments_of(
             model, reader, [where], head=head, tokens=tokens, what=f"Reading {name}", progress=progress, cancel=cancel
         )[where]
-        check_count(found[name].count, 2, site=where, head=head)
+        check_count(moments[name].count, 2, site=where, head=head)
     unread = {name: reader.unread for name, reader in readers.items()}
-    differences = _differences(found)
+    differences = _differences(moments)
     vectors = torch.stack(list(differences.values()))
     lengths = vectors.norm(dim=1)
-    pooled, within = _pooled(found)
+    pooled, within = _pooled(moments)
     if bool((lengths <= 1e-6 * pooled.trace().sqrt()).any()):
         same = list(differences)[int(lengths.argmin())]
         raise ZeroDirection(
@@ -82,8 +82,8 @@ def mean_difference(
         )
     read = vectors / lengths[:, None]
     spread = ((read @ pooled) * read).sum(1).clamp_min(0)
-    means = torch.stack([m.mean for m in found.values()])
-    counts = torch.tensor([m.count for m in found.values()], dtype=means.dtype, device=means.device)
+    means = torch.stack([m.mean for m in moments.values()])
+    counts = torch.tensor([m.count for m in moments.values()], dtype=means.dtype, device=means.device)
     at = (means - (counts @ means) / counts.sum()) @ read.T
     between = counts @ at**2
     return Dictionary(
@@ -100,9 +100,9 @@ def mean_difference(
                 for name, reader in readers.items()
             },
             **({UNREAD: unread} if any(unread.values()) else {}),
-            "counts": {name: m.count for name, m in found.items()},
+            "counts": {name: m.count for name, m in moments.items()},
             "distances": lengths.tolist(),
-            "tokens": sum(m.count for m in found.values()),
+            "tokens": sum(m.count for m in moments.values()),
             "model": model.hash,
         },
         head=head,
@@ -110,15 +110,15 @@ def mean_difference(
     )
 
 
-def _differences(found: Mapping[str, Moments]) -> dict[str, Float[Tensor, "d"]]:
-    names = list(found)
+def _differences(moments: Mapping[str, Moments]) -> dict[str, Float[Tensor, "d"]]:
+    names = list(moments)
     if len(names) == 2:
-        return {f"{names[0]} − {names[1]}": found[names[0]].mean - found[names[1]].mean}
-    total = torch.stack([m.mean for m in found.values()]).sum(0)
-    return {f"{name} − rest": m.mean - (total - m.mean) / (len(names) - 1) for name, m in found.items()}
+        return {f"{names[0]} − {names[1]}": moments[names[0]].mean - moments[names[1]].mean}
+    total = torch.stack([m.mean for m in moments.values()]).sum(0)
+    return {f"{name} − rest": m.mean - (total - m.mean) / (len(names) - 1) for name, m in moments.items()}
 
 
-def _pooled(found: Mapping[str, Moments]) -> tuple[Float[Tensor, "d d"], int]:
+def _pooled(moments: Mapping[str, Moments]) -> tuple[Float[Tensor, "d d"], int]:
     """The covariance within the texts, and its degrees of freedom."""
-    within = sum(m.count - 1 for m in found.values())
-    return torch.stack([m.scatter for m in found.values()]).sum(0) / within, within
+    within = sum(m.count - 1 for m in moments.values())
+    return torch.stack([m.scatter for m in moments.values()]).sum(0) / within, within

@@ -61,9 +61,9 @@ def nmf(
     x, seen, below = _sample(reading, seed)
     check_count(len(x), n, site=where, head=head)
     parts, about = factorised(x, n, seed=seed, progress=progress, cancel=cancel)
-    said = {**reader.about, "tokens": seen, "sample": len(x), "model": model.hash, "seed": seed, **about}
-    said |= {"clipped": below} if clip else {}
-    return Dictionary("nmf", str(where), **parts, provenance=said, head=head, space="raw")
+    provenance = {**reader.about, "tokens": seen, "sample": len(x), "model": model.hash, "seed": seed, **about}
+    provenance |= {"clipped": below} if clip else {}
+    return Dictionary("nmf", str(where), **parts, provenance=provenance, head=head, space="raw")
 
 
 def factorised(
@@ -97,14 +97,14 @@ def factorised(
     write = (parts / lengths[:, None])[order]
     read = torch.linalg.pinv(write).T
     weights = x.cpu().double() @ read.T
-    made = {
+    directions = {
         "read": read.float().to(x.device),
         "write": write.float().to(x.device),
         "mean": x.new_zeros(x.shape[1]).float(),
         "sd": weights.std(0).float().to(x.device),
         "variance": carried[order].float().to(x.device),
     }
-    return made, {"explained": 1 - before / total, "steps": done * STEPS, "converged": settled}
+    return directions, {"explained": 1 - before / total, "steps": done * STEPS, "converged": settled}
 
 
 def _left(x: Float[Tensor, "sample d"], W: Any, H: Any) -> float:
@@ -118,8 +118,8 @@ def _non_negative(
     reading: Iterator[dict[Site, Float[Tensor, "n d"]]], site: Site, head: int | None, clip: bool
 ) -> Iterator[tuple[Float[Tensor, "n d"], int]]:
     """The vectors, with what is below zero set to zero, and how many entries that were."""
-    for found in reading:
-        x = found[site].float()
+    for vectors in reading:
+        x = vectors[site].float()
         below = int((x < 0).sum())
         if below and not clip:
             raise NegativeActivations(
@@ -136,13 +136,13 @@ def _sample(
 ) -> tuple[Float[Tensor, "sample d"], int, float]:
     """Up to SAMPLE vectors, each as likely as any other; how many there were, and the share of entries below zero."""
     generator = torch.Generator().manual_seed(seed)
-    kept, keys, entries, below = torch.empty(0, 0), torch.empty(0), 0, 0
+    sample, keys, entries, below = torch.empty(0, 0), torch.empty(0), 0, 0
     seen = 0
     for x, negative in reading:
         seen, entries, below = seen + len(x), entries + x.numel(), below + negative
         drawn = torch.rand(len(x), generator=generator)
-        kept, keys = (x.cpu(), drawn) if not len(keys) else (torch.cat([kept, x.cpu()]), torch.cat([keys, drawn]))
+        sample, keys = (x.cpu(), drawn) if not len(keys) else (torch.cat([sample, x.cpu()]), torch.cat([keys, drawn]))
         if len(keys) > SAMPLE:
             chosen = keys.topk(SAMPLE, largest=False).indices.sort().values
-            kept, keys = kept[chosen], keys[chosen]
-    return kept, seen, below / max(entries, 1)
+            sample, keys = sample[chosen], keys[chosen]
+    return sample, seen, below / max(entries, 1)

@@ -56,10 +56,10 @@ def pca(
         SiteError: no such place, or no vector a token there. DirectionError: more components than dimensions.
         CorpusError: the text cannot be used, or has fewer than n + 1 vectors. Cancelled: `cancel` said so.
     """
-    found = pca_many(
+    dictionaries = pca_many(
         model, corpus, [site], n, head=head, standardise=standardise, tokens=tokens, progress=progress, cancel=cancel
     )
-    return next(iter(found.values()))
+    return next(iter(dictionaries.values()))
 
 
 @method(
@@ -99,16 +99,16 @@ def pca_many(
     moments = moments_of(
         model, reader, sites, head=head, tokens=tokens, length=length, progress=progress, cancel=cancel
     )
-    made = {}
+    dictionaries = {}
     with stage("Finding components", len(moments), progress, cancel) as tell:
         for site, seen in moments.items():
             check_count(seen.count, n + 1, site=site, head=head)
-            said = {**reader.about, "tokens": seen.count, "model": model.hash}
-            said |= {"standardised": True} if standardise else {}
+            provenance = {**reader.about, "tokens": seen.count, "model": model.hash}
+            provenance |= {"standardised": True} if standardise else {}
             parts = principal(seen, n, standardise=standardise)
-            made[str(site)] = Dictionary("pca", str(site), **parts, provenance=said, head=head)
-            tell(len(made))
-    return made
+            dictionaries[str(site)] = Dictionary("pca", str(site), **parts, provenance=provenance, head=head)
+            tell(len(dictionaries))
+    return dictionaries
 
 
 def principal(moments: Moments, n: int, *, standardise: bool = False) -> dict[str, Any]:

@@ -51,8 +51,8 @@ def svd(
     Raises:
         SiteError, DirectionError, CorpusError, Cancelled: as `pca` does; n vectors are enough.
     """
-    found = svd_many(model, corpus, [site], n, head=head, tokens=tokens, progress=progress, cancel=cancel)
-    return next(iter(found.values()))
+    dictionaries = svd_many(model, corpus, [site], n, head=head, tokens=tokens, progress=progress, cancel=cancel)
+    return next(iter(dictionaries.values()))
 
 
 @method(
@@ -91,14 +91,16 @@ def svd_many(
     moments = moments_of(
         model, reader, sites, head=head, tokens=tokens, length=length, progress=progress, cancel=cancel
     )
-    made = {}
+    dictionaries = {}
     with stage("Finding singular vectors", len(moments), progress, cancel) as tell:
         for site, seen in moments.items():
             check_count(seen.count, n, site=site, head=head)
-            said = {**reader.about, "tokens": seen.count, "model": model.hash}
-            made[str(site)] = Dictionary("svd", str(site), **singular(seen, n), provenance=said, head=head, space="raw")
-            tell(len(made))
-    return made
+            provenance = {**reader.about, "tokens": seen.count, "model": model.hash}
+            dictionaries[str(site)] = Dictionary(
+                "svd", str(site), **singular(seen, n), provenance=provenance, head=head, space="raw"
+            )
+            tell(len(dictionaries))
+    return dictionaries
 
 
 def singular(moments: Moments, n: int) -> dict[str, Any]:

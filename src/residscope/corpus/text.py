@@ -85,11 +85,11 @@ def json_lines(lines: Iterable[str | bytes], name: str, field: str = "text") -> 
         if not line.strip():
             continue
         try:
-            found = json.loads(line)[field]
+            value = json.loads(line)[field]
         except (ValueError, KeyError, TypeError, IndexError):
-            found = 0
+            value = 0
         yield from _text(
-            found, f"line {number} of {name} has no text", _short(line), f'{{"{field}": "..."}} on each line'
+            value, f"line {number} of {name} has no text", _short(line), f'{{"{field}": "..."}} on each line'
         )
 
 
@@ -145,18 +145,18 @@ def _parquet(path: Path, field: str) -> Iterator[str]:
         )
     number = 0
     for batch in file.iter_batches(batch_size=256, columns=[field]):
-        for found in batch.column(0).to_pylist():
+        for value in batch.column(0).to_pylist():
             number += 1
             yield from _text(
-                found, f"row {number} of {path.name} has no text", _short(repr(found)), f"text in column {field}"
+                value, f"row {number} of {path.name} has no text", _short(repr(value)), f"text in column {field}"
             )
 
 
-def _text(found: Any, failed: str, received: str, allowed: str) -> Iterator[str]:
-    if found is not None and not isinstance(found, str):
+def _text(value: Any, failed: str, received: str, allowed: str) -> Iterator[str]:
+    if value is not None and not isinstance(value, str):
         raise CorpusError(failed, received=received, allowed=allowed)
-    if found:
-        yield found
+    if value:
+        yield value
 
 
 def _short(line: str | bytes) -> str:

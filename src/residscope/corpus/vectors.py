@@ -92,11 +92,11 @@ def vectors_of(
         for batch in Reader.of(model, corpus).batches(tokens=tokens, length=length, size=ROWS, tell=tell):
             with asking(tell, cancel):
                 record = model.run(batch, capture)
-            found = {}
+            vectors = {}
             for site in places:
                 x = at_head(record, site, head)
-                found[site] = x[kept(record, site).to(x.device)]
-            yield found
+                vectors[site] = x[kept(record, site).to(x.device)]
+            yield vectors
             seen += sum(map(len, batch))
             tell(seen)
 
@@ -116,10 +116,10 @@ def moments_of(
     """Count, mean and scatter of the vectors at several sites, from one pass; see `vectors_of`."""
     places = [one_vector(model, site, head) for site in sites]
     moments = {site: Moments.empty(model.sites.width(site), model.device) for site in places}
-    for found in vectors_of(
+    for vectors in vectors_of(
         model, corpus, places, head=head, tokens=tokens, length=length, what=what, progress=progress, cancel=cancel
     ):
-        for site, x in found.items():
+        for site, x in vectors.items():
             moments[site].add(x)
     return moments
 

@@ -106,9 +106,9 @@ class Declared:
 
     def _hints(self, argument: Argument) -> dict[str, Any]:
         field = argument.field
-        said = {"when": field.when, "unless": field.unless}
+        conditions = {"when": field.when, "unless": field.unless}
         typed = {"words": field.words, "example": field.example}
-        return field.hints() | {name: list(value) for name, value in said.items() if value} | typed
+        return field.hints() | {name: list(value) for name, value in conditions.items() if value} | typed
 
     @cached_property
     def _adapter(self) -> TypeAdapter[Spec]:
@@ -234,9 +234,9 @@ def _same(value: Any, default: Any) -> bool:
 
 def reasons(error: ValidationError, called: Callable[[str], str] = str) -> str:
     """What pydantic found, in one line."""
-    found = error.errors(include_url=False)[:4]
-    places = [[called(str(at)) if i == 0 else str(at) for i, at in enumerate(item["loc"])] for item in found]
-    several = [(".".join(place), item["msg"]) for place, item in zip(places, found, strict=True)]
+    errors = error.errors(include_url=False)[:4]
+    places = [[called(str(at)) if i == 0 else str(at) for i, at in enumerate(item["loc"])] for item in errors]
+    several = [(".".join(place), item["msg"]) for place, item in zip(places, errors, strict=True)]
     return "; ".join(f"{place}: {message}" if place else message for place, message in several)
 
 

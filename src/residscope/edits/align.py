@@ -16,8 +16,8 @@ def check_align(align: Any) -> None:
     named = isinstance(align, PromptSet) or (len(several) == 2 and all(isinstance(a, PromptSet) for a in several))
     if align is None or named or (isinstance(align, str) and align in ("prefix", "suffix")):
         return
-    for one in several:
-        if not isinstance(one, Mapping) or not all(_is_index(i) for pair in one.items() for i in pair):
+    for each in several:
+        if not isinstance(each, Mapping) or not all(_is_index(i) for pair in each.items() for i in pair):
             raise BadEdit(
                 "no such alignment",
                 received=f"align={align!r}"[:120],

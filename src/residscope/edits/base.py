@@ -15,7 +15,7 @@ from residscope.directions import Direction
 from residscope.engine.protocols import At, Edit
 from residscope.errors import BadEdit, NotPlain, SiteError, UnknownPosition, WrongWidth
 from residscope.json_values import field_to_plain
-from residscope.model.sites import Site, SiteTable
+from residscope.model.sites import Site, SiteTable, positions_axis
 
 KINDS: dict[str, type["BaseEdit"]] = {}
 Index = int | Sequence[int] | None
@@ -179,14 +179,14 @@ def whole_numbers(given: Any, name: str) -> tuple[int, ...] | None:
     """One whole number or several as a tuple; None stays. Raises BadEdit."""
     if given is None:
         return None
-    found = (given,) if isinstance(given, int) and not isinstance(given, bool) else given
-    if not isinstance(found, list | tuple | range) or not all(
-        isinstance(i, int) and not isinstance(i, bool) for i in found
+    numbers = (given,) if isinstance(given, int) and not isinstance(given, bool) else given
+    if not isinstance(numbers, list | tuple | range) or not all(
+        isinstance(i, int) and not isinstance(i, bool) for i in numbers
     ):
         raise BadEdit(
             f"{name} is a whole number or a list of them", received=f"{name}={given!r}", allowed="such as 3 or [1, 4]"
         )
-    return tuple(found)
+    return tuple(numbers)
 
 
 def along(value: Tensor, axis: int, index: tuple[int, ...]) -> Bool[Tensor, "..."]:
@@ -199,17 +199,17 @@ def at_positions(pos: tuple[int, ...] | None, value: Tensor, at: At) -> Bool[Ten
     """Which entries stand at these positions, negative ones counted from each row's own end; None for all."""
     if pos is None:
         return None
-    axis = positions_axis(at)
+    axis = positions_axis(at.site)
     rows = torch.zeros(value.shape[0], value.shape[axis], dtype=torch.bool, device=value.device)
     for row, length in enumerate(at.batch.lengths):
         for p in pos:
-            found = p + length if p < 0 else p
-            if not 0 <= found < length:
+            place = p + length if p < 0 else p
+            if not 0 <= place < length:
                 raise UnknownPosition(
                     f"the prompt has {length} tokens", received=f"pos={p}", allowed=f"{-length} to {length - 1}"
                 )
-            if found >= at.offset:
-                rows[row, found - at.offset] = True
+            if place >= at.offset:
+                rows[row, place - at.offset] = True
     shape = [1] * value.ndim
     shape[0], shape[axis] = rows.shape
     return rows.view(shape)
@@ -220,12 +220,12 @@ def prompt_of(row: int, at: At) -> int:
     return row if at.rows is None else at.rows[row]
 
 
-def whole(value: Any, name: str) -> None:
+def require_whole(value: Any, name: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise BadEdit(f"{name} is a whole number", received=f"{name}={value!r}", allowed="0, 1, 2 ...")
 
 
-def as_number(value: Any, name: str) -> Any:
+def as_number(value: Any) -> Any:
     """A float of anything that is one number (also of numpy's or torch's); what is none goes on, to be refused."""
     try:
         return value if isinstance(value, str | bool) else float(value)
@@ -233,7 +233,7 @@ def as_number(value: Any, name: str) -> Any:
         return value
 
 
-def number(value: Any, name: str) -> None:
+def require_number(value: Any, name: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
         raise BadEdit(f"{name} is a number", received=f"{name}={value!r}", allowed="a finite number")
 
@@ -244,7 +244,7 @@ def write_of(direction: Any) -> Tensor:
     return direction if isinstance(direction, Tensor) else direction.write
 
 
-def readable(direction: Direction) -> bool:
+def reads_own_write(direction: Direction) -> bool:
     """Whether moving along write changes what read reads."""
     overlap = float(direction.read.double() @ direction.write.double())
     return abs(overlap) > 1e-6 * float(direction.read.double().norm() * direction.write.double().norm())
@@ -270,8 +270,3 @@ def fitting(vector: Tensor, value: Tensor, at: At) -> Tensor:
             allowed=f"({value.shape[-1]},)",
         )
     return vector.to(value.device)
-
-
-def positions_axis(at: At) -> int:
-    axes = at.site.kind.axes
-    return axes.index("query" if "query" in axes else "pos")

@@ -10,7 +10,7 @@ from torch import Tensor
 from residscope import fields
 from residscope.declare import edit
 from residscope.directions import Dictionary
-from residscope.edits.base import BaseEdit, Index, Where, as_number, indices, number, of_head, require_width
+from residscope.edits.base import BaseEdit, Index, Where, as_number, indices, of_head, require_number, require_width
 from residscope.engine.protocols import At
 from residscope.errors import BadEdit, DirectionError
 from residscope.model.sites import Site, SiteTable
@@ -37,7 +37,7 @@ class Feature(BaseEdit):
                 received=f"scale={self.scale}, value={self.value}",
                 allowed="one of the two",
             )
-        number(self.value if self.scale is None else self.scale, "value" if self.scale is None else "scale")
+        require_number(self.value if self.scale is None else self.scale, "value" if self.scale is None else "scale")
 
     def fits(self, table: SiteTable) -> None:
         assert self.dictionary is not None
@@ -91,11 +91,11 @@ def feature(
     dictionary's own site unless said. Of a transcoder a is read at its read site, as this run has it, and the rest is done at
     its write site.
     """
-    numbers = {name: None if x is None else as_number(x, name) for name, x in {"scale": scale, "value": value}.items()}
+    numbers = {name: None if x is None else as_number(x) for name, x in {"scale": scale, "value": value}.items()}
     place = getattr(dictionary, "write_site", "") if site is None else site
-    found = indices({"neuron": index})["neuron"] or ()
+    chosen = indices({"neuron": index})["neuron"] or ()
     places = indices(of_head(str(place), [dictionary], where))
-    return Feature(str(place), dictionary=dictionary, index=found, **numbers, **places)
+    return Feature(str(place), dictionary=dictionary, index=chosen, **numbers, **places)
 
 
 def check_features(dictionary: Any, index: Any) -> None:

@@ -6,13 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from residscope.edits.base import positions_axis
 from residscope.engine.model import Model
 from residscope.engine.protocols import At
 from residscope.engine.recording import Recording
 from residscope.engine.sinks import kept, streams
 from residscope.errors import BadEdit, CannotAlign, WrongWidth
-from residscope.model.sites import Site, SiteTable
+from residscope.model.sites import Site, SiteTable, positions_axis
 
 BY = (None, "position")
 COUNTS = "tokens at each position"
@@ -117,7 +116,7 @@ def replacement(edit: Any, value: Tensor, at: At) -> Tensor:
 
 def _of_rows(to: Tensor, value: Tensor, at: At) -> Tensor:
     """The part of a tensor with rows for all prompts, and perhaps all positions, that a pass over some of them sees."""
-    axis, length = positions_axis(at), at.batch.ids.shape[1]
+    axis, length = positions_axis(at.site), at.batch.ids.shape[1]
     if to.shape[0] != 1 and at.rows is not None and max(at.rows) < to.shape[0]:
         to = at.mine(to)
     for along in {axis, value.ndim - 1} if "key" in at.site.kind.axes else {axis}:

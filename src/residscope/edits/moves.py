@@ -16,9 +16,9 @@ from residscope.edits.base import (
     as_number,
     fitting,
     indices,
-    number,
     of_head,
-    readable,
+    reads_own_write,
+    require_number,
     require_width,
     write_of,
 )
@@ -27,7 +27,7 @@ from residscope.errors import BadEdit, WrongWidth, ZeroDirection
 from residscope.model.sites import SiteTable
 
 LEAST = 1e-6
-"""The least cosine between what is read and what is written, as `readable` has it: at it a move is a million times the change."""
+"""The least cosine of what is read and what is written, as in `reads_own_write`: at it a move is a million times the change."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -40,7 +40,7 @@ class Steer(BaseEdit):
     kind: ClassVar[str] = "steer"
 
     def __post_init__(self) -> None:
-        number(self.strength, "strength")
+        require_number(self.strength, "strength")
         if self.unit not in ("norm", "sd"):
             raise BadEdit("no such unit", received=f"unit={self.unit!r}", allowed='"norm" or "sd"')
         if self.unit == "sd" and (isinstance(self.direction, Tensor) or self.direction.scale is None):
@@ -51,7 +51,7 @@ class Steer(BaseEdit):
             )
         has_length(self.direction, "steering along")
         if self.unit == "sd" and isinstance(self.direction, Direction):
-            if not readable(self.direction):
+            if not reads_own_write(self.direction):
                 raise ZeroDirection("steering along write does not move what read reads", received=repr(self.direction))
             if self.direction.space == "lens" or not float(self.direction.scale or 0) > 0:
                 raise BadEdit(
@@ -86,9 +86,9 @@ class Clamp(BaseEdit):
     kind: ClassVar[str] = "clamp"
 
     def __post_init__(self) -> None:
-        number(self.value, "value")
+        require_number(self.value, "value")
         has_length(self.direction, "clamping along")
-        if isinstance(self.direction, Direction) and not readable(self.direction):
+        if isinstance(self.direction, Direction) and not reads_own_write(self.direction):
             raise ZeroDirection("moving along write does not change what read reads", received=repr(self.direction))
         if self._space not in ("raw", "centred"):
             raise BadEdit(
@@ -127,7 +127,7 @@ class ProjectOut(BaseEdit):
             raise BadEdit("project_out needs a direction", received="none")
         for direction in self.directions:
             has_length(direction, "projecting out")
-            if isinstance(direction, Direction) and not readable(direction):
+            if isinstance(direction, Direction) and not reads_own_write(direction):
                 raise ZeroDirection("moving along write does not change what read reads", received=repr(direction))
         if len({write_of(direction).shape for direction in self.directions}) > 1:
             widths = ", ".join(str(len(write_of(direction))) for direction in self.directions)
@@ -193,7 +193,7 @@ def steer(
     A direction of one head acts at that head alone, at a site with heads, unless head= says another.
     """
     places = indices(of_head(str(site), [direction], where))
-    return Steer(str(site), direction=direction, strength=as_number(strength, "strength"), unit=unit, **places)
+    return Steer(str(site), direction=direction, strength=as_number(strength), unit=unit, **places)
 
 
 @edit(title="Set the coordinate", glyph="=")
@@ -211,7 +211,7 @@ def clamp(
     space (a principal component). A `lens` coordinate goes through the final norm: say `space="raw"` for its read . x.
     """
     places = indices(of_head(str(site), [direction], where))
-    return Clamp(str(site), direction=direction, value=as_number(value, "value"), space=space, **places)
+    return Clamp(str(site), direction=direction, value=as_number(value), space=space, **places)
 
 
 @edit(title="Project out", glyph="⊥")

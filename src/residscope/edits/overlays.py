@@ -14,7 +14,7 @@ from residscope.edits.base import BaseEdit
 from residscope.engine.layout import Layout
 from residscope.engine.model import Model
 from residscope.engine.protocols import At
-from residscope.engine.seams import Overlay as Laid
+from residscope.engine.seams import LaidOverlay
 from residscope.errors import BadEdit, WrongWidth
 from residscope.model.sites import Site, SiteTable
 
@@ -67,13 +67,13 @@ class Overlay(BaseEdit):
     def places(self, table: SiteTable) -> list[Site]:
         return [] if self.first is None else [table.canonical(self.first)]
 
-    def overlays(self, layout: Layout) -> list[Laid]:
+    def overlays(self, layout: Layout) -> list[LaidOverlay]:
         return [self._laid(layout)]
 
     def apply(self, value: Tensor, at: At) -> Tensor:
         return value
 
-    def _laid(self, layout: Layout) -> Laid:
+    def _laid(self, layout: Layout) -> LaidOverlay:
         name = self.site.removesuffix(".weight")
         module = dict(layout.hf.named_modules()).get(name)
         weight = getattr(module, "weight", None)
@@ -95,7 +95,7 @@ class Overlay(BaseEdit):
                 received=f"A {tuple(self.A.shape)}, B {tuple(self.B.shape)}",
                 allowed=f"A ({d_in}, r), B (r, {d_out})",
             )
-        return Laid(module, weight, self.A.to(weight.device), self.B.to(weight.device))
+        return LaidOverlay(module, weight, self.A.to(weight.device), self.B.to(weight.device))
 
 
 @edit(title="Change a weight", glyph="W", says="rank one")

@@ -45,17 +45,17 @@ class Path(Sourced):
             )
 
     def places(self, table: SiteTable) -> list[Site]:
-        sender, found = self.from_site(table), super().places(table)
+        sender, receivers = self.from_site(table), super().places(table)
         if self.sender_head is not None:
             table.check_index(sender, "head", self.sender_head)
-        for receiver in found:
+        for receiver in receivers:
             if _written(sender) >= _read(receiver, table):
                 raise BadEdit(
                     "the sender writes after the receiver has read",
                     received=f"{sender} to {receiver}",
                     allowed=f"a receiver later than {sender}",
                 )
-        return found
+        return receivers
 
     def from_site(self, table: SiteTable) -> Site:
         return table.canonical(self.sender)

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from residscope.edits.base import positions_axis, prompt_of, whole
+from residscope.edits.base import prompt_of, require_whole
 from residscope.edits.means import refuse_open_data
 from residscope.edits.sources import Held, check_source
 from residscope.engine.model import Model
 from residscope.engine.protocols import At
 from residscope.engine.recording import Recording
 from residscope.errors import BadEdit, CannotAlign
-from residscope.model.sites import Site
+from residscope.model.sites import Site, positions_axis
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -30,7 +30,7 @@ class Resample(Held):
     kind: ClassVar[str] = "resample"
 
     def __post_init__(self) -> None:
-        whole(self.seed, "seed")
+        require_whole(self.seed, "seed")
         if self.over is None and (self.source is None or not isinstance(self.ids, Tensor) or not self.lengths):
             raise BadEdit(
                 "resampling needs its data", received="over=None", fix="say over=texts, prompts or a recording"
@@ -52,12 +52,12 @@ class Resample(Held):
         return replace(self, over=None, source=source, ids=data.tokens, lengths=data.lengths)
 
     def change(self, value: Tensor, at: At) -> Tensor:
-        held: Tensor = self.source[str(at.site)]
-        axis, new = positions_axis(at), value.clone()
+        recorded: Tensor = self.source[str(at.site)]
+        axis, new = positions_axis(at.site), value.clone()
         for row, length in enumerate(at.batch.lengths):
             if length > at.offset:
                 drawn, n = self._drawn(prompt_of(row, at), at.batch.ids[row, :length], at)
-                own = held[drawn].narrow(axis - 1, n - length + at.offset, length - at.offset)
+                own = recorded[drawn].narrow(axis - 1, n - length + at.offset, length - at.offset)
                 width = n if "key" in at.site.kind.axes else value.shape[-1]
                 new[row].narrow(axis - 1, 0, length - at.offset)[..., :width].copy_(own[..., :width])
         return new

@@ -111,13 +111,13 @@ def load(path: str | Path) -> tuple[BaseEdit, ...]:
         if (old := _unsealed(path)) is None:
             tensors, text = read_told(path, KIND)
             return from_json(text, tensors)
-        found = from_json(old[1], old[0])
+        edits = from_json(old[1], old[0])
     except ResidscopeError as error:  # also of the parts: a site, a direction
         raise BadEdit(
             f"{path}: {error.failed}", received=error.received, allowed=error.allowed, fix=error.fix
         ) from None
     warn_unsealed(path, "edits")
-    return found
+    return edits
 
 
 def _unsealed(path: str | Path) -> tuple[dict[str, Tensor], str] | None:

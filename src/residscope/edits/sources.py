@@ -11,7 +11,7 @@ from residscope import fields
 from residscope.declare import edit
 from residscope.directions import Dictionary
 from residscope.edits.align import Align, by_names, check_align, pairs
-from residscope.edits.base import BaseEdit, Index, Where, indices, of_head, positions_axis, prompt_of
+from residscope.edits.base import BaseEdit, Index, Where, indices, of_head, prompt_of
 from residscope.edits.features import check_features, wide, with_features
 from residscope.engine.model import Model
 from residscope.engine.preparing import source_run
@@ -19,7 +19,7 @@ from residscope.engine.protocols import At
 from residscope.engine.recording import Recording
 from residscope.errors import BadEdit, CannotAlign, ClashingEdits
 from residscope.model.prompts import PromptSet
-from residscope.model.sites import Site, SiteTable
+from residscope.model.sites import Site, SiteTable, positions_axis
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -70,9 +70,9 @@ class Freeze(Held):
         return isinstance(later, Freeze)
 
     def change(self, value: Tensor, at: At) -> Tensor:
-        held = at.unedited(at.site)
-        axis = positions_axis(at)
-        return held.narrow(axis, at.offset, held.shape[axis] - at.offset)
+        unedited = at.unedited(at.site)
+        axis = positions_axis(at.site)
+        return unedited.narrow(axis, at.offset, unedited.shape[axis] - at.offset)
 
 
 @dataclass(frozen=True)
@@ -126,19 +126,19 @@ class Sourced(Held):
     def taken(self, value: Tensor, at: At) -> Tensor:
         """The value with what the source has put in, wherever its positions and the run's correspond."""
         whole_source: Tensor = self.source[str(at.site)]
-        axis, length = positions_axis(at), at.batch.ids.shape[1]
+        axis, length = positions_axis(at.site), at.batch.ids.shape[1]
         if whole_source.shape[0] != 1 and at.rows is None and whole_source.shape[0] != len(value):
             raise CannotAlign(
                 "the source has another number of prompts",
                 received=str(len(whole_source)),
                 allowed=f"1 or {len(value)}",
             )
-        held = at.mine(whole_source).to(value)
-        if self.align is None and self._corresponds(at, held.shape[axis]):
-            ends = min(held.shape[axis], length)  # what is beyond is padding, of the run's rows or of the source's
+        recorded = at.mine(whole_source).to(value)
+        if self.align is None and self._corresponds(at, recorded.shape[axis]):
+            ends = min(recorded.shape[axis], length)  # what is beyond is padding, of the run's rows or of the source's
             if "key" in at.site.kind.axes:
-                held = held[..., :ends]
-            new = held.narrow(axis, at.offset, max(0, ends - at.offset))
+                recorded = recorded[..., :ends]
+            new = recorded.narrow(axis, at.offset, max(0, ends - at.offset))
             if ends == length:
                 return new.expand_as(value)
             padded = value.clone()
@@ -148,16 +148,16 @@ class Sourced(Held):
         if "key" in at.site.kind.axes:
             raise CannotAlign(
                 f"{at.site} has positions twice, so prompts of unequal length cannot be aligned there",
-                received=f"{tuple(held.shape)}",
+                received=f"{tuple(recorded.shape)}",
                 allowed=f"{length} positions",
             )
         new = value.clone()
         for row, ends in enumerate(at.batch.lengths):
             prompt = prompt_of(row, at)
-            mapping = {i: j for i, j in self._pairs(prompt, ends, held.shape[axis]).items() if i >= at.offset}
+            mapping = {i: j for i, j in self._pairs(prompt, ends, recorded.shape[axis]).items() if i >= at.offset}
             to = torch.tensor([i - at.offset for i in mapping], dtype=torch.long, device=value.device)
             source = torch.tensor([*mapping.values()], dtype=torch.long, device=value.device)
-            own = held[0 if held.shape[0] == 1 else row]
+            own = recorded[0 if recorded.shape[0] == 1 else row]
             new[row] = new[row].index_copy(axis - 1, to, own.index_select(axis - 1, source))
         return new
 

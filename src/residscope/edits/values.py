@@ -11,7 +11,7 @@ from torch import Tensor
 
 from residscope import fields
 from residscope.declare import edit
-from residscope.edits.base import BaseEdit, Where, as_number, indices, number, positions_axis, prompt_of, whole
+from residscope.edits.base import BaseEdit, Where, as_number, indices, prompt_of, require_number, require_whole
 from residscope.edits.means import (
     check_positions,
     check_replacement,
@@ -23,7 +23,7 @@ from residscope.edits.means import (
 from residscope.engine.model import Model
 from residscope.engine.protocols import At
 from residscope.errors import BadEdit
-from residscope.model.sites import SiteTable
+from residscope.model.sites import SiteTable, positions_axis
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -74,7 +74,7 @@ class Scale(BaseEdit):
     kind: ClassVar[str] = "scale"
 
     def __post_init__(self) -> None:
-        number(self.factor, "factor")
+        require_number(self.factor, "factor")
 
     @property
     def idle(self) -> str | None:
@@ -93,8 +93,8 @@ class Noise(BaseEdit):
     kind: ClassVar[str] = "noise"
 
     def __post_init__(self) -> None:
-        number(self.sigma, "sigma")
-        whole(self.seed, "seed")
+        require_number(self.sigma, "sigma")
+        require_whole(self.seed, "seed")
         if self.sigma < 0:
             raise BadEdit("sigma is a standard deviation", received=f"sigma={self.sigma}", allowed="0 or more")
 
@@ -103,7 +103,7 @@ class Noise(BaseEdit):
         return "its noise has no size" if self.sigma == 0 else None
 
     def change(self, value: Tensor, at: At) -> Tensor:
-        axis = positions_axis(at)
+        axis = positions_axis(at.site)
         length = at.offset + value.shape[axis]
         drawn = torch.stack([self._drawn(prompt_of(row, at), length, value, at) for row in range(len(value))])
         return value + self.sigma * drawn.narrow(axis, at.offset, value.shape[axis]).to(value)
@@ -156,7 +156,7 @@ def scale(
     **where: Unpack[Where],
 ) -> Scale:
     """Multiply a site's value by `factor`."""
-    return Scale(str(site), factor=as_number(factor, "factor"), **indices(where))
+    return Scale(str(site), factor=as_number(factor), **indices(where))
 
 
 @edit(title="Add noise", glyph="≈")
@@ -170,4 +170,4 @@ def noise(
 
     The draws belong to seed, site, prompt and position: a window or a sweep over the same prompts meets the same noise.
     """
-    return Noise(str(site), sigma=as_number(sigma, "sigma"), seed=seed, **indices(where))
+    return Noise(str(site), sigma=as_number(sigma), seed=seed, **indices(where))

@@ -92,7 +92,7 @@ class Branches:
     def several(self, receiver: Site, asked: Sequence[Asked]) -> Tensor:
         """The receiver's value for the rows of each reading asked for, one after another, from one call of each module."""
         layout = self.now.layout
-        rows = None if asked[0].rows is None else [row for one in asked for row in one.rows or ()]
+        rows = None if asked[0].rows is None else [row for reading in asked for row in reading.rows or ()]
         stream = self.now.seen_by(layout.table.canonical(stream_of(receiver, layout.table)), rows)
         stream = stream + self._sent(asked, stream)
         if receiver.layer is None:
@@ -109,11 +109,11 @@ class Branches:
         """What the senders write more into each row's stream; rows with one sender go through its weights together."""
         senders: dict[Site, list[tuple[slice, Rows, Tensor]]] = {}
         first = 0
-        for one in asked:
-            here = slice(first, first + (len(stream) if one.rows is None else len(one.rows)))
+        for reading in asked:
+            here = slice(first, first + (len(stream) if reading.rows is None else len(reading.rows)))
             first = here.stop
-            for sender, change in one.changes:
-                senders.setdefault(sender, []).append((here, one.rows, change))
+            for sender, change in reading.changes:
+                senders.setdefault(sender, []).append((here, reading.rows, change))
         written = torch.zeros_like(stream)
         for sender, sent in senders.items():
             if sent[0][1] is None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from residscope.engine import effects  # noqa: F401  (its checks join the identities in CHECKS)
+from residscope.engine import effect_checks  # noqa: F401  (its checks join the identities in CHECKS)
 from residscope.engine.checks import CHECKS, Bench, Pair
 from residscope.engine.finite import require_finite_run, require_finite_weights
 from residscope.engine.structure import Structure
@@ -73,12 +73,12 @@ class Certificate:
 
     def failures(self) -> str:
         """The failed checks in words; empty when all passed."""
-        told = [
+        failed = [
             f"{c.name} ({c.failed or f'error {max(c.error, c.first):.1e}'}; {c.about})"
             for c in self.checks
             if not c.passed
         ]
-        return "; ".join(told)
+        return "; ".join(failed)
 
     def __repr__(self) -> str:
         head = f"certificate {'passed' if self.passed else 'FAILED'}: worst {self.worst:.1e} of {self.tolerance:.0e}"
@@ -94,12 +94,12 @@ def certify(model: "Model", *, progress: Callable[[str, int, int], None] | None 
     """Check a model, or answer from a passed certificate kept for the same weights, code, device, dtype and versions."""
     structure = Structure(model.hf)
     known = bool(model.hash) and not structure.attached()  # what somebody's hook does has no hash
-    kept = _folder() / f"{_key(model, structure)}.json"
-    if known and (cached := _read(kept)) is not None:
+    path = _folder() / f"{_key(model, structure)}.json"
+    if known and (cached := _read(path)) is not None:
         return cached
     certificate = measure(model, progress=progress)
     if certificate.passed and known:
-        _write(kept, certificate)
+        _write(path, certificate)
     return certificate
 
 
@@ -187,9 +187,9 @@ def _sources() -> str:
 
 def _read(path: Path) -> Certificate | None:
     try:
-        found = json.loads(path.read_text())
-        checks = tuple(Checked(**entry) for entry in found["checks"])
-        certificate = Certificate(checks, found["tolerance"], found["seconds"], cached=True, untried=untried())
+        saved = json.loads(path.read_text())
+        checks = tuple(Checked(**entry) for entry in saved["checks"])
+        certificate = Certificate(checks, saved["tolerance"], saved["seconds"], cached=True, untried=untried())
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return certificate if certificate.passed and {c.name for c in checks} == CHECKS.keys() else None

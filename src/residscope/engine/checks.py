@@ -72,19 +72,19 @@ class Bench:
         ids = torch.randint(0, model.d_vocab, (2, 1, length), generator=generator).to(model.device)
         table = model.sites
         self.sites = sorted({table.canonical(s) for name in table.names for s in table.expand(name)}, key=str)
-        self.held: list[Write] = []
+        self.pinned: list[Write] = []
         if "router" in table.names and model.dtype.itemsize == 2:
             first = model.run(ids[0].tolist(), capture=["router"])
-            self.held = [Write(site, first[site]) for site in first.sites]
+            self.pinned = [Write(site, first[site]) for site in first.sites]
         with torch.no_grad():
             self.stock = self._stock_logits(ids[0])
-        self.rec = model.run(ids[0].tolist(), capture=self.sites, edits=self.held)
+        self.rec = model.run(ids[0].tolist(), capture=self.sites, edits=self.pinned)
         self.other = model.run(ids[1].tolist(), capture=[name for name in OTHERS if name in table.names])
         self._generator = generator
 
     def _stock_logits(self, ids: Tensor) -> Tensor:
-        if self.held:
-            return self.model.run(ids.tolist(), ["logits"], edits=self.held).logits
+        if self.pinned:
+            return self.model.run(ids.tolist(), ["logits"], edits=self.pinned).logits
         with trained_off(self.model.layout), uncompiled():
             return self.model.hf(ids, use_cache=False).logits
 
@@ -92,7 +92,7 @@ class Bench:
     def elsewhere(self) -> bool:
         """Whether the model stands on one device, whole, that is not the CPU."""
         whole = not any(weight.is_meta for weight in self.model.hf.parameters())
-        return whole and self.model.device.type != "cpu" and self.model.quantised is None and not self.held
+        return whole and self.model.device.type != "cpu" and self.model.quantised is None and not self.pinned
 
     def on_cpu(self) -> Tensor:
         """The stock logits of the same weights on the CPU, which a device that is silently wrong does not give."""
@@ -172,7 +172,7 @@ def _noop_run(b: Bench) -> Iterator[Pair]:
 
 @check("no-op edits", "logits with every site's value put back as it was = the stock model's")
 def _noop_edits(b: Bench) -> Iterator[Pair]:
-    yield b.model.run(b.rec.batch, ["logits"], edits=[*b.held, Same(tuple(b.sites))]).logits, b.stock
+    yield b.model.run(b.rec.batch, ["logits"], edits=[*b.pinned, Same(tuple(b.sites))]).logits, b.stock
 
 
 @check("beside the CPU", "logits = those of the same weights on the CPU, where the model is on another device")
@@ -295,10 +295,10 @@ def _windows(b: Bench) -> Iterator[Pair]:
     n, length = b.model.n_layers, b.rec.tokens.shape[1]
     for start, pos in {(n // 2, 0), (0, length // 2), (n - 1, length - 1), (n // 3, 1), (n, 0)}:
         window = Window(b.rec, start, None, min(pos, length - 1))
-        held = [write for write in b.held if (write.site.layer or 0) >= start]
-        run = b.model.run(b.rec.batch, ["logits"], edits=held, window=window)
+        pinned = [write for write in b.pinned if (write.site.layer or 0) >= start]
+        run = b.model.run(b.rec.batch, ["logits"], edits=pinned, window=window)
         yield run.logits, b.rec.logits[:, run.offset :]
-    stream = b.model.run(b.rec.batch, edits=b.held)
+    stream = b.model.run(b.rec.batch, edits=b.pinned)
     for i in {0, n // 2, n - 1}:
         for name in ("k", "z", "mlp_post" if b.has("mlp_post") else "mlp_out", "attn_out"):
             if not b.has(name):

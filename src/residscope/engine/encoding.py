@@ -28,7 +28,7 @@ def batch_of(model: "Model", prompt: Any, bos: bool | None) -> Batch:
     if isinstance(prompt, Batch):
         return prompt
     given = _rows_of_set(prompt) if isinstance(prompt, PromptSet) else rows_of(prompt)
-    if not given.told:
+    if not given.ends_known:
         _refuse_padding(given, model.tokenizer)
     rows = [encode(model, row, bos) if isinstance(row, str) else row for row in given.rows]
     if not rows or not all(rows):

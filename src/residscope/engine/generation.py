@@ -87,8 +87,8 @@ class Generation:
     @property
     def rows(self) -> tuple[Completion, ...]:
         """Every prompt's completion, in the prompts' order."""
-        found = [*self]
-        return tuple(Completion(tuple(t for t in found if t.row == row)) for row in range(self._rows))
+        tokens = [*self]
+        return tuple(Completion(tuple(t for t in tokens if t.row == row)) for row in range(self._rows))
 
     @property
     def tokens(self) -> tuple[Token, ...]:
@@ -116,10 +116,10 @@ class Generation:
         """Each prompt's completion, its tokens on the colour of -log p: dark is what was expected least. Runs to the end."""
         strips = [
             TokenStrip(
-                [token.text for token in one.tokens], [-token.log_prob for token in one.tokens], unit="nats, -log p",
-                scale="sequential", title="" if self._rows == 1 else f"prompt {row}",
+                [token.text for token in completion.tokens], [-token.log_prob for token in completion.tokens],
+                unit="nats, -log p", scale="sequential", title="" if self._rows == 1 else f"prompt {row}",
             )
-            for row, one in enumerate(self.rows)
+            for row, completion in enumerate(self.rows)
         ]  # fmt: skip
         return Grid(strips, columns=1, title="What was generated")
 
@@ -128,16 +128,16 @@ class Generation:
 
         Runs to the end. Raises WrongEnding, FileNotThere.
         """
-        told = {"rows": self._rows, "provenance": self.provenance, "tokens": [astuple(token) for token in self]}
-        save_item(self, path, lambda place: write_plain(place, self.kind, {"generation": told}))
+        saved = {"rows": self._rows, "provenance": self.provenance, "tokens": [astuple(token) for token in self]}
+        save_item(self, path, lambda place: write_plain(place, self.kind, {"generation": saved}))
 
     @classmethod
     def load(cls, path: str | Path) -> "Generation":
         """What `save` wrote: all that came, and no more to come. Raises FileNotThere, DamagedFile."""
-        told = read_plain(path, cls.kind, only="generation", of=dict, check=_check_saved)
-        found = cls((), told["rows"], told["provenance"])
-        found._tokens = [Token(*token) for token in told["tokens"]]
-        return found
+        saved = read_plain(path, cls.kind, only="generation", of=dict, check=_check_saved)
+        generation = cls((), saved["rows"], saved["provenance"])
+        generation._tokens = [Token(*token) for token in saved["tokens"]]
+        return generation
 
     def complete(self) -> "Generation":
         """Itself, run to the end: what is kept does not go on later, under weights that may have changed by then."""
@@ -161,13 +161,13 @@ class Generation:
 
 def _check_saved(plain: Any) -> None:
     """Refuse what no generation says of itself, by NotPlain."""
-    told = from_plain(plain["generation"])
-    rows = told["rows"]
-    whole = fits(rows, int) and rows > 0 and isinstance(told["provenance"], dict) and isinstance(told["tokens"], list)
+    saved = from_plain(plain["generation"])
+    rows = saved["rows"]
+    whole = fits(rows, int) and rows > 0 and isinstance(saved["provenance"], dict) and isinstance(saved["tokens"], list)
     if not whole or not all(
-        fits(token, tuple[int, str, float, int]) and 0 <= token[3] < rows for token in told["tokens"]
+        fits(token, tuple[int, str, float, int]) and 0 <= token[3] < rows for token in saved["tokens"]
     ):
-        raise NotPlain("these are no tokens", received=str(told)[:80], allowed="(id, text, log_prob, row) each")
+        raise NotPlain("these are no tokens", received=str(saved)[:80], allowed="(id, text, log_prob, row) each")
 
 
 def check_length(batch: Batch, new: int, context: int) -> None:
@@ -272,5 +272,5 @@ def _cache() -> Any:
 
 
 def _unedited(model: "Model", batch: Batch, edits: Iterable[Edit]) -> dict[Site, Tensor]:
-    held = {site for edit in edits for site in edit.places(model.sites)}
-    return forward(model.layout, batch, capture=held) if held else {}
+    held_sites = {site for edit in edits for site in edit.places(model.sites)}
+    return forward(model.layout, batch, capture=held_sites) if held_sites else {}

@@ -63,8 +63,8 @@ def gradients(
 
     def passes() -> tuple[dict[Site, Tensor], dict[Site, Tensor], tuple[Tensor | None, ...], Any]:
         with lock_of(model.hf):
-            held = {site for edit in prepared if edit.needs_unedited for site in edit.places(table)}
-            unedited = forward(model.layout, batch, capture=held) if held else {}
+            held_sites = {site for edit in prepared if edit.needs_unedited for site in edit.places(table)}
+            unedited = forward(model.layout, batch, capture=held_sites) if held_sites else {}
             with torch.enable_grad():
                 values = forward(
                     model.layout,
@@ -77,17 +77,17 @@ def gradients(
                 number = readout(Recording(model, batch, values, edits=prepared, unedited=unedited))
             if not number.requires_grad:
                 raise NoGradient("the readout does not depend on the run", received=type(readout).__name__)
-            found = torch.autograd.grad(number.sum(), [values[site] for site in order], allow_unused=True)
-            return unedited, values, found, model.weights_version()
+            slopes = torch.autograd.grad(number.sum(), [values[site] for site in order], allow_unused=True)
+            return unedited, values, slopes, model.weights_version()
 
-    unedited, values, found, version = repeated(model.hf, passes)
+    unedited, values, slopes, version = repeated(model.hf, passes)
     grads = {
-        site: torch.zeros_like(values[site]) if g is None else g.detach() for site, g in zip(order, found, strict=True)
+        site: torch.zeros_like(values[site]) if g is None else g.detach() for site, g in zip(order, slopes, strict=True)
     }
     for site in patterns:  # what the mask keeps out cannot be changed, so nothing depends on it
         grads[site] = grads[site].masked_fill(masked(values[Site("scores", site.layer)]), 0.0)
-    plain = {site: values[site].detach() for site in wanted}
-    return Recording(model, batch, plain, edits=prepared, unedited=unedited, weights=version), grads
+    detached = {site: values[site].detach() for site in wanted}
+    return Recording(model, batch, detached, edits=prepared, unedited=unedited, weights=version), grads
 
 
 class _Leaf(Same):

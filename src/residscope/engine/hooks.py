@@ -15,7 +15,7 @@ from residscope.engine.layout import BlockParts, Layout, weight_in_out
 from residscope.engine.memory import give_back
 from residscope.engine.passes import INSIDE_ATTENTION, LONG, Pass, Stop
 from residscope.engine.places import Places, with_input, with_output
-from residscope.engine.seams import AttentionProducts, Overlaid, Overlay, RouterLogits
+from residscope.engine.seams import AttentionProducts, LaidOverlay, Overlaid, RouterLogits
 from residscope.engine.stock import block_returns
 from residscope.engine.structure import uncompiled
 from residscope.errors import BadEdit
@@ -70,7 +70,7 @@ class Hooks(Places):
         self._output(layout.final_norm.module, Site("final_norm"))
         if self.stop == layout.sizes.n_layers:
             self._on(layout.final_norm.module, after=_stop)
-        laid: dict[int, list[Overlay]] = {}
+        laid: dict[int, list[LaidOverlay]] = {}
         for overlay in self.now.overlays:
             laid.setdefault(id(overlay.module), []).append(overlay)
         for overlays in laid.values():  # last, so that what other stand-ins see is overlaid already
@@ -184,7 +184,7 @@ class Hooks(Places):
 
         self._on(parts.attn_proj, before=before, after=after)
 
-    def _overlay(self, overlays: Sequence[Overlay]) -> None:
+    def _overlay(self, overlays: Sequence[LaidOverlay]) -> None:
         """The changes of one module's weight, added to what it makes of it."""
         module = overlays[0].module
 

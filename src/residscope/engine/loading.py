@@ -44,8 +44,8 @@ def load(
     if isinstance(name, str):
         from residscope.model.weights import open_source, resolve
 
-        with _drawn(name, progress) as told:
-            source = resolve(name, revision=revision, progress=told)
+        with _drawn(name, progress) as drawn:
+            source = resolve(name, revision=revision, progress=drawn)
         hf, tokenizer = open_source(
             source,
             dtype=dtype,
@@ -80,7 +80,7 @@ def _drawn(name: str, progress: Progress | None) -> Iterator[Progress | None]:
         return
     bars: dict[str, Any] = {}
 
-    def told(stage: str, done: int, total: int) -> None:
+    def draw(stage: str, done: int, total: int) -> None:
         if stage not in bars:
             size = {"unit": "B", "unit_scale": True, "unit_divisor": 1000} if stage == "download" else {}
             bars[stage] = tqdm(
@@ -90,7 +90,7 @@ def _drawn(name: str, progress: Progress | None) -> Iterator[Progress | None]:
         bars[stage].update(done - bars[stage].n)
 
     try:
-        yield told
+        yield draw
     finally:
         for bar in bars.values():
             bar.close()

@@ -53,8 +53,8 @@ def budget(device: torch.device) -> int:
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         with open("/proc/meminfo") as lines:  # what the system would give up counts as free
-            found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
-        return (found[0] if found else free) // 2
+            available = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
+        return (available[0] if available else free) // 2
     except (OSError, ValueError, AttributeError):
         return 2**31
 

@@ -20,7 +20,7 @@ from residscope.engine.sampling import Stops, picker
 from residscope.engine.structure import Structure, original
 from residscope.engine.timing import timed
 from residscope.engine.turns import lock_of, repeated
-from residscope.engine.window_checks import is_plain, require_base, require_inside, require_reached
+from residscope.engine.window_checks import is_unedited_run, require_base, require_inside, require_reached
 from residscope.engine.windows import Window
 from residscope.errors import NoWeights, QuantisedModel
 from residscope.model.prompts import Batch, PromptSet
@@ -364,11 +364,11 @@ class Model:
 
     def _unedited(self, batch: Batch, edits: Sequence[Edit], window: Window | None = None) -> dict[Site, Tensor]:
         """What the unedited run has at the sites that edits hold to it: the window's base says it, where it is that run."""
-        held = {site for edit in edits if edit.needs_unedited for site in edit.places(self.sites)}
+        held_sites = {site for edit in edits if edit.needs_unedited for site in edit.places(self.sites)}
         base = None if window is None else window.base
-        if base is not None and is_plain(base) and torch.equal(base.tokens, batch.ids):
-            return {site: base[site] for site in held}
-        return forward(self.layout, batch, capture=held) if held else {}
+        if base is not None and is_unedited_run(base) and torch.equal(base.tokens, batch.ids):
+            return {site: base[site] for site in held_sites}
+        return forward(self.layout, batch, capture=held_sites) if held_sites else {}
 
     def _needed(self, readout: Readout, edits: Sequence[Edit], window: Window | None) -> Sequence[str]:
         """The sites to record for a readout: of the logits at one position, no more than what they are made from."""

@@ -19,11 +19,15 @@ FIX = "load the model without its quantisation (a full-precision repository, or 
 
 def method_of(config: Any) -> str | None:
     """The quantisation a model's configuration names (`torchao`, `bitsandbytes`, `gptq`, `awq` ...); None for none."""
-    told = getattr(config, "quantization_config", None)
-    if told is None:
+    quantisation = getattr(config, "quantization_config", None)
+    if quantisation is None:
         return None
-    method = told.get("quant_method") if isinstance(told, dict) else getattr(told, "quant_method", None)
-    return str(getattr(method, "value", method) or type(told).__name__)
+    method = (
+        quantisation.get("quant_method")
+        if isinstance(quantisation, dict)
+        else getattr(quantisation, "quant_method", None)
+    )
+    return str(getattr(method, "value", method) or type(quantisation).__name__)
 
 
 def is_plain(module: Any) -> bool:
@@ -35,16 +39,16 @@ def is_plain(module: Any) -> bool:
 def plain_weight(module: Any) -> Tensor:
     """A layer's weight, to be read as numbers. Raises QuantisedModel, NoWeights."""
     if not is_plain(module):
-        held = type(getattr(module, "weight", None)).__name__
+        kind = type(getattr(module, "weight", None)).__name__
         raise QuantisedModel(
             "this needs a weight as numbers, and the layer holds it quantised",
-            received=f"{type(module).__name__} with {held}",
+            received=f"{type(module).__name__} with {kind}",
             allowed="capturing, the lens, and edits at sites: they are of the forward pass",
             fix=FIX,
         )
-    found = in_memory(module, "weight")
-    assert found is not None
-    return found
+    weight = in_memory(module, "weight")
+    assert weight is not None
+    return weight
 
 
 def in_memory(module: Any, name: str) -> Tensor | None:
@@ -53,9 +57,9 @@ def in_memory(module: Any, name: str) -> Tensor | None:
     Raises:
         NoWeights: it is on the meta device, and nothing knows its values.
     """
-    found = getattr(module, name, None)
-    if found is None or not found.is_meta:
-        return None if found is None else found.detach()
+    parameter = getattr(module, name, None)
+    if parameter is None or not parameter.is_meta:
+        return None if parameter is None else parameter.detach()
     from accelerate.utils import align_module_device
 
     with align_module_device(module):
@@ -75,8 +79,8 @@ def device_of(module: Any) -> torch.device:
     if not module.weight.is_meta:
         return module.weight.device
     hook = getattr(module, "_hf_hook", None)
-    for one in getattr(hook, "hooks", (hook,)):
-        if (place := getattr(one, "execution_device", None)) is not None:
+    for inner in getattr(hook, "hooks", (hook,)):
+        if (place := getattr(inner, "execution_device", None)) is not None:
             return torch.device(place)
     in_memory(module, "weight")
     raise AssertionError("accelerate's hook has no device")

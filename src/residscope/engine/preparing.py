@@ -29,13 +29,13 @@ def sources_kept() -> Iterator[None]:
 
 def source_run(model: Any, prompt: Any, sites: Sequence[Site]) -> Any:
     """A recording that holds these sites of a prompt that an edit takes values from."""
-    kept = _sources.get()
-    if kept is None:
+    runs = _sources.get()
+    if runs is None:
         return model.run(prompt, capture=sites)
     key = prompt if isinstance(prompt, str) else id(prompt)
-    if key not in kept:
-        kept[key] = prompt, model.run(prompt, capture=[*model.sites.expand("resid_pre"), *sites])
-    return kept[key][1]
+    if key not in runs:
+        runs[key] = prompt, model.run(prompt, capture=[*model.sites.expand("resid_pre"), *sites])
+    return runs[key][1]
 
 
 def join(edits: Sequence[LeastEdit], table: SiteTable, lengths: tuple[int, ...]) -> tuple[Edit, ...]:
@@ -44,20 +44,20 @@ def join(edits: Sequence[LeastEdit], table: SiteTable, lengths: tuple[int, ...])
     `Edit.refuse` raises where a later one contradicts it at the sites they share; `Edit.joined` gives one edit for both, which
     stands where the earlier stood, or None.
     """
-    done: list[Edit] = []
+    joined: list[Edit] = []
     here: dict[Site, list[int]] = {}
     for edit in [part for given in map(whole, edits) for part in given.parts or (given,)]:
         sites = edit.places(table)
-        place = len(done)
+        place = len(joined)
         for i in sorted({i for site in sites for i in here.get(site, ())}):
             shared = [site for site in sites if i in here.get(site, ())]
-            done[i].refuse(edit, shared, lengths)
-            if (both := done[i].joined(edit)) is not None:
-                done[i], place = both, i
+            joined[i].refuse(edit, shared, lengths)
+            if (both := joined[i].joined(edit)) is not None:
+                joined[i], place = both, i
                 break
-        if place == len(done):
-            done.append(edit)
+        if place == len(joined):
+            joined.append(edit)
         for site in sites:
             if place not in here.setdefault(site, []):
                 here[site].append(place)
-    return tuple(done)
+    return tuple(joined)

@@ -100,7 +100,7 @@ class Edit(Protocol):
         return self
 
     def overlays(self, layout: Any) -> list[Any]:
-        """The weight changes it lays over modules, as `engine.seams.Overlay`; they act from its first site on."""
+        """The weight changes it lays over modules, as `engine.seams.LaidOverlay`; they act from its first site on."""
         return []
 
     def sends(self, at: At) -> list[Sequence[Change]]:

@@ -111,8 +111,8 @@ class Recording:
                 received="no model",
                 fix="Recording.load(path, model)",
             )
-        found: Recording = _room().load_recording(path, model)
-        return found
+        recording: Recording = _room().load_recording(path, model)
+        return recording
 
     def _repr_html_(self) -> str:
         return self.view()._repr_html_()
@@ -223,14 +223,14 @@ class Recording:
     def index(self, pos: int, row: int = 0) -> int:
         """Where a position of a row stands in the tensors; negative ones count from the row's own end."""
         length = self.lengths[row]
-        found = (pos + length if pos < 0 else pos) - self.offset
-        if not 0 <= found < length - self.offset:
+        place = (pos + length if pos < 0 else pos) - self.offset
+        if not 0 <= place < length - self.offset:
             raise UnknownPosition(
                 f"row {row} holds positions {self.offset} to {length - 1}",
                 received=f"pos={pos}",
                 allowed="a position it holds",
             )
-        return found
+        return place
 
     def keys_values(self, pos: int, *, start: int = 0, stop: int | None = None) -> dict[int, tuple[Tensor, Tensor]]:
         """Keys and values of the first `pos` positions at layers start to stop, each [batch kv_head pos d_head] as in a cache."""

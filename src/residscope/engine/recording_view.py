@@ -19,17 +19,17 @@ MOST_SITES = 200
 
 def shown(recording: "Recording", row: int = 0) -> Grid:
     """The norms of one prompt's stream, layer by token, and a table of the sites held."""
-    found: list[View] = []
-    held = recording.held
+    views: list[View] = []
+    values = recording.held
     stream = [site for site in recording.sites if site.name in STREAMS]
     if stream:
         n = recording.lengths[row] - recording.offset
         ids = recording.tokens[row, recording.offset : recording.offset + n].tolist()
-        norms = torch.stack([held[site][row, :n].float().norm(dim=-1).cpu() for site in stream])
+        norms = torch.stack([values[site][row, :n].float().norm(dim=-1).cpu() for site in stream])
         title = "Length of the stream" + (
             f", prompt {row} of {len(recording.lengths)}" if len(recording.lengths) > 1 else ""
         )
-        found.append(
+        views.append(
             HeatMap(
                 norms,
                 [str(site) for site in stream],
@@ -44,11 +44,13 @@ def shown(recording: "Recording", row: int = 0) -> Grid:
                 note="Full colour at the longest token that is neither first nor an attention sink.",
             )
         )
-    rows = [[str(site), " ".join(map(str, held[site].shape)), str(held[site].dtype)[6:]] for site in recording.sites]
+    rows = [
+        [str(site), " ".join(map(str, values[site].shape)), str(values[site].dtype)[6:]] for site in recording.sites
+    ]
     more = f"The first {MOST_SITES} of {len(rows)}. " if len(rows) > MOST_SITES else ""
     note = f"{more}{recording.nbytes / 2**20:.1f} MiB; under {len(recording.edits)} edits."
-    found.append(Table(["site", "shape", "dtype"], rows[:MOST_SITES], title="What it holds", note=note))
-    return Grid(found, columns=1, title=f"A recording of {recording.model.name}")
+    views.append(Table(["site", "shape", "dtype"], rows[:MOST_SITES], title="What it holds", note=note))
+    return Grid(views, columns=1, title=f"A recording of {recording.model.name}")
 
 
 def _limit(recording: "Recording", norms: Float[Tensor, "site pos"], stream: Sequence[Site], row: int) -> float | None:

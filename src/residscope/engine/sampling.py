@@ -60,11 +60,11 @@ class Stops:
 
     def __init__(self, model: Any, stop: str | int | Sequence[str | int] | None) -> None:
         given = [stop] if isinstance(stop, str | int) else list(_end_of_text(model) if stop is None else stop)
-        for one in given:
-            if isinstance(one, bool) or not isinstance(one, str | int) or one == "":
-                raise BadSampling("stop is a text or a token id, or several", received=repr(one))
-        self.texts = [one for one in given if isinstance(one, str)]
-        self.ids = {one for one in given if isinstance(one, int)}
+        for end in given:
+            if isinstance(end, bool) or not isinstance(end, str | int) or end == "":
+                raise BadSampling("stop is a text or a token id, or several", received=repr(end))
+        self.texts = [end for end in given if isinstance(end, str)]
+        self.ids = {end for end in given if isinstance(end, int)}
         if self.texts and model.tokenizer is None:
             raise NoTokenizer("this model came without a tokenizer", received=repr(self.texts), allowed="token ids")
 
@@ -76,6 +76,6 @@ def _end_of_text(model: Any) -> Iterable[int]:
     """The ids by which the model says it is done."""
     ends: set[int] = set()
     for holder in (getattr(model.hf, "generation_config", None), model.hf.config, model.tokenizer):
-        found = getattr(holder, "eos_token_id", None)
-        ends.update(found if isinstance(found, list) else [] if found is None else [found])
+        ids = getattr(holder, "eos_token_id", None)
+        ends.update(ids if isinstance(ids, list) else [] if ids is None else [ids])
     return ends

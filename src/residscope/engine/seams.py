@@ -114,7 +114,7 @@ class RouterLogits(TorchFunctionMode):
 
 
 @dataclass(frozen=True)
-class Overlay:
+class LaidOverlay:
     """A change A B of one module's weight, for the length of a pass: y = x W becomes x W + (x A) B.
 
     rows: the rows of the pass whose weight it is; None: all.
@@ -141,7 +141,7 @@ class Overlaid(TorchFunctionMode):
     now: the pass it is called in, which knows its rows.
     """
 
-    def __init__(self, overlays: Sequence[Overlay], now: Pass) -> None:
+    def __init__(self, overlays: Sequence[LaidOverlay], now: Pass) -> None:
         super().__init__()
         self.overlays, self.now = overlays, now
         self.weight = self.transposed = overlays[0].weight
@@ -170,7 +170,7 @@ class Overlaid(TorchFunctionMode):
         return self._added_by_row(out, x, own, times) if own else out
 
     def _added_by_row(
-        self, out: Tensor, x: Tensor, own: Sequence[Overlay], times: Callable[[Tensor, Tensor], Tensor]
+        self, out: Tensor, x: Tensor, own: Sequence[LaidOverlay], times: Callable[[Tensor, Tensor], Tensor]
     ) -> Tensor:
         lead, length = out.shape[:-1], self.now.length
         if lead.numel() % length:

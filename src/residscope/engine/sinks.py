@@ -35,21 +35,21 @@ def kept(recording: "Recording", site: str | Site) -> Bool[Tensor, "batch pos"]:
     for the stream x at the site; at sites inside a block, for the stream before the block and after it. Which rows are
     read together does not matter, nor whether the recording is a window: its base says what stands before.
     """
-    found = recording.batch.real.clone()
-    found[:, 0] = False
-    return found[:, recording.offset :] & ~sinks(recording, site)
+    usable = recording.batch.real.clone()
+    usable[:, 0] = False
+    return usable[:, recording.offset :] & ~sinks(recording, site)
 
 
 def sinks(recording: "Recording", site: str | Site) -> Bool[Tensor, "batch pos"]:
     """Attention sinks, the first token among them where it is one: |x| > 10 median |x|, the median and x as `kept` has them."""
     usual_of = recording.batch.real.clone()
     usual_of[:, 0] = False
-    found = torch.zeros_like(usual_of)
+    above = torch.zeros_like(usual_of)
     for stream in streams(recording.model, site):
         length = _lengths(recording, recording.model.sites.canonical(stream)).to(usual_of.device)
         usual = torch.where(usual_of, length, torch.nan).nanmedian(1, keepdim=True).values
-        found |= length > SINK * usual
-    return (found & recording.batch.real)[:, recording.offset :]
+        above |= length > SINK * usual
+    return (above & recording.batch.real)[:, recording.offset :]
 
 
 def _lengths(recording: "Recording", stream: Site) -> Float[Tensor, "batch whole"]:

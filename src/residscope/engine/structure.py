@@ -94,8 +94,8 @@ class _Seen:
     def attached(self) -> list[str]:
         hooks, forward, compiled = self._hooks
         placed = hasattr(self.module, "_hf_hook")  # accelerate's, which brings weights and moves nothing else
-        found = ["a forward hook"] * len(hooks) + (["another forward"] if forward is not None and not placed else [])
-        return found + (["compiled code"] if compiled is not None else [])
+        attached = ["a forward hook"] * len(hooks) + (["another forward"] if forward is not None and not placed else [])
+        return attached + (["compiled code"] if compiled is not None else [])
 
     def _put_on(self) -> tuple[tuple[Any, ...], Any, Any]:
         own = self._own

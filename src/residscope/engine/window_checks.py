@@ -13,7 +13,7 @@ from residscope.model.prompts import Batch
 from residscope.model.sites import Site, rank
 
 
-def is_plain(base: Any) -> bool:
+def is_unedited_run(base: Any) -> bool:
     """Whether a window's base is a whole run without edits."""
     return isinstance(base, Recording) and not base.edits and base.window is None
 
@@ -35,7 +35,7 @@ def require_reached(model: Any, window: Window, edits: Sequence[Edit]) -> None:
     """Refuse an edit that acts before the window, where it would be lost; what holds to an unedited base changes nothing."""
     entry = Site("resid_pre", window.start)
     for edit in edits:
-        if edit.needs_unedited and is_plain(window.base):
+        if edit.needs_unedited and is_unedited_run(window.base):
             continue
         sites = edit.places(model.sites)
         below = [s for s in sites if s != entry and rank(s, model.n_layers) < window.start] if window.start else []

@@ -61,8 +61,8 @@ def prefix_cache(pos: int, serve: Callable[[int, int], tuple[Tensor, Tensor]]) -
 
 def window_cache(window: Window, *, stop: int) -> Any:
     """The base's own keys and values before a window, up to layer `stop`."""
-    held = window.base.keys_values(window.pos, start=window.start, stop=stop)
-    return prefix_cache(window.pos, lambda layer, rows: tuple(x.expand(rows, -1, -1, -1) for x in held[layer]))
+    keys_values = window.base.keys_values(window.pos, start=window.start, stop=stop)
+    return prefix_cache(window.pos, lambda layer, rows: tuple(x.expand(rows, -1, -1, -1) for x in keys_values[layer]))
 
 
 def whole_cache() -> Any:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from residscope.fields.base import Field
-from residscope.fields.layers import whole_numbers
+from residscope.fields.layers import parse_numbers
 from residscope.fields.positions import Indices
 
 
@@ -24,7 +24,7 @@ class HeadsField(Field):
         return {"axis": self.axis, "single": self.single}
 
     def read(self, words: Sequence[str]) -> Any:
-        numbers = whole_numbers(words[0])
+        numbers = parse_numbers(words[0])
         return numbers[0] if self.single or len(numbers) == 1 else numbers
 
     @property

@@ -9,7 +9,7 @@ from pydantic import Field as Bounds
 from residscope.fields.base import Field
 
 
-def whole_numbers(text: str) -> list[int]:
+def parse_numbers(text: str) -> list[int]:
     """`0-5,29` as numbers. Raises ValueError."""
     numbers: list[int] = []
     for part in text.split(","):
@@ -28,7 +28,7 @@ class LayersField(Field):
         return Annotated[list[int], Bounds(min_length=1, max_length=10_000)]
 
     def read(self, words: Sequence[str]) -> Any:
-        return whole_numbers(words[0])
+        return parse_numbers(words[0])
 
     @property
     def example(self) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field as Bounds
 
 from residscope.fields.base import Field, World, Writer
-from residscope.fields.layers import whole_numbers
+from residscope.fields.layers import parse_numbers
 
 Indices = int | Annotated[list[int], Bounds(min_length=1, max_length=100_000)]
 
@@ -53,7 +53,7 @@ class PositionsField(Field):
         if self.several:
             return [part.strip() for part in words[0].split(",")]
         try:
-            numbers = whole_numbers(words[0])
+            numbers = parse_numbers(words[0])
         except ValueError:
             names = [part.strip() for part in words[0].split(",")]
             return names if len(names) > 1 else names[0]

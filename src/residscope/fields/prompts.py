@@ -59,7 +59,6 @@ SeveralPrompts = Annotated[
     ],
     BeforeValidator(_typed),
 ]
-ProbeData = Annotated[TaskData | FileData, Bounds(discriminator="kind")]
 LabelledPrompts = Annotated[TaskData | FileData | NamedPrompts, Bounds(discriminator="kind")]
 
 
@@ -67,11 +66,11 @@ def read_prompts(words: str) -> dict[str, Any]:
     """A prompt as typed; `task:ioi,n=50,seed=1`; a .csv, .tsv or .jsonl file of labelled prompts; a saved set's .safetensors."""
     if words.startswith("task:"):
         name, *options = words.removeprefix("task:").split(",")
-        told: dict[str, Any] = {"kind": "task", "task": name.strip()}
+        spec: dict[str, Any] = {"kind": "task", "task": name.strip()}
         for option in options:
             key, _, value = option.partition("=")
-            told[key.strip()] = value.strip() == "true" if key.strip() == "prefixes" else int(value)
-        return told
+            spec[key.strip()] = value.strip() == "true" if key.strip() == "prefixes" else int(value)
+        return spec
     path = Path(words).expanduser()
     if path.suffix in (".csv", ".tsv", ".jsonl") and path.is_file():
         return {"kind": "file", "name": path.name, "text": path.read_text(encoding="utf-8")}

@@ -68,7 +68,7 @@ def ablation_sweep(
         "method": f"ablation of {site} to {to if isinstance(to, str) else 'a tensor'}",
         "baseline": baseline.tolist(),
     }
-    averaged = {str(site): dict(found) for site, edit in whole.items() if (found := getattr(edit, "averaged", None))}
+    averaged = {str(site): dict(counts) for site, edit in whole.items() if (counts := edit.averaged)}
     if averaged:
         about["averaged"] = averaged
 

@@ -68,8 +68,8 @@ def activation_patching(
     if cells.pair.scored_by is not None:
         about["scored by"] = cells.pair.scored_by
 
-    def made(found: Result) -> Result:
-        result = cells.grid.result(found, about=about)
+    def made(swept: Result) -> Result:
+        result = cells.grid.result(swept, about=about)
         if not normalize:
             return result
         several = result.dims[-1] == "prompt"
@@ -78,13 +78,13 @@ def activation_patching(
         return replace(result, values=(result.values - low) / (high - low), name=name, unit="share")
 
     with keeping(made):
-        found = run(plan, cells.grid, gap, screen, over, progress, cancel, donor=source.batch)
-    return made(found)
+        swept = run(plan, cells.grid, gap, screen, over, progress, cancel, donor=source.batch)
+    return made(swept)
 
 
 class _Cells:
-    def __init__(self, found: Any, ends: tuple[Tensor, Tensor], pair: Pair) -> None:
-        self.grid, self.ends, self.pair = found, ends, pair
+    def __init__(self, cells: Any, ends: tuple[Tensor, Tensor], pair: Pair) -> None:
+        self.grid, self.ends, self.pair = cells, ends, pair
 
 
 def _plan(
@@ -107,10 +107,10 @@ def _plan(
     cells = grid(model, site, layers=layers, positions=positions, tokens=target.batch, names=target.names)
     wanted = dict.fromkeys(cells.sites)
     with torch.no_grad():
-        held = model.run(source.batch, capture=[*map(str, wanted), *pair.metric.sites], edits=background)
+        source_run = model.run(source.batch, capture=[*map(str, wanted), *pair.metric.sites], edits=background)
         unpatched = model.run(target.batch, pair.metric.sites, edits=background)
-        ends = pair.metric(held), pair.metric(unpatched)
-    values = {str(model.sites.canonical(s)): held[s] for s in wanted}
+        ends = pair.metric(source_run), pair.metric(unpatched)
+    values = {str(model.sites.canonical(s)): source_run[s] for s in wanted}
     several = [
         _patch(s, values[str(model.sites.canonical(s))], w, target, source)
         for s, w in zip(cells.sites, cells.where, strict=True)

@@ -67,27 +67,29 @@ def contexts(
             tell(len(rows))
             if len(rows) == candidates:
                 break
-    found: list[Found] = []
+    readings: list[Reading] = []
     with stage("Reading contexts", len(rows), progress, cancel) as tell:
         for start in range(0, len(rows), ROWS_AT_ONCE):
-            found += _read(model, direction, rows, start)
+            readings += _read(model, direction, rows, start)
             tell(start + ROWS_AT_ONCE)
-    if len({row for row, _, _ in found}) < n:
+    if len({row for row, _, _ in readings}) < n:
         raise TooFewContexts(
-            "the text gives too few contexts", received=f"{len({row for row, _, _ in found})}", allowed=f"{n} or more"
+            "the text gives too few contexts",
+            received=f"{len({row for row, _, _ in readings})}",
+            allowed=f"{n} or more",
         )
-    found.sort(key=lambda at: at[2])
-    if found[0][2] == found[-1][2]:
-        raise NoOrder("the direction says the same of every token", received=f"{found[0][2]:g} throughout")
+    readings.sort(key=lambda reading: reading[2])
+    if readings[0][2] == readings[-1][2]:
+        raise NoOrder("the direction says the same of every token", received=f"{readings[0][2]:g} throughout")
     chosen = [
-        Context(tuple(model.token_texts(rows[row][1])), pos, value) for row, pos, value in _strata(found, n, draw)
+        Context(tuple(model.token_texts(rows[row][1])), pos, value) for row, pos, value in _strata(readings, n, draw)
     ]
     draw.shuffle(chosen)
     return tuple(chosen)
 
 
 Row = tuple[list[int], list[int]]  # what the model reads, and the same without BOS
-Found = tuple[int, int, float]  # row, position without BOS, value
+Reading = tuple[int, int, float]  # row, position without BOS, value
 
 
 def _check(model: Model, direction: Direction) -> None:
@@ -163,8 +165,8 @@ def _rows(
             shown = ids[begins : begins + length]
             if len(shown) < length or tuple(shown) in taken or not _readable(model, shown):
                 continue
-            said = model.text(shown).strip()
-            if any(said in other or other.strip() in said for other in avoid if other.strip()):
+            words = model.text(shown).strip()
+            if any(words in other or other.strip() in words for other in avoid if other.strip()):
                 continue
             taken.add(tuple(shown))
             yield ids[:begins] + shown, shown
@@ -176,7 +178,7 @@ def _readable(model: Model, ids: Sequence[int]) -> bool:
     return lettered >= 0.6 * len(ids) and "bytes" not in model.token_kinds(ids)
 
 
-def _read(model: Model, direction: Direction, rows: Sequence[Row], start: int) -> Iterator[Found]:
+def _read(model: Model, direction: Direction, rows: Sequence[Row], start: int) -> Iterator[Reading]:
     batch = rows[start : start + ROWS_AT_ONCE]
     record = model.run([ids for ids, _ in batch], [direction.site, *streams(model, direction.site)])
     x: Float[Tensor, "batch pos ..."] = record[direction.site]
@@ -191,13 +193,13 @@ def _read(model: Model, direction: Direction, rows: Sequence[Row], start: int) -
                 yield start + i, pos, float(values[i, begins + pos])
 
 
-def _strata(found: Sequence[Found], n: int, draw: random.Random) -> Iterator[Found]:
+def _strata(readings: Sequence[Reading], n: int, draw: random.Random) -> Iterator[Reading]:
     """One of each n-th part of the sorted values, from rows of their own while there are any; the ends first."""
-    bounds = [round(k * len(found) / n) for k in range(n + 1)]
+    bounds = [round(k * len(readings) / n) for k in range(n + 1)]
     used: set[int] = set()
     for k in sorted(range(n), key=lambda k: -abs(2 * k + 1 - n)):
-        part = list(found[bounds[k] : bounds[k + 1]])
-        fresh = [at for at in part if at[0] not in used] or part
-        at = draw.choice(fresh)
-        used.add(at[0])
-        yield at
+        part = list(readings[bounds[k] : bounds[k + 1]])
+        fresh = [reading for reading in part if reading[0] not in used] or part
+        reading = draw.choice(fresh)
+        used.add(reading[0])
+        yield reading

@@ -126,8 +126,8 @@ def das(
             unit = u.detach() / u.detach().norm()
             put = _Put(site, own[rows] + (d @ unit)[:, None] * unit, [where[row] for row in rows])
             readout = _Kept()
-            _, found = gradients(model, part, readout, [site], edits=[put])
-            g = found[site][torch.arange(len(rows)), put.where].double().cpu()
+            _, grads = gradients(model, part, readout, [site], edits=[put])
+            g = grads[site][torch.arange(len(rows)), put.where].double().cpu()
             slope = ((g @ unit)[:, None] * d + (d @ unit)[:, None] * g).mean(0)
             u.grad = slope - (slope @ unit) * unit  # along the sphere
             adam.step()
@@ -162,6 +162,6 @@ class _Put(Edit):
         return [table.canonical(self.site)]
 
     def apply(self, value: Tensor, at: At) -> Tensor:
-        found = value.clone()
-        found[torch.arange(len(self.where)), self.where] = self.new.to(value)
-        return found
+        exchanged = value.clone()
+        exchanged[torch.arange(len(self.where)), self.where] = self.new.to(value)
+        return exchanged

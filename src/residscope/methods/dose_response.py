@@ -77,7 +77,7 @@ class DoseResponse(Report):
         """Own tokens (where there are any) and KL over the dose, each with the random directions' band."""
         shown = [] if self.own is None else [(self.own, self.random_own, self.of)]
         shown.append((self.kl, self.random_kl, "KL from the unedited prediction"))
-        found = []
+        curves = []
         for own, others, title in shown:
             assert others is not None
             ends = torch.quantile(others.values.double(), torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
@@ -85,7 +85,7 @@ class DoseResponse(Report):
                 Line(self.direction, own.values, low=own.low, high=own.high),
                 Line("random directions", others.values.mean(0), low=ends[0], high=ends[1], dashed=True),
             ]
-            found.append(
+            curves.append(
                 Curve(
                     list(own.coords["dose"]),
                     lines,
@@ -97,16 +97,16 @@ class DoseResponse(Report):
                     note=f"bands: 95 % over {self.provenance['prompts']} prompts; over {len(others.values)} random directions",
                 )
             )
-        return found
+        return curves
 
     def view(self) -> Grid:
         return Grid(self.curves(), columns=2, title=f"Steering along {self.direction}")
 
     def __repr__(self) -> str:
-        said = "no tokens of its own"
+        effect = "no tokens of its own"
         if self.own is not None:
-            said = f"{self.slope:.3g} {self.own.unit or 'units'} per sd, p {self.p:.3f}"
-        return f"DoseResponse({self.direction}: {said})"
+            effect = f"{self.slope:.3g} {self.own.unit or 'units'} per sd, p {self.p:.3f}"
+        return f"DoseResponse({self.direction}: {effect})"
 
 
 @dataclass(eq=False)
@@ -174,7 +174,7 @@ def dose_response(
             received=f"pos={getattr(metric, 'pos', None)}",
             allowed="a metric of the logits at pos=-1",
         )
-    moments = moments or moments_of(model, batch, place, direction.head)
+    moments = moments or prompt_moments(model, batch, place, direction.head)
     step = step_of(direction, moments)
     drawn, tilt = equal_variance(step, moments, random, seed=seed)
     moves = torch.cat([step[None], drawn * step.norm()])
@@ -189,7 +189,9 @@ def dose_response(
     ]  # fmt: skip
     base = model.run(batch).logits_at(-1).float()
     plan = sweep(model, batch, cells, _Shift(base, ids, metric), memory=memory)
-    found = plan.run(progress, cancel, what="Steering").values.double().reshape(len(moves), len(doses), len(batch), -1)
+    responses = (
+        plan.run(progress, cancel, what="Steering").values.double().reshape(len(moves), len(doses), len(batch), -1)
+    )
     about = {
         **model.provenance, "method": "dose_response", "site": place, "prompts": len(batch), "seed": seed,
         "step": float(step.norm()), "tilt": round(tilt, 3), "random directions": random,
@@ -198,8 +200,8 @@ def dose_response(
     }  # fmt: skip
     name, unit = ("own tokens", "logits") if metric is None else (label_of(metric, model), unit_of(metric))
     of = name if metric is not None else "Its own tokens: those it raises less those it lowers"
-    kl = found[..., 0]
-    own = found[..., 1] if metric is not None else _own(found[..., 1:], tokens, ids)
+    kl = responses[..., 0]
+    own = responses[..., 1] if metric is not None else _own(responses[..., 1:], tokens, ids)
     return DoseResponse(
         direction.name, of, _mean(kl[0], doses, "KL", "nats", seed, about),
         None if own is None else _mean(own[0], doses, name, unit, seed, about),
@@ -207,13 +209,13 @@ def dose_response(
     )  # fmt: skip
 
 
-def moments_of(model: Model, batch: Batch, site: str, head: int | None) -> Moments:
+def prompt_moments(model: Model, batch: Batch, site: str, head: int | None) -> Moments:
     """The moments of a site's vectors over prompts, first tokens and attention sinks left out (`engine.sinks.kept`)."""
     record = model.run(batch, [site, *streams(model, site)])
     x = at_head(record, model.sites.parse(site), head)
-    found = Moments.empty(x.shape[-1])
-    found.add(x[kept(record, site).to(x.device)].cpu())
-    return found
+    moments = Moments.empty(x.shape[-1])
+    moments.add(x[kept(record, site).to(x.device)].cpu())
+    return moments
 
 
 def _tokens(

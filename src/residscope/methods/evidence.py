@@ -29,8 +29,6 @@ from residscope.progress import Cancel, Progress
 from residscope.reports import Report
 from residscope.views import Grid, View
 
-PARTS = ("tokens", "examples", "null", "stability", "dose", "removal")
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Evidence(Report):
@@ -82,8 +80,8 @@ class Evidence(Report):
         return Grid(shown, columns=2, title=f"Evidence for {self.named}")
 
     def __repr__(self) -> str:
-        said = f"correlates {self.correlates.said}, is used {self.used.said}"
-        return f"Evidence({self.named}: {said})"
+        summary = f"correlates {self.correlates.said}, is used {self.used.said}"
+        return f"Evidence({self.named}: {summary})"
 
 
 @method(
@@ -112,26 +110,26 @@ def evidence(
     One pass over the text (`tokens` of it) gives examples, the null distribution and the stability of the fit; then steering and
     removal on `prompts` held-out windows of `length` tokens from beyond what was read or fitted, beside `random` directions each.
 
-        found = rs.evidence(model, pca[7])
-        print(found.correlates.sentence, found.used.sentence)
+        gathered = rs.evidence(model, pca[7])
+        print(gathered.correlates.sentence, gathered.used.sentence)
 
     Raises:
         NoVectors, UnknownHead: no vector a token stands there. CorpusError: the text cannot be used.
         Cancelled: with the evidence so far as its `partial`.
     """
-    found: Evidence | None = None
+    latest: Evidence | None = None
     stages = gather(
         model, direction, corpus, tokens=tokens, prompts=prompts, length=length, random=random, seed=seed, memory=memory,
         progress=progress, cancel=cancel,
     )  # fmt: skip
     try:
         for known in stages:
-            found = known
+            latest = known
     except Cancelled as stop:
-        stop.partial = found
+        stop.partial = latest
         raise
-    assert found is not None
-    return found
+    assert latest is not None
+    return latest
 
 
 def gather(
@@ -153,69 +151,69 @@ def gather(
     corpus = opened(corpus)
     if not isinstance(corpus, str | Path | DataSet | Sequence):
         corpus = list(corpus)  # it is read twice
-    told: dict[str, Any] = {"progress": progress, "cancel": cancel}
+    watch: dict[str, Any] = {"progress": progress, "cancel": cancel}
     about = {**model.provenance, "method": "evidence", "corpus": called(corpus), "tokens": tokens, "seed": seed}
-    found = Evidence(direction.name, direction.place, own_tokens(model, direction), provenance=about)
-    if found.tokens is None:
-        found = replace(found, missing={"tokens": f"nothing linear leads from {site.name} to the logits"})
+    gathered = Evidence(direction.name, direction.place, own_tokens(model, direction), provenance=about)
+    if gathered.tokens is None:
+        gathered = replace(gathered, missing={"tokens": f"nothing linear leads from {site.name} to the logits"})
     nmf = False
     try:
         nmf = fit_of(direction)["dictionary"] == "nmf"
-        found = replace(found, fitted=True)
+        gathered = replace(gathered, fitted=True)
     except NotFitted as error:
-        found = _without(found, "stability", error)
-    yield found
+        gathered = _without(gathered, "stability", error)
+    yield gathered
 
     readings, null = Readings([direction], model), Null(direction, model, n=199, seed=seed)
     blocks = Blocks(direction.site, direction.head, model.sites.width(site), seed=seed, vectors=nmf)
     shown: dict[str, Any] = {"k": 10, "intervals": 5, "per_interval": 5, "context": 16, "seed": seed, "about": about}
     read = 0
     reader = Reader(model, corpus)
-    for chunk in chunks(model, reader, [direction.site], tokens=tokens, **told):
+    for chunk in chunks(model, reader, [direction.site], tokens=tokens, **watch):
         readings.add(chunk)
         null.add(chunk)
         blocks.add(chunk)
         before, read = read, read + sum(chunk.record.lengths)
         if before < tokens / 4 <= read < tokens:
-            found = replace(found, examples=readings.result(0, **shown))
-            yield found
+            gathered = replace(gathered, examples=readings.result(0, **shown))
+            yield gathered
     about |= reader.about
-    found = replace(found, examples=readings.result(0, **shown), null=null.result(about), provenance=about)
-    yield found
-    if found.fitted:
+    gathered = replace(gathered, examples=readings.result(0, **shown), null=null.result(about), provenance=about)
+    yield gathered
+    if gathered.fitted:
         try:
-            found = replace(found, stability=stability_of(direction, blocks, about=about, **told))
+            gathered = replace(gathered, stability=stability_of(direction, blocks, about=about, **watch))
         except TooFewVectors as error:
-            found = _without(found, "stability", error)
-        yield found
+            gathered = _without(gathered, "stability", error)
+        yield gathered
 
     skip = _seen(direction, called(corpus), read)
-    options: dict[str, Any] = {"random": random, "moments": blocks.joined(), "seed": seed, "memory": memory, **told}
+    options: dict[str, Any] = {"random": random, "moments": blocks.joined(), "seed": seed, "memory": memory, **watch}
     try:
-        held = held_out(model, corpus, skip=skip, n=prompts, length=length, seed=seed, **told)
-        about = {**about, "held out": held.origin, "held-out prompts": [list(ids) for ids in held.prompts]}
-        yield from _edited(model, direction, held.prompts, replace(found, provenance=about), options)
+        windows = held_out(model, corpus, skip=skip, n=prompts, length=length, seed=seed, **watch)
+        about = {**about, "held out": windows.origin, "held-out prompts": [list(ids) for ids in windows.prompts]}
+        yield from _edited(model, direction, windows.prompts, replace(gathered, provenance=about), options)
     except (ZeroDirection, CorpusError) as error:
-        yield _without(_without(found, "dose", error), "removal", error)
+        yield _without(_without(gathered, "dose", error), "removal", error)
 
 
 def _edited(
     model: Model,
     direction: Direction,
     prompts: Sequence[Sequence[int]],
-    found: Evidence,
+    gathered: Evidence,
     options: Mapping[str, Any],
 ) -> Iterator[Evidence]:
     """What comes of editing along the direction, on held-out prompts."""
     dose = dose_response(model, direction, prompts, **options)
-    found = replace(found, dose=dose)
-    yield found
+    gathered = replace(gathered, dose=dose)
+    yield gathered
     cost = removal_cost(model, direction, prompts, **options)
-    yield replace(found, removal=cost)
+    yield replace(gathered, removal=cost)
 
 
-def _without(found: Evidence, part: str, error: ResidscopeError) -> Evidence:
-    return replace(found, missing={**found.missing, part: error.failed})
+def _without(gathered: Evidence, part: str, error: ResidscopeError) -> Evidence:
+    return replace(gathered, missing={**gathered.missing, part: error.failed})
 
 
 def _seen(direction: Direction, corpus: str, read: int) -> int:

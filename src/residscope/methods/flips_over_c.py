@@ -109,11 +109,13 @@ def flip_rates(
         torch.tensor(column, dtype=torch.float64).reshape(shape)
         for column in zip(*((one.rate, *one.interval) for one in each), strict=True)
     )
-    found = {
+    provenance = {
         **model.provenance,
         **(about or {}),
         "method": "flips_over_C",
         "held out": len(test),
         "right": each[0].right,
     }
-    return Result(rate, tuple(coords), coords, name="flip rate", unit="share", low=low, high=high, provenance=found)
+    return Result(
+        rate, tuple(coords), coords, name="flip rate", unit="share", low=low, high=high, provenance=provenance
+    )

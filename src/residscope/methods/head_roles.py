@@ -126,8 +126,8 @@ class HeadRoles(Report):
         )
 
     def __repr__(self) -> str:
-        said = (f"{role} {', '.join(f'{a}.{b}' for a, b in heads)}" for role, heads in self.groups.items())
-        return f"HeadRoles({'; '.join(said)})"
+        groups = (f"{role} {', '.join(f'{a}.{b}' for a, b in heads)}" for role, heads in self.groups.items())
+        return f"HeadRoles({'; '.join(groups)})"
 
 
 @method("head-roles", title="Roles of heads", group="sweeps")
@@ -201,7 +201,7 @@ def _knock_out(heads: Sequence[Head], z: Mapping[int, Float[Tensor, "head d_head
 
 
 def _effects(
-    model: Model, data: PromptSet, background: Sequence[Edit], batch: int, **told: Any
+    model: Model, data: PromptSet, background: Sequence[Edit], batch: int, **watch: Any
 ) -> tuple[Float[Tensor, "to layer head"], Float[Tensor, "layer head"], dict[int, Tensor]]:
     """Means over the prompts: attention from END, direct effect, and z at END by layer."""
     assert data.answers is not None
@@ -209,7 +209,7 @@ def _effects(
     names = ["z", "pattern", *(["attn_post_scale"] if "attn_post_scale" in model.sites.names else [])]
     sites = ["final_scale", *(f"{name}.{layer}" for name in names for layer in range(model.n_layers))]
     at_end = ValuesAt(model, data, dict.fromkeys(sites, "END"))
-    there = at_end.split(sweep(model, data, [()], at_end, background, batch=batch).run(**told).values[0])
+    there = at_end.split(sweep(model, data, [()], at_end, background, batch=batch).run(**watch).values[0])
     keys, rows = torch.tensor([data.at(name) for name in LOOKED]), torch.arange(len(data))
     attention, direct, z = [], [], {}
     for layer in range(model.n_layers):
@@ -267,12 +267,12 @@ def _of_one_length(model: Model, data: PromptSet, prompts: int) -> list[list[int
     by_length: dict[int, list[int]] = {}
     for row, length in enumerate(model.batch(data).lengths):
         by_length.setdefault(length, []).append(row)
-    found: list[list[int]] = []
+    groups: list[list[int]] = []
     for rows in sorted(by_length.values(), key=len, reverse=True):
         if prompts > 0:
-            found.append(rows[:prompts])
-            prompts -= len(found[-1])
-    return found
+            groups.append(rows[:prompts])
+            prompts -= len(groups[-1])
+    return groups
 
 
 def _ranked(values: Float[Tensor, "layer head"]) -> list[Head]:

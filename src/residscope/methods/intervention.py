@@ -146,8 +146,8 @@ class Intervention(Report):
         )
 
     def __repr__(self) -> str:
-        found = self.flips()
-        return f"Intervention({self.name} at {self.site}, {self.position}: {found.flipped} of {found.right} flip)"
+        edited = self.flips()
+        return f"Intervention({self.name} at {self.site}, {self.position}: {edited.flipped} of {edited.right} flip)"
 
 
 @method("intervene", title="Interventions beside each other", group="probes")
@@ -164,8 +164,8 @@ def intervene(
 ) -> tuple[Intervention, ...]:
     """Every method at every probe's site, in all arms, on prompts that the probes have not seen; the base run is shared.
 
-        found = intervene(model, test, [probe], {"LRQP": METHODS["LRQP"]})
-        found[0].flips().rate, found[0].flips("control").mean_absolute_shift, found[0].numbers()
+        interventions = intervene(model, test, [probe], {"LRQP": METHODS["LRQP"]})
+        interventions[0].flips().rate, interventions[0].flips("control").mean_absolute_shift, interventions[0].numbers()
 
     Raises:
         MissingLabel: no answers, or no such label. UnknownPosition, WrongModel, Unreachable, SingularCovariance,
@@ -179,19 +179,19 @@ def intervene(
     of_cell = [None, *(probe for _, _, probe in cases for _ in range(3))]
     gathered = _Gathered(model, data, len(cells), probes)
     plan = sweep(model, data, cells, gathered.readout, batch=batch)
-    for one in plan.each(progress, cancel, what="Intervening"):
-        gathered.take(one, of_cell)
+    for answers in plan.each(progress, cancel, what="Intervening"):
+        gathered.take(answers, of_cell)
     gathered.close()
     with stage("Measuring the moves", len(of_cell), progress, cancel) as tell:
         arms = gathered.arms(of_cell, tell)
     about = {**model.provenance, "method": "intervene", "data": data.name, "held out": len(data), "seed": seed}
-    found = []
+    interventions = []
     for i, (name, _, probe) in enumerate(cases):
         clean = gathered.clean(arms[0], probe)
         own = dict(zip(ARMS, [clean, *arms[1 + 3 * i : 4 + 3 * i]], strict=True))
-        said = {**about, "C": probe.C, "probe": dict(probe.provenance)}
-        found.append(Intervention(name, probe.site, probe.position, probe.label, own, data.texts, said))
-    return tuple(found)
+        provenance = {**about, "C": probe.C, "probe": dict(probe.provenance)}
+        interventions.append(Intervention(name, probe.site, probe.position, probe.label, own, data.texts, provenance))
+    return tuple(interventions)
 
 
 def compare(found: Sequence[Intervention]) -> dict[str, Result]:
@@ -199,13 +199,17 @@ def compare(found: Sequence[Intervention]) -> dict[str, Result]:
 
     Raises KeyError where a method is missing at a site.
     """
-    sites, names = (tuple(dict.fromkeys(getattr(one, part) for one in found)) for part in ("site", "name"))
-    at = {(one.site, one.name): one for one in found}
+    sites, names = (
+        tuple(dict.fromkeys(getattr(intervention, part) for intervention in found)) for part in ("site", "name")
+    )
+    at = {(intervention.site, intervention.name): intervention for intervention in found}
     grid = [[at[site, name] for name in names] for site in sites]
 
     def result(name: str) -> Result:
-        values = torch.tensor([[one.numbers()[name] for one in row] for row in grid], dtype=torch.float64)
-        ends = [[one.flips().interval for one in row] for row in grid]
+        values = torch.tensor(
+            [[intervention.numbers()[name] for intervention in row] for row in grid], dtype=torch.float64
+        )
+        ends = [[intervention.flips().interval for intervention in row] for row in grid]
         low, high = torch.tensor(ends, dtype=torch.float64).unbind(-1) if name == "flip rate" else (None, None)
         coords = {"site": sites, "method": names}
         about = found[0].provenance
@@ -255,17 +259,17 @@ class _Gathered:
         self.after: dict[int, Tensor] = {}
         self._ends: dict[int | None, list[tuple[list[int], Tensor]]] = {}  # of the batch under way, by cell
 
-    def take(self, one: Answers, of_cell: Sequence[Probe | None]) -> None:
-        if one.cell is None:  # a new batch begins
+    def take(self, answers: Answers, of_cell: Sequence[Probe | None]) -> None:
+        if answers.cell is None:  # a new batch begins
             self.close()
-        rows, (end, places) = list(one.prompts), self.readout.split(one.values)
-        self._ends.setdefault(one.cell, []).append((rows, end))
-        probe = None if one.cell is None else of_cell[one.cell]
-        if one.cell is None:
+        rows, (end, places) = list(answers.prompts), self.readout.split(answers.values)
+        self._ends.setdefault(answers.cell, []).append((rows, end))
+        probe = None if answers.cell is None else of_cell[answers.cell]
+        if answers.cell is None:
             for p in self.probes:
                 self._keep(self.before, _place(p), rows, places, p)
         elif probe is not None:
-            self._keep(self.after, one.cell, rows, places, probe)
+            self._keep(self.after, answers.cell, rows, places, probe)
 
     def close(self) -> None:
         """The numbers of the batch under way."""
@@ -288,23 +292,23 @@ class _Gathered:
             return self.model.layout.logits(end).float().log_softmax(-1)
 
     def _keep(
-        self, held: dict[Any, Tensor], key: Any, rows: list[int], places: dict[Place, Tensor], probe: Probe
+        self, vectors: dict[Any, Tensor], key: Any, rows: list[int], places: dict[Place, Tensor], probe: Probe
     ) -> None:
         value = places[_place(probe)].double().cpu()
-        held.setdefault(key, torch.zeros(len(self.ids), value.shape[-1], dtype=torch.float64))[rows] = value
+        vectors.setdefault(key, torch.zeros(len(self.ids), value.shape[-1], dtype=torch.float64))[rows] = value
 
     def arms(self, of_cell: Sequence[Probe | None], tell: Tell) -> list[Arm]:
         none = torch.zeros(len(self.ids))
-        found = []
+        arms = []
         for cell, probe in enumerate(of_cell):
             cost = off = none
             if probe is not None:
                 before, after = self.before[_place(probe)], self.after[cell]
                 cost = lengths(after - before, torch.linalg.cholesky(probe.covariance)).float()
                 off = _share_nearer(_distance(after, probe), _distance(before, probe))
-            found.append(Arm(self.diff[cell], self.kl[cell], self.mass[cell], cost, off))
+            arms.append(Arm(self.diff[cell], self.kl[cell], self.mass[cell], cost, off))
             tell(cell + 1)
-        return found
+        return arms
 
     def clean(self, arm: Arm, probe: Probe) -> Arm:
         """The unedited arm, with where its own points lie at this probe's site."""
@@ -318,5 +322,5 @@ def _distance(x: Float[Tensor, "prompt d"], probe: Probe) -> Float[Tensor, "prom
     return torch.stack([lengths(x - mean, root) for mean in probe.class_means]).amin(0)
 
 
-def _share_nearer(found: Float[Tensor, "prompt"], real: Float[Tensor, "prompt"]) -> Float[Tensor, "prompt"]:
-    return torch.searchsorted(real.sort().values, found.contiguous()).float() / len(real)
+def _share_nearer(distances: Float[Tensor, "prompt"], real: Float[Tensor, "prompt"]) -> Float[Tensor, "prompt"]:
+    return torch.searchsorted(real.sort().values, distances.contiguous()).float() / len(real)

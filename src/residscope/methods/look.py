@@ -47,12 +47,12 @@ class Projection(Report):
 
     def view(self, texts: Sequence[str] | None = None) -> Scatter:
         a, b = self.share
-        said = f"silhouette {self.silhouette:.2f}; probe {self.probe.accuracy:.0%} (shuffled {self.probe.control:.0%})"
-        said += f"; {a + b:.0%} of the variance" if self.method == "svd" else f"; {self.method}"
+        note = f"silhouette {self.silhouette:.2f}; probe {self.probe.accuracy:.0%} (shuffled {self.probe.control:.0%})"
+        note += f"; {a + b:.0%} of the variance" if self.method == "svd" else f"; {self.method}"
         names = ("SV 0", "SV 1") if self.method == "svd" else ("UMAP 0", "UMAP 1")
         return Scatter(
             self.shown[:, 0], self.shown[:, 1], groups=self.groups, title=f"{self.site} at {self.position}",
-            x_title=names[0], y_title=names[1], note=said, texts=None if texts is None else list(texts),
+            x_title=names[0], y_title=names[1], note=note, texts=None if texts is None else list(texts),
         )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -124,9 +124,9 @@ def look(
     names = [str(s) for name in sites for s in model.sites.expand(name) if layers is None or s.layer in layers]
     names.sort(key=lambda name: int(name.rpartition(".")[2]))
     _check(data, label, method)
-    told: dict[str, Any] = {"progress": progress, "cancel": cancel}
-    seen = recorded(model, data, names, [position], **told)
-    return project(seen, data, label=label, method=method, seed=seed, provenance=model.provenance, **told)
+    watch: dict[str, Any] = {"progress": progress, "cancel": cancel}
+    seen = recorded(model, data, names, [position], **watch)
+    return project(seen, data, label=label, method=method, seed=seed, provenance=model.provenance, **watch)
 
 
 def project(
@@ -148,12 +148,12 @@ def project(
     _check(data, label, method)
     groups = tuple(map(str, data.label(label)))
     about = {**(provenance or {}), "data": data.name, "prompts": len(data), "label": label, "seed": seed}
-    found: list[Projection] = []
+    projections: list[Projection] = []
     quiet: dict[str, Any] = {"progress": False, "cancel": cancel}
     vectors = seen.vectors if isinstance(seen, Recorded) else seen
 
     def so_far() -> Look:
-        return Look(tuple(found), data.texts, about)
+        return Look(tuple(projections), data.texts, about)
 
     with stage("Projecting", len(vectors), progress, cancel, partial=so_far) as tell:
         for (name, position), value in vectors.items():
@@ -163,8 +163,8 @@ def project(
             keep = seen.kept[at] if isinstance(seen, Recorded) else torch.ones(len(x), dtype=torch.bool)
             shown, share = _umap(x, seed) if method == "umap" else _svd(x, keep)
             score = _silhouette(shown[keep], [g for g, k in zip(groups, keep.tolist(), strict=True) if k])
-            found.append(Projection(name, position, label, shown, groups, share, score, probe, method, about))
-            tell(len(found))
+            projections.append(Projection(name, position, label, shown, groups, share, score, probe, method, about))
+            tell(len(projections))
     return so_far()
 
 

@@ -70,10 +70,10 @@ class NullDirections(Report):
         return Grid([self.histogram(measure) for measure in MEASURES], columns=2, title=title)
 
     def __repr__(self) -> str:
-        found = ", ".join(
+        measured = ", ".join(
             f"{m} {float(self.observed.select(measure=m).values):.3g} (p {self.beaten(m):.3f})" for m in MEASURES
         )
-        return f"NullDirections({self.direction}: {found})"
+        return f"NullDirections({self.direction}: {measured})"
 
 
 class Powers:
@@ -98,9 +98,9 @@ class Powers:
         self.total += float(moved.pow(2).sum())
         self.sum += moved.sum(0)
         for name, group in (("token", ids), ("position", pos)):
-            found, index, n = torch.unique(group, return_inverse=True, return_counts=True)
-            sums = torch.zeros(len(found), y.shape[1], dtype=torch.float64).index_add_(0, index, y)
-            self._into(name, zip(found.tolist(), n.tolist(), sums, strict=True))
+            keys, index, n = torch.unique(group, return_inverse=True, return_counts=True)
+            sums = torch.zeros(len(keys), y.shape[1], dtype=torch.float64).index_add_(0, index, y)
+            self._into(name, zip(keys.tolist(), n.tolist(), sums, strict=True))
 
     def merge(self, other: "Powers") -> None:
         """Raises WrongModel where the other has other directions."""
@@ -114,10 +114,10 @@ class Powers:
             self._into(name, ((key, n, sums) for key, (n, sums) in groups.items()))
 
     def _into(self, name: str, groups: Any) -> None:
-        held = self.by[name]
+        sums_by_key = self.by[name]
         for key, n, sums in groups:
-            before = held.get(key)
-            held[key] = (n, sums) if before is None else (before[0] + n, before[1] + sums)
+            before = sums_by_key.get(key)
+            sums_by_key[key] = (n, sums) if before is None else (before[0] + n, before[1] + sums)
 
     def measures(self) -> Float[Tensor, "measure k"]:
         """The four measures of each direction; 0 where a coordinate does not vary."""
@@ -145,7 +145,7 @@ class Null:
     def __init__(self, direction: Direction, model: Model, *, n: int, seed: int) -> None:
         self.direction, self.model, self.n, self.seed = direction, model, n, seed
         self.powers: Powers | None = None
-        self._held: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def add(self, chunk: Chunk) -> None:
         x = chunk.at(self.direction.site, self.direction.head)
@@ -157,27 +157,27 @@ class Null:
         if self.powers is not None:
             self.powers.add(*part)
             return
-        self._held.append(part)
-        if sum(len(x) for x, _, _ in self._held) >= OPENING:
+        self._waiting.append(part)
+        if sum(len(x) for x, _, _ in self._waiting) >= OPENING:
             self._open()
 
     def _open(self) -> None:
-        opening = torch.cat([x for x, _, _ in self._held])
+        opening = torch.cat([x for x, _, _ in self._waiting])
         read = self.direction.read.double().cpu()
         drawn = [uniform(read, self.n, seed=self.seed), of_data(read, opening, self.n, seed=self.seed + 1)]
         self.powers = Powers(torch.cat([read[None], *drawn]), opening)
-        for part in self._held:
+        for part in self._waiting:
             self.powers.add(*part)
-        self._held = []
+        self._waiting = []
 
     def result(self, about: Mapping[str, Any]) -> NullDirections:
         if self.powers is None:
-            if sum(len(x) for x, _, _ in self._held) < 2:
+            if sum(len(x) for x, _, _ in self._waiting) < 2:
                 raise EmptyCorpus("every token of the text is left out", fix="give longer texts")
             self._open()
         assert self.powers is not None
-        found = self.powers.measures()
-        observed, null = found[:, 0], found[:, 1:].reshape(len(MEASURES), len(DRAWN), self.n).movedim(1, 0)
+        measures = self.powers.measures()
+        observed, null = measures[:, 0], measures[:, 1:].reshape(len(MEASURES), len(DRAWN), self.n).movedim(1, 0)
         close = 1e-9 * (1 + observed.abs())  # directions that explain all alike are ties
         at_least = (null >= (observed - close)[None, :, None]).sum(2)
         p = (1 + at_least) / (1 + self.n)

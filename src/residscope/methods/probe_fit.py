@@ -53,14 +53,14 @@ def fit_probe(
     Raises:
         OneClass, UnseenLabel, TooFewPrompts, MissingLabel, UnknownPosition, Cancelled.
     """
-    told: dict[str, Any] = {"progress": progress, "cancel": cancel}
+    watch: dict[str, Any] = {"progress": progress, "cancel": cancel}
     train, test = halves(data, label=label, held_out=held_out, seed=seed, positions=[position])
     at = (site, position)
-    seen, unseen = recorded_halves(model, train, test, [site], [position], head=head, **told)
+    seen, unseen = recorded_halves(model, train, test, [site], [position], head=head, **watch)
     about = {"model": model.hash, "model name": model.name, "data": data.name, "seed": seed}
     return fit(
         seen.vectors[at], unseen.vectors[at], train.label(label), test.label(label), **seen.left_out(at), seed=seed, Cs=Cs,
-        **told, site=site, position=position, label=label, head=head, provenance=about,
+        **watch, site=site, position=position, label=label, head=head, provenance=about,
     )  # fmt: skip
 
 

@@ -72,17 +72,17 @@ def probe_map(
         OneClass, UnseenLabel, TooFewPrompts, MissingLabel, UnknownPosition, UnknownHead, SiteError.
         Cancelled: with the probe and its map so far as its `partial`.
     """
-    found: ProbeMap | None = None
+    latest: ProbeMap | None = None
     where: dict[str, Any] = {"site": site, "position": position, "label": label, "here_only": here_only}
     how: dict[str, Any] = {"seed": seed, "recordings": recordings, "progress": progress, "cancel": cancel}
     try:
         for known in mapped(model, data, **where, **how):
-            found = known
+            latest = known
     except Cancelled as stop:
-        stop.partial = found
+        stop.partial = latest
         raise
-    assert found is not None
-    return found
+    assert latest is not None
+    return latest
 
 
 def mapped(
@@ -105,9 +105,9 @@ def mapped(
     split = _split(data, label, position, seed)
     recorded = recordings.recorded(model, data, [at[0]], [position], **watch)
     sites, positions = ((at[0],), (position,)) if here_only else _places(model, data, at)
-    found = _probed(model, data, recorded, split, at, label, seed, watch)
+    probed = _probed(model, data, recorded, split, at, label, seed, watch)
     right: dict[Key, int | None] = {}
-    yield _with_map(found, sites, positions, right)
+    yield _with_map(probed, sites, positions, right)
 
     recorded = recordings.recorded(model, data, sites, positions, what="Recording every layer", **watch)
     worked = recordings.worked(model, data)
@@ -115,13 +115,13 @@ def mapped(
     with stage("Mapping every layer", len(order), **watch, yields=True) as tell:
         for done, name in enumerate(order, 1):
             for place in positions:
-                key = (label, seed, found.probe.C, name, place)
+                key = (label, seed, probed.probe.C, name, place)
                 if key not in worked:
-                    worked[key] = _count(recorded, (name, place), split, found.probe.C)
+                    worked[key] = _count(recorded, (name, place), split, probed.probe.C)
                 right[name, place] = worked[key]
             tell(done)
             if done == len(order) or _rung(sites.index(order[done])) != _rung(sites.index(name)):
-                yield _with_map(found, sites, positions, right)
+                yield _with_map(probed, sites, positions, right)
 
 
 class _Split(NamedTuple):
@@ -171,13 +171,13 @@ def _probed(
         unit="activation",
         **of_prompt,
     )
-    said = Result(
+    log_probs = Result(
         probe.log_prob(x), ("prompt", "class"), {"class": probe.classes, "label": labels}, name="log P(class)", unit="nats",
         **of_prompt,
     )  # fmt: skip
     empty = Result(torch.full((1, 1), math.nan), ("position", "site"), {"position": at[1:], "site": at[:1]})
     about = {**model.provenance, "method": "probe_map", "data": data.name, "seed": seed, "C": probe.C}
-    return ProbeMap(probe, data, tuple(split.test), said, points, axes, centre, shares, empty, (), about)
+    return ProbeMap(probe, data, tuple(split.test), log_probs, points, axes, centre, shares, empty, (), about)
 
 
 def _axes(x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "axis d"], tuple[float, ...]]:
@@ -211,15 +211,15 @@ def _rung(index: int) -> int:
 
 
 def _with_map(
-    found: ProbeMap, sites: tuple[str, ...], positions: tuple[str, ...], right: Mapping[Key, int | None]
+    probed: ProbeMap, sites: tuple[str, ...], positions: tuple[str, ...], right: Mapping[Key, int | None]
 ) -> ProbeMap:
-    n, cells = len(found.held_out), [(site, place) for place in positions for site in sites]
+    n, cells = len(probed.held_out), [(site, place) for place in positions for site in sites]
     counts = [right.get(cell) for cell in cells]
     shares = [NAN if count is None else (count / n, *wilson(count, n)) for count in counts]
     values, low, high = torch.tensor(shares, dtype=torch.float64).T.reshape(3, len(positions), len(sites))
     accuracy = Result(
         values, ("position", "site"), {"position": positions, "site": sites}, low=low, high=high, unit="share",
-        name=f"accuracy of {found.probe.label}", provenance=found.provenance,
+        name=f"accuracy of {probed.probe.label}", provenance=probed.provenance,
     )  # fmt: skip
     none = tuple(cell for cell in cells if cell in right and right[cell] is None)
-    return replace(found, accuracy=accuracy, unfitted=none)
+    return replace(probed, accuracy=accuracy, unfitted=none)

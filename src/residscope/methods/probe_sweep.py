@@ -71,13 +71,13 @@ def probe_sweep(
         grid = torch.tensor(values, dtype=torch.float64).reshape(shape)
         return Result(grid, tuple(coords), coords, name=name, unit=unit, low=low, high=high, provenance=about)
 
-    found = [probes[site, position] for (_, _, position), site in cells.items()]
-    bounds = [[p.interval[side] for p in found] for side in (0, 1)]
+    in_order = [probes[site, position] for (_, _, position), site in cells.items()]
+    bounds = [[p.interval[side] for p in in_order] for side in (0, 1)]
     return {
-        "accuracy": result(f"accuracy of {label}", [p.accuracy for p in found], *bounds),
-        "control": result("accuracy on shuffled labels", [p.control for p in found]),
-        "selectivity": result("accuracy - control", [p.selectivity for p in found]),
-        "C": result("C", [p.C for p in found], unit="inverse penalty"),
+        "accuracy": result(f"accuracy of {label}", [p.accuracy for p in in_order], *bounds),
+        "control": result("accuracy on shuffled labels", [p.control for p in in_order]),
+        "selectivity": result("accuracy - control", [p.selectivity for p in in_order]),
+        "C": result("C", [p.C for p in in_order], unit="inverse penalty"),
     }
 
 

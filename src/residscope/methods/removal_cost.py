@@ -20,7 +20,7 @@ from residscope.errors import PromptError
 from residscope.methods._lib.intervals import bootstrap, by_rank
 from residscope.methods._lib.random_like import equal_variance, step_of
 from residscope.methods._lib.shifts import shift
-from residscope.methods.dose_response import moments_of
+from residscope.methods.dose_response import prompt_moments
 from residscope.progress import Cancel, Progress
 from residscope.reports import Report
 from residscope.results import Result
@@ -76,14 +76,14 @@ class _Cost:
 
     def __call__(self, recording: Recording) -> Float[Tensor, "row pos measure"]:
         rows = recording.batch.rows or range(len(recording.batch))
-        found = []
+        costs = []
         for row, x, ids in zip(rows, recording["final_norm"], recording.tokens, strict=True):
             with torch.no_grad():
                 logits = recording.unembed(x[:-1]).float()
             d, normaliser, kl = shift(logits, self.base[row])
             rise = normaliser - d.gather(1, ids[1:, None])[:, 0]
-            found.append(torch.stack([kl, rise], -1))
-        return torch.stack(found)
+            costs.append(torch.stack([kl, rise], -1))
+        return torch.stack(costs)
 
 
 @method("removal-cost", title="Cost of removal", group="evidence")
@@ -127,7 +127,7 @@ def removal_cost(
         )
     if to not in ("mean", "zero"):
         raise PromptError("no such place to hold a coordinate", received=repr(to), allowed='"mean" or "zero"')
-    moments = moments or moments_of(model, batch, place, direction.head)
+    moments = moments or prompt_moments(model, batch, place, direction.head)
     step = step_of(direction, moments)
     drawn, tilt = equal_variance(step, moments, random, seed=seed)
     where: dict[str, Any] = {"pos": range(1, length)}

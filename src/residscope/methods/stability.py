@@ -73,17 +73,17 @@ class Blocks:
 
     def add(self, chunk: Chunk) -> None:
         x = chunk.at(self.site, self.head)
-        for row, (found, keep) in enumerate(zip(x, chunk.keep(self.site), strict=True)):
+        for row, (vectors, keep) in enumerate(zip(x, chunk.keep(self.site), strict=True)):
             block = self._block(chunk.first + row)
             if self.vectors is not None and self.blocks[block].count < SAMPLE // BLOCKS:
-                self.vectors[block].append(found[keep].cpu().float())
-            self.blocks[block].add(found[keep].cpu())
+                self.vectors[block].append(vectors[keep].cpu().float())
+            self.blocks[block].add(vectors[keep].cpu())
 
     def merge(self, other: "Blocks") -> None:
         for mine, theirs in zip(self.blocks, other.blocks, strict=True):
             mine.merge(theirs)
-        for held, more in zip(self.vectors or (), other.vectors or (), strict=True):
-            held += more
+        for own, more in zip(self.vectors or (), other.vectors or (), strict=True):
+            own += more
 
     def _block(self, row: int) -> int:
         turn, place = divmod(row, BLOCKS)
@@ -91,10 +91,10 @@ class Blocks:
 
     def joined(self, blocks: Sequence[int] = range(BLOCKS)) -> Moments:
         """The moments of some of the blocks; of all of them unless said."""
-        found = Moments.empty(len(self.blocks[0].mean))
+        moments = Moments.empty(len(self.blocks[0].mean))
         for block in blocks:
-            found.merge(self.blocks[block])
-        return found
+            moments.merge(self.blocks[block])
+        return moments
 
     def refit(self, blocks: Sequence[int], fit: Mapping[str, Any], *, cancel: Cancel = None) -> Float[Tensor, "n d"]:
         """What the fit of a provenance gives on some of the blocks: its read vectors; of nmf its parts.
@@ -111,16 +111,16 @@ class Blocks:
             )
         match kind:
             case "pca":
-                found = principal(moments, n, standardise=bool(fit.get("standardised", False)))["read"]
+                components = principal(moments, n, standardise=bool(fit.get("standardised", False)))["read"]
             case "svd":
-                found = singular(moments, n)["read"]
+                components = singular(moments, n)["read"]
             case "nmf":
                 assert self.vectors is not None
                 x = torch.cat([part for block in blocks for part in self.vectors[block]])
-                found = factorised(x.clamp_min(0), n, seed=self.seed, progress=False, cancel=cancel)[0]["write"]
+                components = factorised(x.clamp_min(0), n, seed=self.seed, progress=False, cancel=cancel)[0]["write"]
             case _:
                 raise NotFitted("no fit of this kind is done again", received=kind, allowed=", ".join(LEAST))
-        return found.double().cpu()
+        return components.double().cpu()
 
 
 def fit_of(direction: Direction) -> Mapping[str, Any]:
@@ -163,11 +163,11 @@ def stability_of(
     times = min(resamples, 3) if kind == "nmf" else resamples
     with stage("Fitting halves of the text", times, progress, cancel) as tell:
         for _ in range(times):
-            found = blocks.refit(drawn.permutation(BLOCKS)[: BLOCKS // 2].tolist(), fit, cancel=cancel)
-            cosine = torch.nn.functional.cosine_similarity(found, own[None], dim=1).abs()
+            components = blocks.refit(drawn.permutation(BLOCKS)[: BLOCKS // 2].tolist(), fit, cancel=cancel)
+            cosine = torch.nn.functional.cosine_similarity(components, own[None], dim=1).abs()
             cosines.append(float(cosine.max()))
             matched.append(int(cosine.argmax()))
-            n = len(found)
+            n = len(components)
             tell(len(cosines))
     about = {**about, "fit": kind, "components": n, "resamples": len(cosines), "seed": blocks.seed}
     about |= {"tokens": sum(block.count for block in blocks.blocks), "first fitted on": str(fit.get("corpus", ""))}
@@ -201,9 +201,9 @@ def stability(
     nmf = fit_of(direction)["dictionary"] == "nmf"
     site = one_vector(model, direction.site, direction.head)
     blocks = Blocks(direction.site, direction.head, model.sites.width(site), seed=seed, vectors=nmf)
-    told: dict[str, Any] = {"progress": progress, "cancel": cancel}
+    watch: dict[str, Any] = {"progress": progress, "cancel": cancel}
     reader = Reader(model, corpus)
-    for chunk in chunks(model, reader, [direction.site], tokens=tokens, **told):
+    for chunk in chunks(model, reader, [direction.site], tokens=tokens, **watch):
         blocks.add(chunk)
     about = {**model.provenance, "method": "stability", **reader.about}
-    return stability_of(direction, blocks, resamples=resamples, about=about, **told)
+    return stability_of(direction, blocks, resamples=resamples, about=about, **watch)

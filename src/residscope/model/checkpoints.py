@@ -93,10 +93,10 @@ def checkpoint_in(path: Path) -> Path:
     Raises:
         DamagedModel: there is none.
     """
-    found = sorted(path.glob(FINAL))
-    if not found:
+    checkpoints = sorted(path.glob(FINAL))
+    if not checkpoints:
         raise DamagedModel("no checkpoint", received=str(path), allowed=FINAL, fix=AGAIN)
-    return found[0]
+    return checkpoints[0]
 
 
 def configuration(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,13 +137,13 @@ def straightened(state: Mapping[str, Any], n_layers: int) -> dict[str, Any]:
 
     Positions are transposed up to 8 layers, every other matrix up to 6 (TransformerLens, `convert_neel_solu_old_weights`).
     """
-    out = {}
+    weights = {}
     for key, weight in state.items():
         key = key.replace("norm", "ln")
         key = f"ln_final.{key.removeprefix('ln.')}" if key.startswith("ln.") else key
         turned = n_layers <= 8 if key == "pos_embed.W_pos" else "W_" in key and n_layers <= 6
-        out[key] = weight.transpose(-2, -1) if turned else weight
-    return out
+        weights[key] = weight.transpose(-2, -1) if turned else weight
+    return weights
 
 
 def renamed(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def renamed(state: Mapping[str, Any]) -> dict[str, Any]:
     """
     from einops import rearrange
 
-    out = {}
+    parameters = {}
     for key, weight in state.items():
         block, module, name = re.fullmatch(r"(blocks\.\d+\.)?(?:(.*)\.)?(.*)", key).groups()  # type: ignore[union-attr]
         if not re.fullmatch(r"[Wb]_\w+|w|b", name):
@@ -163,8 +163,8 @@ def renamed(state: Mapping[str, Any]) -> dict[str, Any]:
             raise DamagedModel("the checkpoint holds a parameter of no part of the model", received=key, fix=AGAIN)
         ours, axes = _PARAMETERS[name]
         layer = "" if block is None else block.replace("blocks", "model.layers")
-        out[f"{layer}{_MODULES[module]}.{ours}"] = rearrange(weight, axes)
-    return out
+        parameters[f"{layer}{_MODULES[module]}.{ours}"] = rearrange(weight, axes)
+    return parameters
 
 
 def completed(weights: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,15 +179,17 @@ def completed(weights: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[s
 
     if spare := sorted(weights.keys() - expected.keys()):
         raise DamagedModel("the checkpoint holds more than its configuration says", received=", ".join(spare[:3]))
-    out = {}
+    completed = {}
     for key, like in expected.items():
         if key not in weights and like.ndim > 1:
             raise DamagedModel("the checkpoint lacks a matrix", received=f"no {key}", fix=AGAIN)
-        out[key] = weights.get(key, torch.full(like.shape, 0.0 if key.endswith("bias") else 1.0)).float().contiguous()
-        if out[key].shape != like.shape:
-            got, allowed = (str(tuple(x.shape)) for x in (out[key], like))
-            raise DamagedModel(f"{key} does not fit the configuration", received=got, allowed=allowed)
-    return out
+        completed[key] = (
+            weights.get(key, torch.full(like.shape, 0.0 if key.endswith("bias") else 1.0)).float().contiguous()
+        )
+        if completed[key].shape != like.shape:
+            received, allowed = (str(tuple(x.shape)) for x in (completed[key], like))
+            raise DamagedModel(f"{key} does not fit the configuration", received=received, allowed=allowed)
+    return completed
 
 
 def _save(into: Path, fields: dict[str, Any], weights: Mapping[str, Any], tokenizer: Path | None) -> None:
@@ -213,9 +215,9 @@ def _unpickle(file: Path) -> dict[str, Any]:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        said = str(error).strip().splitlines()[0][:200]
+        reason = str(error).strip().splitlines()[0][:200]
         raise DamagedModel(
-            f"{file.name} is not a plain state dict", received=said, allowed="tensors by name, no code", fix=AGAIN
+            f"{file.name} is not a plain state dict", received=reason, allowed="tensors by name, no code", fix=AGAIN
         ) from error
     if not isinstance(state, dict) or not all(isinstance(x, torch.Tensor) for x in state.values()):
         raise DamagedModel(f"{file.name} is not a state dict", received=type(state).__name__, allowed="tensors by name")

@@ -86,8 +86,8 @@ class PromptSet:
     @classmethod
     def load(cls, path: str | Path) -> "PromptSet":
         """What `save` wrote. Raises FileNotThere, DamagedFile."""
-        found: PromptSet = read_plain(path, cls.kind, only="prompts", of=PromptSet)
-        return found
+        prompts: PromptSet = read_plain(path, cls.kind, only="prompts", of=PromptSet)
+        return prompts
 
     def _repr_html_(self) -> str:
         return self.view()._repr_html_()
@@ -95,9 +95,9 @@ class PromptSet:
     def __repr__(self) -> str:
         parts = [f"{len(self)} {self.name}"]
         parts += [
-            f"{word}: {', '.join(found)}"
-            for word, found in (("labels", self.labels), ("positions", self.positions))
-            if found
+            f"{word}: {', '.join(names)}"
+            for word, names in (("labels", self.labels), ("positions", self.positions))
+            if names
         ]
         return f"PromptSet({'; '.join(parts)})"
 
@@ -220,12 +220,12 @@ def _rows(prompts: Any) -> tuple[Row, ...]:
     plain = isinstance(prompts, tuple) and all(type(row) is tuple or isinstance(row, str) for row in prompts)
     if plain and all(type(row) is str or all(type(i) is int for i in row) for row in prompts):
         return prompts
-    found = rows_of(prompts)
-    if found.array and len(found.rows) > 1:
+    given = rows_of(prompts)
+    if given.array and len(given.rows) > 1:
         raise PaddedPrompt(
             "a set of prompts keeps no tokenizer, and so cannot tell padding from tokens in a rectangle of ids",
-            received=f"{len(found.rows)} rows of {len(found.rows[0])}",
+            received=f"{len(given.rows)} rows of {len(given.rows[0])}",
             allowed="what a tokenizer returns, with its attention mask; or rows of their own lengths",
             fix="PromptSet(tuple(ids)), where no row is padded",
         )
-    return tuple(row if isinstance(row, str) else tuple(row) for row in found.rows)
+    return tuple(row if isinstance(row, str) else tuple(row) for row in given.rows)

@@ -20,11 +20,11 @@ FORMS = "text, token ids, several of either, what a tokenizer returns, or a Prom
 class Rows:
     """The prompts, all texts or all token ids, and how sure it is where they end.
 
-    told: a mask or lengths said so. array: they came as one rectangle, where short rows must have been padded.
+    ends_known: a mask or lengths said so. array: they came as one rectangle, where short rows must have been padded.
     """
 
     rows: list[Row]
-    told: bool = False
+    ends_known: bool = False
     array: bool = False
 
 
@@ -35,7 +35,7 @@ def rows_of(prompt: Any) -> Rows:
         BadPrompt: neither text nor token ids, or both at once. EmptyPrompt. PaddedPrompt: a mask with holes.
     """
     if isinstance(prompt, str):
-        return Rows([prompt], told=True)
+        return Rows([prompt], ends_known=True)
     if isinstance(prompt, Mapping):
         return _tokenized(prompt)
     if _is_encoding(prompt):
@@ -46,11 +46,11 @@ def rows_of(prompt: Any) -> Rows:
     if not items:
         raise EmptyPrompt("the prompt is empty", received=shown(prompt), fix="give text, or at least one token id")
     if all(isinstance(item, str) for item in items):
-        return Rows(items, told=True)
+        return Rows(items, ends_known=True)
     if all(map(_is_number, items)):
         return Rows([[*map(_id, items)]])
-    found = [_one(item) for item in items]
-    return Rows([part.rows[0] for part in found], told=all(part.told for part in found))
+    parts = [_one(item) for item in items]
+    return Rows([part.rows[0] for part in parts], ends_known=all(part.ends_known for part in parts))
 
 
 def _one(item: Any) -> Rows:
@@ -63,9 +63,9 @@ def _one(item: Any) -> Rows:
             fix="turn the texts into ids with model.tokens(text)[0].tolist()",
         )
     if isinstance(item, Tensor | np.ndarray | Mapping) or _is_encoding(item):
-        found = rows_of(item)
-        if len(found.rows) == 1 and not isinstance(found.rows[0], str):
-            return found
+        single = rows_of(item)
+        if len(single.rows) == 1 and not isinstance(single.rows[0], str):
+            return single
     else:
         ids = _items(item)
         if all(map(_is_number, ids)):
@@ -115,7 +115,7 @@ def _array(values: Any) -> Rows:
     lengths = _lengths(values, rows)
     if lengths is None:
         return Rows(rows, array=True)
-    return Rows([row[:end] for row, end in zip(rows, lengths, strict=True)], told=True)
+    return Rows([row[:end] for row, end in zip(rows, lengths, strict=True)], ends_known=True)
 
 
 def mark(ids: Tensor, lengths: Sequence[int]) -> Tensor:
@@ -137,22 +137,22 @@ def _padding(rows: list[list[int]], lengths: Sequence[int]) -> list[list[int]]:
     return [row[end:] for row, end in zip(rows, lengths, strict=True)]
 
 
-def _tokenized(found: Mapping[Any, Any]) -> Rows:
+def _tokenized(encoded: Mapping[Any, Any]) -> Rows:
     """What a tokenizer returns: ids, without the padding that their mask names."""
-    strange = [key for key in found if key not in KEYS]
-    if "input_ids" not in found or strange:
-        fix = f"leave out {', '.join(map(str, strange))}" if "input_ids" in found else None
+    strange = [key for key in encoded if key not in KEYS]
+    if "input_ids" not in encoded or strange:
+        fix = f"leave out {', '.join(map(str, strange))}" if "input_ids" in encoded else None
         raise BadPrompt(
             "a mapping is read as what a tokenizer returns",
-            received=f"keys {', '.join(map(str, found)) or 'none'}",
+            received=f"keys {', '.join(map(str, encoded)) or 'none'}",
             allowed=f"input_ids, and perhaps {', '.join(KEYS[1:])}",
-            fix="a conversation goes through model.chat([...])" if "role" in found or "messages" in found else fix,
+            fix="a conversation goes through model.chat([...])" if "role" in encoded or "messages" in encoded else fix,
         )
-    mask, given = found.get("attention_mask"), found["input_ids"]
+    mask, given = encoded.get("attention_mask"), encoded["input_ids"]
     ids = rows_of(given.detach() if isinstance(given, Tensor) and mask is not None else given)
     if any(isinstance(row, str) for row in ids.rows):
         raise BadPrompt("input_ids are numbers", received=shown(given), allowed=FORMS)
-    types = found.get("token_type_ids")
+    types = encoded.get("token_type_ids")
     if types is not None and any(value != 0 for row in _nested(types) for value in row):
         raise BadPrompt(
             "a decoder reads one text, of token type 0",
@@ -160,7 +160,7 @@ def _tokenized(found: Mapping[Any, Any]) -> Rows:
             fix="leave them out",
         )
     if mask is None:
-        return ids if ids.told else Rows(ids.rows, array=True)
+        return ids if ids.ends_known else Rows(ids.rows, array=True)
     masks = _nested(mask)
     if [*map(len, masks)] != [*map(len, ids.rows)]:
         raise BadPrompt(
@@ -168,24 +168,24 @@ def _tokenized(found: Mapping[Any, Any]) -> Rows:
             received=f"rows of {[*map(len, masks)]} for rows of {[*map(len, ids.rows)]}",
             allowed="one 0 or 1 for each id",
         )
-    return Rows([_unpadded(row, own) for row, own in zip(ids.rows, masks, strict=True)], told=True)
+    return Rows([_unpadded(row, own) for row, own in zip(ids.rows, masks, strict=True)], ends_known=True)
 
 
 def _unpadded(ids: Row, mask: list[Any]) -> Row:
     """The ids that a row's mask keeps, which must stand together."""
     if not all(isinstance(value, bool | int | float) and value in (0, 1) for value in mask):
         raise BadPrompt("an attention mask holds numbers", received=shown(mask), allowed="0 and 1")
-    kept = [i for i, value in enumerate(mask) if value]
-    if not kept:
+    real = [i for i, value in enumerate(mask) if value]
+    if not real:
         raise EmptyPrompt("the attention mask leaves nothing of a row", received=shown(mask), fix="leave the row out")
-    if kept[-1] - kept[0] + 1 != len(kept):
+    if real[-1] - real[0] + 1 != len(real):
         raise PaddedPrompt(
             "the attention mask has holes",
             received=shown(mask),
             allowed="padding before or after the tokens, not between them",
             fix="leave the masked tokens out, or cut attention with edits at pattern or scores",
         )
-    return ids[kept[0] : kept[-1] + 1]
+    return ids[real[0] : real[-1] + 1]
 
 
 def _nested(values: Any) -> list[list[Any]]:
@@ -210,10 +210,10 @@ def _is_number(value: Any) -> bool:
 def _id(value: Any) -> int:
     if type(value) is int:
         return value
-    plain = value.item() if isinstance(value, Tensor | np.ndarray | np.integer) else value
-    if isinstance(plain, bool) or not isinstance(plain, int):
+    number = value.item() if isinstance(value, Tensor | np.ndarray | np.integer) else value
+    if isinstance(number, bool) or not isinstance(number, int):
         raise BadPrompt("a token id is a whole number", received=shown(value), allowed="integers")
-    return int(plain)
+    return int(number)
 
 
 def _refuse(value: Any, fix: str | None = None) -> NoReturn:

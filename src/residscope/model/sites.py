@@ -131,6 +131,12 @@ def rank(site: Site, n_layers: int) -> int:
     return -1 if site.name in ("embed", "pos_embed") else n_layers
 
 
+def positions_axis(site: Site) -> int:
+    """Which axis of a site's tensor the positions of the run stand on."""
+    axes = site.kind.axes
+    return axes.index("query" if "query" in axes else "pos")
+
+
 @dataclass(frozen=True)
 class Sizes:
     """A decoder's dimensions, by the field's names."""

@@ -84,11 +84,11 @@ class Reading:
             return self.close() + piece.decode()
         if self._drop_space and piece:
             piece, self._drop_space = piece.removeprefix(b" "), False
-        found = self._waiting + self._utf8.decode(piece)
+        text = self._waiting + self._utf8.decode(piece)
         self._waiting = ""
-        if tokens.ends_with_space and found.endswith(" "):
-            found, self._waiting = found[:-1], " "
-        return found
+        if tokens.ends_with_space and text.endswith(" "):
+            text, self._waiting = text[:-1], " "
+        return text
 
     def close(self) -> str:
         """What is left at the end: bytes that were never completed."""
@@ -118,16 +118,16 @@ class Pieces:
         self.single = {} if alphabet else self._single_bytes()
         plain = [id for id in self._raw if id not in self.added and id not in self.single]
         if alphabet:
-            found = {id: _through(alphabet, self._raw[id]) for id in plain}
+            pieces = {id: _through(alphabet, self._raw[id]) for id in plain}
         else:
-            found = {id: _utf8(text) for id, text in _in_the_middle(self._decode, self._raw, plain).items()}
+            pieces = {id: _utf8(text) for id, text in _in_the_middle(self._decode, self._raw, plain).items()}
         whole = {
             id: _utf8(str(added.get(id, self._raw.get(id)))) for id in self.added if id in added or id in self._raw
         }
-        self.of = found | self.single | whole
-        spaced = all(piece.startswith(b" ") and len(piece) > 1 for piece in found.values())
+        self.of = pieces | self.single | whole
+        spaced = all(piece.startswith(b" ") and len(piece) > 1 for piece in pieces.values())
         # a space that the vocabulary writes itself is a part of its tokens
-        self._spaced = spaced and not any(str(self._raw.get(id))[:1] in "▁Ġ" for id in found)
+        self._spaced = spaced and not any(str(self._raw.get(id))[:1] in "▁Ġ" for id in pieces)
 
     def _decode(self, rows: list[list[int]]) -> list[str]:
         if self._fast is not None:
@@ -210,15 +210,15 @@ def _in_the_middle(decode: Decode, raw: Mapping[int, str], ids: Sequence[int]) -
     else:
         return {id: raw[id] for id in ids}
     after = twice[len(alone) :]
-    found: dict[int, str] = {}
+    texts: dict[int, str] = {}
     for some in (ids[i : i + AT_ONCE] for i in range(0, len(ids), AT_ONCE)):
         for id, text in zip(some, decode([[anchor, id, anchor] for id in some]), strict=True):
             if text.startswith(alone) and text.endswith(after) and len(text) >= len(alone + after):
-                found[id] = text[len(alone) : len(text) - len(after)]
+                texts[id] = text[len(alone) : len(text) - len(after)]
             else:
                 single = decode([[anchor, id]])[0]
-                found[id] = single[len(alone) :] if single.startswith(alone) else raw[id]
-    return found
+                texts[id] = single[len(alone) :] if single.startswith(alone) else raw[id]
+    return texts
 
 
 def _through(alphabet: Mapping[str, int], token: str) -> bytes:
@@ -244,5 +244,5 @@ def _escaped(piece: bytes) -> str:
     """Whole characters as they are, other bytes as `<0xE2>`."""
     if len(piece) == 1:
         return f"<0x{piece[0]:02X}>"
-    kept = piece.decode(errors="surrogateescape")
-    return "".join(c if not "\udc80" <= c <= "\udcff" else f"<0x{ord(c) - 0xDC00:02X}>" for c in kept)
+    text = piece.decode(errors="surrogateescape")
+    return "".join(c if not "\udc80" <= c <= "\udcff" else f"<0x{ord(c) - 0xDC00:02X}>" for c in text)

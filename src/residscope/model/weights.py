@@ -127,23 +127,23 @@ def convert(gguf: Path, into: Path, *, entry: Entry, progress: Progress | None =
     from tokenizers import pre_tokenizers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    told = progress or (lambda stage, done, total: None)
+    report = progress or (lambda stage, done, total: None)
     with _quiet(), contextlib.redirect_stderr(io.StringIO()):  # one more bar, which heeds no switch
-        told("convert", 0, 3)
+        report("convert", 0, 3)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         if entry.wheel is not None and entry.wheel.split_digits:
             backend = tokenizer.backend_tokenizer
             digits = pre_tokenizers.Digits(individual_digits=True)
             backend.pre_tokenizer = pre_tokenizers.Sequence([digits, backend.pre_tokenizer])
-        told("convert", 1, 3)
+        report("convert", 1, 3)
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         del model.config.quantization_config  # plain fp32 now; save_pretrained refuses otherwise
         model.hf_quantizer = None
-        told("convert", 2, 3)
+        report("convert", 2, 3)
         tokenizer.model_max_length = model.config.max_position_embeddings
         model.save_pretrained(into)
         tokenizer.save_pretrained(into)
-        told("convert", 3, 3)
+        report("convert", 3, 3)
 
 
 def open_source(
@@ -168,7 +168,7 @@ def open_source(
 
         toys.register()
     with _quiet(), _reading(source, part="model"):
-        hf, found = AutoModelForCausalLM.from_pretrained(
+        hf, loading_info = AutoModelForCausalLM.from_pretrained(
             source.path,
             dtype=dtype or torch.float32,
             use_safetensors=True,
@@ -176,7 +176,8 @@ def open_source(
             **options,
             **placed,
         )
-    for keys, what in ((found["missing_keys"], "lack"), (found["unexpected_keys"], "hold, for no part of the model,")):
+    missing, unexpected = loading_info["missing_keys"], loading_info["unexpected_keys"]
+    for keys, what in ((missing, "lack"), (unexpected, "hold, for no part of the model,")):
         if keys:
             raise DamagedModel(
                 f"the weights of {source.name} {what} {', '.join(sorted(keys)[:3])}",
@@ -211,39 +212,39 @@ def fingerprint(path: Path) -> str:
 
 def cached(name: str) -> bool:
     """Whether loading this name needs no network."""
-    kept = _kept(name) or Path(name).expanduser()
-    if not kept.name.startswith("models--"):
-        return kept.is_dir()
-    pickled = any(kept.glob(f"snapshots/*/{checkpoints.FINAL}"))
+    folder = _folder_of(name) or Path(name).expanduser()
+    if not folder.name.startswith("models--"):
+        return folder.is_dir()
+    pickled = any(folder.glob(f"snapshots/*/{checkpoints.FINAL}"))
     if pickled and _conversions(name):
         return True
     commit = revision = _revised(name, None)[1] or "main"
     with contextlib.suppress(OSError):
-        commit = (kept / "refs" / revision).read_text().strip()
-    return any(kept.glob(f"snapshots/{commit}/*.safetensors"))
+        commit = (folder / "refs" / revision).read_text().strip()
+    return any(folder.glob(f"snapshots/{commit}/*.safetensors"))
 
 
 def size(name: str) -> int:
     """Bytes on disk; 0 where nothing is there."""
-    return sum(map(catalog.bytes_in, [_kept(name) or Path(name).expanduser(), *_conversions(name)]))
+    return sum(map(catalog.bytes_in, [_folder_of(name) or Path(name).expanduser(), *_conversions(name)]))
 
 
 def remove(name: str) -> int:
     """Delete a model from the cache, with what unfinished downloads left; the bytes freed."""
-    kept, (plain, revision) = _kept(name), _revised(name, None)
+    cached_folder, (plain, revision) = _folder_of(name), _revised(name, None)
     if revision is not None:
         raise ModelNotFound("the cache lets go of a model with all its revisions", received=name, allowed=plain)
-    if kept is None:
+    if cached_folder is None:
         raise ModelNotFound("not a model of the cache", received=name, allowed="a catalog name or a hub repository")
     freed = size(name)
-    with catalog.writing(kept):
-        for folder in (kept, *_conversions(name)):
+    with catalog.writing(cached_folder):
+        for folder in (cached_folder, *_conversions(name)):
             if folder.is_dir():
                 shutil.rmtree(folder)
     if name in CATALOG:
         freed += catalog.remove_leftovers(CATALOG[name], downloads=True)
     if not freed:
-        raise ModelNotFound(f"{name} is not in the cache", received=str(kept), fix="residscope models list")
+        raise ModelNotFound(f"{name} is not in the cache", received=str(cached_folder), fix="residscope models list")
     return freed
 
 
@@ -253,7 +254,7 @@ def _repository(name: str) -> str | None:
     return name if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) and not Path(name).is_dir() else None
 
 
-def _kept(name: str) -> Path | None:
+def _folder_of(name: str) -> Path | None:
     """Where the cache keeps, or would keep, a model; None for a name that is neither catalog's nor hub's."""
     name, _ = _revised(name, None)
     if name in CATALOG and CATALOG[name].wheel is not None:
@@ -320,13 +321,13 @@ def _bar(progress: Progress | None) -> type:
         """The hub's progress bar for bytes, told to `progress` instead of drawn."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            self.told = progress if str(kwargs.get("desc")).startswith("Reconstructing") else None
+            self.report = progress if str(kwargs.get("desc")).startswith("Reconstructing") else None
             super().__init__(*args, **{**kwargs, "file": io.StringIO()})
 
         def update(self, n: float | None = 1) -> bool | None:
             answer = super().update(n)
-            if self.told is not None:
-                self.told("download", int(self.n), int(self.total or 0))
+            if self.report is not None:
+                self.report("download", int(self.n), int(self.total or 0))
             return answer
 
     return Bar
@@ -347,8 +348,8 @@ def _check(path: Path) -> None:
     if not weights:
         others = sorted(file.name for file in path.iterdir() if file.suffix in (".bin", ".pt", ".pth", ".gguf", ".h5"))
         fix = "convert them once: AutoModelForCausalLM.from_pretrained(...).save_pretrained(folder)"
-        held = f"{path} with {', '.join(others) or 'no weights'}"
-        raise DamagedModel("no safetensors weights", received=held, allowed="*.safetensors (no pickle)", fix=fix)
+        contents = f"{path} with {', '.join(others) or 'no weights'}"
+        raise DamagedModel("no safetensors weights", received=contents, allowed="*.safetensors (no pickle)", fix=fix)
     for file in weights:
         with file.open("rb") as opened:
             header = int.from_bytes(opened.read(8), "little")
@@ -373,8 +374,8 @@ def _sha256_once(file: Path) -> str:
     key = hashlib.sha256(f"{real}\0{facts.st_size}\0{facts.st_mtime_ns}".encode()).hexdigest()
     memo = catalog.cache_folder() / "fingerprints" / key
     with contextlib.suppress(OSError):
-        if len(kept := memo.read_text()) == 64:
-            return kept
+        if len(saved := memo.read_text()) == 64:
+            return saved
     digest = catalog.sha256(real)
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time alone
         memo.parent.mkdir(parents=True, exist_ok=True)
@@ -388,19 +389,19 @@ def _reading(source: Source, *, part: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError, AttributeError) as error:
-        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if "trust_remote_code" in str(error):
             fix = "if you trust its authors, load it with trust_remote_code=True"
             raise RemoteCodeRefused(
-                f"{source.name} wants to run its own Python code", received=said, fix=fix
+                f"{source.name} wants to run its own Python code", received=reason, fix=fix
             ) from error
-        if "does not recognize this architecture" in str(error) or "Unrecognized" in said:
-            raise UnknownFamily(f"transformers does not know the {part} of {source.name}", received=said) from error
+        if "does not recognize this architecture" in str(error) or "Unrecognized" in reason:
+            raise UnknownFamily(f"transformers does not know the {part} of {source.name}", received=reason) from error
         if isinstance(error, ImportError):
-            raise MissingExtra(f"the {part} of {source.name} needs another package", received=said) from error
+            raise MissingExtra(f"the {part} of {source.name} needs another package", received=reason) from error
         if "CUDA" in str(error) or "out of memory" in str(error):
-            raise ModelError(f"the device cannot hold {source.name}", received=said, fix="device='cpu'") from error
-        raise DamagedModel(f"the {part} of {source.name} cannot be read", received=said, fix=AGAIN) from error
+            raise ModelError(f"the device cannot hold {source.name}", received=reason, fix="device='cpu'") from error
+        raise DamagedModel(f"the {part} of {source.name} cannot be read", received=reason, fix=AGAIN) from error
 
 
 @contextlib.contextmanager

@@ -179,7 +179,7 @@ class ConceptEdit(BaseEdit):
             pairs = list(enumerate(mine.expand(n).tolist()))
         else:
             pairs = [(row, p) for row in range(n) for p in self.pos or ()]
-        found = []
+        places = []
         for row, p in pairs:
             length = at.batch.lengths[row]
             place = p + length if p < 0 else p
@@ -188,8 +188,8 @@ class ConceptEdit(BaseEdit):
                     f"the prompt has {length} tokens", received=f"pos={p}", allowed=f"{-length} to {length - 1}"
                 )
             if place >= at.offset:
-                found.append((row, place - at.offset))
-        return [row for row, _ in found], [place for _, place in found]
+                places.append((row, place - at.offset))
+        return [row for row, _ in places], [place for _, place in places]
 
     def _check_width(self, x: Tensor, width: int) -> None:
         if x.shape[-1] != width:

@@ -145,14 +145,14 @@ def leace_eraser(
 ) -> tuple[Float[Tensor, "m d"], Float[Tensor, "m d"]]:
     """R and W of LEACE's erasure x - W^T R (x - mean), from Sigma_xx and Sigma_zx; m is the rank of the concept."""
     values, vectors = torch.linalg.eigh(covariance.double())
-    kept = values > values.max().clamp_min(0) * 1e-12
-    if not kept.any():
+    varied = values > values.max().clamp_min(0) * 1e-12
+    if not varied.any():
         raise SingularCovariance("the activations do not vary", received="a covariance of zero", allowed="any other")
-    root = values[kept].sqrt()
-    whitened = (cross.double() @ vectors[:, kept]) / root
+    root = values[varied].sqrt()
+    whitened = (cross.double() @ vectors[:, varied]) / root
     _, sizes, basis = torch.linalg.svd(whitened, full_matrices=False)
     basis = basis[sizes > 1e-10 * sizes.max().clamp_min(1e-300)]
-    read, write = (basis / root) @ vectors[:, kept].T, (basis * root) @ vectors[:, kept].T
+    read, write = (basis / root) @ vectors[:, varied].T, (basis * root) @ vectors[:, varied].T
     left = float((cross.double() - (cross.double() @ read.T) @ write).norm())
     if left > 1e-6 * float(cross.double().norm()):
         raise SingularCovariance(

@@ -26,11 +26,11 @@ class Chosen(NamedTuple):
 
 def logistic(X: np.ndarray, y: np.ndarray, C: float, classes: int, tol: float = 1e-8) -> tuple[np.ndarray, np.ndarray]:
     """Weights and bias of each class; two classes share their one normal, half each."""
-    found = _regression(X, classes, C, tol).fit(X, y)
+    fitted = _regression(X, classes, C, tol).fit(X, y)
     if classes == 2:
-        half, bias = found.coef_[0] / 2, found.intercept_[0] / 2
+        half, bias = fitted.coef_[0] / 2, fitted.intercept_[0] / 2
         return np.stack([-half, half]), np.array([-bias, bias])
-    return found.coef_, found.intercept_
+    return fitted.coef_, fitted.intercept_
 
 
 def choose(

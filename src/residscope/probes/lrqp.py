@@ -55,10 +55,10 @@ class LRQP(ConceptEdit):
         self._check_parts(**parts)
 
     def moved(self, x: Tensor, target: Tensor, true: Tensor | None) -> Tensor:
-        found = self.solve(x, target, true)
+        solution = self.solve(x, target, true)
         if self.instead is None:
-            return found.x
-        return x.double() + found.cost[:, None] * self.instead.to(x.device)
+            return solution.x
+        return x.double() + solution.cost[:, None] * self.instead.to(x.device)
 
     def solve(
         self, x: Float[Tensor, "batch d"], target: Int[Tensor, "batch"], true: Int[Tensor, "batch"] | None = None
@@ -88,14 +88,14 @@ class LRQP(ConceptEdit):
             torch.where(neutral[:, None], at_mean[k][:, None] - at_mean[rest], self._floor(scores, k, rest, known))
             - odds
         )
-        found, solved = multipliers(M, r)
+        lambdas, solved = multipliers(M, r)
         if neutral.any():
-            found[neutral] = torch.linalg.solve(M[neutral], r[neutral])
+            lambdas[neutral] = torch.linalg.solve(M[neutral], r[neutral])
         if not (solved | neutral).all():
             self._refuse(int((~(solved | neutral)).nonzero()[0]), k, M, odds, r + odds)
         steps = spread.T[k][:, None, :] - spread.T[rest]
-        x = x + torch.einsum("bi,bid->bd", found, steps)
-        return Moved(x, found, torch.einsum("bi,bij,bj->b", found, M, found).clamp_min(0).sqrt())
+        x = x + torch.einsum("bi,bid->bd", lambdas, steps)
+        return Moved(x, lambdas, torch.einsum("bi,bij,bj->b", lambdas, M, lambdas).clamp_min(0).sqrt())
 
     def _floor(self, scores: Tensor, k: Tensor, rest: Tensor, known: Tensor) -> Tensor:
         floor = self.floor.to(scores).gather(0, k[:, None].expand(-1, self.floor.shape[1])).gather(1, rest)
@@ -149,7 +149,7 @@ def lrqp(
     """
     check_site(probe, site)
     if log_alpha is not None:
-        alpha = exp(as_number(log_alpha, "log_alpha"))
+        alpha = exp(as_number(log_alpha))
     sigma = _covariance(probe, covariance)
     spread = sigma @ probe.weights.T
     _check_movable(probe, spread, sigma)

@@ -27,25 +27,25 @@ def multipliers(
     scale = M.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
     scale = torch.where(scale > 0, scale, 1)
     M, r = M / (scale[:, :, None] * scale[:, None, :]), r / scale
-    found = _enumerated(M, r) if r.shape[1] <= ENUMERATED else _pivoted(M, r)
-    solved = violation(M, r, found) <= TOLERANCE
-    return found.clamp_min(0) / scale, solved
+    lambdas = _enumerated(M, r) if r.shape[1] <= ENUMERATED else _pivoted(M, r)
+    solved = violation(M, r, lambdas) <= TOLERANCE
+    return lambdas.clamp_min(0) / scale, solved
 
 
-def violation(M: Tensor, r: Tensor, found: Tensor) -> Tensor:
+def violation(M: Tensor, r: Tensor, lambdas: Tensor) -> Tensor:
     """How far a candidate is from lambda >= 0 and M lambda >= r, as a share of the problem's size."""
-    slack = torch.einsum("...ij,...j->...i", M, found) - r
+    slack = torch.einsum("...ij,...j->...i", M, lambdas) - r
     size = 1 + r.abs().amax(-1)
-    worst = torch.maximum((-found).amax(-1), (-slack).amax(-1)) / size
-    return torch.where(found.isfinite().all(-1), worst, torch.inf)
+    worst = torch.maximum((-lambdas).amax(-1), (-slack).amax(-1)) / size
+    return torch.where(lambdas.isfinite().all(-1), worst, torch.inf)
 
 
 def _masked(M: Tensor, r: Tensor, active: Tensor) -> Tensor:
     """lambda where exactly these constraints hold with equality; infinite where they depend on each other."""
     both = active[..., :, None] & active[..., None, :]
     A = torch.where(both, M, torch.eye(M.shape[-1], dtype=M.dtype, device=M.device))
-    found, info = torch.linalg.solve_ex(A, torch.where(active, r, 0))
-    return torch.where((info == 0)[..., None], found, torch.inf)
+    lambdas, info = torch.linalg.solve_ex(A, torch.where(active, r, 0))
+    return torch.where((info == 0)[..., None], lambdas, torch.inf)
 
 
 def _enumerated(M: Tensor, r: Tensor) -> Tensor:
@@ -55,8 +55,8 @@ def _enumerated(M: Tensor, r: Tensor) -> Tensor:
     tried = _masked(M[:, None].expand(-1, len(sets), -1, -1), r[:, None].expand(-1, len(sets), -1), each)
     worst = violation(M[:, None], r[:, None].expand(-1, len(sets), -1), tried)
     best = worst.argmin(1)
-    found = tried[torch.arange(len(r), device=r.device), best]
-    return torch.where(found.isfinite(), found, 0)
+    lambdas = tried[torch.arange(len(r), device=r.device), best]
+    return torch.where(lambdas.isfinite(), lambdas, 0)
 
 
 def _pivoted(M: Tensor, r: Tensor) -> Tensor:
@@ -64,11 +64,11 @@ def _pivoted(M: Tensor, r: Tensor) -> Tensor:
     active = torch.zeros_like(r, dtype=torch.bool)
     fewest = torch.full((len(r),), m + 1, device=r.device)
     patience = torch.full_like(fewest, 3)
-    found = torch.zeros_like(r)
+    lambdas = torch.zeros_like(r)
     for _ in range(20 * m):
-        found = _masked(M, r, active)
-        slack = torch.einsum("bij,bj->bi", M, found) - r
-        wrong = torch.where(active, found < -1e-12, slack < -1e-12)
+        lambdas = _masked(M, r, active)
+        slack = torch.einsum("bij,bj->bi", M, lambdas) - r
+        wrong = torch.where(active, lambdas < -1e-12, slack < -1e-12)
         count = wrong.sum(1)
         if not count.any():
             break
@@ -77,7 +77,7 @@ def _pivoted(M: Tensor, r: Tensor) -> Tensor:
         last = torch.zeros_like(wrong)
         last[:, :] = wrong & (wrong.flip(1).cumsum(1).flip(1) == 1)
         active = active ^ torch.where((patience >= 0)[:, None], wrong, last)
-    return torch.where(found.isfinite(), found, 0)
+    return torch.where(lambdas.isfinite(), lambdas, 0)
 
 
 def greatest(M: Float[Tensor, "m m"], odds: Float[Tensor, "m"]) -> float:
@@ -89,7 +89,7 @@ def greatest(M: Float[Tensor, "m m"], odds: Float[Tensor, "m"]) -> float:
     m = len(odds)
     size = float(M.abs().max()) or 1.0
     lhs = np.hstack([-(M / size).cpu().numpy(), np.ones((m, 1))])
-    found = linprog(
+    solution = linprog(
         [0.0] * m + [-1.0], A_ub=lhs, b_ub=odds.cpu().numpy(), bounds=[(None, None)] * (m + 1), method="highs"
     )
-    return float(-found.fun) if found.status == 0 else float("inf")
+    return float(-solution.fun) if solution.status == 0 else float("inf")

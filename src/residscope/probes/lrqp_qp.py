@@ -40,7 +40,7 @@ def by_quadratic_programme(
         if solver == "osqp"
         else {}
     )
-    found = qpsolvers.solve_qp(
+    x = qpsolvers.solve_qp(
         P,
         q,
         sparse.csc_matrix(-G.double().numpy()),
@@ -49,6 +49,6 @@ def by_quadratic_programme(
         initvals=x0.double().numpy(),
         **options,
     )
-    if found is None or not np.isfinite(found).all():
+    if x is None or not np.isfinite(x).all():
         raise Unreachable("the solver found no point that satisfies the constraints", received=solver)
-    return torch.from_numpy(np.asarray(found))
+    return torch.from_numpy(np.asarray(x))

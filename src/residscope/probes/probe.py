@@ -185,14 +185,14 @@ def _check(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} is {tensors[name].dtype} {tuple(tensors[name].shape)}, not {shape}")
     Site.parse(about["site"])
     number, whole, text = (int, float), (int,), (str,)
-    told: dict[str, list[tuple[Any, tuple[type, ...]]]] = {
+    checked: dict[str, list[tuple[Any, tuple[type, ...]]]] = {
         "classes": [(x, text) for x in classes], "interval": [(x, number) for x in about["interval"]],
         "counts": [(x, whole) for x in about["counts"]], "held_out": [(about["held_out"], whole)],
         "head": [(about["head"], (int, type(None)))], "provenance": [(about["provenance"], (dict,))],
     }  # fmt: skip
-    told |= {name: [(about[name], text)] for name in ("site", "position", "label")}
-    told |= {name: [(about[name], number)] for name in ("C", "accuracy", "control")}
-    for name, parts in told.items():
+    checked |= {name: [(about[name], text)] for name in ("site", "position", "label")}
+    checked |= {name: [(about[name], number)] for name in ("C", "accuracy", "control")}
+    for name, parts in checked.items():
         if not all(isinstance(x, kind) and not isinstance(x, bool) for x, kind in parts):
             raise TypeError(f"{name} is {about[name]!r}"[:200])
     if not isinstance(classes, list) or len(about["interval"]) != 2 or len(about["counts"]) != c:
@@ -215,14 +215,14 @@ def warn_of_edges(probes: Iterable[Probe]) -> None:
         if at:
             where = "; ".join(f"{probe.site}, {probe.position}" for probe in at[:4])
             where += f" and {len(at) - 4} more" if len(at) > 4 else ""
-            said = {
+            meaning = {
                 "upper": "where classes separate, the length of the weights, and with it every log-odds and what a fixed alpha "
                 "asks for, is the grid's doing. To fix: rs.lrqp(probe, quantile=0.5) hardly depends on it",
                 "lower": "the label is hardly read at all",
             }[edge]
             warn(
                 f"the probe of {at[0].label} at {where}: cross-validation would have C {beyond} than {at[0].C:g}, where the grid "
-                f"ends: {said}.",
+                f"ends: {meaning}.",
                 GridEdge,
                 stacklevel=3,
             )

@@ -72,8 +72,8 @@ class ProbeMap(Report):
     @property
     def reach(self) -> float:
         """Nats to either side of zero within which every held-out prompt lies."""
-        held = self.log_prob.values[[*self.held_out]]
-        most = max(float(margin(held, k).abs().max()) for k in range(len(self.probe.classes)))
+        log_probs = self.log_prob.values[[*self.held_out]]
+        most = max(float(margin(log_probs, k).abs().max()) for k in range(len(self.probe.classes)))
         return math.ceil(max(LEAST_REACH, 1.1 * most))
 
     def view(self) -> Grid:
@@ -122,11 +122,11 @@ class ProbeMap(Report):
         """log P(class) less that of the likeliest other, in nats, in held-out prompts of each class."""
         probe, reach, labels = self.probe, self.reach, self.labels
         k = probe.classes.index(name)
-        found = margin(self.log_prob.values[[*self.held_out]], k)
+        margins = margin(self.log_prob.values[[*self.held_out]], k)
         own = [labels[i] for i in self.held_out]
         others = probe.classes[1 - k] if len(probe.classes) == 2 else "likeliest other"
         return Histogram(
-            {known: found[[label == known for label in own]] for known in probe.classes},
+            {known: margins[[label == known for label in own]] for known in probe.classes},
             bins=[-reach + 2 * reach * i / BINS for i in range(BINS + 1)],
             title="What the probe reads in prompts it has not seen", x_title=f"log P({name}) / P({others})", unit="nats",
             references=[Reference(0.0)],

@@ -22,15 +22,15 @@ ARRAYS = {"float32": ("F32", "Float32Array"), "int64": ("I64", "Float64Array"), 
 def answers() -> dict[str, dict[str, Any]]:
     """The type of every answer, by the name of its intent or query."""
     return {
-        "intents": {name: intent.says for name, intent in INTENTS.items()} | _of_library(library.INTENTS),
-        "queries": {name: query.says for name, query in QUERIES.items()} | _of_library(library.QUERIES),
+        "intents": {name: intent.answer_type for name, intent in INTENTS.items()} | _of_library(library.INTENTS),
+        "queries": {name: query.answer_type for name, query in QUERIES.items()} | _of_library(library.QUERIES),
     }
 
 
 def schema() -> dict[str, Any]:
     """The state, and the answers to intents and queries by name, those of the library too."""
     shapes = Said()
-    parts = {"state": shapes.of(State)} | {kind: _all(shapes, said) for kind, said in answers().items()}
+    parts = {"state": shapes.of(State)} | {kind: _all(shapes, types) for kind, types in answers().items()}
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "Said",
@@ -60,16 +60,16 @@ class Said(Shapes):
     def _file(self, tensors: type, words: Any) -> dict[str, Any]:
         """Tensors by name, and the names of its metadata, which are all JSON."""
         metadata = {} if words is Never else {name: {"type": "string"} for name in get_args(words)}
-        held = {"metadata": _object(metadata), "tensors": self.whole(tensors)}
-        return _object(held)
+        parts = {"metadata": _object(metadata), "tensors": self.whole(tensors)}
+        return _object(parts)
 
 
 def _of_library(asked: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
-    return {name: says for name, (_, says) in asked.items()}
+    return {name: answer_type for name, (_, answer_type) in asked.items()}
 
 
-def _all(shapes: Shapes, said: Mapping[str, Any]) -> dict[str, Any]:
-    return _object({name: shapes.of(said[name]) for name in sorted(said)})
+def _all(shapes: Shapes, types: Mapping[str, Any]) -> dict[str, Any]:
+    return _object({name: shapes.of(types[name]) for name in sorted(types)})
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:

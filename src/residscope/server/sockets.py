@@ -28,10 +28,10 @@ class Outbox:
 
     def __init__(self, size: int = QUEUE) -> None:
         self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue(size)
+        self._queue: asyncio.Queue[dict[str, Any] | bytes] = asyncio.Queue(size)
         self.overflowed = asyncio.Event()
 
-    def put(self, message: dict[str, Any]) -> None:
+    def put(self, message: dict[str, Any] | bytes) -> None:
         try:
             self._queue.put_nowait(message)
         except asyncio.QueueFull:
@@ -46,12 +46,14 @@ class Outbox:
         sent: set[tuple[str, str]] = set()
         while True:
             message = await self._queue.get()
+            if isinstance(message, bytes):
+                await websocket.send_bytes(message)
+                continue
             current = (message.get("patch") or message.get("state") or {}).get("current") or {}
             runs = [run for run in dict.fromkeys(current.values()) if run is not None]
             if runs:
                 for query, args, data in await run_in_threadpool(session.pictures, runs, sent):
-                    head = json.dumps({"query": query, "args": args}).encode()
-                    await websocket.send_bytes(len(head).to_bytes(4, "little") + head + data)
+                    await websocket.send_bytes(_frame({"query": query, "args": args}, data))
             await websocket.send_text(json.dumps(message, ensure_ascii=False, allow_nan=False))
 
 
@@ -94,7 +96,8 @@ async def _listen(websocket: WebSocket, session: Session, outbox: Outbox, who: P
         outbox.put(await _answer(asked, session, who))
 
 
-async def _answer(asked: str | bytes, session: Session, who: Person) -> dict[str, Any]:
+async def _answer(asked: str | bytes, session: Session, who: Person) -> dict[str, Any] | bytes:
+    """The answer to a message: JSON, or a frame where it is tensors."""
     id = None
     try:
         message = parse_json(asked) if isinstance(asked, str) else parse_frame(asked)
@@ -105,14 +108,15 @@ async def _answer(asked: str | bytes, session: Session, who: Person) -> dict[str
         id = message.get("id")
         ask = session.intent if kind == "intent" else session.query
         value = await run_in_threadpool(ask, message[kind], message.get("args"), who)
-        if isinstance(value, bytes):
-            fix = f"POST api/queries/{message[kind]}"
-            raise MalformedJSON(
-                "the answer is tensors, and no message", received=message[kind], allowed="JSON answers", fix=fix
-            )
     except ResidscopeError as error:
         return {"id": id, **body_of(error)}
     except Exception as error:
         _log.exception("an intent or a query failed")
         return {"id": id, **body_of(internal(error))}
-    return {"id": id, "ok": True, "value": value}
+    return _frame({"id": id, "ok": True}, value) if isinstance(value, bytes) else {"id": id, "ok": True, "value": value}
+
+
+def _frame(head: dict[str, Any], tensors: bytes) -> bytes:
+    """4 bytes (little-endian) with the length of a head in JSON, the head, the tensors: `parse_frame` the other way."""
+    words = json.dumps(head).encode()
+    return len(words).to_bytes(4, "little") + words + tensors

@@ -189,11 +189,11 @@ Change = tuple[State, T]
 
 @dataclass(frozen=True)
 class Intent:
-    """`says`: the type of its answer, from which the page's is made."""
+    """`answer_type`: the type of its answer, from which the page's is made."""
 
     args: type[BaseModel]
     apply: Callable[[State, Any], Change[Any]]
-    says: Any = NoneType
+    answer_type: Any = NoneType
 
 
 def load_model(state: State, args: LoadModel) -> Change[None]:

@@ -119,16 +119,16 @@ class PageLogits(PageRow):
 
 @dataclass(frozen=True)
 class Query:
-    """`says`: the type of its answer, a typed dict or a `TensorFile`, from which the page's is made."""
+    """`answer_type`: the type of its answer, a typed dict or a `TensorFile`, from which the page's is made."""
 
     args: type[BaseModel]
-    says: Any
+    answer_type: Any
     answer: "Callable[[Session, Any], Any]"
 
 
-def _query(args: type[A], says: type[T], answer: "Callable[[Session, A], T]") -> Query:
+def _query(args: type[A], answer_type: type[T], answer: "Callable[[Session, A], T]") -> Query:
     """That the function takes the one and answers with the other is for the type checker to see."""
-    return Query(args, says, answer)
+    return Query(args, answer_type, answer)
 
 
 class Method(Spec):

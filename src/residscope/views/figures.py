@@ -51,8 +51,8 @@ def save_picture(view: View, path: str | os.PathLike[str]) -> Path:
         with _ONE, rc_context(STYLE):
             made = figure(view)
             dpi = min(DPI, MOST_PIXELS / max(made.get_size_inches()))
-            told = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}, ".png": {}}[ending]
-            made.savefig(draft, format=ending[1:], dpi=dpi, metadata=told)
+            metadata = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}, ".png": {}}[ending]
+            made.savefig(draft, format=ending[1:], dpi=dpi, metadata=metadata)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)

@@ -52,7 +52,7 @@ def to_html(views: View | Sequence[View], *, title: str = "") -> str:
             raise BadView(
                 "the page cannot hold this", received=type(view).__name__, allowed="views of residscope.views"
             )
-    title = title or next((found for view in listed if (found := getattr(view, "title", ""))), "Residscope")
+    title = title or next((own_title for view in listed if (own_title := getattr(view, "title", ""))), "Residscope")
     plain = {"title": title, "views": [view.to_dict() for view in listed]}
     script = _built("frozen.js").replace("</script", "<\\/script").replace("<!--", "<\\!--")
     return _PAGE.format(
@@ -90,14 +90,14 @@ def in_notebook(view: View) -> str:
 
 
 def _built(name: str) -> str:
-    found = files("residscope") / "_ui" / name
-    if not found.is_file():
+    file = files("residscope") / "_ui" / name
+    if not file.is_file():
         raise NoPage(
             "the code that draws views is not built into this installation",
-            received=str(found),
+            received=str(file),
             fix="in a checkout: pip install -e . again with Node 20.19 or newer",
         )
-    return found.read_text(encoding="utf-8")
+    return file.read_text(encoding="utf-8")
 
 
 WRITERS[".html"] = save_html

@@ -140,7 +140,7 @@ class Curve(View):
         for line in self.lines:
             self.require(isinstance(line, Line), "lines has something else", type(line).__name__, "views.Line")
             same_length(self, x=self.x, **{f"y of {line.name!r}": line.y})
-        self._set(references=_references(self, self.references))
+        self._set(references=_references(self.references))
         self._strings("title", "x_title", "y_title", "unit", "note")
 
 
@@ -177,7 +177,7 @@ class Histogram(View):
     def __post_init__(self) -> None:
         named = isinstance(self.series, Mapping)
         self.require(named, "its series have no names", type(self.series).__name__, "a dict of name to values")
-        self._set(series={str(name): numbers(self, name, found) for name, found in self.series.items()})
+        self._set(series={str(name): numbers(self, name, samples) for name, samples in self.series.items()})
         if isinstance(self.bins, int):
             self.require(1 <= self.bins <= 1000, "it has no such number of bins", self.bins, "1 to 1000")
         else:
@@ -187,13 +187,13 @@ class Histogram(View):
                 rising and all(map(math.isfinite, edges)), "its edges do not rise", edges, "two or more, rising"
             )
             self._set(bins=edges)
-        self._set(references=_references(self, self.references))
+        self._set(references=_references(self.references))
         self._strings("title", "x_title", "unit", "note")
 
     def edges(self) -> tuple[float, ...]:
         if not isinstance(self.bins, int):
             return tuple(self.bins)
-        known = [x for found in self.series.values() for x in found if math.isfinite(x)]
+        known = [x for samples in self.series.values() for x in samples if math.isfinite(x)]
         low, high = (min(known), max(known)) if known else (0.0, 1.0)
         if low == high:
             low, high = low - 0.5, high + 0.5
@@ -208,14 +208,14 @@ class Histogram(View):
     def to_dict(self) -> dict[str, Any]:
         edges = self.edges()
         series = []
-        for name, found in self.series.items():
+        for name, samples in self.series.items():
             counts = [0] * (len(edges) - 1)
-            inside = [x for x in found if edges[0] <= x <= edges[-1]]
+            inside = [x for x in samples if edges[0] <= x <= edges[-1]]
             for x in inside:
                 counts[min(bisect_right(edges, x) - 1, len(counts) - 1)] += 1
             mean = sum(inside) / len(inside) if inside else math.nan
             series.append(
-                {"name": name, "counts": counts, "n": len(inside), "mean": mean, "left_out": len(found) - len(inside)}
+                {"name": name, "counts": counts, "n": len(inside), "mean": mean, "left_out": len(samples) - len(inside)}
             )
         rest = {name: getattr(self, name) for name in ("title", "x_title", "unit", "references", "note")}
         return plain({"kind": self.kind, "edges": edges, "series": series} | rest)
@@ -249,7 +249,7 @@ class Scatter(View):
             if getattr(self, part) is not None:
                 self._set(**{part: names(self, part, getattr(self, part))})
                 same_length(self, x=self.x, **{part: getattr(self, part)})
-        self._set(references=_references(self, self.references))
+        self._set(references=_references(self.references))
         self._strings("title", "x_title", "y_title", "unit", "note")
 
 
@@ -318,6 +318,6 @@ def _check_scale(view: View, scale: str, limit: float | None) -> None:
         view.require(fits, "its limit is no length of a scale", limit, "a finite number above zero")
 
 
-def _references(view: View, given: Sequence[Any]) -> tuple[Reference, ...]:
+def _references(given: Sequence[Any]) -> tuple[Reference, ...]:
     """Numbers are upright lines without a name."""
     return tuple(item if isinstance(item, Reference) else Reference(item) for item in given)

@@ -79,8 +79,8 @@ class Shapes:
         shape = self.of(plain)
         if any(isinstance(one, More) for one in about):
             self.definitions[self.name_of(plain)]["additionalProperties"] = True
-        words = next((one for one in about if isinstance(one, str)), None)
-        return shape if words is None or "$ref" in shape else {"description": words} | shape
+        description = next((one for one in about if isinstance(one, str)), None)
+        return shape if description is None or "$ref" in shape else {"description": description} | shape
 
     def part(self, part: type) -> dict[str, Any]:
         """A reference to the part, which is defined."""
@@ -99,10 +99,10 @@ class Shapes:
         """All that the part has, and nothing else."""
         hints = self.hints(part)
         optional = {name for name, hint in hints.items() if get_origin(hint) is NotRequired}
-        words = (part.__doc__ or "").strip().split("\n")[0]
+        description = (part.__doc__ or "").strip().split("\n")[0]
         return {
             "type": "object",
-            **({"description": words} if words else {}),
+            **({"description": description} if description else {}),
             "properties": {n: self.of(get_args(h)[0] if n in optional else h) for n, h in hints.items()},
             "required": [name for name in hints if name not in optional],
             "additionalProperties": False,

@@ -79,8 +79,8 @@ class View(Part):
         """Plain JSON. What is not finite is null; `infinite` tells where it was inf or -inf, by path.
 
         >>> from residscope.views import TokenStrip
-        >>> found = TokenStrip(["a", "b", "c"], [1.0, float("nan"), float("-inf")]).to_dict()
-        >>> found["values"], found["infinite"]
+        >>> strip = TokenStrip(["a", "b", "c"], [1.0, float("nan"), float("-inf")]).to_dict()
+        >>> strip["values"], strip["infinite"]
         ([1.0, None, None], {'values.2': '-inf'})
         """
         return {"kind": self.kind} | super().to_dict()
@@ -113,8 +113,8 @@ def plain(parts: Mapping[str, Any]) -> dict[str, Any]:
             return [walk(v, f"{path}.{i}") for i, v in enumerate(value)]
         return value
 
-    found = {name: walk(value, name) for name, value in parts.items()}
-    return found | ({"infinite": infinite} if infinite else {})
+    in_json = {name: walk(value, name) for name, value in parts.items()}
+    return in_json | ({"infinite": infinite} if infinite else {})
 
 
 def numbers(view: Part, name: str, given: Numbers) -> tuple[float, ...]:
@@ -130,14 +130,14 @@ def rows_of_numbers(view: Part, name: str, given: Grid2D) -> tuple[tuple[float, 
     digits, items = _unpack(given)
     two_axes = "nested lists, or an array or tensor of two axes"
     view.require(_is_list(items), f"{name} has no rows", _short(given), two_axes)
-    found = []
+    rows = []
     for row in items:
         own, inner = _unpack(row)
         view.require(_is_list(inner), f"{name} has a row that is no list", _short(row), two_axes)
-        found.append(tuple(_number(view, name, item, own or digits) for item in inner))
-    widths = sorted({len(row) for row in found})
+        rows.append(tuple(_number(view, name, item, own or digits) for item in inner))
+    widths = sorted({len(row) for row in rows})
     view.require(len(widths) < 2, f"{name} has rows of unequal length", f"lengths {widths}", "one length")
-    return tuple(found)
+    return tuple(rows)
 
 
 def names(view: Part, name: str, given: Sequence[Any]) -> tuple[str, ...]:
@@ -166,8 +166,8 @@ def values(view: Part, name: str, given: Sequence[Any]) -> tuple[Value, ...]:
 
 def same_length(view: Part, **lists: Sequence[Any]) -> None:
     lengths = {name: len(items) for name, items in lists.items()}
-    said = ", ".join(f"{name} {n}" for name, n in lengths.items())
-    view.require(len(set(lengths.values())) < 2, "its parts have unequal lengths", said, "one length")
+    sizes = ", ".join(f"{name} {n}" for name, n in lengths.items())
+    view.require(len(set(lengths.values())) < 2, "its parts have unequal lengths", sizes, "one length")
 
 
 def same_shape(view: Part, name: str, grid: Sequence[Sequence[Any]], n_rows: int, n_columns: int) -> None:
@@ -213,8 +213,8 @@ def _rounded(x: float, digits: Sequence[int]) -> float:
 
 
 def _single(x: float) -> float:
-    found: float = struct.unpack("f", struct.pack("f", x))[0]
-    return found
+    single: float = struct.unpack("f", struct.pack("f", x))[0]
+    return single
 
 
 def _short(value: Any) -> str:

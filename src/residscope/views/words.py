@@ -60,8 +60,8 @@ class Card(View):
     def __post_init__(self) -> None:
         named = isinstance(self.fields, Mapping)
         self.require(named, "its fields have no names", type(self.fields).__name__, "a dict of name to value")
-        found = values(self, "fields", list(self.fields.values()))
-        self._set(fields=dict(zip(map(str, self.fields), found, strict=True)))
+        checked = values(self, "fields", list(self.fields.values()))
+        self._set(fields=dict(zip(map(str, self.fields), checked, strict=True)))
         known = self.verdict in ("passed", "failed", None)
         self.require(known, "its verdict is unknown", self.verdict, '"passed", "failed" or None')
         self._strings("title", "note")

@@ -57,10 +57,10 @@ def strata(
     cells: Sequence[int], share: Float[Tensor, "cell"], near: float, between: Bool[Tensor, "cell"]
 ) -> dict[tuple[bool, bool], list[int]]:
     """Cells by whether their evidence is near the threshold, and whether it is of the cells beside them too."""
-    found: dict[tuple[bool, bool], list[int]] = {}
+    by_stratum: dict[tuple[bool, bool], list[int]] = {}
     for i in cells:
-        found.setdefault((bool(share[i] >= near), bool(between[i])), []).append(i)
-    return found
+        by_stratum.setdefault((bool(share[i] >= near), bool(between[i])), []).append(i)
+    return by_stratum
 
 
 def draw(parts: dict[tuple[bool, bool], list[int]], counts: Sequence[int], seed: int) -> list[int]:

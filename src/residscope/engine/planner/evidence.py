@@ -47,21 +47,21 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class CellEvidence:
     """Of each cell and prompt: the estimated effect, and how large the evidence says it may be (infinite where there is none).
 
-    between: cells whose estimate is on a line between two others. exact: cells that were run exactly on the way. told: in words.
+    between: cells whose estimate is on a line between two others. exact: cells that were run exactly on the way. basis: in words.
     """
 
     effect: Float[Tensor, "cell prompt"]
     largest: Float[Tensor, "cell prompt"]
     between: Bool[Tensor, "cell"]
     exact: tuple[int, ...]
-    told: str
+    basis: str
     passes: int
 
 
-def in_bfloat16(ask: Ask) -> Evidence:
+def in_bfloat16(ask: Ask) -> CellEvidence:
     """Runs on a copy in bfloat16, of every cell or of every third of each chain; and first-order estimates."""
     plan = ask.plan
     model = plan.model
@@ -78,13 +78,13 @@ def in_bfloat16(ask: Ask) -> Evidence:
         effect[lines.run] = (values - rough.base.cpu()).to(effect)
         passes += rough.passes
     own = torch.maximum(effect.abs() / _RUN, grads.size.nan_to_num(0) / _SECOND)
-    told = "a run of the cell in bfloat16 and its first-order estimate"
+    basis = "a run of the cell in bfloat16 and its first-order estimate"
     if lines.between.any():
-        told += "; for a cell between two, its first-order estimate and both of those in bfloat16"
-    return lines.joined(effect, own, grads, _BESIDE["bfloat16"], (), told, passes)
+        basis += "; for a cell between two, its first-order estimate and both of those in bfloat16"
+    return lines.joined(effect, own, grads, _BESIDE["bfloat16"], (), basis, passes)
 
 
-def by_neighbours(ask: Ask) -> Evidence:
+def by_neighbours(ask: Ask) -> CellEvidence:
     """Every fourth cell of each chain exactly, first-order estimates of those between; of all cells where there are no chains."""
     if not ask.chains:
         return by_gradient(ask)
@@ -97,16 +97,16 @@ def by_neighbours(ask: Ask) -> Evidence:
             effect
         )
         passes += exact.passes
-    told = "its first-order estimate and the two exact cells it stands between"
-    return lines.joined(effect, effect.abs(), grads, _BESIDE["neighbours"], tuple(lines.run), told, passes)
+    basis = "its first-order estimate and the two exact cells it stands between"
+    return lines.joined(effect, effect.abs(), grads, _BESIDE["neighbours"], tuple(lines.run), basis, passes)
 
 
-def by_gradient(ask: Ask) -> Evidence:
+def by_gradient(ask: Ask) -> CellEvidence:
     """First-order estimates alone: the mean of both ends', and as large as the larger."""
     grads = _Gradient(ask)
     largest = torch.where(grads.none[:, None], torch.inf, grads.size / _FIRST_ORDER)
     nowhere = torch.zeros(len(largest), dtype=torch.bool)
-    return Evidence(grads.mean.nan_to_num(0), largest, nowhere, (), "its first-order estimate", grads.passes)
+    return CellEvidence(grads.mean.nan_to_num(0), largest, nowhere, (), "its first-order estimate", grads.passes)
 
 
 WAYS = {"bfloat16": in_bfloat16, "gradient": by_gradient, "neighbours": by_neighbours}
@@ -144,9 +144,9 @@ class _Lines:
         grads: _Gradient,
         beside: float,
         exact: tuple[int, ...],
-        told: str,
+        basis: str,
         passes: int,
-    ) -> Evidence:
+    ) -> CellEvidence:
         """The cells that were run as they are; those between on the line between the two beside them."""
         effect, largest = effect.clone(), own.clone()
         for chain, steps in self.chains:
@@ -157,7 +157,7 @@ class _Lines:
                         effect[cell] = low + (high - low) * (i - a) / (b - a)
                         larger = torch.maximum(low.abs(), high.abs()) / beside
                         largest[cell] = torch.maximum(larger, grads.size[cell] / _SECOND)
-        return Evidence(effect, largest, self.between, exact, told, passes)
+        return CellEvidence(effect, largest, self.between, exact, basis, passes)
 
 
 class _OnCopy:

@@ -31,11 +31,11 @@ def first_order(
     Zero for cells that are not `active`. Also how many passes it took, forward and backward.
     """
     ends = [plan.batch] if donor is None else [plan.batch, donor]
-    found = torch.zeros(len(ends), len(plan.cells), len(plan.batch), dtype=torch.float64)
-    found[:, [i for i in active.nonzero()[:, 0].tolist() if not _differentiable(plan, i)]] = float("nan")
+    estimates = torch.zeros(len(ends), len(plan.cells), len(plan.batch), dtype=torch.float64)
+    estimates[:, [i for i in active.nonzero()[:, 0].tolist() if not _differentiable(plan, i)]] = float("nan")
     cells = [i for i in active.nonzero()[:, 0].tolist() if _differentiable(plan, i)]
     if not cells:
-        return found, 0
+        return estimates, 0
     passes = 0
     try:
         plan.model.require_exact_weights("gradients")
@@ -43,11 +43,11 @@ def first_order(
         with stage("Taking gradients", len(plan.batch), progress, cancel, **stopped) as tell:
             for rows in plan.with_graphs():
                 passes += 2 * len(ends) + 1
-                found[:, cells, rows.start : rows.stop] = _of_rows(plan, cells, ends, rows, tell)
+                estimates[:, cells, rows.start : rows.stop] = _of_rows(plan, cells, ends, rows, tell)
                 tell(rows.stop)
     except (NoGradient, QuantisedModel):
-        found[:, cells] = float("nan")
-    return found, passes
+        estimates[:, cells] = float("nan")
+    return estimates, passes
 
 
 def _of_rows(
@@ -56,7 +56,7 @@ def _of_rows(
     model, table = plan.model, plan.model.sites
     edits = [edit for i in cells for edit in plan.cells[i]]
     sites = {site for edit in edits for site in edit.places(table)}
-    held = {site for edit in edits if edit.needs_unedited for site in edit.places(table)}
+    held_sites = {site for edit in edits if edit.needs_unedited for site in edit.places(table)}
     seen = {site for edit in edits for site in edit.reads(table)}
     batches = [end if len(rows) == len(end) else end.take(rows) for end in ends]
     grads = []
@@ -64,8 +64,8 @@ def _of_rows(
         grads.append(gradients(model, batch, plan.readout, sites, edits=plan.background)[1])
         tell()
     recording = model.run(batches[0], [*sites, *seen], edits=plan.background)
-    unedited = model.run(batches[0], [*held]) if held else recording
-    base = Base(recording, {site: unedited[site] for site in held})
+    unedited = model.run(batches[0], [*held_sites]) if held_sites else recording
+    base = Base(recording, {site: unedited[site] for site in held_sites})
     return torch.stack([_first_order(plan.cells[i], base, grads) for i in cells], 1)
 
 
@@ -74,7 +74,7 @@ def _first_order(cell: Sequence[Edit], base: Base, ends: Sequence[dict[Any, Tens
     total = torch.zeros(len(ends), len(base.batch), dtype=torch.float64)
     for site, edits in by_site(cell, table).items():
         value = new = base[site]
-        at = At(site, table, base.batch, 0, lambda s: base.held(s, every), lambda s: base[s])
+        at = At(site, table, base.batch, 0, lambda s: base.unedited_at(s, every), lambda s: base[s])
         for edit in edits:
             new = edit.apply(new, at)
         change = torch.where(new == value, 0, new - value)  # the masked scores are minus infinity, or as good as

@@ -10,10 +10,10 @@ from torch import Tensor
 from residscope.engine.branches import Asked, Branches
 from residscope.engine.passes import Pass, Rows, still_masked
 from residscope.engine.planner.packing import Pack
-from residscope.engine.planner.strands import Base, Strand, gather, joins, positions_axis
+from residscope.engine.planner.strands import Base, Strand, gather, joins
 from residscope.engine.protocols import At, Change, Edit
 from residscope.model.prompts import Batch
-from residscope.model.sites import Site
+from residscope.model.sites import Site, positions_axis
 
 FINAL = Site("final_norm")
 Own = tuple[
@@ -106,13 +106,13 @@ class JoinedPass(Pass):
         if own is not None and all(row < there for row in rows):
             return own[_span(rows)]
         axis = positions_axis(site)
-        found = self.base.rows(site, [self.index[row] for row in rows])
-        found = found.narrow(axis, self.offset, found.shape[axis] - self.offset)
+        values = self.base.rows(site, [self.index[row] for row in rows])
+        values = values.narrow(axis, self.offset, values.shape[axis] - self.offset)
         mine = [i for i, row in enumerate(rows) if row < there]
         if own is not None and mine:
-            found = found.clone()
-            found[mine] = own[[rows[i] for i in mine]]
-        return found
+            values = values.clone()
+            values[mine] = own[[rows[i] for i in mine]]
+        return values
 
     def prefix(self, layer: int, rows: int) -> tuple[Tensor, Tensor]:
         """The keys and values before the pass's positions, for the first so many rows; a second reading does not look at them."""
@@ -163,11 +163,11 @@ class JoinedPass(Pass):
             starts = ((start, start - rows.start) for start in own if rows.start <= start < rows.stop)
         else:
             starts = ((row, i) for i, row in enumerate(rows) if row in own)
-        found = []
+        strands = []
         for start, i in starts:
             strand, batch, here = own[start]
-            found.append((strand, batch, here, slice(i, i + len(strand))))
-        return found
+            strands.append((strand, batch, here, slice(i, i + len(strand))))
+        return strands
 
     def _asking(
         self, site: Site, rows: Sequence[int], common: Sequence[Edit], own: Sequence[Own]
@@ -184,14 +184,14 @@ class JoinedPass(Pass):
         ]
         ats = {key: self._at(site, batch, rows) for key, _, batch, rows in takers}
         asked = [(key, Asked(rows, changes)) for key, edit, _, rows in takers for changes in edit.sends(ats[key])]
-        read = branches.several(site, [one for _, one in asked]) if asked else None
+        read = branches.several(site, [reading for _, reading in asked]) if asked else None
         answers: dict[tuple[int, int | None], list[Tensor]] = {}
         first = 0
-        for key, one in asked:
+        for key, reading in asked:
             assert read is not None
-            assert one.rows is not None
-            answers.setdefault(key, []).append(read[first : first + len(one.rows)])
-            first += len(one.rows)
+            assert reading.rows is not None
+            answers.setdefault(key, []).append(read[first : first + len(reading.rows)])
+            first += len(reading.rows)
 
         def given(key: tuple[int, int | None], rows: Sequence[int]) -> Any:
             waiting = answers.get(key, [])[::-1]
@@ -217,7 +217,7 @@ class JoinedPass(Pass):
             self.layout.table,
             batch,
             self.offset,
-            lambda s: self.base.held(s, index),
+            lambda s: self.base.unedited_at(s, index),
             lambda s: self.seen_by(s, rows),
         )
 

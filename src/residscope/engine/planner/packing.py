@@ -84,7 +84,7 @@ def pack(strands: Sequence[Strand], *, length: int, n_layers: int, tokens: int) 
         stop = begin
 
     packs = [
-        one for strand in apart for one in _within(strand.pos, [strand], limit=max(1, tokens // (length - strand.pos)))
+        own for strand in apart for own in _within(strand.pos, [strand], limit=max(1, tokens // (length - strand.pos)))
     ]
     for group in reversed(groups):
         within = sorted((s for p in group for s in of[p]), key=lambda s: s.layer)

@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 
 from residscope.engine.planner.joined import FINAL, JoinedPass
-from residscope.engine.planner.strands import Base, Strand, joins, positions_axis
+from residscope.engine.planner.strands import Base, Strand, joins
 from residscope.engine.protocols import Edit, LogitReadout, Readout, overlays_of
 from residscope.engine.recording import Recording
 from residscope.errors import NotRecorded
 from residscope.model.prompts import Batch
-from residscope.model.sites import Site
+from residscope.model.sites import Site, positions_axis
 
 _ROWS = 512  # rows unembedded at a time
 
 
-class Reader:
+class ReadoutReader:
     """One readout, and how to get at it: which sites to capture, and how far the pass must go."""
 
     def __init__(self, readout: Readout, base: Base, edits: Sequence[Edit]) -> None:
@@ -59,14 +59,14 @@ class Reader:
 
     def _metric(self, x: Tensor, batch: Batch, overlays: Sequence[Any]) -> Tensor:
         assert self.metric is not None
-        found = []
+        numbers = []
         with torch.no_grad():
             for first in range(0, len(x), _ROWS):
                 rows = range(first, min(first + _ROWS, len(x)))
                 logits = self.model.layout.logits(x[rows.start : rows.stop], self.ids, overlays)
                 part = batch if len(rows) == len(batch) else batch.take(rows)
-                found.append(self.metric.of(logits, self.ids, self.model, part))
-        return torch.cat(found)
+                numbers.append(self.metric.of(logits, self.ids, self.model, part))
+        return torch.cat(numbers)
 
     def _recording(self, now: JoinedPass, strand: Strand, here: slice) -> Recording:
         """What a whole run of the cell would have recorded: the base before the pass's positions and below the strand."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from residscope.engine.model import Prompt
 from residscope.engine.naming import label_of, unit_of
 from residscope.engine.planner.audit import CONFIDENCE, draw, how_many, most_over, strata
-from residscope.engine.planner.evidence import WAYS, Ask, Evidence
+from residscope.engine.planner.evidence import WAYS, Ask, CellEvidence
 from residscope.engine.planner.sweep import Sweep
 from residscope.errors import BadSweep, Cancelled
 from residscope.model.prompts import Batch
@@ -84,7 +84,7 @@ def screened(
         "method": f"sweep, screened by {by}",
         **plan.model.provenance,
         "seconds": round(time.monotonic() - began, 3),
-        "evidence": evidence.told,
+        "evidence": evidence.basis,
         "exact over": float(over),
         "gap": torch.as_tensor(gap).tolist(),
         "exact cells": len(plan.cells) - len(left),
@@ -93,7 +93,7 @@ def screened(
         "cost": state.cost,
         "seed": seed,
     }
-    words = _told(by, len(plan.cells), len(left), audited, share, evidence.told)
+    words = _label(by, len(plan.cells), len(left), audited, share, evidence.basis)
     known = tuple("exact" if exact else "estimate" for exact in state.known.tolist())
     coords, along = {"edits": plan.labels, "known": known}, {"edits": "cell", "known": "cell"}
     return Result(
@@ -102,7 +102,7 @@ def screened(
     )  # fmt: skip
 
 
-def _told(by: str, cells: int, estimates: int, audited: dict[str, Any], share: str, evidence: str) -> str:
+def _label(by: str, cells: int, estimates: int, audited: dict[str, Any], share: str, evidence: str) -> str:
     """What the label says."""
     if audited["failed"]:
         drawn = f"{audited['missed']} of {audited['cells']} drawn were over {share}"
@@ -132,7 +132,7 @@ class _Screen:
     plan: Sweep
     base: Float[Tensor, "prompt"]
     threshold: Float[Tensor, "..."]
-    evidence: Evidence
+    evidence: CellEvidence
     active: Bool[Tensor, "cell"]
     progress: Progress
     cancel: Cancel
@@ -160,18 +160,18 @@ class _Screen:
         self.rounds += 1
         what = f"Round {self.rounds}: {stage}"
         try:
-            found = exact.run(self.progress, self.cancel, what=what).values.to(self.values)
+            values = exact.run(self.progress, self.cancel, what=what).values.to(self.values)
         except Cancelled as stop:
             if stop.partial is not None:
                 done = ~stop.partial.values.isnan().any(1)
                 rows = [cell for cell, finished in zip(cells, done.tolist(), strict=True) if finished]
                 self.values[rows], self.known[rows] = stop.partial.values[done].to(self.values), True
             raise
-        self.values[cells], self.known[cells] = found, True
+        self.values[cells], self.known[cells] = values, True
         spent = self.cost.setdefault(stage, {"passes": 0, "seconds": 0.0})
         spent["passes"] += exact.passes
         spent["seconds"] = round(spent["seconds"] + time.monotonic() - began, 3)
-        return ~((found - self.base).abs() < self.threshold).all(1)  # what is no number is not under it
+        return ~((values - self.base).abs() < self.threshold).all(1)  # what is no number is not under it
 
     def partial(self) -> Result:
         """What is exact by now."""

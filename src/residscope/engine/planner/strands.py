@@ -11,9 +11,9 @@ from torch import Tensor
 from residscope.engine.layout import Layout
 from residscope.engine.protocols import At, Change, Edit, overlays_of
 from residscope.engine.recording import Recording
-from residscope.engine.seams import Overlay
+from residscope.engine.seams import LaidOverlay
 from residscope.model.prompts import Batch
-from residscope.model.sites import KINDS, Site, SiteTable, rank
+from residscope.model.sites import KINDS, Site, SiteTable, positions_axis, rank
 
 _ORDER = {name: i for i, name in enumerate(KINDS)}
 
@@ -36,7 +36,7 @@ class Base:
         """The base's values for some of its prompts, a row each; a view where there is only one prompt."""
         return gather(self[site], index)
 
-    def held(self, site: Site, index: Sequence[int]) -> Tensor:
+    def unedited_at(self, site: Site, index: Sequence[int]) -> Tensor:
         """What the unedited run has there, a row each."""
         return gather(self.unedited[site], index)
 
@@ -55,7 +55,7 @@ class Strand:
     layer: int
     pos: int
     edits: Mapping[Site, tuple[Edit, ...]]
-    overlays: tuple[Overlay, ...] = ()
+    overlays: tuple[LaidOverlay, ...] = ()
     whole: bool = False
     apart: bool = False
 
@@ -70,12 +70,12 @@ def gather(x: Tensor, index: Sequence[int]) -> Tensor:
 
 def by_site(edits: Iterable[Edit], table: SiteTable) -> dict[Site, tuple[Edit, ...]]:
     """Edits by the sites they change, sites in the order of the forward pass and edits in the order given."""
-    found: dict[Site, list[Edit]] = {}
+    grouped: dict[Site, list[Edit]] = {}
     for edit in edits:
         for site in edit.places(table):
-            found.setdefault(site, []).append(edit)
+            grouped.setdefault(site, []).append(edit)
     n = table.sizes.n_layers
-    return {site: tuple(found[site]) for site in sorted(found, key=lambda s: (rank(s, n), _ORDER[s.name]))}
+    return {site: tuple(grouped[site]) for site in sorted(grouped, key=lambda s: (rank(s, n), _ORDER[s.name]))}
 
 
 def joins(site: Site, n_layers: int) -> int:
@@ -121,13 +121,13 @@ def strands_of(
         layer = torch.where(any_changed, layer.clamp_max(joins(site, n)), layer)
         first = changed.int().argmax(1)
         pos = torch.where(any_changed, torch.minimum(pos, first), pos)
-    parted: dict[tuple[int, int], list[int]] = {}
+    rows_by_start: dict[tuple[int, int], list[int]] = {}
     for row, (block, first) in enumerate(zip(layer.tolist(), pos.tolist(), strict=True)):
         if block <= n and first < base.batch.lengths[row] and (last is None or first <= last[row]):
-            parted.setdefault((block, first), []).append(row)
+            rows_by_start.setdefault((block, first), []).append(row)
     return [
         Strand(cell, tuple(index), block, first, sites, overlays, apart=apart)
-        for (block, first), index in parted.items()
+        for (block, first), index in rows_by_start.items()
     ]
 
 
@@ -150,7 +150,7 @@ def _changed(site: Site, edits: Iterable[Edit], base: Base) -> Bool[Tensor, "bat
         new[moved.expand(len(new), -1)] = float("nan")  # something else, whatever it is
         return new
 
-    at = At(site, layout.table, base.batch, 0, lambda s: base.held(s, every), lambda s: base[s], reread=reread)
+    at = At(site, layout.table, base.batch, 0, lambda s: base.unedited_at(s, every), lambda s: base[s], reread=reread)
     new = value
     for edit in edits:
         if edit.overlays(layout):
@@ -161,9 +161,3 @@ def _changed(site: Site, edits: Iterable[Edit], base: Base) -> Bool[Tensor, "bat
     axis = positions_axis(site)
     different = (new != value).movedim(axis, 1)
     return different.flatten(2).any(2).cpu()
-
-
-def positions_axis(site: Site) -> int:
-    """Which axis of a site's tensor the positions of the run stand on."""
-    axes = site.kind.axes
-    return axes.index("query" if "query" in axes else "pos")

@@ -19,7 +19,7 @@ from residscope.engine.passes import INSIDE_ATTENTION
 from residscope.engine.planner.outcomes import Answers, Cost, Gradients
 from residscope.engine.planner.packing import Pack, pack
 from residscope.engine.planner.pricing import OVERHEAD_TOKENS, prices_of, rate_of
-from residscope.engine.planner.readouts import Reader
+from residscope.engine.planner.readouts import ReadoutReader
 from residscope.engine.planner.running import run_joined
 from residscope.engine.planner.strands import Base, Strand, strands_of
 from residscope.engine.preparing import join, prepare, sources_kept
@@ -44,7 +44,7 @@ class Part:
     """Some of the prompts: their base, what to read, and the passes for them."""
 
     base: Base
-    reader: Reader
+    reader: ReadoutReader
     packs: list[Pack]
 
 
@@ -89,11 +89,11 @@ class Sweep:
         sites = {site for edit in every for site in (*edit.places(table), *edit.reads(table))}
         longest = self.batch.ids.shape[1]
         wide = {"d_model": s.d_model, "key": longest}
-        held = sum(
+        captured = sum(
             _product(self.model.sites.size(site, a) or wide.get(a, 1) for a in site.kind.axes[1:] if a != "pos")
             for site in sites
         )
-        each = (s.n_layers * (s.d_model + 2 * s.n_kv_heads * s.d_head) + held) * longest * self.model.dtype.itemsize
+        each = (s.n_layers * (s.d_model + 2 * s.n_kv_heads * s.d_head) + captured) * longest * self.model.dtype.itemsize
         most = max(1, min(self.memory // 2 // each, self.size or len(self.batch)))
         if most >= len(self.batch) and self.size is None:
             return [tuple(range(len(self.batch)))]
@@ -122,7 +122,7 @@ class Sweep:
             self._kept[0] = part
         return part
 
-    def _base(self, batch: Batch) -> tuple[Base, Reader]:
+    def _base(self, batch: Batch) -> tuple[Base, ReadoutReader]:
         model, table = self.model, self.model.sites
         every = [edit for cell in (self.background, *self.cells) for edit in cell]
         sites = {*table.expand("resid_pre"), Site("final_norm")} if any(self.cells) else set[Site]()
@@ -132,7 +132,7 @@ class Sweep:
         if isinstance(self.readout, LogitReadout):
             sites.add(Site("final_norm"))
         sites |= {table.canonical(s) for name in self.readout.sites for s in table.expand(name) if s.name != "logits"}
-        held = {site for edit in every if edit.needs_unedited for site in edit.places(table)}
+        held_sites = {site for edit in every if edit.needs_unedited for site in edit.places(table)}
         keys_values = [*table.expand("k"), *table.expand("v")] if any(self.cells) else []
         inside = any(s.name in INSIDE_ATTENTION for e in self.background for s in e.places(table))
         if inside:
@@ -141,7 +141,7 @@ class Sweep:
         def passes() -> tuple[dict[Site, Tensor], dict[Site, Tensor], Any]:
             cache = whole_cache() if keys_values and not inside else None  # a new one each time that it is made again
             with lock_of(model.hf):
-                unedited = forward(model.layout, batch, capture=held) if held else {}
+                unedited = forward(model.layout, batch, capture=held_sites) if held_sites else {}
                 values = forward(
                     model.layout, batch, capture=sites, edits=self.background, unedited=unedited, cache=cache
                 )
@@ -152,7 +152,7 @@ class Sweep:
         unedited, values, version = repeated(model.hf, passes)
         recording = Recording(model, batch, values, edits=self.background, unedited=unedited, weights=version)
         base = Base(recording, unedited)
-        return base, Reader(self.readout, base, every)
+        return base, ReadoutReader(self.readout, base, every)
 
     def check(self) -> None:
         """Plan the first part of the prompts, and so refuse at once what cannot be run."""
@@ -208,16 +208,16 @@ class Sweep:
 
     def unchanged(self) -> tuple[Tensor, Bool[Tensor, "cell prompt"]]:
         """The baseline, and which cells are it: those that change nothing the readout sees, provably and without a run."""
-        found: Tensor | None = None
+        baseline: Tensor | None = None
         same = torch.ones(len(self.cells), len(self.batch), dtype=torch.bool)
         for number, rows in enumerate(self._chunks):
             part = self._part(number)
             base = part.reader.of_base()
-            found = base.new_empty((len(self.batch), *base.shape[1:])) if found is None else found
-            found[list(rows)] = base
+            baseline = base.new_empty((len(self.batch), *base.shape[1:])) if baseline is None else baseline
+            baseline[list(rows)] = base
             same[:, list(rows)] = ~self._pending(part)
-        assert found is not None
-        return found, same
+        assert baseline is not None
+        return baseline, same
 
     # ── running ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -239,17 +239,17 @@ class Sweep:
             self.partial = None if values is None else self._result(values, began, halved, done)
             return self.partial
 
-        for one in self._answers(progress, cancel, what, finished):
+        for answers in self._answers(progress, cancel, what, finished):
             if values is None:
-                shape = (len(self.batch), *one.values.shape[1:])
-                self.base = one.values.new_full(shape, float("nan"))
-                values = one.values.new_full((len(self.cells), *shape), float("nan"))
-            if one.cell is None:
-                self.base[list(one.prompts)] = one.values
+                shape = (len(self.batch), *answers.values.shape[1:])
+                self.base = answers.values.new_full(shape, float("nan"))
+                values = answers.values.new_full((len(self.cells), *shape), float("nan"))
+            if answers.cell is None:
+                self.base[list(answers.prompts)] = answers.values
             else:
-                values[one.cell, list(one.prompts)] = one.values.to(values.dtype)
-                done += len(one.prompts)
-            halved += one.halved
+                values[answers.cell, list(answers.prompts)] = answers.values.to(values.dtype)
+                done += len(answers.prompts)
+            halved += answers.halved
         result = finished()
         assert result is not None
         return result
@@ -280,9 +280,9 @@ class Sweep:
                         done += len(index)
                         yield Answers(cell, tuple(rows[i] for i in index), base[index])
                 tell(done)
-                for cell, of_strand, found, halved in self._rows(part, lambda: asking(tell, cancel)):
+                for cell, of_strand, values, halved in self._rows(part, lambda: asking(tell, cancel)):
                     done += len(of_strand)
-                    yield Answers(cell, tuple(rows[i] for i in of_strand), found, halved)
+                    yield Answers(cell, tuple(rows[i] for i in of_strand), values, halved)
                     tell(done)
 
     def gradients(self, sites: Iterable[str | Site] | None = None) -> Gradients:
@@ -305,8 +305,8 @@ class Sweep:
         slopes: dict[Site, list[Tensor]] = {}
         for rows in self.with_graphs():
             batch = self.batch if len(rows) == len(self.batch) else self.batch.take(rows)
-            recording, found = gradients(self.model, batch, self.readout, wanted, edits=self.background)
-            for site, slope in found.items():
+            recording, grads = gradients(self.model, batch, self.readout, wanted, edits=self.background)
+            for site, slope in grads.items():
                 values.setdefault(site, []).append(recording[site])
                 slopes.setdefault(site, []).append(slope)
         whole_values, whole_slopes = ({s: torch.cat(parts) for s, parts in of.items()} for of in (values, slopes))
@@ -339,7 +339,7 @@ class Sweep:
             now = waiting.pop()
             try:
                 with asks():
-                    found = self._run(part, now)
+                    finished = self._run(part, now)
             except NotByRow:  # each cell by itself then: its rows have one weight
                 waiting += reversed(now.halves())
                 continue
@@ -349,7 +349,7 @@ class Sweep:
                 halved += 1
                 waiting += reversed(now.halves())
                 continue
-            for strand, values in found:
+            for strand, values in finished:
                 yield strand.cell, strand.index, values, halved
                 halved = 0
 
@@ -407,7 +407,7 @@ def sweep(
 
 
 def _product(sizes: Iterator[int]) -> int:
-    found = 1
+    product = 1
     for size in sizes:
-        found *= size
-    return found
+        product *= size
+    return product

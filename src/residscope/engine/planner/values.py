@@ -10,10 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from residscope.engine.model import Model
-from residscope.engine.planner.strands import positions_axis
 from residscope.errors import UnknownPosition
 from residscope.model.prompts import PromptSet
-from residscope.model.sites import Site
+from residscope.model.sites import Site, positions_axis
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,15 +54,15 @@ class ValuesAt:
 
     def __call__(self, recording: Any) -> Float[Tensor, "batch value"]:
         n, rows = len(recording.lengths), recording.batch.rows
-        found = []
+        parts = []
         for site, tokens in self._tokens.items():
             value = recording[site].movedim(positions_axis(site), 1)
             at = (tokens if rows is None else tokens[list(rows)]).to(value.device) - recording.offset
             picked = value[torch.arange(n, device=value.device), at]
             if "key" in site.kind.axes:  # rows of attention are as wide as the batch they were computed in
                 picked = torch.nn.functional.pad(picked, (0, self.keys - picked.shape[-1]))
-            found.append(picked.flatten(1))
-        return torch.cat([x.to(found[0]) for x in found], 1)
+            parts.append(picked.flatten(1))
+        return torch.cat([x.to(parts[0]) for x in parts], 1)
 
     def split(self, values: Float[Tensor, "*some value"]) -> dict[str, Tensor]:
         """The values of each site, under the name it was asked for by, in the site's own shape."""

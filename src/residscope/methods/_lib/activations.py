@@ -131,10 +131,10 @@ def activations(
         UnknownPosition: not a position of these prompts, or one prompt lacks it. UnknownSite: no vector stands there.
         Cancelled: `cancel` said so.
     """
-    found = recorded(
+    captured = recorded(
         model, data, sites, positions, head=head, edits=edits, batch=batch, progress=progress, cancel=cancel
     )
-    return dict(found.vectors)
+    return dict(captured.vectors)
 
 
 def recorded(

@@ -69,13 +69,13 @@ class Flips(Report):
 
     def view(self) -> Card:
         low, high = self.interval
-        told: dict[str, float | str] = {
+        fields: dict[str, float | str] = {
             "answered right without the edit": self.right,
             "answered wrong with it": self.flipped,
             "flip rate": self.rate,
         }
-        told |= {"95 % interval": f"{low:.1%} to {high:.1%}", "mean shift, logits": self.mean_shift}
-        return Card("Flips", told | {"mean absolute shift, logits": self.mean_absolute_shift})
+        fields |= {"95 % interval": f"{low:.1%} to {high:.1%}", "mean shift, logits": self.mean_shift}
+        return Card("Flips", fields | {"mean absolute shift, logits": self.mean_absolute_shift})
 
 
 def flips(clean: Float[Tensor, "prompt"], edited: Float[Tensor, "prompt"]) -> Flips:

@@ -60,28 +60,31 @@ def correlates(null: "NullDirections | None", stability: "Stability | None", *, 
     usual, always = (float(null.null.select(measure=m).values.median()) for m in (best, "token identity"))
     what = {"token identity": "Which token it is", "position": "The position in the text"}[best]
     if beyond:
-        said = f"{what} explains {eta[best]:.0%} of its coordinate; of most random directions', {usual:.0%}."
+        sentence = f"{what} explains {eta[best]:.0%} of its coordinate; of most random directions', {usual:.0%}."
     elif always > 0.95:
-        said = f"Here which token it is explains nearly all of any direction's coordinate ({always:.0%}), of this one's too; "
-        said += f"position explains {eta['position']:.0%} (p {p['position']:.2f})."
+        sentence = f"Here which token it is explains nearly all of any direction's coordinate ({always:.0%}), of this one's too; "
+        sentence += f"position explains {eta['position']:.0%} (p {p['position']:.2f})."
     else:
-        said = (
+        sentence = (
             f"Neither token ({eta['token identity']:.0%}) nor position ({eta['position']:.0%}) explains more of its coordinate "
             f"than of random directions' (p {p['token identity']:.2f} and {p['position']:.2f})."
         )
     if not fitted:
-        return Badge(claim, beyond, said, numbers)
+        return Badge(claim, beyond, sentence, numbers)
     if stability is None:
         return Badge(
-            claim, None if beyond else False, f"{said} Whether another half of the text gives it is not known.", numbers
+            claim,
+            None if beyond else False,
+            f"{sentence} Whether another half of the text gives it is not known.",
+            numbers,
         )
     numbers["|cos| in halves"] = stability.typical
     stable = stability.typical >= STABLE
     again = "find it again" if stable else "do not find it again"
-    said += (
+    sentence += (
         f" Fits on halves of the text {again} (|cos| {stability.typical:.2f}{'' if stable else f', {STABLE} needed'})."
     )
-    return Badge(claim, beyond and stable, said, numbers)
+    return Badge(claim, beyond and stable, sentence, numbers)
 
 
 def used(dose: "DoseResponse | None", removal: "RemovalCost | None", *, why: Mapping[str, str] | None = None) -> Badge:
@@ -93,7 +96,7 @@ def used(dose: "DoseResponse | None", removal: "RemovalCost | None", *, why: Map
     claim = "Is used by the model"
     why = why or {}
     numbers: dict[str, float | str | None] = {}
-    said, shown = [], False
+    sentences, shown = [], False
     if removal is not None:
         kl, others = float(removal.cost.select(measure="KL").values), removal.random.select(measure="KL").values
         as_much = int((others >= kl).sum())
@@ -104,11 +107,11 @@ def used(dose: "DoseResponse | None", removal: "RemovalCost | None", *, why: Map
         }
         numbers["variance of random ones"] = removal.matched
         shown |= 2 * removal.p["KL"] <= LEVEL and removal.matched >= MATCHED
-        said.append(f"Without it predictions change by {kl:.2g} nats a token;")
+        sentences.append(f"Without it predictions change by {kl:.2g} nats a token;")
         if removal.matched >= MATCHED:
-            said.append(f"{_count(as_much, len(others))} of equal variance matter as much.")
+            sentences.append(f"{_count(as_much, len(others))} of equal variance matter as much.")
         else:
-            said.append(
+            sentences.append(
                 f"no test, since nothing else varies as much (random directions: {removal.matched:.0%} of its variance)."
             )
     if dose is not None and dose.slope is not None and dose.p is not None and dose.rises is not None:
@@ -118,19 +121,19 @@ def used(dose: "DoseResponse | None", removal: "RemovalCost | None", *, why: Map
         numbers |= {"own tokens, logits per sd": dose.slope, "p, steering": dose.p, "rises with dose": dose.rises}
         shown |= 2 * dose.p <= LEVEL and dose.rises >= RISING
         rising = "rising with the dose" if dose.rises >= RISING else "not rising steadily with the dose"
-        said.append(
+        sentences.append(
             f"Steering moves its own tokens by {dose.slope:.2g} logits per standard deviation, {rising}; "
             f"{_count(as_much, n)} move theirs as much."
         )
-    said += [
+    sentences += [
         f"{word} could not be tried: {why[stage]}"
         for stage, word in (("removal", "Removal"), ("dose", "Steering"))
         if stage in why
     ]
     waiting = any(x is None and stage not in why for stage, x in (("removal", removal), ("dose", dose)))
     if not numbers:
-        return Badge(claim, None, " ".join(said) or "The model has not been edited along it yet.")
-    return Badge(claim, None if waiting and not shown else shown, " ".join(said), numbers)
+        return Badge(claim, None, " ".join(sentences) or "The model has not been edited along it yet.")
+    return Badge(claim, None if waiting and not shown else shown, " ".join(sentences), numbers)
 
 
 def _count(n: int, of: int) -> str:

@@ -38,8 +38,10 @@ class Score(Report):
 
     def view(self) -> Card:
         ends = {"interval": self.interval, "chance": self.chance}
-        told = {name: f"{low:.2f} to {high:.2f}" for name, (low, high) in ends.items()}
-        return Card("Guesses against values", {"Spearman's rho": self.rho, **told, "AUC": self.auc, "contexts": self.n})
+        ranges = {name: f"{low:.2f} to {high:.2f}" for name, (low, high) in ends.items()}
+        return Card(
+            "Guesses against values", {"Spearman's rho": self.rho, **ranges, "AUC": self.auc, "contexts": self.n}
+        )
 
 
 def score(guesses: Sequence[float], values: Sequence[float], *, seed: int = 0) -> Score:

@@ -32,19 +32,19 @@ class Cells:
     sites: tuple[Site, ...]
     where: tuple[dict[str, Any], ...]
 
-    def result(self, found: Result, *, about: Mapping[str, Any]) -> Result:
+    def result(self, swept: Result, *, about: Mapping[str, Any]) -> Result:
         """A sweep's result over these cells, by the grid's dimensions; the prompt's goes where there is only one."""
         sizes = [len(self.coords[dim]) for dim in self.dims]
-        values, dims, coords = found.values, self.dims, dict(self.coords)
+        values, dims, coords = swept.values, self.dims, dict(self.coords)
         if values.shape[1] == 1:
             values = values[:, 0].reshape(sizes)
         else:
             values, dims = values.reshape(*sizes, values.shape[1]), (*dims, "prompt")
-        if "known" in found.coords:
-            about = {**about, "known": list(found.coords["known"])}
-        provenance = {**found.provenance, **about}
+        if "known" in swept.coords:
+            about = {**about, "known": list(swept.coords["known"])}
+        provenance = {**swept.provenance, **about}
         return Result(
-            values, dims, coords, self.along, name=found.name, unit=found.unit, exact=found.exact, provenance=provenance
+            values, dims, coords, self.along, name=swept.name, unit=swept.unit, exact=swept.exact, provenance=provenance
         )
 
 
@@ -93,10 +93,10 @@ def grid(
     along: dict[str, str] = {}
     choices: list[list[dict[str, Any]]] = [[{}]]
     if positions != "all":
-        found, labels = _positions(positions, tokens, names)
+        at_positions, labels = _positions(positions, tokens, names)
         dims.append("pos")
         coords["pos"] = labels
-        choices.append(found)
+        choices.append(at_positions)
         if len(tokens) == 1 and all(isinstance(p, int) for p in labels):
             coords["token"] = tuple(model.token_texts(tokens.ids[0, list(labels)].tolist()))
             along["token"] = "pos"
@@ -132,15 +132,15 @@ def _positions(
         return [{"pos": p} for p in positions], tuple(positions)
     if names is None:
         raise BadSweep("the prompts name no positions", received=repr(positions), allowed="a PromptSet with positions")
-    found = []
+    where = []
     for name in map(str, positions):
         if name not in names.positions:
             raise UnknownPosition(
                 "the prompts name no such position", received=repr(name), allowed=", ".join(names.positions) or "none"
             )
         names.at(name)  # refuses where one of the prompts lacks it
-        found.append({"named": name})
-    return found, tuple(map(str, positions))
+        where.append({"named": name})
+    return where, tuple(map(str, positions))
 
 
 def run(

@@ -110,12 +110,12 @@ def own_tokens(model: Model, direction: Direction, *, k: int = 10) -> OwnTokens 
     cosine = common.cosines(move)[0]
     k = min(k, len(common.ids) // 2)
 
-    def said(values: Tensor) -> tuple[tuple[int, str, float], ...]:
+    def strongest(values: Tensor) -> tuple[tuple[int, str, float], ...]:
         chosen = values.topk(k).indices.tolist()
         return tuple((common.ids[i], common.texts[i], float(cosine[i])) for i in chosen)
 
     about = {**model.provenance, "method": "own_tokens", "site": direction.place}
-    return OwnTokens(direction.name, said(cosine), said(-cosine), about)
+    return OwnTokens(direction.name, strongest(cosine), strongest(-cosine), about)
 
 
 def readable(text: str) -> bool:

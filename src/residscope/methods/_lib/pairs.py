@@ -48,17 +48,17 @@ def paired(model: Model, clean: Prompt, corrupted: Prompt | None, metric: Readou
         corrupted = partners(clean)
     a, b = model.batch(clean), model.batch(corrupted)
     check_aligned(a.lengths, b.lengths)
-    answers, scored_by = (a.answers, "clean") if a.answers is not None else (b.answers, "corrupted")
+    answers, side = (a.answers, "clean") if a.answers is not None else (b.answers, "corrupted")
     own_answers = answers is not None and isinstance(metric, LogitDiff) and metric.positive is None
-    said = f"the {scored_by} prompts' answers" if own_answers else None
-    one: Any = metric
+    scored_by = f"the {side} prompts' answers" if own_answers else None
+    readout: Any = metric
     if isinstance(metric, Loss) and metric.tokens is None:
-        one, said = metric.on(a), "the clean prompts' tokens"
+        readout, scored_by = metric.on(a), "the clean prompts' tokens"
     return Pair(
         Side(replace(a, answers=answers), _naming(clean, corrupted)),
         Side(replace(b, answers=answers), _naming(corrupted, clean)),
-        one,
-        said,
+        readout,
+        scored_by,
     )
 
 

@@ -70,8 +70,8 @@ def equal_variance(
         covariance - torch.outer(along, axis) - torch.outer(axis, along) + (axis @ along) * torch.outer(axis, axis)
     )
     values, vectors = torch.linalg.eigh(deflated)
-    held = values > 1e-9 * values[-1]
-    values, vectors = values[held], vectors[:, held]
+    positive = values > 1e-9 * values[-1]
+    values, vectors = values[positive], vectors[:, positive]
     wanted, logs = 2 * float(step.double().norm().log()), values.log()
 
     def expected(p: float) -> float:

@@ -123,14 +123,14 @@ class Family:
 
     def variant(self, config: Any) -> "Family":
         """The family as it is for this configuration."""
-        found = self
+        family = self
         for v in self.variants:
             if all(getattr(config, name, None) in values for name, values in v.when.items()):
-                absent = {k: why for k, why in {**found.absent, **v.absent}.items() if why is not None}
-                sizes, block = {**found.sizes, **v.sizes}, replace(found.block, **v.block)
-                kind = v.final_kind or found.final_kind
-                found = replace(found, block=block, sizes=sizes, absent=absent, final_kind=kind)
-        return replace(found, variants=())
+                absent = {k: why for k, why in {**family.absent, **v.absent}.items() if why is not None}
+                sizes, block = {**family.sizes, **v.sizes}, replace(family.block, **v.block)
+                kind = v.final_kind or family.final_kind
+                family = replace(family, block=block, sizes=sizes, absent=absent, final_kind=kind)
+        return replace(family, variants=())
 
     def read_sizes(self, config: Any) -> Sizes:
         """The model's dimensions."""
@@ -157,12 +157,12 @@ class Family:
 
     def read_factors(self, config: Any) -> Factors:
         """The model's constants; those without a field, or without a value, do nothing."""
-        found: dict[str, float] = {}
+        factors: dict[str, float] = {}
         for name, where in self.factors.items():
             value = getattr(config, where, None)
             if value is not None:
-                found[name.removeprefix("1/")] = 1 / float(value) if name.startswith("1/") else float(value)
-        return Factors(**found)
+                factors[name.removeprefix("1/")] = 1 / float(value) if name.startswith("1/") else float(value)
+        return Factors(**factors)
 
     def check_config(self, config: Any) -> None:
         """Refuse a configuration with a field, or a value, that this file does not know."""
@@ -200,8 +200,8 @@ class Family:
 def families() -> dict[str, Family]:
     """Every family file in this folder, and those that plugins bring, by model type."""
     files = [module.name for module in iter_modules(__path__) if not module.name.startswith("_")]
-    found = [import_module(f"{__name__}.{name}").FAMILY for name in files]
-    own = {model_type: family for family in found for model_type in family.model_types}
+    listed = [import_module(f"{__name__}.{name}").FAMILY for name in files]
+    own = {model_type: family for family in listed for model_type in family.model_types}
     return {**_plugins(own), **own}
 
 

@@ -14,16 +14,16 @@ from residscope.views import Card
 
 def cards(study: Study) -> list[Card]:
     """A claim of the seed each, with the number measured, the criterion, and whether it held."""
-    found = [_prefixes(study), *_shown(study), *_read(study), *_flipped(study)]
-    return [*found, *_believed(study), *_moved(study), *_mediated(study), _elsewhere(study)]
+    until_flips = [_prefixes(study), *_shown(study), *_read(study), *_flipped(study)]
+    return [*until_flips, *_believed(study), *_moved(study), *_mediated(study), _elsewhere(study)]
 
 
 def _card(claim: str, fields: Mapping[str, Any], held: bool | None, criterion: str) -> Card:
     verdict = None if held is None else "passed" if held else "failed"
-    return Card(claim, {name: _said(value) for name, value in fields.items()}, verdict=verdict, note=criterion)  # type: ignore[arg-type]
+    return Card(claim, {name: _rounded(value) for name, value in fields.items()}, verdict=verdict, note=criterion)  # type: ignore[arg-type]
 
 
-def _said(value: Any) -> Any:
+def _rounded(value: Any) -> Any:
     return float(f"{value:.3g}") if isinstance(value, float) else value
 
 
@@ -96,8 +96,8 @@ def _flipped(study: Study) -> list[Card]:
     free = study.beside[site_of(study), QUANTILE][study.best]
     strong = [
         layer
-        for layer, one in study.lrqp.items()
-        if one.flips().interval[0] > 0.25 and one.flips("random direction").rate < 0.1
+        for layer, intervention in study.lrqp.items()
+        if intervention.flips().interval[0] > 0.25 and intervention.flips("random direction").rate < 0.1
     ]
     return [
         _card(
@@ -107,7 +107,7 @@ def _flipped(study: Study) -> list[Card]:
                 "flips": _percent(other.flipped, other.right),
                 "mean shift, logits": other.mean_shift,
                 "random direction of equal cost": _percent(chance.flipped, chance.right),
-                "the probe's C": _said_C(best),
+                "the probe's C": _C_in_words(best),
                 "flips with quantile 0.5 instead, which no C decides": _percent(free.flipped, free.right),
             },
             other.interval[0] > 0.5 and chance.interval[1] < 0.1,
@@ -144,8 +144,8 @@ def _like_with_like(study: Study) -> list[Card]:
     for name in ("resid_pre", site_of(study)):
         for method in ("LRQP", QUANTILE):
             seeds = (name, method) == (site_of(study), "LRQP")
-            found = {at: one.flips() for at, one in study.lrqp.items()} if seeds else study.beside[name, method]
-            rates = (f"{layer}: {found[layer].rate:.1%}" for layer in sorted(found) if layer in before)
+            by_layer = {at: its.flips() for at, its in study.lrqp.items()} if seeds else study.beside[name, method]
+            rates = (f"{layer}: {by_layer[layer].rate:.1%}" for layer in sorted(by_layer) if layer in before)
             fields[f"{method} at {name}"] = ", ".join(rates)
     return [
         _card(
@@ -174,9 +174,9 @@ def _over_C(study: Study) -> Card:
     )
 
 
-def _said_C(one: Intervention) -> str:
-    edge = one.provenance["probe"].get(EDGE)
-    return f"{one.provenance['C']:g}" + ("" if edge is None else f", the {edge} end of the grid")
+def _C_in_words(intervention: Intervention) -> str:
+    edge = intervention.provenance["probe"].get(EDGE)
+    return f"{intervention.provenance['C']:g}" + ("" if edge is None else f", the {edge} end of the grid")
 
 
 def _believed(study: Study) -> list[Card]:
@@ -202,7 +202,7 @@ def _believed(study: Study) -> list[Card]:
 
 
 def _moved(study: Study) -> list[Card]:
-    found = []
+    moved = []
     for group in study.downstream.attention:
         attention = _attention(study.downstream, group)
         (io, s1, s2), (io_, s1_, s2_) = attention["control"], attention["counterfactual"]
@@ -218,7 +218,7 @@ def _moved(study: Study) -> list[Card]:
             if claimed
             else f"The {group}: the seed {'finds no clear pattern' if 'backup' in group else 'does not know them'}"
         )
-        found.append(
+        moved.append(
             _card(
                 words,
                 fields,
@@ -228,7 +228,7 @@ def _moved(study: Study) -> list[Card]:
                 else "no verdict",
             )
         )
-    return found
+    return moved
 
 
 def _mediated(study: Study) -> list[Card]:
@@ -257,7 +257,7 @@ def _mediated(study: Study) -> list[Card]:
 
 
 def _elsewhere(study: Study) -> Card:
-    top = max(study.second, key=lambda one: one.flips().rate)
+    top = max(study.second, key=lambda intervention: intervention.flips().rate)
     other, chance = top.flips(), top.flips("random direction")
     return _card(
         "Open question: the method works for other variables (gendered pronouns, at the name)",
@@ -274,21 +274,21 @@ def _elsewhere(study: Study) -> Card:
 
 def _ranges(layers: Sequence[int]) -> str:
     """3, 5, 6, 7 as `3, 5-7`."""
-    found: list[list[int]] = []
+    ranges: list[list[int]] = []
     for layer in sorted(layers):
-        if found and layer == found[-1][1] + 1:
-            found[-1][1] = layer
+        if ranges and layer == ranges[-1][1] + 1:
+            ranges[-1][1] = layer
         else:
-            found.append([layer, layer])
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in found) or "none"
+            ranges.append([layer, layer])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges) or "none"
 
 
 def _heads(study: Study, group: str) -> str:
     return ", ".join(f"{a}.{b}" for a, b in study.roles.groups[group])
 
 
-def _attention(found: Downstream, group: str) -> dict[str, list[float]]:
-    means = found.means(group).mean("head")
+def _attention(downstream: Downstream, group: str) -> dict[str, list[float]]:
+    means = downstream.means(group).mean("head")
     return {
         str(arm): [float(means.values[i, j]) for j in range(len(LOOKED))] for i, arm in enumerate(means.coords["arm"])
     }

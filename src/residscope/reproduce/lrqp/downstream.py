@@ -80,13 +80,13 @@ class Downstream(Report):
 
     def looks(self, group: str, arms: Sequence[str] = ("control", "counterfactual")) -> Grid:
         """Attention from END to S1 against to IO, a point for each prompt and arm; one plot a head."""
-        found = self.attention[group]
-        here = [str(arm) for arm in found.coords["arm"]]
+        attention = self.attention[group]
+        here = [str(arm) for arm in attention.coords["arm"]]
         plots = []
-        for i, head in enumerate(found.coords["head"]):
+        for i, head in enumerate(attention.coords["head"]):
             x, y, groups = [], [], []
             for arm in arms:
-                values = found.values[i, here.index(arm)]
+                values = attention.values[i, here.index(arm)]
                 x += values[LOOKED.index("IO")].tolist()
                 y += values[LOOKED.index("S1")].tolist()
                 groups += [arm] * values.shape[1]
@@ -132,17 +132,17 @@ def downstream(
     )
     names = tuple(arms)
     before = _Usable(model, train, z)
-    told = (
+    training = (
         sweep(model, train, [()], before, batch=batch)
         .run(progress, cancel, what="Recording heads, training half")
         .values[0]
     )
-    ours, usable = before.split(told)
+    ours, usable = before.split(training)
     seen = {(layer, head): ours[f"z.{layer}"][:, head] for layer, head in readers}
     at_end = ValuesAt(model, test, dict.fromkeys([*z, *patterns], "END"))
     plan = sweep(model, test, list(arms.values()), at_end, batch=batch)
     values = at_end.split(plan.run(progress, cancel, what="Running the edits").values.float().cpu())
-    found = torch.stack([values[f"z.{layer}"][:, :, head] for layer, head in readers])
+    outputs = torch.stack([values[f"z.{layer}"][:, :, head] for layer, head in readers])
     rows = torch.stack([values[f"pattern.{layer}"][:, :, head] for layer, head in heads])
     keys = torch.tensor([test.at(name) for name in LOOKED])  # [to, prompt]
     looked = torch.stack([rows[:, :, torch.arange(len(test)), to] for to in keys], 2)
@@ -153,7 +153,7 @@ def downstream(
         for i, (layer, head) in enumerate(readers):
             probes[layer, head] = fit(
                 seen[layer, head],
-                found[i, clean],
+                outputs[i, clean],
                 train.label(label),
                 test.label(label),
                 first=[at == 0 for at in train.at("END")],
@@ -168,7 +168,7 @@ def downstream(
                 provenance={"model": model.hash},
             )
             tell(i + 1)
-    counts = torch.tensor([_right(probes[head], found[i], test.label(label)) for i, head in enumerate(readers)])
+    counts = torch.tensor([_right(probes[head], outputs[i], test.label(label)) for i, head in enumerate(readers)])
     coords: dict[str, Any] = {"head": [f"{a}.{b}" for a, b in readers], "arm": names}
     low, high = torch.tensor([[wilson(k, len(test)) for k in row] for row in counts.tolist()]).unbind(-1)
     reports = Result(

@@ -16,24 +16,24 @@ SHOWN = 160  # points in each of the small multiples
 def page(study: Study) -> list[View]:
     """Everything, in the order of the seed."""
     best = study.lrqp[study.best]
-    found: list[View] = [_about(study), Grid(cards(study), columns=2, title="The seed's claims, one by one")]
-    found += [_readable(study), _multiples(study), _layers(study), _over_c(study)]
-    found += [
+    views: list[View] = [_about(study), Grid(cards(study), columns=2, title="The seed's claims, one by one")]
+    views += [_readable(study), _multiples(study), _layers(study), _over_c(study)]
+    views += [
         Grid(
             [best.histogram(), best.scatter()],
             columns=2,
             title=f"LRQP at {best.site}: the seed's histogram and scatter",
         )
     ]
-    found += [*_methods(study.methods), study.roles.view()]
+    views += [*_methods(study.methods), study.roles.view()]
     if study.roles.s_inhibition:
-        found += [study.downstream.beliefs()]
-    found += [study.downstream.looks(group) for group in study.downstream.attention]
+        views += [study.downstream.beliefs()]
+    views += [study.downstream.looks(group) for group in study.downstream.attention]
     if study.mediation is not None:
-        found += [
+        views += [
             Grid([study.mediation.curve(), study.mediation.histogram()], columns=2, title="The seed's open question")
         ]
-    return [*found, _second(study), _provenance(study)]
+    return [*views, _second(study), _provenance(study)]
 
 
 def _about(study: Study) -> Text:
@@ -50,7 +50,7 @@ def _about(study: Study) -> Text:
 
 
 def _readable(study: Study) -> View:
-    def line(name: str, key: str) -> tuple[list[int], Line, Line]:
+    def lines(name: str) -> tuple[list[int], Line, Line]:
         own = [p for p in study.look.projections if p.site.startswith(name + ".")]
         probes = [p.probe for p in own]
         ys = [x.accuracy for x in probes]
@@ -62,7 +62,7 @@ def _readable(study: Study) -> View:
         )
 
     names = list(dict.fromkeys(p.site.rpartition(".")[0] for p in study.look.projections))
-    parts = [line(name, name) for name in names]
+    parts = [lines(name) for name in names]
     shuffled = [p.probe.control for p in study.look.projections if p.site.startswith(names[-1] + ".")]
     control = Line("probe, shuffled labels", shuffled, dashed=True)
     x = parts[0][0]
@@ -90,11 +90,11 @@ def _readable(study: Study) -> View:
 
 def _multiples(study: Study) -> View:
     mid = [p for p in study.look.projections if p.site.startswith(site_of(study) + ".")]
-    some = [replace(p, shown=p.shown[:SHOWN].float(), groups=p.groups[:SHOWN]) for p in mid]
+    thinned = [replace(p, shown=p.shown[:SHOWN].float(), groups=p.groups[:SHOWN]) for p in mid]
     return Grid(
-        [p.view() for p in some],
+        [p.view() for p in thinned],
         columns=4,
-        title=f"The first two singular vectors at S2, layer by layer ({len(some[0].groups)} prompts shown)",
+        title=f"The first two singular vectors at S2, layer by layer ({len(thinned[0].groups)} prompts shown)",
     )
 
 
@@ -117,16 +117,16 @@ def _layers(study: Study) -> View:
     rows = [
         [
             at,
-            one.provenance["C"],
-            len(one.arms["clean"].diff),
-            *(round(one.numbers()[name], 3) for name in one.numbers()),
+            intervention.provenance["C"],
+            len(intervention.arms["clean"].diff),
+            *(round(intervention.numbers()[name], 3) for name in intervention.numbers()),
         ]
-        for at, one in study.lrqp.items()
+        for at, intervention in study.lrqp.items()
     ]
     beside = [
-        [f"{site}.{at}", method, found.right] + [round(x, 3) for x in (found.rate, *found.interval, found.mean_shift)]
-        for (site, method), flips in study.beside.items()
-        for at, found in flips.items()
+        [f"{site}.{at}", method, flips.right] + [round(x, 3) for x in (flips.rate, *flips.interval, flips.mean_shift)]
+        for (site, method), by_layer in study.beside.items()
+        for at, flips in by_layer.items()
     ]
     return Grid(
         [
@@ -198,8 +198,8 @@ def _over_c(study: Study) -> View:
     )
 
 
-def _methods(found: Sequence[Intervention]) -> list[View]:
-    tables = compare(found)
+def _methods(interventions: Sequence[Intervention]) -> list[View]:
+    tables = compare(interventions)
     sites, names = tables["flip rate"].coords["site"], tables["flip rate"].coords["method"]
     rate = tables["flip rate"]
     rows = [
@@ -224,7 +224,7 @@ def _methods(found: Sequence[Intervention]) -> list[View]:
                     ["site", "method", *tables],
                     rows,
                     title="Methods side by side",
-                    note=f"{len(found[0].arms['clean'].diff)} held-out prompts",
+                    note=f"{len(interventions[0].arms['clean'].diff)} held-out prompts",
                 ),
             ],
             columns=1,
@@ -233,18 +233,18 @@ def _methods(found: Sequence[Intervention]) -> list[View]:
 
 
 def _second(study: Study) -> View:
-    layers = [layer_of(one) for one in study.second]
+    layers = [layer_of(intervention) for intervention in study.second]
     lines = [
         Line(
             arm,
-            [one.flips(arm).rate for one in study.second],
-            low=[one.flips(arm).interval[0] for one in study.second],
-            high=[one.flips(arm).interval[1] for one in study.second],
+            [intervention.flips(arm).rate for intervention in study.second],
+            low=[intervention.flips(arm).interval[0] for intervention in study.second],
+            high=[intervention.flips(arm).interval[1] for intervention in study.second],
             dashed=arm == "random direction",
         )
         for arm in ("counterfactual", "control", "random direction")
     ]
-    top = max(study.second, key=lambda one: one.flips().rate)
+    top = max(study.second, key=lambda intervention: intervention.flips().rate)
     return Grid(
         [
             Curve(

@@ -80,18 +80,18 @@ def lrqp_study(
         TooFewWords: the tokenizer splits the names. TaskError, SiteError, ProbeError, Cancelled.
     """
     size, began = size or Size(), time.monotonic()
-    told: dict[str, Any] = {"progress": progress, "cancel": cancel}
-    data = ioi(model, size.prompts, seed=seed, **told)
+    watch: dict[str, Any] = {"progress": progress, "cancel": cancel}
+    data = ioi(model, size.prompts, seed=seed, **watch)
     data = replace(data, labels={**data.labels, ROW: tuple(range(len(data)))})
     train, test = data.split(0.5, seed=seed, by="order")
     few = test.subset(_balanced(test, size.few))
     site = "resid_mid" if "resid_mid" in model.sites.names else "resid_pre"
     names = [str(s) for name in dict.fromkeys(["resid_pre", site]) for s in model.sites.expand(name)]
     names = [name for name in names if int(name.rpartition(".")[2]) < model.n_layers]
-    held = recorded(model, data, names, ["S2"], **told)
-    found = project(held, data, label="order", seed=seed, provenance=model.provenance, **told)
+    captured = recorded(model, data, names, ["S2"], **watch)
+    projections = project(captured, data, label="order", seed=seed, provenance=model.provenance, **watch)
     halves = [half.label(ROW) for half in (train, test)]
-    seen, unseen = (_rows(held, [int(str(row)) for row in rows]) for rows in halves)
+    seen, unseen = (_rows(captured, [int(str(row)) for row in rows]) for rows in halves)
     about = {"model": model.hash, "model name": model.name, "data": data.name, "seed": seed}
 
     fitted: dict[tuple[str, int], Probe] = {}
@@ -111,23 +111,23 @@ def lrqp_study(
 
     coarse = list(range(0, model.n_layers, size.step))
     start = probes(site, coarse)
-    lrqp = {layer_of(one): one for one in intervene(model, few, start, LRQP, seed=seed, **told)}
-    free = _flips(model, few, start, [QUANTILE], **told)[QUANTILE]
+    lrqp = _by_layer(intervene(model, few, start, LRQP, seed=seed, **watch))
+    free = _flips(model, few, start, [QUANTILE], **watch)[QUANTILE]
     near = max(
         lrqp,
         key=lambda layer: -lrqp[layer].flips().mean_shift if lrqp[layer].flips("random direction").rate < 0.1 else -1e9,
     )
     fine = [layer for layer in range(near - size.around, near + size.around + 1) if 0 <= layer < model.n_layers]
     read = probes(site, fine)
-    lrqp |= {layer_of(one): one for one in intervene(model, test, read, LRQP, seed=seed, **told)}
-    free |= _flips(model, test, read, [QUANTILE], **told)[QUANTILE]
+    lrqp |= _by_layer(intervene(model, test, read, LRQP, seed=seed, **watch))
+    free |= _flips(model, test, read, [QUANTILE], **watch)[QUANTILE]
     best = max(fine, key=lambda layer: lrqp[layer].flips().rate)
     probe = read[fine.index(best)]
     beside = {(site, QUANTILE): dict(sorted(free.items()))}
     around = sorted({*fine, *range(best - 1, best + 3)} & {*range(model.n_layers)}) if size.around else fine
     if site != "resid_pre":
-        before = _flips(model, few, probes("resid_pre", around), ["LRQP", QUANTILE], **told)
-        beside |= {("resid_pre", method): found for method, found in before.items()}
+        before = _flips(model, few, probes("resid_pre", around), ["LRQP", QUANTILE], **watch)
+        beside |= {("resid_pre", method): by_layer for method, by_layer in before.items()}
     places = [
         f"{name}.{layer}"
         for layer in around
@@ -139,16 +139,16 @@ def lrqp_study(
         model,
         few.subset(_balanced(few, size.beyond)),
         [
-            probes_over_C(seen, unseen, train, test, size.Cs, site=at, position="S2", **labelled, about=about, **told)
+            probes_over_C(seen, unseen, train, test, size.Cs, site=at, position="S2", **labelled, about=about, **watch)
             for at in places
         ],
-        **told,
+        **watch,
     )
     chosen = [one for one in read if abs(int(one.site.rpartition(".")[2]) - best) <= 1]
     makers = dict(list(METHODS.items())[: size.methods])
-    methods = intervene(model, few, chosen, makers, seed=seed, **told)
+    methods = intervene(model, few, chosen, makers, seed=seed, **watch)
 
-    roles = head_roles(model, train.subset(_balanced(train, 2 * size.few)), prompts=size.patched, **told)
+    roles = head_roles(model, train.subset(_balanced(train, 2 * size.few)), prompts=size.patched, **watch)
     arms = {
         name: [] if to is None else [METHODS["LRQP"](probe, to)]
         for name, to in {"clean": None, "control": "true", "counterfactual": "other"}.items()
@@ -156,17 +156,17 @@ def lrqp_study(
     movers = {name: heads for name, heads in roles.groups.items() if heads and name != "S-inhibition heads"}
     some = train.subset(_balanced(train, 2 * size.few))
     below = downstream(
-        model, some, few, arms, label="order", readers=roles.s_inhibition, movers=movers, seed=seed, **told
+        model, some, few, arms, label="order", readers=roles.s_inhibition, movers=movers, seed=seed, **watch
     )
     groups = {name: heads for name, heads in roles.groups.items() if heads and name != "S-inhibition heads"}
     if len(groups) > 1:
         groups["all of these"] = tuple(dict.fromkeys(head for heads in groups.values() for head in heads))
-    mediation = mediated(model, few, arms["counterfactual"], groups, seed=seed, **told) if groups else None
-    second = _second(model, size, seed, **told)
-    plain = ioi(model, len(few), seed=seed, prefixes=False, **told)
+    mediation = mediated(model, few, arms["counterfactual"], groups, seed=seed, **watch) if groups else None
+    second = _second(model, size, seed, **watch)
+    without_prefixes = ioi(model, len(few), seed=seed, prefixes=False, **watch)
     right = {
         "with prefixes": _right(lrqp[best].arms["clean"].diff),
-        "without": _right(answer_diffs(model, plain, **told)[0]),
+        "without": _right(answer_diffs(model, without_prefixes, **watch)[0]),
     }
     about = {
         **model.provenance,
@@ -182,29 +182,33 @@ def lrqp_study(
     }
     warn_of_edges(fitted.values())
     layers = dict(sorted(lrqp.items()))
-    return Study(found, layers, beside, best, over_c, methods, roles, below, mediation, second, right, about)
+    return Study(projections, layers, beside, best, over_c, methods, roles, below, mediation, second, right, about)
 
 
 def _flips(
-    model: Model, data: PromptSet, probes: Sequence[Probe], methods: Sequence[str], **told: Any
+    model: Model, data: PromptSet, probes: Sequence[Probe], methods: Sequence[str], **watch: Any
 ) -> dict[str, dict[int, Flips]]:
     """How many answers flip once the order is set to the other one, by method and layer."""
     cells = [[METHODS[method](probe, "other")] for method in methods for probe in probes]
-    clean, *edited = answer_diffs(model, data, [[], *cells], **told)
+    clean, *edited = answer_diffs(model, data, [[], *cells], **watch)
     layers = [int(probe.site.rpartition(".")[2]) for probe in probes]
     each = iter(edited)
     return {method: {layer: flips(clean, next(each)) for layer in layers} for method in methods}
 
 
-def _rows(held: Recorded, rows: Sequence[int]) -> Recorded:
+def _rows(captured: Recorded, rows: Sequence[int]) -> Recorded:
     """Some of the prompts."""
     return Recorded(
-        *({key: x[list(rows)] for key, x in part.items()} for part in (held.vectors, held.kept, held.first))
+        *({key: x[list(rows)] for key, x in part.items()} for part in (captured.vectors, captured.kept, captured.first))
     )
 
 
-def layer_of(one: Intervention) -> int:
-    return int(one.site.rpartition(".")[2])
+def layer_of(intervention: Intervention) -> int:
+    return int(intervention.site.rpartition(".")[2])
+
+
+def _by_layer(interventions: Sequence[Intervention]) -> dict[int, Intervention]:
+    return {layer_of(intervention): intervention for intervention in interventions}
 
 
 def site_of(study: Study) -> str:
@@ -212,22 +216,22 @@ def site_of(study: Study) -> str:
     return study.lrqp[study.best].site.rpartition(".")[0]
 
 
-def _second(model: Model, size: Size, seed: int, **told: Any) -> tuple[Intervention, ...]:
+def _second(model: Model, size: Size, seed: int, **watch: Any) -> tuple[Intervention, ...]:
     """The same pipeline on gendered pronouns, at four depths."""
-    train, test = gender(model, size.second, seed=seed, **told).split(0.5, seed=seed, by="gender")
+    train, test = gender(model, size.second, seed=seed, **watch).split(0.5, seed=seed, by="gender")
     layers = sorted(
         {1, model.n_layers // 5, 2 * model.n_layers // 5, 3 * model.n_layers // 5} & {*range(model.n_layers)}
     )
     sites = [f"resid_pre.{layer}" for layer in layers]
-    seen, unseen = recorded_halves(model, train, test, sites, ["NAME"], **told)
+    seen, unseen = recorded_halves(model, train, test, sites, ["NAME"], **watch)
     probes: list[Probe] = []
     for at in seen.vectors:
         probes += fit_each(
             seen.vectors[at], unseen.vectors[at], train.label("gender"), test.label("gender"), [CS], **seen.left_out(at),
-            seed=seed, **told, site=at[0], position="NAME", label="gender", provenance={"model": model.hash, "data": test.name},
+            seed=seed, **watch, site=at[0], position="NAME", label="gender", provenance={"model": model.hash, "data": test.name},
         )  # fmt: skip
     warn_of_edges(probes)
-    return intervene(model, test, probes, LRQP, seed=seed, **told)
+    return intervene(model, test, probes, LRQP, seed=seed, **watch)
 
 
 def _balanced(data: PromptSet, n: int) -> list[int]:

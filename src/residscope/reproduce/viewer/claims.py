@@ -30,25 +30,25 @@ def cards(study: Study) -> list[Card]:
 
 def _card(claim: str, fields: Mapping[str, Any], held: bool | None, criterion: str) -> Card:
     verdict = None if held is None else "passed" if held else "failed"
-    return Card(claim, {name: _said(value) for name, value in fields.items()}, verdict=verdict, note=criterion)  # type: ignore[arg-type]
+    return Card(claim, {name: _rounded(value) for name, value in fields.items()}, verdict=verdict, note=criterion)  # type: ignore[arg-type]
 
 
-def _said(value: Any) -> Any:
+def _rounded(value: Any) -> Any:
     return float(f"{value:.3g}") if isinstance(value, float) else value
 
 
 def _stream(study: Study) -> Card:
-    found = study.stream
+    stream = study.stream
     errors = {
-        "start, against token and position alone": found.start,
-        "a block, against attention + MLP": found.added,
-        "end, against the logits": found.end,
+        "start, against token and position alone": stream.start,
+        "a block, against attention + MLP": stream.added,
+        "end, against the logits": stream.end,
     }
     return _card(
         "The stream starts as the embedding, each layer adds to it, and its end is the prediction",
-        {**errors, "a block before the end (the control)": found.before},
-        max(errors.values()) < found.tolerance < found.before,
-        f"relative errors; held if all are under {found.tolerance:.2g}, and the control is not",
+        {**errors, "a block before the end (the control)": stream.before},
+        max(errors.values()) < stream.tolerance < stream.before,
+        f"relative errors; held if all are under {stream.tolerance:.2g}, and the control is not",
     )
 
 
@@ -80,8 +80,8 @@ def _position(study: Study) -> Card:
 
 def _eighth(study: Study) -> Card:
     own, vocabulary = study.picks["guide"], float(study.vocabulary[GUIDES_OWN])
-    held = study.words.select(half="held out", row=own.site)
-    auc, auxiliary, name = held.values
+    held_out = study.words.select(half="held out", row=own.site)
+    auc, auxiliary, name = held_out.values
     fellows = ((auc - 0.5).abs() >= STRONG - 0.5) & at_ends(auxiliary, name)
     standardised = study.standardised.select(measure="AUC", half="held out", row=own.site).values[GUIDES_OWN]
     ends = bool(at_ends(auxiliary, name)[own.index])
@@ -191,8 +191,8 @@ def _percentiles(words: Result, pick: Pick) -> str:
 
 
 def _counted(study: Study) -> str:
-    said = {AUXILIARY: "auxiliary verbs", NAME: "names"}
-    return ", ".join(f"{study.counts[k][0]} {what} ({study.counts[k][1]} distinct)" for k, what in said.items())
+    names = {AUXILIARY: "auxiliary verbs", NAME: "names"}
+    return ", ".join(f"{study.counts[k][0]} {what} ({study.counts[k][1]} distinct)" for k, what in names.items())
 
 
 def _enough(study: Study) -> bool:

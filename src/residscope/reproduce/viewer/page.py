@@ -14,14 +14,14 @@ from residscope.views import Curve, Grid, HeatMap, Line, Reference, Table, Text,
 
 def page(study: Study) -> list[View]:
     """Everything, in the order of the guide."""
-    found: list[View] = [_about(study), Grid(cards(study), columns=2, title="The guide's claims, one by one")]
-    found += [_strips(study, name) for name in study.strips]
-    found += [_ends(study), _position(study), _words(study), _scree(study)]
-    found += [
+    views: list[View] = [_about(study), Grid(cards(study), columns=2, title="The guide's claims, one by one")]
+    views += [_strips(study, name) for name in study.strips]
+    views += [_ends(study), _position(study), _words(study), _scree(study)]
+    views += [
         Grid([cost.histogram("KL"), cost.histogram("loss")], columns=2, title=f"The model without {name}")
         for name, cost in study.removed.items()
     ]
-    return [*found, _provenance(study)]
+    return [*views, _provenance(study)]
 
 
 def _about(study: Study) -> Text:

@@ -49,5 +49,5 @@ def stream_errors(model: Model, prompts: Sequence[list[int]], components: Dictio
     )
 
 
-def _error(found: Tensor, wanted: Tensor) -> float:
-    return float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30))
+def _error(computed: Tensor, wanted: Tensor) -> float:
+    return float((computed - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30))

@@ -138,11 +138,11 @@ def viewer_study(
     fit_on, *halves = _split(corpus, seed)
     rows = ["resid_pre.0", *(f"resid_post.{layer}" for layer in range(model.n_layers))]
     moments = moments_of(model, fit_on, rows, tokens=size.fitted, progress=progress, cancel=cancel)
-    seen = {str(site): found for site, found in moments.items()}
-    for site, found in moments.items():
-        check_count(found.count, size.components + 1, site=site, head=None)
-    plain = {row: _components(model, row, found, corpus, size.components) for row, found in seen.items()}
-    standard = {row: _components(model, row, found, corpus, size.components, True) for row, found in seen.items()}
+    seen = {str(site): of_row for site, of_row in moments.items()}
+    for site, of_row in moments.items():
+        check_count(of_row.count, size.components + 1, site=site, head=None)
+    plain = {row: _components(model, row, of_row, corpus, size.components) for row, of_row in seen.items()}
+    standard = {row: _components(model, row, of_row, corpus, size.components, True) for row, of_row in seen.items()}
     read = {
         row: Directions.of(plain[row], standard[row], seen[row], n=max(size.random, size.components), seed=seed)
         for row in rows
@@ -184,14 +184,14 @@ def at_ends(auxiliary: Float[Tensor, "*k"], name: Float[Tensor, "*k"]) -> Tensor
 
 def _split(corpus: Source, seed: int) -> tuple[list[str], list[str], list[str]]:
     """Texts to fit on, to choose on and to hold out: a half and two quarters of the corpus' distinct texts, in a random order."""
-    found: dict[str, None] = {}
+    distinct: dict[str, None] = {}
     characters = 0
     for text in texts(corpus):
         characters += len(text)
-        found[text] = None
+        distinct[text] = None
         if characters > POOL:
             break
-    every = list(found)
+    every = list(distinct)
     if len(every) < 4:
         raise CorpusError("the tour needs four texts or more", received=f"{len(every)}", fix="give more texts")
     random.Random(seed).shuffle(every)
@@ -201,26 +201,26 @@ def _split(corpus: Source, seed: int) -> tuple[list[str], list[str], list[str]]:
 def _components(
     model: Model, row: str, moments: Moments, corpus: Source, n: int, standardise: bool = False
 ) -> Dictionary:
-    said = {"corpus": called(opened(corpus)), "tokens": moments.count, "model": model.hash}
-    said |= {"standardised": True} if standardise else {}
-    return Dictionary("pca", row, **principal(moments, n, standardise=standardise), provenance=said)
+    provenance = {"corpus": called(opened(corpus)), "tokens": moments.count, "model": model.hash}
+    provenance |= {"standardised": True} if standardise else {}
+    return Dictionary("pca", row, **principal(moments, n, standardise=standardise), provenance=provenance)
 
 
-def _by_position(found: Result) -> Pick:
-    return _best(found, found.values[0].abs())
+def _by_position(measured: Result) -> Pick:
+    return _best(measured, measured.values[0].abs())
 
 
-def _by_words(found: Result) -> Pick:
+def _by_words(measured: Result) -> Pick:
     """What parts them best of those that have them at their ends, or of all where none does."""
-    auc, auxiliary, name = found.values[:, 0]
+    auc, auxiliary, name = measured.values[:, 0]
     score = (auc - 0.5).abs() + at_ends(auxiliary, name).double()
-    return _best(found.select(measure="AUC"), score)
+    return _best(measured.select(measure="AUC"), score)
 
 
-def _best(found: Result, score: Float[Tensor, "row component"]) -> Pick:
+def _best(measured: Result, score: Float[Tensor, "row component"]) -> Pick:
     row, index = divmod(int(score.nan_to_num(-1).argmax()), score.shape[1])
-    chosen, held = found.values[:, row, index].tolist()
-    return Pick(row, str(found.coords["row"][row]), index, chosen, held)
+    chosen, held_out = measured.values[:, row, index].tolist()
+    return Pick(row, str(measured.coords["row"][row]), index, chosen, held_out)
 
 
 def _vocabulary(model: Model) -> list[Float[Tensor, "word d_model"]]:
@@ -230,7 +230,7 @@ def _vocabulary(model: Model) -> list[Float[Tensor, "word d_model"]]:
         TooFewWords: fewer than four of them are one token.
     """
     begin = [model.tokenizer.bos_token_id] if model.bos else []
-    found = []
+    vectors = []
     for what, group in (("auxiliary verbs", AUXILIARIES), ("names", NAMES)):
         rows = [[*begin, token] for word in group if (token := _whole(model, word)) is not None]
         if len(rows) < 4:
@@ -240,8 +240,8 @@ def _vocabulary(model: Model) -> list[Float[Tensor, "word d_model"]]:
                 allowed="at least 4",
                 fix="choose a model whose tokenizer keeps words whole",
             )
-        found.append(model.run(rows, ["resid_pre.0"])["resid_pre.0"][:, -1].float().cpu())
-    return found
+        vectors.append(model.run(rows, ["resid_pre.0"])["resid_pre.0"][:, -1].float().cpu())
+    return vectors
 
 
 def _whole(model: Model, word: str) -> int | None:

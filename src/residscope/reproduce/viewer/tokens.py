@@ -84,14 +84,14 @@ class Judged:
 
     @cached_property
     def kinds(self) -> tuple[str, ...]:
-        found = [kinds(line.tokens) for line in self.lines]
-        return tuple(found[i][pos] for i, pos in self._places())
+        by_line = [kinds(line.tokens) for line in self.lines]
+        return tuple(by_line[i][pos] for i, pos in self._places())
 
     def _places(self) -> list[tuple[int, int]]:
         return list(zip(self.line.tolist(), self.pos.tolist(), strict=True))
 
     def is_kind(self, name: str) -> Tensor:
-        return torch.tensor([found == name for found in self.kinds])
+        return torch.tensor([kind == name for kind in self.kinds])
 
     def position(self, block: str = COMPONENTS) -> Result:
         """Spearman's rho of each coordinate with the position in the row, over half, row and component."""
@@ -126,11 +126,11 @@ class Judged:
 
     def counts(self) -> dict[str, tuple[int, int]]:
         """How many held-out tokens there are of each kind, and how many distinct ones."""
-        found = {}
+        counts = {}
         for name in (AUXILIARY, NAME):
             ids = self.ids[self.is_kind(name) & (self.half == 1)]
-            found[name] = (len(ids), len({*ids.tolist()}))
-        return found
+            counts[name] = (len(ids), len({*ids.tolist()}))
+        return counts
 
     def prompts(self, n: int, length: int) -> list[list[int]]:
         """The beginnings of held-out rows, of one length: the one asked for, or the longest that two rows have.
@@ -149,13 +149,13 @@ class Judged:
     def strips(self, site: str, index: int, *, n: int, length: int = 30) -> list[tuple[tuple[str, ...], list[float]]]:
         """The beginnings of the longest held-out rows, with the coordinates of their tokens; NaN where one was left out."""
         numbers = [i for i, line in enumerate(self.lines) if line.half == 1]
-        found = []
+        strips = []
         for i in sorted(numbers, key=lambda i: -len(self.lines[i].ids))[:n]:
             values = torch.full((len(self.lines[i].ids),), torch.nan)
             here = self.line == i
             values[self.pos[here]] = self.y[site][COMPONENTS][here, index]
-            found.append((self.lines[i].tokens[:length], values[:length].tolist()))
-        return found
+            strips.append((self.lines[i].tokens[:length], values[:length].tolist()))
+        return strips
 
     def ends(self, site: str, index: int, *, n: int = 8) -> tuple[list[str], list[str]]:
         """The distinct tokens with a letter in them that read highest and lowest on the mean over their occurrences."""

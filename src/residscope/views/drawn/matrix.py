@@ -6,7 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from residscope.views.drawn.palette import TEXT, TEXT_3, ColorScale, color_scale, flat, number, round_up, shown
-from residscope.views.drawn.sheet import BAR, LEGEND_HEIGHT, Plan, Point, Sheet, corners_of, fit, headed, measure
+from residscope.views.drawn.sheet import (
+    BAR,
+    LEGEND_HEIGHT,
+    Plan,
+    Point,
+    Sheet,
+    corners_of,
+    headed,
+    shortened,
+    text_width,
+)
 from residscope.views.pictures import HeatMap, Pattern
 
 SIZE, LINE, UP_ROOM, READABLE = 10.0, 11.0, 84.0, 40.0
@@ -72,20 +82,20 @@ def _numbers(view: HeatMap, scale: ColorScale) -> list[list[str]]:
     loud = max(loud, sizes[int(MOST_WRITTEN * len(sizes))] if len(sizes) > LARGE else 0.0)
     digits = next(n for n, most in ((3, 0.1), (2, 1.05), (1, 100.0), (0, math.inf)) if scale.high <= most)
 
-    def said(x: float) -> str:
+    def written(x: float) -> str:
         if math.isnan(x) or abs(x) < loud:
             return ""
         text = f"{x:.{digits}f}" if math.isfinite(x) else ""
         return text.replace("-", "−") if text and float(text) else number(x, 1)
 
-    return [[said(x) for x in row] for row in view.values]
+    return [[written(x) for x in row] for row in view.values]
 
 
 def _drawn(cells: Cells, room: float) -> Plan:
     if not cells.rows or not cells.columns:
         return Plan(room, 14, lambda sheet, left, top: sheet.text(left, top + 10, "nothing to draw", size=SIZE))
-    widest = min(max(120.0, room * 0.2), max([18.0, *(measure(name, SIZE, mono=True) for name in cells.rows)]))
-    titles = max(measure(title, SIZE) for title in cells.titles)
+    widest = min(max(120.0, room * 0.2), max([18.0, *(text_width(name, SIZE, mono=True) for name in cells.rows)]))
+    titles = max(text_width(title, SIZE) for title in cells.titles)
     left = math.ceil(max(widest, min(titles, 120.0))) + 8
     w, h = _cell_size(cells, room - left - 2)
     up, every, heads = _heads(cells.columns, w)
@@ -100,14 +110,14 @@ def _drawn(cells: Cells, room: float) -> Plan:
         for c in range(0, len(cells.columns), every):
             x, level = x0 + left + (c + 0.5) * w, y0 + top - 5
             room = UP_ROOM if up else max(w * every - 3, w)
-            name = fit(cells.columns[c], room, SIZE, mono=True)
+            name = shortened(cells.columns[c], room, SIZE, mono=True)
             sheet.text(x, level, name, size=SIZE, mono=True, align="center", up=up)
         for r in range(0, len(cells.rows), round_up(LINE / h)):
-            name = fit(cells.rows[r], left - 8, SIZE, mono=True)
+            name = shortened(cells.rows[r], left - 8, SIZE, mono=True)
             sheet.text(x0 + left - 6, y0 + top + (r + 0.5) * h + 3.5, name, size=SIZE, mono=True, align="right")
         for i, title in enumerate(reversed(cells.titles)):
             y = y0 + top - 17 + 12 * i
-            sheet.text(x0 + left - 6, y, fit(title, left - 8, SIZE), size=SIZE, color=TEXT_3, align="right")
+            sheet.text(x0 + left - 6, y, shortened(title, left - 8, SIZE), size=SIZE, color=TEXT_3, align="right")
 
     return Plan(max(left + grid_w + 4, left + BAR), top + grid_h + 2, draw)
 
@@ -123,7 +133,7 @@ def _cell_size(cells: Cells, room: float) -> tuple[float, float]:
 
 def _heads(labels: Sequence[str], width: float) -> tuple[bool, int, float]:
     """How the columns' names fit above cells of that width: upright or level, every how many, and how high they are."""
-    longest = max(measure(label, SIZE, mono=True) for label in labels)
+    longest = max(text_width(label, SIZE, mono=True) for label in labels)
     if longest <= width - 3:
         return False, 1, 15.0
     if all(_NUMBER.fullmatch(label) for label in labels):
@@ -164,7 +174,7 @@ def _cells(sheet: Sheet, cells: Cells, left: float, top: float, w: float, h: flo
         return
     for r, words in enumerate(cells.inside):
         for c, word in enumerate(words):
-            text = fit(word, w - 2, 9.5, mono=True)
+            text = shortened(word, w - 2, 9.5, mono=True)
             if text and not math.isnan(cells.values[r][c]) and (text == word or not _NUMBER.fullmatch(word)):
                 ink = scale.ink(cells.values[r][c])
                 sheet.text(

@@ -93,7 +93,7 @@ def shown(text: str) -> str:
 
 def signed(text: str) -> str:
     """A text whose controls, and marks that reorder the text around them, are signs or their code."""
-    return _HIDDEN.sub(lambda found: _SIGNS.get(found[0], f"⟨{ord(found[0]):x}⟩"), text)
+    return _HIDDEN.sub(lambda match: _SIGNS.get(match[0], f"⟨{ord(match[0]):x}⟩"), text)
 
 
 def number(value: float | None, digits: int = 4) -> str:

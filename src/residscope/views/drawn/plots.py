@@ -16,7 +16,17 @@ from residscope.views.drawn.palette import (
     shown,
     titled,
 )
-from residscope.views.drawn.sheet import POINTS, SANS, Plan, Sheet, drawable, fit, headed, legend_height, measure
+from residscope.views.drawn.sheet import (
+    POINTS,
+    SANS,
+    Plan,
+    Sheet,
+    drawable,
+    headed,
+    legend_height,
+    shortened,
+    text_width,
+)
 from residscope.views.pictures import Curve, Histogram, Line, Reference, Scatter
 
 LEFT, BELOW, RIGHT = 64.0, 44.0, 10.0
@@ -54,26 +64,26 @@ def curve(view: Curve, width: float) -> Plan:
 
 
 def histogram(view: Histogram, width: float) -> Plan:
-    told = view.to_dict()
-    edges, series = told["edges"], told["series"]
-    shares = len({one["n"] for one in series}) > 1
+    binned = view.to_dict()
+    edges, series = binned["edges"], binned["series"]
+    shares = len({bars["n"] for bars in series}) > 1
     entries = [
-        (f"{shown(one['name'])} · n {one['n']} · mean {number(one['mean'], 3)}", _color(i), "box")
-        for i, one in enumerate(series)
+        (f"{shown(bars['name'])} · n {bars['n']} · mean {number(bars['mean'], 3)}", _color(i), "box")
+        for i, bars in enumerate(series)
     ]
 
     def fill(ax: Any) -> None:
-        for i, one in enumerate(series):
-            heights = [count / max(1, one["n"]) if shares else count for count in one["counts"]]
+        for i, bars in enumerate(series):
+            heights = [count / max(1, bars["n"]) if shares else count for count in bars["counts"]]
             ax.stairs(heights, edges, fill=True, color=_color(i), alpha=0.2 if len(series) > 1 else 0.32)
             ax.stairs(heights, edges, color=_color(i), linewidth=1.0)
         ax.set_ylim(bottom=0)
 
     notes = [view.note]
     notes += [
-        f"{shown(one['name'])}: {one['left_out']} left out (not finite, or outside the bins)"
-        for one in series
-        if one["left_out"]
+        f"{shown(bars['name'])}: {bars['left_out']} left out (not finite, or outside the bins)"
+        for bars in series
+        if bars["left_out"]
     ]
     axes = (titled(view.x_title, view.unit), "share" if shares else "count")
     body = _plot(entries, fill, axes, view.references, width, HISTOGRAM)
@@ -93,11 +103,11 @@ def scatter(view: Scatter, width: float) -> Plan:
             ring: dict[str, Any] = (
                 {"facecolors": "none", "edgecolors": _color(i)} if i >= len(SERIES) else {"color": _color(i)}
             )
-            found = ax.scatter(
+            dots = ax.scatter(
                 [view.x[k] for k in own], [view.y[k] for k in own], s=4 if small else 14, alpha=0.55 if small else 0.75,
                 linewidths=0.8 if i >= len(SERIES) else 0, **ring,
             )  # fmt: skip
-            found.set_rasterized(len(own) > 20_000)
+            dots.set_rasterized(len(own) > 20_000)
         if view.diagonal:
             low, high = min(ax.get_xlim()[0], ax.get_ylim()[0]), max(ax.get_xlim()[1], ax.get_ylim()[1])
             ax.set(xlim=(low, high), ylim=(low, high))
@@ -146,7 +156,7 @@ def _plot(
     every, upright = _every(labels or (), inner)
     named = any(reference.name for reference in references if reference.axis == "x")
     head = legend + (14 if named else 0)
-    below = BELOW + (max(measure(_cut(x), 10) for x in labels or ()) - 8 if upright else 0)
+    below = BELOW + (max(text_width(_cut(x), 10) for x in labels or ()) - 8 if upright else 0)
 
     def draw(sheet: Sheet, left: float, top: float) -> None:
         sheet.swatches(entries, left, top, width)
@@ -164,14 +174,14 @@ def _plot(
 
 
 def _cut(label: str) -> str:
-    return fit(label, 120, 10)
+    return shortened(label, 120, 10)
 
 
 def _every(labels: Sequence[str], room: float) -> tuple[int, bool]:
     """Every how many labels are written, and whether they stand upright."""
     if not labels:
         return 1, False
-    each, longest = room / len(labels), max(measure(_cut(label), 10) for label in labels)
+    each, longest = room / len(labels), max(text_width(_cut(label), 10) for label in labels)
     if longest + 6 <= each:
         return 1, False
     return round_up(13 / each), True
@@ -186,7 +196,7 @@ def _dress(ax: Any, titles: tuple[str, str]) -> None:
         spine.set(color=LINE_2, linewidth=0.8)
     ax.tick_params(colors=TEXT_2, labelsize=10 * POINTS, color=LINE_2, width=0.6, length=3, labelfontfamily=SANS)
     ax.set_xlabel(drawable(titles[0]), fontsize=11 * POINTS, color=TEXT_2, family=SANS)
-    ax.set_ylabel(drawable(fit(titles[1], 260, 11)), fontsize=11 * POINTS, color=TEXT_2, family=SANS)
+    ax.set_ylabel(drawable(shortened(titles[1], 260, 11)), fontsize=11 * POINTS, color=TEXT_2, family=SANS)
     ax.locator_params(axis="both", nbins=7)
 
 

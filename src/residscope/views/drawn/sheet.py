@@ -65,9 +65,9 @@ class Sheet:
         if not corners:
             return
         edges: dict[str, Any] = {"edgecolors": LINE_2, "hatch": "/////"} if hatched else {"edgecolors": "none"}
-        found = PolyCollection(corners, facecolors=colors, linewidths=0, antialiased=False, **edges)
-        found.set_rasterized(len(corners) > MOST_CELLS)
-        self._page.add_collection(found, autolim=False)
+        collection = PolyCollection(corners, facecolors=colors, linewidths=0, antialiased=False, **edges)
+        collection.set_rasterized(len(corners) > MOST_CELLS)
+        self._page.add_collection(collection, autolim=False)
 
     def rect(self, x: float, y: float, w: float, h: float, color: Any) -> None:
         self.polygons([corners_of(x, y, w, h)], [color])
@@ -95,10 +95,14 @@ class Sheet:
         low = number(scale.low, 3)
         self.text(left, top + 18, low, size=10, mono=True)
         self.text(right, top + 18, high, size=10, mono=True, align="right")
-        said = unit or ("0" if scale.name == "diverging" else "")
-        room = BAR - measure(low, 10, mono=True) - measure(high, 10, mono=True) - 12
-        middle = left + measure(low, 10, mono=True) + 6 + room / 2 if measure(said, 10) > room / 2 else left + BAR / 2
-        self.text(middle, top + 18, fit(said, room, 10), size=10, color=TEXT_3, align="center")
+        caption = unit or ("0" if scale.name == "diverging" else "")
+        room = BAR - text_width(low, 10, mono=True) - text_width(high, 10, mono=True) - 12
+        middle = (
+            left + text_width(low, 10, mono=True) + 6 + room / 2
+            if text_width(caption, 10) > room / 2
+            else left + BAR / 2
+        )
+        self.text(middle, top + 18, shortened(caption, room, 10), size=10, color=TEXT_3, align="center")
 
     def swatches(self, entries: Sequence[tuple[str, str, str]], left: float, top: float, room: float) -> None:
         """Names of series beside their colours; `legend_height` says how high they are."""
@@ -111,7 +115,7 @@ class Sheet:
             else:
                 filled = color if shape == "dot" else "white"
                 self.line([left + x + 7], [top + y - 1], color, marker="o", markersize=5, markerfacecolor=filled)
-            self.text(left + x + 19, top + y + 3, fit(name, min(260, room - 20), 11))
+            self.text(left + x + 19, top + y + 3, shortened(name, min(260, room - 20), 11))
 
 
 def legend_height(entries: Sequence[tuple[str, str, str]], room: float) -> float:
@@ -119,14 +123,14 @@ def legend_height(entries: Sequence[tuple[str, str, str]], room: float) -> float
 
 
 def _placed(entries: Sequence[tuple[str, str, str]], room: float) -> list[tuple[tuple[str, str, str], float, float]]:
-    x, y, found = 0.0, 8.0, []
+    x, y, placed = 0.0, 8.0, []
     for entry in entries:
-        width = 20 + measure(fit(entry[0], min(260, room - 20), 11), 11)
+        width = 20 + text_width(shortened(entry[0], min(260, room - 20), 11), 11)
         if x > 0 and x + width > room:
             x, y = 0.0, y + 16
-        found.append((entry, x, y))
+        placed.append((entry, x, y))
         x += width + 14
-    return found
+    return placed
 
 
 def corners_of(x: float, y: float, w: float, h: float) -> list[Point]:
@@ -152,7 +156,7 @@ def drawable(text: str, *, mono: bool = False) -> str:
 
 
 @once
-def measure(text: str, size: float, *, mono: bool = False, bold: bool = False) -> float:
+def text_width(text: str, size: float, *, mono: bool = False, bold: bool = False) -> float:
     """The width of a text in pixels."""
     font = _font(mono=mono, bold=bold)
     font.set_size(size, 72)
@@ -161,14 +165,14 @@ def measure(text: str, size: float, *, mono: bool = False, bold: bool = False) -
     return float(width) / 64
 
 
-def fit(text: str, room: float, size: float, *, mono: bool = False) -> str:
+def shortened(text: str, room: float, size: float, *, mono: bool = False) -> str:
     """As much of a text as has room, with … for the rest."""
-    if measure(text, size, mono=mono) <= room:
+    if text_width(text, size, mono=mono) <= room:
         return text
     low, high = 0, len(text)
     while low < high:
         middle = (low + high + 1) // 2
-        if measure(text[:middle] + "…", size, mono=mono) <= room:
+        if text_width(text[:middle] + "…", size, mono=mono) <= room:
             low = middle
         else:
             high = middle - 1
@@ -180,11 +184,13 @@ def wrap(text: str, room: float, size: float, *, bold: bool = False) -> list[str
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
-        if lines and measure(longer, size, bold=bold) <= room:
+        if lines and text_width(longer, size, bold=bold) <= room:
             lines[-1] = longer
             continue
-        while measure(word, size, bold=bold) > room and len(word) > 1:
-            cut = next(n for n in range(len(word) - 1, 0, -1) if n == 1 or measure(word[:n], size, bold=bold) <= room)
+        while text_width(word, size, bold=bold) > room and len(word) > 1:
+            cut = next(
+                n for n in range(len(word) - 1, 0, -1) if n == 1 or text_width(word[:n], size, bold=bold) <= room
+            )
             lines.append(word[:cut])
             word = word[cut:]
         lines.append(word)
@@ -203,7 +209,7 @@ def paragraphs(plans: Sequence[tuple[str, float, str, bool]], width: float) -> P
             y += size * 1.4
             sheet.text(left, y - size * 0.35, line, size=size, color=color, bold=bold)
 
-    longest = max((measure(line, size, bold=bold) for line, size, _, bold in lines), default=0.0)
+    longest = max((text_width(line, size, bold=bold) for line, size, _, bold in lines), default=0.0)
     return Plan(longest, sum(size * 1.4 for _, size, _, _ in lines), draw)
 
 

@@ -11,11 +11,11 @@ from residscope.views.drawn.sheet import (
     Point,
     Sheet,
     corners_of,
-    fit,
     headed,
-    measure,
     paragraphs,
+    shortened,
     stacked,
+    text_width,
 )
 from residscope.views.pictures import TokenStrip
 from residscope.views.view import Value, View
@@ -33,8 +33,8 @@ def token_strip(view: TokenStrip, width: float) -> Plan:
     boxes: list[tuple[str, float, float, float, float]] = []
     x = y = 0.0
     for token, value in zip(view.tokens, view.values, strict=True):
-        text = fit(shown(token), min(width, 360) - 8, STRIP_SIZE, mono=True)
-        w = measure(text, STRIP_SIZE, mono=True) + 8
+        text = shortened(shown(token), min(width, 360) - 8, STRIP_SIZE, mono=True)
+        w = text_width(text, STRIP_SIZE, mono=True) + 8
         if x > 0 and x + w > width:
             x, y = 0.0, y + STRIP
         boxes.append((text, x, y, w, value))
@@ -65,7 +65,7 @@ def token_strip(view: TokenStrip, width: float) -> Plan:
 
 def table(view: Table, width: float) -> Plan:
     """Its first rows, where there are very many; numbers to the right."""
-    rows = [[said(value) for value in row] for row in view.rows[:MOST_ROWS]]
+    rows = [[value_text(value) for value in row] for row in view.rows[:MOST_ROWS]]
     numeric = [
         all(row[i] is None or (isinstance(row[i], int | float) and not isinstance(row[i], bool)) for row in view.rows)
         for i in range(len(view.columns))
@@ -75,7 +75,7 @@ def table(view: Table, width: float) -> Plan:
 
     def line(sheet: Sheet, words: Sequence[str], left: float, y: float, *, head: bool) -> None:
         for i, word in enumerate(words):
-            text = fit(word, widths[i] - PAD, 11)
+            text = shortened(word, widths[i] - PAD, 11)
             x = left + (edges[i + 1] - PAD if numeric[i] else edges[i])
             sheet.text(x, y + 13, text, color=TEXT_3 if head else TEXT, align="right" if numeric[i] else "left")
 
@@ -92,7 +92,7 @@ def table(view: Table, width: float) -> Plan:
 
 
 def text(view: Text, width: float) -> Plan:
-    words = [(view.title, 12.0, TEXT, True), *((one, 11.0, TEXT_2, False) for one in view.paragraphs)]
+    words = [(view.title, 12.0, TEXT, True), *((paragraph, 11.0, TEXT_2, False) for paragraph in view.paragraphs)]
     return paragraphs([entry for entry in words if entry[0]], width)
 
 
@@ -102,15 +102,15 @@ def card(view: Card, width: float) -> Plan:
     color = {"passed": OK, "failed": WARN}.get(view.verdict or "", LINE_2)
     mark = {"passed": "✓ passed", "failed": "✗ failed"}.get(view.verdict or "", "")
     head = paragraphs([(view.title, 12.0, TEXT, True)], inner - (80 if mark else 0))
-    names = min(inner * 0.55, max([0.0, *(measure(name, 11) for name in view.fields)]) + PAD)
-    fields = [(fit(name, names - 6, 11), said(value)) for name, value in view.fields.items()]
+    names = min(inner * 0.55, max([0.0, *(text_width(name, 11) for name in view.fields)]) + PAD)
+    fields = [(shortened(name, names - 6, 11), value_text(value)) for name, value in view.fields.items()]
     note = paragraphs([(view.note, 10.0, TEXT_3, False)] if view.note else [], inner)
 
     def listed(sheet: Sheet, left: float, top: float) -> None:
         for i, (name, value) in enumerate(fields):
             y = top + ROW * i + 13
             sheet.text(left, y, name, color=TEXT_3)
-            sheet.text(left + names, y, fit(value, inner - names, 11), color=TEXT)
+            sheet.text(left + names, y, shortened(value, inner - names, 11), color=TEXT)
 
     body = stacked([head, Plan(inner, ROW * len(fields), listed), note], gap=8)
 
@@ -128,16 +128,16 @@ def grid(view: Grid, width: float, plan: Callable[[View, float], Plan]) -> Plan:
     """Side by side, row by row; a column is as wide as its widest picture."""
     n = max(1, min(view.columns, len(view.views)))
     room = max((width - 24 * (n - 1)) / n, NARROWEST)
-    plans = [plan(one, room) for one in view.views]
+    plans = [plan(cell, room) for cell in view.views]
     rows = [plans[i : i + n] for i in range(0, len(plans), n)]
     columns = [max(row[c].width for row in rows if c < len(row)) for c in range(n)] if plans else []
     lefts = [sum(columns[:c]) + 24 * c for c in range(n)]
-    heights = [max(one.height for one in row) for row in rows]
+    heights = [max(cell.height for cell in row) for row in rows]
 
     def draw(sheet: Sheet, left: float, top: float) -> None:
         for row, height in zip(rows, heights, strict=True):
-            for c, one in enumerate(row):
-                one.draw(sheet, left + lefts[c], top)
+            for c, cell in enumerate(row):
+                cell.draw(sheet, left + lefts[c], top)
             top += height + 22
 
     height = sum(heights) + 22 * max(0, len(heights) - 1)
@@ -146,7 +146,7 @@ def grid(view: Grid, width: float, plan: Callable[[View, float], Plan]) -> Plan:
     return stacked([head, body], gap=10)
 
 
-def said(value: Value) -> str:
+def value_text(value: Value) -> str:
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -156,7 +156,7 @@ def said(value: Value) -> str:
 
 def _widths(rows: Sequence[Sequence[str]], room: float) -> list[float]:
     """As wide as their longest text, the widest ones cut until all fit."""
-    wanted = [max(measure(fit(row[i], 600, 11), 11) for row in rows) + PAD for i in range(len(rows[0]))]
+    wanted = [max(text_width(shortened(row[i], 600, 11), 11) for row in rows) + PAD for i in range(len(rows[0]))]
     if sum(wanted) <= room:
         return wanted
     low, high = 0.0, max(wanted)
