@@ -23,7 +23,7 @@ from server.test_blind import as_guesses, begin, guess, truth
 from session import worlds
 from session.asked import Gate, declared, result, start
 from session.test_queries import asked as asked
-from wire_shapes import SAID, WEB, hearing, misfits, misfits_of_answer, misfits_of_file
+from wire_shapes import SAID, WEB, Heard, hearing, misfits, misfits_of_answer, misfits_of_file
 
 TEXT = {"kind": "builtin", "name": "python-docs"}
 STEER = {"kind": "steer", "site": "resid_post.1", "direction": PC, "strength": 2.0}
@@ -168,6 +168,15 @@ GRAM = {"of": [["pca@resid_post.1", 0]], "gram": [[1.0]]}
 def test_an_answer_that_is_another_than_told_is_found(wrong: dict[str, Any]) -> None:
     assert misfits_of_answer(GRAM, "queries", "gram") == []
     assert len(misfits_of_answer(wrong, "queries", "gram")) == 1
+
+
+def test_a_patch_that_is_another_than_told_is_found() -> None:
+    heard = Heard()
+    heard.patch({"selection": {"layer": 1, "pos": 0}, "can_undo": True})
+    assert heard.misfits == []
+    for _ in range(2):  # what did not fit is not taken for known
+        heard.patch({"selection": {"layer": 1}, "nonsense": 1})
+    assert len(heard.misfits) == 4
 
 
 def test_a_picture_is_held_to_what_is_told_of_views() -> None:
