@@ -2,8 +2,8 @@
 # make test   everything CI checks
 # make prove  random stacks of edits through every way in, against a plain reference, for 20 minutes; docs/proof.md has the last
 # make versions  every family on the oldest and the newest allowed torch, transformers, numpy, scikit-learn (.versions; half an hour)
-# make view-types  the page's types of views and of what it asks, from the Python classes
-# make docs   the pages that list methods, edits, kinds of arguments and errors, and the manifest, from their declarations
+# make view-types  the page's types of views, of what it asks and of what it is told, from the Python types
+# make docs   the pages that list methods, edits, kinds of arguments, errors and answers, and the manifest, from their declarations
 # make hooks  the quick part of make test before each commit (.pre-commit-config.yaml)
 # make peers  the libraries beside which make bench times ours, in an environment of their own (.bench-venv)
 SHELL := /bin/bash
@@ -69,6 +69,7 @@ types: $(VENV)/.dev
 view-types: $(VENV)/.dev
 	@$(BIN)/python -m residscope.views.schema > web/views.schema.json
 	@$(BIN)/python -m residscope.server.schema > web/wire.schema.json
+	@$(BIN)/python -m residscope.server.said > web/said.schema.json
 	@cd web && npm run --silent types
 
 docs: $(VENV)/.dev

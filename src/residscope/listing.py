@@ -1,10 +1,11 @@
-"""`make docs`: the pages that list every method, kind of edit, kind of argument and error, written from their declarations.
+"""`make docs`: the pages that list methods, edits, kinds of arguments, errors and answers, written from their declarations.
 
 python -m residscope.listing docs              the pages, of Residscope's own
 python -m residscope.listing --plugins         the methods and edits of the plugins that are installed, on the screen
 """
 
 import inspect
+import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -32,6 +33,7 @@ def pages() -> dict[str, str]:
         "edits-list.md": edits_page(edits),
         "fields.md": fields_page(),
         "errors.md": errors_page(),
+        "wire-types.md": wire_page(),
     }
 
 
@@ -195,6 +197,63 @@ def _tree(cls: type[Any], depth: int = 0) -> Iterator[str]:
         key=lambda c: c.__name__,
     ):
         yield from _tree(below, depth + 1)
+
+
+def wire_page() -> str:
+    """What the server says: the answers by name, then every type in them."""
+    from residscope.server.said import schema
+
+    whole = schema()
+    parts = [
+        f"# The wire's types\n\n{WRITTEN}\n",
+        "What a session says, as TypeScript: its state, and the answers to intents and queries. What each is asked for, and "
+        "what it does, is on [the wire](wire.md). A `PlainView` is [a picture](views.md); a `Tensor` is told with its dtype and "
+        "its axes.\n",
+    ]
+    for kind in ("queries", "intents"):
+        answers = {name: _typed(shape) for name, shape in whole["properties"][kind]["properties"].items()}
+        parts += [f"## {kind.capitalize()}\n", "| name | answer |\n|---|---|"]
+        parts += [f"| `{name}` | {_cell(f'`{answer}`')} |" for name, answer in answers.items()]
+        parts.append("")
+    parts.append("## Types\n\n```ts")
+    parts += ["\n".join(_interface(name, shape)) for name, shape in whole["definitions"].items()]
+    return "\n".join([*parts, "```"]) + "\n"
+
+
+def _interface(name: str, shape: dict[str, Any]) -> Iterator[str]:
+    if "description" in shape:
+        yield f"// {shape['description']}"
+    yield f"interface {name} {{"
+    for key, part in shape["properties"].items():
+        comment = f"  // {part['description']}" if "description" in part else ""
+        yield f"  {key}{'' if key in shape['required'] else '?'}: {_typed(part)};{comment}"
+    if shape["additionalProperties"]:
+        yield "  [more: string]: unknown;"
+    yield "}"
+
+
+def _typed(shape: dict[str, Any]) -> str:
+    """A type as TypeScript has it, in a line."""
+    if shape.get("tsType", "").startswith("Tensor"):
+        return f"Tensor /* {shape['description']} */"
+    if "$ref" in shape:
+        return str(shape["$ref"].rpartition("/")[2])
+    if "anyOf" in shape or "enum" in shape:
+        return " | ".join([*map(_typed, shape.get("anyOf", ())), *map(json.dumps, shape.get("enum", ()))])
+    if shape.get("type") == "array" and isinstance(shape["items"], list):
+        return f"[{', '.join(map(_typed, shape['items']))}]"
+    if shape.get("type") == "array":
+        inner = _typed(shape["items"])
+        return f"({inner})[]" if " | " in inner else f"{inner}[]"
+    if shape.get("type") == "object" and "properties" in shape:
+        members = [
+            f"{key}{'' if key in shape['required'] else '?'}: {_typed(part)}"
+            for key, part in shape["properties"].items()
+        ]
+        return f"{{ {'; '.join(members)} }}" if members else "{}"
+    if shape.get("type") == "object":
+        return f"Record<string, {_typed(shape['additionalProperties'])}>"
+    return str(shape.get("tsType", shape.get("type", "unknown")))
 
 
 def _own(declared: Any) -> bool:

@@ -9,6 +9,15 @@ from residscope.server import Server
 from residscope.store import Library, open_library
 from residscope.world import loaded
 from session import worlds
+from wire_shapes import hearing
+
+
+@pytest.fixture(autouse=True)
+def _said_as_told() -> Iterator[None]:
+    """Whatever a session says in these tests is what the page is told that it says."""
+    with hearing() as heard:
+        yield
+    assert heard.misfits == []
 
 
 @pytest.fixture(scope="module")

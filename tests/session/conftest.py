@@ -1,14 +1,25 @@
+from collections.abc import Iterator
+
 import pytest
 
 from corpus.conftest import hub as hub
 from residscope.session import Session
 from residscope.world import loaded
 from session import worlds
+from wire_shapes import hearing
 
 
 @pytest.fixture(autouse=True)
 def _components(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loaded, "shipped", lambda model: worlds.components(getattr(model, "_of", model)))
+
+
+@pytest.fixture(autouse=True)
+def _said_as_told() -> Iterator[None]:
+    """Whatever a session says in these tests is what the page is told that it says."""
+    with hearing() as heard:
+        yield
+    assert heard.misfits == []
 
 
 @pytest.fixture(params=["llama", "gpt2"])

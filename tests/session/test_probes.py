@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -108,6 +109,21 @@ def test_the_map_says_where_the_label_can_be_read_and_where_not(live: Session) -
     assert shown["map"]["marks"] == [[1, 2]]
     noise = live.probe(fit(live, label="noise"))
     assert max(abs(value) for row in noise["map"]["values"] for value in row) < 0.4
+
+
+def test_prompts_of_token_ids_alone_are_tried_as_text(one: Session, tmp_path: Path) -> None:
+    """A file may hold prompts without their texts, and answers as ids: the page types both."""
+    data, model = library(one)[0], one.model
+    answers = tuple((model.token_id(text[4]), model.token_id("z")) for text in TEXTS)
+    replace(data, texts=None, answers=answers).save(tmp_path / "ids.safetensors")
+    one.intent("import_item", {"data": (tmp_path / "ids.safetensors").read_bytes(), "name": "ids"})
+    shown = one.query("probe", {"name": fit(one, data={"kind": "item", "name": "ids"})})
+    assert len(shown["examples"]) == 12
+    for example in shown["examples"]:
+        assert example["text"] in TEXTS
+        assert example["answers"] == [example["label"], "z"] == [example["text"][4], "z"]
+        one.intent("set_prompt", {"text": example["text"]})
+        one.intent("set_metric", dict(zip(("positive", "negative"), example["answers"], strict=True)))
 
 
 def test_the_map_agrees_with_the_probe_in_its_own_cell(one: Session) -> None:

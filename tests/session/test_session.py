@@ -473,3 +473,15 @@ def test_a_stack_of_a_link_is_kept_without_the_edit_that_is_refused(
     live.intent("undo", {})
     assert wire(live)["edits"] == []
     assert live.intent("set_edits", {"edits": good, "skip_refused": True}) == {"refused": []}
+
+
+def test_the_state_is_told_again_without_working_out_a_schema(one: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With six edits on the stack that took 40 ms at each change, under the session's lock."""
+    one.intent("add_edit", {"edit": {"kind": "scale", "site": "mlp_out.1", "factor": 0.5}})
+    assert one.wait(60)
+    monkeypatch.setattr("pydantic.BaseModel.model_json_schema", lambda *given, **named: pytest.fail("a schema"))
+    before, _ = one.snapshot()
+    one.intent("select", {"layer": 0, "pos": 1})
+    after, state = one.snapshot()
+    assert after == before + 1
+    assert state["edits"][0]["slider"]["value"] == 0.5

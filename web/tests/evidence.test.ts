@@ -23,7 +23,7 @@ class Fake implements Connector {
   asked: unknown[] = [];
   listener!: Listener;
   subscribe = (listener: Listener) => ((this.listener = listener), () => {});
-  intent = vi.fn(async () => null);
+  intent = vi.fn(async () => null as never);
   retry = () => {};
   async query<T>(name: string, args: Record<string, unknown> = {}): Promise<T> {
     if (name === "evidence") this.asked.push(args);

@@ -34,7 +34,7 @@ export class Fake implements Connector {
   listener!: Listener;
   cols = new Map([["r1", 2], ["r2", 3]]);
   subscribe = (listener: Listener) => ((this.listener = listener), () => {});
-  intent = vi.fn(async () => null);
+  intent = vi.fn(async () => null as never);
   retry = () => {};
   /** The last token alone, whatever the lengths say. */
   sink = (rows: number, cols: number) => u8([rows, cols], Array.from({ length: rows * cols }, (_, i) => +(i % cols === cols - 1)));

@@ -1,6 +1,6 @@
 import { flushSync } from "svelte";
 import { beforeEach, describe, expect, it } from "vitest";
-import type { DictionaryInfo, Job, State } from "../src/connect/wire";
+import type { DictionaryInfo, Job, ModelInfo, State } from "../src/connect/wire";
 import { lacking, type MethodSchema, type Property } from "../src/lib/forms";
 import { App } from "../src/state/app.svelte";
 import { Fake, info, state } from "./fake";
@@ -8,12 +8,12 @@ import { rooted } from "./rooted";
 
 const property = (kind: string, more: Partial<Property> = {}): Property => ({ kind, argument: "a", title: "text", ...more });
 const method = (id: string, makes: string, properties: Record<string, Property> = {}): MethodSchema => ({ id, title: id, about: "", group: "directions", makes, properties, required: Object.keys(properties) });
-const job = (id: string, more: Partial<Job>): Job => ({ id, method: "pca", title: "PCA", name: "", phase: "running", stage: "", progress: null, left: null, cost: null, seconds: null, revision: 0, items: [], note: "", error: null, args: null, ...more });
+const job = (id: string, more: Partial<Job>): Job => ({ id, method: "pca", title: "PCA", name: "", phase: "running", stage: "", progress: null, left: null, cost: null, seconds: null, revision: 0, items: [], note: "", warnings: [], error: null, args: null, ...more });
 
 const shelf = (names: Record<string, string | null>): State["items"] => ({
-  items: Object.entries(names).map(([name, id]) => ({ name, id, kind: id ? "dictionary" : "result", title: "", method: "", made: 0, bytes: 0, args: null })), bytes: 0, budget: 1, can_restore: false,
+  items: Object.entries(names).map(([name, id]) => ({ name, id, kind: id ? "dictionary" : "result", title: "", method: "", made: 0, bytes: 0, args: null, warnings: [] })), bytes: 0, budget: 1, can_restore: false,
 });
-const having = (dictionaries: DictionaryInfo[], more: Partial<State> = {}): State => state({ model: { ...state({}).model!, dictionaries }, jobs: [], items: shelf({}), ...more });
+const having = (dictionaries: DictionaryInfo[], more: Partial<State> = {}): State => state({ model: { ...state({}).model!, dictionaries: dictionaries as ModelInfo["dictionaries"] }, jobs: [], items: shelf({}), ...more });
 
 let fake: Fake;
 let app: App;

@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import type { QueryAnswers } from "../src/connect/connector";
 import { parseSafetensors } from "../src/connect/safetensors";
 import { inUnit } from "../src/lib/format";
 import { robustScale } from "../src/lib/scale";
@@ -6,7 +7,7 @@ import { readLogits } from "../src/lib/stream";
 import { f32, pack } from "./pack";
 
 describe("the logit difference", () => {
-  const file = parseSafetensors(pack({ value: f32([2, 2], [1, -2, 4.5, 0]), offset: f32([2, 2], [0.5, -3, NaN, NaN]) }));
+  const file = parseSafetensors<QueryAnswers["logits"]>(pack({ value: f32([2, 2], [1, -2, 4.5, 0]), offset: f32([2, 2], [0.5, -3, NaN, NaN]) }));
 
   it("is centred by taking the data-set mean's share away, and unknown where that is", () => {
     const { raw, centred } = readLogits(file);

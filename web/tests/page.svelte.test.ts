@@ -6,7 +6,7 @@ import { Session } from "../src/state/session.svelte";
 import { Fake, state } from "./fake";
 
 const job = (id: string, phase: Job["phase"], more: Partial<Job> = {}): Job => ({
-  id, phase, method: "draw-prompts", title: "", name: "", stage: "", progress: null, left: null, cost: null, seconds: null, revision: 0, items: [], note: "", error: null, args: null, ...more,
+  id, phase, method: "draw-prompts", title: "", name: "", stage: "", progress: null, left: null, cost: null, seconds: null, revision: 0, items: [], note: "", warnings: [], error: null, args: null, ...more,
 });
 const pageOf = (id: string) => ({ id, prompts: [{ text: "ab", own: true, tokens: [], next: [] }] });
 
@@ -64,7 +64,7 @@ describe("a page of prompts", () => {
 
   it("says in the job's words why there are none", async () => {
     await follow();
-    news([job("j1", "failed", { error: { type: "EmptyCorpus", message: "the text gave no prompt" } })]);
+    news([job("j1", "failed", { error: { type: "EmptyCorpus", message: "the text gave no prompt", received: null, allowed: null, fix: null } })]);
     await turn();
     expect([store.error, store.waiting, store.page?.id]).toEqual(["the text gave no prompt", 0, "p1"]);
   });

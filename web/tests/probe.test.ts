@@ -81,7 +81,7 @@ describe("the tab", () => {
   const detail = { name: probe.name, revision: 9, reach: 12, map: { kind: "heat_map" }, map_at: { sites: [], positions: [] }, cloud: { kind: "scatter" }, margins: [], examples: [] };
   const choices = { name: "IOI", n: 60, labels: [{ name: "IO", classes: 40, most: {} }, { name: "kind", classes: 2, most: {} }], positions: [{ name: "late", lacking: 1 }, { name: "KEY", lacking: 0 }], texts: [] };
   const task = (id: string, more = {}) => ({ id, title: id, about: "", label: "", position: "", prefixes: false, ...more });
-  const job = (id: string, more: Partial<Job> = {}): Job => ({ id, method: "probe-map", title: "", name: "", phase: "running", stage: "", progress: null, left: null, cost: null, seconds: null, revision: 0, items: [], note: "", error: null, args: null, ...more });
+  const job = (id: string, more: Partial<Job> = {}): Job => ({ id, method: "probe-map", title: "", name: "", phase: "running", stage: "", progress: null, left: null, cost: null, seconds: null, revision: 0, items: [], note: "", warnings: [], error: null, args: null, ...more });
   const tasks = [task("ioi", { label: "order", position: "S2", prefixes: true }), task("alphabet")];
   function opened() {
     const asked: string[] = [];

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { binned, strongest } from "../src/lib/bins";
+import type { QueryAnswers } from "../src/connect/connector";
 import { parseSafetensors } from "../src/connect/safetensors";
 import { breakLines, inline, lineEnd, lineOf } from "../src/lib/lines";
 import { context, neighbours, pageScale, placeOf, ranked, readPage, readRow } from "../src/lib/prompts";
@@ -46,7 +47,7 @@ describe("a page of prompts", () => {
   });
 
   it("reads a row in a dictionary's coordinates", () => {
-    const file = parseSafetensors(pack({ coef: f32([2, 3], [1, 2, 3, 4, 5, 6]), offset: f32([3], [0, 0, 1]), norm: f32([2], [1, 2]), sink: u8([2], [0, 1]) }));
+    const file = parseSafetensors<QueryAnswers["prompts_coef"]>(pack({ coef: f32([2, 3], [1, 2, 3, 4, 5, 6]), offset: f32([3], [0, 0, 1]), norm: f32([2], [1, 2]), sink: u8([2], [0, 1]) }));
     const row = readRow(file);
     expect([row.k, row.coef.length, row.sigma, [...row.sink]]).toEqual([3, 6, null, [0, 1]]);
   });

@@ -1,7 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { SocketConnector } from "../src/connect/socket";
 import { WireError, type Connection } from "../src/connect/connector";
-import type { Tensors } from "../src/connect/safetensors";
 import type { State } from "../src/connect/wire";
 import { f32, pack } from "./pack";
 
@@ -139,7 +138,7 @@ describe("the connector", () => {
     socket().onmessage?.({ data: message.buffer });
   };
   const norm = async (connector: SocketConnector, run: string): Promise<number[]> => [
-    ...(await connector.query<Tensors>("stream", { run })).tensors.norm.data,
+    ...(await connector.query("stream", { run })).tensors.norm.data,
   ];
 
   it("has the tensors of a run before they are asked for, where they came with the news of it", async () => {

@@ -1,5 +1,6 @@
 """`residscope methods` and `residscope edits`: what there is."""
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -35,7 +36,7 @@ def edits(json: Json = False) -> None:
     _print("edits", [kind.schema() for _, kind in sorted(EDITS.items())], ("glyph", "title"), json=json)
 
 
-def _print(what: str, listed: list[dict[str, Any]], words: tuple[str, ...], *, json: bool) -> None:
+def _print(what: str, listed: Sequence[Mapping[str, Any]], words: tuple[str, ...], *, json: bool) -> None:
     from residscope.declare.plugins import BROKEN
 
     if json:

@@ -21,7 +21,7 @@ def schemas() -> dict[str, dict[str, Any]]:
 
     own = {schema["id"]: schema for schema in manifest.read()}
     if any(group.startswith("residscope.") for group in entry_points().groups):
-        own |= {id: method.schema() for id, method in manifest.all_methods().items() if id not in own}
+        own |= {id: {**method.schema()} for id, method in manifest.all_methods().items() if id not in own}
     return dict(sorted(own.items()))
 
 

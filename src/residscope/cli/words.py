@@ -1,6 +1,6 @@
 """The words of a command line, sorted by the argument they are for: what each takes is read off a method's schema."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,7 @@ class Taken:
     examples: dict[str, str]
 
     @classmethod
-    def of(cls, schema: dict[str, Any], common: Iterable[str] = tuple(COMMON)) -> "Taken":
+    def of(cls, schema: Mapping[str, Any], common: Iterable[str] = tuple(COMMON)) -> "Taken":
         """Of a method. An argument that has the name of an option which every command has is `--its-NAME`."""
         properties = schema["properties"]
         own = {name: f"--its-{option(name)[2:]}" if name in common else option(name) for name in properties}

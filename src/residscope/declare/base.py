@@ -11,13 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
-from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, TypedDict, get_args, get_origin, get_type_hints
 
 from pydantic import Field as Bounds
 from pydantic import TypeAdapter, ValidationError, create_model
 
 from residscope.errors import BadArguments, ResidscopeError
 from residscope.fields.base import Field, Spec, World, Writer
+from residscope.views.schema import More
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,25 @@ class Argument:
     @property
     def title(self) -> str:
         return self.field.title or self.name.replace("_", " ")
+
+
+class FormProperty(TypedDict):
+    """One argument as JSON Schema, with the `kind` of its field and that kind's own hints."""
+
+    kind: str
+    argument: Annotated[str, "Its name in Python."]
+    title: str
+
+
+class FormSchema(TypedDict):
+    """What a form is drawn from: JSON Schema, each property with the `kind` of its field, which says what it may hold."""
+
+    id: str
+    title: str
+    about: str
+    type: Literal["object"]
+    properties: dict[str, Annotated[FormProperty, More()]]
+    required: list[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,11 +188,13 @@ class Declared:
         words = (inspect.getdoc(self.function) or "").split("\n\n")[0].replace("\n", " ")
         return words.replace("`", "")
 
-    def schema(self) -> dict[str, Any]:
-        """What a form is drawn from: JSON Schema, each property with the `kind` of its field, which says what it may hold."""
+    def schema(self) -> FormSchema:
+        """What a form is drawn from."""
         schema = self.shape.model_json_schema()
         named = {argument.wire for argument in self.arguments}
-        properties = {name: _drawn(part) for name, part in schema["properties"].items() if name in named}
+        properties: dict[str, Any] = {
+            name: _drawn(part) for name, part in schema["properties"].items() if name in named
+        }
         required = [name for name in schema.get("required", ()) if name in named]
         return {
             "id": self.id, "title": self.title, "about": self.about, "type": "object", "properties": properties,

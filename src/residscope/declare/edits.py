@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar
+from functools import cached_property
+from typing import Any, ClassVar, Literal, TypedDict, TypeVar
 
 from pydantic import BaseModel
 from pydantic import Field as Bounds
 
-from residscope.declare.base import Declared
+from residscope.declare.base import Declared, FormSchema
 from residscope.declare.plugins import claim
 from residscope.errors import BadEdit, ResidscopeError
 from residscope.fields.base import Spec, World
@@ -24,6 +25,21 @@ class EditSpec(Spec):
     kind: str
 
 
+class EditForm(FormSchema):
+    glyph: str
+
+
+class Slider(TypedDict):
+    """The one number of an edit that a person turns, and between what."""
+
+    name: str
+    value: float
+    min: float
+    max: float
+    step: float
+    unit: str
+
+
 @dataclass(frozen=True, eq=False)
 class EditKind(Declared):
     """A function that makes edits. says: what stands beside the label, in words that may name its arguments: `to {to}`."""
@@ -37,18 +53,23 @@ class EditKind(Declared):
     def _extra(self) -> dict[str, Any]:
         return {"kind": (Literal[self.id], ...)}
 
-    def schema(self) -> dict[str, Any]:
-        return super().schema() | {"glyph": self.glyph}
+    def schema(self) -> EditForm:
+        return {**super().schema(), "glyph": self.glyph}
 
     def make(self, plain: EditSpec, world: World) -> Any:
         """The edit. Raises what its fields and the edit itself refuse."""
         return self.function(**self.resolved(plain, world))
 
-    def strength(self, plain: EditSpec) -> dict[str, Any] | None:
+    @cached_property
+    def _properties(self) -> dict[str, dict[str, Any]]:
+        """What `strength` reads for each edit of each state: worked out once."""
+        properties: dict[str, dict[str, Any]] = self.shape.model_json_schema()["properties"]
+        return properties
+
+    def strength(self, plain: EditSpec) -> Slider | None:
         """The one number that a person turns, and between what; None where there is none."""
-        schema = self.shape.model_json_schema()["properties"]
         for argument in self.arguments:
-            hints = schema[argument.wire]
+            hints = self._properties[argument.wire]
             value = getattr(plain, argument.wire)
             if "strength" not in hints or value is None or not argument.field.applies(plain):
                 continue

@@ -4,14 +4,20 @@ import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
-from residscope.declare.base import Declared
+from residscope.declare.base import Declared, FormSchema
 from residscope.declare.plugins import claim
 from residscope.fields.base import Spec, World
 
 F = TypeVar("F", bound=Callable[..., Any])
 GROUPS = ("sweeps", "directions", "evidence", "probes", "prompts", "generation", "methods")
+
+
+class MethodForm(FormSchema):
+    group: str
+    makes: Annotated[str, "The kind of item that it makes, or makes several of; empty where it says none."]
+    function: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +77,9 @@ class Method(Declared):
         made = (get_args(made) or (made,))[-1]
         return getattr(made, "kind", "") if isinstance(made, type) else ""
 
-    def schema(self) -> dict[str, Any]:
+    def schema(self) -> MethodForm:
         where = f"{self.function.__module__}:{self.function.__qualname__}"
-        return super().schema() | {"group": self.group, "makes": self.makes, "function": where}
+        return {**super().schema(), "group": self.group, "makes": self.makes, "function": where}
 
 
 METHODS: dict[str, Method] = {}

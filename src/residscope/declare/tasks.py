@@ -3,12 +3,23 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from residscope.declare.plugins import claim
 from residscope.fields.base import Writer
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class TaskForm(TypedDict):
+    """label, position: those of its own that a form begins with. prefixes: whether sentences may come before each prompt."""
+
+    id: str
+    title: str
+    about: str
+    label: str
+    position: str
+    prefixes: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +61,12 @@ class Task:
     def _more(self, prefixes: bool) -> dict[str, bool]:
         return {"prefixes": prefixes} if self.prefixes else {}
 
-    def schema(self) -> dict[str, Any]:
+    def schema(self) -> TaskForm:
         """What a form is drawn from."""
-        names = ("id", "title", "about", "label", "position", "prefixes")
-        return {name: getattr(self, name) for name in names}
+        return {
+            "id": self.id, "title": self.title, "about": self.about, "label": self.label, "position": self.position,
+            "prefixes": self.prefixes,
+        }  # fmt: skip
 
     @property
     def about(self) -> str:

@@ -1,6 +1,16 @@
 """What every error and warning of Residscope is: it says what failed, what came, what is allowed and the way out."""
 
-from typing import Any
+from typing import Any, TypedDict
+
+
+class ErrorBody(TypedDict):
+    """The one shape every refusal has on the wire; `message` holds the three that follow."""
+
+    type: str
+    message: str
+    received: str | None
+    allowed: str | None
+    fix: str | None
 
 
 class ResidscopeError(Exception):
@@ -20,7 +30,7 @@ class ResidscopeError(Exception):
         labelled = [("", failed), ("Received: ", self.received), ("Allowed: ", allowed), ("To fix: ", fix)]
         super().__init__(" ".join(f"{label}{text.rstrip('.')}." for label, text in labelled if text is not None))
 
-    def to_dict(self) -> dict[str, str | None]:
+    def to_dict(self) -> ErrorBody:
         """The one shape every refusal has on the wire."""
         return {
             "type": type(self).__name__,
@@ -59,7 +69,7 @@ class Interrupted(Cancelled, KeyboardInterrupt):
     """Stopped by Ctrl-C; still a KeyboardInterrupt."""
 
 
-def explain(error: Exception) -> dict[str, str | None]:
+def explain(error: Exception) -> ErrorBody:
     """Any failure in the one shape refusals have."""
     if isinstance(error, ResidscopeError):
         return error.to_dict()

@@ -4,7 +4,7 @@ import secrets
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypedDict
 
 from residscope.errors import MalformedJSON, NotFound, ResidscopeError
 from residscope.methods._lib.blind import score
@@ -13,12 +13,58 @@ from residscope.progress import Cancel, Progress
 from residscope.session import Session
 from residscope.session.jobs import Taker
 from residscope.store import Library
+from residscope.store.entries import Description
 from residscope.written import key
 
 CORPUS = "python-docs"
 MOST_UNDER_WAY = 500
 SCALE = ("strongly negative", "in the middle", "strongly positive")
 ABOUT = {"python-docs": "The texts are from Python's documentation"}
+
+
+class BlindStarted(TypedDict):
+    """A test, and the job that draws its contexts."""
+
+    test: str
+    job: str
+
+
+class BlindItem(TypedDict):
+    """A context: what does the direction say at `tokens[pos]`?"""
+
+    tokens: list[str]
+    pos: int
+
+
+@dataclass(frozen=True)
+class BlindTest:
+    """Contexts to guess at, whose values the server keeps to itself; `scale`: what -1, 0 and 1 stand for."""
+
+    test: str
+    description: str
+    direction: str
+    text: str
+    corpus: str
+    items: list[BlindItem]
+    scale: tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class BlindResult:
+    """`score`: Spearman's rank correlation of the guesses with the values; `interval`: a bootstrap over items.
+
+    chance: where 95 of 100 scores of shuffled guesses fall. auc: how often a token of the upper half was guessed above one of the
+    lower. own: the tester wrote the description.
+    """
+
+    score: float
+    interval: tuple[float, float]
+    chance: tuple[float, float]
+    auc: float
+    n: int
+    values: list[float]
+    own: bool
+    description: Description
 
 
 @dataclass
@@ -51,7 +97,7 @@ class BlindTests:
         self._under_way: OrderedDict[str, UnderWay] = OrderedDict()
         self._lock = threading.Lock()
 
-    def begin(self, description: str, *, user: str) -> dict[str, Any]:
+    def begin(self, description: str, *, user: str) -> BlindStarted:
         """A test, and the job that draws its contexts.
 
         Raises:
@@ -75,7 +121,7 @@ class BlindTests:
                 self._under_way.popitem(last=False)
         return {"test": test, "job": job.id}
 
-    def read(self, test: str, *, user: str | None) -> dict[str, Any]:
+    def read(self, test: str, *, user: str | None) -> BlindTest:
         """Contexts to guess at, without their values.
 
         Raises:
@@ -86,17 +132,10 @@ class BlindTests:
             raise begun.error
         if not begun.contexts:
             raise NotFound("the contexts are not drawn yet", received=test, fix="wait until its job is done")
-        return {
-            "test": test,
-            "description": begun.description,
-            "direction": begun.direction,
-            "text": begun.said,
-            "corpus": ABOUT[CORPUS],
-            "items": [{"tokens": list(context.tokens), "pos": context.pos} for context in begun.contexts],
-            "scale": list(SCALE),
-        }
+        items = [BlindItem(tokens=list(context.tokens), pos=context.pos) for context in begun.contexts]
+        return BlindTest(test, begun.description, begun.direction, begun.said, ABOUT[CORPUS], items, SCALE)
 
-    def finish(self, test: str, guesses: list[float], *, user: str) -> dict[str, Any]:
+    def finish(self, test: str, guesses: list[float], *, user: str) -> BlindResult:
         """Score the guesses, keep the score beside the description, and tell the values.
 
         Raises:
@@ -119,7 +158,7 @@ class BlindTests:
         detail = told | {"guesses": guesses, "values": values, "corpus": CORPUS, "seed": begun.seed}
         kept = self._library.keep_blind(begun.description, found.rho, detail, said=begun.said, user=user)
         own = key(kept.author) == key(user)
-        return {"score": found.rho, **told, "values": values, "own": own, "description": kept.to_dict()}
+        return BlindResult(found.rho, found.interval, found.chance, found.auc, found.n, values, own, kept)
 
     def _of(self, test: str, user: str | None) -> UnderWay:
         with self._lock:

@@ -1,18 +1,21 @@
 """The library as queries and intents (docs/wire.md); who asks comes with each, from the door it came through."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from typing import Annotated, Any, Literal, TypedDict
 
 from pydantic import Field
 
 from residscope.errors import ModelNotFound
 from residscope.fields.base import Spec
-from residscope.server.blind import BlindTests
+from residscope.server.blind import BlindResult, BlindStarted, BlindTest, BlindTests
 from residscope.server.people import People, Person
 from residscope.session import Session
+from residscope.session.intents import SavedName
 from residscope.session.queries import Brought
 from residscope.store import Library, Search
-from residscope.store.entries import Entry
+from residscope.store.entries import Comment, Description, Entry, Page, Whole
+from residscope.views.view import Plain
 
 
 class Nothing(Spec):
@@ -89,15 +92,44 @@ class Undo(Spec):
     event: int | None = None
 
 
-QUERIES: dict[str, type[Spec]] = {
-    "library_me": Nothing, "library_search": Find, "library_read": Id, "library_blind_test": Test,
+class Me(TypedDict):
+    """Who one is, as it is known here."""
+
+    name: str | None
+
+
+class Undoable(TypedDict):
+    """What `library_undo` takes back."""
+
+    event: int
+
+
+class Undone(TypedDict):
+    kind: Annotated[str, Plain(Literal["direction", "description", "comment"])]
+    id: str
+
+
+@dataclass(frozen=True)
+class Received:
+    """`new`: false where the same numbers are here already."""
+
+    entry: Entry
+    new: bool
+
+
+QUERIES: dict[str, tuple[type[Spec], Any]] = {
+    "library_me": (Nothing, Me), "library_search": (Find, Page), "library_read": (Id, Whole),
+    "library_blind_test": (Test, BlindTest),
 }  # fmt: skip
-INTENTS: dict[str, type[Spec]] = {
-    "library_sign_in": Name, "library_sign_out": Nothing, "library_open": Id, "library_save": Save, "library_import": Receive,
-    "library_rename": Rename, "library_delete": Id, "library_describe": Say, "library_edit_description": EditSaid,
-    "library_delete_description": Id, "library_vote": Vote, "library_comment": Say, "library_delete_comment": Id,
-    "library_blind": Id, "library_guess": Guess, "library_undo": Undo,
+INTENTS: dict[str, tuple[type[Spec], Any]] = {
+    "library_sign_in": (Name, Me), "library_sign_out": (Nothing, Me), "library_open": (Id, SavedName),
+    "library_save": (Save, Entry), "library_import": (Receive, Received), "library_rename": (Rename, Entry),
+    "library_delete": (Id, Undoable), "library_describe": (Say, Description), "library_edit_description": (EditSaid, Description),
+    "library_delete_description": (Id, Undoable), "library_vote": (Vote, Description), "library_comment": (Say, Comment),
+    "library_delete_comment": (Id, Undoable), "library_blind": (Id, BlindStarted), "library_guess": (Guess, BlindResult),
+    "library_undo": (Undo, Undone),
 }  # fmt: skip
+"""By name: what each takes, and the type of its answer, from which the page's is made."""
 
 
 class LibraryHandlers:
@@ -107,7 +139,7 @@ class LibraryHandlers:
         self._session, self._library, self._people = session, library, people
         blind = BlindTests(session, library)
         answers: dict[str, Callable[[Any, Any], Any]] = {
-            "library_me": lambda who, args: {"name": _name(who)},
+            "library_me": lambda who, args: Me(name=_name(who)),
             "library_search": lambda who, args: self._search(args),
             "library_read": lambda who, args: self._read(args.id, _name(who)),
             "library_blind_test": lambda who, args: blind.read(args.test, user=_name(who)),
@@ -123,22 +155,24 @@ class LibraryHandlers:
             "library_rename": lambda user, args: self._shown(
                 library.rename(args.id, args.name, user=user, seen=args.seen)
             ),
-            "library_delete": lambda user, args: {"event": library.delete(args.id, user=user)},
-            "library_describe": lambda user, args: library.describe(args.id, args.text, user=user).to_dict(),
+            "library_delete": lambda user, args: Undoable(event=library.delete(args.id, user=user)),
+            "library_describe": lambda user, args: library.describe(args.id, args.text, user=user),
             "library_edit_description": lambda user, args: library.edit_description(
                 args.id, args.text, user=user, seen=args.seen
-            ).to_dict(),
-            "library_delete_description": lambda user, args: {"event": library.delete_description(args.id, user=user)},
-            "library_vote": lambda user, args: library.vote(args.id, args.value, user=user).to_dict(),
-            "library_comment": lambda user, args: library.comment(args.id, args.text, user=user).to_dict(),
-            "library_delete_comment": lambda user, args: {"event": library.delete_comment(args.id, user=user)},
+            ),
+            "library_delete_description": lambda user, args: Undoable(
+                event=library.delete_description(args.id, user=user)
+            ),
+            "library_vote": lambda user, args: library.vote(args.id, args.value, user=user),
+            "library_comment": lambda user, args: library.comment(args.id, args.text, user=user),
+            "library_delete_comment": lambda user, args: Undoable(event=library.delete_comment(args.id, user=user)),
             "library_blind": lambda user, args: blind.begin(args.id, user=user),
             "library_guess": lambda user, args: blind.finish(args.test, args.guesses, user=user),
             "library_undo": self._undo,
         }
         doing = free | {name: self._change(change) for name, change in changes.items()}
-        self.queries = {name: Brought(shape, answers[name]) for name, shape in QUERIES.items()}
-        self.intents = {name: Brought(shape, doing[name]) for name, shape in INTENTS.items()}
+        self.queries = {name: Brought(shape, _plain(answers[name])) for name, (shape, _) in QUERIES.items()}
+        self.intents = {name: Brought(shape, _plain(doing[name])) for name, (shape, _) in INTENTS.items()}
 
     def _change(self, change: Callable[[str, Any], Any]) -> Callable[[Any, Any], Any]:
         """Of somebody with a name, who has made few changes of late. Raises NoUser, TooFast."""
@@ -151,44 +185,54 @@ class LibraryHandlers:
         except ModelNotFound:
             return None
 
-    def _shown(self, entry: Entry, hashes: tuple[str, ...] | None = None) -> dict[str, Any]:
+    def _shown(self, entry: Entry, hashes: tuple[str, ...] | None = None) -> Entry:
         hashes = self._hashes() if hashes is None else hashes
-        return entry.to_dict() | {"here": None if hashes is None else entry.model_hash in hashes}
+        return replace(entry, here=None if hashes is None else entry.model_hash in hashes)
 
-    def _search(self, asked: Find) -> dict[str, Any]:
+    def _search(self, asked: Find) -> Page:
         hashes = self._hashes()
         models = (hashes or ()) if asked.here else None
         found = self._library.search(Search(**asked.model_dump(exclude={"here"}), models=models))
-        return {"entries": [self._shown(entry, hashes) for entry in found.entries], "after": found.after}
+        return replace(found, entries=tuple(self._shown(entry, hashes) for entry in found.entries))
 
-    def _read(self, id: str, user: str | None) -> dict[str, Any]:
+    def _read(self, id: str, user: str | None) -> Whole:
         whole = self._library.get(id, user=user)
-        return whole.to_dict() | {"entry": self._shown(whole.entry)}
+        return replace(whole, entry=self._shown(whole.entry))
 
-    def _sign_in(self, who: Person, args: Name) -> dict[str, Any]:
+    def _sign_in(self, who: Person, args: Name) -> Me:
         self._people.buckets["name"].take("")
         who.become(self._library.sign_in(args.name))
-        return {"name": who.name}
+        return Me(name=who.name)
 
-    def _sign_out(self, who: Person, args: Nothing) -> dict[str, Any]:
+    def _sign_out(self, who: Person, args: Nothing) -> Me:
         who.become(None)
-        return {"name": None}
+        return Me(name=None)
 
-    def _open(self, id: str) -> dict[str, Any]:
+    def _open(self, id: str) -> SavedName:
         return self._session.adopt(self._library.direction(id, model=self._session.model), id=id)
 
-    def _save(self, user: str, args: Save) -> dict[str, Any]:
+    def _save(self, user: str, args: Save) -> Entry:
         direction, model = self._session.resolve(args.direction)
         saved = self._library.save(direction, model=model, user=user, name=args.name, description=args.description)
         return self._shown(saved)
 
-    def _receive(self, user: str, args: Receive) -> dict[str, Any]:
+    def _receive(self, user: str, args: Receive) -> Received:
         entry, new = self._library.receive(args.data, user=user, name=args.name)
-        return {"entry": self._shown(entry), "new": new}
+        return Received(self._shown(entry), new)
 
-    def _undo(self, user: str, args: Undo) -> dict[str, Any]:
+    def _undo(self, user: str, args: Undo) -> Undone:
         kind, id = self._library.undo(user=user, event=args.event)
-        return {"kind": kind, "id": id}
+        return Undone(kind=kind, id=id)
+
+
+def _plain(answer: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """The answers of a handler as plain JSON."""
+
+    def plain(who: Any, args: Any) -> Any:
+        value = answer(who, args)
+        return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+    return plain
 
 
 def _name(who: Person | None) -> str | None:

@@ -20,6 +20,7 @@ from residscope.server.app import create_app
 from residscope.server.people import People
 from residscope.server.sockets import MESSAGE_BYTES
 from residscope.session import Session
+from residscope.session.wire import ModelOffer
 from residscope.store import Library, open_library
 
 DEFAULT_PORT = 8765
@@ -141,7 +142,7 @@ def new_session() -> Session:
     return Session(load=load, offers=offers, folder=catalog.data_folder())
 
 
-def offers() -> tuple[dict[str, Any], ...]:
+def offers() -> tuple[ModelOffer, ...]:
     return tuple({"name": e.name, "about": e.about, "cached": weights.cached(e.name)} for e in catalog.CATALOG.values())
 
 

@@ -9,8 +9,8 @@ from pydantic import BaseModel, TypeAdapter
 from residscope.fields.directions import AnyDirection
 from residscope.fields.texts import TextRef
 from residscope.server import library
-from residscope.session.intents import INTENTS
-from residscope.session.queries import QUERIES
+from residscope.session.intents import INTENTS, Intent
+from residscope.session.queries import QUERIES, Query
 
 KEPT = (
     "type",
@@ -37,8 +37,8 @@ def schema() -> dict[str, Any]:
         "description": "What may be asked of a session.",
         "type": "object",
         "properties": {
-            "intents": _all({name: intent.args for name, intent in INTENTS.items()} | library.INTENTS, parts),
-            "queries": _all({name: query.args for name, query in QUERIES.items()} | library.QUERIES, parts),
+            "intents": _all(_args(INTENTS) | {name: args for name, (args, _) in library.INTENTS.items()}, parts),
+            "queries": _all(_args(QUERIES) | {name: args for name, (args, _) in library.QUERIES.items()}, parts),
         },
         "required": ["intents", "queries"],
         "additionalProperties": False,
@@ -48,6 +48,10 @@ def schema() -> dict[str, Any]:
             "TextRef": _of(TypeAdapter(TextRef).json_schema(), parts),
         },
     }
+
+
+def _args(asked: Mapping[str, Intent] | Mapping[str, Query]) -> dict[str, type[BaseModel]]:
+    return {name: one.args for name, one in asked.items()}
 
 
 def _all(shapes: Mapping[str, type[BaseModel]], parts: dict[str, Any]) -> dict[str, Any]:

@@ -3,12 +3,12 @@
 import json
 import time
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Generic, Literal, Never, NotRequired, Self, TypedDict, TypeVar, cast
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float32, Int, Int64, UInt8
 from safetensors.torch import save
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from residscope.engine.model import Model
 from residscope.engine.recording import Recording
 from residscope.engine.sinks import sinks, streams
 from residscope.errors import DirectionError, UnknownLayer, UnknownPosition, WrongWidth
+from residscope.views.view import Plain
 from residscope.world.dictionaries import SAVED, every_layer, fitted_row, in_stream, row_names, row_sites
 from residscope.world.loaded import Loaded
 from residscope.world.mixing import Reads
@@ -30,6 +31,70 @@ MOST_KEPT, KEPT_BYTES = 6, 1 << 30
 MOST_GRAM = 400
 MOST_WHOLE = 4096  # directions of a dictionary whose coordinates are all sent where none are named
 MOST_NAMED = 400
+
+
+Tensors = TypeVar("Tensors", bound=Mapping[str, object])
+Words = TypeVar("Words", bound=str)
+
+
+class TensorFile(bytes, Generic[Tensors, Words]):
+    """A safetensors file: the tensors that it holds, by name, and the names of its metadata, each a JSON text."""
+
+    @classmethod
+    def of(cls, tensors: Tensors, metadata: Mapping[Words, str]) -> Self:
+        named = cast("Mapping[str, Tensor]", tensors)
+        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
+        return cls(save(whole, metadata=dict(metadata)))
+
+
+class StreamTensors(TypedDict):
+    norm: Float32[Tensor, "row pos"]
+    sink: UInt8[Tensor, "row pos"]
+    next_id: Int64[Tensor, "pos k"]
+    next_p: Float32[Tensor, "pos k"]
+
+
+class StreamFile(TensorFile[StreamTensors, Literal["next_text"]]): ...
+
+
+class Coordinates(TypedDict):
+    """`sigma`: in the lens space."""
+
+    coef: Float32[Tensor, "row pos k"]
+    offset: Float32[Tensor, "row k"]
+    sigma: NotRequired[Float32[Tensor, "row pos"]]
+
+
+class CoefTensors(Coordinates):
+    sink: UInt8[Tensor, "row pos"]
+
+
+class CoefFile(TensorFile[CoefTensors, Literal["rows", "fitted_row"]]): ...
+
+
+class LogitTensors(TypedDict):
+    value: Float32[Tensor, "row pos"]
+    offset: Float32[Tensor, "row pos"]
+
+
+class LogitFile(TensorFile[LogitTensors, Never]): ...
+
+
+class Coordinate(TypedDict):
+    index: int
+    label: str
+    value: float
+
+
+class StrongestCoordinates(TypedDict):
+    top: list[Coordinate]
+
+
+class Gram(TypedDict):
+    """Inner products of read vectors; `of` says whose: a dictionary's id, or `saved:NAME`, and the index there."""
+
+    of: list[Annotated[list[str | int], Plain(tuple[str, int])]]
+    gram: list[list[float]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,18 +197,18 @@ def top_tokens(model: Model, logits: Float[Tensor, "d_vocab"], k: int) -> tuple[
     return tuple(zip(ids.tolist(), texts, p.tolist(), strict=True))
 
 
-def stream(held: Held, loaded: Loaded) -> bytes:
+def stream(held: Held, loaded: Loaded) -> StreamFile:
     """norm[row, pos] = |x|, sink[row, pos] whether it is an attention sink's, and the likeliest next tokens at each position."""
     texts = loaded.model.token_texts(held.next_id.flatten().tolist())
     width = held.next_id.shape[1]
-    tensors = {
+    tensors: StreamTensors = {
         "norm": held.rows.float().norm(dim=-1),
         "sink": held.sink.to(torch.uint8),
         "next_id": held.next_id.long(),
         "next_p": held.next_p.float(),
     }
     lines = [texts[i : i + width] for i in range(0, len(texts), width)]
-    return to_bytes(tensors, {"next_text": json.dumps(lines)})
+    return StreamFile.of(tensors, {"next_text": json.dumps(lines)})
 
 
 def coordinates(
@@ -152,7 +217,7 @@ def coordinates(
     dictionary: Dictionary,
     rows: slice = slice(None),
     indices: Sequence[int] | None = None,
-) -> dict[str, Tensor]:
+) -> Coordinates:
     """coef[row, pos, k] = x . read_k and offset[row, k] = mean_row . read_k, so that coef - offset reads x less the mean.
 
     x: those of the dictionary's rows (`row_sites`) that are asked for. indices: the directions k that are; all unless said. In
@@ -174,12 +239,12 @@ def coordinates(
     own = fitted_row(dictionary, model.sites)
     if dictionary.name == SAVED and dictionary.space == "centred" and own is not None:
         means[own] = dictionary.mean  # the mean it was fitted with, not that of the model's own components
-    tensors = {"coef": _uncentred(dictionary).encode(x32, indices=shown), "offset": means[rows] @ read.T}
+    tensors: Coordinates = {"coef": _uncentred(dictionary).encode(x32, indices=shown), "offset": means[rows] @ read.T}
     if dictionary.space == "lens":
         sigma = model.final_scale(x).float()
         bias = dictionary.offset if shown is None or dictionary.offset is None else dictionary.offset[shown]
         added = 0.0 if bias is None else bias.to(x.device, torch.float32)
-        tensors |= {"coef": tensors["coef"] / sigma + added, "sigma": sigma.squeeze(-1)}
+        return {**tensors, "coef": tensors["coef"] / sigma + added, "sigma": sigma.squeeze(-1)}
     return tensors
 
 
@@ -209,17 +274,18 @@ def named(dictionary: Dictionary, indices: Sequence[int] | None) -> list[int] | 
 
 def coef(
     held: Held | Elsewhere, loaded: Loaded, dictionary: Dictionary, *, indices: Sequence[int] | None = None
-) -> bytes:
+) -> CoefFile:
     """`coordinates` of a run and its `sink`, with the names of its rows and which of them is the dictionary's own place."""
     table = loaded.model.sites
-    told = {"rows": row_names(row_sites(dictionary, table)), "fitted_row": fitted_row(dictionary, table)}
-    tensors = coordinates(held.rows, loaded, dictionary, indices=indices) | {"sink": held.sink.to(torch.uint8)}
-    return to_bytes(tensors, {name: json.dumps(value) for name, value in told.items()})
+    rows, own = row_names(row_sites(dictionary, table)), fitted_row(dictionary, table)
+    found = coordinates(held.rows, loaded, dictionary, indices=indices)
+    tensors: CoefTensors = {**found, "sink": held.sink.to(torch.uint8)}
+    return CoefFile.of(tensors, {"rows": json.dumps(rows), "fitted_row": json.dumps(own)})
 
 
 def strongest(
     held: Held | Elsewhere, loaded: Loaded, dictionary: Dictionary, *, row: int, pos: int, k: int
-) -> dict[str, Any]:
+) -> StrongestCoordinates:
     """The k strongest of a dictionary's coordinates at one cell, as `coef` has them; those at zero are left out.
 
     Raises:
@@ -242,13 +308,13 @@ def strongest(
     return {"top": [{"index": i, "label": dictionary.label(i), "value": value} for i, value in pairs if value]}
 
 
-def gram(vectors: Sequence[Reads]) -> dict[str, Any]:
+def gram(vectors: Sequence[Reads]) -> Gram:
     """The inner products of all read vectors, and which each one is.
 
     Raises:
         WrongWidth, DirectionError: there are more than fit in one answer.
     """
-    of = [[name, index] for name, indices, _ in vectors for index in indices]
+    of: list[list[str | int]] = [[name, index] for name, indices, _ in vectors for index in indices]
     if len(of) > MOST_GRAM:
         raise DirectionError("too many directions for one table", received=len(of), allowed=f"up to {MOST_GRAM}")
     first, width = vectors[0].source, vectors[0].read.shape[1]
@@ -263,7 +329,7 @@ def gram(vectors: Sequence[Reads]) -> dict[str, Any]:
     return {"of": of, "gram": (stacked @ stacked.T).tolist()}
 
 
-def logits(held: Held, loaded: Loaded, positive: int, negative: int) -> bytes:
+def logits(held: Held, loaded: Loaded, positive: int, negative: int) -> LogitFile:
     """The logit difference read through the final norm; exact at the last row.
 
     value[row, pos] = read . x / sigma(x) + b, and offset[row, pos] = read . mean_row / sigma(x), the data-set mean's share
@@ -278,7 +344,7 @@ def logits(held: Held, loaded: Loaded, positive: int, negative: int) -> bytes:
         pair = held.end.logits_of([positive, negative])[0].float()
         value[-1], sigma[-1] = pair[:, 0] - pair[:, 1], held.end["final_scale"][0, :, 0].float()
     mean = (loaded.row_means.to(x.device) @ read)[:, None]
-    return to_bytes({"value": value, "offset": mean / sigma}, {})
+    return LogitFile.of({"value": value, "offset": mean / sigma}, {})
 
 
 def lens(held: Held, loaded: Loaded, *, layer: int, pos: int) -> tuple[tuple[int, str, float], ...]:
@@ -298,10 +364,6 @@ def check_cell(n_layers: int, n_pos: int, *, layer: int, pos: int) -> None:
         raise UnknownLayer(f"the model has {n_layers} layers", received=layer, allowed=f"-1 (embed) to {n_layers - 1}")
     if not 0 <= pos < n_pos:
         raise UnknownPosition(f"the prompt has {n_pos} tokens", received=f"position {pos}", allowed=f"0 to {n_pos - 1}")
-
-
-def to_bytes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
-    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata=metadata)
 
 
 K = TypeVar("K", bound=Hashable)

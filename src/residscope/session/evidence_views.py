@@ -1,15 +1,82 @@
 """Evidence as the JSON of docs/wire.md."""
 
 import math
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
-from residscope.corpus.examples import Example, Examples
-from residscope.methods._lib.badges import Badge
-from residscope.methods.evidence import Evidence
+from residscope.corpus import examples
+from residscope.methods import evidence
+from residscope.methods._lib import badges
 from residscope.views import View
+from residscope.views.view import PlainView
+from residscope.world.read import Poles, PoleToken
 
 
-def describe_evidence(found: Evidence) -> dict[str, Any]:
+class Badge(TypedDict):
+    """A claim, whether it was shown, and the sentence and the numbers that say why or why not."""
+
+    claim: str
+    shown: Annotated[bool | None, "Null: not known yet."]
+    said: str
+    sentence: str
+    numbers: dict[str, float | str | None]
+
+
+class Badges(TypedDict):
+    correlates: Badge
+    used: Badge
+
+
+class Example(TypedDict):
+    """A token of a text, which is untrusted, with what stands around it; values are null where they are left out."""
+
+    row: int
+    pos: int
+    value: float
+    at: int
+    tokens: list[str]
+    values: list[float | None]
+
+
+class Interval(TypedDict):
+    low: float
+    high: float
+    n: int
+    examples: list[Example]
+
+
+class Examples(TypedDict):
+    top: list[Example]
+    bottom: list[Example]
+    intervals: list[Interval]
+    histogram: PlainView
+    limit: Annotated[float, "Where the colour is full."]
+
+
+class EvidenceParts(TypedDict):
+    label: str
+    badges: Badges
+    tokens: Poles | None
+    examples: Examples | None
+    null: list[PlainView] | None
+    stability: list[PlainView] | None
+    dose: list[PlainView] | None
+    removal: list[PlainView] | None
+    missing: dict[str, str]
+    corpus: str | None
+    tokens_read: int | None
+    held_out: str | None
+
+
+class Evidence(EvidenceParts):
+    """What is known of a direction so far; a part is null until it comes, or for the reason in `missing`."""
+
+    job: str | None
+    item: str | None
+    revision: int
+    done: bool
+
+
+def describe_evidence(found: evidence.Evidence) -> EvidenceParts:
     """Badges, then each part: null where it is still to come, or where `missing` says why there is none."""
     null, dose, removal, tokens = found.null, found.dose, found.removal, found.tokens
     measured = [] if null is None else [null.histogram("token identity"), null.histogram("position")]
@@ -29,7 +96,7 @@ def describe_evidence(found: Evidence) -> dict[str, Any]:
     }
 
 
-def _badge(badge: Badge) -> dict[str, Any]:
+def _badge(badge: badges.Badge) -> Badge:
     numbers = {name: _number(value) if isinstance(value, float) else value for name, value in badge.numbers.items()}
     return {
         "claim": badge.claim,
@@ -40,15 +107,15 @@ def _badge(badge: Badge) -> dict[str, Any]:
     }
 
 
-def _tokens(found: tuple[tuple[int, str, float], ...]) -> list[dict[str, Any]]:
+def _tokens(found: tuple[tuple[int, str, float], ...]) -> list[PoleToken]:
     return [{"text": text, "value": value} for _, text, value in found]
 
 
-def _views(views: list[Any]) -> list[dict[str, Any]]:
+def _views(views: list[Any]) -> list[PlainView]:
     return [view.to_dict() for view in views if isinstance(view, View)]
 
 
-def _examples(found: Examples) -> dict[str, Any]:
+def _examples(found: examples.Examples) -> Examples:
     """`limit`: where the colour is full, the 98.5th percentile of the coordinates' sizes."""
     return {
         "top": [_example(e) for e in found.top],
@@ -61,7 +128,7 @@ def _examples(found: Examples) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _example(e: Example) -> dict[str, Any]:
+def _example(e: examples.Example) -> Example:
     return {
         "row": e.row,
         "pos": e.pos,

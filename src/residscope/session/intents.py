@@ -2,18 +2,20 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from types import NoneType
+from typing import Any, Literal, TypedDict, TypeVar
 
 from pydantic import BaseModel, Field
 
 from residscope.declare import EditSpec, shorten
-from residscope.errors import MalformedJSON, ModelNotFound, NotFound, ResidscopeError
+from residscope.errors import ErrorBody, MalformedJSON, ModelNotFound, NotFound, ResidscopeError
 from residscope.fields.base import Spec
 from residscope.fields.sources import PromptSource, RunSource
 from residscope.fields.texts import TextRef
 from residscope.session import compute
 from residscope.session.jobs import CANCELLED, WAITING, find_job
 from residscope.session.state import Saved, State
+from residscope.session.wire import Code
 from residscope.shelf.items import ItemShelf
 from residscope.world.fitted import names_in
 from residscope.world.loaded import Loaded
@@ -141,28 +143,75 @@ class RestoreItem(ShelfChange):
         shelf.restore()
 
 
-Change = tuple[State, Any]
+class Started(TypedDict):
+    """A job; what it costs, in seconds, about; null where nobody has said."""
+
+    job: str
+    cost: float | None
+
+
+class DrawingStarted(TypedDict):
+    """The job that draws; `ready`: it is done already."""
+
+    job: str
+    ready: bool
+
+
+class SavedName(TypedDict):
+    """The reference to a saved direction."""
+
+    kind: Literal["saved"]
+    name: str
+
+
+class Imported(TypedDict):
+    """What an item is called on the shelf; of a file of several the first, then all."""
+
+    name: str
+    names: list[str]
+
+
+class Refused(TypedDict):
+    """An edit of those that were sent, and why it is not in the stack."""
+
+    index: int
+    error: ErrorBody
+
+
+class RefusedEdits(TypedDict):
+    refused: list[Refused]
+
+
+class Added(TypedDict):
+    id: str
+
+
+T = TypeVar("T")
+Change = tuple[State, T]
 
 
 @dataclass(frozen=True)
 class Intent:
+    """`answer_type`: the type of its answer, from which the page's is made."""
+
     args: type[BaseModel]
-    apply: Callable[[State, Any], Change]
+    apply: Callable[[State, Any], Change[Any]]
+    answer_type: Any = NoneType
 
 
-def load_model(state: State, args: LoadModel) -> Change:
+def load_model(state: State, args: LoadModel) -> Change[None]:
     status = replace(state.status, phase="loading", detail=f"Loading {args.name}", progress=None, error=None)
     return replace(state, status=status), None
 
 
-def set_prompt(state: State, args: SetPrompt) -> Change:
+def set_prompt(state: State, args: SetPrompt) -> Change[None]:
     prompt = _loaded(state).prompt(args.text, bos=args.bos)
     prompt = replace(prompt, names=names_in(prompt.ids, state.probes.values()))
     layer = state.selection[0] if state.prompt else _loaded(state).model.n_layers - 1
     return replace(state, prompt=prompt, compared=None, selection=(layer, len(prompt.tokens) - 1)), None
 
 
-def set_metric(state: State, args: SetMetric) -> Change:
+def set_metric(state: State, args: SetMetric) -> Change[None]:
     if args.positive is None and args.negative is None:
         return replace(state, metric=None), None
     if args.positive is None or args.negative is None:
@@ -171,7 +220,7 @@ def set_metric(state: State, args: SetMetric) -> Change:
     return replace(state, metric=Metric(loaded.token(args.positive), loaded.token(args.negative), chosen=True)), None
 
 
-def set_edits(state: State, args: SetEdits) -> Change:
+def set_edits(state: State, args: SetEdits) -> Change[RefusedEdits | None]:
     if args.skip_refused:
         return _set_those_that_fit(state, args.edits)
     specs = tuple(_whole(state, spec) for spec in parse_edits(args.edits))
@@ -181,10 +230,10 @@ def set_edits(state: State, args: SetEdits) -> Change:
     return state.with_edits(specs), None
 
 
-def _set_those_that_fit(state: State, raw: Sequence[Any]) -> Change:
+def _set_those_that_fit(state: State, raw: Sequence[Any]) -> Change[RefusedEdits]:
     """The stack without the edits that are refused, each with its place in what was sent and why: one step of the history."""
     specs: list[EditSpec] = []
-    refused: list[dict[str, Any]] = []
+    refused: list[Refused] = []
     for i, one in enumerate(raw):
         try:
             *_, spec = parse_edits([*specs, one])
@@ -196,7 +245,7 @@ def _set_those_that_fit(state: State, raw: Sequence[Any]) -> Change:
     return state.with_edits(tuple(specs)), {"refused": refused}
 
 
-def add_edit(state: State, args: AddEdit) -> Change:
+def add_edit(state: State, args: AddEdit) -> Change[Added]:
     if len(state.edits) >= MOST_EDITS:
         raise MalformedJSON(
             "the stack of edits is full", received=len(state.edits) + 1, allowed=f"up to {MOST_EDITS} edits"
@@ -204,7 +253,7 @@ def add_edit(state: State, args: AddEdit) -> Change:
     specs = parse_edits([*state.edits, args.edit])
     specs = (*specs[:-1], _whole(state, specs[-1]))
     _check(state, specs[-1])
-    return state.with_edits(specs), {"id": specs[-1].id}
+    return state.with_edits(specs), {"id": str(specs[-1].id)}
 
 
 def _whole(state: State, spec: EditSpec) -> EditSpec:
@@ -221,36 +270,36 @@ def _whole(state: State, spec: EditSpec) -> EditSpec:
     return spec.model_copy(update=changed) if changed else spec
 
 
-def undo(state: State, args: Nothing) -> Change:
+def undo(state: State, args: Nothing) -> Change[None]:
     if not state.past:
         return state, None
     return replace(state, edits=state.past[-1], past=state.past[:-1], future=(*state.future, state.edits)), None
 
 
-def redo(state: State, args: Nothing) -> Change:
+def redo(state: State, args: Nothing) -> Change[None]:
     if not state.future:
         return state, None
     return replace(state, edits=state.future[-1], future=state.future[:-1], past=(*state.past, state.edits)), None
 
 
-def select(state: State, args: Select) -> Change:
+def select(state: State, args: Select) -> Change[None]:
     n_pos = len(state.prompt.tokens) if state.prompt else 0
     compute.check_cell(_loaded(state).model.n_layers, n_pos, layer=args.layer, pos=args.pos)
     return replace(state, selection=(args.layer, args.pos)), None
 
 
-def restore_run(state: State, args: RunId) -> Change:
+def restore_run(state: State, args: RunId) -> Change[None]:
     run = find_run(state, args.run)
     selection = (state.selection[0], min(state.selection[1], len(run.prompt.tokens) - 1))
     restored = replace(state, prompt=run.prompt, metric=run.metric, compared=None, selection=selection)
     return restored.with_edits(run.edits), None
 
 
-def compare_run(state: State, args: CompareRun) -> Change:
+def compare_run(state: State, args: CompareRun) -> Change[None]:
     return replace(state, compared=None if args.run is None else find_run(state, args.run).id), None
 
 
-def save_prompt(state: State, args: Text) -> Change:
+def save_prompt(state: State, args: Text) -> Change[None]:
     loaded = _loaded(state)
     if len(state.saved) >= MOST_SAVED:
         raise MalformedJSON("the list of saved prompts is full", allowed=f"up to {MOST_SAVED}", fix="forget one first")
@@ -258,11 +307,11 @@ def save_prompt(state: State, args: Text) -> Change:
     return replace(state, saved=(*(s for s in state.saved if s.text != args.text), entry)), None
 
 
-def forget_prompt(state: State, args: Text) -> Change:
+def forget_prompt(state: State, args: Text) -> Change[None]:
     return replace(state, saved=tuple(s for s in state.saved if s.text != args.text)), None
 
 
-def python(state: State, args: Python) -> Change:
+def python(state: State, args: Python) -> Change[Code]:
     ref = None if args.direction is None else parse_ref(args.direction)
     world = state.world()
     if ref is not None and not is_picture(ref, world.loaded):
@@ -270,11 +319,11 @@ def python(state: State, args: Python) -> Change:
     return state, {"code": python_code(world, ref, raw=args.raw)}
 
 
-def forget_dictionary(state: State, args: Forget) -> Change:
+def forget_dictionary(state: State, args: Forget) -> Change[None]:
     return replace(state, model=_loaded(state).without(args.id)), None
 
 
-def cancel_job(state: State, args: CancelJob) -> Change:
+def cancel_job(state: State, args: CancelJob) -> Change[None]:
     job = find_job(state, args.job)
     if job.ended:
         return replace(state, jobs=tuple(other for other in state.jobs if other is not job)), None
@@ -283,15 +332,15 @@ def cancel_job(state: State, args: CancelJob) -> Change:
     return state, None
 
 
-def _same(state: State, args: Any) -> Change:
+def _same(state: State, args: Any) -> Change[None]:
     return state, None
 
 
 INTENTS: dict[str, Intent] = {
-    "start": Intent(Start, _same),
-    "draw_prompts": Intent(DrawPrompts, _same),
-    "import_direction": Intent(ImportDirection, _same),
-    "import_item": Intent(ImportItem, _same),
+    "start": Intent(Start, _same, Started),
+    "draw_prompts": Intent(DrawPrompts, _same, DrawingStarted),
+    "import_direction": Intent(ImportDirection, _same, SavedName),
+    "import_item": Intent(ImportItem, _same, Imported),
     "cancel": Intent(CancelJob, cancel_job),
     "rename_item": Intent(RenameItem, _same),
     "delete_item": Intent(DeleteItem, _same),
@@ -299,8 +348,8 @@ INTENTS: dict[str, Intent] = {
     "load_model": Intent(LoadModel, load_model),
     "set_prompt": Intent(SetPrompt, set_prompt),
     "set_metric": Intent(SetMetric, set_metric),
-    "set_edits": Intent(SetEdits, set_edits),
-    "add_edit": Intent(AddEdit, add_edit),
+    "set_edits": Intent(SetEdits, set_edits, RefusedEdits | None),
+    "add_edit": Intent(AddEdit, add_edit, Added),
     "undo": Intent(Nothing, undo),
     "redo": Intent(Nothing, redo),
     "select": Intent(Select, select),
@@ -309,7 +358,7 @@ INTENTS: dict[str, Intent] = {
     "save_prompt": Intent(Text, save_prompt),
     "forget_prompt": Intent(Text, forget_prompt),
     "forget_dictionary": Intent(Forget, forget_dictionary),
-    "python": Intent(Python, python),
+    "python": Intent(Python, python, Code),
 }
 
 

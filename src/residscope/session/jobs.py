@@ -13,12 +13,13 @@ from residscope.declare import Method
 from residscope.directions import Dictionary
 from residscope.engine.planner.pricing import prices_of, rate_of
 from residscope.engine.turns import ModelLock, give_way, giving_way, lock_of
-from residscope.errors import Cancelled, NotFound, NotWritten, ResidscopeError
+from residscope.errors import Cancelled, ErrorBody, NotFound, NotWritten, ResidscopeError
 from residscope.fields.base import Spec
 from residscope.methods._lib.activations import Recordings
 from residscope.probes.probe import Probe
 from residscope.probes.probe_map import ProbeMap, probe_in
 from residscope.progress import Cancel, Progress, heard_warnings
+from residscope.session import wire
 from residscope.session.worker import RUN, Worker
 from residscope.shelf.items import ItemShelf, Kept, check_name
 from residscope.shelf.parts import explained, parts_of, wanting
@@ -60,7 +61,7 @@ class Job:
     items: tuple[str, ...] = ()
     note: str = ""
     warnings: tuple[str, ...] = ()
-    error: Mapping[str, Any] | None = None
+    error: ErrorBody | None = None
 
     @property
     def ended(self) -> bool:
@@ -397,7 +398,7 @@ def with_shelf(state: "State", shelf: ItemShelf) -> "State":
     return replace(state, model=loaded, probes=probes, items=shelf_of(shelf))
 
 
-def shelf_of(shelf: ItemShelf) -> dict[str, Any]:
+def shelf_of(shelf: ItemShelf) -> wire.Shelf:
     """The shelf as the wire has it."""
     return {
         "items": [kept.about for kept in shelf.items.values()],

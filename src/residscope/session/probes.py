@@ -2,24 +2,125 @@
 
 import math
 from collections import Counter
-from typing import Any
+from typing import Annotated, NotRequired, TypedDict
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from residscope.engine.model import Model
 from residscope.model.prompts import PromptSet
 from residscope.probes import concepts
 from residscope.probes.concept_edit import NEUTRAL
-from residscope.probes.probe import Probe
 from residscope.probes.probe_map import ProbeMap
+from residscope.views.view import Plain, PlainView
 from residscope.world.fitted import Fitted
 
 MOST_EXAMPLES, MOST_CLASSES = 12, 12
-METHODS = ("mean_difference", "project_out", "constant_dose")
 
 
-def describe_data(data: PromptSet) -> dict[str, Any]:
+class LabelChoice(TypedDict):
+    """A label: how many classes it has, and how many prompts are of the first of them."""
+
+    name: str
+    classes: int
+    most: dict[str, int]
+
+
+class PositionChoice(TypedDict):
+    """A named position, and how many prompts lack it."""
+
+    name: str
+    lacking: int
+
+
+class ProbeChoices(TypedDict):
+    """What can be chosen in some data."""
+
+    name: str
+    n: int
+    labels: list[LabelChoice]
+    positions: list[PositionChoice]
+    texts: list[str]
+
+
+class MapAt(TypedDict):
+    """The columns and the rows of a probe's map."""
+
+    sites: list[str]
+    positions: list[str]
+
+
+class Margin(TypedDict):
+    of: str
+    view: PlainView
+
+
+class ProbeExample(TypedDict):
+    text: str
+    label: str
+    answers: Annotated[list[str], Plain(tuple[str, str])] | None
+
+
+class ProbeDetail(TypedDict):
+    """The pictures of a probe."""
+
+    name: str
+    revision: int
+    reach: Annotated[float, "To either side, in nats."]
+    map: PlainView
+    map_at: MapAt
+    cloud: PlainView
+    margins: list[Margin]
+    examples: list[ProbeExample]
+
+
+class ProbeMove(TypedDict):
+    """Scores and cloud coordinates after an edit, `at` + dose * `slope`."""
+
+    at: list[float]
+    slope: list[float]
+    xy: list[float]
+    xy_slope: list[float]
+
+
+class ProbeMoves(TypedDict):
+    """By class, or "neutral"."""
+
+    mean_difference: dict[str, ProbeMove]
+    project_out: dict[str, ProbeMove]
+    constant_dose: dict[str, ProbeMove]
+
+
+class ProbeStep(TypedDict):
+    length: float
+    xy: list[float]
+
+
+class ProbeSteps(TypedDict):
+    """By covariance, where anything varies along the probe."""
+
+    total: NotRequired[ProbeStep]
+    within: NotRequired[ProbeStep]
+
+
+class VectorReading(TypedDict):
+    log_prob: list[float]
+    xy: list[float]
+    moves: ProbeMoves
+    steps: Annotated[ProbeSteps | None, "Between two classes."]
+
+
+class ProbeReading(VectorReading):
+    """What a probe reads at one token of a run, and where each edit would put it."""
+
+    run: str
+    pos: int
+    own: Annotated[bool, "The prompt is one of the probe's own data; `label` is then its label."]
+    label: str | None
+
+
+def describe_data(data: PromptSet) -> ProbeChoices:
     """What the query `read_data` answers: which labels and positions there are to choose from."""
     counts = {name: Counter(map(str, column)) for name, column in data.labels.items()}
     return {
@@ -34,7 +135,7 @@ def describe_data(data: PromptSet) -> dict[str, Any]:
     }
 
 
-def describe_probe(fitted: Fitted, mapped: ProbeMap) -> dict[str, Any]:
+def describe_probe(fitted: Fitted, mapped: ProbeMap, model: Model) -> ProbeDetail:
     """What the query `probe` answers."""
     return {
         "name": fitted.id,
@@ -44,7 +145,7 @@ def describe_probe(fitted: Fitted, mapped: ProbeMap) -> dict[str, Any]:
         "map_at": {"sites": list(mapped.sites), "positions": list(mapped.positions)},
         "cloud": mapped.cloud().to_dict(),
         "margins": [{"of": name, "view": mapped.margins(name).to_dict()} for name in mapped.shown],
-        "examples": [_example(mapped, i) for i in sorted(mapped.held_out)[:MOST_EXAMPLES]],
+        "examples": [_example(mapped, i, model) for i in sorted(mapped.held_out)[:MOST_EXAMPLES]],
     }
 
 
@@ -56,7 +157,7 @@ def place_of(mapped: ProbeMap, ids: tuple[int, ...]) -> tuple[int | None, str | 
     return mapped.data.positions[mapped.probe.position][row], mapped.labels[row]
 
 
-def read_vector(mapped: ProbeMap, x: Float[Tensor, "d"]) -> dict[str, Any]:
+def read_vector(mapped: ProbeMap, x: Float[Tensor, "d"]) -> VectorReading:
     """What the probe reads in one vector, and all that the page needs to say where each edit would put it.
 
     log_prob[class]; xy on the cloud's axes. moves[method][class]: scores and xy after that edit, `at` + dose * `slope` and `xy`
@@ -68,16 +169,22 @@ def read_vector(mapped: ProbeMap, x: Float[Tensor, "d"]) -> dict[str, Any]:
     return {
         "log_prob": probe.log_prob(x).tolist(),
         "xy": ((x - mapped.centre) @ mapped.axes.T).tolist(),
-        "moves": {method: {to: _move(mapped, method, to, x) for to in _wanted(probe, method)} for method in METHODS},
+        "moves": {
+            "mean_difference": _moves(mapped, "mean_difference", x),
+            "project_out": _moves(mapped, "project_out", x),
+            "constant_dose": _moves(mapped, "constant_dose", x),
+        },
         "steps": _steps(mapped) if len(probe.classes) == 2 else None,
     }
 
 
-def _wanted(probe: Probe, method: str) -> tuple[str, ...]:
-    return probe.classes if method == "constant_dose" else (*probe.classes, "neutral")
+def _moves(mapped: ProbeMap, method: str, x: Tensor) -> dict[str, ProbeMove]:
+    classes = mapped.probe.classes
+    wanted = classes if method == "constant_dose" else (*classes, "neutral")
+    return {to: _move(mapped, method, to, x) for to in wanted}
 
 
-def _move(mapped: ProbeMap, method: str, to: str, x: Tensor) -> dict[str, list[float]]:
+def _move(mapped: ProbeMap, method: str, to: str, x: Tensor) -> ProbeMove:
     probe, dosed = mapped.probe, method == "constant_dose"
     edit = concepts.constant_dose(probe, to, dose=1.0) if dosed else getattr(concepts, method)(probe, to)
     target = torch.tensor([NEUTRAL if to == "neutral" else probe.classes.index(to)])
@@ -92,24 +199,35 @@ def _move(mapped: ProbeMap, method: str, to: str, x: Tensor) -> dict[str, list[f
     }  # fmt: skip
 
 
-def _steps(mapped: ProbeMap) -> dict[str, Any]:
+def _steps(mapped: ProbeMap) -> ProbeSteps:
     """Along Sigma a the log-odds a . x + c rise by one nat for each Sigma a / (a^T Sigma a)."""
     probe = mapped.probe
     normal = probe.weights[1] - probe.weights[0]
-    found = {}
-    for name, sigma in (("total", probe.covariance), ("within", probe.within)):
-        along = sigma @ normal
-        variance = float(normal @ along)
-        if variance > 0:
-            xy = (mapped.axes @ along / variance).tolist()
-            found[name] = {"length": 1 / math.sqrt(variance), "xy": xy}
+    found: ProbeSteps = {}
+    if total := _step(mapped, probe.covariance @ normal, normal):
+        found["total"] = total
+    if within := _step(mapped, probe.within @ normal, normal):
+        found["within"] = within
     return found
 
 
-def _example(mapped: ProbeMap, i: int) -> dict[str, Any]:
+def _step(mapped: ProbeMap, along: Tensor, normal: Tensor) -> ProbeStep | None:
+    variance = float(normal @ along)
+    if variance <= 0:
+        return None
+    return {"length": 1 / math.sqrt(variance), "xy": (mapped.axes @ along / variance).tolist()}
+
+
+def _example(mapped: ProbeMap, i: int, model: Model) -> ProbeExample:
+    """A prompt as it is typed, also where the data has token ids alone."""
     data = mapped.data
+    pair = None if data.answers is None else data.answers[i]
     return {
-        "text": (data.texts or data.prompts)[i],
+        "text": model.text(data.prompts[i]) if data.texts is None else data.texts[i],
         "label": mapped.labels[i],
-        "answers": None if data.answers is None else list(data.answers[i]),
+        "answers": None if pair is None else [_spelled(answer, model) for answer in pair],
     }
+
+
+def _spelled(answer: str | int, model: Model) -> str:
+    return answer if isinstance(answer, str) else model.token_texts([answer])[0]

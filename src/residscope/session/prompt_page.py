@@ -5,10 +5,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, groupby
-from typing import Any
+from typing import Any, Never, NotRequired, TypedDict
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 from torch import Tensor
 
 from residscope.declare import shorten
@@ -19,8 +19,10 @@ from residscope.errors import Cancelled, NotFound, PageTooLarge, UnknownLayer
 from residscope.model.prompts import PromptSet
 from residscope.progress import Cancel, Progress, stage
 from residscope.session import compute
-from residscope.session.compute import Held
+from residscope.session.compute import Held, TensorFile
 from residscope.session.jobs import Taker
+from residscope.session.state import token
+from residscope.session.wire import Tok
 from residscope.world.dictionaries import beside_stream, row_sites
 from residscope.world.loaded import Loaded
 from residscope.world.values import Prompt
@@ -33,6 +35,48 @@ MOST_PAGES = 3
 CAPTURE = ("resid_pre.0", "resid_post")
 Turn = Callable[[int], None]
 """Called before each batch, with the number of prompts that are done: lets the live run go first, and may raise to stop."""
+
+
+class Likely(TypedDict):
+    text: str
+    p: float
+
+
+class ShownPrompt(TypedDict):
+    """One prompt of a page; `next`: the three likeliest tokens after each of its own."""
+
+    text: str
+    own: bool
+    tokens: list[Tok]
+    next: list[list[Likely]]
+
+
+class PromptsAnswer(TypedDict):
+    id: str
+    prompts: list[ShownPrompt]
+
+
+class PageCoefTensors(TypedDict):
+    """`sigma`: in the lens space."""
+
+    coef: Float32[Tensor, "token k"]
+    offset: Float32[Tensor, "k"]
+    norm: Float32[Tensor, "token"]
+    sink: UInt8[Tensor, "token"]
+    sigma: NotRequired[Float32[Tensor, "token"]]
+
+
+class PageLogitTensors(TypedDict):
+    value: Float32[Tensor, "token"]
+    offset: Float32[Tensor, "token"]
+    norm: Float32[Tensor, "token"]
+    sink: UInt8[Tensor, "token"]
+
+
+class PageCoefFile(TensorFile[PageCoefTensors, Never]): ...
+
+
+class PageLogitFile(TensorFile[PageLogitTensors, Never]): ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +181,7 @@ class PromptPages:
 
     # ── reading, in queries ─────────────────────────────────────────────────────────────────────────────────
 
-    def page(self, own: Sequence[str], job: str | None) -> dict[str, Any]:
+    def page(self, own: Sequence[str], job: str | None) -> PromptsAnswer:
         """A new page: one's own prompts, then those that a job has drawn.
 
         Raises:
@@ -167,14 +211,14 @@ class PromptPages:
         *,
         row: int,
         indices: Sequence[int] | None = None,
-    ) -> bytes:
+    ) -> PageCoefFile:
         """A row in the coordinates of a dictionary, or of a saved direction. Raises NotFound, UnknownLayer, DirectionError."""
         loaded, page = self._page(id)
         found = dictionary(loaded)
         with self._reading:
             return coef(page, loaded, found, row, turn=lambda done: self._first(), indices=indices)
 
-    def logits(self, id: str, *, positive: int, negative: int, row: int) -> bytes:
+    def logits(self, id: str, *, positive: int, negative: int, row: int) -> PageLogitFile:
         """Raises NotFound, UnknownLayer, UnknownToken."""
         loaded, page = self._page(id)
         model = loaded.model
@@ -325,19 +369,19 @@ def check_row(sites: Sequence[str], row: int) -> None:
         )
 
 
-def describe(page: Page, loaded: Loaded) -> dict[str, object]:
+def describe(page: Page, loaded: Loaded) -> PromptsAnswer:
     """What the query `prompts` answers."""
     return {"id": page.id, "prompts": [_describe(r, loaded, i < len(page.own)) for i, r in enumerate(page.prompts)]}
 
 
-def _describe(recorded: Recorded, loaded: Loaded, own: bool) -> dict[str, object]:
+def _describe(recorded: Recorded, loaded: Loaded, own: bool) -> ShownPrompt:
     k = recorded.next_id.shape[1]
     names = loaded.model.token_texts(recorded.next_id.flatten().tolist())
     p = recorded.next_p.tolist()
     return {
         "text": recorded.prompt.text,
         "own": own,
-        "tokens": [{"id": token.id, "text": token.text} for token in recorded.prompt.tokens],
+        "tokens": [token(tok) for tok in recorded.prompt.tokens],
         "next": [
             [{"text": names[pos * k + i], "p": p[pos][i]} for i in range(k)]
             for pos in range(len(recorded.prompt.tokens))
@@ -353,7 +397,7 @@ def coef(
     *,
     turn: Turn,
     indices: Sequence[int] | None = None,
-) -> bytes:
+) -> PageCoefFile:
     """coef[token, k], offset[k] and perhaps sigma[token] at one of the dictionary's rows, as `compute.coordinates` has them.
 
     And norm[token] = |x|, and sink[token], whether it is an attention sink's. Raises UnknownLayer.
@@ -363,11 +407,18 @@ def coef(
     check_row(sites, row)
     x, sink = page.at(row) if stream else page.elsewhere(loaded, sites[row], dictionary.head, turn=turn)
     found = compute.coordinates(x[None], loaded, dictionary, slice(row, row + 1), indices)
-    more = {"norm": x.norm(dim=-1), "sink": sink.to(torch.uint8)}
-    return compute.to_bytes({name: tensor[0] for name, tensor in found.items()} | more, {})
+    tensors: PageCoefTensors = {
+        "coef": found["coef"][0],
+        "offset": found["offset"][0],
+        "norm": x.norm(dim=-1),
+        "sink": sink.to(torch.uint8),
+    }
+    if "sigma" in found:
+        tensors["sigma"] = found["sigma"][0]
+    return PageCoefFile.of(tensors, {})
 
 
-def logits(page: Page, loaded: Loaded, *, positive: int, negative: int, row: int) -> bytes:
+def logits(page: Page, loaded: Loaded, *, positive: int, negative: int, row: int) -> PageLogitFile:
     """The logit difference read through the final norm: value[token], and the data-set mean's share of it, offset[token]."""
     check_row(row_sites(None, loaded.model.sites), row)
     x, sink = page.at(row)
@@ -376,5 +427,10 @@ def logits(page: Page, loaded: Loaded, *, positive: int, negative: int, row: int
     sigma = loaded.model.final_scale(x).float().squeeze(-1)
     share = loaded.row_means[row].to(x) @ read / sigma
     value = x @ read / sigma + direction.offset
-    tensors = {"value": value, "offset": share, "norm": x.norm(dim=-1), "sink": sink.to(torch.uint8)}
-    return compute.to_bytes(tensors, {})
+    tensors: PageLogitTensors = {
+        "value": value,
+        "offset": share,
+        "norm": x.norm(dim=-1),
+        "sink": sink.to(torch.uint8),
+    }
+    return PageLogitFile.of(tensors, {})

@@ -1,23 +1,33 @@
 """What may be asked of a session without changing it: each query is a shape of arguments and an answer, JSON or tensors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
 from residscope.declare import EDITS, TASKS, reasons, shorten
+from residscope.declare.edits import EditForm
+from residscope.declare.methods import MethodForm
 from residscope.declare.plugins import BROKEN
+from residscope.declare.tasks import TaskForm
 from residscope.errors import MalformedJSON
 from residscope.fields.base import Spec
 from residscope.fields.prompts import LabelledPrompts
 from residscope.manifest import all_methods
+from residscope.session import compute, wire
 from residscope.session.compute import MOST_GRAM, MOST_NAMED
+from residscope.session.evidence_views import Evidence
+from residscope.session.probes import ProbeChoices, ProbeDetail, ProbeReading
+from residscope.session.prompt_page import PageCoefFile, PageLogitFile, PromptsAnswer
+from residscope.world.read import DictionaryDetail, DirectionReading
 
 if TYPE_CHECKING:
     from residscope.session.session import Session
 
-Answer = dict[str, Any] | bytes
+Answer = Mapping[str, Any] | bytes
+A = TypeVar("A", bound=Spec)
+T = TypeVar("T")
 MOST_OWN = 50
 
 
@@ -114,8 +124,16 @@ class PageLogits(PageRow):
 
 @dataclass(frozen=True)
 class Query:
+    """`answer_type`: the type of its answer, a typed dict or a `TensorFile`, from which the page's is made."""
+
     args: type[BaseModel]
-    answer: "Callable[[Session, Any], Answer]"
+    answer_type: Any
+    answer: "Callable[[Session, Any], Any]"
+
+
+def _query(args: type[A], answer_type: type[T], answer: "Callable[[Session, A], T]") -> Query:
+    """That the function takes the one and answers with the other is for the type checker to see."""
+    return Query(args, answer_type, answer)
 
 
 class Method(Spec):
@@ -127,7 +145,14 @@ class Row(Spec):
     job: str
 
 
-def manifest() -> dict[str, Any]:
+class Manifest(TypedDict):
+    edits: list[EditForm]
+    methods: list[MethodForm]
+    tasks: list[TaskForm]
+    broken: Annotated[dict[str, str], "Plugins that could not be imported, and why."]
+
+
+def manifest() -> Manifest:
     """What there is to ask for, each with what its form is drawn from: edits, methods, tasks; and the plugins that are broken."""
     methods = all_methods()  # first: plugins bring edits and tasks too
     return {
@@ -139,46 +164,58 @@ def manifest() -> dict[str, Any]:
 
 
 QUERIES: dict[str, Query] = {
-    "manifest": Query(Nothing, lambda session, args: manifest()),
-    "stream": Query(OfRun, lambda session, args: session.stream(args.run)),
-    "coef": Query(
-        Coordinates, lambda session, args: session.coef(args.run, dictionary=args.dictionary, indices=args.indices)
+    "manifest": _query(Nothing, Manifest, lambda session, args: manifest()),
+    "stream": _query(OfRun, compute.StreamFile, lambda session, args: session.stream(args.run)),
+    "coef": _query(
+        Coordinates,
+        compute.CoefFile,
+        lambda session, args: session.coef(args.run, dictionary=args.dictionary, indices=args.indices),
     ),
-    "strongest": Query(
+    "strongest": _query(
         Strongest,
+        compute.StrongestCoordinates,
         lambda session, args: session.strongest(
             args.run, dictionary=args.dictionary, row=args.row, pos=args.pos, k=args.k
         ),
     ),
-    "logits": Query(
-        Logits, lambda session, args: session.logits(args.run, positive=args.positive, negative=args.negative)
+    "logits": _query(
+        Logits,
+        compute.LogitFile,
+        lambda session, args: session.logits(args.run, positive=args.positive, negative=args.negative),
     ),
-    "lens": Query(Lens, lambda session, args: session.lens(args.run, layer=args.layer, pos=args.pos)),
-    "dictionary": Query(Components, lambda session, args: session.dictionary(args.id, indices=args.indices)),
-    "gram": Query(Several, lambda session, args: session.gram(args.of)),
-    "read_direction": Query(DirectionArgs, lambda session, args: session.read(args.direction)),
-    "read_data": Query(Data, lambda session, args: session.read_data(args.data)),
-    "probe": Query(Name, lambda session, args: session.probe(args.name)),
-    "probe_reading": Query(
+    "lens": _query(
+        Lens, wire.LensReading, lambda session, args: session.lens(args.run, layer=args.layer, pos=args.pos)
+    ),
+    "dictionary": _query(
+        Components, DictionaryDetail, lambda session, args: session.dictionary(args.id, indices=args.indices)
+    ),
+    "gram": _query(Several, compute.Gram, lambda session, args: session.gram(args.of)),
+    "read_direction": _query(DirectionArgs, DirectionReading, lambda session, args: session.read(args.direction)),
+    "read_data": _query(Data, ProbeChoices, lambda session, args: session.read_data(args.data)),
+    "probe": _query(Name, ProbeDetail, lambda session, args: session.probe(args.name)),
+    "probe_reading": _query(
         Reading,
+        ProbeReading,
         lambda session, args: session.probe_reading(args.name, run=args.run, pos=args.pos, named=args.named),
     ),
-    "job": Query(Row, lambda session, args: session.job(args.job)),
-    "item": Query(Name, lambda session, args: session.item(args.name)),
-    "cost": Query(Method, lambda session, args: session.cost(args.method, args.args)),
-    "python": Query(Method, lambda session, args: session.method_python(args.method, args.args)),
-    "prompts": Query(Prompts, lambda session, args: session.pages.page(args.own, args.drawn)),
-    "prompts_coef": Query(
+    "job": _query(Row, wire.JobDetail, lambda session, args: session.job(args.job)),
+    "item": _query(Name, wire.ItemDetail, lambda session, args: session.item(args.name)),
+    "cost": _query(Method, wire.Cost, lambda session, args: session.cost(args.method, args.args)),
+    "python": _query(Method, wire.Code, lambda session, args: session.method_python(args.method, args.args)),
+    "prompts": _query(Prompts, PromptsAnswer, lambda session, args: session.pages.page(args.own, args.drawn)),
+    "prompts_coef": _query(
         PageCoordinates,
+        PageCoefFile,
         lambda session, args: session.page_coef(args.page, args.dictionary, args.row, indices=args.indices),
     ),
-    "prompts_logits": Query(
+    "prompts_logits": _query(
         PageLogits,
+        PageLogitFile,
         lambda session, args: session.pages.logits(
             args.page, positive=args.positive, negative=args.negative, row=args.row
         ),
     ),
-    "evidence": Query(Gathered, lambda session, args: session.evidence(job=args.job, item=args.item)),
+    "evidence": _query(Gathered, Evidence, lambda session, args: session.evidence(job=args.job, item=args.item)),
 }
 
 
@@ -206,4 +243,5 @@ def checked(name: str, shape: type[BaseModel], args: Any) -> Any:
 def answer(session: "Session", name: str, args: Any) -> Answer:
     """The answer to a query of the session's own. Raises MalformedJSON, and what the query itself refuses."""
     query = QUERIES[name]
-    return query.answer(session, checked(name, query.args, args))
+    found: Answer = query.answer(session, checked(name, query.args, args))
+    return found

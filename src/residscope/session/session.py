@@ -16,29 +16,30 @@ from residscope.engine.model import Model
 from residscope.errors import Cancelled, DamagedFile, NotFound, ResidscopeError, WrongModel, explain
 from residscope.manifest import find_method
 from residscope.methods.evidence import Evidence
-from residscope.session import compute, fill
+from residscope.session import compute, evidence_views, fill, probes, wire
 from residscope.session.compute import Elsewhere, Held, Latest
-from residscope.session.evidence_views import describe_evidence
 from residscope.session.intents import (
     INTENTS,
     CancelJob,
+    DrawingStarted,
     DrawPrompts,
     Forget,
     ImportDirection,
+    Imported,
     ImportItem,
     LoadModel,
+    SavedName,
     ShelfChange,
     Start,
+    Started,
     find_run,
 )
 from residscope.session.jobs import Job, Jobs, Taker, find_job, seconds_of, with_job, with_shelf
-from residscope.session.probes import describe_data, describe_probe, place_of, read_vector
-from residscope.session.prompt_page import Drawing, PromptPages
-from residscope.session.queries import QUERIES, Brought, answer
+from residscope.session.prompt_page import Drawing, PageCoefFile, PromptPages
+from residscope.session.queries import QUERIES, Answer, Brought, answer
 from residscope.session.queries import checked as parsed
 from residscope.session.settle import finished, settle, with_model
-from residscope.session.state import Saved, State
-from residscope.session.wire import changed, to_wire, top
+from residscope.session.state import Saved, State, changed, to_wire, top
 from residscope.session.worker import FILL, LOAD, RUN, Worker
 from residscope.shelf.items import MOST_NAME, ItemShelf, Kept, check_fits, check_name, of_others
 from residscope.shelf.parts import parts_of
@@ -51,7 +52,7 @@ from residscope.world.loaded import Loaded
 from residscope.world.mixing import dictionary_of, reads
 from residscope.world.old_dictionaries import OldDictionaries
 from residscope.world.python import method_code
-from residscope.world.read import describe, describe_dictionary
+from residscope.world.read import DictionaryDetail, DirectionReading, describe, describe_dictionary
 from residscope.world.session_world import SessionWorld, need_model
 from residscope.world.stack import parse_ref
 from residscope.world.values import Prompt, Run, RunKey, run_key
@@ -74,7 +75,7 @@ class Session:
     """
 
     def __init__(
-        self, *, load: Loader, offers: Callable[[], Sequence[Mapping[str, Any]]] = tuple, folder: Path | None = None
+        self, *, load: Loader, offers: Callable[[], Sequence[wire.ModelOffer]] = tuple, folder: Path | None = None
     ) -> None:
         load_plugins()
         self._load, self._offers = load, offers
@@ -103,12 +104,12 @@ class Session:
     def state(self) -> State:
         return self._state
 
-    def snapshot(self) -> tuple[int, dict[str, Any]]:
+    def snapshot(self) -> tuple[int, wire.State]:
         """The whole state as the wire has it, and its number."""
         with self._lock:
-            return self._seq, dict(self._wire)
+            return self._seq, self._wire.copy()
 
-    def subscribe(self, listener: Listener) -> tuple[int, dict[str, Any], Callable[[], None]]:
+    def subscribe(self, listener: Listener) -> tuple[int, wire.State, Callable[[], None]]:
         """Every later patch in order, from any thread; a listener must not block. Answers snapshot and clean-up."""
         with self._lock:
             self._listeners.append(listener)
@@ -118,7 +119,7 @@ class Session:
                     if listener in self._listeners:
                         self._listeners.remove(listener)
 
-            return self._seq, dict(self._wire), stop
+            return self._seq, self._wire.copy(), stop
 
     def bring(self, *, queries: Mapping[str, Brought], intents: Mapping[str, Brought]) -> None:
         """Answer these too, each by whoever brings it: the library's."""
@@ -155,7 +156,7 @@ class Session:
             self._commit(new)
         if isinstance(checked, Start):
             job = self.begin(find_method(checked.method), checked.args, name=checked.name)
-            return {"job": job.id, "cost": job.cost}
+            return Started(job=job.id, cost=job.cost)
         if isinstance(checked, DrawPrompts):
             return self._draw(checked)
         if isinstance(checked, CancelJob):
@@ -164,10 +165,10 @@ class Session:
             self.load(checked.name)
         return value
 
-    def query(self, name: str, args: Any = None, person: Any = None) -> dict[str, Any] | bytes:
+    def query(self, name: str, args: Any = None, person: Any = None) -> Answer:
         """The answer to a question, as JSON or as safetensors; nothing changes. Raises what the query refuses."""
         if (brought := self._queries.get(name)) is not None:
-            found: dict[str, Any] = brought.answer(person, parsed(name, brought.args, args))
+            found: Answer = brought.answer(person, parsed(name, brought.args, args))
             return found
         if name not in QUERIES:
             known = ", ".join([*QUERIES, *self._queries])
@@ -218,7 +219,7 @@ class Session:
             raise
         return job
 
-    def _draw(self, asked: DrawPrompts) -> dict[str, Any]:
+    def _draw(self, asked: DrawPrompts) -> DrawingStarted:
         """Draw prompts for a page in a job; a newer one stops those before, and what is held already is not drawn again."""
         drawing, loaded = asked.model_dump(mode="json"), self._loaded()
         key = json.dumps(drawing, sort_keys=True)
@@ -245,7 +246,7 @@ class Session:
 
     # ── what is read ────────────────────────────────────────────────────────────────────────────────────────
 
-    def stream(self, run: str) -> bytes:
+    def stream(self, run: str) -> compute.StreamFile:
         return compute.stream(*self._held(run))
 
     def pictures(self, runs: Sequence[str], sent: set[tuple[str, str]]) -> list[tuple[str, dict[str, Any], bytes]]:
@@ -268,7 +269,7 @@ class Session:
                     sent.add((run, str(pair)))
         return found
 
-    def coef(self, run: str, *, dictionary: str, indices: Sequence[int] | None = None) -> bytes:
+    def coef(self, run: str, *, dictionary: str, indices: Sequence[int] | None = None) -> compute.CoefFile:
         """A run's rows in the coordinates of a dictionary, or of a saved direction, `saved:NAME`; `indices`: of these alone.
 
         Raises NotFound, DirectionError.
@@ -276,7 +277,7 @@ class Session:
         loaded, known, held = self._read_by(run, dictionary)
         return compute.coef(held, loaded, known, indices=indices)
 
-    def strongest(self, run: str, *, dictionary: str, row: int, pos: int, k: int) -> dict[str, Any]:
+    def strongest(self, run: str, *, dictionary: str, row: int, pos: int, k: int) -> compute.StrongestCoordinates:
         """The strongest coordinates of a dictionary at one cell of a run. Raises NotFound, DirectionError."""
         loaded, known, held = self._read_by(run, dictionary)
         return compute.strongest(held, loaded, known, row=row, pos=pos, k=k)
@@ -291,7 +292,7 @@ class Session:
         site = loaded.model.sites.parse(known.site)
         return loaded, known, self._elsewhere(loaded, found, state, site.name, known.head)
 
-    def page_coef(self, page: str, dictionary: str, row: int, *, indices: Sequence[int] | None = None) -> bytes:
+    def page_coef(self, page: str, dictionary: str, row: int, *, indices: Sequence[int] | None = None) -> PageCoefFile:
         """A row of a page of prompts in a dictionary's coordinates, or a saved direction's; `indices`: in these alone.
 
         Raises NotFound, UnknownLayer, DirectionError.
@@ -301,16 +302,16 @@ class Session:
             page, lambda loaded: dictionary_of(dictionary, loaded, directions), row=row, indices=indices
         )
 
-    def gram(self, of: Sequence[str]) -> dict[str, Any]:
+    def gram(self, of: Sequence[str]) -> compute.Gram:
         """Inner products of read vectors: of whole dictionaries, by id, of single directions, `ID/INDEX` or `saved:NAME`."""
         state = self._state
         return compute.gram([reads(name, need_model(state.model), state.directions) for name in of])
 
-    def logits(self, run: str, *, positive: int, negative: int) -> bytes:
+    def logits(self, run: str, *, positive: int, negative: int) -> compute.LogitFile:
         held, loaded = self._held(run)
         return compute.logits(held, loaded, loaded.model.token_id(positive), loaded.model.token_id(negative))
 
-    def lens(self, run: str, *, layer: int, pos: int) -> dict[str, Any]:
+    def lens(self, run: str, *, layer: int, pos: int) -> wire.LensReading:
         held, loaded = self._held(run)
         return {"top": top(compute.lens(held, loaded, layer=layer, pos=pos))}
 
@@ -319,25 +320,25 @@ class Session:
         with self._lock:
             return self._kept.get(run_key(prompt, ()))
 
-    def dictionary(self, id: str, *, indices: Sequence[int] | None = None) -> dict[str, Any]:
+    def dictionary(self, id: str, *, indices: Sequence[int] | None = None) -> DictionaryDetail:
         """What a dictionary is and what its components say; `indices`: of these alone. Raises NotFound, DirectionError."""
         return describe_dictionary(self._loaded(), id, self._state.metric, indices=indices)
 
-    def read(self, ref: Any) -> dict[str, Any]:
+    def read(self, ref: Any) -> DirectionReading:
         parsed, state = parse_ref(ref), self._state
         return describe(parsed, state.world())
 
-    def import_direction(self, data: bytes) -> dict[str, Any]:
+    def import_direction(self, data: bytes) -> SavedName:
         """Take in a direction from safetensors bytes; answers the reference to it."""
         with self._lock:
             name, direction = read_direction(data, self._loaded(), self._state.directions)
             self._commit(replace(self._state, directions={**self._state.directions, name: direction}))
         return {"kind": "saved", "name": name}
 
-    def probe(self, name: str) -> dict[str, Any]:
-        return describe_probe(*find_map(name, self._state.probes))
+    def probe(self, name: str) -> probes.ProbeDetail:
+        return probes.describe_probe(*find_map(name, self._state.probes), self.model)
 
-    def probe_reading(self, name: str, *, run: str, pos: int, named: bool = False) -> dict[str, Any]:
+    def probe_reading(self, name: str, *, run: str, pos: int, named: bool = False) -> probes.ProbeReading:
         """What a probe reads in a run at a token; `named`: at its own position, where the prompt is one of its data.
 
         Raises:
@@ -345,47 +346,53 @@ class Session:
         """
         state = self._state
         (_, mapped), found, loaded = find_map(name, state.probes), find_run(state, run), need_model(state.model)
-        own, label = place_of(mapped, found.prompt.ids)
+        own, label = probes.place_of(mapped, found.prompt.ids)
         at = own if named and own is not None else pos
         compute.check_cell(loaded.model.n_layers, len(found.prompt.tokens), layer=0, pos=at)
         x = compute.vector(state.world(), found.prompt, found.active, site=mapped.probe.site, pos=at)
-        return {"run": run, "pos": at, "own": own is not None, "label": label, **read_vector(mapped, x)}
+        return {"run": run, "pos": at, "own": own is not None, "label": label, **probes.read_vector(mapped, x)}
 
-    def read_data(self, data: Any) -> dict[str, Any]:
+    def read_data(self, data: Any) -> probes.ProbeChoices:
         """Which labels and positions some labelled prompts have. Raises BadTable, TaskError, NotFound."""
-        return describe_data(self._state.world().prompts(data))
+        return probes.describe_data(self._state.world().prompts(data))
 
-    def cost(self, method: str, args: Any) -> dict[str, Any]:
+    def cost(self, method: str, args: Any) -> wire.Cost:
         """What a call would take, in seconds, about; null where nobody has said."""
         found, world = find_method(method), self._state.world()
         plain = found.check(args)
         found.look(plain, world)
         return {"seconds": seconds_of(found, plain, world)}
 
-    def method_python(self, method: str, args: Any) -> dict[str, Any]:
+    def method_python(self, method: str, args: Any) -> wire.Code:
         """A call as Python that runs as pasted."""
         found = find_method(method)
         return {"code": method_code(found, found.check(args), self._state.world())}
 
-    def job(self, id: str) -> dict[str, Any]:
+    def job(self, id: str) -> wire.JobDetail:
         """The latest picture of a job. Raises NotFound."""
         job, latest = find_job(self._state, id), self._jobs.partial(id)
         if latest is None:
-            return {"job": id, "revision": 0, "view": None}
+            return {"job": id, "revision": 0, "done": job.ended, "views": [], "table": None}
         revision, item = latest
         return {"job": id, "revision": revision, "done": job.ended, "views": views_of(item), "table": table_of(item)}
 
-    def item(self, name: str) -> dict[str, Any]:
+    def item(self, name: str) -> wire.ItemDetail:
         """An item of the shelf: its picture, its first rows, what made it. Raises NotFound."""
         kept = self._items.find(name)
-        about = {"provenance": dict(kept.item.provenance), "code": kept.code, "args": dict(kept.args)}
-        return kept.about | about | {"views": views_of(kept.item), "table": table_of(kept.item)}
+        return {
+            **kept.about,
+            "args": dict(kept.args),
+            "provenance": dict(kept.item.provenance),
+            "code": kept.code,
+            "views": views_of(kept.item),
+            "table": table_of(kept.item),
+        }
 
     def item_file(self, name: str, ending: str) -> tuple[str, bytes]:
         """An item as a file of this ending: its name and its bytes. Raises NotFound, WrongEnding."""
         return file_of(self._items.find(name), ending)
 
-    def import_item(self, data: bytes, name: str) -> dict[str, Any]:
+    def import_item(self, data: bytes, name: str) -> Imported:
         """Take an item's file in, or each of several in one; answers their names. A dictionary is the model's too; one of other
         weights is told to be.
 
@@ -410,7 +417,7 @@ class Session:
                 self._commit(with_shelf(replace(self._state, notices=(*self._state.notices, *notices)), self._items))
         return {"name": names[0], "names": names}
 
-    def evidence(self, *, job: str | None = None, item: str | None = None) -> dict[str, Any]:
+    def evidence(self, *, job: str | None = None, item: str | None = None) -> evidence_views.Evidence:
         """What a job has gathered so far, or what is on the shelf. Raises NotFound."""
         if job is not None:
             at, latest = find_job(self._state, job), self._jobs.partial(job)
@@ -420,7 +427,13 @@ class Session:
             revision, evidence, done = 0, self._items.find(item or "").item, True
         if not isinstance(evidence, Evidence):
             raise NotFound("no evidence of that name is held", received=job or item, fix="gather it again")
-        return {"job": job, "item": item, "revision": revision, "done": done, **describe_evidence(evidence)}
+        return {
+            "job": job,
+            "item": item,
+            "revision": revision,
+            "done": done,
+            **evidence_views.describe_evidence(evidence),
+        }
 
     @property
     def model(self) -> Model:
@@ -432,7 +445,7 @@ class Session:
         state = self._state
         return state.world().direction(parse_ref(ref)), need_model(state.model).model
 
-    def adopt(self, direction: Direction, *, id: str) -> dict[str, Any]:
+    def adopt(self, direction: Direction, *, id: str) -> SavedName:
         """Take in a direction of the library; answers the reference to it."""
         with self._lock:
             name, taken = take_in(direction, self._loaded(), self._state.directions, id=id)
@@ -522,9 +535,9 @@ class Session:
         with self._lock:
             old = self._state
             new = settle(old, new)
-            wire = to_wire(new)
-            patch = changed(self._wire, wire)
-            self._state, self._wire = new, wire
+            shown = to_wire(new)
+            patch = changed(self._wire, shown)
+            self._state, self._wire = new, shown
             if patch:
                 self._seq += 1
                 for listener in tuple(self._listeners):

@@ -1,16 +1,20 @@
-"""What the session holds, as frozen values: a change is a new state, so a refused intent changes nothing."""
+"""What the session holds, as frozen values: a change is a new state, so a refused intent changes nothing. `to_wire`: its JSON."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
 from residscope.declare import EditSpec
-from residscope.shelf.items import ItemShelf
+from residscope.errors import ErrorBody
+from residscope.json_values import finite
+from residscope.session import wire
+from residscope.shelf.items import ItemShelf, short_args
 from residscope.world.loaded import Loaded
 from residscope.world.session_world import SessionWorld, need_model
-from residscope.world.values import Metric, Prompt, Run
+from residscope.world.stack import kind_of
+from residscope.world.values import Metric, Prompt, Run, Tok
 
 if TYPE_CHECKING:
     from residscope.directions import Direction
@@ -19,6 +23,10 @@ if TYPE_CHECKING:
 
 MOST_RUNS = 50
 MOST_UNDO = 100
+
+
+def _no_shelf() -> wire.Shelf:
+    return {"items": [], "bytes": 0, "budget": 0, "can_restore": False}
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,7 @@ class Status:
     detail: str = "No model is loaded yet."
     progress: float | None = None
     forward_ms: float | None = None
-    error: Mapping[str, Any] | None = None
+    error: ErrorBody | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class State:
 
     version: int = 0
     model: Loaded | None = None
-    models: tuple[Mapping[str, Any], ...] = ()
+    models: tuple[wire.ModelOffer, ...] = ()
     status: Status = Status()
     prompt: Prompt | None = None
     metric: Metric | None = None
@@ -69,9 +77,7 @@ class State:
     directions: Mapping[str, "Direction"] = field(default_factory=dict)
     probes: Mapping[str, "Fitted"] = field(default_factory=dict)
     jobs: "tuple[Job, ...]" = ()
-    items: Mapping[str, Any] = field(
-        default_factory=lambda: {"items": [], "bytes": 0, "budget": 0, "can_restore": False}
-    )
+    items: wire.Shelf = field(default_factory=_no_shelf)
     shelf: ItemShelf | None = field(default=None, compare=False, repr=False)
     notices: tuple[str, ...] = ()
 
@@ -112,3 +118,165 @@ class State:
         if edits == self.edits:
             return self
         return replace(self, edits=edits, past=(*self.past, self.edits)[-MOST_UNDO:], future=())
+
+
+def to_wire(state: State) -> wire.State:
+    status = state.status
+    return {
+        "version": state.version,
+        "model": None if state.model is None else state.model.info,
+        "models": list(state.models),
+        "status": {
+            "phase": status.phase,
+            "detail": status.detail,
+            "progress": status.progress,
+            "forward_ms": status.forward_ms,
+            "error": status.error,
+        },
+        "prompt": _prompt(state.prompt),
+        "metric": _metric(state.metric),
+        "edits": [_edit(spec, state) for spec in state.edits],
+        "can_undo": bool(state.past),
+        "can_redo": bool(state.future),
+        "runs": [_run(run, state) for run in state.runs],
+        "current": {"a": state.a, "b": state.b},
+        "selection": {"layer": state.selection[0], "pos": state.selection[1]},
+        "saved": [{"text": s.text, "tokens": s.tokens, "top": s.top, "p": s.p} for s in state.saved],
+        "directions": [
+            {
+                "name": name,
+                "site": str(direction.site),
+                "head": direction.head,
+                "space": direction.space,
+                "width": len(direction.read),
+                "norm": finite(float(direction.read.norm())),
+                "library": direction.provenance.get("library"),
+            }
+            for name, direction in state.directions.items()
+        ],
+        "probes": [_fitted(fitted) for fitted in state.probes.values()],
+        "jobs": [_job(job) for job in state.jobs],
+        "items": state.items,
+        "notices": list(state.notices),
+    }
+
+
+def _job(job: "Job") -> wire.Job:
+    """A job; of what it was asked for, no long texts."""
+    return {
+        "id": job.id,
+        "method": job.method,
+        "title": job.title,
+        "name": job.name,
+        "phase": job.phase,
+        "stage": job.stage,
+        "progress": finite(job.progress),
+        "left": finite(job.left),
+        "cost": finite(job.cost),
+        "seconds": finite(job.seconds),
+        "revision": job.revision,
+        "items": list(job.items),
+        "note": job.note,
+        "warnings": list(job.warnings),
+        "error": job.error,
+        "args": short_args(job.args),
+    }
+
+
+def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The top-level keys that differ, each whole."""
+    return {key: value for key, value in new.items() if key not in old or old[key] != value}
+
+
+def token(tok: Tok) -> wire.Tok:
+    return {"id": tok.id, "text": tok.text}
+
+
+def top(rows: tuple[tuple[int, str, float], ...]) -> list[wire.TokenP]:
+    return [{"id": id, "text": text, "p": finite(p)} for id, text, p in rows]
+
+
+def _prompt(prompt: Prompt | None) -> wire.Prompt | None:
+    if prompt is None:
+        return None
+    return {"text": prompt.text, "bos": prompt.begins, "tokens": [token(tok) for tok in prompt.tokens]}
+
+
+def _metric(metric: Metric | None) -> wire.Metric | None:
+    if metric is None:
+        return None
+    return {"positive": token(metric.positive), "negative": token(metric.negative), "chosen": metric.chosen}
+
+
+def _fitted(fitted: "Fitted") -> wire.ProbeInfo:
+    probe = fitted.probe
+    return {
+        "name": fitted.id,
+        "item": fitted.name or None,
+        "job": fitted.job or None,
+        "revision": fitted.revision,
+        "mapped": fitted.mapped,
+        "data": _data(fitted.recipe),
+        "site": probe.site,
+        "position": probe.position,
+        "label": probe.label,
+        "classes": list(probe.classes),
+        "accuracy": finite(probe.accuracy),
+        "control": finite(probe.control),
+        "selectivity": finite(probe.selectivity),
+        "interval": list(probe.interval),
+        "C": probe.C,
+        "train": sum(probe.counts),
+        "held_out": probe.held_out,
+    }
+
+
+def _data(recipe: Mapping[str, Any] | None) -> wire.ProbeData | None:
+    """The prompts that it was fitted from, a file's without its text."""
+    if recipe is None:
+        return None
+    data = recipe["data"]
+    shown = {part: value for part, value in data.items() if part != "text" or data["kind"] != "file"}
+    return cast("wire.ProbeData", shown)
+
+
+def _edit(spec: EditSpec, state: State) -> wire.ShownEdit:
+    id = str(spec.id)
+    layer, pos = state.at.get(id, (None, None))
+    shown: wire.ShownEdit = {
+        "id": id,
+        "enabled": spec.enabled,
+        "kind": spec.kind,
+        "label": state.labels.get(id, spec.kind),
+        "glyph": kind_of(spec).glyph,
+        "beside": kind_of(spec).beside(spec),
+        "slider": kind_of(spec).strength(spec),
+        "at": {"layer": layer, "pos": pos},
+        "delta": _delta(id, state),
+        "inert": state.inert.get(id),
+        "error": state.problems.get(id),
+    }
+    return cast("wire.ShownEdit", {**spec.model_dump(mode="json"), **shown})
+
+
+def _delta(id: str, state: State) -> float | None:
+    """The metric with the whole stack, minus the metric without this edit."""
+    edited = state.run(state.edited)
+    if state.metric is None or edited is None or edited.version != state.version or id not in state.without:
+        return None
+    return finite(state.metric.of(edited.last) - state.metric.of(state.without[id]))
+
+
+def _run(run: Run, state: State) -> wire.Run:
+    metric, shown = state.metric, run.id in (state.a, state.b)
+    return {
+        "id": run.id,
+        "version": run.version,
+        "label": run.label,
+        "prompt": run.prompt.text,
+        "tokens": [token(tok) for tok in run.prompt.tokens] if shown else None,
+        "edits": len(run.active),
+        "metric": None if metric is None else finite(metric.of(run.last)),
+        "top": top(run.top),
+        "seconds": run.seconds,
+    }

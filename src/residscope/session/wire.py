@@ -1,153 +1,263 @@
-"""The state as the JSON of docs/wire.md."""
+"""What the page is told: the state as the JSON of docs/wire.md, and small answers. The page's own types are made of these."""
 
-from collections.abc import Mapping
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
-from residscope.declare import EditSpec
-from residscope.json_values import finite
-from residscope.session.state import State
-from residscope.shelf.items import short_args
-from residscope.world.stack import kind_of
-from residscope.world.values import Metric, Prompt, Run, Tok
+from residscope.declare.edits import Slider
+from residscope.errors import ErrorBody
+from residscope.shelf.items import ItemAbout, ItemInfo
+from residscope.shelf.shown import Cells
+from residscope.views.schema import More
+from residscope.views.view import Plain, PlainView
+from residscope.world.dictionaries import Space
+from residscope.world.loaded import ModelInfo
 
-if TYPE_CHECKING:
-    from residscope.session.jobs import Job
-    from residscope.world.fitted import Fitted
-
-
-def to_wire(state: State) -> dict[str, Any]:
-    return {
-        "version": state.version,
-        "model": None if state.model is None else state.model.info,
-        "models": list(state.models),
-        "status": asdict(state.status),
-        "prompt": _prompt(state.prompt),
-        "metric": _metric(state.metric),
-        "edits": [_edit(spec, state) for spec in state.edits],
-        "can_undo": bool(state.past),
-        "can_redo": bool(state.future),
-        "runs": [_run(run, state) for run in state.runs],
-        "current": {"a": state.a, "b": state.b},
-        "selection": {"layer": state.selection[0], "pos": state.selection[1]},
-        "saved": [{"text": s.text, "tokens": s.tokens, "top": s.top, "p": s.p} for s in state.saved],
-        "directions": [
-            {
-                "name": name,
-                "site": str(direction.site),
-                "head": direction.head,
-                "space": direction.space,
-                "width": len(direction.read),
-                "norm": finite(float(direction.read.norm())),
-                "library": direction.provenance.get("library"),
-            }
-            for name, direction in state.directions.items()
-        ],
-        "probes": [_fitted(fitted) for fitted in state.probes.values()],
-        "jobs": [_job(job) for job in state.jobs],
-        "items": dict(state.items),
-        "notices": list(state.notices),
-    }
+Phase = Annotated[str, Plain(Literal["empty", "loading", "running", "idle", "failed"])]
+JobPhase = Annotated[str, Plain(Literal["waiting", "running", "done", "failed", "cancelled"])]
+Mapped = Annotated[str, Plain(Literal["none", "part", "whole"])]
 
 
-def _job(job: "Job") -> dict[str, Any]:
-    """A job; of what it was asked for, no long texts."""
-    numbers = {name: finite(getattr(job, name)) for name in ("progress", "left", "cost", "seconds")}
-    told = {
-        name: getattr(job, name)
-        for name in ("id", "method", "title", "name", "phase", "stage", "revision", "note", "error")
-    }
-    return told | numbers | {"items": list(job.items), "warnings": list(job.warnings), "args": short_args(job.args)}
+class Tok(TypedDict):
+    """A token; its text is untrusted, and may hold newlines."""
+
+    id: int
+    text: str
 
 
-def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """The top-level keys that differ, each whole."""
-    return {key: value for key, value in new.items() if key not in old or old[key] != value}
+class TokenP(Tok):
+    p: float | None
 
 
-def token(tok: Tok) -> dict[str, Any]:
-    return {"id": tok.id, "text": tok.text}
+class ModelOffer(TypedDict):
+    """A model that may be loaded; `cached`: its weights are on this machine."""
+
+    name: str
+    about: str
+    cached: bool
 
 
-def top(rows: tuple[tuple[int, str, float], ...]) -> list[dict[str, Any]]:
-    return [{"id": id, "text": text, "p": finite(p)} for id, text, p in rows]
+class Status(TypedDict):
+    phase: Phase
+    detail: str
+    progress: float | None
+    forward_ms: float | None
+    error: ErrorBody | None
 
 
-def _prompt(prompt: Prompt | None) -> dict[str, Any] | None:
-    if prompt is None:
-        return None
-    return {"text": prompt.text, "bos": prompt.begins, "tokens": [token(tok) for tok in prompt.tokens]}
+class Prompt(TypedDict):
+    text: str
+    bos: bool
+    tokens: list[Tok]
 
 
-def _metric(metric: Metric | None) -> dict[str, Any] | None:
-    if metric is None:
-        return None
-    return {"positive": token(metric.positive), "negative": token(metric.negative), "chosen": metric.chosen}
+class Metric(TypedDict):
+    """The logit of `positive` less that of `negative`."""
+
+    positive: Tok
+    negative: Tok
+    chosen: Annotated[bool, "False: guessed from the two likeliest next tokens."]
 
 
-def _fitted(fitted: "Fitted") -> dict[str, Any]:
-    probe = fitted.probe
-    numbers = {name: finite(getattr(probe, name)) for name in ("accuracy", "control", "selectivity")}
-    return {
-        "name": fitted.id,
-        "item": fitted.name or None,
-        "job": fitted.job or None,
-        "revision": fitted.revision,
-        "mapped": fitted.mapped,
-        "data": _data(fitted.recipe),
-        "site": probe.site,
-        "position": probe.position,
-        "label": probe.label,
-        "classes": list(probe.classes),
-        **numbers,
-        "interval": list(probe.interval),
-        "C": probe.C,
-        "train": sum(probe.counts),
-        "held_out": probe.held_out,
-    }
+class Cell(TypedDict):
+    """Where an edit acts, as far as it is one place."""
+
+    layer: int | None
+    pos: int | None
 
 
-def _data(recipe: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The prompts that it was fitted from, a file's without its text."""
-    if recipe is None:
-        return None
-    data = recipe["data"]
-    return {part: value for part, value in data.items() if part != "text" or data["kind"] != "file"}
+class ShownEdit(TypedDict):
+    """An edit: what its kind takes, and how the session shows it."""
+
+    id: str
+    enabled: bool
+    kind: str
+    label: str
+    glyph: str
+    beside: Annotated[str, "Where it acts, or what it does, beside its label."]
+    slider: Slider | None
+    at: Cell
+    delta: Annotated[
+        float | None,
+        "The metric with the whole stack less that without this edit; null until it is there: it follows the run.",
+    ]
+    inert: Annotated[str | None, "Why it provably cannot change the next token."]
+    error: Annotated[str | None, "Why this prompt or model lacks it: it is left out of the run."]
 
 
-def _edit(spec: EditSpec, state: State) -> dict[str, Any]:
-    id = str(spec.id)
-    layer, pos = state.at.get(id, (None, None))
-    return spec.model_dump(mode="json") | {
-        "label": state.labels.get(id, spec.kind),
-        "glyph": kind_of(spec).glyph,
-        "beside": kind_of(spec).beside(spec),
-        "slider": kind_of(spec).strength(spec),
-        "at": {"layer": layer, "pos": pos},
-        "delta": _delta(id, state),
-        "inert": state.inert.get(id),
-        "error": state.problems.get(id),
-    }
+class Run(TypedDict):
+    """One run of the history."""
+
+    id: str
+    version: Annotated[int, "Lower than the state's: it answers an earlier question."]
+    label: str
+    prompt: str
+    tokens: Annotated[list[Tok] | None, "Of the runs on screen; null of the others."]
+    edits: int
+    metric: Annotated[float | None, "Always the state's, at its last position."]
+    top: Annotated[list[TokenP], "The next token after the prompt, the best 10."]
+    seconds: float
 
 
-def _delta(id: str, state: State) -> float | None:
-    """The metric with the whole stack, minus the metric without this edit."""
-    edited = state.run(state.edited)
-    if state.metric is None or edited is None or edited.version != state.version or id not in state.without:
-        return None
-    return finite(state.metric.of(edited.last) - state.metric.of(state.without[id]))
+class Current(TypedDict):
+    """The runs on screen, by their ids."""
+
+    a: Annotated[str | None, "The prompt's unedited run, or the one compared with."]
+    b: Annotated[str | None, "The edited run, or, where A is another and nothing is edited, the unedited one."]
 
 
-def _run(run: Run, state: State) -> dict[str, Any]:
-    metric, shown = state.metric, run.id in (state.a, state.b)
-    return {
-        "id": run.id,
-        "version": run.version,
-        "label": run.label,
-        "prompt": run.prompt.text,
-        "tokens": [token(tok) for tok in run.prompt.tokens] if shown else None,
-        "edits": len(run.active),
-        "metric": None if metric is None else finite(metric.of(run.last)),
-        "top": top(run.top),
-        "seconds": run.seconds,
-    }
+class Selection(TypedDict):
+    """The locked cell; layer -1 is `embed`."""
+
+    layer: int
+    pos: int
+
+
+class SavedPrompt(TypedDict):
+    text: str
+    tokens: int
+    top: Annotated[str | None, "Null until it has been run."]
+    p: float | None
+
+
+class SavedDirection(TypedDict):
+    """A direction that was imported, or opened from the library."""
+
+    name: str
+    site: str
+    head: int | None
+    space: Space
+    width: int
+    norm: float | None
+    library: Annotated[str | None, "Its id in the library, where it was opened from there."]
+
+
+class TaskPrompts(TypedDict):
+    kind: Literal["task"]
+    task: str
+    n: int
+    seed: int
+    prefixes: bool
+
+
+class FilePrompts(TypedDict):
+    """`text`: in what a page sends, and of an item."""
+
+    kind: Literal["file"]
+    name: str
+    text: NotRequired[str]
+
+
+class ItemPrompts(TypedDict):
+    kind: Literal["item"]
+    name: str
+
+
+ProbeData = TaskPrompts | FilePrompts | ItemPrompts
+
+
+class ProbeInfo(TypedDict):
+    """A probe of the session."""
+
+    name: Annotated[str, "What edits say: given once, whatever its item is called."]
+    item: Annotated[str | None, "Its item of the shelf; null while a job is at work on it."]
+    job: str | None
+    revision: Annotated[int, "Grows as its map fills."]
+    mapped: Annotated[Mapped, 'How far its map is; "none": it came without its prompts.']
+    data: Annotated[ProbeData | None, "A file without its text; null where it is not known."]
+    site: str
+    position: str
+    label: str
+    classes: list[str]
+    accuracy: float | None
+    control: float | None
+    selectivity: float | None
+    interval: Annotated[list[float], Plain(tuple[float, float])]
+    C: float
+    train: int
+    held_out: int
+
+
+class Job(TypedDict):
+    """A method call under way, or that has ended. cost, left, seconds: in seconds."""
+
+    id: str
+    method: str
+    title: str
+    name: str
+    phase: JobPhase
+    stage: str
+    progress: Annotated[float | None, "The share of its stage."]
+    left: Annotated[float | None, "Of its stage, about."]
+    cost: float | None
+    seconds: float | None
+    revision: Annotated[int, "Grows as partial items come."]
+    items: list[str]
+    note: str
+    warnings: Annotated[list[str], "What it warned of, such as a C at the end of its grid."]
+    error: ErrorBody | None
+    args: Annotated[dict[str, Any] | None, "What it was asked for; null where that is long."]
+
+
+class Shelf(TypedDict):
+    items: list[ItemInfo]
+    bytes: int
+    budget: int
+    can_restore: bool
+
+
+class State(TypedDict):
+    """Everything the page shows."""
+
+    version: Annotated[int, "Counts what is to be computed: a run of a lower one is stale."]
+    model: ModelInfo | None
+    models: Annotated[list[ModelOffer], "What the picker offers."]
+    status: Status
+    prompt: Prompt | None
+    metric: Metric | None
+    edits: list[Annotated[ShownEdit, More()]]
+    can_undo: bool
+    can_redo: bool
+    runs: Annotated[list[Run], "Newest last, at most 50."]
+    current: Current
+    selection: Selection
+    saved: list[SavedPrompt]
+    directions: list[SavedDirection]
+    probes: list[ProbeInfo]
+    jobs: Annotated[list[Job], "Those that wait or run, and the latest 40 that ended."]
+    items: Shelf
+    notices: Annotated[list[str], "Things to tell once, such as a damaged file moved aside."]
+
+
+class LensReading(TypedDict):
+    """The logit lens at one cell."""
+
+    top: list[TokenP]
+
+
+class Cost(TypedDict):
+    seconds: Annotated[float | None, "About; null where nobody has said."]
+
+
+class Code(TypedDict):
+    """Lines of Python."""
+
+    code: str
+
+
+class JobDetail(TypedDict):
+    """What a job has made so far; `table`: null before there is anything."""
+
+    job: str
+    revision: int
+    done: bool
+    views: list[PlainView]
+    table: Cells | None
+
+
+class ItemDetail(ItemAbout):
+    """An item of the shelf; of one that is no one table, `table` is its parts in words."""
+
+    args: Annotated[dict[str, Any], "What it was asked for, however long."]
+    provenance: dict[str, Any]
+    code: str
+    views: list[PlainView]
+    table: Cells

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from filelock import FileLock, Timeout
 
@@ -31,6 +31,23 @@ MOST_TOLD = 4000  # characters
 MOST_DELETED = 10  # deleted items that can be brought back
 VERSION = 1
 DRAFT = re.compile(r"\.(.+\.safetensors\..+|.+\.json\..+|tmp.+)")  # ours, and those of safetensors' own
+
+
+class ItemAbout(TypedDict):
+    name: str
+    kind: str
+    title: str
+    method: str
+    made: Annotated[float, "When, in seconds since 1970."]
+    bytes: int
+    id: Annotated[str | None, "Of a dictionary, what the model has it by; of a probe, what edits say."]
+    warnings: list[str]
+
+
+class ItemInfo(ItemAbout):
+    """Something on the shelf."""
+
+    args: Annotated[dict[str, Any] | None, "What it was asked for; null where that is long."]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +75,7 @@ class Kept:
         return self.item.nbytes
 
     @property
-    def about(self) -> dict[str, Any]:
+    def about(self) -> ItemInfo:
         return {
             "name": self.name, "kind": self.item.kind, "title": self.title, "method": self.method, "made": self.made,
             "bytes": self.bytes, "args": short_args(self.args), "id": self.id or None,

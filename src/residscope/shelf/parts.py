@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from residscope.errors import BadResult, ResidscopeError, explain
+from residscope.errors import BadResult, ErrorBody, ResidscopeError, explain
 from residscope.items import Item
 from residscope.reports import Record, Report
 from residscope.results import Result
 
 
-def explained(failure: BaseException) -> dict[str, str | None]:
+def explained(failure: BaseException) -> ErrorBody:
     """Any failure in words, also one that is silent or fails to say what it is."""
     try:
         if isinstance(failure, ResidscopeError):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from torch import Tensor
@@ -20,6 +20,7 @@ from residscope.items import load_item
 from residscope.json_values import to_plain
 from residscope.shelf.items import Kept
 from residscope.shelf.parts import wanting
+from residscope.views.view import PlainView, Value
 
 if TYPE_CHECKING:
     import pandas
@@ -29,18 +30,26 @@ MOST_PARTS, MOST_TOLD = 40, 400  # entries and characters of a part that is told
 ENDINGS = (".safetensors", ".csv", ".json", ".html", ".png", ".svg", ".pdf")
 
 
+class Cells(TypedDict):
+    """The columns of a table and its first rows; `n`: how many rows it has."""
+
+    columns: list[str]
+    rows: list[list[Value]]
+    n: int
+
+
 def several_of(item: Any) -> list[Any]:
     if isinstance(item, Mapping):
         return [*item.values()]
     return [*item] if isinstance(item, tuple | list) else [item]
 
 
-def views_of(item: Any) -> list[dict[str, Any]]:
+def views_of(item: Any) -> list[PlainView]:
     """Its pictures, as the page draws them."""
     return [part.view().to_dict() for part in several_of(item) if hasattr(part, "view")]
 
 
-def table_of(item: Any, rows: int = ROWS) -> dict[str, Any]:
+def table_of(item: Any, rows: int = ROWS) -> Cells:
     """The columns of its table and the first rows; of an item that is no one table, what it is, part by part."""
     frame = _frame(item)
     return {"columns": [str(column) for column in frame.columns], "rows": _cells(frame.head(rows)), "n": len(frame)}
@@ -122,12 +131,12 @@ def _told(value: Any) -> Any:
     return repr(value)[:MOST_TOLD]
 
 
-def _cells(frame: "pandas.DataFrame") -> list[list[Any]]:
+def _cells(frame: "pandas.DataFrame") -> list[list[Value]]:
     """The rows with every digit; JSON has no NaN and no infinity: null stands for them."""
     return [[_cell(value) for value in row] for row in frame.itertuples(index=False, name=None)]
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: Any) -> Value:
     plain = value.item() if isinstance(value, np.generic) else value
     if isinstance(plain, float) and not math.isfinite(plain):
         return None

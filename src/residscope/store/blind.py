@@ -2,12 +2,12 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from residscope.methods._lib.blind import over_people
+from residscope.store.entries import Blind
 from residscope.store.tables import BlindTest, Description, User
 
 
@@ -16,7 +16,7 @@ def tested(said: str) -> str:
     return hashlib.sha256(said.encode()).hexdigest()
 
 
-def summaries(session: Session, descriptions: Sequence[Description], asker: User | None) -> dict[str, dict[str, Any]]:
+def summaries(session: Session, descriptions: Sequence[Description], asker: User | None) -> dict[str, Blind]:
     """Of each tested description: {people, mean, interval, author, mine}, scores of its present text alone."""
     by_id = {row.id: row for row in descriptions}
     found: dict[str, list[BlindTest]] = {}
@@ -27,7 +27,7 @@ def summaries(session: Session, descriptions: Sequence[Description], asker: User
     return {id: _summary(tests, by_id[id].author_id, asker) for id, tests in found.items()}
 
 
-def _summary(tests: Sequence[BlindTest], author: int, asker: User | None) -> dict[str, Any]:
+def _summary(tests: Sequence[BlindTest], author: int, asker: User | None) -> Blind:
     others = [(test.score, tuple(test.detail["interval"])) for test in tests if test.user_id != author]
     mean, interval = over_people(others) if others else (None, None)
     by = {test.user_id: test.score for test in tests}

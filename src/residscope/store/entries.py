@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
 import torch
 from jaxtyping import Float
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from residscope.directions import signature
 from residscope.engine.model import Model
+from residscope.views.view import Plain
 
 
 class _Plain:
@@ -18,11 +19,21 @@ class _Plain:
         return asdict(self)  # type: ignore[call-overload]  # every subclass is a dataclass
 
 
+class Blind(TypedDict):
+    """What the blind tests of one description say, over `people` but its author; `author` and `mine`: their own scores."""
+
+    people: int
+    mean: float | None
+    interval: Annotated[list[float], Plain(tuple[float, float])] | None
+    author: float | None
+    mine: float | None
+
+
 @dataclass(frozen=True)
 class Description(_Plain):
     """`up` and `down` count votes, one a person; `mine` is the asker's own: 1, -1, or 0 for none.
 
-    `blind`: the scores of its blind tests over `people` but its author, {people, mean, interval, author, mine}; None without any.
+    `blind`: None without any test.
     """
 
     id: str
@@ -31,8 +42,8 @@ class Description(_Plain):
     text: str
     up: int
     down: int
-    mine: int
-    blind: Mapping[str, Any] | None
+    mine: Annotated[int, Plain(Literal[1, -1, 0])]
+    blind: Blind | None
     version: int
     created: str
     updated: str
@@ -40,6 +51,8 @@ class Description(_Plain):
 
 @dataclass(frozen=True)
 class Comment(_Plain):
+    """What somebody says of a direction."""
+
     id: str
     direction: str
     author: str
@@ -49,7 +62,10 @@ class Comment(_Plain):
 
 @dataclass(frozen=True)
 class Entry(_Plain):
-    """A saved direction without its vectors. `votes` sums those for and against all its descriptions; `version` counts edits."""
+    """A saved direction without its vectors. `votes` sums those for and against all its descriptions; `version` counts edits.
+
+    `here`: whether it was found in the model that a session has loaded; None where there is none.
+    """
 
     id: str
     owner: str
@@ -66,6 +82,7 @@ class Entry(_Plain):
     version: int
     created: str
     updated: str
+    here: bool | None = None
 
 
 @dataclass(frozen=True)

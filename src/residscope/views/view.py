@@ -93,6 +93,10 @@ class View(Part):
         return SHOWN[0](self)
 
 
+PlainView = Annotated[dict[str, Any], Plain(View)]
+"""What `View.to_dict` gives."""
+
+
 def plain(parts: Mapping[str, Any]) -> dict[str, Any]:
     infinite: dict[str, str] = {}
 

@@ -1,7 +1,7 @@
 """The dictionaries of a session: their ids, the rows they read, and the data-set means they know."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Literal, TypedDict
 
 import torch
 from jaxtyping import Float
@@ -9,8 +9,36 @@ from torch import Tensor
 
 from residscope.directions import Dictionary, EncoderDictionary, LinearDictionary
 from residscope.model.sites import KINDS, Site, SiteTable
+from residscope.views.view import Plain
 
 SAVED = "saved"  # the kind of a dictionary that is one saved direction
+
+
+Space = Annotated[str, Plain(Literal["raw", "centred", "lens"])]
+
+
+class DictionaryInfo(TypedDict):
+    """A dictionary of the model. `id`: such as `pca@resid_post.23`, `nmf@z.3.h2`, `pca@resid_post.23#2`; never given twice."""
+
+    id: str
+    hash: Annotated[str, "Of its sites and tensors."]
+    site: str
+    write_site: str
+    linear: Annotated[bool, "Of an encoder false: its coordinates are activations, and no products with a direction."]
+    beside_stream: Annotated[
+        bool, "Whether it is read against the stream's rows, or against its own site in every layer."
+    ]
+    activation: Annotated[str | None, "What an encoder's features go through last: relu, topk or jumprelu."]
+    head: int | None
+    place: Annotated[str, "The site as people say it: `result.9 head 3`."]
+    kind: Annotated[str, "pca, svd, nmf, mean_difference, unembedding, or what a file says that it is, such as sae."]
+    n: int
+    space: Space
+    standardised: bool
+    fitted_on: str
+    tokens: int
+    shipped: Annotated[bool, "It came with Residscope, and cannot be forgotten."]
+    width: int
 
 
 def fitted_on(dictionary: Dictionary) -> str:
@@ -19,7 +47,7 @@ def fitted_on(dictionary: Dictionary) -> str:
     return " − ".join(several.values()) if several else str(dictionary.provenance.get("corpus", ""))
 
 
-def describe_row(id: str, dictionary: Dictionary, table: SiteTable, *, shipped: bool) -> dict[str, Any]:
+def describe_row(id: str, dictionary: Dictionary, table: SiteTable, *, shipped: bool) -> DictionaryInfo:
     """One entry of `State.model.dictionaries` of the wire."""
     return {
         "id": id,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import torch
 from jaxtyping import Float
@@ -15,7 +15,7 @@ from residscope.engine.model import Model
 from residscope.errors import DirectionError, NotFound
 from residscope.methods._lib.own_tokens import readable
 from residscope.model.sites import KINDS
-from residscope.world.dictionaries import Means, describe_row, row_sites
+from residscope.world.dictionaries import DictionaryInfo, Means, describe_row, row_sites
 from residscope.world.values import Prompt, Tok
 
 if TYPE_CHECKING:
@@ -24,6 +24,50 @@ if TYPE_CHECKING:
 PIN = "~sha256:"  # after an id: which dictionary of that id is meant, by its hash or the beginning of it
 LEAST_PIN = 16
 COMMON = 10_000  # byte-pair vocabularies are learnt commonest first, so low ids are common tokens
+
+
+class Check(TypedDict):
+    name: str
+    error: float
+    first: Annotated[float, "The first position's own."]
+    tolerance: float
+    passed: bool
+    about: str
+
+
+class Certificate(TypedDict):
+    passed: bool
+    worst: float
+    worst_check: str
+    cached: bool
+    seconds: float
+    checks: list[Check]
+
+
+class SiteInfo(TypedDict):
+    name: str
+    layers: int
+    dims: str
+    absent: Annotated[str | None, "Why there is none here."]
+
+
+class ModelInfo(TypedDict):
+    name: str
+    family: str
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    d_model: int
+    d_vocab: int
+    context: Annotated[int, "Most tokens that a prompt may have."]
+    dtype: str
+    device: str
+    threads: int
+    hash: str
+    bos: bool
+    certificate: Certificate
+    sites: list[SiteInfo]
+    dictionaries: list[DictionaryInfo]
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,13 +206,16 @@ class Loaded:
         return self.means.stack(row_sites(None, self.model.sites), None)
 
     @cached_property
-    def info(self) -> dict[str, Any]:
+    def info(self) -> ModelInfo:
         """`State.model` of the wire."""
         m, c = self.model, self.model.certificate
         checks = [
-            {f: getattr(check, f) for f in ("name", "error", "first", "tolerance", "passed", "about")}
+            Check(
+                name=check.name, error=check.error, first=check.first, tolerance=check.tolerance, passed=check.passed,
+                about=check.about,
+            )
             for check in c.checks
-        ]
+        ]  # fmt: skip
         return {
             "name": m.name,
             "family": m.family.name,

@@ -1,7 +1,7 @@
 """What a direction says: its tokens by cosine, its share of the variance, its angle to the metric."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import torch
 from jaxtyping import Float
@@ -10,7 +10,7 @@ from torch import Tensor
 from residscope.directions import Direction, logit_diff
 from residscope.fields.directions import AnyDirection, LogitDiffRef, MixRef, PcaRef, SavedRef
 from residscope.json_values import finite
-from residscope.world.dictionaries import describe_row, fitted_on, in_stream
+from residscope.world.dictionaries import Space, describe_row, fitted_on, in_stream
 from residscope.world.loaded import Loaded
 from residscope.world.mixing import Term, one_dictionary, terms_of
 from residscope.world.session_world import SessionWorld
@@ -27,9 +27,57 @@ ZERO = {
 }
 
 
+class PoleToken(TypedDict):
+    text: str
+    value: float
+
+
+class Poles(TypedDict):
+    """The common tokens at either end, by cosine; none where its width is not the stream's."""
+
+    top: list[PoleToken]
+    bottom: list[PoleToken]
+
+
+class Component(Poles):
+    """One direction of a dictionary, and what it says."""
+
+    index: int
+    label: str
+    variance: Annotated[float | None, "The share explained."]
+    sd: float | None
+    cos_logit_diff: float | None
+
+
+class DictionaryDetail(TypedDict):
+    """A dictionary's components: of thousands the first."""
+
+    id: str
+    site: str
+    head: int | None
+    place: str
+    kind: str
+    space: Space
+    standardised: bool
+    fitted_on: str
+    tokens: int
+    components: list[Component]
+
+
+class DirectionReading(Poles):
+    """What one direction says; `about` is a sentence or two."""
+
+    label: str
+    about: str
+    norm: float | None
+    variance: float | None
+    sd: float | None
+    cos_logit_diff: float | None
+
+
 def describe_dictionary(
     loaded: Loaded, id: str, metric: Metric | None, *, indices: Sequence[int] | None = None
-) -> dict[str, Any]:
+) -> DictionaryDetail:
     """The query `dictionary` of the wire: of the components at `indices`, or of all, of thousands the first.
 
     Raises:
@@ -41,14 +89,19 @@ def describe_dictionary(
     read = dictionary.read[shown].float()
     wide = in_stream(loaded.model.sites.parse(dictionary.site))
     cosines = _cosines(loaded, read, metric) if wide else [None] * len(read)
-    poles = _poles(loaded, read) if wide else [{"top": [], "bottom": []} for _ in read]
+    poles = _poles(loaded, read) if wide else [_no_poles() for _ in read]
     unknown = torch.full((len(read),), torch.nan)
     share = unknown if dictionary.variance is None else dictionary.variance[shown]
     sd = unknown if dictionary.sd is None else dictionary.sd[shown]
     row = describe_row(id, dictionary, loaded.model.sites, shipped=id in loaded.shipped)
-    about = {name: row[name] for name in ("id", "site", "head", "place", "kind", "space", "standardised")}
     return {
-        **about,
+        "id": row["id"],
+        "site": row["site"],
+        "head": row["head"],
+        "place": row["place"],
+        "kind": row["kind"],
+        "space": row["space"],
+        "standardised": row["standardised"],
         "fitted_on": row["fitted_on"],
         "tokens": row["tokens"],
         "components": [
@@ -65,7 +118,7 @@ def describe_dictionary(
     }
 
 
-def describe(ref: AnyDirection, world: SessionWorld) -> dict[str, Any]:
+def describe(ref: AnyDirection, world: SessionWorld) -> DirectionReading:
     """The query `read_direction` of the wire."""
     loaded, metric, direction = world.loaded, world.shown, world.direction(ref)
     fits = in_stream(loaded.model.sites.parse(direction.site))
@@ -77,7 +130,7 @@ def describe(ref: AnyDirection, world: SessionWorld) -> dict[str, Any]:
         "variance": _variance(ref, loaded),
         "sd": finite(direction.scale),
         "cos_logit_diff": _cosines(loaded, read, metric)[0] if fits else None,
-        **(_poles(loaded, read)[0] if fits else {"top": [], "bottom": []}),
+        **(_poles(loaded, read)[0] if fits else _no_poles()),
     }
 
 
@@ -152,17 +205,21 @@ def _cosines(loaded: Loaded, read: Float[Tensor, "k d_model"], metric: Metric | 
     return [finite(c) for c in cosines.tolist()]
 
 
-def _poles(loaded: Loaded, read: Float[Tensor, "k d_model"]) -> list[dict[str, Any]]:
+def _no_poles() -> Poles:
+    return {"top": [], "bottom": []}
+
+
+def _poles(loaded: Loaded, read: Float[Tensor, "k d_model"]) -> list[Poles]:
     """The common tokens a direction raises and lowers most, by the cosine of their unembedding with it."""
     texts, rows = loaded.common
     if not texts:
-        return [{"top": [], "bottom": []} for _ in read]
+        return [_no_poles() for _ in read]
     unit = read / read.norm(dim=-1, keepdim=True).clamp_min(1e-12)
     cosine = unit.to(rows) @ rows.T
     k = min(POLES, len(texts))
     high, low = cosine.topk(k), (-cosine).topk(k)
 
-    def named(ids: list[int], values: list[float]) -> list[dict[str, Any]]:
+    def named(ids: list[int], values: list[float]) -> list[PoleToken]:
         return [{"text": texts[i], "value": value} for i, value in zip(ids, values, strict=True)]
 
     return [

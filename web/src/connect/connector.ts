@@ -1,9 +1,13 @@
 import type { Asked } from "./asked.generated";
-import type { ErrorBody, ProbeData, ProbeRecipe, State } from "./wire";
+import type { Said } from "./said.generated";
+import type { ErrorBody, ProbeData, State } from "./wire";
 
-/** What each intent takes. Probe data may be those of the state, where a file is without its text: the server refuses them then. */
-export type Intents = Omit<Asked["intents"], "read_data" | "fit_probe"> & { read_data: { data: ProbeData }; fit_probe: ProbeRecipe };
-export type Queries = Asked["queries"];
+/** What each intent and query takes. Probe data may be those of the state, where a file is without its text: the server refuses them then. */
+export type Intents = Asked["intents"];
+export type Queries = Omit<Asked["queries"], "read_data"> & { read_data: { data: ProbeData } };
+/** What each answers. */
+export type IntentAnswers = Said["intents"];
+export type QueryAnswers = Said["queries"];
 
 export type Connection =
   | { phase: "connecting" }
@@ -21,9 +25,9 @@ export interface Connector {
   /** Starts; the answer stops it. */
   subscribe(listener: Listener): () => void;
   /** Accepted (with a value) or refused (a `WireError`); what it causes arrives as state. A file goes as `args.data`, a Blob. */
-  intent<N extends keyof Intents>(name: N, args?: Intents[N]): Promise<unknown>;
+  intent<N extends keyof Intents>(name: N, args?: Intents[N]): Promise<IntentAnswers[N]>;
   /** The answer to a question that changes nothing: JSON, or `Tensors`. */
-  query<T, N extends keyof Queries = keyof Queries>(name: N, args?: Queries[N], signal?: AbortSignal): Promise<T>;
+  query<N extends keyof Queries>(name: N, args?: Queries[N], signal?: AbortSignal): Promise<QueryAnswers[N]>;
   /** Tries again now instead of waiting. */
   retry(): void;
 }

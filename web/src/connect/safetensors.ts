@@ -35,7 +35,8 @@ function half(bits: number): number {
   return exponent ? sign * 2 ** (exponent - 15) * (1 + fraction / 1024) : sign * 2 ** -14 * (fraction / 1024);
 }
 
-export function parseSafetensors(buffer: ArrayBuffer): Tensors {
+/** Whether it holds what a `T` does is for `floats` and `bytes` to see. */
+export function parseSafetensors<T extends Tensors = Tensors>(buffer: ArrayBuffer): T {
   const damaged = (why: string) => new Error(`The server's tensors could not be read: ${why}.`);
   if (buffer.byteLength < 8) throw damaged(`${buffer.byteLength} bytes came, the header alone takes 8`);
   const length = Number(new DataView(buffer).getBigUint64(0, true));
@@ -52,18 +53,21 @@ export function parseSafetensors(buffer: ArrayBuffer): Tensors {
     if (bytes.byteLength !== want) throw damaged(`${name} holds ${bytes.byteLength} bytes, its shape takes ${want}`);
     tensors[name] = { shape, data: decode(dtype, bytes) };
   }
-  return { metadata: header.__metadata__ ?? {}, tensors };
+  return { metadata: header.__metadata__ ?? {}, tensors } as T;
 }
 
+/** What is known of a file that holds a tensor of that name. */
+type Holds<N extends string> = { tensors: { [name in N]?: Tensor } };
+
 /** A float tensor by name, or an error that names it. */
-export function floats(file: Tensors, name: string): Tensor<Float32Array> {
+export function floats<N extends string>(file: Holds<N>, name: N): Tensor<Float32Array> {
   const tensor = file.tensors[name];
   if (!(tensor?.data instanceof Float32Array)) throw new Error(`The server's answer lacks the float tensor "${name}".`);
   return tensor as Tensor<Float32Array>;
 }
 
 /** The same of bytes, such as a mask. */
-export function bytes(file: Tensors, name: string): Tensor<Uint8Array> {
+export function bytes<N extends string>(file: Holds<N>, name: N): Tensor<Uint8Array> {
   const tensor = file.tensors[name];
   if (!(tensor?.data instanceof Uint8Array)) throw new Error(`The server's answer lacks the byte tensor "${name}".`);
   return tensor as Tensor<Uint8Array>;

@@ -1,5 +1,5 @@
 import { baseAddress } from "../root/host";
-import { isErrorBody, WireError, type Connector, type Intents, type Listener, type Queries } from "./connector";
+import { isErrorBody, WireError, type Connector, type IntentAnswers, type Intents, type Listener, type Queries, type QueryAnswers } from "./connector";
 import { parseSafetensors } from "./safetensors";
 import type { ErrorBody, State } from "./wire";
 
@@ -62,8 +62,11 @@ export class SocketConnector implements Connector {
     };
   }
 
-  async intent<N extends keyof Intents>(name: N, args?: Intents[N]): Promise<unknown> {
-    const given: Record<string, unknown> = { ...args };
+  async intent<N extends keyof Intents>(name: N, args?: Intents[N]): Promise<IntentAnswers[N]> {
+    return this.send(name, { ...args }) as Promise<IntentAnswers[N]>;
+  }
+
+  private async send(name: string, given: Record<string, unknown>): Promise<unknown> {
     const { data, ...rest } = given;
     if (byCookie(name) || (data instanceof Blob && data.size > MOST_FRAMED)) return this.post(name, given);
     const file = data instanceof Blob ? await data.arrayBuffer() : null;
@@ -78,18 +81,21 @@ export class SocketConnector implements Connector {
     });
   }
 
-  async query<T, N extends keyof Queries = keyof Queries>(name: N, args?: Queries[N], signal?: AbortSignal): Promise<T> {
-    const given: Record<string, unknown> = { ...args };
+  async query<N extends keyof Queries>(name: N, args?: Queries[N], signal?: AbortSignal): Promise<QueryAnswers[N]> {
+    return this.ask(name, { ...args }, signal) as Promise<QueryAnswers[N]>;
+  }
+
+  private async ask(name: string, given: Record<string, unknown>, signal?: AbortSignal): Promise<unknown> {
     const key = keyOf(name, given);
     const pushed = this.pushed.get(key);
     if (pushed) {
       this.pushed.delete(key); // what was sent is as of then: asked again, it may be another
-      return parseSafetensors(pushed) as T;
+      return parseSafetensors(pushed);
     }
     const body = JSON.stringify(given);
     const response = await this.request(`api/queries/${name}`, { method: "POST", headers: { "content-type": "application/json" }, body, signal });
-    if (response.headers.get("content-type") === OCTETS) return parseSafetensors(await response.arrayBuffer()) as T;
-    return response.json() as Promise<T>;
+    if (response.headers.get("content-type") === OCTETS) return parseSafetensors(await response.arrayBuffer());
+    return response.json();
   }
 
   /** An intent over HTTP: its arguments as JSON, or a file as the body and the others in the address. */

@@ -1,6 +1,7 @@
 /** A page of prompts as one row of tokens: its values along the direction, and who stands beside whom. */
 
-import { bytes, floats, type Tensors } from "../connect/safetensors";
+import type { QueryAnswers } from "../connect/connector";
+import { bytes, floats } from "../connect/safetensors";
 import { topOf } from "./scale";
 import type { PromptsAnswer, ShownPrompt } from "../connect/wire";
 
@@ -29,11 +30,13 @@ export interface RowCoefs {
   sink: Uint8Array;
 }
 
-export const readNorm = (file: Tensors): Float32Array => floats(file, "norm").data;
-/** Which tokens are attention sinks, as the server says. */
-export const readSink = (file: Tensors): Uint8Array => bytes(file, "sink").data;
+type Row = QueryAnswers["prompts_coef"] | QueryAnswers["prompts_logits"];
 
-export function readRow(file: Tensors, indices: readonly number[] | null = null): RowCoefs {
+export const readNorm = (file: Row): Float32Array => floats(file, "norm").data;
+/** Which tokens are attention sinks, as the server says. */
+export const readSink = (file: Row): Uint8Array => bytes(file, "sink").data;
+
+export function readRow(file: QueryAnswers["prompts_coef"], indices: readonly number[] | null = null): RowCoefs {
   const { shape, data: coef } = floats(file, "coef");
   const sigma = file.tensors.sigma ? floats(file, "sigma").data : null;
   return { k: shape[1], indices, coef, offset: floats(file, "offset").data, sigma, norm: readNorm(file), sink: readSink(file) };

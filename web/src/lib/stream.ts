@@ -1,4 +1,5 @@
-import { bytes, floats, type Tensors } from "../connect/safetensors";
+import type { QueryAnswers } from "../connect/connector";
+import { bytes, floats } from "../connect/safetensors";
 
 /** One run's stream, whatever it is read along; cells are [row, pos], row 0 is `embed`. */
 export interface StreamData {
@@ -12,7 +13,7 @@ export interface StreamData {
   next: { text: string; p: number }[][];
 }
 
-export function readStream(file: Tensors, run: string): StreamData {
+export function readStream(file: QueryAnswers["stream"], run: string): StreamData {
   const { shape, data: norm } = floats(file, "norm");
   const [rows, cols] = shape;
   const p = floats(file, "next_p");
@@ -36,12 +37,10 @@ export interface Coefs {
   fitted: number | null;
   /** The final norm's divisors, in the lens space: of the vectors already, of the offsets not. */
   sigma: Float32Array | null;
-  /** Lengths of the vectors read, where they are others than the stream's. */
-  norm: Float32Array | null;
   sink: Uint8Array;
 }
 
-export function readCoefs(file: Tensors, indices: readonly number[] | null = null): Coefs {
+export function readCoefs(file: QueryAnswers["coef"], indices: readonly number[] | null = null): Coefs {
   const { shape, data: coef } = floats(file, "coef");
   const [rows, cols, k] = shape;
   const sites = JSON.parse(file.metadata.rows ?? "[]") as string[];
@@ -51,7 +50,6 @@ export function readCoefs(file: Tensors, indices: readonly number[] | null = nul
     sites: sites.length === rows ? sites : Array.from({ length: rows }, (_, row) => rowSite(row)),
     fitted,
     sigma: file.tensors.sigma ? floats(file, "sigma").data : null,
-    norm: file.tensors.norm ? floats(file, "norm").data : null,
     sink: bytes(file, "sink").data,
   };
 }
@@ -62,7 +60,7 @@ export interface Logits {
   centred: Float32Array;
 }
 
-export function readLogits(file: Tensors): Logits {
+export function readLogits(file: QueryAnswers["logits"]): Logits {
   const raw = floats(file, "value").data;
   const offset = floats(file, "offset").data;
   return { raw, centred: raw.map((value, i) => value - offset[i]) };

@@ -166,7 +166,7 @@ export class App {
   async python(): Promise<void> {
     const direction = this.view.current.direction === "mix" ? this.mixing.picture : this.directions.ref;
     const raw = this.view.current.direction === "mix" && ["raw", "mixed-raw"].includes(this.streams.unit);
-    const value = (await this.session.send("python", { ...(direction ? { direction } : {}), ...(raw ? { raw } : {}) })) as { code?: string } | undefined;
+    const value = (await this.session.send("python", { ...(direction ? { direction } : {}), ...(raw ? { raw } : {}) }));
     if (value?.code) this.code = value.code;
   }
 }

@@ -29,11 +29,11 @@ export class BlindStore {
       [this.of, this.waiting] = [description, description.id];
       const { library, left } = this;
       try {
-        const begun = await library.do<{ test: string; job: string }>("blind", { id: description.id });
+        const begun = await library.do("library_blind", { id: description.id });
         if (left.signal.aborted) return library.session.drop(begun.job);
         this.job = begun.job;
         await library.session.ended(begun.job, left.signal);
-        const test = await library.ask<BlindTest>("blind_test", { test: begun.test });
+        const test = await library.ask("library_blind_test", { test: begun.test });
         if (!left.signal.aborted) [this.test, this.guesses, this.at] = [test, test.items.map(() => null), 0];
       } catch (error) {
         if (!left.signal.aborted) this.error = words(error);
@@ -56,7 +56,7 @@ export class BlindStore {
     if (!test || !this.done || this.sending) return;
     [this.sending, this.error] = [true, ""];
     try {
-      const result = await this.library.do<BlindResult>("guess", { test: test.test, guesses: [...guesses] });
+      const result = await this.library.do("library_guess", { test: test.test, guesses: guesses.filter((guess) => guess !== null) });
       if (this.test !== test) return;
       this.result = result;
       this.library.one.replace(result.description);

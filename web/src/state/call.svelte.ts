@@ -55,7 +55,7 @@ export class Call {
     if (!schema || missing || key === this.priced) return;
     const timer = setTimeout(() => {
       this.priced = key;
-      this.session.connector.query<{ seconds: number | null }>("cost", { method: schema.id, args: this.args() }).then(
+      this.session.connector.query("cost", { method: schema.id, args: this.args() }).then(
         ({ seconds }) => this.priced === key && ([this.cost, this.refused] = [seconds, ""]),
         (error: unknown) => this.priced === key && ([this.cost, this.refused] = [null, words(error)]),
       );
@@ -66,7 +66,7 @@ export class Call {
   /** Asks for it; the job's id, or nothing where it was refused. */
   protected async ask(): Promise<string | undefined> {
     if (!this.schema || this.missing) return;
-    const answer = (await this.session.send("start", { method: this.schema.id, args: this.args() })) as { job: string } | undefined;
+    const answer = await this.session.send("start", { method: this.schema.id, args: this.args() });
     return answer?.job;
   }
 }

@@ -56,7 +56,7 @@ export class DirectionStore {
       const key = `${about}|${askedKey(one)}`;
       if (savedName(id) !== null || this.asked.get(id) === key) continue;
       this.asked.set(id, key);
-      this.session.connector.query<DictionaryDetail>("dictionary", { id, ...(indices ? { indices: [...indices] } : {}) }).then(
+      this.session.connector.query("dictionary", { id, ...(indices ? { indices: [...indices] } : {}) }).then(
         (reading) => this.asked.get(id) === key && (this.dictionaries = { ...this.dictionaries, [id]: reading }),
         (error: unknown) => this.asked.get(id) === key && (this.error = words(error)),
       );
@@ -83,7 +83,7 @@ export class DirectionStore {
       return;
     }
     this.reads = "reading";
-    this.session.connector.query<DirectionReading>("read_direction", { direction: ref }).then(
+    this.session.connector.query("read_direction", { direction: ref }).then(
       (reading) => {
         if (this.known.size > MOST_READ) this.known.clear();
         this.known.set(key, reading);

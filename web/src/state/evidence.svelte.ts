@@ -46,7 +46,7 @@ export class EvidenceStore {
     const asked = `${here} ${source.key}`;
     if (asked === this.wanted) return;
     this.wanted = asked;
-    this.session.connector.query<Evidence>("evidence", source.args).then(
+    this.session.connector.query("evidence", source.args).then(
       (evidence) => this.wanted === asked && ([this.evidence, this.shownOf, this.error] = [evidence, here, ""]),
       (error: unknown) => this.wanted === asked && (this.error = words(error)),
     );

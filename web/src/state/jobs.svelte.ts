@@ -1,24 +1,9 @@
 import { words } from "../connect/connector";
-import type { ItemInfo, Job, ProbeData } from "../connect/wire";
-import type { Values } from "../lib/forms";
+import type { ItemDetail, ItemInfo, Job, JobDetail, ProbeData } from "../connect/wire";
 import { Call } from "./call.svelte";
 
-/** A table's columns and first rows. */
-export interface Cells {
-  columns: string[];
-  rows: (string | number | null)[][];
-  n: number;
-}
-
-/** What is shown of a job or an item. */
-export interface Detail {
-  views: { kind: string }[];
-  table: Cells | null;
-  code?: string;
-  args?: Values;
-  method?: string;
-  provenance?: Record<string, unknown>;
-}
+/** What is shown of a job, or of an item, of which more is known. */
+export type Detail = Pick<JobDetail, "views" | "table"> & Partial<Omit<ItemDetail, "views" | "table">>;
 
 type Shown = { job: string } | { item: string } | null;
 
@@ -49,7 +34,7 @@ export class JobStore extends Call {
   async python(): Promise<string> {
     if (!this.schema) return "";
     try {
-      return (await this.session.connector.query<{ code: string }>("python", { method: this.schema.id, args: this.args() })).code;
+      return (await this.session.connector.query("python", { method: this.schema.id, args: this.args() })).code;
     } catch (error) {
       this.session.notify(words(error), "error");
       return "";
@@ -78,7 +63,7 @@ export class JobStore extends Call {
     const key = "item" in shown ? `item ${shown.item}` : job?.revision ? `job ${job.id} ${job.revision}` : "";
     if (!key || key === this.asked) return;
     this.asked = key;
-    const answer = "item" in shown ? this.session.connector.query<Detail>("item", { name: shown.item }) : this.session.connector.query<Detail>("job", { job: shown.job });
+    const answer = "item" in shown ? this.session.connector.query("item", { name: shown.item }) : this.session.connector.query("job", { job: shown.job });
     answer.then(
       (detail) => this.asked === key && ([this.detail, this.error] = [detail, ""]),
       (error: unknown) => this.asked === key && (this.error = words(error)),
@@ -94,8 +79,7 @@ export class JobStore extends Call {
     if (kind !== "task" && kind !== "file" && kind !== "item") return Promise.resolve(null);
     let asked = this.names.get(key);
     if (!asked) {
-      type Named = { name: string }[];
-      asked = this.session.connector.query<{ labels: Named; positions: Named }>("read_data", { data: $state.snapshot(data) as ProbeData }).then(
+      asked = this.session.connector.query("read_data", { data: $state.snapshot(data) as ProbeData }).then(
         ({ labels, positions }) => {
           return { labels: labels.map(({ name }) => name), positions: positions.map(({ name }) => name) };
         },

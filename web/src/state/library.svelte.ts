@@ -1,5 +1,5 @@
-import { words, WireError, type Intents, type Queries } from "../connect/connector";
-import type { Entry, EntryPage, SavedRef, Undoable } from "../connect/library";
+import { words, WireError, type IntentAnswers, type Intents, type Queries, type QueryAnswers } from "../connect/connector";
+import type { Entry, SavedRef, Undoable } from "../connect/library";
 import type { DirectionRef } from "../connect/wire";
 import { isolated } from "../lib/format";
 import { baseAddress } from "../root/host";
@@ -19,8 +19,8 @@ export interface Filter {
 
 export const usual = (): Filter => ({ text: "", user: "", mine: false, everyModel: false, site: "", votes: null, sort: "newest" });
 
-/** What the library's own are called among all. */
-type Of<Name extends string> = Name extends `library_${infer Own}` ? Own : never;
+/** Those of the library among all intents, or queries. */
+type Of<Asked> = Extract<keyof Asked, `library_${string}`>;
 
 /** What people saved, named and said: searched, read, changed; and who one is among them. */
 export class LibraryStore {
@@ -61,12 +61,12 @@ export class LibraryStore {
     this.blind = new BlindStore(this);
   }
 
-  ask<T>(query: Of<keyof Queries>, args?: Queries[`library_${Of<keyof Queries>}`]): Promise<T> {
-    return this.session.connector.query<T>(`library_${query}`, args);
+  ask<N extends Of<Queries>>(query: N, args?: Queries[N]): Promise<QueryAnswers[N]> {
+    return this.session.connector.query(query, args);
   }
 
-  do<T>(intent: Of<keyof Intents>, args?: Intents[`library_${Of<keyof Intents>}`]): Promise<T> {
-    return this.session.connector.intent(`library_${intent}`, args) as Promise<T>;
+  do<N extends Of<Intents>>(intent: N, args?: Intents[N]): Promise<IntentAnswers[N]> {
+    return this.session.connector.intent(intent, args);
   }
 
   toggle(): void {
@@ -82,7 +82,7 @@ export class LibraryStore {
   // ── who one is ────────────────────────────────────────────────────────────────────────────────────────────
 
   private async whoAmI(): Promise<void> {
-    await this.ask<{ name: string | null }>("me").then(
+    await this.ask("library_me").then(
       ({ name }) => ([this.me, this.known] = [name, true]),
       () => {}, // the search says why nothing answers
     );
@@ -91,7 +91,7 @@ export class LibraryStore {
   /** Answers why the name was refused, or nothing. */
   async signIn(name: string): Promise<string> {
     try {
-      this.me = (await this.do<{ name: string }>("sign_in", { name })).name;
+      this.me = (await this.do("library_sign_in", { name })).name;
     } catch (error) {
       return words(error);
     }
@@ -143,7 +143,7 @@ export class LibraryStore {
     const number = ++this.number;
     this.searching = true;
     try {
-      const page = await this.ask<EntryPage>("search", this.query(more ? this.after : null));
+      const page = await this.ask("library_search", this.query(more ? this.after : null));
       if (number !== this.number) return;
       this.found = more ? [...this.found, ...page.entries.filter(({ id }) => !this.found.some((entry) => entry.id === id))] : page.entries;
       [this.after, this.failed, this.searched] = [page.after, "", true];
@@ -186,7 +186,7 @@ export class LibraryStore {
       form.busy = true;
       try {
         const body = { direction: ref, name, ...(description.trim() ? { description } : {}) };
-        const entry = await this.do<Entry>("save", body);
+        const entry = await this.do("library_save", body);
         if (this.saving === form) this.saving = null;
         this.session.notify("Saved to the library");
         await Promise.all([this.one.read(entry.id), this.search()]);
@@ -202,7 +202,7 @@ export class LibraryStore {
   /** Into the live session and onto the screen; answers why not, or nothing. */
   async open(id: string, linked = false): Promise<string> {
     try {
-      this.look(await this.do<SavedRef>("open", { id }), linked);
+      this.look(await this.do("library_open", { id }), linked);
       return "";
     } catch (error) {
       return words(error);
@@ -228,10 +228,10 @@ export class LibraryStore {
     this.importing = [];
     const all = [...files];
     await this.change(async () => {
-      let last: { entry: Entry; new: boolean } | null = null;
+      let last: IntentAnswers["library_import"] | null = null;
       for (const file of all) {
         try {
-          last = await this.do<{ entry: Entry; new: boolean }>("import", { data: file });
+          last = await this.do("library_import", { data: file });
         } catch (error) {
           if (error instanceof WireError && error.name === "NoUser") throw error;
           this.importing = [...this.importing, { name: file.name, error: words(error) }];
@@ -246,7 +246,7 @@ export class LibraryStore {
   /** Tells what was deleted, with the way back. */
   undoable(text: string, { event }: Undoable, again: () => Promise<void>): void {
     const undo = async () => {
-      if (await this.change(() => this.do("undo", { event }))) await Promise.all([again(), this.search()]);
+      if (await this.change(() => this.do("library_undo", { event }))) await Promise.all([again(), this.search()]);
     };
     this.session.notify(text, "lasting", { label: "Undo", run: () => void undo() });
   }

@@ -1,30 +1,15 @@
 import { words } from "../connect/connector";
+import type { TaskForm } from "../connect/wire";
 import type { EditSchema, MethodSchema, Values } from "../lib/forms";
 import type { Session } from "./session.svelte";
 
-export interface TaskSchema {
-  id: string;
-  title: string;
-  about: string;
-  /** Of its own, those that a form begins with; "" for none in particular. */
-  label: string;
-  position: string;
-  /** Whether sentences may come before each prompt. */
-  prefixes: boolean;
-}
-
-interface Manifest {
-  edits: EditSchema[];
-  methods: MethodSchema[];
-  tasks: TaskSchema[];
-  broken: Record<string, string>;
-}
+export type TaskSchema = TaskForm;
 
 /** What Python declares: every kind of edit, every method, the tasks. Asked once. */
 export class ManifestStore {
   edits: EditSchema[] = $state.raw([]);
   methods: MethodSchema[] = $state.raw([]);
-  tasks: Manifest["tasks"] = $state.raw([]);
+  tasks: TaskSchema[] = $state.raw([]);
   /** Plugins that could not be imported, and why. */
   broken: Record<string, string> = $state.raw({});
   error = $state("");
@@ -33,9 +18,9 @@ export class ManifestStore {
 
   async load(): Promise<void> {
     try {
-      const manifest = await this.session.connector.query<Manifest>("manifest");
-      this.edits = manifest.edits;
-      this.methods = manifest.methods ?? [];
+      const manifest = await this.session.connector.query("manifest");
+      this.edits = manifest.edits as EditSchema[]; // what fields say of themselves is theirs: forms read what they know of it
+      this.methods = (manifest.methods ?? []) as MethodSchema[];
       this.tasks = manifest.tasks ?? [];
       this.broken = manifest.broken ?? {};
     } catch (error) {

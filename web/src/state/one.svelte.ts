@@ -1,5 +1,5 @@
 import { words } from "../connect/connector";
-import type { Comment, Description, Entry, Undoable, Vote, Whole } from "../connect/library";
+import type { Description, Vote, Whole } from "../connect/library";
 import { isolated } from "../lib/format";
 import type { LibraryStore } from "./library.svelte";
 
@@ -16,7 +16,7 @@ export class OneStore {
     if (this.id !== id) [this.whole, this.failed] = [null, ""];
     this.id = id;
     try {
-      const whole = await this.library.ask<Whole>("read", { id });
+      const whole = await this.library.ask("library_read", { id });
       if (this.id === id) [this.whole, this.failed] = [whole, ""];
     } catch (error) {
       if (this.id === id) [this.whole, this.failed] = [null, words(error)];
@@ -31,7 +31,7 @@ export class OneStore {
   async rename(name: string): Promise<boolean> {
     const { id, version } = this.whole!.entry;
     const { library } = this;
-    const renamed = await library.change(() => library.do<Entry>("rename", { id, name, seen: version }));
+    const renamed = await library.change(() => library.do("library_rename", { id, name, seen: version }));
     if (renamed) await Promise.all([this.read(id), library.search()]);
     return !!renamed;
   }
@@ -39,28 +39,28 @@ export class OneStore {
   async remove(): Promise<void> {
     const { id, name } = this.whole!.entry;
     const { library } = this;
-    const gone = await library.change(() => library.do<Undoable>("delete", { id }));
+    const gone = await library.change(() => library.do("library_delete", { id }));
     if (!gone) return;
     this.back();
     library.undoable(`Deleted ${isolated(name)}`, gone, () => this.read(id));
   }
 
   describe(text: string): Promise<boolean> {
-    return this.say(() => this.library.do<Description>("describe", { id: this.id, text }));
+    return this.say(() => this.library.do("library_describe", { id: this.id, text }));
   }
 
   editDescription({ id, version }: Description, text: string): Promise<boolean> {
-    return this.say(() => this.library.do<Description>("edit_description", { id, text, seen: version }));
+    return this.say(() => this.library.do("library_edit_description", { id, text, seen: version }));
   }
 
   comment(text: string): Promise<boolean> {
-    return this.say(() => this.library.do<Comment>("comment", { id: this.id, text }));
+    return this.say(() => this.library.do("library_comment", { id: this.id, text }));
   }
 
   /** Takes a description or a comment away, for undo. */
   async unsay(kind: "description" | "comment", id: string): Promise<void> {
     const { library, id: of } = this;
-    const gone = await library.change(() => library.do<Undoable>(`delete_${kind}`, { id }));
+    const gone = await library.change(() => library.do(`library_delete_${kind}`, { id }));
     if (!gone) return;
     await this.read(of);
     library.undoable(kind === "comment" ? "Comment deleted" : "Description deleted", gone, () => this.read(of));
@@ -71,7 +71,7 @@ export class OneStore {
     const { library } = this;
     const voted = await library.change(() => {
       const { mine } = this.whole?.descriptions.find(({ id }) => id === description.id) ?? description; // who one is may be known only now
-      return library.do<Description>("vote", { id: description.id, value: mine === value ? 0 : value });
+      return library.do("library_vote", { id: description.id, value: mine === value ? 0 : value });
     });
     if (voted) this.replace(voted);
   }

@@ -146,7 +146,7 @@ export class ProbeStore {
     }
     setTimeout(() => {
       if (this.wantedData !== key) return;
-      this.session.connector.query<ProbeChoices>("read_data", { data: $state.snapshot(data) }).then(
+      this.session.connector.query("read_data", { data: $state.snapshot(data) }).then(
         (choices) => this.wantedData === key && this.choose(choices),
         (error: unknown) => {
           if (this.wantedData === key) [this.choices, this.refused] = [null, words(error)];
@@ -187,7 +187,7 @@ export class ProbeStore {
     }
     const timer = setTimeout(() => {
       this.wantedCost = key;
-      this.session.connector.query<{ seconds: number | null }>("cost", { method: METHOD, args: $state.snapshot(recipe) }).then(
+      this.session.connector.query("cost", { method: METHOD, args: $state.snapshot(recipe) }).then(
         ({ seconds }) => this.wantedCost === key && ([this.cost, this.declined] = [seconds, ""]),
         (error: unknown) => this.wantedCost === key && ([this.cost, this.declined] = [null, words(error)]),
       );
@@ -205,7 +205,7 @@ export class ProbeStore {
       [this.detail, this.fetched] = [null, null];
       return;
     }
-    this.session.connector.query<ProbeDetail>("probe", { name: shown.name }).then(
+    this.session.connector.query("probe", { name: shown.name }).then(
       (detail) => this.wantedDetail === key && ([this.detail, this.error] = [detail, ""]),
       (error: unknown) => this.wantedDetail === key && (this.error = words(error)),
     );
@@ -219,7 +219,7 @@ export class ProbeStore {
     if (!key || key === this.wantedReading || !shown || !a) return;
     this.wantedReading = key;
     const asked = { name: shown.name, run: a.id, pos, named: this.pos === null };
-    this.session.connector.query<ProbeReading>("probe_reading", asked).then(
+    this.session.connector.query("probe_reading", asked).then(
       (reading) => this.wantedReading === key && ([this.fetched, this.error] = [{ probe: shown.name, reading }, ""]),
       (error: unknown) => this.wantedReading === key && ([this.fetched, this.error] = [null, words(error)]),
     );
@@ -246,8 +246,8 @@ export class ProbeStore {
   private async dataOf({ data, item }: ProbeInfo): Promise<ProbeData | null> {
     if (data?.kind !== "file") return data;
     if (!item) return this.file?.name === data.name ? { kind: "file", ...this.file } : null;
-    const kept = await this.session.connector.query<{ args: { data?: ProbeData } }>("item", { name: item }).catch(() => null);
-    return kept?.args.data ?? null;
+    const kept = await this.session.connector.query("item", { name: item }).catch(() => null);
+    return (kept?.args.data as ProbeData | undefined) ?? null;
   }
 
   private async start(recipe: ProbeRecipe): Promise<void> {
@@ -255,7 +255,7 @@ export class ProbeStore {
     if (there) return this.show(there.name);
     for (const { id, phase } of this.jobs)
       if (this.mine.includes(id) && (phase === "running" || phase === "waiting")) await this.session.send("cancel", { job: id });
-    const started = (await this.session.send("start", { method: METHOD, args: recipe })) as { job: string } | undefined;
+    const started = await this.session.send("start", { method: METHOD, args: recipe });
     if (!started) return;
     this.mine = [...this.mine, started.job];
     this.show("");

@@ -1,5 +1,4 @@
 import { words } from "../connect/connector";
-import type { Gram as Products } from "../connect/wire";
 import { gramOf, type Coordinates, type Gram } from "../lib/algebra";
 import type { Term } from "../lib/mix";
 import type { Session } from "./session.svelte";
@@ -48,7 +47,7 @@ export class ProductStore {
     if (!asked.length || key === this.wanted) return;
     this.wanted = key;
     const named = asked.flatMap(({ source, indices }) => indices?.map((index) => keyOf(source, index)) ?? [source]);
-    this.session.connector.query<Products>("gram", { of: named }).then(
+    this.session.connector.query("gram", { of: named }).then(
       ({ of, gram }) => {
         if (this.wanted !== key) return;
         this.known = { gram: gramOf(gram), at: new Map(of.map(([source, index], place) => [keyOf(source, index), place])), of };

@@ -1,6 +1,5 @@
-import { words, WireError, type Intents, type Queries } from "../connect/connector";
-import type { Tensors } from "../connect/safetensors";
-import type { PromptsAnswer, TextRef } from "../connect/wire";
+import { words, WireError, type Intents, type Queries, type QueryAnswers } from "../connect/connector";
+import type { TextRef } from "../connect/wire";
 import { BUILT_IN, emptyText, isRefused, textRef, type TextForm } from "../lib/texts";
 import { mixField, Turns, type Part } from "../lib/mix";
 import { pageScale, placeOf, ranked, readNorm, readPage, readRow, readSink, type Page, type RowCoefs } from "../lib/prompts";
@@ -133,7 +132,7 @@ export class PromptStore {
 
   /** The job that has drawn them, once it has. */
   private async draw(drawing: Intents["draw_prompts"], signal: AbortSignal): Promise<string> {
-    const { job, ready } = (await this.session.connector.intent("draw_prompts", drawing)) as { job: string; ready: boolean };
+    const { job, ready } = await this.session.connector.intent("draw_prompts", drawing);
     if (ready) return job;
     if (signal.aborted) this.session.drop(job);
     else this.job = job;
@@ -144,7 +143,7 @@ export class PromptStore {
   }
 
   private async read(args: { own: string[]; drawn?: string | null }, signal: AbortSignal): Promise<void> {
-    const page = readPage(await this.session.connector.query<PromptsAnswer>("prompts", args, signal));
+    const page = readPage(await this.session.connector.query("prompts", args, signal));
     if (signal.aborted) return;
     this.page = page;
     this.hover = null;
@@ -216,12 +215,14 @@ export class PromptStore {
   }
 
   private async load(key: string, parts: Ask[], asked: readonly Asked[]): Promise<Row> {
-    const ask = <T>(part: Ask, read: (file: Tensors) => T) => this.once(keyOf(part), async () => read(await this.session.connector.query<Tensors>(part[0], part[1])));
-    if (!asked.length) {
-      const { logits, norm, sink } = await ask(parts[0], (file) => ({ logits: readLogits(file), norm: readNorm(file), sink: readSink(file) }));
+    const ask = <N extends Ask[0], T>(name: N, args: Queries[N], read: (file: QueryAnswers[N]) => T) =>
+      this.once(keyOf([name, args] as Ask), async () => read(await this.session.connector.query(name, args)));
+    const [first] = parts;
+    if (first[0] === "prompts_logits") {
+      const { logits, norm, sink } = await ask(...first, (file) => ({ logits: readLogits(file), norm: readNorm(file), sink: readSink(file) }));
       return { key, coefs: new Map(), logits, norm, sink };
     }
-    const found = await Promise.all(parts.map((part, i) => ask(part, (file) => readRow(file, asked[i].indices))));
+    const found = await Promise.all(parts.flatMap((part, i) => (part[0] === "prompts_coef" ? [ask(...part, (file) => readRow(file, asked[i].indices))] : [])));
     const { norm, sink } = found[0];
     return { key, coefs: new Map(found.map((coefs, i) => [asked[i].source, coefs])), logits: null, norm, sink };
   }

@@ -1,4 +1,4 @@
-import { words, type Connection, type Connector, type Intents } from "../connect/connector";
+import { words, type Connection, type Connector, type IntentAnswers, type Intents } from "../connect/connector";
 import type { Edit, Job, ModelInfo, Run, ShownEdit, State } from "../connect/wire";
 import { Notices, type Notice } from "./notices.svelte";
 
@@ -68,7 +68,7 @@ export class Session {
   }
 
   /** Sends an intent; a refusal is shown in the server's words and answers undefined. */
-  async send<N extends keyof Intents>(intent: N, args?: Intents[N]): Promise<unknown> {
+  async send<N extends keyof Intents>(intent: N, args?: Intents[N]): Promise<IntentAnswers[N] | undefined> {
     try {
       return await this.connector.intent(intent, args);
     } catch (error) {

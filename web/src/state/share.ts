@@ -77,13 +77,9 @@ function renamed(state: State, shared: Shared): Edit[] {
 
 /** Sets the edits of a link that can be had here; each that cannot is named, with the reason. */
 async function restoreEdits(app: App, shared: Shared, edits: Edit[]): Promise<void> {
-  const answer = (await app.session.send("set_edits", { edits, skip_refused: true })) as Partial<Refused> | undefined;
+  const answer = await app.session.send("set_edits", { edits, skip_refused: true });
   for (const { index, error } of answer?.refused ?? [])
     app.session.notify(`Edit ${index + 1} of the link, ${nameOf(shared.edits[index])}, is left out: ${whyNot(shared.edits[index], shared) ?? error.message}`, "error");
-}
-
-interface Refused {
-  refused: { index: number; error: { message: string } }[];
 }
 
 const nameOf = (edit: Edit): string =>

@@ -1,5 +1,4 @@
 import { words } from "../connect/connector";
-import type { Tensors } from "../connect/safetensors";
 import type { Run } from "../connect/wire";
 import { isCentred, isEncoder, unitOf } from "../lib/dictionaries";
 import type { ValueUnit } from "../lib/format";
@@ -155,8 +154,8 @@ export class Streams {
     const sources = [this.mixing.dictionary?.id ?? "", ...this.mixing.terms.map(({ source }) => source)];
     const first = this.view.current.direction === "mix" ? sources.flatMap((source) => coefs.get(source) ?? [])[0] : undefined;
     if (first && first.sites[0] !== rowSite(0)) {
-      const { rows, cols, norm, sink, sites } = first;
-      return { rows, cols, norm, sink, sites, own: true };
+      const { rows, cols, sink, sites } = first;
+      return { rows, cols, norm: null, sink, sites, own: true };
     }
     const { rows, cols, norm, sink } = data;
     return { rows, cols, norm, sink, sites: Array.from({ length: rows }, (_, row) => rowSite(row)), own: false };
@@ -233,7 +232,7 @@ export class Streams {
     const all = asked.map(async (one) => {
       const { source, indices } = one;
       const some = indices ? { indices: [...indices] } : {};
-      const ask = async () => readCoefs(await this.session.connector.query<Tensors>("coef", { run: run.id, dictionary: source, ...some }), indices);
+      const ask = async () => readCoefs(await this.session.connector.query("coef", { run: run.id, dictionary: source, ...some }), indices);
       return [source, await this.once(`${run.id}|${askedKey(one)}|${this.means}`, ask)] as const;
     });
     return new Map(await Promise.all(all));
@@ -241,11 +240,11 @@ export class Streams {
 
   private async hold(run: Run, answers: { positive: number; negative: number } | null, asked: readonly Asked[]): Promise<Held> {
     const connector = this.session.connector;
-    const stream = this.once(`${run.id}|`, async () => readStream(await connector.query<Tensors>("stream", { run: run.id }), run.id));
+    const stream = this.once(`${run.id}|`, async () => readStream(await connector.query("stream", { run: run.id }), run.id));
     const coefs = this.coefs(run, asked);
     const logits = answers
       ? this.once(`${run.id}|${answers.positive} ${answers.negative}|${this.means}`, async () =>
-          readLogits(await connector.query<Tensors>("logits", { run: run.id, ...answers })),
+          readLogits(await connector.query("logits", { run: run.id, ...answers })),
         )
       : null;
     return { run, data: await stream, coefs: await coefs, logits: await logits };

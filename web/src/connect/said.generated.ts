@@ -1,0 +1,1196 @@
+/** Made by `make view-types` from the state and the answers to intents and queries: change it there. */
+
+import type {PlainView} from "../views/kinds/plain.generated";
+
+import type {Tensor} from "./safetensors";
+
+/**
+ * What a session says.
+ */
+export interface Said {
+  state: State;
+  intents: {
+    add_edit: Added;
+    cancel: null;
+    compare_run: null;
+    delete_item: null;
+    draw_prompts: DrawingStarted;
+    forget_dictionary: null;
+    forget_prompt: null;
+    import_direction: SavedName;
+    import_item: Imported;
+    library_blind: BlindStarted;
+    library_comment: Comment;
+    library_delete: Undoable;
+    library_delete_comment: Undoable;
+    library_delete_description: Undoable;
+    library_describe: Description;
+    library_edit_description: Description;
+    library_guess: BlindResult;
+    library_import: Received;
+    library_open: SavedName;
+    library_rename: Entry;
+    library_save: Entry;
+    library_sign_in: Me;
+    library_sign_out: Me;
+    library_undo: Undone;
+    library_vote: Description;
+    load_model: null;
+    python: Code;
+    redo: null;
+    rename_item: null;
+    restore_item: null;
+    restore_run: null;
+    save_prompt: null;
+    select: null;
+    set_edits: RefusedEdits | null;
+    set_metric: null;
+    set_prompt: null;
+    start: Started;
+    undo: null;
+  };
+  queries: {
+    coef: {
+      metadata: {
+        rows: string;
+        fitted_row: string;
+      };
+      tensors: {
+        /**
+         * F32 [row, pos, k]
+         */
+        coef: Tensor<Float32Array>;
+        /**
+         * F32 [row, k]
+         */
+        offset: Tensor<Float32Array>;
+        /**
+         * F32 [row, pos]
+         */
+        sigma?: Tensor<Float32Array>;
+        /**
+         * U8 [row, pos]
+         */
+        sink: Tensor<Uint8Array>;
+      };
+    };
+    cost: Cost;
+    dictionary: DictionaryDetail;
+    evidence: Evidence;
+    gram: Gram;
+    item: ItemDetail;
+    job: JobDetail;
+    lens: LensReading;
+    library_blind_test: BlindTest;
+    library_me: Me;
+    library_read: Whole;
+    library_search: Page;
+    logits: {
+      metadata: {};
+      tensors: {
+        /**
+         * F32 [row, pos]
+         */
+        value: Tensor<Float32Array>;
+        /**
+         * F32 [row, pos]
+         */
+        offset: Tensor<Float32Array>;
+      };
+    };
+    manifest: Manifest;
+    probe: ProbeDetail;
+    probe_reading: ProbeReading;
+    prompts: PromptsAnswer;
+    prompts_coef: {
+      metadata: {};
+      /**
+       * `sigma`: in the lens space.
+       */
+      tensors: {
+        /**
+         * F32 [token, k]
+         */
+        coef: Tensor<Float32Array>;
+        /**
+         * F32 [k]
+         */
+        offset: Tensor<Float32Array>;
+        /**
+         * F32 [token]
+         */
+        norm: Tensor<Float32Array>;
+        /**
+         * U8 [token]
+         */
+        sink: Tensor<Uint8Array>;
+        /**
+         * F32 [token]
+         */
+        sigma?: Tensor<Float32Array>;
+      };
+    };
+    prompts_logits: {
+      metadata: {};
+      tensors: {
+        /**
+         * F32 [token]
+         */
+        value: Tensor<Float32Array>;
+        /**
+         * F32 [token]
+         */
+        offset: Tensor<Float32Array>;
+        /**
+         * F32 [token]
+         */
+        norm: Tensor<Float32Array>;
+        /**
+         * U8 [token]
+         */
+        sink: Tensor<Uint8Array>;
+      };
+    };
+    python: Code;
+    read_data: ProbeChoices;
+    read_direction: DirectionReading;
+    stream: {
+      metadata: {
+        next_text: string;
+      };
+      tensors: {
+        /**
+         * F32 [row, pos]
+         */
+        norm: Tensor<Float32Array>;
+        /**
+         * U8 [row, pos]
+         */
+        sink: Tensor<Uint8Array>;
+        /**
+         * I64 [pos, k]
+         */
+        next_id: Tensor<Float64Array>;
+        /**
+         * F32 [pos, k]
+         */
+        next_p: Tensor<Float32Array>;
+      };
+    };
+    strongest: StrongestCoordinates;
+  };
+}
+/**
+ * Everything the page shows.
+ */
+export interface State {
+  /**
+   * Counts what is to be computed: a run of a lower one is stale.
+   */
+  version: number;
+  model: ModelInfo | null;
+  /**
+   * What the picker offers.
+   */
+  models: ModelOffer[];
+  status: Status;
+  prompt: Prompt | null;
+  metric: Metric | null;
+  edits: ShownEdit[];
+  can_undo: boolean;
+  can_redo: boolean;
+  /**
+   * Newest last, at most 50.
+   */
+  runs: Run[];
+  current: Current;
+  selection: Selection;
+  saved: SavedPrompt[];
+  directions: SavedDirection[];
+  probes: ProbeInfo[];
+  /**
+   * Those that wait or run, and the latest 40 that ended.
+   */
+  jobs: Job[];
+  items: Shelf;
+  /**
+   * Things to tell once, such as a damaged file moved aside.
+   */
+  notices: string[];
+}
+export interface ModelInfo {
+  name: string;
+  family: string;
+  n_layers: number;
+  n_heads: number;
+  n_kv_heads: number;
+  d_model: number;
+  d_vocab: number;
+  /**
+   * Most tokens that a prompt may have.
+   */
+  context: number;
+  dtype: string;
+  device: string;
+  threads: number;
+  hash: string;
+  bos: boolean;
+  certificate: Certificate;
+  sites: SiteInfo[];
+  dictionaries: DictionaryInfo[];
+}
+export interface Certificate {
+  passed: boolean;
+  worst: number;
+  worst_check: string;
+  cached: boolean;
+  seconds: number;
+  checks: Check[];
+}
+export interface Check {
+  name: string;
+  error: number;
+  /**
+   * The first position's own.
+   */
+  first: number;
+  tolerance: number;
+  passed: boolean;
+  about: string;
+}
+export interface SiteInfo {
+  name: string;
+  layers: number;
+  dims: string;
+  /**
+   * Why there is none here.
+   */
+  absent: string | null;
+}
+/**
+ * A dictionary of the model. `id`: such as `pca@resid_post.23`, `nmf@z.3.h2`, `pca@resid_post.23#2`; never given twice.
+ */
+export interface DictionaryInfo {
+  id: string;
+  /**
+   * Of its sites and tensors.
+   */
+  hash: string;
+  site: string;
+  write_site: string;
+  /**
+   * Of an encoder false: its coordinates are activations, and no products with a direction.
+   */
+  linear: boolean;
+  /**
+   * Whether it is read against the stream's rows, or against its own site in every layer.
+   */
+  beside_stream: boolean;
+  /**
+   * What an encoder's features go through last: relu, topk or jumprelu.
+   */
+  activation: string | null;
+  head: number | null;
+  /**
+   * The site as people say it: `result.9 head 3`.
+   */
+  place: string;
+  /**
+   * pca, svd, nmf, mean_difference, unembedding, or what a file says that it is, such as sae.
+   */
+  kind: string;
+  n: number;
+  space: "raw" | "centred" | "lens";
+  standardised: boolean;
+  fitted_on: string;
+  tokens: number;
+  /**
+   * It came with Residscope, and cannot be forgotten.
+   */
+  shipped: boolean;
+  width: number;
+}
+/**
+ * A model that may be loaded; `cached`: its weights are on this machine.
+ */
+export interface ModelOffer {
+  name: string;
+  about: string;
+  cached: boolean;
+}
+export interface Status {
+  phase: "empty" | "loading" | "running" | "idle" | "failed";
+  detail: string;
+  progress: number | null;
+  forward_ms: number | null;
+  error: ErrorBody | null;
+}
+/**
+ * The one shape every refusal has on the wire; `message` holds the three that follow.
+ */
+export interface ErrorBody {
+  type: string;
+  message: string;
+  received: string | null;
+  allowed: string | null;
+  fix: string | null;
+}
+export interface Prompt {
+  text: string;
+  bos: boolean;
+  tokens: Tok[];
+}
+/**
+ * A token; its text is untrusted, and may hold newlines.
+ */
+export interface Tok {
+  id: number;
+  text: string;
+}
+/**
+ * The logit of `positive` less that of `negative`.
+ */
+export interface Metric {
+  positive: Tok;
+  negative: Tok;
+  /**
+   * False: guessed from the two likeliest next tokens.
+   */
+  chosen: boolean;
+}
+/**
+ * An edit: what its kind takes, and how the session shows it.
+ */
+export interface ShownEdit {
+  id: string;
+  enabled: boolean;
+  kind: string;
+  label: string;
+  glyph: string;
+  /**
+   * Where it acts, or what it does, beside its label.
+   */
+  beside: string;
+  slider: Slider | null;
+  at: Cell;
+  /**
+   * The metric with the whole stack less that without this edit; null until it is there: it follows the run.
+   */
+  delta: number | null;
+  /**
+   * Why it provably cannot change the next token.
+   */
+  inert: string | null;
+  /**
+   * Why this prompt or model lacks it: it is left out of the run.
+   */
+  error: string | null;
+  [k: string]: unknown;
+}
+/**
+ * The one number of an edit that a person turns, and between what.
+ */
+export interface Slider {
+  name: string;
+  value: number;
+  min: number;
+  max: number;
+  step: number;
+  unit: string;
+}
+/**
+ * Where an edit acts, as far as it is one place.
+ */
+export interface Cell {
+  layer: number | null;
+  pos: number | null;
+}
+/**
+ * One run of the history.
+ */
+export interface Run {
+  id: string;
+  /**
+   * Lower than the state's: it answers an earlier question.
+   */
+  version: number;
+  label: string;
+  prompt: string;
+  /**
+   * Of the runs on screen; null of the others.
+   */
+  tokens: Tok[] | null;
+  edits: number;
+  /**
+   * Always the state's, at its last position.
+   */
+  metric: number | null;
+  /**
+   * The next token after the prompt, the best 10.
+   */
+  top: TokenP[];
+  seconds: number;
+}
+export interface TokenP {
+  id: number;
+  text: string;
+  p: number | null;
+}
+/**
+ * The runs on screen, by their ids.
+ */
+export interface Current {
+  /**
+   * The prompt's unedited run, or the one compared with.
+   */
+  a: string | null;
+  /**
+   * The edited run, or, where A is another and nothing is edited, the unedited one.
+   */
+  b: string | null;
+}
+/**
+ * The locked cell; layer -1 is `embed`.
+ */
+export interface Selection {
+  layer: number;
+  pos: number;
+}
+export interface SavedPrompt {
+  text: string;
+  tokens: number;
+  /**
+   * Null until it has been run.
+   */
+  top: string | null;
+  p: number | null;
+}
+/**
+ * A direction that was imported, or opened from the library.
+ */
+export interface SavedDirection {
+  name: string;
+  site: string;
+  head: number | null;
+  space: "raw" | "centred" | "lens";
+  width: number;
+  norm: number | null;
+  /**
+   * Its id in the library, where it was opened from there.
+   */
+  library: string | null;
+}
+/**
+ * A probe of the session.
+ */
+export interface ProbeInfo {
+  /**
+   * What edits say: given once, whatever its item is called.
+   */
+  name: string;
+  /**
+   * Its item of the shelf; null while a job is at work on it.
+   */
+  item: string | null;
+  job: string | null;
+  /**
+   * Grows as its map fills.
+   */
+  revision: number;
+  /**
+   * How far its map is; "none": it came without its prompts.
+   */
+  mapped: "none" | "part" | "whole";
+  /**
+   * A file without its text; null where it is not known.
+   */
+  data: TaskPrompts | FilePrompts | ItemPrompts | null;
+  site: string;
+  position: string;
+  label: string;
+  classes: string[];
+  accuracy: number | null;
+  control: number | null;
+  selectivity: number | null;
+  /**
+   * @minItems 2
+   * @maxItems 2
+   */
+  interval: [number, number];
+  C: number;
+  train: number;
+  held_out: number;
+}
+export interface TaskPrompts {
+  kind: "task";
+  task: string;
+  n: number;
+  seed: number;
+  prefixes: boolean;
+}
+/**
+ * `text`: in what a page sends, and of an item.
+ */
+export interface FilePrompts {
+  kind: "file";
+  name: string;
+  text?: string;
+}
+export interface ItemPrompts {
+  kind: "item";
+  name: string;
+}
+/**
+ * A method call under way, or that has ended. cost, left, seconds: in seconds.
+ */
+export interface Job {
+  id: string;
+  method: string;
+  title: string;
+  name: string;
+  phase: "waiting" | "running" | "done" | "failed" | "cancelled";
+  stage: string;
+  /**
+   * The share of its stage.
+   */
+  progress: number | null;
+  /**
+   * Of its stage, about.
+   */
+  left: number | null;
+  cost: number | null;
+  seconds: number | null;
+  /**
+   * Grows as partial items come.
+   */
+  revision: number;
+  items: string[];
+  note: string;
+  /**
+   * What it warned of, such as a C at the end of its grid.
+   */
+  warnings: string[];
+  error: ErrorBody | null;
+  /**
+   * What it was asked for; null where that is long.
+   */
+  args: {
+    [k: string]: unknown;
+  } | null;
+}
+export interface Shelf {
+  items: ItemInfo[];
+  bytes: number;
+  budget: number;
+  can_restore: boolean;
+}
+/**
+ * Something on the shelf.
+ */
+export interface ItemInfo {
+  name: string;
+  kind: string;
+  title: string;
+  method: string;
+  /**
+   * When, in seconds since 1970.
+   */
+  made: number;
+  bytes: number;
+  /**
+   * Of a dictionary, what the model has it by; of a probe, what edits say.
+   */
+  id: string | null;
+  warnings: string[];
+  /**
+   * What it was asked for; null where that is long.
+   */
+  args: {
+    [k: string]: unknown;
+  } | null;
+}
+export interface Added {
+  id: string;
+}
+/**
+ * The job that draws; `ready`: it is done already.
+ */
+export interface DrawingStarted {
+  job: string;
+  ready: boolean;
+}
+/**
+ * The reference to a saved direction.
+ */
+export interface SavedName {
+  kind: "saved";
+  name: string;
+}
+/**
+ * What an item is called on the shelf; of a file of several the first, then all.
+ */
+export interface Imported {
+  name: string;
+  names: string[];
+}
+/**
+ * A test, and the job that draws its contexts.
+ */
+export interface BlindStarted {
+  test: string;
+  job: string;
+}
+/**
+ * What somebody says of a direction.
+ */
+export interface Comment {
+  id: string;
+  direction: string;
+  author: string;
+  text: string;
+  created: string;
+}
+/**
+ * What `library_undo` takes back.
+ */
+export interface Undoable {
+  event: number;
+}
+/**
+ * `up` and `down` count votes, one a person; `mine` is the asker's own: 1, -1, or 0 for none.
+ */
+export interface Description {
+  id: string;
+  direction: string;
+  author: string;
+  text: string;
+  up: number;
+  down: number;
+  mine: 1 | -1 | 0;
+  blind: Blind | null;
+  version: number;
+  created: string;
+  updated: string;
+}
+/**
+ * What the blind tests of one description say, over `people` but its author; `author` and `mine`: their own scores.
+ */
+export interface Blind {
+  people: number;
+  mean: number | null;
+  interval: [number, number] | null;
+  author: number | null;
+  mine: number | null;
+}
+/**
+ * `score`: Spearman's rank correlation of the guesses with the values; `interval`: a bootstrap over items.
+ */
+export interface BlindResult {
+  score: number;
+  /**
+   * @minItems 2
+   * @maxItems 2
+   */
+  interval: [number, number];
+  /**
+   * @minItems 2
+   * @maxItems 2
+   */
+  chance: [number, number];
+  auc: number;
+  n: number;
+  values: number[];
+  own: boolean;
+  description: Description;
+}
+/**
+ * `new`: false where the same numbers are here already.
+ */
+export interface Received {
+  entry: Entry;
+  new: boolean;
+}
+/**
+ * A saved direction without its vectors. `votes` sums those for and against all its descriptions; `version` counts edits.
+ */
+export interface Entry {
+  id: string;
+  owner: string;
+  name: string;
+  model: string;
+  model_hash: string;
+  site: string;
+  head: number | null;
+  space: string;
+  tensors: string;
+  votes: number;
+  comments: number;
+  description: string | null;
+  version: number;
+  created: string;
+  updated: string;
+  here: boolean | null;
+}
+/**
+ * Who one is, as it is known here.
+ */
+export interface Me {
+  name: string | null;
+}
+export interface Undone {
+  kind: "direction" | "description" | "comment";
+  id: string;
+}
+/**
+ * Lines of Python.
+ */
+export interface Code {
+  code: string;
+}
+export interface RefusedEdits {
+  refused: Refused[];
+}
+/**
+ * An edit of those that were sent, and why it is not in the stack.
+ */
+export interface Refused {
+  index: number;
+  error: ErrorBody;
+}
+/**
+ * A job; what it costs, in seconds, about; null where nobody has said.
+ */
+export interface Started {
+  job: string;
+  cost: number | null;
+}
+export interface Cost {
+  /**
+   * About; null where nobody has said.
+   */
+  seconds: number | null;
+}
+/**
+ * A dictionary's components: of thousands the first.
+ */
+export interface DictionaryDetail {
+  id: string;
+  site: string;
+  head: number | null;
+  place: string;
+  kind: string;
+  space: "raw" | "centred" | "lens";
+  standardised: boolean;
+  fitted_on: string;
+  tokens: number;
+  components: Component[];
+}
+/**
+ * One direction of a dictionary, and what it says.
+ */
+export interface Component {
+  top: PoleToken[];
+  bottom: PoleToken[];
+  index: number;
+  label: string;
+  /**
+   * The share explained.
+   */
+  variance: number | null;
+  sd: number | null;
+  cos_logit_diff: number | null;
+}
+export interface PoleToken {
+  text: string;
+  value: number;
+}
+/**
+ * What is known of a direction so far; a part is null until it comes, or for the reason in `missing`.
+ */
+export interface Evidence {
+  label: string;
+  badges: Badges;
+  tokens: Poles | null;
+  examples: Examples | null;
+  null: PlainView[] | null;
+  stability: PlainView[] | null;
+  dose: PlainView[] | null;
+  removal: PlainView[] | null;
+  missing: {
+    [k: string]: string;
+  };
+  corpus: string | null;
+  tokens_read: number | null;
+  held_out: string | null;
+  job: string | null;
+  item: string | null;
+  revision: number;
+  done: boolean;
+}
+export interface Badges {
+  correlates: Badge;
+  used: Badge;
+}
+/**
+ * A claim, whether it was shown, and the sentence and the numbers that say why or why not.
+ */
+export interface Badge {
+  claim: string;
+  /**
+   * Null: not known yet.
+   */
+  shown: boolean | null;
+  said: string;
+  sentence: string;
+  numbers: {
+    [k: string]: number | string | null;
+  };
+}
+/**
+ * The common tokens at either end, by cosine; none where its width is not the stream's.
+ */
+export interface Poles {
+  top: PoleToken[];
+  bottom: PoleToken[];
+}
+export interface Examples {
+  top: Example[];
+  bottom: Example[];
+  intervals: Interval[];
+  histogram: PlainView;
+  /**
+   * Where the colour is full.
+   */
+  limit: number;
+}
+/**
+ * A token of a text, which is untrusted, with what stands around it; values are null where they are left out.
+ */
+export interface Example {
+  row: number;
+  pos: number;
+  value: number;
+  at: number;
+  tokens: string[];
+  values: (number | null)[];
+}
+export interface Interval {
+  low: number;
+  high: number;
+  n: number;
+  examples: Example[];
+}
+/**
+ * Inner products of read vectors; `of` says whose: a dictionary's id, or `saved:NAME`, and the index there.
+ */
+export interface Gram {
+  of: [string, number][];
+  gram: number[][];
+}
+/**
+ * An item of the shelf; of one that is no one table, `table` is its parts in words.
+ */
+export interface ItemDetail {
+  name: string;
+  kind: string;
+  title: string;
+  method: string;
+  /**
+   * When, in seconds since 1970.
+   */
+  made: number;
+  bytes: number;
+  /**
+   * Of a dictionary, what the model has it by; of a probe, what edits say.
+   */
+  id: string | null;
+  warnings: string[];
+  /**
+   * What it was asked for, however long.
+   */
+  args: {
+    [k: string]: unknown;
+  };
+  provenance: {
+    [k: string]: unknown;
+  };
+  code: string;
+  views: PlainView[];
+  table: Cells;
+}
+/**
+ * The columns of a table and its first rows; `n`: how many rows it has.
+ */
+export interface Cells {
+  columns: string[];
+  rows: (string | number | boolean | null)[][];
+  n: number;
+}
+/**
+ * What a job has made so far; `table`: null before there is anything.
+ */
+export interface JobDetail {
+  job: string;
+  revision: number;
+  done: boolean;
+  views: PlainView[];
+  table: Cells | null;
+}
+/**
+ * The logit lens at one cell.
+ */
+export interface LensReading {
+  top: TokenP[];
+}
+/**
+ * Contexts to guess at, whose values the server keeps to itself; `scale`: what -1, 0 and 1 stand for.
+ */
+export interface BlindTest {
+  test: string;
+  description: string;
+  direction: string;
+  text: string;
+  corpus: string;
+  items: BlindItem[];
+  /**
+   * @minItems 3
+   * @maxItems 3
+   */
+  scale: [string, string, string];
+}
+/**
+ * A context: what does the direction say at `tokens[pos]`?
+ */
+export interface BlindItem {
+  tokens: string[];
+  pos: number;
+}
+/**
+ * An entry with everything said of it, descriptions best first.
+ */
+export interface Whole {
+  entry: Entry;
+  provenance: {
+    [k: string]: unknown;
+  };
+  descriptions: Description[];
+  comments: Comment[];
+}
+/**
+ * Entries in order; `after` asks for those that follow (None: there are no more).
+ */
+export interface Page {
+  entries: Entry[];
+  after: string | null;
+}
+export interface Manifest {
+  edits: EditForm[];
+  methods: MethodForm[];
+  tasks: TaskForm[];
+  /**
+   * Plugins that could not be imported, and why.
+   */
+  broken: {
+    [k: string]: string;
+  };
+}
+export interface EditForm {
+  id: string;
+  title: string;
+  about: string;
+  type: "object";
+  properties: {
+    [k: string]: FormProperty;
+  };
+  required: string[];
+  glyph: string;
+}
+/**
+ * One argument as JSON Schema, with the `kind` of its field and that kind's own hints.
+ */
+export interface FormProperty {
+  kind: string;
+  /**
+   * Its name in Python.
+   */
+  argument: string;
+  title: string;
+  [k: string]: unknown;
+}
+export interface MethodForm {
+  id: string;
+  title: string;
+  about: string;
+  type: "object";
+  properties: {
+    [k: string]: FormProperty;
+  };
+  required: string[];
+  group: string;
+  /**
+   * The kind of item that it makes, or makes several of; empty where it says none.
+   */
+  makes: string;
+  function: string;
+}
+/**
+ * label, position: those of its own that a form begins with. prefixes: whether sentences may come before each prompt.
+ */
+export interface TaskForm {
+  id: string;
+  title: string;
+  about: string;
+  label: string;
+  position: string;
+  prefixes: boolean;
+}
+/**
+ * The pictures of a probe.
+ */
+export interface ProbeDetail {
+  name: string;
+  revision: number;
+  /**
+   * To either side, in nats.
+   */
+  reach: number;
+  map: PlainView;
+  map_at: MapAt;
+  cloud: PlainView;
+  margins: Margin[];
+  examples: ProbeExample[];
+}
+/**
+ * The columns and the rows of a probe's map.
+ */
+export interface MapAt {
+  sites: string[];
+  positions: string[];
+}
+export interface Margin {
+  of: string;
+  view: PlainView;
+}
+export interface ProbeExample {
+  text: string;
+  label: string;
+  answers: [string, string] | null;
+}
+/**
+ * What a probe reads at one token of a run, and where each edit would put it.
+ */
+export interface ProbeReading {
+  log_prob: number[];
+  xy: number[];
+  moves: ProbeMoves;
+  /**
+   * Between two classes.
+   */
+  steps: ProbeSteps | null;
+  run: string;
+  pos: number;
+  /**
+   * The prompt is one of the probe's own data; `label` is then its label.
+   */
+  own: boolean;
+  label: string | null;
+}
+/**
+ * By class, or "neutral".
+ */
+export interface ProbeMoves {
+  mean_difference: {
+    [k: string]: ProbeMove;
+  };
+  project_out: {
+    [k: string]: ProbeMove;
+  };
+  constant_dose: {
+    [k: string]: ProbeMove;
+  };
+}
+/**
+ * Scores and cloud coordinates after an edit, `at` + dose * `slope`.
+ */
+export interface ProbeMove {
+  at: number[];
+  slope: number[];
+  xy: number[];
+  xy_slope: number[];
+}
+/**
+ * By covariance, where anything varies along the probe.
+ */
+export interface ProbeSteps {
+  total?: ProbeStep;
+  within?: ProbeStep;
+}
+export interface ProbeStep {
+  length: number;
+  xy: number[];
+}
+export interface PromptsAnswer {
+  id: string;
+  prompts: ShownPrompt[];
+}
+/**
+ * One prompt of a page; `next`: the three likeliest tokens after each of its own.
+ */
+export interface ShownPrompt {
+  text: string;
+  own: boolean;
+  tokens: Tok[];
+  next: Likely[][];
+}
+export interface Likely {
+  text: string;
+  p: number;
+}
+/**
+ * What can be chosen in some data.
+ */
+export interface ProbeChoices {
+  name: string;
+  n: number;
+  labels: LabelChoice[];
+  positions: PositionChoice[];
+  texts: string[];
+}
+/**
+ * A label: how many classes it has, and how many prompts are of the first of them.
+ */
+export interface LabelChoice {
+  name: string;
+  classes: number;
+  most: {
+    [k: string]: number;
+  };
+}
+/**
+ * A named position, and how many prompts lack it.
+ */
+export interface PositionChoice {
+  name: string;
+  lacking: number;
+}
+/**
+ * What one direction says; `about` is a sentence or two.
+ */
+export interface DirectionReading {
+  top: PoleToken[];
+  bottom: PoleToken[];
+  label: string;
+  about: string;
+  norm: number | null;
+  variance: number | null;
+  sd: number | null;
+  cos_logit_diff: number | null;
+}
+export interface StrongestCoordinates {
+  top: Coordinate[];
+}
+export interface Coordinate {
+  index: number;
+  label: string;
+  value: number;
+}
