@@ -68,12 +68,13 @@ def rows(*, quick: bool = False) -> Iterator[Row]:
             page.get_by_test_id("prompt-edit").click()
             page.get_by_test_id("prompt-input").fill(prompt)
             page.get_by_test_id("prompt-input").press("Enter")
-            for _ in range(1000):  # not wait_for_function, which the page's CSP refuses
-                page.wait_for_timeout(25)
+            for _ in range(
+                40
+            ):  # seldom, as the server runs in this process; what fills in afterwards is done by then too
+                page.wait_for_timeout(700)
                 if page.evaluate(PAINTED, [before, prompt]):
                     break
             ours = page.evaluate(LATENCY, prompt) / 1e3
-            page.wait_for_timeout(600)  # whatever fills in afterwards is done: the forward is timed alone
             times.append((ours, statistics.median(_seconds(lambda ids=ids: _plain(model, ids)) for _ in range(3))))
         yield from _first_paints(browser, server.url, 4 if quick else 10)
         browser.close()

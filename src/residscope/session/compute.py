@@ -119,8 +119,10 @@ def forward(world: SessionWorld, prompt: Prompt, active: tuple[EditSpec, ...]) -
     loaded, edits = world.loaded, world.on(prompt).made(active)
     started = time.perf_counter()
     recording = loaded.model.run(list(prompt.ids), CAPTURE, edits=edits)
-    parts = [top_p(part[0], NEXT) for part in recording.logits_in_parts()]
-    last = recording.logits_at(-1)[0].float().cpu()
+    parts, last = [], torch.empty(0)
+    for part in recording.logits_in_parts():  # once over the unembedding, which takes as long as it takes to read it
+        parts.append(top_p(part[0], NEXT))
+        last = part[0, -1].float().cpu().clone()
     seconds = time.perf_counter() - started
     ids, p = (torch.cat(list(column)) for column in zip(*parts, strict=True))
     rows = [recording["resid_pre.0"][0], *(recording[f"resid_post.{i}"][0] for i in range(loaded.model.n_layers))]
