@@ -82,7 +82,7 @@ rules: $(VENV)/.dev
 
 unit: $(VENV)/.dev $(VENV)/.ui postgres
 	@$(BIN)/residscope models pull $(MODEL)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not browser" --doctest-modules --ignore=src/residscope/_ui
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not browser" --doctest-modules --ignore=src/residscope/_ui
 
 check-web: $(VENV)/.webdev
 	@cd web && npm run --silent check

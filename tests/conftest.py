@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,26 @@ from tiny_models import VARIANTS, VOCAB, tiny_gpt2, tiny_llama
 os.environ.setdefault(
     "RESIDSCOPE_SEED", secrets.token_hex(4)
 )  # of the random cases in tests/attack; workers inherit it
+
+
+LONGEST = (  # files of few tests and many seconds: they begin first, so that no worker is left with one at the end
+    "reproduce/test_lrqp.py",
+    "test_docs.py",
+    "engine/test_screening.py",
+    "reproduce/test_viewer.py",
+    "test_memory.py",
+    "store/test_killed.py",
+    "test_plugins.py",
+    "attack/test_property.py",
+    "session/test_copied.py",
+    "session/test_shelf.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    places = {here / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 def pytest_report_header() -> str:

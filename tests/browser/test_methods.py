@@ -118,7 +118,10 @@ def test_what_is_wrong_is_said_where_it_is_asked(bench: Page, traffic: Traffic) 
 
 def test_the_palette_knows_methods_and_edits(bench: Page) -> None:
     bench.keyboard.press("/")
+    bench.get_by_label("Command", exact=True).fill("no such command")
+    bench.keyboard.press("Enter")  # which has nothing to choose
     bench.get_by_label("Command", exact=True).fill("principal comp")
+    expect(bench.get_by_role("button", name="Principal components").first).to_be_visible()
     bench.keyboard.press("Enter")
     expect(bench.get_by_test_id("method-form")).to_contain_text("Principal components")
     bench.keyboard.press("/")
