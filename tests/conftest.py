@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import residscope as rs
+import shape_checker  # noqa: F401 - before anything that it watches
 from residscope.engine.model import Model
 from tiny_models import VARIANTS, VOCAB, tiny_gpt2, tiny_llama
 

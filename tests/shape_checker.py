@@ -1,11 +1,19 @@
-"""The type checker behind every signature of the library while tests run: an int will do for a float."""
+"""The type checker behind every signature of the library while tests run: an int will do for a float.
 
+jaxtyping's own wrapper binds a signature at each call, which takes as long as many of these calls: it stands only where a
+signature names a shape. A function within a function, made anew at each call, is checked only where it names one.
+"""
+
+import dataclasses
+import inspect
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, ForwardRef, Self, get_args
 
+import jaxtyping
 from beartype import BeartypeConf, beartype
 
 _checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
+_with_shapes = jaxtyping.jaxtyped
 
 
 def checked(thing: Callable[..., Any]) -> Callable[..., Any]:
@@ -14,3 +22,40 @@ def checked(thing: Callable[..., Any]) -> Callable[..., Any]:
     if Self in hints.values() and not isinstance(thing, type):
         thing.__annotations__ = {name: Any if hint is Self else hint for name, hint in hints.items()}
     return _checked(thing)
+
+
+def names_shapes(hint: Any) -> bool:
+    """Whether a hint is an array's shape, or has one in it; of words nobody has read yet, it may."""
+    if isinstance(hint, str):
+        return "[" in hint
+    if isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray):
+        return True
+    return any(map(names_shapes, get_args(hint)))
+
+
+def _named(hint: Any) -> bool:
+    """Whether a class is given by its name, which may be one that only type checkers import."""
+    return isinstance(hint, str | ForwardRef) or any(map(_named, get_args(hint)))
+
+
+def jaxtyped(*, typechecker: Any) -> Callable[[Any], Any]:
+    """What the import hook puts over every function, class and property of the packages that it watches."""
+
+    def watch(thing: Any) -> Any:
+        watched = thing.__init__ if inspect.isclass(thing) and dataclasses.is_dataclass(thing) else thing
+        if not inspect.isfunction(watched) or any(map(names_shapes, watched.__annotations__.values())):
+            return _with_shapes(thing, typechecker=typechecker)
+        if watched is thing and "<locals>" in thing.__qualname__:
+            return thing
+        watched.__annotations__ = {
+            name: Any if _named(hint) else hint for name, hint in watched.__annotations__.items()
+        }
+        if watched is thing:
+            return typechecker(thing)
+        thing.__init__ = typechecker(watched)
+        return thing
+
+    return watch
+
+
+jaxtyping.jaxtyped = jaxtyped
