@@ -12,7 +12,7 @@ from typing import Any, ForwardRef, Self, get_args
 import jaxtyping
 from beartype import BeartypeConf, beartype
 
-_checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
+_checked = beartype(conf=BeartypeConf(is_pep484_tower=True, violation_type=TypeError))  # as jaxtyping's own is one
 _with_shapes = jaxtyping.jaxtyped
 
 
@@ -38,7 +38,7 @@ def _named(hint: Any) -> bool:
     return isinstance(hint, str | ForwardRef) or any(map(_named, get_args(hint)))
 
 
-def jaxtyped(*, typechecker: Any) -> Callable[[Any], Any]:
+def jaxtyped(*those: Any, typechecker: Any) -> Any:
     """What the import hook puts over every function, class and property of the packages that it watches."""
 
     def watch(thing: Any) -> Any:
@@ -55,7 +55,7 @@ def jaxtyped(*, typechecker: Any) -> Callable[[Any], Any]:
         thing.__init__ = typechecker(watched)
         return thing
 
-    return watch
+    return watch(*those) if those else watch
 
 
 jaxtyping.jaxtyped = jaxtyped

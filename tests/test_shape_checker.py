@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from beartype.roar import BeartypeCallHintParamViolation
 from jaxtyping import Float, TypeCheckError
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from shape_checker import checked, jaxtyped, names_shapes
 
 
 def test_the_library_is_watched(llama):
-    with pytest.raises((BeartypeCallHintParamViolation, TypeCheckError)):
+    with pytest.raises(TypeError):
         llama.sites.parse(3)
     with pytest.raises(TypeCheckError):
         llama.lens(torch.zeros(4, dtype=torch.int64))
@@ -45,7 +44,7 @@ def test_what_is_wrong_is_refused_with_a_shape_and_without():
     assert watched[1](2) == 4
     with pytest.raises(TypeCheckError):
         watched[0](torch.ones(2), torch.ones(1))
-    with pytest.raises(BeartypeCallHintParamViolation):
+    with pytest.raises(TypeError, match="violates"):
         watched[1]("a")
 
 
@@ -62,5 +61,5 @@ def test_the_parts_of_a_dataclass_are_checked():
     watch = jaxtyped(typechecker=checked)
     with pytest.raises(TypeCheckError):
         watch(Shaped)(torch.ones(2), torch.ones(1))
-    with pytest.raises(BeartypeCallHintParamViolation):
+    with pytest.raises(TypeError, match="violates"):
         watch(Plain)("a")
