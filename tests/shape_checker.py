@@ -5,9 +5,11 @@ signature names a shape. A function within a function, made anew at each call, i
 """
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, ForwardRef, Self, get_args
+from types import SimpleNamespace
+from typing import Any, ForwardRef, Self, get_args, get_type_hints
 
 import jaxtyping
 from beartype import BeartypeConf, beartype
@@ -34,8 +36,32 @@ def names_shapes(hint: Any) -> bool:
 
 
 def _named(hint: Any) -> bool:
-    """Whether a class is given by its name, which may be one that only type checkers import."""
+    """Whether a class is given by its name."""
     return isinstance(hint, str | ForwardRef) or any(map(_named, get_args(hint)))
+
+
+def _read(hint: Any, names: dict[str, Any]) -> Any:
+    """A hint with the classes that it names; a class that only type checkers import is not there, and not checked."""
+    try:
+        return get_type_hints(SimpleNamespace(__annotations__={"it": hint}), names)["it"]
+    except (NameError, AttributeError):
+        return Any
+
+
+def _once_called(thing: Callable[..., Any], typechecker: Any) -> Callable[..., Any]:
+    """Checked from its first call on, when the classes that its hints name are there."""
+    ready: list[Callable[..., Any]] = []
+
+    @functools.wraps(thing)
+    def first(*args: Any, **kwargs: Any) -> Any:
+        if not ready:
+            thing.__annotations__ = {
+                name: _read(hint, thing.__globals__) for name, hint in thing.__annotations__.items()
+            }
+            ready.append(typechecker(thing))
+        return ready[0](*args, **kwargs)
+
+    return first
 
 
 def jaxtyped(*those: Any, typechecker: Any) -> Any:
@@ -47,12 +73,11 @@ def jaxtyped(*those: Any, typechecker: Any) -> Any:
             return _with_shapes(thing, typechecker=typechecker)
         if watched is thing and "<locals>" in thing.__qualname__:
             return thing
-        watched.__annotations__ = {
-            name: Any if _named(hint) else hint for name, hint in watched.__annotations__.items()
-        }
+        later = any(map(_named, watched.__annotations__.values()))
+        checker = _once_called(watched, typechecker) if later else typechecker(watched)
         if watched is thing:
-            return typechecker(thing)
-        thing.__init__ = typechecker(watched)
+            return checker
+        thing.__init__ = checker
         return thing
 
     return watch(*those) if those else watch

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from residscope import directions, edits, errors
 from residscope.engine.model import Model
@@ -283,7 +284,10 @@ def test_each_tensor_is_saved_once_and_a_damaged_or_missing_one_is_refused_by_na
     whole = path.read_bytes()
     at = whole.index(value.numpy().tobytes())
     path.write_bytes(whole[:at] + b"\x01" + whole[at + 1 :])
-    with pytest.raises(errors.BadEdit, match=r"some\.safetensors.*damaged"):
+    with pytest.raises(errors.BadEdit, match=r"some\.safetensors.*damaged"):  # the seal is broken, of whichever part
+        edits.load(path)
+    save_file(tensors | {digest: value + 1}, path, {"edits": text})  # as before edits were sealed
+    with pytest.raises(errors.BadEdit, match=rf"some\.safetensors.*damaged.*{digest}"):
         edits.load(path)
     for damaged in (whole[: len(whole) // 2], b"", b"not a file"):
         path.write_bytes(damaged)

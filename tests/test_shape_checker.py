@@ -63,3 +63,26 @@ def test_the_parts_of_a_dataclass_are_checked():
         watch(Shaped)(torch.ones(2), torch.ones(1))
     with pytest.raises(TypeError, match="violates"):
         watch(Plain)("a")
+
+
+class Known:
+    """Named before it is there, below."""
+
+
+def takes(x: "Known", several: list["Known"]) -> "Known":
+    return x
+
+
+def takes_unknown(x: "Nowhere") -> int:  # noqa: F821 - as one that only type checkers import
+    return 1
+
+
+def test_a_class_that_is_named_is_checked_where_it_is_there():
+    watch = jaxtyped(typechecker=checked)
+    watched, free = watch(takes), watch(takes_unknown)
+    one = Known()
+    assert watched(one, [one]) is one
+    for wrong in ((3, [one]), (one, [3])):
+        with pytest.raises(TypeError, match="violates"):
+            watched(*wrong)
+    assert free(3) == 1

@@ -32,8 +32,6 @@ TENSOR_PATHS = (
     "/api/intents/library_import",
     "/api/library/import",
 )
-
-
 ITEM_PATH = "/api/intents/import_item"
 
 
