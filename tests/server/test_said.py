@@ -68,6 +68,7 @@ def everything_done(session: Session) -> None:
     model, gate = session.model, Gate()
     session.intent("load_model", {"name": "another"})
     assert session.wait(60)
+    session.intent("keep_model")
     session.intent("set_prompt", {"text": "abcd"})
     session.intent("set_metric", {"positive": "a", "negative": "b"})
     session.intent("add_edit", {"edit": STEER})
@@ -117,7 +118,7 @@ def test_every_intent_s_answer_fits_and_all_that_the_state_was_on_the_way(tmp_pa
             everything_done(session)
     assert heard.misfits == []
     assert {name for kind, name in heard.answered if kind == "intents"} == {*INTENTS}
-    assert heard.told | {"models", "probes", "notices"} == {*SAID["definitions"]["State"]["properties"]}
+    assert heard.told | {"session", "models", "probes", "notices"} == {*SAID["definitions"]["State"]["properties"]}
 
 
 def test_every_answer_of_the_library_fits(person: Callable[..., httpx.Client], with_library: Server) -> None:

@@ -1,7 +1,10 @@
 """Nobody comes in who should not: token, cookie, Host, Origin, and what every answer carries."""
 
+import base64
+import hashlib
 import re
 import socket
+from pathlib import Path
 
 import httpx
 import pytest
@@ -11,6 +14,10 @@ from websockets.sync.client import connect
 from residscope.errors import NotAllowed, PortInUse
 from residscope.server import Server
 from residscope.server.listen import bind
+from residscope.server.people import People
+from residscope.session import Session
+from residscope.store import Library
+from session import worlds
 
 PATHS = [
     "/",
@@ -147,3 +154,55 @@ def test_a_taken_port_is_named_before_anything_else() -> None:
 
 def ws(server: Server) -> str:
     return f"ws://127.0.0.1:{server.port}/ws"
+
+
+@pytest.mark.parametrize("path", ["/", "/?token=old", "/nowhere"])
+def test_a_person_who_is_refused_reads_words_and_not_json(stranger: httpx.Client, path: str) -> None:
+    answer = stranger.get(path, headers={"accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+    assert answer.status_code == 401
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "Open the link that residscope open printed" in answer.text
+    assert "{" not in answer.text.split("</style>")[1]
+    style = answer.text.split("<style>")[1].split("</style>")[0]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = answer.headers["content-security-policy"]
+    assert f"style-src 'sha256-{digest}'" in policy, "or the browser draws the words without their style"
+    assert "default-src 'none'" in policy
+
+
+def test_what_a_person_is_refused_is_text_and_no_markup(http: httpx.Client) -> None:
+    answer = http.get("/<img src=x onerror=alert(1)>", headers={"accept": "text/html"})
+    assert answer.status_code == 404
+    assert "<img" not in answer.text
+    assert "&lt;img" in answer.text or "%3Cimg" in answer.text
+
+
+def test_whoever_was_let_in_stays_in_when_the_server_is_started_again(library: Library, tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("<!doctype html>")
+
+    def serving(session: Session, port: int) -> Server:
+        return Server(session, port=port, page=tmp_path, library=library)
+
+    with worlds.session() as session, httpx.Client() as browser:
+        first = serving(session, 0).start()
+        old, port = first.url, first.port
+        assert browser.get(old).status_code == 303
+        assert browser.get(f"{first.base}api/state").status_code == 200
+        first.stop()
+        again = serving(session, port).start()
+        assert again.token != first.token
+        try:
+            assert browser.get(f"{again.base}api/state").status_code == 200
+            assert browser.get(old).status_code == 303, "the old link serves whoever is in"
+            with httpx.Client() as other:
+                assert other.get(old).status_code == 401, "and nobody else"
+                assert other.get(f"{again.base}api/state").status_code == 401
+        finally:
+            again.stop()
+
+
+def test_a_cookie_opens_the_server_of_its_own_port_alone(tmp_path: Path) -> None:
+    people = People(tmp_path)
+    assert people.key_of("1") != people.key_of("2")
+    assert People(tmp_path).key_of("1") == people.key_of("1")
+    assert people.name_in(f"{'door 1'}.{people.key_of('1')}") is None, "a door's key is no name"

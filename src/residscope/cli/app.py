@@ -52,7 +52,13 @@ def options(debug: Annotated[bool, typer.Option("--debug", help="show the traceb
 
 @app.command("open")
 def open_page(
-    model: ModelName = DEFAULT,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help=f"a catalog name, a folder, or a hub repository [default: the last on this port, else {DEFAULT}]",
+        ),
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port")] = 8765,
     host: Annotated[str, typer.Option(help="the address to listen on")] = "127.0.0.1",
     no_browser: Annotated[bool, typer.Option("--no-browser", help="only print the address")] = False,

@@ -98,14 +98,17 @@ def create_app(
         app.include_router(library_routes(library, of_0_1))
     if (page / "assets").is_dir():
         app.router.routes.append(Mount("/assets", StaticFiles(directory=page / "assets")))
-    app.add_middleware(Guard, token=token, cookie=f"residscope-{port}")
+    key = (
+        token if people is None else people.key_of(str(port))
+    )  # whoever was let in stays so when the server is started again
+    app.add_middleware(Guard, token=token, key=key, cookie=f"residscope-{port}")
     return app
 
 
 def _errors(app: FastAPI) -> None:
     @app.exception_handler(ResidscopeError)
     async def refused(request: Request, error: ResidscopeError) -> Response:
-        return refuse(error)
+        return refuse(error, headers=request.headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
@@ -123,4 +126,4 @@ def _errors(app: FastAPI) -> None:
             problem = NotFound("there is nothing at this address", received=request.url.path)
         else:
             problem = WireError(str(error.detail))
-        return refuse(problem, status=error.status_code)
+        return refuse(problem, status=error.status_code, headers=request.headers)

@@ -44,10 +44,12 @@ class Guard:
 
     Host names are an allow-list (against DNS rebinding); any port will do, since a forwarded port is another one.
     Origin, where a browser sends it, must be this very host and port: a page of another local server is a stranger.
+    The printed link's token lets in once it is asked for, and is another each time the server is started; the `key` in the cookie
+    that it is traded for may stay.
     """
 
-    def __init__(self, app: App, *, token: str, cookie: str) -> None:
-        self._app, self._token, self._cookie = app, token, cookie
+    def __init__(self, app: App, *, token: str, key: str, cookie: str) -> None:
+        self._app, self._token, self._key, self._cookie = app, token, key, cookie
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -58,7 +60,7 @@ class Guard:
         try:
             _check_names(scope, headers)
             if _is_invitation(scope):
-                await self._invite(scope, receive, send)
+                await self._invite(scope, receive, send, headers)
                 return
             self._check_token(headers)
         except ResidscopeError as error:
@@ -71,24 +73,30 @@ class Guard:
 
     def _check_token(self, headers: Headers) -> None:
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer":
-            given = cookie_in(headers, self._cookie)
-        self._same(given.strip())
+        if scheme.lower() == "bearer":
+            self._same(given.strip(), self._token)
+        else:
+            self._same(cookie_in(headers, self._cookie).strip(), self._key)
 
-    def _same(self, given: str) -> None:
-        if not secrets.compare_digest(given.encode(), self._token.encode()):
+    def _same(self, given: str, wanted: str) -> None:
+        if not secrets.compare_digest(given.encode(), wanted.encode()):
             raise NotAllowed(
                 "this page needs the token of this server" if not given else "that is not the token of this server",
                 allowed="the cookie that the printed link sets, or an Authorization header: Bearer TOKEN",
-                fix="open the link that `residscope open` printed",
+                fix="open the link that residscope open printed where it was started; it holds the token",
             )
 
-    async def _invite(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The printed link: trade the token for a cookie, and take it out of the address; what else it asks for stays."""
+    async def _invite(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
+        """The printed link: trade the token for a cookie, and take it out of the address; what else it asks for stays.
+
+        A link of before serves whoever is in already.
+        """
         asked = parse_qs(scope["query_string"].decode("latin-1"))
-        self._same(asked.pop("token", [""])[0])
+        given = asked.pop("token", [""])[0]
+        if not secrets.compare_digest(cookie_in(headers, self._cookie).encode(), self._key.encode()):
+            self._same(given, self._token)
         answer = RedirectResponse("./" + (f"?{urlencode(asked, doseq=True)}" if asked else ""), status_code=303)
-        answer.set_cookie(self._cookie, self._token, httponly=True, samesite="strict", path="/")
+        answer.set_cookie(self._cookie, self._key, httponly=True, samesite="strict", path="/")
         await answer(scope, receive, send)
 
 
@@ -140,7 +148,7 @@ def _with_headers(send: Send, headers: Headers) -> Send:
     async def sending(message: Message) -> None:
         if message["type"] in ("http.response.start", "websocket.http.response.start"):
             out = MutableHeaders(scope=message)
-            out["content-security-policy"] = csp
+            out.setdefault("content-security-policy", csp)
             out["x-content-type-options"] = "nosniff"
             out["referrer-policy"] = "no-referrer"
             out["cross-origin-resource-policy"] = "same-origin"
@@ -190,7 +198,7 @@ async def _limited(app: App, scope: Scope, receive: Receive, send: Send, headers
 
 async def _refuse(error: ResidscopeError, scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "http":
-        await refuse(error)(scope, receive, send)
+        await refuse(error, headers=Headers(scope=scope))(scope, receive, send)
     elif "websocket.http.response" in scope.get("extensions", {}):
         answer = refuse(error)
         headers = [(name, value) for name, value in answer.raw_headers]

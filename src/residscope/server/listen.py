@@ -107,7 +107,7 @@ class Server:
 
 
 def serve(
-    model: Any = catalog.DEFAULT,
+    model: Any = None,
     *,
     host: str = "127.0.0.1",
     port: int = DEFAULT_PORT,
@@ -118,12 +118,16 @@ def serve(
 ) -> None:
     """Open the workbench on a model and serve it until Ctrl-C. `store`: the library's database, the user's own unless said.
 
+    It goes on where it was left on this port: prompt, answers and edits, if the model is the same. Without a model it is the
+    one it was left with, else the default.
+
     Raises:
         PortInUse, NotAllowed, StoreError: before anything is loaded.
     """
-    server = Server(new_session(), host=host, port=port, library=open_library(store))
+    session = new_session(port)
+    server = Server(session, host=host, port=port, library=open_library(store))
     kept = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-    server.session.load(model, dtype=kept, device=device)
+    session.load(session.last_model or catalog.DEFAULT if model is None else model, dtype=kept, device=device)
     print(f"Residscope is open at\n\n    {server.url}\n\nCtrl-C stops it.", flush=True)
     if open_browser:
         threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
@@ -135,11 +139,13 @@ def serve(
         server.close()
 
 
-def new_session() -> Session:
-    """A session with the catalog's models and the user's own folder."""
+def new_session(port: int = 0) -> Session:
+    """A session with the catalog's models and the user's own folder; one of a port of its own remembers where it was left."""
     from residscope.engine.loading import load
 
-    return Session(load=load, offers=offers, folder=catalog.data_folder())
+    folder = catalog.data_folder()
+    memory = folder / "sessions" / f"{port}.json" if port else None
+    return Session(load=load, offers=offers, folder=folder, memory=memory)
 
 
 def offers() -> tuple[ModelOffer, ...]:

@@ -101,6 +101,10 @@ class People:
         except (binascii.Error, UnicodeDecodeError):
             return None
 
+    def key_of(self, door: str) -> str:
+        """What opens a door of this folder's: the same each time the server is started."""
+        return self._signature(f"door {door}")
+
     def changes(self, person: Person | None) -> str:
         """The name of somebody who may make one more change. Raises NoUser, TooFast."""
         if person is None or person.name is None:

@@ -33,6 +33,10 @@ class LoadModel(Spec):
     name: str = Field(min_length=1, max_length=4096)
 
 
+class KeepModel(Spec):
+    """Instead of one that is being loaded, or could not be."""
+
+
 class SetPrompt(Spec):
     text: str = Field(max_length=MOST_TEXT)
     bos: bool | None = None
@@ -201,7 +205,22 @@ class Intent:
 
 def load_model(state: State, args: LoadModel) -> Change[None]:
     status = replace(state.status, phase="loading", detail=f"Loading {args.name}", progress=None, error=None)
-    return replace(state, status=status), None
+    return keep_model(state, args) if is_loaded(state, args.name) else (replace(state, status=status), None)
+
+
+def keep_model(state: State, args: Any) -> Change[None]:
+    """The model that is loaded stays: one on its way is not wanted any more, and one that failed is forgotten."""
+    if _loaded(state) and state.status.wanted is None:
+        return state, None
+    return replace(
+        state, status=replace(state.status, phase="idle", detail="", progress=None, error=None, wanted=None)
+    ), None
+
+
+def is_loaded(state: State, name: str) -> bool:
+    """The model is the one of that name, which stands for the same weights at any time; a folder's may have changed."""
+    offered = any(offer["name"] == name for offer in state.models)
+    return offered and state.model is not None and state.model.source == name
 
 
 def set_prompt(state: State, args: SetPrompt) -> Change[None]:
@@ -346,6 +365,7 @@ INTENTS: dict[str, Intent] = {
     "delete_item": Intent(DeleteItem, _same),
     "restore_item": Intent(RestoreItem, _same),
     "load_model": Intent(LoadModel, load_model),
+    "keep_model": Intent(KeepModel, keep_model),
     "set_prompt": Intent(SetPrompt, set_prompt),
     "set_metric": Intent(SetMetric, set_metric),
     "set_edits": Intent(SetEdits, set_edits, RefusedEdits | None),

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,14 +28,17 @@ from residscope.session.intents import (
     ImportDirection,
     Imported,
     ImportItem,
+    KeepModel,
     LoadModel,
     SavedName,
     ShelfChange,
     Start,
     Started,
     find_run,
+    is_loaded,
 )
 from residscope.session.jobs import Job, Jobs, Taker, find_job, seconds_of, with_job, with_shelf
+from residscope.session.memory import Memory, left_by, recall
 from residscope.session.prompt_page import Drawing, PageCoefFile, PromptPages
 from residscope.session.queries import QUERIES, Answer, Brought, answer
 from residscope.session.queries import checked as parsed
@@ -63,6 +67,11 @@ MOST_DRAWINGS = 4  # jobs that drew prompts for a page, whose lines are put away
 PROGRESS_EVERY = 0.1  # seconds
 
 
+def name_of(source: Any) -> str:
+    """What a model to be loaded is called."""
+    return source if isinstance(source, str) else "the model"
+
+
 class Session:
     """Intents in, numbered patches out; one worker thread runs the model, and a newer run replaces an older one.
 
@@ -72,10 +81,16 @@ class Session:
     Args:
         load: makes a model of a name (`residscope.load`); `offers` lists what the model picker shows.
         folder: where saved prompts and fitted dictionaries are kept; None keeps them in memory.
+        memory: a file that keeps model, prompt, answers and edits, for the next session to go on with; None: no such file.
     """
 
     def __init__(
-        self, *, load: Loader, offers: Callable[[], Sequence[wire.ModelOffer]] = tuple, folder: Path | None = None
+        self,
+        *,
+        load: Loader,
+        offers: Callable[[], Sequence[wire.ModelOffer]] = tuple,
+        folder: Path | None = None,
+        memory: Path | None = None,
     ) -> None:
         load_plugins()
         self._load, self._offers = load, offers
@@ -91,7 +106,12 @@ class Session:
         self._loads = 0
         self._file = None if folder is None else SavedPrompts(folder)
         texts, notice = self._file.load() if self._file else ((), None)
-        self._state = State(saved=tuple(map(Saved, texts)), notices=(notice,) if notice else (), models=tuple(offers()))
+        self._memory = None if memory is None else Memory(memory)
+        self._left, forgot = self._memory.read() if self._memory else (None, None)
+        notices = tuple(told for told in (notice, forgot) if told)
+        self._state = State(
+            id=secrets.token_hex(8), saved=tuple(map(Saved, texts)), notices=notices, models=tuple(offers())
+        )
         self._wire = to_wire(self._state)
         self._worker = Worker("residscope-session")
         self._jobs = Jobs(lambda: self._state, self._commit, self._lock, self._worker, self._items)
@@ -103,6 +123,11 @@ class Session:
     @property
     def state(self) -> State:
         return self._state
+
+    @property
+    def last_model(self) -> str | None:
+        """The model that the session before this one was left with."""
+        return self._left["model"] if self._left else None
 
     def snapshot(self) -> tuple[int, wire.State]:
         """The whole state as the wire has it, and its number."""
@@ -161,8 +186,10 @@ class Session:
             return self._draw(checked)
         if isinstance(checked, CancelJob):
             self._jobs.stop(checked.job)
-        elif isinstance(checked, LoadModel):
+        elif isinstance(checked, LoadModel) and not is_loaded(old, checked.name):
             self.load(checked.name)
+        elif isinstance(checked, LoadModel | KeepModel):
+            self._loads += 1  # one that is on its way finds that it is not wanted any more
         return value
 
     def query(self, name: str, args: Any = None, person: Any = None) -> Answer:
@@ -180,7 +207,7 @@ class Session:
         with self._lock:
             self._loads += 1
             number = self._loads
-            self._status(phase="loading", detail="Loading", progress=None, error=None)
+            self._status(phase="loading", detail="Loading", progress=None, error=None, wanted=name_of(source))
         self._worker.submit("load", lambda: self._load_job(source, options, number), priority=LOAD)
 
     def wait(self, timeout: int | float | None = None) -> bool:
@@ -239,6 +266,7 @@ class Session:
 
     def close(self) -> None:
         """Stop what runs, as soon as it can be stopped."""
+        self._remember_job()
         self._jobs.stop_all()
         self._loads += 1
         self._worker.close()
@@ -455,8 +483,8 @@ class Session:
     # ── the worker's jobs ───────────────────────────────────────────────────────────────────────────────────
 
     def _load_job(self, source: Any, options: Mapping[str, Any], number: int) -> None:
-        label = source if isinstance(source, str) else "the model"
-        self._status(phase="loading", detail=f"Loading {label}", progress=None)
+        label = name_of(source)
+        self._status(phase="loading", detail=f"Loading {label}", progress=None, wanted=label)
 
         told = 0.0
 
@@ -467,7 +495,7 @@ class Session:
             if time.monotonic() - told > PROGRESS_EVERY or done == total:
                 told = time.monotonic()
                 share = min(done / total, 1.0) if total else None
-                self._status(phase="loading", detail=f"{label}: {stage}", progress=share)
+                self._status(phase="loading", detail=f"{label}: {stage}", progress=share, wanted=label)
 
         try:
             model = source if hasattr(source, "certificate") else self._load(source, progress=progress, **options)
@@ -477,9 +505,8 @@ class Session:
             opened = self._items.read(loaded.model)
         except Exception as error:
             if number == self._loads:
-                self._status(
-                    phase="failed", detail="The model could not be loaded.", progress=None, error=explain(error)
-                )
+                said = f"{label} could not be loaded."
+                self._status(phase="failed", detail=said, progress=None, error=explain(error), wanted=label)
             return
         with self._lock:
             if number == self._loads:
@@ -493,8 +520,9 @@ class Session:
                 self._jobs.forget()
                 self._items.take_up(opened, ids=loaded.dictionaries)
                 notices = (*notices, *opened.notices)
-                new = replace(new, models=offers, notices=notices, shelf=self._items, jobs=())
-                self._commit(with_shelf(new, self._items))
+                new = with_shelf(replace(new, models=offers, notices=notices, shelf=self._items, jobs=()), self._items)
+                left, self._left = self._left, None
+                self._commit(new if left is None else recall(new, left))
 
     def _run_job(self) -> None:
         state = self._state
@@ -528,6 +556,19 @@ class Session:
             self._commit(fill.merge(self._state, state, task, result))
         self._worker.submit("fill", self._fill_job, priority=FILL)
 
+    def _remember_job(self) -> None:
+        """Keep what the next session goes on with. A disk that cannot be written is said once."""
+        left = left_by(self._state)
+        if self._memory is None or left is None:
+            return
+        try:
+            self._memory.write(left)
+        except OSError as error:
+            path, self._memory = self._memory.path, None
+            notice = f"The session cannot be kept for the next start: {path} cannot be written ({error.strerror})."
+            with self._lock:
+                self._commit(replace(self._state, notices=(*self._state.notices, notice)))
+
     # ── inside ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def _commit(self, new: State) -> None:
@@ -546,6 +587,10 @@ class Session:
                 self._worker.submit("run", self._run_job, priority=RUN)
             elif new.saved != old.saved:
                 self._worker.submit("fill", self._fill_job, priority=FILL)
+            if self._memory and any(
+                getattr(new, part) != getattr(old, part) for part in ("model", "prompt", "metric", "edits")
+            ):
+                self._worker.submit("remember", self._remember_job, priority=FILL)
 
     def _status(self, **fields: Any) -> None:
         with self._lock:

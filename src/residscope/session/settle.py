@@ -32,7 +32,7 @@ def settle(old: State, new: State) -> State:
         new = _judge_edits(new, new.model, new.prompt)
     again = old.status.phase == "failed" and new.prompt is not old.prompt
     if plan(new) != plan(old) or again:
-        status = replace(new.status, phase="running", detail="", progress=None, error=None)
+        status = replace(new.status, phase="running", detail="", progress=None, error=None, wanted=None)
         new = replace(new, version=old.version + 1, without={}, status=status)
     if new.metric is None:
         new = replace(new, metric=guess_metric(new))
@@ -62,7 +62,7 @@ def finished(state: State, base: Held, edited: Held | None, *, forward_ms: float
         if len(state.active) == 1:
             without = {str(state.active[0].id): base.last}
     shown = forward_ms if forward_ms is not None else state.status.forward_ms
-    status = replace(state.status, phase="idle", detail="", progress=None, forward_ms=shown, error=None)
+    status = replace(state.status, phase="idle", detail="", progress=None, forward_ms=shown, error=None, wanted=None)
     return replace(state, runs=runs, without=without, status=status)
 
 
@@ -115,7 +115,7 @@ def with_model(state: State, loaded: Loaded) -> State:
         probes={},
         jobs=(),
         saved=tuple(Saved(s.text, tokens=_count(loaded, s.text)) for s in state.saved),
-        status=replace(state.status, phase="idle", detail="", progress=None, forward_ms=None, error=None),
+        status=replace(state.status, phase="idle", detail="", progress=None, forward_ms=None, error=None, wanted=None),
     )
 
 

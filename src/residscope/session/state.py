@@ -47,12 +47,17 @@ class Status:
     progress: float | None = None
     forward_ms: float | None = None
     error: ErrorBody | None = None
+    wanted: str | None = None
 
 
 @dataclass(frozen=True)
 class State:
-    """Everything the page shows. `version` counts what is to be computed; results carry the version they answer."""
+    """Everything the page shows. `version` counts what is to be computed; results carry the version they answer.
 
+    `id`: of the session, one of its own each time: the runs and jobs of two sessions have the same names.
+    """
+
+    id: str = ""
     version: int = 0
     model: Loaded | None = None
     models: tuple[wire.ModelOffer, ...] = ()
@@ -123,6 +128,7 @@ class State:
 def to_wire(state: State) -> wire.State:
     status = state.status
     return {
+        "session": state.id,
         "version": state.version,
         "model": None if state.model is None else state.model.info,
         "models": list(state.models),
@@ -132,6 +138,7 @@ def to_wire(state: State) -> wire.State:
             "progress": status.progress,
             "forward_ms": status.forward_ms,
             "error": status.error,
+            "wanted": status.wanted,
         },
         "prompt": _prompt(state.prompt),
         "metric": _metric(state.metric),

@@ -41,6 +41,7 @@ class Status(TypedDict):
     progress: float | None
     forward_ms: float | None
     error: ErrorBody | None
+    wanted: Annotated[str | None, "The model that is being loaded, or could not be."]
 
 
 class Prompt(TypedDict):
@@ -207,6 +208,9 @@ class Shelf(TypedDict):
 class State(TypedDict):
     """Everything the page shows."""
 
+    session: Annotated[
+        str, "Which session it is: another after the server was started again, whose runs have the same names."
+    ]
     version: Annotated[int, "Counts what is to be computed: a run of a lower one is stale."]
     model: ModelInfo | None
     models: Annotated[list[ModelOffer], "What the picker offers."]

@@ -53,6 +53,10 @@ export interface Asked {
       data: Blob;
       name?: string;
     };
+    /**
+     * Instead of one that is being loaded, or could not be.
+     */
+    keep_model: {};
     library_blind: {
       id: string;
     };

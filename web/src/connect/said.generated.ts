@@ -19,6 +19,7 @@ export interface Said {
     forget_prompt: null;
     import_direction: SavedName;
     import_item: Imported;
+    keep_model: null;
     library_blind: BlindStarted;
     library_comment: Comment;
     library_delete: Undoable;
@@ -185,6 +186,10 @@ export interface Said {
  */
 export interface State {
   /**
+   * Which session it is: another after the server was started again, whose runs have the same names.
+   */
+  session: string;
+  /**
    * Counts what is to be computed: a run of a lower one is stale.
    */
   version: number;
@@ -324,6 +329,10 @@ export interface Status {
   progress: number | null;
   forward_ms: number | null;
   error: ErrorBody | null;
+  /**
+   * The model that is being loaded, or could not be.
+   */
+  wanted: string | null;
 }
 /**
  * The one shape every refusal has on the wire; `message` holds the three that follow.

@@ -25,6 +25,8 @@ export class Host {
   constructor(
     readonly root: HTMLElement,
     readonly base: string = baseAddress(),
+    /** Begins the page anew, with the view that its address keeps. */
+    public again: () => void = () => {},
   ) {}
 
   /** An id that no other page in the document has. */
@@ -40,8 +42,13 @@ export class Host {
     return "";
   }
 
-  /** Keeps the view in the address, where the page has one. */
-  keep(_hash: string): void {}
+  /** Keeps the view in the address, where the page has one. step: one that Back comes back from. */
+  keep(_hash: string, _step = false): void {}
+
+  /** Told when the address is another than was kept: by Back, or by a link put into it. */
+  onaddress(_listener: (hash: string) => void): Stop {
+    return () => {};
+  }
 
   /** The address that opens the page with these. */
   link(query: string, hash: string): string {
@@ -131,8 +138,13 @@ export class WindowHost extends Host {
   override get query(): string {
     return location.search;
   }
-  override keep(hash: string): void {
-    history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
+  override keep(hash: string, step = false): void {
+    const address = hash ? `#${hash}` : location.pathname + location.search;
+    if (step) history.pushState(null, "", address);
+    else history.replaceState(null, "", address);
+  }
+  override onaddress(listener: (hash: string) => void): Stop {
+    return listen("popstate", () => listener(this.hash));
   }
   override link(query: string, hash: string): string {
     const url = new URL(location.href);

@@ -24,7 +24,13 @@ export function render(root: HTMLElement, connector: Connector, options: Options
     root.dataset.lmSuppressShortcuts = "true"; // Jupyter leaves the keys of such an element alone
     root.tabIndex = -1; // a press on it takes the keys
   }
-  const page = mount(Page, { target: root, props: { connector }, context: around({ host, theme: new Theme(host, options.theme) }) });
+  const put = () => mount(Page, { target: root, props: { connector }, context: around({ host, theme: new Theme(host, options.theme) }) });
+  let page = put();
+  host.again = () => {
+    if (options.standalone) return location.reload(); // the server may bring another version of the page
+    void unmount(page);
+    page = put();
+  };
   return () => {
     void unmount(page);
     root.classList.remove("residscope", "embedded");

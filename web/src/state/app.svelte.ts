@@ -114,6 +114,12 @@ export class App {
     this.library = new LibraryStore(this.session, ({ name }, linked) => (linked && this.mixing.asksFor(name) ? undefined : this.showSaved(name)), host.query, host.base);
   }
 
+  /** To where an address leads. */
+  travel(hash: string): void {
+    this.view.open(hash);
+    this.wanted = this.view.current.selection;
+  }
+
   /** Call from an effect: the cell the address asks for, once its picture is there. */
   followWanted(): void {
     const wanted = this.wanted;

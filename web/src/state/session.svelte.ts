@@ -19,6 +19,9 @@ export class Session {
   /** What is on screen answers an earlier question. */
   behind = $derived(!!this.looked && this.looked.version < (this.state?.version ?? 0));
 
+  /** Another session answers now, whose runs have the names of those on screen: nothing that is held is of it. */
+  replaced = $state(false);
+
   private awaited = new Set<() => void>();
 
   constructor(readonly connector: Connector) {}
@@ -26,6 +29,8 @@ export class Session {
   start(): () => void {
     return this.connector.subscribe({
       state: (state) => {
+        if (this.state && this.state.session !== state.session) this.replaced = true;
+        if (this.replaced) return;
         const told = this.state?.notices ?? [];
         this.state = state;
         for (const look of [...this.awaited]) look();

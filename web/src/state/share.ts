@@ -109,7 +109,7 @@ export async function restore(app: App, shared: Shared): Promise<boolean> {
     return true;
   }
   if (!(await probesThere(app, state, shared))) return false;
-  await session.setPrompt(shared.prompt, shared.bos);
+  if (!(await session.setPrompt(shared.prompt, shared.bos))) return true; // its edits are of that prompt
   if (shared.metric) await session.send("set_metric", shared.metric);
   await restoreEdits(app, shared, renamed(session.state ?? state, shared));
   if (state.model.hash !== shared.hash)

@@ -29,7 +29,20 @@ export class ViewStore {
   private pending = new Map<number | string, number>();
   private frame = 0;
 
+  /** The tab and the direction: what Back walks. The mixes of sliders are one place. */
+  place = $derived.by(() => {
+    const { tab, direction, dictionary, weights, terms } = this.current;
+    const [parts, others] = [Object.keys(weights), Object.entries(terms).filter(([, weight]) => weight !== 0)];
+    const alone = direction === "logit" ? "" : parts.length + others.length === 1 ? (parts[0] ?? others[0][0]) : "mix";
+    return [tab, direction, dictionary, alone].join("|");
+  });
+
   constructor(hash: string) {
+    this.open(hash);
+  }
+
+  /** Takes the view of an address. */
+  open(hash: string): void {
     const { view, shared } = decodeView(hash);
     this.current = view;
     this.shared = shared;

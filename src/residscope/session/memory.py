@@ -1,0 +1,107 @@
+"""What a session leaves on the disk, so that it goes on where it was when the server is started again."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from residscope.declare import EditSpec
+from residscope.errors import ResidscopeError
+from residscope.session.state import State
+from residscope.shelf.whole import set_aside, write_whole
+from residscope.world.loaded import Loaded
+from residscope.world.stack import parse_edits
+from residscope.world.values import Metric, Tok
+
+VERSION = 1
+WORDS = "The session's memory"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Model, prompt, answers and edits of one session: a JSON file that is replaced whole, never written in place."""
+
+    path: Path
+
+    def read(self) -> tuple[Mapping[str, Any] | None, str | None]:
+        """What was left, if anything; and a notice where it could not be read."""
+        try:
+            kept = json.loads(self.path.read_bytes())
+            if not isinstance(kept, dict) or kept.get("version") != VERSION or not isinstance(kept.get("model"), str):
+                raise ValueError(f"not a session of version {VERSION}")
+        except FileNotFoundError:
+            return None, None
+        except (OSError, ValueError) as error:
+            return None, set_aside(self.path, WORDS, error)
+        return kept, None
+
+    def write(self, kept: Mapping[str, Any]) -> None:
+        """Raises OSError."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self.path, json.dumps(kept, ensure_ascii=False, indent=1).encode())
+
+
+def left_by(state: State) -> dict[str, Any] | None:
+    """What a state leaves behind: JSON. None while there is nothing to come back to, or for a model that no name gives."""
+    if state.model is None or state.model.source is None or state.prompt is None:
+        return None
+    metric = state.metric if state.metric is not None and state.metric.chosen else None
+    return {
+        "version": VERSION,
+        "model": state.model.source,
+        "hash": state.model.model.hash,
+        "prompt": {"text": state.prompt.text, "bos": state.prompt.bos},
+        "metric": metric and [{"id": tok.id, "text": tok.text} for tok in (metric.positive, metric.negative)],
+        "edits": [spec.model_dump(mode="json") for spec in state.edits],
+    }
+
+
+def recall(state: State, kept: Mapping[str, Any]) -> State:
+    """The state of a model just loaded, with what was left with it: a notice says what is back and what is not.
+
+    Undoing takes the edits off. Nothing is taken from a file of another model.
+    """
+    loaded = state.model
+    if loaded is None or loaded.source != kept["model"]:
+        return state
+    lost: list[str] = []
+    with _or_lost("the prompt", lost):
+        prompt = loaded.prompt(kept["prompt"]["text"], bos=kept["prompt"]["bos"])
+        state = replace(state, prompt=prompt, selection=(state.selection[0], len(prompt.tokens) - 1))
+    if kept.get("metric") is not None:
+        with _or_lost("the answers", lost):
+            positive, negative = (_token(loaded, tok, kept) for tok in kept["metric"])
+            state = replace(state, metric=Metric(positive, negative, chosen=True))
+    specs: tuple[EditSpec, ...] = ()
+    for place, raw in enumerate(kept.get("edits") or (), 1):
+        with _or_lost(f"edit {place}", lost):
+            specs = parse_edits([*specs, raw])
+    state = state.with_edits(specs)
+    count = f"{len(specs)} edit{'s' * (len(specs) != 1)}"
+    back = f"the prompt and {count} (undo takes them off)" if specs else "the prompt"
+    said = f"Residscope was started again. Back from before: {back}."
+    if kept.get("hash") != loaded.model.hash:
+        said += " The model's weights are others than before, so numbers may differ."
+    if lost:
+        said += f" Not back: {'; '.join(lost)}."
+    return replace(state, notices=(*state.notices, said))
+
+
+@contextlib.contextmanager
+def _or_lost(what: str, lost: list[str]) -> Iterator[None]:
+    """One part of what was left: where it cannot be had, it is named with the reason, and the rest goes on."""
+    try:
+        yield
+    except ResidscopeError as error:
+        lost.append(f"{what} ({error.failed})")
+    except (KeyError, TypeError, ValueError) as error:
+        lost.append(f"{what} (it is damaged: {error})")
+
+
+def _token(loaded: Loaded, kept: Mapping[str, Any], left: Mapping[str, Any]) -> Tok:
+    """A token as it was: by its id while the model is the same, else by its text."""
+    if left.get("hash") == loaded.model.hash:
+        return Tok(loaded.model.token_id(int(kept["id"])), str(kept["text"]))
+    return loaded.token(str(kept["text"]))
