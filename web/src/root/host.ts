@@ -25,9 +25,10 @@ export class Host {
   constructor(
     readonly root: HTMLElement,
     readonly base: string = baseAddress(),
-    /** Begins the page anew, with the view that its address keeps. */
-    public again: () => void = () => {},
   ) {}
+
+  /** Begins the page anew, with the view that its address keeps; whoever put it there says how. */
+  again: () => void = () => {};
 
   /** An id that no other page in the document has. */
   id(name: string): string {
@@ -132,6 +133,7 @@ export class WindowHost extends Host {
   override id(name: string): string {
     return name;
   }
+  override again = (): void => location.reload(); // the server may bring another version of the page
   override get hash(): string {
     return location.hash;
   }

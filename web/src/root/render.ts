@@ -26,11 +26,11 @@ export function render(root: HTMLElement, connector: Connector, options: Options
   }
   const put = () => mount(Page, { target: root, props: { connector }, context: around({ host, theme: new Theme(host, options.theme) }) });
   let page = put();
-  host.again = () => {
-    if (options.standalone) return location.reload(); // the server may bring another version of the page
-    void unmount(page);
-    page = put();
-  };
+  if (!options.standalone)
+    host.again = () => {
+      void unmount(page);
+      page = put();
+    };
   return () => {
     void unmount(page);
     root.classList.remove("residscope", "embedded");
