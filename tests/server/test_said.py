@@ -69,6 +69,7 @@ def everything_done(session: Session) -> None:
     session.intent("load_model", {"name": "another"})
     assert session.wait(60)
     session.intent("keep_model")
+    session.intent("cancel_run")
     session.intent("set_prompt", {"text": "abcd"})
     session.intent("set_metric", {"positive": "a", "negative": "b"})
     session.intent("add_edit", {"edit": STEER})

@@ -314,6 +314,14 @@ def restore_run(state: State, args: RunId) -> Change[None]:
     return restored.with_edits(run.edits), None
 
 
+def cancel_run(state: State, args: Nothing) -> Change[None]:
+    """Back to the run on screen, with its prompt, edits and answers, instead of the one under way."""
+    shown = state.run(state.edited or state.baseline)
+    if state.status.phase != "running" or shown is None:
+        return state, None
+    return restore_run(state, RunId(run=shown.id))
+
+
 def compare_run(state: State, args: CompareRun) -> Change[None]:
     return replace(state, compared=None if args.run is None else find_run(state, args.run).id), None
 
@@ -374,6 +382,7 @@ INTENTS: dict[str, Intent] = {
     "redo": Intent(Nothing, redo),
     "select": Intent(Select, select),
     "restore_run": Intent(RunId, restore_run),
+    "cancel_run": Intent(Nothing, cancel_run),
     "compare_run": Intent(CompareRun, compare_run),
     "save_prompt": Intent(Text, save_prompt),
     "forget_prompt": Intent(Text, forget_prompt),

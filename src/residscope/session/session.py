@@ -17,6 +17,7 @@ from residscope.engine.model import Model
 from residscope.errors import Cancelled, DamagedFile, NotFound, ResidscopeError, WrongModel, explain
 from residscope.manifest import find_method
 from residscope.methods.evidence import Evidence
+from residscope.progress import asking
 from residscope.session import compute, evidence_views, fill, probes, wire
 from residscope.session.compute import Elsewhere, Held, Latest
 from residscope.session.intents import (
@@ -64,7 +65,7 @@ from residscope.world.values import Prompt, Run, RunKey, run_key
 Listener = Callable[[int, dict[str, Any]], None]
 Loader = Callable[..., Any]
 MOST_DRAWINGS = 4  # jobs that drew prompts for a page, whose lines are put away by the next
-PROGRESS_EVERY = 0.1  # seconds
+PATIENCE, PROGRESS_EVERY = 0.5, 0.1  # seconds: before a run tells how far it is, and between two times
 
 
 def name_of(source: Any) -> str:
@@ -529,12 +530,13 @@ class Session:
         if state.model is None or state.prompt is None:
             return
         try:
-            base, base_ms = self._result(state.model, state.prompt, (), state)
-            if state.version != self._state.version:
-                return
-            edited, edited_ms = (
-                self._result(state.model, state.prompt, state.active, state) if state.active else (None, None)
-            )
+            with asking(tell := self._run_told(state), tell):
+                base, base_ms = self._result(state.model, state.prompt, (), state)
+                if state.version != self._state.version:
+                    return
+                edited, edited_ms = (
+                    self._result(state.model, state.prompt, state.active, state) if state.active else (None, None)
+                )
         except Exception as error:
             if state.version == self._state.version:
                 self._status(phase="failed", detail="The run failed.", progress=None, error=explain(error))
@@ -544,6 +546,26 @@ class Session:
                 ms = edited_ms if edited_ms is not None else base_ms
                 self._commit(finished(self._state, base, edited, forward_ms=ms))
         self._worker.submit("fill", self._fill_job, priority=FILL)
+
+    def _run_told(self, state: State) -> Callable[[], None]:
+        """What a run asks in front of each block: it tells how far it is, once it takes long; a newer one takes its place."""
+        began, told, blocks = time.monotonic(), 0.0, -1
+        assert state.model is not None
+        total = state.model.model.n_layers * (2 if state.active else 1)
+
+        def tell(done: int | None = None) -> None:
+            nonlocal told, blocks
+            if state.version != self._state.version:
+                raise Cancelled("a newer run takes its place")
+            blocks, now = blocks + 1, time.monotonic()
+            if now - began > PATIENCE and now - told > PROGRESS_EVERY and self._lock.acquire(blocking=False):
+                try:  # whoever has the lock may wait for the model, which this run has
+                    told = now
+                    self._status(detail="Reading the prompt", progress=min(blocks / total, 1.0))
+                finally:
+                    self._lock.release()
+
+        return tell
 
     def _fill_job(self) -> None:
         """One forward of what is still missing, then the next: a new run never waits for more than one."""

@@ -37,7 +37,7 @@ def settle(old: State, new: State) -> State:
     if new.metric is None:
         new = replace(new, metric=guess_metric(new))
     if new.metric != old.metric:
-        mine = (new.baseline, new.edited)
+        mine = [r.id for r in new.runs if r.id in (new.baseline, new.edited) and r.version == new.version]
         new = replace(new, runs=tuple(replace(r, metric=new.metric) if r.id in mine else r for r in new.runs))
     return new
 
@@ -144,6 +144,7 @@ def _enter(state: State, active: tuple[EditSpec, ...], held: Held, role: str) ->
         edits=state.edits if active else (),
         active=active,
         label=" + ".join(state.labels[str(spec.id)] for spec in active) or "unedited",
+        newest=state.labels[str(active[-1].id)] if active else None,
         last=held.last,
         top=known.top if known else top_tokens(state.model.model, held.last, TOP),
         seconds=held.seconds,

@@ -274,6 +274,16 @@ def _delta(id: str, state: State) -> float | None:
     return finite(state.metric.of(edited.last) - state.metric.of(state.without[id]))
 
 
+def _own(run: Run) -> wire.RunMetric | None:
+    if (metric := run.metric) is None:
+        return None
+    return {
+        "positive": token(metric.positive),
+        "negative": token(metric.negative),
+        "value": finite(metric.of(run.last)),
+    }
+
+
 def _run(run: Run, state: State) -> wire.Run:
     metric, shown = state.metric, run.id in (state.a, state.b)
     return {
@@ -284,6 +294,8 @@ def _run(run: Run, state: State) -> wire.Run:
         "tokens": [token(tok) for tok in run.prompt.tokens] if shown else None,
         "edits": len(run.active),
         "metric": None if metric is None else finite(metric.of(run.last)),
+        "own": _own(run),
+        "newest": run.newest,
         "top": top(run.top),
         "seconds": run.seconds,
     }

@@ -84,6 +84,14 @@ class ShownEdit(TypedDict):
     error: Annotated[str | None, "Why this prompt or model lacks it: it is left out of the run."]
 
 
+class RunMetric(TypedDict):
+    """The logit of `positive` less that of `negative` at the last position, in logits."""
+
+    positive: Tok
+    negative: Tok
+    value: float | None
+
+
 class Run(TypedDict):
     """One run of the history."""
 
@@ -93,7 +101,9 @@ class Run(TypedDict):
     prompt: str
     tokens: Annotated[list[Tok] | None, "Of the runs on screen; null of the others."]
     edits: int
-    metric: Annotated[float | None, "Always the state's, at its last position."]
+    metric: Annotated[float | None, "The state's, at its last position."]
+    own: Annotated["RunMetric | None", "The metric as it was when it ran."]
+    newest: Annotated[str | None, "The last edit of its stack."]
     top: Annotated[list[TokenP], "The next token after the prompt, the best 10."]
     seconds: float
 

@@ -86,10 +86,29 @@ def check(spec: EditSpec, world: World, n_pos: int) -> tuple[str, Edit | None, s
     """An edit's label, the edit, and why it cannot be applied (None when it can)."""
     try:
         edit = make(spec, world, n_pos)
-        return edit.label, edit, None
+        return describe_edit(spec, edit, world), edit, None
     except ResidscopeError as error:
         place = next((getattr(spec, name) for name in ("site", "weight", "receiver") if getattr(spec, name, None)), "")
         return f"{spec.kind} {place}".strip(), None, str(error)
+
+
+def describe_edit(spec: EditSpec, edit: Any, world: World) -> str:
+    """What an edit does, in a few words: `steer PC 3 of resid_post.9, +4σ`, `ablate z.23 head 3 to mean`."""
+    kind, label = kind_of(spec), str(edit.label)
+    for argument in kind.arguments:
+        ref = getattr(spec, argument.wire)
+        if argument.field.kind != "direction" or ref is None:
+            continue
+        name, site = world.direction(ref).name, str(getattr(spec, "site", ""))
+        label = label.replace(site, name if name.endswith(f" of {site}") else f"{name} at {site}", 1)
+    for argument in kind.arguments:
+        value = getattr(spec, argument.wire)
+        if argument.wire == "to" and isinstance(value, str) and value != kind.shape.model_fields["to"].default:
+            label += f" to {value}"
+    if (turned := kind.strength(spec)) is None:
+        return label
+    number = f"×{turned['value']:.3g}" if turned["unit"] == "×" else f"{turned['value']:+.3g}"
+    return f"{label}, {number.replace('-', '−')}{'σ' if turned['unit'] == 'σ' else ''}"
 
 
 def place(edit: Any, table: SiteTable) -> tuple[int | None, int | None]:

@@ -52,6 +52,7 @@ class Run:
     edits: tuple[EditSpec, ...]
     active: tuple[EditSpec, ...]
     label: str
+    newest: str | None
     last: Tensor = field(repr=False, compare=False)
     top: tuple[tuple[int, str, float], ...] = ()
     seconds: float = 0.0

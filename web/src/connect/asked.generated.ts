@@ -22,6 +22,7 @@ export interface Asked {
     cancel: {
       job: string;
     };
+    cancel_run: {};
     compare_run: {
       run?: string | null;
     };

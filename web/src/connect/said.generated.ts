@@ -12,6 +12,7 @@ export interface Said {
   intents: {
     add_edit: Added;
     cancel: null;
+    cancel_run: null;
     compare_run: null;
     delete_item: null;
     draw_prompts: DrawingStarted;
@@ -431,14 +432,30 @@ export interface Run {
   tokens: Tok[] | null;
   edits: number;
   /**
-   * Always the state's, at its last position.
+   * The state's, at its last position.
    */
   metric: number | null;
+  /**
+   * The metric as it was when it ran.
+   */
+  own: RunMetric | null;
+  /**
+   * The last edit of its stack.
+   */
+  newest: string | null;
   /**
    * The next token after the prompt, the best 10.
    */
   top: TokenP[];
   seconds: number;
+}
+/**
+ * The logit of `positive` less that of `negative` at the last position, in logits.
+ */
+export interface RunMetric {
+  positive: Tok;
+  negative: Tok;
+  value: number | null;
 }
 export interface TokenP {
   id: number;

@@ -59,6 +59,7 @@ export class App {
   private wanted = $state.raw<{ layer: number; pos: number } | null>(null);
   private selecting = 0;
   private seenSelection = "";
+  private seenEdited: boolean | null = null;
 
   /** The locked cell as the grid counts: row 0 is `embed`. */
   selected: Cell = $derived.by(() => {
@@ -145,6 +146,15 @@ export class App {
     if (key === this.seenSelection) return;
     if (this.seenSelection && !this.selecting) this.view.current.selection = null;
     this.seenSelection = key;
+  }
+
+  /** Call from an effect: the first edit of a stack is looked at as soon as it has run. */
+  followEdits(): void {
+    const { state, runs } = this.session;
+    if (!state) return;
+    const edited = !!runs.find(({ id }) => id === state.current.b)?.edits;
+    if (edited && this.seenEdited === false) untrack(() => this.view.current.mode === "base" && (this.view.current.mode = "edit"));
+    this.seenEdited = edited;
   }
 
   /** Back to the last position. */
