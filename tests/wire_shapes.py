@@ -1,6 +1,7 @@
 """Whether what a session says is what `web/said.schema.json` tells the page: read here from the files alone."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from residscope.errors import ResidscopeError
 from residscope.session import Session, session
 
 WEB = Path(__file__).parents[1] / "web"
@@ -97,6 +99,22 @@ def misfits_of_answer(answer: Any, kind: str, name: str) -> list[str]:
     return [*misfits(json.loads(json.dumps(answer)), shape, at=at)]
 
 
+CODE = re.compile(r"\w\(|\brs\.|`|\b[a-z_]+=")
+"""What a way out on the page does not look like: calls, keyword arguments."""
+
+
+def in_code(value: Any) -> Iterator[str]:
+    """The ways out, in errors anywhere in what is said, that are lines of Python."""
+    if isinstance(value, list):
+        for one in value:
+            yield from in_code(one)
+    elif isinstance(value, dict):
+        if {"type", "message", "fix"} <= value.keys() and CODE.search(str(value["fix"])):
+            yield f"{value['type']} is to be mended by code: {value['fix']}"
+        for one in value.values():
+            yield from in_code(one)
+
+
 class Heard:
     """What sessions said: which intents and queries they answered, which parts of the state changed, and what did not fit."""
 
@@ -109,6 +127,9 @@ class Heard:
         self.answered.add((kind, name))
         self.misfits += misfits_of_answer(answer, kind, name)
 
+    def refusal(self, error: ResidscopeError) -> None:
+        self.misfits += in_code(error.to_dict())
+
     def patch(self, patch: Mapping[str, Any]) -> None:
         self.told |= patch.keys()
         for part, value in patch.items():
@@ -117,7 +138,7 @@ class Heard:
                 faults = [
                     *misfits({part: json.loads(text)}, SAID["definitions"]["State"] | {"required": []}, at="state")
                 ]
-                self.misfits += faults
+                self.misfits += [*faults, *in_code(value)]
                 if not faults:
                     FITTING.add((part, text))
 
@@ -128,13 +149,23 @@ def hearing() -> Iterator[Heard]:
     heard = Heard()
     intent, query, changed = Session.intent, Session.query, session.changed
 
+    @contextmanager
+    def refusals_heard() -> Iterator[None]:
+        try:
+            yield
+        except ResidscopeError as error:
+            heard.refusal(error)
+            raise
+
     def heard_intent(self: Session, name: str, args: Any = None, person: Any = None) -> Any:
-        answer = intent(self, name, args, person)
+        with refusals_heard():
+            answer = intent(self, name, args, person)
         heard.answer(answer, "intents", name)
         return answer
 
     def heard_query(self: Session, name: str, args: Any = None, person: Any = None) -> Any:
-        answer = query(self, name, args, person)
+        with refusals_heard():
+            answer = query(self, name, args, person)
         heard.answer(answer, "queries", name)
         return answer
 

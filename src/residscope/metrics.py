@@ -89,6 +89,7 @@ class LogitDiff(_AtOnePosition):
                 "the logit difference is of the prompts' own answers, and these have none",
                 allowed="a PromptSet with answers",
                 fix='say the tokens: rs.logit_diff(" Mary", " John")',
+                on_page="choose the two answers under the prompt",
             )
         return [([model.token_id(right)], [model.token_id(wrong)]) for right, wrong in batch.answers]
 

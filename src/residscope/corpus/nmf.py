@@ -127,6 +127,7 @@ def _non_negative(
                 received=f"{below / x.numel():.1%} of the entries of the first {len(x)} vectors",
                 allowed="entries of zero and above, such as the neurons of an MLP with ReLU",
                 fix="clip=True sets them to zero, and says so; or use rs.pca or rs.svd, which take both signs",
+                on_page="clip sets them to zero, and says so; or fit PCA or SVD, which take both signs",
             )
         yield x.clamp_min(0), below
 

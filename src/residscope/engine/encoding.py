@@ -52,6 +52,7 @@ def encode(model: "Model", text: str, bos: bool | None) -> list[int]:
             received=shown(text),
             allowed="text without it",
             fix="text.replace('\\0', '')",
+            on_page="take it out of the text",
         )
     ids = _ids(model, text, bos)
     if dropped := _dropped(model.tokenizer, text):

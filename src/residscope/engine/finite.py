@@ -41,6 +41,7 @@ def require_finite_run(recording: "Recording") -> None:
                 received=f"NaN or infinity at {site}, in {dtype}",
                 allowed="finite values at every site",
                 fix=None if dtype == "float32" else "load it in a wider dtype: dtype=torch.float32",
+                on_page=None if dtype == "float32" else "open it in a wider dtype: residscope open --dtype float32",
             )
 
 

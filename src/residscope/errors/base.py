@@ -1,6 +1,11 @@
 """What every error and warning of Residscope is: it says what failed, what came, what is allowed and the way out."""
 
+import re
 from typing import Any, TypedDict
+
+_CALL = re.compile(r"\w\(|\brs\.")  # a line of Python
+_ARGUMENT = re.compile(r"^(\w+)=")
+_ARGUMENTS = re.compile(r"\b([a-zA-Z_]\w*)=(?=(\w|[\"'\[{-])?)")
 
 
 class ErrorBody(TypedDict):
@@ -21,24 +26,45 @@ class ResidscopeError(Exception):
     """
 
     def __init__(
-        self, failed: str, *, received: Any = None, allowed: str | None = None, fix: str | None = None
+        self,
+        failed: str,
+        *,
+        received: Any = None,
+        allowed: str | None = None,
+        fix: str | None = None,
+        on_page: str | None = None,
     ) -> None:
+        """on_page: the way out for whoever has the page before them, where `fix` is a line of Python."""
         self.failed = failed
         self.received = None if received is None else str(received)
         self.allowed = allowed
         self.fix = fix
-        labelled = [("", failed), ("Received: ", self.received), ("Allowed: ", allowed), ("To fix: ", fix)]
-        super().__init__(" ".join(f"{label}{text.rstrip('.')}." for label, text in labelled if text is not None))
+        self.on_page = on_page
+        super().__init__(_sentences(failed, self.received, allowed, fix))
 
     def to_dict(self) -> ErrorBody:
-        """The one shape every refusal has on the wire."""
+        """The one shape every refusal has on the wire, in the words of the page: no calls, no keyword arguments."""
+        received = None if self.received is None else _ARGUMENT.sub(r"\1 ", self.received, count=1)
+        fix = self.on_page
+        if fix is None and self.fix is not None and not _CALL.search(self.fix):
+            fix = _plain(self.fix)
         return {
             "type": type(self).__name__,
-            "message": str(self),
-            "received": self.received,
+            "message": _sentences(self.failed, received, self.allowed, fix),
+            "received": received,
             "allowed": self.allowed,
-            "fix": self.fix,
+            "fix": fix,
         }
+
+
+def _plain(text: str) -> str:
+    """A way out without the marks of code: `say head=` as `say head`."""
+    return _ARGUMENTS.sub(lambda found: found[1] + (" " if found[2] else ""), text).replace("`", "")
+
+
+def _sentences(failed: str, received: str | None, allowed: str | None, fix: str | None) -> str:
+    labelled = [("", failed), ("Received: ", received), ("Allowed: ", allowed), ("To fix: ", fix)]
+    return " ".join(f"{label}{text.rstrip('.')}." for label, text in labelled if text is not None)
 
 
 class ResidscopeWarning(UserWarning):

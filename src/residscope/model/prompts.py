@@ -159,6 +159,7 @@ class PromptSet:
                 f"{len(lacking)} of {len(self)} prompts lack the position {position}",
                 received=f"prompt {lacking[0]}" + (f": {self.texts[lacking[0]][:80]!r}" if self.texts else ""),
                 fix="leave them out with data.subset(indices)",
+                on_page="leave them out of the file, or choose a position that all of them have",
             )
         return tuple(index for index in column if index is not None)
 

@@ -79,6 +79,9 @@ def resolve(name: str, *, revision: str | None = None, progress: Progress | None
             allowed=f"{', '.join(n for n in CATALOG if n not in TOYS)}, a toy such as attn-only-2l, an existing folder, "
             "or a hub repository (owner/name)",
             fix=f"perhaps you meant {near[0]}" if near else "residscope models list shows the catalog",
+            on_page=f"perhaps you meant {near[0]}"
+            if near
+            else "choose a model of the list, or type a folder or a hub repository",
         )
     if checkpoints.published(path) is not None:
         path = _converted(path, _repository(name), revision=revision, progress=progress)
@@ -244,7 +247,12 @@ def remove(name: str) -> int:
     if name in CATALOG:
         freed += catalog.remove_leftovers(CATALOG[name], downloads=True)
     if not freed:
-        raise ModelNotFound(f"{name} is not in the cache", received=str(cached_folder), fix="residscope models list")
+        raise ModelNotFound(
+            f"{name} is not in the cache",
+            received=str(cached_folder),
+            fix="residscope models list",
+            on_page="choose it in the list of models, which fetches it",
+        )
     return freed
 
 

@@ -41,6 +41,7 @@ def single_tokens(model: Model, words: tuple[str, ...], *, least: int, what: str
             received=f"{len(kept)} of {len(words)} are one token",
             allowed=f"at least {least}",
             fix="give your own prompts with rs.tasks.from_file",
+            on_page="choose a file of your own prompts",
         )
     return kept
 
