@@ -274,3 +274,50 @@ def test_by_keyboard(come: Come) -> None:
     expect(page.get_by_test_id("library-search")).to_have_value("b")
     page.keyboard.press("Escape")
     expect(page.get_by_test_id("library")).to_have_count(0)
+
+
+def test_choosing_a_direction_says_what_somebody_said_of_it(come: Come) -> None:
+    ada, bob = come("ada said"), come("bob saw")
+    save(ada, "said of", "the plural of things", component=0)
+    ada.get_by_test_id("description-input").fill("another word for it")
+    ada.get_by_test_id("description-add").click()
+    expect(ada.get_by_test_id("description")).to_have_count(2)
+    bob.get_by_test_id("dir-chip-logit").click()
+    expect(bob.get_by_test_id("direction-card")).to_contain_text("logit")
+    expect(bob.get_by_test_id("described")).to_have_count(0)
+    bob.get_by_test_id("dir-chip-pc-0").click()
+    told = bob.get_by_test_id("described")
+    expect(told).to_contain_text("the plural of things")
+    expect(told).to_contain_text("ada said")
+    expect(told).to_contain_text("1 more")
+    told.click()
+    expect(bob.get_by_test_id("one-name")).to_have_text("said of")
+    shot(bob, "described")
+
+
+def test_votes_and_comments_of_others_arrive_while_one_looks(come: Come) -> None:
+    ada, bob = come("ada live"), come("bob live")
+    save(ada, "live one", "words to vote on", component=4)
+    find(bob, "live one")
+    bob.get_by_test_id("description").get_by_test_id("vote-up").click()
+    expect(ada.get_by_test_id("description").get_by_test_id("vote-up")).to_have_text("1")
+    bob.get_by_test_id("comment-input").fill("seen from over here")
+    bob.get_by_test_id("comment-add").click()
+    expect(ada.get_by_test_id("library-one")).to_contain_text("seen from over here")
+
+
+def test_a_person_has_a_page_and_is_seen_to_be_here(come: Come) -> None:
+    ada, bob = come("ada here"), come("bob here")
+    save(ada, "one of ada's", "her words", component=2)
+    find(bob, "one of ada's")
+    bob.get_by_test_id("one-owner").click()
+    expect(bob.get_by_test_id("person-name")).to_have_text("ada here")
+    expect(bob.get_by_test_id("person")).to_contain_text("1 direction · 1 description")
+    expect(bob.get_by_test_id("library-entry")).to_have_count(1)
+    bob.get_by_test_id("present").click()
+    here = bob.get_by_role("listitem").filter(has_text="bob here")
+    expect(here).to_contain_text("bob here (you)")
+    shot(bob, "present")
+    bob.keyboard.press("Escape")
+    bob.get_by_test_id("person-back").click()
+    expect(bob.get_by_test_id("person")).to_have_count(0)

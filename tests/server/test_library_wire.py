@@ -36,7 +36,9 @@ def say(socket: ClientConnection, **message: Any) -> Any:
 
 def test_every_address_of_0_1_is_an_intent_or_a_query() -> None:
     names = {*library.QUERIES, *library.INTENTS}
-    assert {name for _, _, name in ROUTES} == names - {"library_blind", "library_blind_test", "library_guess"}
+    assert {name for _, _, name in ROUTES} == names - {
+        "library_blind", "library_blind_test", "library_guess", "library_alike", "library_somebody",
+    }  # fmt: skip
 
 
 def test_all_that_is_changed_and_read_by_intents_and_queries(person: Person) -> None:
@@ -128,3 +130,27 @@ def test_what_is_refused_has_the_one_shape(person: Person, kind: str, name: str,
     if status != 200:
         assert answer.json()["error"].keys() == {"type", "message", "received", "allowed", "fix"}
         assert len(answer.text) < 3_000
+
+
+def test_who_is_there_and_what_changes_is_told_to_everybody(with_library: Server, person: Person) -> None:
+    session = with_library.session
+
+    def present() -> dict[str | None, int]:
+        return {one["name"]: one["windows"] for one in session.snapshot()[1]["present"]}
+
+    with open_socket(with_library) as one, open_socket(with_library) as other:
+        assert say(one, query="library_me") == {"name": None}
+        assert present() == {None: 2}
+        assert say(one, intent="library_sign_in", args={"name": "here"}) == {"name": "here"}
+        assert present() == {"here": 1, None: 1}
+        before = session.snapshot()[1]["library"]
+        assert refused(do(person(), "library_save", direction=PC, name="by nobody"))[0] == 403
+        assert session.snapshot()[1]["library"] == before, "what is refused is no change"
+        entry = do(person("writer"), "library_save", direction=PC, name="told of", description="a word").json()["value"]
+        while (message := read(other)).get("patch", {}).get("library") != before + 1:
+            assert message
+        alike = say(other, query="library_alike", args={"direction": PC})
+        assert entry["id"] in [one["id"] for one in alike["entries"]]
+        assert say(other, query="library_somebody", args={"name": "writer"})["directions"] == 1
+        assert say(one, intent="library_sign_out") == {"name": None}
+        assert present() == {None: 2}

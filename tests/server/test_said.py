@@ -119,7 +119,9 @@ def test_every_intent_s_answer_fits_and_all_that_the_state_was_on_the_way(tmp_pa
             everything_done(session)
     assert heard.misfits == []
     assert {name for kind, name in heard.answered if kind == "intents"} == {*INTENTS}
-    assert heard.told | {"session", "models", "probes", "notices"} == {*SAID["definitions"]["State"]["properties"]}
+    assert heard.told | {"session", "models", "probes", "notices", "present", "library"} == {
+        *SAID["definitions"]["State"]["properties"]
+    }
 
 
 def test_every_answer_of_the_library_fits(person: Callable[..., httpx.Client], with_library: Server) -> None:
@@ -145,6 +147,8 @@ def test_every_answer_of_the_library_fits(person: Callable[..., httpx.Client], w
         do(bob, "library_delete_comment", id=comment["id"])
         do(ada, "library_delete_description", id=described["id"])
         do(ada, "library_undo", event=do(ada, "library_delete", id=entry["id"]).json()["value"]["event"])
+        assert ask(bob, "library_alike", direction=PC).status_code == 200
+        assert ask(bob, "library_somebody", name="bob").status_code == 200
         do(ada, "library_sign_out")
     assert heard.misfits == []
     assert {name for kind, name in heard.answered if kind == "intents"} == {*library.INTENTS}

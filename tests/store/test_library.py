@@ -285,3 +285,47 @@ def test_a_damaged_tensor_is_refused_by_name(tmp_path: Path) -> None:
     library.save(direction(), model=MODEL, user="bob")  # and the same vectors, saved again, mend it
     assert torch.equal(library.direction(entry.id).read, direction().read)
     library.close()
+
+
+def test_one_direction_saved_by_several_is_found_best_described_first(library: Library) -> None:
+    one = direction(1)
+    longer = replace(one, read=one.read * 3, name="the same, longer")
+    ada = library.save(one, model=MODEL, user="ada", name="a", description="few votes")
+    bob = library.save(longer, model=MODEL, user="bob", name="b", description="many votes")
+    library.describe(bob.id, "another word for it", user="ada")
+    library.save(one, model=MODEL, user="eve", name="not described")
+    others = [
+        library.save(replace(one, read=-one.read), model=MODEL, user="ada", name="turned round").id,
+        library.save(replace(one, read=one.read + 0.01), model=MODEL, user="ada", name="nearly").id,
+        library.save(replace(one, site="resid_pre.0"), model=MODEL, user="ada", name="elsewhere").id,
+        library.save(replace(one, site="result.1", head=1), model=MODEL, user="ada", name="of a head").id,
+        library.save(one, model=OTHER, user="ada", name="of another model").id,
+    ]
+    library.delete(library.save(one, model=MODEL, user="joe", name="gone", description="x").id, user="joe")
+    (said,) = (d for d in library.get(bob.id).descriptions if d.text == "many votes")
+    for name in ("ada", "eve"):
+        library.vote(said.id, 1, user=name)
+    found = library.alike(replace(one, read=one.read / 7), model=MODEL)
+    assert [entry.name for entry in found.entries] == ["b", "a", "not described"]
+    assert found.entries[0].votes == 2
+    assert found.descriptions == 3
+    assert not {entry.id for entry in found.entries} & {*others}
+    assert ada.id in {entry.id for entry in found.entries}
+    nothing = library.alike(direction(99), model=MODEL)
+    assert (nothing.entries, nothing.descriptions) == ((), 0)
+
+
+def test_what_a_person_has_done(library: Library) -> None:
+    first = library.save(direction(1), model=MODEL, user="Ada", name="one", description="said by ada")
+    gone = library.save(direction(2), model=MODEL, user="ada", name="two")
+    library.delete(gone.id, user="ada")
+    own = library.get(first.id).descriptions[0].id
+    library.vote(own, 1, user="ada")
+    library.vote(own, -1, user="bob")
+    library.vote(own, 1, user="eve")
+    library.vote(library.describe(first.id, "said by bob", user="bob").id, 1, user="ada")
+    ada = library.somebody(" ADA")
+    assert (ada.name, ada.directions, ada.descriptions, ada.votes) == ("Ada", 1, 1, 0)
+    assert library.somebody("bob").votes == 1
+    with pytest.raises(NotFound):
+        library.somebody("nobody")

@@ -18,7 +18,7 @@ from residscope.errors import NoPage, NotFound, ResidscopeError, WireError
 from residscope.server.guard import Guard
 from residscope.server.library import LibraryHandlers
 from residscope.server.parse import arguments
-from residscope.server.people import Door, People, Person
+from residscope.server.people import Door, People, Person, Present
 from residscope.server.refusals import refuse
 from residscope.server.routes import library_routes
 from residscope.server.sockets import talk
@@ -41,8 +41,9 @@ def create_app(
     app = FastAPI(title="Residscope", docs_url=None, redoc_url=None, openapi_url=None)
     page = page or Path(str(files("residscope"))) / "_ui"
     door = Door(people, cookie=f"residscope-user-{port}")
+    present = Present(session.tell_present)
     if library is not None and people is not None:
-        handlers = LibraryHandlers(session, library, people)
+        handlers = LibraryHandlers(session, library, people, present)
         session.bring(queries=handlers.queries, intents=handlers.intents)
     _errors(app)
 
@@ -87,7 +88,7 @@ def create_app(
 
     @app.websocket("/ws")
     async def socket(websocket: WebSocket) -> None:
-        await talk(websocket, session, door.person(websocket.headers))
+        await talk(websocket, session, door.person(websocket.headers), present)
 
     if library is not None:
 

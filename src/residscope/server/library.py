@@ -9,12 +9,12 @@ from pydantic import Field
 from residscope.errors import ModelNotFound
 from residscope.fields.base import Spec
 from residscope.server.blind import BlindResult, BlindStarted, BlindTest, BlindTests
-from residscope.server.people import People, Person
+from residscope.server.people import People, Person, Present
 from residscope.session import Session
 from residscope.session.intents import SavedName
 from residscope.session.queries import Brought
 from residscope.store import Library, Search
-from residscope.store.entries import Comment, Description, Entry, Page, Whole
+from residscope.store.entries import Alike, Comment, Description, Entry, Page, Somebody, Whole
 from residscope.views.view import Plain
 
 
@@ -42,6 +42,10 @@ class Find(Spec):
 
 class Name(Spec):
     name: str
+
+
+class Of(Spec):
+    direction: Any
 
 
 class Save(Spec):
@@ -119,7 +123,7 @@ class Received:
 
 QUERIES: dict[str, tuple[type[Spec], Any]] = {
     "library_me": (Nothing, Me), "library_search": (Find, Page), "library_read": (Id, Whole),
-    "library_blind_test": (Test, BlindTest),
+    "library_alike": (Of, Alike), "library_somebody": (Name, Somebody), "library_blind_test": (Test, BlindTest),
 }  # fmt: skip
 INTENTS: dict[str, tuple[type[Spec], Any]] = {
     "library_sign_in": (Name, Me), "library_sign_out": (Nothing, Me), "library_open": (Id, SavedName),
@@ -135,13 +139,15 @@ INTENTS: dict[str, tuple[type[Spec], Any]] = {
 class LibraryHandlers:
     """What the library answers, by name: `queries` and `intents`."""
 
-    def __init__(self, session: Session, library: Library, people: People) -> None:
-        self._session, self._library, self._people = session, library, people
+    def __init__(self, session: Session, library: Library, people: People, present: Present) -> None:
+        self._session, self._library, self._people, self._present = session, library, people, present
         blind = BlindTests(session, library)
         answers: dict[str, Callable[[Any, Any], Any]] = {
             "library_me": lambda who, args: Me(name=_name(who)),
             "library_search": lambda who, args: self._search(args),
             "library_read": lambda who, args: self._read(args.id, _name(who)),
+            "library_alike": lambda who, args: self._alike(args.direction),
+            "library_somebody": lambda who, args: library.somebody(args.name),
             "library_blind_test": lambda who, args: blind.read(args.test, user=_name(who)),
         }
         free: dict[str, Callable[[Any, Any], Any]] = {
@@ -176,7 +182,13 @@ class LibraryHandlers:
 
     def _change(self, change: Callable[[str, Any], Any]) -> Callable[[Any, Any], Any]:
         """Of somebody with a name, who has made few changes of late. Raises NoUser, TooFast."""
-        return lambda who, args: change(self._people.changes(who), args)
+
+        def changed(who: Any, args: Any) -> Any:
+            answer = change(self._people.changes(who), args)
+            self._session.tell_library()
+            return answer
+
+        return changed
 
     def _hashes(self) -> tuple[str, ...] | None:
         """The hashes that the loaded model goes by here; None without a model."""
@@ -199,13 +211,20 @@ class LibraryHandlers:
         whole = self._library.get(id, user=user)
         return replace(whole, entry=self._shown(whole.entry))
 
+    def _alike(self, ref: Any) -> Alike:
+        direction, model = self._session.resolve(ref)
+        found = self._library.alike(direction, model=model)
+        return replace(found, entries=tuple(self._shown(entry) for entry in found.entries))
+
     def _sign_in(self, who: Person, args: Name) -> Me:
         self._people.buckets["name"].take("")
         who.become(self._library.sign_in(args.name))
+        self._present.tell()
         return Me(name=who.name)
 
     def _sign_out(self, who: Person, args: Nothing) -> Me:
         who.become(None)
+        self._present.tell()
         return Me(name=None)
 
     def _open(self, id: str) -> SavedName:

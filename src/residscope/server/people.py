@@ -12,7 +12,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,6 +114,28 @@ class People:
 
     def _signature(self, told: str) -> str:
         return hmac.new(self._key, told.encode(), hashlib.sha256).hexdigest()
+
+
+class Present:
+    """Who has the page open now: a name, or none, for each window. tell: is told whenever it changes."""
+
+    def __init__(self, tell: Callable[[tuple[str | None, ...]], object]) -> None:
+        self._tell, self._here, self._lock = tell, list[Person](), threading.Lock()
+
+    def enter(self, who: Person) -> None:
+        with self._lock:
+            self._here.append(who)
+        self.tell()
+
+    def leave(self, who: Person) -> None:
+        with self._lock:
+            self._here = [other for other in self._here if other is not who]
+        self.tell()
+
+    def tell(self) -> None:
+        with self._lock:
+            names = tuple(who.name for who in self._here)
+        self._tell(names)
 
 
 class Door:

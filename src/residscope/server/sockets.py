@@ -13,7 +13,7 @@ from residscope.declare import shorten
 from residscope.errors import MalformedJSON, ResidscopeError
 from residscope.server.guard import JSON_BYTES, TENSOR_BYTES
 from residscope.server.parse import parse_frame, parse_json
-from residscope.server.people import Person
+from residscope.server.people import Person, Present
 from residscope.server.refusals import body_of, internal
 from residscope.session import Session
 
@@ -57,12 +57,13 @@ class Outbox:
             await websocket.send_text(json.dumps(message, ensure_ascii=False, allow_nan=False))
 
 
-async def talk(websocket: WebSocket, session: Session, who: Person) -> None:
+async def talk(websocket: WebSocket, session: Session, who: Person, present: Present) -> None:
     """Everything of one client's; `who` it is at first, until it signs in or out here."""
     await websocket.accept()
     outbox = Outbox()
     seq, state, stop = session.subscribe(lambda seq, patch: outbox.put_threadsafe({"seq": seq, "patch": patch}))
     outbox.put({"seq": seq, "state": state})
+    present.enter(who)
     tasks = [
         asyncio.create_task(outbox.send_to(websocket, session)),
         asyncio.create_task(_listen(websocket, session, outbox, who)),
@@ -75,6 +76,7 @@ async def talk(websocket: WebSocket, session: Session, who: Person) -> None:
                 _log.error("a WebSocket failed", exc_info=error)
     finally:
         stop()
+        present.leave(who)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

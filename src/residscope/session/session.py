@@ -357,6 +357,16 @@ class Session:
         parsed, state = parse_ref(ref), self._state
         return describe(parsed, state.world())
 
+    def tell_present(self, names: tuple[str | None, ...]) -> None:
+        """Who has the page open now: a name, or none, for each window."""
+        with self._lock:
+            self._commit(replace(self._state, present=names))
+
+    def tell_library(self) -> None:
+        """Somebody has changed the library: whoever shows it reads it again."""
+        with self._lock:
+            self._commit(replace(self._state, library=self._state.library + 1))
+
     def import_direction(self, data: bytes) -> SavedName:
         """Take in a direction from safetensors bytes; answers the reference to it."""
         with self._lock:

@@ -1,5 +1,6 @@
 """What the session holds, as frozen values: a change is a new state, so a refused intent changes nothing. `to_wire`: its JSON."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -85,6 +86,8 @@ class State:
     items: wire.Shelf = field(default_factory=_no_shelf)
     shelf: ItemShelf | None = field(default=None, compare=False, repr=False)
     notices: tuple[str, ...] = ()
+    present: tuple[str | None, ...] = ()
+    library: int = 0
 
     def world(self) -> SessionWorld:
         """What plain values mean here. Raises ModelNotFound."""
@@ -165,6 +168,8 @@ def to_wire(state: State) -> wire.State:
         "jobs": [_job(job) for job in state.jobs],
         "items": state.items,
         "notices": list(state.notices),
+        "present": _present(state.present),
+        "library": state.library,
     }
 
 
@@ -272,6 +277,13 @@ def _delta(id: str, state: State) -> float | None:
     if state.metric is None or edited is None or edited.version != state.version or id not in state.without:
         return None
     return finite(state.metric.of(edited.last) - state.metric.of(state.without[id]))
+
+
+def _present(names: tuple[str | None, ...]) -> list[wire.Present]:
+    windows = Counter(names)
+    return [
+        {"name": name, "windows": count} for name, count in sorted(windows.items(), key=lambda one: one[0] or "\uffff")
+    ]
 
 
 def _own(run: Run) -> wire.RunMetric | None:

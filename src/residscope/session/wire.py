@@ -108,6 +108,13 @@ class Run(TypedDict):
     seconds: float
 
 
+class Present(TypedDict):
+    """Somebody who has the page open, in so many windows; `name`: null for those who have not chosen one."""
+
+    name: str | None
+    windows: int
+
+
 class Current(TypedDict):
     """The runs on screen, by their ids."""
 
@@ -238,6 +245,8 @@ class State(TypedDict):
     probes: list[ProbeInfo]
     jobs: Annotated[list[Job], "Those that wait or run, and the latest 40 that ended."]
     items: Shelf
+    present: Annotated[list[Present], "Who has the page open."]
+    library: Annotated[int, "Counts the library's changes."]
     notices: Annotated[list[str], "Things to tell once, such as a damaged file moved aside."]
 
 

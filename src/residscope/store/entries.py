@@ -103,6 +103,25 @@ class Page(_Plain):
     after: str | None
 
 
+@dataclass(frozen=True)
+class Alike(_Plain):
+    """Saved directions that are one and the same, best described first; `descriptions` counts what is said of all of them."""
+
+    entries: tuple[Entry, ...]
+    descriptions: int
+
+
+@dataclass(frozen=True)
+class Somebody(_Plain):
+    """What one person has done here; `votes`: those for less those against what they wrote, by others."""
+
+    name: str
+    since: str
+    directions: int
+    descriptions: int
+    votes: int
+
+
 @dataclass(frozen=True, eq=False)
 class ModelKey:
     """How a model is known again: by hash, or (in another dtype, or read by other versions of the libraries) by a few weights."""

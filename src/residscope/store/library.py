@@ -3,22 +3,28 @@
 from dataclasses import replace
 from uuid import uuid4
 
-from sqlalchemy import select
+import torch
+from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
+from torch import Tensor
 
 from residscope import directions
 from residscope import written as text
 from residscope.engine.model import Model
-from residscope.errors import CannotUndo, NameTaken, WrongModel
+from residscope.errors import CannotUndo, NameTaken, NotFound, WrongModel
 from residscope.store import exchange, tables, tensors
 from residscope.store import search as finding
+from residscope.store.database import Database
 from residscope.store.desk import live, now
-from residscope.store.entries import Entry, ModelKey, Page, Whole
+from residscope.store.entries import Alike, Entry, ModelKey, Page, Somebody, Whole, told
 from residscope.store.exchange import Sent
 from residscope.store.remarks import Remarks
 from residscope.store.search import Search
-from residscope.store.tables import Direction, User
+from residscope.store.tables import Description, Direction, User, Vote
+
+SAME = 1e-6  # of a cosine: what fp32 and a file leave of one direction
+MOST_ALIKE, MOST_READS = 20, 4000
 
 
 class Library(Remarks):
@@ -31,6 +37,10 @@ class Library(Remarks):
 
     Every method is one transaction, and may be called from any thread.
     """
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self._reads: dict[str, Tensor] = {}
 
     def save(
         self,
@@ -87,15 +97,62 @@ class Library(Remarks):
         with self.database.reading() as session:
             return list(session.scalars(query.where(Direction.deleted_at.is_(None)).limit(5)))
 
-    def hashes_of(self, model: Model) -> tuple[str, ...]:
+    def hashes_of(self, model: Model | ModelKey) -> tuple[str, ...]:
         """The hashes under which directions of a model are saved here: its own, and those it has in other dtypes."""
-        key = ModelKey.of(model)
+        key = model if isinstance(model, ModelKey) else ModelKey.of(model)
         with self.database.reading() as session:
             return tuple(row.hash for row in session.scalars(select(tables.Model)) if exchange.known(row).same(key))
 
     def search(self, asked: Search | None = None) -> Page:
         with self.database.reading() as session:
             return finding.search(session, asked or Search())
+
+    def alike(self, direction: directions.Direction, *, model: Model | ModelKey) -> Alike:
+        """Those that are this direction: found in the model at the same place, their read vectors within 1e-6 of a cosine of 1.
+
+        Raises:
+            DamagedStore.
+        """
+        wanted = direction.read.detach().double().cpu()
+        models = self.hashes_of(model)
+        with self.database.reading() as session:
+            found = [
+                entry
+                for entry in finding.at(session, models, str(direction.site), direction.head)
+                if cosine(wanted, self._read(session, entry.tensors)) > 1 - SAME
+            ]
+            said = select(func.count()).where(Description.deleted_at.is_(None))
+            count = session.scalar(said.where(Description.direction_id.in_([entry.id for entry in found]))) or 0
+        return Alike(tuple(found[:MOST_ALIKE]), count)
+
+    def somebody(self, name: str) -> Somebody:
+        """What a person has done here. Raises NotFound."""
+        with self.database.reading() as session:
+            user = session.scalars(select(User).where(User.name_key == text.key(name.strip()))).first()
+            if user is None:
+                raise NotFound("nobody of that name is known here", received=name)
+            own = select(func.count()).where(Direction.owner_id == user.id, Direction.deleted_at.is_(None))
+            mine = (Description.author_id == user.id, Description.deleted_at.is_(None))
+            votes = select(func.coalesce(func.sum(Vote.value), 0)).join(
+                Description, Description.id == Vote.description_id
+            )
+            return Somebody(
+                user.name,
+                told(user.created_at),
+                session.scalar(own) or 0,
+                session.scalar(select(func.count()).where(*mine)) or 0,
+                int(session.scalar(votes.where(*mine, Vote.user_id != user.id)) or 0),
+            )
+
+    def _read(self, session: Session, sha256: str) -> Tensor:
+        """A read vector that is kept under a hash; of the latest few thousand at once."""
+        known = self._reads.get(sha256)
+        if known is None:
+            known = exchange.unpack(tensors.get(self.database, session, sha256))[0].double()
+            self._reads[sha256] = known
+            for old in [*self._reads][:-MOST_READS]:
+                self._reads.pop(old, None)
+        return known
 
     def rename(self, id: str, name: str, *, user: str | None, seen: int | None = None) -> Entry:
         """Rename one's own. `seen`: the version it was read at; a newer one is not written over.
@@ -245,6 +302,13 @@ class Library(Remarks):
             )
             description = finding.entry(session, id).description
         return Sent(found, exchange.known(model), description)
+
+
+def cosine(one: Tensor, other: Tensor) -> float:
+    """Of two vectors; of other widths there is none, and of a vector of nothing."""
+    if one.shape != other.shape:
+        return float("nan")
+    return float(torch.dot(one, other) / (one.norm() * other.norm()))
 
 
 def _taken(name: str) -> NameTaken:

@@ -14,6 +14,7 @@ from residscope.store.entries import Entry, Page, told
 from residscope.store.tables import Comment, Description, Direction, Model, User, Vote
 
 MOST_ON_A_PAGE = 100
+MOST_AT_A_PLACE = 1000
 Sort = Literal["newest", "votes"]
 
 
@@ -69,6 +70,15 @@ def search(session: Session, asked: Search) -> Page:
     last = rows[limit - 1]
     place = [*([last.votes] if by_votes else []), last[0].created_at, last[0].id]
     return Page(found, base64.urlsafe_b64encode(json.dumps(place).encode()).decode())
+
+
+def at(session: Session, models: tuple[str, ...], site: str, head: int | None) -> list[Entry]:
+    """What is saved of one place in a model, of much the newest; best described first."""
+    query = select_entries().where(Direction.deleted_at.is_(None), Model.hash.in_(models))
+    query = query.where(Direction.site == site, Direction.head.is_not_distinct_from(head))
+    newest = session.execute(query.order_by(Direction.created_at.desc(), Direction.id).limit(MOST_AT_A_PLACE))
+    found = map(_entry, newest.all())
+    return sorted(found, key=lambda one: (one.description is None, -one.votes))
 
 
 def entry(session: Session, id: str) -> Entry:

@@ -201,6 +201,9 @@ export interface Asked {
       layer: number;
       pos: number;
     };
+    library_alike: {
+      direction: unknown;
+    };
     library_blind_test: {
       test: string;
     };
@@ -221,6 +224,9 @@ export interface Asked {
       limit?: number;
       after?: string | null;
       here?: boolean;
+    };
+    library_somebody: {
+      name: string;
     };
     logits: {
       run: string;

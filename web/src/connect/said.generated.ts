@@ -83,10 +83,12 @@ export interface Said {
     item: ItemDetail;
     job: JobDetail;
     lens: LensReading;
+    library_alike: Alike;
     library_blind_test: BlindTest;
     library_me: Me;
     library_read: Whole;
     library_search: Page;
+    library_somebody: Somebody;
     logits: {
       metadata: {};
       tensors: {
@@ -219,6 +221,14 @@ export interface State {
    */
   jobs: Job[];
   items: Shelf;
+  /**
+   * Who has the page open.
+   */
+  present: Present[];
+  /**
+   * Counts the library's changes.
+   */
+  library: number;
   /**
    * Things to tell once, such as a damaged file moved aside.
    */
@@ -635,6 +645,13 @@ export interface ItemInfo {
     [k: string]: unknown;
   } | null;
 }
+/**
+ * Somebody who has the page open, in so many windows; `name`: null for those who have not chosen one.
+ */
+export interface Present {
+  name: string | null;
+  windows: number;
+}
 export interface Added {
   id: string;
 }
@@ -969,6 +986,13 @@ export interface LensReading {
   top: TokenP[];
 }
 /**
+ * Saved directions that are one and the same, best described first; `descriptions` counts what is said of all of them.
+ */
+export interface Alike {
+  entries: Entry[];
+  descriptions: number;
+}
+/**
  * Contexts to guess at, whose values the server keeps to itself; `scale`: what -1, 0 and 1 stand for.
  */
 export interface BlindTest {
@@ -1008,6 +1032,16 @@ export interface Whole {
 export interface Page {
   entries: Entry[];
   after: string | null;
+}
+/**
+ * What one person has done here; `votes`: those for less those against what they wrote, by others.
+ */
+export interface Somebody {
+  name: string;
+  since: string;
+  directions: number;
+  descriptions: number;
+  votes: number;
 }
 export interface Manifest {
   edits: EditForm[];

@@ -29,6 +29,8 @@ const OCTETS = "application/octet-stream";
 /** Who one is stands in a cookie, which comes with a request and is set by its answer. */
 const byCookie = (name: string): boolean => name.startsWith("library_");
 
+const NAMES = new Set(["library_sign_in", "library_sign_out"]);
+
 /** Larger files go by request: a socket is closed by so large a message. */
 const MOST_FRAMED = 16 << 20;
 
@@ -68,7 +70,11 @@ export class SocketConnector implements Connector {
 
   private async send(name: string, given: Record<string, unknown>): Promise<unknown> {
     const { data, ...rest } = given;
-    if (byCookie(name) || (data instanceof Blob && data.size > MOST_FRAMED)) return this.post(name, given);
+    if (byCookie(name) || (data instanceof Blob && data.size > MOST_FRAMED)) {
+      const answer = await this.post(name, given);
+      if (NAMES.has(name) && this.socket?.readyState === 1) this.socket.send(JSON.stringify({ id: 0, intent: name, args: given })); // who is at this socket
+      return answer;
+    }
     const file = data instanceof Blob ? await data.arrayBuffer() : null;
     const socket = this.socket;
     if (!socket || socket.readyState !== 1)

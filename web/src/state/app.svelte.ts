@@ -6,6 +6,7 @@ import { placeOf } from "../lib/dictionaries";
 import type { Host } from "../root/host";
 import type { Root, Theme } from "../root/root.svelte";
 import { Compare } from "./compare.svelte";
+import { Described } from "./described.svelte";
 import { DirectionStore } from "./directions.svelte";
 import { Fitting } from "./fitting.svelte";
 import { JobStore } from "./jobs.svelte";
@@ -31,6 +32,7 @@ export class App {
   readonly fitting: Fitting;
   readonly streams: Streams;
   readonly directions: DirectionStore;
+  readonly described: Described;
   readonly probe: ProbeStore;
   readonly prompts: PromptStore;
   readonly library: LibraryStore;
@@ -110,6 +112,7 @@ export class App {
     this.fitting = new Fitting(this.session, this.manifest, this.view, this.mixing);
     this.streams = new Streams(this.session, this.view, this.mixing);
     this.directions = new DirectionStore(this.session, this.view, this.streams, this.mixing);
+    this.described = new Described(this.session, this.view, this.streams, this.directions);
     this.probe = new ProbeStore(this.session, this.manifest, () => this.selected.col);
     this.prompts = new PromptStore(this.session, this.view, this.streams, this.mixing, () => this.selected.row);
     this.library = new LibraryStore(this.session, ({ name }, linked) => (linked && this.mixing.asksFor(name) ? undefined : this.showSaved(name)), host.query, host.base);

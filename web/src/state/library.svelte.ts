@@ -1,3 +1,4 @@
+import { untrack } from "svelte";
 import { words, WireError, type IntentAnswers, type Intents, type Queries, type QueryAnswers } from "../connect/connector";
 import type { Entry, SavedRef, Undoable } from "../connect/library";
 import type { DirectionRef } from "../connect/wire";
@@ -45,6 +46,7 @@ export class LibraryStore {
   private resume: ((named: boolean) => void) | null = null;
   private number = 0;
   private known = false;
+  private changes = 0;
   private linked: string;
 
   filtered = $derived(JSON.stringify(this.filter) !== JSON.stringify(usual()));
@@ -166,6 +168,28 @@ export class LibraryStore {
       ...(votes !== null && Number.isFinite(votes) && { min_votes: Math.round(votes) }),
       ...(after && { after }),
     };
+  }
+
+  /** Call from an effect: what others change shows at once, while the drawer is open. */
+  followChanges(): void {
+    const changes = this.session.state?.library ?? 0;
+    if (this.changes === changes) return;
+    this.changes = changes;
+    untrack(() => this.opened && !this.blind.active && void this.refresh());
+  }
+
+  /** One direction in the open drawer. */
+  show(id: string): void {
+    this.blind.leave();
+    this.saving = null;
+    this.opened = true;
+    void this.refresh().then(() => this.one.read(id));
+  }
+
+  /** All that one person has saved, of every model. */
+  showPerson(name: string): void {
+    this.filter = { ...usual(), user: name, everyModel: true };
+    this.one.back();
   }
 
   // ── directions ────────────────────────────────────────────────────────────────────────────────────────────
