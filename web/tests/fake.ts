@@ -46,6 +46,7 @@ export class Fake implements Connector {
   }
   /** Spelled `stream r1`, `coef r1 pca@resid_post.0` ...: what is asked, and of what. */
   async query<T>(name: string, args: Record<string, unknown> = {}): Promise<T> {
+    if (name === "library_alike") return { entries: [], descriptions: 0 } as T;
     if (name === "manifest") return { edits: [], methods: [], tasks: [], broken: {} } as T;
     const { run, dictionary, id, of, indices } = args as { run?: string; dictionary?: string; id?: string; of?: string[]; indices?: number[] };
     this.asked.push([name, run, dictionary, id, of?.join("+"), indices && `[${indices.join()}]`].filter(Boolean).join(" "));
