@@ -2,7 +2,9 @@ import { getContext, setContext, untrack } from "svelte";
 import type { Connector } from "../connect/connector";
 import type { Run } from "../connect/wire";
 import { visible } from "../lib/format";
-import { placeOf } from "../lib/dictionaries";
+import { layerRead, nearest, placeOf } from "../lib/dictionaries";
+import { oneHot, savedName } from "../lib/mix";
+import { placeWords, runWords, siteWords, type Told } from "../lib/sentence";
 import type { Host } from "../root/host";
 import type { Root, Theme } from "../root/root.svelte";
 import { Compare } from "./compare.svelte";
@@ -97,6 +99,19 @@ export class App {
     return { a: name(a, a?.label ?? ""), b: name(b, "edited") };
   });
 
+  /** What the sentence above a picture says of it. */
+  told: Told = $derived.by(() => {
+    const { mixing, streams } = this;
+    const { dictionary, terms } = mixing;
+    const called = ({ source, index, weight }: (typeof terms)[number]) => ({ label: savedName(source) === null ? this.directions.label(source, index) : `“${savedName(source)!}”`, weight });
+    const infos = terms.length ? terms.flatMap(({ source }) => mixing.info(source) ?? []) : dictionary ? [dictionary] : [];
+    return {
+      direction: this.view.current.direction, answers: this.answers, terms: terms.map(called), places: infos.map(placeWords), absent: mixing.absent, zero: mixing.zero,
+      row: siteWords(this.site) + (streams.head === null ? "" : ` head ${streams.head}`), unit: streams.unit,
+      run: runWords(streams.mode, this.names, !!streams.shown?.b), compared: !!streams.shown?.b,
+    };
+  });
+
   constructor(connector: Connector, { host, theme }: Root) {
     [this.host, this.theme] = [host, theme];
     this.session = new Session(connector);
@@ -126,10 +141,42 @@ export class App {
     const { rows, cols, first, data } = this.streams;
     if (!data) return;
     const clamp = (x: number, end: number) => Math.min(Math.max(x, 0), end - 1);
-    const [layer, pos] = [clamp(row, rows) + first, clamp(col, cols)];
+    this.selectAt(clamp(row, rows) + first, clamp(col, cols));
+  }
+
+  private selectAt(layer: number, pos: number): void {
     this.view.current.selection = { layer, pos };
     this.selecting++;
     void this.session.send("select", { layer, pos }).finally(() => this.selecting--);
+  }
+
+  /** A place is chosen: its direction is on screen, read in its own row. Of a mix, or of the answers, its first component is. */
+  choosePlace(id: string): void {
+    const { mixing } = this;
+    const current = this.view.current;
+    if (!mixing.info(id)) return;
+    const several = current.direction === "mix" && mixing.terms.length > 1;
+    const mix = { dictionary: mixing.dictionary?.id ?? "", weights: { ...current.weights }, terms: { ...current.terms }, also: [...current.also] };
+    const index = mixing.component ?? (several ? 0 : (oneHot(current.weights) ?? 0));
+    Object.assign(current, { direction: "mix", weights: { [index]: 1 }, terms: {} });
+    mixing.choose(id);
+    if (several) this.session.notify(`The mix was put away: one direction of ${mixing.dictionary?.place ?? ""} is shown.`, "lasting", { label: "Bring it back", run: () => Object.assign(current, mix) });
+    this.readOwnRow();
+  }
+  /** The nearest place of another kind. */
+  chooseKind(family: string): void {
+    const found = nearest(this.mixing.choices, family, this.mixing.dictionary);
+    if (found) this.choosePlace(found.id);
+  }
+  /** One component of the chosen dictionary; coming from the answers, in its own row. */
+  showComponent(index: number): void {
+    const before = this.view.current.direction;
+    this.mixing.show(index);
+    if (before === "logit" && this.view.current.direction === "mix") this.readOwnRow();
+  }
+  private readOwnRow(): void {
+    const [info, model] = [this.mixing.dictionary, this.session.model];
+    if (info && model && this.streams.data) this.selectAt(layerRead(info, model.n_layers), this.selected.col);
   }
 
   /** Call from an effect: the session's cell counts again once it changes for another reason than our own asking. */
