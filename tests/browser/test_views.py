@@ -117,7 +117,7 @@ def test_a_shared_link_brings_everything_back(bench: Page, workbench: Any, brows
     settled(bench)
     for key in "jjh":
         bench.keyboard.press(key)
-    expect(bench.get_by_test_id("readout")).to_contain_text("resid_post.27 at 8")
+    expect(bench.get_by_test_id("readout")).to_contain_text("resid_post.21 at 8")
     bench.get_by_test_id("share").click()
     expect(bench.get_by_test_id("notice")).to_contain_text("Link copied")
     link = bench.evaluate("navigator.clipboard.readText()")
@@ -127,7 +127,7 @@ def test_a_shared_link_brings_everything_back(bench: Page, workbench: Any, brows
     workbench.session.intent("set_prompt", {"text": IOI})
     settled(bench)
     page = open_link(browser, workbench, link)
-    expect(page.get_by_test_id("readout")).to_contain_text("resid_post.27 at 8", timeout=20_000)
+    expect(page.get_by_test_id("readout")).to_contain_text("resid_post.21 at 8", timeout=20_000)
     expect(page.get_by_test_id("next-token")).to_have_attribute("data-token", " Paris", timeout=20_000)
     expect(page.get_by_test_id("edits-list")).to_contain_text("mlp_out.4")
     said(page, "direction", "3")

@@ -11,6 +11,7 @@ const view: View = {
   unit: "cos",
   logits: "centred",
   mode: "delta",
+  scaling: "whole",
   locks: { cos: 0.25, logit: 14 },
   numbers: true,
   table: true,

@@ -21,6 +21,8 @@ export interface View {
   /** The same choice for the logit difference. */
   logits: "raw" | "centred";
   mode: Mode;
+  /** Whether each row has a colour scale of its own; auto: where its numbers grow with depth. */
+  scaling: "auto" | "row" | "whole";
   /** Locked colour scale per unit. */
   locks: Record<string, number>;
   numbers: boolean;
@@ -51,6 +53,7 @@ export const defaults = (): View => ({
   unit: "own",
   logits: "raw",
   mode: "base",
+  scaling: "auto",
   locks: {},
   numbers: false,
   table: false,
@@ -113,6 +116,7 @@ export function encodeView(view: View, shared: Shared | null = null): string {
   if (view.unit !== usual.unit) query.set("unit", view.unit);
   if (view.logits !== usual.logits) query.set("logits", view.logits);
   if (view.mode !== usual.mode) query.set("view", view.mode);
+  if (view.scaling !== usual.scaling) query.set("scale", view.scaling);
   if (pairs(view.locks)) query.set("lock", pairs(view.locks));
   for (const flag of ["numbers", "table", "fit"] as const) if (view[flag]) query.set(flag, "1");
   if (view.selection) query.set("at", `${view.selection.layer}.${view.selection.pos}`);
@@ -137,6 +141,7 @@ export function decodeView(hash: string): { view: View; shared: Shared | null } 
   view.unit = oneOf(query.get("unit"), ["own", "centred", "raw", "cos"], view.unit);
   view.logits = oneOf(query.get("logits"), ["raw", "centred"], view.logits);
   view.mode = oneOf(query.get("view"), ["base", "edit", "delta"], view.mode);
+  view.scaling = oneOf(query.get("scale"), ["auto", "row", "whole"], view.scaling);
   for (const [unit, scale] of Object.entries(unpairs(query.get("lock") ?? ""))) if (scale > 0) view.locks[unit] = scale;
   for (const flag of ["numbers", "table", "fit"] as const) view[flag] = query.get(flag) === "1";
   const at = /^(-?\d+)\.(\d+)$/.exec(query.get("at") ?? "");
