@@ -18,7 +18,7 @@ SCALE = {"id": "e1", "kind": "scale", "site": "mlp_out.4", "factor": 0.5}
 
 
 def test_the_logit_difference_is_centred_on_the_data_set_mean(bench: Page) -> None:
-    choose(bench, direction="logit")
+    choose(bench, direction="logit", unit="logits-raw")
     raw = cells(bench, n_pos=LAST + 1)
     choose(bench, unit="logits-centred")
     centred = cells(bench, n_pos=LAST + 1)

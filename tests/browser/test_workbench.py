@@ -44,7 +44,7 @@ def test_typing_the_prompt_lights_up_the_stream(bench: Page) -> None:
 
 
 def test_the_logit_difference_turns_the_last_column_towards_mary(bench: Page) -> None:
-    choose(bench, direction="logit")
+    choose(bench, direction="logit", unit="logits-raw")
     stream = cells(bench, n_pos=LAST + 1)
     last = [row[LAST] for row in stream]
     early, late = last[:TURN], last[TURN:]

@@ -2,8 +2,9 @@ import { getContext, setContext, untrack } from "svelte";
 import type { Connector } from "../connect/connector";
 import type { Run } from "../connect/wire";
 import { visible } from "../lib/format";
-import { layerRead, nearest, placeOf } from "../lib/dictionaries";
+import { family, layerRead, nearest, placeOf } from "../lib/dictionaries";
 import { oneHot, savedName } from "../lib/mix";
+import type { Term } from "../lib/terms";
 import { placeWords, runWords, siteWords, type Told } from "../lib/sentence";
 import type { Host } from "../root/host";
 import type { Root, Theme } from "../root/root.svelte";
@@ -21,6 +22,7 @@ import { Streams } from "./streams.svelte";
 import { ViewStore, type Cell } from "./view.svelte";
 
 const KEY = Symbol("residscope");
+const WELCOMED = "residscope.welcomed";
 
 /** Everything a part of the frame may need, in one place. */
 export class App {
@@ -45,6 +47,12 @@ export class App {
   });
   private wantedSaved = $state("");
   palette = $state(false);
+  /** Help is open, at a word or at none. */
+  help: Term | "" | null = $state(null);
+  /** The step of the tour that is shown; null: none. */
+  tour: number | null = $state(null);
+  /** The three lines for newcomers are shown until they are put away, here for good. */
+  welcome = $state(false);
   code = $state("");
   pickedEdit = $state("");
   /** The side column that is open where there is no room for both. */
@@ -114,6 +122,7 @@ export class App {
 
   constructor(connector: Connector, { host, theme }: Root) {
     [this.host, this.theme] = [host, theme];
+    this.welcome = host.stored(WELCOMED) === null;
     this.session = new Session(connector);
     this.manifest = new ManifestStore(this.session);
     this.jobs = new JobStore(this.session, this.manifest);
@@ -127,6 +136,11 @@ export class App {
     this.probe = new ProbeStore(this.session, this.manifest, () => this.selected.col);
     this.prompts = new PromptStore(this.session, this.view, this.streams, this.mixing, () => this.selected.row);
     this.library = new LibraryStore(this.session, ({ name }, linked) => (linked && this.mixing.asksFor(name) ? undefined : this.showSaved(name)), host.query, host.base);
+  }
+
+  welcomed(): void {
+    this.welcome = false;
+    this.host.store(WELCOMED, "yes");
   }
 
   /** Call from an effect: the cell the address asks for, once its picture is there. */
@@ -162,6 +176,14 @@ export class App {
     mixing.choose(id);
     if (several) this.session.notify(`The mix was put away: one direction of ${mixing.dictionary?.place ?? ""} is shown.`, "lasting", { label: "Bring it back", run: () => Object.assign(current, mix) });
     this.readOwnRow();
+  }
+  /** A layer's own directions, of the kind that is chosen, or else of any; without any, its row. */
+  chooseLayer(layer: number): void {
+    const { choices, dictionary } = this.mixing;
+    const there = choices.filter(({ site, head }) => head === null && site === `resid_post.${layer}`);
+    const found = there.find((info) => dictionary && family(info) === family(dictionary)) ?? there[0];
+    if (found) this.choosePlace(found.id);
+    else if (this.streams.data) this.selectAt(layer, this.selected.col);
   }
   /** The nearest place of another kind. */
   chooseKind(family: string): void {

@@ -61,6 +61,9 @@ export const defaults = (): View => ({
   selection: null,
 });
 
+/** What somebody sees who comes without a link: what this prompt adds, and not the offset that any text has. */
+export const first = (): View => ({ ...defaults(), logits: "centred" });
+
 const pairs = (record: Record<string | number, number>): string =>
   Object.entries(record)
     .filter(([, value]) => value !== 0)
@@ -129,7 +132,7 @@ const oneOf = <T extends string>(value: string | null, allowed: readonly T[], us
 
 export function decodeView(hash: string): { view: View; shared: Shared | null } {
   const query = new URLSearchParams(hash.replace(/^#/, ""));
-  const view = defaults();
+  const view = query.size ? defaults() : first();
   view.tab = query.get("tab") ?? view.tab;
   view.direction = oneOf(query.get("dir"), ["logit", "mix"], view.direction);
   for (const [index, weight] of Object.entries(unpairs(query.get("w") ?? "")).slice(0, MOST_WHOLE))
