@@ -9,18 +9,21 @@ const FLOOR = 1e-3;
 
 type Sinks = ArrayLike<number> | null;
 
-/** The columns that say nothing of a scale: the first, and those with an attention sink; all count where no other is left. */
-function counted(cols: number, sink: Sinks): number[] {
-  const after = Array.from({ length: cols }, (_, col) => col).slice(cols > 1 ? 1 : 0);
+/** The columns that a scale is of: all but the first and those with an attention sink; those too where no other is left. */
+function counted(cols: number, sink: Sinks): Int32Array {
+  const after = Int32Array.from({ length: cols }, (_, col) => col).subarray(cols > 1 ? 1 : 0);
   const usual = after.filter((col) => !sink?.[col]);
   return usual.length ? usual : after;
 }
 
-function sizesOf(values: Float32Array, cols: number, kept: readonly number[], from: number, to: number): Float32Array {
+function sizesOf(values: Float32Array, cols: number, kept: Int32Array, from: number, to: number): Float32Array {
   const sizes = new Float32Array((to - from) * kept.length);
   let n = 0;
   for (let start = from * cols; start < to * cols; start += cols)
-    for (const col of kept) if (Number.isFinite(values[start + col])) sizes[n++] = Math.abs(values[start + col]);
+    for (let i = 0; i < kept.length; i++) {
+      const size = Math.abs(values[start + kept[i]]);
+      if (size < Infinity) sizes[n++] = size; // nor NaN
+    }
   return sizes.subarray(0, n);
 }
 
@@ -38,15 +41,20 @@ export function rowScales(values: Float32Array, cols: number, sink: Sinks, whole
 
 /**
  * The 98.5th percentile of sizes, or less where a few stand far above the rest: the greatest within Q3 + 3 (Q3 - Q1), the outer fence of a
- * box plot, of those that are not zero. It changes their order.
+ * box plot, of those that are not zero. It spoils them.
  */
 export function robustTop(sizes: Float32Array): number {
   const top = topOf(sizes, FULL);
-  const some = sizes.filter((size) => size > 0);
-  if (some.length < FEW) return top;
+  let n = 0; // plain loops: it runs once a frame while a slider moves
+  for (let i = 0; i < sizes.length; i++) if (sizes[i] > 0) sizes[n++] = sizes[i];
+  if (n < FEW) return top;
+  const some = sizes.subarray(0, n);
   const [low, high] = [topOf(some, 0.25), topOf(some, 0.75)];
   const fence = high + 3 * (high - low);
-  return Math.min(top, some.reduce((most, size) => (size <= fence && size > most ? size : most), 0));
+  if (top <= fence) return top;
+  let most = 0;
+  for (let i = 0; i < n; i++) if (some[i] <= fence && some[i] > most) most = some[i];
+  return most;
 }
 
 /** The q-quantile of sizes, whose order it changes; the greatest where that is zero, 1 where all are. */

@@ -122,7 +122,7 @@ export class App {
 
   constructor(connector: Connector, { host, theme }: Root) {
     [this.host, this.theme] = [host, theme];
-    this.welcome = host.stored(WELCOMED) === null;
+    this.welcome = host.remembers && host.stored(WELCOMED) === null;
     this.session = new Session(connector);
     this.manifest = new ManifestStore(this.session);
     this.jobs = new JobStore(this.session, this.manifest);
