@@ -87,8 +87,10 @@ describe("a run", () => {
 });
 
 describe("the logit difference", () => {
-  it("is raw until it is centred, and only where the mean is known", async () => {
+  it("is centred for a newcomer, raw where that is chosen or no mean is known", async () => {
     await follow(state({}));
+    expect([app.streams.unit, app.streams.valueAt("base", 1, 1)]).toEqual(["logit-centred", 2.5]);
+    app.view.current.logits = "raw";
     expect([app.streams.unit, app.streams.valueAt("base", 1, 1)]).toEqual(["logit", 3]);
     app.view.current.logits = "centred";
     expect([app.streams.unit, app.streams.valueAt("base", 1, 1)]).toEqual(["logit-centred", 2.5]);
