@@ -146,6 +146,16 @@ describe("choosing a place", () => {
     expect([app.mixing.dictionary?.id, app.site]).toEqual(["svd@resid_pre.0", "embed"]);
   });
 
+  it("of a saved direction reads it where it is of, unless a link says where", async () => {
+    await follow({ ...places(), directions: [{ name: "mine", site: "resid_pre.0", head: null, space: "centred", width: 4, norm: 1, library: null }] } as unknown as State);
+    app.showSaved("mine", true);
+    app.followSaved();
+    expect([app.shownSaved, app.site]).toEqual(["mine", "resid_post.0"]);
+    app.showSaved("mine");
+    app.followSaved();
+    expect([app.shownSaved, app.site, app.told.terms[0].label, app.told.places]).toEqual(["mine", "embed", "“mine”", ["the embedding"]]);
+  });
+
   it("reads a head's own vectors in the row of its layer", async () => {
     app.choosePlace("pca@z.0.h1");
     expect(sent()).toEqual({ layer: 0, pos: 1 });

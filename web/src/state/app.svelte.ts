@@ -3,7 +3,7 @@ import type { Connector } from "../connect/connector";
 import type { Run } from "../connect/wire";
 import { visible } from "../lib/format";
 import { family, layerRead, nearest, placeOf } from "../lib/dictionaries";
-import { oneHot, savedName } from "../lib/mix";
+import { oneHot, savedName, savedSource } from "../lib/mix";
 import type { Term } from "../lib/terms";
 import { placeWords, runWords, siteWords, type Told } from "../lib/sentence";
 import type { Host } from "../root/host";
@@ -45,7 +45,7 @@ export class App {
     const ref = this.directions.ref;
     return ref?.kind === "saved" ? ref.name : "";
   });
-  private wantedSaved = $state("");
+  private wantedSaved = $state.raw({ name: "", linked: false });
   palette = $state(false);
   /** Help is open, at a word or at none. */
   help: Term | "" | null = $state(null);
@@ -135,7 +135,7 @@ export class App {
     this.directions = new DirectionStore(this.session, this.view, this.streams, this.mixing);
     this.probe = new ProbeStore(this.session, this.manifest, () => this.selected.col);
     this.prompts = new PromptStore(this.session, this.view, this.streams, this.mixing, () => this.selected.row);
-    this.library = new LibraryStore(this.session, ({ name }, linked) => (linked && this.mixing.asksFor(name) ? undefined : this.showSaved(name)), host.query, host.base);
+    this.library = new LibraryStore(this.session, ({ name }, linked) => (linked && this.mixing.asksFor(name) ? undefined : this.showSaved(name, linked)), host.query, host.base);
   }
 
   welcomed(): void {
@@ -196,8 +196,8 @@ export class App {
     this.mixing.show(index);
     if (before === "logit" && this.view.current.direction === "mix") this.readOwnRow();
   }
-  private readOwnRow(): void {
-    const [info, model] = [this.mixing.dictionary, this.session.model];
+  private readOwnRow(info = this.mixing.dictionary): void {
+    const model = this.session.model;
     if (info && model && this.streams.data) this.selectAt(layerRead(info, model.n_layers), this.selected.col);
   }
 
@@ -217,18 +217,19 @@ export class App {
   }
 
   /** A saved direction onto the screen, as soon as the session has it. */
-  showSaved(name: string): void {
-    this.wantedSaved = name;
+  showSaved(name: string, linked = false): void {
+    this.wantedSaved = { name, linked };
   }
 
   /** Call from an effect. */
   followSaved(): void {
-    const name = this.wantedSaved;
+    const { name, linked } = this.wantedSaved;
     if (!name || !this.session.state?.directions.some((held) => held.name === name)) return;
-    this.wantedSaved = "";
+    this.wantedSaved = { name: "", linked: false };
     untrack(() => {
       this.view.current.tab = "stream";
       this.mixing.showSaved(name);
+      if (!linked) this.readOwnRow(this.mixing.info(savedSource(name))); // a link says itself which row is read
     });
   }
 
