@@ -18,6 +18,7 @@ describe("the sentence", () => {
     ["a component turned round", { terms: [{ label: "PC 7", weight: -0.5 }] }, "Colour shows the reverse of PC 7 of layer 0, read at layer 0, as centred, on this prompt"],
     ["a mix of one place", { terms: [{ label: "PC 7", weight: 1 }, { label: "PC 3", weight: 1 }], places: ["layer 0", "layer 0"] }, "Colour shows a mix of 2 directions of layer 0, read at layer 0, as centred, on this prompt"],
     ["a mix of three places", { terms: Array(3).fill({ label: "PC", weight: 1 }), places: ["layer 0", "layer 9", "mlp_out.3"] }, "Colour shows a mix of 3 directions of layer 0, layer 9 and mlp_out.3, read at layer 0, as centred, on this prompt"],
+    ["a mix of two layers", { terms: Array(2).fill({ label: "PC", weight: 1 }), places: ["layer 23", "layer 10"] }, "Colour shows a mix of 2 directions of layers 23 and 10, read at layer 0, as centred, on this prompt"],
     ["a saved direction", { terms: [{ label: "“speech”", weight: 1 }], places: ["layer 4"] }, "Colour shows “speech” of layer 4, read at layer 0, as centred, on this prompt"],
     ["a feature", { terms: [{ label: "sae 20000", weight: 1 }], unit: "activation", places: ["mlp_in.12"], row: "mlp_in.12" }, "Colour shows sae 20000 of mlp_in.12, read at mlp_in.12, as activation, on this prompt"],
     ["a feature with a component", { terms: Array(2).fill({ label: "", weight: 1 }), unit: "mixed", places: ["layer 0"] }, "Colour shows a mix of 2 directions of layer 0, read at layer 0, as a weighted sum, centred, on this prompt"],

@@ -61,7 +61,9 @@ export function runWords(mode: "base" | "edit" | "delta", { a, b }: { a: string;
 }
 
 function listed(names: string[]): string {
-  const known = [...new Set(names)];
+  const unique = [...new Set(names)];
+  const layers = unique.length > 1 && unique.every((name) => /^layer \d+$/.test(name));
+  const known = layers ? unique.map((name, i) => (i ? name.slice("layer ".length) : name.replace("layer", "layers"))) : unique;
   return known.length < 2 ? (known[0] ?? "") : `${known.slice(0, -1).join(", ")} and ${known.at(-1)!}`;
 }
 
