@@ -94,4 +94,12 @@ describe("a scale that few cells would drown", () => {
     [3, 4, 5, 6, 7, 400].forEach((size, i) => (sizes[i * 9] = size));
     expect(robustTop(sizes)).toBe(7);
   });
+
+  it("of a difference that is zero but for one token is of that token", () => {
+    const values = new Float32Array(31 * 16);
+    for (let row = 10; row < 31; row++) values[row * 16 + 15] = row - 5;
+    expect(robustScale(values, 16)).toBe(25);
+    expect(rowScales(values, 16, null, 25)[20]).toBe(15);
+    expect(rowScales(values, 16, null, 25)[3]).toBe(1); // nothing to draw
+  });
 });

@@ -40,16 +40,15 @@ export function rowScales(values: Float32Array, cols: number, sink: Sinks, whole
 }
 
 /**
- * The 98.5th percentile of sizes, or less where a few stand far above the rest: the greatest within Q3 + 3 (Q3 - Q1), the outer fence of a
- * box plot, of those that are not zero. It spoils them.
+ * The 98.5th percentile of the sizes that are not zero, or less where a few stand far above the rest: the greatest within Q3 + 3 (Q3 - Q1),
+ * the outer fence of a box plot. It spoils them.
  */
 export function robustTop(sizes: Float32Array): number {
-  const top = topOf(sizes, FULL);
   let n = 0; // plain loops: it runs once a frame while a slider moves
   for (let i = 0; i < sizes.length; i++) if (sizes[i] > 0) sizes[n++] = sizes[i];
-  if (n < FEW) return top;
   const some = sizes.subarray(0, n);
-  const [low, high] = [topOf(some, 0.25), topOf(some, 0.75)];
+  if (n < FEW) return topOf(some, 1);
+  const [low, high, top] = [topOf(some, 0.25), topOf(some, 0.75), topOf(some, FULL)];
   const fence = high + 3 * (high - low);
   if (top <= fence) return top;
   let most = 0;
