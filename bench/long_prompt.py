@@ -95,8 +95,10 @@ def measure(browser: Browser, page: Page) -> list[Step]:
     keys = ["j", "k", "j", "j", "k"] * 4
     steps.append(traced(browser, page, "another layer", [lambda k=k: page.keyboard.press(k) for k in keys]))  # type: ignore[misc]
     chip = page.get_by_test_id
-    picks = [lambda i=i: chip(f"dir-chip-pc-{i}").click() for i in (1, 2, 3, 4, 5, 6) * 2]  # type: ignore[misc]
+    chip("say-direction").click()
+    picks = [lambda i=i: chip("pick-component").select_option(str(i)) for i in (1, 2, 3, 4, 5, 6) * 2]  # type: ignore[misc]
     steps.append(traced(browser, page, "another component", picks, pause=80))
+    page.keyboard.press("Escape")
     steps.append(_drag(browser, page, "drag a slider"))
     chip("fit").click()
     page.wait_for_timeout(300)
@@ -147,7 +149,9 @@ def main() -> None:
                 break
         forward = session.state.status.forward_ms or 0
         print(f"typed to painted {page.evaluate(LATENCY):.0f} ms, of which the forward {forward:.0f} ms")
-        page.get_by_test_id("dir-chip-pc-0").click()
+        page.get_by_test_id("say-direction").click()
+        page.get_by_test_id("pick-component").select_option("0")
+        page.keyboard.press("Escape")
         page.wait_for_selector('[data-testid="mix-slider-1"]', timeout=60_000)
         page.wait_for_timeout(1000)
         print(f"{TOKENS} tokens x {model.n_layers + 1} rows, {page.evaluate(NODES)} DOM nodes in the page")

@@ -1,5 +1,8 @@
 """What the browser tests do and look at again and again."""
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from playwright.sync_api import Page, expect
@@ -68,6 +71,53 @@ def grid(page: Page, *, rows: int, n_pos: int) -> list[list[float]]:
     )
     values = {(row, col): value for row, col, value in found}
     return [[values[row, col] for col in range(n_pos)] for row in range(rows)]
+
+
+@contextmanager
+def opened(page: Page, part: str) -> Iterator[None]:
+    """The picker of a part of the sentence, open."""
+    button = page.get_by_test_id(f"say-{part}")
+    button.click()
+    yield
+    page.keyboard.press("Escape")
+    expect(button).to_have_attribute("aria-expanded", "false")
+
+
+def choose(
+    page: Page,
+    *,
+    kind: str = "",
+    place: str = "",
+    direction: str | int | None = None,
+    row: int | None = None,
+    unit: str = "",
+) -> None:
+    """By the sentence's pickers. direction: `"logit"`, `"mix"`, or a component's number; unit: as in `unit-raw`, `logits-raw`."""
+
+    if kind or place or direction is not None:
+        with opened(page, "direction"):
+            if kind:
+                page.get_by_test_id("pick-kind").select_option(kind)
+            if place:
+                page.get_by_test_id("pick-place").select_option(place)
+            if direction in ("logit", "mix"):
+                page.get_by_test_id(f"dir-chip-{direction}").click()
+            elif direction is not None and page.get_by_test_id("pick-number").count():
+                page.get_by_test_id("pick-number").fill(str(direction))
+                page.get_by_test_id("pick-number").press("Enter")
+            elif direction is not None:
+                page.get_by_test_id("pick-component").select_option(str(direction))
+    if row is not None:
+        with opened(page, "row"):
+            page.get_by_test_id("pick-row").select_option(str(row))
+    if unit:
+        with opened(page, "unit"):
+            page.get_by_test_id(unit).click()
+
+
+def said(page: Page, part: str, value: str | re.Pattern[str]) -> None:
+    """What a part of the sentence has chosen: a dictionary's id, a component's number or `logit`, a unit's name."""
+    expect(page.get_by_test_id(f"say-{part}")).to_have_attribute("data-value", value, timeout=20_000)
 
 
 def drag(page: Page, test_id: str, to: float) -> None:

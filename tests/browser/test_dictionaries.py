@@ -11,7 +11,7 @@ import torch
 from playwright.sync_api import Browser, Page, expect
 
 import residscope as rs
-from browser.steps import IOI, LAST, cells, grid, metric, settled
+from browser.steps import IOI, LAST, cells, choose, grid, metric, opened, said, settled
 from residscope import directions
 from residscope.directions import EncoderDictionary
 
@@ -42,8 +42,8 @@ def brought(bench: Page, workbench: Any, sae: EncoderDictionary, tmp_path: Path)
         bench.get_by_test_id("shelf-import").set_input_files(file)
         expect(bench.get_by_test_id("item")).to_have_attribute("data-name", re.compile("^features"), timeout=60_000)
         bench.get_by_role("tab", name="Stream").click()
-    bench.get_by_test_id("pick-kind").select_option("sae")
-    expect(bench.get_by_test_id("pick-place")).to_have_value(ID)
+    choose(bench, kind="sae")
+    said(bench, "place", ID)
     yield bench
     workbench.session.intent("set_edits", {"edits": []})
 
@@ -74,8 +74,7 @@ def same(shown: list[list[float]], wanted: torch.Tensor) -> None:
 
 
 def show(page: Page, number: int) -> None:
-    page.get_by_test_id("pick-number").fill(str(number))
-    page.get_by_test_id("pick-number").press("Enter")
+    choose(page, direction=number)
     expect(page.get_by_test_id("direction-card")).to_contain_text(f"sae {number} of {READ}", timeout=20_000)
 
 
@@ -90,19 +89,21 @@ def slide(page: Page, test_id: str, steps: int) -> float:
 
 
 def test_the_stream_is_coloured_by_one_feature_of_24_576(brought: Page, workbench: Any, sae: EncoderDictionary) -> None:
-    expect(brought.get_by_test_id("pick-number")).to_have_attribute("placeholder", f"0–{MANY - 1}")
+    with opened(brought, "direction"):
+        expect(brought.get_by_test_id("pick-number")).to_have_attribute("placeholder", f"0–{MANY - 1}")
     show(brought, FEATURE)
-    expect(brought.get_by_test_id("unit-activation")).to_have_attribute("aria-pressed", "true")
-    expect(brought.get_by_test_id("unit-about")).to_contain_text("Activation")
-    for other in ("centred", "raw", "cos"):
-        expect(brought.get_by_test_id(f"unit-{other}")).to_have_count(0)
+    said(brought, "unit", "activation")
+    expect(brought.get_by_test_id("say-unit")).to_have_attribute("title", re.compile("^Activation"))
+    with opened(brought, "unit"):
+        expect(brought.get_by_test_id("unit-activation")).to_have_attribute("aria-pressed", "true")
+        for other in ("centred", "raw", "cos"):
+            expect(brought.get_by_test_id(f"unit-{other}")).to_have_count(0)
     shot(brought, "encoder-grid")
     same(cells(brought, n_pos=LAST + 1), activation(sae, stream(workbench), FEATURE))
     expect(brought.get_by_test_id("direction-card")).to_contain_text("Linear: read before the ReLU")
-    brought.get_by_test_id("pick-number").fill(str(MANY))
-    brought.get_by_test_id("pick-number").press("Enter")
+    choose(brought, direction=MANY)
     expect(brought.get_by_test_id("notice")).to_contain_text("0 to 24,575")
-    expect(brought.get_by_test_id("pick-number")).to_have_value(str(FEATURE))
+    said(brought, "direction", str(FEATURE))
     brought.get_by_test_id("copy-python").click()
     expect(brought.get_by_test_id("python-code")).to_contain_text(f"encode(x, indices=[{FEATURE}])[..., 0]")
     brought.keyboard.press("Escape")
@@ -114,6 +115,7 @@ def test_the_strongest_at_a_cell_are_picked_from_and_mixed_with_a_component(
     show(brought, FEATURE)
     workbench.session.intent("select", {"layer": ROW - 1, "pos": POS})
     expect(brought.get_by_test_id("readout")).to_contain_text(f"{READ} at {POS}")
+    brought.get_by_test_id("say-direction").click()
     brought.get_by_test_id("pick-strongest").click()
     x = stream(workbench)
     every = torch.relu((x[ROW, POS] - sae.mean.double()) @ sae.read.double().T + sae.bias.double())
@@ -123,8 +125,8 @@ def test_the_strongest_at_a_cell_are_picked_from_and_mixed_with_a_component(
     assert strongest == every.topk(12).indices.tolist()
     shot(brought, "encoder-strongest")
     listed.nth(1).click()
-    expect(brought.get_by_test_id("pick-number")).to_have_value(str(strongest[1]))
-    expect(brought.get_by_test_id(f"dir-chip-pc-{strongest[1]}")).to_have_attribute("aria-pressed", "true")
+    brought.keyboard.press("Escape")
+    said(brought, "direction", str(strongest[1]))
     expect(brought.get_by_test_id("readout")).to_have_attribute("data-value", re.compile(r"^\d+\.\d+"))
     same(cells(brought, n_pos=LAST + 1), activation(sae, x, strongest[1]))
 
@@ -132,8 +134,8 @@ def test_the_strongest_at_a_cell_are_picked_from_and_mixed_with_a_component(
     expect(brought.get_by_test_id(f"mix-slider-{PC}-1")).to_be_visible()
     weight = slide(brought, f"mix-slider-{PC}-1", 8)
     assert weight == pytest.approx(0.4)
-    expect(brought.get_by_test_id("unit-mixed")).to_have_attribute("aria-pressed", "true")
-    expect(brought.get_by_test_id("unit-about")).to_contain_text("Weighted sum: activations, and x·d centred")
+    said(brought, "unit", "mixed")
+    expect(brought.get_by_test_id("say-unit")).to_have_attribute("title", re.compile("^Weighted sum: .+ x·d centred"))
     known = workbench.session.state.model.dictionaries
     pca = known[PC]
     sites = ["resid_pre.0", *(f"resid_post.{i}" for i in range(len(x) - 1))]
@@ -151,7 +153,7 @@ def test_the_strongest_at_a_cell_are_picked_from_and_mixed_with_a_component(
     brought.get_by_test_id("table-toggle").click()
     brought.get_by_test_id("algebra-open").click()
     shot(brought, "encoder-mix")
-    brought.get_by_test_id("unit-mixed-raw").click()
+    choose(brought, unit="unit-mixed-raw")
     same(cells(brought, n_pos=LAST + 1), activation(sae, x, strongest[1]) + weight * (x @ pca.read[1].double()))
 
 
@@ -159,7 +161,6 @@ def test_what_is_made_of_a_picture_says_that_it_is_linear(
     brought: Page, workbench: Any, sae: EncoderDictionary
 ) -> None:
     show(brought, FEATURE)
-    brought.get_by_test_id("pick-number").blur()
     brought.keyboard.press("s")
     expect(brought.get_by_test_id("notice").first).to_contain_text(
         "Steers along the linear direction: read before the ReLU"
@@ -217,28 +218,28 @@ def test_a_transcoder_inside_the_blocks_is_read_there_in_every_layer(
     )
     directions.save(tmp_path / "transcoder.safetensors", made, model)
     workbench.session.import_item((tmp_path / "transcoder.safetensors").read_bytes(), "transcoder")
-    bench.get_by_test_id("pick-kind").select_option("transcoder")
+    choose(bench, kind="transcoder")
     recording = model.run(IOI, ["mlp_in"])
     x = torch.stack([recording["mlp_in", layer][0] for layer in range(model.n_layers)]).double()
     p = x @ read.double().T + bias.double()
     every = torch.where((p >= p.topk(50, dim=-1).values[..., -1:]) & (p > 0), p, 0)
     strong = int(every[12, POS].argmax())
-    bench.get_by_test_id("pick-number").fill(str(strong))
-    bench.get_by_test_id("pick-number").press("Enter")
+    choose(bench, direction=strong)
     expect(bench.get_by_test_id("direction-card")).to_contain_text("read before the top-k", timeout=20_000)
     same(grid(bench, rows=model.n_layers, n_pos=LAST + 1), every[..., strong])
     workbench.session.intent("select", {"layer": 12, "pos": POS})
     expect(bench.get_by_test_id("readout")).to_contain_text(f"mlp_in.12 at {POS}")
-    bench.get_by_test_id("pick-strongest").click()
-    expect(bench.get_by_test_id("pick-list").locator("button").first).to_have_attribute("data-index", str(strong))
-    bench.keyboard.press("Escape")
+    with opened(bench, "direction"):
+        bench.get_by_test_id("pick-strongest").click()
+        expect(bench.get_by_test_id("pick-list").locator("button").first).to_have_attribute("data-index", str(strong))
     expect(bench.get_by_test_id("mix-add").locator("option")).to_have_count(1)  # nothing else is read there
     bench.get_by_test_id("table-toggle").click()
     bench.get_by_test_id("fit-open").click()
     expect(bench.get_by_test_id("scree")).to_contain_text("no scree plot")
     shot(bench, "transcoder")
     bench.get_by_test_id("fit-forget").click()
-    expect(bench.get_by_test_id("pick-kind").locator("option[value=transcoder]")).to_have_count(0)
+    with opened(bench, "direction"):
+        expect(bench.get_by_test_id("pick-kind").locator("option[value=transcoder]")).to_have_count(0)
     expect(bench.get_by_test_id("missing-dictionary")).to_have_count(0)
     assert id not in workbench.session.state.model.dictionaries
 
@@ -280,7 +281,7 @@ def test_a_feature_is_edited_and_shared_and_missed_where_it_is_not(
         return page
 
     page = opened()
-    expect(page.get_by_test_id("pick-number")).to_have_value(str(strong), timeout=20_000)
+    said(page, "direction", str(strong))
     expect(page.get_by_test_id("edits-list")).to_contain_text(f"sae {strong}", timeout=20_000)
     settled(page)
     assert cells(page, n_pos=LAST + 1) == shown

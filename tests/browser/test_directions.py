@@ -9,7 +9,7 @@ import pytest
 import torch
 from playwright.sync_api import Locator, Page, expect
 
-from browser.steps import IOI, LAST, Traffic, cells, drag, grid, settled, type_prompt
+from browser.steps import IOI, LAST, Traffic, cells, choose, drag, grid, opened, said, settled, type_prompt
 
 pytestmark = pytest.mark.browser
 FIT_MS = 120_000
@@ -49,29 +49,31 @@ def same(shown: list[list[float]], wanted: torch.Tensor, *, tolerance: float = 2
 
 def test_layer_and_component_pickers_recolour(bench: Page, workbench: Any) -> None:
     """The seed's example: layer 0, component 7."""
-    bench.get_by_test_id("dir-chip-pc-0").click()
-    bench.get_by_test_id("pick-place").select_option("pca@resid_post.0")
-    bench.get_by_test_id("pick-component").select_option("7")
+    choose(bench, place="pca@resid_post.0", direction=7)
+    expect(bench.get_by_test_id("sentence")).to_have_text(
+        "Colour shows PC 7 of layer 0, read at layer 0, as centred, on this prompt"
+    )
     expect(bench.get_by_test_id("direction-card")).to_contain_text("PC 7 of resid_post.0")
-    expect(bench.get_by_test_id("unit-about")).to_contain_text("Centred")
+    expect(bench.get_by_test_id("say-unit")).to_have_attribute("title", re.compile("^Centred"))
     layer = cells(bench, n_pos=LAST + 1)[1]
     d = dictionaries(workbench)["pca@resid_post.0"]
     same([layer], ((rows_of(workbench, IOI)[1] - d.mean) @ d.read[7])[None])
-    bench.get_by_test_id("unit-raw").click()
+    choose(bench, unit="unit-raw")
     raw = cells(bench, n_pos=LAST + 1)
     same(raw, rows_of(workbench, IOI) @ d.read[7])
     assert raw[1] != layer
-    bench.get_by_test_id("unit-cos").click()
+    choose(bench, unit="unit-cos")
     assert all(abs(value) <= 1 for row in cells(bench, n_pos=LAST + 1) for value in row)
-    bench.get_by_test_id("pick-place").select_option("pca@resid_pre.0")
+    choose(bench, place="pca@resid_pre.0")
     expect(bench.get_by_test_id("direction-card")).to_contain_text("PC 7 of resid_pre.0")
-    option = bench.get_by_test_id("pick-component").locator("option[value='3']")
-    expect(option).to_have_text(re.compile(r"^PC 3: .+ … .+"), timeout=10_000)
+    with opened(bench, "direction"):
+        option = bench.get_by_test_id("pick-component").locator("option[value='3']")
+        expect(option).to_have_text(re.compile(r"^PC 3: .+ … .+"), timeout=10_000)
 
 
 def test_a_mix_of_two_dictionaries_is_dragged_without_a_request(bench: Page, workbench: Any, traffic: Traffic) -> None:
-    bench.get_by_test_id("dir-chip-pc-0").click()
-    bench.get_by_test_id("pick-place").select_option("pca@resid_post.23")
+    choose(bench, direction=0)
+    choose(bench, place="pca@resid_post.23")
     bench.get_by_test_id("mix-add").select_option("pca@resid_post.10")
     slider = "mix-slider-pca@resid_post.10-2"
     expect(bench.get_by_test_id(slider)).to_be_visible()
@@ -96,13 +98,13 @@ def test_a_mix_of_two_dictionaries_is_dragged_without_a_request(bench: Page, wor
     length = float(bench.get_by_test_id("mix-length").get_attribute("data-value") or "nan")
     assert length == pytest.approx(float(vector.norm()), rel=1e-4), "the norm is the explicit vector's"
     assert length != pytest.approx((1 + weight**2) ** 0.5, rel=1e-3), "and not the weights'"
-    bench.get_by_test_id("unit-raw").click()
+    choose(bench, unit="unit-raw")
     same(cells(bench, n_pos=LAST + 1), rows_of(workbench, IOI) @ (vector / vector.norm()))
     expect(bench.get_by_test_id("direction-card")).to_contain_text("mix of 2 directions")
 
 
 def test_all_weights_at_zero_are_told_in_words(bench: Page) -> None:
-    bench.get_by_test_id("dir-chip-pc-1").click()
+    choose(bench, direction=1)
     bench.get_by_test_id("mix-reset").click()
     expect(bench.get_by_test_id("mix-zero")).to_contain_text("All weights are zero")
     expect(bench.get_by_test_id("no-direction")).to_be_visible()
@@ -110,8 +112,8 @@ def test_all_weights_at_zero_are_told_in_words(bench: Page) -> None:
 
 
 def test_algebra_leaves_what_it_says(bench: Page, workbench: Any) -> None:
-    bench.get_by_test_id("pick-place").select_option("pca@resid_post.23")
-    bench.get_by_test_id("dir-chip-pc-7").click()
+    choose(bench, place="pca@resid_post.23")
+    choose(bench, direction=7)
     bench.get_by_test_id("mix-add").select_option("pca@resid_post.22")
     bench.get_by_test_id("algebra-open").click()
     for other in ("pca@resid_post.22/7", "pca@resid_post.22/3", "pca@resid_post.23/7"):
@@ -150,27 +152,27 @@ def test_algebra_leaves_what_it_says(bench: Page, workbench: Any) -> None:
 
 
 def test_a_locked_scale_stays_over_layers_and_prompts(bench: Page) -> None:
-    bench.get_by_test_id("dir-chip-pc-1").click()
+    choose(bench, direction=1)
     bench.get_by_test_id("lock").click()
     legend = bench.locator(".scale .legend")
     locked = legend.get_attribute("aria-label")
-    bench.get_by_test_id("pick-place").select_option("pca@resid_post.12")
+    choose(bench, place="pca@resid_post.12")
     expect(bench.get_by_test_id("direction-card")).to_contain_text("resid_post.12")
     type_prompt(bench, "The capital of France is")
     expect(bench.get_by_test_id("next-token")).to_have_attribute("data-token", " Paris", timeout=20_000)
     settled(bench)
     expect(legend).to_have_attribute("aria-label", locked or "")
-    bench.get_by_test_id("unit-raw").click()
+    choose(bench, unit="unit-raw")
     expect(legend).not_to_have_attribute("aria-label", locked or "")
-    bench.get_by_test_id("unit-centred").click()
+    choose(bench, unit="unit-centred")
     expect(legend).to_have_attribute("aria-label", locked or "")
     bench.get_by_test_id("lock").click()
     expect(legend).not_to_have_attribute("aria-label", locked or "")
 
 
 def test_a_mix_travels_in_a_link_and_old_links_open(bench: Page, workbench: Any) -> None:
-    bench.get_by_test_id("pick-place").select_option("pca@resid_post.23")
-    bench.get_by_test_id("dir-chip-pc-7").click()
+    choose(bench, place="pca@resid_post.23")
+    choose(bench, direction=7)
     bench.get_by_test_id("mix-add").select_option("pca@resid_post.10")
     bench.get_by_test_id("algebra-open").click()
     bench.get_by_test_id("algebra-with").select_option("pca@resid_post.10/1")
@@ -190,13 +192,13 @@ def test_a_mix_travels_in_a_link_and_old_links_open(bench: Page, workbench: Any)
     bench.goto(f"http://127.0.0.1:{workbench.port}/#dir=mix&w=3:1&site=resid_post.9")
     settled(bench)
     expect(bench.get_by_test_id("direction-card")).to_contain_text("PC 3 of resid_post.9")
-    expect(bench.get_by_test_id("pick-component")).to_have_value("3")
+    said(bench, "direction", "3")
 
 
 def test_the_picture_of_a_mix_in_both_themes(bench: Page) -> None:
     bench.set_viewport_size({"width": 1440, "height": 900})
-    bench.get_by_test_id("pick-place").select_option("pca@resid_post.23")
-    bench.get_by_test_id("dir-chip-pc-7").click()
+    choose(bench, place="pca@resid_post.23")
+    choose(bench, direction=7)
     bench.get_by_test_id("mix-add").select_option("pca@resid_post.10")
     bench.get_by_test_id("algebra-open").click()
     for other in ("pca@resid_post.10/1", "pca@resid_post.23/7", "pca@resid_post.23/3"):
@@ -240,14 +242,14 @@ def open_form(page: Page, method: str, **fields: str) -> None:
 
 def chosen(page: Page, id: str) -> str:
     """Waits until a dictionary is chosen; answers its whole id, which has a number where the name was given before."""
-    place = page.get_by_test_id("pick-place")
-    expect(place).to_have_value(re.compile(rf"^{re.escape(id)}(#\d+)?$"), timeout=FIT_MS)
+    place = page.get_by_test_id("say-place")
+    expect(place).to_have_attribute("data-value", re.compile(rf"^{re.escape(id)}(#\d+)?$"), timeout=FIT_MS)
     page.keyboard.press("Escape")
-    return place.input_value()
+    return place.get_attribute("data-value") or ""
 
 
 def test_components_are_fitted_from_the_page_and_their_scree_shows(bare: Page, bare_server: Any) -> None:
-    expect(bare.get_by_test_id("pick-place")).to_have_count(0)
+    expect(bare.get_by_test_id("say-place")).to_have_count(0)
     shot(bare, "none")
     open_panel(bare)
     expect(bare.get_by_test_id("fit-method")).to_have_value("pca-stream")
@@ -255,7 +257,9 @@ def test_components_are_fitted_from_the_page_and_their_scree_shows(bare: Page, b
     open_form(bare, "pca-stream", tokens="2000", n="6")
     expect(bare.get_by_test_id("fit-cost")).to_contain_text("about", timeout=10_000)
     bare.get_by_test_id("fit-start").click()
-    expect(bare.get_by_test_id("pick-place").locator("option")).to_have_count(TINY_ROWS, timeout=FIT_MS)
+    expect(bare.get_by_test_id("notice").first).to_contain_text(f"Fitted at {TINY_ROWS} places", timeout=FIT_MS)
+    with opened(bare, "direction"):
+        expect(bare.get_by_test_id("pick-place").locator("option")).to_have_count(TINY_ROWS)
     open_panel(bare)
     scree = bare.get_by_test_id("scree").get_by_test_id("view-curve")
     expect(scree).to_be_visible(timeout=10_000)
@@ -270,13 +274,13 @@ def test_components_are_fitted_from_the_page_and_their_scree_shows(bare: Page, b
     assert 0 < cumulative[-1] <= 100.01
     bare.keyboard.press("Escape")
     bare.keyboard.press("Escape")
-    bare.get_by_test_id("dir-chip-pc-2").click()
+    choose(bare, direction=2)
     shown = grid(bare, rows=TINY_ROWS, n_pos=TINY_POS)
-    site = bare.get_by_test_id("pick-place").input_value()
+    site = bare.get_by_test_id("say-place").get_attribute("data-value") or ""
     d = dictionaries(bare_server)[site]
     layer = int(site.rsplit(".", 1)[1]) + 1
     same([shown[layer]], ((rows_of(bare_server, "hello world")[layer] - d.mean) @ d.read[2])[None])
-    bare.get_by_test_id("pick-place").select_option("pca@resid_pre.0")
+    choose(bare, place="pca@resid_pre.0")
     expect(bare.get_by_test_id("direction-card")).to_contain_text("PC 2 of resid_pre.0")
     assert grid(bare, rows=TINY_ROWS, n_pos=TINY_POS) != shown
 
@@ -293,8 +297,9 @@ def test_nmf_says_why_it_refuses_and_fits_with_clip(bare: Page, bare_server: Any
     bare.get_by_test_id("fit-start").click()
     id = chosen(bare, "nmf@mlp_post.2")
     expect(bare.get_by_test_id("direction-card")).to_contain_text("NMF 0 of mlp_post.2", timeout=10_000)
-    expect(bare.get_by_test_id("unit-raw")).to_have_attribute("aria-pressed", "true")
-    expect(bare.get_by_test_id("unit-centred")).to_be_disabled()
+    said(bare, "unit", "raw")
+    with opened(bare, "unit"):
+        expect(bare.get_by_test_id("unit-centred")).to_be_disabled()
     shown = grid(bare, rows=4, n_pos=TINY_POS)
     d = dictionaries(bare_server)[id]
     run = bare_server.session.model.run("hello world", ["mlp_post"])
@@ -307,9 +312,9 @@ def test_a_standardised_fit_is_shown_in_the_space_it_was_fitted_in(bare: Page, b
     open_form(bare, "pca", site="resid_post", site_layer="1", tokens="1000", n="4")
     field(bare, "standardise").check()
     bare.get_by_test_id("fit-start").click()
-    expect(bare.get_by_test_id("unit-standardised")).to_have_attribute("aria-pressed", "true", timeout=FIT_MS)
+    said(bare, "unit", "standardised")
     d = dictionaries(bare_server)[chosen(bare, "pca@resid_post.1")]
-    expect(bare.get_by_test_id("unit-about")).to_contain_text("Standardised")
+    expect(bare.get_by_test_id("say-unit")).to_have_attribute("title", re.compile("^Standardised"))
     layer = grid(bare, rows=TINY_ROWS, n_pos=TINY_POS)[2]
     same([layer], d.encode(rows_of(bare_server, "hello world")[2])[:, 0][None])
 
@@ -317,9 +322,9 @@ def test_a_standardised_fit_is_shown_in_the_space_it_was_fitted_in(bare: Page, b
 def test_unembedding_rows_read_logits(bare: Page, bare_server: Any) -> None:
     open_form(bare, "unembedding-rows", tokens="o,l")
     bare.get_by_test_id("fit-start").click()
-    expect(bare.get_by_test_id("unit-folded")).to_have_attribute("aria-pressed", "true", timeout=FIT_MS)
+    said(bare, "unit", "folded")
     bare.keyboard.press("Escape")
-    expect(bare.get_by_test_id("unit-about")).to_contain_text("Norm-folded")
+    expect(bare.get_by_test_id("say-unit")).to_have_attribute("title", re.compile("^Norm-folded"))
     last = grid(bare, rows=TINY_ROWS, n_pos=TINY_POS)[-1]
     model = bare_server.session.model
     logits = model.run("hello world", ["logits"]).logits[0, :, model.token_id("o")].float()
@@ -340,10 +345,12 @@ def test_a_fit_is_cancelled_and_a_dictionary_forgotten(bare: Page, bare_server: 
     line.get_by_role("button", name="Cancel").click()
     expect(line).to_have_count(0, timeout=FIT_MS)
     expect(bare.get_by_test_id("fit-start")).to_be_visible()
-    expect(bare.get_by_test_id("pick-kind")).to_have_count(0)
+    with opened(bare, "place"):
+        expect(bare.get_by_test_id("pick-kind")).to_have_count(0)
     assert list(dictionaries(bare_server)) == [svd]
+    open_panel(bare)
     bare.get_by_test_id("fit-forget").click()
-    expect(bare.get_by_test_id("pick-place")).to_have_count(0)
+    expect(bare.get_by_test_id("say-place")).to_have_count(0)
     assert not dictionaries(bare_server)
     assert bare_server.session.snapshot()[1]["items"]["items"] == []
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from browser.steps import settled, type_prompt
+from browser.steps import choose, settled, type_prompt
 
 pytestmark = pytest.mark.browser
 GATHER_MS = 300_000
@@ -22,7 +22,7 @@ def shot(page: Page, name: str) -> None:
 
 
 def test_evidence_comes_stage_by_stage_and_says_both_badges(bench: Page, workbench: Any) -> None:
-    bench.get_by_test_id("dir-chip-pc-3").click()
+    choose(bench, direction=3)
     card = bench.get_by_test_id("evidence-card")
     card.scroll_into_view_if_needed()
     shot(bench, "empty")
@@ -75,7 +75,7 @@ def test_evidence_comes_stage_by_stage_and_says_both_badges(bench: Page, workben
         bench.keyboard.press("Escape")
         bench.get_by_test_id("theme-toggle").click()
 
-    bench.get_by_test_id("dir-chip-logit").click()
+    choose(bench, direction="logit")
     expect(bench.get_by_test_id("evidence-stale")).to_be_visible()
     shot(bench, "stale")
     bench.get_by_test_id("evidence-gather").click()

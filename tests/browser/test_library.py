@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from browser.steps import LOAD_MS
+from browser.steps import LOAD_MS, choose
 
 pytestmark = pytest.mark.browser
 BLIND_MS = 120_000
@@ -57,7 +57,7 @@ def sign_in(page: Page, name: str) -> None:
 
 def save(page: Page, name: str, description: str, *, component: int = 1) -> str:
     """The component on screen, through the direction's card; answers the entry's id."""
-    page.get_by_test_id(f"dir-chip-pc-{component}").click()
+    choose(page, direction=component)
     page.get_by_test_id("direction-save").click()
     page.get_by_test_id("save-name").fill(name)
     page.get_by_test_id("save-description").fill(description)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from browser.steps import IOI, Traffic, settled
+from browser.steps import IOI, Traffic, choose, settled
 
 pytestmark = pytest.mark.browser
 DRAWN_MS = 120_000
@@ -16,7 +16,7 @@ MOST_NODES = 3000
 
 
 def open_prompts(page: Page, *, drawn: bool = True) -> Locator:
-    page.get_by_test_id("dir-chip-pc-7").click()
+    choose(page, direction=7)
     page.get_by_role("tab", name="Prompts").click()
     expect(page.get_by_test_id("prompt-0")).to_have_attribute("data-own", "true", timeout=DRAWN_MS)
     if drawn:
@@ -77,7 +77,7 @@ def test_a_zero_mix_colours_nothing_and_says_so(bench: Page) -> None:
     tokens = bench.get_by_test_id("prompt-list").locator("[data-token]")
     expect(tokens.nth(1)).to_have_css("background-color", PLAIN)
     assert set(tokens.evaluate_all(COLOURS)) == {PLAIN}
-    bench.get_by_test_id("dir-chip-pc-7").click()
+    choose(bench, direction=7)
     assert set(colours(bench)) != {PLAIN}
 
 
@@ -149,8 +149,8 @@ def test_new_ones_and_a_text_of_ones_own(bench: Page, traffic: Traffic) -> None:
 def test_another_row_and_the_table(bench: Page) -> None:
     open_prompts(bench)
     before = colours(bench)
-    bench.get_by_test_id("prompts-row").select_option("24")
-    expect(bench.get_by_test_id("prompts-readout")).to_contain_text("resid_post.23")
+    choose(bench, row=10)
+    expect(bench.get_by_test_id("prompts-readout")).to_contain_text("resid_post.9")
     bench.wait_for_load_state("networkidle")
     bench.wait_for_timeout(300)
     assert colours(bench) != before
@@ -184,7 +184,7 @@ def test_a_prompt_of_1000_tokens_stays_in_a_bounded_page(bench: Page, workbench:
     cells = bench.get_by_test_id("stream-grid").locator(".scroller")
     assert cells.evaluate("box => box.scrollLeft") > 0, "the locked cell is in sight"
     cells.evaluate("box => box.scrollLeft = 40")
-    bench.get_by_test_id("dir-chip-pc-2").click()
+    choose(bench, direction=2)
     bench.get_by_test_id("theme-toggle").click()
     settled(bench)
     bench.wait_for_timeout(300)

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from browser.steps import IOI, LAST, LOAD_MS, ROWS, Traffic, cells, settled, type_prompt
+from browser.steps import IOI, LAST, LOAD_MS, ROWS, Traffic, cells, choose, opened, said, settled, type_prompt
 
 pytestmark = pytest.mark.browser
 
@@ -18,9 +18,9 @@ SCALE = {"id": "e1", "kind": "scale", "site": "mlp_out.4", "factor": 0.5}
 
 
 def test_the_logit_difference_is_centred_on_the_data_set_mean(bench: Page) -> None:
-    bench.get_by_test_id("dir-chip-logit").click()
+    choose(bench, direction="logit", unit="logits-raw")
     raw = cells(bench, n_pos=LAST + 1)
-    bench.get_by_test_id("logits-centred").click()
+    choose(bench, unit="logits-centred")
     centred = cells(bench, n_pos=LAST + 1)
     expect(bench.locator("caption")).to_contain_text("logits, centred")
 
@@ -30,7 +30,7 @@ def test_the_logit_difference_is_centred_on_the_data_set_mean(bench: Page) -> No
 
     assert bias(raw) > 4 * bias(centred), "the offset of the middle layers is what goes"
     assert centred[-1][LAST] > 0
-    bench.get_by_test_id("logits-raw").click()
+    choose(bench, unit="logits-raw")
     assert cells(bench, n_pos=LAST + 1) == raw
 
 
@@ -81,7 +81,7 @@ def test_a_drag_of_a_strength_is_one_step(bench: Page, workbench: Any, traffic: 
 
 
 def test_the_picture_is_saved_as_svg_png_and_csv(bench: Page, tmp_path: Path) -> None:
-    bench.get_by_test_id("dir-chip-logit").click()
+    choose(bench, direction="logit")
     saved = {}
     for kind in ("svg", "png", "csv"):
         bench.get_by_test_id("export").click()
@@ -113,11 +113,11 @@ def test_a_shared_link_brings_everything_back(bench: Page, workbench: Any, brows
     type_prompt(bench, PARIS)
     expect(bench.get_by_test_id("next-token")).to_have_attribute("data-token", " Paris", timeout=20_000)
     workbench.session.intent("set_edits", {"edits": [SCALE]})
-    bench.get_by_test_id("dir-chip-pc-3").click()
+    choose(bench, direction=3)
     settled(bench)
     for key in "jjh":
         bench.keyboard.press(key)
-    expect(bench.get_by_test_id("readout")).to_contain_text("resid_post.27 at 8")
+    expect(bench.get_by_test_id("readout")).to_contain_text("resid_post.21 at 8")
     bench.get_by_test_id("share").click()
     expect(bench.get_by_test_id("notice")).to_contain_text("Link copied")
     link = bench.evaluate("navigator.clipboard.readText()")
@@ -127,10 +127,10 @@ def test_a_shared_link_brings_everything_back(bench: Page, workbench: Any, brows
     workbench.session.intent("set_prompt", {"text": IOI})
     settled(bench)
     page = open_link(browser, workbench, link)
-    expect(page.get_by_test_id("readout")).to_contain_text("resid_post.27 at 8", timeout=20_000)
+    expect(page.get_by_test_id("readout")).to_contain_text("resid_post.21 at 8", timeout=20_000)
     expect(page.get_by_test_id("next-token")).to_have_attribute("data-token", " Paris", timeout=20_000)
     expect(page.get_by_test_id("edits-list")).to_contain_text("mlp_out.4")
-    expect(page.get_by_test_id("dir-chip-pc-3")).to_have_attribute("aria-pressed", "true")
+    said(page, "direction", "3")
     expect(page.get_by_test_id("notice")).to_have_count(0)
     assert workbench.session.state.prompt.text == PARIS
     page.context.close()
@@ -209,17 +209,19 @@ def test_a_model_of_one_s_own_gets_components(page: Page, folder: Path, tmp_path
         page.get_by_role("tab", name="Stream").click()
         type_prompt(page, "a small prompt")
         expect(page.get_by_test_id("stream-grid")).to_have_attribute("data-rows", "7", timeout=20_000)
-        expect(page.get_by_test_id("logits-centred")).to_be_disabled()
+        with opened(page, "unit"):
+            expect(page.get_by_test_id("logits-centred")).to_be_disabled()
         docs = {"kind": "builtin", "name": "python-docs"}
         session.intent("start", {"method": "pca-stream", "args": {"corpus": docs, "tokens": 1_000_000}})
         expect(page.get_by_test_id("fit-progress")).to_be_visible()
         page.get_by_test_id("fit-cancel").click()
         page.get_by_test_id("fit-open").click()
         page.get_by_test_id("fit-start").click()
-        page.get_by_test_id("dir-chip-pc-0").click(timeout=60_000)
+        expect(page.get_by_test_id("fit-jobs")).to_have_count(0, timeout=60_000)
+        choose(page, direction=0)
         expect(page.get_by_test_id("direction-card")).to_contain_text("fitted on Python docs", timeout=20_000)
-        page.get_by_test_id("dir-chip-logit").click()
-        page.get_by_test_id("logits-centred").click()
+        choose(page, direction="logit")
+        choose(page, unit="logits-centred")
         expect(page.get_by_test_id("readout")).to_have_attribute("data-value", re.compile(r"^-?\d"))
         expect(page.get_by_test_id("readout")).to_contain_text("centred")
     expect(page.get_by_test_id("disconnected")).to_contain_text("Trying again", timeout=20_000)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from browser.steps import IOI, LAST, ROWS, Traffic, cells, metric, settled, show_table, type_prompt
+from browser.steps import IOI, LAST, ROWS, Traffic, cells, choose, metric, settled, show_table, type_prompt
 
 pytestmark = pytest.mark.browser
 
@@ -35,7 +35,7 @@ def test_typing_the_prompt_lights_up_the_stream(bench: Page) -> None:
     assert float(bench.get_by_test_id("next-p").inner_text()) == pytest.approx(0.93, abs=0.015)
     expect(bench.get_by_test_id("certificate-badge")).to_be_visible()
     settled(bench)
-    bench.get_by_test_id("dir-chip-logit").click()
+    choose(bench, direction="logit")
     red, blue = bench.locator("[data-testid=stream-grid] canvas, canvas[data-testid=stream-grid]").first.evaluate(
         RED_AND_BLUE
     )
@@ -44,7 +44,7 @@ def test_typing_the_prompt_lights_up_the_stream(bench: Page) -> None:
 
 
 def test_the_logit_difference_turns_the_last_column_towards_mary(bench: Page) -> None:
-    bench.get_by_test_id("dir-chip-logit").click()
+    choose(bench, direction="logit", unit="logits-raw")
     stream = cells(bench, n_pos=LAST + 1)
     last = [row[LAST] for row in stream]
     early, late = last[:TURN], last[TURN:]
@@ -57,7 +57,7 @@ def test_the_logit_difference_turns_the_last_column_towards_mary(bench: Page) ->
 
 
 def test_dragging_a_slider_asks_the_server_for_nothing(bench: Page, traffic: Traffic) -> None:
-    bench.get_by_test_id("dir-chip-pc-0").click()
+    choose(bench, direction=0)
     before = cells(bench, n_pos=LAST + 1)
     bench.wait_for_load_state("networkidle")
     slider = bench.get_by_test_id("mix-slider-1")
@@ -115,7 +115,7 @@ def test_both_themes(bench: Page) -> None:
 
 def test_the_readout_says_the_locked_cell(bench: Page) -> None:
     show_table(bench)
-    bench.get_by_test_id("dir-chip-logit").click()
+    choose(bench, direction="logit")
     cell = bench.locator(f"td[data-row='{ROWS - 1}'][data-col='{LAST}']")
     value = float(cell.get_attribute("data-value") or "nan")
     cell.locator("button").click()

@@ -87,14 +87,80 @@ describe("a run", () => {
 });
 
 describe("the logit difference", () => {
-  it("is raw until it is centred, and only where the mean is known", async () => {
+  it("is centred for a newcomer, raw where that is chosen or no mean is known", async () => {
     await follow(state({}));
+    expect([app.streams.unit, app.streams.valueAt("base", 1, 1)]).toEqual(["logit-centred", 2.5]);
+    app.view.current.logits = "raw";
     expect([app.streams.unit, app.streams.valueAt("base", 1, 1)]).toEqual(["logit", 3]);
     app.view.current.logits = "centred";
     expect([app.streams.unit, app.streams.valueAt("base", 1, 1)]).toEqual(["logit-centred", 2.5]);
     const bare = state({});
     await follow({ ...bare, model: { ...bare.model!, dictionaries: [] } });
     expect([app.streams.unit, app.streams.valueAt("base", 1, 1)]).toEqual(["logit", 3]);
+  });
+});
+
+describe("choosing a place", () => {
+  const places = (): State => {
+    const base = state({ selection: { layer: 0, pos: 1 } });
+    const dictionaries = [info("pca@resid_post.0"), info("pca@resid_pre.0"), info("svd@resid_pre.0"), info("pca@z.0.h1", { site: "z.0", head: 1, place: "z.0 head 1", width: 2, beside_stream: false })];
+    return { ...base, model: { ...base.model!, dictionaries } } as unknown as State;
+  };
+  const sent = () => fake.intent.mock.calls.map((call) => call as unknown as [string, unknown]).filter(([name]) => name === "select").at(-1)?.[1];
+  beforeEach(async () => {
+    await follow(places());
+    await paint();
+  });
+
+  it("selects its direction and its row, from the answers too, at the token that was selected", () => {
+    app.choosePlace("pca@resid_pre.0");
+    expect([app.view.current.direction, app.mixing.dictionary?.id, app.mixing.component, app.site]).toEqual(["mix", "pca@resid_pre.0", 0, "embed"]);
+    expect(sent()).toEqual({ layer: -1, pos: 1 });
+    app.choosePlace("pca@resid_post.0");
+    expect([app.mixing.dictionary?.id, app.site]).toEqual(["pca@resid_post.0", "resid_post.0"]);
+  });
+
+  it("keeps the component's number, and the row moves though the dictionary was chosen before", () => {
+    app.showComponent(2);
+    app.select(0, 1);
+    app.choosePlace("pca@resid_post.0");
+    expect([app.mixing.component, app.site]).toEqual([2, "resid_post.0"]);
+    app.choosePlace("pca@resid_pre.0");
+    expect([app.mixing.component, app.site]).toEqual([2, "embed"]);
+  });
+
+  it("puts a mix of several away and says so, for the sentence names one place's direction then", () => {
+    app.view.current.weights = { 0: 0.5, 2: 1 };
+    app.view.current.direction = "mix";
+    app.choosePlace("pca@resid_pre.0");
+    expect([app.mixing.terms.length, app.mixing.dictionary?.id]).toEqual([1, "pca@resid_pre.0"]);
+    const notice = app.session.notices.list.at(-1)!;
+    expect(notice.text).toContain("The mix was put away");
+    notice.action!.run();
+    expect([app.mixing.dictionary?.id, app.view.current.weights]).toEqual(["pca@resid_post.0", { 0: 0.5, 2: 1 }]);
+  });
+
+  it("of one kind after another goes to the nearest place that has it", () => {
+    app.choosePlace("pca@resid_post.0");
+    app.chooseKind("svd");
+    expect([app.mixing.dictionary?.id, app.site]).toEqual(["svd@resid_pre.0", "embed"]);
+  });
+
+  it("of a saved direction reads it where it is of, unless a link says where", async () => {
+    await follow({ ...places(), directions: [{ name: "mine", site: "resid_pre.0", head: null, space: "centred", width: 4, norm: 1, library: null }] } as unknown as State);
+    app.showSaved("mine", true);
+    app.followSaved();
+    expect([app.shownSaved, app.site]).toEqual(["mine", "resid_post.0"]);
+    app.showSaved("mine");
+    app.followSaved();
+    expect([app.shownSaved, app.site, app.told.terms[0].label, app.told.places]).toEqual(["mine", "embed", "“mine”", ["the embedding"]]);
+  });
+
+  it("reads a head's own vectors in the row of its layer", async () => {
+    app.choosePlace("pca@z.0.h1");
+    expect(sent()).toEqual({ layer: 0, pos: 1 });
+    await follow();
+    expect([app.site, app.told.row]).toEqual(["z.0", "z.0 head 1"]);
   });
 });
 

@@ -71,4 +71,16 @@ describe("the picture as SVG", () => {
     expect(xml("\u0000\ud800a\u001b")).toBe("\ufffd\ufffda\ufffd");
     expect(xml("😀\t")).toBe("😀\t");
   });
+
+  it("says of each row its own scale, where it has one, and colours and clips by it", () => {
+    const own = streamSvg({ ...picture, field: { ...picture.field, byRow: Float32Array.of(1, 16) } }, paint);
+    expect(own).toContain("±1<");
+    expect(own).toContain("±16<");
+    expect(own).toContain("each row its own scale");
+    const at = (site: string, pos: number, all: string): string => new RegExp(`<rect[^>]*fill="([^"]+)"[^>]*>\\s*<title>${site} at ${pos} `).exec(all)![1];
+    expect(at("embed", 1, own)).toBe(paint.diverging.color(1, 1));
+    expect(at("resid_post.0", 0, own)).toBe(paint.diverging.color(8, 16));
+    expect(at("resid_post.0", 0, svg)).toBe(paint.diverging.color(8, 2));
+    expect([svg, own].map((text) => text.match(/h5v5z/g)?.length)).toEqual([1, 1]); // 8 of 2, and -2 of 1
+  });
 });

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { decodeView, defaults, encodeView, type Shared, type View } from "../src/state/hash";
+import { decodeView, defaults, encodeView, first, type Shared, type View } from "../src/state/hash";
 
 const view: View = {
   tab: "stream",
@@ -11,6 +11,7 @@ const view: View = {
   unit: "cos",
   logits: "centred",
   mode: "delta",
+  scaling: "whole",
   locks: { cos: 0.25, logit: 14 },
   numbers: true,
   table: true,
@@ -31,7 +32,14 @@ const shared: Shared = {
 describe("the address", () => {
   it("holds nothing of the default view", () => {
     expect(encodeView(defaults())).toBe("");
-    expect(decodeView("")).toEqual({ view: defaults(), shared: null });
+    expect(decodeView("#tab=stream")).toEqual({ view: defaults(), shared: null });
+  });
+
+  it("that holds nothing is a newcomer's: the answers, centred; a link made when they were raw stays raw", () => {
+    expect(decodeView("")).toEqual({ view: first(), shared: null });
+    expect([first().direction, first().logits]).toEqual(["logit", "centred"]);
+    expect(decodeView("#numbers=1").view.logits).toBe("raw");
+    expect(decodeView(encodeView(first())).view).toEqual(first());
   });
 
   it("holds a whole view, there and back", () => {

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { Diverging, hex } from "../src/lib/color";
-import { dressOf, paintToken, underlineToken } from "../src/views/paint";
+import { dressOf, paintToken } from "../src/views/paint";
 
 const colours = new Diverging(["#2166ac", "#f7f7f5", "#b2182b"].map(hex));
 const span = () => document.createElement("span");
@@ -28,11 +28,5 @@ describe("a painted token", () => {
     expect(look(900, 1)).toMatchObject({ background: "", ink: "", image: expect.stringContaining("repeating") });
     expect(look(900, 0)).toMatchObject({ background: "rgb(178,24,43)", image: expect.stringContaining("225deg") });
     expect(look(0.5, 0).image).toBe("");
-  });
-
-  it("may be a bar below", () => {
-    const element = span();
-    underlineToken(element, 0, { values: [1], scale: 1, sink: null, colours });
-    expect(element.style.borderBottomColor.replace(/\s/g, "")).toBe("rgb(178,24,43)");
   });
 });

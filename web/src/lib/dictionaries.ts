@@ -59,6 +59,13 @@ export function fits(a: DictionaryInfo, b: DictionaryInfo): boolean {
 /** The row of a layer in what a dictionary is read against; -1 where it has none, as the embedding has none of an MLP's. */
 export const rowOf = (info: DictionaryInfo, layer: number): number => (!ground(info) ? layer + 1 : info.site.includes(".") ? layer : 0);
 
+/** The layer whose row reads a dictionary's own place; -1 is the embedding, and what lies between two rows is read at the later one. */
+export function layerRead(info: DictionaryInfo, layers: number): number {
+  const [name, layer] = info.site.split(".");
+  if (layer !== undefined) return Number(layer) - (name === "resid_pre" && !ground(info) ? 1 : 0);
+  return ground(info) ? 0 : name === "final_norm" ? layers - 1 : -1;
+}
+
 export const siteName = (site: string): string => site.split(".")[0];
 const layerOf = (site: string): number => Number(site.split(".")[1] ?? -1);
 

@@ -2,7 +2,7 @@
 
 import type { QueryAnswers } from "../connect/connector";
 import { bytes, floats } from "../connect/safetensors";
-import { topOf } from "./scale";
+import { robustTop } from "./scale";
 import type { PromptsAnswer, ShownPrompt } from "../connect/wire";
 
 export interface Page {
@@ -42,11 +42,11 @@ export function readRow(file: QueryAnswers["prompts_coef"], indices: readonly nu
   return { k: shape[1], indices, coef, offset: floats(file, "offset").data, sigma, norm: readNorm(file), sink: readSink(file) };
 }
 
-/** The q-quantile of |value|, each prompt's first token left out, as in the Stream tab; 1 where all are zero. */
-export function pageScale(values: Float32Array, starts: Int32Array, q = 0.985): number {
-  const sizes = values.map(Math.abs);
+/** Full colour on a page, as in the Stream tab: each prompt's first token and attention sinks are left out; 1 where all are zero. */
+export function pageScale(values: Float32Array, starts: Int32Array, sink: ArrayLike<number> | null = null): number {
+  const sizes = values.map((value, token) => (sink?.[token] ? NaN : Math.abs(value)));
   for (const start of starts) if (start < sizes.length) sizes[start] = NaN;
-  return topOf(sizes.filter(Number.isFinite), q);
+  return robustTop(sizes.filter(Number.isFinite));
 }
 
 /** Items from the least value to the greatest; what is not a number is left out. */

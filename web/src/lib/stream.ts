@@ -71,10 +71,23 @@ export interface Field {
   rows: number;
   cols: number;
   values: Float32Array;
+  /** Of the whole picture. */
   scale: number;
+  /** Of each row, where each has its own. */
+  byRow?: Float32Array | null;
+  /** Cells of tokens that are an attention sink in any row. */
   sink: Uint8Array;
   /** The sites of its rows, where they are not the stream's. */
   sites?: readonly string[];
+}
+
+export const scaleAt = ({ scale, byRow }: Pick<Field, "scale" | "byRow">, row: number): number => byRow?.[row] ?? scale;
+
+/** A token that is an attention sink in one row is marked in all of them. */
+export function wholeColumns(sink: Uint8Array, cols: number): Uint8Array {
+  const columns = new Uint8Array(cols);
+  for (let i = 0; i < sink.length; i++) columns[i % cols] |= sink[i];
+  return sink.map((_, i) => columns[i % cols]);
 }
 
 /** The stream's rows; a picture of others names them itself. */

@@ -60,6 +60,10 @@ export class Host {
 
   title(_text: string): void {}
 
+  /** What is stored is there the next time. */
+  get remembers(): boolean {
+    return false;
+  }
   stored(_key: string): string | null {
     return null;
   }
@@ -155,6 +159,9 @@ export class WindowHost extends Host {
   }
   override title(text: string): void {
     document.title = text;
+  }
+  override get remembers(): boolean {
+    return true;
   }
   override stored(key: string): string | null {
     try {

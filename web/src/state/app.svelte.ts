@@ -2,7 +2,10 @@ import { getContext, setContext, untrack } from "svelte";
 import type { Connector } from "../connect/connector";
 import type { Run } from "../connect/wire";
 import { visible } from "../lib/format";
-import { placeOf } from "../lib/dictionaries";
+import { family, layerRead, nearest, placeOf } from "../lib/dictionaries";
+import { oneHot, savedName, savedSource } from "../lib/mix";
+import type { Term } from "../lib/terms";
+import { placeWords, runWords, siteWords, type Told } from "../lib/sentence";
 import type { Host } from "../root/host";
 import type { Root, Theme } from "../root/root.svelte";
 import { Compare } from "./compare.svelte";
@@ -20,6 +23,7 @@ import { Streams } from "./streams.svelte";
 import { ViewStore, type Cell } from "./view.svelte";
 
 const KEY = Symbol("residscope");
+const WELCOMED = "residscope.welcomed";
 
 /** Everything a part of the frame may need, in one place. */
 export class App {
@@ -43,8 +47,14 @@ export class App {
     const ref = this.directions.ref;
     return ref?.kind === "saved" ? ref.name : "";
   });
-  private wantedSaved = $state("");
+  private wantedSaved = $state.raw({ name: "", linked: false });
   palette = $state(false);
+  /** Help is open, at a word or at none. */
+  help: Term | "" | null = $state(null);
+  /** The step of the tour that is shown; null: none. */
+  tour: number | null = $state(null);
+  /** The three lines for newcomers are shown until they are put away, here for good. */
+  welcome = $state(false);
   code = $state("");
   pickedEdit = $state("");
   /** The side column that is open where there is no room for both. */
@@ -100,8 +110,22 @@ export class App {
     return { a: name(a, a?.label ?? ""), b: name(b, "edited") };
   });
 
+  /** What the sentence above a picture says of it. */
+  told: Told = $derived.by(() => {
+    const { mixing, streams } = this;
+    const { dictionary, terms } = mixing;
+    const called = ({ source, index, weight }: (typeof terms)[number]) => ({ label: savedName(source) === null ? this.directions.label(source, index) : `“${savedName(source)!}”`, weight });
+    const infos = terms.length ? terms.flatMap(({ source }) => mixing.info(source) ?? []) : dictionary ? [dictionary] : [];
+    return {
+      direction: this.view.current.direction, answers: this.answers, terms: terms.map(called), places: infos.map(placeWords), absent: mixing.absent, zero: mixing.zero,
+      row: siteWords(this.site) + (streams.head === null ? "" : ` head ${streams.head}`), unit: streams.unit,
+      run: runWords(streams.mode, this.names, !!streams.shown?.b), compared: !!streams.shown?.b,
+    };
+  });
+
   constructor(connector: Connector, { host, theme }: Root) {
     [this.host, this.theme] = [host, theme];
+    this.welcome = host.remembers && host.stored(WELCOMED) === null;
     this.session = new Session(connector);
     this.manifest = new ManifestStore(this.session);
     this.jobs = new JobStore(this.session, this.manifest);
@@ -115,7 +139,12 @@ export class App {
     this.described = new Described(this.session, this.view, this.streams, this.directions);
     this.probe = new ProbeStore(this.session, this.manifest, () => this.selected.col);
     this.prompts = new PromptStore(this.session, this.view, this.streams, this.mixing, () => this.selected.row);
-    this.library = new LibraryStore(this.session, ({ name }, linked) => (linked && this.mixing.asksFor(name) ? undefined : this.showSaved(name)), host.query, host.base);
+    this.library = new LibraryStore(this.session, ({ name }, linked) => (linked && this.mixing.asksFor(name) ? undefined : this.showSaved(name, linked)), host.query, host.base);
+  }
+
+  welcomed(): void {
+    this.welcome = false;
+    this.host.store(WELCOMED, "yes");
   }
 
   /** To where an address leads. */
@@ -136,10 +165,50 @@ export class App {
     const { rows, cols, first, data } = this.streams;
     if (!data) return;
     const clamp = (x: number, end: number) => Math.min(Math.max(x, 0), end - 1);
-    const [layer, pos] = [clamp(row, rows) + first, clamp(col, cols)];
+    this.selectAt(clamp(row, rows) + first, clamp(col, cols));
+  }
+
+  private selectAt(layer: number, pos: number): void {
     this.view.current.selection = { layer, pos };
     this.selecting++;
     void this.session.send("select", { layer, pos }).finally(() => this.selecting--);
+  }
+
+  /** A place is chosen: its direction is on screen, read in its own row. Of a mix, or of the answers, its first component is. */
+  choosePlace(id: string): void {
+    const { mixing } = this;
+    const current = this.view.current;
+    if (!mixing.info(id)) return;
+    const several = current.direction === "mix" && mixing.terms.length > 1;
+    const mix = { dictionary: mixing.dictionary?.id ?? "", weights: { ...current.weights }, terms: { ...current.terms }, also: [...current.also] };
+    const index = mixing.component ?? (several ? 0 : (oneHot(current.weights) ?? 0));
+    Object.assign(current, { direction: "mix", weights: { [index]: 1 }, terms: {} });
+    mixing.choose(id);
+    if (several) this.session.notify(`The mix was put away: one direction of ${mixing.dictionary?.place ?? ""} is shown.`, "lasting", { label: "Bring it back", run: () => Object.assign(current, mix) });
+    this.readOwnRow();
+  }
+  /** A layer's own directions, of the kind that is chosen, or else of any; without any, its row. */
+  chooseLayer(layer: number): void {
+    const { choices, dictionary } = this.mixing;
+    const there = choices.filter(({ site, head }) => head === null && site === `resid_post.${layer}`);
+    const found = there.find((info) => dictionary && family(info) === family(dictionary)) ?? there[0];
+    if (found) this.choosePlace(found.id);
+    else if (this.streams.data) this.selectAt(layer, this.selected.col);
+  }
+  /** The nearest place of another kind. */
+  chooseKind(family: string): void {
+    const found = nearest(this.mixing.choices, family, this.mixing.dictionary);
+    if (found) this.choosePlace(found.id);
+  }
+  /** One component of the chosen dictionary; coming from the answers, in its own row. */
+  showComponent(index: number): void {
+    const before = this.view.current.direction;
+    this.mixing.show(index);
+    if (before === "logit" && this.view.current.direction === "mix") this.readOwnRow();
+  }
+  private readOwnRow(info = this.mixing.dictionary): void {
+    const model = this.session.model;
+    if (info && model && this.streams.data) this.selectAt(layerRead(info, model.n_layers), this.selected.col);
   }
 
   /** Call from an effect: the session's cell counts again once it changes for another reason than our own asking. */
@@ -167,18 +236,19 @@ export class App {
   }
 
   /** A saved direction onto the screen, as soon as the session has it. */
-  showSaved(name: string): void {
-    this.wantedSaved = name;
+  showSaved(name: string, linked = false): void {
+    this.wantedSaved = { name, linked };
   }
 
   /** Call from an effect. */
   followSaved(): void {
-    const name = this.wantedSaved;
+    const { name, linked } = this.wantedSaved;
     if (!name || !this.session.state?.directions.some((held) => held.name === name)) return;
-    this.wantedSaved = "";
+    this.wantedSaved = { name: "", linked: false };
     untrack(() => {
       this.view.current.tab = "stream";
       this.mixing.showSaved(name);
+      if (!linked) this.readOwnRow(this.mixing.info(savedSource(name))); // a link says itself which row is read
     });
   }
 

@@ -9,6 +9,8 @@ export interface Command {
   /** Keys that do it; several are one command with a direction. */
   keys: string[];
   label: string;
+  /** Other words by which the palette finds it. */
+  words?: string;
   /** Short name for the footer; absent: not shown there. */
   foot?: string;
   run(app: App, key: string): void;
@@ -61,7 +63,7 @@ function nextDirection(app: App, key: string): void {
   const at = app.mixing.component === null ? -1 : chips.indexOf(app.mixing.component);
   const now = app.view.current.direction === "logit" ? -1 : at < 0 ? last : at;
   const to = Math.max(-1, Math.min(last, now + (key === "." ? 1 : -1)));
-  if (to >= 0) app.mixing.show(chips[to]);
+  if (to >= 0) app.showComponent(chips[to]);
   else app.view.current.direction = "logit";
 }
 
@@ -85,11 +87,31 @@ export const COMMANDS: Command[] = [
   { keys: ["t"], label: "Grid or table", foot: "table", run: (app) => (app.view.current.table = !app.view.current.table) },
   { keys: ["n"], label: "Numbers in the cells", run: (app) => (app.view.current.numbers = !app.view.current.numbers) },
   { keys: ["Escape"], label: "Unlock: back to the last token", run: (app) => app.unlock() },
+  { keys: ["?"], label: "Help: what colour means, keys, words", words: "how manual terms glossary shortcuts", foot: "help", run: (app) => (app.help = "") },
   { keys: ["/"], label: "Commands", foot: "commands", run: (app) => (app.palette = true) },
 ];
 
+/** The sliders, with something to start from. */
+function findDirection(app: App): void {
+  if (app.view.current.direction === "logit") app.showComponent(app.mixing.chips[0] ?? 0);
+  app.opened = "inspector";
+  setTimeout(() => {
+    const card = app.host.root.querySelector("[data-testid=mix-card]");
+    card?.scrollIntoView?.({ block: "nearest" });
+    card?.querySelector<HTMLElement>("input[type=range]")?.focus();
+  });
+}
+
 /** In the palette only: no key of their own. */
 export const MORE: Command[] = [
+  { keys: [], label: "Find a new direction: mix with the sliders", words: "combine weights", run: findDirection },
+  { keys: [], label: "Random prompts: many texts, coloured", words: "prompts tab examples page", run: (app) => (app.view.current.tab = "prompts") },
+  { keys: [], label: "Probe: fit one, and steer along it", words: "probe tab classifier", run: (app) => (app.view.current.tab = "probe") },
+  { keys: [], label: "Stream: the picture of this prompt", words: "stream tab grid", run: (app) => (app.view.current.tab = "stream") },
+  { keys: [], label: "Methods: run one, see what was made", words: "methods tab", run: (app) => (app.view.current.tab = "methods") },
+  { keys: [], label: "Tour of the page, two minutes", words: "help introduction start", run: (app) => (app.tour = 0) },
+  { keys: [], label: "Scale: each row its own", words: "colour range", run: (app) => (app.view.current.scaling = "row") },
+  { keys: [], label: "Scale: one for the whole picture", words: "colour range", run: (app) => (app.view.current.scaling = "whole") },
   { keys: [], label: "Share: copy a link", run: (app) => void copy(app, shareLink(app), "Link copied") },
   { keys: [], label: "Copy as Python", run: (app) => void app.python() },
   ...(["svg", "png", "csv"] as const).map((kind) => ({ keys: [], label: `Save the picture as ${kind.toUpperCase()}`, run: (app: App) => void saveAs(app, kind) })),

@@ -21,6 +21,8 @@ export interface View {
   /** The same choice for the logit difference. */
   logits: "raw" | "centred";
   mode: Mode;
+  /** Whether each row has a colour scale of its own; auto: where its numbers grow with depth. */
+  scaling: "auto" | "row" | "whole";
   /** Locked colour scale per unit. */
   locks: Record<string, number>;
   numbers: boolean;
@@ -51,12 +53,16 @@ export const defaults = (): View => ({
   unit: "own",
   logits: "raw",
   mode: "base",
+  scaling: "auto",
   locks: {},
   numbers: false,
   table: false,
   fit: false,
   selection: null,
 });
+
+/** What somebody sees who comes without a link: what this prompt adds, and not the offset that any text has. */
+export const first = (): View => ({ ...defaults(), logits: "centred" });
 
 const pairs = (record: Record<string | number, number>): string =>
   Object.entries(record)
@@ -113,6 +119,7 @@ export function encodeView(view: View, shared: Shared | null = null): string {
   if (view.unit !== usual.unit) query.set("unit", view.unit);
   if (view.logits !== usual.logits) query.set("logits", view.logits);
   if (view.mode !== usual.mode) query.set("view", view.mode);
+  if (view.scaling !== usual.scaling) query.set("scale", view.scaling);
   if (pairs(view.locks)) query.set("lock", pairs(view.locks));
   for (const flag of ["numbers", "table", "fit"] as const) if (view[flag]) query.set(flag, "1");
   if (view.selection) query.set("at", `${view.selection.layer}.${view.selection.pos}`);
@@ -125,7 +132,7 @@ const oneOf = <T extends string>(value: string | null, allowed: readonly T[], us
 
 export function decodeView(hash: string): { view: View; shared: Shared | null } {
   const query = new URLSearchParams(hash.replace(/^#/, ""));
-  const view = defaults();
+  const view = query.size ? defaults() : first();
   view.tab = query.get("tab") ?? view.tab;
   view.direction = oneOf(query.get("dir"), ["logit", "mix"], view.direction);
   for (const [index, weight] of Object.entries(unpairs(query.get("w") ?? "")).slice(0, MOST_WHOLE))
@@ -137,6 +144,7 @@ export function decodeView(hash: string): { view: View; shared: Shared | null } 
   view.unit = oneOf(query.get("unit"), ["own", "centred", "raw", "cos"], view.unit);
   view.logits = oneOf(query.get("logits"), ["raw", "centred"], view.logits);
   view.mode = oneOf(query.get("view"), ["base", "edit", "delta"], view.mode);
+  view.scaling = oneOf(query.get("scale"), ["auto", "row", "whole"], view.scaling);
   for (const [unit, scale] of Object.entries(unpairs(query.get("lock") ?? ""))) if (scale > 0) view.locks[unit] = scale;
   for (const flag of ["numbers", "table", "fit"] as const) view[flag] = query.get(flag) === "1";
   const at = /^(-?\d+)\.(\d+)$/.exec(query.get("at") ?? "");

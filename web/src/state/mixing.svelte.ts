@@ -1,6 +1,6 @@
 import type { DictionaryInfo, DirectionRef } from "../connect/wire";
 import { norm, scaled, type Coordinates, type Gram } from "../lib/algebra";
-import { activationOf, fits, isEncoder, nearest, unitOf, usual } from "../lib/dictionaries";
+import { activationOf, fits, isEncoder, unitOf, usual } from "../lib/dictionaries";
 import type { ValueUnit } from "../lib/format";
 import { apart, asDictionary, asTerm, sourcesOf } from "../lib/mixed";
 import { parseTerm, savedName, savedSource, termKey, type Term, type Terms, type Weights } from "../lib/mix";
@@ -235,11 +235,6 @@ export class Mixing {
     } else if (one !== null) current.weights = { [Math.min(one, next.n - 1)]: 1 };
     else if (old) this.rebase(old, next);
     current.dictionary = next.id;
-  }
-  /** The nearest of another family. */
-  chooseFamily(family: string): void {
-    const found = nearest(this.choices, family, this.dictionary);
-    if (found) this.choose(found.id);
   }
 
   private rebase(old: DictionaryInfo, next: DictionaryInfo): void {

@@ -75,7 +75,7 @@ export class PromptStore {
   private current = $derived.by(() => !!this.row && this.row.norm.length === this.tokens);
   zero = $derived.by(() => this.view.current.direction === "mix" && this.mixing.zero && !!this.page);
   values: Float32Array | null = $derived.by(() => (this.row && this.current ? this.valuesOf(this.row) : null));
-  autoScale = $derived.by(() => (this.values && this.page ? pageScale(this.values, this.page.starts) : 1));
+  autoScale = $derived.by(() => (this.values && this.page ? pageScale(this.values, this.page.starts, this.sink) : 1));
   scale = $derived.by(() => this.view.current.locks[this.streams.unit] ?? this.autoScale);
   sink = $derived(this.current ? this.row!.sink : null);
   order = $derived.by(() => (this.values ? ranked(this.values) : new Int32Array()));

@@ -3,8 +3,8 @@ import type { Run } from "../connect/wire";
 import { isCentred, isEncoder, unitOf } from "../lib/dictionaries";
 import type { ValueUnit } from "../lib/format";
 import { mixField, Turns, type Part } from "../lib/mix";
-import { robustScale } from "../lib/scale";
-import { readCoefs, readLogits, readStream, rowSite, type Coefs, type Field, type Logits, type StreamData } from "../lib/stream";
+import { robustScale, rowScales } from "../lib/scale";
+import { readCoefs, readLogits, readStream, rowSite, scaleAt, wholeColumns, type Coefs, type Field, type Logits, type StreamData } from "../lib/stream";
 import type { Mode } from "./hash";
 import type { Mixing } from "./mixing.svelte";
 import { askedKey, type Asked } from "./products.svelte";
@@ -94,11 +94,20 @@ export class Streams {
   fieldValues = $derived(this.pick(this.mode));
   otherValues = $derived(this.mode === "delta" || !this.comparable ? null : this.pick(this.mode === "base" ? "edit" : "base"));
   /** Baseline and edited share one scale, so that flipping between them compares. */
-  autoScale = $derived.by(() => {
-    const values = this.mode === "delta" ? this.fieldValues : this.valuesA;
-    return values && this.shown ? robustScale(values, this.shown.a.data.cols) : 1;
+  private scaled = $derived.by(() => (this.mode === "delta" ? this.fieldValues : this.valuesA));
+  private locked = $derived.by(() => this.view.current.locks[this.unit] as number | undefined);
+  private autoScale = $derived.by(() => (this.scaled && this.ground ? robustScale(this.scaled, this.ground.cols, this.ground.sink) : 1));
+  scale = $derived.by(() => this.locked ?? this.autoScale);
+  /** Each row has its own scale, for vectors grow with depth; not of what is compared between rows: logits, cosines, activations, differences. */
+  perRow = $derived.by(() => {
+    const { scaling } = this.view.current;
+    const grows = ["centred", "standardised", "raw"].includes(this.unit) && this.mode !== "delta";
+    return this.locked === undefined && (scaling === "auto" ? grows : scaling === "row");
   });
-  scale = $derived.by(() => this.view.current.locks[this.unit] ?? this.autoScale);
+  private byRow = $derived.by(() => (this.perRow && this.scaled && this.ground ? rowScales(this.scaled, this.ground.cols, this.ground.sink, this.autoScale) : null));
+  scaleAt(row: number): number {
+    return scaleAt({ scale: this.scale, byRow: this.byRow }, row);
+  }
   /** The run whose tokens are shown, and what its cells are. */
   private held = $derived(this.mode === "edit" ? (this.shown?.b ?? null) : (this.shown?.a ?? null));
   private heldGround = $derived((this.mode === "edit" ? this.grounds?.b : this.grounds?.a) ?? null);
@@ -110,7 +119,7 @@ export class Streams {
   field: Field | null = $derived.by(() => {
     if (!this.heldGround || !this.fieldValues) return null;
     const { rows, cols, sink, sites, own } = this.heldGround;
-    return { rows, cols, values: this.fieldValues, scale: this.scale, sink, sites: own ? sites : undefined };
+    return { rows, cols, values: this.fieldValues, scale: this.scale, byRow: this.byRow, sink, sites: own ? sites : undefined };
   });
   rows = $derived.by(() => this.ground?.rows ?? 1);
   cols = $derived.by(() => this.data?.cols ?? 1);
@@ -155,10 +164,10 @@ export class Streams {
     const first = this.view.current.direction === "mix" ? sources.flatMap((source) => coefs.get(source) ?? [])[0] : undefined;
     if (first && first.sites[0] !== rowSite(0)) {
       const { rows, cols, sink, sites } = first;
-      return { rows, cols, norm: null, sink, sites, own: true };
+      return { rows, cols, norm: null, sink: wholeColumns(sink, cols), sites, own: true };
     }
     const { rows, cols, norm, sink } = data;
-    return { rows, cols, norm, sink, sites: Array.from({ length: rows }, (_, row) => rowSite(row)), own: false };
+    return { rows, cols, norm, sink: wholeColumns(sink, cols), sites: Array.from({ length: rows }, (_, row) => rowSite(row)), own: false };
   }
 
   private values(which: "a" | "b"): Float32Array | null {

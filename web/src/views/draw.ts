@@ -3,7 +3,7 @@
 import type { Paint } from "../lib/color";
 import { inCell, type ValueUnit } from "../lib/format";
 import { rowTop, visibleRange, type Window } from "../lib/geometry";
-import type { Field } from "../lib/stream";
+import { scaleAt, type Field } from "../lib/stream";
 import { newCanvas, sharpness } from "../root/host";
 import { paint } from "./kinds/scene";
 import { cell, lookOf, signed } from "./look";
@@ -29,11 +29,10 @@ export function drawCells(
   palette: Paint,
   numbers: ValueUnit | null,
 ): void {
-  const { rows, cols, values, scale, sink } = field;
+  const { rows, cols, values, sink } = field;
   const { colW, rowH } = win;
   const [c0, c1] = visibleRange(win.left, win.width, colW, cols);
   const [top, bottom] = visibleRange(win.top, win.height, rowH, rows);
-  const colours = signed(palette.diverging, scale);
   const gap = colW >= 8 ? 1 : 0;
   const tick = Math.min(6, colW / 3, rowH / 2);
   const texts = numbers !== null && colW >= 26 && rowH >= 12;
@@ -43,6 +42,8 @@ export function drawCells(
   paintCells(g, field, win, palette, [c0, c1], [rows - bottom, rows - top]);
   for (let row = rows - bottom; row < rows - top; row++) {
     const y = rowTop(row, rows, win) + 0.5;
+    const scale = scaleAt(field, row);
+    const colours = signed(palette.diverging, scale);
     for (let col = c0; col < c1; col++) {
       const i = row * cols + col;
       const value = values[i];
@@ -63,7 +64,7 @@ const small = { canvas: null as HTMLCanvasElement | null, image: null as ImageDa
 
 /** The cells' colours: one pixel each, drawn once at the cells' size, with the gaps cut out after. */
 function paintCells(g: CanvasRenderingContext2D, field: Field, win: Window, paint: Paint, [c0, c1]: [number, number], [r0, r1]: [number, number]): void {
-  const { cols, values, scale } = field;
+  const { cols, values } = field;
   const [w, h] = [c1 - c0, r1 - r0];
   if (w <= 0 || h <= 0) return;
   const canvas = (small.canvas ??= newCanvas());
@@ -75,6 +76,7 @@ function paintCells(g: CanvasRenderingContext2D, field: Field, win: Window, pain
   for (let row = r0, at = 0; row < r1; row++) {
     const line = (r1 - 1 - row) * w; // the last row on top
     at = row * cols + c0;
+    const scale = scaleAt(field, row);
     for (let x = 0; x < w; x++, at++) pixels[line + x] = paint.diverging.pixel(values[at], scale);
   }
   canvas.getContext("2d")?.putImageData(small.image, 0, 0);

@@ -2,7 +2,7 @@
 
 import type { Paint } from "../lib/color";
 import { bound, UNIT_NAMES, visible, type ValueUnit } from "../lib/format";
-import { rowName, siteOf, type Field } from "../lib/stream";
+import { rowName, scaleAt, siteOf, type Field } from "../lib/stream";
 import { xml } from "../lib/xml";
 import { svg } from "./kinds/scene";
 import { cell, lookOf, signed } from "./look";
@@ -36,6 +36,8 @@ export function streamCsv({ field, norm, tokens, unit, title }: Picture): string
 const GUTTER = 46;
 const HEAD = 84;
 const FOOT = 12;
+/** Beside each row, the end of its own scale. */
+const ENDS = 60;
 const ROW = 18;
 const MONO = 'ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace';
 /** A label wider than this many characters is cut. */
@@ -49,11 +51,10 @@ const short = (token: string): string => {
 /** The whole grid, however much of it is in sight. */
 export function streamSvg(picture: Picture, paint: Paint): string {
   const { field, tokens, next, unit, title } = picture;
-  const { rows, cols, values, scale, sink } = field;
+  const { rows, cols, values, scale, byRow, sink } = field;
   const wide = cols > 400 ? 10 : 52;
-  const [width, height] = [Math.max(GUTTER + cols * wide + FOOT, 460), HEAD + rows * ROW + FOOT];
+  const [width, height] = [Math.max(GUTTER + cols * wide + (byRow ? ENDS : FOOT), 460), HEAD + rows * ROW + FOOT];
   const out: string[] = [];
-  const colours = signed(paint.diverging, scale);
   const text = (x: number, y: number, words: string, extra = "") => out.push(`<text x="${x}" y="${y}"${extra}>${xml(words)}</text>`);
   const dim = ` fill="${paint.text3}"`;
   const middle = ' text-anchor="middle"';
@@ -67,10 +68,10 @@ export function streamSvg(picture: Picture, paint: Paint): string {
   );
   text(FOOT, 16, title, ' font-size="11"');
   out.push(`<rect x="${FOOT}" y="24" width="150" height="7" fill="url(#scale)"/>`);
-  text(FOOT, 41, `−${bound(scale)}`, dim);
+  text(FOOT, 41, byRow ? "−" : `−${bound(scale)}`, dim);
   text(FOOT + 75, 41, UNIT_NAMES[unit], dim + middle);
-  text(FOOT + 150, 41, `+${bound(scale)}`, `${dim} text-anchor="end"`);
-  text(FOOT + 166, 31, "hatched: attention sink · corner: beyond the scale", dim);
+  text(FOOT + 150, 41, byRow ? "+" : `+${bound(scale)}`, `${dim} text-anchor="end"`);
+  text(FOOT + 166, 31, `${byRow ? "each row its own scale, ± at its end · " : ""}hatched: attention sink · corner: beyond the scale`, dim);
   if (wide > 20) {
     text(GUTTER - 7, HEAD - 6, "next", `${dim} text-anchor="end"`);
     for (let pos = 0; pos < cols; pos++) {
@@ -82,6 +83,8 @@ export function streamSvg(picture: Picture, paint: Paint): string {
   }
   for (let row = 0; row < rows; row++) {
     const y = HEAD + (rows - 1 - row) * ROW;
+    const colours = signed(paint.diverging, scaleAt(field, row));
+    if (byRow) text(GUTTER + cols * wide + 6, y + ROW / 2 + 3, `±${bound(byRow[row])}`, dim);
     text(GUTTER - 7, y + ROW / 2 + 3, rowName(field, row), ' text-anchor="end"');
     for (let pos = 0; pos < cols; pos++) {
       const i = row * cols + pos;

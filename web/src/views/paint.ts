@@ -17,7 +17,6 @@ export interface Dress {
   image: string;
 }
 const looks = new WeakMap<HTMLElement, Dress>();
-const bars = new WeakMap<HTMLElement, string>();
 const STRIPES = "1.5px, transparent 1.5px 4.5px";
 
 /** What a token wears. */
@@ -37,12 +36,4 @@ export function paintToken(span: HTMLElement, token: number, colouring: Colourin
   if (had?.ink !== look.ink) span.style.color = look.ink;
   if (had?.image !== look.image) span.style.backgroundImage = look.image;
   looks.set(span, look);
-}
-
-/** The same as a bar below each token, for text that keeps its own background. */
-export function underlineToken(span: HTMLElement, token: number, { values, scale, colours }: Colouring): void {
-  const color = colours.color(values?.[token] ?? 0, scale);
-  if (bars.get(span) === color) return;
-  bars.set(span, color);
-  span.style.borderBottomColor = color;
 }

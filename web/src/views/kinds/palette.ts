@@ -1,7 +1,7 @@
 /** The colours in force, and values as colours. */
 
 import { Diverging, DIVERGING, hex, inkOn, type RGB } from "../../lib/color";
-import { robustScale } from "../../lib/scale";
+import { topOf } from "../../lib/scale";
 import { signed, type Colours } from "../look";
 import { known, type Maybe } from "./numbers";
 import type { ScaleName } from "./plain";
@@ -54,7 +54,7 @@ const css = (color: RGB): string => `rgb(${color.join(",")})`;
 export function colorScale(values: Maybe[], name: ScaleName, limit: number | null, palette: Palette): ColorScale {
   const finite = values.filter((value): value is number => known(value) && Number.isFinite(value));
   if (name === "diverging") {
-    const high = limit ?? robustScale(Float32Array.from(finite), 1);
+    const high = limit ?? topOf(Float32Array.from(finite, Math.abs), 0.985);
     const of = palette.diverging;
     return {
       name, low: -high, high, ...signed(of, high),
