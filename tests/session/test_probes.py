@@ -22,6 +22,7 @@ from residscope.errors import (
     UnknownSite,
     UnknownTask,
 )
+from residscope.fields.prompts import ProbePrompts
 from residscope.model.prompts import PromptSet
 from residscope.probes.probe_map import ProbeMap
 from residscope.session import Session
@@ -517,3 +518,20 @@ def test_an_edit_of_a_methods_argument_is_for_the_methods_prompts_not_for_the_ty
     assert world.edits([{"kind": "scale", "site": "mlp_out.1", "factor": 2.0, "pos": beyond}])[0].pos == (beyond,)
     with pytest.raises(SiteError, match=r"layer|site"):
         world.edits([{"kind": "scale", "site": "mlp_out.99", "factor": 2.0}])
+
+
+def test_a_probe_s_held_out_prompts_are_those_that_its_fit_has_not_seen(one: Session) -> None:
+    """What the Probe tab measures an edit over: the same rows as Python's own split, and none of the training half."""
+    fit(one)
+    mapped, (data, _) = held(one), library(one)
+    train, test = data.split(by="kind")
+    world = one.state.world()
+    for part, prompts in (("held_out", test), ("training", train), ("all", data)):
+        given = world.prompts(ProbePrompts(kind="probe", probe=NAME, part=part))
+        assert given.prompts == prompts.prompts
+        assert given.label("kind") == prompts.label("kind")
+    assert len(test) == len(mapped.held_out) == mapped.probe.held_out
+    told = one.query("read_data", {"data": {"kind": "probe", "probe": NAME}})
+    assert told["n"] == len(test)
+    with pytest.raises(NotFound, match="no probe of that name"):
+        world.prompts(ProbePrompts(kind="probe", probe="nobody"))

@@ -75,6 +75,12 @@ class ConceptEdit(BaseEdit):
                         allowed=f"{axis} {sizes[axis]}",
                     )
 
+    def is_of(self, probe: Probe) -> bool:
+        """Whether it sets what this probe reads, where it reads it."""
+        mine = (self.site, self.head, self.variable, self.position, self.classes)
+        head = None if probe.head is None else (probe.head,)
+        return mine == (probe.site, head, probe.label, probe.position, tuple(probe.classes))
+
     def moved(
         self, x: Float[Tensor, "n d"], target: Int[Tensor, "n"], true: Int[Tensor, "n"] | None
     ) -> Float[Tensor, "n d"]:

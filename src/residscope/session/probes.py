@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from residscope.engine.model import Model
+from residscope.errors import NotFound
 from residscope.model.prompts import PromptSet
 from residscope.probes import concepts
 from residscope.probes.concept_edit import NEUTRAL
@@ -73,6 +74,10 @@ class ProbeDetail(TypedDict):
     cloud: PlainView
     margins: list[Margin]
     examples: list[ProbeExample]
+    held_out: Annotated[
+        list[int], "Which of its prompts the fit has not seen, in the order of what is measured over them."
+    ]
+    cloud_rows: Annotated[list[int], "Which prompt each point of the cloud is."]
 
 
 class ProbeMove(TypedDict):
@@ -146,7 +151,18 @@ def describe_probe(fitted: Fitted, mapped: ProbeMap, model: Model) -> ProbeDetai
         "cloud": mapped.cloud().to_dict(),
         "margins": [{"of": name, "view": mapped.margins(name).to_dict()} for name in mapped.shown],
         "examples": [_example(mapped, i, model) for i in sorted(mapped.held_out)[:MOST_EXAMPLES]],
+        "held_out": [*mapped.held_out],
+        "cloud_rows": mapped.cloud_rows,
     }
+
+
+def describe_prompt(mapped: ProbeMap, row: int, model: Model) -> ProbeExample:
+    """What the query `probe_prompt` answers: one of a probe's own prompts, by its number. Raises NotFound."""
+    if not 0 <= row < len(mapped.data):
+        raise NotFound(
+            "the probe has no prompt of that number", received=str(row), allowed=f"0 to {len(mapped.data) - 1}"
+        )
+    return _example(mapped, row, model)
 
 
 def place_of(mapped: ProbeMap, ids: tuple[int, ...]) -> tuple[int | None, str | None]:

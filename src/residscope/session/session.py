@@ -352,6 +352,10 @@ class Session:
         x = compute.vector(state.world(), found.prompt, found.active, site=mapped.probe.site, pos=at)
         return {"run": run, "pos": at, "own": own is not None, "label": label, **probes.read_vector(mapped, x)}
 
+    def probe_prompt(self, name: str, row: int) -> probes.ProbeExample:
+        """One of a probe's own prompts, as it is typed, with its answers. Raises NotFound."""
+        return probes.describe_prompt(find_map(name, self._state.probes)[1], row, self.model)
+
     def read_data(self, data: Any) -> probes.ProbeChoices:
         """Which labels and positions some labelled prompts have. Raises BadTable, TaskError, NotFound."""
         return probes.describe_data(self._state.world().prompts(data))

@@ -145,6 +145,32 @@ export function readTable(name: string, bytes: Uint8Array): string {
 export function signature(recipe: { [part in keyof ProbeRecipe]?: unknown } | null): string {
   if (!recipe?.data) return "";
   const data = recipe.data as ProbeRecipe["data"];
-  const from = data.kind === "task" ? [data.task, data.n, data.seed, data.prefixes] : [data.name];
+  const from = data.kind === "task" ? [data.task, data.n, data.seed, data.prefixes] : data.kind === "probe" ? [data.probe, data.part] : [data.name];
   return JSON.stringify([data.kind, ...from, recipe.site, recipe.position, recipe.label]);
+}
+
+/** What an edit of one prompt is over many: as sure of each one's other class, at the probe's own position. `sure`: the least
+ *  log-odds that count as "as sure as it was of its own", which LRQP's paper asks for. */
+export function overAll(edit: ProbeEdit | null, aim: Aim, probe: string, sure: number): Edit {
+  const to = (edit?.to ?? aim.to) === "neutral" ? "neutral" : "other";
+  if (edit?.kind === "lrqp" || (!edit && aim.method === "lrqp")) {
+    const asked = edit?.kind === "lrqp" && to === "other" && !near(edit.log_alpha, sure) ? { log_alpha: edit.log_alpha } : {};
+    return { kind: "lrqp", probe, to, covariance: edit?.kind === "lrqp" ? edit.covariance : aim.covariance, ...asked };
+  }
+  const method = edit?.kind === "set_concept" ? edit.method : aim.method;
+  const dose = edit?.kind === "set_concept" && method === "constant_dose" && edit.dose ? { dose: edit.dose } : {};
+  return { kind: "set_concept", probe, to, method, ...dose };
+}
+
+const near = (a: number, b: number): boolean => Math.abs(a - b) <= 1e-4 * Math.max(1, Math.abs(b));
+
+/** The same in words. */
+export function overAllWords(edit: Edit, classes: string[]): string {
+  const label = METHODS.find(({ id }) => id === (edit.kind === "lrqp" ? "lrqp" : edit.method))?.label ?? "Edit";
+  const to = edit.to === "neutral" ? "held at the mean's reading" : classes.length > 2 ? "set to the likeliest other class" : "set to the other class";
+  if (edit.kind === "lrqp") {
+    const how = edit.to === "neutral" ? "" : edit.log_alpha === undefined ? ", as sure as it was of its own, at least e¹⁰" : `, log-odds of at least ${Number(edit.log_alpha).toFixed(1)}`;
+    return `${label}, Σ ${String(edit.covariance)}: each prompt ${to}${how}`;
+  }
+  return `${label}${edit.dose ? ` of ${Number(edit.dose).toFixed(1)}` : ""}: each prompt ${to}`;
 }

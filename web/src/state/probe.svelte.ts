@@ -1,7 +1,8 @@
 import { words } from "../connect/connector";
-import type { Covariance, Job, ProbeChoices, ProbeData, ProbeDetail, ProbeInfo, ProbeReading, ProbeRecipe, Run } from "../connect/wire";
-import { aimOf, axisClass, editOf, isProbeEdit, landing, margin, METHOD, readTable, signature, towards, type Aim, type Method } from "../lib/probe";
+import type { Covariance, Edit, Job, ProbeChoices, ProbeData, ProbeDetail, ProbeInfo, ProbeReading, ProbeRecipe, Run } from "../connect/wire";
+import { aimOf, axisClass, editOf, isProbeEdit, landing, margin, METHOD, overAll, readTable, signature, towards, type Aim, type Method } from "../lib/probe";
 import type { ManifestStore, TaskSchema } from "./manifest.svelte";
+import { alike, Measured } from "./measured.svelte";
 import { bare, type Session } from "./session.svelte";
 
 /** What is asked for in the form. label, position: "" for the task's own. */
@@ -128,11 +129,29 @@ export class ProbeStore {
   /** The target is held, or on its way to the session. */
   moving = $derived(this.dragged !== null);
 
+  /** The edit on the stack, or the one that would be put there, as it is over many prompts. */
+  over: Edit | null = $derived.by(() => {
+    const { shown, edit } = this;
+    if (!shown) return null;
+    const own = edit && isProbeEdit(edit) ? edit : null;
+    const side = own && axisClass(shown.classes, own.to) !== own.to ? -1 : 1;
+    return overAll(own, { ...this.settled, method: this.method, covariance: this.covariance }, shown.name, Math.max(SURE, side * (this.now ?? 0)));
+  });
+  /** That edit over all prompts which the fit has not seen. */
+  readonly intervened: Measured;
+
   constructor(
     private session: Session,
     private manifest: ManifestStore,
     private selected: () => number,
-  ) {}
+  ) {
+    this.intervened = new Measured(
+      session,
+      "intervene",
+      () => this.shown && this.over && { data: this.part("held_out"), probes: [this.shown.name], edits: [this.over], seed: 0 },
+      (args) => !!this.shown && alike(args?.probes, [this.shown.name]) && alike(args?.data, this.part("held_out")),
+    );
+  }
 
   /** Call from an effect: which labels and positions the form's data has. */
   followData(): void {
@@ -277,12 +296,17 @@ export class ProbeStore {
     if (this.job) await this.session.send("cancel", { job: this.job.id });
   }
 
+  /** Some of the prompts of the probe that is shown, as a method takes them. */
+  private part(part: "held_out" | "all"): unknown {
+    return { kind: "probe", probe: this.shown?.name, part };
+  }
+
   show(name: string): void {
     this.chosen = name;
     this.dragged = null;
   }
 
-  async open(file: File): Promise<void> {
+  async openFile(file: File): Promise<void> {
     try {
       this.file = { name: file.name, text: readTable(file.name, new Uint8Array(await file.arrayBuffer())) };
       this.choosePrompts("");
@@ -334,6 +358,16 @@ export class ProbeStore {
 
   async remove(): Promise<void> {
     if (this.edit) await this.session.removeEdit(this.edit.id);
+  }
+
+  /** Opens one of its own prompts, by its number in its data. */
+  async open(row: number): Promise<void> {
+    if (!this.shown) return;
+    try {
+      await this.use(await this.session.connector.query("probe_prompt", { name: this.shown.name, row }));
+    } catch (error) {
+      this.session.notify(words(error), "error");
+    }
   }
 
   /** Makes one of its own prompts the live one, with that prompt's answers. */

@@ -1,0 +1,125 @@
+"""The Probe tab's study, on the real model: the edit over every held-out prompt, with its controls, in Python's own numbers."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+import residscope as rs
+from browser.steps import settled
+from residscope.methods.intervention import METHODS, Intervention, intervene
+
+pytestmark = pytest.mark.browser
+N, WAIT_MS = 48, 180_000
+
+
+def shot(page: Page, name: str) -> None:
+    """Into the folder that SHOTS names, for looking at: two sizes, two themes."""
+    if folder := os.environ.get("SHOTS"):
+        for theme in ("light", "dark"):
+            for width, height in ((1440, 900), (1280, 720)):
+                page.set_viewport_size({"width": width, "height": height})
+                page.wait_for_timeout(300)
+                page.screenshot(path=Path(folder) / f"{name}-{theme}-{width}.png")
+            page.get_by_test_id("theme-toggle").click()
+        page.set_viewport_size({"width": 1280, "height": 720})
+
+
+@pytest.fixture
+def fitted(bench: Page, workbench: Any) -> Page:
+    """The Probe tab with the order at S2 fitted, and its map filled."""
+    bench.get_by_role("tab", name="Probe").click()
+    bench.get_by_test_id("probe-n").fill(str(N))
+    bench.get_by_test_id("probe-fit").click()
+    expect(bench.get_by_test_id("probe-accuracy")).to_be_visible(timeout=WAIT_MS)
+    expect(bench.get_by_test_id("probe-progress")).to_have_count(0, timeout=WAIT_MS)
+    settled(bench)
+    return bench
+
+
+@pytest.fixture(scope="module")
+def study(workbench: Any) -> Any:
+    """The same by the library alone: the probe, the held-out half, and what an edit does to it."""
+    assert workbench.session.wait(WAIT_MS / 1000)
+    model = workbench.session.model
+    data = rs.tasks.ioi(model, N, prefixes=False)
+    train, test = data.split(by="order")
+    probe = rs.fit_probe(model, train, held_out=test, site="resid_mid.18", position="S2", label="order")
+    return model, test, probe
+
+
+def table(view: Locator) -> dict[str, list[str]]:
+    """The cells of a table by the first of each row."""
+    rows = view.locator("tbody tr").evaluate_all("all => all.map(tr => [...tr.cells].map(td => td.textContent.trim()))")
+    return {row[0]: row[1:] for row in rows}
+
+
+def drawn(view: Locator) -> list[list[str]]:
+    """What a picture draws, as the table beside it has it."""
+    view.get_by_test_id("view-table").click()
+    rows: list[list[str]] = view.locator("tbody tr").evaluate_all(
+        "all => all.map(tr => [...tr.cells].map(td => td.dataset.value ?? td.textContent.trim()))"
+    )
+    view.get_by_test_id("view-table").click()
+    return rows
+
+
+def measure(page: Page) -> None:
+    page.get_by_test_id("held-out-ask").click()
+    expect(page.get_by_test_id("held-out-head").locator("progress")).to_have_count(0, timeout=WAIT_MS)
+    expect(page.get_by_test_id("held-out-stale")).to_have_count(0)
+    expect(page.get_by_test_id("held-out-flips")).to_be_visible(timeout=WAIT_MS)
+
+
+def agree(page: Page, expected: Intervention) -> None:
+    """Headline, table and both pictures say what the library says."""
+    headline, told = page.get_by_test_id("held-out-flips"), expected.flips()
+    assert [int(headline.get_attribute(f"data-{what}") or -1) for what in ("flips", "of")] == [told.flipped, told.right]
+    expect(headline).to_contain_text(f"{100 * told.rate:.1f}%")
+    expect(headline).to_contain_text(f"{100 * told.interval[0]:.1f}% to {100 * told.interval[1]:.1f}%")
+    rows = table(page.get_by_test_id("held-out-outcomes"))
+    for arm in ("control", "counterfactual", "random direction"):
+        flips = expected.flips(arm)
+        assert [int(cell) for cell in rows[arm][:2]] == [flips.flipped, flips.right]
+    points = drawn(page.get_by_test_id("held-out-scatter"))
+    clean = expected.arms["clean"].diff.tolist()
+    edited = [*expected.arms["control"].diff.tolist(), *expected.arms["counterfactual"].diff.tolist()]
+    assert len(points) == 2 * len(clean)
+    for (x, y, arm, text), before, after in zip(points, [*clean, *clean], edited, strict=True):
+        assert number(x) == pytest.approx(before, abs=2e-2)
+        assert number(y) == pytest.approx(after, abs=2e-2)
+        assert arm in ("control", "counterfactual")
+        assert text
+    histogram = page.get_by_test_id("held-out-histogram")
+    for arm in ("clean", "control", "counterfactual"):
+        expect(histogram).to_contain_text(arm)
+
+
+def number(text: str) -> float:
+    return float(re.sub(r"[^\d.e+-]", "", text.replace("−", "-")))
+
+
+def test_an_edit_over_every_held_out_prompt_is_what_intervene_says(fitted: Page, workbench: Any, study: Any) -> None:
+    model, test, probe = study
+    expect(fitted.get_by_test_id("held-out-edit")).to_contain_text("as sure as it was of its own")
+    measure(fitted)
+    (expected,) = intervene(model, test, [probe], {"LRQP": METHODS["LRQP"]})
+    assert expected.flips().flipped > 5, "the edit flips answers, or nothing is compared"
+    agree(fitted, expected)
+    shot(fitted, "held-out")
+
+    # a point of the picture is one of the prompts: it opens, with its own answers, read at the probe's own position
+    view = fitted.get_by_test_id("held-out-scatter").locator(".picture")
+    view.focus()
+    view.press("ArrowRight")
+    view.press("Enter")
+    expect(fitted.get_by_test_id("probe-reads")).to_contain_text("labelled", timeout=30_000)
+    prompt = workbench.session.state.prompt
+    row = test.prompts.index(tuple(prompt.ids))
+    metric = workbench.session.state.metric
+    assert (metric.positive.text, metric.negative.text) == test.answers[row]
+    assert fitted.get_by_test_id("probe-pos").input_value() == str(test.at("S2")[row])
+    assert workbench.session.snapshot()[1]["edits"] == []
