@@ -102,6 +102,68 @@ def number(text: str) -> float:
     return float(re.sub(r"[^\d.e+-]", "", text.replace("−", "-")))
 
 
+def value(page: Page, test_id: str, name: str = "data-value") -> float:
+    return float(page.get_by_test_id(test_id).get_attribute(name) or "nan")
+
+
+def token(page: Page, pos: int) -> Locator:
+    return page.get_by_test_id("probe-tokens").get_by_role("button", name=re.compile(rf"^Token {pos}:"))
+
+
+def test_the_position_is_the_probe_s_own_or_is_asked_for(fitted: Page, workbench: Any, study: Any) -> None:
+    """Of a prompt that is none of its own nothing is read or edited until a person says which token is S2."""
+    model, _, probe = study
+    expect(fitted.get_by_test_id("probe-asks")).to_contain_text("Which token is S2 here?", timeout=30_000)
+    expect(fitted.get_by_test_id("probe-reads")).to_have_count(0)
+    expect(fitted.get_by_test_id("probe-slider")).to_be_disabled()
+    shot(fitted, "asks")
+    tokens = [tok.text for tok in workbench.session.state.prompt.tokens]
+    second = max(i for i, text in enumerate(tokens) if text == " John")
+    token(fitted, second).click()
+    expect(fitted.get_by_test_id("probe-foreign")).to_be_visible(timeout=30_000)
+    x = model.run(workbench.session.state.prompt.text, ["resid_mid.18"])["resid_mid.18"][0, second]
+    log_prob = probe.log_prob(x)
+    odds = float(log_prob[1] - log_prob[0])
+    assert value(fitted, "probe-reads") == pytest.approx(odds, abs=0.05)
+
+    # the handle stands at the prompt's own value, and goes from there
+    slider = fitted.get_by_test_id("probe-slider")
+    assert float(slider.input_value()) == pytest.approx(odds, abs=0.05)
+    other = "ABBA" if odds > 0 else "BABA"
+    fitted.get_by_test_id(f"probe-to-{other}").click()
+    expect(fitted.get_by_test_id("probe-answer")).not_to_contain_text("…", timeout=30_000)
+    (edit,) = workbench.session.snapshot()[1]["edits"]
+    assert (edit["pos"], edit["to"]) == ([second], other)
+    assert edit["log_alpha"] == pytest.approx(max(10, abs(odds)), abs=0.05)
+
+    # of another token nothing is said of that edit, but that it is not there
+    token(fitted, second - 3).click()
+    expect(fitted.get_by_test_id("probe-stray")).to_contain_text(f"at token {second}")
+    expect(fitted.get_by_test_id("probe-answer")).to_have_count(0)
+    expect(fitted.get_by_test_id("probe-lands")).to_have_count(0)
+    token(fitted, second).click()
+    expect(fitted.get_by_test_id("probe-answer")).to_be_visible(timeout=30_000)
+    workbench.session.intent("set_edits", {"edits": [{**bare(edit), "enabled": False}]})
+    expect(fitted.get_by_test_id("probe-off")).to_be_visible(timeout=30_000)
+    expect(fitted.get_by_test_id("probe-answer")).to_have_count(0)
+    shot(fitted, "switched-off")
+
+    # of one of its own prompts it is S2 by itself, and another token is warned of
+    workbench.session.intent("set_edits", {"edits": []})
+    fitted.get_by_test_id("probe-try").click()
+    expect(fitted.get_by_test_id("probe-reads")).to_contain_text("labelled", timeout=30_000)
+    own = int(value(fitted, "probe-pos", "data-pos"))
+    token(fitted, own - 1).click()
+    expect(fitted.get_by_test_id("probe-astray")).to_contain_text("This is not S2")
+    fitted.get_by_test_id("probe-back").click()
+    expect(fitted.get_by_test_id("probe-pos")).to_have_attribute("data-pos", str(own))
+
+
+def bare(edit: dict[str, Any]) -> dict[str, Any]:
+    kept = ("id", "kind", "probe", "to", "log_alpha", "covariance", "site", "pos")
+    return {name: edit[name] for name in kept}
+
+
 def test_an_edit_over_every_held_out_prompt_is_what_intervene_says(fitted: Page, workbench: Any, study: Any) -> None:
     model, test, probe = study
     expect(fitted.get_by_test_id("held-out-edit")).to_contain_text("as sure as it was of its own")
@@ -121,5 +183,31 @@ def test_an_edit_over_every_held_out_prompt_is_what_intervene_says(fitted: Page,
     row = test.prompts.index(tuple(prompt.ids))
     metric = workbench.session.state.metric
     assert (metric.positive.text, metric.negative.text) == test.answers[row]
-    assert fitted.get_by_test_id("probe-pos").input_value() == str(test.at("S2")[row])
+    expect(fitted.get_by_test_id("probe-pos")).to_have_attribute("data-pos", str(test.at("S2")[row]))
     assert workbench.session.snapshot()[1]["edits"] == []
+
+    # another edit greys that answer; its own is another
+    now = value(fitted, "probe-reads")
+    wanted = "ABBA" if now > 0 else "BABA"
+    log_alpha = 2.5
+    spec = {
+        "kind": "lrqp",
+        "probe": fitted_name(workbench),
+        "to": wanted,
+        "log_alpha": log_alpha,
+        "covariance": "within",
+    }
+    workbench.session.intent("add_edit", {"edit": {**spec, "pos": [test.at("S2")[row]]}})
+    expect(fitted.get_by_test_id("held-out-stale")).to_be_visible(timeout=30_000)
+    expect(fitted.get_by_test_id("held-out-edit")).to_contain_text("log-odds of at least 2.5")
+    measure(fitted)
+    (weaker,) = intervene(
+        model, test, [probe], edits=[rs.lrqp(probe, "other", log_alpha=log_alpha, covariance="within")]
+    )
+    assert weaker.flips().mean_shift != pytest.approx(expected.flips().mean_shift, abs=0.05)
+    agree(fitted, weaker)
+
+
+def fitted_name(workbench: Any) -> str:
+    (name,) = [name for name, one in workbench.session.state.probes.items() if one.probe.site == "resid_mid.18"]
+    return str(name)

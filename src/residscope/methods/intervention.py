@@ -131,8 +131,8 @@ class Intervention(Report):
         return Table(columns, rows, title="Answers flipped", note=note)
 
     def histogram(self) -> Histogram:
-        """Logit differences: clean, control, counterfactual."""
-        shown = {name: self.arms[name].diff for name in ("clean", "control", "counterfactual")}
+        """Logit differences: control and counterfactual, in the colours that they have in the scatter, and clean."""
+        shown = {name: self.arms[name].diff for name in ("control", "counterfactual", "clean")}
         return Histogram(
             shown,
             bins=40,

@@ -121,8 +121,9 @@ class ProbeReading(VectorReading):
 
     run: str
     pos: int
-    own: Annotated[bool, "The prompt is one of the probe's own data; `label` is then its label."]
+    own: Annotated[bool, "The prompt is one of the probe's own data; `label` and `place` are then its own."]
     label: str | None
+    place: Annotated[int | None, "Where the probe's named position stands in this prompt, where that is known."]
 
 
 def describe_data(data: PromptSet) -> ProbeChoices:

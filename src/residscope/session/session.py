@@ -350,7 +350,14 @@ class Session:
         at = own if named and own is not None else pos
         compute.check_cell(loaded.model.n_layers, len(found.prompt.tokens), layer=0, pos=at)
         x = compute.vector(state.world(), found.prompt, found.active, site=mapped.probe.site, pos=at)
-        return {"run": run, "pos": at, "own": own is not None, "label": label, **probes.read_vector(mapped, x)}
+        return {
+            "run": run,
+            "pos": at,
+            "own": own is not None,
+            "label": label,
+            "place": own,
+            **probes.read_vector(mapped, x),
+        }
 
     def probe_prompt(self, name: str, row: int) -> probes.ProbeExample:
         """One of a probe's own prompts, as it is typed, with its answers. Raises NotFound."""

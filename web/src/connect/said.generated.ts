@@ -1107,10 +1107,14 @@ export interface ProbeReading {
   run: string;
   pos: number;
   /**
-   * The prompt is one of the probe's own data; `label` is then its label.
+   * The prompt is one of the probe's own data; `label` and `place` are then its own.
    */
   own: boolean;
   label: string | null;
+  /**
+   * Where the probe's named position stands in this prompt, where that is known.
+   */
+  place: number | null;
 }
 /**
  * By class, or "neutral".
