@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from playwright.sync_api import Locator, Page, expect
 
 import residscope as rs
@@ -211,3 +212,40 @@ def test_an_edit_over_every_held_out_prompt_is_what_intervene_says(fitted: Page,
 def fitted_name(workbench: Any) -> str:
     (name,) = [name for name, one in workbench.session.state.probes.items() if one.probe.site == "resid_mid.18"]
     return str(name)
+
+
+def test_the_cloud_of_every_layer_is_what_look_says(fitted: Page, workbench: Any, study: Any) -> None:
+    """Small multiples: a probe's share read right beside each layer; a point opens its prompt, a layer fits the probe there."""
+    model, *_ = study
+    data = rs.tasks.ioi(model, N, prefixes=False)
+    fitted.get_by_test_id("clouds-ask").click()
+    clouds = fitted.get_by_test_id("probe-clouds")
+    expect(clouds.get_by_role("img")).to_have_count(model.n_layers, timeout=WAIT_MS)
+    expect(fitted.get_by_test_id("clouds-head").locator("progress")).to_have_count(0)
+    expected = rs.look(model, data, label="order", position="S2")
+    names = clouds.get_by_role("button", name=re.compile(r"^\d+ · ")).all_inner_texts()
+    assert names == [f"{i} · {p.probe.accuracy:.0%}" for i, p in enumerate(expected.projections)]
+    assert len({name.split(" · ")[1] for name in names}) > 2, "the layers differ"
+    fitted.get_by_test_id("probe-clouds").scroll_into_view_if_needed()
+    shot(fitted, "clouds")
+
+    # the prompt that lies furthest from all others in layer 12 is the one that opens
+    shown, image = expected.projections[12].shown, clouds.get_by_role("img").nth(12)
+    image.scroll_into_view_if_needed()
+    box = image.bounding_box()
+    assert box is not None
+    low, span = shown.amin(0), shown.amax(0) - shown.amin(0)
+    drawn_at = (shown - low) / span * torch.tensor([box["width"] - 12, 80.0]) * torch.tensor([1.0, -1.0])
+    row = int(torch.cdist(drawn_at, drawn_at).fill_diagonal_(torch.inf).amin(0).argmax())
+    at = {"x": 6 + float(drawn_at[row, 0]), "y": 92 - 6 + float(drawn_at[row, 1])}
+    image.hover(position=at)
+    expect(fitted.get_by_test_id("tip")).to_contain_text(str(data.label("order")[row]))
+    image.click(position=at)
+    for _ in range(100):
+        if tuple(workbench.session.state.prompt.ids) == data.prompts[row]:
+            break
+        fitted.wait_for_timeout(100)
+    assert tuple(workbench.session.state.prompt.ids) == data.prompts[row]
+    expect(fitted.get_by_test_id("probe-pos")).to_have_attribute("data-pos", str(data.at("S2")[row]), timeout=30_000)
+    clouds.get_by_role("button", name=re.compile(r"^12 · ")).click()
+    expect(fitted.get_by_test_id("probe-numbers")).to_contain_text("order at S2, resid_mid.12", timeout=WAIT_MS)

@@ -48,9 +48,10 @@ class ProbeMap(Report):
 
     def part(self, name: str) -> PromptSet:
         """Its prompts: those "held_out" from the fit, those of the "training" half, or "all"."""
+        if name == "all":
+            return self.data
         held_out = {*self.held_out}
         rows = {
-            "all": [*range(len(self.data))],
             "held_out": [*self.held_out],
             "training": [i for i in range(len(self.data)) if i not in held_out],
         }

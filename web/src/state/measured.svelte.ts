@@ -36,7 +36,7 @@ export class Measured {
     private session: Session,
     readonly method: string,
     private args: () => Args | null,
-    private like: (args: Args | null) => boolean,
+    private like: (args: Args | null) => boolean = (args) => this.same(args),
   ) {}
 
   /** Call from an effect: what it would take. */

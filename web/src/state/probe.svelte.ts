@@ -155,6 +155,8 @@ export class ProbeStore {
   });
   /** That edit over all prompts which the fit has not seen. */
   readonly intervened: Measured;
+  /** Its prompts on their first two singular vectors, at every layer. */
+  readonly looked: Measured;
 
   constructor(
     private session: Session,
@@ -166,6 +168,10 @@ export class ProbeStore {
       () => this.shown && this.over && { data: this.part("held_out"), probes: [this.shown.name], edits: [this.over], seed: 0 },
       (args) => !!this.shown && alike(args?.probes, [this.shown.name]) && alike(args?.data, this.part("held_out")),
     );
+    this.looked = new Measured(session, "look", () => {
+      const { shown } = this;
+      return shown && { data: this.part("all"), label: shown.label, position: shown.position, sites: [shown.site.split(".")[0]], seed: 0 };
+    });
   }
 
   /** Call from an effect: which labels and positions the form's data has. */
