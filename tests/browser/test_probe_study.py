@@ -11,7 +11,9 @@ from playwright.sync_api import Locator, Page, expect
 
 import residscope as rs
 from browser.steps import settled
+from residscope.methods.downstream import downstream
 from residscope.methods.intervention import METHODS, Intervention, intervene
+from residscope.methods.mediation import mediated
 
 pytestmark = pytest.mark.browser
 N, WAIT_MS = 48, 180_000
@@ -249,3 +251,59 @@ def test_the_cloud_of_every_layer_is_what_look_says(fitted: Page, workbench: Any
     expect(fitted.get_by_test_id("probe-pos")).to_have_attribute("data-pos", str(data.at("S2")[row]), timeout=30_000)
     clouds.get_by_role("button", name=re.compile(r"^12 · ")).click()
     expect(fitted.get_by_test_id("probe-numbers")).to_contain_text("order at S2, resid_mid.12", timeout=WAIT_MS)
+
+
+def test_what_later_heads_make_of_it_is_what_the_methods_say(fitted: Page, workbench: Any, study: Any) -> None:
+    """The heads, found on other prompts; what they report and where they look; how much runs through the movers' attention."""
+    model, test, probe = study
+    if fitted.get_by_test_id("probe-choice").count():
+        fitted.get_by_test_id("probe-choice").select_option("order at S2, resid_mid.18")
+    train = rs.tasks.ioi(model, N, prefixes=False).split(by="order")[0]
+    expect(fitted.get_by_test_id("later-ask")).to_have_count(0)
+    fitted.get_by_test_id("roles-ask").click()
+    expect(fitted.get_by_test_id("role-name")).not_to_be_empty(timeout=WAIT_MS)
+    (kept,) = [one for one in workbench.session._items.items.values() if one.method == "head-roles"]
+    roles = kept.item
+    assert kept.args["data"] == {"kind": "task", "task": "ioi", "n": 48, "seed": 1, "prefixes": False}, (
+        "none of its own"
+    )
+    assert roles.name_movers
+    assert roles.s_inhibition
+    for role, heads in (("name", roles.name_movers), ("S-inhibition", roles.s_inhibition)):
+        expect(fitted.get_by_test_id(f"role-{role}")).to_have_text(
+            ", ".join(f"{layer}.{head}" for layer, head in heads)
+        )
+
+    arms = {"clean": [], "control": [rs.lrqp(probe, "true")], "counterfactual": [rs.lrqp(probe, "other")]}
+    groups = {"these heads": roles.name_movers}
+    expected = downstream(model, train, test, arms, label="order", readers=roles.s_inhibition, movers=groups)
+    fitted.get_by_test_id("later-ask").click()
+    views = fitted.get_by_test_id("later-views")
+    expect(views.get_by_test_id("view-curve")).to_have_count(2, timeout=WAIT_MS)
+    reports = drawn(views.get_by_test_id("view-curve").nth(0))
+    for i, (layer, head) in enumerate(roles.s_inhibition):
+        assert reports[i][0] == f"{layer}.{head}"
+    shown = [[number(cell) for cell in row[1:]] for row in reports]
+    for i, row in enumerate(shown):
+        for value in expected.reports.values[i].tolist():
+            assert any(cell == pytest.approx(value, abs=1e-3) for cell in row), (value, row)
+
+    fitted.get_by_test_id("mediated-ask").click()
+    share = fitted.get_by_test_id("mediated-share")
+    expect(share).to_be_visible(timeout=WAIT_MS)
+    held = mediated(model, test, [rs.lrqp(probe, "other")], groups)
+    assert float(share.get_attribute("data-share") or "nan") == pytest.approx(float(held.through.values[0]), abs=0.02)
+    expect(share).to_contain_text("random heads")
+    fitted.get_by_test_id("probe-later").scroll_into_view_if_needed()
+    shot(fitted, "later")
+
+
+def test_roles_are_not_asked_of_prompts_without_their_positions(bench: Page) -> None:
+    bench.get_by_role("tab", name="Probe").click()
+    bench.get_by_test_id("probe-source").select_option("gender")
+    bench.get_by_test_id("probe-n").fill("40")
+    bench.get_by_test_id("probe-fit").click()
+    expect(bench.get_by_test_id("probe-numbers")).to_contain_text("gender", timeout=WAIT_MS)
+    expect(bench.get_by_test_id("probe-progress")).to_have_count(0, timeout=WAIT_MS)
+    expect(bench.get_by_test_id("roles-refused")).to_contain_text("IO, S1, S2, END")
+    expect(bench.get_by_test_id("roles-ask")).to_be_disabled()

@@ -4,7 +4,7 @@ After Intervening in the Residual Stream (2023).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -226,13 +226,7 @@ def _case(edit: Edit, probes: Sequence[Probe]) -> tuple[str, Maker, Probe]:
             received=getattr(edit, "label", repr(edit))[:80],
             allowed="; ".join(f"edits of {probe.label} at {probe.position}, {probe.site}" for probe in probes),
         )
-    neutral = edit.to == "neutral"
-
-    def make(probe: Probe, to: str) -> ConceptEdit:
-        to = "neutral" if neutral and to == "other" else to
-        return replace(edit, to=to, pos=None, where=None, true=None, target=None)
-
-    return SPELLED.get(edit.method_name, edit.method_name.replace("_", " ")), make, own[0]
+    return SPELLED.get(edit.method_name, edit.method_name.replace("_", " ")), lambda _, to: edit.over(to), own[0]
 
 
 def compare(found: Sequence[Intervention]) -> dict[str, Result]:

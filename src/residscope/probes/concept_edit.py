@@ -81,6 +81,14 @@ class ConceptEdit(BaseEdit):
         head = None if probe.head is None else (probe.head,)
         return mine == (probe.site, head, probe.label, probe.position, tuple(probe.classes))
 
+    def over(self, to: str) -> Self:
+        """The same edit, as strong, of prompts with labels: at the probe's named position, and set to this.
+
+        An edit to "neutral" stays there where "other" is asked for.
+        """
+        to = "neutral" if self.to == "neutral" and to == "other" else to
+        return replace(self, to=to, pos=None, where=None, true=None, target=None)
+
     def moved(
         self, x: Float[Tensor, "n d"], target: Int[Tensor, "n"], true: Int[Tensor, "n"] | None
     ) -> Float[Tensor, "n d"]:

@@ -1,9 +1,9 @@
 import { words } from "../connect/connector";
-import type { Covariance, Edit, Job, ProbeChoices, ProbeData, ProbeDetail, ProbeInfo, ProbeReading, ProbeRecipe, Run, ShownEdit } from "../connect/wire";
-import { aimOf, axisClass, editOf, isProbeEdit, landing, margin, METHOD, overAll, readTable, signature, sureOf, towards, type Aim, type Method } from "../lib/probe";
+import type { Covariance, Job, ProbeChoices, ProbeData, ProbeDetail, ProbeInfo, ProbeReading, ProbeRecipe, Run, ShownEdit } from "../connect/wire";
+import { aimOf, axisClass, editOf, isProbeEdit, landing, margin, METHOD, readTable, signature, sureOf, towards, type Aim, type Method } from "../lib/probe";
 import type { ManifestStore, TaskSchema } from "./manifest.svelte";
-import { alike, Measured } from "./measured.svelte";
 import { bare, type Session } from "./session.svelte";
+import { ProbeStudy } from "./study.svelte";
 
 /** What is asked for in the form. label, position: "" for the task's own. */
 export interface Form {
@@ -146,32 +146,15 @@ export class ProbeStore {
   /** The target is held, or on its way to the session. */
   moving = $derived(this.dragged !== null);
 
-  /** The edit on the stack, or the one that would be put there, as it is over many prompts. */
-  over: Edit | null = $derived.by(() => {
-    const { shown, edit } = this;
-    if (!shown) return null;
-    const own = edit && isProbeEdit(edit) ? edit : null;
-    return overAll(own, { ...this.settled, method: this.method, covariance: this.covariance }, shown.name, sureOf(shown.classes, own?.to ?? "", this.reading));
-  });
-  /** That edit over all prompts which the fit has not seen. */
-  readonly intervened: Measured;
-  /** Its prompts on their first two singular vectors, at every layer. */
-  readonly looked: Measured;
+  /** What is asked for where no edit says it. */
+  asked: Aim = $derived.by(() => ({ ...this.settled, method: this.method, covariance: this.covariance }));
+  readonly study: ProbeStudy;
 
   constructor(
     private session: Session,
     private manifest: ManifestStore,
   ) {
-    this.intervened = new Measured(
-      session,
-      "intervene",
-      () => this.shown && this.over && { data: this.part("held_out"), probes: [this.shown.name], edits: [this.over], seed: 0 },
-      (args) => !!this.shown && alike(args?.probes, [this.shown.name]) && alike(args?.data, this.part("held_out")),
-    );
-    this.looked = new Measured(session, "look", () => {
-      const { shown } = this;
-      return shown && { data: this.part("all"), label: shown.label, position: shown.position, sites: [shown.site.split(".")[0]], seed: 0 };
-    });
+    this.study = new ProbeStudy(session, this);
   }
 
   /** Call from an effect: which labels and positions the form's data has. */
@@ -314,11 +297,6 @@ export class ProbeStore {
   /** Stops what is under way, or is done with what went wrong. */
   async cancel(): Promise<void> {
     if (this.job) await this.session.send("cancel", { job: this.job.id });
-  }
-
-  /** Some of the prompts of the probe that is shown, as a method takes them. */
-  private part(part: "held_out" | "all"): unknown {
-    return { kind: "probe", probe: this.shown?.name, part };
   }
 
   show(name: string): void {
