@@ -151,6 +151,15 @@ def test_the_position_is_the_probe_s_own_or_is_asked_for(fitted: Page, workbench
     expect(fitted.get_by_test_id("probe-answer")).to_have_count(0)
     shot(fitted, "switched-off")
 
+    # one of the task's form has its S2, though it is none of the probe's prompts
+    workbench.session.intent("set_edits", {"edits": []})
+    workbench.session.intent("set_prompt", {"text": "Then, Mary and John went to the store. John gave a drink to"})
+    expect(fitted.get_by_test_id("probe-form")).to_be_visible(timeout=30_000)
+    at = int(value(fitted, "probe-pos", "data-pos"))
+    texts = [tok.text for tok in workbench.session.state.prompt.tokens]
+    assert (texts[at], at) == (" John", max(i for i, text in enumerate(texts) if text == " John"))
+    expect(fitted.get_by_test_id("probe-asks")).to_have_count(0)
+
     # of one of its own prompts it is S2 by itself, and another token is warned of
     workbench.session.intent("set_edits", {"edits": []})
     fitted.get_by_test_id("probe-try").click()
@@ -209,6 +218,15 @@ def test_an_edit_over_every_held_out_prompt_is_what_intervene_says(fitted: Page,
     )
     assert weaker.flips().mean_shift != pytest.approx(expected.flips().mean_shift, abs=0.05)
     agree(fitted, weaker)
+
+    # what made it is under Methods, and its form opens as it was asked
+    fitted.get_by_test_id("held-out-item").click()
+    methods = fitted.get_by_test_id("methods-tab")
+    expect(methods).to_contain_text("Interventions beside each other")
+    methods.get_by_role("button", name="Again").click()
+    expect(fitted.get_by_test_id("field-data")).to_have_value("probe")
+    expect(fitted.get_by_test_id("field-data-probe")).to_have_value(fitted_name(workbench))
+    expect(fitted.get_by_test_id("field-edits")).to_have_value("given")
 
 
 def fitted_name(workbench: Any) -> str:

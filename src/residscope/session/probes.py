@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from typing import Annotated, NotRequired, TypedDict
+from typing import Annotated, NamedTuple, NotRequired, TypedDict
 
 import torch
 from jaxtyping import Float
@@ -14,8 +14,10 @@ from residscope.model.prompts import PromptSet
 from residscope.probes import concepts
 from residscope.probes.concept_edit import NEUTRAL
 from residscope.probes.probe_map import ProbeMap
+from residscope.tasks import TASKS
 from residscope.views.view import Plain, PlainView
 from residscope.world.fitted import Fitted
+from residscope.world.values import Prompt
 
 MOST_EXAMPLES, MOST_CLASSES = 12, 12
 
@@ -121,9 +123,12 @@ class ProbeReading(VectorReading):
 
     run: str
     pos: int
-    own: Annotated[bool, "The prompt is one of the probe's own data; `label` and `place` are then its own."]
+    own: Annotated[bool, "The prompt is one of the probe's own data; `label` is then its label."]
     label: str | None
-    place: Annotated[int | None, "Where the probe's named position stands in this prompt, where that is known."]
+    place: Annotated[
+        int | None,
+        "Where the probe's position stands in this prompt, by its data or by the form of its task's prompts.",
+    ]
 
 
 def describe_data(data: PromptSet) -> ProbeChoices:
@@ -166,12 +171,25 @@ def describe_prompt(mapped: ProbeMap, row: int, model: Model) -> ProbeExample:
     return _example(mapped, row, model)
 
 
-def place_of(mapped: ProbeMap, ids: tuple[int, ...]) -> tuple[int | None, str | None]:
-    """Where the probe's position stands in this prompt, and its label, where it is one of the probe's own prompts."""
-    if ids not in mapped.data.prompts:
-        return None, None
-    row = mapped.data.prompts.index(ids)
-    return mapped.data.positions[mapped.probe.position][row], mapped.labels[row]
+class Place(NamedTuple):
+    """Where a probe's position stands in a prompt, if that is known; own: it is one of the probe's prompts, with this label."""
+
+    pos: int | None
+    own: bool = False
+    label: str | None = None
+
+
+def place_of(fitted: Fitted, mapped: ProbeMap, prompt: Prompt, model: Model) -> Place:
+    """By the probe's own data, else by the form of its task's prompts."""
+    ids, position = tuple(prompt.ids), mapped.probe.position
+    if ids in mapped.data.prompts:
+        row = mapped.data.prompts.index(ids)
+        return Place(mapped.data.positions[position][row], True, mapped.labels[row])
+    data = fitted.args.get("data") or {}
+    task = TASKS.get(data.get("task", "")) if data.get("kind") == "task" else None
+    if task is None or task.find is None or tuple(model.encode(prompt.text)) != ids:
+        return Place(None)
+    return Place((task.find(model, prompt.text) or {}).get(position))
 
 
 def read_vector(mapped: ProbeMap, x: Float[Tensor, "d"]) -> VectorReading:

@@ -1107,12 +1107,12 @@ export interface ProbeReading {
   run: string;
   pos: number;
   /**
-   * The prompt is one of the probe's own data; `label` and `place` are then its own.
+   * The prompt is one of the probe's own data; `label` is then its label.
    */
   own: boolean;
   label: string | null;
   /**
-   * Where the probe's named position stands in this prompt, where that is known.
+   * Where the probe's position stands in this prompt, by its data or by the form of its task's prompts.
    */
   place: number | null;
 }
