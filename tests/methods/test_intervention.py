@@ -8,7 +8,7 @@ import residscope as rs
 from residscope import errors
 from residscope.methods._lib.answers import answer_diffs
 from residscope.methods._lib.controls import as_far, lengths
-from residscope.methods.intervention import METHODS, compare, intervene
+from residscope.methods.intervention import METHODS, compare, intervene, price
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +110,15 @@ def test_an_edit_keeps_how_far_it_goes_and_every_arm_sets_its_own(llama, world):
     for wrong in (rs.lrqp(other), rs.edits.ablate("z.0")):
         with pytest.raises(errors.BadEdit, match="none of the probes"):
             intervene(llama, test, [probe], edits=[wrong])
+
+
+def test_its_price_grows_with_cases_and_falls_with_their_layer(llama, world):
+    probe, test, _ = world
+    tokens = sum(llama.batch(test).lengths)
+    one, two = ({name: METHODS[name] for name in names} for names in (["LRQP"], ["LRQP", "LEACE"]))
+    assert price(llama, test, [probe], one) == pytest.approx(tokens * (1 + 3 * 3 / 4))  # layer 1 of 4
+    assert price(llama, test, [probe], two) == pytest.approx(tokens * (1 + 6 * 3 / 4))
+    assert price(llama, test, [probe], two, edits=[rs.lrqp(probe)]) == price(llama, test, [probe], one)
 
 
 def test_every_arm_s_outcome_is_told(world):

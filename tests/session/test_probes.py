@@ -535,3 +535,32 @@ def test_a_probe_s_held_out_prompts_are_those_that_its_fit_has_not_seen(one: Ses
     assert told["n"] == len(test)
     with pytest.raises(NotFound, match="no probe of that name"):
         world.prompts(ProbePrompts(kind="probe", probe="nobody"))
+
+
+def test_every_point_of_the_cloud_is_the_prompt_that_it_opens(one: Session) -> None:
+    name = fit(one)
+    shown, (data, _) = one.probe(name), library(one)
+    assert sorted(shown["cloud_rows"]) == [*range(len(data))]
+    assert shown["cloud_rows"] != [*range(len(data))], "the classes are mixed in the data, or nothing is compared"
+    for k, row in enumerate(shown["cloud_rows"]):
+        opened = one.query("probe_prompt", {"name": name, "row": row})
+        assert opened["text"] == data.texts[row]
+        assert shown["cloud"]["texts"][k] == opened["text"][-80:]
+        assert shown["cloud"]["groups"][k] == opened["label"] == data.label("kind")[row]
+    for row in (-1, len(data)):
+        with pytest.raises(NotFound, match="no prompt of that number"):
+            one.query("probe_prompt", {"name": name, "row": row})
+
+
+def test_where_its_position_stands_is_known_of_its_own_prompts_alone(one: Session) -> None:
+    """Of any other prompt nobody knows it: the token that is asked for is read, and is not said to be the probe's."""
+    name = fit(one)
+    data, _ = library(one)
+    for text, place in ((data.texts[3], data.at("KEY")[3]), ("efghefgh", None)):
+        one.intent("set_prompt", {"text": text})
+        assert one.wait(60)
+        run = wire(one)["current"]["a"]
+        told = one.query("probe_reading", {"name": name, "run": run, "pos": 1, "named": True})
+        assert (told["place"], told["own"]) == (place, place is not None)
+        assert told["pos"] == (1 if place is None else place)
+        assert one.query("probe_reading", {"name": name, "run": run, "pos": 2})["pos"] == 2

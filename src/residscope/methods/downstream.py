@@ -198,7 +198,14 @@ def downstream(
     return Downstream(label, probes, reports, {name: of_group(name) for name in movers}, about)
 
 
-@method("downstream", title="What an edit does to later heads", group="probes")
+def price(model: Model, train: PromptSet, data: PromptSet, edit: Sequence[Edit], **_: Any) -> float:
+    """Tokens through the whole model, about: each half once, and two arms from the edits' layer on."""
+    lowest = min((s.layer or 0) for one in edit for s in one.places(model.sites)) if edit else 0
+    tokens, seen = (sum(model.batch(prompts).lengths) for prompts in (data, train))
+    return seen + tokens * (1 + 2 * (1 - lowest / model.n_layers))
+
+
+@method("downstream", title="What an edit does to later heads", group="probes", tokens=price)
 def later_heads(
     model: Model,
     train: Annotated[PromptSet, fields.prompts(labelled=True)],

@@ -167,7 +167,22 @@ class Intervention(Report):
         return f"Intervention({self.name} at {self.site}, {self.position}: {edited.flipped} of {edited.right} flip)"
 
 
-@method("intervene", title="Interventions beside each other", group="probes")
+def price(
+    model: Model,
+    data: PromptSet,
+    probes: Sequence[Probe],
+    methods: Mapping[str, Maker] = METHODS,
+    *,
+    edits: Sequence[Edit] = (),
+    **_: Any,
+) -> float:
+    """Tokens through the whole model, about: once unedited, then three arms a case from the layer that it edits on."""
+    above = [1 - (model.sites.parse(probe.site).layer or 0) / model.n_layers for probe in probes]
+    passes = len(edits) * max(above) if edits else len(methods) * sum(above)
+    return sum(model.batch(data).lengths) * (1 + 3 * passes)
+
+
+@method("intervene", title="Interventions beside each other", group="probes", tokens=price)
 def intervene(
     model: Model,
     data: Annotated[PromptSet, fields.prompts(labelled=True)],
