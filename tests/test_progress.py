@@ -16,10 +16,9 @@ from methods.labelled import labelled
 from methods.readers import TEXTS, reader
 from residscope import edits, errors
 from residscope.corpus import chunks, held_out, vectors
-from residscope.methods import blind_contexts, das, mediation, probe_fit
+from residscope.methods import blind_contexts, das, downstream, mediation, probe_fit
 from residscope.methods._lib import activations, answers
 from residscope.progress import keeping, stage
-from residscope.reproduce.lrqp import downstream
 from tiny_models import hook_count
 
 TABLE = "text,corrupted,tense\n" + "".join(f"The cat sat {i},The dog sat {i},past\n" for i in range(6))
@@ -98,9 +97,13 @@ CALLS = {
     "methods.dose_response.dose_response": lambda **told: rs.dose_response(
         model(), component(), ["abcd", "dcba"], random=4, doses=(-1, 1), **told
     ),
-    "reproduce.lrqp.downstream.downstream": lambda **told: downstream.downstream(
+    "methods.downstream.downstream": lambda **told: downstream.downstream(
         model(), TRAIN, TEST, {"clean": [], "other": to_other()}, label="parity", readers=[(2, 1), (2, 2)],
         movers={"movers": [(3, 0)]}, batch=8, **told,
+    ),
+    "methods.downstream.later_heads": lambda **told: downstream.later_heads(
+        model(), TRAIN, TEST, to_other(), label="parity", readers={"read": [(2, 1), (2, 2)]}, movers={"movers": [(3, 0)]},
+        batch=8, **told,
     ),
     "methods.evidence.evidence": lambda **told: rs.evidence(
         model(), component(), TEXTS, tokens=600, prompts=3, length=8, random=4, **told

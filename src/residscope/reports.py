@@ -26,7 +26,7 @@ VERSION = 1
 # where each kind of report is at home, imported when a file of it is opened
 HOMES = {
     "badge": "methods._lib.badges", "das": "methods.das", "dose_response": "methods.dose_response",
-    "downstream": "reproduce.lrqp.downstream",
+    "downstream": "methods.downstream",
     "evidence": "methods.evidence", "examples": "corpus.examples", "flips": "methods._lib.answers",
     "head_roles": "methods.head_roles", "intervention": "methods.intervention", "look": "methods.look",
     "mediation": "methods.mediation", "null_directions": "methods.null_directions", "own_tokens": "methods._lib.own_tokens",

@@ -14,9 +14,9 @@ from residscope.methods._lib.answers import flips
 from residscope.methods._lib.blind import score
 from residscope.methods._lib.own_tokens import own_tokens
 from residscope.methods.das import das
+from residscope.methods.downstream import downstream
 from residscope.methods.intervention import METHODS, compare
 from residscope.methods.mediation import mediated
-from residscope.reproduce.lrqp.downstream import downstream
 from tiny_models import tiny_llama
 
 PROMPTS = ["abc defg", "hgf edcb"]

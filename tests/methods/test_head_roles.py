@@ -9,9 +9,9 @@ import residscope as rs
 from residscope import edits, errors
 from residscope.engine.model import Model
 from residscope.methods._lib.answers import answer_diffs
+from residscope.methods.downstream import downstream, later_heads
 from residscope.methods.head_roles import head_roles
 from residscope.methods.mediation import hold, mediated
-from residscope.reproduce.lrqp.downstream import downstream
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
@@ -94,6 +94,25 @@ def test_random_heads_are_others_above_the_edit(llama, probed):
     assert all(len(heads) == 1 and heads != ["2.1"] and heads[0][0] in "23" for heads in drawn)
     with pytest.raises(errors.BadEdit, match="without heads"):
         mediated(llama, test, [rs.lrqp(probe, to="other")], {"none": []})
+
+
+def test_an_edit_over_later_heads_is_downstream_in_three_arms(llama, probed):
+    """An edit of one prompt, as the page has it: each arm sets its own, as strong, at the probe's named position."""
+    probe, train, test = probed
+    strong = {"log_alpha": 4.0}
+    arms = {"clean": [], "control": [rs.lrqp(probe, "true", **strong)], "counterfactual": [rs.lrqp(probe, **strong)]}
+    heads = {"readers": [(2, 1)], "movers": {"movers": [(3, 0)]}}
+    expected = downstream(llama, train, test, arms, label="parity", **heads)
+    edit = rs.lrqp(probe, "0", pos=0, **strong)
+    found = later_heads(llama, train, test, [edit], label="parity", readers={"any": [(2, 1)]}, movers=heads["movers"])
+    assert found.reports == expected.reports
+    assert found.attention["movers"] == expected.attention["movers"]
+    reports = found.reports.values[0]
+    assert reports[0] != reports[2], "the edit is seen there, or nothing is compared"
+    with pytest.raises(errors.BadEdit, match="made from one"):
+        later_heads(
+            llama, train, test, [edits.ablate("z.0")], label="parity", readers={"a": [(2, 1)]}, movers=heads["movers"]
+        )
 
 
 def test_downstream_reads_the_runs_own_values(llama, probed):

@@ -8,7 +8,7 @@ import residscope as rs
 from residscope import errors
 from residscope.methods._lib.answers import answer_diffs
 from residscope.methods._lib.controls import as_far, lengths
-from residscope.methods.intervention import METHODS, compare, intervene
+from residscope.methods.intervention import METHODS, compare, intervene, price
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +91,49 @@ def test_tables_and_pictures(world):
     assert [entry["n"] for entry in series] == [len(test)] * 3
     assert len(found[0].scatter().x) == 2 * len(test)
     assert found[0].scatter().diagonal
+
+
+def test_an_edit_keeps_how_far_it_goes_and_every_arm_sets_its_own(llama, world):
+    """An edit of one prompt, as the page has it, over labelled ones: in each arm the same strength, at the named position."""
+    probe, test, _ = world
+    strong = {"log_alpha": 3.0, "covariance": "within"}
+    (found,) = intervene(llama, test, [probe], edits=[rs.lrqp(probe, "0", pos=0, **strong)])
+    arms = {"control": [rs.lrqp(probe, "true", **strong)], "counterfactual": [rs.lrqp(probe, "other", **strong)]}
+    for arm, diff in zip(arms, answer_diffs(llama, test, [*arms.values()]), strict=True):
+        torch.testing.assert_close(found.arms[arm].diff, diff, atol=1e-4, rtol=1e-4)
+    (usual,) = intervene(llama, test, [probe], {"LRQP": METHODS["LRQP"]})
+    assert not torch.allclose(usual.arms["counterfactual"].cost, found.arms["counterfactual"].cost, rtol=0.1)
+    (neutral,) = intervene(llama, test, [probe], edits=[rs.lrqp(probe, "neutral")])
+    (held,) = answer_diffs(llama, test, [[rs.lrqp(probe, "neutral")]])
+    torch.testing.assert_close(neutral.arms["counterfactual"].diff, held, atol=1e-4, rtol=1e-4)
+    other = rs.fit_probe(llama, test, site="resid_mid.0", position="P", label="parity", Cs=(0.01,))
+    for wrong in (rs.lrqp(other), rs.edits.ablate("z.0")):
+        with pytest.raises(errors.BadEdit, match="none of the probes"):
+            intervene(llama, test, [probe], edits=[wrong])
+
+
+def test_its_price_grows_with_cases_and_falls_with_their_layer(llama, world):
+    probe, test, _ = world
+    tokens = sum(llama.batch(test).lengths)
+    one, two = ({name: METHODS[name] for name in names} for names in (["LRQP"], ["LRQP", "LEACE"]))
+    assert price(llama, test, [probe], one) == pytest.approx(tokens * (1 + 3 * 3 / 4))  # layer 1 of 4
+    assert price(llama, test, [probe], two) == pytest.approx(tokens * (1 + 6 * 3 / 4))
+    assert price(llama, test, [probe], two, edits=[rs.lrqp(probe)]) == price(llama, test, [probe], one)
+
+
+def test_every_arm_s_outcome_is_told(world):
+    _, _, found = world
+    for one in found:
+        rows = {row[0]: row[1:] for row in one.outcomes().rows}
+        assert list(rows) == ["control", "counterfactual", "random direction"]
+        for arm, (flipped, of, rate, low, high, shift, size) in rows.items():
+            clean, diff = one.arms["clean"].diff, one.arms[arm].diff
+            assert flipped == int(((clean > 0) & (diff < 0)).sum())
+            assert of == int((clean > 0).sum())
+            assert rate == pytest.approx(flipped / of)
+            assert low <= rate <= high
+            assert shift == pytest.approx(float((diff - clean).double().mean()))
+            assert size == pytest.approx(float((diff - clean).double().abs().mean()))
 
 
 def test_prompts_without_answers_or_labels(llama, world):

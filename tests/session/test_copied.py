@@ -93,9 +93,26 @@ CALLS: dict[str, list[dict[str, Any]]] = {
     "fit-probe": [{**PROBE, "site": "resid_pre.2"}],
     "flips-over-c": [{**PROBE, "sites": ["resid_pre.2"]}],
     "head-roles": [{"data": DATA, "each": 1, "prompts": 4}],
-    "intervene": [{"data": DATA, "probes": ["kind at S2, resid_pre.2", "Shelved"]}],
+    "intervene": [
+        {"data": DATA, "probes": ["kind at S2, resid_pre.2", "Shelved"]},
+        {
+            "data": {"kind": "probe", "probe": "kind at S2, resid_pre.2"},
+            "probes": ["kind at S2, resid_pre.2"],
+            "edits": [{"kind": "lrqp", "probe": "kind at S2, resid_pre.2", "to": "other", "log_alpha": 3.0}],
+        },
+    ],
     "look": [{**PROBE, "sites": ["resid_pre"], "layers": [1, 2]}],
     "mean-difference": [{"corpora": {"first": TEXT, "second": LONG}, "site": "resid_post.1", "tokens": 1000}],
+    "downstream": [
+        {
+            "train": {"kind": "probe", "probe": "kind at S2, resid_pre.2", "part": "training"},
+            "data": {"kind": "probe", "probe": "kind at S2, resid_pre.2"},
+            "edit": [{"kind": "lrqp", "probe": "kind at S2, resid_pre.2", "to": "other"}],
+            "label": "kind",
+            "readers": ["2.1"],
+            "movers": ["3.0", "3.2"],
+        }
+    ],
     "mediation": [
         {
             "data": DATA,

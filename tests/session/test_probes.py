@@ -22,6 +22,7 @@ from residscope.errors import (
     UnknownSite,
     UnknownTask,
 )
+from residscope.fields.prompts import ProbePrompts
 from residscope.model.prompts import PromptSet
 from residscope.probes.probe_map import ProbeMap
 from residscope.session import Session
@@ -517,3 +518,49 @@ def test_an_edit_of_a_methods_argument_is_for_the_methods_prompts_not_for_the_ty
     assert world.edits([{"kind": "scale", "site": "mlp_out.1", "factor": 2.0, "pos": beyond}])[0].pos == (beyond,)
     with pytest.raises(SiteError, match=r"layer|site"):
         world.edits([{"kind": "scale", "site": "mlp_out.99", "factor": 2.0}])
+
+
+def test_a_probe_s_held_out_prompts_are_those_that_its_fit_has_not_seen(one: Session) -> None:
+    """What the Probe tab measures an edit over: the same rows as Python's own split, and none of the training half."""
+    fit(one)
+    mapped, (data, _) = held(one), library(one)
+    train, test = data.split(by="kind")
+    world = one.state.world()
+    for part, prompts in (("held_out", test), ("training", train), ("all", data)):
+        given = world.prompts(ProbePrompts(kind="probe", probe=NAME, part=part))
+        assert given.prompts == prompts.prompts
+        assert given.label("kind") == prompts.label("kind")
+    assert len(test) == len(mapped.held_out) == mapped.probe.held_out
+    told = one.query("read_data", {"data": {"kind": "probe", "probe": NAME}})
+    assert told["n"] == len(test)
+    with pytest.raises(NotFound, match="no probe of that name"):
+        world.prompts(ProbePrompts(kind="probe", probe="nobody"))
+
+
+def test_every_point_of_the_cloud_is_the_prompt_that_it_opens(one: Session) -> None:
+    name = fit(one)
+    shown, (data, _) = one.probe(name), library(one)
+    assert sorted(shown["cloud_rows"]) == [*range(len(data))]
+    assert shown["cloud_rows"] != [*range(len(data))], "the classes are mixed in the data, or nothing is compared"
+    for k, row in enumerate(shown["cloud_rows"]):
+        opened = one.query("probe_prompt", {"name": name, "row": row})
+        assert opened["text"] == data.texts[row]
+        assert shown["cloud"]["texts"][k] == opened["text"][-80:]
+        assert shown["cloud"]["groups"][k] == opened["label"] == data.label("kind")[row]
+    for row in (-1, len(data)):
+        with pytest.raises(NotFound, match="no prompt of that number"):
+            one.query("probe_prompt", {"name": name, "row": row})
+
+
+def test_where_its_position_stands_is_known_of_its_own_prompts_alone(one: Session) -> None:
+    """Of any other prompt nobody knows it: the token that is asked for is read, and is not said to be the probe's."""
+    name = fit(one)
+    data, _ = library(one)
+    for text, place in ((data.texts[3], data.at("KEY")[3]), ("efghefgh", None)):
+        one.intent("set_prompt", {"text": text})
+        assert one.wait(60)
+        run = wire(one)["current"]["a"]
+        told = one.query("probe_reading", {"name": name, "run": run, "pos": 1, "named": True})
+        assert (told["place"], told["own"]) == (place, place is not None)
+        assert told["pos"] == (1 if place is None else place)
+        assert one.query("probe_reading", {"name": name, "run": run, "pos": 2})["pos"] == 2

@@ -45,6 +45,7 @@ def asked() -> Any:
             "read_data": {"data": FILE},
             "probe": {"name": NAME},
             "probe_reading": {"name": NAME, "run": run, "pos": 2},
+            "probe_prompt": {"name": NAME, "row": 3},
             "job": {"job": job},
             "item": {"name": "Good"},
             "cost": {"method": "pca", "args": {"corpus": TEXT, "site": "resid_post.1"}},

@@ -69,6 +69,29 @@ def test_gender(smollm2):
         assert [p for p, (a, b) in enumerate(zip(ids, other, strict=True)) if a != b] == [at]
 
 
+@pytest.mark.parametrize("prefixes", [True, False])
+@pytest.mark.parametrize("task", ["ioi", "gender"])
+def test_a_typed_prompt_of_the_task_s_form_has_its_positions(smollm2, task, prefixes):
+    """Typed, a prompt has the positions that the task gives it, whoever is named in it; of another form it has none."""
+    declared = tasks.find_task(task)
+    data = declared(smollm2, 60, seed=11, prefixes=prefixes)
+    assert len({*data.texts}) > 30
+    for i, text in enumerate(data.texts):
+        assert declared.find(smollm2, text) == {name: column[i] for name, column in data.positions.items()}, text
+        assert declared.find(smollm2, f"{text} someone") is None
+        assert declared.find(smollm2, text.replace(" and ", " or ").replace("So ", "Then ")) is None
+
+
+def test_three_different_names_are_no_prompt_of_ioi(smollm2):
+    find = tasks.find_task("ioi").find
+    assert find(smollm2, "Then, Ann and Bob had a long argument, and afterwards Bob said to")["S2"] == 12
+    for names in (
+        "Ann and Bob had a long argument, and afterwards Tom",
+        "Bob and Bob had a long argument, and afterwards Bob",
+    ):
+        assert find(smollm2, f"Then, {names} said to") is None
+
+
 def test_bos_moves_every_position(smollm2):
     plain = tasks.ioi(smollm2, 4, prefixes=False)
     begun = tasks.ioi(Model(smollm2.hf, smollm2.tokenizer, bos=True), 4, prefixes=False)

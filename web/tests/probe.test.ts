@@ -1,7 +1,7 @@
 import { describe, expect, it, vi } from "vitest";
 import type { Connector, Listener } from "../src/connect/connector";
 import type { Edit, Job, ProbeData, ProbeInfo, ProbeReading, State } from "../src/connect/wire";
-import { aimOf, doseFor, editOf, landing, margin, readTable, towards, type Aim } from "../src/lib/probe";
+import { aimOf, doseFor, editOf, landing, margin, overAll, overAllWords, readTable, towards, type Aim, type ProbeEdit } from "../src/lib/probe";
 import { App } from "../src/state/app.svelte";
 import { restore } from "../src/state/share";
 import { rooted } from "./rooted";
@@ -14,7 +14,7 @@ const probe: ProbeInfo = {
 const move = (at: number[], slope = [0, 0]) => ({ at, slope, xy: [7, 7], xy_slope: [0, 1] });
 /** Reads ABBA by four nats. */
 const reading: ProbeReading = {
-  run: "r1", pos: 9, own: true, label: "ABBA", log_prob: [-0.018, -4.018], xy: [1, 2],
+  run: "r1", pos: 9, own: true, place: 9, label: "ABBA", log_prob: [-0.018, -4.018], xy: [1, 2],
   moves: {
     mean_difference: { ABBA: move([4, 0]), BABA: move([0, 5]), neutral: move([0, 0.5]) },
     project_out: { ABBA: move([3, 0]), BABA: move([0, 3]), neutral: move([0, 0.5]) },
@@ -67,6 +67,26 @@ describe("the target", () => {
       expect(again.target).toBeCloseTo(wanted.target);
       expect(again.to).toBe(wanted.to);
     }
+  });
+});
+
+describe("an edit over many prompts", () => {
+  const here = { probe: probe.name, site: probe.site, pos: [9] };
+
+  it("keeps its strength, and sets each prompt to its own other class, where the probe reads it", () => {
+    const edit = { kind: "lrqp", ...here, to: "BABA", log_alpha: 3, covariance: "within" } as ProbeEdit;
+    expect(overAll(edit, aim(), probe.name, 10)).toEqual({ kind: "lrqp", probe: probe.name, to: "other", covariance: "within", log_alpha: 3 });
+    const dosed = { kind: "set_concept", ...here, to: "BABA", method: "constant_dose", dose: 14 } as ProbeEdit;
+    expect(overAll(dosed, aim(), probe.name, 10)).toEqual({ kind: "set_concept", probe: probe.name, to: "other", method: "constant_dose", dose: 14 });
+    const neutral = { kind: "lrqp", ...here, to: "neutral", log_alpha: 0, covariance: "total" } as ProbeEdit;
+    expect(overAll(neutral, aim(), probe.name, 10)).toEqual({ kind: "lrqp", probe: probe.name, to: "neutral", covariance: "total" });
+  });
+
+  it("as sure as the prompt was is for each as sure as it was, which says no number", () => {
+    for (const edit of [null, { kind: "lrqp", ...here, to: "BABA", log_alpha: 12.00001, covariance: "total" } as ProbeEdit])
+      expect(overAll(edit, aim(), probe.name, 12)).toEqual({ kind: "lrqp", probe: probe.name, to: "other", covariance: "total" });
+    expect(overAllWords({ kind: "lrqp", to: "other", covariance: "total" }, probe.classes)).toContain("as sure as it was of its own, at least e¹⁰");
+    expect(overAllWords({ kind: "lrqp", to: "other", covariance: "total", log_alpha: 3 }, probe.classes)).toContain("log-odds of at least 3.0");
   });
 });
 
@@ -150,6 +170,45 @@ describe("the tab", () => {
     app.probe.drag(-8);
     await app.probe.apply();
     expect(connector.intent).toHaveBeenLastCalledWith("set_edits", { edits: [expect.objectContaining({ id: "e1", to: "ABBA", log_alpha: 8 })] });
+  });
+
+  it("asks which token its position is where the prompt is none of its own, and reads none until that is said", async () => {
+    const { app, connector, state, follow } = opened();
+    const foreign = { ...reading, own: false, place: null, label: null, pos: 0 };
+    connector.query.mockImplementation(async (name: string) => (name === "probe_reading" ? foreign : detail));
+    state({ probes: [probe] });
+    await follow();
+    expect([app.probe.place, app.probe.reading, app.probe.now]).toEqual([null, null, null]);
+    await app.probe.apply();
+    expect(connector.intent).not.toHaveBeenCalled();
+    connector.query.mockImplementation(async (name: string) => (name === "probe_reading" ? { ...foreign, pos: 4 } : detail));
+    app.probe.setPlace(4);
+    await follow();
+    expect(connector.query).toHaveBeenLastCalledWith("probe_reading", { name: probe.name, run: "r1", pos: 4, named: false });
+    expect(app.probe.reading?.pos).toBe(4);
+    // that is said of this prompt, and of this position, alone
+    state({ probes: [{ ...probe, position: "END" }] });
+    expect(app.probe.pos).toBeNull();
+  });
+
+  it("speaks only of an edit that acts on the token that is read", async () => {
+    const { app, connector, state, follow } = opened();
+    const edit = { id: "e1", enabled: true, kind: "lrqp", probe: probe.name, site: probe.site, to: "BABA", log_alpha: 7, covariance: "total", pos: [9] };
+    const on = (...edits: unknown[]) => state({ probes: [probe], edits: edits as State["edits"] });
+    on(edit);
+    await follow();
+    expect([app.probe.acts, app.probe.aim.target, app.probe.beside]).toEqual([true, 7, 0]);
+    on({ ...edit, enabled: false });
+    expect([app.probe.acts, app.probe.edit?.id]).toEqual([false, "e1"]);
+    on({ ...edit, pos: [3] }, { id: "e2", enabled: true, kind: "ablate", site: "z.0" });
+    expect([app.probe.acts, app.probe.edit, app.probe.stray?.id, app.probe.beside]).toEqual([false, null, "e1", 2]);
+    await app.probe.moveHere();
+    expect(connector.intent).toHaveBeenLastCalledWith("set_edits", { edits: [expect.objectContaining({ id: "e1", pos: [9] }), expect.anything()] });
+    // one that says no number asks for e^10 of that class, and one of another way has no place on the axis
+    on({ ...edit, log_alpha: null });
+    expect(app.probe.aim.target).toBe(10);
+    on({ ...edit, kind: "set_concept", method: "leace" });
+    expect([app.probe.acts, app.probe.landing]).toEqual([true, null]);
   });
 
   it("a shared link fits what its edits need before it puts them on the stack", async () => {

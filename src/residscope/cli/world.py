@@ -76,6 +76,12 @@ class FileWorld(SessionWorld):
             return probe
         return self._item(name, "probe")
 
+    def probe_map(self, name: str) -> Any:
+        """Raises NotFound, WrongModel, DamagedFile."""
+        mapped = self._item(name, "report:probe_map")
+        check_model(mapped.probe, name, self.model)
+        return mapped
+
     def edits(self, ref: Any) -> tuple[Any, ...]:
         """For prompts that have labels and positions of their own, which is what they are checked against when they run."""
         if ref == "live":

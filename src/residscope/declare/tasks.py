@@ -1,7 +1,7 @@
 """Tasks declared: functions that make labelled prompts."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict, TypeVar
 
@@ -26,7 +26,7 @@ class TaskForm(TypedDict):
 class Task:
     """A function of a model, a number of prompts and a seed (and perhaps whether sentences come before) to a PromptSet.
 
-    label, position: those of its own that a form begins with.
+    label, position: those of its own that a form begins with. find: see `task`.
     """
 
     id: str
@@ -34,6 +34,7 @@ class Task:
     function: Callable[..., Any]
     label: str = ""
     position: str = ""
+    find: Callable[[Any, str], Mapping[str, int] | None] | None = None
 
     def __call__(self, model: Any, n: int, *, seed: int = 0, prefixes: bool = False) -> Any:
         return self.function(model, n, seed=seed, **self._more(prefixes))
@@ -76,15 +77,23 @@ class Task:
 TASKS: dict[str, Task] = {}
 
 
-def task(id: str, *, title: str, label: str = "", position: str = "") -> Callable[[F], F]:
+def task(
+    id: str,
+    *,
+    title: str,
+    label: str = "",
+    position: str = "",
+    find: Callable[[Any, str], Mapping[str, int] | None] | None = None,
+) -> Callable[[F], F]:
     """Declare a function of (model, n, *, seed) to a `PromptSet` as a task.
 
-    label, position: of its own, those that a form begins with.
+    label, position: of its own, those that a form begins with. find: of a model and a text that was typed, where the task's
+    positions stand in it; None where it has not the form of the task's prompts.
     """
 
     def declare(function: F) -> F:
         claim("tasks", id, TASKS.get(id), function)
-        TASKS[id] = Task(id, title, function, label, position)
+        TASKS[id] = Task(id, title, function, label, position, find)
         return function
 
     return declare

@@ -1,4 +1,4 @@
-"""Prompts: the live one, typed ones, a task's, those drawn from a text, or a set that has a name here."""
+"""Prompts: the live one, typed ones, a task's, those drawn from a text, a fitted probe's, or a set that has a name here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,6 +45,14 @@ class NamedPrompts(Spec):
     name: str = Bounds(min_length=1, max_length=200)
 
 
+class ProbePrompts(Spec):
+    """The prompts of a fitted probe: those that its fit has not seen, those that it was fitted to, or all."""
+
+    kind: Literal["probe"]
+    probe: str = Bounds(min_length=1, max_length=400)
+    part: Literal["held_out", "training", "all"] = "held_out"
+
+
 def _typed(value: Any) -> Any:
     return {"kind": "typed", "texts": [value]} if isinstance(value, str) else value
 
@@ -59,11 +67,14 @@ SeveralPrompts = Annotated[
     ],
     BeforeValidator(_typed),
 ]
-LabelledPrompts = Annotated[TaskData | FileData | NamedPrompts, Bounds(discriminator="kind")]
+LabelledPrompts = Annotated[TaskData | FileData | NamedPrompts | ProbePrompts, Bounds(discriminator="kind")]
 
 
 def read_prompts(words: str) -> dict[str, Any]:
-    """A prompt as typed; `task:ioi,n=50,seed=1`; a .csv, .tsv or .jsonl file of labelled prompts; a saved set's .safetensors."""
+    """A prompt as typed; `task:ioi,n=50,seed=1`; a .csv, .tsv or .jsonl file of labelled prompts; a saved set's .safetensors;
+    `probe:FILE`, the prompts held out from the probe of a saved map."""
+    if words.startswith("probe:"):
+        return {"kind": "probe", "probe": words.removeprefix("probe:").strip()}
     if words.startswith("task:"):
         name, *options = words.removeprefix("task:").split(",")
         spec: dict[str, Any] = {"kind": "task", "task": name.strip()}

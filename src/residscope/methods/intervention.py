@@ -15,6 +15,8 @@ from residscope import fields
 from residscope.declare.methods import method
 from residscope.engine.model import Model
 from residscope.engine.planner import Answers, ValuesAt, sweep
+from residscope.engine.protocols import Edit
+from residscope.errors import BadEdit
 from residscope.methods._lib.answers import Flips, answer_ids, flips
 from residscope.methods._lib.controls import as_far, lengths
 from residscope.model.prompts import PromptSet
@@ -39,6 +41,7 @@ METHODS: Mapping[str, Maker] = {
     "project out": lambda probe, to: concepts.project_out(probe, to=to),
     "constant dose": lambda probe, to: concepts.constant_dose(probe, to=to),
 }
+SPELLED = {"lrqp": "LRQP", "leace": "LEACE"}
 UNITS = {
     "flip rate": "share", "mean shift": "logits", "control: mean absolute shift": "logits",
     "random direction: flip rate": "share", "Mahalanobis cost": "standard deviations", "off-cloud percentile": "percent",
@@ -109,14 +112,27 @@ class Intervention(Report):
         )  # fmt: skip
 
     def view(self) -> Grid:
-        """Both pictures, and the numbers with their units."""
+        """The pictures, then every arm's flips and shifts, and the counterfactual's numbers with their units."""
         rows = [[name, value, UNITS[name]] for name, value in self.numbers().items()]
         table = Table(["counterfactual", "value", "unit"], rows, title=f"{self.label} set to the other value")
-        return Grid([self.histogram(), self.scatter(), table], title=f"{self.name} at {self.site}, {self.position}")
+        control = self.scatter(("random direction",))
+        pictures = [self.histogram(), self.scatter(), control, self.outcomes(), table]
+        return Grid(pictures, title=f"{self.name} at {self.site}, {self.position}")
+
+    def outcomes(self) -> Table:
+        """Each edited arm: how many of the prompts answered right without it flip, with Wilson's 95 % interval; the shifts."""
+        columns = ["arm", "flips", "of", "flip rate", "95 % low", "95 % high", "mean shift", "mean absolute shift"]
+        rows: list[list[str | float | int | bool | None]] = []
+        for arm in [name for name in self.arms if name != "clean"]:
+            told = self.flips(arm)
+            shifts = [told.mean_shift, told.mean_absolute_shift]
+            rows.append([arm, told.flipped, told.right, told.rate if told.right else None, *told.interval, *shifts])
+        note = "Shifts in logits, over all prompts. The random direction is drawn once, and goes as far as the counterfactual."
+        return Table(columns, rows, title="Answers flipped", note=note)
 
     def histogram(self) -> Histogram:
-        """Logit differences: clean, control, counterfactual."""
-        shown = {name: self.arms[name].diff for name in ("clean", "control", "counterfactual")}
+        """Logit differences: control and counterfactual, in the colours that they have in the scatter, and clean."""
+        shown = {name: self.arms[name].diff for name in ("control", "counterfactual", "clean")}
         return Histogram(
             shown,
             bins=40,
@@ -127,18 +143,19 @@ class Intervention(Report):
             note=f"{self.label} at {self.position}; {len(self.arms['clean'].diff)} held-out prompts",
         )
 
-    def scatter(self) -> Scatter:
-        """Logit difference after the edit against before it; the control should hug y = x."""
+    def scatter(self, arms: Sequence[str] = ("control", "counterfactual")) -> Scatter:
+        """Logit difference after the edit against before it, arm by arm, each in the order of the prompts; the control should
+        hug y = x."""
         clean, n = self.arms["clean"].diff, len(self.arms["clean"].diff)
-        both = torch.cat([self.arms["control"].diff, self.arms["counterfactual"].diff])
-        texts = None if self.texts is None else [*self.texts, *self.texts]
+        texts = None if self.texts is None else [*self.texts] * len(arms)
+        title = f"{self.name} at {self.site}" if len(arms) > 1 else f"{arms[0]}, as far as {self.name} at {self.site}"
         return Scatter(
-            torch.cat([clean, clean]),
-            both,
-            groups=["control"] * n + ["counterfactual"] * n,
+            torch.cat([clean] * len(arms)),
+            torch.cat([self.arms[arm].diff for arm in arms]),
+            groups=[arm for arm in arms for _ in range(n)],
             texts=texts,
             diagonal=True,
-            title=f"{self.name} at {self.site}",
+            title=title,
             x_title="clean",
             y_title="edited",
             unit="logits",
@@ -150,13 +167,29 @@ class Intervention(Report):
         return f"Intervention({self.name} at {self.site}, {self.position}: {edited.flipped} of {edited.right} flip)"
 
 
-@method("intervene", title="Interventions beside each other", group="probes")
+def price(
+    model: Model,
+    data: PromptSet,
+    probes: Sequence[Probe],
+    methods: Mapping[str, Maker] = METHODS,
+    *,
+    edits: Sequence[Edit] = (),
+    **_: Any,
+) -> float:
+    """Tokens through the whole model, about: once unedited, then three arms a case from the layer that it edits on."""
+    above = [1 - (model.sites.parse(probe.site).layer or 0) / model.n_layers for probe in probes]
+    passes = len(edits) * max(above) if edits else len(methods) * sum(above)
+    return sum(model.batch(data).lengths) * (1 + 3 * passes)
+
+
+@method("intervene", title="Interventions beside each other", group="probes", tokens=price)
 def intervene(
     model: Model,
     data: Annotated[PromptSet, fields.prompts(labelled=True)],
     probes: Annotated[Sequence[Probe], fields.probe(several=True)],
     methods: Mapping[str, Maker] = METHODS,
     *,
+    edits: Annotated[Sequence[Edit], fields.edits(title="these edits alone")] = (),
     seed: Annotated[int, fields.seed()] = 0,
     batch: int = 32,
     progress: Progress = None,
@@ -167,11 +200,16 @@ def intervene(
         interventions = intervene(model, test, [probe], {"LRQP": METHODS["LRQP"]})
         interventions[0].flips().rate, interventions[0].flips("control").mean_absolute_shift, interventions[0].numbers()
 
+    edits: instead of the methods, edits made from these probes: how far they go is kept, what they set is each arm's own, and
+    they act at the probe's named position. The counterfactual of an edit to "neutral" is neutral.
+
     Raises:
-        MissingLabel: no answers, or no such label. UnknownPosition, WrongModel, Unreachable, SingularCovariance,
-        Cancelled.
+        MissingLabel: no answers, or no such label. BadEdit: an edit that is made from none of the probes. UnknownPosition,
+        WrongModel, Unreachable, SingularCovariance, Cancelled.
     """
     cases = [(name, make, probe) for probe in probes for name, make in methods.items()]
+    if edits:
+        cases = [_case(edit, probes) for edit in edits]
     cells: list[list[ConceptEdit]] = [[]]
     for i, (_, make, probe) in enumerate(cases):
         other = make(probe, "other")
@@ -192,6 +230,18 @@ def intervene(
         provenance = {**about, "C": probe.C, "probe": dict(probe.provenance)}
         interventions.append(Intervention(name, probe.site, probe.position, probe.label, own, data.texts, provenance))
     return tuple(interventions)
+
+
+def _case(edit: Edit, probes: Sequence[Probe]) -> tuple[str, Maker, Probe]:
+    """An edit as a method: the same one, set to whatever is asked for. Raises BadEdit."""
+    own = [probe for probe in probes if isinstance(edit, ConceptEdit) and edit.is_of(probe)]
+    if not isinstance(edit, ConceptEdit) or not own:
+        raise BadEdit(
+            "this edit is made from none of the probes",
+            received=getattr(edit, "label", repr(edit))[:80],
+            allowed="; ".join(f"edits of {probe.label} at {probe.position}, {probe.site}" for probe in probes),
+        )
+    return SPELLED.get(edit.method_name, edit.method_name.replace("_", " ")), lambda _, to: edit.over(to), own[0]
 
 
 def compare(found: Sequence[Intervention]) -> dict[str, Result]:

@@ -94,7 +94,12 @@ class Look(Report):
         return Grid([p.view(self.texts) for p in self.projections], columns=columns, title=title)
 
 
-@method("look", title="Look at labelled prompts", group="probes")
+def price(model: Model, data: PromptSet, **_: Any) -> float:
+    """Tokens through the whole model: each prompt once."""
+    return float(sum(model.batch(data).lengths))
+
+
+@method("look", title="Look at labelled prompts", group="probes", tokens=price)
 def look(
     model: Model,
     data: Annotated[PromptSet, fields.prompts(labelled=True)],

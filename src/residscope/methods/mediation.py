@@ -84,7 +84,21 @@ class Mediation(Report):
         )
 
 
-@method("mediation", title="What runs through these heads", group="sweeps")
+def price(
+    model: Model,
+    data: PromptSet,
+    edit: Sequence[Edit],
+    groups: Mapping[str, Sequence[Head]],
+    *,
+    draws: int = 3,
+    **_: Any,
+) -> float:
+    """Tokens through the whole model, about: once unedited, then the edit alone and with each group held, from its layer on."""
+    lowest = min((s.layer or 0) for one in edit for s in one.places(model.sites)) if edit else 0
+    return sum(model.batch(data).lengths) * (1 + (1 + len(groups) + draws) * (1 - lowest / model.n_layers))
+
+
+@method("mediation", title="What runs through these heads", group="sweeps", tokens=price)
 def mediated(
     model: Model,
     data: Annotated[PromptSet, fields.prompts(labelled=True)],

@@ -75,6 +75,20 @@ class ConceptEdit(BaseEdit):
                         allowed=f"{axis} {sizes[axis]}",
                     )
 
+    def is_of(self, probe: Probe) -> bool:
+        """Whether it sets what this probe reads, where it reads it."""
+        mine = (self.site, self.head, self.variable, self.position, self.classes)
+        head = None if probe.head is None else (probe.head,)
+        return mine == (probe.site, head, probe.label, probe.position, tuple(probe.classes))
+
+    def over(self, to: str) -> Self:
+        """The same edit, as strong, of prompts with labels: at the probe's named position, and set to this.
+
+        An edit to "neutral" stays there where "other" is asked for.
+        """
+        to = "neutral" if self.to == "neutral" and to == "other" else to
+        return replace(self, to=to, pos=None, where=None, true=None, target=None)
+
     def moved(
         self, x: Float[Tensor, "n d"], target: Int[Tensor, "n"], true: Int[Tensor, "n"] | None
     ) -> Float[Tensor, "n d"]:

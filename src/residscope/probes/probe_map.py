@@ -46,6 +46,17 @@ class ProbeMap(Report):
     unfitted: tuple[tuple[str, str], ...]
     provenance: Mapping[str, Any]
 
+    def part(self, name: str) -> PromptSet:
+        """Its prompts: those "held_out" from the fit, those of the "training" half, or "all"."""
+        if name == "all":
+            return self.data
+        held_out = {*self.held_out}
+        rows = {
+            "held_out": [*self.held_out],
+            "training": [i for i in range(len(self.data)) if i not in held_out],
+        }
+        return self.data.subset(rows[name])
+
     @property
     def labels(self) -> list[str]:
         """Each prompt's own."""
@@ -104,11 +115,15 @@ class ProbeMap(Report):
             note=sinks if self.done else "Hatched: not fitted yet.",
         )  # fmt: skip
 
+    @property
+    def cloud_rows(self) -> list[int]:
+        """Which prompt each point of `cloud` is: in the order of the classes, which gives each the colour of the histogram."""
+        labels = self.labels
+        return sorted(range(len(labels)), key=lambda i: self.probe.classes.index(labels[i]))
+
     def cloud(self) -> Scatter:
         """Every prompt on the first two singular vectors."""
-        labels, texts = self.labels, self.data.texts
-        # in the order of the classes, which gives each the colour that it has in the histogram
-        order = sorted(range(len(labels)), key=lambda i: self.probe.classes.index(labels[i]))
+        labels, texts, order = self.labels, self.data.texts, self.cloud_rows
         points = self.points.values[order]
         return Scatter(
             points[:, 0], points[:, 1] if points.shape[1] > 1 else torch.zeros(len(order)),

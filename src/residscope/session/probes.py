@@ -2,19 +2,22 @@
 
 import math
 from collections import Counter
-from typing import Annotated, NotRequired, TypedDict
+from typing import Annotated, NamedTuple, NotRequired, TypedDict
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from residscope.engine.model import Model
+from residscope.errors import NotFound
 from residscope.model.prompts import PromptSet
 from residscope.probes import concepts
 from residscope.probes.concept_edit import NEUTRAL
 from residscope.probes.probe_map import ProbeMap
+from residscope.tasks import TASKS
 from residscope.views.view import Plain, PlainView
 from residscope.world.fitted import Fitted
+from residscope.world.values import Prompt
 
 MOST_EXAMPLES, MOST_CLASSES = 12, 12
 
@@ -73,6 +76,10 @@ class ProbeDetail(TypedDict):
     cloud: PlainView
     margins: list[Margin]
     examples: list[ProbeExample]
+    held_out: Annotated[
+        list[int], "Which of its prompts the fit has not seen, in the order of what is measured over them."
+    ]
+    cloud_rows: Annotated[list[int], "Which prompt each point of the cloud is."]
 
 
 class ProbeMove(TypedDict):
@@ -118,6 +125,10 @@ class ProbeReading(VectorReading):
     pos: int
     own: Annotated[bool, "The prompt is one of the probe's own data; `label` is then its label."]
     label: str | None
+    place: Annotated[
+        int | None,
+        "Where the probe's position stands in this prompt, by its data or by the form of its task's prompts.",
+    ]
 
 
 def describe_data(data: PromptSet) -> ProbeChoices:
@@ -146,15 +157,39 @@ def describe_probe(fitted: Fitted, mapped: ProbeMap, model: Model) -> ProbeDetai
         "cloud": mapped.cloud().to_dict(),
         "margins": [{"of": name, "view": mapped.margins(name).to_dict()} for name in mapped.shown],
         "examples": [_example(mapped, i, model) for i in sorted(mapped.held_out)[:MOST_EXAMPLES]],
+        "held_out": [*mapped.held_out],
+        "cloud_rows": mapped.cloud_rows,
     }
 
 
-def place_of(mapped: ProbeMap, ids: tuple[int, ...]) -> tuple[int | None, str | None]:
-    """Where the probe's position stands in this prompt, and its label, where it is one of the probe's own prompts."""
-    if ids not in mapped.data.prompts:
-        return None, None
-    row = mapped.data.prompts.index(ids)
-    return mapped.data.positions[mapped.probe.position][row], mapped.labels[row]
+def describe_prompt(mapped: ProbeMap, row: int, model: Model) -> ProbeExample:
+    """What the query `probe_prompt` answers: one of a probe's own prompts, by its number. Raises NotFound."""
+    if not 0 <= row < len(mapped.data):
+        raise NotFound(
+            "the probe has no prompt of that number", received=str(row), allowed=f"0 to {len(mapped.data) - 1}"
+        )
+    return _example(mapped, row, model)
+
+
+class Place(NamedTuple):
+    """Where a probe's position stands in a prompt, if that is known; own: it is one of the probe's prompts, with this label."""
+
+    pos: int | None
+    own: bool = False
+    label: str | None = None
+
+
+def place_of(fitted: Fitted, mapped: ProbeMap, prompt: Prompt, model: Model) -> Place:
+    """By the probe's own data, else by the form of its task's prompts."""
+    ids, position = tuple(prompt.ids), mapped.probe.position
+    if ids in mapped.data.prompts:
+        row = mapped.data.prompts.index(ids)
+        return Place(mapped.data.positions[position][row], True, mapped.labels[row])
+    data = fitted.args.get("data") or {}
+    task = TASKS.get(data.get("task", "")) if data.get("kind") == "task" else None
+    if task is None or task.find is None or tuple(model.encode(prompt.text)) != ids:
+        return Place(None)
+    return Place((task.find(model, prompt.text) or {}).get(position))
 
 
 def read_vector(mapped: ProbeMap, x: Float[Tensor, "d"]) -> VectorReading:

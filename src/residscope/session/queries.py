@@ -18,7 +18,7 @@ from residscope.manifest import all_methods
 from residscope.session import compute, wire
 from residscope.session.compute import MOST_GRAM, MOST_NAMED
 from residscope.session.evidence_views import Evidence
-from residscope.session.probes import ProbeChoices, ProbeDetail, ProbeReading
+from residscope.session.probes import ProbeChoices, ProbeDetail, ProbeExample, ProbeReading
 from residscope.session.prompt_page import PageCoefFile, PageLogitFile, PromptsAnswer
 from residscope.world.read import DictionaryDetail, DirectionReading
 
@@ -93,6 +93,13 @@ class Reading(Spec):
     run: str
     pos: int
     named: bool = False
+
+
+class PromptOf(Spec):
+    """row: the prompt's number in the probe's data."""
+
+    name: str
+    row: int
 
 
 class Gathered(Spec):
@@ -198,6 +205,7 @@ QUERIES: dict[str, Query] = {
         ProbeReading,
         lambda session, args: session.probe_reading(args.name, run=args.run, pos=args.pos, named=args.named),
     ),
+    "probe_prompt": _query(PromptOf, ProbeExample, lambda session, args: session.probe_prompt(args.name, args.row)),
     "job": _query(Row, wire.JobDetail, lambda session, args: session.job(args.job)),
     "item": _query(Name, wire.ItemDetail, lambda session, args: session.item(args.name)),
     "cost": _query(Method, wire.Cost, lambda session, args: session.cost(args.method, args.args)),

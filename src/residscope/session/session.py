@@ -378,18 +378,29 @@ class Session:
         return probes.describe_probe(*find_map(name, self._state.probes), self.model)
 
     def probe_reading(self, name: str, *, run: str, pos: int, named: bool = False) -> probes.ProbeReading:
-        """What a probe reads in a run at a token; `named`: at its own position, where the prompt is one of its data.
+        """What a probe reads in a run at a token; `named`: at its own position, where that is known.
 
         Raises:
             NotFound, UnknownPosition.
         """
         state = self._state
-        (_, mapped), found, loaded = find_map(name, state.probes), find_run(state, run), need_model(state.model)
-        own, label = probes.place_of(mapped, found.prompt.ids)
-        at = own if named and own is not None else pos
+        (fitted, mapped), found, loaded = find_map(name, state.probes), find_run(state, run), need_model(state.model)
+        place = probes.place_of(fitted, mapped, found.prompt, loaded.model)
+        at = place.pos if named and place.pos is not None else pos
         compute.check_cell(loaded.model.n_layers, len(found.prompt.tokens), layer=0, pos=at)
         x = compute.vector(state.world(), found.prompt, found.active, site=mapped.probe.site, pos=at)
-        return {"run": run, "pos": at, "own": own is not None, "label": label, **probes.read_vector(mapped, x)}
+        return {
+            "run": run,
+            "pos": at,
+            "own": place.own,
+            "label": place.label,
+            "place": place.pos,
+            **probes.read_vector(mapped, x),
+        }
+
+    def probe_prompt(self, name: str, row: int) -> probes.ProbeExample:
+        """One of a probe's own prompts, as it is typed, with its answers. Raises NotFound."""
+        return probes.describe_prompt(find_map(name, self._state.probes)[1], row, self.model)
 
     def read_data(self, data: Any) -> probes.ProbeChoices:
         """Which labels and positions some labelled prompts have. Raises BadTable, TaskError, NotFound."""

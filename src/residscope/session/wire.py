@@ -169,7 +169,15 @@ class ItemPrompts(TypedDict):
     name: str
 
 
-ProbeData = TaskPrompts | FilePrompts | ItemPrompts
+class PartPrompts(TypedDict):
+    """Prompts of another probe: those held out from its fit, those that it was fitted to, or all."""
+
+    kind: Literal["probe"]
+    probe: str
+    part: Literal["held_out", "training", "all"]
+
+
+ProbeData = TaskPrompts | FilePrompts | ItemPrompts | PartPrompts
 
 
 class ProbeInfo(TypedDict):

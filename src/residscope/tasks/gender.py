@@ -12,7 +12,7 @@ from residscope.errors import TooFewPrompts
 from residscope.model.prompts import PromptSet
 from residscope.progress import Cancel, Progress, stage
 from residscope.tasks.prefixes import prefixes as sentences
-from residscope.tasks.spans import locate, single_tokens, words
+from residscope.tasks.spans import filled, locate, single_tokens, words
 
 TEMPLATE = "So {name} is such a good {noun}, isn't"
 HE = words(
@@ -36,7 +36,17 @@ NOUNS = words(
 )
 
 
-@task("gender", title="Pronouns", label="gender", position="NAME")
+def find_positions(model: Model, text: str) -> dict[str, int] | None:
+    """Where NAME, IS and END stand in a text of the template, whatever name and noun are in it; else None. Raises NoTokenizer."""
+    found = filled(TEMPLATE, text)
+    if found is None:
+        return None
+    located = locate(model, text)
+    at = located.last(found["name"][1])
+    return None if at is None else {"NAME": at, "IS": at + 1, "END": len(located.ids) - 1}
+
+
+@task("gender", title="Pronouns", label="gender", position="NAME", find=find_positions)
 def gender(
     model: Model,
     n: int = 200,

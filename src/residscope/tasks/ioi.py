@@ -14,7 +14,7 @@ from residscope.errors import TooFewPrompts
 from residscope.model.prompts import PromptSet
 from residscope.progress import Cancel, Progress, stage
 from residscope.tasks.prefixes import prefixes as sentences
-from residscope.tasks.spans import locate, single_tokens, words
+from residscope.tasks.spans import filled, locate, single_tokens, words
 
 # {A} and {B} are the two names of the first clause in their order, {S} the one who gives
 TEMPLATES = (
@@ -57,7 +57,25 @@ OBJECTS = words(
 POSITIONS = ("IO", "S1", "S1+1", "S2", "END")
 
 
-@task("ioi", title="Indirect object identification", label="order", position="S2")
+def find_positions(model: Model, text: str) -> dict[str, int] | None:
+    """Where IO, S1, S1+1, S2 and END stand in a text of one of the templates, whatever names and things are in it; else None.
+
+    Raises NoTokenizer.
+    """
+    for template in TEMPLATES:
+        found = filled(template, text)
+        if found is None or found["A"][0] == found["B"][0] or found["S"][0] not in (found["A"][0], found["B"][0]):
+            continue
+        io, s = ("A", "B") if found["S"][0] == found["B"][0] else ("B", "A")
+        located = locate(model, text)
+        at = {"IO": located.last(found[io][1]), "S1": located.last(found[s][1]), "S2": located.last(found["S"][1])}
+        named = {name: index for name, index in at.items() if index is not None}
+        if len(named) == len(at):
+            return named | {"S1+1": named["S1"] + 1, "END": len(located.ids) - 1}
+    return None
+
+
+@task("ioi", title="Indirect object identification", label="order", position="S2", find=find_positions)
 def ioi(
     model: Model,
     n: int = 200,
@@ -96,9 +114,9 @@ def ioi(
             io, s = drawn.sample(names, 2)
             first, second = (io, s) if i % 2 == 0 else (s, io)
             template = drawn.randrange(len(TEMPLATES))
-            filled = {"A": first, "B": second, "place": drawn.choice(places), "object": drawn.choice(objects)}
-            prompt, found = _placed(model, sentence, template, filled | {"S": s})
-            other, _ = _placed(model, sentence, template, filled | {"S": io})
+            words_of = {"A": first, "B": second, "place": drawn.choice(places), "object": drawn.choice(objects)}
+            prompt, found = _placed(model, sentence, template, words_of | {"S": s})
+            other, _ = _placed(model, sentence, template, words_of | {"S": io})
             order = ("ABBA", "BABA")[i % 2]
             s1 = found["B" if order == "ABBA" else "A"]
             at = (found["A" if order == "ABBA" else "B"], s1, s1 + 1, found["S"], len(prompt[1]) - 1)
@@ -117,17 +135,17 @@ def ioi(
 
 
 def _placed(
-    model: Model, sentence: str, template: int, filled: dict[str, str]
+    model: Model, sentence: str, template: int, words_of: dict[str, str]
 ) -> tuple[tuple[str, tuple[int, ...]], dict[str, int]]:
     """(The text, its token ids), and the token index of A, B and S, each decoding to its name."""
     text = f"{sentence} " if sentence else ""
     ends: dict[str, int] = {}
     for literal, slot in re.findall(r"([^{]*)(?:\{(\w+)\})?", TEMPLATES[template]):
-        text += literal + filled.get(slot, "")
+        text += literal + words_of.get(slot, "")
         ends |= {slot: len(text)} if slot in "ABS" and slot else {}
     located = locate(model, text)
     found = {slot: located.last(end) for slot, end in ends.items()}
     for slot, index in found.items():
         assert index is not None
-        assert model.token_texts([located.ids[index]])[0].strip() == filled[slot], (text, slot)
+        assert model.token_texts([located.ids[index]])[0].strip() == words_of[slot], (text, slot)
     return (text, located.ids), {slot: index for slot, index in found.items() if index is not None}

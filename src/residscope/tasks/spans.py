@@ -1,5 +1,6 @@
 """Where words stand: character spans of a text as token indices, checked by decoding."""
 
+import re
 from dataclasses import dataclass
 
 from residscope.engine.model import Model
@@ -30,6 +31,23 @@ def locate(model: Model, text: str) -> Located:
     ids, spans = model.encode(text), [(int(a), int(b)) for a, b in found["offset_mapping"]]
     spans = [(0, 0)] * (len(ids) - len(spans)) + spans  # BOS, where it was put in front
     return Located(tuple(ids), tuple(spans))
+
+
+def filled(template: str, text: str) -> dict[str, tuple[str, int]] | None:
+    """What stands in each slot of a template in a text that ends with it, and where it ends; None where none does.
+
+    A slot is one word, and the same one wherever its name comes again. Whole sentences may stand before.
+
+    >>> filled("{A} and {B}: {A}", "Yes. Mary and John: Mary")
+    {'A': ('Mary', 9), 'B': ('John', 18)}
+    >>> filled("{A} and {B}: {A}", "Mary and John: John")
+    """
+    pattern, known = "(?:.*\\S )?", set[str]()
+    for literal, slot in re.findall(r"([^{]*)(?:\{(\w+)\})?", template):
+        pattern += re.escape(literal) + ("" if not slot else f"(?P={slot})" if slot in known else rf"(?P<{slot}>\w+)")
+        known.add(slot)
+    found = re.fullmatch(pattern, text, re.DOTALL)
+    return None if found is None else {slot: (word, found.end(slot)) for slot, word in found.groupdict().items()}
 
 
 def single_tokens(model: Model, words: tuple[str, ...], *, least: int, what: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from residscope.errors import NotFound
 from residscope.fields.base import Spec
 from residscope.fields.directions import AnyDirection, LogitDiffRef, MixRef, PcaRef, SavedRef, TokenRef
 from residscope.fields.metrics import AnswersMetric, LiveMetric, LogitDiffMetric, LogProbMetric, LossMetric
-from residscope.fields.prompts import DrawnPrompts, LivePrompt, NamedPrompts, TypedPrompts
+from residscope.fields.prompts import DrawnPrompts, LivePrompt, NamedPrompts, ProbePrompts, TypedPrompts
 from residscope.fields.sources import ItemSource, PromptSource, RunSource
 from residscope.fields.tasks import FileData, TaskData
 from residscope.fields.texts import HubText, TypedText
@@ -122,6 +122,8 @@ class SessionWriter:
                 return f"rs.draw_prompts(model, {self.text(ref.text)}, {ref.n}, length={ref.length}, seed={ref.seed})"
             case NamedPrompts():
                 return f"rs.load_item({f'{ref.name}.safetensors'!r})"
+            case ProbePrompts():
+                return self._probe_prompts(ref)
             case _:
                 raise TypeError(f"no prompts: {ref!r}")
 
@@ -218,6 +220,17 @@ class SessionWriter:
             )
             self.names[name] = variable
         return self.names[name]
+
+    def _probe_prompts(self, ref: ProbePrompts) -> str:
+        """The prompts of a probe, split as its fit splits them; of one that came as a file, that file's."""
+        found = find_probe(ref.probe, self.world.fitted)
+        if found.recipe is None:
+            return f"{self._loaded(found.name)}.part({ref.part!r})"
+        data = f"{self.probe(found.id)}_data"
+        if ref.part == "all":
+            return data
+        seed = f"seed={found.args['seed']}, " if found.args.get("seed") else ""
+        return f"{data}.split({seed}by={found.probe.label!r})[{int(ref.part == 'held_out')}]"
 
     def _loaded(self, name: str) -> str:
         """An item of the shelf, from the file that it was saved to."""

@@ -15,14 +15,15 @@ from residscope.engine.model import Model
 from residscope.errors import CorpusError, ModelNotFound, NotFound, UnknownPosition, ZeroDirection
 from residscope.fields.directions import AnyDirection, LogitDiffRef, MixRef, PcaRef, SavedRef, TokenRef
 from residscope.fields.metrics import AnswersMetric, LiveMetric, LogitDiffMetric, LogProbMetric, LossMetric
-from residscope.fields.prompts import DrawnPrompts, LivePrompt, NamedPrompts, TypedPrompts
+from residscope.fields.prompts import DrawnPrompts, LivePrompt, NamedPrompts, ProbePrompts, TypedPrompts
 from residscope.fields.sources import ItemSource, PromptSource, RunSource
 from residscope.fields.tasks import FileData, TaskData
 from residscope.fields.texts import HubText, TypedText
 from residscope.metrics import log_prob, loss
 from residscope.metrics import logit_diff as logit_difference
 from residscope.model.prompts import PromptSet
-from residscope.world.fitted import Fitted, find_probe
+from residscope.probes.probe_map import ProbeMap
+from residscope.world.fitted import Fitted, find_map, find_probe
 from residscope.world.loaded import Loaded
 from residscope.world.mixing import resolve_mix, saved_direction
 from residscope.world.stack import make, parse_edits
@@ -82,6 +83,8 @@ class SessionWorld:
                 return draw_prompts(self.model, self.text(ref.text), ref.n, length=ref.length, seed=ref.seed)
             case NamedPrompts():
                 return self._item(ref.name, "prompts")
+            case ProbePrompts():
+                return self.probe_map(ref.probe).part(ref.part)
             case _:
                 raise TypeError(f"no prompts: {ref!r}")
 
@@ -139,6 +142,10 @@ class SessionWorld:
     def probe(self, name: str) -> Any:
         """Raises NotFound."""
         return find_probe(name, self.fitted).probe
+
+    def probe_map(self, name: str) -> ProbeMap:
+        """A probe with its prompts. Raises NotFound."""
+        return find_map(name, self.fitted)[1]
 
     def text(self, ref: Any) -> Source:
         return source_of(ref)

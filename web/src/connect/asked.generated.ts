@@ -237,6 +237,13 @@ export interface Asked {
     probe: {
       name: string;
     };
+    /**
+     * row: the prompt's number in the probe's data.
+     */
+    probe_prompt: {
+      name: string;
+      row: number;
+    };
     probe_reading: {
       name: string;
       run: string;
@@ -267,7 +274,7 @@ export interface Asked {
       args?: unknown;
     };
     read_data: {
-      data: TaskData | FileData | NamedPrompts;
+      data: TaskData | FileData | NamedPrompts | ProbePrompts;
     };
     read_direction: {
       direction: unknown;
@@ -347,6 +354,17 @@ export interface FileData {
 export interface NamedPrompts {
   kind: "item";
   name: string;
+}
+/**
+ * The prompts of a fitted probe: those that its fit has not seen, those that it was fitted to, or all.
+ *
+ * This interface was referenced by `Asked`'s JSON-Schema
+ * via the `definition` "ProbePrompts".
+ */
+export interface ProbePrompts {
+  kind: "probe";
+  probe: string;
+  part?: "held_out" | "training" | "all";
 }
 /**
  * This interface was referenced by `Asked`'s JSON-Schema

@@ -104,6 +104,7 @@ export interface Said {
     };
     manifest: Manifest;
     probe: ProbeDetail;
+    probe_prompt: ProbeExample;
     probe_reading: ProbeReading;
     prompts: PromptsAnswer;
     prompts_coef: {
@@ -540,7 +541,7 @@ export interface ProbeInfo {
   /**
    * A file without its text; null where it is not known.
    */
-  data: TaskPrompts | FilePrompts | ItemPrompts | null;
+  data: TaskPrompts | FilePrompts | ItemPrompts | PartPrompts | null;
   site: string;
   position: string;
   label: string;
@@ -575,6 +576,14 @@ export interface FilePrompts {
 export interface ItemPrompts {
   kind: "item";
   name: string;
+}
+/**
+ * Prompts of another probe: those held out from its fit, those that it was fitted to, or all.
+ */
+export interface PartPrompts {
+  kind: "probe";
+  probe: string;
+  part: "held_out" | "training" | "all";
 }
 /**
  * A method call under way, or that has ended. cost, left, seconds: in seconds.
@@ -1119,6 +1128,14 @@ export interface ProbeDetail {
   cloud: PlainView;
   margins: Margin[];
   examples: ProbeExample[];
+  /**
+   * Which of its prompts the fit has not seen, in the order of what is measured over them.
+   */
+  held_out: number[];
+  /**
+   * Which prompt each point of the cloud is.
+   */
+  cloud_rows: number[];
 }
 /**
  * The columns and the rows of a probe's map.
@@ -1154,6 +1171,10 @@ export interface ProbeReading {
    */
   own: boolean;
   label: string | null;
+  /**
+   * Where the probe's position stands in this prompt, by its data or by the form of its task's prompts.
+   */
+  place: number | null;
 }
 /**
  * By class, or "neutral".

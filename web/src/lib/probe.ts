@@ -11,7 +11,7 @@ interface OfProbe extends Edit {
   to: string;
 }
 export type ProbeEdit =
-  | (OfProbe & { kind: "lrqp"; log_alpha: number; covariance: Covariance })
+  | (OfProbe & { kind: "lrqp"; log_alpha?: number | null; covariance: Covariance })
   | (OfProbe & { kind: "set_concept"; method: ConceptMethod; dose?: number | null });
 
 /** What is asked for: `target` in nats on the histogram's axis, where the method takes one. */
@@ -85,8 +85,8 @@ export function landing(reading: ProbeReading, classes: string[], aim: Aim): Lan
     const step = reading.steps?.[aim.covariance] ?? null;
     return { at, xy: step && reading.xy.map((x, i) => x + (at - now) * step.xy[i]), length: step?.length ? Math.abs(at - now) * step.length : null };
   }
-  const dose = aim.method === "constant_dose" ? doseFor(reading, classes, to, wanted(classes, to, aim.target)) : 0;
-  const move = reading.moves[aim.method][to];
+  const move = reading.moves[aim.method]?.[to];
+  const dose = move && aim.method === "constant_dose" ? doseFor(reading, classes, to, wanted(classes, to, aim.target)) : 0;
   if (dose === null || !move) return null;
   return { at: margin(move.at.map((s, i) => s + dose * move.slope[i]), k), xy: move.xy.map((x, i) => x + dose * move.xy_slope[i]), length: null };
 }
@@ -111,7 +111,7 @@ export function editOf(probe: ProbeInfo, reading: ProbeReading, aim: Aim): Probe
 /** What an edit on the stack asks for, to show it again. */
 export function aimOf(edit: ProbeEdit, classes: string[], reading: ProbeReading | null, before: Aim): Aim {
   if (edit.kind === "lrqp") {
-    const target = edit.to === "neutral" ? before.target : wanted(classes, edit.to, edit.log_alpha);
+    const target = edit.to === "neutral" ? before.target : wanted(classes, edit.to, edit.log_alpha ?? sureOf(classes, edit.to, reading));
     return { method: "lrqp", covariance: edit.covariance, to: edit.to, target };
   }
   const aim = { ...before, method: edit.method, to: edit.to };
@@ -119,6 +119,13 @@ export function aimOf(edit: ProbeEdit, classes: string[], reading: ProbeReading 
   const [move, k] = [reading.moves.constant_dose[edit.to], classes.indexOf(axisClass(classes, edit.to))];
   return move ? { ...aim, target: margin(move.at.map((s, i) => s + (edit.dose ?? 0) * move.slope[i]), k) } : aim;
 }
+
+/** What LRQP asks for unless told: e^10 as its paper does, or as sure as the prompt is of the other class. */
+export function sureOf(classes: string[], to: string, reading: ProbeReading | null): number {
+  const now = reading && classes.includes(to) ? margin(reading.log_prob, classes.indexOf(to)) : 0;
+  return Math.max(SURE, Math.abs(now));
+}
+const SURE = 10;
 
 export const isProbeEdit = <E extends Edit | ShownEdit>(edit: E): edit is E & ProbeEdit =>
   edit.kind === "lrqp" || edit.kind === "set_concept";
@@ -145,6 +152,33 @@ export function readTable(name: string, bytes: Uint8Array): string {
 export function signature(recipe: { [part in keyof ProbeRecipe]?: unknown } | null): string {
   if (!recipe?.data) return "";
   const data = recipe.data as ProbeRecipe["data"];
-  const from = data.kind === "task" ? [data.task, data.n, data.seed, data.prefixes] : [data.name];
+  const from = data.kind === "task" ? [data.task, data.n, data.seed, data.prefixes] : data.kind === "probe" ? [data.probe, data.part] : [data.name];
   return JSON.stringify([data.kind, ...from, recipe.site, recipe.position, recipe.label]);
+}
+
+/** What an edit of one prompt is over many: as sure of each one's other class, at the probe's own position. `sure`: the least
+ *  log-odds that count as "as sure as it was of its own", which LRQP's paper asks for. */
+export function overAll(edit: ProbeEdit | null, aim: Aim, probe: string, sure: number): Edit {
+  const to = (edit?.to ?? aim.to) === "neutral" ? "neutral" : "other";
+  if (edit?.kind === "lrqp" || (!edit && aim.method === "lrqp")) {
+    const told = edit?.kind === "lrqp" ? edit.log_alpha : null;
+    const asked = told != null && to === "other" && !near(told, sure) ? { log_alpha: told } : {};
+    return { kind: "lrqp", probe, to, covariance: edit?.kind === "lrqp" ? edit.covariance : aim.covariance, ...asked };
+  }
+  const method = edit?.kind === "set_concept" ? edit.method : aim.method;
+  const dose = edit?.kind === "set_concept" && method === "constant_dose" && edit.dose ? { dose: edit.dose } : {};
+  return { kind: "set_concept", probe, to, method, ...dose };
+}
+
+const near = (a: number, b: number): boolean => Math.abs(a - b) <= 1e-4 * Math.max(1, Math.abs(b));
+
+/** The same in words. */
+export function overAllWords(edit: Edit, classes: string[]): string {
+  const label = METHODS.find(({ id }) => id === (edit.kind === "lrqp" ? "lrqp" : edit.method))?.label ?? "Edit";
+  const to = edit.to === "neutral" ? "held at the mean's reading" : classes.length > 2 ? "set to the likeliest other class" : "set to the other class";
+  if (edit.kind === "lrqp") {
+    const how = edit.to === "neutral" ? "" : edit.log_alpha === undefined ? ", as sure as it was of its own, at least e¹⁰" : `, log-odds of at least ${Number(edit.log_alpha).toFixed(1)}`;
+    return `${label}, Σ ${String(edit.covariance)}: each prompt ${to}${how}`;
+  }
+  return `${label}${edit.dose ? ` of ${Number(edit.dose).toFixed(1)}` : ""}: each prompt ${to}`;
 }

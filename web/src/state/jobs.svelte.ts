@@ -76,7 +76,7 @@ export class JobStore extends Call {
   namesIn(data: unknown): Promise<{ labels: string[]; positions: string[] } | null> {
     const key = JSON.stringify([this.session.model?.hash, data ?? null]);
     const kind = (data as { kind?: string } | null)?.kind;
-    if (kind !== "task" && kind !== "file" && kind !== "item") return Promise.resolve(null);
+    if (!["task", "file", "item", "probe"].includes(kind ?? "")) return Promise.resolve(null);
     let asked = this.names.get(key);
     if (!asked) {
       asked = this.session.connector.query("read_data", { data: $state.snapshot(data) as ProbeData }).then(

@@ -1,8 +1,9 @@
 import { words } from "../connect/connector";
-import type { Covariance, Job, ProbeChoices, ProbeData, ProbeDetail, ProbeInfo, ProbeReading, ProbeRecipe, Run } from "../connect/wire";
-import { aimOf, axisClass, editOf, isProbeEdit, landing, margin, METHOD, readTable, signature, towards, type Aim, type Method } from "../lib/probe";
+import type { Covariance, Job, ProbeChoices, ProbeData, ProbeDetail, ProbeInfo, ProbeReading, ProbeRecipe, Run, ShownEdit } from "../connect/wire";
+import { aimOf, axisClass, editOf, isProbeEdit, landing, margin, METHOD, readTable, signature, sureOf, towards, type Aim, type Method } from "../lib/probe";
 import type { ManifestStore, TaskSchema } from "./manifest.svelte";
 import { bare, type Session } from "./session.svelte";
+import { ProbeStudy } from "./study.svelte";
 
 /** What is asked for in the form. label, position: "" for the task's own. */
 export interface Form {
@@ -23,8 +24,6 @@ const KINDS = ["resid_pre", "resid_mid", "attn_out", "mlp_out"];
 const USUAL_DEPTH = 0.6;
 const PAUSE = 250;
 const MOST_CLASSES = 12;
-/** What LRQP asks for unless told: e^10, as its paper does. */
-const SURE = 10;
 
 /** The Probe tab: what to fit, the probe that is shown, and where its target is. */
 export class ProbeStore {
@@ -39,8 +38,12 @@ export class ProbeStore {
   detail: ProbeDetail | null = $state.raw(null);
   private fetched: { probe: string; reading: ProbeReading } | null = $state.raw(null);
   error = $state("");
-  /** A token chosen by hand; else the probe's own position, or the selected token. */
-  pos: number | null = $state(null);
+  /** Tokens chosen by hand, by prompt and named position. */
+  private placed: Record<string, number> = $state({});
+  private placeKey = $derived.by(() => {
+    const prompt = this.session.state?.prompt;
+    return JSON.stringify([prompt?.text, prompt?.bos, this.shown?.position]);
+  });
   method: Method = $state("lrqp");
   covariance: Covariance = $state("total");
   /** What the slider is at while it is held. */
@@ -97,18 +100,33 @@ export class ProbeStore {
   reading: ProbeReading | null = $derived.by(() => {
     const { probe, reading } = this.fetched ?? {};
     if (!reading || probe !== this.shown?.name || reading.run !== this.base?.id) return null;
-    const asked = this.pos ?? (reading.own ? reading.pos : this.selected());
-    return reading.pos === asked ? reading : null;
+    return reading.pos === (this.pos ?? reading.place) ? reading : null;
+  });
+  /** Where the probe's position stands here, if a person has said it. */
+  pos: number | null = $derived.by(() => this.placed[this.placeKey] ?? null);
+  /** Where it stands in this prompt by the probe's own data; null where the prompt is none of them, undefined until that is known. */
+  place: number | null | undefined = $derived.by(() => {
+    const { probe, reading } = this.fetched ?? {};
+    return reading && probe === this.shown?.name && reading.run === this.base?.id ? reading.place : undefined;
   });
   /** The form asks for something else than what is shown. */
   stale = $derived.by(() => !!this.shown && !!this.recipe && signature(this.recipe) !== signature(this.shown));
-  edit = $derived.by(() => this.session.edits.findLast((edit) => isProbeEdit(edit) && edit.probe === this.shown?.name) ?? null);
+  /** The edits on the stack that are made from it. */
+  private own: ShownEdit[] = $derived.by(() => this.session.edits.filter((edit) => isProbeEdit(edit) && edit.probe === this.shown?.name));
+  /** The one at the token that is read. */
+  edit = $derived.by(() => this.own.findLast(({ pos }) => !!this.reading && [pos].flat().includes(this.reading.pos)) ?? null);
+  /** One that acts elsewhere: at another token, or at one of another prompt. */
+  stray = $derived.by(() => (this.edit ? null : (this.own.at(-1) ?? null)));
+  /** It is on the stack, acts at this token and is switched on: what is said of an edit is said of this one. */
+  acts = $derived.by(() => !!this.edit?.enabled && !this.edit.error);
+  /** How many edits act beside it. */
+  beside = $derived.by(() => this.session.edits.filter(({ id, enabled }) => enabled && id !== this.edit?.id).length);
   /** What the edit on the stack asks for; without one, the other class than the prompt reads as. */
   private settled: Aim = $derived.by(() => {
     const classes = this.shown?.classes ?? [];
     const reads = this.reading ? this.reading.log_prob.indexOf(Math.max(...this.reading.log_prob)) : 0;
     const to = classes[reads === 0 ? 1 : 0] ?? "";
-    const other: Aim = { method: this.method, covariance: this.covariance, to, target: axisClass(classes, to) === to ? SURE : -SURE };
+    const other: Aim = { method: this.method, covariance: this.covariance, to, target: (axisClass(classes, to) === to ? 1 : -1) * sureOf(classes, to, this.reading) };
     return this.edit && isProbeEdit(this.edit) ? aimOf(this.edit, classes, this.reading, other) : other;
   });
   aim: Aim = $derived.by(() => {
@@ -128,11 +146,16 @@ export class ProbeStore {
   /** The target is held, or on its way to the session. */
   moving = $derived(this.dragged !== null);
 
+  /** What is asked for where no edit says it. */
+  asked: Aim = $derived.by(() => ({ ...this.settled, method: this.method, covariance: this.covariance }));
+  readonly study: ProbeStudy;
+
   constructor(
     private session: Session,
     private manifest: ManifestStore,
-    private selected: () => number,
-  ) {}
+  ) {
+    this.study = new ProbeStudy(session, this);
+  }
 
   /** Call from an effect: which labels and positions the form's data has. */
   followData(): void {
@@ -214,11 +237,10 @@ export class ProbeStore {
   /** Call from an effect: what it reads in the unedited prompt. */
   followReading(): void {
     const { shown, base: a } = this;
-    const pos = this.pos ?? this.selected();
-    const key = shown && a ? `${shown.name}|${a.id}|${pos}|${this.pos === null}` : "";
+    const key = shown && a ? `${shown.name}|${a.id}|${this.pos}` : "";
     if (!key || key === this.wantedReading || !shown || !a) return;
     this.wantedReading = key;
-    const asked = { name: shown.name, run: a.id, pos, named: this.pos === null };
+    const asked = { name: shown.name, run: a.id, pos: this.pos ?? 0, named: this.pos === null };
     this.session.connector.query("probe_reading", asked).then(
       (reading) => this.wantedReading === key && ([this.fetched, this.error] = [{ probe: shown.name, reading }, ""]),
       (error: unknown) => this.wantedReading === key && ([this.fetched, this.error] = [null, words(error)]),
@@ -282,13 +304,27 @@ export class ProbeStore {
     this.dragged = null;
   }
 
-  async open(file: File): Promise<void> {
+  async openFile(file: File): Promise<void> {
     try {
       this.file = { name: file.name, text: readTable(file.name, new Uint8Array(await file.arrayBuffer())) };
       this.choosePrompts("");
     } catch (error) {
       [this.file, this.refused, this.choices] = [null, words(error), null];
     }
+  }
+
+  /** Says which token of the live prompt is the probe's position; null: its own data do. */
+  setPlace(pos: number | null): void {
+    if (pos === null || pos === this.place) delete this.placed[this.placeKey];
+    else this.placed[this.placeKey] = pos;
+    this.dragged = null;
+  }
+
+  /** The edit that acts elsewhere, here. */
+  async moveHere(): Promise<void> {
+    const { stray, reading } = this;
+    if (!stray || !reading) return;
+    await this.session.changeEdit(stray.id, (edit) => ({ ...edit, pos: [reading.pos] }));
   }
 
   /** Moves the target: nothing is asked of the server. */
@@ -314,10 +350,10 @@ export class ProbeStore {
     this.dragged = null;
   }
 
-  /** The target that makes the probe sure of a class, or leaves it as sure as it is. */
+  /** The target that makes the probe as sure of a class as it is of what it reads, and at least e^10. */
   sureOf(to: string): { target: number } {
-    const side = this.shown && axisClass(this.shown.classes, to) !== to ? -1 : 1;
-    return { target: side * Math.max(SURE, side * (this.now ?? 0)) };
+    const classes = this.shown?.classes ?? [];
+    return { target: (axisClass(classes, to) === to ? 1 : -1) * sureOf(classes, to, this.reading) };
   }
 
   /** Another way to the same target; an edit on the stack follows. */
@@ -336,10 +372,20 @@ export class ProbeStore {
     if (this.edit) await this.session.removeEdit(this.edit.id);
   }
 
+  /** Opens one of its own prompts, by its number in its data. */
+  async open(row: number): Promise<void> {
+    if (!this.shown) return;
+    try {
+      await this.use(await this.session.connector.query("probe_prompt", { name: this.shown.name, row }));
+    } catch (error) {
+      this.session.notify(words(error), "error");
+    }
+  }
+
   /** Makes one of its own prompts the live one, with that prompt's answers. */
   async use(example: ProbeDetail["examples"][number]): Promise<void> {
-    this.pos = null;
-    const rest = this.session.edits.filter((edit) => edit.id !== this.edit?.id);
+    for (const key of Object.keys(this.placed)) if (JSON.parse(key)[0] === example.text) delete this.placed[key];
+    const rest = this.session.edits.filter((edit) => !this.own.includes(edit));
     if (rest.length !== this.session.edits.length) await this.session.setEdits(rest);
     if (!(await this.session.setPrompt(example.text)) || !example.answers) return;
     const [positive, negative] = example.answers;

@@ -10,6 +10,7 @@ import torch
 from residscope.engine.model import Model
 from residscope.methods._lib.activations import Recorded, recorded, recorded_halves
 from residscope.methods._lib.answers import Flips, answer_diffs, flips
+from residscope.methods.downstream import Downstream, downstream
 from residscope.methods.flips_over_c import flip_rates, probes_over_C
 from residscope.methods.head_roles import HeadRoles, head_roles
 from residscope.methods.intervention import METHODS, QUANTILE, Intervention, intervene
@@ -20,7 +21,6 @@ from residscope.model.prompts import PromptSet
 from residscope.probes.logistic import CS
 from residscope.probes.probe import EDGE, Probe, warn_of_edges
 from residscope.progress import Cancel, Progress, stage
-from residscope.reproduce.lrqp.downstream import Downstream, downstream
 from residscope.results import Result
 from residscope.tasks import gender, ioi
 

@@ -6,15 +6,19 @@ belief that was injected, and do the name movers look at S1 instead of IO?
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from residscope import fields
+from residscope.declare.methods import method
 from residscope.engine.model import Model
 from residscope.engine.planner import ValuesAt, sweep
+from residscope.engine.protocols import Edit
 from residscope.engine.sinks import kept, streams
+from residscope.errors import BadEdit
 from residscope.methods._lib.intervals import wilson
 from residscope.methods.head_roles import LOOKED, Head
 from residscope.methods.probe_fit import fit
@@ -70,7 +74,7 @@ class Downstream(Report):
             mean = self.means(group)
             heads = [str(head) for head in mean.coords["head"]]
             lines = [Line(f"{arm}, to {to}", mean.select(arm=arm, to=to).values) for arm in arms for to in ("IO", "S1")]
-            title = f"Where the {group} look"
+            title = f"Where {_named(group)} look"
             looks.append(Curve(heads, lines, title=title, x_title="head", y_title="attention from END", unit="share"))
         return Grid([self.beliefs(), *looks], title=f"Later heads when {self.label} is edited")
 
@@ -101,7 +105,7 @@ class Downstream(Report):
                     y_title="END to S1",
                 )
             )
-        return Grid(plots, columns=4, title=f"Where the {group} look")
+        return Grid(plots, columns=4, title=f"Where {_named(group)} look")
 
 
 def downstream(
@@ -192,6 +196,61 @@ def downstream(
         )  # fmt: skip
 
     return Downstream(label, probes, reports, {name: of_group(name) for name in movers}, about)
+
+
+def price(model: Model, train: PromptSet, data: PromptSet, edit: Sequence[Edit], **_: Any) -> float:
+    """Tokens through the whole model, about: each half once, and two arms from the edits' layer on."""
+    lowest = min((s.layer or 0) for one in edit for s in one.places(model.sites)) if edit else 0
+    tokens, seen = (sum(model.batch(prompts).lengths) for prompts in (data, train))
+    return seen + tokens * (1 + 2 * (1 - lowest / model.n_layers))
+
+
+@method("downstream", title="What an edit does to later heads", group="probes", tokens=price)
+def later_heads(
+    model: Model,
+    train: Annotated[PromptSet, fields.prompts(labelled=True)],
+    data: Annotated[PromptSet, fields.prompts(labelled=True)],
+    edit: Annotated[Sequence[Edit], fields.edits()],
+    *,
+    label: Annotated[str, fields.name(of="label")],
+    readers: Annotated[Mapping[str, Sequence[Head]], fields.head_group(title="heads whose output is probed")],
+    movers: Annotated[Mapping[str, Sequence[Head]], fields.head_group(title="heads whose attention is read")],
+    seed: Annotated[int, fields.seed()] = 0,
+    batch: int = 32,
+    progress: Progress = None,
+    cancel: Cancel = None,
+) -> Downstream:
+    """What edits made from probes do to later heads at the ends of `data`, in three arms: clean, control (set to the true value)
+    and counterfactual (to the other).
+
+    The heads' own probes are fitted to `train`, unedited. Every edit keeps its strength; what it sets is the arm's.
+
+        later_heads(model, train, test, [rs.lrqp(probe)], label="order", readers={"S": [(20, 0)]}, movers={"N": [(23, 0)]})
+
+    Raises:
+        BadEdit: an edit that is made from no probe. OneClass, UnseenLabel, MissingLabel, UnknownPosition, Cancelled.
+    """
+    strange = [one for one in edit if not isinstance(one, ConceptEdit)]
+    made = [one for one in edit if isinstance(one, ConceptEdit)]
+    if strange or not made:
+        raise BadEdit(
+            "the arms set what a probe reads, so each edit has to be made from one",
+            received=getattr(strange[0], "label", repr(strange[0]))[:80] if strange else "no edit",
+            allowed="edits such as rs.lrqp and rs.concepts.leace",
+        )
+    arms = {
+        "clean": [],
+        "control": [one.over("true") for one in made],
+        "counterfactual": [one.over("other") for one in made],
+    }
+    heads = list(dict.fromkeys(head for group in readers.values() for head in group))
+    how: dict[str, Any] = {"seed": seed, "batch": batch, "progress": progress, "cancel": cancel}
+    return downstream(model, train, data, arms, label=label, readers=heads, movers=movers, **how)
+
+
+def _named(group: str) -> str:
+    """A group in the middle of a sentence."""
+    return group if group.startswith("these ") else f"the {group}"
 
 
 class _Usable:
