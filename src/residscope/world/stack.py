@@ -92,6 +92,12 @@ def check(spec: EditSpec, world: World, n_pos: int) -> tuple[str, Edit | None, s
         return f"{spec.kind} {place}".strip(), None, str(error)
 
 
+def act_after_the_blocks(edits: Sequence[Any], table: SiteTable) -> bool:
+    """Whether some of the engine's edits do, where the lens of the last row would not see them."""
+    places = {site.name for edit in edits for site in edit.places(table)}
+    return bool(places & {"final_scale", "final_norm", "logits"})
+
+
 def place(edit: Any, table: SiteTable) -> tuple[int | None, int | None]:
     """The layer and the position of an edit, where it has one: of several the first."""
     layers = [site.layer for site in edit.places(table) if site.layer is not None]

@@ -117,11 +117,17 @@ export interface Asked {
       name: string;
     };
     /**
-     * raw: what the page shows has no mean subtracted, whatever space the direction was found in.
+     * What the page shows. direction: what it reads along, in `unit` (the direction's own unless said), of run A (`base`), run B
+     * (`edit`) or their difference (`delta`); rows: the places, as `coef` names them, all unless said. raw: what a page that says no
+     * unit has where no mean is subtracted.
      */
     python: {
       direction?: unknown;
       raw?: boolean;
+      unit?:
+        ("centred" | "standardised" | "raw" | "cos" | "folded" | "folded-centred" | "logit" | "logit-centred" | "activation" | "mixed" | "mixed-raw") | null;
+      mode?: ("base" | "edit" | "delta") | null;
+      rows?: string[] | null;
     };
     redo: {};
     rename_item: {

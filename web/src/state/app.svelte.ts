@@ -163,10 +163,12 @@ export class App {
     });
   }
 
+  /** The lines of Python that give the cells on screen. */
   async python(): Promise<void> {
     const direction = this.view.current.direction === "mix" ? this.mixing.picture : this.directions.ref;
-    const raw = this.view.current.direction === "mix" && ["raw", "mixed-raw"].includes(this.streams.unit);
-    const value = (await this.session.send("python", { ...(direction ? { direction } : {}), ...(raw ? { raw } : {}) }));
+    const { unit, mode, sites } = this.streams;
+    const screen = direction && this.streams.shown ? { direction, unit, mode, rows: [...sites] } : {};
+    const value = await this.session.send("python", screen);
     if (value?.code) this.code = value.code;
   }
 }
