@@ -277,6 +277,9 @@ export interface Asked {
       pos: number;
       k?: number;
     };
+    tokens: {
+      text: string;
+    };
   };
 }
 /**

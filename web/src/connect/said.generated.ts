@@ -178,6 +178,7 @@ export interface Said {
       };
     };
     strongest: StrongestCoordinates;
+    tokens: Spelling;
   };
 }
 /**
@@ -235,6 +236,10 @@ export interface ModelInfo {
   threads: number;
   hash: string;
   bos: boolean;
+  /**
+   * The names of its special tokens: the end of a turn, the beginning of a text ...
+   */
+  special: string[];
   certificate: Certificate;
   sites: SiteInfo[];
   dictionaries: DictionaryInfo[];
@@ -1193,4 +1198,10 @@ export interface Coordinate {
   index: number;
   label: string;
   value: number;
+}
+/**
+ * The tokens that a text is in the middle of others: one where it names one.
+ */
+export interface Spelling {
+  tokens: Tok[];
 }

@@ -1,7 +1,7 @@
 import { getContext, setContext, untrack } from "svelte";
 import type { Connector } from "../connect/connector";
 import type { Run } from "../connect/wire";
-import { visible } from "../lib/format";
+import { apart, visible } from "../lib/tokens";
 import { placeOf } from "../lib/dictionaries";
 import type { Host } from "../root/host";
 import type { Root, Theme } from "../root/root.svelte";
@@ -73,7 +73,10 @@ export class App {
 
   answers = $derived.by(() => {
     const metric = this.session.state?.metric;
-    return metric ? `${plain(metric.positive.text)} − ${plain(metric.negative.text)}` : "";
+    if (!metric) return "";
+    const [positive, negative] = [metric.positive.text, metric.negative.text];
+    const name = plain(positive) === plain(negative) ? visible : plain; // "Mary" and " Mary" are two
+    return `${apart(name(positive))} − ${apart(name(negative))}`;
   });
   directionName = $derived.by(() => {
     if (this.view.current.direction === "logit") return this.answers;
@@ -174,7 +177,7 @@ export class App {
 }
 
 /** A token without the space before it, for short names. */
-export const plain = (text: string): string => visible(text.trim() || text);
+export const plain = (text: string): string => visible(text.replace(/^ (?=\S)/, ""));
 
 export const provide = (app: App): App => setContext(KEY, app);
 export const useApp = (): App => getContext<App>(KEY);
