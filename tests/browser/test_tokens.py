@@ -115,10 +115,10 @@ def test_an_answer_of_several_tokens_offers_them(bench: Page, workbench: Any) ->
     assert (now.positive.text, now.negative.text) == ("ي", "<0xD8>")
 
 
-def copied(page: Page, workbench: Any, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+def copied(page: Page, workbench: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """What the copied lines leave as `cells`, run where nothing has a name."""
     page.get_by_test_id("copy-python").click()
-    expect(page.get_by_test_id("python-code")).to_contain_text("print(cells)", timeout=20_000)
+    expect(page.get_by_test_id("python-code")).to_contain_text(re.compile(r"print\(\*?cells"), timeout=20_000)
     code = page.get_by_test_id("python-code").inner_text()
     page.keyboard.press("Escape")
     expect(page.get_by_test_id("python-code")).to_have_count(0)
@@ -126,7 +126,8 @@ def copied(page: Page, workbench: Any, monkeypatch: pytest.MonkeyPatch) -> np.nd
         patch.setattr(rs, "load", lambda name, **options: workbench.session.model)
         namespace: dict[str, Any] = {}
         exec(compile(code, "<pasted>", "exec"), namespace)
-    return np.asarray(namespace["cells"].double())
+    cells = namespace["cells"]
+    return np.concatenate(cells) if isinstance(cells, list) else np.asarray(cells.double())
 
 
 def test_the_python_that_is_copied_gives_the_cells_on_screen(bench: Page, workbench: Any, monkeypatch: Any) -> None:
@@ -156,3 +157,26 @@ def test_the_python_that_is_copied_gives_the_cells_on_screen(bench: Page, workbe
         bench.get_by_test_id("unit-centred").click()
     assert len(seen) == 12
     assert all(not np.allclose(a, b) for i, a in enumerate(seen) for b in seen[:i])
+
+
+def test_the_python_of_a_page_of_prompts_gives_its_colours_numbers(
+    bench: Page, workbench: Any, monkeypatch: Any
+) -> None:
+    bench.get_by_test_id("dir-chip-pc-7").click()
+    bench.get_by_role("tab", name="Prompts").click()
+    expect(bench.locator('[data-testid^="prompt-"][data-own="false"]').first).to_be_visible(timeout=120_000)
+    expect(bench.get_by_test_id("prompts-new")).to_be_visible(timeout=120_000)
+    for row in (24, 0):
+        bench.get_by_test_id("prompts-row").select_option(str(row))
+        if bench.get_by_test_id("prompts-table-toggle").get_attribute("aria-pressed") != "true":
+            bench.get_by_test_id("prompts-table-toggle").click()
+        told = bench.get_by_test_id("prompts-table").locator("td[data-token]")
+        expect(told.first).to_be_visible()
+        bench.wait_for_load_state("networkidle")
+        bench.wait_for_timeout(500)
+        values = told.evaluate_all("all => all.map(td => [+td.dataset.token, +td.dataset.value])")
+        found = copied(bench, workbench, monkeypatch)
+        assert len(found) >= 16 + 20 * 40
+        scale = np.abs(found).max()
+        assert all(abs(found[int(at)] - value) <= 2e-4 * scale for at, value in values)
+        assert len(values) > 50

@@ -178,7 +178,7 @@ class Page:
         return bytes(self.session.coef(run, dictionary=source, indices=[term.get("index", 0)]))
 
 
-def copied(session: Session, folder: Path, monkeypatch: pytest.MonkeyPatch, **asked: Any) -> tuple[np.ndarray, str]:
+def copied(session: Session, folder: Path, monkeypatch: pytest.MonkeyPatch, **asked: Any) -> tuple[Any, str]:
     """What the lines leave as `cells`, run where nothing else has a name; and the lines."""
     code = session.intent("python", asked)["code"]
     monkeypatch.chdir(folder)
@@ -186,7 +186,14 @@ def copied(session: Session, folder: Path, monkeypatch: pytest.MonkeyPatch, **as
     monkeypatch.setattr("residscope.directions.shipped", worlds.components)
     namespace: dict[str, Any] = {}
     exec(compile(code, "<pasted>", "exec"), namespace)
-    return namespace["cells"].double().numpy(), code
+    cells = namespace["cells"]
+    return ([x.double().numpy() for x in cells] if isinstance(cells, list) else cells.double().numpy()), code
+
+
+def cells_of(lines: tuple[Any, str]) -> list[np.ndarray]:
+    """Of each prompt its own."""
+    assert isinstance(lines[0], list)
+    return lines[0]
 
 
 def close(found: np.ndarray, wanted: np.ndarray, *, tolerance: float = 2e-5) -> None:
@@ -377,6 +384,52 @@ def test_the_units_and_runs_that_nobody_names_are_the_direction_s_own_of_the_edi
             unit = "mixed-raw"
         found, _ = copied(session, folder, monkeypatch, direction={"kind": "mix", "terms": terms})
         close(found, page.shown("edit", lambda run, t=terms, u=unit: page.field(run, t, u)), tolerance=1e-4)
+
+
+WORDS = {
+    "kind": "typed",
+    "name": "words.txt",
+    "text": "\n\n".join(f"the {n} paragraph, of {n * n} words" for n in range(60)),
+}
+
+
+def test_a_page_of_prompts_in_place_of_the_runs(screen: Any, monkeypatch: Any) -> None:
+    session, folder = screen
+    page, own = at(session), ["one of mine", "I love 👩!"]
+    drawing = {"text": WORDS, "n": 3, "length": 9, "seed": 2}
+    job = session.intent("draw_prompts", drawing)["job"]
+    assert session.wait(60)
+    id = session.query("prompts", {"own": own, "drawn": job})["id"]
+    asked = {"prompts": {"own": own, "drawn": {"kind": "drawn", **drawing}}}
+    bfloat16 = (
+        session.state.model.model.dtype == torch.bfloat16
+    )  # a batch and its prompts alone are then alike to 8 bits
+    tolerance = 3e-2 if bfloat16 else 1e-4
+
+    def same(wanted: np.ndarray, **more: Any) -> None:
+        found = cells_of(copied(session, folder, monkeypatch, **asked, **more))
+        close(np.concatenate(found), wanted, tolerance=tolerance)
+        assert len(found) == 5
+        assert len({cell.tobytes() for cell in found}) == 5
+
+    for name, row, site in (
+        ("pca@resid_post.1", 3, "resid_post.2"),
+        ("pca@z.2.h1", 0, "z.0"),
+        ("sae@resid_post.1", 0, "embed"),
+    ):
+        sent = load(bytes(session.page_coef(id, name, row, indices=[2])))
+        coef, offset = sent["coef"][:, 0], sent["offset"][0]
+        for unit in ("activation",) if "sae" in name else ("centred", "raw"):
+            direction = {"kind": "mix", "terms": [term(name, 2)]}
+            same(coef - (offset if unit == "centred" else 0.0), direction=direction, unit=unit, rows=[site])
+    pair = session.state.metric
+    logits = {"page": id, "row": 2, "positive": pair.positive.id, "negative": pair.negative.id}
+    sent = load(bytes(session.query("prompts_logits", logits)))
+    ref = {"kind": "logit_diff", "positive": pair.positive.text, "negative": pair.negative.text}
+    for unit in ("logit", "logit-centred"):
+        wanted = sent["value"] - (sent["offset"] if unit == "logit-centred" else 0.0)
+        same(wanted, direction=ref, unit=unit, rows=["resid_post.1"])
+    assert page.runs()["edit"] is not None, "edits are of the runs, and no part of a page of prompts"
 
 
 IOI = "When John and Mary went to the store, John gave a bottle of milk to"

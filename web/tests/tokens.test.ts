@@ -22,7 +22,7 @@ group("tokens", () => {
   it("keep their spaces in running text, and nothing that reorders it", () => {
     expect(inline(" a\u202eb")).toBe(" a⟨202e⟩b");
     expect(inline("\r\n\t")).toBe("␍↵⇥");
-    expect(oneLine("a · b\n\n c\u202e\u200b")).toBe("a · b ↵ c⟨202e⟩⟨200b⟩");
+    expect(oneLine("a · b\n\n c\u202e\u200b 👩\u200d👩")).toBe("a · b ↵ c⟨202e⟩⟨200b⟩ 👩\u200d👩");
   });
 
   it("say which character their bytes are part of", () => {

@@ -20,7 +20,7 @@ from residscope.shelf.items import ItemShelf
 from residscope.world.fitted import names_in
 from residscope.world.loaded import Loaded
 from residscope.world.picture import Unit
-from residscope.world.python import Mode, Screen, python_code
+from residscope.world.python import Mode, PagePrompts, Screen, python_code
 from residscope.world.session_world import need_model
 from residscope.world.stack import kind_of, make, parse_edits, parse_ref
 from residscope.world.values import Metric, Run
@@ -73,14 +73,15 @@ class Text(Spec):
 
 class Python(Spec):
     """What the page shows. direction: what it reads along, in `unit` (the direction's own unless said), of run A (`base`), run B
-    (`edit`) or their difference (`delta`); rows: the places, as `coef` names them, all unless said. raw: what a page that says no
-    unit has where no mean is subtracted."""
+    (`edit`) or their difference (`delta`); rows: the places, as `coef` names them, all unless said. prompts: the page of
+    prompts that is shown in place of the runs. raw: what a page that says no unit has where no mean is subtracted."""
 
     direction: Any = None
     raw: bool = False
     unit: Unit | None = None
     mode: Mode | None = None
     rows: list[str] | None = Field(default=None, min_length=1, max_length=MOST_ROWS)
+    prompts: PagePrompts | None = None
 
 
 class Forget(Spec):
@@ -323,7 +324,7 @@ def python(state: State, args: Python) -> Change[Code]:
     unit = args.unit or ("raw" if args.raw else None)
     rows = None if args.rows is None else tuple(args.rows)
     compared = None if state.a == state.baseline else state.run(state.a)
-    screen = Screen(ref, unit, args.mode, rows, compared)
+    screen = Screen(ref, unit, args.mode, rows, compared, args.prompts)
     return state, {"code": python_code(state.world(), screen)}
 
 

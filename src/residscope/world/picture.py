@@ -66,7 +66,7 @@ def picture_code(
     rows: Sequence[str] | None,
     runs: Sequence[NamedRun],
 ) -> list[str]:
-    """`cells`, [row, pos], of a run, or of the first less the second.
+    """`cells`, [row, pos], of a run, or of the first less the second; without runs of each of `prompts`, one row [pos] each.
 
     A cell is the sum over the terms of w_i (read_i . x - read_i . mean), the second part where the unit is centred, divided by
     |sum_i w_i read_i| where they are several; of an encoder's features the activations. In the lens space both parts are over
@@ -119,8 +119,7 @@ class _Picture:
             *body,
             "    return torch.stack(rows)",
             "",
-            *self._cells(runs),
-            "print(cells)",
+            *(self._cells(runs) if runs else self._of_each_prompt()),
         ]
 
     # ── what is read ────────────────────────────────────────────────────────────────────────────────────────
@@ -282,7 +281,8 @@ class _Picture:
         """The runs' cells; a logit difference at the last place is the run's own where edits act after the blocks."""
         after = [run for run in runs if self._ends_otherwise(run)]
         if self.own or not after:
-            return [f"cells = {' - '.join(f'picture({run.again if self.own else run.name})' for run in runs)}"]
+            shown = " - ".join(f"picture({run.again if self.own else run.name})" for run in runs)
+            return [f"cells = {shown}", "print(cells)"]
         lines = [f"cells_{run.name} = picture({run.name})" for run in runs]
         assert isinstance(self.ref, LogitDiffRef)
         ids = [self.world.loaded.token(text).id for text in (self.ref.positive, self.ref.negative)]
@@ -292,7 +292,12 @@ class _Picture:
                 f"own = {run.name}.logits_of({ids!r})[0].float()",
                 f"cells_{run.name}[-1] = own[:, 0] - own[:, 1]{self._end_mean(run.name)}",
             ]
-        return [*lines, f"cells = {' - '.join(f'cells_{run.name}' for run in runs)}"]
+        return [*lines, f"cells = {' - '.join(f'cells_{run.name}' for run in runs)}", "print(cells)"]
+
+    def _of_each_prompt(self) -> list[str]:
+        where = ", places" if self.own else ""
+        row = "[0]" if len(self.rows) == 1 else ""
+        return [f"cells = [picture(model.run(prompt{where})){row} for prompt in prompts]", "print(*cells, sep='\\n')"]
 
     def _ends_otherwise(self, run: NamedRun) -> bool:
         if not isinstance(self.ref, LogitDiffRef) or self.rows[-1] != self.whole[-1]:

@@ -3,15 +3,26 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import Field
+
 from residscope.declare import Method
 from residscope.fields.base import Spec
 from residscope.fields.directions import AnyDirection
+from residscope.fields.prompts import DrawnPrompts
 from residscope.world.picture import NamedRun, Unit, picture_code
 from residscope.world.session_world import SessionWorld
 from residscope.world.values import Run
 from residscope.world.writer import SessionWriter
 
 Mode = Literal["base", "edit", "delta"]
+MOST_OWN = 50
+
+
+class PagePrompts(Spec):
+    """A page of prompts: one's own texts, then those drawn."""
+
+    own: list[str] = Field(default=[], max_length=MOST_OWN)
+    drawn: DrawnPrompts | None = None
 
 
 @dataclass(frozen=True)
@@ -28,6 +39,7 @@ class Screen:
     mode: Mode | None = None
     rows: tuple[str, ...] | None = None
     compared: Run | None = None
+    prompts: PagePrompts | None = None
 
 
 NOTHING = Screen()
@@ -39,6 +51,8 @@ def python_code(world: SessionWorld, screen: Screen = NOTHING) -> str:
     Raises NotFound, DirectionError, UnknownSite, and what its direction refuses.
     """
     writer = SessionWriter(world)
+    if screen.prompts is not None:
+        return writer.whole([*_page(writer, screen.prompts), *_cells(writer, screen, [])])
     if world.prompt is None:
         return writer.whole([])
     bos = "" if world.prompt.bos is None else f", bos={world.prompt.bos}"
@@ -61,11 +75,21 @@ def python_code(world: SessionWorld, screen: Screen = NOTHING) -> str:
             f"metric = {writer.shown_metric(world.shown)}",
             f"print({', '.join(f'metric({run}).item()' for run in runs)})",
         ]
-    if screen.ref is not None:
-        shown = [first] if second is None or screen.mode == "base" else [second]
-        shown += [first] if second is not None and screen.mode == "delta" else []
-        body += picture_code(writer, screen.ref, unit=screen.unit, rows=screen.rows, runs=shown)
-    return writer.whole(body)
+    shown = [first] if second is None or screen.mode == "base" else [second]
+    shown += [first] if second is not None and screen.mode == "delta" else []
+    return writer.whole([*body, *_cells(writer, screen, shown)])
+
+
+def _page(writer: SessionWriter, prompts: PagePrompts) -> list[str]:
+    drawn = [] if prompts.drawn is None else [f"*{writer.prompts(prompts.drawn)}.texts"]
+    lines = [f"    {text}," for text in [*map(repr, prompts.own), *drawn]]
+    return ["prompts = [", *lines, "]"]
+
+
+def _cells(writer: SessionWriter, screen: Screen, runs: list[NamedRun]) -> list[str]:
+    if screen.ref is None:
+        return []
+    return picture_code(writer, screen.ref, unit=screen.unit, rows=screen.rows, runs=runs)
 
 
 def method_code(method: Method, plain: Spec, world: SessionWorld) -> str:

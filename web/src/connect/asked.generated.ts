@@ -118,8 +118,8 @@ export interface Asked {
     };
     /**
      * What the page shows. direction: what it reads along, in `unit` (the direction's own unless said), of run A (`base`), run B
-     * (`edit`) or their difference (`delta`); rows: the places, as `coef` names them, all unless said. raw: what a page that says no
-     * unit has where no mean is subtracted.
+     * (`edit`) or their difference (`delta`); rows: the places, as `coef` names them, all unless said. prompts: the page of
+     * prompts that is shown in place of the runs. raw: what a page that says no unit has where no mean is subtracted.
      */
     python: {
       direction?: unknown;
@@ -128,6 +128,7 @@ export interface Asked {
         ("centred" | "standardised" | "raw" | "cos" | "folded" | "folded-centred" | "logit" | "logit-centred" | "activation" | "mixed" | "mixed-raw") | null;
       mode?: ("base" | "edit" | "delta") | null;
       rows?: string[] | null;
+      prompts?: PagePrompts | null;
     };
     redo: {};
     rename_item: {
@@ -311,6 +312,29 @@ export interface HubText {
   kind: "hub";
   name: string;
   field?: string;
+}
+/**
+ * A page of prompts: one's own texts, then those drawn.
+ *
+ * This interface was referenced by `Asked`'s JSON-Schema
+ * via the `definition` "PagePrompts".
+ */
+export interface PagePrompts {
+  own?: string[];
+  drawn?: DrawnPrompts | null;
+}
+/**
+ * n windows of a text, `length` tokens each.
+ *
+ * This interface was referenced by `Asked`'s JSON-Schema
+ * via the `definition` "DrawnPrompts".
+ */
+export interface DrawnPrompts {
+  kind: "drawn";
+  text: BuiltInText | TypedText | HubText;
+  n?: number;
+  length?: number;
+  seed?: number;
 }
 /**
  * Prompts of `residscope.tasks`, by name.

@@ -59,9 +59,11 @@ export const apart = (shown: string): string => (RIGHT_TO_LEFT.test(shown) ? `\u
 /** The same without. */
 export const together = (text: string): string => text.replace(/[\u2068\u2069]/g, "");
 
-/** A text of several lines on one, with nothing in it hidden but its spaces. */
-export const oneLine = (text: string): string =>
-  text.replace(/\s*\n\s*/g, " ↵ ").replace(new RegExp(CODED.source, "gu"), (character) => (" ·↵␍⇥◌⟨".includes(character) ? character : (SIGNS[character] ?? code(character))));
+/** What would reorder a text, or break its line: controls, and marks of direction. What joins letters and emoji is a part of it. */
+const UNRULY = /[\u0000-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]/gu;
+
+/** A text of several lines on one. */
+export const oneLine = (text: string): string => text.replace(/\s*\n\s*/g, " ↵ ").replace(UNRULY, (character) => SIGNS[character] ?? code(character));
 
 const BYTE = /<0x([0-9A-F]{2})>/g;
 

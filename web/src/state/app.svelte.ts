@@ -170,8 +170,9 @@ export class App {
   async python(): Promise<void> {
     const direction = this.view.current.direction === "mix" ? this.mixing.picture : this.directions.ref;
     const { unit, mode, sites } = this.streams;
-    const screen = direction && this.streams.shown ? { direction, unit, mode, rows: [...sites] } : {};
-    const value = await this.session.send("python", screen);
+    const prompts = this.view.current.tab === "prompts" ? this.prompts.shown : null;
+    const screen = prompts ? { unit, prompts, rows: [this.site] } : { unit, mode, rows: [...sites] };
+    const value = await this.session.send("python", direction && this.streams.shown ? { direction, ...screen } : {});
     if (value?.code) this.code = value.code;
   }
 }
