@@ -180,3 +180,15 @@ def test_the_python_of_a_page_of_prompts_gives_its_colours_numbers(
         scale = np.abs(found).max()
         assert all(abs(found[int(at)] - value) <= 2e-4 * scale for at, value in values)
         assert len(values) > 50
+
+
+def test_a_form_takes_tokens_as_they_are_shown(bench: Page, workbench: Any) -> None:
+    """A space, a tab, bytes and the comma, which parts them."""
+    bench.get_by_role("tab", name="Methods").click()
+    bench.get_by_test_id("method-unembedding-rows").click()
+    bench.get_by_test_id("field-tokens").fill("·Mary,⇥,⟨xE280⟩,⟨2c⟩")
+    bench.get_by_test_id("method-run").click()
+    expect(bench.get_by_test_id("item")).to_be_visible(timeout=60_000)
+    made = next(d for d in workbench.session.state.model.fitted.values() if d.name == "unembedding")
+    assert made.names == (" Mary", "\t", "<0xE2><0x80>", ",")
+    workbench.session.intent("delete_item", {"name": bench.get_by_test_id("item").get_attribute("data-name")})
