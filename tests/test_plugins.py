@@ -283,7 +283,7 @@ def test_the_session_knows_them_and_copies_python_that_runs(place):
         with contextlib.redirect_stdout(told):
             exec(compile(code, "copied", "exec"), {})
         from residscope.world.python import python_code
-        edit_code = python_code(session.state.world(), None)
+        edit_code = python_code(session.state.world())
         with contextlib.redirect_stdout(io.StringIO()):
             exec(compile(edit_code, "copied", "exec"), {})
         session.close()

@@ -14,6 +14,7 @@ from residscope import directions
 from residscope.directions import EncoderDictionary
 from residscope.errors import DirectionError, NotFound, UnknownLayer, UnknownPosition, ZeroDirection
 from residscope.session import Session
+from residscope.world.dictionaries import fitted_row
 from session import worlds
 
 SAE, MANY, PROMPT = "sae@resid_post.1", 24_576, "hello there"
@@ -169,7 +170,7 @@ def test_the_wire_says_the_hash(featured: Any) -> None:
 
 
 def exported(session: Session, ref: dict[str, Any], folder: Path, **more: bool) -> torch.Tensor:
-    """What the copied lines leave as the picture, run where nothing else has a name."""
+    """What the copied lines leave of the row that the encoder reads, run where nothing else has a name."""
     patch = pytest.MonkeyPatch()
     try:
         patch.chdir(folder)
@@ -182,8 +183,10 @@ def exported(session: Session, ref: dict[str, Any], folder: Path, **more: bool) 
         exec(compile(session.intent("python", {"direction": ref, **more})["code"], "<pasted>", "exec"), namespace)
     finally:
         patch.undo()
-    found: torch.Tensor = namespace["picture"][0]
-    return found
+    known = [session.state.model.dictionary(term["dictionary"]) for term in ref["terms"] if "dictionary" in term]
+    encoder = next(one for one in known if isinstance(one, EncoderDictionary))
+    found: torch.Tensor = namespace["cells"][fitted_row(encoder, session.state.model.model.sites)]
+    return found.float()
 
 
 def shown(session: Session, terms: list[dict[str, Any]], row: int, *, centred: bool = True) -> torch.Tensor:
@@ -224,7 +227,7 @@ def test_copied_python_of_a_direction_shown_raw_subtracts_nothing(featured: Any)
     pca = {"kind": "pca", "site": "resid_post.1", "weights": {"1": 1.0}}
     for raw in (True, False):
         code = session.intent("python", {"direction": pca, "raw": raw})["code"]
-        assert ("project(direction, space='raw')" in code) == raw
+        assert (" - direction.project(" in code) != raw
     logits = {"kind": "logit_diff", "positive": "a", "negative": "b"}
     assert "space=" not in session.intent("python", {"direction": logits, "raw": True})["code"]
 

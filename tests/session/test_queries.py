@@ -38,6 +38,7 @@ def asked() -> Any:
             "coef": {"run": run, "dictionary": "pca@resid_post.1"},
             "strongest": {"run": run, "dictionary": "pca@resid_post.1", "row": 2, "pos": 1, "k": 2},
             "logits": {"run": run, "positive": 5, "negative": 7},
+            "tokens": {"text": "ab"},
             "lens": {"run": run, "layer": 1, "pos": 2},
             "dictionary": {"id": "pca@resid_post.1"},
             "gram": {"of": ["pca@resid_post.1", "pca@resid_post.2"]},
@@ -94,7 +95,7 @@ def test_arguments_that_do_not_parse_are_refused_with_what_is_taken(
         asked[0].query(name, args)
 
 
-@pytest.mark.parametrize("name", [name for name in QUERIES if name != "manifest"])
+@pytest.mark.parametrize("name", [name for name in QUERIES if name not in ("manifest", "tokens")])
 def test_what_is_not_there_is_refused_by_a_typed_error(asked: tuple[Session, dict[str, Any]], name: str) -> None:
     """Each text that names something, in turn, names nothing."""
     session, args = asked

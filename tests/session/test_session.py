@@ -485,3 +485,19 @@ def test_the_state_is_told_again_without_working_out_a_schema(one: Session, monk
     after, state = one.snapshot()
     assert after == before + 1
     assert state["edits"][0]["slider"]["value"] == 0.5
+
+
+def test_a_text_is_spelled_as_the_one_token_that_it_names_or_as_those_it_is_made_of(one: Session) -> None:
+    assert one.query("tokens", {"text": "x"}) == {"tokens": [{"id": one.state.model.token("x").id, "text": "x"}]}
+    assert [token["text"] for token in one.query("tokens", {"text": "x y"})["tokens"]] == ["x", " ", "y"]
+    assert one.query("tokens", {"text": "<s>"})["tokens"] == [{"id": 0, "text": "<s>"}]
+    with pytest.raises(MalformedJSON):
+        one.query("tokens", {"text": ""})
+
+
+def test_an_answer_goes_by_its_token_s_own_name_whatever_was_typed(one: Session) -> None:
+    x = one.state.model.token("x").id
+    one.intent("set_metric", {"positive": f"<id {x}>", "negative": "<s>"})
+    metric = wire(one)["metric"]
+    assert (metric["positive"], metric["negative"]) == ({"id": x, "text": "x"}, {"id": 0, "text": "<s>"})
+    assert wire(one)["model"]["special"] == ["<s>", "</s>"]

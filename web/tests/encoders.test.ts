@@ -166,13 +166,19 @@ describe("a mix with features", () => {
     expect(app.mixing.beforeOf({ kind: "pca", site: "resid_post.0", weights: { 0: 1 } })).toBe("");
     expect(app.mixing.feature).toEqual({ source: ID, index: 20_000, weight: 1 });
     await app.python();
-    expect(fake.intent).toHaveBeenLastCalledWith("python", { direction: { kind: "mix", terms } });
+    const shown = { direction: { kind: "mix", terms }, unit: "activation", mode: "base", rows: [...app.streams.sites] };
+    expect(fake.intent).toHaveBeenLastCalledWith("python", shown);
+    expect(shown.rows[0]).toBe("embed");
     app.mixing.include("pca@resid_post.0");
     app.mixing.setWeight("pca@resid_post.0", 2, 1);
     app.view.applyWeights();
     app.view.current.unit = "raw";
     await app.python();
-    expect(fake.intent).toHaveBeenLastCalledWith("python", expect.objectContaining({ raw: true }));
+    expect(fake.intent).toHaveBeenLastCalledWith("python", expect.objectContaining({ unit: "mixed-raw" }));
+    app.view.current.direction = "logit";
+    app.view.current.logits = "raw";
+    await app.python();
+    expect(fake.intent).toHaveBeenLastCalledWith("python", expect.objectContaining({ unit: "logit", direction: app.directions.ref }));
   });
 
   it("whose rows cancel is a picture still, and no direction", async () => {

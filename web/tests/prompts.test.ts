@@ -27,7 +27,7 @@ describe("lines of running text", () => {
     }
   });
 
-  it("show newlines and tabs, and leave spaces", () => expect(inline(" a\r\n\tb")).toBe(" a↵⇥b"));
+  it("show newlines and tabs, and leave spaces", () => expect(inline(" a\r\n\tb")).toBe(" a␍↵⇥b"));
 });
 
 describe("a page of prompts", () => {

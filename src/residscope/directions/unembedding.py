@@ -13,6 +13,7 @@ from residscope.directions.direction import Direction
 from residscope.engine.model import Model
 from residscope.engine.parameters import in_memory
 from residscope.errors import CappedLogits, DirectionError, NoVectors
+from residscope.model.shown_tokens import visible
 
 
 def unembedding(model: Model, token: str | int, *, site: str | None = None, before_cap: bool = False) -> Direction:
@@ -55,7 +56,9 @@ def logit_diff(
     """logit(positive) - logit(negative) as a direction of the stream; see `unembedding`."""
     difference = unembedding(model, positive, site=site, before_cap=before_cap)
     difference = difference - unembedding(model, negative, site=site, before_cap=before_cap)
-    names = [model.token_texts([model.token_id(token)])[0].strip() for token in (positive, negative)]
+    texts = model.token_texts([model.token_id(token) for token in (positive, negative)])
+    bare = [visible(text[1:] if text[:1] == " " and text[1:].strip() else text) for text in texts]
+    names = bare if bare[0] != bare[1] else [visible(text) for text in texts]  # "Mary" and " Mary" are two
     capped = " before the cap" if model.layout.factors.logits_cap is not None else ""
     return replace(difference, name=f"{names[0]} - {names[1]}{capped}")
 

@@ -245,6 +245,12 @@ class Model:
         """What each token is: "text", "bytes" (no whole characters), "special" (BOS, the end of a turn ...) or "unknown"."""
         return self._token_text().kinds(encoding.row_of(ids))
 
+    @property
+    def special_tokens(self) -> list[str]:
+        """The names of the special tokens, in the order of their ids."""
+        tokens = self._token_text()
+        return tokens.named(sorted(tokens.special))
+
     def token_id(self, token: Any) -> int:
         """The id of a string that is exactly one token (mind the leading space), or an id checked; undoes `token_texts`.
 

@@ -23,6 +23,7 @@ from residscope.world.dictionaries import SAVED, every_layer, fitted_row, in_str
 from residscope.world.loaded import Loaded
 from residscope.world.mixing import Reads
 from residscope.world.session_world import SessionWorld
+from residscope.world.stack import act_after_the_blocks
 from residscope.world.values import Prompt
 
 NEXT, TOP = 5, 10
@@ -126,7 +127,9 @@ def forward(world: SessionWorld, prompt: Prompt, active: tuple[EditSpec, ...]) -
     seconds = time.perf_counter() - started
     ids, p = (torch.cat(list(column)) for column in zip(*parts, strict=True))
     rows = [recording["resid_pre.0"][0], *(recording[f"resid_post.{i}"][0] for i in range(loaded.model.n_layers))]
-    end = recording.keeping(rows_end(loaded.model)) if _edits_the_end(recording) else None
+    end = (
+        recording.keeping(rows_end(loaded.model)) if act_after_the_blocks(recording.edits, loaded.model.sites) else None
+    )
     sink = sinks_at(recording, row_sites(None, loaded.model.sites))[:, 0]
     return Held(torch.stack(rows), sink, ids, p, last, seconds, end)
 
@@ -139,13 +142,6 @@ def sinks_at(recording: Recording, sites: Sequence[str]) -> Bool[Tensor, "row ba
 def rows_end(model: Model) -> str:
     """The last row's site."""
     return f"resid_post.{model.n_layers - 1}"
-
-
-def _edits_the_end(recording: Recording) -> bool:
-    """Whether edits act after the blocks, where the lens of the last row would not see them."""
-    table = recording.model.sites
-    places = {site.name for edit in recording.edits for site in edit.places(table)}
-    return bool(places & {"final_scale", "final_norm", "logits"})
 
 
 def vector(

@@ -19,7 +19,8 @@ from residscope.session.wire import Code
 from residscope.shelf.items import ItemShelf
 from residscope.world.fitted import names_in
 from residscope.world.loaded import Loaded
-from residscope.world.python import is_picture, python_code
+from residscope.world.picture import Unit
+from residscope.world.python import Mode, PagePrompts, Screen, python_code
 from residscope.world.session_world import need_model
 from residscope.world.stack import kind_of, make, parse_edits, parse_ref
 from residscope.world.values import Metric, Run
@@ -27,6 +28,7 @@ from residscope.world.values import Metric, Run
 MOST_EDITS = 200
 MOST_TEXT = 1 << 20
 MOST_SAVED = 500
+MOST_ROWS = 1000
 
 
 class LoadModel(Spec):
@@ -74,10 +76,16 @@ class Text(Spec):
 
 
 class Python(Spec):
-    """raw: what the page shows has no mean subtracted, whatever space the direction was found in."""
+    """What the page shows. direction: what it reads along, in `unit` (the direction's own unless said), of run A (`base`), run B
+    (`edit`) or their difference (`delta`); rows: the places, as `coef` names them, all unless said. prompts: the page of
+    prompts that is shown in place of the runs. raw: what a page that says no unit has where no mean is subtracted."""
 
     direction: Any = None
     raw: bool = False
+    unit: Unit | None = None
+    mode: Mode | None = None
+    rows: list[str] | None = Field(default=None, min_length=1, max_length=MOST_ROWS)
+    prompts: PagePrompts | None = None
 
 
 class Forget(Spec):
@@ -340,10 +348,11 @@ def forget_prompt(state: State, args: Text) -> Change[None]:
 
 def python(state: State, args: Python) -> Change[Code]:
     ref = None if args.direction is None else parse_ref(args.direction)
-    world = state.world()
-    if ref is not None and not is_picture(ref, world.loaded):
-        world.direction(ref)
-    return state, {"code": python_code(world, ref, raw=args.raw)}
+    unit = args.unit or ("raw" if args.raw else None)
+    rows = None if args.rows is None else tuple(args.rows)
+    compared = None if state.a == state.baseline else state.run(state.a)
+    screen = Screen(ref, unit, args.mode, rows, compared, args.prompts)
+    return state, {"code": python_code(state.world(), screen)}
 
 
 def forget_dictionary(state: State, args: Forget) -> Change[None]:

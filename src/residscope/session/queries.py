@@ -84,6 +84,10 @@ class Name(Spec):
     name: str
 
 
+class Typed(Spec):
+    text: str = Field(min_length=1, max_length=400)
+
+
 class Data(Spec):
     data: LabelledPrompts
 
@@ -190,6 +194,7 @@ QUERIES: dict[str, Query] = {
         compute.LogitFile,
         lambda session, args: session.logits(args.run, positive=args.positive, negative=args.negative),
     ),
+    "tokens": _query(Typed, wire.Spelling, lambda session, args: session.tokens(args.text)),
     "lens": _query(
         Lens, wire.LensReading, lambda session, args: session.lens(args.run, layer=args.layer, pos=args.pos)
     ),

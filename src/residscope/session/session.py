@@ -44,7 +44,7 @@ from residscope.session.prompt_page import Drawing, PageCoefFile, PromptPages
 from residscope.session.queries import QUERIES, Answer, Brought, answer
 from residscope.session.queries import checked as parsed
 from residscope.session.settle import finished, settle, with_model
-from residscope.session.state import Saved, State, changed, to_wire, top
+from residscope.session.state import Saved, State, changed, to_wire, token, top
 from residscope.session.worker import FILL, LOAD, RUN, Worker
 from residscope.shelf.items import MOST_NAME, ItemShelf, Kept, check_fits, check_name, of_others
 from residscope.shelf.parts import parts_of
@@ -339,6 +339,10 @@ class Session:
     def logits(self, run: str, *, positive: int, negative: int) -> compute.LogitFile:
         held, loaded = self._held(run)
         return compute.logits(held, loaded, loaded.model.token_id(positive), loaded.model.token_id(negative))
+
+    def tokens(self, text: str) -> wire.Spelling:
+        """The token that a text names, or else those that it is made of. Raises PromptError."""
+        return {"tokens": [token(one) for one in self._loaded().spelled(text)]}
 
     def lens(self, run: str, *, layer: int, pos: int) -> wire.LensReading:
         held, loaded = self._held(run)

@@ -27,6 +27,12 @@ class TokenP(Tok):
     p: float | None
 
 
+class Spelling(TypedDict):
+    """The tokens that a text is in the middle of others: one where it names one."""
+
+    tokens: list[Tok]
+
+
 class ModelOffer(TypedDict):
     """A model that may be loaded; `cached`: its weights are on this machine."""
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from residscope.directions import Dictionary, new_id, shipped
 from residscope.engine.model import Model
-from residscope.errors import DirectionError, NotFound
+from residscope.errors import DirectionError, NotFound, UnknownToken
 from residscope.methods._lib.own_tokens import readable
 from residscope.model.sites import KINDS
 from residscope.world.dictionaries import DictionaryInfo, Means, describe_row, row_sites
@@ -65,6 +65,7 @@ class ModelInfo(TypedDict):
     threads: int
     hash: str
     bos: bool
+    special: Annotated[list[str], "The names of its special tokens: the end of a turn, the beginning of a text ..."]
     certificate: Certificate
     sites: list[SiteInfo]
     dictionaries: list[DictionaryInfo]
@@ -107,12 +108,21 @@ class Loaded:
         return Prompt(text, bos, tuple(Tok(id, text) for id, text in zip(ids, texts, strict=True)), begins)
 
     def token(self, text: str) -> Tok:
-        """The one token a string is.
+        """The one token a string is, under its own name.
 
         Raises:
             UnknownToken.
         """
-        return Tok(self.model.token_id(text), text)
+        id = self.model.token_id(text)
+        return Tok(id, self.model.token_texts([id])[0])
+
+    def spelled(self, text: str) -> tuple[Tok, ...]:
+        """The token that a string names, or else those that it is made of in the middle of a text. Raises PromptError."""
+        try:
+            return (self.token(text),)
+        except UnknownToken:
+            ids = self.model.encode(text, bos=False)
+            return tuple(Tok(id, name) for id, name in zip(ids, self.model.token_texts(ids), strict=True))
 
     def id_of(self, reference: str) -> str:
         """The id of what is referred to: by its id, or as `ID~sha256:HASH`, which no other dictionary of that id answers to.
@@ -230,6 +240,7 @@ class Loaded:
             "threads": torch.get_num_threads(),
             "hash": m.hash,
             "bos": m.bos,
+            "special": m.special_tokens,
             "certificate": {
                 "passed": c.passed,
                 "worst": c.worst,

@@ -10,8 +10,9 @@ from residscope.fields.base import Spec
 from residscope.fields.contrasts import Two
 from residscope.fields.texts import HubText, TypedText
 from residscope.manifest import find_method
-from residscope.world.python import MOST_TYPED, SessionWriter, method_code
+from residscope.world.python import method_code
 from residscope.world.session_world import SessionWorld, source_of
+from residscope.world.writer import MOST_TYPED, SessionWriter
 
 
 @dataclass(frozen=True)

@@ -1,62 +1,95 @@
 """What is on screen as lines of Python that run as pasted and give its numbers."""
 
-import re
-from typing import Any, TypeGuard
+from dataclasses import dataclass
+from typing import Literal
 
-from residscope.declare import EditSpec, Method
-from residscope.directions import Dictionary, Direction, EncoderDictionary
-from residscope.errors import NotFound
+from pydantic import Field
+
+from residscope.declare import Method
 from residscope.fields.base import Spec
-from residscope.fields.directions import AnyDirection, LogitDiffRef, MixRef, PcaRef, SavedRef, TokenRef
-from residscope.fields.metrics import AnswersMetric, LiveMetric, LogitDiffMetric, LogProbMetric, LossMetric
-from residscope.fields.prompts import DrawnPrompts, LivePrompt, NamedPrompts, ProbePrompts, TypedPrompts
-from residscope.fields.sources import ItemSource, PromptSource, RunSource
-from residscope.fields.tasks import FileData, TaskData
-from residscope.fields.texts import HubText, TypedText
-from residscope.manifest import find_method
-from residscope.tasks import find_task
-from residscope.world.fitted import find_probe
-from residscope.world.loaded import Loaded
-from residscope.world.mixing import Term, alone, dictionary_of, encoders, mean_source, one_dictionary, terms_of
-from residscope.world.session_world import SessionWorld, source_of
-from residscope.world.stack import kind_of, parse_edits
-from residscope.world.values import Metric, Prompt, Tok
+from residscope.fields.directions import AnyDirection
+from residscope.fields.prompts import DrawnPrompts
+from residscope.world.picture import NamedRun, Unit, picture_code
+from residscope.world.session_world import SessionWorld
+from residscope.world.values import Run
+from residscope.world.writer import SessionWriter
 
-MOST_TYPED = 4000  # characters of typed text that the copied Python holds
+Mode = Literal["base", "edit", "delta"]
+MOST_OWN = 50
 
 
-def python_code(world: SessionWorld, ref: AnyDirection | None, *, raw: bool = False) -> str:
-    """The model, the prompt, the runs, the metric and, where one is shown, the direction; of encoders the picture.
+class PagePrompts(Spec):
+    """A page of prompts: one's own texts, then those drawn."""
 
-    raw: no mean is subtracted from what is read linearly, whatever space it was found in.
+    own: list[str] = Field(default=[], max_length=MOST_OWN)
+    drawn: DrawnPrompts | None = None
+
+
+@dataclass(frozen=True)
+class Screen:
+    """What a page shows of a session: along which direction, in which unit, of which of its two runs, at which places.
+
+    ref: None where nothing is read along. unit: the direction's own unless said. mode: of the run compared with ("base"), of the
+    other ("edit"), or the second less the first ("delta"); unless said, of the edited run where there is one. rows: the places as
+    the page calls them, from the lowest; all unless said. compared: another run than the prompt's unedited one to compare with.
+    """
+
+    ref: AnyDirection | None = None
+    unit: Unit | None = None
+    mode: Mode | None = None
+    rows: tuple[str, ...] | None = None
+    compared: Run | None = None
+    prompts: PagePrompts | None = None
+
+
+NOTHING = Screen()
+
+
+def python_code(world: SessionWorld, screen: Screen = NOTHING) -> str:
+    """The model, the prompt, the runs, the metric and, where something is read along a direction, the cells.
+
+    Raises NotFound, DirectionError, UnknownSite, and what its direction refuses.
     """
     writer = SessionWriter(world)
-    body: list[str] = []
-    runs = ["baseline"]
-    if world.prompt is not None:
-        bos = "" if world.prompt.bos is None else f", bos={world.prompt.bos}"
-        body += [f"prompt = {world.prompt.text!r}", f"baseline = model.run(prompt{bos})"]
-        if world.stack:
-            stack = [f"    {writer.edit(spec)}," for spec in world.stack]
-            body += ["stack = [", *stack, "]", f"edited = model.run(prompt, edits=stack{bos})"]
-            runs.append("edited")
-        body.append(f"print({', '.join(f'{run}.top(5)' for run in runs)}, sep='\\n')")
-        if world.shown is not None:
-            body += [
-                f"metric = {writer.shown_metric(world.shown)}",
-                f"print({', '.join(f'metric({run}).item()' for run in runs)})",
-            ]
-        if is_picture(ref, world.loaded):
-            body += [*writer.picture(ref, runs[-1], raw=raw), "print(picture)"]
-        elif ref is not None:
-            space = ", space='raw'" if raw and world.direction(ref).space == "centred" else ""
-            body += [f"direction = {writer.direction(ref)}", f"print({runs[-1]}.project(direction{space}))"]
-    return writer.whole(body)
+    if screen.prompts is not None:
+        return writer.whole([*_page(writer, screen.prompts), *_cells(writer, screen, [])])
+    if world.prompt is None:
+        return writer.whole([])
+    bos = "" if world.prompt.bos is None else f", bos={world.prompt.bos}"
+    body = [f"prompt = {writer.tokens(world.prompt)}", f"baseline = model.run(prompt{bos})"]
+    first = NamedRun("baseline", world.prompt, (), f"model.run(prompt, places{bos})")
+    second: NamedRun | None = None
+    if world.stack:
+        stack = [f"    {writer.edit(spec)}," for spec in world.stack]
+        body += ["stack = [", *stack, "]", f"edited = model.run(prompt, edits=stack{bos})"]
+        second = NamedRun("edited", world.prompt, world.stack, f"model.run(prompt, places, edits=stack{bos})")
+    if screen.compared is not None:
+        prompt, active = screen.compared.prompt, screen.compared.active
+        body.append(f"compared = {writer.run_of(prompt, active)}")
+        again = writer.run_of(prompt, active, "places")
+        first, second = NamedRun("compared", prompt, active, again), second or first
+    runs = [run.name for run in (first, second) if run is not None]
+    body.append(f"print({', '.join(f'{run}.top(5)' for run in runs)}, sep='\\n')")
+    if world.shown is not None:
+        body += [
+            f"metric = {writer.shown_metric(world.shown)}",
+            f"print({', '.join(f'metric({run}).item()' for run in runs)})",
+        ]
+    shown = [first] if second is None or screen.mode == "base" else [second]
+    shown += [first] if second is not None and screen.mode == "delta" else []
+    return writer.whole([*body, *_cells(writer, screen, shown)])
 
 
-def is_picture(ref: AnyDirection | None, loaded: Loaded) -> TypeGuard[PcaRef | MixRef]:
-    """Whether what is on screen is no inner product: a mix with an encoder's features. Raises NotFound."""
-    return isinstance(ref, PcaRef | MixRef) and bool(encoders(terms_of(ref), loaded))
+def _page(writer: SessionWriter, prompts: PagePrompts) -> list[str]:
+    drawn = [] if prompts.drawn is None else [f"*{writer.prompts(prompts.drawn)}.texts"]
+    lines = [f"    {text}," for text in [*map(repr, prompts.own), *drawn]]
+    return ["prompts = [", *lines, "]"]
+
+
+def _cells(writer: SessionWriter, screen: Screen, runs: list[NamedRun]) -> list[str]:
+    if screen.ref is None:
+        return []
+    return picture_code(writer, screen.ref, unit=screen.unit, rows=screen.rows, runs=runs)
 
 
 def method_code(method: Method, plain: Spec, world: SessionWorld) -> str:
@@ -65,253 +98,3 @@ def method_code(method: Method, plain: Spec, world: SessionWorld) -> str:
     if world.prompt is not None:
         writer.prompt_name = repr(world.prompt.text)
     return writer.whole([f"result = {method.code(plain, writer, 'model')}", "print(result)"])
-
-
-class SessionWriter:
-    """Says what a `SessionWorld` resolves as Python. `whole` puts the lines it needs before some others."""
-
-    def __init__(self, world: SessionWorld) -> None:
-        self.world = world
-        self.imports: dict[str, None] = {}
-        self.lines: dict[str, None] = {}
-        self.names: dict[str, str] = {}
-        self.prompt_name = "prompt"
-
-    def whole(self, body: list[str]) -> str:
-        """Imports, the model, what the lines refer to, and the lines."""
-        loaded = self.world.loaded
-        options = "".join(f", {name}={_option(value)}" for name, value in loaded.options.items() if value is not None)
-        head = [
-            "import residscope as rs",
-            "from residscope import directions, edits, metrics",
-            *self.imports,
-            "",
-            f"model = rs.load({(loaded.source or loaded.model.name)!r}{options})",
-            *self.lines,
-        ]
-        code = "\n".join([*head, *body]) + "\n"
-        standard = [f"import {name}\n" for name in ("dataclasses", "torch") if f"{name}." in code]
-        return "".join(standard) + ("\n" if standard else "") + code
-
-    def need(self, line: str) -> None:
-        self.imports[line] = None
-
-    def edit(self, spec: EditSpec) -> str:
-        return kind_of(spec).code(spec, self)
-
-    def edits(self, ref: Any) -> str:
-        specs = self.world.stack if ref == "live" else parse_edits(ref)
-        return f"[{', '.join(map(self.edit, specs))}]"
-
-    def position(self, name: str) -> int:
-        return self.world.position(name)
-
-    def prompts(self, ref: Any) -> str:
-        match ref:
-            case LivePrompt():
-                return self._prompt(self.world.prompt)
-            case TypedPrompts(texts=texts, bos=None):
-                return repr(texts[0] if len(texts) == 1 else texts)
-            case TypedPrompts(texts=texts, bos=bos):
-                return f"[{', '.join(f'model.tokens({text!r}, bos={bos})[0].tolist()' for text in texts)}]"
-            case TaskData():
-                return find_task(ref.task).code(ref.n, self, seed=ref.seed, prefixes=ref.prefixes)
-            case FileData():
-                return f"rs.tasks.from_file(model, {ref.name!r})"
-            case DrawnPrompts():
-                return f"rs.draw_prompts(model, {self.text(ref.text)}, {ref.n}, length={ref.length}, seed={ref.seed})"
-            case NamedPrompts():
-                return f"rs.load_item({f'{ref.name}.safetensors'!r})"
-            case ProbePrompts():
-                return self._probe_prompts(ref)
-            case _:
-                raise TypeError(f"no prompts: {ref!r}")
-
-    def source(self, ref: Any) -> str:
-        match ref:
-            case PromptSource():
-                if not ref.edits and ref.bos is None:
-                    return repr(ref.text)
-                return self._run(self.world.loaded.prompt(ref.text, bos=ref.bos), parse_edits(ref.edits))
-            case RunSource():
-                run = self.world.run(ref.run)
-                return self._run(run.prompt, run.active)
-            case ItemSource():
-                return f"rs.load_item({f'{ref.name}.safetensors'!r}, model)"
-            case _:
-                raise TypeError(f"no source: {ref!r}")
-
-    def direction(self, ref: AnyDirection) -> str:
-        match ref:
-            case PcaRef() | MixRef():
-                return self._mix(ref)
-            case LogitDiffRef():
-                return f"directions.logit_diff(model, {ref.positive!r}, {ref.negative!r})"
-            case TokenRef():
-                return f"directions.unembedding(model, {ref.token!r})"
-            case SavedRef():
-                if ref.name not in self.world.directions:
-                    return self._loaded(ref.name)
-                return _saved(self.world.directions[ref.name])
-
-    def picture(self, ref: PcaRef | MixRef, run: str, *, raw: bool = False) -> list[str]:
-        """The weighted sum of the terms' coordinates at the place that the first encoder reads: of encoders the activations, of
-        others inner products, less the data-set mean's where all of these are centred (and not `raw`). One term alone is read in
-        its own units.
-
-        Raises NotFound, DirectionError.
-        """
-        terms, loaded = terms_of(ref), self.world.loaded
-        site = encoders(terms, loaded)[0].site
-        known = [dictionary_of(term.source_id, loaded, self.world.directions) for term in terms]
-        centred = not raw and all(one.space == "centred" for one in known if not isinstance(one, EncoderDictionary))
-        summands = []
-        for term, one in zip(terms, known, strict=True):
-            weight = f"{term.weight!r} * " if len(terms) > 1 else "-" if term.weight < 0 else ""
-            if isinstance(one, EncoderDictionary) and term.index is not None:
-                one.check_index(term.index)
-                summands.append(f"{weight}{self.dictionary(term.source)}.encode(x, indices=[{term.index}])[..., 0]")
-            elif centred and term.index is None and self._at(one, site):
-                summands.append(f"{weight}{self._term(term)}.project(x)")
-            else:
-                mean = self._mean(one, site) if centred else ""
-                summands.append(f"{weight}{self._term(term)}.project(x{mean}, space='raw')")
-        lines = [f"    {'+ ' if at else ''}{summand}" for at, summand in enumerate(summands)]
-        return [f"x = {run}[{site!r}].float()", "picture = (", *lines, ")"]
-
-    def _at(self, dictionary: Dictionary, site: str) -> bool:
-        table = self.world.model.sites
-        return table.canonical(dictionary.site) == table.canonical(site)
-
-    def _mean(self, dictionary: Dictionary, site: str) -> str:
-        """What a linear term subtracts beside an encoder's: its data-set mean at that site; nothing where none is known."""
-        knower = self.world.loaded.means.knower(site, None, like=dictionary)
-        return "" if knower is None else f" - {self.dictionary(knower[0])}.mean"
-
-    def dictionary(self, id: str) -> str:
-        id = self.world.loaded.id_of(id)
-        if id not in self.world.loaded.code:
-            return self._loaded(id)
-        variable = re.sub(r"\W+", "_", id)
-        self.lines[f"{variable} = {self.world.loaded.code[id]}"] = None
-        return variable
-
-    def probe(self, name: str) -> str:
-        """A variable for each probe, fitted again from its data where these are known: fits are the same on every run."""
-        try:
-            found = find_probe(name, self.world.fitted)
-        except NotFound:
-            return self._loaded(name)
-        if found.recipe is None:
-            return self._loaded(found.name) + ("" if found.data is None else ".probe")
-        if (name := found.id) not in self.names:
-            variable = "probe" if not self.names else f"probe_{len(self.names) + 1}"
-            fit = find_method("fit-probe")
-            told = {argument.wire for argument in fit.arguments}
-            plain = fit.check({key: value for key, value in found.args.items() if key in told})
-            said = {name: repr(value) for name, value in fit.said(plain).items() if name != "data"}
-            where = ", ".join(f"{name}={value}" for name, value in said.items())
-            self.lines |= dict.fromkeys(
-                (
-                    f"{variable}_data = {self.prompts(dict(plain)['data'])}",
-                    f"{variable} = rs.fit_probe(model, {variable}_data, {where})",
-                    f'# {variable}.save("{variable}.safetensors") keeps it: rs.Probe.load("{variable}.safetensors")',
-                )
-            )
-            self.names[name] = variable
-        return self.names[name]
-
-    def _probe_prompts(self, ref: ProbePrompts) -> str:
-        """The prompts of a probe, split as its fit splits them; of one that came as a file, that file's."""
-        found = find_probe(ref.probe, self.world.fitted)
-        if found.recipe is None:
-            return f"{self._loaded(found.name)}.part({ref.part!r})"
-        data = f"{self.probe(found.id)}_data"
-        if ref.part == "all":
-            return data
-        seed = f"seed={found.args['seed']}, " if found.args.get("seed") else ""
-        return f"{data}.split({seed}by={found.probe.label!r})[{int(ref.part == 'held_out')}]"
-
-    def _loaded(self, name: str) -> str:
-        """An item of the shelf, from the file that it was saved to."""
-        return f"rs.load_item({f'{name}.safetensors'!r})"
-
-    def text(self, ref: Any) -> str:
-        """A long typed text is the file that it was pasted from."""
-        if isinstance(ref, TypedText):
-            return repr(source_of(ref) if len(ref.text) <= MOST_TYPED else ref.name)
-        if isinstance(ref, HubText):
-            return repr(source_of(ref))
-        return repr(ref.name)
-
-    def metric(self, ref: Any) -> str:
-        match ref:
-            case LiveMetric():
-                assert self.world.shown is not None
-                return self.shown_metric(self.world.shown)
-            case LogitDiffMetric():
-                return f"metrics.logit_diff({ref.positive!r}, {ref.negative!r})"
-            case LogProbMetric():
-                return f"metrics.log_prob({ref.token!r})"
-            case AnswersMetric():
-                return "metrics.logit_diff()"
-            case LossMetric():
-                return "metrics.loss()"
-            case _:
-                raise TypeError(f"no metric: {ref!r}")
-
-    def shown_metric(self, metric: Metric) -> str:
-        return f"metrics.logit_diff({self._token(metric.positive)}, {self._token(metric.negative)})"
-
-    def _token(self, tok: Tok) -> str:
-        """The token as text where that names it, else its id."""
-        try:
-            return repr(tok.text) if self.world.loaded.token(tok.text).id == tok.id else str(tok.id)
-        except Exception:
-            return str(tok.id)
-
-    def _prompt(self, prompt: Prompt | None) -> str:
-        assert prompt is not None
-        return self.prompt_name if prompt.bos is None else f"model.tokens({self.prompt_name}, bos={prompt.bos})"
-
-    def _run(self, prompt: Prompt, active: tuple[EditSpec, ...]) -> str:
-        bos = "" if prompt.bos is None else f", bos={prompt.bos}"
-        inner = SessionWriter(self.world.on(prompt))
-        inner.lines, inner.imports, inner.names = self.lines, self.imports, self.names
-        inner.prompt_name = repr(prompt.text)
-        several = f", edits=[{', '.join(inner.edit(spec) for spec in active)}]" if active else ""
-        return f"model.run({prompt.text!r}{several}{bos})"
-
-    def _mix(self, ref: PcaRef | MixRef) -> str:
-        loaded, directions = self.world.loaded, self.world.directions
-        terms = terms_of(ref)
-        names = [self._term(term) for term in terms]
-        if alone(ref):
-            return f"{'-' if terms[0].weight < 0 else ''}{names[0]}"
-        given = [f"[{', '.join(f'({t.weight!r}, {name})' for t, name in zip(terms, names, strict=True))}]"]
-        if isinstance(ref, MixRef) and ref.site is not None:
-            given.append(f"site={ref.site!r}")
-        knower = mean_source(ref, loaded, directions)
-        if knower is not None:
-            given.append(f"mean={self.dictionary(knower)}.mean")
-        mix = f"rs.mix({', '.join(given)})"
-        one, scale = one_dictionary(terms, loaded), self.world.direction(ref).scale
-        return mix if one is None or len(terms) == 1 else f"dataclasses.replace({mix}, scale={scale!r})"
-
-    def _term(self, term: Term) -> str:
-        if term.index is None:
-            return _saved(self.world.directions[term.source])
-        return f"{self.dictionary(term.source)}[{term.index}]"
-
-
-def _option(value: Any) -> str:
-    text = str(value)
-    return text if text.startswith("torch.") else repr(text)
-
-
-def _saved(held: Direction) -> str:
-    vectors = f"torch.tensor({held.read.tolist()}), torch.tensor({held.write.tolist()})"
-    more = {"offset": held.offset, "scale": held.scale, "space": held.space, "head": held.head}
-    usual = {"offset": 0.0, "scale": None, "space": "raw", "head": None}
-    given = [f"{name}={value!r}" for name, value in more.items() if value != usual[name]]
-    return f"directions.Direction({', '.join([vectors, repr(held.site), f'name={held.name!r}', *given])})"

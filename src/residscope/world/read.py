@@ -10,6 +10,7 @@ from torch import Tensor
 from residscope.directions import Direction, logit_diff
 from residscope.fields.directions import AnyDirection, LogitDiffRef, MixRef, PcaRef, SavedRef
 from residscope.json_values import finite
+from residscope.model.shown_tokens import visible
 from residscope.world.dictionaries import Space, describe_row, fitted_on, in_stream
 from residscope.world.loaded import Loaded
 from residscope.world.mixing import Term, one_dictionary, terms_of
@@ -142,9 +143,9 @@ def _about(ref: AnyDirection, direction: Direction, loaded: Loaded) -> str:
         came = "From the library" if "library" in direction.provenance else "Imported"
         return f"{came}, made for {direction.place}. {_zero(direction)}"
     what = (
-        f"How much higher the logit of {ref.positive!r} is than that of {ref.negative!r}"
+        f"How much higher the logit of '{visible(ref.positive)}' is than that of '{visible(ref.negative)}'"
         if isinstance(ref, LogitDiffRef)
-        else f"The logit of {ref.token!r}"
+        else f"The logit of '{visible(ref.token)}'"
     )
     return f"{what}, {THROUGH}"
 

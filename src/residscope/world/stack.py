@@ -111,6 +111,12 @@ def describe_edit(spec: EditSpec, edit: Any, world: World) -> str:
     return f"{label}, {number.replace('-', '−')}{'σ' if turned['unit'] == 'σ' else ''}"
 
 
+def act_after_the_blocks(edits: Sequence[Any], table: SiteTable) -> bool:
+    """Whether some of the engine's edits do, where the lens of the last row would not see them."""
+    places = {site.name for edit in edits for site in edit.places(table)}
+    return bool(places & {"final_scale", "final_norm", "logits"})
+
+
 def place(edit: Any, table: SiteTable) -> tuple[int | None, int | None]:
     """The layer and the position of an edit, where it has one: of several the first."""
     layers = [site.layer for site in edit.places(table) if site.layer is not None]

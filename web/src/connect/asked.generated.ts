@@ -122,11 +122,18 @@ export interface Asked {
       name: string;
     };
     /**
-     * raw: what the page shows has no mean subtracted, whatever space the direction was found in.
+     * What the page shows. direction: what it reads along, in `unit` (the direction's own unless said), of run A (`base`), run B
+     * (`edit`) or their difference (`delta`); rows: the places, as `coef` names them, all unless said. prompts: the page of
+     * prompts that is shown in place of the runs. raw: what a page that says no unit has where no mean is subtracted.
      */
     python: {
       direction?: unknown;
       raw?: boolean;
+      unit?:
+        ("centred" | "standardised" | "raw" | "cos" | "folded" | "folded-centred" | "logit" | "logit-centred" | "activation" | "mixed" | "mixed-raw") | null;
+      mode?: ("base" | "edit" | "delta") | null;
+      rows?: string[] | null;
+      prompts?: PagePrompts | null;
     };
     redo: {};
     rename_item: {
@@ -289,6 +296,9 @@ export interface Asked {
       pos: number;
       k?: number;
     };
+    tokens: {
+      text: string;
+    };
   };
 }
 /**
@@ -320,6 +330,29 @@ export interface HubText {
   kind: "hub";
   name: string;
   field?: string;
+}
+/**
+ * A page of prompts: one's own texts, then those drawn.
+ *
+ * This interface was referenced by `Asked`'s JSON-Schema
+ * via the `definition` "PagePrompts".
+ */
+export interface PagePrompts {
+  own?: string[];
+  drawn?: DrawnPrompts | null;
+}
+/**
+ * n windows of a text, `length` tokens each.
+ *
+ * This interface was referenced by `Asked`'s JSON-Schema
+ * via the `definition` "DrawnPrompts".
+ */
+export interface DrawnPrompts {
+  kind: "drawn";
+  text: BuiltInText | TypedText | HubText;
+  n?: number;
+  length?: number;
+  seed?: number;
 }
 /**
  * Prompts of `residscope.tasks`, by name.

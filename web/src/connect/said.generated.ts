@@ -183,6 +183,7 @@ export interface Said {
       };
     };
     strongest: StrongestCoordinates;
+    tokens: Spelling;
   };
 }
 /**
@@ -252,6 +253,10 @@ export interface ModelInfo {
   threads: number;
   hash: string;
   bos: boolean;
+  /**
+   * The names of its special tokens: the end of a turn, the beginning of a text ...
+   */
+  special: string[];
   certificate: Certificate;
   sites: SiteInfo[];
   dictionaries: DictionaryInfo[];
@@ -1274,4 +1279,10 @@ export interface Coordinate {
   index: number;
   label: string;
   value: number;
+}
+/**
+ * The tokens that a text is in the middle of others: one where it names one.
+ */
+export interface Spelling {
+  tokens: Tok[];
 }

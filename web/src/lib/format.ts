@@ -1,4 +1,4 @@
-/** Numbers and tokens as text. */
+/** Numbers as text; tokens are in tokens.ts. */
 
 export type ValueUnit = "centred" | "standardised" | "raw" | "cos" | "folded" | "folded-centred" | "logit" | "logit-centred" | "activation" | "mixed" | "mixed-raw";
 
@@ -78,12 +78,7 @@ export const scientific = (value: number): string => value.toExponential(1).repl
 /** The end of a scale: three significant digits at most. */
 export const bound = (value: number): string => String(value >= 100 ? Math.round(value) : Number(value.toPrecision(2)));
 
-/** A token as plain text with its spaces and newlines visible. */
-export const visible = (text: string): string =>
-  text.replace(/ /g, "·").replace(/\r?\n/g, "↵").replace(/\t/g, "⇥") || "∅";
-
-/** What someone typed for a token: a dot stands for a space. */
-export const tokenTyped = (text: string): string => text.replace(/·/g, " ").replace(/↵/g, "\n");
+export { tokenTyped, visible } from "./tokens";
 
 export const siteLayer = (site: string): number => Number(site.split(".")[1] ?? -1);
 

@@ -53,5 +53,4 @@ export function tokenAt(event: Event): { element: HTMLElement; token: number } |
   return element.dataset.token === undefined ? null : { element, token: Number(element.dataset.token) };
 }
 
-/** A token as running text has it: on its line, spaces as they are. */
-export const inline = (text: string): string => text.replace(/\r?\n/g, "↵").replace(/\r/g, "").replace(/\t/g, "⇥");
+export { inline } from "./tokens";

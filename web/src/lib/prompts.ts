@@ -3,6 +3,7 @@
 import type { QueryAnswers } from "../connect/connector";
 import { bytes, floats } from "../connect/safetensors";
 import { robustTop } from "./scale";
+import { inline } from "./tokens";
 import type { PromptsAnswer, ShownPrompt } from "../connect/wire";
 
 export interface Page {
@@ -72,10 +73,10 @@ export function placeOf({ starts }: { starts: Int32Array }, token: number): { pr
 const BEFORE = 24;
 const AFTER = 16;
 
-/** What stands around a token, a few words to either side. */
+/** What stands around a token, a few words to either side, as it is shown. */
 export function context(tokens: ArrayLike<{ text: string }>, pos: number): { before: string; text: string; after: string } {
-  let [before, after] = ["", ""];
-  for (let i = pos - 1; i >= 0 && before.length < BEFORE; i--) before = tokens[i].text + before;
-  for (let i = pos + 1; i < tokens.length && after.length < AFTER; i++) after += tokens[i].text;
-  return { before: before.slice(-BEFORE), text: tokens[pos].text, after: after.slice(0, AFTER) };
+  let [before, after]: string[][] = [[], []];
+  for (let i = pos - 1; i >= 0 && before.length < BEFORE; i--) before = [...inline(tokens[i].text), ...before];
+  for (let i = pos + 1; i < tokens.length && after.length < AFTER; i++) after = [...after, ...inline(tokens[i].text)];
+  return { before: before.slice(-BEFORE).join(""), text: tokens[pos].text, after: after.slice(0, AFTER).join("") };
 }

@@ -1,7 +1,7 @@
 import { getContext, setContext, untrack } from "svelte";
 import type { Connector } from "../connect/connector";
 import type { Run } from "../connect/wire";
-import { visible } from "../lib/format";
+import { apart, visible } from "../lib/tokens";
 import { family, layerRead, nearest, placeOf } from "../lib/dictionaries";
 import { oneHot, savedName, savedSource } from "../lib/mix";
 import type { Term } from "../lib/terms";
@@ -86,7 +86,10 @@ export class App {
 
   answers = $derived.by(() => {
     const metric = this.session.state?.metric;
-    return metric ? `${plain(metric.positive.text)} − ${plain(metric.negative.text)}` : "";
+    if (!metric) return "";
+    const [positive, negative] = [metric.positive.text, metric.negative.text];
+    const name = plain(positive) === plain(negative) ? visible : plain; // "Mary" and " Mary" are two
+    return `${apart(name(positive))} − ${apart(name(negative))}`;
   });
   directionName = $derived.by(() => {
     if (this.view.current.direction === "logit") return this.answers;
@@ -252,16 +255,19 @@ export class App {
     });
   }
 
+  /** The lines of Python that give the cells on screen. */
   async python(): Promise<void> {
     const direction = this.view.current.direction === "mix" ? this.mixing.picture : this.directions.ref;
-    const raw = this.view.current.direction === "mix" && ["raw", "mixed-raw"].includes(this.streams.unit);
-    const value = (await this.session.send("python", { ...(direction ? { direction } : {}), ...(raw ? { raw } : {}) }));
+    const { unit, mode, sites } = this.streams;
+    const prompts = this.view.current.tab === "prompts" ? this.prompts.shown : null;
+    const screen = prompts ? { unit, prompts, rows: [this.site] } : { unit, mode, rows: [...sites] };
+    const value = await this.session.send("python", direction && this.streams.shown ? { direction, ...screen } : {});
     if (value?.code) this.code = value.code;
   }
 }
 
 /** A token without the space before it, for short names. */
-export const plain = (text: string): string => visible(text.trim() || text);
+export const plain = (text: string): string => visible(text.replace(/^ (?=\S)/, ""));
 
 export const provide = (app: App): App => setContext(KEY, app);
 export const useApp = (): App => getContext<App>(KEY);

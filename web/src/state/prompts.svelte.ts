@@ -43,6 +43,8 @@ export class PromptStore {
   row: Row | null = $state.raw(null);
   /** Where the prompts on screen were drawn from. */
   from = $state("");
+  /** The drawing that those on screen are of; null where there are one's own alone. */
+  private drawing: Intents["draw_prompts"] | null = null;
   error = $state("");
   /** Since when random prompts are awaited; 0 while none are. */
   waiting = $state(0);
@@ -120,9 +122,9 @@ export class PromptStore {
     this.error = "";
     const source = this.source;
     try {
-      if (!this.page && own.length) await this.read({ own }, stop.signal);
+      if (!this.page && own.length) await this.read({ own }, null, stop.signal);
       const drawn = drawing.n > 0 ? await this.draw(drawing, stop.signal) : null;
-      await this.read({ own, drawn }, stop.signal);
+      await this.read({ own, drawn }, drawn ? drawing : null, stop.signal);
       if (this.stop === stop) this.from = source;
     } catch (error) {
       if (!stop.signal.aborted) this.error = words(error);
@@ -142,11 +144,18 @@ export class PromptStore {
     return job;
   }
 
-  private async read(args: { own: string[]; drawn?: string | null }, signal: AbortSignal): Promise<void> {
+  private async read(args: { own: string[]; drawn?: string | null }, drawing: Intents["draw_prompts"] | null, signal: AbortSignal): Promise<void> {
     const page = readPage(await this.session.connector.query("prompts", args, signal));
     if (signal.aborted) return;
-    this.page = page;
+    [this.page, this.drawing] = [page, drawing];
     this.hover = null;
+  }
+
+  /** The prompts on screen, for the lines of Python that give their numbers. */
+  get shown(): NonNullable<Intents["python"]["prompts"]> | null {
+    if (!this.page) return null;
+    const own = this.page.prompts.filter((prompt) => prompt.own).map(({ text }) => text);
+    return { own, drawn: this.drawing && { kind: "drawn", ...this.drawing } };
   }
 
   /** Stops what is under way. */

@@ -44,8 +44,8 @@ const MONO = 'ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace';
 const LONGEST = 7;
 
 const short = (token: string): string => {
-  const text = visible(token);
-  return text.length > LONGEST ? text.slice(0, LONGEST - 1) + "…" : text;
+  const text = [...visible(token)];
+  return text.length > LONGEST ? text.slice(0, LONGEST - 1).join("") + "…" : text.join("");
 };
 
 /** The whole grid, however much of it is in sight. */
