@@ -842,6 +842,10 @@ export interface Badge {
   shown: boolean | null;
   said: string;
   sentence: string;
+  /**
+   * What it is of, where more is to come and may change it; empty where it stands.
+   */
+  preliminary: string;
   numbers: {
     [k: string]: number | string | null;
   };
