@@ -63,7 +63,7 @@ describe("a page of prompts", () => {
     expect([store.page?.id, store.from, store.waiting > 0]).toEqual(["p2", "Python documentation", true]);
     let late: () => void = () => {};
     const query = fake.query;
-    fake.query = (async (...args: [string, Record<string, unknown>]) => (await new Promise<void>((go) => (late = go)), query(...(args as never)))) as never;
+    fake.query = (async (name: never, args: never) => (await new Promise<void>((go) => (late = go)), query(name, args))) as never;
     news([job("j1", "running", { revision: 2 })]);
     fake.query = query;
     news([job("j1", "done", { revision: 2 })]);

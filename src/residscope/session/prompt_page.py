@@ -246,9 +246,8 @@ class PromptPages:
             known = {recorded.prompt.ids: recorded for page in pages for recorded in page.own}
             for prompt in prompts:
                 if prompt.ids not in known and (held := self._live(prompt)) is not None:
-                    known[prompt.ids] = Recorded(
-                        prompt, held.rows, held.sink, held.next_id[:, :NEXT], held.next_p[:, :NEXT]
-                    )
+                    ids, p = held.next.all(self._first)
+                    known[prompt.ids] = Recorded(prompt, held.rows, held.sink, ids[:, :NEXT], p[:, :NEXT])
             missing = [prompt for prompt in prompts if prompt.ids not in known]
             known |= {r.prompt.ids: r for r in record(loaded, missing, turn=lambda done: self._turn(loaded))}
         return tuple(known[prompt.ids] for prompt in prompts)

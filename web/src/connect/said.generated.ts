@@ -158,6 +158,9 @@ export interface Said {
       metadata: {
         next_text: string;
       };
+      /**
+       * `next_id`, `next_p`: of every position, or of the last alone where the others are still to be computed.
+       */
       tensors: {
         /**
          * F32 [row, pos]
