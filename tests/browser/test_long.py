@@ -73,6 +73,21 @@ def test_a_map_of_the_whole_prompt_moves_the_grid(long: Page) -> None:
             long.get_by_test_id("theme-toggle").click()
 
 
+@pytest.mark.parametrize("size", [(1280, 720), (1440, 900)])
+def test_no_row_is_lost_to_the_map(long: Page, size: tuple[int, int]) -> None:
+    long.set_viewport_size({"width": size[0], "height": size[1]})
+    expect(long.get_by_test_id("minimap")).to_be_visible()
+    whole = long.get_by_test_id("minimap").bounding_box()
+    room = long.get_by_test_id("stream-grid").bounding_box()
+    assert whole
+    assert room
+    assert whole["height"] >= 24
+    box = long.get_by_test_id("stream-grid").locator(".scroller")
+    seen, all_rows = box.evaluate("box => [box.clientHeight, box.scrollHeight]")
+    assert seen >= min(all_rows, room["height"] - 54 - 18 - 10 - 26 - 1), "the sparks give way first"
+    assert whole["y"] + whole["height"] <= room["y"] + room["height"] + 0.5
+
+
 def test_a_prompt_in_view_has_no_map(bench: Page) -> None:
     expect(bench.get_by_test_id("stream-grid")).to_be_visible()
     expect(bench.get_by_test_id("minimap")).to_have_count(0)

@@ -25,6 +25,7 @@ describe("the map of a whole prompt", () => {
   it("has a pixel a layer, or several layers to one", () => {
     expect([2, 31, 32, 33, 81].map(mapHeight)).toEqual([2, 31, 32, 17, 27]);
     expect(mapValues(field(81, 5, () => 1), 5)).toHaveLength(27 * 5);
+    for (const height of [24, 31]) for (const strong of [0, 15, 30]) expect(Math.max(...mapValues(field(31, 5, (row) => (row === strong ? 9 : 1)), 5, height))).toBe(9);
   });
 });
 

@@ -7,13 +7,11 @@ export const TALLEST_MAP = 32;
 /** Rows of pixels: one a layer, or of a deeper model several layers to one. */
 export const mapHeight = (rows: number): number => Math.ceil(rows / Math.ceil(rows / TALLEST_MAP));
 
-/** The values of `width` by `mapHeight` pixels, the last row on top: of all cells under a pixel the one farthest from zero, attention sinks left out; NaN where nothing else is. */
-export function mapValues({ rows, cols, values, sink }: Field, width: number): Float32Array {
-  const height = mapHeight(rows);
-  const deep = Math.ceil(rows / height);
+/** The values of `width` by `height` pixels, the last row on top: of all cells under a pixel the one farthest from zero, attention sinks left out; NaN where nothing else is. */
+export function mapValues({ rows, cols, values, sink }: Field, width: number, height = mapHeight(rows)): Float32Array {
   const shown = new Float32Array(width * height).fill(NaN);
   for (let row = 0; row < rows; row++) {
-    const line = (height - 1 - Math.floor(row / deep)) * width;
+    const line = (height - 1 - Math.floor((row * height) / rows)) * width;
     for (let x = 0; x < width; x++) {
       const end = Math.max(Math.floor(((x + 1) * cols) / width), Math.floor((x * cols) / width) + 1);
       for (let cell = row * cols + Math.floor((x * cols) / width); cell < row * cols + end; cell++) {
