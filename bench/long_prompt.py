@@ -11,8 +11,7 @@ from statistics import mean, quantiles
 from playwright.sync_api import Browser, Page, sync_playwright
 
 import residscope as rs
-from bench.page import FLAGS, LATENCY
-from residscope.corpus.text import texts
+from bench.page import FLAGS, LATENCY, prose
 from residscope.server import Server
 from residscope.session import Session
 
@@ -38,8 +37,7 @@ class Step:
 
 def prompt(model: rs.Model, tokens: int = TOKENS) -> str:
     """English prose of so many tokens, which types as the same ones."""
-    ids = model.tokens("\n\n".join(list(texts("python-docs"))[:40])[:20_000])[0].tolist()
-    text = model.tokenizer.decode(ids[:tokens], clean_up_tokenization_spaces=False)
+    text = prose(model, tokens)
     assert len(model.tokens(text)[0]) == tokens
     return text
 

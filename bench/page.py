@@ -8,6 +8,7 @@ import torch
 
 import residscope as rs
 from bench.harness import Row, _seconds
+from residscope.corpus.text import python_docs
 
 WORDS = (
     "water",
@@ -27,6 +28,7 @@ WORDS = (
     "beer",
     "ham",
 )
+LONG = (295, 1077, 2278)
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
@@ -60,30 +62,49 @@ def rows(*, quick: bool = False) -> Iterator[Row]:
         page.goto(server.url)
         page.wait_for_selector('[data-testid="next-token"]', timeout=120_000)
         page.wait_for_timeout(2000)
-        times: list[tuple[float, float]] = []
-        for word in words:
-            prompt = f"When John and Mary went to the store, John gave a bottle of {word} to"
-            ids = model.tokens(prompt)
-            before = page.evaluate("() => performance.now()")
-            page.get_by_test_id("prompt-edit").click()
-            page.get_by_test_id("prompt-input").fill(prompt)
-            page.get_by_test_id("prompt-input").press("Enter")
-            for _ in range(
-                40
-            ):  # seldom, as the server runs in this process; what fills in afterwards is done by then too
-                page.wait_for_timeout(700)
-                if page.evaluate(PAINTED, [before, prompt]):
-                    break
-            ours = page.evaluate(LATENCY, prompt) / 1e3
-            times.append((ours, statistics.median(_seconds(lambda ids=ids: _plain(model, ids)) for _ in range(3))))
+        times = [
+            _typed(page, model, f"When John and Mary went to the store, John gave a bottle of {word} to", plain=3)
+            for word in words
+        ]
+        yield _row("prompt to coloured stream, 16 tokens", times[2:])
+        for tokens in LONG[:2] if quick else LONG:
+            texts = [prose(model, tokens, start) for start in range(0, 60, 20 if quick else 10)]
+            yield _row(
+                f"prompt to coloured stream, {tokens:,} tokens", [_typed(page, model, text) for text in texts][1:]
+            )
         yield from _first_paints(browser, server.url, 4 if quick else 10)
         browser.close()
-    times = times[2:]
-    ratios = [a / b for a, b in times]
-    low, ratio, high = statistics.quantiles(ratios, n=4)
+
+
+def prose(model: rs.Model, tokens: int, start: int = 0) -> str:
+    """English prose of so many tokens, or a few less, from a token of it on."""
+    ids = model.tokens("\n\n".join(list(python_docs())[:40])[:20_000])[0].tolist()
+    return model.text(ids[start : start + tokens])
+
+
+def _typed(page: Any, model: rs.Model, prompt: str, *, plain: int = 1) -> tuple[float, float]:
+    """Seconds from Enter to the first picture of a prompt, and those of the plain forward, timed before and after it."""
+    ids = model.tokens(prompt)
+    beside = [_seconds(lambda: _plain(model, ids)) for _ in range(plain)]
+    before = page.evaluate("() => performance.now()")
+    page.get_by_test_id("prompt-edit").click()
+    page.get_by_test_id("prompt-input").fill(prompt)
+    page.get_by_test_id("prompt-input").press("Enter")
+    for _ in range(200):  # seldom, as the server runs in this process; what fills in afterwards is done by then too
+        page.wait_for_timeout(700)
+        if page.evaluate(PAINTED, [before, prompt]):
+            break
+    ours = page.evaluate(LATENCY, prompt) / 1e3
+    page.wait_for_timeout(700 if plain > 1 else 2000)
+    return ours, statistics.median([*beside, *(_seconds(lambda: _plain(model, ids)) for _ in range(plain))])
+
+
+def _row(name: str, times: list[tuple[float, float]]) -> Row:
+    low, ratio, high = statistics.quantiles([a / b for a, b in times], n=4)
     ours, theirs = (statistics.median(column) for column in zip(*times, strict=True))
-    note = "typed in Chromium, against plain HF (sdpa) alone"
-    yield Row("prompt to coloured stream, 16 tokens", ours, theirs, ratio, low, high, 1.5, len(times), note)
+    return Row(
+        name, ours, theirs, ratio, low, high, 1.5, len(times), "typed in Chromium, against plain HF (sdpa) alone"
+    )
 
 
 def _first_paints(browser: Any, url: str, n: int) -> Iterator[Row]:

@@ -150,6 +150,18 @@ def _listener(progress: Progress, what: str, total: int) -> AbstractContextManag
     return _bar(what, total, 0 if progress else PATIENCE)
 
 
+def within(progress: Progress, part: str) -> Progress:
+    """A progress that is told of each stage as of one of this part of the whole; one that hears no stages stays as it is.
+
+    >>> within(lambda *told: print(*told), "First look")("Steering", 1, 2)
+    First look: steering 1 2
+    """
+    if not callable(progress) or _arguments(progress) != 3:
+        return progress
+    hear: Any = progress
+    return lambda what, done, total: hear(f"{part}: {what[:1].lower()}{what[1:]}", done, total)
+
+
 @contextmanager
 def _bar(what: str, total: int, delay: float) -> Iterator[Callable[[int], object]]:
     from tqdm.auto import tqdm  # type: ignore[import-untyped]

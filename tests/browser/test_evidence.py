@@ -34,7 +34,17 @@ def test_evidence_comes_stage_by_stage_and_says_both_badges(bench: Page, workben
     type_prompt(bench, "The Eiffel Tower is in the city of")
     settled(bench)
     assert not workbench.session.state.jobs[-1].ended, "the live run went first, and the gathering goes on"
-    expect(bench.get_by_test_id("badge-correlates")).not_to_have_attribute("data-shown", "null", timeout=GATHER_MS)
+    for which in ("correlates", "used"):
+        badge = bench.get_by_test_id(f"badge-{which}")
+        expect(badge).to_have_attribute("data-shown", re.compile("true|false"), timeout=GATHER_MS)
+        expect(badge).to_have_attribute("data-preliminary", "true")
+        expect(badge).to_contain_text(re.compile("shown so far.*Preliminary, from .* of "))
+    expect(bench.get_by_test_id("evidence-progress")).to_contain_text(re.compile("First look|Reading the text"))
+    job = workbench.session.state.jobs[-1]
+    early = workbench.session.evidence(job=job.id)
+    assert early["tokens_read"] < 4_000, "both badges before most of the text, and of the prompts, has been read"
+    assert "First look" in job.stage or "Reading" in job.stage
+    shot(bench, "first-look-light")
     expect(bench.get_by_test_id("evidence-progress")).to_have_count(0, timeout=GATHER_MS)
     expect(bench.get_by_test_id("evidence-cancel")).to_have_count(0, timeout=GATHER_MS)
     told = workbench.session.evidence(item=workbench.session.state.jobs[-1].items[0])
@@ -43,6 +53,7 @@ def test_evidence_comes_stage_by_stage_and_says_both_badges(bench: Page, workben
     for which in ("correlates", "used"):
         badge = bench.get_by_test_id(f"badge-{which}")
         expect(badge).to_have_attribute("data-shown", re.compile("true|false"), timeout=30_000)
+        expect(badge).to_have_attribute("data-preliminary", "false")
         expect(badge).to_contain_text(told["badges"][which]["sentence"])
     shot(bench, "card-light")
 

@@ -1,6 +1,7 @@
 """The Prompts tab on the real model: many prompts coloured by one direction, and prompts of 1,000 tokens."""
 
 import re
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -13,6 +14,14 @@ DRAWN_MS = 120_000
 COLOURS = "all => all.map(span => getComputedStyle(span).backgroundColor)"
 PLAIN = "rgba(0, 0, 0, 0)"
 MOST_NODES = 3000
+SEEN = """() => {
+  window.seenTokens = [];
+  const look = () => {
+    const size = document.querySelector('[data-testid="prompt-list"]')?.dataset.tokens;
+    if (size) window.seenTokens.push(Number(size));
+  };
+  new MutationObserver(look).observe(document.body, { subtree: true, childList: true, attributes: true });
+}"""
 
 
 def open_prompts(page: Page, *, drawn: bool = True) -> Locator:
@@ -46,6 +55,23 @@ def test_ones_own_prompt_stands_above_random_ones_and_all_are_coloured(bench: Pa
     blue = [c for c in found if (m := re.findall(r"\d+", c)) and int(m[2]) - int(m[0]) > 40]
     assert len(red) > 3
     assert len(blue) > 3
+
+
+def test_the_first_rows_come_before_the_rest(bench: Page, workbench: Any) -> None:
+    open_prompts(bench)
+    bench.evaluate(SEEN)
+    bench.get_by_test_id("prompts-new").click()
+    expect(bench.get_by_test_id("prompts-waiting")).to_have_count(1)
+    expect(bench.get_by_test_id("prompts-waiting")).to_have_count(0, timeout=DRAWN_MS)
+    sizes = [size for size, _ in groupby(bench.evaluate("() => window.seenTokens"))]
+    own = len(workbench.session.state.prompt.tokens)
+    assert sizes[-4:] == [own + n * 40 for n in (2, 6, 18, 20)], "one's own and two, then ever more"
+    job = workbench.session.state.jobs[-1]
+    assert job.revision == 3
+    drawn = workbench.session.query("prompts", {"drawn": job.id})["prompts"]
+    assert len(drawn) == 20
+    letters = [re.sub(r"\W", "", text) for text in (drawn[0]["text"], bench.get_by_test_id("prompt-1").inner_text())]
+    assert letters[0][:20] in letters[1]
 
 
 def test_dragging_a_slider_recolours_and_asks_for_nothing(bench: Page, traffic: Traffic) -> None:

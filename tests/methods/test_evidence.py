@@ -11,7 +11,7 @@ from methods.readers import TEXTS, drawn, planted_embedding, planted_readout, re
 from residscope import edits
 from residscope.corpus.chunks import chunks
 from residscope.errors import Cancelled, NotFitted, PromptError
-from residscope.methods._lib.badges import used
+from residscope.methods._lib.badges import Badge, after, preliminary, used
 from residscope.methods._lib.own_tokens import own_tokens, to_stream
 from residscope.methods._lib.random_like import equal_variance, step_of
 from residscope.methods.dose_response import OWN
@@ -229,6 +229,64 @@ def test_it_comes_stage_by_stage_and_can_be_cancelled() -> None:
 
     with pytest.raises(Cancelled):
         rs.evidence(model, pca[0], TEXTS, **SMALL, progress=stop)
+
+
+LONG = [*TEXTS] * 4
+
+
+def test_both_badges_come_first_and_say_that_they_are_preliminary() -> None:
+    model, _ = planted_embedding()
+    direction = rs.pca(model, LONG, "resid_post.1", 8, tokens=1200)[0]
+    heard: list[str] = []
+    stages = list(
+        gather(
+            model, direction, LONG, tokens=6000, prompts=8, length=12, random=39,
+            progress=lambda stage, done, total: heard.append(stage),
+        )
+    )  # fmt: skip
+    first = next(
+        i for i, known in enumerate(stages) if {*known.preliminary} == {"correlates", "used"} and known.removal
+    )
+    assert stages[first].examples.provenance["tokens"] < 6000 / 2, "before the rest of the text"
+    assert None not in (stages[first].correlates.shown, stages[first].used.shown)
+    assert heard.index("First look: taking it away") < heard.index("Steering") < heard.index("Taking it away")
+    for before, known in pairwise(stages):
+        for name in ("correlates", "used"):
+            was, badge = getattr(before, name), getattr(known, name)
+            assert (
+                (name in known.preliminary)
+                == badge.sentence.startswith("Preliminary, from ")
+                == bool(badge.preliminary)
+            )
+            if badge.preliminary and badge.shown is not None:
+                assert badge.said.endswith("so far")
+            assert was.shown in (None, badge.shown) or was.preliminary, "a verdict never changes silently"
+    assert stages[-1].preliminary == {}
+    assert {*stages[-1].first} == {"correlates", "used"}
+
+
+def test_a_first_look_changes_nothing_of_what_comes_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = planted_embedding()
+    direction = rs.pca(model, LONG, "resid_post.1", 8, tokens=1200)[0]
+    options = {"tokens": 6000, "prompts": 8, "length": 12, "random": 19}
+    with_it = rs.evidence(model, direction, LONG, **options)
+    assert with_it.first, "there was one"
+    monkeypatch.setattr("residscope.methods.evidence._first_look", lambda *_: iter(()))
+    without = rs.evidence(model, direction, LONG, **options)
+    assert without.first == {}
+    assert replace(with_it, first={}) == without
+
+
+def test_a_whole_that_says_otherwise_than_the_first_look_says_so() -> None:
+    badge = Badge("Correlates with the text", False, "It does not.")
+    assert preliminary(badge, "less").said == "not shown so far"
+    assert (
+        preliminary(badge, "the first 2 of 8 tokens").sentence
+        == "Preliminary, from the first 2 of 8 tokens. It does not."
+    )
+    assert after(badge, True).sentence.endswith("The first look, at less of it, said shown.")
+    assert after(badge, False) == after(badge, None) == badge
+    assert after(replace(badge, shown=None), True).sentence == "It does not."
 
 
 def test_held_out_is_beyond_what_was_fitted() -> None:

@@ -406,7 +406,7 @@ def test_the_tensors_of_a_run_come_before_the_news_of_it(server: Server, http: h
                 continue
             news = json.loads(data).get("patch", {})
             if (run := news.get("current", {}).get("a")) is not None:
-                assert json.dumps({"args": {"run": run}, "query": "stream"}, sort_keys=True) in had
+                assert json.dumps({"args": {"next": "last", "run": run}, "query": "stream"}, sort_keys=True) in had
     run = news["current"]["a"]
     mine = {asked: data for asked, data in had.items() if json.loads(asked)["args"]["run"] == run}
     assert {json.loads(asked)["query"] for asked in mine} == {"stream", "logits"}

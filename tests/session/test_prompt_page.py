@@ -99,7 +99,7 @@ def test_a_batch_records_what_each_prompt_gives_alone(loaded: Loaded, monkeypatc
         alone = compute.forward(SessionWorld(loaded), prompt, ())
         assert recorded.prompt is prompt
         torch.testing.assert_close(recorded.rows, alone.rows, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(recorded.next_p, alone.next_p[:, :3], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(recorded.next_p, alone.next.all()[1][:, :3], rtol=1e-4, atol=1e-5)
 
 
 def test_coordinates_and_logits_are_those_of_the_run(loaded: Loaded) -> None:
@@ -235,6 +235,53 @@ def test_what_is_drawn_is_on_no_shelf_and_its_line_goes_with_the_next(one: Sessi
     assert one.wait(60)
     assert [*jobs(one)] == [second]
     assert one.query("prompts", {"drawn": first})["prompts"], "its line is gone, what it drew is not"
+
+
+def test_a_drawing_can_be_read_from_its_first_prompts_on() -> None:
+    with worlds.session(worlds.model()) as session:
+        sizes: list[int] = []
+        pages: list[list[Any]] = []
+
+        def heard(_: int, patch: dict[str, Any]) -> None:
+            for job in patch.get("jobs", ()):
+                if job["phase"] != "done" and job["revision"] > len(pages):
+                    pages.append(session.query("prompts", {"drawn": job["id"]})["prompts"])
+                    sizes.append(job["revision"])
+
+        _, _, stop = session.subscribe(heard)
+        told = ask(session, n=9)
+        assert session.wait(60)
+        stop()
+        whole = session.query("prompts", {"drawn": told["job"]})["prompts"]
+        assert [len(page) for page in pages] == [2, 6]
+        assert sizes == [1, 2]
+        assert len(whole) == 9
+        for page in pages:
+            assert page == whole[: len(page)], "no row changes when others come"
+
+
+def test_what_was_drawn_in_part_is_drawn_again() -> None:
+    slow = worlds.Slow(worlds.model())
+    with worlds.session(slow) as session:
+
+        def heard(_: int, patch: dict[str, Any]) -> None:
+            for job in patch.get("jobs", ()):
+                if job["revision"] == 1 and job["phase"] == "running":
+                    threading.Thread(target=session.intent, args=("cancel", {"job": job["id"]})).start()
+                    slow.gate.clear()
+
+        _, _, stop = session.subscribe(heard)
+        first = ask(session, n=9)
+        time.sleep(0.5)
+        stop()
+        slow.gate.set()
+        assert session.wait(60)
+        assert jobs(session)[first["job"]]["phase"] == "cancelled"
+        assert len(session.query("prompts", {"drawn": first["job"]})["prompts"]) in (2, 6), "what is there stays"
+        again = ask(session, n=9)
+        assert not again["ready"]
+        assert session.wait(60)
+        assert len(session.query("prompts", {"drawn": again["job"]})["prompts"]) == 9
 
 
 def test_a_newer_page_stops_the_one_before() -> None:

@@ -10,6 +10,7 @@ from safetensors.torch import load
 
 from residscope import edits
 from residscope.directions import logit_diff
+from residscope.engine.recording import Recording
 from residscope.errors import (
     AbsentSite,
     BadEdit,
@@ -27,7 +28,7 @@ from residscope.errors import (
     ZeroDirection,
     explain,
 )
-from residscope.session import Session
+from residscope.session import Session, compute
 from session import worlds
 
 ABLATE = {"kind": "ablate", "site": "z.1", "head": 2}
@@ -85,6 +86,36 @@ def test_results_are_those_of_the_engine(live: Session) -> None:
 def _diff(recording: Any, positive: str, negative: str) -> float:
     last, token = recording.logits[0, -1], recording.model.token_id
     return float(last[token(positive)] - last[token(negative)])
+
+
+def test_the_next_tokens_of_a_long_prompt_follow_its_picture(live: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts: list[Recording] = []
+    whole = Recording.logits_in_parts
+    monkeypatch.setattr(Recording, "logits_in_parts", lambda recording: (parts.append(recording), whole(recording))[1])
+    monkeypatch.setattr(compute, "AT_ONCE", 20)
+    text = "hello there " * 4
+    live.intent("set_prompt", {"text": text})
+    assert live.wait(60)
+    run, model = b_run(live)["id"], live.state.model.model
+    ((_, asked, first), *_) = live.pictures([run], set())
+    assert asked == {"run": run, "next": "last"}
+    assert not parts, "the picture waits for no other position's logits"
+    p, ids = model.run(text, ["logits"]).logits[0].float().softmax(-1).topk(5, dim=-1)
+    early = load(first)
+    assert torch.equal(early["next_id"], ids[-1:])
+    torch.testing.assert_close(early["next_p"], p[-1:])
+    late = load(live.stream(run))
+    assert torch.equal(late["next_id"], ids)
+    torch.testing.assert_close(late["next_p"], p)
+    assert torch.equal(early["norm"], late["norm"])
+    assert torch.equal(load(live.stream(run, next="last"))["next_id"], ids), "once they are there, all of them"
+    live.stream(run)
+    assert len(parts) == 1, "computed once"
+    live.intent("set_prompt", {"text": "hello there"})
+    assert live.wait(60)
+    assert load(live.stream(b_run(live)["id"], next="last"))["next_id"].shape == (11, 5), (
+        "of a short prompt all come at once"
+    )
 
 
 def test_stream_and_logits_are_the_recording_s(live: Session) -> None:

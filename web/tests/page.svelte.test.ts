@@ -55,6 +55,25 @@ describe("a page of prompts", () => {
     expect([store.page?.id, store.waiting, store.error]).toEqual(["p2", 0, ""]);
   });
 
+  it("shows those that a job has read so far, and never fewer in the end", async () => {
+    await follow();
+    news([job("j1", "running", { revision: 1 })]);
+    await turn();
+    expect(asked.slice(1)).toEqual([["prompts", { own: ["ab"], drawn: "j1" }]]);
+    expect([store.page?.id, store.from, store.waiting > 0]).toEqual(["p2", "Python documentation", true]);
+    let late: () => void = () => {};
+    const query = fake.query;
+    fake.query = (async (name: never, args: never) => (await new Promise<void>((go) => (late = go)), query(name, args))) as never;
+    news([job("j1", "running", { revision: 2 })]);
+    fake.query = query;
+    news([job("j1", "done", { revision: 2 })]);
+    await turn();
+    expect([store.page?.id, store.waiting]).toEqual(["p3", 0]);
+    late();
+    await turn();
+    expect([store.page?.id, asked.length]).toEqual(["p3", 4]);
+  });
+
   it("waits for no job where the same is drawn already", async () => {
     drawn = { job: "j0", ready: true };
     await follow();

@@ -11,7 +11,7 @@ from residscope.corpus.chunks import chunks
 from residscope.corpus.examples import Examples, Readings
 from residscope.corpus.held_out import held_out
 from residscope.corpus.hub import DataSet
-from residscope.corpus.reading import Reader
+from residscope.corpus.reading import LENGTH, Reader
 from residscope.corpus.text import Source, called, opened
 from residscope.corpus.vectors import one_vector
 from residscope.declare.methods import method
@@ -21,18 +21,25 @@ from residscope.errors import Cancelled, CorpusError, NotFitted, ResidscopeError
 from residscope.methods._lib import badges
 from residscope.methods._lib.badges import Badge
 from residscope.methods._lib.own_tokens import OwnTokens, own_tokens
-from residscope.methods.dose_response import DoseResponse, dose_response
+from residscope.methods.dose_response import DOSES, DoseResponse, dose_response
 from residscope.methods.null_directions import Null, NullDirections
 from residscope.methods.removal_cost import RemovalCost, removal_cost
 from residscope.methods.stability import Blocks, Stability, fit_of, stability_of
-from residscope.progress import Cancel, Progress
+from residscope.progress import Cancel, Progress, within
 from residscope.reports import Report
 from residscope.views import Grid, View
+
+FIRST_PROMPTS = 2  # of the first look
+FIRST_DOSES = (-4.0, -2.0, 0.0, 2.0, 4.0)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Evidence(Report):
-    """What is known of a direction. `missing` says, of each part that is None, why (nothing: it is still to come)."""
+    """What is known of a direction. `missing` says, of each part that is None, why (nothing: it is still to come).
+
+    preliminary: of each badge ("correlates", "used") whose parts are a first look's, what they were taken of; what comes later
+    takes their place. first: what the first look said of it, which stays.
+    """
 
     kind: ClassVar[str] = "report:evidence"
     direction: str
@@ -45,6 +52,8 @@ class Evidence(Report):
     removal: RemovalCost | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
     fitted: bool = False
+    preliminary: Mapping[str, str] = field(default_factory=dict)
+    first: Mapping[str, bool | None] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -55,12 +64,18 @@ class Evidence(Report):
     @property
     def correlates(self) -> Badge:
         """Its coordinate tells something of the text beyond what random directions' tell."""
-        return badges.correlates(self.null, self.stability, fitted=self.fitted)
+        return self._told("correlates", badges.correlates(self.null, self.stability, fitted=self.fitted))
 
     @property
     def used(self) -> Badge:
         """The model's predictions depend on it beyond what they do on random directions."""
-        return badges.used(self.dose, self.removal, why=self.missing)
+        return self._told("used", badges.used(self.dose, self.removal, why=self.missing))
+
+    def _told(self, name: str, badge: Badge) -> Badge:
+        """The badge with how far it may still change, or that it did."""
+        if (of := self.preliminary.get(name)) is not None:
+            return badges.preliminary(badge, of)
+        return badges.after(badge, self.first[name]) if name in self.first else badge
 
     def view(self) -> Grid:
         """Both badges, then each part's own pictures."""
@@ -109,6 +124,7 @@ def evidence(
 
     One pass over the text (`tokens` of it) gives examples, the null distribution and the stability of the fit; then steering and
     removal on `prompts` held-out windows of `length` tokens from beyond what was read or fitted, beside `random` directions each.
+    A quarter of the text and a few of the prompts come first, and both badges with them, which say that they are preliminary.
 
         gathered = rs.evidence(model, pca[7])
         print(gathered.correlates.sentence, gathered.used.sentence)
@@ -167,6 +183,8 @@ def gather(
     readings, null = Readings([direction], model), Null(direction, model, n=199, seed=seed)
     blocks = Blocks(direction.site, direction.head, model.sites.width(site), seed=seed, vectors=nmf)
     shown: dict[str, Any] = {"k": 10, "intervals": 5, "per_interval": 5, "context": 16, "seed": seed, "about": about}
+    options: dict[str, Any] = {"random": random, "seed": seed, "memory": memory}
+    draw: dict[str, Any] = {"n": prompts, "length": length, "seed": seed}
     read = 0
     reader = Reader(model, corpus)
     for chunk in chunks(model, reader, [direction.site], tokens=tokens, **watch):
@@ -177,24 +195,87 @@ def gather(
         if before < tokens / 4 <= read < tokens:
             gathered = replace(gathered, examples=readings.result(0, **shown))
             yield gathered
+            if null.powers is not None:  # else too little was read to draw the random directions from
+                first = replace(gathered, null=null.result({**about, **reader.about}))
+                look = _Look(read, tokens, draw, options, watch)
+                for known in _first_look(model, direction, corpus, first, blocks, look):
+                    yield (gathered := known)
     about |= reader.about
     gathered = replace(gathered, examples=readings.result(0, **shown), null=null.result(about), provenance=about)
-    yield gathered
     if gathered.fitted:
-        try:
-            gathered = replace(gathered, stability=stability_of(direction, blocks, about=about, **watch))
-        except TooFewVectors as error:
-            gathered = _without(gathered, "stability", error)
         yield gathered
+        gathered = _with_stability(gathered, direction, blocks, about, watch)
+    gathered = _settled(gathered, "correlates")
+    yield gathered
 
     skip = _seen(direction, called(corpus), read)
-    options: dict[str, Any] = {"random": random, "moments": blocks.joined(), "seed": seed, "memory": memory, **watch}
     try:
-        windows = held_out(model, corpus, skip=skip, n=prompts, length=length, seed=seed, **watch)
+        windows = held_out(model, corpus, skip=skip, **draw, **watch)
         about = {**about, "held out": windows.origin, "held-out prompts": [list(ids) for ids in windows.prompts]}
-        yield from _edited(model, direction, windows.prompts, replace(gathered, provenance=about), options)
+        gathered = replace(gathered, provenance=about)
+        yield from _edited(
+            model, direction, windows.prompts, gathered, {**options, "moments": blocks.joined(), **watch}
+        )
     except (ZeroDirection, CorpusError) as error:
-        yield _without(_without(gathered, "dose", error), "removal", error)
+        gathered = replace(gathered, dose=None, removal=None)
+        yield _settled(_without(_without(gathered, "dose", error), "removal", error), "used")
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What a first look is made with: so far read of so many tokens, how held-out prompts are drawn, and how they are edited."""
+
+    read: int
+    tokens: int
+    draw: Mapping[str, Any]
+    options: Mapping[str, Any]
+    watch: Mapping[str, Any]
+
+
+def _first_look(
+    model: Model, direction: Direction, corpus: Source, gathered: Evidence, blocks: Blocks, look: _Look
+) -> Iterator[Evidence]:
+    """Both badges of what has been read by now and of a few prompts and doses, marked as preliminary."""
+    watch = {**look.watch, "progress": within(look.watch["progress"], "First look")}
+    if gathered.fitted:
+        gathered = _with_stability(gathered, direction, blocks, gathered.provenance, watch)
+    gathered = _preliminary(gathered, "correlates", f"the first {look.read:,} of {look.tokens:,} tokens")
+    yield gathered
+    try:
+        skip = _seen(direction, called(corpus), look.tokens + LENGTH)  # beyond what will have been read
+        windows = held_out(model, corpus, skip=skip, **look.draw, **watch)
+        options = {**look.options, "moments": blocks.joined(), **watch}
+        few = windows.prompts[:FIRST_PROMPTS]
+        of = f"{len(few)} of {len(windows)} prompts and {len(FIRST_DOSES)} of {len(DOSES)} doses"
+        gathered = replace(gathered, dose=dose_response(model, direction, few, doses=FIRST_DOSES, **options))
+        yield (gathered := _preliminary(gathered, "used", of))
+        gathered = replace(gathered, removal=removal_cost(model, direction, few, **options))
+    except (ZeroDirection, CorpusError):
+        return  # the whole says why
+    yield _preliminary(gathered, "used", of)
+
+
+def _with_stability(
+    gathered: Evidence, direction: Direction, blocks: Blocks, about: Mapping[str, Any], watch: Mapping[str, Any]
+) -> Evidence:
+    missing = {
+        part: why for part, why in gathered.missing.items() if part != "stability"
+    }  # what a first look says of it
+    gathered = replace(gathered, stability=None, missing=missing)
+    try:
+        return replace(gathered, stability=stability_of(direction, blocks, about=about, **watch))
+    except TooFewVectors as error:
+        return _without(gathered, "stability", error)
+
+
+def _preliminary(gathered: Evidence, badge: str, of: str) -> Evidence:
+    gathered = replace(gathered, preliminary={**gathered.preliminary, badge: of})
+    return replace(gathered, first={**gathered.first, badge: getattr(gathered, badge).shown})
+
+
+def _settled(gathered: Evidence, badge: str) -> Evidence:
+    """The badge's parts are all there: it is preliminary no more."""
+    return replace(gathered, preliminary={name: of for name, of in gathered.preliminary.items() if name != badge})
 
 
 def _edited(
@@ -205,11 +286,9 @@ def _edited(
     options: Mapping[str, Any],
 ) -> Iterator[Evidence]:
     """What comes of editing along the direction, on held-out prompts."""
-    dose = dose_response(model, direction, prompts, **options)
-    gathered = replace(gathered, dose=dose)
+    gathered = replace(gathered, dose=dose_response(model, direction, prompts, **options))
     yield gathered
-    cost = removal_cost(model, direction, prompts, **options)
-    yield replace(gathered, removal=cost)
+    yield _settled(replace(gathered, removal=removal_cost(model, direction, prompts, **options)), "used")
 
 
 def _without(gathered: Evidence, part: str, error: ResidscopeError) -> Evidence:

@@ -3,6 +3,7 @@
 import secrets
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypedDict
 
@@ -79,7 +80,9 @@ class UnderWay(Taker):
     contexts: tuple[Context, ...] = ()
     error: ResidscopeError | None = None
 
-    def take(self, job: str, made: tuple[Context, ...], *, progress: Progress, cancel: Cancel) -> str:
+    def take(
+        self, job: str, made: tuple[Context, ...], *, progress: Progress, cancel: Cancel, grown: Callable[[], None]
+    ) -> str:
         self.contexts = made
         return "In the library."
 

@@ -1,9 +1,10 @@
 """The numbers behind the page: one run's stream, kept small, and what is read from it."""
 
 import json
+import threading
 import time
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Generic, Literal, Never, NotRequired, Self, TypedDict, TypeVar, cast
 
@@ -28,6 +29,7 @@ from residscope.world.values import Prompt
 
 NEXT, TOP = 5, 10
 CAPTURE = ("resid_pre.0", "resid_post", "final_norm")
+AT_ONCE = 64  # positions whose next tokens come with the picture: they cost little more than those of one
 MOST_KEPT, KEPT_BYTES = 6, 1 << 30
 MOST_GRAM = 400
 MOST_WHOLE = 4096  # directions of a dictionary whose coordinates are all sent where none are named
@@ -49,6 +51,8 @@ class TensorFile(bytes, Generic[Tensors, Words]):
 
 
 class StreamTensors(TypedDict):
+    """`next_id`, `next_p`: of every position, or of the last alone where the others are still to be computed."""
+
     norm: Float32[Tensor, "row pos"]
     sink: UInt8[Tensor, "row pos"]
     next_id: Int64[Tensor, "pos k"]
@@ -104,34 +108,67 @@ class Held:
 
     rows: Float[Tensor, "row pos d_model"]
     sink: Bool[Tensor, "row pos"]
-    next_id: Int[Tensor, "pos k"]
-    next_p: Float[Tensor, "pos k"]
+    next: "NextTokens"
     last: Float[Tensor, "d_vocab"]
     seconds: float
     end: Recording | None = None  # the run from its last stream on, where edits act after the blocks
 
     @property
     def bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (self.rows, self.next_id, self.next_p, self.last))
+        return sum(t.numel() * t.element_size() for t in (self.rows, self.last)) + self.next.bytes
+
+
+Likely = tuple[Int[Tensor, "pos k"], Float[Tensor, "pos k"]]
+
+
+class NextTokens:
+    """The likeliest next tokens at each position: of a long prompt they are computed when they are first asked for, since the
+    unembedding of all its positions takes a quarter as long as all blocks, and no picture waits for it."""
+
+    def __init__(self, recording: Recording, last: Float[Tensor, "d_vocab"]) -> None:
+        self._recording: Recording | None = recording
+        self._last = last
+        self._all: Likely | None = None
+        self._lock = threading.Lock()
+
+    def at_end(self) -> Likely:
+        """All, where they are there; else those of the last position alone."""
+        return self._all or top_p(self._last[None], NEXT)
+
+    def all(self, turn: Callable[[], object] = lambda: None) -> Likely:
+        """turn: called before each part, lets others go first. Raises WeightsChanged."""
+        with self._lock:
+            if self._all is None:
+                assert self._recording is not None
+                parts = []
+                for part in self._recording.logits_in_parts():
+                    turn()
+                    parts.append(top_p(part[0], NEXT))
+                ids, p = (torch.cat(list(column)) for column in zip(*parts, strict=True))
+                self._all, self._recording = (ids, p), None
+            return self._all
+
+    @property
+    def bytes(self) -> int:
+        held = sum(t.numel() * t.element_size() for t in self._all or ())
+        return held if self._recording is None else self._recording.nbytes
 
 
 def forward(world: SessionWorld, prompt: Prompt, active: tuple[EditSpec, ...]) -> Held:
-    """Run once; keep the stream and the predictions, let the logits go."""
+    """Run once; keep the stream and what the predictions are made from, let the logits go."""
     loaded, edits = world.loaded, world.on(prompt).made(active)
     started = time.perf_counter()
     recording = loaded.model.run(list(prompt.ids), CAPTURE, edits=edits)
-    parts, last = [], torch.empty(0)
-    for part in recording.logits_in_parts():  # once over the unembedding, which takes as long as it takes to read it
-        parts.append(top_p(part[0], NEXT))
-        last = part[0, -1].float().cpu().clone()
+    last = recording.logits_at(-1)[0].float().cpu().clone()
+    ends = act_after_the_blocks(recording.edits, loaded.model.sites)
+    following = NextTokens(recording if ends else recording.keeping("final_norm"), last)
+    if ends or len(prompt.ids) <= AT_ONCE:
+        following.all()
     seconds = time.perf_counter() - started
-    ids, p = (torch.cat(list(column)) for column in zip(*parts, strict=True))
     rows = [recording["resid_pre.0"][0], *(recording[f"resid_post.{i}"][0] for i in range(loaded.model.n_layers))]
-    end = (
-        recording.keeping(rows_end(loaded.model)) if act_after_the_blocks(recording.edits, loaded.model.sites) else None
-    )
+    end = recording.keeping(rows_end(loaded.model)) if ends else None
     sink = sinks_at(recording, row_sites(None, loaded.model.sites))[:, 0]
-    return Held(torch.stack(rows), sink, ids, p, last, seconds, end)
+    return Held(torch.stack(rows), sink, following, last, seconds, end)
 
 
 def sinks_at(recording: Recording, sites: Sequence[str]) -> Bool[Tensor, "row batch pos"]:
@@ -195,15 +232,16 @@ def top_tokens(model: Model, logits: Float[Tensor, "d_vocab"], k: int) -> tuple[
     return tuple(zip(ids.tolist(), texts, p.tolist(), strict=True))
 
 
-def stream(held: Held, loaded: Loaded) -> StreamFile:
-    """norm[row, pos] = |x|, sink[row, pos] whether it is an attention sink's, and the likeliest next tokens at each position."""
-    texts = loaded.model.token_texts(held.next_id.flatten().tolist())
-    width = held.next_id.shape[1]
+def stream(held: Held, loaded: Loaded, likely: Likely) -> StreamFile:
+    """norm[row, pos] = |x|, sink[row, pos] whether it is an attention sink's, and the likeliest next tokens given."""
+    next_id, next_p = likely
+    texts = loaded.model.token_texts(next_id.flatten().tolist())
+    width = next_id.shape[1]
     tensors: StreamTensors = {
         "norm": held.rows.float().norm(dim=-1),
         "sink": held.sink.to(torch.uint8),
-        "next_id": held.next_id.long(),
-        "next_p": held.next_p.float(),
+        "next_id": next_id.long(),
+        "next_p": next_p.float(),
     }
     lines = [texts[i : i + width] for i in range(0, len(texts), width)]
     return StreamFile.of(tensors, {"next_text": json.dumps(lines)})

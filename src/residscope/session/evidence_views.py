@@ -18,6 +18,7 @@ class Badge(TypedDict):
     shown: Annotated[bool | None, "Null: not known yet."]
     said: str
     sentence: str
+    preliminary: Annotated[str, "What it is of, where more is to come and may change it; empty where it stands."]
     numbers: dict[str, float | str | None]
 
 
@@ -103,6 +104,7 @@ def _badge(badge: badges.Badge) -> Badge:
         "shown": badge.shown,
         "said": badge.said,
         "sentence": badge.sentence,
+        "preliminary": badge.preliminary,
         "numbers": numbers,
     }
 

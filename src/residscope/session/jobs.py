@@ -71,8 +71,11 @@ class Job:
 class Taker:
     """Who takes what a job makes, where that goes to no shelf: a page of prompts, a blind test whose values nobody may see."""
 
-    def take(self, job: str, made: Any, *, progress: Progress, cancel: Cancel) -> str:
-        """The job's last part, in its thread; what is to be said of it. Whatever it raises, the job has failed with."""
+    def take(self, job: str, made: Any, *, progress: Progress, cancel: Cancel, grown: Callable[[], None]) -> str:
+        """The job's last part, in its thread; what is to be said of it. Whatever it raises, the job has failed with.
+
+        grown: to be called when there is more to read of it than before.
+        """
         raise NotImplementedError
 
     def failed(self, job: str, error: BaseException) -> None:
@@ -257,7 +260,9 @@ class Jobs:
                     watch.turn()
             if asked.taker is None:
                 return latest, ""
-            return None, asked.taker.take(id, latest, progress=watch.tell, cancel=watch.cancelled)
+            revisions = itertools.count(1)
+            grown: Callable[[], None] = lambda: self._tell(id, revision=next(revisions))  # noqa: E731
+            return None, asked.taker.take(id, latest, progress=watch.tell, cancel=watch.cancelled, grown=grown)
 
     def _show(self, id: str, item: Any, asked: _Asked) -> None:
         revision = (self._partial.get(id) or (0, None))[0] + 1

@@ -32,6 +32,7 @@ BATCH_TOKENS = 256  # between two batches the live run takes its turn
 PAGE_BYTES = 1 << 30
 MOST_BESIDE = 4
 MOST_PAGES = 3
+FIRST = 2  # prompts of a drawing that are recorded first, then thrice as many in all, and so on
 CAPTURE = ("resid_pre.0", "resid_post")
 Turn = Callable[[int], None]
 """Called before each batch, with the number of prompts that are done: lets the live run go first, and may raise to stop."""
@@ -134,11 +135,12 @@ class Page:
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """What a job has drawn and recorded: `asked` says of which text, how many, how long and by which seed."""
+    """What a job has drawn and recorded: `asked` says of which text, how many, how long and by which seed. whole: all of it."""
 
     loaded: Loaded
     asked: str
     prompts: tuple[Recorded, ...] = ()
+    whole: bool = True
 
     @property
     def bytes(self) -> int:
@@ -169,7 +171,7 @@ class PromptPages:
         model = self._now().model
         with self._lock:
             for job, drawn in self._drawn.items():
-                if drawn.asked == asked and drawn.loaded.model is model:
+                if drawn.asked == asked and drawn.loaded.model is model and drawn.whole:
                     self._drawn.move_to_end(job)
                     return job
         return None
@@ -244,9 +246,8 @@ class PromptPages:
             known = {recorded.prompt.ids: recorded for page in pages for recorded in page.own}
             for prompt in prompts:
                 if prompt.ids not in known and (held := self._live(prompt)) is not None:
-                    known[prompt.ids] = Recorded(
-                        prompt, held.rows, held.sink, held.next_id[:, :NEXT], held.next_p[:, :NEXT]
-                    )
+                    ids, p = held.next.all(self._first)
+                    known[prompt.ids] = Recorded(prompt, held.rows, held.sink, ids[:, :NEXT], p[:, :NEXT])
             missing = [prompt for prompt in prompts if prompt.ids not in known]
             known |= {r.prompt.ids: r for r in record(loaded, missing, turn=lambda done: self._turn(loaded))}
         return tuple(known[prompt.ids] for prompt in prompts)
@@ -278,14 +279,24 @@ class Drawing(Taker):
     loaded: Loaded
     asked: str
 
-    def take(self, job: str, made: PromptSet, *, progress: Progress, cancel: Cancel) -> str:
-        """Raises PageTooLarge, Cancelled."""
+    def take(self, job: str, made: PromptSet, *, progress: Progress, cancel: Cancel, grown: Callable[[], None]) -> str:
+        """A few of them first, for pages that show those while the others are read. Raises PageTooLarge, Cancelled."""
         prompts = [self.loaded.prompt(text) for text in made.texts or ()]
         check_room(self.loaded, sum(len(prompt.tokens) for prompt in prompts))
+        recorded: tuple[Recorded, ...] = ()
         with stage("Reading prompts", len(prompts), progress, cancel) as tell:
-            recorded = record(self.loaded, prompts, turn=tell)
-        self.pages.keep(job, Drawn(self.loaded, self.asked, recorded))
+            while (done := len(recorded)) < len(prompts):
+                part = prompts[done : max(FIRST, 3 * done)]
+                recorded += record(self.loaded, part, turn=_from(done, tell))
+                whole = len(recorded) == len(prompts)
+                self.pages.keep(job, Drawn(self.loaded, self.asked, recorded, whole))
+                if not whole:
+                    grown()
         return f"{len(prompts)} prompts, on the Prompts tab."
+
+
+def _from(done: int, tell: Turn) -> Turn:
+    return lambda more: tell(done + more)
 
 
 def _bound(kept: OrderedDict[str, Any], sizes: Sequence[int]) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -37,6 +37,12 @@ class Nothing(Spec):
 
 class OfRun(Spec):
     run: str
+
+
+class Stream(OfRun):
+    """next: "last" does not wait for the next tokens of other positions, which of a long prompt follow its picture."""
+
+    next: Literal["all", "last"] = "all"
 
 
 class Coordinates(Spec):
@@ -176,7 +182,7 @@ def manifest() -> Manifest:
 
 QUERIES: dict[str, Query] = {
     "manifest": _query(Nothing, Manifest, lambda session, args: manifest()),
-    "stream": _query(OfRun, compute.StreamFile, lambda session, args: session.stream(args.run)),
+    "stream": _query(Stream, compute.StreamFile, lambda session, args: session.stream(args.run, next=args.next)),
     "coef": _query(
         Coordinates,
         compute.CoefFile,

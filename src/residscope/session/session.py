@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from residscope.declare import EditSpec, Method, shorten
 from residscope.declare.plugins import load_plugins
@@ -275,8 +275,11 @@ class Session:
 
     # ── what is read ────────────────────────────────────────────────────────────────────────────────────────
 
-    def stream(self, run: str) -> compute.StreamFile:
-        return compute.stream(*self._held(run))
+    def stream(self, run: str, *, next: Literal["all", "last"] = "all") -> compute.StreamFile:
+        """A run's lengths, sinks and next tokens; next: "last" waits for those of no other position."""
+        held, loaded = self._held(run)
+        likely = held.next.at_end() if next == "last" else held.next.all(lambda: self._worker.quiet(RUN))
+        return compute.stream(held, loaded, likely)
 
     def pictures(self, runs: Sequence[str], sent: set[tuple[str, str]]) -> list[tuple[str, dict[str, Any], bytes]]:
         """What a page asks of these runs first, as queries and their answers, where it has not been sent: the stream, the metric.
@@ -291,7 +294,7 @@ class Session:
         for run in runs:
             with contextlib.suppress(ResidscopeError):
                 if (run, "") not in sent:
-                    found.append(("stream", {"run": run}, self.stream(run)))
+                    found.append(("stream", {"run": run, "next": "last"}, self.stream(run, next="last")))
                     sent.add((run, ""))
                 if pair is not None and (run, str(pair)) not in sent:
                     found.append(("logits", dict(pair, run=run), self.logits(run, **pair)))

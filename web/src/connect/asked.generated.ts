@@ -286,8 +286,12 @@ export interface Asked {
     read_direction: {
       direction: unknown;
     };
+    /**
+     * next: "last" does not wait for the next tokens of other positions, which of a long prompt follow its picture.
+     */
     stream: {
       run: string;
+      next?: "all" | "last";
     };
     strongest: {
       run: string;

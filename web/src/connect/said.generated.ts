@@ -163,6 +163,9 @@ export interface Said {
       metadata: {
         next_text: string;
       };
+      /**
+       * `next_id`, `next_p`: of every position, or of the last alone where the others are still to be computed.
+       */
       tensors: {
         /**
          * F32 [row, pos]
@@ -899,6 +902,10 @@ export interface Badge {
   shown: boolean | null;
   said: string;
   sentence: string;
+  /**
+   * What it is of, where more is to come and may change it; empty where it stands.
+   */
+  preliminary: string;
   numbers: {
     [k: string]: number | string | null;
   };

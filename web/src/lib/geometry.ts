@@ -3,7 +3,7 @@
 const WIDEST = 64;
 const READABLE = 34;
 const TALLEST = 21;
-const LOWEST = 10;
+export const LOWEST = 10;
 const NARROWEST = 4;
 
 /** Columns under this lose their labels. */

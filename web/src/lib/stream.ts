@@ -9,8 +9,10 @@ export interface StreamData {
   norm: Float32Array;
   /** Which are attention sinks, as the server says. */
   sink: Uint8Array;
-  /** The most likely next tokens at each position. */
+  /** The most likely next tokens at each position; empty where they are still to come. */
   next: { text: string; p: number }[][];
+  /** Those of all positions are there; else of the last alone. */
+  whole: boolean;
 }
 
 export function readStream(file: QueryAnswers["stream"], run: string): StreamData {
@@ -18,8 +20,10 @@ export function readStream(file: QueryAnswers["stream"], run: string): StreamDat
   const [rows, cols] = shape;
   const p = floats(file, "next_p");
   const texts = JSON.parse(file.metadata.next_text ?? "[]") as string[][];
-  const next = texts.map((row, pos) => row.map((text, i) => ({ text, p: p.data[pos * p.shape[1] + i] })));
-  return { run, rows, cols, norm, sink: bytes(file, "sink").data, next };
+  const known = texts.map((row, pos) => row.map((text, i) => ({ text, p: p.data[pos * p.shape[1] + i] })));
+  const whole = p.shape[0] === cols;
+  const next = whole ? known : [...Array.from({ length: cols - known.length }, () => []), ...known];
+  return { run, rows, cols, norm, sink: bytes(file, "sink").data, next, whole };
 }
 
 /** One run in the coordinates of one dictionary: [row, pos, k], and what to subtract of each row, [row, k]. */

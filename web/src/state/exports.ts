@@ -12,7 +12,7 @@ export function picture(app: App): Picture | null {
   const model = app.session.model;
   if (!field || !data || !model) return null;
   const run = mode === "delta" ? `${app.names.b} minus ${app.names.a}` : mode === "edit" ? app.names.b : app.names.a;
-  return { field, norm: Array.from({ length: field.rows * field.cols }, (_, cell) => app.streams.normAt(cell)), tokens, next: data.next.map((row) => row[0]?.text ?? ""), unit, title: `${model.name} · ${app.directionTitle} · ${run}` };
+  return { field, norm: Array.from({ length: field.rows * field.cols }, (_, cell) => app.streams.normAt(cell)), tokens, next: data.next.map((row) => row[0]?.text ?? "…"), unit, title: `${model.name} · ${app.directionTitle} · ${run}` };
 }
 
 export async function saveAs(app: App, kind: FileKind): Promise<void> {

@@ -53,6 +53,7 @@ export class PromptStore {
   active = $state(0);
   private wanted = "";
   private wantedRow = "";
+  private reads = 0;
   private stop = new AbortController();
   /** The job that draws. */
   job = $state("");
@@ -123,31 +124,33 @@ export class PromptStore {
     const source = this.source;
     try {
       if (!this.page && own.length) await this.read({ own }, null, stop.signal);
-      const drawn = drawing.n > 0 ? await this.draw(drawing, stop.signal) : null;
-      await this.read({ own, drawn }, drawn ? drawing : null, stop.signal);
-      if (this.stop === stop) this.from = source;
+      const some = (job: string) => void this.read({ own, drawn: job }, drawing, stop.signal, source).catch(() => {}); // the whole says what is wrong
+      const drawn = drawing.n > 0 ? await this.draw(drawing, stop.signal, some) : null;
+      await this.read({ own, drawn }, drawn ? drawing : null, stop.signal, source);
     } catch (error) {
       if (!stop.signal.aborted) this.error = words(error);
     }
     if (this.stop === stop) this.waiting = 0;
   }
 
-  /** The job that has drawn them, once it has. */
-  private async draw(drawing: Intents["draw_prompts"], signal: AbortSignal): Promise<string> {
+  /** The job that has drawn them, once it has; `some`: a few of them can be read. */
+  private async draw(drawing: Intents["draw_prompts"], signal: AbortSignal, some: (job: string) => void): Promise<string> {
     const { job, ready } = await this.session.connector.intent("draw_prompts", drawing);
     if (ready) return job;
     if (signal.aborted) this.session.drop(job);
     else this.job = job;
-    const ended = await this.session.ended(job, signal);
+    const ended = await this.session.ended(job, signal, () => some(job));
     if (this.job === job) this.job = "";
     if (ended?.error) throw new WireError(ended.error);
     return job;
   }
 
-  private async read(args: { own: string[]; drawn?: string | null }, drawing: Intents["draw_prompts"] | null, signal: AbortSignal): Promise<void> {
+  /** A page, unless a later one has been asked for meanwhile; `drawing`, `from`: what its prompts are drawn as, and from. */
+  private async read(args: { own: string[]; drawn?: string | null }, drawing: Intents["draw_prompts"] | null, signal: AbortSignal, from = this.from): Promise<void> {
+    const number = ++this.reads;
     const page = readPage(await this.session.connector.query("prompts", args, signal));
-    if (signal.aborted) return;
-    [this.page, this.drawing] = [page, drawing];
+    if (signal.aborted || number !== this.reads) return;
+    [this.page, this.drawing, this.from] = [page, drawing, from];
     this.hover = null;
   }
 

@@ -40,15 +40,16 @@ export class Session {
     });
   }
 
-  /** Until a job has ended, or its line is put away; null then. The news of a job may come after its number. */
-  ended(id: string, signal: AbortSignal): Promise<Job | null> {
+  /** Until a job has ended, or its line is put away; null then. The news of a job may come after its number. grown: there is more to read of it. */
+  ended(id: string, signal: AbortSignal, grown: () => void = () => {}): Promise<Job | null> {
     return new Promise((resolve, reject) => {
-      let seen = false;
+      let [seen, revision] = [false, 0];
       const stop = () => (this.awaited.delete(look), signal.removeEventListener("abort", left));
       const left = () => (stop(), reject(signal.reason));
       const look = () => {
         const job = this.state?.jobs?.find((other) => other.id === id) ?? null;
         const under = job?.phase === "waiting" || job?.phase === "running";
+        if (under && job.revision > revision) ((revision = job.revision), grown());
         if (under || (!job && !seen)) seen ||= under;
         else (stop(), resolve(job));
       };

@@ -46,6 +46,7 @@ export class Streams {
   private cache = new Map<string, Promise<unknown>>();
   private wanted = "";
   private filling = "";
+  private completing = new Set<string>();
   private turns = { a: new Turns(), b: new Turns(), delta: new Turns() };
   private kept: { a: Float32Array | null; b: Float32Array | null; grounds: { a: Ground; b: Ground | null } | null } = { a: null, b: null, grounds: null };
 
@@ -226,15 +227,35 @@ export class Streams {
 
   /** The coordinates that the picture could do without, now that it is painted or is of something else. */
   private fill(key: string, shown: Shown | null, painted: string): void {
-    if (shown?.key !== key || this.filling === key) return;
+    if (shown?.key !== key) return;
+    if (painted === key) this.complete(key, shown);
+    if (this.filling === key) return;
     if (this.mixing.asked.every(({ source }) => shown.a.coefs.has(source))) return;
     if (painted !== key && this.view.current.direction === "logit") return;
     this.filling = key;
-    const whole = async (held: Held | null) => held && { ...held, coefs: await this.coefs(held.run, this.mixing.asked) };
+    const whole = async (held: Held | null) => held && this.coefs(held.run, this.mixing.asked);
     void Promise.all([whole(shown.a), whole(shown.b)]).then(
-      ([heldA, heldB]) => this.wanted === key && (this.shown = { key, a: heldA!, b: heldB }),
+      ([coefsA, coefsB]) => this.change(key, (held, b) => ({ ...held, coefs: (b ? coefsB : coefsA) ?? held.coefs })),
       (error: unknown) => this.wanted === key && (this.error = words(error)),
     ).finally(() => (this.filling = ""));
+  }
+
+  /** The next tokens of all positions, which of a long prompt follow its picture. */
+  private complete(key: string, shown: Shown): void {
+    for (const { run, data } of [shown.a, shown.b].flatMap((held) => held ?? [])) {
+      if (data.whole || this.completing.has(run.id)) continue;
+      this.completing.add(run.id);
+      this.once(`${run.id}|whole`, async () => readStream(await this.session.connector.query("stream", { run: run.id }), run.id)).then(
+        (whole) => this.change(key, (held) => (held.run.id === run.id ? { ...held, data: whole } : held)),
+        (error: unknown) => this.wanted === key && (this.error = words(error)),
+      ).finally(() => this.completing.delete(run.id));
+    }
+  }
+
+  /** What is shown, with more in it, where it is still of the same. */
+  private change(key: string, more: (held: Held, b: boolean) => Held): void {
+    const { shown } = this;
+    if (shown?.key === key && this.wanted === key) this.shown = { key, a: more(shown.a, false), b: shown.b && more(shown.b, true) };
   }
 
   private async coefs(run: Run, asked: readonly Asked[]): Promise<Map<string, Coefs>> {
@@ -249,7 +270,7 @@ export class Streams {
 
   private async hold(run: Run, answers: { positive: number; negative: number } | null, asked: readonly Asked[]): Promise<Held> {
     const connector = this.session.connector;
-    const stream = this.once(`${run.id}|`, async () => readStream(await connector.query("stream", { run: run.id }), run.id));
+    const stream = this.once(`${run.id}|`, async () => readStream(await connector.query("stream", { run: run.id, next: "last" }), run.id));
     const coefs = this.coefs(run, asked);
     const logits = answers
       ? this.once(`${run.id}|${answers.positive} ${answers.negative}|${this.means}`, async () =>

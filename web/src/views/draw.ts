@@ -1,6 +1,6 @@
 /** The grid's drawing: plain functions from typed arrays to a canvas, visible cells only. */
 
-import type { Paint } from "../lib/color";
+import type { Diverging, Paint } from "../lib/color";
 import { inCell, type ValueUnit } from "../lib/format";
 import { rowTop, visibleRange, type Window } from "../lib/geometry";
 import { scaleAt, type Field } from "../lib/stream";
@@ -86,6 +86,18 @@ function paintCells(g: CanvasRenderingContext2D, field: Field, win: Window, pain
   g.drawImage(canvas, left, top, w * colW, h * rowH);
   for (let row = 0; row <= h; row++) g.clearRect(left, top + row * rowH - 0.5, w * colW, 1);
   if (colW >= 8) for (let col = 0; col <= w; col++) g.clearRect(left + col * colW - 0.5, top, 1, h * rowH);
+}
+
+/** A map's values, a pixel each; nothing where there is none. */
+export function drawMap(g: CanvasRenderingContext2D, values: Float32Array, w: number, h: number, scale: number, colours: Diverging): void {
+  const canvas = newCanvas();
+  [canvas.width, canvas.height] = [w, h];
+  const image = new ImageData(w, h);
+  const pixels = new Uint32Array(image.data.buffer);
+  values.forEach((value, i) => (pixels[i] = Number.isNaN(value) ? 0 : colours.pixel(value, scale)));
+  canvas.getContext("2d")?.putImageData(image, 0, 0);
+  g.imageSmoothingEnabled = false;
+  g.drawImage(canvas, 0, 0, w, h);
 }
 
 interface At {

@@ -1,7 +1,7 @@
 """Two claims about a direction that are often taken for one: that it correlates with the text, and that the model uses it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from residscope.reports import Report
@@ -21,7 +21,10 @@ RISING = 0.9  # rank correlation of dose and effect
 
 @dataclass(frozen=True, eq=False)
 class Badge(Report):
-    """A claim, whether it was shown, the sentence that says why or why not, and the numbers. shown: None until known."""
+    """A claim, whether it was shown, the sentence that says why or why not, and the numbers. shown: None until known.
+
+    preliminary: what it is of, where more of it is to come and may change it; empty where it stands.
+    """
 
     kind: ClassVar[str] = "report:badge"
     claim: str
@@ -29,16 +32,33 @@ class Badge(Report):
     sentence: str
     numbers: Mapping[str, float | str | None] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    preliminary: str = ""
 
     @property
     def said(self) -> str:
-        return "not known yet" if self.shown is None else "shown" if self.shown else "not shown"
+        if self.shown is None:
+            return "not known yet"
+        return f"{'' if self.shown else 'not '}shown{' so far' if self.preliminary else ''}"
 
     def view(self) -> Card:
         title, fields = f"{self.claim}: {self.said}", dict(self.numbers)
         if self.shown is None:
             return Card(title, fields, note=self.sentence)
         return Card(title, fields, verdict="passed" if self.shown else "failed", note=self.sentence)
+
+
+def preliminary(badge: Badge, of: str) -> Badge:
+    """The badge of a part of what is to come, which says so: in its verdict, and in front of its sentence."""
+    return replace(badge, sentence=f"Preliminary, from {of}. {badge.sentence}", preliminary=of)
+
+
+def after(badge: Badge, first: bool | None) -> Badge:
+    """The badge of the whole, which says where a first look gave another verdict."""
+    if None in (badge.shown, first) or badge.shown == first:
+        return badge
+    return replace(
+        badge, sentence=f"{badge.sentence} The first look, at less of it, said {'shown' if first else 'not shown'}."
+    )
 
 
 def correlates(null: "NullDirections | None", stability: "Stability | None", *, fitted: bool) -> Badge:
