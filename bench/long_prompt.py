@@ -150,6 +150,7 @@ def main() -> None:
         page.get_by_test_id("say-direction").click()
         page.get_by_test_id("pick-component").select_option("0")
         page.keyboard.press("Escape")
+        page.get_by_test_id("mix-fold").click()
         page.wait_for_selector('[data-testid="mix-slider-1"]', timeout=60_000)
         page.wait_for_timeout(1000)
         print(f"{TOKENS} tokens x {model.n_layers + 1} rows, {page.evaluate(NODES)} DOM nodes in the page")

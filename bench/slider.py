@@ -42,6 +42,7 @@ def rows(*, quick: bool = False) -> Iterator[Row]:
         page.get_by_test_id("say-direction").click()
         page.get_by_test_id("pick-component").select_option("7")
         page.keyboard.press("Escape")
+        page.get_by_test_id("mix-fold").click()
         page.get_by_test_id("mix-add").select_option("pca@resid_post.10")
         page.wait_for_timeout(2000)
         grid = page.get_by_test_id("stream-grid")

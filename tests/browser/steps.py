@@ -115,6 +115,14 @@ def choose(
             page.get_by_test_id(unit).click()
 
 
+def open_mix(page: Page) -> None:
+    """The sliders, which are folded while only one direction is looked at."""
+    fold = page.get_by_test_id("mix-fold")
+    if fold.get_attribute("aria-expanded") != "true":
+        fold.click()
+    expect(fold).to_have_attribute("aria-expanded", "true")
+
+
 def said(page: Page, part: str, value: str | re.Pattern[str]) -> None:
     """What a part of the sentence has chosen: a dictionary's id, a component's number or `logit`, a unit's name."""
     expect(page.get_by_test_id(f"say-{part}")).to_have_attribute("data-value", value, timeout=20_000)

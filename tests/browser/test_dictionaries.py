@@ -11,7 +11,7 @@ import torch
 from playwright.sync_api import Browser, Page, expect
 
 import residscope as rs
-from browser.steps import IOI, LAST, cells, choose, grid, metric, opened, said, settled
+from browser.steps import IOI, LAST, cells, choose, grid, metric, open_mix, opened, said, settled
 from residscope import directions
 from residscope.directions import EncoderDictionary
 
@@ -130,6 +130,7 @@ def test_the_strongest_at_a_cell_are_picked_from_and_mixed_with_a_component(
     expect(brought.get_by_test_id("readout")).to_have_attribute("data-value", re.compile(r"^\d+\.\d+"))
     same(cells(brought, n_pos=LAST + 1), activation(sae, x, strongest[1]))
 
+    open_mix(brought)
     brought.get_by_test_id("mix-add").select_option(PC)
     expect(brought.get_by_test_id(f"mix-slider-{PC}-1")).to_be_visible()
     weight = slide(brought, f"mix-slider-{PC}-1", 8)
@@ -233,6 +234,7 @@ def test_a_transcoder_inside_the_blocks_is_read_there_in_every_layer(
     with opened(bench, "direction"):
         bench.get_by_test_id("pick-strongest").click()
         expect(bench.get_by_test_id("pick-list").locator("button").first).to_have_attribute("data-index", str(strong))
+    open_mix(bench)
     expect(bench.get_by_test_id("mix-add").locator("option")).to_have_count(1)  # nothing else is read there
     bench.get_by_test_id("table-toggle").click()
     bench.get_by_test_id("fit-open").click()

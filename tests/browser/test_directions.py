@@ -9,7 +9,7 @@ import pytest
 import torch
 from playwright.sync_api import Locator, Page, expect
 
-from browser.steps import IOI, LAST, Traffic, cells, choose, drag, grid, opened, said, settled, type_prompt
+from browser.steps import IOI, LAST, Traffic, cells, choose, drag, grid, open_mix, opened, said, settled, type_prompt
 
 pytestmark = pytest.mark.browser
 FIT_MS = 120_000
@@ -74,6 +74,7 @@ def test_layer_and_component_pickers_recolour(bench: Page, workbench: Any) -> No
 def test_a_mix_of_two_dictionaries_is_dragged_without_a_request(bench: Page, workbench: Any, traffic: Traffic) -> None:
     choose(bench, direction=0)
     choose(bench, place="pca@resid_post.23")
+    open_mix(bench)
     bench.get_by_test_id("mix-add").select_option("pca@resid_post.10")
     slider = "mix-slider-pca@resid_post.10-2"
     expect(bench.get_by_test_id(slider)).to_be_visible()
@@ -114,6 +115,7 @@ def test_all_weights_at_zero_are_told_in_words(bench: Page) -> None:
 def test_algebra_leaves_what_it_says(bench: Page, workbench: Any) -> None:
     choose(bench, place="pca@resid_post.23")
     choose(bench, direction=7)
+    open_mix(bench)
     bench.get_by_test_id("mix-add").select_option("pca@resid_post.22")
     bench.get_by_test_id("algebra-open").click()
     for other in ("pca@resid_post.22/7", "pca@resid_post.22/3", "pca@resid_post.23/7"):
@@ -173,6 +175,7 @@ def test_a_locked_scale_stays_over_layers_and_prompts(bench: Page) -> None:
 def test_a_mix_travels_in_a_link_and_old_links_open(bench: Page, workbench: Any) -> None:
     choose(bench, place="pca@resid_post.23")
     choose(bench, direction=7)
+    open_mix(bench)
     bench.get_by_test_id("mix-add").select_option("pca@resid_post.10")
     bench.get_by_test_id("algebra-open").click()
     bench.get_by_test_id("algebra-with").select_option("pca@resid_post.10/1")
@@ -199,6 +202,7 @@ def test_the_picture_of_a_mix_in_both_themes(bench: Page) -> None:
     bench.set_viewport_size({"width": 1440, "height": 900})
     choose(bench, place="pca@resid_post.23")
     choose(bench, direction=7)
+    open_mix(bench)
     bench.get_by_test_id("mix-add").select_option("pca@resid_post.10")
     bench.get_by_test_id("algebra-open").click()
     for other in ("pca@resid_post.10/1", "pca@resid_post.23/7", "pca@resid_post.23/3"):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from browser.steps import IOI, LAST, ROWS, Traffic, cells, choose, metric, settled, show_table, type_prompt
+from browser.steps import IOI, LAST, ROWS, Traffic, cells, choose, metric, open_mix, settled, show_table, type_prompt
 
 pytestmark = pytest.mark.browser
 
@@ -60,6 +60,7 @@ def test_dragging_a_slider_asks_the_server_for_nothing(bench: Page, traffic: Tra
     choose(bench, direction=0)
     before = cells(bench, n_pos=LAST + 1)
     bench.wait_for_load_state("networkidle")
+    open_mix(bench)
     slider = bench.get_by_test_id("mix-slider-1")
     slider.scroll_into_view_if_needed()
     box = slider.bounding_box()

@@ -49,6 +49,8 @@ export class App {
   });
   private wantedSaved = $state.raw({ name: "", linked: false });
   palette = $state(false);
+  /** The sliders are shown, or put away, by hand; null: while they are in use. */
+  mixOpen: boolean | null = $state(null);
   /** Help is open, at a word or at none. */
   help: Term | "" | null = $state(null);
   /** The step of the tour that is shown; null: none. */

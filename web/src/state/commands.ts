@@ -94,6 +94,7 @@ export const COMMANDS: Command[] = [
 /** The sliders, with something to start from. */
 function findDirection(app: App): void {
   if (app.view.current.direction === "logit") app.showComponent(app.mixing.chips[0] ?? 0);
+  app.mixOpen = true;
   app.opened = "inspector";
   setTimeout(() => {
     const card = app.host.root.querySelector("[data-testid=mix-card]");
