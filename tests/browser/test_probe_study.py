@@ -72,6 +72,7 @@ def drawn(view: Locator) -> list[list[str]]:
 
 def measure(page: Page) -> None:
     page.get_by_test_id("held-out-ask").click()
+    expect(page.get_by_test_id("held-out-head").locator("progress")).to_have_count(1)
     expect(page.get_by_test_id("held-out-head").locator("progress")).to_have_count(0, timeout=WAIT_MS)
     expect(page.get_by_test_id("held-out-stale")).to_have_count(0)
     expect(page.get_by_test_id("held-out-flips")).to_be_visible(timeout=WAIT_MS)
@@ -275,7 +276,8 @@ def test_what_later_heads_make_of_it_is_what_the_methods_say(fitted: Page, workb
     """The heads, found on other prompts; what they report and where they look; how much runs through the movers' attention."""
     model, test, probe = study
     if fitted.get_by_test_id("probe-choice").count():
-        fitted.get_by_test_id("probe-choice").select_option("order at S2, resid_mid.18")
+        own = fitted.get_by_test_id("probe-choice").locator("option").filter(has_text="resid_mid.18").first
+        fitted.get_by_test_id("probe-choice").select_option(own.get_attribute("value"))
     train = rs.tasks.ioi(model, N, prefixes=False).split(by="order")[0]
     expect(fitted.get_by_test_id("later-ask")).to_have_count(0)
     fitted.get_by_test_id("roles-ask").click()

@@ -64,7 +64,7 @@ def test_the_first_rows_come_before_the_rest(bench: Page, workbench: Any) -> Non
     expect(bench.get_by_test_id("prompts-waiting")).to_have_count(1)
     expect(bench.get_by_test_id("prompts-waiting")).to_have_count(0, timeout=DRAWN_MS)
     sizes = [size for size, _ in groupby(bench.evaluate("() => window.seenTokens"))]
-    own = len(workbench.session.state.prompt.tokens)
+    own = bench.locator('[data-own="true"] [data-token]').count()
     assert sizes[-4:] == [own + n * 40 for n in (2, 6, 18, 20)], "one's own and two, then ever more"
     job = workbench.session.state.jobs[-1]
     assert job.revision == 3

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 import residscope as rs
-from browser.steps import IOI, LAST, cells, grid, metric, settled, show_table, type_prompt
+from browser.steps import IOI, LAST, cells, choose, grid, metric, settled, show_table, type_prompt
 from residscope import directions
 
 pytestmark = pytest.mark.browser
@@ -61,7 +61,7 @@ def test_a_prompt_of_every_writing_stands_in_the_order_of_its_tokens(bench: Page
     shot(bench, "writings-dark")
     bench.get_by_test_id("theme-toggle").click()
     show_table(bench)
-    bench.get_by_test_id("dir-chip-logit").click()
+    choose(bench, direction="logit")
     found = np.array(cells(bench, n_pos=len(ids)))
     pair = workbench.session.state.metric
     direction = directions.logit_diff(model, pair.positive.id, pair.negative.id)
@@ -91,7 +91,7 @@ def test_answers_of_any_token_are_shown_typed_back_and_read(bench: Page, workben
         bench.get_by_test_id("answer-set").click()
         expect(bench.get_by_test_id("answers")).to_be_visible()
         assert ids() == wanted, "opened and set again it is the same"
-        bench.get_by_test_id("dir-chip-logit").click()
+        choose(bench, direction="logit")
         card = bench.get_by_test_id("direction-card")
         expect(card).to_contain_text(re.compile(r"\+1\.00\s*cos to"), timeout=20_000)
         logits = model.run(IOI).logits_at(-1)[0]
@@ -148,13 +148,13 @@ def test_the_python_that_is_copied_gives_the_cells_on_screen(bench: Page, workbe
         if key:
             bench.get_by_test_id("stream-grid").locator("td button").first.focus()
             bench.keyboard.press(key)
-        bench.get_by_test_id("dir-chip-logit").click()
+        choose(bench, direction="logit")
         same()
-        bench.get_by_test_id("dir-chip-pc-1").click()
+        choose(bench, place="pca@resid_post.23", direction=1)
         for unit in ("centred", "raw", "cos"):
-            bench.get_by_test_id(f"unit-{unit}").click()
+            choose(bench, unit=f"unit-{unit}")
             same()
-        bench.get_by_test_id("unit-centred").click()
+        choose(bench, unit="unit-centred")
     assert len(seen) == 12
     assert all(not np.allclose(a, b) for i, a in enumerate(seen) for b in seen[:i])
 
@@ -162,12 +162,12 @@ def test_the_python_that_is_copied_gives_the_cells_on_screen(bench: Page, workbe
 def test_the_python_of_a_page_of_prompts_gives_its_colours_numbers(
     bench: Page, workbench: Any, monkeypatch: Any
 ) -> None:
-    bench.get_by_test_id("dir-chip-pc-7").click()
+    choose(bench, place="pca@resid_post.23", direction=7)
     bench.get_by_role("tab", name="Prompts").click()
     expect(bench.locator('[data-testid^="prompt-"][data-own="false"]').first).to_be_visible(timeout=120_000)
     expect(bench.get_by_test_id("prompts-new")).to_be_visible(timeout=120_000)
     for row in (24, 0):
-        bench.get_by_test_id("prompts-row").select_option(str(row))
+        choose(bench, row=row)
         if bench.get_by_test_id("prompts-table-toggle").get_attribute("aria-pressed") != "true":
             bench.get_by_test_id("prompts-table-toggle").click()
         told = bench.get_by_test_id("prompts-table").locator("td[data-token]")

@@ -45,6 +45,7 @@ def create_app(
     if library is not None and people is not None:
         handlers = LibraryHandlers(session, library, people, present)
         session.bring(queries=handlers.queries, intents=handlers.intents)
+        session.tell_library()
     _errors(app)
 
     async def ask(request: Request, answer: Callable[[Person], Any]) -> Response:

@@ -370,9 +370,10 @@ class Session:
             self._commit(replace(self._state, present=names))
 
     def tell_library(self) -> None:
-        """Somebody has changed the library: whoever shows it reads it again."""
+        """There is a library; and, from then on, somebody has changed it: whoever shows it reads it again."""
         with self._lock:
-            self._commit(replace(self._state, library=self._state.library + 1))
+            known = self._state.library
+            self._commit(replace(self._state, library=0 if known is None else known + 1))
 
     def import_direction(self, data: bytes) -> SavedName:
         """Take in a direction from safetensors bytes; answers the reference to it."""

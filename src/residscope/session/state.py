@@ -87,7 +87,7 @@ class State:
     shelf: ItemShelf | None = field(default=None, compare=False, repr=False)
     notices: tuple[str, ...] = ()
     present: tuple[str | None, ...] = ()
-    library: int = 0
+    library: int | None = None
 
     def world(self) -> SessionWorld:
         """What plain values mean here. Raises ModelNotFound."""

@@ -260,7 +260,7 @@ class State(TypedDict):
     jobs: Annotated[list[Job], "Those that wait or run, and the latest 40 that ended."]
     items: Shelf
     present: Annotated[list[Present], "Who has the page open."]
-    library: Annotated[int, "Counts the library's changes."]
+    library: Annotated[int | None, "Counts the library's changes; null where there is none."]
     notices: Annotated[list[str], "Things to tell once, such as a damaged file moved aside."]
 
 

@@ -231,9 +231,9 @@ export interface State {
    */
   present: Present[];
   /**
-   * Counts the library's changes.
+   * Counts the library's changes; null where there is none.
    */
-  library: number;
+  library: number | null;
   /**
    * Things to tell once, such as a damaged file moved aside.
    */

@@ -21,7 +21,7 @@ export class Described {
     const { ref } = this.directions;
     const { model, state } = this.session;
     if (this.view.dragging) return;
-    const about = ref && model ? JSON.stringify([model.hash, ref]) : "";
+    const about = ref && model && typeof state?.library === "number" ? JSON.stringify([model.hash, ref]) : "";
     const key = about && `${about}|${state?.library}`;
     if (key === this.wanted || (key && !this.streams.settled)) return;
     if (!this.wanted.startsWith(`${about}|`)) this.alike = null; // of another direction; a newer answer about the same one replaces it
@@ -29,7 +29,7 @@ export class Described {
     if (!ref || !key) return;
     this.session.connector.query("library_alike", { direction: ref }).then(
       (alike) => this.wanted === key && (this.alike = alike.entries.length ? alike : null),
-      () => {}, // a server without a library: nothing is said of what people say
+      () => {}, // nothing is said of what people say
     );
   }
 }
