@@ -144,3 +144,16 @@ def test_a_direction_says_the_commit_it_was_fitted_on(hub):
 def test_a_file_is_known_by_its_ending_in_any_case(hub):
     hub.repositories["someone/loud"] = {"ALL.JSONL": b'{"text": "a loud story"}\n'}
     assert list(texts("hub:someone/loud")) == ["a loud story"]
+
+
+def test_general_english_ships_and_begins_with_both_of_its_sources():
+    every = list(texts("english"))
+    whole = "\n\n".join(every)
+    assert 900_000 < len(whole.encode()) < 1_200_000
+    assert all(text.strip() for text in every)
+    start = "\n\n".join(every[:40])
+    assert "state of the Union" in start
+    assert "Call me Ishmael." in start
+    letters = [c for c in whole if c.isalpha()]
+    assert sum(c.isascii() for c in letters) / len(letters) > 0.999
+    assert whole.count("def ") < 10, "prose, no code"

@@ -51,7 +51,9 @@ def lrqp(
 @reproduce.command()
 def viewer(
     model: ModelOption = DEFAULT,
-    text: Annotated[str, typer.Option(help="python-docs, a .txt or .jsonl file, or hub:org/name")] = "python-docs",
+    text: Annotated[
+        str, typer.Option(help="python-docs, english, a .txt or .jsonl file, or hub:org/name")
+    ] = "python-docs",
     out: Out = "viewer.html",
     quick: Annotated[bool, typer.Option("--quick", help="little text, few components: does it run at all?")] = False,
     seed: Annotated[int, typer.Option(help="of the split of the text and of the random directions")] = 0,

@@ -1,9 +1,11 @@
 """Text: where a corpus comes from."""
 
 import ast
+import gzip
 import json
 import sysconfig
 from collections.abc import Iterable, Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from residscope.errors import CorpusError, MissingExtra
 from residscope.once import once
 
 Source = str | Path | DataSet | Iterable[str]
-BUILT_IN = ("python-docs",)
+BUILT_IN = ("python-docs", "english")
 
 
 class NamedTexts(list[str]):
@@ -26,7 +28,7 @@ class NamedTexts(list[str]):
 def texts(source: Source) -> Iterator[str]:
     """The texts of a corpus.
 
-    source: `"python-docs"`; a .txt file (its paragraphs) or a .jsonl file (its `text` fields); a hub's data set,
+    source: `"python-docs"` or `"english"`; a .txt file (its paragraphs) or a .jsonl file (its `text` fields); a hub's data set,
     `"hub:org/name"`, `"hub:org/name@revision#field"`; or the texts themselves.
 
     Raises:
@@ -40,7 +42,7 @@ def texts(source: Source) -> Iterator[str]:
     elif isinstance(source, Path):
         yield from _of_file(source)
     elif isinstance(source, str):
-        yield from python_docs()
+        yield from {"python-docs": python_docs, "english": english}[source]()
     else:
         yield from source
 
@@ -100,6 +102,11 @@ def python_docs() -> Iterator[str]:
     yield from topics.values()
     for file in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
         yield from _docstrings(file)
+
+
+def english() -> Iterator[str]:
+    """General English of a megabyte, in the public domain: State of the Union addresses since 1961, and Moby-Dick, by turns."""
+    yield from gzip.decompress((files("residscope") / "data" / "english.txt.gz").read_bytes()).decode().split("\n\n")
 
 
 @once

@@ -35,7 +35,7 @@ TextRef = Annotated[BuiltInText | TypedText | HubText, Bounds(discriminator="kin
 
 
 def read_text(words: str) -> dict[str, Any]:
-    """`python-docs`, `hub:org/name#field`, or a .txt or .jsonl file, whose text it takes."""
+    """`python-docs`, `english`, `hub:org/name#field`, or a .txt or .jsonl file, whose text it takes."""
     if words.startswith("hub:"):
         name, _, field = words.removeprefix("hub:").partition("#")
         return {"kind": "hub", "name": name, "field": field or "text"}
@@ -69,4 +69,4 @@ class TextField(Field):
 
     @property
     def example(self) -> str:
-        return "python-docs|FILE|hub:ORG/NAME"
+        return "python-docs|english|FILE|hub:ORG/NAME"

@@ -160,7 +160,7 @@ def _about_mix(terms: list[Term], direction: Direction, loaded: Loaded) -> str:
         names = [f"Component {used}" if len(terms) == 1 else f"A mix of components {used}"]
     elif len(terms) > 1:
         names = [f"A mix of {', '.join(names)}"]
-    text = fitted_on(one).replace("python-docs", "Python docs")
+    text = fitted_on(one).replace("python-docs", "Python docs").replace("english", "English prose")
     scaled = ", each axis at its own standard deviation" if one.provenance.get("standardised") else ""
     fitted = f", fitted on {text}{scaled}" if text else ""
     return f"{names[0]} of {one.place}{fitted}. {_zero(direction)}"

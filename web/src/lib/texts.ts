@@ -11,7 +11,10 @@ export interface TextForm {
   field: string;
 }
 
-export const BUILT_IN: [string, string][] = [["python-docs", "Python documentation"]];
+export const BUILT_IN: [string, string][] = [
+  ["python-docs", "Python documentation"],
+  ["english", "English prose"],
+];
 export const emptyText = (): TextForm => ({ kind: "builtin", builtin: BUILT_IN[0][0], typed: "", file: null, hub: "", field: "text" });
 
 /** The server takes 2 MiB of JSON; the rest of the message needs a little. */
