@@ -275,9 +275,10 @@ def test_the_cloud_of_every_layer_is_what_look_says(fitted: Page, workbench: Any
 def test_what_later_heads_make_of_it_is_what_the_methods_say(fitted: Page, workbench: Any, study: Any) -> None:
     """The heads, found on other prompts; what they report and where they look; how much runs through the movers' attention."""
     model, test, probe = study
-    if fitted.get_by_test_id("probe-choice").count():
+    if len(workbench.session.state.probes) > 1:
         own = fitted.get_by_test_id("probe-choice").locator("option").filter(has_text="resid_mid.18").first
-        fitted.get_by_test_id("probe-choice").select_option(own.get_attribute("value"))
+        fitted.get_by_test_id("probe-choice").select_option(own.inner_text())
+    expect(fitted.get_by_test_id("probe-numbers")).to_contain_text("resid_mid.18")
     train = rs.tasks.ioi(model, N, prefixes=False).split(by="order")[0]
     expect(fitted.get_by_test_id("later-ask")).to_have_count(0)
     fitted.get_by_test_id("roles-ask").click()

@@ -61,7 +61,7 @@ def test_a_prompt_of_every_writing_stands_in_the_order_of_its_tokens(bench: Page
     shot(bench, "writings-dark")
     bench.get_by_test_id("theme-toggle").click()
     show_table(bench)
-    choose(bench, direction="logit")
+    choose(bench, direction="logit", unit="logits-raw")
     found = np.array(cells(bench, n_pos=len(ids)))
     pair = workbench.session.state.metric
     direction = directions.logit_diff(model, pair.positive.id, pair.negative.id)
