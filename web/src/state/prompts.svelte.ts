@@ -86,6 +86,16 @@ export class PromptStore {
   /** The colours are of another row or direction than the one chosen. */
   stale = $derived.by(() => !!this.row && this.row.key !== this.rowKey());
 
+  /** Why the picture is not whole, or not of what is asked; empty where it is. */
+  unfinished = $derived.by(() => {
+    if (this.waiting) return `${this.page?.prompts.filter(({ own }) => !own).length ?? 0} of ${this.form.n} prompts are drawn so far`;
+    const { row } = this;
+    const mixed = this.view.current.direction !== "logit" && !this.zero;
+    return this.stale || (row && mixed && !this.covered(row)) ? "its colours are still of what was chosen before" : "";
+  });
+  /** What the colours are on, in words. */
+  on = $derived.by(() => (!this.page ? "prompts" : this.page.prompts.length === 1 ? "this prompt" : `these ${this.page.prompts.length} prompts`));
+
   constructor(
     private session: Session,
     private view: ViewStore,
@@ -184,10 +194,16 @@ export class PromptStore {
     this.form.seed = Number.isInteger(this.form.seed) ? this.form.seed + 1 : 0;
   }
 
-  private valuesOf({ coefs, logits, norm }: Row): Float32Array | null {
+  /** Everything the direction is made of is there. */
+  private covered({ coefs }: Row): boolean {
+    return this.mixing.ready && this.mixing.terms.every(({ source }) => this.mixing.covers(source, coefs.get(source)));
+  }
+
+  private valuesOf(row: Row): Float32Array | null {
+    const { coefs, logits, norm } = row;
     if (this.view.current.direction === "logit") return (this.streams.unit === "logit-centred" ? logits?.centred : logits?.raw) ?? null;
     if (this.mixing.zero) return (this.kept = null);
-    if (!this.mixing.ready || this.mixing.terms.some(({ source }) => !this.mixing.covers(source, coefs.get(source)))) return this.kept?.length === norm.length ? this.kept : null;
+    if (!this.covered(row)) return this.kept?.length === norm.length ? this.kept : null;
     const parts: Part[] = [];
     for (const [source, { k, indices, coef, offset, sigma }] of coefs) {
       const weights = this.mixing.shares(source, indices);
