@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import re
 import zlib
 from pathlib import Path
@@ -13,7 +14,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
+import residscope as rs
 from browser.steps import IOI, LAST, ROWS, choose, settled
+from browser.test_methods import fill, open_method, run
 from browser.test_prompts import DRAWN_MS, open_prompts
 from browser.test_tokens import copied
 
@@ -33,6 +36,8 @@ def saved(page: Page, menu: Locator, id: str, folder: Path) -> dict[str, bytes]:
         path = folder / f"picture.{ending}"
         download.value.save_as(path)
         files[ending] = path.read_bytes()
+    if shots := os.environ.get("SHOTS"):  # for looking at
+        (Path(shots) / f"{download.value.suggested_filename[:60]}.png").write_bytes(files["png"])
     return files
 
 
@@ -59,7 +64,7 @@ def opens(files: dict[str, bytes]) -> list[dict[str, str]]:
     assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > 10
     rows = list(csv.DictReader(io.StringIO(files["csv"].decode())))
     html = files["html"].decode()
-    assert html.count("<svg") == 1
+    assert html.count("<svg xmlns") == 1
     assert html.count("<tr>") == 1 + len(rows)
     assert "default-src 'none'" in html
     return rows
@@ -109,7 +114,7 @@ def test_prompts_in_every_ending_have_pythons_numbers(
     assert sentence(bench) in text_of(files["svg"])
     ids = [int(row["token_id"]) for row in rows if row["prompt"] == "1"]
     assert ids == workbench.session.model.tokens(IOI)[0].tolist()
-    tokens = len([title for title in ElementTree.fromstring(files["svg"]).iter(f"{SVG}title")]) - 1
+    tokens = len(list(ElementTree.fromstring(files["svg"]).iter(f"{SVG}title"))) - 1
     assert tokens == len(rows), "every prompt, however many are in sight"
 
 
@@ -140,8 +145,54 @@ def test_a_stream_that_is_behind_is_not_saved_and_says_so(bench: Page, workbench
     expect(bench.get_by_test_id("export-why")).to_have_count(0)
 
 
-def test_a_methods_picture_in_every_ending(bench: Page, workbench: Any, tmp_path: Path) -> None:
-    bench.get_by_role("tab", name="Methods").click()
-    job = workbench.session.intent("start", {"method": "logit_lens", "args": {}})["job"]
-    assert job
+def test_a_methods_picture_in_every_ending_has_pythons_numbers(bench: Page, workbench: Any, tmp_path: Path) -> None:
+    open_method(bench, "ablation-sweep")
+    fill(bench, {"site": "z", "layers": "22-24"})
+    run(bench)
+    item = bench.get_by_test_id("item")
+    expect(item).to_have_attribute("data-name", "Ablate everything once", timeout=DRAWN_MS)
+    files = saved(bench, item.get_by_test_id("view-save").first, "save", tmp_path)
+    rows = opens(files)
+    model = workbench.session.model
+    wanted = rs.ablation_sweep(model, IOI, rs.logit_diff(" Mary", " John"), site="z", layers=[22, 23, 24]).values
+    found = np.array([float(row["logits"]) for row in rows])
+    assert found.size == wanted.numel()
+    assert np.allclose(np.sort(found), np.sort(wanted.numpy().ravel()), atol=1e-3)
+
+
+def test_the_probes_pictures_in_every_ending_once_the_job_has_filled_them(
+    bench: Page, workbench: Any, tmp_path: Path
+) -> None:
+    bench.get_by_role("tab", name="Probe").click()
+    bench.get_by_test_id("probe-n").fill("48")
+    bench.get_by_test_id("probe-fit").click()
+    place = bench.get_by_test_id("probe-map")
+    place.get_by_test_id("view-save").click(timeout=DRAWN_MS)
+    expect(bench.get_by_test_id("probe-progress")).to_be_visible()
+    expect(place.get_by_test_id("save-why")).to_have_text(
+        "Not yet: the job is still filling it. Only whole pictures are saved."
+    )
+    for ending in ENDINGS:
+        expect(place.get_by_test_id(f"save-{ending}")).to_be_disabled()
+    expect(bench.get_by_test_id("probe-progress")).to_have_count(0, timeout=DRAWN_MS)
     settled(bench)
+    expect(place.get_by_test_id("save-why")).to_have_count(0)
+    bench.keyboard.press("Escape")
+    (probe,) = workbench.session.snapshot()[1]["probes"]
+    detail = workbench.session.query("probe", {"name": probe["name"]})
+    rows = opens(saved(bench, place.get_by_test_id("view-save"), "save", tmp_path))
+    wanted = [value for line in detail["map"]["values"] for value in line]
+    assert [float(list(row.values())[2] or "nan") for row in rows] == pytest.approx(wanted, nan_ok=True)
+    cloud = bench.get_by_test_id("probe-cloud")
+    rows = opens(saved(bench, cloud.get_by_test_id("view-save"), "save", tmp_path))
+    points = [[float(number) for number in list(row.values())[:2]] for row in rows[: len(detail["cloud"]["x"])]]
+    assert np.allclose(points, np.array([detail["cloud"]["x"], detail["cloud"]["y"]]).T)
+    target = bench.get_by_test_id("probe-target")
+    opens(saved(bench, target.get_by_test_id("view-save"), "save", tmp_path))
+    bench.get_by_test_id("clouds-ask").click()
+    clouds = bench.get_by_test_id("probe-clouds")
+    expect(clouds.get_by_role("img")).to_have_count(30, timeout=DRAWN_MS)
+    expect(bench.get_by_test_id("clouds-head").locator("progress")).to_have_count(0, timeout=DRAWN_MS)
+    rows = opens(saved(bench, clouds.get_by_test_id("view-save"), "save", tmp_path))
+    assert len({row["picture"] for row in rows}) == 30
+    assert len(rows) == 30 * 96
