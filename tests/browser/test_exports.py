@@ -18,7 +18,7 @@ import residscope as rs
 from browser.steps import IOI, LAST, ROWS, choose, settled
 from browser.test_methods import fill, open_method, run
 from browser.test_prompts import DRAWN_MS, open_prompts
-from browser.test_tokens import copied
+from browser.test_tokens import copied, shot
 
 pytestmark = pytest.mark.browser
 ENDINGS = ("svg", "png", "pdf", "html", "csv")
@@ -128,9 +128,17 @@ def test_prompts_that_a_job_still_draws_are_not_saved_and_say_so(bench: Page) ->
     )
     for ending in ENDINGS:
         expect(bench.get_by_test_id(f"export-{ending}")).to_be_disabled()
+    shot(bench, "prompts-refused")
     expect(bench.get_by_test_id("export-why")).to_have_count(0, timeout=DRAWN_MS)
     for ending in ENDINGS:
         expect(bench.get_by_test_id(f"export-{ending}")).to_be_enabled()
+    if os.environ.get("SHOTS"):
+        bench.keyboard.press("Escape")
+        bench.get_by_test_id("theme-toggle").click()
+        bench.get_by_test_id("export").click()
+        shot(bench, "prompts-menu-dark")
+        bench.keyboard.press("Escape")
+        bench.get_by_test_id("theme-toggle").click()
 
 
 def test_a_stream_that_is_behind_is_not_saved_and_says_so(bench: Page, workbench: Any) -> None:
@@ -195,4 +203,9 @@ def test_the_probes_pictures_in_every_ending_once_the_job_has_filled_them(
     expect(bench.get_by_test_id("clouds-head").locator("progress")).to_have_count(0, timeout=DRAWN_MS)
     rows = opens(saved(bench, clouds.get_by_test_id("view-save"), "save", tmp_path))
     assert len({row["picture"] for row in rows}) == 30
-    assert len(rows) == 30 * 96
+    (views,) = workbench.session.query("item", {"name": workbench.session.snapshot()[1]["items"]["items"][-1]["name"]})[
+        "views"
+    ]
+    wanted = [point for view in views["views"] for point in zip(view["x"], view["y"], strict=True)]
+    assert len(rows) == len(wanted) == 30 * 48
+    assert np.allclose([(float(row["SV 0"]), float(row["SV 1"])) for row in rows], wanted)

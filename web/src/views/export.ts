@@ -3,7 +3,7 @@
 import type { Paint } from "../lib/color";
 import { bound, UNIT_NAMES, visible } from "../lib/format";
 import { rowName, scaleAt, siteOf, type Field } from "../lib/stream";
-import { Page, type Captioned } from "./exportHead";
+import { beneath, Page, type Captioned } from "./exportHead";
 import { svg } from "./kinds/scene";
 import type { Sheet } from "./kinds/sheet";
 import { cell, lookOf, signed } from "./look";
@@ -60,7 +60,7 @@ export function streamSvg(picture: Picture, paint: Paint): string {
   for (let pos = 0; pos < cols; pos++) {
     const x = GUTTER + (pos + 0.5) * wide;
     const worn = look(picture.row, pos);
-    page.put(...cell({ x: GUTTER + pos * wide, y: top - 28, w: wide - 1, h: 14 }, worn, { tick: 4 }).map(svg));
+    page.put(...beneath(cell({ x: GUTTER + pos * wide, y: top - 28, w: wide - 1, h: 14 }, worn, { tick: 4 })));
     if (wide <= 20) continue;
     page.text(x, top - 31, String(pos), dim + middle);
     page.text(x, top - 18, short(tokens[pos] ?? ""), `${middle} fill="${worn.state === "sink" ? paint.text : worn.ink}"`);

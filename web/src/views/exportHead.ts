@@ -4,6 +4,10 @@ import type { Paint } from "../lib/color";
 import { bound, UNIT_NAMES, type ValueUnit } from "../lib/format";
 import { xml } from "../lib/xml";
 import { wrap } from "./kinds/numbers";
+import { svg, type Mark } from "./kinds/scene";
+
+/** Beneath text: a sink's stripes are as faint as on screen, so that its token can be read. */
+export const beneath = (marks: Mark[]): string[] => marks.map((mark) => (mark.kind === "hatch" ? `<g opacity="0.45">${svg(mark)}</g>` : svg(mark)));
 
 /** What every saved picture of tokens says of itself. */
 export interface Captioned {

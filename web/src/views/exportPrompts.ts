@@ -5,9 +5,8 @@ import { UNIT_NAMES } from "../lib/format";
 import { breakLines, lineEnd } from "../lib/lines";
 import type { Page as Prompts } from "../lib/prompts";
 import { inline, visible } from "../lib/tokens";
-import { EDGE, Page, type Captioned } from "./exportHead";
+import { beneath, EDGE, Page, type Captioned } from "./exportHead";
 import { measure } from "./kinds/numbers";
-import { svg } from "./kinds/scene";
 import type { Sheet } from "./kinds/sheet";
 import { cell, lookOf, signed } from "./look";
 
@@ -58,7 +57,7 @@ export function promptsSvg(picture: PromptsPicture, paint: Paint): string {
         const i = prompts.starts[p] + pos;
         const look = lookOf(values[i], colours, !!sink[i]);
         const said = `${site} at ${pos} of prompt ${p + 1}, ${visible(tokens[pos].text)}: ${values[i]}`;
-        page.put(...cell({ x, y, w: widths[pos], h: LINE - 3 }, look, { tick: 4, title: said }).map(svg));
+        page.put(...beneath(cell({ x, y, w: widths[pos], h: LINE - 3 }, look, { tick: 4, title: said })));
         page.text(x, y + SIZE + 1, texts[pos], ` xml:space="preserve" font-size="${SIZE}" pointer-events="none" fill="${look.state === "known" ? look.ink : paint.text}"`);
         x += widths[pos];
       }
