@@ -22,6 +22,14 @@ from browser.test_tokens import copied, shot
 
 pytestmark = pytest.mark.browser
 ENDINGS = ("svg", "png", "pdf", "html", "csv")
+WATCHED = """() => {
+  window.refusals = [];
+  const look = () => {
+    const why = document.querySelector('[data-testid="export-why"]')?.textContent;
+    if (why) window.refusals.push([why, Number(document.querySelector('[data-testid="prompt-list"]').dataset.tokens)]);
+  };
+  new MutationObserver(look).observe(document.body, { subtree: true, childList: true, attributes: true, characterData: true });
+}"""
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -120,11 +128,11 @@ def test_prompts_in_every_ending_have_pythons_numbers(
 
 def test_prompts_that_a_job_still_draws_are_not_saved_and_say_so(bench: Page) -> None:
     open_prompts(bench)
-    bench.get_by_test_id("prompts-new").click()
-    expect(bench.get_by_test_id("prompts-waiting")).to_have_count(1)
     bench.get_by_test_id("export").click()
+    bench.evaluate(WATCHED)
+    bench.get_by_test_id("prompts-new").evaluate("button => button.click()")  # the menu stays open
     expect(bench.get_by_test_id("export-why")).to_have_text(
-        re.compile(r"Not yet: \d+ of 20 prompts are drawn so far\. Only whole pictures are saved\.")
+        re.compile("^Not yet: .* Only whole pictures are saved\\.$")
     )
     for ending in ENDINGS:
         expect(bench.get_by_test_id(f"export-{ending}")).to_be_disabled()
@@ -132,6 +140,14 @@ def test_prompts_that_a_job_still_draws_are_not_saved_and_say_so(bench: Page) ->
     expect(bench.get_by_test_id("export-why")).to_have_count(0, timeout=DRAWN_MS)
     for ending in ENDINGS:
         expect(bench.get_by_test_id(f"export-{ending}")).to_be_enabled()
+    told = list(dict.fromkeys(words for words, _ in bench.evaluate("() => window.refusals")))
+    assert "these are still the prompts before" in told[0]
+    counts = [int(number) for words in told for number in re.findall(r"(\d+) of 20 prompts are drawn so far", words)]
+    assert counts[0] < 20
+    assert counts == sorted(counts)
+    for words, tokens in bench.evaluate("() => window.refusals"):
+        if number := re.search(r"(\d+) of 20", words):
+            assert tokens == 16 + 40 * int(number[1]), "as many as are on screen"
     if os.environ.get("SHOTS"):
         bench.keyboard.press("Escape")
         bench.get_by_test_id("theme-toggle").click()

@@ -48,6 +48,8 @@ export class PromptStore {
   error = $state("");
   /** Since when random prompts are awaited; 0 while none are. */
   waiting = $state(0);
+  /** Those on screen are of what was asked last. */
+  private begun = $state(false);
   /** Token numbers in the page. */
   hover: number | null = $state.raw(null);
   active = $state(0);
@@ -88,6 +90,7 @@ export class PromptStore {
 
   /** Why the picture is not whole, or not of what is asked; empty where it is. */
   unfinished = $derived.by(() => {
+    if (this.waiting && !this.begun) return "these are still the prompts before, and others are on their way";
     if (this.waiting) return `${this.page?.prompts.filter(({ own }) => !own).length ?? 0} of ${this.form.n} prompts are drawn so far`;
     const { row } = this;
     const mixed = this.view.current.direction !== "logit" && !this.zero;
@@ -130,6 +133,7 @@ export class PromptStore {
     const stop = (this.stop = new AbortController());
     this.wanted = key;
     this.waiting = Date.now();
+    this.begun = false;
     this.error = "";
     const source = this.source;
     try {
@@ -160,7 +164,7 @@ export class PromptStore {
     const number = ++this.reads;
     const page = readPage(await this.session.connector.query("prompts", args, signal));
     if (signal.aborted || number !== this.reads) return;
-    [this.page, this.drawing, this.from] = [page, drawing, from];
+    [this.page, this.drawing, this.from, this.begun] = [page, drawing, from, true];
     this.hover = null;
   }
 
