@@ -26,7 +26,7 @@ describe("a value", () => {
     const map = heatMap.draw({ ...scale, kind: "heat_map", values: [row], rows: ["r"], columns: labels, row_title: "", column_title: "", low: null, high: null, marks: [], texts: null, bottom_up: false }, 900, palette);
     const strip = tokenStrip.draw({ ...scale, kind: "token_strip", tokens: labels, values: row }, 900, palette);
     const paint: Paint = { ...palette };
-    const file = streamSvg({ field: { rows: 1, cols: row.length, values: Float32Array.from(row), scale: LIMIT, sink: new Uint8Array(row.length) }, norm: row, tokens: labels, next: labels, unit: "raw", title: "" }, paint);
+    const file = streamSvg({ field: { rows: 1, cols: row.length, values: Float32Array.from(row), scale: LIMIT, sink: new Uint8Array(row.length) }, norm: row, tokens: labels, next: labels, ids: row, row: 0, unit: "raw", title: "", sentence: "" }, paint);
     const fills = [...file.matchAll(/<rect [^>]*fill="([^"]+)"><title>embed at (\d+)/g)].map(([, fill]) => fill);
     row.forEach((value, i) => {
       const expected = palette.diverging.color(value, LIMIT);

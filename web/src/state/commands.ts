@@ -1,6 +1,7 @@
 import { rounded, steering } from "../lib/edits";
 import type { Edit } from "../connect/wire";
 import type { App } from "./app.svelte";
+import { ENDINGS } from "../views/saved";
 import { saveAs } from "./exports";
 import { copy, shareLink } from "./share";
 
@@ -115,7 +116,7 @@ export const MORE: Command[] = [
   { keys: [], label: "Scale: one for the whole picture", words: "colour range", run: (app) => (app.view.current.scaling = "whole") },
   { keys: [], label: "Share: copy a link", run: (app) => void copy(app, shareLink(app), "Link copied") },
   { keys: [], label: "Copy as Python", run: (app) => void app.python() },
-  ...(["svg", "png", "csv"] as const).map((kind) => ({ keys: [], label: `Save the picture as ${kind.toUpperCase()}`, run: (app: App) => void saveAs(app, kind) })),
+  ...ENDINGS.map(([ending]) => ({ keys: [], label: `Save the picture as ${ending.toUpperCase()}`, run: (app: App) => void saveAs(app, ending) })),
   { keys: [], label: "Light or dark", run: (app) => app.theme.toggle() },
   { keys: [], label: "Reset the mix", run: (app) => app.view.resetWeights() },
 ];

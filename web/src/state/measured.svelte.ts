@@ -28,6 +28,12 @@ export class Measured {
   });
   /** What is shown answers another call: of another edit, another layer. */
   stale = $derived.by(() => !!this.item && !this.same(this.item.args));
+  /** Why its pictures are not whole, or not of what is asked; empty where they are. */
+  unfinished = $derived.by(() => {
+    if (this.running) return "the job is still filling it";
+    if (this.job?.revision) return "the job ended before it was whole";
+    return this.stale ? "it is still of what was asked before" : "";
+  });
   views: PlainView[] | null = $derived.by(() => (this.fetched && this.fetched.key === this.wanted() ? this.fetched.views : null));
   error = $derived.by(() => this.failed || (this.job?.phase === "failed" ? (this.job.error?.message ?? "It failed.") : ""));
 

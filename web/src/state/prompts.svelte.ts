@@ -48,6 +48,8 @@ export class PromptStore {
   error = $state("");
   /** Since when random prompts are awaited; 0 while none are. */
   waiting = $state(0);
+  /** Those on screen are of what was asked last. */
+  private begun = $state(false);
   /** Token numbers in the page. */
   hover: number | null = $state.raw(null);
   active = $state(0);
@@ -86,6 +88,17 @@ export class PromptStore {
   /** The colours are of another row or direction than the one chosen. */
   stale = $derived.by(() => !!this.row && this.row.key !== this.rowKey());
 
+  /** Why the picture is not whole, or not of what is asked; empty where it is. */
+  unfinished = $derived.by(() => {
+    if (this.waiting && !this.begun) return "these are still the prompts before, and others are on their way";
+    if (this.waiting) return `${this.page?.prompts.filter(({ own }) => !own).length ?? 0} of ${this.form.n} prompts are drawn so far`;
+    const { row } = this;
+    const mixed = this.view.current.direction !== "logit" && !this.zero;
+    return this.stale || (row && mixed && !this.covered(row)) ? "its colours are still of what was chosen before" : "";
+  });
+  /** What the colours are on, in words. */
+  on = $derived.by(() => (!this.page ? "prompts" : this.page.prompts.length === 1 ? "this prompt" : `these ${this.page.prompts.length} prompts`));
+
   constructor(
     private session: Session,
     private view: ViewStore,
@@ -120,6 +133,7 @@ export class PromptStore {
     const stop = (this.stop = new AbortController());
     this.wanted = key;
     this.waiting = Date.now();
+    this.begun = false;
     this.error = "";
     const source = this.source;
     try {
@@ -150,7 +164,7 @@ export class PromptStore {
     const number = ++this.reads;
     const page = readPage(await this.session.connector.query("prompts", args, signal));
     if (signal.aborted || number !== this.reads) return;
-    [this.page, this.drawing, this.from] = [page, drawing, from];
+    [this.page, this.drawing, this.from, this.begun] = [page, drawing, from, true];
     this.hover = null;
   }
 
@@ -184,10 +198,16 @@ export class PromptStore {
     this.form.seed = Number.isInteger(this.form.seed) ? this.form.seed + 1 : 0;
   }
 
-  private valuesOf({ coefs, logits, norm }: Row): Float32Array | null {
+  /** Everything the direction is made of is there. */
+  private covered({ coefs }: Row): boolean {
+    return this.mixing.ready && this.mixing.terms.every(({ source }) => this.mixing.covers(source, coefs.get(source)));
+  }
+
+  private valuesOf(row: Row): Float32Array | null {
+    const { coefs, logits, norm } = row;
     if (this.view.current.direction === "logit") return (this.streams.unit === "logit-centred" ? logits?.centred : logits?.raw) ?? null;
     if (this.mixing.zero) return (this.kept = null);
-    if (!this.mixing.ready || this.mixing.terms.some(({ source }) => !this.mixing.covers(source, coefs.get(source)))) return this.kept?.length === norm.length ? this.kept : null;
+    if (!this.covered(row)) return this.kept?.length === norm.length ? this.kept : null;
     const parts: Part[] = [];
     for (const [source, { k, indices, coef, offset, sigma }] of coefs) {
       const weights = this.mixing.shares(source, indices);

@@ -117,6 +117,7 @@ export class Streams {
     const known = this.held?.run.tokens?.map((token) => token.text);
     return known ?? Array.from({ length: this.data?.cols ?? 0 }, () => "");
   });
+  ids: number[] = $derived.by(() => this.held?.run.tokens?.map((token) => token.id) ?? []);
   field: Field | null = $derived.by(() => {
     if (!this.heldGround || !this.fieldValues) return null;
     const { rows, cols, sink, sites, own } = this.heldGround;
@@ -135,6 +136,12 @@ export class Streams {
   /** Whose vectors its rows are, where they are one head's. */
   head = $derived.by(() => (this.ground?.own ? (this.mixing.dictionary?.head ?? null) : null));
   stale = $derived.by(() => !!this.shown && (this.session.behind || this.shown.key !== this.key()));
+  /** Why the picture is not whole, or not of what is asked; empty where it is. */
+  unfinished = $derived.by(() => {
+    if (this.stale) return "this is still the picture before, and the next is on its way";
+    if (!this.ready) return "the coordinates along this direction are still being read";
+    return this.data?.whole === false ? "the next tokens of this prompt are still being read" : "";
+  });
   /** Nothing more urgent than the picture is on its way. */
   settled = $derived.by(() => !this.session.a || !!this.error || (!this.session.behind && this.painted === this.key()));
 

@@ -1,12 +1,11 @@
-/** Every view as files: its picture as SVG and PNG, its numbers as CSV. */
+/** What a view is as a file: its picture, and its numbers. */
 
-import { pngOf } from "../../lib/files";
 import { fit, measure, number, shown } from "./numbers";
 import { readPalette, type Palette } from "./palette";
 import type { Value } from "./plain";
-import type { Saver } from "./SaveMenu.svelte";
 import { svgFile, type Mark, type Scene } from "./scene";
-import { csv, type Sheet } from "./sheet";
+import type { Drawing } from "../saved";
+import type { Sheet } from "./sheet";
 
 /** A value in a table or a card. */
 export function said(value: Value): string {
@@ -18,16 +17,15 @@ export function said(value: Value): string {
 /** A column is of numbers if its first known cell is one. */
 export const isNumeric = ({ rows }: Sheet, column: number): boolean => typeof rows.find((row) => row[column] !== null)?.[column] === "number";
 
-export function savers(title: string, notes: string[], root: Element, sheet: () => Sheet, draw: (palette: Palette) => Scene): Saver[] {
-  const svg = () => {
-    const palette = readPalette(root);
-    return svgFile(draw(palette), title, notes, palette);
+export function drawingOf(title: string, notes: string[], root: Element, sheet: () => Sheet, draw: (palette: Palette) => Scene): Drawing {
+  const lines = notes.filter(Boolean);
+  return {
+    title, notes: lines, sheet,
+    svg: () => {
+      const palette = readPalette(root);
+      return svgFile(draw(palette), title, lines, palette);
+    },
   };
-  return [
-    { type: "svg", about: "the picture, to scale", make: () => new Blob([svg()], { type: "image/svg+xml" }) },
-    { type: "png", about: "the picture, at twice the size", make: () => pngOf(svg()) },
-    { type: "csv", about: "its numbers, in full", make: () => new Blob([csv(sheet())], { type: "text/csv;charset=utf-8" }) },
-  ];
 }
 
 const ROW = 19;
