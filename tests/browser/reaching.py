@@ -50,7 +50,7 @@ MEASURE = """
     if (!text.data.trim() || !visible(e) || getComputedStyle(e).clipPath !== "none" || e.closest("svg, option, textarea, [data-testid=stream-grid] .clip")) continue;
     const range = document.createRange();
     range.selectNodeContents(text);
-    let short = null;
+    let short = e.closest('[title]') && [e, e.parentElement].some((one) => getComputedStyle(one).webkitLineClamp !== 'none') ? e : null;
     for (let up = e; up && up !== root && !short; up = up.parentElement) if (getComputedStyle(up).textOverflow === "ellipsis") short = up;
     if (short) { if (short.scrollWidth > short.clientWidth + 1 && !short.closest("[title], [aria-label]")) faults.push(`short, with no title: ${name(short)}`); continue; }
     const cut = outside({ parentElement: e }, range.getBoundingClientRect());
