@@ -31,6 +31,7 @@ def visible_triggers(page: Page) -> list[Locator]:
 
 def walk(page: Page, *, popovers: bool) -> Iterator[str]:
     """Every tab, folded column, popover and dialog in turn, each in sight while its name is out."""
+    seen: set[str | None] = set()
     for tab in TABS:
         page.locator(f"#tab-{tab}").click()
         expect(page.get_by_role("tabpanel").get_by_text("Fetching")).to_have_count(0)
@@ -38,8 +39,12 @@ def walk(page: Page, *, popovers: bool) -> Iterator[str]:
         yield tab
         if popovers:
             for trigger in visible_triggers(page):
+                name = trigger.get_attribute("data-testid")
+                if name in seen:
+                    continue
+                seen.add(name)
                 trigger.click()
-                yield f"{tab}: {trigger.get_attribute('data-testid')}"
+                yield f"{tab}: {name}"
                 page.keyboard.press("Escape")
                 expect(trigger).to_have_attribute("aria-expanded", "false")
     page.locator("#tab-stream").click()
@@ -171,11 +176,9 @@ def test_a_slow_line_brings_a_frame_and_then_the_grid(workbench: Any, browser: B
     line.send("Network.emulateNetworkConditions", {"offline": False, "latency": 50, **speed})
     begun = time.monotonic()
     page.goto(workbench.url, wait_until="commit")
-    page.locator(".first .top, header.top").first.wait_for(timeout=LOAD_MS)
-    page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length > 0", timeout=LOAD_MS)
-    frame = time.monotonic() - begun
     page.locator("[data-testid=stream-grid] canvas").first.wait_for(timeout=LOAD_MS)
     grid = time.monotonic() - begun
+    frame = page.evaluate("() => performance.getEntriesByName('first-contentful-paint')[0].startTime / 1000")
     context.close()
     assert frame < 2, f"the frame took {frame:.1f} s"
     assert grid < 6, f"the grid took {grid:.1f} s"
