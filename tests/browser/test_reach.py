@@ -102,6 +102,32 @@ def test_axe_finds_nothing(bench: Page, workbench: Any, theme: str) -> None:
     assert found(bench, violations) == {}
 
 
+def test_a_direction_with_words_is_in_reach_too(bench: Page, workbench: Any) -> None:
+    """What only people fill: the library's list and one of its directions, with a description to vote on and a saved prompt."""
+    workbench.session.intent("save_prompt", {"text": "of names"})
+    bench.get_by_test_id("library-toggle").click()
+    bench.get_by_test_id("library-sign-in").click()
+    bench.get_by_test_id("library-name").fill("reach")
+    bench.get_by_test_id("library-name-set").click()
+    bench.get_by_test_id("direction-save").click()
+    bench.get_by_test_id("save-name").fill("in reach")
+    bench.get_by_test_id("save-description").fill("the names of people")
+    bench.get_by_test_id("save-submit").click()
+    expect(bench.get_by_test_id("one-name")).to_have_text("in reach")
+    wrong: dict[str, list[str]] = {}
+    for page in ("one", "list"):
+        for width, height in SIZES.values():
+            bench.set_viewport_size({"width": width, "height": height})
+            bench.wait_for_timeout(200)
+            wrong[f"{page} at {width}"] = faults(bench) + (violations(bench) if width in (390, 1280) else [])
+        bench.set_viewport_size({"width": 1280, "height": 720})
+        if page == "one":
+            bench.get_by_test_id("library-back").click()
+            expect(bench.get_by_test_id("library-entry").first).to_be_visible()
+    bench.get_by_test_id("library-toggle").click()
+    assert {where: one for where, one in wrong.items() if one} == {}
+
+
 def test_tabs_take_arrows_and_digits_whatever_has_the_focus(bench: Page) -> None:
     stream, prompts, methods = (bench.locator(f"#tab-{name}") for name in ("stream", "prompts", "methods"))
     assert bench.locator("[role=tab][tabindex='0']").count() == 1
@@ -147,6 +173,7 @@ def test_lists_are_one_stop_and_a_link_skips_to_the_picture(bench: Page) -> None
 
 def test_a_finger_does_what_a_mouse_does(workbench: Any, browser: Browser) -> None:
     workbench.session.intent("set_prompt", {"text": IOI})
+    workbench.session.intent("save_prompt", {"text": "what a finger may forget"})
     context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     page = context.new_page()
     page.goto(workbench.url)
@@ -154,6 +181,9 @@ def test_a_finger_does_what_a_mouse_does(workbench: Any, browser: Browser) -> No
     page.get_by_test_id("fold-rail").tap()
     page.locator(".chip").nth(3).tap()
     expect(page.locator(".chip").nth(3)).to_have_attribute("aria-pressed", "true")
+    for only_under_a_mouse in (".forget", ".acts"):
+        for one in page.locator(only_under_a_mouse).all():
+            expect(one).to_have_css("opacity", "1")
     page.get_by_test_id("fold-rail").tap()
     page.get_by_test_id("say-row").tap()
     expect(page.get_by_test_id("pick-row")).to_be_in_viewport()
