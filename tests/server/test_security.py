@@ -137,6 +137,15 @@ def test_assets_stay_in_their_folder(http: httpx.Client) -> None:
         assert http.get(path).status_code == 404
 
 
+def test_assets_come_compressed_to_whoever_reads_that(http: httpx.Client) -> None:
+    told = http.get("/assets/large.js", headers={"accept-encoding": "gzip"})
+    assert (told.headers["content-encoding"], told.text) == ("gzip", "export {};\n" * 1000)
+    assert int(told.headers.get("content-length", told.num_bytes_downloaded)) < 1000
+    plain = http.get("/assets/large.js", headers={"accept-encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+    assert plain.text == told.text
+
+
 def test_only_this_machine() -> None:
     for host in ("0.0.0.0", "::", "192.168.1.4", "example.com", ""):
         with pytest.raises(NotAllowed):

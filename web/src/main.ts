@@ -3,4 +3,6 @@ import { elementOf } from "./root/host";
 import { render } from "./root/render";
 import "./root/standalone.css";
 
-render(elementOf("app"), new SocketConnector(), { standalone: true });
+const root = elementOf("app");
+root.replaceChildren(); // the frame that stood for the page while it was on its way
+render(root, new SocketConnector(), { standalone: true });

@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
@@ -99,7 +100,7 @@ def create_app(
 
         app.include_router(library_routes(library, of_0_1))
     if (page / "assets").is_dir():
-        app.router.routes.append(Mount("/assets", StaticFiles(directory=page / "assets")))
+        app.router.routes.append(Mount("/assets", GZipMiddleware(StaticFiles(directory=page / "assets"))))
     key = (
         token if people is None else people.key_of(str(port))
     )  # whoever was let in stays so when the server is started again

@@ -85,11 +85,6 @@ export class Host {
     };
   }
 
-  /** The press was on nothing in particular, so that a digit means a tab. */
-  isBare(target: EventTarget | null): boolean {
-    return target === this.root || target === document.body;
-  }
-
   onmove(listener: (event: PointerEvent) => void): Stop {
     this.root.addEventListener("pointermove", listener);
     return () => this.root.removeEventListener("pointermove", listener);

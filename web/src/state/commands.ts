@@ -123,6 +123,15 @@ export const MORE: Command[] = [
 
 const ARROWS: Record<string, string> = { ArrowDown: "j", ArrowUp: "k", ArrowLeft: "h", ArrowRight: "l" };
 
+const typed = "input:not([type=range], [type=checkbox], [type=radio], [type=button]), textarea, select, [contenteditable]";
+
+/** A plain press that no text, choice or dialog takes for itself. */
+export function isFree(event: KeyboardEvent, page: HTMLElement): boolean {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return false;
+  const target = event.composedPath()[0];
+  return !(target instanceof Element && target.closest(`${typed}, dialog, [role=dialog]`)) && !page.querySelector("dialog[open]");
+}
+
 /** The command a key press in a page stands for; none while typing, or where the key belongs to a control. */
 export function commandFor(event: KeyboardEvent, page: HTMLElement): { command: Command; key: string } | null {
   if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return null;

@@ -1,23 +1,23 @@
 import type { Component } from "svelte";
-import MethodTab from "./MethodTab.svelte";
-import ProbeTab from "./ProbeTab.svelte";
 import PromptsActions from "./PromptsActions.svelte";
-import PromptsTab from "./PromptsTab.svelte";
 import StreamActions from "./StreamActions.svelte";
 import StreamTab from "./StreamTab.svelte";
 
 export interface Tab {
   id: string;
   label: string;
-  component: Component;
+  /** What it shows; the first comes with the page, the others when they are looked at, or once the page has nothing else to fetch. */
+  load(): Promise<Component>;
   /** Its switches, shown at the right of the tabs. */
   actions?: Component;
 }
 
+const shown = ({ default: component }: { default: Component }): Component => component;
+
 /** The tabs in the centre, in order: a new one is one more entry. */
 export const TABS: Tab[] = [
-  { id: "stream", label: "Stream", component: StreamTab, actions: StreamActions },
-  { id: "prompts", label: "Prompts", component: PromptsTab, actions: PromptsActions },
-  { id: "probe", label: "Probe", component: ProbeTab },
-  { id: "methods", label: "Methods", component: MethodTab },
+  { id: "stream", label: "Stream", load: () => Promise.resolve(StreamTab), actions: StreamActions },
+  { id: "prompts", label: "Prompts", load: () => import("./PromptsTab.svelte").then(shown), actions: PromptsActions },
+  { id: "probe", label: "Probe", load: () => import("./ProbeTab.svelte").then(shown) },
+  { id: "methods", label: "Methods", load: () => import("./MethodTab.svelte").then(shown) },
 ];
