@@ -151,6 +151,8 @@ QUICK = {
     "corpus.vectors.named_sites", "corpus.vectors.one_vector", "corpus.vectors.price", "corpus.vectors.price_of_sites",
     "methods._lib.cells.price", "engine.planner.sweep.sweep", "methods._lib.activations.batches",
     "methods._lib.activations.check_vector", "methods.probe_map.check", "methods.probe_map.price",
+    "methods.intervention.price", "methods.look.price", "methods.mediation.price", "methods.downstream.price",
+    "tasks.gender.find_positions", "tasks.ioi.find_positions",
     "methods._lib.activations.recorded_halves", "methods._lib.answers.answer_ids", "methods.dose_response.prompt_moments",
     "methods._lib.cells.grid", "methods._lib.own_tokens.own_tokens", "methods._lib.own_tokens.to_stream",
     "methods._lib.pairs.paired",

@@ -608,7 +608,7 @@ def read_frame(socket: ClientConnection, id: int) -> tuple[dict[str, Any], bytes
 
 
 def read(socket: ClientConnection) -> dict[str, Any]:
-    """The next message in JSON; the tensors that go before it are `tensors`."""
-    while isinstance(data := socket.recv(timeout=60), bytes):
+    """The next message in JSON; the tensors that go before it are `tensors`. Nothing of who comes and goes meanwhile."""
+    while isinstance(data := socket.recv(timeout=60), bytes) or json.loads(data).get("patch", {}).keys() == {"present"}:
         pass
     return json.loads(data)

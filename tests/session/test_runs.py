@@ -126,3 +126,9 @@ def test_a_run_names_its_newest_edit(one: Session) -> None:
     assert one.wait(60)
     labels = [edit["label"] for edit in wire(one)["edits"]]
     assert labels == ["steer PC 2 of resid_post.1 at resid_post.0, +4σ", "scale mlp_out.0, ×0.5"]
+
+
+def test_an_edit_of_several_directions_names_them_all(one: Session) -> None:
+    pcs = [{"kind": "pca", "site": "resid_post.1", "weights": {str(i): 1}} for i in (0, 2)]
+    one.intent("add_edit", {"edit": {"kind": "project_out", "site": "resid_post.1", "direction": pcs}})
+    assert wire(one)["edits"][0]["label"] == "project_out PC 0 of resid_post.1, PC 2 of resid_post.1"

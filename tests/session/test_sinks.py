@@ -52,6 +52,12 @@ def dictionary(site: str, head: int | None = None) -> Dictionary:
     return Dictionary("made up", site, read, read, torch.zeros(d), head=head, space="raw")
 
 
+def sink_of(text: str) -> torch.Tensor:
+    """The mask that the page is sent of a run."""
+    held = compute.forward(SessionWorld(LOADED), LOADED.prompt(text), ())
+    return load(compute.stream(held, LOADED, held.next.all()))["sink"]
+
+
 def never(done: int = 0) -> None:
     """Nobody else wants the model."""
 
@@ -63,7 +69,7 @@ def test_the_page_s_mask_is_the_engine_s(text: str) -> None:
     ids = list(prompt.ids)
     held = compute.forward(SessionWorld(LOADED), prompt, ())
     expected = [by_hand(ids, (row,)) for row in ROWS]
-    sink = load(compute.stream(held, LOADED))["sink"]
+    sink = load(compute.stream(held, LOADED, held.next.all()))["sink"]
     assert (sink.dtype, sink.tolist()) == (torch.uint8, expected)
     assert load(compute.coef(held, LOADED, dictionary("resid_post.1")))["sink"].tolist() == expected
     recording = MODEL.run([ids], ROWS)
@@ -99,16 +105,14 @@ def test_on_a_page_each_prompt_is_judged_by_itself(written: list[str]) -> None:
 
 def test_a_loud_token_is_marked_and_a_quiet_prompt_has_none() -> None:
     """The control: the mask above is not all zeros, and an edit that quiets the token takes its mark away."""
-    sink = load(compute.stream(compute.forward(SessionWorld(LOADED), LOADED.prompt("ab~cd"), ()), LOADED))["sink"]
+    sink = sink_of("ab~cd")
     where = list(LOADED.prompt("ab~cd").ids).index(MODEL.token_id(LOUD))
     assert sink[:, where].tolist() == [1] * len(ROWS)
     assert sink.sum() == len(ROWS)
-    quiet = load(compute.stream(compute.forward(SessionWorld(LOADED), LOADED.prompt("abcd"), ()), LOADED))["sink"]
+    quiet = sink_of("abcd")
     assert quiet.sum() == 0
 
 
 @pytest.mark.parametrize("text", [LOUD, LOUD + "abcd"])
 def test_the_first_token_is_marked_only_where_it_is_one(text: str) -> None:
-    prompt = LOADED.prompt(text)
-    sink = load(compute.stream(compute.forward(SessionWorld(LOADED), prompt, ()), LOADED))["sink"]
-    assert sink[0].tolist() == by_hand(list(prompt.ids), ("resid_pre.0",))
+    assert sink_of(text)[0].tolist() == by_hand(list(LOADED.prompt(text).ids), ("resid_pre.0",))

@@ -61,9 +61,9 @@ async def talk(websocket: WebSocket, session: Session, who: Person, present: Pre
     """Everything of one client's; `who` it is at first, until it signs in or out here."""
     await websocket.accept()
     outbox = Outbox()
+    present.enter(who)
     seq, state, stop = session.subscribe(lambda seq, patch: outbox.put_threadsafe({"seq": seq, "patch": patch}))
     outbox.put({"seq": seq, "state": state})
-    present.enter(who)
     tasks = [
         asyncio.create_task(outbox.send_to(websocket, session)),
         asyncio.create_task(_listen(websocket, session, outbox, who)),

@@ -99,7 +99,8 @@ def describe_edit(spec: EditSpec, edit: Any, world: World) -> str:
         ref = getattr(spec, argument.wire)
         if argument.field.kind != "direction" or ref is None:
             continue
-        name, site = world.direction(ref).name, str(getattr(spec, "site", ""))
+        site = str(getattr(spec, "site", ""))
+        name = ", ".join(world.direction(one).name for one in (ref if isinstance(ref, list) else [ref]))
         label = label.replace(site, name if name.endswith(f" of {site}") else f"{name} at {site}", 1)
     for argument in kind.arguments:
         value = getattr(spec, argument.wire)
