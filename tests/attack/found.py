@@ -176,6 +176,10 @@ FOUND: dict[str, tuple[str, list[Case]]] = {
     "scores opened, rows of unequal length": ("run", cases("llama", TWO, ablate("scores.1", pos=[1]), draws=1)),
     "scores opened, in one row": ("run", cases("gpt2", ONE, ablate("scores.1"), draws=1)),
     "scores turned over": ("run", cases("llama", TWO, {"kind": "scale", "site": "scores.1", "factor": -0.5}, draws=1)),
+    "scores opened beyond a window whose own mask is float32 in a float64 model": (
+        "run",
+        cases("gpt_neo", [[39, 71, 94, 33, 77]], isolate("scores.1", 1, 2), draws=2),
+    ),
     "scores of the other heads opened": ("run", cases("llama", TWO, isolate("scores.0", 1), draws=1)),
     "a pattern opened": ("run", cases("bloom", TWO, ablate("pattern.1", torch.tensor([0.2]).double()), draws=1)),
     "scores opened under a later cell": (

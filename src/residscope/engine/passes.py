@@ -39,8 +39,9 @@ def still_masked(site: Site, before: Tensor, after: Tensor, hidden: Tensor | Non
 
 
 def masked(scores: Tensor) -> Bool[Tensor, "..."]:
-    """Where the mask keeps a key from a query."""
-    return scores < torch.finfo(scores.dtype).min / 4
+    """Where the mask keeps a key from a query. A module of a float64 model may mask in float32, whose least counts there too."""
+    least = torch.finfo(torch.float32 if scores.dtype == torch.float64 else scores.dtype).min
+    return scores < least / 4
 
 
 Rows = Sequence[int] | None  # rows of a pass; None: all, in order
