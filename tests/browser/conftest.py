@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,12 @@ def browser_context_args() -> dict[str, Any]:
     return {"viewport": {"width": 1280, "height": 720}, "color_scheme": "light"}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def workbench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One for each file, so that no file finds the runs, probes or items of another."""
+    import_module(
+        "anyio._core._fileio"
+    )  # else in the server's thread, where pytest parses it while a session parses docstrings
     from residscope.engine.loading import load
     from residscope.server import Server
     from residscope.server.listen import offers

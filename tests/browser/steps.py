@@ -33,11 +33,12 @@ def settled(page: Page) -> None:
     expect(page.get_by_test_id("status")).to_have_attribute("data-phase", "idle", timeout=60_000)
 
 
-def type_prompt(page: Page, text: str) -> None:
+def type_prompt(page: Page, text: str, *, refused: bool = False) -> None:
     page.get_by_test_id("prompt-edit").click()
     page.get_by_test_id("prompt-input").fill(text)
     page.get_by_test_id("prompt-input").press("Enter")
-    expect(page.get_by_test_id("prompt-input")).to_have_count(0)  # accepted: the run that is asked for is this one
+    if not refused:
+        expect(page.get_by_test_id("prompt-input")).to_have_count(0)  # accepted: the run that is asked for is this one
 
 
 def show_table(page: Page) -> None:

@@ -131,7 +131,7 @@ def test_tokens_are_text_not_markup(bench: Page) -> None:
 
 
 def test_an_empty_and_an_endless_prompt_are_refused_in_words(bench: Page) -> None:
-    type_prompt(bench, "word " * 9000)
+    type_prompt(bench, "word " * 9000, refused=True)
     expect(bench.get_by_test_id("notice").first).to_contain_text("context", timeout=20_000)
     expect(bench.get_by_test_id("next-token")).to_have_attribute("data-token", " Mary")
     expect(bench.get_by_test_id("prompt-input"), "what was refused can be shortened").to_have_value("word " * 9000)

@@ -164,8 +164,9 @@ export class PromptStore {
     const number = ++this.reads;
     const page = readPage(await this.session.connector.query("prompts", args, signal));
     if (signal.aborted || number !== this.reads) return;
+    const grown = !!this.page?.prompts.every(({ text }, i) => page.prompts[i]?.text === text); // what is pointed at stands where it stood
     [this.page, this.drawing, this.from, this.begun] = [page, drawing, from, true];
-    this.hover = null;
+    if (!grown) this.hover = null;
   }
 
   /** The prompts on screen, for the lines of Python that give their numbers. */
