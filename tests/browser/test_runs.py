@@ -46,6 +46,7 @@ def test_the_first_edit_is_looked_at_and_its_result_is_in_view(bench: Page, work
 
 def test_an_edit_names_its_direction_and_how_far(bench: Page, workbench: Any) -> None:
     workbench.session.intent("add_edit", {"edit": STEER})
+    expect(bench.locator("[data-edit]")).to_have_count(1)
     expect(bench.locator("[data-edit] .nm")).to_contain_text("steer PC 3 of resid_post.9, +4σ")
     settled(bench)
     run = bench.locator("[data-run].cur")
@@ -78,8 +79,8 @@ def test_runs_stand_under_their_prompt_each_with_its_own_metric(bench: Page, wor
 
 
 def test_a_long_run_greys_what_was_says_how_far_it_is_and_can_be_left(bench: Page, workbench: Any) -> None:
+    expect(bench.get_by_test_id("answers-value")).to_have_text(re.compile(r"^[+−]\d+\.\d+$"), timeout=20_000)
     before = bench.get_by_test_id("answers-value").inner_text()
-    assert re.fullmatch(r"[+−]\d+\.\d+", before)
     type_prompt(bench, LONG)
     expect(bench.get_by_test_id("answers-value")).to_have_text("…")
     expect(bench.get_by_test_id("result-card")).to_have_attribute("aria-busy", "true")
