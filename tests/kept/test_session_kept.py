@@ -84,6 +84,8 @@ def test_the_state_it_comes_to_has_what_it_had(said: tuple[Session, list[Any]]) 
         assert lacking(was[part], now[part]) == [], part
     assert [entry["text"] for entry in now["saved"]] == TOLD["saved"]
     assert lacking([plain(edit) for edit in was["edits"]], [plain(edit) for edit in now["edits"]]) == []
+    for a, b in zip(was["edits"], now["edits"], strict=True):
+        assert words(a["label"]) <= words(b["label"]), "what it is called says more by now, and nothing else"
     assert [info["id"] for info in now["model"]["dictionaries"]] == [
         info["id"] for info in was["model"]["dictionaries"]
     ]
@@ -101,6 +103,7 @@ def test_its_runs_give_the_numbers_they_gave(said: tuple[Session, list[Any]]) ->
     was, now = json.loads((HERE / "state.json").read_text()), state_of(said[0])
     for a, b in zip(shown(was), shown(now), strict=True):
         assert (b["edits"], b["prompt"]) == (a["edits"], a["prompt"])
+        assert words(a["label"]) <= words(b["label"])
         assert b["metric"] == pytest.approx(a["metric"], abs=2e-2)  # its edits stand on fits of today's
     base = next(run for run in shown(now) if not run["edits"])
     for top, (id, text, p) in zip(base["top"], TOLD["unedited"], strict=False):
@@ -147,6 +150,10 @@ def shape(value: Any) -> Any:
 
 OPEN = {"weights"}  # whose keys are the user's
 RESULTS = {"delta", "inert", "label"}  # of an edit: filled in when there is time; what it is called says more by now
+
+
+def words(label: str) -> set[str]:
+    return {*label.replace(",", "").split()} - {"+"}
 
 
 def plain(edit: dict[str, Any]) -> dict[str, Any]:

@@ -101,9 +101,8 @@ def create_app(
         app.include_router(library_routes(library, of_0_1))
     if (page / "assets").is_dir():
         app.router.routes.append(Mount("/assets", GZipMiddleware(StaticFiles(directory=page / "assets"))))
-    key = (
-        token if people is None else people.key_of(str(port))
-    )  # whoever was let in stays so when the server is started again
+    # whoever was let in stays so when the server is started again
+    key = token if people is None else people.key_of(str(port))
     app.add_middleware(Guard, token=token, key=key, cookie=f"residscope-{port}")
     return app
 
