@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import ConsoleMessage, Page, Request, WebSocket, expect
 
-from browser.steps import IOI, LOAD_MS, ROWS, Traffic, settled
+from browser.steps import IOI, LOAD_MS, ROWS, SERVED, Traffic, settled
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = [
@@ -56,6 +56,7 @@ def workbench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     session = Session(load=load, offers=offers, folder=tmp_path_factory.mktemp("data"))
     session.load("smollm2-135m")
     with Server(session, port=0, library=open_library(folder=tmp_path_factory.mktemp("library"))) as server:
+        SERVED[f":{server.port}/"] = session
         yield server
 
 
@@ -154,6 +155,7 @@ def bare_server(tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     session = Session(load=load, folder=tmp_path_factory.mktemp("bare"))
     session.load(str(tiny_gpt2))
     with Server(session, port=0) as server:
+        SERVED[f":{server.port}/"] = session
         yield server
 
 

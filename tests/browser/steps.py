@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from playwright.sync_api import Page, expect
 
@@ -29,8 +30,19 @@ class Traffic:
         self.complaints = [said for said in self.complaints if not ("422" in said and said.endswith("/queries/cost"))]
 
 
+SERVED: dict[str, Any] = {}
+"""The session behind each `:PORT/`."""
+
+
 def settled(page: Page) -> None:
-    expect(page.get_by_test_id("status")).to_have_attribute("data-phase", "idle", timeout=60_000)
+    """Until the page has heard all that its session has said so far, and waits for nothing more."""
+    session = next((one for port, one in SERVED.items() if port in page.url), None)
+    page.wait_for_function(
+        "least => { const { phase, version } = document.querySelector('[data-testid=status]')?.dataset ?? {};"
+        " return phase === 'idle' && Number(version) >= least; }",
+        arg=session.state.version if session else 0,
+        timeout=60_000,
+    )
 
 
 def type_prompt(page: Page, text: str, *, refused: bool = False) -> None:
