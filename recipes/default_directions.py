@@ -2,12 +2,11 @@
 
     python recipes/default_directions.py          some minutes on two cores; writes src/residscope/data/
 
-Half of the characters are general English (the megabyte that ships), half Python's own documentation, each drawn at random
-(seeded) and taken by turns, so that prose, speeches, reference and code are in it.
+Half of the characters are general English (the megabyte that ships), half Python's own documentation, by turns from the beginning
+of each: what evidence holds out lies beyond three times as many tokens.
 """
 
 import argparse
-import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,21 +23,18 @@ PIECE = 2_000
 
 
 def mixed(characters: int) -> Iterator[str]:
-    """About so many characters: always the source that has given fewer speaks next."""
-    sources = [[text[:PIECE] for text in source() if len(text) > 80] for source in (english, python_docs)]
-    for source in sources:
-        random.Random(0).shuffle(source)
-    drawn, given = [iter(source) for source in sources], [0, 0]
+    """About so many characters: the source that has given fewer speaks next."""
+    sources, given = [english(), python_docs()], [0, 0]
     while sum(given) < characters:
         which = given.index(min(given))
-        text = next(drawn[which])
+        text = next(sources[which])[:PIECE]
         given[which] += len(text)
         yield text
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--characters", type=int, default=600_000)
+    parser.add_argument("--characters", type=int, default=240_000)
     parser.add_argument("--components", type=int, default=28)
     arguments = parser.parse_args()
     model = rs.load("smollm2-135m")

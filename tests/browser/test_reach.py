@@ -198,7 +198,7 @@ def test_runs_saved_prompts_and_the_palette_are_one_stop_each(bench: Page, workb
     field = bench.get_by_label("Command", exact=True)
     expect(field).to_be_focused()
     field.fill("layer")
-    options = bench.get_by_role("option")
+    options = bench.get_by_role("listbox", name="Commands").get_by_role("option")
     expect(options.first).to_have_attribute("aria-selected", "true")
     bench.keyboard.press("ArrowDown")
     expect(options.nth(1)).to_have_attribute("aria-selected", "true")
