@@ -13,7 +13,7 @@ import torch
 import residscope
 from residscope.cli.app import BLUE_TO_RED, cell, chosen_rows, main
 from residscope.errors import UnknownLayer
-from residscope.model.shown_tokens import visible
+from residscope.shown_tokens import visible
 
 IOI = "When John and Mary went to the store, John gave a bottle of milk to"
 

@@ -2,11 +2,11 @@ import { readFileSync } from "node:fs";
 import { describe as group, expect, it } from "vitest";
 import { apart, asLabel, characters, describe, inline, oneLine, pieces, together, tokenTyped, visible } from "../src/lib/tokens";
 
-/** What `visible` of model/shown_tokens.py makes of the same names. */
-const CASES = JSON.parse(readFileSync("../tests/model/shown_tokens.json", "utf8")) as { name: string; shown: string }[];
+/** What `visible` of shown_tokens.py makes of the same names. */
+const CASES = JSON.parse(readFileSync("../tests/shown_tokens.json", "utf8")) as { name: string; shown: string }[];
 
 /** What `as_label` makes of the same texts. */
-const LABELS = JSON.parse(readFileSync("../tests/model/labels.json", "utf8")) as { text: string; label: string }[];
+const LABELS = JSON.parse(readFileSync("../tests/labels.json", "utf8")) as { text: string; label: string }[];
 
 group("tokens", () => {
   it("are shown as Python shows them, no two alike, and typed back", () => {

@@ -14,7 +14,7 @@ from residscope.cli import run as cli_run
 from residscope.cli.parts import Device, Dtype, bar, print_json, token_of, torch_dtype
 from residscope.errors import BadEdit, DirectionError, ResidscopeError, UnknownLayer, WrongModel
 from residscope.model.catalog import CATALOG, DEFAULT
-from residscope.model.shown_tokens import visible
+from residscope.shown_tokens import visible
 
 if TYPE_CHECKING:
     from rich.console import Console

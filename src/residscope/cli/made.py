@@ -11,7 +11,7 @@ from torch import Tensor
 
 from residscope.errors import BadResult, WrongEnding
 from residscope.files import replace_whole
-from residscope.model.shown_tokens import as_label
+from residscope.shown_tokens import as_label
 
 if TYPE_CHECKING:
     from residscope.cli.outputs import Outputs

@@ -1,5 +1,5 @@
 /**
- * How a token is shown: one rule for the whole page, the same as `visible` of model/shown_tokens.py.
+ * How a token is shown: one rule for the whole page, the same as `visible` of shown_tokens.py.
  *
  * Nothing in it is hidden, and what is shown is typed back (`tokenTyped`): a space is ·, line ends and tabs are ↵ ␍ ⇥, bytes that are no whole
  * character are ⟨xE280⟩, what has no ink or reorders text is its code, ⟨200b⟩, a mark without its letter stands on ◌; and whoever writes one of

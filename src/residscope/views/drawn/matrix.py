@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from residscope.model.shown_tokens import as_label, visible
+from residscope.shown_tokens import as_label, visible
 from residscope.views.drawn.palette import TEXT, TEXT_3, ColorScale, color_scale, flat, number, round_up
 from residscope.views.drawn.sheet import (
     BAR,

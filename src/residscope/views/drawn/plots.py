@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, assert_never
 
-from residscope.model.shown_tokens import as_label
+from residscope.shown_tokens import as_label
 from residscope.views.drawn.palette import (
     LINE,
     LINE_2,

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from residscope.model.shown_tokens import one_line
 from residscope.once import once
+from residscope.shown_tokens import one_line
 from residscope.views.drawn.palette import LINE, LINE_2, SUNKEN, TEXT, TEXT_2, TEXT_3, ColorScale, number
 
 PER_INCH = 96

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 
-from residscope.model.shown_tokens import as_label, visible
+from residscope.shown_tokens import as_label, visible
 from residscope.views.drawn.palette import LINE, LINE_2, OK, TEXT, TEXT_2, TEXT_3, WARN, color_scale, number
 from residscope.views.drawn.sheet import (
     BAR,

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from residscope.directions import logit_diff
-from residscope.model.shown_tokens import as_label, typed, visible
+from residscope.shown_tokens import as_label, typed, visible
 
 CASES = json.loads((Path(__file__).parent / "shown_tokens.json").read_text())
 LABELS = json.loads((Path(__file__).parent / "labels.json").read_text())
