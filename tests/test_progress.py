@@ -94,6 +94,9 @@ CALLS = {
         model(), component(), source=TEXTS, n=4, length=5, candidates=20, **told
     ),
     "methods.das.das": lambda **told: das.das(model(), DATA, probe(), steps=4, **told),
+    "methods.direct_attribution.direct_attribution": lambda **told: rs.direct_attribution(
+        model(), DATA, rs.logit_diff(), batch=8, **told
+    ),
     "methods.dose_response.dose_response": lambda **told: rs.dose_response(
         model(), component(), ["abcd", "dcba"], random=4, doses=(-1, 1), **told
     ),
@@ -149,7 +152,8 @@ WITHIN = {
 QUICK = {
     "corpus.mean_difference.price_of_each", "corpus.vectors.check_place", "corpus.vectors.check_places",
     "corpus.vectors.named_sites", "corpus.vectors.one_vector", "corpus.vectors.price", "corpus.vectors.price_of_sites",
-    "methods._lib.cells.price", "engine.planner.sweep.sweep", "methods._lib.activations.batches",
+    "methods._lib.cells.price", "methods._lib.direct_effects.direct_sites", "engine.planner.sweep.sweep",
+    "methods._lib.activations.batches",
     "methods._lib.activations.check_vector", "methods.probe_map.check", "methods.probe_map.price",
     "methods.intervention.price", "methods.look.price", "methods.mediation.price", "methods.downstream.price",
     "tasks.gender.find_positions", "tasks.ioi.find_positions",

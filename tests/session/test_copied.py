@@ -84,6 +84,11 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         },
     ],
     "das": [{"data": DATA, "probe": "kind at S2, resid_pre.2", "steps": 2}],
+    "direct-attribution": [
+        {"prompts": LIVE, "metric": LIVE},
+        {"prompts": DATA, "metric": ANSWERS, "by": "component", "position": "S2", "background": "live"},
+        {"prompts": "abcd", "metric": PAIR, "position": "each"},
+    ],
     "dose-response": [
         {"direction": ARROW, "prompts": DRAWN_PROMPTS, "random": 19},
         {"direction": MIXED, "prompts": LIVE, "metric": PAIR, "random": 19},
