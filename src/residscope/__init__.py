@@ -40,12 +40,15 @@ if TYPE_CHECKING:
     from residscope.items import load_item as load_item
     from residscope.methods.ablation_sweep import ablation_sweep as ablation_sweep
     from residscope.methods.activation_patching import activation_patching as activation_patching
+    from residscope.methods.copying_scores import copying_scores as copying_scores
     from residscope.methods.direct_attribution import attribute_logits as attribute_logits
     from residscope.methods.direct_attribution import direct_attribution as direct_attribution
     from residscope.methods.dose_response import dose_response as dose_response
     from residscope.methods.evidence import evidence as evidence
     from residscope.methods.flips_over_c import flips_over_C as flips_over_C
     from residscope.methods.head_roles import head_roles as head_roles
+    from residscope.methods.head_scores import head_scores as head_scores
+    from residscope.methods.head_scores import repeated_tokens as repeated_tokens
     from residscope.methods.intervention import intervene as intervene
     from residscope.methods.look import look as look
     from residscope.methods.null_directions import null_directions as null_directions
@@ -78,6 +81,8 @@ _HOME = {
     "Site": "model.sites", "Sweep": "engine.planner", "Window": "engine.windows", "ablation_sweep": "methods.ablation_sweep",
     "activation_patching": "methods.activation_patching", "fit_probe": "methods.probe_fit",
     "attribute_logits": "methods.direct_attribution", "direct_attribution": "methods.direct_attribution",
+    "copying_scores": "methods.copying_scores", "head_scores": "methods.head_scores",
+    "repeated_tokens": "methods.head_scores",
     "Item": "items", "Report": "reports", "load_item": "items",
     "flips_over_C": "methods.flips_over_c", "head_roles": "methods.head_roles",
     "intervene": "methods.intervention", "kl": "metrics", "look": "methods.look",

@@ -83,6 +83,7 @@ CALLS: dict[str, list[dict[str, Any]]] = {
             "layers": [0, 2],
         },
     ],
+    "copying-scores": [{}],
     "das": [{"data": DATA, "probe": "kind at S2, resid_pre.2", "steps": 2}],
     "direct-attribution": [
         {"prompts": LIVE, "metric": LIVE},
@@ -98,6 +99,7 @@ CALLS: dict[str, list[dict[str, Any]]] = {
     "fit-probe": [{**PROBE, "site": "resid_pre.2"}],
     "flips-over-c": [{**PROBE, "sites": ["resid_pre.2"]}],
     "head-roles": [{"data": DATA, "each": 1, "prompts": 4}],
+    "head-scores": [{"n": 3, "length": 6, "seed": 2}, {"prompts": DRAWN_PROMPTS}],
     "intervene": [
         {"data": DATA, "probes": ["kind at S2, resid_pre.2", "Shelved"]},
         {
