@@ -119,10 +119,18 @@ def test_embeddings_are_read_as_they_are_added(llama):
     torch.testing.assert_close(embedding_to_logits(llama), expected.detach(), atol=1e-9, rtol=1e-9)
 
 
-def test_quantised_weights_are_refused(llama, monkeypatch):
+def test_refusals(llama, monkeypatch):
+    with pytest.raises(errors.UnknownLayer, match="4 layers"):
+        rs.copying_scores(llama, layers=[1, 4], progress=False)
     monkeypatch.setattr(type(llama), "quantised", property(lambda self: "int8"))
     with pytest.raises(errors.QuantisedModel, match="OV circuit"):
         rs.copying_scores(llama, progress=False)
+
+
+def test_some_layers(llama):
+    whole, some = rs.copying_scores(llama, progress=False), rs.copying_scores(llama, layers=[3, 1], progress=False)
+    assert some.coords["layer"] == (3, 1)
+    assert some.select(layer=3).values.tolist() == whole.select(layer=3).values.tolist()
 
 
 def test_on_the_default_model_both_signs_are_found(smollm2):

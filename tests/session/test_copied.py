@@ -83,7 +83,7 @@ CALLS: dict[str, list[dict[str, Any]]] = {
             "layers": [0, 2],
         },
     ],
-    "copying-scores": [{}],
+    "copying-scores": [{}, {"layers": [1, 2]}],
     "das": [{"data": DATA, "probe": "kind at S2, resid_pre.2", "steps": 2}],
     "direct-attribution": [
         {"prompts": LIVE, "metric": LIVE},

@@ -1,13 +1,16 @@
 """Copying scores: whether a head raises the logit of the very token that it looks at, from its weights alone."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from residscope import fields
 from residscope.declare.methods import method
 from residscope.engine.model import Model
+from residscope.errors import UnknownLayer
 from residscope.methods._lib.circuits import embedding_to_logits, output_weights, value_weights
 from residscope.progress import Cancel, Progress, stage
 from residscope.results import Result
@@ -19,7 +22,13 @@ def _price(model: Model, **_: Any) -> float:
 
 
 @method("copying-scores", title="Copying scores", group="sweeps", tokens=_price)
-def copying_scores(model: Model, *, progress: Progress = None, cancel: Cancel = None) -> Result:
+def copying_scores(
+    model: Model,
+    *,
+    layers: Annotated[Sequence[int] | None, fields.layers()] = None,
+    progress: Progress = None,
+    cancel: Cancel = None,
+) -> Result:
     """How far each head's full OV circuit maps tokens to themselves: the sum of its eigenvalues over the sum of their moduli.
 
         score = sum(Re l_i) / sum(|l_i|),    l the eigenvalues of W_E G W_V W_O G' W_U    [d_vocab x d_vocab]
@@ -32,22 +41,25 @@ def copying_scores(model: Model, *, progress: Progress = None, cancel: Cancel = 
     so are biases, positions and everything that the layers between do: it is the direct path from a token's embedding through one
     head to the logits. Query heads that share values have one W_V.
 
-    Returns a `Result` over layer and head, from -1 to 1.
+    layers: some of them only. Returns a `Result` over layer and head, from -1 to 1.
 
         rs.copying_scores(model).values.argmax()
 
     Raises:
-        QuantisedModel: the weights are not at hand. Cancelled.
+        UnknownLayer. QuantisedModel: the weights are not at hand. Cancelled.
 
     Elhage et al. 2021, A Mathematical Framework for Transformer Circuits ("detecting copying behaviour").
     """
     model.require_exact_weights("the OV circuit")
-    shared = model.n_heads // model.n_kv_heads
-    scores = []
-    with stage("Reading OV circuits", model.n_layers, progress, cancel) as tell, torch.no_grad():
+    shared, scores = model.n_heads // model.n_kv_heads, []
+    n = model.n_layers
+    chosen = [*range(n)] if layers is None else [*layers]
+    if strange := {*chosen} - {*range(n)}:
+        raise UnknownLayer(f"the model has {n} layers", received=str(sorted(strange)), allowed=f"0 to {n - 1}")
+    with stage("Reading OV circuits", len(chosen), progress, cancel) as tell, torch.no_grad():
         middle = embedding_to_logits(model)  # after the final norm's gain: [d_model d_model]
-        for layer in range(model.n_layers):
-            tell(layer)
+        for done, layer in enumerate(chosen):
+            tell(done)
             W_V = value_weights(model, layer).to(middle).repeat_interleave(shared, 0)
             W_O = output_weights(model, layer).to(middle)
             scores.append(_score(W_O @ middle @ W_V))
@@ -56,7 +68,9 @@ def copying_scores(model: Model, *, progress: Progress = None, cancel: Cancel = 
         "method": "copying scores",
         "folded": "gains of the norms; their divisors are left out",
     }
-    return Result(torch.stack(scores), ("layer", "head"), name="copying score", unit="share", provenance=about)
+    return Result(
+        torch.stack(scores), ("layer", "head"), {"layer": chosen}, name="copying score", unit="share", provenance=about
+    )
 
 
 def _score(circuits: Float[Tensor, "*some d_head d_head"]) -> Float[Tensor, "*some"]:

@@ -17,14 +17,14 @@ from residscope.engine.preparing import prepare
 from residscope.engine.protocols import Edit, Readout
 from residscope.engine.recording import Recording
 from residscope.errors import BadSweep, UnalignedPrompts, UnknownPosition
-from residscope.methods._lib.direct_effects import DirectEffects, direct_effects, direct_sites
+from residscope.methods._lib.direct_effects import DirectEffects, direct_effects, direct_sites, linear
 from residscope.model.prompts import Batch, PromptSet
 from residscope.progress import Cancel, Progress
 from residscope.reports import Report
 from residscope.results import Result
 from residscope.views import Curve, Grid, HeatMap, Line, Table, View
 
-Position = int | str | None
+Position = int | str
 BY = ("component", "head")
 
 
@@ -89,7 +89,7 @@ class DirectAttribution(Report):
 
 
 def attribute_logits(
-    recording: Recording, metric: Readout, *, by: str = "component", position: Position = None
+    recording: Recording, metric: Readout, *, by: str = "head", position: Position = -1
 ) -> DirectAttribution:
     """`direct_attribution` of a run that is there already; what it has not recorded is recomputed in one pass.
 
@@ -110,14 +110,18 @@ def _price(model: Model, *, prompts: Prompt, **_: Any) -> float:
     return float(sum(model.batch(prompts).lengths))
 
 
-@method("direct-attribution", title="Direct logit attribution", group="sweeps", tokens=_price)
+def _refuse(model: Model, *, metric: Readout, **_: Any) -> None:
+    linear(metric, model)
+
+
+@method("direct-attribution", title="Direct logit attribution", group="sweeps", tokens=_price, refuse=_refuse)
 def direct_attribution(
     model: Model,
     prompts: Annotated[Prompt, fields.prompts()],
     metric: Annotated[Readout, fields.metric()],
     *,
     by: Annotated[str, fields.choice(*BY)] = "head",
-    position: Annotated[Position, fields.positions(single=True, named=True, known=("each",))] = None,
+    position: Annotated[Position, fields.positions(single=True, named=True, known=("each",))] = -1,
     background: Annotated[Sequence[Edit], fields.edits()] = (),
     batch: int = 16,
     progress: Progress = None,
@@ -134,8 +138,8 @@ def direct_attribution(
 
     metric: a logit or a difference of logits; the difference of two log-probabilities is that of their logits, and nothing else
     of the probabilities is a sum. by: "head" gives each head's part beside the components. position: where the logits are read:
-    the metric's own position (the last) unless said, another one, a name that the prompts give it, or "each" of prompts of one
-    length. background: edits of the run. Those of the stream itself are components of their own.
+    at the end, or where the metric itself says, unless said; a name that the prompts give it, or "each" of prompts of one length.
+    background: edits of the run. Those of the stream itself are components of their own.
 
         rs.direct_attribution(model, rs.tasks.ioi(model, 32), rs.logit_diff()).heads.mean("prompt")
 
@@ -231,7 +235,7 @@ def _about(model: Model, metric: Readout, position: Position, by: str, error: fl
         "method": "direct logit attribution",
         "metric": label_of(metric, model),
         "by": by,
-        "position": getattr(metric, "pos", -1) if position is None else position,
+        "position": _said(metric, position),
         "final norm": "its divisor as it is in the run",
         "logits": "as the model emits them"
         if cap is None
@@ -246,8 +250,7 @@ def _where(
     """Where the logits are read: one position, one for each prompt, or "each"."""
     if by not in BY:
         raise BadSweep("there is no such attribution", received=repr(by), allowed=" or ".join(map(repr, BY)))
-    if position is None:
-        return int(getattr(metric, "pos", -1))
+    position = _said(metric, position)
     if position == "each" and len({*batch.lengths}) > 1:
         raise UnalignedPrompts(
             "positions of prompts of unequal length do not correspond",
@@ -259,6 +262,11 @@ def _where(
     if names is None:
         raise UnknownPosition("the prompts name no positions", received=repr(position), allowed='a number, or "each"')
     return names.at(position)
+
+
+def _said(metric: Readout, position: Position) -> Position:
+    """The position asked for: the metric's own where none is."""
+    return getattr(metric, "pos", -1) if position == -1 else position
 
 
 def _mean(result: Result) -> Result:

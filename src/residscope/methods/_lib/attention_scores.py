@@ -38,12 +38,13 @@ def attention_scores(
     scores = []
     for layer in range(recording.model.n_layers) if layers is None else layers:
         pattern = recording["pattern", layer]
+        pattern = pattern.to(torch.promote_types(pattern.dtype, torch.float32))
         keep = kept(recording, Site("pattern", layer)).to(pattern.device)
         sources = torch.stack([keep | (kind == "first-token") for kind in kinds])
         pairs = wanted.to(pattern.device) & keep[:, :, None] & sources[:, :, None]
         asked = pairs.any(-1).sum(-1)  # 0 gives NaN
         scores.append(torch.einsum("bhqk,sbqk->shb", pattern, pairs.to(pattern)) / asked[:, None])
-    return torch.stack(scores, 1)
+    return torch.stack([score.to(scores[0].device) for score in scores], 1)  # blocks may stand on several devices
 
 
 def _wanted(tokens: Int[Tensor, "batch pos"], kinds: Sequence[str]) -> Bool[Tensor, "score batch query key"]:

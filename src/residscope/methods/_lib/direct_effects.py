@@ -12,6 +12,7 @@ from torch import Tensor
 
 from residscope.engine.layout import BlockParts, weight_in_out
 from residscope.engine.model import Model
+from residscope.engine.naming import label_of
 from residscope.engine.parameters import in_memory
 from residscope.engine.protocols import Edit, LogitReadout, Readout, overlays_of
 from residscope.engine.recording import Recording
@@ -278,16 +279,22 @@ def _of_results(model: Model, edits: Sequence[Edit]) -> list[Site]:
     return [Site("result", layer) for layer in sorted(x for x in edited if x is not None)]
 
 
-def _weights(metric: Readout, recording: Recording) -> tuple[list[int], Float[Tensor, "batch token"]]:
-    """The tokens that a metric reads, and the weight of each one's logit in it, row by row."""
+def linear(metric: Readout, model: Model) -> LogitReadout:
+    """A metric that is a sum of weights times logits. Raises NotLinear for another."""
     if not (isinstance(metric, LogitReadout) and getattr(metric, "linear", False)):
         raise NotLinear(
             "what each part adds is a share of a sum, and this metric is no sum of logits",
-            received=str(getattr(metric, "label", None) or type(metric).__name__),
+            received=label_of(metric, model),
             allowed="a difference of logits (that of two log-probabilities is the same), or a logit",
             fix='rs.logit_diff(" Mary", " John"), or rs.logit(" Mary")',
             on_page="choose a logit difference",
         )
+    return metric
+
+
+def _weights(metric: Readout, recording: Recording) -> tuple[list[int], Float[Tensor, "batch token"]]:
+    """The tokens that a metric reads, and the weight of each one's logit in it, row by row."""
+    metric = linear(metric, recording.model)
     model, batch = recording.model, recording.batch
     ids = metric.columns(model, batch)
     tokens = [*(range(model.d_vocab) if ids is None else ids)]
