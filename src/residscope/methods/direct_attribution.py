@@ -1,7 +1,7 @@
 """Direct logit attribution: a logit difference as the sum of what each component, and each head, writes into the stream."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -48,18 +48,12 @@ class DirectAttribution(Report):
     def view(self) -> Grid:
         """Heads as a map; attention and MLPs layer by layer, and what is in no layer. The mean over prompts; of every position
         the components as a map."""
-        components, heads = _mean(self.components), None if self.heads is None else _mean(self.heads)
-        by_pos = "pos" in components.dims
-        views: list[View] = [components.view()] if by_pos else [self._layers(components), self._rest(components)]
-        if heads is not None and not by_pos:
-            layers, n = heads.values.shape
-            views.insert(
-                0,
-                HeatMap(
-                    heads.values, range(layers), range(n), title=heads.name, row_title="layer", column_title="head",
-                    unit="logits", bottom_up=True,
-                ),
-            )  # fmt: skip
+        components = _mean(self.components)
+        if "pos" in components.dims:
+            views: list[View] = [_map(components)]
+        else:
+            heads = [] if self.heads is None else [_map(_mean(self.heads), title="Heads")]
+            views = [*heads, self._layers(components), self._rest(components)]
         return Grid(views, columns=1, title=f"Direct attribution of {self.metric.name}")
 
     def _layers(self, components: Result) -> Curve:
@@ -267,6 +261,13 @@ def _where(
 def _said(metric: Readout, position: Position) -> Position:
     """The position asked for: the metric's own where none is."""
     return getattr(metric, "pos", -1) if position == -1 else position
+
+
+def _map(result: Result, *, title: str = "") -> HeatMap:
+    """Two dimensions as a map, what is written first at the bottom."""
+    shown = result.view()
+    assert isinstance(shown, HeatMap)
+    return replace(shown, title=title, bottom_up=True)
 
 
 def _mean(result: Result) -> Result:

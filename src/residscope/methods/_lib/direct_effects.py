@@ -33,7 +33,7 @@ class DirectEffects:
 
     norm_bias: of the final norm; unembed_bias: of the unembedding. attn_bias: what attention writes beside its heads, its
     output's bias and its post-norm's (and what an edit of `attn_out` puts there). edits: what edits of the stream itself, and of
-    `final_norm`, add, by site. error: how far the sum is from the metric, at most.
+    `final_norm`, add, by site. None: the model has no such part. error: how far the sum is from the metric, at most.
     """
 
     metric: Float[Tensor, "batch pos"]
@@ -42,8 +42,8 @@ class DirectEffects:
     attn: Float[Tensor, "layer batch pos"]
     mlp: Float[Tensor, "layer batch pos"] | None
     edits: dict[str, Float[Tensor, "batch pos"]]
-    norm_bias: Float[Tensor, "batch pos"]
-    unembed_bias: Float[Tensor, "batch pos"]
+    norm_bias: Float[Tensor, "batch pos"] | None
+    unembed_bias: Float[Tensor, "batch pos"] | None
     heads: Float[Tensor, "layer head batch pos"] | None
     attn_bias: Float[Tensor, "layer batch pos"] | None
     error: float
@@ -57,7 +57,8 @@ class DirectEffects:
             if self.mlp is not None:
                 terms[f"mlp_out.{layer}"] = self.mlp[layer]
         terms |= {f"edits of {site}": effect for site, effect in self.edits.items()}
-        return terms | {"final norm's bias": self.norm_bias, "unembedding's bias": self.unembed_bias}
+        terms |= {} if self.norm_bias is None else {"final norm's bias": self.norm_bias}
+        return terms | ({} if self.unembed_bias is None else {"unembedding's bias": self.unembed_bias})
 
 
 def direct_sites(model: Model, *, heads: bool = True, edits: Sequence[Edit] = ()) -> list[str]:
@@ -133,30 +134,32 @@ class _Reading:
             mlp = torch.stack([self.effect(self.at(f"mlp_out.{layer}")) for layer in range(n)])
         edits = self._edits()
         norm_bias = self.layout.final_norm.bias
-        of_norm = self._spread(0.0 if norm_bias is None else self.column @ norm_bias.to(self.column))
-        terms = [embed, pos_embed, attn.sum(0), None if mlp is None else mlp.sum(0), *edits.values(), of_norm]
-        total = sum((term for term in terms if term is not None), start=self._spread(self.bias))
+        norm_bias = None if norm_bias is None else self._spread(self.column @ norm_bias.to(self.column))
+        unembed_bias = None if self.bias is None else self._spread(self.bias)
+        layers = [attn.sum(0), None if mlp is None else mlp.sum(0)]
+        terms = [embed, pos_embed, *layers, *edits.values(), norm_bias, unembed_bias]
+        total = torch.stack([term for term in terms if term is not None]).sum(0)
         allowed = self._allowed()
         error = _require("the parts do not sum to the metric of the run's own logits", total, self.metric, allowed)
         heads = attn_bias = None
         if with_heads:
             heads, attn_bias = self._heads(attn, allowed)
         return DirectEffects(
-            self.metric, embed, pos_embed, attn, mlp, edits, of_norm, self._spread(self.bias), heads, attn_bias, error
+            self.metric, embed, pos_embed, attn, mlp, edits, norm_bias, unembed_bias, heads, attn_bias, error
         )
 
     # ── the final norm and the unembedding ──────────────────────────────────────────────────────────────────
 
     def _columns(
         self, ids: list[int], weights: Float[Tensor, "batch token"]
-    ) -> tuple[Float[Tensor, "batch d_model"], Float[Tensor, "batch"]]:
+    ) -> tuple[Float[Tensor, "batch d_model"], Float[Tensor, "batch"] | None]:
         self.W = weight_in_out(self.layout.unembed)[:, ids].to(weights) * self.layout.factors.logits
         for laid in overlays_of(self.recording.edits, self.layout):
             if laid.module is self.layout.unembed:
                 self.W = self.W + (laid.A @ laid.B[:, ids]).to(self.W) * self.layout.factors.logits
         bias = in_memory(self.layout.unembed, "bias")
-        self.b = self.W.new_zeros(len(ids)) if bias is None else bias[ids].to(self.W) * self.layout.factors.logits
-        return weights @ self.W.T, weights @ self.b
+        self.b = None if bias is None else bias[ids].to(self.W) * self.layout.factors.logits
+        return weights @ self.W.T, None if self.b is None else weights @ self.b
 
     def _metric(
         self, ids: list[int], weights: Float[Tensor, "batch token"]
@@ -168,7 +171,7 @@ class _Reading:
         size = torch.einsum("bpm,mt,bt->bp", normed.abs().square(), self.W.square(), weights.square()).sqrt()
         rounding = size * self._eps * SLACK
         if cap is not None:
-            before = normed @ self.W + self.b
+            before = normed @ self.W + (0 if self.b is None else self.b)
             each = (normed.square() @ self.W.square()).sqrt() * self._eps * SLACK + self._eps * cap
             _require("the unembedding does not give the run's own logits", (before / cap).tanh() * cap, logits, each)
             logits = before
@@ -185,10 +188,9 @@ class _Reading:
         size = torch.einsum("bpm,bm->bp", self.size.square(), self.read.square()).sqrt() / self.sigma
         return size * self._eps * SLACK * sqrt(2 * self.model.n_layers) + self.rounding
 
-    def _spread(self, value: Tensor | float) -> Float[Tensor, "batch pos"]:
+    def _spread(self, value: Float[Tensor, "batch"]) -> Float[Tensor, "batch pos"]:
         """A value of each row, at each of its positions."""
-        column = value[:, None] if isinstance(value, Tensor) else self.metric.new_tensor(value)
-        return column.expand_as(self.metric).clone()
+        return value[:, None].expand_as(self.metric).clone()
 
     # ── heads ───────────────────────────────────────────────────────────────────────────────────────────────
 
