@@ -154,7 +154,7 @@ WITHIN = {
 QUICK = {
     "corpus.mean_difference.price_of_each", "corpus.vectors.check_place", "corpus.vectors.check_places",
     "corpus.vectors.named_sites", "corpus.vectors.one_vector", "corpus.vectors.price", "corpus.vectors.price_of_sites",
-    "methods._lib.cells.price", "methods._lib.direct_effects.direct_sites", "engine.planner.sweep.sweep",
+    "methods._lib.cells.price", "engine.planner.sweep.sweep",
     "methods._lib.activations.batches",
     "methods._lib.activations.check_vector", "methods.probe_map.check", "methods.probe_map.price",
     "methods.intervention.price", "methods.look.price", "methods.mediation.price", "methods.downstream.price",

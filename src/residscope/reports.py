@@ -26,7 +26,7 @@ VERSION = 1
 # where each kind of report is at home, imported when a file of it is opened
 HOMES = {
     "badge": "methods._lib.badges", "das": "methods.das",
-    "direct_attribution": "methods.direct_attribution", "dose_response": "methods.dose_response",
+    "direct_attribution": "methods._lib.direct.report", "dose_response": "methods.dose_response",
     "downstream": "methods.downstream",
     "evidence": "methods.evidence", "examples": "corpus.examples", "flips": "methods._lib.answers",
     "head_roles": "methods.head_roles", "intervention": "methods.intervention", "look": "methods.look",

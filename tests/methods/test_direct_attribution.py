@@ -10,7 +10,7 @@ from labelled import labelled
 import residscope as rs
 from residscope import edits, errors
 from residscope.engine.model import Model
-from residscope.methods._lib.direct_effects import direct_effects, direct_sites
+from residscope.methods._lib.direct import direct_effects, direct_sites
 
 EXACT = 2e-6  # float64, but many stock families norm in float32 whatever the model's dtype
 RIGHT, WRONG = 5, 7
@@ -109,6 +109,33 @@ def test_every_part_is_what_plain_hooks_on_the_stock_modules_say(model, ids):
     close(found.metric, whole)
     close(sum(found.components.values()), whole)
     assert found.heads.abs().max() > 1e-3
+
+
+def test_every_neuron_is_its_row_of_the_stock_modules_weight(model, ids):
+    """A neuron's write is what the MLP's last product makes of it alone."""
+    layer = 1
+    if "mlp_post" not in model.sites.names:
+        with pytest.raises(errors.AbsentSite, match=r"fused|attention only"):
+            direct_effects(model.run(ids), DIFF, "each", neurons=[layer])
+        return
+    found = direct_effects(model.run(ids), DIFF, "each", heads=False, neurons=[layer])
+    seen, parts = Watched(model, ids), model.layout.blocks[layer]
+    times = getattr(model.hf.config, "residual_multiplier", 1.0)
+    head = model.hf.get_output_embeddings()
+    scale = getattr(model.hf.config, "logit_scale", None) or 1 / (getattr(model.hf.config, "logits_scaling", None) or 1)
+    column = (head.weight[RIGHT] - head.weight[WRONG]).detach() * scale
+    with torch.no_grad():
+        neurons = seen.read[parts.mlp_down].reshape(2, 11, -1)
+        nothing = parts.mlp_down(torch.zeros_like(neurons[0]))
+        for i in (0, 17, model.d_mlp - 1):
+            alone = torch.zeros_like(neurons)
+            alone[..., i] = neurons[..., i]
+            write = (parts.mlp_down(alone.flatten(0, 1)) - nothing[:1]).reshape(2, 11, -1)
+            write = write if parts.mlp_post_norm is None else seen.through(parts.mlp_post_norm.module, write)
+            close(found.neurons[layer][i], seen.through(model.layout.final_norm.module, write * times) @ column)
+    close(found.mlp[layer], found.neurons[layer].sum(0) + found.mlp_bias[layer])
+    assert found.heads is None
+    assert found.neurons[layer].abs().max() > 1e-3
 
 
 def test_it_is_linear_in_the_metric(model, ids):
@@ -221,6 +248,15 @@ def test_the_results_are_those_of_each_prompt_by_itself(llama):
     close(found.components.values.sum(0), found.metric.values)
     with_bias = found.heads.values.sum(1) + found.attn_bias.values
     close(with_bias[2], found.components.select(component="attn_out.2").values)
+    neurons = rs.direct_attribution(llama, data, rs.logit_diff(), by="neuron", batch=4, progress=False)
+    assert neurons.heads is None
+    assert neurons.neurons.dims == ("layer", "neuron", "prompt")
+    close(neurons.components.values, found.components.values)
+    close(
+        (neurons.neurons.values.sum(1) + neurons.mlp_bias.values)[2],
+        found.components.select(component="mlp_out.2").values,
+    )
+    assert "20 strongest" in neurons.view().views[0].note
     assert found.provenance["error of the sum, at most"] < 1e-5
 
 

@@ -88,7 +88,7 @@ CALLS: dict[str, list[dict[str, Any]]] = {
     "direct-attribution": [
         {"prompts": LIVE, "metric": LIVE},
         {"prompts": DATA, "metric": ANSWERS, "by": "component", "position": "S2", "background": "live"},
-        {"prompts": "abcd", "metric": PAIR, "position": "each"},
+        {"prompts": "abcd", "metric": PAIR, "by": "neuron", "position": "each"},
     ],
     "dose-response": [
         {"direction": ARROW, "prompts": DRAWN_PROMPTS, "random": 19},

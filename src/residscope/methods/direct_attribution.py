@@ -1,7 +1,7 @@
 """Direct logit attribution: a logit difference as the sum of what each component, and each head, writes into the stream."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -17,69 +17,13 @@ from residscope.engine.preparing import prepare
 from residscope.engine.protocols import Edit, Readout
 from residscope.engine.recording import Recording
 from residscope.errors import BadSweep, UnalignedPrompts, UnknownPosition
-from residscope.methods._lib.direct_effects import DirectEffects, direct_effects, direct_sites, linear
+from residscope.methods._lib.direct import DirectAttribution, DirectEffects, direct_effects, direct_sites, linear
 from residscope.model.prompts import Batch, PromptSet
 from residscope.progress import Cancel, Progress
-from residscope.reports import Report
 from residscope.results import Result
-from residscope.views import Curve, Grid, HeatMap, Line, Table, View
 
 Position = int | str
-BY = ("component", "head")
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class DirectAttribution(Report):
-    """A metric of the logits as a sum over what is written into the stream, in logits, the final norm's divisor as it is.
-
-    components: over component (`embed`, `attn_out.3`, `mlp_out.3`, the biases of the final norm and of the unembedding ...); they
-    sum to `metric`. heads: over layer and head, where heads were asked for; with `attn_bias`, of each layer, they sum to
-    `attn_out`. Each has pos too where every position is attributed, and prompt where there are several.
-    """
-
-    kind: ClassVar[str] = "report:direct_attribution"
-    main: ClassVar[str] = "components"
-    components: Result
-    metric: Result
-    heads: Result | None = None
-    attn_bias: Result | None = None
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-    def view(self) -> Grid:
-        """Heads as a map; attention and MLPs layer by layer, and what is in no layer. The mean over prompts; of every position
-        the components as a map."""
-        components = _mean(self.components)
-        if "pos" in components.dims:
-            views: list[View] = [_map(components)]
-        else:
-            heads = [] if self.heads is None else [_map(_mean(self.heads), title="Heads")]
-            views = [*heads, self._layers(components), self._rest(components)]
-        return Grid(views, columns=1, title=f"Direct attribution of {self.metric.name}")
-
-    def _layers(self, components: Result) -> Curve:
-        lines = []
-        for name in ("attn_out", "mlp_out"):
-            own = [i for i, label in enumerate(components.coords["component"]) if str(label).startswith(f"{name}.")]
-            if own:
-                lines.append(Line(name, components.values[own]))
-        return Curve(range(len(lines[0].y)), lines, title="By layer", x_title="layer", unit="logits")
-
-    def _rest(self, components: Result) -> Table:
-        labels = components.coords["component"]
-        rows: list[list[Any]] = [
-            [label, float(value)]
-            for label, value in zip(labels, components.values, strict=True)
-            if not str(label).startswith(("attn_out.", "mlp_out."))
-        ]
-        rows.append(["sum of all", float(components.values.sum())])
-        return Table(
-            ["component", "logits"], rows, title="In no layer", note=f"The metric: {_mean(self.metric).values:.4g}"
-        )
-
-    def __repr__(self) -> str:
-        total = float(self.metric.values.double().mean())
-        parts = "components" if self.heads is None else "components and heads"
-        return f"DirectAttribution({self.metric.name}: {total:.4g} logits over {parts})"
+BY = ("component", "head", "neuron")
 
 
 def attribute_logits(
@@ -93,7 +37,7 @@ def attribute_logits(
         As `direct_attribution`, and WeightsChanged, NotRecorded (of a window).
     """
     where = _where(recording.batch, None, metric, position, by)
-    effects = direct_effects(recording, metric, where, heads=by == "head")
+    effects = direct_effects(recording, metric, where, **_fine(recording.model, by))
     about = {**recording.provenance, **_about(recording.model, metric, position, by, effects.error)}
     values = torch.cat([_flat(effects), effects.metric[:, None]], 1)
     return _report(recording.model, recording.batch, effects, values, where, label_of(metric, recording.model), about)
@@ -131,9 +75,9 @@ def direct_attribution(
     provenance says so). The sum is checked against the run's own logits, at every position attributed.
 
     metric: a logit or a difference of logits; the difference of two log-probabilities is that of their logits, and nothing else
-    of the probabilities is a sum. by: "head" gives each head's part beside the components. position: where the logits are read:
-    at the end, or where the metric itself says, unless said; a name that the prompts give it, or "each" of prompts of one length.
-    background: edits of the run. Those of the stream itself are components of their own.
+    of the probabilities is a sum. by: "head", "neuron" give each one's part beside the components. position: where the logits
+    are read: at the end, or where the metric itself says, unless said; a name that the prompts give it, or "each" of prompts of
+    one length. background: edits of the run. Those of the stream itself are components of their own.
 
         rs.direct_attribution(model, rs.tasks.ioi(model, 32), rs.logit_diff()).heads.mean("prompt")
 
@@ -148,7 +92,8 @@ def direct_attribution(
     data = model.batch(prompts)
     where = _where(data, prompts if isinstance(prompts, PromptSet) else None, metric, position, by)
     acting = prepare(model, background, data.lengths)
-    reading = _Terms(metric, where, by == "head", tuple(direct_sites(model, heads=by == "head", edits=acting)))
+    fine = _fine(model, by)
+    reading = _Terms(metric, where, fine, tuple(direct_sites(model, **fine, edits=acting)))
     swept = sweep(model, prompts, [()], reading, background, batch=batch).run(progress, cancel, what="Attributing")
     assert reading.last is not None
     about = {**swept.provenance, **_about(model, metric, position, by, reading.error)}
@@ -162,7 +107,7 @@ class _Terms:
 
     metric: Readout
     where: int | str | tuple[int, ...]
-    heads: bool
+    fine: Mapping[str, Any]
     sites: tuple[str, ...]
     unit: ClassVar[str] = "logits"
     last: DirectEffects | None = None
@@ -171,17 +116,19 @@ class _Terms:
     def __call__(self, recording: Any) -> Float[Tensor, "row term pos"]:
         rows = recording.batch.rows
         where = self.where if rows is None or not isinstance(self.where, tuple) else [self.where[row] for row in rows]
-        effects = direct_effects(recording, self.metric, where, heads=self.heads)
+        effects = direct_effects(recording, self.metric, where, **self.fine)
         self.last, self.error = effects, max(self.error, effects.error)
         return torch.cat([_flat(effects), effects.metric[:, None]], 1)
 
 
 def _flat(effects: DirectEffects) -> Float[Tensor, "row term pos"]:
-    """Components, then each layer's heads and its bias."""
-    terms = [torch.stack([*effects.components.values()], 1)]
+    """Components, then each layer's heads or neurons, then its bias."""
+    terms = torch.stack([*effects.components.values()])
     if effects.heads is not None and effects.attn_bias is not None:
-        terms += [effects.heads.flatten(0, 1).transpose(0, 1), effects.attn_bias.transpose(0, 1)]
-    return torch.cat(terms, 1)
+        terms = torch.cat([terms, effects.heads.flatten(0, 1), effects.attn_bias])
+    if effects.neurons:
+        terms = torch.cat([terms, *effects.neurons.values(), torch.stack([*effects.mlp_bias.values()])])
+    return terms.transpose(0, 1)
 
 
 def _report(
@@ -211,16 +158,25 @@ def _report(
             table, dims = table.squeeze(-1), dims[:-1]
         return Result(table, dims, {**coords, **own}, along, name=name, unit="logits", provenance=about)
 
-    parts = torch.split(values, [len(names), *([n * heads, n] if effects.heads is not None else []), 1], 1)
+    each = n * (heads if effects.heads is not None else model.d_mlp if effects.neurons else 0)
+    first, finer, rest, total = torch.split(values, [len(names), each, n if each else 0, 1], 1)
+    title, of = f"direct effect on the {label}", "attention" if effects.heads is not None else "MLPs"
+    bias = result(rest, f"direct effect of the biases of {of}", ("layer",), (n,)) if each else None
+    by_head = effects.heads is not None
     return DirectAttribution(
-        components=result(parts[0], f"direct effect on the {label}", ("component",), (len(names),), component=names),
-        metric=result(parts[-1], label),
-        heads=None
-        if len(parts) < 4
-        else result(parts[1], f"direct effect on the {label}", ("layer", "head"), (n, heads)),
-        attn_bias=None if len(parts) < 4 else result(parts[2], "direct effect of attention's biases", ("layer",), (n,)),
+        components=result(first, title, ("component",), (len(names),), component=names),
+        metric=result(total, label),
+        heads=result(finer, title, ("layer", "head"), (n, heads)) if by_head else None,
+        attn_bias=bias if by_head else None,
+        neurons=result(finer, title, ("layer", "neuron"), (n, model.d_mlp)) if effects.neurons else None,
+        mlp_bias=None if by_head else bias,
         provenance=about,
     )
+
+
+def _fine(model: Model, by: str) -> dict[str, Any]:
+    """What `direct_effects` is asked for beside the components."""
+    return {"heads": by == "head", "neurons": range(model.n_layers) if by == "neuron" else ()}
 
 
 def _about(model: Model, metric: Readout, position: Position, by: str, error: float) -> dict[str, Any]:
@@ -261,14 +217,3 @@ def _where(
 def _said(metric: Readout, position: Position) -> Position:
     """The position asked for: the metric's own where none is."""
     return getattr(metric, "pos", -1) if position == -1 else position
-
-
-def _map(result: Result, *, title: str = "") -> HeatMap:
-    """Two dimensions as a map, what is written first at the bottom."""
-    shown = result.view()
-    assert isinstance(shown, HeatMap)
-    return replace(shown, title=title, bottom_up=True)
-
-
-def _mean(result: Result) -> Result:
-    return result.mean("prompt") if "prompt" in result.dims else result
