@@ -300,3 +300,18 @@ def test_on_the_default_model_the_heads_of_the_name_are_found(smollm2):
     assert (layer, head) == (23, 3)
     twice = rs.logit((" Mary", " John"))
     assert float(twice(rec)[0]) == pytest.approx(float(logits[pair].mean()), abs=1e-5)
+
+
+def test_on_the_default_model_one_weak_head_left_out_is_seen(smollm2):
+    """The check is no formality: a thousandth of a logit that is missing is refused."""
+    run = smollm2.run("The Eiffel Tower is in the city of", direct_sites(smollm2))
+    metric = rs.logit_diff(" Paris", " London")
+    heads = direct_effects(run, metric).heads[..., 0, 0]
+    layer, head = divmod(int((heads.abs() - 1e-3).abs().argmin()), smollm2.n_heads)
+    assert 5e-4 < float(heads[layer, head].abs()) < 2e-3
+    lost = run.held
+    site = rs.Site("attn_out", layer)
+    W_O = smollm2.hf.model.layers[layer].self_attn.o_proj.weight.detach().T.reshape(9, 64, 576)
+    lost[site] = lost[site] - lost[rs.Site("z", layer)][:, :, head] @ W_O[head]
+    with pytest.raises(errors.NotAdditive, match="do not sum"):
+        direct_effects(rs.Recording(smollm2, run.batch, lost, weights=run.version), metric, heads=False)

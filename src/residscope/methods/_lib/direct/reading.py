@@ -18,7 +18,8 @@ from residscope.methods._lib.direct.sites import changed_sites
 from residscope.model.sites import Site
 
 Where = int | str | Sequence[int]
-SLACK = 8.0  # how many roundings of the stream, of one standard deviation about, the sum may be off by
+SLACK = 3.0  # how many roundings, of over one standard deviation each, a sum may be off by
+SINGLE = float(torch.finfo(torch.float32).eps)  # stock norms, and sums of products, are no finer
 
 
 class Reading:
@@ -39,8 +40,7 @@ class Reading:
         self.overlays = overlays_of(recording.edits, self.layout)
         self.index = _index(recording, pos)
         self.rows = torch.arange(len(self.index))[:, None]
-        dtype = self.model.dtype if self.model.dtype.itemsize < 4 else torch.float32  # stock norms are no finer
-        self.eps = float(torch.finfo(dtype).eps)
+        self.eps = max(float(torch.finfo(self.model.dtype).eps), SINGLE)
         ids, weights = weights_of(metric, recording)
         times, unembed = self.layout.factors.logits, self.layout.unembed
         columns = self.weight(unembed, ids).to(weights) * times
@@ -113,13 +113,16 @@ class Reading:
         """The metric of the run's own logits, before their cap, and how far rounding may have moved it."""
         normed, cap = self.at("final_norm"), self.layout.factors.logits_cap
         logits = self._picked(self.recording.logits_of(ids)).to(columns)
-        size = torch.einsum("bpm,mt,bt->bp", normed.square(), columns.square(), weights.square()).sqrt()
+        before = normed @ columns + (0 if biases is None else biases) if cap is not None else logits
+        size = (normed.square() @ columns.square()).sqrt() + before.abs()
+        rounding = size * (
+            self.eps * SLACK + SINGLE * sqrt(len(columns))
+        )  # of what the columns read, and of their sums
         if cap is not None:
-            before = normed @ columns + (0 if biases is None else biases)
-            each = ((normed.square() @ columns.square()).sqrt() * SLACK + cap) * self.eps
-            require("the unembedding does not give the run's own logits", (before / cap).tanh() * cap, logits, each)
-            logits = before
-        return torch.einsum("bpt,bt->bp", logits, weights), size * self.eps * SLACK
+            failed = "the unembedding does not give the run's own logits"
+            require(failed, (before / cap).tanh() * cap, logits, rounding + self.eps * cap)
+        metric = torch.einsum("bpt,bt->bp", before, weights)
+        return metric, torch.einsum("bpt,bt->bp", rounding, weights.abs())
 
 
 def _index(recording: Recording, pos: Any) -> Int[Tensor, "batch pos"]:
