@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from residscope.methods.head_roles import head_roles as head_roles
     from residscope.methods.head_scores import head_scores as head_scores
     from residscope.methods.head_scores import repeated_tokens as repeated_tokens
+    from residscope.methods.induction_heads import induction_heads as induction_heads
     from residscope.methods.intervention import intervene as intervene
     from residscope.methods.look import look as look
     from residscope.methods.null_directions import null_directions as null_directions
@@ -82,7 +83,7 @@ _HOME = {
     "activation_patching": "methods.activation_patching", "fit_probe": "methods.probe_fit",
     "attribute_logits": "methods.direct_attribution", "direct_attribution": "methods.direct_attribution",
     "copying_scores": "methods.copying_scores", "head_scores": "methods.head_scores",
-    "repeated_tokens": "methods.head_scores",
+    "induction_heads": "methods.induction_heads", "repeated_tokens": "methods.head_scores",
     "Item": "items", "Report": "reports", "load_item": "items",
     "flips_over_C": "methods.flips_over_c", "head_roles": "methods.head_roles",
     "intervene": "methods.intervention", "kl": "metrics", "look": "methods.look",

@@ -82,6 +82,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
         "activation patching": lambda: rs.activation_patching(llama(), *PAIR, M, progress=False),
         "ablation sweep": lambda: rs.ablation_sweep(llama(), PAIR[0], M, relative=True, progress=False),
         "head scores": lambda: rs.head_scores(llama(), n=3, length=8, progress=False),
+        "induction heads": lambda: rs.induction_heads(llama(), n=3, length=8, progress=False),
         "copying scores": lambda: rs.copying_scores(llama(), progress=False),
         "direct attribution": lambda: rs.direct_attribution(llama(), PAIR[0], M, progress=False),
         "probe sweep": lambda: rs.probe_sweep(
