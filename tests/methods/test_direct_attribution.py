@@ -282,6 +282,21 @@ def test_positions(llama):
     assert len(own.view().views) == 3
 
 
+def test_a_background_that_differs_from_prompt_to_prompt(llama):
+    """Edits made from a probe act at each prompt's own position, and are a component there."""
+    data = labelled(60)
+    probe = rs.fit_probe(llama, data, site="resid_pre.1", position="P", label="parity", Cs=(0.01,), progress=False)
+    some, edit = data.subset(range(6)), rs.lrqp(probe, to="other")
+    at_p = rs.direct_attribution(llama, some, rs.logit_diff(), position="P", background=[edit], batch=4, progress=False)
+    added = at_p.components.select(component="edits of resid_pre.1").values
+    assert added.abs().min() > 1e-4
+    close(at_p.components.values.sum(0), at_p.metric.values)
+    for i in (0, 5):
+        logits = llama.run(some.subset([i]), ["logits"], edits=[edit]).logits[0, some.at("P")[i]]
+        right, wrong = some.answers[i]
+        assert float(at_p.metric.values[i]) == pytest.approx(float(logits[right] - logits[wrong]), abs=1e-5)
+
+
 def test_what_it_says_of_a_cap():
     capped, plain = (Model(FAMILIES[name].build(), name=name) for name in ("gemma2", "llama"))
     found = rs.direct_attribution(capped, [[2, 3, 4]], DIFF, progress=False)

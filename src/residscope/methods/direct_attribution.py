@@ -10,7 +10,7 @@ from torch import Tensor
 
 from residscope import fields
 from residscope.declare.methods import method
-from residscope.engine.model import Model, Prompt
+from residscope.engine.model import Model, Prompt, tied
 from residscope.engine.naming import label_of
 from residscope.engine.planner import sweep
 from residscope.engine.preparing import prepare
@@ -89,9 +89,10 @@ def direct_attribution(
 
     Elhage et al. 2021, A Mathematical Framework for Transformer Circuits; Wang et al. 2022 (2211.00593).
     """
+    linear(metric, model)
     data = model.batch(prompts)
     where = _where(data, prompts if isinstance(prompts, PromptSet) else None, metric, position, by)
-    acting = prepare(model, background, data.lengths)
+    acting = prepare(model, tied(background, prompts), data.lengths)
     fine = _fine(model, by)
     reading = _Terms(metric, where, fine, tuple(direct_sites(model, **fine, edits=acting)))
     swept = sweep(model, prompts, [()], reading, background, batch=batch).run(progress, cancel, what="Attributing")
@@ -189,7 +190,7 @@ def _about(model: Model, metric: Readout, position: Position, by: str, error: fl
         "final norm": "its divisor as it is in the run",
         "logits": "as the model emits them"
         if cap is None
-        else f"before their cap of {cap:g}, of which no sum is exact",
+        else f"before their cap of {cap:g}: what is capped is no sum",
         "error of the sum, at most": error,
     }
 
