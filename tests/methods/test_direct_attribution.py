@@ -256,6 +256,8 @@ def test_the_results_are_those_of_each_prompt_by_itself(llama):
         (neurons.neurons.values.sum(1) + neurons.mlp_bias.values)[2],
         found.components.select(component="mlp_out.2").values,
     )
+    tables = [len(x.to_dataframe()) for x in (found, neurons)]
+    assert tables == [found.heads.values.numel(), neurons.neurons.values.numel()]
     assert "20 strongest" in neurons.view().views[0].note
     assert found.provenance["error of the sum, at most"] < 1e-5
 

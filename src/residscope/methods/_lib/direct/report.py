@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from residscope.reports import Report
 from residscope.results import Result
 from residscope.views import Curve, Grid, HeatMap, Line, Table, View
+
+if TYPE_CHECKING:
+    import pandas
 
 MOST_SHOWN = 20
 
@@ -42,6 +45,11 @@ class DirectAttribution(Report):
             neurons = [] if self.neurons is None else [_strongest(_mean(self.neurons))]
             views = [*heads, *neurons, self._layers(components), self._rest(components)]
         return Grid(views, columns=1, title=f"Direct attribution of {self.metric.name}")
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """The table of the finest parts there are: heads, neurons, or components."""
+        finest = self.heads or self.neurons or self.components
+        return finest.to_dataframe()
 
     def _layers(self, components: Result) -> Curve:
         lines = []
