@@ -57,8 +57,8 @@ export class MapStore {
   at: Node = $derived.by(() => {
     const { data, node } = this;
     const [layers, heads] = [data?.layers ?? 1, data?.heads ?? 1];
-    const layer = Math.min(node?.layer ?? layers - 1, layers - 1);
-    const head = node ? node.head : 0;
+    const { layer: wanted, head } = node ?? strongest(this.shown?.a ?? null);
+    const layer = Math.min(wanted, layers - 1);
     return { layer, head: head === null ? null : Math.min(head, heads - 1) };
   });
   selected: Node[] = $derived.by(() => (this.corner && this.data ? between(this.at, this.corner, this.data.heads) : [this.at]));
@@ -201,6 +201,13 @@ export class MapStore {
     for (const old of [...this.cache.keys()].slice(0, -MOST_HELD)) this.cache.delete(old);
     return loading;
   }
+}
+
+/** The head that adds, or takes away, most: where one begins to look. */
+function strongest(data: MapData | null): Node {
+  if (!data) return { layer: 0, head: 0 };
+  const best = data.effects.reduce((at, value, i, all) => (Math.abs(value) > Math.abs(all[at]) ? i : at), 0);
+  return { layer: Math.floor(best / data.heads), head: best % data.heads };
 }
 
 /** The picture of layers by heads among what a method made: of head scores, the one that is asked for. */

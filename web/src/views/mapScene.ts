@@ -5,7 +5,7 @@ import { looksAt, summed, type LayerData, type MapData, type Tint } from "../lib
 import { actsOn, type Act } from "../lib/mapEdits";
 import { boxOf, FOOT, HEADS, middle, OPEN, OPEN_HEAD, valueIn, type MapLayout, type MapRow } from "../lib/mapLayout";
 import { plain } from "../lib/tokens";
-import { fit, shown } from "./kinds/numbers";
+import { fit, measure, shown } from "./kinds/numbers";
 import { colorScale, type Palette } from "./kinds/palette";
 import type { Mark, TextMark } from "./kinds/scene";
 
@@ -71,13 +71,19 @@ function cells(marks: Mark[], row: MapRow, { layout, data, tint, scale, layer, a
       const looks = layer && looksAt(layer, head, data.pos);
       const middleX = box.x + box.w / 2;
       if (!Number.isNaN(value)) marks.push(word(middleX, box.y + box.h - 15, signed(value), ink, { anchor: "middle", bold: true, size: 9.5 }));
-      if (looks) marks.push(word(middleX, box.y + box.h - 4, fit(`${plain(tokens[looks.key] ?? "")} ${looks.weight.toFixed(2).replace(/^0/, "")}`, box.w - 2, 8.5, true), ink, { anchor: "middle", size: 8.5, title: `most attention to ${looks.key} ${shown(tokens[looks.key] ?? "")}` }));
+      if (looks) marks.push(word(middleX, box.y + box.h - 4, attends(plain(tokens[looks.key] ?? ""), looks.weight, box.w - 2), ink, { anchor: "middle", size: 8.5, title: `most attention to ${looks.key} ${shown(tokens[looks.key] ?? "")}` }));
     } else if (layout.numbers && Math.abs(value) >= WORTH * scale) {
       marks.push(word(box.x + box.w - 2, middle(row) + 3, signed(value, 1), ink, { anchor: "end", size: 8.5 }));
     }
     if (row.from === row.to) edited(marks, box, actsOn(acts, { layer: row.to, head }), ink, palette);
   }
   if (open) groups(marks, row, layout, data.heads, kvHeads, palette);
+}
+
+/** A token and its weight; without the weight where both have no room. */
+function attends(token: string, weight: number, room: number): string {
+  const both = `${token} ${weight.toFixed(2).replace(/^0/, "")}`;
+  return measure(both, 8.5, true) <= room ? both : fit(token, room, 8.5, true);
 }
 
 /** Heads that read the same keys and values. */
