@@ -73,6 +73,9 @@ export function readLayer(file: QueryAnswers["map_layer"]): LayerData {
   };
 }
 
+/** More tokens than this in the open row are drawn from what was made small: there every bright cell stays. */
+export const MOST_DRAWN = 48;
+
 /** What a head attends to most at a position. */
 export function looksAt({ pattern, side }: LayerData, head: number, pos: number): { key: number; weight: number } | null {
   if (!pattern) return null;
@@ -92,6 +95,9 @@ export function tintScale(...tints: (Tint | null)[]): number {
   const sizes = tints.flatMap((tint) => (tint ? [...tint.heads, ...(tint.mlp ?? [])] : [])).filter(Number.isFinite);
   return topOf(Float32Array.from(sizes, Math.abs), 0.985);
 }
+
+/** Decimals that tell apart what is a tenth of the scale. */
+export const digitsFor = (scale: number): number => (scale >= 0.5 ? 2 : scale >= 0.05 ? 3 : 4);
 
 const less = (b: Float32Array, a: Float32Array): Float32Array => b.map((value, i) => value - a[i]);
 

@@ -2,7 +2,7 @@ import { words } from "../connect/connector";
 import type { Edit, Run, TokenP } from "../connect/wire";
 import { between, difference, readLayer, readMap, tintScale, type LayerData, type MapData, type Node, type Tint } from "../lib/map";
 import { acted, done, scaled, toggled, type Act } from "../lib/mapEdits";
-import type { HeatMapView, PlainView } from "../views/kinds/plain";
+import type { HeatMapView, PatternView, PlainView } from "../views/kinds/plain";
 import { Measured } from "./measured.svelte";
 import { bare, type Session } from "./session.svelte";
 import type { Streams } from "./streams.svelte";
@@ -19,6 +19,8 @@ interface Shown {
 const MOST_HELD = 24;
 const PAUSE = 90;
 const STEP = 0.25;
+/** Tokens of a pattern that is shown in full. */
+const MOST_SHOWN = 160;
 
 /** The map of the runs on screen, what is selected in it, and what tints it. */
 export class MapStore {
@@ -115,11 +117,11 @@ export class MapStore {
     if (!a || !pair || key === this.wanted) return;
     this.wanted = key;
     const ask = (run: Run) => this.once(`${run.id}|${pair.positive} ${pair.negative}`, async () => readMap(await this.session.connector.query("map", { run: run.id, ...pair }), run.id));
-    Promise.all([ask(a), b && b.id !== a.id ? ask(b) : null]).then(
-      ([first, second]) => this.wanted === key && ([this.shown, this.error] = [{ key, a: first, b: second }, ""]),
-      (error: unknown) => {
-        if (this.wanted === key) [this.shown, this.error, this.wanted] = [null, words(error), key];
-      },
+    let wrong = "";
+    const second = b && b.id !== a.id ? ask(b).catch((error: unknown) => ((wrong = words(error)), null)) : null; // A is shown whatever B refuses
+    Promise.all([ask(a), second]).then(
+      ([first, other]) => this.wanted === key && ([this.shown, this.error] = [{ key, a: first, b: other }, wrong]),
+      (error: unknown) => this.wanted === key && ([this.shown, this.error] = [null, words(error)]),
     );
   }
 
@@ -190,6 +192,15 @@ export class MapStore {
     if (!this.data) return;
     void this.session.send("set_edits", { edits: scaled(this.session.edits.map(bare), this.selected, up ? STEP : -STEP, this.data.heads) });
   }
+
+  /** The selected head's pattern in full, as a picture; null where there is none to show. */
+  pattern: PatternView | null = $derived.by(() => {
+    const { at, layer, tokens } = this;
+    if (at.head === null || !layer?.pattern || layer.side > MOST_SHOWN || layer.side !== tokens.length) return null;
+    const from = at.head * layer.side ** 2;
+    const weights = tokens.map((_, q) => Array.from(layer.pattern!.subarray(from + q * layer.side, from + (q + 1) * layer.side)));
+    return { kind: "pattern", weights, tokens, title: `pattern.${at.layer} head ${at.head}`, note: "" };
+  });
 
   private once<T>(key: string, load: () => Promise<T>): Promise<T> {
     const held = `${this.session.model?.hash}|${key}`;

@@ -1,7 +1,7 @@
 /** The heads of the map on a canvas: a cell's colour, and its pattern in it. */
 
 import type { Paint } from "../lib/color";
-import type { LayerData, MapData, Tint } from "../lib/map";
+import { MOST_DRAWN, type LayerData, type MapData, type Tint } from "../lib/map";
 import { boxOf, valueIn, type MapLayout } from "../lib/mapLayout";
 import { newCanvas } from "../root/host";
 
@@ -55,7 +55,7 @@ function sheetOf(weights: Uint8Array | Float32Array, full: number, side: number,
 export function drawHeads(g: CanvasRenderingContext2D, { layout, data, tint, scale, layer }: Heads, paint: Paint): void {
   const { heads } = data;
   const small = layout.patterns && data.thumbs ? sheetOf(data.thumbs, 255, data.side, heads) : null;
-  const large = layer?.pattern ? sheetOf(layer.pattern, 1, layer.side, heads) : null;
+  const large = layer?.pattern && layer.side <= MOST_DRAWN ? sheetOf(layer.pattern, 1, layer.side, heads) : null;
   for (const row of layout.rows) {
     const open = row.kind === "open";
     for (let head = 0; head < heads; head++) {

@@ -1,7 +1,7 @@
 /** The map's lines, letters and bars as marks: over the canvas on screen, and in a file. */
 
 import { signed } from "../lib/format";
-import { looksAt, summed, type LayerData, type MapData, type Tint } from "../lib/map";
+import { digitsFor, looksAt, summed, type LayerData, type MapData, type Tint } from "../lib/map";
 import { actsOn, type Act } from "../lib/mapEdits";
 import { boxOf, FOOT, HEADS, middle, OPEN, OPEN_HEAD, valueIn, type MapLayout, type MapRow } from "../lib/mapLayout";
 import { plain } from "../lib/tokens";
@@ -70,10 +70,10 @@ function cells(marks: Mark[], row: MapRow, { layout, data, tint, scale, layer, a
     if (open && box.w >= 30) {
       const looks = layer && looksAt(layer, head, data.pos);
       const middleX = box.x + box.w / 2;
-      if (!Number.isNaN(value)) marks.push(word(middleX, box.y + box.h - 15, signed(value), ink, { anchor: "middle", bold: true, size: 9.5 }));
+      if (!Number.isNaN(value)) marks.push(word(middleX, box.y + box.h - 15, signed(value, digitsFor(scale)), ink, { anchor: "middle", bold: true, size: 9.5 }));
       if (looks) marks.push(word(middleX, box.y + box.h - 4, attends(plain(tokens[looks.key] ?? ""), looks.weight, box.w - 2), ink, { anchor: "middle", size: 8.5, title: `most attention to ${looks.key} ${shown(tokens[looks.key] ?? "")}` }));
     } else if (layout.numbers && Math.abs(value) >= WORTH * scale) {
-      marks.push(word(box.x + box.w - 2, middle(row) + 3, signed(value, 1), ink, { anchor: "end", size: 8.5 }));
+      marks.push(word(box.x + box.w - 2, middle(row) + 3, signed(value, digitsFor(scale) - 1), ink, { anchor: "end", size: 8.5 }));
     }
     if (row.from === row.to) edited(marks, box, actsOn(acts, { layer: row.to, head }), ink, palette);
   }
@@ -129,7 +129,7 @@ function spine(marks: Mark[], row: MapRow, { layout, data, scale, curve }: MapPi
   const attn = valueIn(row, (layer) => data.attn[layer]);
   const low = open ? row.y + OPEN_HEAD + 54 : middle(row) + row.h / 6;
   marks.push({ kind: "path", d: `M${heads.x + heads.w + 1} ${low}H${x - 3}`, stroke: palette.diverging.color(attn, scale), width: wide(attn, scale) });
-  if (open) marks.push(word(x - 5, low - 5, signed(attn), palette.text2, { anchor: "end" }));
+  if (open) marks.push(word(x - 5, low - 5, signed(attn, digitsFor(scale)), palette.text2, { anchor: "end" }));
   const nodes: [number, number][] = [[low, open ? 5 : 1.6]];
   if (data.mlp) {
     const up = open ? row.y + OPEN_HEAD : middle(row) - row.h / 6;
@@ -163,12 +163,12 @@ function mlp(marks: Mark[], row: MapRow, { layout, data, tint, scale, layer, act
   const bar = (y: number, h: number, effect: number, from: number, room: number, full: number, always: boolean) => {
     const w = Math.max(0.75, Math.min(1, Math.abs(effect) / full) * room);
     marks.push({ kind: "rect", x: from, y: y - h / 2, w, h, fill: palette.diverging.color(Math.sign(effect) * 0.75, 1) });
-    if (numbered && (always || Math.abs(effect) >= 0.06 * full)) marks.push(word(from + w + 3, y + 3, signed(effect), always ? palette.text : palette.text2, { size: 8.5 }));
+    if (numbered && (always || Math.abs(effect) >= 0.06 * full)) marks.push(word(from + w + 3, y + 3, signed(effect, digitsFor(full)), always ? palette.text : palette.text2, { size: 8.5 }));
   };
   const room = bars.w - (numbered ? 32 : 4);
   if (!open) return bar(middle(row), Math.min(7, row.h - 4), value, bars.x, room, scale, false);
   const y = row.y + OPEN_HEAD;
-  marks.push(word(bars.x, y + 2, numbered ? `mlp ${signed(value)}` : signed(value), palette.text2));
+  marks.push(word(bars.x, y + 2, numbered ? `mlp ${signed(value, digitsFor(scale))}` : signed(value, digitsFor(scale)), palette.text2));
   const neurons = numbered ? (layer?.neurons.slice(0, 6) ?? []) : [];
   const most = Math.max(...neurons.map(({ effect }) => Math.abs(effect)), 1e-9);
   neurons.forEach(({ index, effect }, i) => {
@@ -190,11 +190,11 @@ function lens(marks: Mark[], row: MapRow, { layout, lens }: MapPicture, palette:
 }
 
 /** The embedding below, the unembedding above, and what belongs to no layer. */
-function ends(marks: Mark[], { layout, data }: MapPicture, palette: Palette): void {
+function ends(marks: Mark[], { layout, data, scale }: MapPicture, palette: Palette): void {
   const x = layout.spine.x + layout.spine.w / 2;
   const foot = layout.height - FOOT;
   marks.push({ kind: "path", d: `M${x - 4.5} ${HEADS}L${x} ${HEADS - 7}L${x + 4.5} ${HEADS}z`, fill: palette.text });
-  const terms = Object.entries(data.terms).map(([name, value]) => `${name} ${signed(value)}`).join(" · ");
+  const terms = Object.entries(data.terms).map(([name, value]) => `${name} ${signed(value, digitsFor(scale))}`).join(" · ");
   marks.push(word(x, foot + 13, fit(terms, Math.max(80, layout.width - x), SMALL, true), palette.text3, { title: terms }));
 }
 

@@ -1,6 +1,7 @@
 /** The heads of the map as marks, for a file: what the canvas shows on screen. */
 
 import type { Paint } from "../lib/color";
+import { MOST_DRAWN } from "../lib/map";
 import { boxOf, valueIn } from "../lib/mapLayout";
 import type { Mark } from "./kinds/scene";
 import type { MapPicture } from "./mapScene";
@@ -20,7 +21,7 @@ export function tintMarks({ layout, data, tint, scale, layer }: MapPicture, pain
       const ink = unknown ? paint.text : paint.diverging.inkFor(value, scale);
       const size = open ? Math.min(box.w - 2, box.h - 26) : Math.min(box.h - 1, box.w - 1);
       const [x, y] = [box.x + (open ? (box.w - size) / 2 : 0.5), box.y + (open ? 1 : 0.5)];
-      if (open && layer?.pattern) shades(marks, layer.pattern, 1, layer.side, head * layer.side ** 2, { x, y, size, ink });
+      if (open && layer?.pattern && layer.side <= MOST_DRAWN) shades(marks, layer.pattern, 1, layer.side, head * layer.side ** 2, { x, y, size, ink });
       else if (data.thumbs) shades(marks, data.thumbs, 255, data.side, (row.to * data.heads + head) * data.side ** 2, { x, y, size, ink });
     }
   return marks;
