@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 import residscope as rs
-from browser.steps import IOI, Traffic, metric, settled
+from browser.steps import IOI, LOAD_MS, Traffic, metric, settled
 from browser.test_exports import opens, saved, text_of
 from residscope import edits
 
@@ -17,7 +17,8 @@ HEADS, LAYERS = 9, 30
 
 
 @pytest.fixture(scope="module")
-def model() -> Any:
+def model(workbench: Any) -> Any:
+    assert workbench.session.wait(LOAD_MS / 1000)  # two loads at once, in one process, are not for transformers
     return rs.load("smollm2-135m")
 
 
