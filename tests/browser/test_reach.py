@@ -136,12 +136,12 @@ def test_a_direction_with_words_is_in_reach_too(bench: Page, workbench: Any) -> 
 
 
 def test_tabs_take_arrows_and_digits_whatever_has_the_focus(bench: Page) -> None:
-    stream, prompts, methods = (bench.locator(f"#tab-{name}") for name in ("stream", "prompts", "methods"))
+    stream, second, methods = (bench.locator(f"#tab-{name}") for name in ("stream", "map", "methods"))
     assert bench.locator("[role=tab][tabindex='0']").count() == 1
     stream.focus()
     bench.keyboard.press("ArrowRight")
-    expect(prompts).to_be_focused()
-    expect(prompts).to_have_attribute("aria-selected", "true")
+    expect(second).to_be_focused()
+    expect(second).to_have_attribute("aria-selected", "true")
     bench.keyboard.press("End")
     expect(methods).to_have_attribute("aria-selected", "true")
     bench.keyboard.press("ArrowRight")  # round to the first
@@ -149,7 +149,7 @@ def test_tabs_take_arrows_and_digits_whatever_has_the_focus(bench: Page) -> None
     for held in (bench.get_by_test_id("theme-toggle"), bench.get_by_test_id("say-row"), bench.locator(".chip.on")):
         held.focus()
         bench.keyboard.press("2")
-        expect(prompts).to_have_attribute("aria-selected", "true")
+        expect(second).to_have_attribute("aria-selected", "true")
         bench.keyboard.press("1")
         expect(stream).to_have_attribute("aria-selected", "true")
     bench.get_by_test_id("prompt-edit").click()

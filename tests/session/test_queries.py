@@ -14,7 +14,7 @@ from session.asked import declared as declared
 from session.asked import result, start
 from session.test_probes import ASKED, FILE, NAME
 
-TENSORS = {"stream", "coef", "logits", "prompts_coef", "prompts_logits"}
+TENSORS = {"stream", "coef", "logits", "map", "map_layer", "prompts_coef", "prompts_logits"}
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,9 @@ def asked() -> Any:
             "logits": {"run": run, "positive": 5, "negative": 7},
             "tokens": {"text": "ab"},
             "lens": {"run": run, "layer": 1, "pos": 2},
+            "lens_rows": {"run": run, "pos": 2},
+            "map": {"run": run, "positive": 5, "negative": 7},
+            "map_layer": {"run": run, "layer": 1, "positive": 5, "negative": 7},
             "dictionary": {"id": "pca@resid_post.1"},
             "gram": {"of": ["pca@resid_post.1", "pca@resid_post.2"]},
             "read_direction": {"direction": ARROW},

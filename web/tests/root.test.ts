@@ -75,7 +75,7 @@ describe("two pages in one document", () => {
   it("hear only their own keys", async () => {
     const [a, b] = [await open(), await open()];
     await press(a.root, "2");
-    expect([tab(a), tab(b)]).toEqual(["Prompts", "Stream"]);
+    expect([tab(a), tab(b)]).toEqual(["Map", "Stream"]);
     await press(b.root.querySelector("main")!, "/");
     flushSync();
     expect([a.root.querySelectorAll("dialog").length, b.root.querySelectorAll("dialog").length]).toEqual([0, 1]);
@@ -88,7 +88,7 @@ describe("two pages in one document", () => {
     const [a, b] = [await open(), await open()];
     vi.spyOn(b.root, "matches").mockImplementation((selector) => selector === ":hover");
     await press(document.body, "2");
-    expect([tab(a), tab(b)]).toEqual(["Stream", "Prompts"]);
+    expect([tab(a), tab(b)]).toEqual(["Stream", "Map"]);
   });
 
   it("tell each their own notices", async () => {
@@ -165,7 +165,7 @@ describe("a page that has the window", () => {
     expect(document.title).toBe("Residscope · m");
     await press(document.body, "2");
     await new Promise((done) => setTimeout(done, 200));
-    expect(location.hash).toContain("tab=prompts");
+    expect(location.hash).toContain("tab=map");
     expect(a.root.querySelector("#inspector")).not.toBeNull();
     await fireEvent.click(a.root.querySelector('[data-testid="theme-toggle"]')!);
     expect(localStorage.getItem("residscope:theme")).toBe(a.root.dataset.theme);

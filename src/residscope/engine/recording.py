@@ -176,6 +176,20 @@ class Recording:
             weights=self.version,
         )
 
+    def holding(self, sites: Iterable[str | Site]) -> "Recording":
+        """The same run with these of its values alone, which are not copied: what else is asked of it is kept by neither."""
+        wanted = [self.model.sites.canonical(site) for site in sites]
+        values = {site: self._values[site] for site in wanted if site in self._values}
+        return Recording(
+            self.model,
+            self.batch,
+            values,
+            edits=self.edits,
+            window=self.window,
+            unedited=self.unedited,
+            weights=self.version,
+        )
+
     def logits_in_parts(self, size: int = 256) -> Iterator[Float[Tensor, "batch pos d_vocab"]]:
         """The run's logits, so many positions at a time, so that those of a long prompt need not be held at once."""
         length = self.tokens.shape[1] - self.offset

@@ -6,7 +6,19 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Generic, Literal, Never, NotRequired, Self, TypedDict, TypeVar, cast
+from typing import (
+    Annotated,
+    Generic,
+    Literal,
+    Never,
+    NotRequired,
+    Protocol,
+    Self,
+    TypedDict,
+    TypeVar,
+    cast,
+    runtime_checkable,
+)
 
 import torch
 from jaxtyping import Bool, Float, Float32, Int, Int64, UInt8
@@ -403,7 +415,15 @@ def check_cell(n_layers: int, n_pos: int, *, layer: int, pos: int) -> None:
 
 
 K = TypeVar("K", bound=Hashable)
-V = TypeVar("V", Held, Elsewhere)
+
+
+@runtime_checkable
+class Sized(Protocol):
+    @property
+    def bytes(self) -> int: ...
+
+
+V = TypeVar("V", bound=Sized)
 
 
 class Latest(Generic[K, V]):

@@ -18,6 +18,7 @@ from residscope.manifest import all_methods
 from residscope.session import compute, wire
 from residscope.session.compute import MOST_GRAM, MOST_NAMED
 from residscope.session.evidence_views import Evidence
+from residscope.session.maps import LayerFile, MapFile, RowsLens
 from residscope.session.probes import ProbeChoices, ProbeDetail, ProbeExample, ProbeReading
 from residscope.session.prompt_page import PageCoefFile, PageLogitFile, PromptsAnswer
 from residscope.world.read import DictionaryDetail, DirectionReading
@@ -63,6 +64,20 @@ class Logits(Spec):
     run: str
     positive: int
     negative: int
+
+
+class Map(Logits):
+    """pos: where the logits are read; negative from the end."""
+
+    pos: int = -1
+
+
+class MapLayer(Map):
+    layer: int
+
+
+class LensRows(OfRun):
+    pos: int = -1
 
 
 class Lens(Spec):
@@ -203,6 +218,19 @@ QUERIES: dict[str, Query] = {
     "tokens": _query(Typed, wire.Spelling, lambda session, args: session.tokens(args.text)),
     "lens": _query(
         Lens, wire.LensReading, lambda session, args: session.lens(args.run, layer=args.layer, pos=args.pos)
+    ),
+    "lens_rows": _query(LensRows, RowsLens, lambda session, args: session.maps.lens(args.run, pos=args.pos)),
+    "map": _query(
+        Map,
+        MapFile,
+        lambda session, args: session.maps.map(args.run, positive=args.positive, negative=args.negative, pos=args.pos),
+    ),
+    "map_layer": _query(
+        MapLayer,
+        LayerFile,
+        lambda session, args: session.maps.layer(
+            args.run, layer=args.layer, positive=args.positive, negative=args.negative, pos=args.pos
+        ),
     ),
     "dictionary": _query(
         Components, DictionaryDetail, lambda session, args: session.dictionary(args.id, indices=args.indices)

@@ -39,6 +39,7 @@ from residscope.session.intents import (
     is_loaded,
 )
 from residscope.session.jobs import Job, Jobs, Taker, find_job, seconds_of, with_job, with_shelf
+from residscope.session.maps import Maps
 from residscope.session.memory import Memory, left_by, recall
 from residscope.session.prompt_page import Drawing, PageCoefFile, PromptPages
 from residscope.session.queries import QUERIES, Answer, Brought, answer
@@ -117,6 +118,7 @@ class Session:
         self._worker = Worker("residscope-session")
         self._jobs = Jobs(lambda: self._state, self._commit, self._lock, self._worker, self._items)
         self._drawings: list[str] = []
+        self.maps: Maps = Maps(lambda: self._state)
         self.pages: PromptPages = PromptPages(self._loaded, self.kept, self.give_way)
 
     # ── what the doors call ─────────────────────────────────────────────────────────────────────────────────
@@ -546,6 +548,7 @@ class Session:
             if number == self._loads:
                 self._kept.clear()
                 self._aside.clear()
+                self.maps.clear()
                 new = with_model(self._state, loaded)
                 notices = new.notices if notice is None else (*new.notices, notice)
                 if stopped := sum(not job.ended for job in self._state.jobs):

@@ -208,6 +208,10 @@ export interface Asked {
       layer: number;
       pos: number;
     };
+    lens_rows: {
+      run: string;
+      pos?: number;
+    };
     library_alike: {
       direction: unknown;
     };
@@ -241,6 +245,22 @@ export interface Asked {
       negative: number;
     };
     manifest: {};
+    /**
+     * pos: where the logits are read; negative from the end.
+     */
+    map: {
+      run: string;
+      positive: number;
+      negative: number;
+      pos?: number;
+    };
+    map_layer: {
+      run: string;
+      positive: number;
+      negative: number;
+      pos?: number;
+      layer: number;
+    };
     probe: {
       name: string;
     };

@@ -83,6 +83,7 @@ export interface Said {
     item: ItemDetail;
     job: JobDetail;
     lens: LensReading;
+    lens_rows: RowsLens;
     library_alike: Alike;
     library_blind_test: BlindTest;
     library_me: Me;
@@ -103,6 +104,67 @@ export interface Said {
       };
     };
     manifest: Manifest;
+    map: {
+      metadata: {
+        pos: string;
+        metric: string;
+        terms: string;
+        absent: string;
+      };
+      /**
+       * Direct effects in logits at one position, and patterns made small.
+       */
+      tensors: {
+        /**
+         * F32 [layer]
+         */
+        attn: Tensor<Float32Array>;
+        /**
+         * F32 [layer, head]
+         */
+        heads: Tensor<Float32Array>;
+        /**
+         * F32 [layer]
+         */
+        attn_bias: Tensor<Float32Array>;
+        /**
+         * F32 [layer]
+         */
+        mlp?: Tensor<Float32Array>;
+        /**
+         * U8 [layer, head, query, key]
+         */
+        thumbs?: Tensor<Uint8Array>;
+      };
+    };
+    map_layer: {
+      metadata: {
+        pos: string;
+        sites: string;
+        absent: string;
+      };
+      /**
+       * pattern: attention probabilities of a layer, in full. z_norm: the lengths of z at the position. neuron: those of
+       */
+      tensors: {
+        /**
+         * F32 [head]
+         */
+        z_norm: Tensor<Float32Array>;
+        /**
+         * F32 [head, query, key]
+         */
+        pattern?: Tensor<Float32Array>;
+        /**
+         * I64 [k]
+         */
+        neuron?: Tensor<Float64Array>;
+        /**
+         * F32 [k]
+         */
+        neuron_effect?: Tensor<Float32Array>;
+      };
+    };
     probe: ProbeDetail;
     probe_prompt: ProbeExample;
     probe_reading: ProbeReading;
@@ -1012,6 +1074,12 @@ export interface JobDetail {
  * The logit lens at one cell.
  */
 export interface LensReading {
+  top: TokenP[];
+}
+/**
+ * The logit lens at one position, row by row: `embed`, then what each layer leaves.
+ */
+export interface RowsLens {
   top: TokenP[];
 }
 /**

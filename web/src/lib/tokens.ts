@@ -124,3 +124,6 @@ export function describe(name: string, { special = false, of = null }: { special
 
 /** A character and its code. */
 const named = (character: string): string => `${visible(character)} (U+${character.codePointAt(0)!.toString(16).toUpperCase().padStart(4, "0")})`;
+
+/** A token without the space before it, for short names. */
+export const plain = (text: string): string => visible(text.replace(/^ (?=\S)/, ""));

@@ -1,7 +1,7 @@
 import { getContext, setContext, untrack } from "svelte";
 import type { Connector } from "../connect/connector";
 import type { Run } from "../connect/wire";
-import { apart, visible } from "../lib/tokens";
+import { apart, plain, visible } from "../lib/tokens";
 import { family, layerRead, nearest, placeOf } from "../lib/dictionaries";
 import { oneHot, savedName, savedSource } from "../lib/mix";
 import type { Term } from "../lib/terms";
@@ -15,6 +15,7 @@ import { Fitting } from "./fitting.svelte";
 import { JobStore } from "./jobs.svelte";
 import { LibraryStore } from "./library.svelte";
 import { ManifestStore } from "./manifest.svelte";
+import { MapStore } from "./map.svelte";
 import { Mixing } from "./mixing.svelte";
 import { ProbeStore } from "./probe.svelte";
 import { PromptStore } from "./prompts.svelte";
@@ -37,6 +38,7 @@ export class App {
   readonly streams: Streams;
   readonly directions: DirectionStore;
   readonly described: Described;
+  readonly map: MapStore;
   readonly probe: ProbeStore;
   readonly prompts: PromptStore;
   readonly library: LibraryStore;
@@ -142,6 +144,7 @@ export class App {
     this.streams = new Streams(this.session, this.view, this.mixing);
     this.directions = new DirectionStore(this.session, this.view, this.streams, this.mixing);
     this.described = new Described(this.session, this.view, this.streams, this.directions);
+    this.map = new MapStore(this.session, this.streams);
     this.probe = new ProbeStore(this.session, this.manifest);
     this.prompts = new PromptStore(this.session, this.view, this.streams, this.mixing, () => this.selected.row);
     this.library = new LibraryStore(this.session, ({ name }, linked) => (linked && this.mixing.asksFor(name) ? undefined : this.showSaved(name, linked)), host.query, host.base);
@@ -268,8 +271,7 @@ export class App {
   }
 }
 
-/** A token without the space before it, for short names. */
-export const plain = (text: string): string => visible(text.replace(/^ (?=\S)/, ""));
+export { plain };
 
 export const provide = (app: App): App => setContext(KEY, app);
 export const useApp = (): App => getContext<App>(KEY);

@@ -14,7 +14,8 @@ export interface Command {
   words?: string;
   /** Short name for the footer; absent: not shown there. */
   foot?: string;
-  run(app: App, key: string): void;
+  /** extend: with shift, an arrow takes more. */
+  run(app: App, key: string, extend?: boolean): void;
 }
 
 const same = (a: Edit, b: Edit): boolean =>
@@ -29,7 +30,10 @@ function toggle(app: App, edit: Edit): void {
   if (before) app.session.notify(`${edit.kind === "steer" ? "Steers along" : "Projects out"} the linear direction: read before the ${before}, written by the decoder.`);
 }
 
+const onMap = (app: App): boolean => app.view.current.tab === "map";
+
 function ablate(app: App): void {
+  if (onMap(app)) return app.map.act("ablate");
   toggle(app, { kind: "ablate", site: app.site, ...app.head, pos: [app.selected.col], to: "zero" });
 }
 
@@ -44,11 +48,18 @@ function projectOut(app: App): void {
 }
 
 function freeze(app: App): void {
+  if (onMap(app)) return app.map.act("freeze");
   const layer = app.selected.row + app.streams.first;
   if (layer >= 0) toggle(app, { kind: "freeze", site: `pattern.${layer}` });
 }
 
+function isolate(app: App): void {
+  if (onMap(app)) app.map.act("isolate");
+  else app.session.notify("Heads are isolated on the Map tab: choose one there.");
+}
+
 function strengthen(app: App, key: string): void {
+  if (onMap(app)) return app.map.strengthen(key === "]");
   const edit = app.edit;
   const slider = edit?.slider;
   if (!edit || !slider) return;
@@ -68,26 +79,27 @@ function nextDirection(app: App, key: string): void {
   else app.view.current.direction = "logit";
 }
 
-const move = (app: App, rows: number, cols: number) => app.select(app.selected.row + rows, app.selected.col + cols);
+const move = (app: App, rows: number, cols: number, extend = false) => onMap(app) ? app.map.move(rows, cols, extend) : app.select(app.selected.row + rows, app.selected.col + cols);
 
 export const COMMANDS: Command[] = [
-  { keys: ["j", "k"], label: "Layer below, above", foot: "layer", run: (app, key) => move(app, key === "j" ? -1 : 1, 0) },
-  { keys: ["h", "l"], label: "Token before, after", foot: "token", run: (app, key) => move(app, 0, key === "h" ? -1 : 1) },
+  { keys: ["j", "k"], label: "Layer below, above", foot: "layer", run: (app, key, extend) => move(app, key === "j" ? -1 : 1, 0, extend) },
+  { keys: ["h", "l"], label: "Token before, after", foot: "token", run: (app, key, extend) => move(app, 0, key === "h" ? -1 : 1, extend) },
   { keys: [",", "."], label: "Direction before, after", foot: "direction", run: nextDirection },
   { keys: ["x"], label: "Baseline or edited", foot: "baseline / edited", run: (app) => (app.view.current.mode = app.streams.mode === "base" ? "edit" : "base") },
   { keys: ["d"], label: "Difference of edited and baseline", foot: "Δ", run: (app) => (app.view.current.mode = app.streams.mode === "delta" ? "base" : "delta") },
-  { keys: ["a"], label: "Ablate the selected cell of the stream", foot: "ablate cell", run: ablate },
+  { keys: ["a"], label: "Ablate the selected cell of the stream", words: "map head mlp", foot: "ablate cell", run: ablate },
   { keys: ["s"], label: "Steer along the direction at the selected cell", foot: "steer", run: steer },
   { keys: ["o"], label: "Project the direction out at the selected layer", foot: "project out", run: projectOut },
-  { keys: ["f"], label: "Freeze the selected layer's attention patterns", foot: "freeze pattern", run: freeze },
-  { keys: ["[", "]"], label: "Weaken or strengthen the picked edit", foot: "strength", run: strengthen },
+  { keys: ["f"], label: "Freeze the selected layer's attention patterns", words: "map head", foot: "freeze pattern", run: freeze },
+  { keys: ["i"], label: "Isolate the selected head of the map", words: "keep alone", run: isolate },
+  { keys: ["[", "]"], label: "Weaken or strengthen the picked edit", words: "map scale head", foot: "strength", run: strengthen },
   { keys: ["u"], label: "Undo", foot: "undo", run: (app) => void app.session.send("undo") },
   { keys: ["r"], label: "Redo", run: (app) => void app.session.send("redo") },
   { keys: ["e"], label: "Edit the prompt", foot: "prompt", run: (app) => app.editPrompt() },
   { keys: ["b"], label: "Library: saved directions and people", foot: "library", run: (app) => app.library.toggle() },
   { keys: ["t"], label: "Grid or table", foot: "table", run: (app) => (app.view.current.table = !app.view.current.table) },
   { keys: ["n"], label: "Numbers in the cells", run: (app) => (app.view.current.numbers = !app.view.current.numbers) },
-  { keys: ["Escape"], label: "Unlock: back to the last token", run: (app) => app.unlock() },
+  { keys: ["Escape"], label: "Unlock: back to the last token", run: (app) => (onMap(app) ? app.map.select(app.map.at) : app.unlock()) },
   { keys: ["?"], label: "Help: what colour means, keys, words", words: "how manual terms glossary shortcuts", foot: "help", run: (app) => (app.help = "") },
   { keys: ["/"], label: "Commands", foot: "commands", run: (app) => (app.palette = true) },
 ];
@@ -108,6 +120,7 @@ function findDirection(app: App): void {
 export const MORE: Command[] = [
   { keys: [], label: "Find a new direction: mix with the sliders", words: "combine weights", run: findDirection },
   { keys: [], label: "Random prompts: many texts, coloured", words: "prompts tab examples page", run: (app) => (app.view.current.tab = "prompts") },
+  { keys: [], label: "Map: every head and MLP, and what each adds", words: "map tab heads attention direct ablate circuit", run: (app) => (app.view.current.tab = "map") },
   { keys: [], label: "Probe: fit one, and steer along it", words: "probe tab classifier", run: (app) => (app.view.current.tab = "probe") },
   { keys: [], label: "Stream: the picture of this prompt", words: "stream tab grid", run: (app) => (app.view.current.tab = "stream") },
   { keys: [], label: "Methods: run one, see what was made", words: "methods tab", run: (app) => (app.view.current.tab = "methods") },
@@ -133,7 +146,7 @@ export function isFree(event: KeyboardEvent, page: HTMLElement): boolean {
 }
 
 /** The command a key press in a page stands for; none while typing, or where the key belongs to a control. */
-export function commandFor(event: KeyboardEvent, page: HTMLElement): { command: Command; key: string } | null {
+export function commandFor(event: KeyboardEvent, page: HTMLElement): { command: Command; key: string; extend: boolean } | null {
   if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return null;
   const target = event.target instanceof HTMLElement ? event.target : null;
   if (target?.closest("input:not([type=range], [type=checkbox]), textarea, select, dialog, [role=dialog]")) return null;
@@ -141,5 +154,5 @@ export function commandFor(event: KeyboardEvent, page: HTMLElement): { command: 
   if (target?.matches("input") && event.key in ARROWS) return null;
   const key = ARROWS[event.key] ?? event.key;
   const command = COMMANDS.find((candidate) => candidate.keys.includes(key));
-  return command ? { command, key } : null;
+  return command ? { command, key, extend: event.shiftKey && event.key in ARROWS } : null;
 }

@@ -5,6 +5,7 @@ import { promptsSheet, promptsSvg, type PromptsPicture } from "../views/exportPr
 import type { Captioned } from "../views/exportHead";
 import { notYet, save, type Drawing, type Ending } from "../views/saved";
 import type { App } from "./app.svelte";
+import { mapDrawing } from "./mapExport";
 
 /** What is on screen, with everything a file has to say by itself. */
 export function picture(app: App): Picture | null {
@@ -49,11 +50,11 @@ export function promptsDrawing(app: App): Drawing | null {
 export async function saveAs(app: App, ending: Ending): Promise<void> {
   const { tab } = app.view.current;
   const say = (words: string) => app.session.notify(words, "error");
-  if (tab !== "stream" && tab !== "prompts") return say("There are several pictures here: each has its own button, Save the picture.");
-  const why = tab === "stream" ? app.streams.unfinished : app.prompts.unfinished;
+  if (tab !== "stream" && tab !== "prompts" && tab !== "map") return say("There are several pictures here: each has its own button, Save the picture.");
+  const why = { stream: app.streams, prompts: app.prompts, map: app.map }[tab].unfinished;
   if (why) return say(notYet(why));
   try {
-    const drawing = tab === "stream" ? streamDrawing(app) : promptsDrawing(app);
+    const drawing = { stream: streamDrawing, prompts: promptsDrawing, map: mapDrawing }[tab](app);
     if (drawing) await save(drawing, ending, tab);
     else say("There is no picture to save.");
   } catch (error) {

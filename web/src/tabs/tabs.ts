@@ -1,4 +1,5 @@
 import type { Component } from "svelte";
+import MapActions from "./MapActions.svelte";
 import PromptsActions from "./PromptsActions.svelte";
 import StreamActions from "./StreamActions.svelte";
 import StreamTab from "./StreamTab.svelte";
@@ -17,6 +18,7 @@ const shown = ({ default: component }: { default: Component }): Component => com
 /** The tabs in the centre, in order: a new one is one more entry. */
 export const TABS: Tab[] = [
   { id: "stream", label: "Stream", load: () => Promise.resolve(StreamTab), actions: StreamActions },
+  { id: "map", label: "Map", load: () => import("./MapTab.svelte").then(shown), actions: MapActions },
   { id: "prompts", label: "Prompts", load: () => import("./PromptsTab.svelte").then(shown), actions: PromptsActions },
   { id: "probe", label: "Probe", load: () => import("./ProbeTab.svelte").then(shown) },
   { id: "methods", label: "Methods", load: () => import("./MethodTab.svelte").then(shown) },

@@ -1,0 +1,49 @@
+"""What the map's queries answer with."""
+
+from typing import Literal, NotRequired, TypedDict
+
+from jaxtyping import Float32, Int64, UInt8
+from torch import Tensor
+
+from residscope.session.compute import TensorFile
+from residscope.session.wire import TokenP
+
+
+class MapTensors(TypedDict):
+    """Direct effects in logits at one position, and patterns made small.
+
+    thumbs: 255 A[q, k], each cell the largest of its block of tokens, rounded up.
+    What is left out, the model has no sites for.
+    """
+
+    attn: Float32[Tensor, "layer"]
+    heads: Float32[Tensor, "layer head"]
+    attn_bias: Float32[Tensor, "layer"]
+    mlp: NotRequired[Float32[Tensor, "layer"]]
+    thumbs: NotRequired[UInt8[Tensor, "layer head query key"]]
+
+
+class MapFile(TensorFile[MapTensors, Literal["pos", "metric", "terms", "absent"]]):
+    """pos: the position. metric: that of the run's own logits there. terms: the effects beside layers, by name: `embed`, edits of
+    the stream, biases. absent: why there are no patterns, or null."""
+
+
+class LayerTensors(TypedDict):
+    """pattern: attention probabilities of a layer, in full. z_norm: the lengths of z at the position. neuron: those of
+    the largest direct effects on the metric, which are neuron_effect, in logits."""
+
+    z_norm: Float32[Tensor, "head"]
+    pattern: NotRequired[Float32[Tensor, "head query key"]]
+    neuron: NotRequired[Int64[Tensor, "k"]]
+    neuron_effect: NotRequired[Float32[Tensor, "k"]]
+
+
+class LayerFile(TensorFile[LayerTensors, Literal["pos", "sites", "absent"]]):
+    """sites: those of the layer, as [{site, shape, about, norm}]: norm is the length at the position, null of what has none.
+    absent: why there are no neurons, or null."""
+
+
+class RowsLens(TypedDict):
+    """The logit lens at one position, row by row: `embed`, then what each layer leaves."""
+
+    top: list[TokenP]

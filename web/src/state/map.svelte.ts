@@ -1,0 +1,236 @@
+import { words } from "../connect/connector";
+import type { Edit, Run, TokenP } from "../connect/wire";
+import { between, difference, readLayer, readMap, tintScale, type LayerData, type MapData, type Node, type Tint } from "../lib/map";
+import { acted, done, scaled, toggled, type Act } from "../lib/mapEdits";
+import type { HeatMapView, PatternView, PlainView } from "../views/kinds/plain";
+import { Measured } from "./measured.svelte";
+import { bare, type Session } from "./session.svelte";
+import type { Streams } from "./streams.svelte";
+
+export type TintBy = "direct" | "ablation" | (typeof SCORES)[number];
+export const SCORES = ["previous-token", "current-token", "first-token", "duplicate-token", "induction"] as const;
+
+interface Shown {
+  key: string;
+  a: MapData;
+  b: MapData | null;
+}
+
+const MOST_HELD = 24;
+const PAUSE = 90;
+const STEP = 0.25;
+/** Tokens of a pattern that is shown in full. */
+const MOST_SHOWN = 160;
+
+/** The map of the runs on screen, what is selected in it, and what tints it. */
+export class MapStore {
+  shown: Shown | null = $state.raw(null);
+  error = $state("");
+  tintBy: TintBy = $state("direct");
+  node: Node | null = $state.raw(null);
+  /** The other corner of a rectangle of nodes. */
+  corner: Node | null = $state.raw(null);
+  layer: LayerData | null = $state.raw(null);
+  layerError = $state("");
+  lens: TokenP[] = $state.raw([]);
+  readonly ablation: Measured;
+  readonly scores: Measured;
+  private cache = new Map<string, Promise<unknown>>();
+  private wanted = "";
+  private wantedLayer = "";
+  private wantedLens = "";
+
+  private pair = $derived.by(() => {
+    const metric = this.session.state?.metric;
+    return metric ? { positive: metric.positive.id, negative: metric.negative.id } : null;
+  });
+  /** Of the run that is looked at. */
+  data: MapData | null = $derived.by(() => {
+    const { shown } = this;
+    const mode = this.streams.mode;
+    if (!shown) return null;
+    return mode === "base" || !shown.b ? shown.a : mode === "edit" ? shown.b : difference(shown.b, shown.a);
+  });
+  /** The run before any edit, beside which the edited one is shown. */
+  before: MapData | null = $derived.by(() => (this.streams.mode === "edit" ? (this.shown?.a ?? null) : null));
+  run: Run | null = $derived.by(() => (this.streams.mode === "base" || !this.session.b ? this.session.a : this.session.b));
+  tokens: string[] = $derived.by(() => this.run?.tokens?.map(({ text }) => text) ?? []);
+  stale = $derived.by(() => !!this.shown && (this.session.behind || this.shown.key !== this.key()));
+  at: Node = $derived.by(() => {
+    const { data, node } = this;
+    const [layers, heads] = [data?.layers ?? 1, data?.heads ?? 1];
+    const { layer: wanted, head } = node ?? strongest(this.shown?.a ?? null);
+    const layer = Math.min(wanted, layers - 1);
+    return { layer, head: head === null ? null : Math.min(head, heads - 1) };
+  });
+  selected: Node[] = $derived.by(() => (this.corner && this.data ? between(this.at, this.corner, this.data.heads) : [this.at]));
+  acts = $derived.by(() => acted(this.session.edits, this.data?.heads ?? 0));
+  /** What answers for the tint, where that is a job's. */
+  measured: Measured | null = $derived.by(() => (this.tintBy === "direct" ? null : this.tintBy === "ablation" ? this.ablation : this.scores));
+  tint: Tint | null = $derived.by(() => {
+    const { data, measured } = this;
+    if (!data) return null;
+    if (!measured) return { heads: data.effects, mlp: data.mlp };
+    const view = heatMap(measured.views, this.tintBy);
+    if (!view || measured.stale) return { heads: new Float32Array(data.layers * data.heads).fill(NaN), mlp: null };
+    return { heads: Float32Array.from({ length: data.layers * data.heads }, (_, i) => valueOf(view, Math.floor(i / data.heads), i % data.heads)), mlp: null };
+  });
+  scale = $derived.by(() => {
+    if (this.measured) return tintScale(this.tint);
+    const { shown } = this;
+    const of = (data: MapData | null) => data && { heads: data.effects, mlp: data.mlp };
+    return this.streams.mode === "delta" ? tintScale(this.tint) : tintScale(of(shown?.a ?? null));
+  });
+  unit = $derived.by(() => (this.tintBy === "direct" || this.tintBy === "ablation" ? "logits" : "share"));
+  /** Why the picture is not whole, or not of what is asked. */
+  unfinished = $derived.by(() => {
+    if (this.stale) return "this is still the picture before, and the next is on its way";
+    return this.measured ? this.measured.unfinished : "";
+  });
+
+  constructor(
+    private session: Session,
+    private streams: Streams,
+  ) {
+    this.ablation = new Measured(session, "ablation-sweep", () => {
+      const { prompt, metric } = session.state ?? {};
+      if (!prompt || !metric) return null;
+      return {
+        prompts: { kind: "typed", texts: [prompt.text], bos: prompt.bos },
+        metric: { kind: "logit_diff", positive: metric.positive.text, negative: metric.negative.text },
+        site: "z", to: "zero", relative: true,
+      };
+    });
+    this.scores = new Measured(session, "head-scores", () => ({}));
+  }
+
+  private key(): string {
+    const { a, b } = this.session;
+    return [a?.id, b?.id, this.pair?.positive, this.pair?.negative, this.session.model?.hash].join("|");
+  }
+
+  /** Call from an effect: the map follows the runs on screen. */
+  follow(): void {
+    const { a, b } = this.session;
+    const { pair } = this;
+    const key = this.key();
+    if (!a || !pair || key === this.wanted) return;
+    this.wanted = key;
+    const ask = (run: Run) => this.once(`${run.id}|${pair.positive} ${pair.negative}`, async () => readMap(await this.session.connector.query("map", { run: run.id, ...pair }), run.id));
+    let wrong = "";
+    const second = b && b.id !== a.id ? ask(b).catch((error: unknown) => ((wrong = words(error)), null)) : null; // A is shown whatever B refuses
+    Promise.all([ask(a), second]).then(
+      ([first, other]) => this.wanted === key && ([this.shown, this.error] = [{ key, a: first, b: other }, wrong]),
+      (error: unknown) => this.wanted === key && ([this.shown, this.error] = [null, words(error)]),
+    );
+  }
+
+  /** Tries once more what failed. */
+  retry(): void {
+    this.wanted = "";
+    this.error = "";
+    this.follow();
+  }
+
+  /** Call from an effect: the open layer in full. */
+  followLayer(): (() => void) | undefined {
+    const { pair, at, shown } = this;
+    const run = this.streams.mode === "base" || !shown?.b ? shown?.a.run : shown.b.run;
+    if (!run || !pair) return;
+    const key = `${run}|${pair.positive} ${pair.negative}|layer ${at.layer}`;
+    if (key === this.wantedLayer) return;
+    const timer = setTimeout(() => {
+      this.wantedLayer = key;
+      this.once(key, async () => readLayer(await this.session.connector.query("map_layer", { run, layer: at.layer, ...pair }))).then(
+        (layer) => this.wantedLayer === key && ([this.layer, this.layerError] = [layer, ""]),
+        (error: unknown) => this.wantedLayer === key && ([this.layer, this.layerError] = [null, words(error)]),
+      );
+    }, PAUSE);
+    return () => clearTimeout(timer);
+  }
+
+  /** Call from an effect: the lens at each layer, once the map is there. */
+  followLens(): void {
+    const { shown } = this;
+    const run = this.streams.mode === "base" || !shown?.b ? shown?.a.run : shown.b.run;
+    if (!run || run === this.wantedLens) return;
+    this.wantedLens = run;
+    this.once(`${run}|lens`, () => this.session.connector.query("lens_rows", { run })).then(
+      ({ top }) => this.wantedLens === run && (this.lens = top),
+      () => this.wantedLens === run && (this.lens = []), // a run no longer held: the column stays empty
+    );
+  }
+
+  /** extend: the rectangle's other corner. */
+  select(node: Node, extend = false): void {
+    if (extend) this.corner = node;
+    else [this.node, this.corner] = [node, null];
+  }
+
+  /** rows up, columns to the right: the MLP stands beyond the last head. */
+  move(rows: number, columns: number, extend = false): void {
+    const { data } = this;
+    if (!data) return;
+    const from = extend ? (this.corner ?? this.at) : this.at;
+    const column = Math.max(0, Math.min(data.mlp ? data.heads : data.heads - 1, (from.head ?? data.heads) + columns));
+    const layer = Math.max(0, Math.min(data.layers - 1, from.layer + rows));
+    this.select({ layer, head: column === data.heads ? null : column }, extend);
+  }
+
+  has(act: Act): boolean {
+    return done(this.session.edits as Edit[], act, this.selected);
+  }
+
+  /** Puts the edit on what is selected, or takes it off. */
+  act(act: Act): void {
+    if (!this.data) return;
+    if (act === "isolate" && this.selected.every(({ head }) => head === null)) return this.session.notify("Heads are isolated among the heads of their layer; an MLP has none beside it.");
+    void this.session.send("set_edits", { edits: toggled(this.session.edits.map(bare), act, this.selected, this.data.heads) });
+  }
+
+  strengthen(up: boolean): void {
+    if (!this.data) return;
+    void this.session.send("set_edits", { edits: scaled(this.session.edits.map(bare), this.selected, up ? STEP : -STEP, this.data.heads) });
+  }
+
+  /** The selected head's pattern in full, as a picture; null where there is none to show. */
+  pattern: PatternView | null = $derived.by(() => {
+    const { at, layer, tokens } = this;
+    if (at.head === null || !layer?.pattern || layer.side > MOST_SHOWN || layer.side !== tokens.length) return null;
+    const from = at.head * layer.side ** 2;
+    const weights = tokens.map((_, q) => Array.from(layer.pattern!.subarray(from + q * layer.side, from + (q + 1) * layer.side)));
+    return { kind: "pattern", weights, tokens, title: `pattern.${at.layer} head ${at.head}`, note: "" };
+  });
+
+  private once<T>(key: string, load: () => Promise<T>): Promise<T> {
+    const held = `${this.session.model?.hash}|${key}`;
+    const known = this.cache.get(held) as Promise<T> | undefined;
+    if (known) return known;
+    const loading = load();
+    this.cache.set(held, loading);
+    loading.catch(() => this.cache.delete(held));
+    for (const old of [...this.cache.keys()].slice(0, -MOST_HELD)) this.cache.delete(old);
+    return loading;
+  }
+}
+
+/** The head that adds, or takes away, most: where one begins to look. */
+function strongest(data: MapData | null): Node {
+  if (!data) return { layer: 0, head: 0 };
+  const best = data.effects.reduce((at, value, i, all) => (Math.abs(value) > Math.abs(all[at]) ? i : at), 0);
+  return { layer: Math.floor(best / data.heads), head: best % data.heads };
+}
+
+/** The picture of layers by heads among what a method made: of head scores, the one that is asked for. */
+function heatMap(views: PlainView[] | null, by: TintBy): HeatMapView | null {
+  const all = (views ?? []).flatMap(function flat(view): HeatMapView[] {
+    if (view.kind === "grid") return (view.views as PlainView[]).flatMap(flat);
+    return view.kind === "heat_map" ? [view] : [];
+  });
+  return by === "ablation" ? (all[0] ?? null) : (all.find(({ title }) => title === `score ${by}`) ?? null);
+}
+
+function valueOf({ values, rows }: HeatMapView, layer: number, head: number): number {
+  const row = rows.indexOf(String(layer));
+  return values[row]?.[head] ?? NaN;
+}

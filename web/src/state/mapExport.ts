@@ -1,0 +1,82 @@
+import { readPaint } from "../lib/color";
+import { nodeName, nodeSite, type Node } from "../lib/map";
+import { layOut } from "../lib/mapLayout";
+import { colourBar, LEGEND_HEIGHT } from "../views/kinds/legend";
+import { colorScale, readPalette } from "../views/kinds/palette";
+import { svgFile } from "../views/kinds/scene";
+import type { Sheet } from "../views/kinds/sheet";
+import { mapMarks, type MapPicture } from "../views/mapScene";
+import { tintMarks } from "../views/mapTints";
+import type { Drawing } from "../views/saved";
+import type { App } from "./app.svelte";
+
+/** A paper's column and a half: letters of 9 px are then readable. */
+const SIZE = { width: 780, height: 700 };
+
+export const TINTS: Record<string, string> = {
+  direct: "direct effect", ablation: "change if ablated",
+  "previous-token": "previous-token score", "current-token": "current-token score", "first-token": "first-token score", "duplicate-token": "duplicate-token score", induction: "induction score",
+};
+
+/** What the map shows, laid out in a room of its own. */
+export function mapPicture(app: App, room: { width: number; height: number }): MapPicture | null {
+  const { map } = app;
+  const { data, tint } = map;
+  if (!data || !tint) return null;
+  const logits = (which: "a" | "b") => {
+    const held = app.streams.shown?.[which];
+    const [all, cols] = [held?.logits?.raw, held?.data.cols ?? 0];
+    return all && data.pos < cols ? Array.from({ length: all.length / cols }, (_, row) => all[row * cols + data.pos]) : [];
+  };
+  const [a, b] = [logits("a"), logits("b")];
+  const { mode } = app.streams;
+  return {
+    layout: layOut(data.layers, data.heads, map.at.layer, room), data, tint, scale: map.scale, layer: map.layer, lens: map.lens,
+    curve: mode === "base" ? a : mode === "edit" ? b : b.map((value, i) => value - a[i]), before: mode === "edit" ? a : [],
+    acts: mode === "base" ? new Map() : map.acts, tokens: map.tokens, kvHeads: app.session.model?.n_kv_heads ?? 0, delta: mode === "delta",
+  };
+}
+
+export function mapTitle(app: App): string {
+  const run = app.streams.mode === "delta" ? `${app.names.b} minus ${app.names.a}` : app.streams.mode === "edit" ? app.names.b : app.names.a;
+  return `${app.session.model?.name ?? ""} · map · logit ${app.answers} · ${run}`;
+}
+
+/** Every number of the map, a line each. */
+export function mapSheet(app: App): Sheet {
+  const { data, tint, before } = app.map;
+  const rows: Sheet["rows"] = [];
+  if (!data || !tint) return { columns: [], rows };
+  const line = (node: Node, effect: number, tinted: number | undefined, was: number | undefined) =>
+    rows.push([nodeName(node), nodeSite(node), node.layer, node.head, effect, tinted ?? null, was ?? null]);
+  for (let layer = data.layers - 1; layer >= 0; layer--) {
+    for (let head = 0; head < data.heads; head++) {
+      const i = layer * data.heads + head;
+      line({ layer, head }, data.effects[i], tint.heads[i], before?.effects[i]);
+    }
+    if (data.mlp) line({ layer, head: null }, data.mlp[layer], tint.mlp?.[layer], before?.mlp?.[layer]);
+  }
+  for (const [name, value] of Object.entries(data.terms)) rows.push([name, name, null, null, value, null, before?.terms[name] ?? null]);
+  return { columns: ["part", "site", "layer", "head", "direct effect (logits)", TINTS[app.map.tintBy], "baseline (logits)"], rows };
+}
+
+export function mapDrawing(app: App): Drawing | null {
+  const shown = mapPicture(app, SIZE);
+  if (!shown) return null;
+  const title = mapTitle(app);
+  const notes = [`Cells: ${TINTS[app.map.tintBy]}, red raises the logit difference, blue lowers it; ink: attention, rows query and columns key. Line: logit lens; dashed: sum of direct effects.`];
+  return {
+    name: title, title, notes, sheet: () => mapSheet(app),
+    svg: () => {
+      const palette = readPalette(app.host.root);
+      const { layout } = shown;
+      const scale = colorScale([], "diverging", shown.scale, palette);
+      const bar = colourBar(scale, app.map.unit, layout.width, palette).flatMap((mark) => (mark.kind === "path" ? [] : [{ ...mark, y: mark.y + layout.height }]));
+      const scene = {
+        width: layout.width, height: layout.height + LEGEND_HEIGHT, dense: [], marks: [...tintMarks(shown, readPaint(app.host.root)), ...mapMarks(shown, palette), ...bar],
+        reader: { count: 0, at: () => null, box: () => ({ x: 0, y: 0, w: 0, h: 0 }), words: () => ({ head: "", value: "" }), step: (i: number) => i },
+      };
+      return svgFile(scene, title, notes, palette);
+    },
+  };
+}
