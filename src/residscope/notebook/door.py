@@ -18,6 +18,7 @@ from residscope.session import Session
 Send = Callable[[dict[str, Any], Sequence[bytes]], None]
 MOST_PAGES = 64
 ASKERS = 3  # queries answered at once: one that waits for the model does not hold the others
+LAST_WORDS = 2.0  # seconds
 _log = logging.getLogger(__name__)
 
 
@@ -62,12 +63,15 @@ class Door:
             executor.submit(self._answer, page, dict(message), [bytes(buffer) for buffer in buffers])
 
     def close(self) -> None:
-        """Tell the pages nothing more."""
+        """Tell the pages that it is over, and then nothing more."""
         self._closed = True
         self._stop()
-        self._outbox.put(None)
         for executor in (self._changes, self._questions):
             executor.shutdown(wait=False, cancel_futures=True)
+        self._outbox.put(({"ended": True}, []))
+        self._outbox.put(None)
+        if self._thread is not threading.current_thread():
+            self._thread.join(LAST_WORDS)
 
     # ── the threads ─────────────────────────────────────────────────────────────────────────────────────────
 

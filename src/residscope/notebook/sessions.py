@@ -1,8 +1,10 @@
 """The sessions of this process: one for each model object, kept for the next kernel where the notebook has a name."""
 
+import atexit
 import os
 import threading
 import time
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,19 @@ _open: list["Opened"] = []
 _lock = threading.RLock()
 
 
+@atexit.register
+def close_all() -> None:
+    """Before the kernel takes its channels down: what is running stops, and each session is kept for the next kernel."""
+    for opened in [*_open]:
+        forget(opened)
+
+
 class Opened:
     """A session, and the name that the same one has after a restart."""
 
     def __init__(self, session: Session, place: str) -> None:
         self.session, self.place = session, place
+        self.at_end: list[Callable[[], None]] = []
 
 
 def session_of(model: Any) -> Opened:
@@ -44,7 +54,9 @@ def session_of(model: Any) -> Opened:
                 _open.remove(opened)
                 _open.append(opened)
                 return opened
-        return _new(made, named=model if isinstance(model, str) else catalog.CATALOG.get(made.name) and made.name)
+        return _new(
+            made, named=model if isinstance(model, str) else made.name if made.name in catalog.CATALOG else None
+        )
 
 
 def forget(opened: Opened) -> None:
@@ -52,6 +64,8 @@ def forget(opened: Opened) -> None:
     with _lock:
         if opened in _open:
             _open.remove(opened)
+    for end in opened.at_end:
+        end()
     opened.session.close()
 
 

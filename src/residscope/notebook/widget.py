@@ -1,6 +1,5 @@
 """The widget: a few lines that ask for the page once in each browser tab, and the messages of its pages."""
 
-from collections.abc import Callable
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
@@ -43,11 +42,10 @@ class PageWidget(anywidget.AnyWidget):  # type: ignore[misc]
     height = traitlets.Int(720).tag(sync=True)
     address = traitlets.Unicode("").tag(sync=True)
 
-    def __init__(self, session: Session, *, place: str, height: int, closed: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, session: Session, *, place: str, height: int) -> None:
         self._esm = built(LOADER).decode()
         super().__init__(page=page_hash(), place=place, height=height)
         self.door = Door(session, lambda content, octets: self.send(content, list(octets)))
-        self._closed = closed
         self.on_msg(self._hear)
 
     def _hear(self, _widget: Any, content: Any, buffers: Any) -> None:
@@ -56,8 +54,6 @@ class PageWidget(anywidget.AnyWidget):  # type: ignore[misc]
         else:
             self.door.hear(content, buffers)
 
-    def close(self) -> None:
-        """The widget's end, not the session's."""
+    def end(self) -> None:
+        """Tell the pages that their session is over. The widget stays, and so do they, to go on over a later one."""
         self.door.close()
-        super().close()
-        self._closed()

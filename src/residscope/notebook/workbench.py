@@ -11,13 +11,16 @@ from residscope.notebook.history import History
 from residscope.notebook.items import Items
 from residscope.notebook.listen import Callback, Listeners
 from residscope.notebook.sessions import Opened, forget, session_of
+from residscope.notebook.still import Still, picture
 from residscope.session.from_code import edits_of, put_edits
+from residscope.views import HeatMap
 
 if TYPE_CHECKING:
     from residscope.notebook.widget import PageWidget
     from residscope.server import Server
 
 HEIGHT = 720
+VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 class Selection(NamedTuple):
@@ -63,6 +66,8 @@ class Workbench:
         self._listeners = Listeners(self.session, self._value)
         self._widget: PageWidget | None = None
         self._server: Server | None = None
+        self._still: Still | None = None
+        opened.at_end.append(self._end)
 
     # ── what is shown ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -190,6 +195,10 @@ class Workbench:
         `print(*wb.history(), sep="\\n")`."""
         return self._history.lines()
 
+    def view(self) -> HeatMap:
+        """The run on screen as one picture, layers by tokens: `wb.view().save("x.html")`. Raises ModelNotFound where none is."""
+        return picture(self.session)
+
     # ── where it is shown ───────────────────────────────────────────────────────────────────────────────────
 
     @property
@@ -212,14 +221,18 @@ class Workbench:
 
     def close(self) -> None:
         """End the session: pages say so, and the next workbench on this model begins anew."""
+        forget(self._opened)
+
+    def _end(self) -> None:
+        _benches.pop(id(self._opened), None)
         self._listeners.close()
         self._history.stop()
+        if self._still is not None:
+            self._still.close()
         if self._widget is not None:
-            self._widget.close()
+            self._widget.end()
         if self._server is not None:
             self._server.stop()
-        _benches.pop(id(self._opened), None)
-        forget(self._opened)
 
     def __repr__(self) -> str:
         return f"<Workbench on {self.model.name}: {self.prompt!r}, {len(self.edits)} edits>"
@@ -235,16 +248,22 @@ class Workbench:
                 from residscope.notebook.widget import PageWidget
             except ImportError as error:
                 raise MissingExtra(
-                    "the page in a notebook needs anywidget", received=str(error), fix="pip install 'residscope[notebook]'"
+                    "the page in a notebook needs anywidget",
+                    received=str(error),
+                    fix="pip install 'residscope[notebook]'",
                 ) from None
             self._widget = PageWidget(self.session, place=self._opened.place, height=self.height)
         self._widget.height = self.height
         return self._widget
 
     def _ipython_display_(self) -> None:
+        """The page, and under it what stays when the notebook is saved, which the page hides."""
         from IPython.display import display
 
-        display(self.widget)
+        display({VIEW: {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}}, raw=True)
+        if self._still is None:
+            self._still = Still(self.session, self._opened.place)
+        self._still.show()
 
     def _display_(self) -> Any:
         """What marimo shows."""

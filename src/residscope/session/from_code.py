@@ -13,7 +13,7 @@ from residscope.engine.protocols import LeastEdit, whole
 from residscope.errors import BadEdit, ResidscopeError
 from residscope.session.intents import Change, SetEdits, set_edits
 from residscope.session.state import State
-from residscope.world.given import GIVEN, KIND, key_of, same, still_held, words_of
+from residscope.world.given import KIND, key_of, same, still_held, words_of
 from residscope.world.imported import take_in
 from residscope.world.session_world import need_model
 from residscope.world.stack import make, parse_edits
@@ -73,13 +73,12 @@ def _say(state: State, edit: Any) -> tuple[State, EditSpec]:
                 return replace(said, given={**said.given, key_of(spec): edit}), spec
     whole(edit).places(state.world().model.sites)  # refuses at once what the model lacks, in the engine's words
     name = next(name for n in count(1) if (name := f"g{n}") not in state.given)
-    spec = GIVEN.check({"kind": KIND, "name": name})
-    assert isinstance(spec, EditSpec)
-    return replace(state, given={**state.given, name: edit}), spec
+    (held,) = parse_edits([{"kind": KIND, "name": name}])
+    return replace(state, given={**state.given, name: edit}), held
 
 
 def hold_direction(state: State, direction: Direction) -> tuple[State, str]:
-    """A direction of code's among the session's, under its own name or one like it. Raises WrongWidth, ZeroDirection, SiteError."""
+    """A direction of code's among the session's, under its own name or one like it. Raises DirectionError, SiteError."""
     known, named = state.directions, replace(direction, name=direction.name or "direction")
     digest = sha256(direction.read.float().cpu().numpy().tobytes() + direction.write.float().cpu().numpy().tobytes())
     name, held = take_in(named, need_model(state.model), known, id=digest.hexdigest())

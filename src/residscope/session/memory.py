@@ -44,7 +44,7 @@ class Memory:
 
 
 def left_by(state: State) -> dict[str, Any] | None:
-    """What a state leaves behind: JSON. None while there is nothing to come back to. A model that no name gives is known by its own."""
+    """What a state leaves behind: JSON. None while there is nothing to come back to. (A model that no name gives has its own.)"""
     if state.model is None or state.prompt is None:
         return None
     metric = state.metric if state.metric is not None and state.metric.chosen else None

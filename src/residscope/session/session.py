@@ -229,7 +229,7 @@ class Session:
         return answer(self, name, args)
 
     def load(self, source: Any, *, named: str | None = None, **options: Any) -> None:
-        """Load a model in the worker; a newer load cancels an older one. named: the name that gives a model that comes as an object."""
+        """Load a model in the worker; a newer load cancels an older one. named: what gives a model that comes as an object."""
         with self._lock:
             self._loads += 1
             number = self._loads

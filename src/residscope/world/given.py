@@ -25,8 +25,8 @@ class _Given(EditKind):
     def make(self, plain: EditSpec, world: World) -> Any:
         return world.given(plain.name)  # type: ignore[attr-defined]
 
-    def code(self, plain: EditSpec, writer: Any, *first: str) -> str:
-        return str(writer.given(plain.name))  # type: ignore[attr-defined]
+    def code(self, plain: Any, writer: Any, *first: str) -> str:
+        return str(writer.given(plain.name))
 
 
 GIVEN = _Given(KIND, "From code", _given, glyph="ƒ", says="from code")

@@ -15,6 +15,7 @@ export interface KernelModel {
 interface Said extends Message {
   to?: string;
   pong?: number;
+  ended?: boolean;
   tensors?: boolean;
   pushed?: { query: string; args: Record<string, unknown> };
 }
@@ -25,7 +26,7 @@ const PING_EVERY = 2_000;
 const SILENCE = 3_500;
 const BUSY: ErrorBody = { type: "KernelBusy", message: "The kernel is busy with a cell: what you ask here is done once it ends." };
 const WAITING: ErrorBody = { type: "KernelBusy", message: "Waiting for the kernel: it is busy with a cell, or it has stopped." };
-const GONE = lost("The kernel has stopped or was started again. Run the cell that makes this workbench again, and the page comes back as it was.");
+const GONE = lost("This workbench was closed, or its kernel was stopped or started again. Run the cell that makes this workbench again, and the page comes back as it was.");
 
 function octets(buffer: ArrayBuffer | ArrayBufferView): ArrayBuffer {
   if (!ArrayBuffer.isView(buffer)) return buffer;
@@ -51,6 +52,7 @@ export class KernelConnector extends Mirror implements Connector {
     this.listener = listener;
     this.open();
     return () => {
+      if (this.listener !== listener) return; // a page that begins anew may subscribe before the old one has left
       this.listener = null;
       this.say({ bye: true });
       this.shut();
@@ -175,6 +177,7 @@ export class KernelConnector extends Mirror implements Connector {
 
   private hear = (said: Said, buffers: (ArrayBuffer | DataView)[] = []): void => {
     if (said.to !== undefined && said.to !== this.page) return;
+    if (said.ended) return this.gone();
     if (said.to !== undefined) {
       this.heard = Date.now();
       if (this.quiet) {

@@ -209,6 +209,13 @@ export function addStyle(element: HTMLElement, css: string, name: string): void 
   }
 }
 
+/** An element that hides what a selector finds in the document for as long as it stands there. */
+export function hiding(selector: string): HTMLElement {
+  const style = document.createElement("style");
+  style.textContent = `${selector}, .jp-OutputArea-child:has(${selector}) { display: none; }`;
+  return style;
+}
+
 export const newElement = (): HTMLElement => document.createElement("div");
 
 export const elementOf = (id: string): HTMLElement => document.getElementById(id)!;

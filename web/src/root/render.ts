@@ -25,13 +25,16 @@ export function render(root: HTMLElement, connector: Connector, options: Options
     root.tabIndex = -1; // a press on it takes the keys
   }
   const put = () => mount(Page, { target: root, props: { connector }, context: around({ host, theme: new Theme(host, options.theme) }) });
-  let page = put();
+  let [page, left] = [put(), false];
   if (!options.standalone)
-    host.again = () => {
-      void unmount(page);
-      page = put();
-    };
+    host.again = () =>
+      setTimeout(() => { // it is called by the page that is to go: a page put there meanwhile would go with it
+        if (left) return;
+        void unmount(page);
+        page = put();
+      });
   return () => {
+    left = true;
     void unmount(page);
     root.classList.remove("residscope", "embedded");
     delete root.dataset.lmSuppressShortcuts;

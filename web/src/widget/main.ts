@@ -1,5 +1,5 @@
 import { KernelConnector, type KernelModel } from "../connect/kernel";
-import { addStyle, newElement } from "../root/host";
+import { addStyle, hiding, newElement } from "../root/host";
 import { render } from "../root/render";
 
 export interface Shown {
@@ -14,8 +14,9 @@ export function show(model: KernelModel, element: HTMLElement, css: string): Sho
   const root = newElement();
   const size = (): void => root.style.setProperty("--residscope-height", `${Number(model.get("height")) || 720}px`);
   addStyle(element, css, String(model.get("page")));
+  const hidden = hiding(`[data-residscope-still="${String(model.get("place"))}"]`); // the saved notebook's picture, while the page itself is here
   size();
-  element.append(root);
+  element.append(hidden, root);
   model.on("change:height", size);
   const stop = render(root, connector, { address: (model.get("address") as string) || undefined });
   return {
@@ -23,6 +24,7 @@ export function show(model: KernelModel, element: HTMLElement, css: string): Sho
     stop: () => {
       model.off("change:height", size);
       stop();
+      hidden.remove();
       root.remove();
     },
   };
