@@ -97,7 +97,7 @@ class Door:
             self._outbox.put(({**head, "error": explain(error)}, []))
         else:
             if isinstance(value, bytes):
-                self._outbox.put(({**head, "ok": True, "tensors": True}, [value]))
+                self._outbox.put(({**head, "ok": True, "tensors": True}, [bytes(value)]))
             else:
                 self._outbox.put(({**head, "ok": True, "value": value}, []))
 
@@ -106,7 +106,7 @@ class Door:
         if not isinstance(asked, Mapping) or not all(isinstance(asked.get(key), str) for key in ("name", "ending")):
             raise MalformedJSON("the file asked for does not parse", received=shorten(asked), allowed="{name, ending}")
         name, data = self._session.item_file(asked["name"], asked["ending"])
-        self._outbox.put(({**head, "ok": True, "value": name}, [data]))
+        self._outbox.put(({**head, "ok": True, "value": name}, [bytes(data)]))
 
     def _work(self) -> None:
         while (message := self._outbox.get()) is not None:
@@ -139,4 +139,4 @@ class Door:
         """The tensors of a new run go before the news of it, so that a page need not ask for them."""
         runs = [run for run in dict.fromkeys((news.get("current") or {}).values()) if run is not None]
         for query, args, data in self._session.pictures(runs, sent) if runs else ():
-            self._send({**head, "pushed": {"query": query, "args": args}}, [data])
+            self._send({**head, "pushed": {"query": query, "args": args}}, [bytes(data)])

@@ -6,6 +6,7 @@ from typing import Any
 
 from safetensors.torch import load as read_tensors
 
+from residscope.declare import shorten
 from residscope.errors import ModelNotFound, ResidscopeError
 from residscope.session import Session
 from residscope.session.state import State
@@ -61,7 +62,8 @@ def caption(state: State, run: Run) -> str:
 def html(session: Session, place: str) -> str:
     """The picture in a frame of its own, and its words, which stay where a front end takes the frame out."""
     view = picture(session)
-    words = escape(f"{view.title} ({view.note})")
+    text = session.state.prompt.text if session.state.prompt else ""
+    words = escape(f"{shorten(text)}: {view.title} ({view.note})")
     return (
         f'<div data-residscope-still="{escape(place)}"><style>{ERROR} {{ display: none }}</style>{in_notebook(view)}'
         f"<p>{words}. {ASIDE}</p></div>"

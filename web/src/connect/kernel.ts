@@ -116,6 +116,7 @@ export class KernelConnector extends Mirror implements Connector {
   }
 
   private open(): void {
+    this.shut();
     this.begin();
     this.quiet = null;
     this.heard = Date.now();
