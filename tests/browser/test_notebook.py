@@ -212,8 +212,9 @@ def test_what_is_saved_shows_the_last_picture(notebook: Notebook, folder: Path) 
     expect(still.frame_locator("iframe").get_by_text("Tower").first).to_be_visible(timeout=MS)
     expect(still).to_contain_text("The Eiffel Tower is in the city of")  # in words, where the frame is taken out
     expect(page.get_by_text("model not found")).to_be_hidden()
+    without = ["--HTMLExporter.mathjax_url=", "--HTMLExporter.require_js_url="]  # both from elsewhere
     subprocess.run(
-        [sys.executable, "-m", "nbconvert", "--to", "html", "--HTMLExporter.mathjax_url=", file.name],
+        [sys.executable, "-m", "nbconvert", "--to", "html", *without, file.name],
         cwd=folder, check=True, capture_output=True,
     )  # fmt: skip
     page.goto(file.with_suffix(".html").as_uri())
@@ -222,4 +223,4 @@ def test_what_is_saved_shows_the_last_picture(notebook: Notebook, folder: Path) 
 
 
 def test_nothing_was_complained_of(notebook: Notebook, complaints: list[str]) -> None:
-    assert [said for said in complaints if ".html" not in said and "cdnjs" not in said] == []
+    assert complaints == []

@@ -167,12 +167,16 @@ def test_an_edit_of_ones_own_class_is_held_as_it_is(wb: rs.Workbench) -> None:
     (line,) = [line for line in wb.history() if line.startswith("stack = [wb")]
     (name,) = wb.given
     assert line == f"stack = [wb.given[{name!r}]]"
-    wb.edits = ()
-    for _ in range(120):  # out of reach of undo, and of the history of runs
-        wb.edits = (edits.ablate("z.0", head=0),)
-        wb.edits = ()
-    wb.prompt = "x"
-    assert len(wb.given) <= 2
+    assert wb.given[name] is own
+
+
+def test_what_no_stack_can_come_back_to_is_let_go(wb: rs.Workbench) -> None:
+    wb.edits = (edits.ablate("z.2", to=torch.ones(8)),)
+    for head in range(120):  # out of reach of undo, and of the history of runs
+        wb.edits = (edits.ablate("z.0", head=head % 4),)
+        wb.prompt = f"{head}"
+        assert wb.wait(60)
+    assert len(wb.session.state.given) <= 5
 
 
 def test_edits_that_the_page_switches_off_are_not_applied(wb: rs.Workbench) -> None:
@@ -386,3 +390,18 @@ def test_the_picture_is_the_page_s_numbers(wb: rs.Workbench) -> None:
     assert view.values[-1][-1] == pytest.approx(last, abs=1e-3)
     assert len(view.columns) == recorded.tokens.shape[1]
     assert "unedited" in view.note
+
+
+def test_a_dictionary_s_direction_is_the_dictionary_s_on_the_page(smollm2: Any) -> None:
+    wb = rs.workbench(smollm2)
+    component = rs.directions.shipped(smollm2)["resid_post.23"][7]
+    stack = (edits.steer("resid_post.20", component, 4.0), edits.clamp("resid_post.23", component, 1.0))
+    wb.edits = stack
+    assert wb.edits == stack
+    said = wb.session.snapshot()[1]["edits"]
+    assert [edit["direction"] for edit in said] == [
+        {"kind": "mix", "terms": [{"dictionary": "pca@resid_post.23", "index": 7, "weight": 1.0}]}
+    ] * 2
+    assert wb.session.snapshot()[1]["directions"] == []
+    assert "edits.steer('resid_post.20', pca_resid_post_23[7], 4.0)" in "\n".join(wb.history())
+    assert torch.equal(shown(wb), plain(wb, stack))

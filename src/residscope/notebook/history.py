@@ -12,7 +12,7 @@ from residscope.session.state import State
 from residscope.world.session_world import SessionWorld
 from residscope.world.writer import SessionWriter
 
-MOST = 10_000
+MOST = 2_000
 SILENT = ("python", "draw_prompts", "cancel", "cancel_run", "compare_run", "keep_model")
 REFRESHED = "# here the model was changed, and wb.refresh() took it as it was then"
 
@@ -46,6 +46,12 @@ class History:
         chosen = state.metric is not None and state.metric.chosen
         with self._lock:
             self._steps.append(_Step(name, args, world, state.selection if state.prompt else None, chosen))
+
+    def given(self) -> dict[str, Any]:
+        """The edits that the lines name by their place in the workbench."""
+        with self._lock:
+            steps = [*self._steps]
+        return {name: edit for step in steps if step.world for name, edit in step.world.held.items()}
 
     def lines(self) -> list[str]:
         """Imports, the model, and each gesture in order. A gesture that leaves no mark on runs is a comment."""

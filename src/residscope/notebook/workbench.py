@@ -159,7 +159,7 @@ class Workbench:
     @property
     def given(self) -> dict[str, Any]:
         """The edits that came as objects which no words of the page say, by the names that `history` has for them."""
-        return dict(self.session.state.given)
+        return {name: edit for name, edit in self._history.given().items() if not name.startswith("{")}
 
     # ── what is done ────────────────────────────────────────────────────────────────────────────────────────
 

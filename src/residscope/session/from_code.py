@@ -18,6 +18,8 @@ from residscope.world.imported import take_in
 from residscope.world.session_world import need_model
 from residscope.world.stack import make, parse_edits
 
+_numbers = count(1)  # names are given once: a history may still say them
+
 
 def put_edits(state: State, stack: Sequence[Any]) -> Change[None]:
     """The state with these objects as its stack. Those that stand in it already keep their ids; others are said as the page
@@ -72,7 +74,7 @@ def _say(state: State, edit: Any) -> tuple[State, EditSpec]:
             if same(make(spec, said.world()), edit, said.world()):
                 return replace(said, given={**said.given, key_of(spec): edit}), spec
     whole(edit).places(state.world().model.sites)  # refuses at once what the model lacks, in the engine's words
-    name = next(name for n in count(1) if (name := f"g{n}") not in state.given)
+    name = f"g{next(_numbers)}"
     (held,) = parse_edits([{"kind": KIND, "name": name}])
     return replace(state, given={**state.given, name: edit}), held
 

@@ -1,18 +1,20 @@
 """Edits that come as objects, from code in the same process: said as the wire says them where that gives the very same edit."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
 from residscope import fields
 from residscope.declare import EDITS, EditKind, EditSpec
-from residscope.directions import Dictionary, Direction
+from residscope.directions import Dictionary, Direction, LinearDictionary
 from residscope.edits import to_json
 from residscope.edits.base import BaseEdit
 from residscope.errors import ResidscopeError
 from residscope.fields.base import World
 
 KIND = "given"
+MOST_SAID = 20_000  # characters of an edit that a line holds whole
 _LEFT_OUT = object()
 
 
@@ -38,11 +40,12 @@ def key_of(spec: EditSpec) -> str:
 
 
 def code_of(name: str, given: Mapping[str, Any]) -> str:
-    """An edit that was given, as Python: whole where it can be written down, else by its place in the notebook's workbench."""
+    """An edit that was given, as Python: whole where that is short, else by its name in the notebook's workbench."""
     try:
-        return f"edits.from_json({to_json(given[name])!r})[0]"
+        said = to_json(given[name])
     except (ResidscopeError, KeyError):
-        return f"wb.given[{name!r}]"
+        said = ""
+    return f"edits.from_json({said!r})[0]" if 0 < len(said) <= MOST_SAID else f"wb.given[{name!r}]"
 
 
 def words_of(edit: Any, world: Any, name_direction: Callable[[Direction], str]) -> dict[str, Any] | None:
@@ -74,7 +77,7 @@ def _plain(kind: str, value: Any, world: Any, name_direction: Callable[[Directio
         several = value if isinstance(value, tuple | list) else [value]
         if not all(isinstance(one, Direction) for one in several):
             return _LEFT_OUT
-        named = [{"kind": "saved", "name": name_direction(one)} for one in several]
+        named = [_component(one, world) or {"kind": "saved", "name": name_direction(one)} for one in several]
         return named if len(named) > 1 else named[0]
     if kind == "dictionary":
         known = world.loaded.dictionaries.items()
@@ -88,14 +91,34 @@ def _plain(kind: str, value: Any, world: Any, name_direction: Callable[[Directio
     return value if isinstance(value, str | int | float | bool) else _LEFT_OUT
 
 
+def _component(direction: Direction, world: Any) -> dict[str, Any] | None:
+    """One of a dictionary's own directions, as the page says it."""
+    for id, dictionary in world.loaded.dictionaries.items():
+        if not isinstance(dictionary, LinearDictionary) or dictionary.site != direction.site:
+            continue
+        if dictionary.read.shape[-1] != len(direction.read) or dictionary.read.dtype != direction.read.dtype:
+            continue
+        (places,) = (dictionary.read == direction.read).all(-1).nonzero(as_tuple=True)
+        if len(places):
+            return {"kind": "mix", "terms": [{"dictionary": id, "index": int(places[0]), "weight": 1.0}]}
+    return None
+
+
 def same(made: Any, edit: Any, world: Any) -> bool:
-    """Whether two edits are one: written down, they are the same to the last byte."""
+    """Whether two edits do one thing: written down, they are the same to the last byte but for what parts of them are called."""
     if isinstance(getattr(edit, "source", None), str):
         edit = replace(edit, source=[[*world.loaded.prompt(edit.source).ids]])
     try:
-        return to_json(made) == to_json(edit)
+        return bool(_doing(json.loads(to_json(made))) == _doing(json.loads(to_json(edit))))
     except ResidscopeError:
         return False
+
+
+def _doing(said: Any) -> Any:
+    """An edit written down, without the names of its parts and where they come from."""
+    if isinstance(said, dict):
+        return {key: _doing(value) for key, value in said.items() if key not in ("name", "provenance")}
+    return [_doing(one) for one in said] if isinstance(said, list) else said
 
 
 def still_held(held: Mapping[str, Any], stacks: Sequence[Sequence[EditSpec]]) -> dict[str, Any]:
