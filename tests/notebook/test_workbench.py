@@ -399,9 +399,8 @@ def test_a_dictionary_s_direction_is_the_dictionary_s_on_the_page(smollm2: Any) 
     wb.edits = stack
     assert wb.edits == stack
     said = wb.session.snapshot()[1]["edits"]
-    assert [edit["direction"] for edit in said] == [
-        {"kind": "mix", "terms": [{"dictionary": "pca@resid_post.23", "index": 7, "weight": 1.0}]}
-    ] * 2
+    term = {"dictionary": "pca@resid_post.23", "index": 7, "weight": 1.0}
+    assert [edit["direction"] for edit in said] == [{"kind": "mix", "terms": [term], "site": None}] * 2
     assert wb.session.snapshot()[1]["directions"] == []
     assert "edits.steer('resid_post.20', pca_resid_post_23[7], 4.0)" in "\n".join(wb.history())
     assert torch.equal(shown(wb), plain(wb, stack))
