@@ -47,6 +47,10 @@ class PageWidget(anywidget.AnyWidget):  # type: ignore[misc]
         super().__init__(page=page_hash(), place=place, height=height)
         self.door = Door(session, lambda content, octets: self.send(content, list(octets)))
         self.on_msg(self._hear)
+        if hasattr(self.comm, "_reply_subshell_for"):
+            # ipykernel 7.4 hands what a front end says to the loop that spoke last on the comm, which may be the one that a cell
+            # keeps busy, and not to the subshell that the front end made for it
+            self.comm._reply_subshell_for = lambda data, default: default
 
     def _hear(self, _widget: Any, content: Any, buffers: Any) -> None:
         if isinstance(content, dict) and "bundle" in content:

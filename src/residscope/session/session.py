@@ -244,7 +244,12 @@ class Session:
         """
         state = self._state
         loaded = need_model(state.model)
-        fresh = loaded.again()
+        self._status(phase="running", detail="Certifying the model as it is now", progress=None)
+        try:
+            fresh = loaded.again()
+        except BaseException:
+            self._status(phase=state.status.phase, detail=state.status.detail, progress=state.status.progress)
+            raise
         with self._lock:
             now = self._state
             if now.model is None or now.model.model is not loaded.model:
