@@ -17,6 +17,7 @@ BENCHES = (
     "memory",
     "page",
     "slider",
+    "waits",
     "dictionaries",
     "jobs",
     "lrqp",

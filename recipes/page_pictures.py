@@ -79,7 +79,7 @@ def library(browser: Browser, server: Server) -> None:
         page.get_by_test_id("library-name").fill("Ada")
         page.get_by_test_id("library-name-set").click()
         page.get_by_test_id("save-name").fill("who is spoken of")
-        page.get_by_test_id("save-description").fill("high at the second of two names")
+        page.get_by_test_id("save-description").fill("high at articles, low at prepositions")
         page.get_by_test_id("save-submit").click()
         page.get_by_test_id("description-input").fill("fires after a verb of giving")
         page.get_by_test_id("description-add").click()

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import residscope
-from residscope.cli.app import BLUE_TO_RED, cell, chosen_rows, main, on_one_line
+from residscope.cli.app import BLUE_TO_RED, cell, chosen_rows, main
 from residscope.errors import UnknownLayer
+from residscope.shown_tokens import visible
 
 IOI = "When John and Mary went to the store, John gave a bottle of milk to"
 
@@ -230,4 +231,4 @@ def test_cells():
         ".   ",
         ".x  ",
     ]
-    assert on_one_line(" a\n\x1b[31m") == " a⏎·[31m"
+    assert visible(" a\n\x1b[31m") == "·a↵⟨1b⟩[31m"

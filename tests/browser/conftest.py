@@ -58,6 +58,8 @@ def workbench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with Server(session, port=0, library=open_library(folder=tmp_path_factory.mktemp("library"))) as server:
         SERVED[f":{server.port}/"] = session
         yield server
+        del SERVED[f":{server.port}/"]
+    session.close()
 
 
 @pytest.fixture
@@ -157,6 +159,8 @@ def bare_server(tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     with Server(session, port=0) as server:
         SERVED[f":{server.port}/"] = session
         yield server
+        del SERVED[f":{server.port}/"]
+    session.close()
 
 
 @pytest.fixture

@@ -45,6 +45,16 @@ def settled(page: Page) -> None:
     )
 
 
+def quiet(page: Page, traffic: Traffic) -> None:
+    """Until nothing has been asked for a second: what other tabs are made of comes once there is nothing else to fetch."""
+    for _ in range(60):
+        count = traffic.count
+        page.wait_for_timeout(1000)
+        if traffic.count == count:
+            return
+    raise AssertionError(f"the page goes on asking: {traffic.urls[-3:]}")
+
+
 def type_prompt(page: Page, text: str, *, refused: bool = False) -> None:
     page.get_by_test_id("prompt-edit").click()
     page.get_by_test_id("prompt-input").fill(text)

@@ -126,6 +126,25 @@ def test_prompts_in_every_ending_have_pythons_numbers(
     assert tokens == len(rows), "every prompt, however many are in sight"
 
 
+def test_a_directions_two_ends_in_every_ending_are_cosines_with_the_unembedding(
+    bench: Page, workbench: Any, tmp_path: Path
+) -> None:
+    choose(bench, place="pca@resid_post.9", direction=3)
+    expect(bench.get_by_test_id("direction-card")).to_contain_text("PC 3 of resid_post.9")
+    bench.wait_for_load_state("networkidle")
+    rows = opens(saved(bench, bench.get_by_test_id("poles-save"), "poles-save", tmp_path))
+    model = workbench.session.model
+    read = workbench.session.state.model.dictionaries["pca@resid_post.9"].read[3].double().numpy()
+    unembedding = model.hf.lm_head.weight.detach().double().numpy()
+    scale = model.hf.model.norm.weight.detach().double().numpy()
+    assert {row["end"] for row in rows} == {"towards", "away"}
+    for row in rows:
+        reads = unembedding[model.token_id(row["token"])] * scale
+        assert float(row["cosine"]) == pytest.approx(
+            reads @ read / np.linalg.norm(reads) / np.linalg.norm(read), abs=2e-3
+        )
+
+
 def test_prompts_that_a_job_still_draws_are_not_saved_and_say_so(bench: Page) -> None:
     open_prompts(bench)
     bench.get_by_test_id("export").click()

@@ -121,7 +121,7 @@ def test_the_palette_knows_methods_and_edits(bench: Page) -> None:
     bench.get_by_label("Command", exact=True).fill("no such command")
     bench.keyboard.press("Enter")  # which has nothing to choose
     bench.get_by_label("Command", exact=True).fill("principal comp")
-    expect(bench.get_by_role("button", name="Principal components").first).to_be_visible()
+    expect(bench.get_by_role("option", name="Principal components").first).to_be_visible()
     bench.keyboard.press("Enter")
     expect(bench.get_by_test_id("method-form")).to_contain_text("Principal components")
     bench.keyboard.press("/")

@@ -56,7 +56,7 @@ def test_a_method_and_an_edit_of_one_file_are_there_and_nothing_else_was_written
 
     page.keyboard.press("/")
     page.get_by_label("Command", exact=True).fill("count tokens")
-    expect(page.get_by_role("button", name="Count tokens")).to_be_visible(timeout=60_000)
+    expect(page.get_by_role("option", name="Count tokens")).to_be_visible(timeout=60_000)
     page.keyboard.press("Enter")
     expect(page.get_by_test_id("plugin-broken").first).to_contain_text("not today")
     expect(page.get_by_test_id("method-form")).to_contain_text("How many tokens each prompt has")

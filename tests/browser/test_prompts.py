@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from browser.steps import IOI, Traffic, choose, open_mix, settled
+from browser.steps import IOI, Traffic, choose, open_mix, quiet, settled
 
 pytestmark = pytest.mark.browser
 DRAWN_MS = 120_000
@@ -80,6 +80,7 @@ def test_dragging_a_slider_recolours_and_asks_for_nothing(bench: Page, traffic: 
     before = colours(bench)
     bench.wait_for_load_state("networkidle")
     open_mix(bench)
+    quiet(bench, traffic)
     slider = bench.get_by_test_id("mix-slider-1")
     slider.scroll_into_view_if_needed()
     box = slider.bounding_box()

@@ -178,6 +178,37 @@ def test_lists_are_one_stop_and_a_link_skips_to_the_picture(bench: Page) -> None
     assert bench.locator("li button[data-testid^=method-][tabindex='0']").count() == 1
 
 
+def test_runs_saved_prompts_and_the_palette_are_one_stop_each(bench: Page, workbench: Any) -> None:
+    session = workbench.session
+    for text in ("one to keep", "another to keep"):
+        session.intent("save_prompt", {"text": text})
+        session.intent("set_prompt", {"text": text})
+        settled(bench)
+    runs, saved = (
+        bench.get_by_test_id("runs"),
+        bench.get_by_role("listitem").filter(has_text="to keep").locator(".item"),
+    )
+    expect(saved).to_have_count(2)
+    for stops in (runs.locator("button[tabindex='0']"), saved.and_(bench.locator("[tabindex='0']"))):
+        expect(stops).to_have_count(1)
+    saved.first.focus()
+    bench.keyboard.press("End")
+    assert bench.evaluate("document.activeElement.closest('li')?.textContent.includes('keep')")
+    bench.keyboard.press("/")
+    field = bench.get_by_label("Command", exact=True)
+    expect(field).to_be_focused()
+    field.fill("layer")
+    options = bench.get_by_role("listbox", name="Commands").get_by_role("option")
+    expect(options.first).to_have_attribute("aria-selected", "true")
+    bench.keyboard.press("ArrowDown")
+    expect(options.nth(1)).to_have_attribute("aria-selected", "true")
+    assert field.get_attribute("aria-activedescendant") == options.nth(1).get_attribute("id")
+    assert options.and_(bench.locator(":not([tabindex='-1'])")).count() == 0
+    bench.keyboard.press("Escape")
+    for text in ("one to keep", "another to keep"):
+        session.intent("forget_prompt", {"text": text})
+
+
 def test_a_finger_does_what_a_mouse_does(workbench: Any, browser: Browser) -> None:
     workbench.session.intent("set_prompt", {"text": IOI})
     workbench.session.intent("save_prompt", {"text": "what a finger may forget"})

@@ -6,7 +6,20 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from browser.steps import IOI, LAST, ROWS, Traffic, cells, choose, metric, open_mix, settled, show_table, type_prompt
+from browser.steps import (
+    IOI,
+    LAST,
+    ROWS,
+    Traffic,
+    cells,
+    choose,
+    metric,
+    open_mix,
+    quiet,
+    settled,
+    show_table,
+    type_prompt,
+)
 
 pytestmark = pytest.mark.browser
 
@@ -61,6 +74,7 @@ def test_dragging_a_slider_asks_the_server_for_nothing(bench: Page, traffic: Tra
     before = cells(bench, n_pos=LAST + 1)
     bench.wait_for_load_state("networkidle")
     open_mix(bench)
+    quiet(bench, traffic)
     slider = bench.get_by_test_id("mix-slider-1")
     slider.scroll_into_view_if_needed()
     box = slider.bounding_box()

@@ -1,5 +1,6 @@
 """`serve` as the command line uses it: the page answers while the model loads, and Ctrl-C ends it cleanly."""
 
+import ast
 import os
 import re
 import signal
@@ -10,6 +11,11 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
+
+from residscope.corpus.text import texts
+from residscope.server.listen import read_ahead
+from session import worlds
 
 CODE = "from residscope.server import serve; serve(sys.argv[1], port=int(sys.argv[2]), open_browser=False)"
 
@@ -52,3 +58,10 @@ def test_a_taken_port_stops_it_at_once(tmp_path: Path) -> None:
     assert process.returncode != 0
     assert "PortInUse" in errors
     assert "token" not in out
+
+
+def test_what_was_read_ahead_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with worlds.session() as session:
+        read_ahead(session)
+        monkeypatch.setattr(ast, "parse", lambda *_: pytest.fail("it was read before"))
+        assert len(list(texts("python-docs"))) > 1000

@@ -311,6 +311,9 @@ def test_a_job_cancelled_between_two_items_keeps_the_one_it_had(one: Session) ->
         assert one.wait(WAIT)
     assert (jobs(one)[job]["phase"], jobs(one)[job]["items"]) == ("cancelled", ["Growing, cut short"])
     assert one.query("item", {"name": "Growing, cut short"})["table"]["n"] == 2
+    one.intent("rename_item", {"name": "Growing, cut short", "to": "mine"})
+    told = next(item for item in one.snapshot()[1]["items"]["items"] if item["name"] == "mine")
+    assert told["cut"], "whatever it is called, it is no whole result"
 
 
 def test_a_job_cancelled_where_it_looks_keeps_what_it_says_is_finished(one: Session) -> None:

@@ -190,3 +190,22 @@ def test_keeping_the_model_stops_the_one_on_its_way(tmp_path: Path, keep: tuple[
     assert stopped == ["other"]
     assert (state["model"]["family"], state["status"]["phase"]) == ("llama", "idle")
     session.close()
+
+
+def test_components_that_were_fitted_anew_meanwhile_are_named(tmp_path: Path, smollm2: Any) -> None:
+    path = tmp_path / "m.json"
+    steer = {
+        "kind": "steer", "site": "resid_post.9", "strength": 4, "unit": "sd",
+        "direction": {"kind": "pca", "site": "resid_post.9", "weights": {"1": 1}},
+    }  # fmt: skip
+    session = started(path, {"tiny": smollm2})
+    session.intent("set_edits", {"edits": [steer]})
+    assert session.wait(60)
+    session.close()
+    kept = json.loads(path.read_text())
+    assert kept["dictionaries"] == {"pca@resid_post.9": session.state.model.dictionaries["pca@resid_post.9"].hash}
+    for then, told in ((kept["dictionaries"], False), ({"pca@resid_post.9": "0" * 64}, True), (None, True)):
+        path.write_text(json.dumps({**kept, "dictionaries": then}))
+        again = started(path, {"tiny": smollm2})
+        assert ("pca@resid_post.9: not known to be what it was" in again.snapshot()[1]["notices"][-1]) is told
+        again.close()

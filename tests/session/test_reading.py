@@ -98,9 +98,9 @@ def test_the_text_components_were_fitted_on_has_its_name(one: Session) -> None:
     loaded = one.state.model
     assert loaded is not None
     named = {
-        f"pca@{site}": replace(d, provenance={"corpus": "python-docs and text sampled from the model"})
+        f"pca@{site}": replace(d, provenance={"corpus": "python-docs and english"})
         for site, d in worlds.components(worlds.model()).items()
     }
     ref = parse_ref({"kind": "pca", "site": "resid_post.1", "weights": {"1": 1.0}})
     told = describe(ref, SessionWorld(replace(loaded, dictionaries=named)))["about"]
-    assert "fitted on Python docs and text sampled from the model." in told
+    assert "fitted on Python docs and English prose." in told

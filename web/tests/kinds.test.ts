@@ -3,7 +3,8 @@ import { curve } from "../src/views/kinds/curve";
 import { heatMap } from "../src/views/kinds/heatmap";
 import { histogram } from "../src/views/kinds/histogram";
 import { headsFor } from "../src/views/kinds/matrix";
-import { fit, measure, number, roundUp, shown, tickTexts, ticks } from "../src/views/kinds/numbers";
+import { asLabel } from "../src/lib/tokens";
+import { fit, measure, number, roundUp, tickTexts, ticks } from "../src/views/kinds/numbers";
 import { colorScale } from "../src/views/kinds/palette";
 import { pattern } from "../src/views/kinds/pattern";
 import { restore, type CurveView, type HeatMapView, type HistogramView, type ScatterView, type TokenStripView } from "../src/views/kinds/plain";
@@ -257,7 +258,7 @@ describe("a token strip", () => {
 
 describe("text", () => {
   it("hides nothing of a label", () => {
-    expect([shown(" a b "), shown("\n"), shown(""), shown("a\u202eb"), shown("\u200b")]).toEqual(["·a b·", "↵", "∅", "a⟨202e⟩b", "⟨200b⟩"]);
+    expect([asLabel(" a b "), asLabel("\n"), asLabel(""), asLabel("a\u202eb"), asLabel("\u200b")]).toEqual(["·a b·", "↵", "∅", "a⟨202e⟩b", "⟨200b⟩"]);
     expect(measure(fit("x".repeat(50), 60, 10, true), 10, true)).toBeLessThanOrEqual(60);
     expect(fit("short", 60, 10, true)).toBe("short");
   });

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { missing, pinned, pinnedIn, pinnedNames, resolve, resolved, type Names } from "../src/lib/references";
+import { byIdAlone, missing, pinned, pinnedIn, pinnedNames, resolve, resolved, type Names } from "../src/lib/references";
 import { info } from "./fake";
 
 const [ONE, OTHER] = ["1".repeat(64), "2".repeat(64)];
@@ -7,12 +7,15 @@ const pca = info("pca@resid_post.0", { hash: "a".repeat(64) });
 const sae = info("sae@resid_post.0" as never, { hash: ONE, shipped: false, linear: false, n: 24_576 });
 const fitted = info("pca@resid_mid.0", { hash: "b".repeat(64), shipped: false });
 const here = [pca, sae, fitted];
+const PCA = `${pca.id}~sha256:${"a".repeat(16)}`;
 const REF = `${sae.id}~sha256:${ONE}`;
 const names = (more: Partial<Names>): Names => ({ dictionary: "", weights: {}, terms: {}, also: [], ...more });
 
 describe("a reference", () => {
-  it("holds the hash of what somebody brought, and not of what ships", () => {
-    expect(here.map(pinned)).toEqual([pca.id, REF, `pca@resid_mid.0~sha256:${"b".repeat(64)}`]);
+  it("holds the hash, of what ships its beginning", () => {
+    expect(here.map(pinned)).toEqual([PCA, REF, `pca@resid_mid.0~sha256:${"b".repeat(64)}`]);
+    expect(resolve(PCA, here)).toBe(pca);
+    expect(resolve(PCA, [{ ...pca, hash: OTHER }])).toBeNull();
   });
 
   it("is answered by that hash alone, whatever id it has here", () => {
@@ -35,9 +38,9 @@ describe("a reference", () => {
     ];
     expect(pinnedIn(edits, here)).toEqual([
       { kind: "feature", dictionary: REF, index: [3], over: { kind: "prompt", edits: [{ kind: "feature", dictionary: pinned(fitted), index: [1] }] } },
-      { kind: "steer", direction: { kind: "mix", terms: [{ dictionary: REF, index: 5, weight: 1 }, { dictionary: pca.id, index: 0, weight: 2 }] } },
+      { kind: "steer", direction: { kind: "mix", terms: [{ dictionary: REF, index: 5, weight: 1 }, { dictionary: PCA, index: 0, weight: 2 }] } },
       { kind: "steer", direction: { kind: "mix", terms: [{ dictionary: pinned(fitted), index: 2, weight: 0.5 }] } },
-      edits[3],
+      { kind: "steer", direction: { kind: "mix", terms: [{ dictionary: PCA, index: 2, weight: 0.5 }] } },
     ]);
   });
 });
@@ -47,16 +50,17 @@ describe("a link's view", () => {
 
   it("goes out with hashes and comes back with the ids of here", () => {
     const out = pinnedNames(view, here, null);
-    expect(out).toEqual({ ...view, dictionary: REF, also: [pinned(fitted), "saved:mine/3"] });
+    expect(out).toEqual({ ...view, dictionary: REF, terms: { [`${PCA}/1`]: 0.5, "saved:mine/3": 1 }, also: [pinned(fitted), "saved:mine/3"] });
     expect(resolved(out, here)).toEqual(view);
     expect(resolved(view, here)).toBeNull();
     const moved = [pca, { ...sae, id: "sae@resid_post.0#2" }, fitted];
     expect(resolved(out, moved)!.dictionary).toBe("sae@resid_post.0#2");
   });
 
-  it("names the usual dictionary where that was brought, for it may be another's elsewhere", () => {
+  it("names the usual dictionary, for it may be another's elsewhere", () => {
     expect(pinnedNames(names({ weights: { 1: 1 } }), [fitted], fitted).dictionary).toBe(pinned(fitted));
-    expect(pinnedNames(names({ weights: { 1: 1 } }), [pca], pca).dictionary).toBe("");
+    expect(pinnedNames(names({ weights: { 1: 1 } }), [pca], pca).dictionary).toBe(PCA);
+    expect(pinnedNames(names({}), [pca], null).dictionary).toBe("");
   });
 
   it("keeps the reference of what is not here, also where another has its id", () => {
@@ -64,5 +68,14 @@ describe("a link's view", () => {
     const waiting = resolved(out, [pca, { ...sae, hash: OTHER }, fitted])!;
     expect([waiting.dictionary, waiting.weights, waiting.also]).toEqual([REF, view.weights, view.also]);
     expect(resolved(waiting, here)!.dictionary).toBe(sae.id);
+  });
+
+  it("of 0.1 names dictionaries by their id alone, and that is known", () => {
+    const edits = [{ kind: "steer", direction: { kind: "pca", site: "resid_post.0", weights: { 2: 0.5 } } }, { kind: "feature", dictionary: REF }];
+    expect(byIdAlone(names({}), edits, here, pca)).toEqual([pca.id]);
+    expect(byIdAlone(names({ terms: { "pca@resid_mid.0/1": 1 } }), undefined, here, pca)).toEqual([fitted.id]);
+    expect(byIdAlone(names({ weights: { 7: 1 } }), undefined, here, pca)).toEqual([pca.id]);
+    expect(byIdAlone(names({ dictionary: PCA, weights: { 7: 1 } }), pinnedIn(edits, here), here, pca)).toEqual([]);
+    expect(byIdAlone(names({}), undefined, here, pca)).toEqual([]);
   });
 });

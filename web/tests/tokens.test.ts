@@ -1,15 +1,22 @@
 import { readFileSync } from "node:fs";
 import { describe as group, expect, it } from "vitest";
-import { apart, characters, describe, inline, oneLine, pieces, together, tokenTyped, visible } from "../src/lib/tokens";
+import { apart, asLabel, characters, describe, inline, oneLine, pieces, together, tokenTyped, visible } from "../src/lib/tokens";
 
-/** What `visible` of model/shown_tokens.py makes of the same names. */
-const CASES = JSON.parse(readFileSync("../tests/model/shown_tokens.json", "utf8")) as { name: string; shown: string }[];
+/** What `visible` of shown_tokens.py makes of the same names. */
+const CASES = JSON.parse(readFileSync("../tests/shown_tokens.json", "utf8")) as { name: string; shown: string }[];
+
+/** What `as_label` makes of the same texts. */
+const LABELS = JSON.parse(readFileSync("../tests/labels.json", "utf8")) as { text: string; label: string }[];
 
 group("tokens", () => {
   it("are shown as Python shows them, no two alike, and typed back", () => {
     for (const { name, shown } of CASES) expect([visible(name), tokenTyped(shown)]).toEqual([shown, name]);
     expect(new Set(CASES.map(({ shown }) => shown)).size).toBe(CASES.length);
     expect(CASES.length).toBeGreaterThan(60);
+  });
+
+  it("and words are labels as Python writes them, with nothing hidden", () => {
+    for (const { text, label } of LABELS) expect(asLabel(text)).toBe(label);
   });
 
   it("come in parts of one kind each", () => {

@@ -11,9 +11,10 @@ from residscope.cli import library as cli_library
 from residscope.cli import lists as cli_lists
 from residscope.cli import reproduce as cli_reproduce
 from residscope.cli import run as cli_run
-from residscope.cli.parts import Device, Dtype, bar, on_one_line, print_json, token_of, torch_dtype
+from residscope.cli.parts import Device, Dtype, bar, print_json, token_of, torch_dtype
 from residscope.errors import BadEdit, DirectionError, ResidscopeError, UnknownLayer, WrongModel
 from residscope.model.catalog import CATALOG, DEFAULT
+from residscope.shown_tokens import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -104,7 +105,7 @@ def look_in_terminal(
 
     console = Console(highlight=False)
     draw(console, texts, [row - 1 for row in rows], values=values, name=name)
-    likeliest = "   ".join(f"{on_one_line(text)} {p:.3f}" for text, _, p in top)
+    likeliest = "   ".join(f"{visible(text)} {p:.3f}" for text, _, p in top)
     console.print(f"next   {likeliest}", markup=False, soft_wrap=True)
 
 
@@ -249,11 +250,11 @@ def draw(console: "Console", tokens: list[str], layers: list[int], *, values: li
     rest = sorted(abs(value) for line in inside or values for value in line)
     colour = console.color_system is not None and not console.no_color
     scale = rest[min(len(rest) - 1, int(CLIP * len(rest)))] or 1.0
-    width = max(4, min(8, max(map(len, map(on_one_line, tokens))) + 1))
+    width = max(4, min(8, max(map(len, map(visible, tokens))) + 1))
     fit = max(1, (console.width - 6) // width)
     for start in range(0, len(tokens), fit):
         block = range(start, min(start + fit, len(tokens)))
-        heads = "".join(f"{on_one_line(tokens[pos])[: width - 1]:<{width}}" for pos in block)
+        heads = "".join(f"{visible(tokens[pos])[: width - 1]:<{width}}" for pos in block)
         console.print(Text(f"{'pos':<6}" + "".join(f"{pos:<{width}}" for pos in block), style="dim"), soft_wrap=True)
         console.print(Text(" " * 6 + heads), soft_wrap=True)
         for layer, line in zip(layers, values, strict=True):

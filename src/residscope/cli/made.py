@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 from torch import Tensor
 
-from residscope.cli.parts import on_one_line
 from residscope.errors import BadResult, WrongEnding
 from residscope.files import replace_whole
+from residscope.shown_tokens import as_label
 
 if TYPE_CHECKING:
     from residscope.cli.outputs import Outputs
@@ -149,7 +149,7 @@ def show_table(item: Any) -> None:
         return
     table = Table(box=None, pad_edge=False)
     for column in columns[:COLUMNS]:
-        table.add_column(on_one_line(column), overflow="fold")
+        table.add_column(as_label(column), overflow="fold")
     for row in rows[:ROWS]:
         table.add_row(*(cell_text(cell) for cell in row[:COLUMNS]))
     Console(highlight=False).print(table, markup=False)
@@ -182,7 +182,7 @@ def cell_text(cell: Any) -> str:
 
     if isinstance(cell, float):
         return "-" if math.isnan(cell) else f"{cell:.4g}"
-    return "-" if cell is None else escape(on_one_line(str(cell))[:60])
+    return "-" if cell is None else escape(as_label(str(cell))[:60])
 
 
 def show_dictionary(dictionary: "Dictionary", loaded: Any) -> None:
@@ -199,7 +199,7 @@ def show_dictionary(dictionary: "Dictionary", loaded: Any) -> None:
     for index in range(min(SHOWN, len(dictionary))):
         share = "" if dictionary.variance is None else f"{float(dictionary.variance[index]):.1%}"
         deviation = "" if dictionary.sd is None else f"{float(dictionary.sd[index]):.3g}"
-        lines.append((on_one_line(dictionary.label(index)), share, deviation, tops[index]))
+        lines.append((as_label(dictionary.label(index)), share, deviation, tops[index]))
     width = max(len("direction"), *(len(line[0]) for line in lines))
     typer.echo(
         f"{'direction':<{width}} {'share':>6} {'sd':>8}  " + ("top tokens" if wide(dictionary, loaded) else "axes")

@@ -30,12 +30,6 @@ def token_of(model: Any, text: str) -> int:
     return int(model.token_id(text[1:] if text.startswith(" ") else f" {text}"))
 
 
-def on_one_line(token: str) -> str:
-    """A token on one line: line breaks and tabs as signs, other control characters as a dot."""
-    shown = token.replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍")
-    return "".join(sign if sign.isprintable() else "·" for sign in shown)
-
-
 @contextlib.contextmanager
 def bar() -> Iterator[Progress | None]:
     """A progress bar on stderr, where that is a terminal."""

@@ -13,7 +13,7 @@ from residscope.directions.direction import Direction
 from residscope.engine.model import Model
 from residscope.engine.parameters import in_memory
 from residscope.errors import CappedLogits, DirectionError, NoVectors
-from residscope.model.shown_tokens import visible
+from residscope.shown_tokens import visible
 
 
 def unembedding(model: Model, token: str | int, *, site: str | None = None, before_cap: bool = False) -> Direction:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import uvicorn
 
+from residscope.corpus.text import python_docs
 from residscope.errors import NotAllowed, PortInUse
 from residscope.model import catalog, weights
 from residscope.server.app import create_app
@@ -129,6 +130,7 @@ def serve(
     kept = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     session.load(session.last_model or catalog.DEFAULT if model is None else model, dtype=kept, device=device)
     print(f"Residscope is open at\n\n    {server.url}\n\nCtrl-C stops it.", flush=True)
+    threading.Thread(target=read_ahead, args=(session,), daemon=True).start()
     if open_browser:
         threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
     try:
@@ -137,6 +139,13 @@ def serve(
         print("\nStopped.", file=sys.stderr)
     finally:
         server.close()
+
+
+def read_ahead(session: Session) -> None:
+    """The built-in text, once the first picture can be had, so that the first draw of prompts does not wait for it."""
+    session.wait()
+    for _ in python_docs():
+        session.give_way()
 
 
 def new_session(port: int = 0) -> Session:

@@ -290,7 +290,7 @@ class Jobs:
             called = wanted or (id or origin.method.title)[:MOST_JOB_NAME]
             title = _title(called, part[:MOST_PART], item) + (", cut short" if cut else "")
             about = (origin.method.title, origin.method.id, origin.args, origin.code)
-            kept = Kept(title, item, *about, line=origin.line, id=id, warnings=warnings)
+            kept = Kept(title, item, *about, line=origin.line, id=id, warnings=warnings, cut=cut)
             try:
                 names.append(self._shelf.put(kept, of=asked.world.model).name)
             except NotWritten as error:

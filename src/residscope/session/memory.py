@@ -55,8 +55,25 @@ def left_by(state: State) -> dict[str, Any] | None:
         "hash": state.model.model.hash,
         "prompt": {"text": state.prompt.text, "bos": state.prompt.bos},
         "metric": metric and [{"id": tok.id, "text": tok.text} for tok in (metric.positive, metric.negative)],
-        "edits": [spec.model_dump(mode="json") for spec in state.edits],
+        "edits": (edits := [spec.model_dump(mode="json") for spec in state.edits]),
+        "dictionaries": {id: state.model.dictionaries[id].hash for id in named_in(edits, state.model)},
     }
+
+
+def named_in(edits: Any, loaded: Loaded) -> list[str]:
+    """The dictionaries of a model that edits, as JSON, name by id."""
+    asked: set[str] = set()
+
+    def look(part: Any) -> None:
+        if isinstance(part, Mapping):
+            if part.get("kind") == "pca":
+                asked.add(f"pca@{part.get('site')}")
+            asked.add(str(part.get("dictionary")))
+        for inner in part.values() if isinstance(part, Mapping) else part if isinstance(part, list) else ():
+            look(inner)
+
+    look(edits)
+    return [id for id in loaded.dictionaries if id in asked]
 
 
 def recall(state: State, kept: Mapping[str, Any]) -> State:
@@ -85,6 +102,11 @@ def recall(state: State, kept: Mapping[str, Any]) -> State:
     said = f"Residscope was started again. Back from before: {back}."
     if kept.get("hash") != loaded.model.hash:
         said += " The model's weights are others than before, so numbers may differ."
+    then = kept.get("dictionaries") or {}
+    edits = [spec.model_dump(mode="json") for spec in specs]
+    others = [id for id in named_in(edits, loaded) if then.get(id) != loaded.dictionaries[id].hash]
+    if others:
+        said += f" {', '.join(others)}: not known to be what it was then, so directions of it may be others."
     if lost:
         said += f" Not back: {'; '.join(lost)}."
     return replace(state, notices=(*state.notices, said))

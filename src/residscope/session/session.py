@@ -120,7 +120,7 @@ class Session:
         self._worker = Worker("residscope-session")
         self._jobs = Jobs(lambda: self._state, self._commit, self._lock, self._worker, self._items)
         self._drawings: list[str] = []
-        self.pages: PromptPages = PromptPages(self._loaded, self.kept, lambda: self._worker.quiet(RUN))
+        self.pages: PromptPages = PromptPages(self._loaded, self.kept, self.give_way)
 
     # ── what the doors call ─────────────────────────────────────────────────────────────────────────────────
 
@@ -282,6 +282,10 @@ class Session:
     def wait(self, timeout: int | float | None = None) -> bool:
         """Until every run and every number that follows it is there."""
         return self._worker.wait(timeout) and self._jobs.wait(timeout)
+
+    def give_way(self) -> None:
+        """Until no live run waits: what is done beside them calls this now and then."""
+        self._worker.quiet(RUN)
 
     def begin(
         self,

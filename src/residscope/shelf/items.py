@@ -42,6 +42,7 @@ class ItemAbout(TypedDict):
     bytes: int
     id: Annotated[str | None, "Of a dictionary, what the model has it by; of a probe, what edits say."]
     warnings: list[str]
+    cut: Annotated[bool, "Whether its job ended before it was whole."]
 
 
 class ItemInfo(ItemAbout):
@@ -69,6 +70,7 @@ class Kept:
     id: str = ""
     file: Path | None = None
     warnings: tuple[str, ...] = ()
+    cut: bool = False
 
     @cached_property
     def bytes(self) -> int:
@@ -79,7 +81,7 @@ class Kept:
         return {
             "name": self.name, "kind": self.item.kind, "title": self.title, "method": self.method, "made": self.made,
             "bytes": self.bytes, "args": short_args(self.args), "id": self.id or None,
-            "warnings": [*self.warnings],
+            "warnings": [*self.warnings], "cut": self.cut,
         }  # fmt: skip
 
 
@@ -321,7 +323,7 @@ def _write_about(kept: Kept) -> None:
     about = {
         "version": VERSION, "name": kept.name, "title": kept.title, "method": kept.method, "args": dict(kept.args),
         "code": kept.code, "made": kept.made, "kind": kept.item.kind, "line": kept.line, "id": kept.id,
-        "warnings": [*kept.warnings],
+        "warnings": [*kept.warnings], "cut": kept.cut,
     }  # fmt: skip
     write_whole(_about_file(kept.file), json.dumps(about, ensure_ascii=False).encode())
 
@@ -352,7 +354,11 @@ def _read_one(about: Path, model: Model, read: list[Kept], notices: list[str]) -
         if not isinstance(warned, list) or not all(isinstance(word, str) for word in warned):
             raise ValueError("its warnings are no list of texts")
         words["warnings"] = tuple(warned)
-        one = Kept(item=load_item(file, model), args=told["args"], made=float(told["made"]), file=file, **words)
+        cut = told.get("cut", words["name"].endswith(", cut short"))  # as 0.1 said it
+        if not isinstance(cut, bool):
+            raise ValueError("whether it is whole is not said by yes or no")
+        item = load_item(file, model)
+        one = Kept(item=item, args=told["args"], made=float(told["made"]), file=file, cut=cut, **words)
         check_fits(one.item, model)
         _ = one.bytes
         read.append(one)

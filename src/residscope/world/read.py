@@ -10,7 +10,7 @@ from torch import Tensor
 from residscope.directions import Direction, logit_diff
 from residscope.fields.directions import AnyDirection, LogitDiffRef, MixRef, PcaRef, SavedRef
 from residscope.json_values import finite
-from residscope.model.shown_tokens import visible
+from residscope.shown_tokens import visible
 from residscope.world.dictionaries import Space, describe_row, fitted_on, in_stream
 from residscope.world.loaded import Loaded
 from residscope.world.mixing import Term, one_dictionary, terms_of

@@ -656,6 +656,10 @@ export interface ItemInfo {
   id: string | null;
   warnings: string[];
   /**
+   * Whether its job ended before it was whole.
+   */
+  cut: boolean;
+  /**
    * What it was asked for; null where that is long.
    */
   args: {
@@ -969,6 +973,10 @@ export interface ItemDetail {
    */
   id: string | null;
   warnings: string[];
+  /**
+   * Whether its job ended before it was whole.
+   */
+  cut: boolean;
   /**
    * What it was asked for, however long.
    */

@@ -1,4 +1,4 @@
-/** What a link calls a dictionary that somebody brought: its id and its hash, so that another one never stands in for it. */
+/** What a link calls a dictionary: its id and its hash, so that another one never stands in for it. */
 
 import type { DictionaryInfo } from "../connect/wire";
 import { parseTerm, savedName, termKey, type Terms, type Weights } from "./mix";
@@ -10,8 +10,8 @@ const LEAST = 16;
 
 type Named = Pick<DictionaryInfo, "id" | "shipped" | "hash">;
 
-/** Those that come with Residscope are the model's own: their id is enough. */
-export const pinned = ({ id, shipped, hash }: Named): string => (shipped || !hash ? id : `${id}${PIN}${hash}`);
+/** Those that come with Residscope are fitted anew now and then: they too have their hash with them, of which the beginning is enough. */
+export const pinned = ({ id, shipped, hash }: Named): string => (hash ? `${id}${PIN}${shipped ? hash.slice(0, LEAST) : hash}` : id);
 const isPinned = (reference: string): boolean => reference.includes(PIN);
 
 function parsePin(reference: string): { id: string; hash: string } {
@@ -27,7 +27,7 @@ export function resolve<D extends Named>(reference: string, dictionaries: readon
   return alike.find((info) => info.id === id) ?? alike[0] ?? null;
 }
 
-/** Edits and directions as a link holds them: each dictionary that somebody brought by its id and hash. */
+/** Edits and directions as a link holds them: each dictionary by its id and hash. */
 export function pinnedIn<T>(value: T, dictionaries: readonly Named[]): T {
   const known = new Map(dictionaries.map((info) => [info.id, info]));
   const walk = (part: unknown): unknown => {
@@ -35,7 +35,7 @@ export function pinnedIn<T>(value: T, dictionaries: readonly Named[]): T {
     if (typeof part !== "object" || part === null) return part;
     const own = part as Record<string, unknown>;
     const fitted = own.kind === "pca" ? known.get(`pca@${String(own.site)}`) : undefined;
-    if (fitted && !fitted.shipped) {
+    if (fitted?.hash) {
       const weights = Object.entries(own.weights as Record<string, number>);
       return { kind: "mix", terms: weights.map(([index, weight]) => ({ dictionary: pinned(fitted), index: Number(index), weight })) };
     }
@@ -78,7 +78,7 @@ function renamed({ dictionary, weights, terms, also }: Names, name: (reference: 
 
 /** A view as a link has it. chosen: the dictionary whose weights they are, where that is the usual one and goes unnamed. */
 export function pinnedNames(names: Names, dictionaries: readonly Named[], chosen: Named | null): Names {
-  const own = chosen && !names.dictionary && !chosen.shipped && chosen.hash ? chosen.id : names.dictionary;
+  const own = chosen && !names.dictionary && chosen.hash ? chosen.id : names.dictionary;
   return renamed({ ...names, dictionary: own }, (reference) => {
     const found = dictionaries.find(({ id }) => id === reference);
     return found ? pinned(found) : reference;
@@ -89,4 +89,21 @@ export function pinnedNames(names: Names, dictionaries: readonly Named[], chosen
 export function resolved(names: Names, dictionaries: readonly Named[]): Names | null {
   const next = renamed(names, (reference) => resolve(reference, dictionaries)?.id ?? reference);
   return JSON.stringify(next) === JSON.stringify(renamed(names, (reference) => reference)) ? null : next;
+}
+
+/** The dictionaries of here that a link names by their id alone, as those of Residscope 0.1 did: they may be others than it meant. */
+export function byIdAlone({ dictionary, weights, terms, also }: Names, edits: unknown, dictionaries: readonly Named[], usual: Named | null): string[] {
+  const sources = Object.keys(terms).map((key) => parseTerm(key)?.source ?? "");
+  const asked = new Set([dictionary || (Object.keys(weights).length && usual ? usual.id : ""), ...also, ...sources]);
+  const walk = (part: unknown): void => {
+    if (Array.isArray(part)) part.forEach(walk);
+    else if (typeof part === "object" && part !== null) {
+      const own = part as Record<string, unknown>;
+      if (own.kind === "pca") asked.add(`pca@${String(own.site)}`);
+      if (typeof own.dictionary === "string") asked.add(own.dictionary);
+      Object.values(own).forEach(walk);
+    }
+  };
+  walk(edits);
+  return dictionaries.filter(({ id, hash }) => hash && asked.has(id)).map(({ id }) => id);
 }

@@ -1,5 +1,5 @@
 /**
- * How a token is shown: one rule for the whole page, the same as `visible` of model/shown_tokens.py.
+ * How a token is shown: one rule for the whole page, the same as `visible` of shown_tokens.py.
  *
  * Nothing in it is hidden, and what is shown is typed back (`tokenTyped`): a space is ·, line ends and tabs are ↵ ␍ ⇥, bytes that are no whole
  * character are ⟨xE280⟩, what has no ink or reorders text is its code, ⟨200b⟩, a mark without its letter stands on ◌; and whoever writes one of
@@ -17,7 +17,7 @@ const SIGNS: Record<string, string> = { " ": "·", "\n": "↵", "\r": "␍", "\t
 const SIGNED: Record<string, string> = Object.fromEntries(Object.entries(SIGNS).map(([character, sign]) => [sign, character]));
 const BASE = "◌";
 // controls, formats, spaces, private use; fillers and variation selectors, which count as letters, marks or symbols and have no ink; the signs
-const CODED = /[\p{Cc}\p{Cf}\p{Zs}\p{Zl}\p{Zp}\p{Co}\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\u{e0100}-\u{e01ef}·↵␍⇥◌⟨]/u;
+const CODED = /[\p{Cc}\p{Cf}\p{Zs}\p{Zl}\p{Zp}\p{Co}\p{Cs}\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\u{e0100}-\u{e01ef}·↵␍⇥◌⟨]/u;
 const BYTES = /(?:<0x[0-9A-F]{2}>)+/;
 const NUMBER = /<id -?\d+>/;
 const PARTS = new RegExp(`(${BYTES.source}|${NUMBER.source}|[ \\n\\r\\t]|${CODED.source})`, "u");
@@ -58,6 +58,16 @@ const RIGHT_TO_LEFT = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\u{10800}-\u{10ff
 export const apart = (shown: string): string => (RIGHT_TO_LEFT.test(shown) ? `\u2068${shown}\u2069` : shown);
 /** The same without. */
 export const together = (text: string): string => text.replace(/[\u2068\u2069]/g, "");
+
+/** What may be a token, a name or words, as a label: the same, but spaces within it, and signs, stay. */
+export function asLabel(text: string): string {
+  const [, before, bare, after] = /^( *)([^]*?)( *)$/.exec(text)!;
+  const plain = bare.split(PARTS).map((part, i) => {
+    if (i % 2 === 0 || " ·↵␍⇥◌⟨".includes(part) || part.startsWith("<id")) return part;
+    return part.startsWith("<0x") ? `⟨x${hex(part)}⟩` : (SIGNS[part] ?? code(part));
+  });
+  return "·".repeat(before.length) + plain.join("") + "·".repeat(after.length) || "∅";
+}
 
 /** What would reorder a text, or break its line: controls, and marks of direction. What joins letters and emoji is a part of it. */
 const UNRULY = /[\u0000-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]/gu;

@@ -10,7 +10,7 @@ export function oneStop(selector: string) {
     };
     const refresh = (): void => {
       const all = items();
-      put(all.find((item) => item.matches(":focus")) ?? all.find((item) => item.matches(".on, .cur, [aria-pressed=true], [aria-selected=true]")) ?? all[0]);
+      put(all.find((item) => item.matches(":focus")) ?? all.find((item) => item.matches(".on, .cur, .cur *, [aria-pressed=true], [aria-selected=true]")) ?? all[0]);
     };
     const key = (event: KeyboardEvent): void => {
       if (event.ctrlKey || event.metaKey || event.altKey) return;
@@ -25,7 +25,7 @@ export function oneStop(selector: string) {
       next.focus();
     };
     const watch = new MutationObserver(refresh);
-    watch.observe(list, { childList: true, subtree: true, attributes: true, attributeFilter: ["class", "aria-pressed", "aria-selected"] });
+    watch.observe(list, { childList: true, subtree: true, attributes: true, attributeFilter: ["class", "disabled", "aria-pressed", "aria-selected"] });
     list.addEventListener("keydown", key);
     list.addEventListener("focusin", refresh);
     refresh();

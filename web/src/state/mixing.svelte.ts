@@ -123,7 +123,7 @@ export class Mixing {
     private session: Session,
     private view: ViewStore,
   ) {
-    this.references = new References(session, view);
+    this.references = new References(session, view, () => this.dictionary);
     this.products = new ProductStore(session);
     this.picks = new Picks(session);
   }

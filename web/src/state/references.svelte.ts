@@ -1,6 +1,6 @@
 import type { DictionaryInfo } from "../connect/wire";
 import { parseTerm, savedName } from "../lib/mix";
-import { missing, pinnedNames, resolve, resolved, type Missing, type Names } from "../lib/references";
+import { byIdAlone, missing, pinnedNames, resolve, resolved, type Missing, type Names } from "../lib/references";
 import type { Session } from "./session.svelte";
 import type { ViewStore } from "./view.svelte";
 
@@ -11,6 +11,7 @@ export class References {
   constructor(
     private session: Session,
     private view: ViewStore,
+    private usual: () => DictionaryInfo | null,
   ) {}
 
   /** What the view asks for that is not here; a saved direction may still come. */
@@ -25,6 +26,12 @@ export class References {
   follow(): void {
     if (!this.session.model) return;
     const { dictionary, also, terms, weights } = this.view.current;
+    if (this.view.opened) {
+      this.view.opened = false;
+      const alone = byIdAlone({ dictionary, also, terms, weights }, this.view.shared?.edits, this.all, this.usual());
+      if (alone.length)
+        this.session.notify(`This link names ${alone.join(", ")} without its hash, as links of Residscope 0.1 did. What goes by that name here may be another: the components that ship have been fitted anew since.`, "error");
+    }
     const next = resolved({ dictionary, also, terms, weights }, this.all);
     if (next) Object.assign(this.view.current, next);
   }

@@ -18,6 +18,8 @@ export class ViewStore {
   overflows = $state(false);
   /** What a shared link asks for, until it is restored. */
   shared: Shared | null = $state.raw(null);
+  /** An address has just been opened: which dictionaries it means is still to be looked at. */
+  opened = false;
 
   /** The component of the chosen dictionary that is looked at, if it is one alone. */
   component = $derived.by(() => {
@@ -46,6 +48,7 @@ export class ViewStore {
     const { view, shared } = decodeView(hash);
     this.current = view;
     this.shared = shared;
+    this.opened = true;
   }
 
   /** names: what the address calls the dictionaries in it. */

@@ -5,7 +5,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from residscope.views.drawn.palette import TEXT, TEXT_3, ColorScale, color_scale, flat, number, round_up, shown
+from residscope.shown_tokens import as_label, visible
+from residscope.views.drawn.palette import TEXT, TEXT_3, ColorScale, color_scale, flat, number, round_up
 from residscope.views.drawn.sheet import (
     BAR,
     LEGEND_HEIGHT,
@@ -48,8 +49,8 @@ def heat_map(view: HeatMap, width: float) -> Plan:
     inside = _texts(view) if view.texts is not None else _numbers(view, scale)
     cells = Cells(
         [view.values[r] for r in order],
-        [shown(view.rows[r]) for r in order],
-        [shown(name) for name in view.columns],
+        [as_label(view.rows[r]) for r in order],
+        [as_label(name) for name in view.columns],
         (view.row_title, view.column_title),
         view.unit,
         scale,
@@ -62,7 +63,7 @@ def heat_map(view: HeatMap, width: float) -> Plan:
 
 
 def pattern(view: Pattern, width: float) -> Plan:
-    names = [shown(token) for token in view.tokens]
+    names = [visible(token) for token in view.tokens]
     scale = ColorScale("sequential", 0.0, 1.0)
     written = [["" if math.isnan(w) or w < LOUD else f"{w:.2f}"[:4] for w in row] for row in view.weights]
     cells = Cells(
@@ -72,7 +73,7 @@ def pattern(view: Pattern, width: float) -> Plan:
 
 
 def _texts(view: HeatMap) -> list[list[str]]:
-    return [[shown(text.strip() or text) for text in row] for row in view.texts or ()]
+    return [[as_label(text.strip() or text) for text in row] for row in view.texts or ()]
 
 
 def _numbers(view: HeatMap, scale: ColorScale) -> list[list[str]]:

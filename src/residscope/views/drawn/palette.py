@@ -1,7 +1,6 @@
 """The page's colours (`web/src/page.css`, light), and numbers as colours; numbers and labels as the page writes them."""
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import assert_never
@@ -16,9 +15,6 @@ SERIES = (TEXT, "#0b6570", WARN, "#4b38b0", OK, TEXT_3)
 DIVERGING = ("#2166ac", "#4393c3", "#92c5de", "#d1e5f0", "#f7f7f5", "#fddbc7", "#f4a582", "#d6604d", "#b2182b")
 SEQUENTIAL = ("#ffffff", "#eceaf6", "#cfcae8", "#a69cd3", "#7566b5", "#41307f")
 QUANTILE = 0.985
-
-_SIGNS = {"\n": "↵", "\r": "␍", "\t": "⇥"}
-_HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff]")
 
 
 @dataclass(frozen=True)
@@ -77,23 +73,6 @@ def luminance(color: RGB) -> float:
     """WCAG's relative luminance."""
     r, g, b = (x / 12.92 if x <= 0.03928 else ((x + 0.055) / 1.055) ** 2.4 for x in color)
     return 0.2126 * r + 0.7152 * g + 0.0722 * b
-
-
-def shown(text: str) -> str:
-    """A label with nothing in it hidden: spaces at its ends are dots, controls are signs or their code.
-
-    >>> shown(" Mary"), shown("a\\n"), shown("")
-    ('·Mary', 'a↵', '∅')
-    """
-    bare = text.strip(" ")
-    start = len(text) - len(text.lstrip(" ")) if bare else len(text)
-    dotted = "·" * start + bare + "·" * (len(text) - start - len(bare))
-    return signed(dotted) or "∅"
-
-
-def signed(text: str) -> str:
-    """A text whose controls, and marks that reorder the text around them, are signs or their code."""
-    return _HIDDEN.sub(lambda match: _SIGNS.get(match[0], f"⟨{ord(match[0]):x}⟩"), text)
 
 
 def number(value: float | None, digits: int = 4) -> str:

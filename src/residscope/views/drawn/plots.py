@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, assert_never
 
+from residscope.shown_tokens import as_label
 from residscope.views.drawn.palette import (
     LINE,
     LINE_2,
@@ -13,7 +14,6 @@ from residscope.views.drawn.palette import (
     TEXT_3,
     number,
     round_up,
-    shown,
     titled,
 )
 from residscope.views.drawn.sheet import (
@@ -37,10 +37,10 @@ Entry = tuple[str, str, str]
 
 
 def curve(view: Curve, width: float) -> Plan:
-    labels = [shown(x) for x in view.x] if view.x and isinstance(view.x[0], str) else None
+    labels = [as_label(x) for x in view.x] if view.x and isinstance(view.x[0], str) else None
     at = [float(i) for i in range(len(view.x))] if labels is not None else [float(x) for x in view.x]
     styles = [("--" if line.dashed else ":" if i >= len(SERIES) else "-") for i, line in enumerate(view.lines)]
-    entries = [(shown(line.name), _color(i), styles[i]) for i, line in enumerate(view.lines)]
+    entries = [(as_label(line.name), _color(i), styles[i]) for i, line in enumerate(view.lines)]
 
     def fill(ax: Any) -> None:
         for i, line in enumerate(view.lines):
@@ -68,7 +68,7 @@ def histogram(view: Histogram, width: float) -> Plan:
     edges, series = binned["edges"], binned["series"]
     shares = len({bars["n"] for bars in series}) > 1
     entries = [
-        (f"{shown(bars['name'])} · n {bars['n']} · mean {number(bars['mean'], 3)}", _color(i), "box")
+        (f"{as_label(bars['name'])} · n {bars['n']} · mean {number(bars['mean'], 3)}", _color(i), "box")
         for i, bars in enumerate(series)
     ]
 
@@ -81,7 +81,7 @@ def histogram(view: Histogram, width: float) -> Plan:
 
     notes = [view.note]
     notes += [
-        f"{shown(bars['name'])}: {bars['left_out']} left out (not finite, or outside the bins)"
+        f"{as_label(bars['name'])}: {bars['left_out']} left out (not finite, or outside the bins)"
         for bars in series
         if bars["left_out"]
     ]
@@ -94,7 +94,7 @@ def scatter(view: Scatter, width: float) -> Plan:
     width = min(width, SQUARE) if view.diagonal else width
     here = [i for i, (x, y) in enumerate(zip(view.x, view.y, strict=True)) if math.isfinite(x) and math.isfinite(y)]
     names = list(dict.fromkeys(view.groups or ()))
-    entries = [(shown(name), _color(i), "dot" if i < len(SERIES) else "ring") for i, name in enumerate(names)]
+    entries = [(as_label(name), _color(i), "dot" if i < len(SERIES) else "ring") for i, name in enumerate(names)]
     small = len(here) > MANY
 
     def fill(ax: Any) -> None:

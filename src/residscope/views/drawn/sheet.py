@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from residscope.once import once
-from residscope.views.drawn.palette import LINE, LINE_2, SUNKEN, TEXT, TEXT_2, TEXT_3, ColorScale, number, signed
+from residscope.shown_tokens import one_line
+from residscope.views.drawn.palette import LINE, LINE_2, SUNKEN, TEXT, TEXT_2, TEXT_3, ColorScale, number
 
 PER_INCH = 96
 POINTS = 72 / PER_INCH
@@ -152,7 +153,7 @@ def _letters(*, mono: bool) -> frozenset[int]:
 def drawable(text: str, *, mono: bool = False) -> str:
     """The text with the code of each letter that the font has not: a figure shows no empty boxes."""
     known = _letters(mono=mono)
-    return "".join(c if ord(c) in known else f"⟨{ord(c):x}⟩" for c in signed(text))
+    return "".join(c if ord(c) in known else f"⟨{ord(c):x}⟩" for c in one_line(text))
 
 
 @once

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable, Sequence
 
-from residscope.views.drawn.palette import LINE, LINE_2, OK, TEXT, TEXT_2, TEXT_3, WARN, color_scale, number, shown
+from residscope.shown_tokens import as_label, visible
+from residscope.views.drawn.palette import LINE, LINE_2, OK, TEXT, TEXT_2, TEXT_3, WARN, color_scale, number
 from residscope.views.drawn.sheet import (
     BAR,
     LEGEND_HEIGHT,
@@ -33,7 +34,7 @@ def token_strip(view: TokenStrip, width: float) -> Plan:
     boxes: list[tuple[str, float, float, float, float]] = []
     x = y = 0.0
     for token, value in zip(view.tokens, view.values, strict=True):
-        text = shortened(shown(token), min(width, 360) - 8, STRIP_SIZE, mono=True)
+        text = shortened(visible(token), min(width, 360) - 8, STRIP_SIZE, mono=True)
         w = text_width(text, STRIP_SIZE, mono=True) + 8
         if x > 0 and x + w > width:
             x, y = 0.0, y + STRIP
@@ -151,7 +152,7 @@ def value_text(value: Value) -> str:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return number(value) if isinstance(value, int | float) else shown(value)
+    return number(value) if isinstance(value, int | float) else as_label(value)
 
 
 def _widths(rows: Sequence[Sequence[str]], room: float) -> list[float]:

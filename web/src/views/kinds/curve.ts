@@ -1,6 +1,7 @@
 import type { Kind } from "./kinds";
 import { swatches } from "./legend";
-import { known, number, shown, type Maybe } from "./numbers";
+import { asLabel } from "../../lib/tokens";
+import { known, number, type Maybe } from "./numbers";
 import type { Palette } from "./palette";
 import type { CurveView, LineView, Value } from "./plain";
 import { axes, domainOf, referenced, titled, type Plot } from "./plot";
@@ -12,7 +13,7 @@ const DOTTED = 60;
 
 const labelled = (view: CurveView): boolean => typeof view.x[0] === "string";
 const xOf = (view: CurveView, i: number): number => (labelled(view) ? i : (view.x[i] as number));
-const xSaid = (view: CurveView, i: number): string => (labelled(view) ? shown(view.x[i] as string) : number(view.x[i] as number));
+const xSaid = (view: CurveView, i: number): string => (labelled(view) ? asLabel(view.x[i] as string) : number(view.x[i] as number));
 const finite = (value: Maybe | undefined): value is number => known(value) && Number.isFinite(value);
 const dashOf = (line: LineView, i: number, n: number): string => (line.dashed ? "4 3" : i >= n ? "1.5 3" : "");
 
@@ -67,7 +68,7 @@ export const curve: Kind<CurveView> = {
   draw(view, room, palette) {
     const width = Math.min(room, MOST);
     const entries = view.lines.map((line, i) => ({
-      name: shown(line.name), color: palette.series[i % palette.series.length], shape: dashOf(line, i, palette.series.length) ? ("dash" as const) : ("line" as const),
+      name: asLabel(line.name), color: palette.series[i % palette.series.length], shape: dashOf(line, i, palette.series.length) ? ("dash" as const) : ("line" as const),
     }));
     const legend = swatches(entries, width, palette);
     const ys = view.lines.flatMap((line) => [...line.y, ...(line.low ?? []), ...(line.high ?? [])]);
@@ -77,7 +78,7 @@ export const curve: Kind<CurveView> = {
         width, top: legend.height, height: HEIGHT,
         x: labelled(view) ? [-0.5, view.x.length - 0.5] : domainOf([...xs, ...referenced(view.references, "x")], 0.02),
         y: domainOf([...ys, ...referenced(view.references, "y")]),
-        labels: labelled(view) ? (view.x as string[]).map(shown) : undefined,
+        labels: labelled(view) ? (view.x as string[]).map(asLabel) : undefined,
         xTitle: view.x_title, yTitle: titled(view.y_title, view.unit), references: view.references,
       },
       palette,
@@ -106,10 +107,10 @@ export const curve: Kind<CurveView> = {
           const { line, i } = place(item);
           const band = line.low && line.high ? [`${number(line.low[i])} to ${number(line.high[i])}`] : [];
           const others = view.lines.filter((other) => other !== line).slice(0, 6);
-          const head = `${view.x_title ? `${view.x_title} ` : ""}${xSaid(view, i)} · ${shown(line.name)}`;
+          const head = `${view.x_title ? `${view.x_title} ` : ""}${xSaid(view, i)} · ${asLabel(line.name)}`;
           return {
             head, value: number(line.y[i]) + (view.unit && finite(line.y[i]) ? ` ${view.unit}` : ""),
-            more: [...band, ...others.map((other) => `${shown(other.name)}: ${number(other.y[i])}`)],
+            more: [...band, ...others.map((other) => `${asLabel(other.name)}: ${number(other.y[i])}`)],
           };
         },
         step(item, dx, dy) {

@@ -1,6 +1,7 @@
 import type { Kind } from "./kinds";
 import { drawMatrix } from "./matrix";
-import { known, number, shown, signedNumber, type Maybe } from "./numbers";
+import { asLabel } from "../../lib/tokens";
+import { known, number, signedNumber, type Maybe } from "./numbers";
 import { colorScale } from "./palette";
 import type { HeatMapView, Value } from "./plain";
 import type { Sheet } from "./sheet";
@@ -61,15 +62,15 @@ export const heatMap: Kind<HeatMapView> = {
         scale,
         inside(row, c) {
           const r = order[row];
-          if (view.texts) return shown(view.texts[r][c].trim() || view.texts[r][c]);
+          if (view.texts) return asLabel(view.texts[r][c].trim() || view.texts[r][c]);
           const value = view.values[r][c];
           if (!known(value) || Math.abs(value) < loud) return "";
           return Number.isFinite(value) ? value.toFixed(digits).replace("-", "−") : number(value);
         },
         words(row, c) {
           const r = order[row];
-          const more = [view.texts ? shown(view.texts[r][c]) : null, between(view, r, c)].filter((text) => text !== null);
-          const name = (title: string, label: string) => (title ? `${title} ${shown(label)}` : shown(label));
+          const more = [view.texts ? asLabel(view.texts[r][c]) : null, between(view, r, c)].filter((text) => text !== null);
+          const name = (title: string, label: string) => (title ? `${title} ${asLabel(label)}` : asLabel(label));
           const head = `${name(view.row_title, view.rows[r])} · ${name(view.column_title, view.columns[c])}`;
           const clipped = known(view.values[r][c]) && scale.clipped(view.values[r][c]!);
           return { head, value: said(view, view.values[r][c]), more: clipped ? [...more, "beyond the scale"] : more };
@@ -86,7 +87,7 @@ export const heatMap: Kind<HeatMapView> = {
     if (view.columns.length > WIDE) return long(view);
     const cells = (row: Maybe[], r: number) =>
       row.map((value, c): Value => {
-        const parts = [view.low && `${number(value)} [${number(view.low[r][c])}, ${number(view.high![r][c])}]`, view.texts && shown(view.texts[r][c])];
+        const parts = [view.low && `${number(value)} [${number(view.low[r][c])}, ${number(view.high![r][c])}]`, view.texts && asLabel(view.texts[r][c])];
         const text = parts.filter(Boolean).join(" ");
         return text ? (view.low ? text : `${text} ${number(value)}`) : value;
       });

@@ -1,6 +1,7 @@
 import type { Kind } from "./kinds";
 import { swatches } from "./legend";
-import { number, shown } from "./numbers";
+import { asLabel } from "../../lib/tokens";
+import { number } from "./numbers";
 import type { HistogramView } from "./plain";
 import { axes, domainOf, referenced, titled } from "./plot";
 import type { Mark } from "./scene";
@@ -23,17 +24,17 @@ function runs(heights: number[]): [number, number][] {
 }
 
 export const histogram: Kind<HistogramView> = {
-  about: (view) => `Histogram of ${view.series.map((series) => shown(series.name)).join(", ")}`,
+  about: (view) => `Histogram of ${view.series.map((series) => asLabel(series.name)).join(", ")}`,
   empty: (view) => view.series.every((series) => series.n === 0),
   notes: (view) => [
     view.note,
-    ...view.series.filter((series) => series.left_out).map((series) => `${shown(series.name)}: ${series.left_out} left out (not finite, or outside the bins)`),
+    ...view.series.filter((series) => series.left_out).map((series) => `${asLabel(series.name)}: ${series.left_out} left out (not finite, or outside the bins)`),
   ],
   draw(view, room, palette) {
     const width = Math.min(room, MOST);
     const { edges, series } = view;
     const color = (i: number) => palette.series[i % palette.series.length];
-    const entries = series.map((one, i) => ({ name: `${shown(one.name)} · n ${one.n} · mean ${number(one.mean, 3)}`, color: color(i), shape: "box" as const }));
+    const entries = series.map((one, i) => ({ name: `${asLabel(one.name)} · n ${one.n} · mean ${number(one.mean, 3)}`, color: color(i), shape: "box" as const }));
     const legend = swatches(entries, width, palette);
     const heights = series.map((one) => one.counts.map((count) => (shares(view) ? count / Math.max(1, one.n) : count)));
     const x = domainOf([edges[0], edges.at(-1), ...referenced(view.references, "x")], 0.01);
@@ -66,7 +67,7 @@ export const histogram: Kind<HistogramView> = {
         },
         box: (b) => ({ x: plot.x(edges[b]), y: plot.top, w: plot.x(edges[b + 1]) - plot.x(edges[b]), h: plot.bottom - plot.top }),
         words(b) {
-          const said = series.map((one) => `${shown(one.name)} ${one.counts[b]}${shares(view) ? ` (${number((100 * one.counts[b]) / Math.max(1, one.n), 3)} %)` : ""}`);
+          const said = series.map((one) => `${asLabel(one.name)} ${one.counts[b]}${shares(view) ? ` (${number((100 * one.counts[b]) / Math.max(1, one.n), 3)} %)` : ""}`);
           return { head: `${number(edges[b])} to ${number(edges[b + 1])}${view.unit ? ` ${view.unit}` : ""}`, value: said[0], more: said.slice(1) };
         },
         step: (b, dx) => Math.max(0, Math.min(bins - 1, b + dx)),

@@ -2,7 +2,8 @@
 
 import { sharpness } from "../../root/host";
 import { colourBar, LEGEND_HEIGHT } from "./legend";
-import { fit, known, measure, roundUp, shown, type Maybe } from "./numbers";
+import { asLabel } from "../../lib/tokens";
+import { fit, known, measure, roundUp, type Maybe } from "./numbers";
 import type { ColorScale, Palette } from "./palette";
 import { cell, lookOf } from "../look";
 import type { Box, Mark, Scene, Words } from "./scene";
@@ -66,8 +67,8 @@ function cellSize(matrix: Matrix, room: number): [number, number] {
 
 export function drawMatrix(matrix: Matrix, width: number, palette: Palette): Scene {
   const { values, scale } = matrix;
-  const rowNames = matrix.rows.map(shown);
-  const columnNames = matrix.columns.map(shown);
+  const rowNames = matrix.rows.map(asLabel);
+  const columnNames = matrix.columns.map(asLabel);
   const widest = Math.min(Math.max(120, width * 0.2), Math.max(...rowNames.map((name) => measure(name, SIZE, true)), 18));
   const titles = Math.max(measure(matrix.rowTitle, SIZE, false), measure(matrix.columnTitle, SIZE, false));
   const left = Math.ceil(Math.max(widest, Math.min(titles, 120))) + 8;
@@ -142,7 +143,7 @@ function written(
   dense: Mark[], box: Box, value: Maybe, matrix: Matrix, palette: Palette, r: number, c: number, marks: Mark[],
 ): void {
   const { x, y, w, h } = box;
-  const title = `${shown(matrix.rows[r])}, ${shown(matrix.columns[c])}: ${known(value) ? value : "not known"}`;
+  const title = `${asLabel(matrix.rows[r])}, ${asLabel(matrix.columns[c])}: ${known(value) ? value : "not known"}`;
   const look = lookOf(value, matrix.scale);
   dense.push(...cell(box, look, { tick: Math.min(6, w / 3, h / 2), unknown: { fill: palette.sunken, stroke: palette.line2 }, title }));
   if (look.state === "unknown" || w < 22 || h < 12) return;

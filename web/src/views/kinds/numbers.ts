@@ -51,16 +51,6 @@ export function tickTexts(at: number[]): string[] {
   return at.map((v) => minus(v.toFixed(decimals)));
 }
 
-const SIGNS: Record<string, string> = { "\n": "↵", "\r": "␍", "\t": "⇥" };
-// controls, marks that reorder the text around them, and characters without width
-const HIDDEN = /[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
-
-/** A label with nothing in it hidden: spaces at its ends are dots, controls are signs or their code. */
-export function shown(text: string): string {
-  const ends = text.replace(/^ +| +$/g, (spaces) => "·".repeat(spaces.length));
-  return ends.replace(HIDDEN, (c) => SIGNS[c] ?? `⟨${c.codePointAt(0)!.toString(16)}⟩`) || "∅";
-}
-
 const widths = new Map<string, number>();
 let ruler: CanvasRenderingContext2D | null | undefined;
 export const MONO = 'ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace';

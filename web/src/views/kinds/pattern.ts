@@ -1,6 +1,7 @@
 import type { Kind } from "./kinds";
 import { drawMatrix } from "./matrix";
-import { number, shown } from "./numbers";
+import { visible } from "../../lib/tokens";
+import { number } from "./numbers";
 import { colorScale } from "./palette";
 import type { PatternView } from "./plain";
 
@@ -22,7 +23,7 @@ export const pattern: Kind<PatternView> = {
         scale: colorScale([0, 1], "sequential", 1, palette),
         inside: () => "",
         words: (query, key) => ({
-          head: `${query} ${shown(view.tokens[query])} → ${key} ${shown(view.tokens[key])}`,
+          head: `${query} ${visible(view.tokens[query])} → ${key} ${visible(view.tokens[key])}`,
           value: number(view.weights[query][key]),
         }),
         framed: [],
@@ -35,8 +36,8 @@ export const pattern: Kind<PatternView> = {
   table(view) {
     if (view.tokens.length > WIDE) return long(view);
     return {
-      columns: ["query \\ key", ...view.tokens.map((token, i) => `${i} ${shown(token)}`)],
-      rows: view.weights.map((row, q) => [`${q} ${shown(view.tokens[q])}`, ...row.map((w, k) => (k > q ? null : w))]),
+      columns: ["query \\ key", ...view.tokens.map((token, i) => `${i} ${visible(token)}`)],
+      rows: view.weights.map((row, q) => [`${q} ${visible(view.tokens[q])}`, ...row.map((w, k) => (k > q ? null : w))]),
     };
   },
   file: long,

@@ -1,6 +1,8 @@
 /** What a view is as a file: its picture, and its numbers. */
 
-import { fit, measure, number, shown } from "./numbers";
+import { asLabel } from "../../lib/tokens";
+
+import { fit, measure, number } from "./numbers";
 import { readPalette, type Palette } from "./palette";
 import type { Value } from "./plain";
 import { svgFile, type Mark, type Scene } from "./scene";
@@ -11,7 +13,7 @@ import type { Sheet } from "./sheet";
 export function said(value: Value): string {
   if (typeof value === "number") return number(value);
   if (value === null) return "–";
-  return typeof value === "boolean" ? (value ? "yes" : "no") : shown(value);
+  return typeof value === "boolean" ? (value ? "yes" : "no") : asLabel(value);
 }
 
 /** A column is of numbers if its first known cell is one. */
@@ -39,7 +41,7 @@ export function sheetScene(sheet: Sheet, palette: Palette): Scene {
   let x = 0;
   sheet.columns.forEach((name, c) => {
     const right = isNumeric(sheet, c);
-    const cells = [name ? shown(name) : "", ...rows.map((row) => said(row[c]))].map((text) => fit(text, WIDEST, 11, right));
+    const cells = [name ? asLabel(name) : "", ...rows.map((row) => said(row[c]))].map((text) => fit(text, WIDEST, 11, right));
     const width = Math.max(...cells.map((text) => measure(text, 11, right)), 8);
     cells.forEach((text, r) =>
       marks.push({

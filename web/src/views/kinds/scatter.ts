@@ -1,6 +1,7 @@
 import type { Kind } from "./kinds";
 import { swatches } from "./legend";
-import { known, number, shown } from "./numbers";
+import { asLabel } from "../../lib/tokens";
+import { known, number } from "./numbers";
 import type { ScatterView, Value } from "./plain";
 import { axes, domainOf, referenced, titled } from "./plot";
 import type { Mark } from "./scene";
@@ -26,7 +27,7 @@ export const scatter: Kind<ScatterView> = {
     const groupOf = (i: number) => (view.groups ? group.get(view.groups[i])! : 0);
     const color = (g: number) => palette.series[g % palette.series.length];
     const ring = (g: number) => g >= palette.series.length; // once the colours are used up
-    const entries = names.map((name, i) => ({ name: shown(name), color: color(i), shape: ring(i) ? ("ring" as const) : ("dot" as const) }));
+    const entries = names.map((name, i) => ({ name: asLabel(name), color: color(i), shape: ring(i) ? ("ring" as const) : ("dot" as const) }));
     const legend = swatches(entries, width, palette);
     const here = view.x.map((_, i) => i).filter((i) => drawn(view, i));
     let x = domainOf([...here.map((i) => view.x[i]), ...referenced(view.references, "x")]);
@@ -66,7 +67,7 @@ export const scatter: Kind<ScatterView> = {
         box: (k) => ({ x: at(k).x - 5, y: at(k).y - 5, w: 10, h: 10 }),
         words(k) {
           const i = here[k];
-          const more = [view.texts && shown(view.texts[i]), view.groups && shown(view.groups[i])].filter((text) => text !== null);
+          const more = [view.texts && asLabel(view.texts[i]), view.groups && asLabel(view.groups[i])].filter((text) => text !== null);
           return { head: `${titled(view.x_title, "") || "x"} · ${titled(view.y_title, "") || "y"}`, value: `${number(view.x[i])} · ${number(view.y[i])}`, more };
         },
         // from left to right: the arrow keys pass every point once

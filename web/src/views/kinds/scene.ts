@@ -1,7 +1,8 @@
 /** What a picture is made of, and its two ways out: a canvas, and SVG text for a file. */
 
 import { xml } from "../../lib/xml";
-import { fit, MONO, SANS, shown, wrap } from "./numbers";
+import { asLabel } from "../../lib/tokens";
+import { fit, MONO, SANS, wrap } from "./numbers";
 
 export interface Box {
   x: number;
@@ -170,7 +171,7 @@ const PAD = 12;
 /** A whole picture as a file: its title above, its note below. */
 export function svgFile(scene: Scene, title: string, notes: string[], colours: { surface: string; text: string; text2: string }): string {
   const width = Math.ceil(Math.max(scene.width, 240) + 2 * PAD);
-  const below = notes.flatMap((note) => wrap(shown(note), width - 2 * PAD, 11));
+  const below = notes.flatMap((note) => wrap(asLabel(note), width - 2 * PAD, 11));
   const [pad, head, foot] = [PAD, title ? 26 : 0, below.length && below.length * 15 + 6];
   const height = Math.ceil(scene.height + head + foot + 2 * pad);
   const words = (text: string, y: number, fill: string, size: number) =>
@@ -179,7 +180,7 @@ export function svgFile(scene: Scene, title: string, notes: string[], colours: {
     `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}">`,
     `<title>${xml(title)}</title>`,
     `<rect width="${width}" height="${height}" fill="${colours.surface}"/>`,
-    ...(title ? [words(fit(shown(title), width - 2 * pad, 12, false), pad + 12, colours.text, 12)] : []),
+    ...(title ? [words(fit(asLabel(title), width - 2 * pad, 12, false), pad + 12, colours.text, 12)] : []),
     `<g transform="translate(${pad} ${pad + head})">`,
     ...[...scene.dense, ...scene.marks].map(svg),
     "</g>",

@@ -1,6 +1,6 @@
 /** A picture's numbers in rows: the table beside it, and its CSV. */
 
-import { shown } from "./numbers";
+import { asLabel } from "../../lib/tokens";
 import type { Value } from "./plain";
 
 export interface Sheet {
@@ -25,4 +25,4 @@ export const csv = ({ columns, rows }: Sheet): string =>
 
 /** A name for a file. */
 export const fileName = (title: string, kind: string): string =>
-  shown(title || kind).replace(/[^\p{L}\p{N}.]+/gu, "-").replace(/^[-.]+|-$/g, "").slice(0, 80) || kind;
+  asLabel(title || kind).replace(/[^\p{L}\p{N}.]+/gu, "-").replace(/^[-.]+|-$/g, "").slice(0, 80) || kind;

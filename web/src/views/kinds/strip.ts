@@ -2,7 +2,8 @@ import { breakLines, lineOf } from "../../lib/lines";
 import { cell, lookOf } from "../look";
 import type { Kind } from "./kinds";
 import { colourBar, LEGEND_HEIGHT } from "./legend";
-import { fit, known, measure, number, shown, signedNumber } from "./numbers";
+import { visible } from "../../lib/tokens";
+import { fit, known, measure, number, signedNumber } from "./numbers";
 import { colorScale } from "./palette";
 import type { TokenStripView } from "./plain";
 import type { Box, Mark } from "./scene";
@@ -21,7 +22,7 @@ export const tokenStrip: Kind<TokenStripView> = {
     const dense: Mark[] = [];
     const boxes: Box[] = [];
     const room = Math.max(80, Math.min(width, 900));
-    const names = view.tokens.map(shown);
+    const names = view.tokens.map(visible);
     const texts = names.map((name) => fit(name, Math.min(room, 360) - 8, SIZE, true));
     const widths = texts.map((text) => measure(text, SIZE, true) + 8);
     const starts = breakLines(widths.map((w) => w + GAP), room + GAP, (i) => view.tokens[i].endsWith("\n"));
@@ -53,7 +54,7 @@ export const tokenStrip: Kind<TokenStripView> = {
         words: (i) => {
           const value = view.values[i];
           const text = view.scale === "diverging" ? signedNumber(value) : number(value);
-          return { head: `${i} ${shown(view.tokens[i])}`, value: text + (view.unit && known(value) ? ` ${view.unit}` : "") };
+          return { head: `${i} ${visible(view.tokens[i])}`, value: text + (view.unit && known(value) ? ` ${view.unit}` : "") };
         },
         step(i, dx, dy) {
           if (!dy) return Math.max(0, Math.min(boxes.length - 1, i + dx));
@@ -68,7 +69,7 @@ export const tokenStrip: Kind<TokenStripView> = {
   },
   table: (view) => ({
     columns: ["pos", "token", view.unit || "value"],
-    rows: view.tokens.map((token, i) => [i, shown(token), view.values[i]]),
+    rows: view.tokens.map((token, i) => [i, visible(token), view.values[i]]),
   }),
   file: (view) => ({
     columns: ["pos", "token", view.unit || "value"],

@@ -9,7 +9,7 @@ BASE = "◌"
 # fillers and variation selectors: they count as letters, marks or symbols, and have no ink
 FILLERS = "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0"
 SELECTORS = [range(0xFE00, 0xFE10), range(0xE0100, 0xE01F0)]
-INKLESS = ("Cc", "Cf", "Zs", "Zl", "Zp", "Co")
+INKLESS = ("Cc", "Cf", "Zs", "Zl", "Zp", "Co", "Cs")
 PARTS = re.compile(r"(?P<bytes>(?:<0x[0-9A-F]{2}>)+)|(?P<id><id -?\d+>)|(?P<one>.)", re.DOTALL)
 CODE = re.compile(r"⟨x(?P<bytes>(?:[0-9A-Fa-f]{2})+)⟩|⟨(?P<code>[0-9a-fA-F]{1,6})⟩")
 
@@ -41,6 +41,31 @@ def visible(name: str) -> str:
             continue
         text = False
     return "".join(shown) or "∅"
+
+
+def as_label(text: str) -> str:
+    """What may be a token, a name or words, with nothing in it hidden: as `visible`, but spaces within, and signs, stay.
+
+    >>> as_label(" Mary"), as_label("layer 3 · a\\n"), as_label("<0xE2>\\u200b"), as_label("")
+    ('·Mary', 'layer 3 · a↵', '⟨xE2⟩⟨200b⟩', '∅')
+    """
+    bare = text.strip(" ")
+    start = len(text) - len(text.lstrip(" ")) if bare else len(text)
+    return "·" * start + one_line(bare) + "·" * (len(text) - start - len(bare)) or "∅"
+
+
+def one_line(text: str) -> str:
+    """Words on one line, with nothing hidden but their spaces."""
+    return "".join(
+        f"⟨x{ONE_BYTE.sub(lambda byte: byte[1], part['bytes'])}⟩" if part["bytes"] else _named(part[0])
+        for part in PARTS.finditer(text)
+    )
+
+
+def _named(part: str) -> str:
+    if len(part) > 1 or part in " ·↵␍⇥◌⟨":
+        return part
+    return SIGNS.get(part) or (f"⟨{ord(part):x}⟩" if _coded(part) else part)
 
 
 def typed(shown: str) -> str:

@@ -4,13 +4,15 @@ import json
 import unicodedata
 from pathlib import Path
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from residscope.directions import logit_diff
-from residscope.model.shown_tokens import typed, visible
+from residscope.shown_tokens import as_label, typed, visible
 
 CASES = json.loads((Path(__file__).parent / "shown_tokens.json").read_text())
+LABELS = json.loads((Path(__file__).parent / "labels.json").read_text())
 HIDDEN = {"Cc", "Cf", "Zs", "Zl", "Zp", "Co"}
 
 
@@ -54,3 +56,16 @@ def test_the_difference_of_two_tokens_names_both(smollm2) -> None:
         (" ", "<0xE2><0x80>", "· - ⟨xE280⟩"),
     ):
         assert logit_diff(smollm2, positive, negative).name == name
+
+
+@pytest.mark.parametrize("case", LABELS, ids=lambda case: ascii(case["text"]))
+def test_a_label_hides_nothing_and_keeps_its_words(case: dict[str, str]) -> None:
+    assert as_label(case["text"]) == case["label"]
+
+
+@given(st.text(max_size=12))
+def test_a_label_is_one_line_of_what_has_ink(text: str) -> None:
+    label = as_label(text)
+    assert label
+    assert all(character == " " or unicodedata.category(character) not in HIDDEN | {"Cs"} for character in label)
+    assert label == label.strip(" ")
