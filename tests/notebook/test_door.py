@@ -10,8 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
+from residscope import edits
 from residscope.notebook.door import Door
 from residscope.session import Session
+from residscope.session.from_code import edits_of, put_edits
 from session import worlds
 from session.conftest import _components as _components
 from session.conftest import one as one
@@ -191,3 +193,41 @@ def test_a_front_end_that_is_gone_stops_nothing(one: Session) -> None:
     assert one.state.prompt is not None
     assert one.state.prompt.text == "goes on"
     door.close()
+
+
+def test_ten_pages_and_code_come_to_one_state(one: Session) -> None:
+    """Whoever changes what at once: every page's mirror is the session's state in the end."""
+    fronts = [Front(one) for _ in range(10)]
+    for front in fronts:
+        front.door.hear({"page": "p", "hello": True})
+        front.until(lambda message: "state" in message)
+
+    def change(who: int) -> None:
+        for turn in range(5):
+            edit = {"kind": "scale", "site": f"mlp_out.{turn % 4}", "factor": float(who)}
+            fronts[who].door.hear({"page": "p", "id": turn, "intent": "add_edit", "args": {"edit": edit}})
+            one.change(
+                lambda state: put_edits(state, (*edits_of(state)[-3:], edits.ablate("z.1", head=who % 4))), "code"
+            )
+            fronts[who].door.hear({"page": "p", "id": 50 + turn, "intent": "undo", "args": {}})
+
+    hands = [threading.Thread(target=change, args=(who,)) for who in range(10)]
+    for hand in hands:
+        hand.start()
+    for who, hand in enumerate(hands):
+        hand.join(60)
+        fronts[who].until(lambda message: message.get("id") == 54)
+    assert one.wait(60)
+    seq, state = one.snapshot()
+    for front in fronts:
+        front.until(lambda message: message.get("seq") == seq)
+        mirror: dict[str, Any] = {}
+        for message, _ in front.heard:
+            mirror = dict(message["state"]) if "state" in message else mirror | message.get("patch", {})
+        assert mirror == state
+        front.door.close()
+    shown = one.state.run(one.state.edited or one.state.baseline)
+    assert shown is not None
+    assert torch.equal(
+        shown.last, one.model.run([[*shown.prompt.ids]], edits=list(edits_of(one.state))).logits_at(-1)[0].float()
+    )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import residscope as rs
-from notebook.test_workbench import every_edit, plain, shown
+from notebook.test_workbench import EDITS, every_edit, plain, shown
 from residscope import edits
 
 
@@ -57,7 +57,7 @@ def test_a_model_that_came_as_an_object_is_the_workbench_s(wb: rs.Workbench) -> 
     ]
 
 
-@pytest.mark.parametrize("place", range(16))
+@pytest.mark.parametrize("place", range(EDITS))
 def test_every_edit_s_line_gives_the_page_s_logits(wb: rs.Workbench, place: int) -> None:
     wb.edits = (every_edit(wb)[place],)
     logits = shown(wb)

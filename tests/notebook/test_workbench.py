@@ -1,5 +1,6 @@
 """`rs.workbench`: what code sets the page shows, what the page does code reads, and the numbers are the engine's own."""
 
+import random
 import threading
 import time
 from typing import Any
@@ -120,7 +121,28 @@ def every_edit(wb: rs.Workbench) -> list[Any]:
         edits.patch("resid_pre.2", recorded),
         edits.path("z.0", "q.2", other, sender_head=1, head=0),
         edits.overlay("model.layers.1.mlp.down_proj", _low_rank(wb)),
+        edits.feature(_dictionary(wb), index=[1, 2], scale=0.0),
+        rs.lrqp(probe := _probe(wb), to="b", pos=4),
+        rs.concepts.set_concept(probe, to="a", method="leace", pos=[4]),
     ]
+
+
+EDITS = 19
+
+
+def _dictionary(wb: rs.Workbench) -> rs.Dictionary:
+    basis = torch.linalg.qr(torch.randn(wb.model.d_model, 3, generator=torch.Generator().manual_seed(2)))[0].T
+    return rs.Dictionary("mine", "resid_post.1", basis, basis, torch.zeros(wb.model.d_model))
+
+
+def _probe(wb: rs.Workbench) -> rs.Probe:
+    drawn = random.Random(0)
+    texts = [
+        "".join(drawn.choices("efghijkl", k=4)) + "ab"[i % 2] + "".join(drawn.choices("efgh", k=3)) for i in range(48)
+    ]
+    table = "text,@KEY,kind\n" + "".join(f"{text},4:5,{text[4]}\n" for text in texts)
+    data = rs.tasks.from_text(wb.model, table, name="made.csv")
+    return rs.fit_probe(wb.model, data, site="resid_pre.2", position="KEY", label="kind")
 
 
 def _low_rank(wb: rs.Workbench) -> tuple[torch.Tensor, torch.Tensor]:
@@ -132,7 +154,7 @@ def _low_rank(wb: rs.Workbench) -> tuple[torch.Tensor, torch.Tensor]:
     )
 
 
-@pytest.mark.parametrize("place", range(16))
+@pytest.mark.parametrize("place", range(EDITS))
 def test_any_edit_goes_in_and_comes_out_as_it_is(wb: rs.Workbench, place: int) -> None:
     stack = (every_edit(wb)[place],)
     before = plain(wb)

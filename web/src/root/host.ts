@@ -21,11 +21,20 @@ function listen<K extends keyof WindowEventMap>(name: K, listener: (event: Windo
 export class Host {
   private readonly prefix = `r${Math.random().toString(36).slice(2, 10)}-`;
 
-  /** base: where the page's relative addresses begin. */
+  /** address: where the page's relative addresses begin, if anywhere: it may come later. */
   constructor(
     readonly root: HTMLElement,
-    readonly base: string = baseAddress(),
+    private readonly address: () => string | undefined = () => undefined,
   ) {}
+
+  get base(): string {
+    return this.address() ?? baseAddress();
+  }
+
+  /** Whether an address opens the page, so that a link to it leads somewhere. */
+  get linked(): boolean {
+    return this.address() !== undefined;
+  }
 
   /** Begins the page anew, with the view that its address keeps; whoever put it there says how. */
   again: () => void = () => {};
@@ -144,6 +153,9 @@ export class Host {
 export class WindowHost extends Host {
   override id(name: string): string {
     return name;
+  }
+  override get linked(): boolean {
+    return true;
   }
   protected override around(): boolean | null {
     return null;

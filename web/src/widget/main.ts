@@ -18,7 +18,7 @@ export function show(model: KernelModel, element: HTMLElement, css: string): Sho
   size();
   element.append(hidden, root);
   model.on("change:height", size);
-  const stop = render(root, connector, { address: (model.get("address") as string) || undefined });
+  const stop = render(root, connector, { address: () => (model.get("address") as string) || undefined });
   return {
     moveTo: (other) => connector.moveTo(other),
     stop: () => {
