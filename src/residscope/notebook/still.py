@@ -1,6 +1,7 @@
 """What stays in a saved notebook: the last picture of the stream as a frozen page, hidden while the live page is there."""
 
 import threading
+import time
 from html import escape
 from typing import Any
 
@@ -16,6 +17,7 @@ from residscope.world.dictionaries import row_names, row_sites
 from residscope.world.values import Run
 
 AFTER = 1.0  # seconds without news before the picture is drawn again
+PATIENCE = 5.0  # seconds that a cell waits for the first run
 MOST_TOKENS = 128
 ASIDE = "The last picture of this workbench. Run the cell again for the live page."
 ERROR = ".jp-OutputArea-child:has(+ .jp-OutputArea-child [data-residscope-still]) .jupyter-widgets:not(:has(*))"
@@ -86,7 +88,9 @@ class Still:
         """Display it in the cell that runs now; earlier ones stay as they are."""
         from IPython.display import HTML, display
 
-        self._session.wait(20)
+        deadline = time.monotonic() + PATIENCE
+        while self._session.state.status.phase == "running" and time.monotonic() < deadline:
+            time.sleep(0.02)
         self._shown = self._html()
         self._handle = display(HTML(self._shown), display_id=True)
         if self._thread is None:

@@ -258,8 +258,12 @@ class Workbench:
 
     def _ipython_display_(self) -> None:
         """The page, and under it what stays when the notebook is saved, which the page hides."""
+        from IPython.core.getipython import get_ipython
         from IPython.display import display
 
+        if not hasattr(get_ipython(), "kernel"):  # a terminal
+            print(repr(self))
+            return
         display({VIEW: {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}}, raw=True)
         if self._still is None:
             self._still = Still(self.session, self._opened.place)
