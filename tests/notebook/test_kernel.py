@@ -147,6 +147,15 @@ def test_after_the_cell_where_there_is_none(kernel: Kernel) -> None:
     kernel.run("assert wb.prompt == 'prompt 34'; wb.wait()")
 
 
+def test_the_library_is_on_the_page_too(kernel: Kernel) -> None:
+    kernel.say(id=40, query="library_search", args={})
+    assert kernel.until(lambda one: one.get("id") == 40)["value"]["entries"] == []
+    kernel.say(id=41, intent="library_sign_in", args={"name": "Ada"})
+    assert kernel.until(lambda one: one.get("id") == 41)["value"] == {"name": "Ada"}
+    kernel.say(id=42, query="library_me", args={})
+    assert kernel.until(lambda one: one.get("id") == 42)["value"] == {"name": "Ada"}
+
+
 def test_its_end_is_told(kernel: Kernel) -> None:
     kernel.heard.clear()
     kernel.run("wb.close()")

@@ -25,12 +25,12 @@ _log = logging.getLogger(__name__)
 class Door:
     """What the pages of one widget ask, and what they are told, in order, from a thread of its own.
 
-    send: sends a message with octets beside it to every page; called from that thread alone. Every method may be called from any
-    thread, and none waits for the model.
+    send: sends a message with octets beside it to every page; called from that thread alone. who: asks, where a library is to
+    know it. Every method may be called from any thread, and none waits for the model.
     """
 
-    def __init__(self, session: Session, send: Send) -> None:
-        self._session, self._send = session, send
+    def __init__(self, session: Session, send: Send, *, who: Any = None) -> None:
+        self._session, self._send, self._who = session, send, who
         self._outbox: queue.SimpleQueue[tuple[dict[str, Any], list[bytes]] | str | None] = queue.SimpleQueue()
         self._pages: dict[str, set[tuple[str, str]]] = {}  # by name, what each was sent beside the news
         self._changes: Executor = ThreadPoolExecutor(1, "residscope-intents")
@@ -89,7 +89,7 @@ class Door:
             if files:
                 args = {**(args or {}), "data": files[0]}
             ask = self._session.intent if kind == "intent" else self._session.query
-            value = ask(message[kind], args)
+            value = ask(message[kind], args, self._who)
         except ResidscopeError as error:
             self._outbox.put(({**head, "error": error.to_dict()}, []))
         except Exception as error:

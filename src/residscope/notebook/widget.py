@@ -42,10 +42,10 @@ class PageWidget(anywidget.AnyWidget):  # type: ignore[misc]
     height = traitlets.Int(720).tag(sync=True)
     address = traitlets.Unicode("").tag(sync=True)
 
-    def __init__(self, session: Session, *, place: str, height: int) -> None:
+    def __init__(self, session: Session, *, place: str, height: int, who: Any = None) -> None:
         self._esm = built(LOADER).decode()
         super().__init__(page=page_hash(), place=place, height=height)
-        self.door = Door(session, lambda content, octets: self.send(content, list(octets)))
+        self.door = Door(session, lambda content, octets: self.send(content, list(octets)), who=who)
         self.on_msg(self._hear)
         if hasattr(self.comm, "_reply_subshell_for"):
             # ipykernel 7.4 hands what a front end says to the loop that spoke last on the comm, which may be the one that a cell

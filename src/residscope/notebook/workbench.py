@@ -16,6 +16,7 @@ from residscope.session.from_code import edits_of, put_edits
 from residscope.views import HeatMap
 
 if TYPE_CHECKING:
+    from residscope.notebook.library import Desk
     from residscope.notebook.widget import PageWidget
     from residscope.server import Server
 
@@ -67,6 +68,7 @@ class Workbench:
         self._widget: PageWidget | None = None
         self._server: Server | None = None
         self._still: Still | None = None
+        self._desk: Desk | None = None
         opened.at_end.append(self._end)
 
     # ── what is shown ───────────────────────────────────────────────────────────────────────────────────────
@@ -207,7 +209,8 @@ class Workbench:
         if self._server is None:
             from residscope.server import Server
 
-            self._server = Server(self.session, port=0).start()
+            library = None if self._desk is None else self._desk.library
+            self._server = Server(self.session, port=0, library=library).start()
             if self._widget is not None:
                 self._widget.address = self._server.base
         return self._server.url
@@ -233,6 +236,8 @@ class Workbench:
             self._widget.end()
         if self._server is not None:
             self._server.stop()
+        elif self._desk is not None:
+            self._desk.close()
 
     def __repr__(self) -> str:
         return f"<Workbench on {self.model.name}: {self.prompt!r}, {len(self.edits)} edits>"
@@ -252,7 +257,10 @@ class Workbench:
                     received=str(error),
                     fix="pip install 'residscope[notebook]'",
                 ) from None
-            self._widget = PageWidget(self.session, place=self._opened.place, height=self.height)
+            from residscope.notebook.library import Desk
+
+            self._desk = Desk(self.session)
+            self._widget = PageWidget(self.session, place=self._opened.place, height=self.height, who=self._desk.who)
         self._widget.height = self.height
         return self._widget
 
