@@ -272,7 +272,8 @@ class Workbench:
         if not hasattr(get_ipython(), "kernel"):  # a terminal
             print(repr(self))
             return
-        display({VIEW: {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}}, raw=True)
+        shown, told = self.widget._repr_mimebundle_()  # told: what Colab has to know
+        display({VIEW: shown[VIEW]}, metadata=told, raw=True)  # without words, which would stand beside the picture
         if self._still is None:
             self._still = Still(self.session, self._opened.place)
         self._still.show()
