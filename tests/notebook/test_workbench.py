@@ -288,6 +288,8 @@ def test_a_method_is_a_job_and_answers_its_item(wb: rs.Workbench) -> None:
         wb.run("ablation-sweep", foo=1)
     with pytest.raises(UnknownMethod):
         wb.run("no such thing")
+    with pytest.raises(UnknownPosition, match="Received: position 99"):
+        wb.run("ablation-sweep", site="z", positions=[99])
     with pytest.raises(NotFound, match="items"):
         wb.run("ablation-sweep", over=object(), to="mean")
 
