@@ -9,8 +9,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 NAMES = (
-    "corpus", "tokens", "edits", "evidence", "generation", "directions", "results", "views", "sweeps", "patching", "tasks",
-    "probes", "store", "notebook",
+    "corpus", "tokens", "edits", "evidence", "generation", "directions", "results", "views", "sweeps", "patching", "heads",
+    "tasks", "probes", "store", "notebook",
 )  # fmt: skip
 PAGES = [ROOT / "README.md"] + [ROOT / f"docs/{name}.md" for name in NAMES]
 

@@ -93,7 +93,11 @@ CALLS = {
     "methods.blind_contexts.contexts": lambda **told: blind_contexts.contexts(
         model(), component(), source=TEXTS, n=4, length=5, candidates=20, **told
     ),
+    "methods.copying_scores.copying_scores": lambda **told: rs.copying_scores(model(), **told),
     "methods.das.das": lambda **told: das.das(model(), DATA, probe(), steps=4, **told),
+    "methods.direct_attribution.direct_attribution": lambda **told: rs.direct_attribution(
+        model(), DATA, rs.logit_diff(), batch=8, **told
+    ),
     "methods.dose_response.dose_response": lambda **told: rs.dose_response(
         model(), component(), ["abcd", "dcba"], random=4, doses=(-1, 1), **told
     ),
@@ -112,6 +116,8 @@ CALLS = {
         model(), DATA, sites=["resid_pre.1", "resid_pre.2"], **AT, Cs=(0.01, 0.1), batch=8, **told
     ),
     "methods.head_roles.head_roles": lambda **told: rs.head_roles(model(), DATA, prompts=6, **told),
+    "methods.head_scores.head_scores": lambda **told: rs.head_scores(model(), n=9, length=8, **told),
+    "methods.induction_heads.induction_heads": lambda **told: rs.induction_heads(model(), n=5, length=6, **told),
     "methods.intervention.intervene": lambda **told: rs.intervene(model(), TEST, [probe()], batch=8, **told),
     "methods.look.look": lambda **told: rs.look(model(), DATA, **AT, **told),
     "methods.mediation.mediated": lambda **told: mediation.mediated(
@@ -149,11 +155,14 @@ WITHIN = {
 QUICK = {
     "corpus.mean_difference.price_of_each", "corpus.vectors.check_place", "corpus.vectors.check_places",
     "corpus.vectors.named_sites", "corpus.vectors.one_vector", "corpus.vectors.price", "corpus.vectors.price_of_sites",
-    "methods._lib.cells.price", "engine.planner.sweep.sweep", "methods._lib.activations.batches",
+    "methods._lib.cells.price", "engine.planner.sweep.sweep",
+    "methods._lib.activations.batches",
     "methods._lib.activations.check_vector", "methods.probe_map.check", "methods.probe_map.price",
     "methods.intervention.price", "methods.look.price", "methods.mediation.price", "methods.downstream.price",
     "tasks.gender.find_positions", "tasks.ioi.find_positions",
     "methods._lib.activations.recorded_halves", "methods._lib.answers.answer_ids", "methods.dose_response.prompt_moments",
+    "methods._lib.circuits.embedding_to_logits", "methods._lib.circuits.output_weights", "methods._lib.circuits.value_weights",
+    "methods._lib.own_tokens.common_tokens", "methods.head_scores.repeated_tokens",
     "methods._lib.cells.grid", "methods._lib.own_tokens.own_tokens", "methods._lib.own_tokens.to_stream",
     "methods._lib.pairs.paired",
     "tasks.spans.locate", "tasks.spans.single_tokens",

@@ -40,10 +40,16 @@ if TYPE_CHECKING:
     from residscope.items import load_item as load_item
     from residscope.methods.ablation_sweep import ablation_sweep as ablation_sweep
     from residscope.methods.activation_patching import activation_patching as activation_patching
+    from residscope.methods.copying_scores import copying_scores as copying_scores
+    from residscope.methods.direct_attribution import attribute_logits as attribute_logits
+    from residscope.methods.direct_attribution import direct_attribution as direct_attribution
     from residscope.methods.dose_response import dose_response as dose_response
     from residscope.methods.evidence import evidence as evidence
     from residscope.methods.flips_over_c import flips_over_C as flips_over_C
     from residscope.methods.head_roles import head_roles as head_roles
+    from residscope.methods.head_scores import head_scores as head_scores
+    from residscope.methods.head_scores import repeated_tokens as repeated_tokens
+    from residscope.methods.induction_heads import induction_heads as induction_heads
     from residscope.methods.intervention import intervene as intervene
     from residscope.methods.look import look as look
     from residscope.methods.null_directions import null_directions as null_directions
@@ -54,6 +60,7 @@ if TYPE_CHECKING:
     from residscope.methods.stability import stability as stability
     from residscope.metrics import kl as kl
     from residscope.metrics import log_prob as log_prob
+    from residscope.metrics import logit as logit
     from residscope.metrics import logit_diff as logit_diff
     from residscope.metrics import loss as loss
     from residscope.model.prompts import PromptSet as PromptSet
@@ -76,10 +83,14 @@ _HOME = {
     "Probe": "probes.probe", "PromptSet": "model.prompts", "Recording": "engine.recording", "Result": "results",
     "Site": "model.sites", "Sweep": "engine.planner", "Window": "engine.windows", "ablation_sweep": "methods.ablation_sweep",
     "activation_patching": "methods.activation_patching", "fit_probe": "methods.probe_fit",
+    "attribute_logits": "methods.direct_attribution", "direct_attribution": "methods.direct_attribution",
+    "copying_scores": "methods.copying_scores", "head_scores": "methods.head_scores",
+    "induction_heads": "methods.induction_heads", "repeated_tokens": "methods.head_scores",
     "Item": "items", "Report": "reports", "load_item": "items",
     "flips_over_C": "methods.flips_over_c", "head_roles": "methods.head_roles",
     "intervene": "methods.intervention", "kl": "metrics", "look": "methods.look",
-    "load": "engine.loading", "load_recording": "recording_files", "log_prob": "metrics", "logit_diff": "metrics",
+    "load": "engine.loading", "load_recording": "recording_files", "log_prob": "metrics", "logit": "metrics",
+    "logit_diff": "metrics",
     "loss": "metrics", "lrqp": "probes.lrqp", "mean_difference": "corpus.mean_difference", "mix": "directions",
     "nmf": "corpus.nmf", "open_library": "store", "pca": "corpus.pca", "probe_sweep": "methods.probe_sweep",
     "probe_map": "methods.probe_map",

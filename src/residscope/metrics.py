@@ -21,6 +21,7 @@ class _AtOnePosition:
 
     sites: ClassVar[tuple[str, ...]] = ("logits",)
     unit: ClassVar[str] = "nats"
+    linear: ClassVar[bool] = False  # whether it is a sum of weights times logits, and so of the stream's parts
     pos: int
 
     @property
@@ -55,6 +56,7 @@ class LogitDiff(_AtOnePosition):
     """
 
     unit: ClassVar[str] = "logits"
+    linear: ClassVar[bool] = True
     positive: tuple[str | int, ...] | None = None
     negative: tuple[str | int, ...] | None = None
     pos: int = -1
@@ -92,6 +94,26 @@ class LogitDiff(_AtOnePosition):
                 on_page="choose the two answers under the prompt",
             )
         return [([model.token_id(right)], [model.token_id(wrong)]) for right, wrong in batch.answers]
+
+
+@dataclass(frozen=True)
+class Logit(_AtOnePosition):
+    """A token's logit, as the model emits it; the mean of several."""
+
+    unit: ClassVar[str] = "logits"
+    linear: ClassVar[bool] = True
+    token: tuple[str | int, ...]
+    pos: int = -1
+
+    def _words(self, model: Any) -> str:
+        return f"logit of {_shown(self.token, model)}"
+
+    def columns(self, model: Any, batch: Batch) -> Ids:
+        return tuple(dict.fromkeys(model.token_id(token) for token in self.token))
+
+    def of(self, logits: Float[Tensor, "batch column"], ids: Ids, model: Any, batch: Batch) -> Float[Tensor, "batch"]:
+        own = [model.token_id(token) for token in self.token]
+        return logits[:, own if ids is None else [ids.index(token) for token in own]].mean(1)
 
 
 @dataclass(frozen=True)
@@ -192,6 +214,11 @@ def _shown(tokens: Sequence[str | int], model: Any) -> str:
         tokens = model.token_texts([model.token_id(token) for token in tokens])
     texts = [repr(token) if isinstance(token, str) else f"token {token}" for token in tokens]
     return texts[0] if len(texts) == 1 else f"mean of ({', '.join(texts)})"
+
+
+def logit(token: Tokens, *, pos: int = -1) -> Logit:
+    """A token's logit at a position, in logits; the mean of several tokens'."""
+    return Logit(token if isinstance(token, tuple) else (token,), pos)
 
 
 def log_prob(token: str | int, *, pos: int = -1) -> LogProb:

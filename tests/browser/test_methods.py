@@ -76,6 +76,32 @@ def test_a_sweep_shows_pythons_numbers_and_stays_on_the_shelf(bench: Page, workb
     expect(bench.get_by_test_id("item").locator("canvas").first).to_be_visible()
 
 
+def test_a_difference_of_logits_is_taken_apart_and_a_log_probability_is_refused_at_once(
+    bench: Page, workbench: Any
+) -> None:
+    open_method(bench, "direct-attribution")
+    expect(bench.get_by_test_id("method-cost")).to_contain_text("about", timeout=20_000)
+    run(bench)
+    item = bench.get_by_test_id("item")
+    expect(item).to_have_attribute("data-name", "Direct logit attribution", timeout=60_000)
+    expect(item.locator("canvas").first).to_be_visible()
+    expect(item).to_contain_text("sum of all")
+    bench.get_by_test_id("item-table").click()
+    rows = bench.get_by_test_id("view-values").locator("tbody tr")
+    shown = rows.evaluate_all(
+        "rows => rows.map(row => [...row.cells].map(cell => cell.dataset.value ?? cell.textContent))"
+    )
+    found = rs.direct_attribution(workbench.session.model, IOI, rs.logit_diff(" Mary", " John"), progress=False)
+    assert len(shown) == 100  # a page of the table
+    for layer, head, value in shown:
+        assert float(value) == pytest.approx(float(found.heads.values[int(layer), int(head)]), abs=1e-3)
+    fill(bench, {"metric": "log_prob"})
+    fill(bench, {"metric-positive": " Mary"})
+    run(bench)
+    expect(bench.get_by_text("this metric is no sum of logits").first).to_be_visible()
+    expect(bench.get_by_text("choose a logit difference").first).to_be_visible()
+
+
 def test_the_shelf_renames_deletes_and_brings_back(bench: Page, workbench: Any) -> None:
     open_method(bench, "draw-prompts")
     fill(bench, {"n": "4", "length": "12"})

@@ -38,6 +38,8 @@ CASES = [
     (rs.logit_diff("a", "b", pos=3), "logit difference 'a' − 'b' at position 3", "logits"),
     (rs.logit_diff(), "logit difference right − wrong answer", "logits"),
     (rs.log_prob("a"), "log-probability of 'a'", "nats"),
+    (rs.logit("a"), "logit of 'a'", "logits"),
+    (rs.logit(("a", "b"), pos=2), "logit of mean of ('a', 'b') at position 2", "logits"),
     (rs.loss(), "loss", "nats"),
     (MassOfNames(), "mass of names", ""),
     (Told(), "names' mass", "nats"),

@@ -7,6 +7,8 @@ import torch
 from families import FAMILIES
 
 from residscope import edits, errors
+from residscope.engine import recording
+from residscope.engine.forward import forward
 from residscope.engine.model import Model
 from residscope.engine.windows import Window
 from residscope.model.sites import Site
@@ -60,6 +62,20 @@ def test_a_site_not_captured_is_recomputed_with_the_runs_edits(tiny, ids):
     assert len(small.sites) == tiny.n_layers + 1
     for site in whole.sites:
         close(small[site], whole[site])
+
+
+def test_several_sites_are_recomputed_in_one_pass(tiny, ids, monkeypatch):
+    cut = [edits.ablate("z.1", head=2)]
+    rec, whole = tiny.run(ids, edits=cut), tiny.run(ids, ["z", "attn_out", "resid_pre"], edits=cut)
+    passes = []
+    monkeypatch.setattr(recording, "forward", lambda *args, **more: passes.append(0) or forward(*args, **more))
+    found = rec.several(["z.2", "attn_out.1", Site("z", 3), "resid_post.0"])
+    assert len(passes) == 1
+    rec.several(["z.2", "attn_out.1"])
+    assert len(passes) == 1
+    assert [*map(str, found)] == ["z.2", "attn_out.1", "z.3", "resid_pre.1"]
+    for site, value in found.items():
+        close(value, whole[site])
 
 
 def test_recomputing_is_refused_once_the_weights_have_changed(ids):

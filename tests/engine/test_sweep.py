@@ -34,8 +34,8 @@ class Stream:
         return torch.stack([rec["resid_pre.1"][:, 1:3, :4].flatten(1).sum(1), rec.logits[:, 2, 5]], 1)
 
 
-READOUTS = {"metric": rs.logit_diff(5, 7), "early": rs.logit_diff(5, 7, pos=1), "all logits": rs.log_prob(3), "loss": rs.loss(),
-            "stream": Stream()}  # fmt: skip
+READOUTS = {"metric": rs.logit_diff(5, 7), "early": rs.logit_diff(5, 7, pos=1), "all logits": rs.log_prob(3),
+            "one logit": rs.logit((3, 5)), "loss": rs.loss(), "stream": Stream()}  # fmt: skip
 
 
 @pytest.fixture(params=FAMILIES, scope="module")

@@ -81,6 +81,10 @@ MAKERS: dict[str, Callable[[], Any]] = {
         "screened": lambda: rs.screened(rs.sweep(llama(), PAIR[0], CELLS, M), 1.0, by="gradient", progress=False),
         "activation patching": lambda: rs.activation_patching(llama(), *PAIR, M, progress=False),
         "ablation sweep": lambda: rs.ablation_sweep(llama(), PAIR[0], M, relative=True, progress=False),
+        "head scores": lambda: rs.head_scores(llama(), n=3, length=8, progress=False),
+        "induction heads": lambda: rs.induction_heads(llama(), n=3, length=8, progress=False),
+        "copying scores": lambda: rs.copying_scores(llama(), progress=False),
+        "direct attribution": lambda: rs.direct_attribution(llama(), PAIR[0], M, progress=False),
         "probe sweep": lambda: rs.probe_sweep(
             llama(), labelled(), label="parity", positions=["P"], layers=[1], Cs=(0.01,)
         ),

@@ -83,7 +83,13 @@ CALLS: dict[str, list[dict[str, Any]]] = {
             "layers": [0, 2],
         },
     ],
+    "copying-scores": [{}, {"layers": [1, 2]}],
     "das": [{"data": DATA, "probe": "kind at S2, resid_pre.2", "steps": 2}],
+    "direct-attribution": [
+        {"prompts": LIVE, "metric": LIVE},
+        {"prompts": DATA, "metric": ANSWERS, "by": "component", "position": "S2", "background": "live"},
+        {"prompts": "abcd", "metric": PAIR, "by": "neuron", "position": "each"},
+    ],
     "dose-response": [
         {"direction": ARROW, "prompts": DRAWN_PROMPTS, "random": 19},
         {"direction": MIXED, "prompts": LIVE, "metric": PAIR, "random": 19},
@@ -93,6 +99,8 @@ CALLS: dict[str, list[dict[str, Any]]] = {
     "fit-probe": [{**PROBE, "site": "resid_pre.2"}],
     "flips-over-c": [{**PROBE, "sites": ["resid_pre.2"]}],
     "head-roles": [{"data": DATA, "each": 1, "prompts": 4}],
+    "head-scores": [{"n": 3, "length": 6, "seed": 2}, {"prompts": DRAWN_PROMPTS}],
+    "induction-heads": [{"n": 3, "length": 5}],
     "intervene": [
         {"data": DATA, "probes": ["kind at S2, resid_pre.2", "Shelved"]},
         {

@@ -1,6 +1,6 @@
 """Recordings: what a run left at the sites asked for; everything else is recomputed from that, on demand."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -127,9 +127,14 @@ class Recording:
         if isinstance(key, tuple):
             key = Site(*key)
         site = self.model.sites.canonical(key)
-        if site not in self._values:
-            self._values.update(self._recompute([site]))
-        return self._values[site]
+        return self.several([site])[site]
+
+    def several(self, sites: Iterable[str | Site]) -> dict[Site, Tensor]:
+        """The values at some sites, by their canonical names; what is not held is recomputed in one pass. Raises as `[]` does."""
+        wanted = dict.fromkeys(self.model.sites.canonical(site) for site in sites)
+        if missing := [site for site in wanted if site not in self._values]:
+            self._values.update(self._recompute(missing))
+        return {site: self._values[site] for site in wanted}
 
     @property
     def logits(self) -> Float[Tensor, "batch pos d_vocab"]:
@@ -204,7 +209,7 @@ class Recording:
 
     def stack(self, name: str) -> Float[Tensor, "layer batch pos ..."]:
         """Every layer's value at the sites of one name: `rec.stack("resid_pre")`."""
-        values = [self[site] for site in self.model.sites.expand(name)]
+        values = [*self.several(self.model.sites.expand(name)).values()]
         return torch.stack([x.to(values[0].device) for x in values])  # blocks may stand on several devices
 
     def project(self, direction: Any, *, space: str | None = None) -> Float[Tensor, "batch pos"]:
@@ -235,17 +240,10 @@ class Recording:
     def keys_values(self, pos: int, *, start: int = 0, stop: int | None = None) -> dict[int, tuple[Tensor, Tensor]]:
         """Keys and values of the first `pos` positions at layers start to stop, each [batch kv_head pos d_head] as in a cache."""
         last = self.model.n_layers - 1 if stop is None else stop
-        wanted = [Site(name, layer) for layer in range(start, last + 1) for name in ("k", "v")]
-        missing = [site for site in wanted if site not in self._values]
-        if missing:
-            self._values.update(self._recompute(missing))
-        return {
-            layer: (
-                self[Site("k", layer)].transpose(1, 2)[:, :, :pos],
-                self[Site("v", layer)].transpose(1, 2)[:, :, :pos],
-            )
-            for layer in range(start, last + 1)
-        }
+        layers = range(start, last + 1)
+        held = self.several(Site(name, layer) for layer in layers for name in ("k", "v"))
+        k, v = ([held[Site(name, layer)].transpose(1, 2)[:, :, :pos] for layer in layers] for name in ("k", "v"))
+        return dict(zip(layers, zip(k, v, strict=True), strict=True))
 
     @property
     def version(self) -> tuple[int, ...]:

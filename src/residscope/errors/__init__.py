@@ -6,6 +6,7 @@
     ├── SiteError            UnknownSite, UnknownLayer, UnknownHead, UnknownNeuron, UnknownPosition, AbsentSite,
     │                        NoVectors
     ├── DirectionError       WrongWidth, ZeroDirection, CappedLogits, NegativeActivations, BadFit, NotFitted
+    ├── AttributionError     NotLinear, NotAdditive
     ├── EditError            BadEdit, ClashingEdits, CannotAlign
     ├── TooLarge
     ├── BadSampling

@@ -1,4 +1,4 @@
-"""What methods refuse: directions, results, arguments, texts, tasks, probes, blind tests, views."""
+"""What methods refuse: directions, attributions, results, arguments, texts, tasks, probes, blind tests, views."""
 
 from residscope.errors.base import ResidscopeError
 
@@ -29,6 +29,18 @@ class BadFit(DirectionError):
 
 class NegativeActivations(DirectionError):
     """Entries below zero where non-negative parts are asked for."""
+
+
+class AttributionError(ResidscopeError):
+    """The metric cannot be taken apart."""
+
+
+class NotLinear(AttributionError):
+    """A metric that is no linear function of the logits, and so no sum over the parts of the stream."""
+
+
+class NotAdditive(AttributionError):
+    """Parts that do not sum to what the run itself has."""
 
 
 class ResultError(ResidscopeError):

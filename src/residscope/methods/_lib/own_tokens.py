@@ -44,14 +44,19 @@ class OwnTokens(Report):
         return f"OwnTokens({self.direction}: {top} against {bottom})"
 
 
+def common_tokens(model: Model) -> list[int]:
+    """The ids of readable tokens among the vocabulary's first 10,000; none without a tokenizer."""
+    ids = list(range(min(COMMON, model.d_vocab)))
+    texts, kinds = model.token_texts(ids), model.token_kinds(ids)
+    return [i for i in ids if kinds[i] == "text" and readable(texts[i])]
+
+
 class CommonTokens:
     """Common, readable tokens and the direction of the stream that raises each one's logit, at unit length."""
 
     def __init__(self, model: Model, *, after_norm: bool = False) -> None:
-        ids = list(range(min(COMMON, model.d_vocab)))
-        texts, kinds = model.token_texts(ids), model.token_kinds(ids)
-        self.ids = [i for i in ids if kinds[i] == "text" and readable(texts[i])]
-        self.texts = [texts[i] for i in self.ids]
+        self.ids = common_tokens(model)
+        self.texts = model.token_texts(self.ids)
         rows = model.W_U.T[self.ids].float()
         norm = model.layout.final_norm
         rows = rows if after_norm else norm.center(norm.gain.float() * rows)

@@ -1,0 +1,98 @@
+"""What direct attribution answers with, and how it is shown."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from residscope.reports import Report
+from residscope.results import Result
+from residscope.views import Curve, Grid, HeatMap, Line, Table, View
+
+if TYPE_CHECKING:
+    import pandas
+
+MOST_SHOWN = 20
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DirectAttribution(Report):
+    """A metric of the logits as a sum over what is written into the stream, in logits, the final norm's divisor as it is.
+
+    components: over component (`embed`, `attn_out.3`, `mlp_out.3`, the biases of the final norm and of the unembedding ...); they
+    sum to `metric`. heads: over layer and head, where those were asked for; with `attn_bias`, of each layer, they sum to
+    `attn_out`. neurons: over layer and neuron, likewise; with `mlp_bias` they sum to `mlp_out`. Each has pos too where every
+    position is attributed, and prompt where there are several.
+    """
+
+    kind: ClassVar[str] = "report:direct_attribution"
+    main: ClassVar[str] = "components"
+    components: Result
+    metric: Result
+    heads: Result | None = None
+    attn_bias: Result | None = None
+    neurons: Result | None = None
+    mlp_bias: Result | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def view(self) -> Grid:
+        """Heads as a map, or the strongest neurons; attention and MLPs by layer, and what is in no layer. The mean over prompts;
+        of every position the components as a map."""
+        components = _mean(self.components)
+        if "pos" in components.dims:
+            views: list[View] = [_map(components)]
+        else:
+            heads = [] if self.heads is None else [_map(_mean(self.heads), title="Heads")]
+            neurons = [] if self.neurons is None else [_strongest(_mean(self.neurons))]
+            views = [*heads, *neurons, self._layers(components), self._rest(components)]
+        return Grid(views, columns=1, title=f"Direct attribution of {self.metric.name}")
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """The table of the finest parts there are: heads, neurons, or components."""
+        finest = self.heads or self.neurons or self.components
+        return finest.to_dataframe()
+
+    def _layers(self, components: Result) -> Curve:
+        lines = []
+        for name in ("attn_out", "mlp_out"):
+            own = [i for i, label in enumerate(components.coords["component"]) if str(label).startswith(f"{name}.")]
+            if own:
+                lines.append(Line(name, components.values[own]))
+        return Curve(range(len(lines[0].y)), lines, title="By layer", x_title="layer", unit="logits")
+
+    def _rest(self, components: Result) -> Table:
+        labels = components.coords["component"]
+        rows: list[list[Any]] = [
+            [label, float(value)]
+            for label, value in zip(labels, components.values, strict=True)
+            if not str(label).startswith(("attn_out.", "mlp_out."))
+        ]
+        rows.append(["sum of all", float(components.values.sum())])
+        return Table(
+            ["component", "logits"], rows, title="In no layer", note=f"The metric: {_mean(self.metric).values:.4g}"
+        )
+
+    def __repr__(self) -> str:
+        total = float(self.metric.values.double().mean())
+        parts = "components" + ("" if self.heads is None else " and heads")
+        parts += "" if self.neurons is None else " and neurons"
+        return f"DirectAttribution({self.metric.name}: {total:.4g} logits over {parts})"
+
+
+def _map(result: Result, *, title: str = "") -> HeatMap:
+    """Two dimensions as a map, what is written first at the bottom."""
+    shown = result.view()
+    assert isinstance(shown, HeatMap)
+    return replace(shown, title=title, bottom_up=True)
+
+
+def _strongest(neurons: Result) -> Table:
+    """The neurons that add most, and those that take most away."""
+    flat, n = neurons.values.flatten(), neurons.values.shape[1]
+    chosen = flat.abs().topk(min(MOST_SHOWN, len(flat))).indices
+    rows = [[f"{i // n}.{i % n}", float(flat[i])] for i in chosen[flat[chosen].argsort(descending=True)].tolist()]
+    note = f"The {len(rows)} strongest of {len(flat):,}; those of a layer are `mlp_post` read through W_out."
+    return Table(["neuron", "logits"], rows, title="Neurons", note=note)
+
+
+def _mean(result: Result) -> Result:
+    return result.mean("prompt") if "prompt" in result.dims else result

@@ -1,0 +1,48 @@
+"""Which sites direct effects are read from, and which of them a run's edits change."""
+
+from collections.abc import Iterable, Sequence
+from itertools import chain
+
+from residscope.engine.model import Model
+from residscope.engine.protocols import Edit
+from residscope.errors import BadEdit
+from residscope.model.sites import Site
+
+STREAM = ("resid_pre", "resid_mid", "resid_post")
+
+
+def direct_sites(
+    model: Model, *, heads: bool = True, neurons: Iterable[int] = (), edits: Sequence[Edit] = ()
+) -> list[str]:
+    """The sites that direct effects are read from: captured in the run itself, they cost no second pass.
+
+    neurons: the layers whose neurons are to be read too. edits: those of the run.
+    """
+    names = ["embed", "pos_embed", "attn_out", "mlp_out", *(["z", "attn_post_scale"] if heads else [])]
+    sites = [site for name in names if name in model.sites.names for site in model.sites.expand(name)]
+    for layer in neurons:
+        posted = "mlp_post_scale" in model.sites.names
+        sites += [Site("mlp_post", layer), *([Site("mlp_post_scale", layer)] if posted else [])]
+    changed = changed_sites(model, edits)
+    sites += [site for site in changed if site.name == "result" and heads]
+    if any(site.name in STREAM for site in changed):
+        sites += [*model.sites.expand("resid_pre"), *(site for site in changed if site.name in STREAM)]
+    last = [Site("resid_post", model.n_layers - 1)] if changed else []
+    return [*dict.fromkeys(map(str, [*sites, *last, Site("final_scale"), Site("final_norm")]))]
+
+
+def changed_sites(model: Model, edits: Sequence[Edit]) -> set[Site]:
+    """The sites that edits put something else at. Refuses those of the logits, which nothing in the stream answers for.
+
+    A change of a weight is no such edit: what the module writes has it, and is read where it is written.
+    """
+    here = [edit for edit in edits if not edit.overlays(model.layout)]
+    places = set(chain.from_iterable(edit.places(model.sites) for edit in here))
+    if Site("logits") in places:
+        raise BadEdit(
+            "the logits themselves are edited, so the metric is not a sum over the parts of the stream",
+            received="an edit of logits",
+            allowed="edits of any other site",
+            fix="take that edit off",
+        )
+    return places
