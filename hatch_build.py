@@ -22,10 +22,11 @@ CONFIGURATION = (
     "package-lock.json",
     "vite.config.ts",
     "vite.frozen.config.ts",
+    "vite.widget.config.ts",
     "svelte.config.js",
     "tsconfig.json",
 )
-BUILT = ("index.html", "frozen.js", "frozen.css")
+BUILT = ("index.html", "frozen.js", "frozen.css", "widget.js", "widget.css", "loader.js")
 SOURCES = (*CONFIGURATION, "index.html", "src")
 
 

@@ -65,6 +65,8 @@ if TYPE_CHECKING:
     from residscope.metrics import loss as loss
     from residscope.model.prompts import PromptSet as PromptSet
     from residscope.model.sites import Site as Site
+    from residscope.notebook.workbench import Workbench as Workbench
+    from residscope.notebook.workbench import workbench as workbench
     from residscope.probes import concepts as concepts
     from residscope.probes.lrqp import lrqp as lrqp
     from residscope.probes.probe import Probe as Probe
@@ -94,6 +96,7 @@ _HOME = {
     "probe_map": "methods.probe_map",
     "save_recording": "recording_files", "screened": "engine.planner", "svd": "corpus.svd", "sweep": "engine.planner",
     "unembedding_rows": "directions", "ValuesAt": "engine.planner",
+    "Workbench": "notebook.workbench", "workbench": "notebook.workbench",
     # evidence for a direction
     "draw_prompts": "corpus.drawn",
     "dose_response": "methods.dose_response", "evidence": "methods.evidence", "null_directions": "methods.null_directions",

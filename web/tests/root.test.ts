@@ -173,3 +173,32 @@ describe("a page that has the window", () => {
     history.replaceState(null, "", location.pathname);
   });
 });
+
+describe("a page in a notebook", () => {
+  it("has no link to give until there is an address, which may come later", async () => {
+    let address: string | undefined;
+    const written: string[] = [];
+    Object.defineProperty(navigator, "clipboard", { configurable: true, value: { writeText: async (text: string) => void written.push(text) } });
+    const { root } = await open({ address: () => address });
+    const share = () => fireEvent.click(root.querySelector<HTMLButtonElement>('[data-testid="share"]')!);
+    root.querySelector<HTMLButtonElement>('[data-testid="share"]')!.disabled = false;
+    await share();
+    await settle();
+    expect([written, root.textContent?.includes("wb.open()")]).toEqual([[], true]);
+    address = "http://127.0.0.1:8765/";
+    await share();
+    await settle();
+    expect(written).toHaveLength(1);
+    expect(written[0].startsWith(address)).toBe(true);
+  });
+
+  it("is dark where the notebook around it is, and follows it", async () => {
+    document.body.dataset.jpThemeLight = "false";
+    const { root } = await open();
+    expect(root.dataset.theme).toBe("dark");
+    document.body.dataset.jpThemeLight = "true";
+    await settle();
+    expect(root.dataset.theme).toBe("light");
+    delete document.body.dataset.jpThemeLight;
+  });
+});

@@ -22,6 +22,7 @@ from residscope.engine import effect_checks  # noqa: F401  (its checks join the 
 from residscope.engine.checks import CHECKS, Bench, Pair
 from residscope.engine.finite import require_finite_run, require_finite_weights
 from residscope.engine.structure import Structure
+from residscope.engine.turns import lock_of
 from residscope.errors import CertificateFailed, NotFinite
 from residscope.versions import untried
 
@@ -101,6 +102,18 @@ def certify(model: "Model", *, progress: Callable[[str, int, int], None] | None 
     if certificate.passed and known:
         _write(path, certificate)
     return certificate
+
+
+def recertify(model: "Model") -> Certificate:
+    """Take a model as it is now, whatever was done to its weights, hooks or settings, and check it again.
+
+    Its `hash` is then that of the weights as they are. Raises ModelError: it fails a check, or is of no kind that is served.
+    """
+    with lock_of(model.hf):
+        model.follow()
+        model.hash = model.fingerprint() if model.hash else ""
+        model.certificate = require(model, certify(model))
+    return model.certificate
 
 
 def require(model: "Model", certificate: Certificate) -> Certificate:

@@ -44,13 +44,14 @@ class Memory:
 
 
 def left_by(state: State) -> dict[str, Any] | None:
-    """What a state leaves behind: JSON. None while there is nothing to come back to, or for a model that no name gives."""
-    if state.model is None or state.model.source is None or state.prompt is None:
+    """What a state leaves behind: JSON. None while there is nothing to come back to. (A model that no name gives has its own.)"""
+    if state.model is None or state.prompt is None:
         return None
     metric = state.metric if state.metric is not None and state.metric.chosen else None
     return {
         "version": VERSION,
-        "model": state.model.source,
+        "model": state.model.source or state.model.model.name,
+        "named": state.model.source is not None,
         "hash": state.model.model.hash,
         "prompt": {"text": state.prompt.text, "bos": state.prompt.bos},
         "metric": metric and [{"id": tok.id, "text": tok.text} for tok in (metric.positive, metric.negative)],
@@ -81,7 +82,7 @@ def recall(state: State, kept: Mapping[str, Any]) -> State:
     Undoing takes the edits off. Nothing is taken from a file of another model.
     """
     loaded = state.model
-    if loaded is None or loaded.source != kept["model"]:
+    if loaded is None or (loaded.source or loaded.model.name) != kept["model"]:
         return state
     lost: list[str] = []
     with _or_lost("the prompt", lost):

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from residscope.declare import EditSpec, Method, shorten
 from residscope.declare.plugins import load_plugins
@@ -64,7 +64,9 @@ from residscope.world.stack import parse_ref
 from residscope.world.values import Prompt, Run, RunKey, run_key
 
 Listener = Callable[[int, dict[str, Any]], None]
+Gesture = Callable[[str, Any, State], None]
 Loader = Callable[..., Any]
+T = TypeVar("T")
 MOST_DRAWINGS = 4  # jobs that drew prompts for a page, whose lines are put away by the next
 PATIENCE, PROGRESS_EVERY = 0.5, 0.1  # seconds: before a run tells how far it is, and between two times
 
@@ -104,6 +106,7 @@ class Session:
         self._queries: dict[str, Brought] = {}
         self._intents: dict[str, Brought] = {}
         self._listeners: list[Listener] = []
+        self._gestures: list[Gesture] = []
         self._seq = 0
         self._loads = 0
         self._file = None if folder is None else SavedPrompts(folder)
@@ -130,7 +133,7 @@ class Session:
     @property
     def last_model(self) -> str | None:
         """The model that the session before this one was left with."""
-        return self._left["model"] if self._left else None
+        return self._left["model"] if self._left and self._left.get("named", True) else None
 
     def snapshot(self) -> tuple[int, wire.State]:
         """The whole state as the wire has it, and its number."""
@@ -148,6 +151,12 @@ class Session:
                         self._listeners.remove(listener)
 
             return self._seq, self._wire.copy(), stop
+
+    def on_gesture(self, listener: Gesture) -> Callable[[], None]:
+        """Every accepted intent in order: its name, its arguments, the state it left. Answers the clean-up; it must not block."""
+        with self._lock:
+            self._gestures.append(listener)
+        return lambda: self._gestures.remove(listener)
 
     def bring(self, *, queries: Mapping[str, Brought], intents: Mapping[str, Brought]) -> None:
         """Answer these too, each by whoever brings it: the library's."""
@@ -182,8 +191,11 @@ class Session:
             if isinstance(checked, Forget) and new.model is not None:
                 self._old.save(new.model)
             self._commit(new)
+            if not isinstance(checked, Start):
+                self._tell_gesture(name, checked)
         if isinstance(checked, Start):
             job = self.begin(find_method(checked.method), checked.args, name=checked.name)
+            self._tell_gesture(name, checked)
             return Started(job=job.id, cost=job.cost)
         if isinstance(checked, DrawPrompts):
             return self._draw(checked)
@@ -195,6 +207,19 @@ class Session:
             self._loads += 1  # one that is on its way finds that it is not wanted any more
         return value
 
+    def change(self, change: Callable[[State], tuple[State, T]], gesture: str) -> T:
+        """Make a change that code in this process asks for (`session.from_code`), as one step. Raises what it does."""
+        with self._lock:
+            new, value = change(self._state)
+            self._commit(new)
+            self._tell_gesture(gesture, None)
+        return value
+
+    def _tell_gesture(self, name: str, args: Any) -> None:
+        with self._lock:
+            for listener in tuple(self._gestures):
+                listener(name, args, self._state)
+
     def query(self, name: str, args: Any = None, person: Any = None) -> Answer:
         """The answer to a question, as JSON or as safetensors; nothing changes. Raises what the query refuses."""
         if (brought := self._queries.get(name)) is not None:
@@ -205,13 +230,56 @@ class Session:
             raise NotFound("there is no such query", received=shorten(name), allowed=known)
         return answer(self, name, args)
 
-    def load(self, source: Any, **options: Any) -> None:
-        """Load a model in the worker; a newer load cancels an older one."""
+    def load(self, source: Any, *, named: str | None = None, **options: Any) -> None:
+        """Load a model in the worker; a newer load cancels an older one. named: what gives a model that comes as an object."""
         with self._lock:
             self._loads += 1
             number = self._loads
             self._status(phase="loading", detail="Loading", progress=None, error=None, wanted=name_of(source))
-        self._worker.submit("load", lambda: self._load_job(source, options, number), priority=LOAD)
+        self._worker.submit("load", lambda: self._load_job(source, named, options, number), priority=LOAD)
+
+    def refresh(self) -> None:
+        """Take the model as it is now, after its weights, hooks or settings were changed: certify it, and run everything again.
+
+        Raises:
+            ModelError: it fails a check of its certificate, or is of no kind that is served any more; nothing is changed then.
+        """
+        state = self._state
+        loaded = need_model(state.model)
+        self._status(phase="running", detail="Certifying the model as it is now", progress=None)
+        try:
+            fresh = loaded.again()
+        except BaseException:
+            self._status(phase=state.status.phase, detail=state.status.detail, progress=state.status.progress)
+            raise
+        with self._lock:
+            now = self._state
+            if now.model is None or now.model.model is not loaded.model:
+                raise WrongModel("another model was loaded meanwhile", received=loaded.model.name)
+            self._kept.clear()
+            self._aside.clear()
+            self._jobs.forget()
+            status = replace(now.status, phase="running", detail="", progress=None, error=None, wanted=None)
+            gone: dict[str, Any] = {"runs": (), "compared": None, "baseline": None, "edited": None, "without": {}}
+            new = replace(now, model=fresh, status=status, version=now.version + 1, **gone)
+            self._commit(with_shelf(new, self._items))
+            self._tell_gesture("refresh", None)
+
+    def keep(self, name: str, item: Any) -> str:
+        """Put an item of code's on the shelf; answers the name it has there. Raises BadText, ShelfFull, NotWritten."""
+        kept: list[Kept] = []
+        made = Kept(name, item, title="From code")
+        self._change_shelf(lambda shelf: kept.append(shelf.put(made, of=self.model)))
+        return kept[0].name
+
+    def take_off(self, name: str) -> None:
+        """Delete an item of the shelf. Raises NotFound."""
+        self._change_shelf(lambda shelf: shelf.delete(name))
+
+    @property
+    def items(self) -> Mapping[str, Any]:
+        """What is on the shelf, by name."""
+        return {name: kept.item for name, kept in self._items.items.items()}
 
     def wait(self, timeout: int | float | None = None) -> bool:
         """Until every run and every number that follows it is there."""
@@ -370,6 +438,11 @@ class Session:
         parsed, state = parse_ref(ref), self._state
         return describe(parsed, state.world())
 
+    def notify(self, text: str) -> None:
+        """Something that everybody who has the page open is to read."""
+        with self._lock:
+            self._commit(replace(self._state, notices=(*self._state.notices, text)))
+
     def tell_present(self, names: tuple[str | None, ...]) -> None:
         """Who has the page open now: a name, or none, for each window."""
         with self._lock:
@@ -518,7 +591,7 @@ class Session:
 
     # ── the worker's jobs ───────────────────────────────────────────────────────────────────────────────────
 
-    def _load_job(self, source: Any, options: Mapping[str, Any], number: int) -> None:
+    def _load_job(self, source: Any, named: str | None, options: Mapping[str, Any], number: int) -> None:
         label = name_of(source)
         self._status(phase="loading", detail=f"Loading {label}", progress=None, wanted=label)
 
@@ -535,7 +608,7 @@ class Session:
 
         try:
             model = source if hasattr(source, "certificate") else self._load(source, progress=progress, **options)
-            loaded = Loaded.of(model, source=source if isinstance(source, str) else None, **options)
+            loaded = Loaded.of(model, source=source if isinstance(source, str) else named, **options)
             loaded, notice = self._old.load(loaded)
             offers = tuple(self._offers())
             opened = self._items.read(loaded.model)

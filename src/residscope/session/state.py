@@ -82,6 +82,7 @@ class State:
     saved: tuple[Saved, ...] = ()
     directions: Mapping[str, "Direction"] = field(default_factory=dict)
     probes: Mapping[str, "Fitted"] = field(default_factory=dict)
+    given: Mapping[str, Any] = field(default_factory=dict)
     jobs: "tuple[Job, ...]" = ()
     items: wire.Shelf = field(default_factory=_no_shelf)
     shelf: ItemShelf | None = field(default=None, compare=False, repr=False)
@@ -100,6 +101,7 @@ class State:
             self.runs,
             self.active,
             self.shelf,
+            self.given,
         )
 
     @property

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from residscope.directions import Dictionary, new_id, shipped
+from residscope.engine.certificate import recertify
 from residscope.engine.model import Model
 from residscope.errors import DirectionError, NotFound, UnknownToken
 from residscope.methods._lib.own_tokens import readable
@@ -95,6 +96,23 @@ class Loaded:
         code = {id: f"directions.shipped(model)[{key!r}]" for id, key in ids.items()}
         dictionaries = {id: found[key] for id, key in ids.items()}
         return cls(model, dictionaries, source, options, code, frozenset(ids))
+
+    def again(self) -> "Loaded":
+        """The same model as it is by now, certified again; of its dictionaries those stay that are not of the weights it had.
+
+        Raises:
+            ModelError.
+        """
+        before = self.model.hash
+        recertify(self.model)
+        if self.model.hash == before:
+            return replace(self)
+        fresh = Loaded.of(self.model)
+        kept = {id: d for id, d in self.fitted.items() if id not in fresh.dictionaries}
+        code = {id: line for id, line in self.code.items() if id in kept}
+        return replace(
+            fresh, dictionaries={**fresh.dictionaries, **kept}, code={**fresh.code, **code}, shelved=self.shelved
+        )
 
     def prompt(self, text: str, *, bos: bool | None = None) -> Prompt:
         """The prompt's tokens.

@@ -12,6 +12,7 @@ from residscope.declare import EditSpec
 from residscope.directions import Dictionary, Direction, logit_diff, unembedding
 from residscope.edits.sources import RunOf
 from residscope.engine.model import Model
+from residscope.engine.protocols import whole
 from residscope.errors import CorpusError, ModelNotFound, NotFound, UnknownPosition, ZeroDirection
 from residscope.fields.directions import AnyDirection, LogitDiffRef, MixRef, PcaRef, SavedRef, TokenRef
 from residscope.fields.metrics import AnswersMetric, LiveMetric, LogitDiffMetric, LogProbMetric, LossMetric
@@ -51,6 +52,7 @@ class SessionWorld:
     runs: "tuple[Run, ...]" = ()
     stack: tuple[EditSpec, ...] = ()
     shelf: "ItemShelf | None" = None
+    held: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def model(self) -> Model:
@@ -102,6 +104,14 @@ class SessionWorld:
                 return self._item(ref.name, "recording")
             case _:
                 raise TypeError(f"no source: {ref!r}")
+
+    def given(self, name: str) -> Any:
+        """An edit that code gave. Raises NotFound."""
+        if name not in self.held:
+            raise NotFound(
+                "the edit was made by code, and is no longer held", received=name, fix="set it again from code"
+            )
+        return whole(self.held[name])
 
     def run(self, id: str) -> "Run":
         found = next((run for run in self.runs if run.id == id), None)

@@ -14,6 +14,7 @@ from residscope.fields.directions import AnyDirection, DirectionRef
 from residscope.model.sites import Site, SiteTable
 from residscope.probes import concepts, lrqp  # noqa: F401  (they declare edits)
 from residscope.probes.concept_edit import ConceptEdit
+from residscope.world.given import GIVEN, KIND
 
 SHOWN = {
     "label",
@@ -54,7 +55,7 @@ def parse_ref(raw: Any) -> AnyDirection:
 
 
 def kind_of(spec: EditSpec) -> EditKind:
-    return EDITS[spec.kind]
+    return GIVEN if spec.kind == KIND else EDITS[spec.kind]
 
 
 def make(spec: EditSpec, world: World, n_pos: int | None = None) -> Any:
@@ -169,6 +170,10 @@ def _parse(raw: Any, *, where: str) -> EditSpec:
     if isinstance(raw, dict):
         raw = {key: value for key, value in raw.items() if key not in SHOWN}
     kind = raw.get("kind") if isinstance(raw, dict) else None
+    if kind == KIND:
+        given = GIVEN.check(raw, where=where)
+        assert isinstance(given, EditSpec)
+        return given
     if isinstance(kind, str) and kind not in EDITS:
         load_plugins()
     if not isinstance(kind, str) or kind not in EDITS:

@@ -16,6 +16,7 @@ from residscope.manifest import find_method
 from residscope.model.token_text import TEXT
 from residscope.tasks import find_task
 from residscope.world.fitted import find_probe
+from residscope.world.given import code_of
 from residscope.world.mixing import Term, alone, mean_source, one_dictionary, terms_of
 from residscope.world.session_world import SessionWorld, source_of
 from residscope.world.stack import kind_of, parse_edits
@@ -55,6 +56,9 @@ class SessionWriter:
 
     def edit(self, spec: EditSpec) -> str:
         return kind_of(spec).code(spec, self)
+
+    def given(self, name: str) -> str:
+        return code_of(name, self.world.held)
 
     def edits(self, ref: Any) -> str:
         specs = self.world.stack if ref == "live" else parse_edits(ref)

@@ -12,7 +12,10 @@ export type QueryAnswers = Said["queries"];
 export type Connection =
   | { phase: "connecting" }
   | { phase: "open" }
-  | { phase: "lost"; reason: ErrorBody; retryAt: number };
+  /** It answers by itself, later: what was asked still counts. */
+  | { phase: "busy"; reason: ErrorBody }
+  /** retryAt: null where nothing but the person before it can bring it back. */
+  | { phase: "lost"; reason: ErrorBody; retryAt: number | null };
 
 export interface Listener {
   /** The whole state: on connecting, and after every patch. */
@@ -20,7 +23,7 @@ export interface Listener {
   connection(connection: Connection): void;
 }
 
-/** One door to a session: three verbs. A server stands behind it today; a kernel's comm or a frozen page may. */
+/** One door to a session: three verbs. A server stands behind it, or a notebook's kernel. */
 export interface Connector {
   /** Starts; the answer stops it. */
   subscribe(listener: Listener): () => void;
@@ -30,6 +33,8 @@ export interface Connector {
   query<N extends keyof Queries>(name: N, args?: Queries[N], signal?: AbortSignal): Promise<QueryAnswers[N]>;
   /** Tries again now instead of waiting. */
   retry(): void;
+  /** An item as a file, where no address gives it. */
+  file?(name: string, ending: string): Promise<{ name: string; data: Blob }>;
 }
 
 /** A refusal, in the one shape the wire has for it. */

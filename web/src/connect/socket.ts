@@ -1,29 +1,11 @@
 import { baseAddress } from "../root/host";
 import { isErrorBody, WireError, type Connector, type IntentAnswers, type Intents, type Listener, type Queries, type QueryAnswers } from "./connector";
+import { lost, Mirror, type Message } from "./mirror";
 import { parseSafetensors } from "./safetensors";
-import type { ErrorBody, State } from "./wire";
-
-interface Waiting {
-  resolve(value: unknown): void;
-  reject(error: Error): void;
-}
-
-interface Message {
-  id?: number;
-  ok?: boolean;
-  value?: unknown;
-  error?: ErrorBody;
-  seq?: number;
-  state?: State;
-  patch?: Partial<State>;
-}
+import type { ErrorBody } from "./wire";
 
 const FIRST_WAIT = 300;
 const LONGEST_WAIT = 10_000;
-
-const MOST_PUSHED = 12;
-
-const keyOf = (name: string, args: Record<string, unknown>): string => `${name} ${JSON.stringify(Object.entries(args).sort(([a], [b]) => (a < b ? -1 : 1)))}`;
 
 const OCTETS = "application/octet-stream";
 /** Who one is stands in a cookie, which comes with a request and is set by its answer. */
@@ -34,17 +16,9 @@ const NAMES = new Set(["library_sign_in", "library_sign_out"]);
 /** Larger files go by request: a socket is closed by so large a message. */
 const MOST_FRAMED = 16 << 20;
 
-const lost = (message: string): ErrorBody => ({ type: "ConnectionLost", message });
-
 /** The session over HTTP and one WebSocket, reconnecting whenever the socket or the numbering breaks. */
-export class SocketConnector implements Connector {
+export class SocketConnector extends Mirror implements Connector {
   private socket: WebSocket | null = null;
-  private listener: Listener | null = null;
-  private state: State | null = null;
-  private seq = 0;
-  private nextId = 1;
-  private pushed = new Map<string, ArrayBuffer>();
-  private waiting = new Map<number, Waiting>();
   private attempt = 0;
   private timer: ReturnType<typeof setTimeout> | undefined;
 
@@ -52,7 +26,9 @@ export class SocketConnector implements Connector {
     private base: string = baseAddress(),
     private open: (url: string) => WebSocket = (url) => new WebSocket(url),
     private fetcher: typeof fetch = (input, init) => fetch(input, init),
-  ) {}
+  ) {
+    super();
+  }
 
   subscribe(listener: Listener): () => void {
     this.listener = listener;
@@ -79,9 +55,7 @@ export class SocketConnector implements Connector {
     const socket = this.socket;
     if (!socket || socket.readyState !== 1)
       throw new WireError(lost("Not connected to Residscope: nothing was changed."));
-    const id = this.nextId++;
-    return new Promise((resolve, reject) => {
-      this.waiting.set(id, { resolve, reject });
+    return this.asked((id) => {
       if (file) socket.send(framed({ id, intent: name, args: rest }, file));
       else socket.send(JSON.stringify({ id, intent: name, args: given }));
     });
@@ -92,12 +66,8 @@ export class SocketConnector implements Connector {
   }
 
   private async ask(name: string, given: Record<string, unknown>, signal?: AbortSignal): Promise<unknown> {
-    const key = keyOf(name, given);
-    const pushed = this.pushed.get(key);
-    if (pushed) {
-      this.pushed.delete(key); // what was sent is as of then: asked again, it may be another
-      return parseSafetensors(pushed);
-    }
+    const kept = this.kept(name, given);
+    if (kept) return kept;
     const body = JSON.stringify(given);
     const response = await this.request(`api/queries/${name}`, { method: "POST", headers: { "content-type": "application/json" }, body, signal });
     if (response.headers.get("content-type") === OCTETS) return parseSafetensors(await response.arrayBuffer());
@@ -113,12 +83,10 @@ export class SocketConnector implements Connector {
     return ((await response.json()) as { value: unknown }).value;
   }
 
-  /** Tensors that come with the news they belong to: they are there before they are asked for. */
   private receiveTensors(data: ArrayBuffer): void {
     const size = new DataView(data).getUint32(0, true);
     const { query, args } = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, size))) as { query: string; args: Record<string, unknown> };
-    this.pushed.set(keyOf(query, args), data.slice(4 + size));
-    for (const old of [...this.pushed.keys()].slice(0, -MOST_PUSHED)) this.pushed.delete(old);
+    this.keep(query, args, data.slice(4 + size));
   }
 
   retry(): void {
@@ -140,8 +108,7 @@ export class SocketConnector implements Connector {
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
     const socket = this.open(url.href);
     this.socket = socket;
-    this.state = null;
-    this.pushed.clear();
+    this.begin();
     socket.binaryType = "arraybuffer";
     socket.onmessage = (event) => {
       if (this.socket !== socket) return;
@@ -153,32 +120,13 @@ export class SocketConnector implements Connector {
     };
   }
 
-  private receive(message: Message): void {
-    if (message.id !== undefined) {
-      const waiting = this.waiting.get(message.id);
-      this.waiting.delete(message.id);
-      if (isErrorBody(message.error)) waiting?.reject(new WireError(message.error));
-      else waiting?.resolve(message.value);
-      return;
-    }
-    if (isErrorBody(message.error)) {
-      void this.reconnect(message.error);
-    } else if (message.state) {
-      this.attempt = 0;
-      this.seq = message.seq ?? 0;
-      this.state = message.state;
-      this.listener?.connection({ phase: "open" });
-      this.listener?.state(this.state);
-    } else if (message.patch && this.state) {
-      if (message.seq !== this.seq + 1) {
-        void this.reconnect(lost("A message from Residscope went missing."));
-        return;
-      }
-      this.seq = message.seq;
-      if (message.patch.model) this.pushed.clear(); // another model, mean or dictionary: what was sent before is not of it
-      this.state = { ...this.state, ...message.patch };
-      this.listener?.state(this.state);
-    }
+  protected override receive(message: Message): void {
+    if (message.state) this.attempt = 0;
+    super.receive(message);
+  }
+
+  protected broken(reason: ErrorBody): void {
+    void this.reconnect(reason);
   }
 
   private async reconnect(reason: ErrorBody): Promise<void> {
@@ -199,8 +147,7 @@ export class SocketConnector implements Connector {
     const socket = this.socket;
     this.socket = null;
     socket?.close();
-    for (const { reject } of this.waiting.values()) reject(new WireError(reason));
-    this.waiting.clear();
+    this.rejectAll(reason);
   }
 }
 

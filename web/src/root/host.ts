@@ -21,11 +21,20 @@ function listen<K extends keyof WindowEventMap>(name: K, listener: (event: Windo
 export class Host {
   private readonly prefix = `r${Math.random().toString(36).slice(2, 10)}-`;
 
-  /** base: where the page's relative addresses begin. */
+  /** address: where the page's relative addresses begin, if anywhere: it may come later. */
   constructor(
     readonly root: HTMLElement,
-    readonly base: string = baseAddress(),
+    private readonly address: () => string | undefined = () => undefined,
   ) {}
+
+  get base(): string {
+    return this.address() ?? baseAddress();
+  }
+
+  /** Whether an address opens the page, so that a link to it leads somewhere. */
+  get linked(): boolean {
+    return this.address() !== undefined;
+  }
 
   /** Begins the page anew, with the view that its address keeps; whoever put it there says how. */
   again: () => void = () => {};
@@ -100,13 +109,26 @@ export class Host {
     return listen("scroll", listener, true);
   }
 
-  /** Told at once, and whenever it changes, whether the system prefers the dark. */
+  /** Told at once, and whenever it changes, whether what it stands in is dark, or else the system prefers that. */
   ondark(listener: (dark: boolean) => void): Stop {
     const system = matchMedia("(prefers-color-scheme: dark)");
-    const follow = () => listener(system.matches);
+    const follow = () => listener(this.around() ?? system.matches);
+    const watch = new MutationObserver(follow);
+    watch.observe(document.body, { attributes: true, attributeFilter: ["class", "data-jp-theme-light", "data-vscode-theme-kind"] });
     follow();
     system.addEventListener("change", follow);
-    return () => system.removeEventListener("change", follow);
+    return () => {
+      watch.disconnect();
+      system.removeEventListener("change", follow);
+    };
+  }
+
+  /** Whether the notebook around it is dark, where it says so: Jupyter, VS Code, marimo. */
+  protected around(): boolean | null {
+    const { dataset, classList } = document.body;
+    if (dataset.jpThemeLight !== undefined) return dataset.jpThemeLight === "false";
+    if (dataset.vscodeThemeKind !== undefined) return !dataset.vscodeThemeKind.includes("light");
+    return classList.contains("dark") ? true : classList.contains("light") ? false : null;
   }
 
   get focused(): HTMLElement | null {
@@ -131,6 +153,12 @@ export class Host {
 export class WindowHost extends Host {
   override id(name: string): string {
     return name;
+  }
+  override get linked(): boolean {
+    return true;
+  }
+  protected override around(): boolean | null {
+    return null;
   }
   override again = (): void => location.reload(); // the server may bring another version of the page
   override get hash(): string {
@@ -180,6 +208,27 @@ export class WindowHost extends Host {
 export function baseAddress(): string {
   return document.baseURI;
 }
+
+/** Gives an element's page its style, once in the document and once in each shadow that hides it from the document's. */
+export function addStyle(element: HTMLElement, css: string, name: string): void {
+  const root = element.getRootNode();
+  for (const place of [document.head, root instanceof ShadowRoot ? root : null]) {
+    if (!place || place.querySelector(`style[data-residscope="${name}"]`)) continue;
+    const style = document.createElement("style");
+    style.dataset.residscope = name;
+    style.textContent = css;
+    place.append(style);
+  }
+}
+
+/** An element that hides what a selector finds in the document for as long as it stands there. */
+export function hiding(selector: string): HTMLElement {
+  const style = document.createElement("style");
+  style.textContent = `${selector}, .jp-OutputArea-child:has(${selector}) { display: none; }`;
+  return style;
+}
+
+export const newElement = (): HTMLElement => document.createElement("div");
 
 export const elementOf = (id: string): HTMLElement => document.getElementById(id)!;
 

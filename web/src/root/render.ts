@@ -10,13 +10,15 @@ export interface Options {
   standalone?: boolean;
   /** Chosen for it; else the system's preference. */
   theme?: ThemeName;
-  /** Where links to the session lead; else to the document. */
-  address?: string;
+  /** Where links to the session lead, once it is known; else to the document. */
+  address?: string | (() => string | undefined);
 }
 
 /** Puts the page into an element, which it fills; the answer takes it away again. */
 export function render(root: HTMLElement, connector: Connector, options: Options = {}): () => void {
-  const host = options.standalone ? new WindowHost(root, options.address) : new Host(root, options.address);
+  const { address } = options;
+  const where = typeof address === "function" ? address : () => address;
+  const host = options.standalone ? new WindowHost(root, where) : new Host(root, where);
   const before = { theme: root.dataset.theme, tabIndex: root.getAttribute("tabindex") };
   root.classList.add("residscope");
   if (!options.standalone) {
@@ -25,13 +27,16 @@ export function render(root: HTMLElement, connector: Connector, options: Options
     root.tabIndex = -1; // a press on it takes the keys
   }
   const put = () => mount(Page, { target: root, props: { connector }, context: around({ host, theme: new Theme(host, options.theme) }) });
-  let page = put();
+  let [page, left] = [put(), false];
   if (!options.standalone)
-    host.again = () => {
-      void unmount(page);
-      page = put();
-    };
+    host.again = () =>
+      setTimeout(() => { // it is called by the page that is to go: a page put there meanwhile would go with it
+        if (left) return;
+        void unmount(page);
+        page = put();
+      });
   return () => {
+    left = true;
     void unmount(page);
     root.classList.remove("residscope", "embedded");
     delete root.dataset.lmSuppressShortcuts;

@@ -3,7 +3,7 @@ import type { Edit } from "../connect/wire";
 import type { App } from "./app.svelte";
 import { ENDINGS } from "../views/saved";
 import { saveAs } from "./exports";
-import { copy, shareLink } from "./share";
+import { copyLink } from "./share";
 
 /** One thing the page can do: by key, and from the palette. */
 export interface Command {
@@ -127,7 +127,7 @@ export const MORE: Command[] = [
   { keys: [], label: "Tour of the page, two minutes", words: "help introduction start", run: (app) => (app.tour = 0) },
   { keys: [], label: "Scale: each row its own", words: "colour range", run: (app) => (app.view.current.scaling = "row") },
   { keys: [], label: "Scale: one for the whole picture", words: "colour range", run: (app) => (app.view.current.scaling = "whole") },
-  { keys: [], label: "Share: copy a link", run: (app) => void copy(app, shareLink(app), "Link copied") },
+  { keys: [], label: "Share: copy a link", run: (app) => void copyLink(app) },
   { keys: [], label: "Copy as Python", run: (app) => void app.python() },
   ...ENDINGS.map(([ending]) => ({ keys: [], label: `Save the picture as ${ending.toUpperCase()}`, run: (app: App) => void saveAs(app, ending) })),
   { keys: [], label: "Light or dark", run: (app) => app.theme.toggle() },

@@ -31,6 +31,14 @@ export function shareLink(app: App): string {
   return app.host.link(saved ? `?direction=${encodeURIComponent(saved)}` : "", hash);
 }
 
+const NO_ADDRESS = "A notebook's page has no address that others could open. Run wb.open() in a cell: it shows this session in a browser tab, and links lead there.";
+
+/** A link to the view, on the clipboard; in a notebook once there is somewhere it leads. */
+export async function copyLink(app: App): Promise<void> {
+  if (app.host.linked) await copy(app, shareLink(app), "Link copied");
+  else app.session.notify(NO_ADDRESS, "error");
+}
+
 export async function copy(app: App, text: string, done: string): Promise<boolean> {
   try {
     await toClipboard(text);

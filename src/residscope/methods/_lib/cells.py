@@ -129,6 +129,15 @@ def _positions(
     if isinstance(positions, str):
         raise BadSweep("no such positions", received=repr(positions), allowed='"each", "all", or a list')
     if all(isinstance(p, int) for p in positions):
+        shortest = min(tokens.lengths)
+        if strange := [p for p in map(int, positions) if not -shortest <= p < shortest]:
+            raise UnknownPosition(
+                f"the prompt has {shortest} tokens"
+                if len(tokens) == 1
+                else f"the shortest prompt has {shortest} tokens",
+                received=f"position {strange[0]}",
+                allowed=f"{-shortest} to {shortest - 1}",
+            )
         return [{"pos": p} for p in positions], tuple(positions)
     if names is None:
         raise BadSweep("the prompts name no positions", received=repr(positions), allowed="a PromptSet with positions")
