@@ -164,6 +164,18 @@ def test_ablation_tints_the_heads_as_python_ablates_them(bench: Page, model: Any
     bench.get_by_test_id("map-tint").select_option("direct")
 
 
+def test_a_head_score_tints_them_too(bench: Page, model: Any) -> None:
+    open_map(bench)
+    bench.get_by_test_id("map-tint").select_option("induction")
+    bench.get_by_test_id("map-measure").click()
+    expect(bench.get_by_test_id("map-tinted")).to_be_visible(timeout=120_000)
+    expect(bench.get_by_test_id("map-cancel")).to_have_count(0, timeout=120_000)
+    want = rs.head_scores(model).select(score="induction").values
+    node(bench, 23, 3)
+    text = bench.get_by_test_id("map-tinted").inner_text()
+    assert float(text.replace("−", "-")) == pytest.approx(float(want[23, 3]), abs=6e-4)
+
+
 def test_it_is_saved_whole_in_every_ending(bench: Page, model: Any, tmp_path: Path) -> None:
     open_map(bench)
     expect(bench.locator("[data-testid=map] svg text").filter(has_text="0.93")).to_have_count(1)  # the lens is there

@@ -162,6 +162,43 @@ def test_a_layer_has_its_strongest_neurons_and_every_site_with_its_shape(one: Se
     assert sites["resid_pre.1"]["norm"] > 0
 
 
+def test_a_layer_that_is_opened_is_not_kept_with_the_run(one: Session) -> None:
+    before = asked(one)[0]
+    (mapped,) = one.maps._held._held.values()
+    sites, size = mapped.recording.sites, mapped.bytes
+    asked(one, "map_layer", layer=1)
+    assert (mapped.recording.sites, mapped.bytes) == (sites, size)
+    assert before.keys() == asked(one)[0].keys()
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_terms_attention_and_mlps_sum_to_the_stock_model_s_logits(family: str) -> None:
+    """Under an edit of the stream too, which is a term of its own."""
+    model = worlds.model(family)
+    with worlds.session(model) as session:
+        session.intent("set_prompt", {"text": "a small prompt"})
+        session.intent("add_edit", {"edit": {"kind": "scale", "site": "resid_post.1", "factor": 1.5}})
+        assert session.wait(60)
+
+        def stretched(module: Any, args: Any, out: Any) -> Any:
+            return out * 1.5 if isinstance(out, torch.Tensor) else (out[0] * 1.5, *out[1:])
+
+        blocks = model.hf.model.layers if family == "llama" else model.hf.transformer.h
+        for which in ("a", "b"):
+            hook = blocks[1].register_forward_hook(stretched) if which == "b" else None
+            with torch.no_grad():
+                logits = model.hf(torch.tensor([ids_of(session)])).logits[0, -1]
+            if hook is not None:
+                hook.remove()
+            tensors, about = asked(session, which=which)
+            total = float(tensors["attn"].sum() + tensors["mlp"].sum()) + sum(about["terms"].values())
+            assert total == pytest.approx(float(logits[PAIR["positive"]] - logits[PAIR["negative"]]), abs=5e-6)
+            assert any("edits of" in name for name in about["terms"]) == (which == "b")
+            torch.testing.assert_close(
+                tensors["heads"].sum(1) + tensors["attn_bias"], tensors["attn"], atol=1e-5, rtol=0
+            )
+
+
 def test_the_lens_of_every_row_is_that_of_one_cell(one: Session) -> None:
     run = one.snapshot()[1]["current"]["a"]
     rows = one.query("lens_rows", {"run": run})["top"]
