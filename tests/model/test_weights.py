@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import residscope as rs
 from residscope.errors import DamagedModel, ModelError, ModelNotFound, RemoteCodeRefused, UnknownFamily
 from residscope.model import catalog, weights
 from residscope.model.catalog import CATALOG, DEFAULT, Entry, Wheel
@@ -41,6 +43,16 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("RESIDSCOPE_CACHE", str(tmp_path / "cache"))
     tiny_llama().save_pretrained(tmp_path / "tiny")
     return tmp_path / "tiny"
+
+
+def test_several_threads_load_tied_models_whole(tmp_path):
+    tied = tiny_llama(tie_word_embeddings=True, vocab_size=30_000, num_hidden_layers=8)
+    tied.save_pretrained(tmp_path)
+    with ThreadPoolExecutor(4) as pool:
+        models = list(pool.map(lambda _: rs.load(str(tmp_path), progress=lambda *_: None), range(8)))
+    ids = torch.arange(10)[None]
+    for model in models:
+        torch.testing.assert_close(model.hf(ids).logits, tied(ids).logits, rtol=0, atol=0)
 
 
 def change(path: Path, **fields) -> None:

@@ -1,6 +1,7 @@
 """`rs.load`: from a name or an object to a model that has passed its certificate."""
 
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,9 @@ from residscope.errors import ModelError, ModelNotFound
 from residscope.versions import warn_of_untried
 
 Progress = Callable[[str, int, int], None]
+ONE_AT_A_TIME = (
+    threading.Lock()
+)  # transformers makes a model under switches of the whole process: two at once lose weights
 
 
 def load(
@@ -46,13 +50,14 @@ def load(
 
         with _drawn(name, progress) as drawn:
             source = resolve(name, revision=revision, progress=drawn)
-        hf, tokenizer = open_source(
-            source,
-            dtype=dtype,
-            device=str(device or "cpu"),
-            device_map=dict(device_map) if isinstance(device_map, Mapping) else device_map,
-            trust_remote_code=trust_remote_code,
-        )
+        with ONE_AT_A_TIME:
+            hf, tokenizer = open_source(
+                source,
+                dtype=dtype,
+                device=str(device or "cpu"),
+                device_map=dict(device_map) if isinstance(device_map, Mapping) else device_map,
+                trust_remote_code=trust_remote_code,
+            )
         model = Model(hf, tokenizer, name=source.name, hash=source.fingerprint, bos=source.bos)
     else:
         hf, tokenizer = name if isinstance(name, tuple) else (name, None)
