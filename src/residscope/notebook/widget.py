@@ -1,6 +1,5 @@
 """The widget: a few lines that ask for the page once in each browser tab, and the messages of its pages."""
 
-from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 from typing import Any
@@ -10,13 +9,14 @@ import traitlets
 
 from residscope.errors import NoPage
 from residscope.notebook.door import Door
+from residscope.once import once
 from residscope.session import Session
 
 PAGE = ("widget.js", "widget.css")
 LOADER = "loader.js"
 
 
-@cache
+@once
 def built(name: str) -> bytes:
     """One of the files that make the page. Raises NoPage."""
     file = files("residscope") / "_ui" / name
@@ -29,7 +29,7 @@ def built(name: str) -> bytes:
     return file.read_bytes()
 
 
-@cache
+@once
 def page_hash() -> str:
     return sha256(b"\0".join(map(built, PAGE))).hexdigest()[:16]
 
