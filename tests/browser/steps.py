@@ -46,10 +46,10 @@ def settled(page: Page) -> None:
 
 
 def quiet(page: Page, traffic: Traffic) -> None:
-    """Until nothing has been asked for a second: what other tabs are made of comes once there is nothing else to fetch."""
+    """Until nothing has been asked for a while: what other tabs are made of comes two seconds after the picture."""
     for _ in range(60):
         count = traffic.count
-        page.wait_for_timeout(1000)
+        page.wait_for_timeout(2500)
         if traffic.count == count:
             return
     raise AssertionError(f"the page goes on asking: {traffic.urls[-3:]}")
