@@ -15,9 +15,8 @@ from residscope.errors import ModelError, ModelNotFound
 from residscope.versions import warn_of_untried
 
 Progress = Callable[[str, int, int], None]
-ONE_AT_A_TIME = (
-    threading.Lock()
-)  # transformers makes a model under switches of the whole process: two at once lose weights
+# transformers makes a model under switches of the whole process: two at once lose the tie of their embeddings
+ONE_AT_A_TIME = threading.Lock()
 
 
 def load(
