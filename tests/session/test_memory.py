@@ -39,6 +39,7 @@ def left(path: Path) -> None:
     """A session that was left with a prompt, answers and edits, one of them switched off."""
     session = started(path)
     session.intent("set_prompt", {"text": "left here", "bos": True})
+    session.intent("set_companion", {"text": "right there"})
     session.intent("set_metric", {"positive": "a", "negative": "b"})
     session.intent("set_edits", {"edits": EDITS})
     assert session.wait(60)

@@ -9,7 +9,7 @@ const tok = (text: string, id: number) => ({ id, text });
 function state(jobs: object[], items: object[] = [], positive = "x", hash = "h"): State {
   return {
     version: 1, model: { name: "m", hash, n_layers: 1, dictionaries: [], sites: [] }, models: [],
-    status: { phase: "idle", detail: "", progress: null, forward_ms: 1, error: null }, prompt: null,
+    status: { phase: "idle", detail: "", progress: null, forward_ms: 1, error: null }, prompt: null, companion: null,
     metric: { positive: tok(positive, 1), negative: tok("y", 2), chosen: true }, edits: [], can_undo: false, can_redo: false, runs: [],
     current: { a: null, b: null }, selection: { layer: 0, pos: 0 }, saved: [], directions: [], fit: null, probes: [], probing: null, jobs,
     items: { items, bytes: 0, budget: 0, can_restore: false }, notices: [],

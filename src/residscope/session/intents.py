@@ -23,7 +23,7 @@ from residscope.world.picture import Unit
 from residscope.world.python import Mode, PagePrompts, Screen, python_code
 from residscope.world.session_world import need_model
 from residscope.world.stack import kind_of, make, parse_edits, parse_ref
-from residscope.world.values import Metric, Run
+from residscope.world.values import Companion, Metric, Run
 
 MOST_EDITS = 200
 MOST_TEXT = 1 << 20
@@ -41,6 +41,13 @@ class KeepModel(Spec):
 
 class SetPrompt(Spec):
     text: str = Field(max_length=MOST_TEXT)
+    bos: bool | None = None
+
+
+class SetCompanion(Spec):
+    """The prompt to compare with and to patch from; None: none."""
+
+    text: str | None = Field(default=None, max_length=MOST_TEXT)
     bos: bool | None = None
 
 
@@ -238,6 +245,27 @@ def set_prompt(state: State, args: SetPrompt) -> Change[None]:
     return replace(state, prompt=prompt, compared=None, selection=(layer, len(prompt.tokens) - 1)), None
 
 
+def set_companion(state: State, args: SetCompanion) -> Change[None]:
+    if args.text is None:
+        return replace(state, companion=None), None
+    if state.prompt is None:
+        raise ModelNotFound("there is no prompt to stand beside yet", fix="set a prompt first")
+    companion = Companion.of(_loaded(state).prompt(args.text, bos=args.bos), state.prompt)
+    return replace(state, companion=companion), None
+
+
+def swap_companion(state: State, args: Nothing) -> Change[None]:
+    """The companion becomes the prompt, and the prompt its companion."""
+    if state.companion is None or state.prompt is None:
+        raise NotFound("there is no companion to change places with", fix="write one first")
+    prompt, companion = state.companion.prompt, state.prompt
+    prompt = replace(prompt, names=names_in(prompt.ids, state.probes.values()))
+    selection = (state.selection[0], len(prompt.tokens) - 1)
+    return replace(
+        state, prompt=prompt, companion=Companion.of(companion, prompt), compared=None, selection=selection
+    ), None
+
+
 def set_metric(state: State, args: SetMetric) -> Change[None]:
     if args.positive is None and args.negative is None:
         return replace(state, metric=None), None
@@ -384,6 +412,8 @@ INTENTS: dict[str, Intent] = {
     "load_model": Intent(LoadModel, load_model),
     "keep_model": Intent(KeepModel, keep_model),
     "set_prompt": Intent(SetPrompt, set_prompt),
+    "set_companion": Intent(SetCompanion, set_companion),
+    "swap_companion": Intent(Nothing, swap_companion),
     "set_metric": Intent(SetMetric, set_metric),
     "set_edits": Intent(SetEdits, set_edits, RefusedEdits | None),
     "add_edit": Intent(AddEdit, add_edit, Added),

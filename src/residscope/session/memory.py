@@ -13,7 +13,7 @@ from residscope.session.state import State
 from residscope.shelf.whole import set_aside, write_whole
 from residscope.world.loaded import Loaded
 from residscope.world.stack import parse_edits
-from residscope.world.values import Metric, Tok
+from residscope.world.values import Companion, Metric, Tok
 
 VERSION = 1
 WORDS = "The session's memory"
@@ -54,6 +54,7 @@ def left_by(state: State) -> dict[str, Any] | None:
         "named": state.model.source is not None,
         "hash": state.model.model.hash,
         "prompt": {"text": state.prompt.text, "bos": state.prompt.bos},
+        "companion": state.companion and {"text": state.companion.prompt.text, "bos": state.companion.prompt.bos},
         "metric": metric and [{"id": tok.id, "text": tok.text} for tok in (metric.positive, metric.negative)],
         "edits": (edits := [spec.model_dump(mode="json") for spec in state.edits]),
         "dictionaries": {id: state.model.dictionaries[id].hash for id in named_in(edits, state.model)},
@@ -88,6 +89,10 @@ def recall(state: State, kept: Mapping[str, Any]) -> State:
     with _or_lost("the prompt", lost):
         prompt = loaded.prompt(kept["prompt"]["text"], bos=kept["prompt"]["bos"])
         state = replace(state, prompt=prompt, selection=(state.selection[0], len(prompt.tokens) - 1))
+    if (other := kept.get("companion")) is not None and state.prompt is not None:
+        with _or_lost("the companion", lost):
+            companion = Companion.of(loaded.prompt(other["text"], bos=other["bos"]), state.prompt)
+            state = replace(state, companion=companion)
     if kept.get("metric") is not None:
         with _or_lost("the answers", lost):
             positive, negative = (_token(loaded, tok, kept) for tok in kept["metric"])

@@ -719,7 +719,7 @@ class Session:
             elif new.saved != old.saved:
                 self._worker.submit("fill", self._fill_job, priority=FILL)
             if self._memory and any(
-                getattr(new, part) != getattr(old, part) for part in ("model", "prompt", "metric", "edits")
+                getattr(new, part) != getattr(old, part) for part in ("model", "prompt", "companion", "metric", "edits")
             ):
                 self._worker.submit("remember", self._remember_job, priority=FILL)
 

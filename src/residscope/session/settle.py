@@ -12,7 +12,7 @@ from residscope.session.state import MOST_RUNS, Saved, State
 from residscope.world.inert import find_inert
 from residscope.world.loaded import Loaded
 from residscope.world.stack import check, place
-from residscope.world.values import Metric, Prompt, Run, Tok, run_key
+from residscope.world.values import Companion, Metric, Prompt, Run, Tok, run_key
 
 EXAMPLE = "When John and Mary went to the store, John gave a bottle of milk to"
 SHORT_EXAMPLE = "The"  # for models of a few dozen tokens
@@ -30,6 +30,8 @@ def settle(old: State, new: State) -> State:
         or new.probes.keys() != old.probes.keys()
     ):
         new = _judge_edits(new, new.model, new.prompt)
+    if new.companion is not None and new.prompt is not None and new.prompt != old.prompt:
+        new = replace(new, companion=Companion.of(new.companion.prompt, new.prompt))
     again = old.status.phase == "failed" and new.prompt is not old.prompt
     if plan(new) != plan(old) or again:
         status = replace(new.status, phase="running", detail="", progress=None, error=None, wanted=None)
@@ -87,6 +89,7 @@ def guess_metric(state: State) -> Metric | None:
 def with_model(state: State, loaded: Loaded) -> State:
     """The state on another model: prompt, metric, edits and saved prompts carried over as far as they go."""
     prompt = _prompt_for(loaded, state.prompt)
+    companion = None if prompt is None else companion_for(loaded, state.companion, prompt)
     selection = (loaded.model.n_layers - 1, len(prompt.tokens) - 1 if prompt else 0)
     notices = state.notices
     if state.directions:
@@ -103,6 +106,7 @@ def with_model(state: State, loaded: Loaded) -> State:
         state,
         model=loaded,
         prompt=prompt,
+        companion=companion,
         metric=_metric_for(loaded, state.metric),
         selection=selection,
         notices=notices,
@@ -162,6 +166,16 @@ def _prompt_for(loaded: Loaded, prompt: Prompt | None) -> Prompt | None:
         except ResidscopeError:
             continue
     return None
+
+
+def companion_for(loaded: Loaded, companion: Companion | None, live: Prompt) -> Companion | None:
+    """The companion as another model reads it; None where it cannot."""
+    if companion is None:
+        return None
+    try:
+        return Companion.of(loaded.prompt(companion.prompt.text, bos=companion.prompt.bos), live)
+    except ResidscopeError:
+        return None
 
 
 def _metric_for(loaded: Loaded, metric: Metric | None) -> Metric | None:

@@ -15,7 +15,7 @@ from residscope.shelf.items import ItemShelf, short_args
 from residscope.world.loaded import Loaded
 from residscope.world.session_world import SessionWorld, need_model
 from residscope.world.stack import kind_of
-from residscope.world.values import Metric, Prompt, Run, Tok
+from residscope.world.values import Companion, Metric, Prompt, Run, Tok
 
 if TYPE_CHECKING:
     from residscope.directions import Direction
@@ -64,6 +64,7 @@ class State:
     models: tuple[wire.ModelOffer, ...] = ()
     status: Status = Status()
     prompt: Prompt | None = None
+    companion: Companion | None = None
     metric: Metric | None = None
     edits: tuple[EditSpec, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -146,6 +147,7 @@ def to_wire(state: State) -> wire.State:
             "wanted": status.wanted,
         },
         "prompt": _prompt(state.prompt),
+        "companion": _companion(state.companion),
         "metric": _metric(state.metric),
         "edits": [_edit(spec, state) for spec in state.edits],
         "can_undo": bool(state.past),
@@ -214,6 +216,11 @@ def _prompt(prompt: Prompt | None) -> wire.Prompt | None:
     if prompt is None:
         return None
     return {"text": prompt.text, "bos": prompt.begins, "tokens": [token(tok) for tok in prompt.tokens]}
+
+
+def _companion(companion: Companion | None) -> wire.Companion | None:
+    shown = None if companion is None else _prompt(companion.prompt)
+    return None if companion is None or shown is None else {**shown, "pairs": [*companion.pairs]}
 
 
 def _metric(metric: Metric | None) -> wire.Metric | None:

@@ -56,6 +56,12 @@ class Prompt(TypedDict):
     tokens: list[Tok]
 
 
+class Companion(Prompt):
+    """The prompt that the live one is compared with and patched from."""
+
+    pairs: Annotated[list[tuple[int, int]], "A position of the live prompt, and the one of this that stands for it."]
+
+
 class Metric(TypedDict):
     """The logit of `positive` less that of `negative`."""
 
@@ -247,6 +253,7 @@ class State(TypedDict):
     models: Annotated[list[ModelOffer], "What the picker offers."]
     status: Status
     prompt: Prompt | None
+    companion: Companion | None
     metric: Metric | None
     edits: list[Annotated[ShownEdit, More()]]
     can_undo: bool

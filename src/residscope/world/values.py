@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from residscope.declare import EditSpec
+from residscope.edits.align import by_tokens
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,19 @@ class Prompt:
     @property
     def ids(self) -> tuple[int, ...]:
         return tuple(token.id for token in self.tokens)
+
+
+@dataclass(frozen=True)
+class Companion:
+    """The prompt that the live one is compared with and patched from. pairs: which position of the live one stands for which of
+    its own."""
+
+    prompt: Prompt
+    pairs: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, prompt: Prompt, live: Prompt) -> "Companion":
+        return cls(prompt, tuple(by_tokens(live.ids, prompt.ids).items()))
 
 
 @dataclass(frozen=True)

@@ -151,6 +151,13 @@ export interface Asked {
       layer: number;
       pos: number;
     };
+    /**
+     * The prompt to compare with and to patch from; None: none.
+     */
+    set_companion: {
+      text?: string | null;
+      bos?: boolean | null;
+    };
     set_edits: {
       edits: unknown[];
       skip_refused?: boolean;
@@ -171,6 +178,7 @@ export interface Asked {
       args?: unknown;
       name?: string;
     };
+    swap_companion: {};
     undo: {};
   };
   queries: {

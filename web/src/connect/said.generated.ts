@@ -45,10 +45,12 @@ export interface Said {
     restore_run: null;
     save_prompt: null;
     select: null;
+    set_companion: null;
     set_edits: RefusedEdits | null;
     set_metric: null;
     set_prompt: null;
     start: Started;
+    swap_companion: null;
     undo: null;
   };
   queries: {
@@ -270,6 +272,7 @@ export interface State {
   models: ModelOffer[];
   status: Status;
   prompt: Prompt | null;
+  companion: Companion | null;
   metric: Metric | null;
   edits: ShownEdit[];
   can_undo: boolean;
@@ -437,6 +440,18 @@ export interface Prompt {
 export interface Tok {
   id: number;
   text: string;
+}
+/**
+ * The prompt that the live one is compared with and patched from.
+ */
+export interface Companion {
+  text: string;
+  bos: boolean;
+  tokens: Tok[];
+  /**
+   * A position of the live prompt, and the one of this that stands for it.
+   */
+  pairs: [number, number][];
 }
 /**
  * The logit of `positive` less that of `negative`.
