@@ -41,13 +41,13 @@ def test_evidence_comes_stage_by_stage_and_says_both_badges(bench: Page, workben
         expect(badge).to_contain_text(re.compile("shown so far.*Preliminary, from .* of "))
     expect(bench.get_by_test_id("evidence-progress")).to_contain_text(re.compile("First look|Reading the text"))
     job = workbench.session.state.jobs[-1]
-    early = workbench.session.evidence(job=job.id)
+    early = workbench.session.reads.evidence(job=job.id)
     assert early["tokens_read"] < 4_000, "both badges before most of the text, and of the prompts, has been read"
     assert "First look" in job.stage or "Reading" in job.stage
     shot(bench, "first-look-light")
     expect(bench.get_by_test_id("evidence-progress")).to_have_count(0, timeout=GATHER_MS)
     expect(bench.get_by_test_id("evidence-cancel")).to_have_count(0, timeout=GATHER_MS)
-    told = workbench.session.evidence(item=workbench.session.state.jobs[-1].items[0])
+    told = workbench.session.reads.evidence(item=workbench.session.state.jobs[-1].items[0])
     assert told["done"]
     assert told["missing"] == {} or "stability" in told["missing"]
     for which in ("correlates", "used"):

@@ -163,11 +163,11 @@ def test_a_file_comes_back_onto_the_shelf(bench: Page, workbench: Any, tmp_path:
     assert session.wait(60)
     made = session.state.items["items"][0]["name"]
     file = tmp_path / "come back.safetensors"
-    file.write_bytes(session.item_file(made, ".safetensors")[1])
+    file.write_bytes(session.reads.item_file(made, ".safetensors")[1])
     bench.get_by_role("tab", name="Methods").click()
     bench.get_by_test_id("shelf-import").set_input_files(file)
     expect(bench.get_by_test_id("item")).to_have_attribute("data-name", "come back")
-    assert session.item("come back")["table"] == session.item(made)["table"]
+    assert session.reads.item("come back")["table"] == session.reads.item(made)["table"]
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(b"nothing")
     bench.get_by_test_id("shelf-import").set_input_files(damaged)

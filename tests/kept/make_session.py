@@ -29,8 +29,8 @@ def make(model: Model, folder: Path) -> dict[str, Any]:
     with opened(model, folder=folder / "session") as session:
         answers = say(session, lines, folder)
         state = state_of(session)
-        read = {id: session.dictionary(id) for id in ("pca@resid_post.1", "svd@resid_pre.2")}
-        reading = session.probe_reading(things.TASK_PROBE, run=state["runs"][-1]["id"], pos=10)
+        read = {id: session.reads.dictionary(id) for id in ("pca@resid_post.1", "svd@resid_pre.2")}
+        reading = session.reads.probe_reading(things.TASK_PROBE, run=state["runs"][-1]["id"], pos=10)
         vectors = fitted(session)
     write_lines(folder / "intents.jsonl", lines)
     write_lines(folder / "answers.jsonl", [{"id": n, "value": value} for n, value in enumerate(answers, 1)])

@@ -187,7 +187,7 @@ def test_its_folder_opens_with_prompts_and_fitted_dictionaries(model: Model, tmp
             assert (len(found), found.site, found.head) == (told["n"], told["site"], told["head"])
             torch.testing.assert_close(found.read[0, :4], torch.tensor(told["first"]), rtol=1e-6, atol=1e-7)
         for id, text in TOLD["tops"].items():
-            assert session.dictionary(id)["components"][0]["top"][0]["text"] == text
+            assert session.reads.dictionary(id)["components"][0]["top"][0]["text"] == text
         session.intent("save_prompt", {"text": "one more"})
     assert len(json.loads((folder / "prompts.json").read_text())["prompts"]) == 4
 

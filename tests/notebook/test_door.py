@@ -99,7 +99,7 @@ def test_tensors_of_a_run_come_before_the_news_of_it(one: Session, front: Front)
         for m, o in front.heard
         if m.get("pushed", {}).get("query") == "stream" and m["pushed"]["args"]["run"] == run
     ]
-    assert torch.equal(load(pushed[1][0])["norm"], load(one.stream(str(run), next="last"))["norm"])
+    assert torch.equal(load(pushed[1][0])["norm"], load(one.reads.stream(str(run), next="last"))["norm"])
 
 
 def test_answers_and_refusals(one: Session, front: Front) -> None:

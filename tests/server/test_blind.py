@@ -45,7 +45,7 @@ def guess(http: httpx.Client, test: dict, guesses: object) -> httpx.Response:
 
 def truth(with_library: Server, test: dict) -> list[float]:
     """What the direction says at each marked token, from the tokens alone."""
-    found, model = with_library.session.resolve(PC)
+    found, model = with_library.session.reads.resolve(PC)
     values = []
     for item in test["items"]:
         ids = model.tokens("".join(item["tokens"]))[0].tolist()

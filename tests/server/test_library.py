@@ -85,8 +85,8 @@ def test_a_mix_is_saved_found_and_opened_by_its_link(person, server: Server, lib
     assert {"name": "a mix <b>", "site": "resid_post.1", "library": entry["id"]}.items() <= state["directions"][
         -1
     ].items()
-    want = server.session.resolve(mix)[0]
-    opened = server.session.resolve(ref)[0]
+    want = server.session.reads.resolve(mix)[0]
+    opened = server.session.reads.resolve(ref)[0]
     assert torch.equal(opened.read, want.read)
     assert (opened.offset, opened.scale, opened.space) == (want.offset, want.scale, want.space)
     assert ask(bob, "read_direction", direction=ref).status_code == 200
@@ -112,13 +112,13 @@ def test_a_saved_direction_is_read_along_as_a_dictionary_of_one(person, server: 
     found, whole = coef("saved:read along"), coef("pca@resid_post.1")
     assert found["coef"].shape[-1] == 1
     assert torch.allclose(found["coef"][..., 0], whole["coef"] @ torch.tensor([0.6, 0.0, -0.8]), atol=1e-4)
-    own = server.session.resolve(PC)[0]
+    own = server.session.reads.resolve(PC)[0]
     assert float(found["offset"][2, 0]) == pytest.approx(own.offset, abs=1e-5)  # row 2 is resid_post.1
     assert torch.allclose(found["offset"][:, 0], whole["offset"] @ torch.tensor([0.6, 0.0, -0.8]), atol=1e-4)
     moved = replace(own, offset=7.0, provenance={})  # fitted on another text: its own mean counts at its own place
     server.session.adopt(replace(moved, name="moved"), id="0" * 8)
     assert float(coef("saved:moved")["offset"][2, 0]) == pytest.approx(7.0)
-    token = server.session.resolve({"kind": "token", "token": "a"})[0]
+    token = server.session.reads.resolve({"kind": "token", "token": "a"})[0]
     server.session.adopt(replace(token, name="a token"), id="1" * 8)
     lens = coef("saved:a token")
     x = server.session.model.run(list(server.session.state.prompt.ids), ["resid_post.3"])["resid_post.3"][0]
@@ -133,7 +133,7 @@ def test_the_session_takes_an_exported_file_as_it_is(person, server: Server, lib
     entry = save(ada, "exported")
     data = ada.get(f"api/library/directions/{entry['id']}/file").content
     ref = send(ada, "import_direction", data).json()["value"]
-    want, got = server.session.resolve(PC)[0], server.session.resolve(ref)[0]
+    want, got = server.session.reads.resolve(PC)[0], server.session.reads.resolve(ref)[0]
     assert (got.offset, got.scale, got.space) == (want.offset, want.scale, want.space)
 
 
@@ -144,7 +144,8 @@ def test_a_mix_over_dictionaries_is_saved_and_comes_back_whole(person, server: S
     ref = {"kind": "mix", "terms": terms}
     entry = ada.post("api/library/directions", json={"direction": ref, "name": "over two layers"}).json()
     opened, want = (
-        server.session.resolve(each)[0] for each in (ada.post(f"api/library/directions/{entry['id']}/open").json(), ref)
+        server.session.reads.resolve(each)[0]
+        for each in (ada.post(f"api/library/directions/{entry['id']}/open").json(), ref)
     )
     assert torch.equal(opened.read, want.read)
     assert (opened.site, opened.space, opened.offset) == (want.site, want.space, want.offset)
@@ -163,7 +164,8 @@ def test_two_directions_of_one_name_stand_side_by_side_in_the_session(person, se
     names = [ada.post(f"api/library/directions/{entry['id']}/open").json()["name"] for entry in (first, second)]
     assert names == ["twin", f"twin ({second['id'][:8]})"]
     assert torch.equal(
-        server.session.resolve({"kind": "saved", "name": names[1]})[0].read, server.session.resolve(other)[0].read
+        server.session.reads.resolve({"kind": "saved", "name": names[1]})[0].read,
+        server.session.reads.resolve(other)[0].read,
     )
 
 

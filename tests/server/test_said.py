@@ -102,7 +102,7 @@ def everything_done(session: Session) -> None:
         gate.leave.set()
         assert session.wait(60)
     session.intent("rename_item", {"name": "kept", "to": "mine"})
-    kept = session.item_file("mine", ".safetensors")[1]
+    kept = session.reads.item_file("mine", ".safetensors")[1]
     session.intent("import_item", {"data": kept, "name": "back"})
     start(session, "pca", corpus={**TEXT}, site="resid_post.0", n=2, tokens=1000)
     assert session.wait(60)

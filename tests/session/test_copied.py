@@ -253,7 +253,7 @@ def shelved(tmp_path_factory: pytest.TempPathFactory) -> Any:
         rs.Direction(vector, vector, "resid_pre.2", name="made").save(folder / "made.safetensors")
         session.import_item((folder / "made.safetensors").read_bytes(), "Found elsewhere")
         for name in ("Shelved", "Principal components of resid_post.1", "Found elsewhere"):
-            file, data = session.item_file(name, ".safetensors")
+            file, data = session.reads.item_file(name, ".safetensors")
             (folder / file).write_bytes(data)
         for text in (DATA, TEXT, LONG):
             (folder / str(text["name"])).write_text(str(text["text"]))

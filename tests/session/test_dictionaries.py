@@ -39,7 +39,7 @@ def rich(live: Session) -> Session:
 
 
 def coef(session: Session, id: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    data = session.coef(session.state.edited or session.state.baseline, dictionary=id)
+    data = session.reads.coef(session.state.edited or session.state.baseline, dictionary=id)
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
     return load(data), {name: json.loads(value) for name, value in header.items()}
 
@@ -110,7 +110,7 @@ def test_tokens_are_read_as_the_logits_of_the_wire(rich: Session) -> None:
     assert got["sigma"].shape == got["coef"].shape[:2]
     model = rich.state.model.model
     x, y = model.token_id("x"), model.token_id("y")
-    want = load(rich.logits(rich.state.baseline, positive=x, negative=y))
+    want = load(rich.reads.logits(rich.state.baseline, positive=x, negative=y))
     torch.testing.assert_close(got["coef"][..., 0] - got["coef"][..., 1], want["value"], atol=1e-4, rtol=1e-4)
     share = (got["offset"][:, 0] - got["offset"][:, 1])[:, None] / got["sigma"]
     torch.testing.assert_close(share, want["offset"], atol=1e-4, rtol=1e-4)
@@ -152,7 +152,7 @@ def test_a_change_of_dictionary_is_small(monkeypatch: pytest.MonkeyPatch) -> Non
         assert session.wait(60)
         for n, most in ((28, 230_000), (30, 250_000)):
             found = fit(session, method="pca-stream", corpus=TEXT, tokens=1000, n=n)
-            data = session.coef(session.state.baseline, dictionary=found[24]["id"])
+            data = session.reads.coef(session.state.baseline, dictionary=found[24]["id"])
             assert load(data)["coef"].shape == (31, 64, n)
             assert len(data) < most
             assert len(data) > 31 * 64 * n * 4, "nothing is left out"
@@ -160,10 +160,10 @@ def test_a_change_of_dictionary_is_small(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_unknown_dictionaries_and_runs(rich: Session) -> None:
     with pytest.raises(NotFound, match="no dictionary"):
-        rich.coef(rich.state.baseline, dictionary="pca@nowhere")
+        rich.reads.coef(rich.state.baseline, dictionary="pca@nowhere")
     for id in (PCA1, "pca@z.2.h1"):
         with pytest.raises(NotFound, match="run"):
-            rich.coef("r999", dictionary=id)
+            rich.reads.coef("r999", dictionary=id)
 
 
 # ── gram ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -172,7 +172,7 @@ def test_unknown_dictionaries_and_runs(rich: Session) -> None:
 def test_the_gram_matrix_gives_lengths_and_cosines_of_mixes(rich: Session) -> None:
     vector = torch.linspace(-1, 2, 32)
     rich.import_direction(save({"read": vector}, metadata={"name": "mine", "site": "resid_post.0"}))
-    found = rich.gram([PCA1, "saved:mine", "svd@attn_out.1"])
+    found = rich.reads.gram([PCA1, "saved:mine", "svd@attn_out.1"])
     assert found["of"] == [
         [PCA1, 0],
         [PCA1, 1],
@@ -187,7 +187,7 @@ def test_the_gram_matrix_gives_lengths_and_cosines_of_mixes(rich: Session) -> No
     ref = mixed(
         term(PCA1, 0, 0.5), term(PCA1, 2, -1.0), {"saved": "mine", "weight": 2.0}, term("svd@attn_out.1", 2, 1.0)
     )
-    unit = rich.resolve(ref)[0].read.double()
+    unit = rich.reads.resolve(ref)[0].read.double()
     torch.testing.assert_close(unit, weights @ reads / (weights @ gram @ weights).sqrt(), atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(reads @ unit, gram @ weights / (weights @ gram @ weights).sqrt(), atol=1e-5, rtol=1e-5)
 
@@ -203,7 +203,7 @@ def test_the_gram_matrix_gives_lengths_and_cosines_of_mixes(rich: Session) -> No
 )
 def test_tables_that_cannot_be_made(rich: Session, of: list[str], error: type[Exception]) -> None:
     with pytest.raises(error):
-        rich.gram(of)
+        rich.reads.gram(of)
 
 
 # ── mixes ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -211,15 +211,15 @@ def test_tables_that_cannot_be_made(rich: Session, of: list[str], error: type[Ex
 
 def test_a_mix_is_the_weighted_sum_at_unit_length(rich: Session) -> None:
     ref = mixed(term(PCA1, 1, 0.7), term("svd@attn_out.1", 2, -0.5))
-    found, _ = rich.resolve(ref)
+    found, _ = rich.reads.resolve(ref)
     total = 0.7 * dictionary(rich, PCA1).read[1] - 0.5 * dictionary(rich, "svd@attn_out.1").read[2]
     torch.testing.assert_close(found.read, total / total.norm())
     assert (found.name, found.site) == ("0.7 PC 1 of resid_post.1 - 0.5 SV 2 of attn_out.1", "resid_post.1")
     assert (found.space, found.offset, found.scale) == ("raw", 0.0, None)
     assert [part["weight"] for part in found.provenance["mix"]] == [0.7, -0.5]
     assert found.provenance["mix"][1]["of"]["dictionary"] == "svd"
-    assert rich.resolve({**ref, "site": "resid_mid.2"})[0].site == "resid_mid.2"
-    told = rich.read(ref)
+    assert rich.reads.resolve({**ref, "site": "resid_mid.2"})[0].site == "resid_mid.2"
+    told = rich.reads.read(ref)
     assert told["label"] == found.name
     assert "A mix of 2 directions" in told["about"]
     assert told["norm"] == pytest.approx(1, abs=1e-5)
@@ -228,19 +228,19 @@ def test_a_mix_is_the_weighted_sum_at_unit_length(rich: Session) -> None:
 def test_a_mix_of_one_dictionary_is_the_pca_ref_s(rich: Session) -> None:
     ref = {"kind": "pca", "site": "resid_post.1", "weights": {"0": 3.0, "1": 4.0}}
     same = mixed(term(PCA1, 0, 1.0), term(PCA1, 1, 4.0), term(PCA1, 0, 2.0), term(PCA1, 2, 0.0))
-    (a, _), (b, _) = rich.resolve(ref), rich.resolve(same)
+    (a, _), (b, _) = rich.reads.resolve(ref), rich.reads.resolve(same)
     assert torch.equal(a.read, b.read)
     assert (a.offset, a.scale, a.name) == (b.offset, b.scale, b.name)
     assert a.scale == pytest.approx((1.8**2 + 1.6**2) ** 0.5, rel=1e-6)
     assert a.name == "3 PC 0 of resid_post.1 + 4 PC 1"
-    assert rich.read(ref) == rich.read(same)
+    assert rich.reads.read(ref) == rich.reads.read(same)
 
 
 def test_components_of_several_places_are_centred_at_the_mix_s_own(rich: Session) -> None:
-    found, _ = rich.resolve(mixed(term(PCA1, 0, 1.0), term(PCA3, 1, 1.0)))
+    found, _ = rich.reads.resolve(mixed(term(PCA1, 0, 1.0), term(PCA3, 1, 1.0)))
     assert found.space == "centred"
     assert found.offset == pytest.approx(float(found.read @ dictionary(rich, PCA1).mean), abs=1e-5)
-    moved, _ = rich.resolve(mixed(term(PCA1, 0, 1.0), term(PCA3, 1, 1.0), site="resid_post.3"))
+    moved, _ = rich.reads.resolve(mixed(term(PCA1, 0, 1.0), term(PCA3, 1, 1.0), site="resid_post.3"))
     assert moved.offset == pytest.approx(float(found.read @ dictionary(rich, PCA3).mean), abs=1e-5)
     assert abs(moved.offset - found.offset) > 0.05
 
@@ -248,15 +248,15 @@ def test_components_of_several_places_are_centred_at_the_mix_s_own(rich: Session
 def test_one_term_is_itself_in_its_own_units_and_of_more_the_deviation_is_known(rich: Session) -> None:
     (row,) = fit(rich, **{**HEAD, "site": "resid_post.1", "head": None, "standardise": True})
     held = dictionary(rich, row["id"])
-    found, _ = rich.resolve(mixed(term(row["id"], 1, -2.0)))
+    found, _ = rich.reads.resolve(mixed(term(row["id"], 1, -2.0)))
     length = float(held.read[1].norm())
     assert abs(length - 1) > 0.01, "the test needs a read vector that is not of length one"
     torch.testing.assert_close(found.read, -held.read[1])
     assert found.scale == pytest.approx(float(held.sd[1]), rel=1e-5)
     assert found.offset == pytest.approx(-float(held.read[1] @ held.mean), rel=1e-4)
-    moved, _ = rich.resolve(mixed(term(row["id"], 1, -2.0), site="resid_post.3"))
+    moved, _ = rich.reads.resolve(mixed(term(row["id"], 1, -2.0), site="resid_post.3"))
     torch.testing.assert_close(moved.read, -held.read[1] / length)
-    two, _ = rich.resolve(mixed(term(row["id"], 0, 1.0), term(row["id"], 1, 1.0)))
+    two, _ = rich.reads.resolve(mixed(term(row["id"], 0, 1.0), term(row["id"], 1, 1.0)))
     length = float((held.read[0] + held.read[1]).norm())
     assert two.scale == pytest.approx(float(held.sd[:2].norm()) / length, rel=1e-4)
 
@@ -285,7 +285,7 @@ def test_mixes_that_are_refused(rich: Session, ref: Any, error: type[Exception])
     fit(rich, **TOKENS)
     before = rich.snapshot()
     with pytest.raises(error):
-        rich.read(ref)
+        rich.reads.read(ref)
     with pytest.raises(error if error is not MalformedJSON else BadEdit):
         rich.intent("add_edit", {"edit": {"kind": "steer", "site": "resid_post.1", "strength": 1.0, "direction": ref}})
     assert rich.snapshot() == before
@@ -328,7 +328,7 @@ def test_edits_along_directions_of_any_width(rich: Session, kind: str, site: str
     assert shown["error"] is None
     assert shown["delta"] != 0
     state = rich.state
-    direction, _ = rich.resolve(ref)
+    direction, _ = rich.reads.resolve(ref)
     record = state.model.model.run(PROMPT, [site], edits=state.world().made(state.active))
     clean = state.model.model.run(PROMPT, [site])
     moved = (record[site] - clean[site])[0].float()
@@ -406,7 +406,7 @@ def test_python_of_mixes_runs_as_pasted_and_gives_the_numbers(
         found: dict[str, Any] = {}
         exec(compile(code, "pasted", "exec"), found)
         assert float(found["metric"](found["edited"])) == pytest.approx(run["metric"], abs=1e-4)
-        direction, _ = rich.resolve(ref)
+        direction, _ = rich.reads.resolve(ref)
         pasted = found["direction"]
         torch.testing.assert_close(pasted.read, direction.read, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(pasted.write, direction.write, atol=1e-5, rtol=1e-5)

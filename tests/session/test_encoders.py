@@ -70,7 +70,7 @@ def test_an_encoder_of_what_an_mlp_reads_is_read_there_and_not_of_the_stream(liv
     live.intent("set_prompt", {"text": PROMPT})
     live.import_item((tmp_path / "t.safetensors").read_bytes(), "transcoder")
     assert live.wait()
-    answer = load(live.coef(live.state.baseline, dictionary="sae@mlp_in.1", indices=[7]))["coef"]
+    answer = load(live.reads.coef(live.state.baseline, dictionary="sae@mlp_in.1", indices=[7]))["coef"]
     recording = model.run(PROMPT, ["mlp_in"])
     assert len(answer) == model.n_layers
     for layer in range(model.n_layers):
@@ -82,7 +82,10 @@ def test_a_linear_dictionary_answers_with_those_asked_for_too(featured: Any) -> 
     session, _ = featured
     run = session.state.baseline
     for id in (PCA1, PCA3):
-        every, some = load(session.coef(run, dictionary=id)), load(session.coef(run, dictionary=id, indices=[1, 0]))
+        every, some = (
+            load(session.reads.coef(run, dictionary=id)),
+            load(session.reads.coef(run, dictionary=id, indices=[1, 0])),
+        )
         for name in ("coef", "offset"):
             torch.testing.assert_close(some[name], every[name][..., [1, 0]], equal_nan=True)
 
@@ -94,10 +97,10 @@ def test_the_strongest_at_a_cell_are_those_of_the_wire(featured: Any) -> None:
     x = session.state.model.model.run(PROMPT, ["resid_post.1"])["resid_post.1"][0, 3]
     every = ((x.double() - sae.mean) @ sae.read.double().T + sae.bias).clamp(min=0)
     assert [one["index"] for one in top] == every.topk(5).indices.tolist()
-    coefs = load(session.coef(run, dictionary=SAE, indices=[one["index"] for one in top]))["coef"][2, 3]
+    coefs = load(session.reads.coef(run, dictionary=SAE, indices=[one["index"] for one in top]))["coef"][2, 3]
     torch.testing.assert_close(torch.tensor([one["value"] for one in top]), coefs, atol=1e-5, rtol=1e-5)
     linear = session.query("strongest", {"run": run, "dictionary": PCA1, "row": 1, "pos": 2, "k": 2})["top"]
-    whole = load(session.coef(run, dictionary=PCA1))["coef"][1, 2]
+    whole = load(session.reads.coef(run, dictionary=PCA1))["coef"][1, 2]
     assert [one["index"] for one in linear] == whole.abs().topk(2).indices.tolist()
 
 
@@ -105,7 +108,7 @@ def test_the_strongest_at_a_cell_are_those_of_the_wire(featured: Any) -> None:
 def test_coordinates_that_are_not_sent(featured: Any, indices: list[int] | None) -> None:
     session, _ = featured
     with pytest.raises(DirectionError):
-        session.coef(session.state.baseline, dictionary=SAE, indices=indices)
+        session.reads.coef(session.state.baseline, dictionary=SAE, indices=indices)
 
 
 @pytest.mark.parametrize("cell", [{"row": 99}, {"pos": 99}, {"k": 0}, {"row": -1}])
@@ -121,17 +124,17 @@ def test_a_feature_is_mixed_and_edited(featured: Any) -> None:
     session, sae = featured
     terms = [{"dictionary": SAE, "index": 20_000, "weight": 1.0}, {"dictionary": PCA1, "index": 1, "weight": 2.0}]
     ref = {"kind": "mix", "terms": terms}
-    assert session.read(ref)
+    assert session.reads.read(ref)
     pca = session.state.model.dictionary(PCA1)
     wanted = sae.read[20_000] + 2 * pca.read[1]
-    found, _ = session.resolve(ref)
+    found, _ = session.reads.resolve(ref)
     torch.testing.assert_close(found.read, wanted / wanted.norm(), atol=1e-5, rtol=1e-5)
     session.intent("add_edit", {"edit": {"kind": "feature", "dictionary": SAE, "index": [20_000], "value": 3.0}})
     assert session.wait(60)
     plain = session.state.model.model.run(PROMPT, ["resid_post.1", "resid_post.2"])
     old = activations(sae, plain["resid_post.1"][0], 20_000)
     moved = plain["resid_post.2"][0] + (3 - old)[:, None] * sae.write[20_000]
-    edited = load(session.coef(session.state.edited, dictionary=SAE, indices=[7]))["coef"][3, :, 0]
+    edited = load(session.reads.coef(session.state.edited, dictionary=SAE, indices=[7]))["coef"][3, :, 0]
     torch.testing.assert_close(edited, activations(sae, moved, 7), atol=1e-3, rtol=1e-4)
 
 
@@ -143,16 +146,16 @@ def test_a_reference_by_hash_is_never_answered_by_another_of_its_id(featured: An
     pinned, absent = f"{SAE}~sha256:{sae.hash}", f"{SAE}~sha256:{other.hash[:16]}"
     ref = {"kind": "mix", "terms": [{"dictionary": absent, "index": 5, "weight": 1.0}]}
     with pytest.raises(NotFound, match=rf"another hash.*{other.hash[:16]}.*{sae.hash}"):
-        session.resolve(ref)
+        session.reads.resolve(ref)
     with pytest.raises(NotFound, match=r"is not here.*none of that id"):
-        session.coef(run, dictionary=f"sae@resid_post.2~sha256:{other.hash}", indices=[1])
+        session.reads.coef(run, dictionary=f"sae@resid_post.2~sha256:{other.hash}", indices=[1])
     with pytest.raises(NotFound):
-        session.coef(run, dictionary=f"{SAE}~sha256:", indices=[1])
-    by_hash, by_id = (load(session.coef(run, dictionary=id, indices=[5]))["coef"] for id in (pinned, SAE))
+        session.reads.coef(run, dictionary=f"{SAE}~sha256:", indices=[1])
+    by_hash, by_id = (load(session.reads.coef(run, dictionary=id, indices=[5]))["coef"] for id in (pinned, SAE))
     assert torch.equal(by_hash, by_id)
     session.import_item((tmp_path / "other.safetensors").read_bytes(), "others")
-    found, _ = session.resolve(ref)
-    assert found == session.resolve({**ref, "terms": [{"dictionary": f"{SAE}#2", "index": 5, "weight": 1.0}]})[0]
+    found, _ = session.reads.resolve(ref)
+    assert found == session.reads.resolve({**ref, "terms": [{"dictionary": f"{SAE}#2", "index": 5, "weight": 1.0}]})[0]
     assert found.offset == pytest.approx(float(other.read[5] @ other.mean - other.bias[5]), abs=1e-3)
     edit = {"kind": "feature", "dictionary": absent, "index": [5], "value": 3.0}
     session.intent("add_edit", {"edit": edit})
@@ -177,7 +180,7 @@ def exported(session: Session, ref: dict[str, Any], folder: Path, **more: bool) 
         patch.setattr(rs, "load", lambda name, **options: session.state.model.model)
         patch.setattr("residscope.directions.shipped", worlds.components)
         for item in session.snapshot()[1]["items"]["items"]:
-            file, data = session.item_file(item["name"], ".safetensors")
+            file, data = session.reads.item_file(item["name"], ".safetensors")
             (folder / file).write_bytes(data)
         namespace: dict[str, Any] = {}
         exec(compile(session.intent("python", {"direction": ref, **more})["code"], "<pasted>", "exec"), namespace)
@@ -194,7 +197,7 @@ def shown(session: Session, terms: list[dict[str, Any]], row: int, *, centred: b
     total = torch.zeros(len(session.state.prompt.tokens))
     for term in terms:
         source = term.get("dictionary") or f"saved:{term['saved']}"
-        found = load(session.coef(session.state.baseline, dictionary=source, indices=[term.get("index", 0)]))
+        found = load(session.reads.coef(session.state.baseline, dictionary=source, indices=[term.get("index", 0)]))
         total += term["weight"] * (found["coef"][row, :, 0] - (found["offset"][row, 0] if centred else 0.0))
     return total
 
@@ -262,7 +265,7 @@ def test_a_picture_whose_reads_cancel_is_still_one_and_no_direction(featured: An
     session.import_item((tmp_path / "twin.safetensors").read_bytes(), "twin")
     terms = [{"dictionary": f"{SAE}#2", "index": i, "weight": w} for i, w in ((0, 1.0), (1, -1.0))]
     with pytest.raises(ZeroDirection):
-        session.read({"kind": "mix", "terms": terms})
+        session.reads.read({"kind": "mix", "terms": terms})
     found = exported(session, {"kind": "mix", "terms": terms}, tmp_path)
     torch.testing.assert_close(found, shown(session, terms, 2), atol=1e-4, rtol=1e-5)
 
@@ -314,17 +317,19 @@ def test_an_encoder_s_direction_says_that_it_is_linear_and_keeps_the_hash(featur
     ref = {"kind": "mix", "terms": [FEATURE, {"dictionary": PCA1, "index": 1, "weight": 1.0}]}
     alone = {"kind": "mix", "terms": [FEATURE]}
     for one in (ref, alone):
-        assert "Linear: read before the ReLU, and written by the decoder" in session.read(one)["about"]
-    assert "before the" not in session.read({"kind": "pca", "site": "resid_post.1", "weights": {"1": 1.0}})["about"]
-    direction, _ = session.resolve(alone)
+        assert "Linear: read before the ReLU, and written by the decoder" in session.reads.read(one)["about"]
+    assert (
+        "before the" not in session.reads.read({"kind": "pca", "site": "resid_post.1", "weights": {"1": 1.0}})["about"]
+    )
+    direction, _ = session.reads.resolve(alone)
     assert direction.provenance["hash"] == sae.hash
-    mixed, _ = session.resolve(ref)
+    mixed, _ = session.reads.resolve(ref)
     assert mixed.provenance["mix"][0]["of"]["hash"] == sae.hash
     kept = session.adopt(direction, id="x1")
-    told = session.read(kept)["about"]
+    told = session.reads.read(kept)["about"]
     assert told.startswith("From the library")
     assert "before the ReLU" in told
-    assert session.resolve(kept)[0].provenance["hash"] == sae.hash
+    assert session.reads.resolve(kept)[0].provenance["hash"] == sae.hash
 
 
 def test_a_direction_of_an_encoder_and_a_component_keeps_the_bias_wherever_the_component_is_of(featured: Any) -> None:
@@ -334,7 +339,7 @@ def test_a_direction_of_an_encoder_and_a_component_keeps_the_bias_wherever_the_c
     for id in (PCA1, PCA3):
         pca = session.state.model.dictionary(id)
         ref = {"kind": "mix", "terms": [FEATURE, {"dictionary": id, "index": 1, "weight": 2.0}]}
-        found, _ = session.resolve(ref)
+        found, _ = session.reads.resolve(ref)
         before = (x - sae.mean) @ sae.read[20_000].double() + sae.bias[20_000]
         along = (x - pca.mean) @ pca.read[1].double()
         length = (sae.read[20_000] + 2 * pca.read[1]).double().norm()
@@ -393,7 +398,7 @@ def test_every_kind_of_encoder_is_read_at_its_place_and_copied(
         "terms": [{"dictionary": id, "index": i, "weight": w} for i, w in zip(chosen, (1.0, -0.5), strict=True)],
     }
     torch.testing.assert_close(exported(live, ref, tmp_path), wanted[:, 0] - 0.5 * wanted[:, 1], atol=1e-3, rtol=1e-4)
-    answer = live.coef(live.state.baseline, dictionary=id, indices=chosen)
+    answer = live.reads.coef(live.state.baseline, dictionary=id, indices=chosen)
     told = json.loads(answer[8 : 8 + int.from_bytes(answer[:8], "little")])["__metadata__"]
     at = int(told["fitted_row"])  # every encoder's own place is among its rows
     torch.testing.assert_close(load(answer)["coef"][at], wanted, atol=1e-3, rtol=1e-4)

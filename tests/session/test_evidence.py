@@ -35,7 +35,7 @@ def test_it_is_the_library_s_evidence_and_comes_stage_by_stage(one: Session) -> 
 
     def listen(_: int, patch: dict[str, Any]) -> None:
         for now in patch.get("jobs", ()):
-            parts = one.evidence(job=now["id"]) if now["revision"] else {}
+            parts = one.reads.evidence(job=now["id"]) if now["revision"] else {}
             seen.append(
                 (
                     now["revision"],
@@ -50,9 +50,9 @@ def test_it_is_the_library_s_evidence_and_comes_stage_by_stage(one: Session) -> 
     assert sorted(seen) == seen, "nothing is taken back"
     counts = [count for _, count in seen]
     assert {1, 2, 3, 4, 5} <= {*counts}
-    told = one.evidence(item=now["items"][0])
+    told = one.reads.evidence(item=now["items"][0])
     assert told["label"] == "PC 1 of resid_post.1"
-    direction, model = one.resolve(ASKED["direction"])
+    direction, model = one.reads.resolve(ASKED["direction"])
     held = evidence(model, direction, TEXTS, tokens=1000)
     assert told["badges"]["correlates"]["sentence"] == held.correlates.sentence
     assert told["badges"]["used"]["sentence"] == held.used.sentence
@@ -90,9 +90,9 @@ def test_live_runs_go_first_and_a_cancel_stops_it() -> None:
 
 def test_refusals(one: Session) -> None:
     with pytest.raises(NotFound):
-        one.evidence(item="nothing")
+        one.reads.evidence(item="nothing")
     with pytest.raises(NotFound):
-        one.evidence(job="j99")
+        one.reads.evidence(job="j99")
     for wrong in ({}, {**ASKED, "tokens": 5}, {**ASKED, "corpus": {"kind": "file", "name": "/etc/passwd"}}):
         with pytest.raises(BadArguments):
             start(one, wrong)
@@ -109,4 +109,4 @@ def test_another_model_lets_it_go(one: Session) -> None:
     assert one.wait(60)
     assert wire(one)["jobs"] == []
     with pytest.raises(NotFound):
-        one.evidence(item=now["items"][0])
+        one.reads.evidence(item=now["items"][0])

@@ -108,7 +108,7 @@ def test_every_method_gives_what_the_library_gives(
     again = _run(bare.state.model.code[id], bare.state.model.model, given)
     torch.testing.assert_close(found.read, again.read)
     torch.testing.assert_close(found.mean, again.mean)
-    told = bare.dictionary(id)
+    told = bare.reads.dictionary(id)
     assert [component["label"] for component in told["components"]] == [found.label(i) for i in range(len(found))]
     assert all(bool(component["top"]) is (width == 32) for component in told["components"])
     assert (told["tokens"], told["head"]) == (row["tokens"], row["head"])
@@ -132,7 +132,7 @@ def test_the_whole_stream_is_one_pass(bare: Session, method: str) -> None:
 def test_components_fitted_with_a_run_beside_them(bare: Session) -> None:
     runs = wire(bare)["runs"]
     with pytest.raises(NotFound, match="without components"):
-        bare.dictionary("pca@resid_post.1")
+        bare.reads.dictionary("pca@resid_post.1")
     assert len(fit(bare, method="pca-stream", corpus=DOCS, tokens=1000)) == 5
     assert wire(bare)["runs"] == runs, "a fit makes no run"
     again = rs.pca(bare.state.model.model, "python-docs", "resid_post.1", 30, tokens=1000)
@@ -143,14 +143,14 @@ def test_components_fitted_with_a_run_beside_them(bare: Session) -> None:
     )
     assert bare.wait(60)
     assert "rs.pca(" in bare.intent("python", {"direction": ref})["code"]
-    offset = load(bare.coef(wire(bare)["current"]["a"], dictionary="pca@resid_post.1"))["offset"]
+    offset = load(bare.reads.coef(wire(bare)["current"]["a"], dictionary="pca@resid_post.1"))["offset"]
     assert offset.isfinite().all()
 
 
 def test_a_second_one_of_the_same_place_has_a_number(bare: Session) -> None:
     ids = [fit(bare, **{**PCA, "n": n})[0]["id"] for n in (2, 3)]
     assert ids == ["pca@resid_post.1", "pca@resid_post.1#2"]
-    assert [len(bare.dictionary(id)["components"]) for id in ids] == [2, 3]
+    assert [len(bare.reads.dictionary(id)["components"]) for id in ids] == [2, 3]
     bare.intent("forget_dictionary", {"id": ids[0]})
     assert fit(bare, **PCA)[0]["id"] == "pca@resid_post.1#3", "an id never comes to mean something else"
 
@@ -275,19 +275,19 @@ def test_what_it_takes_is_said_before(one: Session, recipe: dict[str, Any]) -> N
     """The price of reading a text is its tokens through the layers up to the place; of words nothing."""
     method, args = recipe["method"], {name: value for name, value in recipe.items() if name != "method"}
     if method == "unembedding-rows":
-        assert one.cost(method, args) == {"seconds": 0.0}
+        assert one.reads.cost(method, args) == {"seconds": 0.0}
         return
     text = {} if "corpora" in args else {"corpus": TEXT}
     args = {**text, **args}
 
     def seconds(**more: Any) -> float:
-        return one.cost(method, args | more)["seconds"]
+        return one.reads.cost(method, args | more)["seconds"]
 
     assert seconds(tokens=40_000) == pytest.approx(2 * seconds(tokens=20_000))
     through = {"resid_post.1": 2, "result.1": 2, "z.3": 4, "mlp_post.2": 3, "attn_out.2": 3}.get(
         args.get("site", ""), 4
     )
-    whole = one.cost("pca", {"corpus": TEXT, "site": "resid_post.3"})["seconds"] / 4
+    whole = one.reads.cost("pca", {"corpus": TEXT, "site": "resid_post.3"})["seconds"] / 4
     assert seconds(tokens=20_000) == pytest.approx(whole * through * (2 if "corpora" in args else 1))
 
 
@@ -324,10 +324,10 @@ def test_a_hub_s_text_is_named_by_its_commit(bare: Session, hub: Any) -> None:
     assert row["fitted_on"] == f"hub:someone/stories@{COMMIT}"
     assert f"'hub:someone/stories@{COMMIT}'" in bare.state.model.code[row["id"]]
     (name,) = names(bare)
-    assert bare.item(name)["args"]["corpus"]["name"] == f"someone/stories@{COMMIT}", (
+    assert bare.reads.item(name)["args"]["corpus"]["name"] == f"someone/stories@{COMMIT}", (
         "and so it is fitted again on the same"
     )
-    assert f"'hub:someone/stories@{COMMIT}'" in bare.item(name)["code"]
+    assert f"'hub:someone/stories@{COMMIT}'" in bare.reads.item(name)["code"]
     assert fit(bare, **{**PCA, "corpus": {"kind": "hub", "name": "someone/nothing"}}) == []
     assert last(bare)["error"]["type"] == "CorpusError"
 
@@ -452,16 +452,16 @@ def test_every_dictionary_is_an_item_and_every_item_a_dictionary(bare: Session) 
     bare.intent("delete_item", {"name": "mine"})
     assert [row["id"] for row in wire(bare)["model"]["dictionaries"]] == [id for id in ids if id != ids[2]]
     with pytest.raises(NotFound):
-        bare.dictionary(ids[2])
+        bare.reads.dictionary(ids[2])
     bare.intent("restore_item")
-    assert bare.dictionary(ids[2])["id"] == ids[2]
+    assert bare.reads.dictionary(ids[2])["id"] == ids[2]
     bare.intent("forget_dictionary", {"id": ids[0]})
     assert names(bare) == [f"Principal components of resid_post.{n}" for n in (0, 2, 3)] + ["mine"]
 
 
 def test_one_row_of_the_stream_says_how_it_alone_is_fitted(bare: Session) -> None:
     fit(bare, **STREAM)
-    item = bare.item("Principal components of resid_post.2")
+    item = bare.reads.item("Principal components of resid_post.2")
     assert (item["method"], item["args"]["site"], item["args"]["n"]) == ("pca", "resid_post.2", 4)
     assert "sites" not in item["args"]
     again = _run(bare.state.model.code["pca@resid_post.2"], bare.state.model.model, {})
@@ -486,7 +486,9 @@ def test_one_that_no_single_line_makes_is_read_from_its_file(tmp_path: Path, mon
         code = session.state.model.code[row["id"]]
         assert "load_item" in code
         assert torch.equal(_run(code, session.state.model.model, {}).read, eye)
-        assert "import ours" in session.item("Ours of resid_post.1")["code"], "and the whole call is told all the same"
+        assert "import ours" in session.reads.item("Ours of resid_post.1")["code"], (
+            "and the whole call is told all the same"
+        )
 
 
 def test_a_name_is_given_to_what_is_fitted(bare: Session) -> None:
@@ -498,7 +500,7 @@ def test_a_name_is_given_to_what_is_fitted(bare: Session) -> None:
 
 def test_a_dictionary_s_file_comes_back_as_the_model_s(bare: Session, tmp_path: Path) -> None:
     fit(bare, **PCA)
-    _, data = bare.item_file("Principal components of resid_post.1", ".safetensors")
+    _, data = bare.reads.item_file("Principal components of resid_post.1", ".safetensors")
     kept = bare.state.model.dictionary("pca@resid_post.1")
     with worlds.session(folder=tmp_path) as session:
         assert session.import_item(data, "theirs")["name"] == "theirs"
@@ -519,7 +521,7 @@ def test_a_dictionary_s_file_comes_back_as_the_model_s(bare: Session, tmp_path: 
 
 def test_one_of_another_model_s_weights_is_told_to_be(bare: Session) -> None:
     fit(bare, **PCA)
-    _, data = bare.item_file("Principal components of resid_post.1", ".safetensors")
+    _, data = bare.reads.item_file("Principal components of resid_post.1", ".safetensors")
     bare.import_item(data, "its own")
     assert wire(bare)["notices"] == []
     with worlds.session(worlds.model("gpt2")) as session:

@@ -34,7 +34,7 @@ def parts(data: bytes) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 
 def resolved(session: Session, data: bytes) -> directions.Direction:
-    return session.resolve(session.import_direction(data))[0]
+    return session.reads.resolve(session.import_direction(data))[0]
 
 
 def test_an_exported_direction_keeps_its_provenance(one: Session) -> None:

@@ -652,7 +652,7 @@ def test_what_a_job_warns_of_is_kept_with_it_and_its_item_and_with_no_other(tmp_
         told, quiet = jobs(one)[first], jobs(other)[second]
         assert (told["phase"], told["warnings"]) == ("done", wanted)
         assert (quiet["phase"], quiet["warnings"]) == ("done", [])
-        assert one.item(told["items"][0])["warnings"] == wanted
-        assert other.item(quiet["items"][0])["warnings"] == []
+        assert one.reads.item(told["items"][0])["warnings"] == wanted
+        assert other.reads.item(quiet["items"][0])["warnings"] == []
     with worlds.session(folder=tmp_path) as again:
-        assert again.item(told["items"][0])["warnings"] == wanted
+        assert again.reads.item(told["items"][0])["warnings"] == wanted

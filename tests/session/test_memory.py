@@ -63,11 +63,11 @@ def test_it_goes_on_where_it_was_with_the_same_numbers(tmp_path: Path) -> None:
     before.intent("set_metric", {"positive": "a", "negative": "b"})
     before.intent("set_edits", {"edits": EDITS})
     assert before.wait(60)
-    numbers = load(before.stream(before.state.b))["norm"]
+    numbers = load(before.reads.stream(before.state.b))["norm"]
     before.close()
     after = started(path)
     assert shown(after) == BACK
-    assert torch.equal(load(after.stream(after.state.b))["norm"], numbers)
+    assert torch.equal(load(after.reads.stream(after.state.b))["norm"], numbers)
     (told,) = after.snapshot()[1]["notices"]
     assert "started again" in told
     assert "2 edits (undo takes them off)" in told

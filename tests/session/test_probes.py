@@ -100,7 +100,7 @@ def test_it_is_the_library_s_probe(live: Session) -> None:
 
 def test_the_map_says_where_the_label_can_be_read_and_where_not(live: Session) -> None:
     fit(live)
-    shown = live.probe(NAME)
+    shown = live.reads.probe(NAME)
     model = live.state.model.model
     assert shown["map_at"]["positions"] == ["END", "KEY"]  # one prompt lacks `late`
     assert shown["map"]["columns"] == [str(layer) for layer in range(model.n_layers)]
@@ -108,7 +108,7 @@ def test_the_map_says_where_the_label_can_be_read_and_where_not(live: Session) -
     assert key[0] == pytest.approx(0.5), "before the first block the token itself says its kind"
     assert end[0] < 0.2, "and END knows nothing of an earlier token"
     assert shown["map"]["marks"] == [[1, 2]]
-    noise = live.probe(fit(live, label="noise"))
+    noise = live.reads.probe(fit(live, label="noise"))
     assert max(abs(value) for row in noise["map"]["values"] for value in row) < 0.4
 
 
@@ -141,7 +141,7 @@ def test_where_every_token_is_the_first_the_map_stays_empty_and_says_so(one: Ses
     assert found.done
     assert [at for at in found.unfitted if at[1] == "FIRST"] == [(site, "FIRST") for site in found.sites]
     assert len(found.unfitted) == len(found.sites)
-    shown = one.probe(name)
+    shown = one.reads.probe(name)
     first = shown["map_at"]["positions"].index("FIRST")
     assert all(value is None or math.isnan(value) for value in shown["map"]["values"][first])
     assert "first ones" in shown["map"]["note"]
@@ -172,9 +172,9 @@ def test_it_comes_coarse_to_fine_and_another_layer_runs_nothing_again(monkeypatc
 
 
 def test_three_classes_have_a_histogram_each(one: Session) -> None:
-    shown = one.probe(fit(one, label="three"))
+    shown = one.reads.probe(fit(one, label="three"))
     assert [part["of"] for part in shown["margins"]] == ["p", "q", "r"]
-    assert [part["of"] for part in one.probe(fit(one))["margins"]] == ["b"]
+    assert [part["of"] for part in one.reads.probe(fit(one))["margins"]] == ["b"]
     colours = [series["name"] for series in shown["margins"][0]["view"]["series"]]
     assert list(dict.fromkeys(shown["cloud"]["groups"])) == colours, "a class has one colour"
     found = held(one, "three at KEY, resid_pre.2")
@@ -202,16 +202,16 @@ def test_a_live_prompt_is_read_at_its_own_position(one: Session) -> None:
     one.intent("set_prompt", {"text": TEXTS[0]})
     assert one.wait(60)
     run, (_, probe) = wire(one)["current"]["a"], library(one)
-    found = one.probe_reading(NAME, run=run, pos=0, named=True)
+    found = one.reads.probe_reading(NAME, run=run, pos=0, named=True)
     assert (found["pos"], found["own"], found["label"]) == (4, True, TEXTS[0][4])
     x = one.state.model.model.run(TEXTS[0], ["resid_pre.2"])["resid_pre.2"][0, 4]
     assert found["log_prob"] == pytest.approx(probe.log_prob(x).tolist(), abs=1e-5)
-    assert one.probe_reading(NAME, run=run, pos=6, named=False)["pos"] == 6
+    assert one.reads.probe_reading(NAME, run=run, pos=6, named=False)["pos"] == 6
     with pytest.raises(UnknownPosition):
-        one.probe_reading(NAME, run=run, pos=99)
+        one.reads.probe_reading(NAME, run=run, pos=99)
     one.intent("set_prompt", {"text": "no such prompt"})
     assert one.wait(60)
-    other = one.probe_reading(NAME, run=wire(one)["current"]["a"], pos=2, named=True)
+    other = one.reads.probe_reading(NAME, run=wire(one)["current"]["a"], pos=2, named=True)
     assert (other["pos"], other["own"], other["label"]) == (2, False, None)
 
 
@@ -232,11 +232,11 @@ def test_an_edit_lands_where_the_page_was_told_it_would(live: Session, edit: dic
     fit(live)
     live.intent("set_prompt", {"text": TEXTS[0]})
     assert live.wait(60)
-    before = live.probe_reading(NAME, run=wire(live)["current"]["a"], pos=4)
+    before = live.reads.probe_reading(NAME, run=wire(live)["current"]["a"], pos=4)
     live.intent("add_edit", {"edit": {**edit, "probe": NAME, "site": "resid_pre.2", "pos": [4]}})
     assert live.wait(60)
     state = wire(live)
-    after = live.probe_reading(NAME, run=state["current"]["b"], pos=4)["log_prob"]
+    after = live.reads.probe_reading(NAME, run=state["current"]["b"], pos=4)["log_prob"]
     if edit["to"] == "neutral" and edit["kind"] == "lrqp":
         edit = {**edit, "method": "project_out"}
     if "method" not in edit:
@@ -460,19 +460,19 @@ def test_probes_and_their_names_survive_the_session(tmp_path: Path) -> None:
         assert session.wait(60)
         told = ended(session, start(session, "fit-probe", **{**ASKED, "site": "resid_pre.1"}))
         assert told["phase"] == "done", told["error"]
-        before, shown = wire(session)["probes"], session.probe(NAME)
+        before, shown = wire(session)["probes"], session.reads.probe(NAME)
         kept = held(session)
     with worlds.session(folder=tmp_path) as again:
         assert wire(again)["probes"] == [{**probe, "revision": 0} for probe in before]
         assert [probe["mapped"] for probe in before] == ["whole", "none"]
         assert held(again) == kept
-        assert again.probe(NAME) == {**shown, "revision": 0}
+        assert again.reads.probe(NAME) == {**shown, "revision": 0}
         with pytest.raises(NotFound, match="without its prompts"):
-            again.probe("kind at KEY, resid_pre.1")
+            again.reads.probe("kind at KEY, resid_pre.1")
         again.intent("set_prompt", {"text": TEXTS[0]})
         assert again.wait(60)
         run = wire(again)["current"]["a"]
-        assert again.probe_reading(NAME, run=run, pos=0, named=True)["pos"] == 4
+        assert again.reads.probe_reading(NAME, run=run, pos=0, named=True)["pos"] == 4
         for layer in (1, 2):
             edit = {**EDITS[0], "probe": f"kind at KEY, resid_pre.{layer}", "site": f"resid_pre.{layer}", "pos": [4]}
             again.intent("add_edit", {"edit": edit})
@@ -539,7 +539,7 @@ def test_a_probe_s_held_out_prompts_are_those_that_its_fit_has_not_seen(one: Ses
 
 def test_every_point_of_the_cloud_is_the_prompt_that_it_opens(one: Session) -> None:
     name = fit(one)
-    shown, (data, _) = one.probe(name), library(one)
+    shown, (data, _) = one.reads.probe(name), library(one)
     assert sorted(shown["cloud_rows"]) == [*range(len(data))]
     assert shown["cloud_rows"] != [*range(len(data))], "the classes are mixed in the data, or nothing is compared"
     for k, row in enumerate(shown["cloud_rows"]):

@@ -12,8 +12,9 @@ from safetensors.torch import load
 import residscope as rs
 from residscope.directions import Dictionary
 from residscope.errors import EmptyCorpus, NotFound, PageTooLarge, PromptTooLong, UnknownLayer
-from residscope.session import Session, compute, prompt_page
-from residscope.session.prompt_page import Page, record
+from residscope.session import Session, compute
+from residscope.session.read import prompt_page
+from residscope.session.read.prompt_page import Page, record
 from residscope.world.loaded import Loaded
 from residscope.world.session_world import SessionWorld
 from residscope.world.values import Prompt

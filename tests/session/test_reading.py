@@ -25,7 +25,7 @@ def test_the_offset_of_the_logits_is_the_data_set_mean_s_share(live: Session) ->
     direction = logit_diff(model, x, y)
     sigma = model.final_scale(rows).squeeze(-1)
     read = direction.read.double()
-    got = load(live.logits(run, positive=x, negative=y))
+    got = load(live.reads.logits(run, positive=x, negative=y))
     assert got["offset"].shape == got["value"].shape == (model.n_layers + 1, len("hello there"))
     torch.testing.assert_close(got["offset"].double(), means @ read / sigma, atol=1e-4, rtol=1e-4)
     centred = (got["value"] - got["offset"]).double()
@@ -87,7 +87,7 @@ ABOUT = [
 
 @pytest.mark.parametrize(("ref", "about"), ABOUT, ids=["component", "mix", "answers", "token"])
 def test_directions_are_told_in_plain_words(one: Session, ref: dict[str, object], about: str) -> None:
-    assert one.read(ref)["about"] == about
+    assert one.reads.read(ref)["about"] == about
 
 
 def test_the_text_components_were_fitted_on_has_its_name(one: Session) -> None:

@@ -159,12 +159,12 @@ class Page:
             share = offset / sent["sigma"] if "sigma" in sent else offset
             total = total + term["weight"] / divisor * (coef - (share if unit in CENTRED else 0.0))
         if unit == "cos":
-            total = total / load(bytes(self.session.stream(run)))["norm"]
+            total = total / load(bytes(self.session.reads.stream(run)))["norm"]
         return np.asarray(total)
 
     def logits(self, run: str, unit: str) -> np.ndarray:
         metric = self.session.state.metric
-        sent = load(bytes(self.session.logits(run, positive=metric.positive.id, negative=metric.negative.id)))
+        sent = load(bytes(self.session.reads.logits(run, positive=metric.positive.id, negative=metric.negative.id)))
         return sent["value"] - (sent["offset"] if unit == "logit-centred" else 0.0)
 
     def shown(self, mode: str, field: Any) -> np.ndarray:
@@ -175,7 +175,7 @@ class Page:
 
     def _coef(self, run: Any, term: dict[str, Any]) -> bytes:
         source = f"saved:{term['saved']}" if "saved" in term else term["dictionary"]
-        return bytes(self.session.coef(run, dictionary=source, indices=[term.get("index", 0)]))
+        return bytes(self.session.reads.coef(run, dictionary=source, indices=[term.get("index", 0)]))
 
 
 def copied(session: Session, folder: Path, monkeypatch: pytest.MonkeyPatch, **asked: Any) -> tuple[Any, str]:
@@ -224,7 +224,7 @@ def screen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             session.import_direction((folder / "sent.safetensors").read_bytes())
         assert session.wait(60)
         for item in session.snapshot()[1]["items"]["items"]:
-            file, data = session.item_file(item["name"], ".safetensors")
+            file, data = session.reads.item_file(item["name"], ".safetensors")
             (folder / file).write_bytes(data)
         yield session, folder
     patch.undo()
@@ -417,7 +417,7 @@ def test_a_page_of_prompts_in_place_of_the_runs(screen: Any, monkeypatch: Any) -
         ("pca@z.2.h1", 0, "z.0"),
         ("sae@resid_post.1", 0, "embed"),
     ):
-        sent = load(bytes(session.page_coef(id, name, row, indices=[2])))
+        sent = load(bytes(session.reads.page_coef(id, name, row, indices=[2])))
         coef, offset = sent["coef"][:, 0], sent["offset"][0]
         for unit in ("activation",) if "sae" in name else ("centred", "raw"):
             direction = {"kind": "mix", "terms": [term(name, 2)]}

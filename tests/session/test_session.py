@@ -97,23 +97,23 @@ def test_the_next_tokens_of_a_long_prompt_follow_its_picture(live: Session, monk
     live.intent("set_prompt", {"text": text})
     assert live.wait(60)
     run, model = b_run(live)["id"], live.state.model.model
-    ((_, asked, first), *_) = live.pictures([run], set())
+    ((_, asked, first), *_) = live.reads.pictures([run], set())
     assert asked == {"run": run, "next": "last"}
     assert not parts, "the picture waits for no other position's logits"
     p, ids = model.run(text, ["logits"]).logits[0].float().softmax(-1).topk(5, dim=-1)
     early = load(first)
     assert torch.equal(early["next_id"], ids[-1:])
     torch.testing.assert_close(early["next_p"], p[-1:])
-    late = load(live.stream(run))
+    late = load(live.reads.stream(run))
     assert torch.equal(late["next_id"], ids)
     torch.testing.assert_close(late["next_p"], p)
     assert torch.equal(early["norm"], late["norm"])
-    assert torch.equal(load(live.stream(run, next="last"))["next_id"], ids), "once they are there, all of them"
-    live.stream(run)
+    assert torch.equal(load(live.reads.stream(run, next="last"))["next_id"], ids), "once they are there, all of them"
+    live.reads.stream(run)
     assert len(parts) == 1, "computed once"
     live.intent("set_prompt", {"text": "hello there"})
     assert live.wait(60)
-    assert load(live.stream(b_run(live)["id"], next="last"))["next_id"].shape == (11, 5), (
+    assert load(live.reads.stream(b_run(live)["id"], next="last"))["next_id"].shape == (11, 5), (
         "of a short prompt all come at once"
     )
 
@@ -126,7 +126,7 @@ def test_stream_and_logits_are_the_recording_s(live: Session) -> None:
     rec = model.run("hello there", ["resid_pre.0", "resid_post", "logits"])
     rows = torch.stack([rec["resid_pre.0"][0], *rec.stack("resid_post")[:, 0]]).float()
     basis = loaded.dictionaries["pca@resid_post.2"]
-    got = load(live.stream(run)) | load(live.coef(run, dictionary="pca@resid_post.2"))
+    got = load(live.reads.stream(run)) | load(live.reads.coef(run, dictionary="pca@resid_post.2"))
     torch.testing.assert_close(got["coef"], rows @ basis.read.T, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(got["norm"], rows.norm(dim=-1))
     means = torch.stack([d.mean for d in loaded.dictionaries.values()])
@@ -135,12 +135,12 @@ def test_stream_and_logits_are_the_recording_s(live: Session) -> None:
     assert torch.equal(got["next_id"], ids)
     torch.testing.assert_close(got["next_p"], p)
     x, y = model.token_id("x"), model.token_id("y")
-    value = load(live.logits(run, positive=x, negative=y))["value"]
+    value = load(live.reads.logits(run, positive=x, negative=y))["value"]
     torch.testing.assert_close(value[-1], (rec.logits[0, :, x] - rec.logits[0, :, y]).float(), atol=1e-4, rtol=1e-4)
     direction = logit_diff(model, "x", "y")
     middle = direction.project(rows[2], space="lens", model=model)
     torch.testing.assert_close(value[2], middle.float(), atol=1e-4, rtol=1e-4)
-    lens = live.lens(run, layer=model.n_layers - 1, pos=4)["top"]
+    lens = live.reads.lens(run, layer=model.n_layers - 1, pos=4)["top"]
     assert [entry["id"] for entry in lens] == ids[4].tolist()
 
 
@@ -325,17 +325,17 @@ def test_restore_and_compare(one: Session) -> None:
 
 def test_runs_are_bounded_and_old_ones_computed_again(one: Session) -> None:
     first = b_run(one)
-    before = load(one.coef(first["id"], dictionary="pca@resid_post.0"))
+    before = load(one.reads.coef(first["id"], dictionary="pca@resid_post.0"))
     for n in range(60):
         one.intent("set_prompt", {"text": f"prompt {n}"})
         one.wait(60)
         if n == 20:
-            assert one._kept.get(one.state.run(first["id"]).key) is None
-            again = load(one.coef(first["id"], dictionary="pca@resid_post.0"))
+            assert one._held._kept.get(one.state.run(first["id"]).key) is None
+            again = load(one.reads.coef(first["id"], dictionary="pca@resid_post.0"))
             assert all(torch.equal(before[name], again[name]) for name in before)
     assert len(wire(one)["runs"]) == 50
     with pytest.raises(NotFound):
-        one.stream(first["id"])
+        one.reads.stream(first["id"])
 
 
 def test_another_model_takes_the_prompt_along(one: Session) -> None:
@@ -449,21 +449,21 @@ def test_python_runs_as_pasted_and_gives_the_numbers(
     exec(compile(code, "pasted", "exec"), found)
     assert float(found["metric"](found["edited"])) == pytest.approx(b_run(live)["metric"], abs=1e-5)
     assert found["edited"].top(1)[0][1] == b_run(live)["top"][0]["id"]
-    stream = load(live.coef(b_run(live)["id"], dictionary="pca@resid_post.1"))
+    stream = load(live.reads.coef(b_run(live)["id"], dictionary="pca@resid_post.1"))
     centred = (stream["coef"] - stream["offset"][:, None])[2, :, 1]
     torch.testing.assert_close(found["edited"].project(found["direction"])[0].float(), -centred, atol=1e-4, rtol=1e-4)
 
 
 def test_directions_say_what_they_are(one: Session) -> None:
-    found = one.dictionary("pca@resid_post.1")
+    found = one.reads.dictionary("pca@resid_post.1")
     assert (found["fitted_on"], found["tokens"], len(found["components"])) == ("noise", 7, worlds.N_COMPONENTS)
     assert len(found["components"][0]["top"]) == 5
-    mix = one.read({"kind": "pca", "site": "resid_post.1", "weights": {"0": 3.0, "1": 4.0}})
+    mix = one.reads.read({"kind": "pca", "site": "resid_post.1", "weights": {"0": 3.0, "1": 4.0}})
     assert mix["norm"] == pytest.approx(1.0, abs=1e-5)
     assert mix["variance"] == pytest.approx((9 * 0.5 + 16 * 0.3) / 25)
     assert mix["sd"] == pytest.approx(((0.6 * 3) ** 2 + (0.8 * 2) ** 2) ** 0.5, rel=1e-5)
     one.intent("set_metric", {"positive": "x", "negative": "y"})
-    own = one.read({"kind": "logit_diff", "positive": "x", "negative": "y"})
+    own = one.reads.read({"kind": "logit_diff", "positive": "x", "negative": "y"})
     assert own["cos_logit_diff"] == pytest.approx(1.0, abs=1e-5)
     assert own["top"][0]["text"] == "x"
     assert own["bottom"][0]["text"] == "y"

@@ -388,12 +388,12 @@ def test_an_item_is_exported_to_every_ending_and_imported_as_it_was(kind: str, t
     with worlds.session(folder=tmp_path) as session:
         session._items.put(Kept("thing/1", item))
         for ending in ENDINGS:
-            name, data = session.item_file("thing/1", ending)
+            name, data = session.reads.item_file("thing/1", ending)
             assert name == f"thing-1{ending}"
             _check(ending, data, item)
         with pytest.raises(WrongEnding):
-            session.item_file("thing/1", ".exe")
-        _, data = session.item_file("thing/1", ".safetensors")
+            session.reads.item_file("thing/1", ".exe")
+        _, data = session.reads.item_file("thing/1", ".safetensors")
         again = session.import_item(data, "back")["name"]
         same = session._items.find(again).item
         if kind == "recording":

@@ -9,8 +9,9 @@ from safetensors.torch import load
 import residscope as rs
 from residscope.directions import Dictionary
 from residscope.engine.sinks import kept
-from residscope.session import compute, prompt_page
-from residscope.session.prompt_page import Page, record
+from residscope.session import compute
+from residscope.session.read import prompt_page
+from residscope.session.read.prompt_page import Page, record
 from residscope.world.loaded import Loaded
 from residscope.world.session_world import SessionWorld
 from session import worlds

@@ -105,7 +105,7 @@ class Door:
         """An item as a file, which a server has an address for."""
         if not isinstance(asked, Mapping) or not all(isinstance(asked.get(key), str) for key in ("name", "ending")):
             raise MalformedJSON("the file asked for does not parse", received=shorten(asked), allowed="{name, ending}")
-        name, data = self._session.item_file(asked["name"], asked["ending"])
+        name, data = self._session.reads.item_file(asked["name"], asked["ending"])
         self._outbox.put(({**head, "ok": True, "value": name}, [bytes(data)]))
 
     def _work(self) -> None:
@@ -138,5 +138,5 @@ class Door:
     def _push(self, head: dict[str, Any], news: Mapping[str, Any], sent: set[tuple[str, str]]) -> None:
         """The tensors of a new run go before the news of it, so that a page need not ask for them."""
         runs = [run for run in dict.fromkeys((news.get("current") or {}).values()) if run is not None]
-        for query, args, data in self._session.pictures(runs, sent) if runs else ():
+        for query, args, data in self._session.reads.pictures(runs, sent) if runs else ():
             self._send({**head, "pushed": {"query": query, "args": args}}, [bytes(data)])

@@ -36,8 +36,8 @@ def picture(session: Session) -> HeatMap:
     if run is None or state.model is None or state.metric is None:
         raise ModelNotFound("there is no picture before the first run", fix="wb.wait()")
     metric = state.metric
-    read = read_tensors(session.logits(run.id, positive=metric.positive.id, negative=metric.negative.id))
-    shares, sink = read["offset"], read_tensors(session.stream(run.id, next="last"))["sink"].bool()
+    read = read_tensors(session.reads.logits(run.id, positive=metric.positive.id, negative=metric.negative.id))
+    shares, sink = read["offset"], read_tensors(session.reads.stream(run.id, next="last"))["sink"].bool()
     known = not shares.isnan().any()
     values = (read["value"] - shares if known else read["value"]).masked_fill(sink, float("nan"))
     tokens = [token.text for token in run.prompt.tokens]

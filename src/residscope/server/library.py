@@ -212,7 +212,7 @@ class LibraryHandlers:
         return replace(whole, entry=self._shown(whole.entry))
 
     def _alike(self, ref: Any) -> Alike:
-        direction, model = self._session.resolve(ref)
+        direction, model = self._session.reads.resolve(ref)
         found = self._library.alike(direction, model=model)
         return replace(found, entries=tuple(self._shown(entry) for entry in found.entries))
 
@@ -231,7 +231,7 @@ class LibraryHandlers:
         return self._session.adopt(self._library.direction(id, model=self._session.model), id=id)
 
     def _save(self, user: str, args: Save) -> Entry:
-        direction, model = self._session.resolve(args.direction)
+        direction, model = self._session.reads.resolve(args.direction)
         saved = self._library.save(direction, model=model, user=user, name=args.name, description=args.description)
         return self._shown(saved)
 

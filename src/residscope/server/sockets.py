@@ -52,7 +52,7 @@ class Outbox:
             current = (message.get("patch") or message.get("state") or {}).get("current") or {}
             runs = [run for run in dict.fromkeys(current.values()) if run is not None]
             if runs:
-                for query, args, data in await run_in_threadpool(session.pictures, runs, sent):
+                for query, args, data in await run_in_threadpool(session.reads.pictures, runs, sent):
                     await websocket.send_bytes(_frame({"query": query, "args": args}, data))
             await websocket.send_text(json.dumps(message, ensure_ascii=False, allow_nan=False))
 

@@ -17,10 +17,10 @@ from residscope.fields.prompts import LabelledPrompts
 from residscope.manifest import all_methods
 from residscope.session import compute, wire
 from residscope.session.compute import MOST_GRAM, MOST_NAMED
-from residscope.session.evidence_views import Evidence
 from residscope.session.maps import LayerFile, MapFile, RowsLens
-from residscope.session.probes import ProbeChoices, ProbeDetail, ProbeExample, ProbeReading
-from residscope.session.prompt_page import PageCoefFile, PageLogitFile, PromptsAnswer
+from residscope.session.read.evidence import Evidence
+from residscope.session.read.probes import ProbeChoices, ProbeDetail, ProbeExample, ProbeReading
+from residscope.session.read.prompt_page import PageCoefFile, PageLogitFile, PromptsAnswer
 from residscope.world.read import DictionaryDetail, DirectionReading
 
 if TYPE_CHECKING:
@@ -197,27 +197,27 @@ def manifest() -> Manifest:
 
 QUERIES: dict[str, Query] = {
     "manifest": _query(Nothing, Manifest, lambda session, args: manifest()),
-    "stream": _query(Stream, compute.StreamFile, lambda session, args: session.stream(args.run, next=args.next)),
+    "stream": _query(Stream, compute.StreamFile, lambda session, args: session.reads.stream(args.run, next=args.next)),
     "coef": _query(
         Coordinates,
         compute.CoefFile,
-        lambda session, args: session.coef(args.run, dictionary=args.dictionary, indices=args.indices),
+        lambda session, args: session.reads.coef(args.run, dictionary=args.dictionary, indices=args.indices),
     ),
     "strongest": _query(
         Strongest,
         compute.StrongestCoordinates,
-        lambda session, args: session.strongest(
+        lambda session, args: session.reads.strongest(
             args.run, dictionary=args.dictionary, row=args.row, pos=args.pos, k=args.k
         ),
     ),
     "logits": _query(
         Logits,
         compute.LogitFile,
-        lambda session, args: session.logits(args.run, positive=args.positive, negative=args.negative),
+        lambda session, args: session.reads.logits(args.run, positive=args.positive, negative=args.negative),
     ),
-    "tokens": _query(Typed, wire.Spelling, lambda session, args: session.tokens(args.text)),
+    "tokens": _query(Typed, wire.Spelling, lambda session, args: session.reads.tokens(args.text)),
     "lens": _query(
-        Lens, wire.LensReading, lambda session, args: session.lens(args.run, layer=args.layer, pos=args.pos)
+        Lens, wire.LensReading, lambda session, args: session.reads.lens(args.run, layer=args.layer, pos=args.pos)
     ),
     "lens_rows": _query(LensRows, RowsLens, lambda session, args: session.maps.lens(args.run, pos=args.pos)),
     "map": _query(
@@ -233,27 +233,29 @@ QUERIES: dict[str, Query] = {
         ),
     ),
     "dictionary": _query(
-        Components, DictionaryDetail, lambda session, args: session.dictionary(args.id, indices=args.indices)
+        Components, DictionaryDetail, lambda session, args: session.reads.dictionary(args.id, indices=args.indices)
     ),
-    "gram": _query(Several, compute.Gram, lambda session, args: session.gram(args.of)),
-    "read_direction": _query(DirectionArgs, DirectionReading, lambda session, args: session.read(args.direction)),
-    "read_data": _query(Data, ProbeChoices, lambda session, args: session.read_data(args.data)),
-    "probe": _query(Name, ProbeDetail, lambda session, args: session.probe(args.name)),
+    "gram": _query(Several, compute.Gram, lambda session, args: session.reads.gram(args.of)),
+    "read_direction": _query(DirectionArgs, DirectionReading, lambda session, args: session.reads.read(args.direction)),
+    "read_data": _query(Data, ProbeChoices, lambda session, args: session.reads.read_data(args.data)),
+    "probe": _query(Name, ProbeDetail, lambda session, args: session.reads.probe(args.name)),
     "probe_reading": _query(
         Reading,
         ProbeReading,
-        lambda session, args: session.probe_reading(args.name, run=args.run, pos=args.pos, named=args.named),
+        lambda session, args: session.reads.probe_reading(args.name, run=args.run, pos=args.pos, named=args.named),
     ),
-    "probe_prompt": _query(PromptOf, ProbeExample, lambda session, args: session.probe_prompt(args.name, args.row)),
-    "job": _query(Row, wire.JobDetail, lambda session, args: session.job(args.job)),
-    "item": _query(Name, wire.ItemDetail, lambda session, args: session.item(args.name)),
-    "cost": _query(Method, wire.Cost, lambda session, args: session.cost(args.method, args.args)),
-    "python": _query(Method, wire.Code, lambda session, args: session.method_python(args.method, args.args)),
+    "probe_prompt": _query(
+        PromptOf, ProbeExample, lambda session, args: session.reads.probe_prompt(args.name, args.row)
+    ),
+    "job": _query(Row, wire.JobDetail, lambda session, args: session.reads.job(args.job)),
+    "item": _query(Name, wire.ItemDetail, lambda session, args: session.reads.item(args.name)),
+    "cost": _query(Method, wire.Cost, lambda session, args: session.reads.cost(args.method, args.args)),
+    "python": _query(Method, wire.Code, lambda session, args: session.reads.method_python(args.method, args.args)),
     "prompts": _query(Prompts, PromptsAnswer, lambda session, args: session.pages.page(args.own, args.drawn)),
     "prompts_coef": _query(
         PageCoordinates,
         PageCoefFile,
-        lambda session, args: session.page_coef(args.page, args.dictionary, args.row, indices=args.indices),
+        lambda session, args: session.reads.page_coef(args.page, args.dictionary, args.row, indices=args.indices),
     ),
     "prompts_logits": _query(
         PageLogits,
@@ -262,7 +264,7 @@ QUERIES: dict[str, Query] = {
             args.page, positive=args.positive, negative=args.negative, row=args.row
         ),
     ),
-    "evidence": _query(Gathered, Evidence, lambda session, args: session.evidence(job=args.job, item=args.item)),
+    "evidence": _query(Gathered, Evidence, lambda session, args: session.reads.evidence(job=args.job, item=args.item)),
 }
 
 

@@ -8,18 +8,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from residscope.declare import EditSpec, Method, shorten
+from residscope.declare import Method, shorten
 from residscope.declare.plugins import load_plugins
-from residscope.directions import Dictionary, Direction
+from residscope.directions import Direction
 from residscope.engine.model import Model
-from residscope.errors import Cancelled, DamagedFile, NotFound, ResidscopeError, WrongModel, explain
+from residscope.errors import Cancelled, DamagedFile, NotFound, WrongModel, explain
 from residscope.manifest import find_method
-from residscope.methods.evidence import Evidence
 from residscope.progress import asking
-from residscope.session import compute, evidence_views, fill, probes, wire
-from residscope.session.compute import Elsewhere, Held, Latest
+from residscope.session import fill, wire
+from residscope.session.held import HeldRuns
 from residscope.session.intents import (
     INTENTS,
     CancelJob,
@@ -35,33 +34,27 @@ from residscope.session.intents import (
     ShelfChange,
     Start,
     Started,
-    find_run,
     is_loaded,
 )
-from residscope.session.jobs import Job, Jobs, Taker, find_job, seconds_of, with_job, with_shelf
+from residscope.session.jobs import Job, Jobs, Taker, with_job, with_shelf
 from residscope.session.maps import Maps
 from residscope.session.memory import Memory, left_by, recall
-from residscope.session.prompt_page import Drawing, PageCoefFile, PromptPages
 from residscope.session.queries import QUERIES, Answer, Brought, answer
 from residscope.session.queries import checked as parsed
+from residscope.session.read.prompt_page import Drawing, PromptPages
+from residscope.session.read.reads import Reads
 from residscope.session.settle import finished, settle, with_model
-from residscope.session.state import Saved, State, changed, to_wire, token, top
+from residscope.session.state import Saved, State, changed, to_wire
 from residscope.session.worker import FILL, LOAD, RUN, Worker
 from residscope.shelf.items import MOST_NAME, ItemShelf, Kept, check_fits, check_name, of_others
 from residscope.shelf.parts import parts_of
-from residscope.shelf.shown import file_of, read_item, table_of, views_of
+from residscope.shelf.shown import read_item
 from residscope.shelf.whole import SavedPrompts
-from residscope.world.dictionaries import beside_stream
-from residscope.world.fitted import find_map
 from residscope.world.imported import read_direction, take_in
 from residscope.world.loaded import Loaded
-from residscope.world.mixing import dictionary_of, reads
 from residscope.world.old_dictionaries import OldDictionaries
 from residscope.world.python import method_code
-from residscope.world.read import DictionaryDetail, DirectionReading, describe, describe_dictionary
 from residscope.world.session_world import SessionWorld, need_model
-from residscope.world.stack import parse_ref
-from residscope.world.values import Prompt, Run, RunKey, run_key
 
 Listener = Callable[[int, dict[str, Any]], None]
 Gesture = Callable[[str, Any, State], None]
@@ -99,8 +92,7 @@ class Session:
         load_plugins()
         self._load, self._offers = load, offers
         self._lock = threading.RLock()
-        self._kept: Latest[RunKey, Held] = Latest()
-        self._aside: Latest[tuple[RunKey, str, int | None], Elsewhere] = Latest()
+        self._held: HeldRuns = HeldRuns(lambda: self._state, self._lock)
         self._old = OldDictionaries(folder)
         self._items = ItemShelf(folder)
         self._queries: dict[str, Brought] = {}
@@ -114,7 +106,7 @@ class Session:
         self._memory = None if memory is None else Memory(memory)
         self._left, forgot = self._memory.read() if self._memory else (None, None)
         notices = tuple(told for told in (notice, forgot) if told)
-        self._state = State(
+        self._state: State = State(
             id=secrets.token_hex(8), saved=tuple(map(Saved, texts)), notices=notices, models=tuple(offers())
         )
         self._wire = to_wire(self._state)
@@ -122,7 +114,8 @@ class Session:
         self._jobs = Jobs(lambda: self._state, self._commit, self._lock, self._worker, self._items)
         self._drawings: list[str] = []
         self.maps: Maps = Maps(lambda: self._state)
-        self.pages: PromptPages = PromptPages(self._loaded, self.kept, self.give_way)
+        self.pages: PromptPages = PromptPages(self._loaded, self._held.kept, self.give_way)
+        self.reads: Reads = Reads(lambda: self._state, self._held, self.pages, self._jobs, self._items, self.give_way)
 
     # ── what the doors call ─────────────────────────────────────────────────────────────────────────────────
 
@@ -256,8 +249,7 @@ class Session:
             now = self._state
             if now.model is None or now.model.model is not loaded.model:
                 raise WrongModel("another model was loaded meanwhile", received=loaded.model.name)
-            self._kept.clear()
-            self._aside.clear()
+            self._held.clear()
             self._jobs.forget()
             status = replace(now.status, phase="running", detail="", progress=None, error=None, wanted=None)
             gone: dict[str, Any] = {"runs": (), "compared": None, "baseline": None, "edited": None, "without": {}}
@@ -349,95 +341,6 @@ class Session:
 
     # ── what is read ────────────────────────────────────────────────────────────────────────────────────────
 
-    def stream(self, run: str, *, next: Literal["all", "last"] = "all") -> compute.StreamFile:
-        """A run's lengths, sinks and next tokens; next: "last" waits for those of no other position."""
-        held, loaded = self._held(run)
-        likely = held.next.at_end() if next == "last" else held.next.all(lambda: self._worker.quiet(RUN))
-        return compute.stream(held, loaded, likely)
-
-    def pictures(self, runs: Sequence[str], sent: set[tuple[str, str]]) -> list[tuple[str, dict[str, Any], bytes]]:
-        """What a page asks of these runs first, as queries and their answers, where it has not been sent: the stream, the metric.
-
-        `sent` is added to. A run that is no longer held is left out: the page asks for it.
-        """
-        metric = self._state.metric
-        found: list[tuple[str, dict[str, Any], bytes]] = []
-        pair: dict[str, Any] | None = (
-            None if metric is None else {"positive": metric.positive.id, "negative": metric.negative.id}
-        )
-        for run in runs:
-            with contextlib.suppress(ResidscopeError):
-                if (run, "") not in sent:
-                    found.append(("stream", {"run": run, "next": "last"}, self.stream(run, next="last")))
-                    sent.add((run, ""))
-                if pair is not None and (run, str(pair)) not in sent:
-                    found.append(("logits", dict(pair, run=run), self.logits(run, **pair)))
-                    sent.add((run, str(pair)))
-        return found
-
-    def coef(self, run: str, *, dictionary: str, indices: Sequence[int] | None = None) -> compute.CoefFile:
-        """A run's rows in the coordinates of a dictionary, or of a saved direction, `saved:NAME`; `indices`: of these alone.
-
-        Raises NotFound, DirectionError.
-        """
-        loaded, known, held = self._read_by(run, dictionary)
-        return compute.coef(held, loaded, known, indices=indices)
-
-    def strongest(self, run: str, *, dictionary: str, row: int, pos: int, k: int) -> compute.StrongestCoordinates:
-        """The strongest coordinates of a dictionary at one cell of a run. Raises NotFound, DirectionError."""
-        loaded, known, held = self._read_by(run, dictionary)
-        return compute.strongest(held, loaded, known, row=row, pos=pos, k=k)
-
-    def _read_by(self, run: str, dictionary: str) -> tuple[Loaded, Dictionary, Held | Elsewhere]:
-        """A dictionary, and what it reads of a run."""
-        state = self._state
-        found, loaded = find_run(state, run), need_model(state.model)
-        known = dictionary_of(dictionary, loaded, state.directions)
-        if beside_stream(known, loaded.model.sites):
-            return loaded, known, self._held(run)[0]
-        site = loaded.model.sites.parse(known.site)
-        return loaded, known, self._elsewhere(loaded, found, state, site.name, known.head)
-
-    def page_coef(self, page: str, dictionary: str, row: int, *, indices: Sequence[int] | None = None) -> PageCoefFile:
-        """A row of a page of prompts in a dictionary's coordinates, or a saved direction's; `indices`: in these alone.
-
-        Raises NotFound, UnknownLayer, DirectionError.
-        """
-        directions = self._state.directions
-        return self.pages.coef(
-            page, lambda loaded: dictionary_of(dictionary, loaded, directions), row=row, indices=indices
-        )
-
-    def gram(self, of: Sequence[str]) -> compute.Gram:
-        """Inner products of read vectors: of whole dictionaries, by id, of single directions, `ID/INDEX` or `saved:NAME`."""
-        state = self._state
-        return compute.gram([reads(name, need_model(state.model), state.directions) for name in of])
-
-    def logits(self, run: str, *, positive: int, negative: int) -> compute.LogitFile:
-        held, loaded = self._held(run)
-        return compute.logits(held, loaded, loaded.model.token_id(positive), loaded.model.token_id(negative))
-
-    def tokens(self, text: str) -> wire.Spelling:
-        """The token that a text names, or else those that it is made of. Raises PromptError."""
-        return {"tokens": [token(one) for one in self._loaded().spelled(text)]}
-
-    def lens(self, run: str, *, layer: int, pos: int) -> wire.LensReading:
-        held, loaded = self._held(run)
-        return {"top": top(compute.lens(held, loaded, layer=layer, pos=pos))}
-
-    def kept(self, prompt: Prompt) -> Held | None:
-        """The unedited run of a prompt, where its stream is still held; nothing is computed."""
-        with self._lock:
-            return self._kept.get(run_key(prompt, ()))
-
-    def dictionary(self, id: str, *, indices: Sequence[int] | None = None) -> DictionaryDetail:
-        """What a dictionary is and what its components say; `indices`: of these alone. Raises NotFound, DirectionError."""
-        return describe_dictionary(self._loaded(), id, self._state.metric, indices=indices)
-
-    def read(self, ref: Any) -> DirectionReading:
-        parsed, state = parse_ref(ref), self._state
-        return describe(parsed, state.world())
-
     def notify(self, text: str) -> None:
         """Something that everybody who has the page open is to read."""
         with self._lock:
@@ -460,74 +363,6 @@ class Session:
             name, direction = read_direction(data, self._loaded(), self._state.directions)
             self._commit(replace(self._state, directions={**self._state.directions, name: direction}))
         return {"kind": "saved", "name": name}
-
-    def probe(self, name: str) -> probes.ProbeDetail:
-        return probes.describe_probe(*find_map(name, self._state.probes), self.model)
-
-    def probe_reading(self, name: str, *, run: str, pos: int, named: bool = False) -> probes.ProbeReading:
-        """What a probe reads in a run at a token; `named`: at its own position, where that is known.
-
-        Raises:
-            NotFound, UnknownPosition.
-        """
-        state = self._state
-        (fitted, mapped), found, loaded = find_map(name, state.probes), find_run(state, run), need_model(state.model)
-        place = probes.place_of(fitted, mapped, found.prompt, loaded.model)
-        at = place.pos if named and place.pos is not None else pos
-        compute.check_cell(loaded.model.n_layers, len(found.prompt.tokens), layer=0, pos=at)
-        x = compute.vector(state.world(), found.prompt, found.active, site=mapped.probe.site, pos=at)
-        return {
-            "run": run,
-            "pos": at,
-            "own": place.own,
-            "label": place.label,
-            "place": place.pos,
-            **probes.read_vector(mapped, x),
-        }
-
-    def probe_prompt(self, name: str, row: int) -> probes.ProbeExample:
-        """One of a probe's own prompts, as it is typed, with its answers. Raises NotFound."""
-        return probes.describe_prompt(find_map(name, self._state.probes)[1], row, self.model)
-
-    def read_data(self, data: Any) -> probes.ProbeChoices:
-        """Which labels and positions some labelled prompts have. Raises BadTable, TaskError, NotFound."""
-        return probes.describe_data(self._state.world().prompts(data))
-
-    def cost(self, method: str, args: Any) -> wire.Cost:
-        """What a call would take, in seconds, about; null where nobody has said."""
-        found, world = find_method(method), self._state.world()
-        plain = found.check(args)
-        found.look(plain, world)
-        return {"seconds": seconds_of(found, plain, world)}
-
-    def method_python(self, method: str, args: Any) -> wire.Code:
-        """A call as Python that runs as pasted."""
-        found = find_method(method)
-        return {"code": method_code(found, found.check(args), self._state.world())}
-
-    def job(self, id: str) -> wire.JobDetail:
-        """The latest picture of a job. Raises NotFound."""
-        job, latest = find_job(self._state, id), self._jobs.partial(id)
-        if latest is None:
-            return {"job": id, "revision": 0, "done": job.ended, "views": [], "table": None}
-        revision, item = latest
-        return {"job": id, "revision": revision, "done": job.ended, "views": views_of(item), "table": table_of(item)}
-
-    def item(self, name: str) -> wire.ItemDetail:
-        """An item of the shelf: its picture, its first rows, what made it. Raises NotFound."""
-        kept = self._items.find(name)
-        return {
-            **kept.about,
-            "args": dict(kept.args),
-            "provenance": dict(kept.item.provenance),
-            "code": kept.code,
-            "views": views_of(kept.item),
-            "table": table_of(kept.item),
-        }
-
-    def item_file(self, name: str, ending: str) -> tuple[str, bytes]:
-        """An item as a file of this ending: its name and its bytes. Raises NotFound, WrongEnding."""
-        return file_of(self._items.find(name), ending)
 
     def import_item(self, data: bytes, name: str) -> Imported:
         """Take an item's file in, or each of several in one; answers their names. A dictionary is the model's too; one of other
@@ -554,33 +389,10 @@ class Session:
                 self._commit(with_shelf(replace(self._state, notices=(*self._state.notices, *notices)), self._items))
         return {"name": names[0], "names": names}
 
-    def evidence(self, *, job: str | None = None, item: str | None = None) -> evidence_views.Evidence:
-        """What a job has gathered so far, or what is on the shelf. Raises NotFound."""
-        if job is not None:
-            at, latest = find_job(self._state, job), self._jobs.partial(job)
-            revision, evidence = latest or (0, None)
-            done = at.ended
-        else:
-            revision, evidence, done = 0, self._items.find(item or "").item, True
-        if not isinstance(evidence, Evidence):
-            raise NotFound("no evidence of that name is held", received=job or item, fix="gather it again")
-        return {
-            "job": job,
-            "item": item,
-            "revision": revision,
-            "done": done,
-            **evidence_views.describe_evidence(evidence),
-        }
-
     @property
     def model(self) -> Model:
         """Raises ModelNotFound where none is loaded yet."""
         return self._loaded().model
-
-    def resolve(self, ref: Any) -> tuple[Direction, Model]:
-        """The direction that a reference names, and the model it is one of."""
-        state = self._state
-        return state.world().direction(parse_ref(ref)), need_model(state.model).model
 
     def adopt(self, direction: Direction, *, id: str) -> SavedName:
         """Take in a direction of the library; answers the reference to it."""
@@ -619,8 +431,7 @@ class Session:
             return
         with self._lock:
             if number == self._loads:
-                self._kept.clear()
-                self._aside.clear()
+                self._held.clear()
                 self.maps.clear()
                 new = with_model(self._state, loaded)
                 notices = new.notices if notice is None else (*new.notices, notice)
@@ -640,11 +451,11 @@ class Session:
             return
         try:
             with asking(tell := self._run_told(state), tell):
-                base, base_ms = self._result(state.model, state.prompt, (), state)
+                base, base_ms = self._held.result(state.model, state.prompt, (), state)
                 if state.version != self._state.version:
                     return
                 edited, edited_ms = (
-                    self._result(state.model, state.prompt, state.active, state) if state.active else (None, None)
+                    self._held.result(state.model, state.prompt, state.active, state) if state.active else (None, None)
                 )
         except Exception as error:
             if state.version == self._state.version:
@@ -729,36 +540,3 @@ class Session:
 
     def _loaded(self) -> Loaded:
         return need_model(self._state.model)
-
-    def _held(self, run: str) -> tuple[Held, Loaded]:
-        state = self._state
-        found = find_run(state, run)
-        loaded = need_model(state.model)
-        return self._result(loaded, found.prompt, found.active, state)[0], loaded
-
-    def _result(
-        self, loaded: Loaded, prompt: Prompt, active: tuple[EditSpec, ...], state: State
-    ) -> tuple[Held, float | None]:
-        """A run's numbers: kept, or computed (with the milliseconds it took)."""
-        key = run_key(prompt, active)
-        with self._lock:
-            held = self._kept.get(key)
-        if held is not None:
-            return held, None
-        held = compute.forward(state.world(), prompt, active)
-        with self._lock:
-            if self._state.model is not None and loaded.model is self._state.model.model:
-                self._kept.put(key, held)
-        return held, held.seconds * 1000
-
-    def _elsewhere(self, loaded: Loaded, run: Run, state: State, site: str, head: int | None) -> Elsewhere:
-        """A run at one site of every layer: kept, or computed."""
-        key = run.key, site, head
-        with self._lock:
-            held = self._aside.get(key)
-        if held is None:
-            held = compute.elsewhere(state.world(), run.prompt, run.active, site=site, head=head)
-            with self._lock:
-                if self._state.model is not None and loaded.model is self._state.model.model:
-                    self._aside.put(key, held)
-        return held
