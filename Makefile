@@ -22,7 +22,7 @@ STEP = $(PYTHON) recipes/step.py
 export PATH := $(PATH):$(CURDIR)/$(BIN)
 WEB := $(shell find web -path web/node_modules -prune -o -type f -print 2>/dev/null)
 
-.PHONY: hooks check-web help run install test lint types view-types docs rules unit web browser chromium postgres bench prove peers versions clean
+.PHONY: hooks check-web help run install test lint types view-types docs rules unit web browser chromium postgres nginx bench prove peers versions clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -80,7 +80,7 @@ rules: $(VENV)/.dev
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/lint-imports --no-cache --config recipes/circles.ini
 
-unit: $(VENV)/.dev $(VENV)/.ui postgres
+unit: $(VENV)/.dev $(VENV)/.ui postgres nginx
 	@$(BIN)/residscope models pull $(MODEL)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not browser" --doctest-modules --ignore=src/residscope/_ui
 
@@ -93,7 +93,7 @@ hooks: $(VENV)/.dev
 web: $(VENV)/.webdev
 	@cd web && npm run --silent check && npm test --silent
 
-browser: $(VENV)/.dev $(VENV)/.ui chromium
+browser: $(VENV)/.dev $(VENV)/.ui chromium nginx
 	@$(BIN)/residscope models pull $(MODEL)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m browser tests/browser
 
@@ -102,6 +102,10 @@ chromium:
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium fonts-dejavu-core >/dev/null; }
 
 # the tests start servers of their own
+nginx:
+	@command -v nginx >/dev/null || test -x /usr/sbin/nginx || { echo "installing nginx for the tests of a page behind a proxy"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq nginx-light openssl >/dev/null; }
+
 postgres:
 	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { echo "installing PostgreSQL for the library's tests"; \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql >/dev/null; }

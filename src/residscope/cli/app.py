@@ -61,7 +61,13 @@ def open_page(
         ),
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port")] = 8765,
-    host: Annotated[str, typer.Option(help="the address to listen on")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="the address to listen on; 0.0.0.0: of every network")] = "127.0.0.1",
+    behind: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL", help="where a forwarder or proxy has the page, such as https://hub.org/proxy/8765/"
+        ),
+    ] = None,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="only print the address")] = False,
     dtype: Dtype = "float32",
     device: Device = "cpu",
@@ -71,7 +77,16 @@ def open_page(
     from residscope.server import serve
 
     torch_dtype(dtype)
-    serve(model, host=host, port=port, open_browser=not no_browser, dtype=dtype, device=device, store=store)
+    serve(
+        model,
+        host=host,
+        port=port,
+        open_browser=not no_browser,
+        dtype=dtype,
+        device=device,
+        store=store,
+        behind=behind or (),
+    )
 
 
 @app.command("look")

@@ -26,7 +26,7 @@
     ├── StoreError           NoUser, NotYours, NameTaken, BadText, EditedSince, CannotUndo, TooFast, DamagedStore,
     │                        StoreTooNew, StoreNotEmpty, StoreUnreachable
     ├── BadView
-    ├── PortInUse, NoPage
+    ├── PortInUse, BadAddress, NoPage
     ├── MissingExtra
     ├── SweepError           BadSweep, NoGradient, UnalignedPrompts
     └── Cancelled            Interrupted, SweepCancelled, SweepInterrupted

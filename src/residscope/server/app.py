@@ -16,6 +16,7 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from residscope.errors import NoPage, NotFound, ResidscopeError, WireError
+from residscope.server.addresses import Addresses
 from residscope.server.guard import Guard
 from residscope.server.library import LibraryHandlers
 from residscope.server.parse import arguments
@@ -37,11 +38,13 @@ def create_app(
     page: Path | None = None,
     library: Library | None = None,
     people: People | None = None,
+    addresses: Addresses | None = None,
 ) -> FastAPI:
     """The workbench's server around one session. `page` is the folder Vite built; a `library` comes with its `people`."""
     app = FastAPI(title="Residscope", docs_url=None, redoc_url=None, openapi_url=None)
     page = page or Path(str(files("residscope"))) / "_ui"
-    door = Door(people, cookie=f"residscope-user-{port}")
+    addresses = addresses or Addresses()
+    door = Door(people, cookie=f"residscope-user-{port}", addresses=addresses)
     present = Present(session.tell_present)
     if library is not None and people is not None:
         handlers = LibraryHandlers(session, library, people, present)
@@ -54,7 +57,7 @@ def create_app(
         who = door.person(request.headers)
         value = await run_in_threadpool(answer, who)
         told = Response(value, media_type=TENSORS) if isinstance(value, bytes) else JSONResponse(value)
-        door.remember(told, who)
+        door.remember(told, who, request.headers)
         return told
 
     @app.get("/", response_model=None)
@@ -103,7 +106,7 @@ def create_app(
         app.router.routes.append(Mount("/assets", GZipMiddleware(StaticFiles(directory=page / "assets"))))
     # whoever was let in stays so when the server is started again
     key = token if people is None else people.key_of(str(port))
-    app.add_middleware(Guard, token=token, key=key, cookie=f"residscope-{port}")
+    app.add_middleware(Guard, token=token, key=key, cookie=f"residscope-{port}", addresses=addresses)
     return app
 
 

@@ -1,17 +1,17 @@
 """Who may come in: this machine, under this server's name, with the token; and what every answer carries."""
 
 import logging
-import re
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import parse_qs, quote, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import RedirectResponse
 
 from residscope.errors import ForeignHost, MalformedJSON, NotAllowed, ResidscopeError
+from residscope.server.addresses import Addresses
 from residscope.server.refusals import body_of, internal, refuse, status_of
 
 Scope = MutableMapping[str, Any]
@@ -21,7 +21,6 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _log = logging.getLogger(__name__)
-HOST = re.compile(r"(?:127\.0\.0\.1|localhost|\[::1\])(?::\d{1,5})?", re.IGNORECASE)
 SAFE = ("GET", "HEAD", "OPTIONS")
 OWN_SITE = ("same-origin", "none")
 JSON_BYTES = 2 << 20
@@ -42,23 +41,25 @@ class BodyTooLargeError(Exception):
 class Guard:
     """ASGI middleware around everything, so that no route can forget it.
 
-    Host names are an allow-list (against DNS rebinding); any port will do, since a forwarded port is another one.
-    Origin, where a browser sends it, must be this very host and port: a page of another local server is a stranger.
+    Host names are an allow-list (against DNS rebinding). Origin, where a browser sends it, must be this very host and port,
+    or a forwarder's that was named: a page of another local server is a stranger. `Addresses` knows both.
     The printed link's token lets in once it is asked for, and is another each time the server is started; the `key` in the cookie
     that it is traded for may stay.
     """
 
-    def __init__(self, app: App, *, token: str, key: str, cookie: str) -> None:
-        self._app, self._token, self._key, self._cookie = app, token, key, cookie
+    def __init__(self, app: App, *, token: str, key: str, cookie: str, addresses: Addresses) -> None:
+        self._app, self._token, self._key, self._cookie, self._addresses = app, token, key, cookie, addresses
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        send = _with_headers(send, headers)
+        send = self._with_headers(send, headers)
+        if (path := self._addresses.stripped(scope["path"])) != scope["path"]:
+            scope = {**scope, "path": path, "raw_path": quote(path).encode()}
         try:
-            _check_names(scope, headers)
+            self._check_names(scope, headers)
             if _is_invitation(scope):
                 await self._invite(scope, receive, send, headers)
                 return
@@ -70,6 +71,13 @@ class Guard:
             await self._app(scope, receive, send)
         else:
             await _limited(self._app, scope, receive, send, headers)
+
+    def _check_names(self, scope: Scope, headers: Headers) -> None:
+        hosts, origin, site = headers.getlist("host"), headers.get("origin"), headers.get("sec-fetch-site", "none")
+        writes = scope["type"] == "websocket" or scope["method"] not in SAFE
+        self._addresses.check(hosts[0] if len(hosts) == 1 else "", origin, writes=writes)
+        if site not in OWN_SITE and (writes or scope["path"].startswith("/api/")):
+            raise ForeignHost("the request comes from another site's page", received=f"Sec-Fetch-Site: {site}")
 
     def _check_token(self, headers: Headers) -> None:
         scheme, _, given = headers.get("authorization", "").partition(" ")
@@ -86,38 +94,45 @@ class Guard:
                 fix="open the link that residscope open printed where it was started; it holds the token",
             )
 
+    def _with_headers(self, send: Send, headers: Headers) -> Send:
+        csp = policy(self._addresses.sockets(headers.get("host", "")))
+
+        async def sending(message: Message) -> None:
+            if message["type"] in ("http.response.start", "websocket.http.response.start"):
+                out = MutableHeaders(scope=message)
+                out.setdefault("content-security-policy", csp)
+                out["x-content-type-options"] = "nosniff"
+                out["referrer-policy"] = "no-referrer"
+                out["cross-origin-resource-policy"] = "same-origin"
+                out["cross-origin-opener-policy"] = "same-origin"
+                out["x-frame-options"] = "DENY"
+                out.setdefault("cache-control", "no-store")
+            await send(message)
+
+        return sending
+
     async def _invite(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
         """The printed link: trade the token for a cookie, and take it out of the address; what else it asks for stays.
 
-        A link of before serves whoever is in already.
+        A link of before serves whoever is in already. `by`: the number of the forwarder that the link is for.
         """
         asked = parse_qs(scope["query_string"].decode("latin-1"))
-        given = asked.pop("token", [""])[0]
+        given, number = asked.pop("token", [""])[0], asked.pop("by", [None])[0]
         if not secrets.compare_digest(cookie_in(headers, self._cookie).encode(), self._key.encode()):
             self._same(given, self._token)
         answer = RedirectResponse("./" + (f"?{urlencode(asked, doseq=True)}" if asked else ""), status_code=303)
-        answer.set_cookie(self._cookie, self._key, httponly=True, samesite="strict", path="/")
+        kept = self._addresses.cookie(headers, number)
+        answer.set_cookie(self._cookie, self._key, httponly=True, samesite="strict", **kept)
         await answer(scope, receive, send)
 
 
-def policy(host: str) -> str:
+def policy(sockets: str) -> str:
     """The page loads from, and talks to, this server alone."""
     return (
         "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-        f"connect-src 'self' ws://{host}; object-src 'none'; base-uri 'self'; form-action 'none'; "
+        f"connect-src 'self' {sockets}; object-src 'none'; base-uri 'self'; form-action 'none'; "
         "frame-ancestors 'none'"
     )
-
-
-def _check_names(scope: Scope, headers: Headers) -> None:
-    host, origin, site = headers.get("host", ""), headers.get("origin"), headers.get("sec-fetch-site", "none")
-    if len(headers.getlist("host")) != 1 or not HOST.fullmatch(host):
-        raise ForeignHost("this is not that server", received=host or "no Host", allowed="127.0.0.1, localhost, [::1]")
-    writes = scope["type"] == "websocket" or scope["method"] not in SAFE
-    if origin is not None and origin.lower() != f"http://{host.lower()}" and (writes or origin != "null"):
-        raise ForeignHost("the request comes from another page", received=origin, allowed=f"http://{host}")
-    if site not in OWN_SITE and (writes or scope["path"].startswith("/api/")):
-        raise ForeignHost("the request comes from another site's page", received=f"Sec-Fetch-Site: {site}")
 
 
 def _is_invitation(scope: Scope) -> bool:
@@ -139,25 +154,6 @@ def cookie_in(headers: Headers, name: str) -> str:
         if found is not None:
             return found.value
     return ""
-
-
-def _with_headers(send: Send, headers: Headers) -> Send:
-    host = headers.get("host", "")
-    csp = policy(host if HOST.fullmatch(host) else "127.0.0.1")
-
-    async def sending(message: Message) -> None:
-        if message["type"] in ("http.response.start", "websocket.http.response.start"):
-            out = MutableHeaders(scope=message)
-            out.setdefault("content-security-policy", csp)
-            out["x-content-type-options"] = "nosniff"
-            out["referrer-policy"] = "no-referrer"
-            out["cross-origin-resource-policy"] = "same-origin"
-            out["cross-origin-opener-policy"] = "same-origin"
-            out["x-frame-options"] = "DENY"
-            out.setdefault("cache-control", "no-store")
-        await send(message)
-
-    return sending
 
 
 async def _limited(app: App, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:

@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 import webbrowser
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import torch
 import uvicorn
 
 from residscope.corpus.text import python_docs
-from residscope.errors import NotAllowed, PortInUse
+from residscope.errors import BadAddress, PortInUse
 from residscope.model import catalog, weights
+from residscope.server.addresses import Addresses, Forwarder
 from residscope.server.app import create_app
 from residscope.server.people import People
 from residscope.server.sockets import MESSAGE_BYTES
@@ -25,6 +27,10 @@ from residscope.session.wire import ModelOffer
 from residscope.store import Library, open_library
 
 DEFAULT_PORT = 8765
+UNENCRYPTED = (
+    "Whoever has this link can use this session, and it goes over the network unencrypted. Between machines that others share a\n"
+    "network with: ssh -L PORT:127.0.0.1:PORT MACHINE, or a proxy with https that --behind names.\n\n"
+)
 
 
 class Server:
@@ -34,7 +40,7 @@ class Server:
             print(server.url)
 
     Raises:
-        PortInUse, NotAllowed: before anything is started.
+        PortInUse, BadAddress: before anything is started.
     """
 
     def __init__(
@@ -46,14 +52,24 @@ class Server:
         token: str | None = None,
         page: Path | None = None,
         library: Library | None = None,
+        behind: Sequence[str] = (),
     ) -> None:
         self.session, self.library = session, library
-        self._socket = bind(host, port)
+        self.behind = [Forwarder.parse(url) for url in behind]
+        self._socket, self.network = bind(host, port)
         self.port: int = self._socket.getsockname()[1]
-        self.host = f"[{host}]" if ":" in host else host
+        self.host = named(host)
         self.token = token or secrets.token_urlsafe(32)
         people = None if library is None else People(library.database.folder)
-        app = create_app(session, token=self.token, port=self.port, page=page, library=library, people=people)
+        app = create_app(
+            session,
+            token=self.token,
+            port=self.port,
+            page=page,
+            library=library,
+            people=people,
+            addresses=Addresses(network=self.network, behind=self.behind),
+        )
         self._uvicorn = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -71,8 +87,19 @@ class Server:
 
     @property
     def url(self) -> str:
-        """The one-time link."""
-        return f"{self.base}?token={self.token}"
+        """The one-time link: the forwarder's, where there is one."""
+        return self.urls[0]
+
+    @property
+    def urls(self) -> list[str]:
+        """The link for each forwarder, then the one without any."""
+        through = [f"{one.url}?token={self.token}&by={number}" for number, one in enumerate(self.behind)]
+        return [*through, f"{self.base}?token={self.token}"]
+
+    @property
+    def exposed(self) -> bool:
+        """Whether the link and all that is said go over a network as they are."""
+        return self.network and not any(one.encrypted for one in self.behind)
 
     @property
     def base(self) -> str:
@@ -116,20 +143,27 @@ def serve(
     dtype: str | torch.dtype | None = None,
     device: str | None = None,
     store: str | None = None,
+    behind: Sequence[str] = (),
 ) -> None:
     """Open the workbench on a model and serve it until Ctrl-C. `store`: the library's database, the user's own unless said.
+
+    host: "0.0.0.0" listens to the network. behind: addresses of forwarders and proxies that lead here, such as
+    "https://hub.example.org/user/ada/proxy/8765/".
 
     It goes on where it was left on this port: prompt, answers and edits, if the model is the same. Without a model it is the
     one it was left with, else the default.
 
     Raises:
-        PortInUse, NotAllowed, StoreError: before anything is loaded.
+        PortInUse, BadAddress, StoreError: before anything is loaded.
     """
     session = new_session(port)
-    server = Server(session, host=host, port=port, library=open_library(store))
+    server = Server(session, host=host, port=port, library=open_library(store), behind=behind)
     kept = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     session.load(session.last_model or catalog.DEFAULT if model is None else model, dtype=kept, device=device)
-    print(f"Residscope is open at\n\n    {server.url}\n\nCtrl-C stops it.", flush=True)
+    links = "\n    ".join(server.urls)
+    print(
+        f"Residscope is open at\n\n    {links}\n\n{UNENCRYPTED if server.exposed else ''}Ctrl-C stops it.", flush=True
+    )
     threading.Thread(target=read_ahead, args=(session,), daemon=True).start()
     if open_browser:
         threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
@@ -161,28 +195,30 @@ def offers() -> tuple[ModelOffer, ...]:
     return tuple({"name": e.name, "about": e.about, "cached": weights.cached(e.name)} for e in catalog.CATALOG.values())
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket on this machine's own address."""
+def bind(host: str, port: int) -> tuple[socket.socket, bool]:
+    """A listening socket on an address of this machine's, and whether others can reach it.
+
+    Raises:
+        BadAddress, PortInUse.
+    """
     name = "127.0.0.1" if host == "localhost" else host.strip("[]")
     try:
-        address = ipaddress.ip_address(name)
-    except ValueError:
-        address = None
-    if address is None or not address.is_loopback:
-        raise NotAllowed(
-            "Residscope listens to this machine only: it has no accounts yet",
-            received=f"host {host}",
-            allowed="127.0.0.1, ::1, localhost",
-            fix="forward the port instead: ssh -L 8765:127.0.0.1:8765 machine",
-        )
-    sock = socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET)
+        found = socket.getaddrinfo(name or None, port, type=socket.SOCK_STREAM)[0] if name else None
+    except (OSError, UnicodeError):
+        found = None
+    if found is None:
+        raise not_ours(host)
+    family, *_, address = found
+    sock = socket.socket(family)
     try:
         if os.name == "posix":
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((name, port))
+        sock.bind(address)
         sock.listen(128)
     except OSError as error:
         sock.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise not_ours(host) from None
         if error.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise
         raise PortInUse(
@@ -190,4 +226,21 @@ def bind(host: str, port: int) -> socket.socket:
             received=f"{host}:{port}",
             fix="stop it, or choose another with --port (0: any free one)",
         ) from None
-    return sock
+    return sock, not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback
+
+
+def not_ours(host: str) -> BadAddress:
+    return BadAddress(
+        "this machine has no such address to listen on",
+        received=f"host {host}",
+        allowed="127.0.0.1 (this machine alone), 0.0.0.0 (every network it is in), an address of its own",
+        fix="to be reached by another name, say --behind https://that.name/",
+    )
+
+
+def named(host: str) -> str:
+    """What stands in a link: a name for addresses that stand for all."""
+    name = host.strip("[]")
+    if name in ("0.0.0.0", "::"):
+        return socket.gethostname()
+    return f"[{name}]" if ":" in name else name

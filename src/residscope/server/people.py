@@ -20,6 +20,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from residscope.errors import NoUser, StoreUnreachable, TooFast
+from residscope.server.addresses import Addresses
 from residscope.server.guard import cookie_in
 
 KEY_FILE = "library.key"
@@ -141,21 +142,22 @@ class Present:
 class Door:
     """Who comes over HTTP or a WebSocket: the name in a signed cookie, unreadable to scripts. Without people nobody has one."""
 
-    def __init__(self, people: People | None, *, cookie: str) -> None:
-        self._people, self._cookie = people, cookie
+    def __init__(self, people: People | None, *, cookie: str, addresses: Addresses) -> None:
+        self._people, self._cookie, self._addresses = people, cookie, addresses
 
     def person(self, headers: Headers) -> Person:
         return Person(None if self._people is None else self._people.name_in(cookie_in(headers, self._cookie)))
 
-    def remember(self, answer: Response, who: Person) -> None:
-        """Keep who they have become in their cookie."""
+    def remember(self, answer: Response, who: Person, headers: Headers) -> None:
+        """Keep who they have become in their cookie, which no other page behind their forwarder is sent."""
         if not who.changed or self._people is None:
             return
+        kept = self._addresses.cookie(headers)
         if who.name is None:
-            answer.delete_cookie(self._cookie, path="/", httponly=True, samesite="strict")
+            answer.delete_cookie(self._cookie, httponly=True, samesite="strict", **kept)
         else:
             value = self._people.sign(who.name)
-            answer.set_cookie(self._cookie, value, max_age=YEAR, httponly=True, samesite="strict", path="/")
+            answer.set_cookie(self._cookie, value, max_age=YEAR, httponly=True, samesite="strict", **kept)
 
 
 def _key(folder: Path) -> bytes:
