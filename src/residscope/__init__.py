@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from residscope.directions import Direction as Direction
     from residscope.directions import mix as mix
     from residscope.directions import unembedding_rows as unembedding_rows
+    from residscope.edits.align import align_tokens as align_tokens
     from residscope.engine.generation import Generation as Generation
     from residscope.engine.loading import load as load
     from residscope.engine.model import Model as Model
@@ -82,6 +83,7 @@ _HOME = {
     "Dictionary": "directions", "Direction": "directions", "Generation": "engine.generation", "Model": "engine.model",
     "Probe": "probes.probe", "PromptSet": "model.prompts", "Recording": "engine.recording", "Result": "results",
     "Site": "model.sites", "Sweep": "engine.planner", "Window": "engine.windows", "ablation_sweep": "methods.ablation_sweep",
+    "align_tokens": "edits.align",
     "activation_patching": "methods.activation_patching", "fit_probe": "methods.probe_fit",
     "attribute_logits": "methods.direct_attribution", "direct_attribution": "methods.direct_attribution",
     "copying_scores": "methods.copying_scores", "head_scores": "methods.head_scores",

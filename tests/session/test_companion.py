@@ -5,12 +5,17 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from residscope.edits.align import by_tokens
+import residscope as rs
+from residscope import edits
+from residscope.edits.align import align_tokens
 from residscope.errors import EmptyPrompt, NotFound
+from residscope.fields.metrics import LiveMetric
 from residscope.session import Session
+from residscope.session.from_code import put_edits
 
 IDS = st.lists(st.integers(0, 3), max_size=12)
 
@@ -73,8 +78,49 @@ def test_it_is_taken_off_and_what_cannot_be_one_is_refused(live: Session) -> Non
 
 @given(IDS, IDS)
 def test_alignment_is_in_order_and_pairs_each_token_once(to: list[int], source: list[int]) -> None:
-    pairs = [*by_tokens(to, source).items()]
+    pairs = [*align_tokens(to, source).items()]
     assert all(a < b and c < d for (a, c), (b, d) in pairwise(pairs))
-    assert by_tokens(to, to) == {i: i for i in range(len(to))}
+    assert align_tokens(to, to) == {i: i for i in range(len(to))}
     exchanged = sum(to[i] != source[j] for i, j in pairs)
     assert exchanged + len(to) - len(pairs) + len(source) - len(pairs) == fewest_changes(to, source)
+
+
+def test_an_edit_that_is_taken_from_it_names_its_prompt_and_stays(live: Session) -> None:
+    live.intent("set_prompt", {"text": "abcd"})
+    patch = {"kind": "patch", "site": "resid_pre.1", "source": {"kind": "companion"}, "align": "tokens"}
+    with pytest.raises(NotFound, match="no companion"):
+        live.intent("add_edit", {"edit": patch})
+    live.intent("set_companion", {"text": "xabbd"})
+    live.intent("add_edit", {"edit": patch})
+    live.intent("set_companion")
+    assert live.wait(60)
+    (edit,) = shown(live)["edits"]
+    assert edit["source"] == {"kind": "prompt", "text": "xabbd", "bos": None, "edits": []}
+    assert edit["error"] is None
+    last = live.state.run(live.state.edited).last
+    model = live.model
+    to, source = model.encode("abcd"), model.encode("xabbd")
+    pairs = {0: 1, 1: 2, 2: 3, 3: 4}
+    by_hand = model.run([to], edits=[edits.patch("resid_pre.1", [source], align=pairs)])
+    assert torch.equal(last, by_hand.logits[0, -1].float())
+    assert "align='tokens'" in live.intent("python")["code"]
+
+
+def test_pairs_from_a_notebook_are_the_pages_own(live: Session) -> None:
+    live.intent("set_prompt", {"text": "abcd"})
+    given = edits.patch("resid_pre.1", "xabcd", align={1: 2, 3: 4})
+    live.change(lambda state: put_edits(state, [given]), "edits")
+    (edit,) = shown(live)["edits"]
+    assert (edit["kind"], edit["align"]) == ("patch", [[1, 2], [3, 4]])
+
+
+def test_a_method_takes_it_as_its_corrupted_prompt(live: Session) -> None:
+    live.intent("set_prompt", {"text": "abcd"})
+    live.intent("set_companion", {"text": "abbd"})
+    assert live.wait(60)
+    args = {"clean": {"kind": "live"}, "corrupted": {"kind": "companion"}, "metric": {"kind": "live"}}
+    live.intent("start", {"method": "activation-patching", "args": args, "name": "patched"})
+    assert live.wait(60)
+    metric = live.state.world().metric(LiveMetric(kind="live"))
+    expected = rs.activation_patching(live.model, "abcd", "abbd", metric)
+    assert torch.equal(torch.as_tensor(live.items["patched"].values), torch.as_tensor(expected.values))

@@ -1,6 +1,7 @@
 """Which position of a source's prompt stands for which of the run's, where the prompts differ in length or wording."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,8 @@ import numpy as np
 from residscope.errors import BadEdit, CannotAlign, UnknownPosition
 from residscope.model.prompts import PromptSet
 
-# "prefix", "suffix", {to: from} for every prompt or one such for each, or the run's PromptSet and the source's
+# "prefix", "suffix", "tokens", {to: from} for every prompt or one such for each, or the run's PromptSet and the source's
+WAYS = ("prefix", "suffix", "tokens")
 Align = str | Mapping[int, int] | Sequence[Any] | PromptSet | None
 
 
@@ -16,14 +18,14 @@ def check_align(align: Any) -> None:
     """Refuse what is none of the forms."""
     several = align if isinstance(align, list | tuple) else [align]
     named = isinstance(align, PromptSet) or (len(several) == 2 and all(isinstance(a, PromptSet) for a in several))
-    if align is None or named or (isinstance(align, str) and align in ("prefix", "suffix")):
+    if align is None or named or (isinstance(align, str) and align in WAYS):
         return
     for each in several:
         if not isinstance(each, Mapping) or not all(_is_index(i) for pair in each.items() for i in pair):
             raise BadEdit(
                 "no such alignment",
                 received=f"align={align!r}"[:120],
-                allowed='"prefix", "suffix", {to: from}, one such for each prompt, or the run\'s PromptSet',
+                allowed='"prefix", "suffix", "tokens", {to: from}, one such for each prompt, or the run\'s PromptSet',
             )
 
 
@@ -90,13 +92,18 @@ def pairs(align: Any, *, prompt: int, to: int, source: int) -> dict[int, int]:
     return dict(align)
 
 
-def by_tokens(to: Sequence[int], source: Sequence[int]) -> dict[int, int]:
+def align_tokens(to: Sequence[int], source: Sequence[int]) -> dict[int, int]:
     """{to: from} between two prompts' token ids by the fewest changes that make one of the other: tokens kept and tokens
     exchanged stand for each other, those put in or left out for nothing (Levenshtein's distance, 1966; ties keep positions).
 
-    >>> by_tokens([7, 1, 2, 9], [7, 5, 2, 3, 9])
+    >>> align_tokens([7, 1, 2, 9], [7, 5, 2, 3, 9])
     {0: 0, 1: 1, 2: 2, 3: 4}
     """
+    return dict(_fewest_changes(tuple(to), tuple(source)))
+
+
+@lru_cache(maxsize=256)  # an edit of every layer asks for one pair of prompts as often
+def _fewest_changes(to: tuple[int, ...], source: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
     a, b, along = np.asarray(to, dtype=np.int64), np.asarray(source, dtype=np.int64), np.arange(len(source) + 1)
     changes = np.empty((len(a) + 1, len(b) + 1), dtype=np.int32)
     changes[0] = along
@@ -114,7 +121,7 @@ def by_tokens(to: Sequence[int], source: Sequence[int]) -> dict[int, int]:
             i -= 1
         else:
             j -= 1
-    return dict(reversed(found.items()))
+    return tuple(reversed(found.items()))
 
 
 def _is_index(i: Any) -> bool:

@@ -198,7 +198,7 @@ def path(
     source: Annotated[Any, fields.source()],
     *,
     sender_head: Annotated[Index, fields.heads(title="sender's head")] = None,
-    align: Annotated[Align, fields.choice("prefix", "suffix")] = None,
+    align: Annotated[Align, fields.align()] = None,
     **where: Unpack[Where],
 ) -> Path:
     """The direct path: the sender takes the value it has in `source`, but only as the receiver reads it.

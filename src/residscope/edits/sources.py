@@ -10,7 +10,7 @@ from torch import Tensor
 from residscope import fields
 from residscope.declare import edit
 from residscope.directions import Dictionary
-from residscope.edits.align import Align, by_names, check_align, pairs
+from residscope.edits.align import Align, align_tokens, by_names, check_align, pairs
 from residscope.edits.base import BaseEdit, Index, Where, indices, of_head, prompt_of
 from residscope.edits.features import check_features, wide, with_features
 from residscope.engine.model import Model
@@ -85,11 +85,13 @@ class RunOf:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Sourced(Held):
-    """A held edit with a source, and which of its positions stands for which of the run's. `lengths`: of its prompts."""
+    """A held edit with a source, and which of its positions stands for which of the run's. `lengths`: of its prompts; `ids`:
+    their tokens, where these align them."""
 
     source: Any = None
     align: Align = None
     lengths: tuple[int, ...] | None = None
+    ids: tuple[tuple[int, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         check_align(self.align)
@@ -106,7 +108,7 @@ class Sourced(Held):
 
     def prepare(self, model: Model) -> Self:
         source, sites = self.source, self.taken_from(model.sites)
-        align, lengths = by_names(self.align, source), self.lengths
+        align, lengths, ids = by_names(self.align, source), self.lengths, self.ids
         if isinstance(source, RunOf):
             source = model.run([[*source.ids]], capture=sites, edits=source.edits)
         if not isinstance(source, Recording | Mapping):
@@ -119,9 +121,16 @@ class Sourced(Held):
             if source.offset:
                 raise BadEdit("the source is a window over later positions", fix="record the whole prompt")
             lengths = source.lengths
+            if align == "tokens":
+                ids = tuple(tuple(row[:n]) for row, n in zip(source.tokens.tolist(), lengths, strict=True))
             source = {str(site): source[site] for site in sites}
         check_source(source, sites)
-        return replace(self, source=source, align=align, lengths=lengths)
+        if align == "tokens" and ids is None:
+            raise BadEdit(
+                "only a run has tokens to align by", received="tensors alone", allowed="a recording, or a prompt to run",
+                fix="say which position stands for which: align={to: from}",
+            )  # fmt: skip
+        return replace(self, source=source, align=align, lengths=lengths, ids=ids)
 
     def taken(self, value: Tensor, at: At) -> Tensor:
         """The value with what the source has put in, wherever its positions and the run's correspond."""
@@ -134,7 +143,7 @@ class Sourced(Held):
                 allowed=f"1 or {len(value)}",
             )
         recorded = at.mine(whole_source).to(value)
-        if self.align is None and self._corresponds(at, recorded.shape[axis]):
+        if self._whole(at, recorded.shape[axis]):
             ends = min(recorded.shape[axis], length)  # what is beyond is padding, of the run's rows or of the source's
             if "key" in at.site.kind.axes:
                 recorded = recorded[..., :ends]
@@ -154,12 +163,28 @@ class Sourced(Held):
         new = value.clone()
         for row, ends in enumerate(at.batch.lengths):
             prompt = prompt_of(row, at)
-            mapping = {i: j for i, j in self._pairs(prompt, ends, recorded.shape[axis]).items() if i >= at.offset}
+            known = self._pairs(prompt, ends, recorded.shape[axis], at.batch.ids[row, :ends])
+            mapping = {i: j for i, j in known.items() if i >= at.offset}
             to = torch.tensor([i - at.offset for i in mapping], dtype=torch.long, device=value.device)
             source = torch.tensor([*mapping.values()], dtype=torch.long, device=value.device)
             own = recorded[0 if recorded.shape[0] == 1 else row]
             new[row] = new[row].index_copy(axis - 1, to, own.index_select(axis - 1, source))
         return new
+
+    def _whole(self, at: At, width: int) -> bool:
+        """Whether every position takes the source's value at that very position."""
+        if self.align is None or self.align == "tokens":
+            corresponds = self._corresponds(at, width)
+            if self.align is None or not corresponds:
+                return corresponds
+            rows = [
+                self._pairs(prompt_of(i, at), n, width, at.batch.ids[i, :n]) for i, n in enumerate(at.batch.lengths)
+            ]
+            return all(
+                len(own) == n and all(i == j for i, j in own.items())
+                for own, n in zip(rows, at.batch.lengths, strict=True)
+            )
+        return False
 
     def _corresponds(self, at: At, width: int) -> bool:
         """Whether each row is as long as its source, whatever both were padded to; bare tensors are as long as they are wide."""
@@ -170,8 +195,11 @@ class Sourced(Held):
     def _length(self, prompt: int, unsaid: int) -> int:
         return unsaid if self.lengths is None else self.lengths[prompt if len(self.lengths) > 1 else 0]
 
-    def _pairs(self, prompt: int, to: int, longest: int) -> dict[int, int]:
+    def _pairs(self, prompt: int, to: int, longest: int, tokens: Tensor) -> dict[int, int]:
         source = self._length(prompt, longest)
+        if self.align == "tokens":
+            assert self.ids is not None
+            return align_tokens(tokens.tolist(), self.ids[prompt if len(self.ids) > 1 else 0])
         if self.align is not None:
             return pairs(self.align, prompt=prompt, to=to, source=source)
         if self.pos is None:
@@ -179,7 +207,7 @@ class Sourced(Held):
                 "the source's prompt is of another length",
                 received=f"{source} tokens",
                 allowed=f"{to} tokens",
-                fix='say pos=, or align="suffix", "prefix", {to: from}, or the prompt sets with their named positions',
+                fix='say pos=, or align="tokens", "suffix", "prefix", {to: from}, or the prompt sets with their named positions',
             )
         from_start, from_end = {p: p for p in self.pos if p >= 0}, {p + to: p + source for p in self.pos if p < 0}
         for p in from_start.keys() & from_end.keys():
@@ -194,7 +222,7 @@ class Sourced(Held):
 
     def reached(self, prompt: int, length: int) -> set[int]:
         own = super().reached(prompt, length)
-        if self.align is None:
+        if self.align is None or self.align == "tokens":
             return own
         source = self._length(prompt, length)
         return own & pairs(self.align, prompt=prompt, to=length, source=source).keys()
@@ -288,15 +316,16 @@ def patch(
     site: Annotated[str, fields.site(usual="resid_pre")],
     source: Annotated[Any, fields.source()],
     *,
-    align: Annotated[Align, fields.choice("prefix", "suffix")] = None,
+    align: Annotated[Align, fields.align()] = None,
     feature: Annotated[Index, fields.heads(axis="feature")] = None,
     dictionary: Annotated[Dictionary | None, fields.dictionary()] = None,
     **where: Unpack[Where],
 ) -> Patch:
     """Take the value that `source` (a recording, or a prompt to run) has at the site.
 
-    align: {to: from}, one such for each prompt, "prefix" or "suffix" (as far as both prompts go), or the run's PromptSet,
-    whose named positions are those of the source. Positions alone (`pos=-1`) say it too. feature=, dictionary=: take
+    align: {to: from}, one such for each prompt, "prefix" or "suffix" (as far as both prompts go), "tokens" (by the fewest
+    changes that make one prompt of the other, `rs.align_tokens`), or the run's PromptSet, whose named positions are those
+    of the source. Positions alone (`pos=-1`) say it too. feature=, dictionary=: take
     those coefficients alone, x + sum_i (a_i(source) - a_i(x)) write_i.
     """
     features = indices({"neuron": feature})["neuron"]

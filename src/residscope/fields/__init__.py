@@ -3,6 +3,7 @@
 def ablate(site: Annotated[str, fields.site()], to: Annotated[str, fields.choice("zero", "mean")] = "zero", ...): ...
 """
 
+from residscope.fields.aligns import AlignField
 from residscope.fields.base import Field, Spec, World, Writer
 from residscope.fields.choices import ChoiceField
 from residscope.fields.contrasts import ContrastField
@@ -27,6 +28,7 @@ from residscope.fields.sources import SourceField
 from residscope.fields.texts import TextField
 from residscope.fields.tokens import TokensField
 
+align = AlignField
 choice = ChoiceField
 contrast = ContrastField
 count = CountField
@@ -53,7 +55,7 @@ tokens = TokensField
 KINDS = {
     cls.kind: cls
     for cls in (
-        choice, contrast, count, dictionary, direction, edits, flag, head_group, heads, layers, metric, name, number,
+        align, choice, contrast, count, dictionary, direction, edits, flag, head_group, heads, layers, metric, name, number,
         positions, probe,
         prompts,
         rank_one, seed, site, source, text, tokens,
@@ -61,7 +63,7 @@ KINDS = {
 }  # fmt: skip
 
 __all__ = [
-    "KINDS", "Field", "Spec", "World", "Writer", "choice", "contrast", "count", "dictionary", "direction", "edits",
+    "KINDS", "Field", "Spec", "World", "Writer", "align", "choice", "contrast", "count", "dictionary", "direction", "edits",
     "flag", "head_group", "heads", "layers", "metric", "name", "number", "positions", "probe", "prompts", "rank_one",
     "seed", "site", "source", "text", "tokens",
 ]  # fmt: skip

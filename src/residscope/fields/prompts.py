@@ -22,6 +22,12 @@ class LivePrompt(Spec):
     kind: Literal["live"]
 
 
+class CompanionPrompt(Spec):
+    """The prompt that stands beside the one on the page."""
+
+    kind: Literal["companion"]
+
+
 class TypedPrompts(Spec):
     kind: Literal["typed"]
     texts: list[Text] = Bounds(min_length=1, max_length=10_000)
@@ -58,12 +64,13 @@ def _typed(value: Any) -> Any:
 
 
 OnePrompt = Annotated[
-    Annotated[LivePrompt | TypedPrompts, Bounds(discriminator="kind")],
+    Annotated[LivePrompt | CompanionPrompt | TypedPrompts, Bounds(discriminator="kind")],
     BeforeValidator(_typed),
 ]
 SeveralPrompts = Annotated[
     Annotated[
-        LivePrompt | TypedPrompts | TaskData | FileData | DrawnPrompts | NamedPrompts, Bounds(discriminator="kind")
+        LivePrompt | CompanionPrompt | TypedPrompts | TaskData | FileData | DrawnPrompts | NamedPrompts,
+        Bounds(discriminator="kind"),
     ],
     BeforeValidator(_typed),
 ]

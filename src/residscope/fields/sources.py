@@ -39,8 +39,15 @@ def _prompt(value: Any) -> Any:
     return {"kind": "prompt", "text": value} if isinstance(value, str) else value
 
 
+class CompanionSource(Spec):
+    """An unedited run of the companion, the prompt beside the live one."""
+
+    kind: Literal["companion"]
+
+
 SourceRef = Annotated[
-    Annotated[PromptSource | RunSource | ItemSource, Bounds(discriminator="kind")], BeforeValidator(_prompt)
+    Annotated[PromptSource | RunSource | ItemSource | CompanionSource, Bounds(discriminator="kind")],
+    BeforeValidator(_prompt),
 ]
 
 

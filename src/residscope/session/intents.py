@@ -3,18 +3,19 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import NoneType
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict
 
 from pydantic import BaseModel, Field
 
 from residscope.declare import EditSpec, shorten
 from residscope.errors import ErrorBody, MalformedJSON, ModelNotFound, NotFound, ResidscopeError
 from residscope.fields.base import Spec
-from residscope.fields.sources import PromptSource, RunSource
+from residscope.fields.sources import CompanionSource, PromptSource, RunSource
 from residscope.fields.texts import TextRef
 from residscope.session import compute
+from residscope.session.companion import SetCompanion, set_companion, swap_companion
 from residscope.session.jobs import CANCELLED, WAITING, find_job
-from residscope.session.state import Saved, State
+from residscope.session.state import Change, Saved, State
 from residscope.session.wire import Code
 from residscope.shelf.items import ItemShelf
 from residscope.world.fitted import names_in
@@ -23,7 +24,7 @@ from residscope.world.picture import Unit
 from residscope.world.python import Mode, PagePrompts, Screen, python_code
 from residscope.world.session_world import need_model
 from residscope.world.stack import kind_of, make, parse_edits, parse_ref
-from residscope.world.values import Companion, Metric, Run
+from residscope.world.values import Metric, Run
 
 MOST_EDITS = 200
 MOST_TEXT = 1 << 20
@@ -41,13 +42,6 @@ class KeepModel(Spec):
 
 class SetPrompt(Spec):
     text: str = Field(max_length=MOST_TEXT)
-    bos: bool | None = None
-
-
-class SetCompanion(Spec):
-    """The prompt to compare with and to patch from; None: none."""
-
-    text: str | None = Field(default=None, max_length=MOST_TEXT)
     bos: bool | None = None
 
 
@@ -205,10 +199,6 @@ class Added(TypedDict):
     id: str
 
 
-T = TypeVar("T")
-Change = tuple[State, T]
-
-
 @dataclass(frozen=True)
 class Intent:
     """`answer_type`: the type of its answer, from which the page's is made."""
@@ -243,27 +233,6 @@ def set_prompt(state: State, args: SetPrompt) -> Change[None]:
     prompt = replace(prompt, names=names_in(prompt.ids, state.probes.values()))
     layer = state.selection[0] if state.prompt else _loaded(state).model.n_layers - 1
     return replace(state, prompt=prompt, compared=None, selection=(layer, len(prompt.tokens) - 1)), None
-
-
-def set_companion(state: State, args: SetCompanion) -> Change[None]:
-    if args.text is None:
-        return replace(state, companion=None), None
-    if state.prompt is None:
-        raise ModelNotFound("there is no prompt to stand beside yet", fix="set a prompt first")
-    companion = Companion.of(_loaded(state).prompt(args.text, bos=args.bos), state.prompt)
-    return replace(state, companion=companion), None
-
-
-def swap_companion(state: State, args: Nothing) -> Change[None]:
-    """The companion becomes the prompt, and the prompt its companion."""
-    if state.companion is None or state.prompt is None:
-        raise NotFound("there is no companion to change places with", fix="write one first")
-    prompt, companion = state.companion.prompt, state.prompt
-    prompt = replace(prompt, names=names_in(prompt.ids, state.probes.values()))
-    selection = (state.selection[0], len(prompt.tokens) - 1)
-    return replace(
-        state, prompt=prompt, companion=Companion.of(companion, prompt), compared=None, selection=selection
-    ), None
 
 
 def set_metric(state: State, args: SetMetric) -> Change[None]:
@@ -320,6 +289,9 @@ def _whole(state: State, spec: EditSpec) -> EditSpec:
             run = find_run(state, source.run)
             edits = [other.model_dump(mode="json", exclude={"id", "enabled"}) for other in run.active]
             changed[argument.wire] = PromptSource(kind="prompt", text=run.prompt.text, bos=run.prompt.bos, edits=edits)
+        if isinstance(source, CompanionSource):
+            beside = state.world().beside()
+            changed[argument.wire] = PromptSource(kind="prompt", text=beside.text, bos=beside.bos)
         if argument.field.kind == "probe" and isinstance(source, str) and source not in state.probes:
             changed[argument.wire] = next((p.id for p in state.probes.values() if p.name == source), source)
     return spec.model_copy(update=changed) if changed else spec

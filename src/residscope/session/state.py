@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from torch import Tensor
 
@@ -103,6 +103,7 @@ class State:
             self.active,
             self.shelf,
             self.given,
+            None if self.companion is None else self.companion.prompt,
         )
 
     @property
@@ -129,6 +130,10 @@ class State:
         if edits == self.edits:
             return self
         return replace(self, edits=edits, past=(*self.past, self.edits)[-MOST_UNDO:], future=())
+
+
+T = TypeVar("T")
+Change = tuple[State, T]  # what an intent gives: the next state, and its answer
 
 
 def to_wire(state: State) -> wire.State:

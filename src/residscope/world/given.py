@@ -84,6 +84,14 @@ def _plain(kind: str, value: Any, world: Any, name_direction: Callable[[Directio
         return next((id for id, one in known if one is value or one.hash == value.hash), _LEFT_OUT) if isinstance(
             value, Dictionary
         ) else _LEFT_OUT  # fmt: skip
+    if kind == "align":
+        return (
+            value
+            if isinstance(value, str)
+            else [[*pair] for pair in value.items()]
+            if isinstance(value, Mapping)
+            else _LEFT_OUT
+        )
     if kind == "source":
         return {"kind": "prompt", "text": value} if isinstance(value, str) else _LEFT_OUT
     if isinstance(value, tuple):

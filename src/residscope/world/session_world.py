@@ -16,8 +16,15 @@ from residscope.engine.protocols import whole
 from residscope.errors import CorpusError, ModelNotFound, NotFound, UnknownPosition, ZeroDirection
 from residscope.fields.directions import AnyDirection, LogitDiffRef, MixRef, PcaRef, SavedRef, TokenRef
 from residscope.fields.metrics import AnswersMetric, LiveMetric, LogitDiffMetric, LogProbMetric, LossMetric
-from residscope.fields.prompts import DrawnPrompts, LivePrompt, NamedPrompts, ProbePrompts, TypedPrompts
-from residscope.fields.sources import ItemSource, PromptSource, RunSource
+from residscope.fields.prompts import (
+    CompanionPrompt,
+    DrawnPrompts,
+    LivePrompt,
+    NamedPrompts,
+    ProbePrompts,
+    TypedPrompts,
+)
+from residscope.fields.sources import CompanionSource, ItemSource, PromptSource, RunSource
 from residscope.fields.tasks import FileData, TaskData
 from residscope.fields.texts import HubText, TypedText
 from residscope.metrics import log_prob, loss
@@ -53,6 +60,7 @@ class SessionWorld:
     stack: tuple[EditSpec, ...] = ()
     shelf: "ItemShelf | None" = None
     held: Mapping[str, Any] = field(default_factory=dict)
+    companion: "Prompt | None" = None
 
     @property
     def model(self) -> Model:
@@ -77,6 +85,8 @@ class SessionWorld:
         match ref:
             case LivePrompt():
                 return [[*self._prompt().ids]]
+            case CompanionPrompt():
+                return [[*self.beside().ids]]
             case TypedPrompts(texts=texts, bos=bos):
                 return list(texts) if bos is None else [[*self.loaded.prompt(text, bos=bos).ids] for text in texts]
             case TaskData() | FileData():
@@ -102,6 +112,8 @@ class SessionWorld:
                 return RunOf(tuple(run.prompt.ids), tuple(self.on(run.prompt).made(run.active)))
             case ItemSource():
                 return self._item(ref.name, "recording")
+            case CompanionSource():
+                return [[*self.beside().ids]]
             case _:
                 raise TypeError(f"no source: {ref!r}")
 
@@ -197,6 +209,12 @@ class SessionWorld:
                 f"no {kind} of that name is on the shelf", received=name, allowed=", ".join(known) or "none is"
             )
         return kept.item
+
+    def beside(self) -> "Prompt":
+        """The companion. Raises NotFound where there is none."""
+        if self.companion is None:
+            raise NotFound("no companion stands beside the prompt", fix="write one, or say the prompt itself")
+        return self.companion
 
     def _prompt(self) -> "Prompt":
         if self.prompt is None:

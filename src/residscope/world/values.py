@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from residscope.declare import EditSpec
-from residscope.edits.align import by_tokens
+from residscope.edits.align import align_tokens
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Companion:
 
     @classmethod
     def of(cls, prompt: Prompt, live: Prompt) -> "Companion":
-        return cls(prompt, tuple(by_tokens(live.ids, prompt.ids).items()))
+        return cls(prompt, tuple(align_tokens(live.ids, prompt.ids).items()))
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,15 @@ from residscope.directions import Direction
 from residscope.errors import NotFound, UnknownToken
 from residscope.fields.directions import AnyDirection, LogitDiffRef, MixRef, PcaRef, SavedRef, TokenRef
 from residscope.fields.metrics import AnswersMetric, LiveMetric, LogitDiffMetric, LogProbMetric, LossMetric
-from residscope.fields.prompts import DrawnPrompts, LivePrompt, NamedPrompts, ProbePrompts, TypedPrompts
-from residscope.fields.sources import ItemSource, PromptSource, RunSource
+from residscope.fields.prompts import (
+    CompanionPrompt,
+    DrawnPrompts,
+    LivePrompt,
+    NamedPrompts,
+    ProbePrompts,
+    TypedPrompts,
+)
+from residscope.fields.sources import CompanionSource, ItemSource, PromptSource, RunSource
 from residscope.fields.tasks import FileData, TaskData
 from residscope.fields.texts import HubText, TypedText
 from residscope.manifest import find_method
@@ -71,6 +78,8 @@ class SessionWriter:
         match ref:
             case LivePrompt():
                 return self._prompt(self.world.prompt)
+            case CompanionPrompt():
+                return self._beside()
             case TypedPrompts(texts=texts, bos=None):
                 return repr(texts[0] if len(texts) == 1 else texts)
             case TypedPrompts(texts=texts, bos=bos):
@@ -99,6 +108,8 @@ class SessionWriter:
                 return self.run_of(run.prompt, run.active)
             case ItemSource():
                 return f"rs.load_item({f'{ref.name}.safetensors'!r}, model)"
+            case CompanionSource():
+                return self._beside()
             case _:
                 raise TypeError(f"no source: {ref!r}")
 
@@ -212,6 +223,11 @@ class SessionWriter:
     def _prompt(self, prompt: Prompt | None) -> str:
         assert prompt is not None
         return self.prompt_name if prompt.bos is None else f"model.tokens({self.prompt_name}, bos={prompt.bos})"
+
+    def _beside(self) -> str:
+        """The companion, as what a run takes."""
+        prompt = self.world.beside()
+        return self.tokens(prompt) if prompt.bos is None else repr([*prompt.ids])
 
     def run_of(self, prompt: Prompt, active: tuple[EditSpec, ...], capture: str = "") -> str:
         """A run of its own; `capture`: the variable that says what it records, the stream unless said."""

@@ -123,4 +123,13 @@ export function indices(text: string, named = false): number[] | string | null {
   return numbers;
 }
 
+/** `4:5, 6:7` as pairs of positions, here and in the source; null for nothing, and for what is none. */
+export function pairsIn(text: string): number[][] | null {
+  const parts = text.split(",").map((part) => part.trim()).filter(Boolean);
+  const pairs = parts.map((part) => /^(\d+)\s*:\s*(\d+)$/.exec(part)?.slice(1).map(Number));
+  return pairs.length && pairs.every((pair) => pair !== undefined) ? pairs : null;
+}
+
+export const pairsWritten = (pairs: number[][]): string => pairs.map((pair) => pair.join(":")).join(", ");
+
 export const listed = (value: unknown): string => (value === null || value === undefined ? "" : [value].flat().join(", "));
