@@ -71,6 +71,7 @@ def everything_done(session: Session) -> None:
     session.intent("keep_model")
     session.intent("cancel_run")
     session.intent("set_prompt", {"text": "abcd"})
+    session.intent("set_tokens", {"ids": [*session.state.prompt.ids]})
     session.intent("set_metric", {"positive": "a", "negative": "b"})
     session.intent("add_edit", {"edit": STEER})
     answer = session.intent("set_edits", {"edits": [STEER, {"kind": "nonsense"}], "skip_refused": True})

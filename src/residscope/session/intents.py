@@ -8,7 +8,7 @@ from typing import Any, Literal, TypedDict, TypeVar
 from pydantic import BaseModel, Field
 
 from residscope.declare import EditSpec, shorten
-from residscope.errors import ErrorBody, MalformedJSON, ModelNotFound, NotFound, ResidscopeError
+from residscope.errors import ErrorBody, MalformedJSON, ModelNotFound, NotFound, PromptError, ResidscopeError
 from residscope.fields.base import Spec
 from residscope.fields.sources import PromptSource, RunSource
 from residscope.fields.texts import TextRef
@@ -23,7 +23,7 @@ from residscope.world.picture import Unit
 from residscope.world.python import Mode, PagePrompts, Screen, python_code
 from residscope.world.session_world import need_model
 from residscope.world.stack import kind_of, make, parse_edits, parse_ref
-from residscope.world.values import Metric, Run
+from residscope.world.values import Metric, Prompt, Run
 
 MOST_EDITS = 200
 MOST_TEXT = 1 << 20
@@ -42,6 +42,12 @@ class KeepModel(Spec):
 class SetPrompt(Spec):
     text: str = Field(max_length=MOST_TEXT)
     bos: bool | None = None
+
+
+class SetTokens(Spec):
+    """The prompt by its token ids, kept as they are."""
+
+    ids: list[int] = Field(min_length=1, max_length=MOST_TEXT)
 
 
 class SetMetric(Spec):
@@ -232,7 +238,14 @@ def is_loaded(state: State, name: str) -> bool:
 
 
 def set_prompt(state: State, args: SetPrompt) -> Change[None]:
-    prompt = _loaded(state).prompt(args.text, bos=args.bos)
+    return _with_prompt(state, _loaded(state).prompt(args.text, bos=args.bos))
+
+
+def set_tokens(state: State, args: SetTokens) -> Change[None]:
+    return _with_prompt(state, _loaded(state).prompt_of(args.ids))
+
+
+def _with_prompt(state: State, prompt: Prompt) -> Change[None]:
     prompt = replace(prompt, names=names_in(prompt.ids, state.probes.values()))
     layer = state.selection[0] if state.prompt else _loaded(state).model.n_layers - 1
     return replace(state, prompt=prompt, compared=None, selection=(layer, len(prompt.tokens) - 1)), None
@@ -290,6 +303,12 @@ def _whole(state: State, spec: EditSpec) -> EditSpec:
         source = getattr(spec, argument.wire)
         if isinstance(source, RunSource):
             run = find_run(state, source.run)
+            if run.prompt.by_ids:
+                raise PromptError(
+                    "that run's prompt was set by token ids, and an edit says its text, which would be read as others",
+                    received=shorten(run.prompt.text),
+                    fix="save a recording of it and patch from that item",
+                )
             edits = [other.model_dump(mode="json", exclude={"id", "enabled"}) for other in run.active]
             changed[argument.wire] = PromptSource(kind="prompt", text=run.prompt.text, bos=run.prompt.bos, edits=edits)
         if argument.field.kind == "probe" and isinstance(source, str) and source not in state.probes:
@@ -384,6 +403,7 @@ INTENTS: dict[str, Intent] = {
     "load_model": Intent(LoadModel, load_model),
     "keep_model": Intent(KeepModel, keep_model),
     "set_prompt": Intent(SetPrompt, set_prompt),
+    "set_tokens": Intent(SetTokens, set_tokens),
     "set_metric": Intent(SetMetric, set_metric),
     "set_edits": Intent(SetEdits, set_edits, RefusedEdits | None),
     "add_edit": Intent(AddEdit, add_edit, Added),

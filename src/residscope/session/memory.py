@@ -13,7 +13,7 @@ from residscope.session.state import State
 from residscope.shelf.whole import set_aside, write_whole
 from residscope.world.loaded import Loaded
 from residscope.world.stack import parse_edits
-from residscope.world.values import Metric, Tok
+from residscope.world.values import Metric, Prompt, Tok
 
 VERSION = 1
 WORDS = "The session's memory"
@@ -53,7 +53,7 @@ def left_by(state: State) -> dict[str, Any] | None:
         "model": state.model.source or state.model.model.name,
         "named": state.model.source is not None,
         "hash": state.model.model.hash,
-        "prompt": {"text": state.prompt.text, "bos": state.prompt.bos},
+        "prompt": {"text": state.prompt.text, "bos": state.prompt.bos, **_ids(state.prompt)},
         "metric": metric and [{"id": tok.id, "text": tok.text} for tok in (metric.positive, metric.negative)],
         "edits": (edits := [spec.model_dump(mode="json") for spec in state.edits]),
         "dictionaries": {id: state.model.dictionaries[id].hash for id in named_in(edits, state.model)},
@@ -86,7 +86,7 @@ def recall(state: State, kept: Mapping[str, Any]) -> State:
         return state
     lost: list[str] = []
     with _or_lost("the prompt", lost):
-        prompt = loaded.prompt(kept["prompt"]["text"], bos=kept["prompt"]["bos"])
+        prompt = _prompt(loaded, kept)
         state = replace(state, prompt=prompt, selection=(state.selection[0], len(prompt.tokens) - 1))
     if kept.get("metric") is not None:
         with _or_lost("the answers", lost):
@@ -121,6 +121,18 @@ def _or_lost(what: str, lost: list[str]) -> Iterator[None]:
         lost.append(f"{what} ({error.failed})")
     except (KeyError, TypeError, ValueError) as error:
         lost.append(f"{what} (it is damaged: {error})")
+
+
+def _ids(prompt: Prompt) -> dict[str, Any]:
+    return {"ids": [*prompt.ids]} if prompt.by_ids else {}
+
+
+def _prompt(loaded: Loaded, kept: Mapping[str, Any]) -> Prompt:
+    """The prompt as it was: by its tokens, where its text is not enough and the model is the same."""
+    told = kept["prompt"]
+    if told.get("ids") and kept.get("hash") == loaded.model.hash:
+        return loaded.prompt_of([int(id) for id in told["ids"]])
+    return loaded.prompt(told["text"], bos=told["bos"])
 
 
 def _token(loaded: Loaded, kept: Mapping[str, Any], left: Mapping[str, Any]) -> Tok:

@@ -17,6 +17,7 @@ from residscope.fields.prompts import LabelledPrompts
 from residscope.manifest import all_methods
 from residscope.session import compute, wire
 from residscope.session.compute import MOST_GRAM, MOST_NAMED
+from residscope.session.continuation_views import ContinuationsFound
 from residscope.session.evidence_views import Evidence
 from residscope.session.maps import LayerFile, MapFile, RowsLens
 from residscope.session.probes import ProbeChoices, ProbeDetail, ProbeExample, ProbeReading
@@ -261,6 +262,9 @@ QUERIES: dict[str, Query] = {
         lambda session, args: session.pages.logits(
             args.page, positive=args.positive, negative=args.negative, row=args.row
         ),
+    ),
+    "continuations": _query(
+        Gathered, ContinuationsFound, lambda session, args: session.continuations(job=args.job, item=args.item)
     ),
     "evidence": _query(Gathered, Evidence, lambda session, args: session.evidence(job=args.job, item=args.item)),
 }

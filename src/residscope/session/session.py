@@ -16,9 +16,10 @@ from residscope.directions import Dictionary, Direction
 from residscope.engine.model import Model
 from residscope.errors import Cancelled, DamagedFile, NotFound, ResidscopeError, WrongModel, explain
 from residscope.manifest import find_method
+from residscope.methods.continuations import Continuations
 from residscope.methods.evidence import Evidence
 from residscope.progress import asking
-from residscope.session import compute, evidence_views, fill, probes, wire
+from residscope.session import compute, continuation_views, evidence_views, fill, probes, wire
 from residscope.session.compute import Elsewhere, Held, Latest
 from residscope.session.intents import (
     INTENTS,
@@ -571,6 +572,23 @@ class Session:
             "done": done,
             **evidence_views.describe_evidence(evidence),
         }
+
+    def continuations(
+        self, *, job: str | None = None, item: str | None = None
+    ) -> continuation_views.ContinuationsFound:
+        """What a job has continued so far, or what is on the shelf. Raises NotFound."""
+        args: Mapping[str, Any]
+        if job is not None:
+            at, latest = find_job(self._state, job), self._jobs.partial(job)
+            revision, found = latest or (0, None)
+            done, args = at.ended, at.args
+        else:
+            kept = self._items.find(item or "")
+            revision, found, done, args = 0, kept.item, True, kept.args
+        if not isinstance(found, Continuations):
+            raise NotFound("no continuations of that name are held", received=job or item, fix="generate them again")
+        parts = continuation_views.describe_continuations(found)
+        return {"job": job, "item": item, "revision": revision, "done": done, "edits": args.get("edits"), **parts}
 
     @property
     def model(self) -> Model:

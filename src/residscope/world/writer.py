@@ -218,7 +218,7 @@ class SessionWriter:
         bos = "" if prompt.bos is None else f", bos={prompt.bos}"
         inner = SessionWriter(self.world.on(prompt))
         inner.lines, inner.imports, inner.names = self.lines, self.imports, self.names
-        inner.prompt_name = repr(prompt.text)
+        inner.prompt_name = inner.tokens(prompt)
         several = f", edits=[{', '.join(inner.edit(spec) for spec in active)}]" if active else ""
         where = f", {capture}" if capture else ""
         return f"model.run({self.tokens(prompt)}{where}{several}{bos})"

@@ -164,6 +164,12 @@ export interface Asked {
       bos?: boolean | null;
     };
     /**
+     * The prompt by its token ids, kept as they are.
+     */
+    set_tokens: {
+      ids: number[];
+    };
+    /**
      * A method, by its id, and its arguments as its schema has them. name: of what it makes.
      */
     start: {
@@ -178,6 +184,10 @@ export interface Asked {
       run: string;
       dictionary: string;
       indices?: number[] | null;
+    };
+    continuations: {
+      job?: string | null;
+      item?: string | null;
     };
     cost: {
       method: string;

@@ -48,6 +48,7 @@ export interface Said {
     set_edits: RefusedEdits | null;
     set_metric: null;
     set_prompt: null;
+    set_tokens: null;
     start: Started;
     undo: null;
   };
@@ -76,6 +77,7 @@ export interface Said {
         sink: Tensor<Uint8Array>;
       };
     };
+    continuations: ContinuationsFound;
     cost: Cost;
     dictionary: DictionaryDetail;
     evidence: Evidence;
@@ -429,6 +431,10 @@ export interface ErrorBody {
 export interface Prompt {
   text: string;
   bos: boolean;
+  /**
+   * It was set by its token ids: its text would be read as others.
+   */
+  by_ids: boolean;
   tokens: Tok[];
 }
 /**
@@ -889,6 +895,62 @@ export interface Refused {
 export interface Started {
   job: string;
   cost: number | null;
+}
+/**
+ * What has come so far. `edits`: as they were asked for.
+ */
+export interface ContinuationsFound {
+  /**
+   * The ids of the prompt that they continue.
+   */
+  prompt: number[];
+  draws: SeedDraw[];
+  job: string | null;
+  item: string | null;
+  revision: number;
+  done: boolean;
+  edits:
+    | {
+        [k: string]: unknown;
+      }[]
+    | string
+    | null;
+}
+/**
+ * What one seed gave, without the edits and with them; `edited`: null where there were none.
+ */
+export interface SeedDraw {
+  seed: number;
+  /**
+   * How many tokens from the start are the same in both.
+   */
+  same: number | null;
+  said: string;
+  baseline: ChosenTokens;
+  edited: ChosenTokens | null;
+}
+export interface ChosenTokens {
+  tokens: ChosenToken[];
+  /**
+   * It goes on where the prompt's text ends.
+   */
+  text: string;
+  /**
+   * By its stop, and not for its length.
+   */
+  stopped: boolean;
+}
+/**
+ * A token that one model chose; log-probabilities in nats, before temperature and cuts.
+ */
+export interface ChosenToken {
+  id: number;
+  text: string;
+  log_prob: number | null;
+  /**
+   * The other model's, of the same token after the same tokens; null until it has read it.
+   */
+  other: number | null;
 }
 export interface Cost {
   /**
