@@ -91,8 +91,10 @@ def everything_done(session: Session) -> None:
     session.intent("draw_prompts", {"text": {**TEXT}, "n": 1, "length": 8})
     with declared(good=lambda model: result(), bad=lambda model: 1 / 0, slow=gate.stand):
         start(session, "good", name="kept")
+        left = session.intent("start", {"method": "good", "keep": False})["job"]
         start(session, "bad")
         assert session.wait(60)
+        session.intent("keep_made", {"job": left, "name": "kept later"})
         running = start(session, "slow")
         assert gate.entered.wait(60)
         session.query("job", {"job": running})  # which has given nothing yet

@@ -80,6 +80,31 @@ def test_both_sides_are_pythons_and_the_item_says_the_same(live: Session, smollm
     assert scope["result"] == python
 
 
+def test_what_is_left_with_its_job_goes_on_the_shelf_when_somebody_says_so(live: Session, smollm2: Any) -> None:
+    before = {*live.items}
+    args = {"prompt": {"kind": "live"}, "edits": [CUT], "max_new_tokens": 3}
+    job = live.intent("start", {"method": "continuations", "args": args, "keep": False})["job"]
+    with pytest.raises(NotFound, match="wait until"):
+        live.intent("keep_made", {"job": job})
+    assert live.wait(WAIT)
+    assert {*live.items} == before
+    assert jobs(live)[job]["items"] == []
+    assert jobs(live)[job]["note"] == ""
+    found = live.query("continuations", {"job": job})
+    assert [edit["kind"] for edit in found["edits"]] == ["ablate"]
+    scope: dict[str, Any] = {}
+    exec(found["code"].replace("rs.load(", "(lambda *_, **__: model)("), {"model": smollm2}, scope)
+    (name,) = live.intent("keep_made", {"job": job, "name": "My story"})["names"]
+    assert name == "My story"
+    assert live.items[name] == scope["result"]
+    assert jobs(live)[job]["items"] == [name]
+    kept = live.query("continuations", {"item": name})
+    assert (kept["draws"], kept["edits"], kept["code"]) == (found["draws"], found["edits"], found["code"])
+    with pytest.raises(NotFound):
+        live.intent("keep_made", {"job": job})
+    live.intent("delete_item", {"name": name})
+
+
 def test_a_live_run_goes_first_and_the_generation_goes_on(live: Session) -> None:
     job = generate(live, max_new_tokens=40)
     before = until(live, job, 3)

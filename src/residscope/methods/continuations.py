@@ -147,11 +147,10 @@ def continuations(
         the same; what `model.generate` refuses. SiteError, EditError. Cancelled: with what has come as its `partial`.
     """
     latest: Continuations | None = None
-    how: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "stop": stop, "at": at}
     try:
         for known in continued(
-            model, prompt, edits=edits, n=n, max_new_tokens=max_new_tokens, seed=seed, **how, progress=progress,
-            cancel=cancel,
+            model, prompt, edits=edits, n=n, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+            seed=seed, stop=stop, at=at, progress=progress, cancel=cancel,
         ):  # fmt: skip
             latest = known
     except Cancelled as stopped:
@@ -168,14 +167,18 @@ def continued(
     edits: Sequence[LeastEdit] | LeastEdit = (),
     n: int = 1,
     max_new_tokens: int = 20,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
     seed: int = 0,
+    stop: str | int | Sequence[str | int] | None = None,
     at: str | Sequence[str] = "both",
     progress: Progress = None,
     cancel: Cancel = None,
-    **how: Any,
 ) -> Iterator[Continuations]:
     """`continuations` as they come: with each token of either side, and with each reading by the other."""
-    ids = _require(model, prompt, n, how.get("temperature", 0.0))
+    ids = _require(model, prompt, n, temperature)
+    how: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "stop": stop}
     stack = [edits] if isinstance(edits, LeastEdit) else [*edits]
     about = {
         **model.provenance, "method": "continuations", "edits": len(stack), "max_new_tokens": max_new_tokens, "seed": seed,

@@ -39,13 +39,14 @@ class ContinuationParts(TypedDict):
 
 
 class ContinuationsFound(ContinuationParts):
-    """What has come so far. `edits`: as they were asked for."""
+    """What has come so far. `edits`: as they were asked for; `code`: the Python that gives the same."""
 
     job: str | None
     item: str | None
     revision: int
     done: bool
     edits: list[dict[str, Any]] | str | None
+    code: str
 
 
 def describe_continuations(found: Continuations) -> ContinuationParts:

@@ -103,10 +103,19 @@ class Nothing(Spec):
 
 
 class Start(Spec):
-    """A method, by its id, and its arguments as its schema has them. name: of what it makes."""
+    """A method, by its id, and its arguments as its schema has them. name: of what it makes. keep: false leaves that with its
+    job, until `keep_made`."""
 
     method: str = Field(min_length=1, max_length=200)
     args: Any = Field(default_factory=dict)
+    name: str = Field(default="", max_length=100)
+    keep: bool = True
+
+
+class KeepMade(Spec):
+    """What a job has made and left with itself, onto the shelf. name: the method's own title unless said."""
+
+    job: str = Field(min_length=1, max_length=64)
     name: str = Field(default="", max_length=100)
 
 
@@ -186,6 +195,12 @@ class Imported(TypedDict):
     """What an item is called on the shelf; of a file of several the first, then all."""
 
     name: str
+    names: list[str]
+
+
+class KeptNames(TypedDict):
+    """What is called how on the shelf."""
+
     names: list[str]
 
 
@@ -397,6 +412,7 @@ INTENTS: dict[str, Intent] = {
     "import_direction": Intent(ImportDirection, _same, SavedName),
     "import_item": Intent(ImportItem, _same, Imported),
     "cancel": Intent(CancelJob, cancel_job),
+    "keep_made": Intent(KeepMade, _same, KeptNames),
     "rename_item": Intent(RenameItem, _same),
     "delete_item": Intent(DeleteItem, _same),
     "restore_item": Intent(RestoreItem, _same),

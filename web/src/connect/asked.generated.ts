@@ -55,6 +55,13 @@ export interface Asked {
       name?: string;
     };
     /**
+     * What a job has made and left with itself, onto the shelf. name: the method's own title unless said.
+     */
+    keep_made: {
+      job: string;
+      name?: string;
+    };
+    /**
      * Instead of one that is being loaded, or could not be.
      */
     keep_model: {};
@@ -170,12 +177,13 @@ export interface Asked {
       ids: number[];
     };
     /**
-     * A method, by its id, and its arguments as its schema has them. name: of what it makes.
+     * A method, by its id, and its arguments as its schema has them. name: of what it makes. keep: false leaves that with the job.
      */
     start: {
       method: string;
       args?: unknown;
       name?: string;
+      keep?: boolean;
     };
     undo: {};
   };

@@ -20,6 +20,7 @@ export interface Said {
     forget_prompt: null;
     import_direction: SavedName;
     import_item: Imported;
+    keep_made: KeptNames;
     keep_model: null;
     library_blind: BlindStarted;
     library_comment: Comment;
@@ -766,6 +767,12 @@ export interface Imported {
   names: string[];
 }
 /**
+ * What is called how on the shelf.
+ */
+export interface KeptNames {
+  names: string[];
+}
+/**
  * A test, and the job that draws its contexts.
  */
 export interface BlindStarted {
@@ -897,7 +904,7 @@ export interface Started {
   cost: number | null;
 }
 /**
- * What has come so far. `edits`: as they were asked for.
+ * What has come so far. `edits`: as they were asked for; `code`: the Python that gives the same.
  */
 export interface ContinuationsFound {
   /**
@@ -915,6 +922,7 @@ export interface ContinuationsFound {
       }[]
     | string
     | null;
+  code: string;
 }
 /**
  * What one seed gave, without the edits and with them; `edited`: null where there were none.
