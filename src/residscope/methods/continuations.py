@@ -21,7 +21,7 @@ from residscope.views import Grid, TokenStrip
 if TYPE_CHECKING:
     import pandas
 
-CHUNK = 8  # tokens that the other model reads in one pass
+CHUNK = 4  # tokens that the other model reads in one pass
 STEP = 20  # tokens of a long pass take as long as one step, about, which is bound by reading the weights
 COLUMNS = ["seed", "run", "token", "id", "text", "log_prob", "other", "difference"]
 

@@ -47,7 +47,7 @@ export function activeOf(edits: readonly ShownEdit[], bare: (edit: ShownEdit) =>
   });
 }
 
-const COLUMNS = ["token", "baseline", "log p", "edited's log p", "edited", "log p", "baseline's log p"];
+const COLUMNS = ["token", "baseline", "log p", "log p, edited", "edited", "log p", "log p, baseline"];
 
 /** One draw as a table: a row for each token. */
 export function sheetOf({ baseline, edited }: SeedDraw): { columns: string[]; rows: (string | number | null)[][] } {

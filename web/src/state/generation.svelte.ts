@@ -64,14 +64,15 @@ export class GenerationStore {
   inside = $derived.by(() => (this.found?.draws ?? []).map((draw) => ({ baseline: this.at(draw, "baseline"), edited: this.at(draw, "edited") })));
   /** The prompt goes on with generated tokens. */
   extended = $derived(this.inside.some(({ baseline, edited }) => (baseline ?? -1) >= 0 || (edited ?? -1) >= 0));
-  private samePrompt = $derived.by(() => !this.found || this.inside.some(({ baseline, edited }) => baseline !== null || edited !== null));
+  /** It continues another prompt than the one that is here. */
+  elsewhere = $derived.by(() => !!this.found && !this.inside.some(({ baseline, edited }) => baseline !== null || edited !== null));
   private sameEdits = $derived.by(() => {
     const asked = this.found?.edits;
     if (!this.found || asked === "live") return true;
     return this.spelledOf(asked ?? []) === this.spelledOf(this.edits);
   });
   /** Why what is shown is no answer to what would be asked now. */
-  stale = $derived(!this.samePrompt ? "It continues another prompt." : !this.sameEdits ? "The edits have changed since." : "");
+  stale = $derived(this.elsewhere ? "It continues another prompt." : !this.sameEdits ? "The edits have changed since." : "");
   /** What ended can be kept, and is not yet. */
   keepable = $derived(!!this.job && !this.busy && this.job.revision > 0 && !this.job.items.length);
 
