@@ -226,7 +226,7 @@ def test_by_keys_alone(ready: Page, workbench: Any) -> None:
     expect(page.get_by_test_id("generate-fold")).to_have_attribute("aria-expanded", "false")
     page.keyboard.press("/")
     page.get_by_label("Command", exact=True).fill("temperature")
-    expect(page.get_by_role("option").first).to_contain_text("Generate")
+    expect(page.get_by_role("listbox", name="Commands").get_by_role("option").first).to_contain_text("Generate")
     page.keyboard.press("Escape")
 
 
@@ -261,6 +261,16 @@ def test_ids_that_no_text_gives_are_said_to_be_set_by_ids(ready: Page, workbench
     session.intent("set_tokens", {"ids": ids})
     settled(page)
     expect(page.get_by_test_id("prompt-by-ids")).to_contain_text("other tokens")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_test_id("share").click()
+    expect(page.get_by_test_id("notice")).to_contain_text("Link copied")
+    link = page.evaluate("navigator.clipboard.readText()")
+    type_prompt(page, PROMPT)
+    expect(page.get_by_test_id("prompt-by-ids")).to_have_count(0)
+    page.evaluate("link => { location.href = link }", link)
+    expect(page.get_by_test_id("prompt-by-ids")).to_be_visible(timeout=LONG)
+    settled(page)
+    assert [*session.state.prompt.ids] == ids
     page.get_by_test_id("copy-python").click()
     expect(page.get_by_test_id("python-code")).to_contain_text(re.compile(re.escape(repr(ids))))
     page.keyboard.press("Escape")
