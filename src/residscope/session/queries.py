@@ -18,6 +18,7 @@ from residscope.manifest import all_methods
 from residscope.session import compute, wire
 from residscope.session.compute import MOST_GRAM, MOST_NAMED
 from residscope.session.maps import LayerFile, MapFile, RowsLens
+from residscope.session.read.continuations import ContinuationsFound
 from residscope.session.read.evidence import Evidence
 from residscope.session.read.probes import ProbeChoices, ProbeDetail, ProbeExample, ProbeReading
 from residscope.session.read.prompt_page import PageCoefFile, PageLogitFile, PromptsAnswer
@@ -265,6 +266,9 @@ QUERIES: dict[str, Query] = {
         ),
     ),
     "evidence": _query(Gathered, Evidence, lambda session, args: session.reads.evidence(job=args.job, item=args.item)),
+    "continuations": _query(
+        Gathered, ContinuationsFound, lambda session, args: session.reads.continuations(job=args.job, item=args.item)
+    ),
 }
 
 

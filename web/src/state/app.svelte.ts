@@ -12,6 +12,7 @@ import { Compare } from "./compare.svelte";
 import { Described } from "./described.svelte";
 import { DirectionStore } from "./directions.svelte";
 import { Fitting } from "./fitting.svelte";
+import { GenerationStore } from "./generation.svelte";
 import { JobStore } from "./jobs.svelte";
 import { LibraryStore } from "./library.svelte";
 import { ManifestStore } from "./manifest.svelte";
@@ -38,6 +39,7 @@ export class App {
   readonly streams: Streams;
   readonly directions: DirectionStore;
   readonly described: Described;
+  readonly generation: GenerationStore;
   readonly map: MapStore;
   readonly probe: ProbeStore;
   readonly prompts: PromptStore;
@@ -144,6 +146,7 @@ export class App {
     this.streams = new Streams(this.session, this.view, this.mixing);
     this.directions = new DirectionStore(this.session, this.view, this.streams, this.mixing);
     this.described = new Described(this.session, this.view, this.streams, this.directions);
+    this.generation = new GenerationStore(this.session, this.view);
     this.map = new MapStore(this.session, this.streams);
     this.probe = new ProbeStore(this.session, this.manifest);
     this.prompts = new PromptStore(this.session, this.view, this.streams, this.mixing, () => this.selected.row);

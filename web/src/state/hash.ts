@@ -37,6 +37,8 @@ export interface Shared {
   hash: string;
   prompt: string;
   bos: boolean;
+  /** Its tokens, where the text alone would be read as others. */
+  ids?: number[];
   metric: { positive: string; negative: string } | null;
   edits: Edit[];
   /** The probes its edits are made from, to be fitted again. */
@@ -162,7 +164,8 @@ function decodeShared(text: string | null): Shared | null {
     const metric = typeof positive === "string" && typeof negative === "string" ? { positive, negative } : null;
     const edits = Array.isArray(raw.edits) ? raw.edits : [];
     const probes = Array.isArray(raw.probes) ? raw.probes.filter((probe) => typeof probe?.name === "string") : [];
-    return { model: raw.model, hash: String(raw.hash ?? ""), prompt: raw.prompt, bos: raw.bos === true, metric, edits, probes };
+    const ids = Array.isArray(raw.ids) && raw.ids.length && raw.ids.every(Number.isInteger) ? { ids: raw.ids } : {};
+    return { model: raw.model, hash: String(raw.hash ?? ""), prompt: raw.prompt, bos: raw.bos === true, ...ids, metric, edits, probes };
   } catch {
     return null;
   }
