@@ -177,7 +177,8 @@ export interface Asked {
       ids: number[];
     };
     /**
-     * A method, by its id, and its arguments as its schema has them. name: of what it makes. keep: false leaves that with the job.
+     * A method, by its id, and its arguments as its schema has them. name: of what it makes. keep: false leaves that with its
+     * job, until `keep_made`.
      */
     start: {
       method: string;
