@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
@@ -19,16 +18,16 @@ from residscope.engine.recording import Recording
 from residscope.errors import UnknownLayer
 from residscope.methods._lib.direct import direct_effects, direct_sites
 from residscope.metrics import logit_diff
-from residscope.model.sites import KINDS, Site
+from residscope.model.sites import Site
 from residscope.session.compute import Latest, top_tokens
 from residscope.session.intents import find_run
-from residscope.session.maps.files import LayerFile, LayerTensors, MapFile, MapTensors, RowsLens
+from residscope.session.maps.files import LayerFile, MapFile, MapTensors, RowsLens
+from residscope.session.maps.layer import layer_file
 from residscope.session.state import State, top
 from residscope.world.session_world import need_model
 from residscope.world.values import RunKey
 
 SMALL = 24  # cells along a thumbnail, at most
-NEURONS = 8
 PATTERN_BYTES = 1 << 28  # patterns held at once: those of a long prompt are read some layers at a time
 
 
@@ -94,25 +93,12 @@ class Maps:
             NotFound, UnknownLayer, UnknownPosition. As `rs.direct_attribution`.
         """
         mapped, model = self._mapped(run)
-        recording = mapped.recording
-        at = recording.index(pos)
+        at = mapped.recording.index(pos)
         if not 0 <= layer < model.n_layers:
             n = model.n_layers
             raise UnknownLayer(f"the model has {n} layers", received=layer, allowed=f"0 to {n - 1}")
-        names, lacking = model.sites.names, model.sites.absent.get("mlp_post")
-        own = [Site(name, layer) for name, kind in KINDS.items() if kind.layered and name in names]
-        part = recording.holding(recording.sites)  # what is read of it goes with it
-        values = part.several(own)
-        tensors: LayerTensors = {"z_norm": values[model.sites.canonical(Site("z", layer))][0, at].float().norm(dim=-1)}
-        if "pattern" in names:
-            tensors["pattern"] = values[model.sites.canonical(Site("pattern", layer))][0].float()
-        if lacking is None:
-            metric = logit_diff(model.token_id(positive), model.token_id(negative), pos=at)
-            effects = direct_effects(part, metric, at, heads=False, neurons=[layer]).neurons[layer][:, 0, 0].float()
-            best = effects.abs().topk(min(NEURONS, len(effects))).indices
-            tensors |= {"neuron": best.long(), "neuron_effect": effects[best]}
-        sites = [_site(model, site, values[model.sites.canonical(site)], at) for site in own]
-        return LayerFile.of(tensors, {"pos": json.dumps(at), "sites": json.dumps(sites), "absent": json.dumps(lacking)})
+        metric = logit_diff(model.token_id(positive), model.token_id(negative), pos=at)
+        return layer_file(mapped.recording, metric, layer, at)
 
     def lens(self, run: str, *, pos: int = -1) -> RowsLens:
         """The likeliest token of the logit lens at each row of one position: `embed`, then what each layer leaves.
@@ -170,10 +156,3 @@ def small(pattern: Float[Tensor, "head query key"]) -> UInt8[Tensor, "head row c
     block = ceil(length / SMALL)
     pooled = max_pool2d(pattern.float()[None], block, ceil_mode=True)[0] if block > 1 else pattern.float()
     return (pooled * 255).ceil().clamp(0, 255).to(torch.uint8).cpu()
-
-
-def _site(model: Model, site: Site, value: Tensor, at: int) -> dict[str, Any]:
-    """A site in words: its axes and their sizes, what stands there, and how long it is at the position."""
-    sizes = {axis: n for axis, n in zip(site.kind.axes, value.shape, strict=True) if axis not in ("batch", "1")}
-    norm = float(value[0, at].float().norm()) if site.kind.axes[1] == "pos" else None
-    return {"site": str(site), "shape": sizes, "about": site.kind.about, "norm": norm}
