@@ -77,7 +77,7 @@ class _Block:
         scale, out = f"{branch}_scale", f"{branch}_in"
         if norm is not None:
             yield self.step(scale, stream, divisor(norm))
-            yield self.step(out, f"{stream} {scale}", normed(norm, stream, scale))
+            yield self.step(out, f"{stream} {scale}", normed(norm, "x", scale))
         elif branch == "mlp" and self.parallel and self.parts.attn_norm is not None:
             yield self.step(out, "attn_in", "attn_in")
         else:

@@ -44,15 +44,28 @@ export function readMap(file: QueryAnswers["map"], run: string): MapData {
   };
 }
 
+/** A step of a layer, as Python says it. */
 export interface SiteRow {
+  /** Empty: a part that no site shows, and that `place` names. */
   site: string;
+  place: string;
   shape: Record<string, number>;
   about: string;
   norm: number | null;
+  /** At the position, by head where there are heads: lengths, or the largest value and `where` it is. */
+  values: number[];
+  where: number[] | null;
+  equation: string;
+  reads: string[];
+  /** The site that is the same tensor, and is drawn for it. */
+  same: string | null;
 }
 
 /** One layer in full. */
 export interface LayerData {
+  layer: number;
+  run: string;
+  pos: number;
   /** [head, query, key]; null where the model has no patterns. */
   pattern: Float32Array | null;
   side: number;
@@ -62,12 +75,12 @@ export interface LayerData {
   absent: string;
 }
 
-export function readLayer(file: QueryAnswers["map_layer"]): LayerData {
+export function readLayer(file: QueryAnswers["map_layer"], layer: number, run: string): LayerData {
   const pattern = file.tensors.pattern ? floats(file, "pattern") : null;
   const effects = file.tensors.neuron_effect ? floats(file, "neuron_effect").data : new Float32Array();
-  const { sites, absent } = file.metadata;
+  const { sites, absent, pos } = file.metadata;
   return {
-    pattern: pattern?.data ?? null, side: pattern?.shape.at(-1) ?? 0, norms: floats(file, "z_norm").data,
+    layer, run, pos: JSON.parse(pos) as number, pattern: pattern?.data ?? null, side: pattern?.shape.at(-1) ?? 0, norms: floats(file, "z_norm").data,
     neurons: Array.from(effects, (effect, i) => ({ index: Number(file.tensors.neuron?.data[i]), effect })),
     sites: JSON.parse(sites) as SiteRow[], absent: (JSON.parse(absent) as string | null) ?? "",
   };

@@ -45,15 +45,15 @@ const MOST_ROWS = 48;
 const BANDS = 10;
 const NARROWEST = 5;
 
-/** focus: the layer that is open; of a model in bands, its band's other layers are rows too. */
-export function layOut(layers: number, heads: number, focus: number | null, room: { width: number; height: number }): MapLayout {
+/** focus: the layer that is open; of a model in bands, its band's other layers are rows too. inside: the height of the drawing of it. */
+export function layOut(layers: number, heads: number, focus: number | null, room: { width: number; height: number }, inside = 0): MapLayout {
   const parts = rowsOf(layers, focus);
   const closed = parts.filter(({ kind }) => kind !== "open").length;
   const free = room.height - HEADS - FOOT - (closed < parts.length ? OPEN : 0);
   const rowH = Math.max(LOWEST, Math.min(HIGHEST, Math.floor((2 * free) / Math.max(closed, 1)) / 2));
   let y = HEADS;
   const rows = parts.map((row) => {
-    const placed = { ...row, y, h: row.kind === "open" ? OPEN : rowH };
+    const placed = { ...row, y, h: row.kind === "open" ? OPEN + inside : rowH };
     y += placed.h;
     return placed;
   });
@@ -71,7 +71,7 @@ export function layOut(layers: number, heads: number, focus: number | null, room
   };
   return {
     rows, height: y + FOOT, heads: { x: GUTTER, w: each * heads, count: heads, each },
-    spine: next(spine), mlp: next(mlp), bars: next(bars, 4), lens: next(lens, 6), curve: next(curve, 8), width: at.x,
+    spine: next(spine), mlp: next(mlp), bars: next(bars, 4), lens: next(lens, 6), curve: next(curve, 8), width: inside ? Math.max(at.x, width) : at.x,
     patterns: each >= 14 && rowH >= 10, numbers: each >= rowH + 22,
   };
 }
@@ -91,12 +91,12 @@ function rowsOf(layers: number, focus: number | null): Pick<MapRow, "kind" | "fr
 export const rowOf = (layout: MapLayout, layer: number): MapRow | undefined => layout.rows.find(({ from, to }) => layer >= from && layer <= to);
 
 /** The height at which a row's parts stand in line: of the open one, the middle of its patterns. */
-export const middle = ({ y, h }: MapRow): number => y + h / 2;
+export const middle = ({ kind, y, h }: MapRow): number => y + (kind === "open" ? OPEN : h) / 2;
 
 /** What lies under a point; of a band, its last layer. */
 export function nodeAt({ rows, heads, mlp }: MapLayout, x: number, y: number): (Node & { row: MapRow }) | null {
   const row = rows.find((one) => y >= one.y && y < one.y + one.h);
-  if (!row || (row.kind === "open" && y < row.y + OPEN_HEAD)) return null;
+  if (!row || (row.kind === "open" && (y < row.y + OPEN_HEAD || y >= row.y + OPEN))) return null;
   if (x >= mlp.x && x < mlp.x + mlp.w) return { layer: row.to, head: null, row };
   const head = Math.floor((x - heads.x) / heads.each);
   return head >= 0 && head < heads.count ? { layer: row.to, head, row } : null;

@@ -1,8 +1,10 @@
 import { words } from "../connect/connector";
 import type { Edit, Run, TokenP } from "../connect/wire";
-import { between, difference, readLayer, readMap, tintScale, type LayerData, type MapData, type Node, type Tint } from "../lib/map";
+import { between, difference, readMap, tintScale, type LayerData, type MapData, type Node, type Tint } from "../lib/map";
 import { acted, done, scaled, toggled, type Act } from "../lib/mapEdits";
 import type { HeatMapView, PatternView, PlainView } from "../views/kinds/plain";
+import { OpenLayer } from "./mapLayer.svelte";
+import type { FlowOf } from "../views/mapFlow";
 import { Measured } from "./measured.svelte";
 import { bare, type Session } from "./session.svelte";
 import type { Streams } from "./streams.svelte";
@@ -17,7 +19,6 @@ interface Shown {
 }
 
 const MOST_HELD = 24;
-const PAUSE = 90;
 const STEP = 0.25;
 /** Tokens of a pattern that is shown in full. */
 const MOST_SHOWN = 160;
@@ -30,14 +31,12 @@ export class MapStore {
   node: Node | null = $state.raw(null);
   /** The other corner of a rectangle of nodes. */
   corner: Node | null = $state.raw(null);
-  layer: LayerData | null = $state.raw(null);
-  layerError = $state("");
+  readonly open: OpenLayer;
   lens: TokenP[] = $state.raw([]);
   readonly ablation: Measured;
   readonly scores: Measured;
   private cache = new Map<string, Promise<unknown>>();
   private wanted = "";
-  private wantedLayer = "";
   private wantedLens = "";
 
   private pair = $derived.by(() => {
@@ -55,6 +54,14 @@ export class MapStore {
   before: MapData | null = $derived.by(() => (this.streams.mode === "edit" ? (this.shown?.a ?? null) : null));
   run: Run | null = $derived.by(() => (this.streams.mode === "base" || !this.session.b ? this.session.a : this.session.b));
   tokens: string[] = $derived.by(() => this.run?.tokens?.map(({ text }) => text) ?? []);
+  get layer(): LayerData | null {
+    return this.open.data;
+  }
+  /** Whose values the open layer's drawing shows. */
+  flowOf: FlowOf = $derived.by(() => {
+    const heads = this.data?.heads ?? 1;
+    return { head: this.at.head, heads, kvHeads: this.session.model?.n_kv_heads || heads, tokens: this.tokens };
+  });
   stale = $derived.by(() => !!this.shown && (this.session.behind || this.shown.key !== this.key()));
   at: Node = $derived.by(() => {
     const { data, node } = this;
@@ -102,6 +109,7 @@ export class MapStore {
       };
     });
     this.scores = new Measured(session, "head-scores", () => ({}));
+    this.open = new OpenLayer(session);
   }
 
   private key(): string {
@@ -136,17 +144,8 @@ export class MapStore {
   followLayer(): (() => void) | undefined {
     const { pair, at, shown } = this;
     const run = this.streams.mode === "base" || !shown?.b ? shown?.a.run : shown.b.run;
-    if (!run || !pair) return;
-    const key = `${run}|${pair.positive} ${pair.negative}|layer ${at.layer}`;
-    if (key === this.wantedLayer) return;
-    const timer = setTimeout(() => {
-      this.wantedLayer = key;
-      this.once(key, async () => readLayer(await this.session.connector.query("map_layer", { run, layer: at.layer, ...pair }))).then(
-        (layer) => this.wantedLayer === key && ([this.layer, this.layerError] = [layer, ""]),
-        (error: unknown) => this.wantedLayer === key && ([this.layer, this.layerError] = [null, words(error)]),
-      );
-    }, PAUSE);
-    return () => clearTimeout(timer);
+    if (!run || !pair || !shown) return;
+    return this.open.follow({ run, layer: at.layer, ...pair }, shown.a.pos, this.tokens.length, (key, load) => this.once(key, load));
   }
 
   /** Call from an effect: the lens at each layer, once the map is there. */
@@ -165,6 +164,11 @@ export class MapStore {
   select(node: Node, extend = false): void {
     if (extend) this.corner = node;
     else [this.node, this.corner] = [node, null];
+  }
+
+  retryLayer(): void {
+    this.open.retry();
+    this.followLayer();
   }
 
   /** rows up, columns to the right: the MLP stands beyond the last head. */

@@ -1,5 +1,6 @@
 import { readPaint } from "../lib/color";
 import { nodeName, nodeSite, type Node } from "../lib/map";
+import { flowHeight } from "../lib/mapFlow";
 import { layOut } from "../lib/mapLayout";
 import { colourBar, LEGEND_HEIGHT } from "../views/kinds/legend";
 import { colorScale, readPalette } from "../views/kinds/palette";
@@ -29,9 +30,10 @@ export function mapPicture(app: App, room: { width: number; height: number }): M
     return all && data.pos < cols ? Array.from({ length: all.length / cols }, (_, row) => all[row * cols + data.pos]) : [];
   };
   const [a, b] = [logits("a"), logits("b")];
+  const inside = map.open.unfolded ? flowHeight(map.layer?.sites ?? []) : 0;
   const { mode } = app.streams;
   return {
-    layout: layOut(data.layers, data.heads, map.at.layer, room), data, tint, scale: map.scale, layer: map.layer, lens: map.lens,
+    layout: layOut(data.layers, data.heads, map.at.layer, room, inside), data, tint, scale: map.scale, layer: map.layer, lens: map.lens,
     curve: mode === "base" ? a : mode === "edit" ? b : b.map((value, i) => value - a[i]), before: mode === "edit" ? a : [],
     acts: mode === "base" ? new Map() : map.acts, tokens: map.tokens, kvHeads: app.session.model?.n_kv_heads ?? 0, delta: mode === "delta",
   };

@@ -25,7 +25,7 @@ FAMILY = Family(
     norm="layer",
     positions="slopes",
     scores_scale="inv_norm_factor",
-    activation="gelu",
+    activation="gelu_pytorch_tanh",
     attention="products",
     sizes={
         "n_layers": "n_layer",
