@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from families import FAMILIES
 
-import residscope as rs
 from residscope.engine.model import Model
 from residscope.engine.recording import Recording
 from residscope.model.sites import KINDS
@@ -28,7 +27,7 @@ def whole(model: Model) -> Recording:
 
 
 def rows(model: Model, layer: int) -> list[dict[str, Any]]:
-    file = layer_file(model.run(IDS), rs.logit_diff(3, 9, pos=AT), layer, AT)
+    file = layer_file(model.run(IDS), layer, AT)
     size = int.from_bytes(file[:8], "little")
     found: list[dict[str, Any]] = json.loads(json.loads(file[8 : 8 + size])["__metadata__"]["sites"])
     return found

@@ -121,7 +121,7 @@ class Session:
         self._worker = Worker("residscope-session")
         self._jobs = Jobs(lambda: self._state, self._commit, self._lock, self._worker, self._items)
         self._drawings: list[str] = []
-        self.maps: Maps = Maps(lambda: self._state)
+        self.maps: Maps = Maps(lambda: self._state, self._stream_of)
         self.pages: PromptPages = PromptPages(self._loaded, self.kept, self.give_way)
 
     # ── what the doors call ─────────────────────────────────────────────────────────────────────────────────
@@ -750,6 +750,9 @@ class Session:
             if self._state.model is not None and loaded.model is self._state.model.model:
                 self._kept.put(key, held)
         return held, held.seconds * 1000
+
+    def _stream_of(self, loaded: Loaded, run: Run, state: State) -> Held:
+        return self._result(loaded, run.prompt, run.active, state)[0]
 
     def _elsewhere(self, loaded: Loaded, run: Run, state: State, site: str, head: int | None) -> Elsewhere:
         """A run at one site of every layer: kept, or computed."""

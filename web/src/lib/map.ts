@@ -89,12 +89,10 @@ export function readLayer(file: QueryAnswers["map_layer"], layer: number, run: s
 /** More tokens than this in the open row are drawn from what was made small: there every bright cell stays. */
 export const MOST_DRAWN = 48;
 
-/** What a head attends to most at a position. */
-export function looksAt({ pattern, side }: LayerData, head: number, pos: number): { key: number; weight: number } | null {
-  if (!pattern) return null;
-  const row = pattern.subarray((head * side + pos) * side, (head * side + pos + 1) * side);
-  const key = row.reduce((best, weight, i) => (weight > row[best] ? i : best), 0);
-  return { key, weight: row[key] };
+/** What a head attends to most at the layer's position. */
+export function looksAt({ layer, sites }: LayerData, head: number): { key: number; weight: number } | null {
+  const row = sites.find(({ site }) => site === `pattern.${layer}`);
+  return row?.where ? { key: row.where[head], weight: row.values[head] } : null;
 }
 
 /** Values of every head and MLP, from whatever tints them. */

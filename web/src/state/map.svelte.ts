@@ -27,6 +27,9 @@ const MOST_SHOWN = 160;
 export class MapStore {
   shown: Shown | null = $state.raw(null);
   error = $state("");
+  /** When what is waited for was asked for; and whether that was called off. */
+  since: number | null = $state(null);
+  stopped = $state(false);
   tintBy: TintBy = $state("direct");
   node: Node | null = $state.raw(null);
   /** The other corner of a rectangle of nodes. */
@@ -38,6 +41,7 @@ export class MapStore {
   private cache = new Map<string, Promise<unknown>>();
   private wanted = "";
   private wantedLens = "";
+  private asking: AbortController | null = null;
 
   private pair = $derived.by(() => {
     const metric = this.session.state?.metric;
@@ -124,19 +128,27 @@ export class MapStore {
     const key = this.key();
     if (!a || !pair || key === this.wanted) return;
     this.wanted = key;
-    const ask = (run: Run) => this.once(`${run.id}|${pair.positive} ${pair.negative}`, async () => readMap(await this.session.connector.query("map", { run: run.id, ...pair }), run.id));
+    const { signal } = (this.asking = new AbortController());
+    [this.since, this.stopped] = [performance.now(), false];
+    const ask = (run: Run) => this.once(`${run.id}|${pair.positive} ${pair.negative}`, async () => readMap(await this.session.connector.query("map", { run: run.id, ...pair }, signal), run.id));
     let wrong = "";
     const second = b && b.id !== a.id ? ask(b).catch((error: unknown) => ((wrong = words(error)), null)) : null; // A is shown whatever B refuses
-    Promise.all([ask(a), second]).then(
-      ([first, other]) => this.wanted === key && ([this.shown, this.error] = [{ key, a: first, b: other }, wrong]),
-      (error: unknown) => this.wanted === key && ([this.shown, this.error] = [null, words(error)]),
-    );
+    const end = (shown: Shown | null, error: string) => {
+      if (this.wanted === key && !signal.aborted) [this.shown, this.error, this.since] = [shown, error, null];
+    };
+    Promise.all([ask(a), second]).then(([first, other]) => end({ key, a: first, b: other }, wrong), (error: unknown) => end(null, words(error)));
+  }
+
+  /** Waits no longer, and lets the model go. */
+  stop(): void {
+    this.asking?.abort();
+    [this.since, this.stopped] = [null, true];
+    void this.session.connector.query("map_stop").catch(() => {}); // an answer that does not come changes nothing
   }
 
   /** Tries once more what failed. */
   retry(): void {
-    this.wanted = "";
-    this.error = "";
+    [this.wanted, this.error] = ["", ""];
     this.follow();
   }
 
@@ -144,7 +156,7 @@ export class MapStore {
   followLayer(): (() => void) | undefined {
     const { pair, at, shown } = this;
     const run = this.streams.mode === "base" || !shown?.b ? shown?.a.run : shown.b.run;
-    if (!run || !pair || !shown) return;
+    if (!run || !pair || !shown || shown.key !== this.key()) return; // of a run that is about to go, nothing more is asked
     return this.open.follow({ run, layer: at.layer, ...pair }, shown.a.pos, this.tokens.length, (key, load) => this.once(key, load));
   }
 

@@ -20,12 +20,13 @@ class Followed {
 
   constructor(private session: Session) {}
 
-  follow(wanted: Wanted, pos: number, once: Once): (() => void) | undefined {
-    const key = `${wanted.run}|${wanted.positive} ${wanted.negative}|layer ${wanted.layer} at ${pos}`;
+  /** neurons: whether they are wanted too. */
+  follow(wanted: Wanted, pos: number, neurons: boolean, once: Once): (() => void) | undefined {
+    const key = `${wanted.run}|${wanted.positive} ${wanted.negative}|layer ${wanted.layer} at ${pos} ${neurons}`;
     if (key === this.wanted) return;
     const timer = setTimeout(() => {
       this.wanted = key;
-      once(key, async () => readLayer(await this.session.connector.query("map_layer", { ...wanted, pos }), wanted.layer, wanted.run)).then(
+      once(key, async () => readLayer(await this.session.connector.query("map_layer", { ...wanted, pos, neurons }), wanted.layer, wanted.run)).then(
         (layer) => this.wanted === key && ([this.data, this.error] = [layer, ""]),
         (error: unknown) => this.wanted === key && ([this.data, this.error] = [null, words(error)]),
       );
@@ -65,7 +66,7 @@ export class OpenLayer {
   /** Call from an effect. at: the metric's position. once: asks for what is not held yet. */
   follow(wanted: Wanted, at: number, length: number, once: Once): () => void {
     if (this.pos !== null && (this.pos === at || this.pos >= length)) this.pos = null;
-    const stops = [this.row.follow(wanted, at, once), this.pos !== null && this.unfolded ? this.elsewhere.follow(wanted, this.pos, once) : undefined];
+    const stops = [this.row.follow(wanted, at, true, once), this.pos !== null && this.unfolded ? this.elsewhere.follow(wanted, this.pos, false, once) : undefined];
     return () => stops.forEach((stop) => stop?.());
   }
 

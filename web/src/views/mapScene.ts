@@ -68,7 +68,7 @@ function cells(marks: Mark[], row: MapRow, { layout, data, tint, scale, layer, a
     const value = valueIn(row, (at) => tint.heads[at * data.heads + head]);
     const ink = Number.isNaN(value) ? palette.text : palette.diverging.inkFor(value, scale);
     if (open && box.w >= 30) {
-      const looks = layer && looksAt(layer, head, data.pos);
+      const looks = layer && looksAt(layer, head);
       const middleX = box.x + box.w / 2;
       if (!Number.isNaN(value)) marks.push(word(middleX, box.y + box.h - 15, signed(value, digitsFor(scale)), ink, { anchor: "middle", bold: true, size: 9.5 }));
       if (looks) marks.push(word(middleX, box.y + box.h - 4, attends(plain(tokens[looks.key] ?? ""), looks.weight, box.w - 2), ink, { anchor: "middle", size: 8.5, title: `most attention to ${looks.key} ${visible(tokens[looks.key] ?? "")}` }));

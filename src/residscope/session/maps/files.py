@@ -29,8 +29,8 @@ class MapFile(TensorFile[MapTensors, Literal["pos", "metric", "terms", "absent"]
 
 
 class LayerTensors(TypedDict):
-    """pattern: attention probabilities of a layer, in full. z_norm: the lengths of z at the position. neuron: those of
-    the largest direct effects on the metric, which are neuron_effect, in logits."""
+    """pattern: attention probabilities of a layer, in full; of a longer prompt not at all. z_norm: the lengths of z at the position.
+    neuron: those of the largest direct effects on the metric, which are neuron_effect, in logits."""
 
     z_norm: Float32[Tensor, "head"]
     pattern: NotRequired[Float32[Tensor, "head query key"]]
@@ -66,3 +66,9 @@ class RowsLens(TypedDict):
     """The logit lens at one position, row by row: `embed`, then what each layer leaves."""
 
     top: list[TokenP]
+
+
+class Stopped(TypedDict):
+    """stopped: how many were waiting for a map."""
+
+    stopped: int
