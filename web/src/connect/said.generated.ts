@@ -144,7 +144,7 @@ export interface Said {
         absent: string;
       };
       /**
-       * pattern: attention probabilities of a layer, in full; of a longer prompt not at all. z_norm: the lengths of z at the position.
+       * pattern: attention probabilities of a layer, in full; of a long prompt not at all. z_norm: the lengths of z.
        */
       tensors: {
         /**

@@ -29,7 +29,7 @@ class MapFile(TensorFile[MapTensors, Literal["pos", "metric", "terms", "absent"]
 
 
 class LayerTensors(TypedDict):
-    """pattern: attention probabilities of a layer, in full; of a longer prompt not at all. z_norm: the lengths of z at the position.
+    """pattern: attention probabilities of a layer, in full; of a long prompt not at all. z_norm: the lengths of z.
     neuron: those of the largest direct effects on the metric, which are neuron_effect, in logits."""
 
     z_norm: Float32[Tensor, "head"]
