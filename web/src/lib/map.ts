@@ -135,6 +135,13 @@ export const nodeName = ({ layer, head }: Node): string => (head === null ? `mlp
 export const nodeSite = ({ layer, head }: Node): string => (head === null ? `mlp_out.${layer}` : `z.${layer} head ${head}`);
 export const sameNode = (a: Node | null, b: Node | null): boolean => a?.layer === b?.layer && a?.head === b?.head;
 
+/** A node in an address: `23.3`, `23.mlp`. */
+export const nodeKey = ({ layer, head }: Node): string => `${layer}.${head ?? "mlp"}`;
+export function readNode(text: string): Node | null {
+  const found = /^(\d{1,4})\.(\d{1,4}|mlp)$/.exec(text);
+  return found && { layer: +found[1], head: found[2] === "mlp" ? null : +found[2] };
+}
+
 /** Every node of the rectangle between two. */
 export function between(a: Node, b: Node, heads: number): Node[] {
   const column = ({ head }: Node) => head ?? heads;

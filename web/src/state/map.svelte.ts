@@ -6,11 +6,12 @@ import type { HeatMapView, PatternView, PlainView } from "../views/kinds/plain";
 import { OpenLayer } from "./mapLayer.svelte";
 import type { FlowOf } from "../views/mapFlow";
 import { Measured } from "./measured.svelte";
+import { TINTS_BY, type TintBy } from "./hash";
 import { bare, type Session } from "./session.svelte";
 import type { Streams } from "./streams.svelte";
+import type { ViewStore } from "./view.svelte";
 
-export type TintBy = "direct" | "ablation" | (typeof SCORES)[number];
-export const SCORES = ["previous-token", "current-token", "first-token", "duplicate-token", "induction"] as const;
+export const SCORES = TINTS_BY.slice(2);
 
 interface Shown {
   key: string;
@@ -30,10 +31,6 @@ export class MapStore {
   /** When what is waited for was asked for; and whether that was called off. */
   since: number | null = $state(null);
   stopped = $state(false);
-  tintBy: TintBy = $state("direct");
-  node: Node | null = $state.raw(null);
-  /** The other corner of a rectangle of nodes. */
-  corner: Node | null = $state.raw(null);
   readonly open: OpenLayer;
   lens: TokenP[] = $state.raw([]);
   readonly ablation: Measured;
@@ -43,6 +40,12 @@ export class MapStore {
   private wantedLens = "";
   private asking: AbortController | null = null;
 
+  get tintBy(): TintBy {
+    return this.view.current.map.tint;
+  }
+  set tintBy(tint: TintBy) {
+    this.view.current.map.tint = tint;
+  }
   private pair = $derived.by(() => {
     const metric = this.session.state?.metric;
     return metric ? { positive: metric.positive.id, negative: metric.negative.id } : null;
@@ -68,13 +71,18 @@ export class MapStore {
   });
   stale = $derived.by(() => !!this.shown && (this.session.behind || this.shown.key !== this.key()));
   at: Node = $derived.by(() => {
-    const { data, node } = this;
+    const { data } = this;
+    const { node } = this.view.current.map;
     const [layers, heads] = [data?.layers ?? 1, data?.heads ?? 1];
     const { layer: wanted, head } = node ?? strongest(this.shown?.a ?? null);
     const layer = Math.min(wanted, layers - 1);
     return { layer, head: head === null ? null : Math.min(head, heads - 1) };
   });
-  selected: Node[] = $derived.by(() => (this.corner && this.data ? between(this.at, this.corner, this.data.heads) : [this.at]));
+  selected: Node[] = $derived.by(() => {
+    const { corner } = this.view.current.map;
+    const { data } = this;
+    return corner && data && corner.layer < data.layers && (corner.head ?? 0) < data.heads ? between(this.at, corner, data.heads) : [this.at];
+  });
   acts = $derived.by(() => acted(this.session.edits, this.data?.heads ?? 0));
   /** What answers for the tint, where that is a job's. */
   measured: Measured | null = $derived.by(() => (this.tintBy === "direct" ? null : this.tintBy === "ablation" ? this.ablation : this.scores));
@@ -102,6 +110,7 @@ export class MapStore {
   constructor(
     private session: Session,
     private streams: Streams,
+    private view: ViewStore,
   ) {
     this.ablation = new Measured(session, "ablation-sweep", () => {
       const { prompt, metric } = session.state ?? {};
@@ -113,7 +122,7 @@ export class MapStore {
       };
     });
     this.scores = new Measured(session, "head-scores", () => ({}));
-    this.open = new OpenLayer(session);
+    this.open = new OpenLayer(session, view);
   }
 
   private key(): string {
@@ -174,8 +183,9 @@ export class MapStore {
 
   /** extend: the rectangle's other corner. */
   select(node: Node, extend = false): void {
-    if (extend) this.corner = node;
-    else [this.node, this.corner] = [node, null];
+    const sight = this.view.current.map;
+    if (extend) [sight.node, sight.corner] = [this.at, node];
+    else [sight.node, sight.corner] = [node, null];
   }
 
   retryLayer(): void {
@@ -187,7 +197,7 @@ export class MapStore {
   move(rows: number, columns: number, extend = false): void {
     const { data } = this;
     if (!data) return;
-    const from = extend ? (this.corner ?? this.at) : this.at;
+    const from = extend ? (this.view.current.map.corner ?? this.at) : this.at;
     const column = Math.max(0, Math.min(data.mlp ? data.heads : data.heads - 1, (from.head ?? data.heads) + columns));
     const layer = Math.max(0, Math.min(data.layers - 1, from.layer + rows));
     this.select({ layer, head: column === data.heads ? null : column }, extend);

@@ -35,7 +35,7 @@ export function mapPicture(app: App, room: { width: number; height: number }): M
   return {
     layout: layOut(data.layers, data.heads, map.at.layer, room, inside), data, tint, scale: map.scale, layer: map.layer, lens: map.lens,
     curve: mode === "base" ? a : mode === "edit" ? b : b.map((value, i) => value - a[i]), before: mode === "edit" ? a : [],
-    acts: mode === "base" ? new Map() : map.acts, tokens: map.tokens, kvHeads: app.session.model?.n_kv_heads ?? 0, delta: mode === "delta",
+    acts: mode === "base" ? new Map() : map.acts, was: map.measured ? null : map.before, tokens: map.tokens, kvHeads: app.session.model?.n_kv_heads ?? 0, delta: mode === "delta",
   };
 }
 

@@ -1,6 +1,7 @@
 import { words } from "../connect/connector";
 import { readLayer, type LayerData } from "../lib/map";
 import type { Session } from "./session.svelte";
+import type { ViewStore } from "./view.svelte";
 
 interface Wanted {
   run: string;
@@ -41,17 +42,30 @@ class Followed {
 
 /** The layer of the map that is open: at the metric's position, and drawn from within at any. */
 export class OpenLayer {
-  unfolded = $state(false);
-  /** The position whose values the drawing shows; null: the metric's. */
-  pos: number | null = $state(null);
   private row: Followed;
   private elsewhere: Followed;
 
-  constructor(session: Session) {
+  constructor(
+    session: Session,
+    private view: ViewStore,
+  ) {
     this.row = new Followed(session);
     this.elsewhere = new Followed(session);
   }
 
+  get unfolded(): boolean {
+    return this.view.current.map.inside;
+  }
+  set unfolded(inside: boolean) {
+    this.view.current.map.inside = inside;
+  }
+  /** The position whose values the drawing shows; null: the metric's. */
+  get pos(): number | null {
+    return this.view.current.map.pos;
+  }
+  set pos(pos: number | null) {
+    this.view.current.map.pos = pos;
+  }
   get data(): LayerData | null {
     return this.row.data;
   }
