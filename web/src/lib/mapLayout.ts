@@ -44,13 +44,15 @@ const [LOWEST, HIGHEST] = [12, 24];
 const MOST_ROWS = 48;
 const BANDS = 10;
 const NARROWEST = 5;
+/** A cell of the open row as wide as this has its numbers in it. */
+export const LEGIBLE = 30;
 
-/** focus: the layer that is open; of a model in bands, its band's other layers are rows too. inside: the height of the drawing of it. */
-export function layOut(layers: number, heads: number, focus: number | null, room: { width: number; height: number }, inside = 0): MapLayout {
+/** focus: the layer that is open; of a model in bands, its band's other layers are rows too. inside: the height of the drawing of it. zoom: of cells. */
+export function layOut(layers: number, heads: number, focus: number | null, room: { width: number; height: number }, inside = 0, zoom = 1): MapLayout {
   const parts = rowsOf(layers, focus);
   const closed = parts.filter(({ kind }) => kind !== "open").length;
   const free = room.height - HEADS - FOOT - (closed < parts.length ? OPEN : 0);
-  const rowH = Math.max(LOWEST, Math.min(HIGHEST, Math.floor((2 * free) / Math.max(closed, 1)) / 2));
+  const rowH = zoom * Math.max(LOWEST, Math.min(HIGHEST, Math.floor((2 * free) / Math.max(closed, 1)) / 2));
   let y = HEADS;
   const rows = parts.map((row) => {
     const placed = { ...row, y, h: row.kind === "open" ? OPEN + inside : rowH };
@@ -59,10 +61,11 @@ export function layOut(layers: number, heads: number, focus: number | null, room
   });
   const { width } = room;
   const [spine, mlp] = [width >= 480 ? 52 : 36, 40];
-  const bars = width >= 600 ? 84 : width >= 420 ? 44 : 0;
-  const lens = width >= 560 ? 84 : 0;
-  const curve = width >= 660 ? 96 : width >= 480 ? 60 : 0;
-  const each = Math.max(NARROWEST, Math.min(64, (width - GUTTER - spine - mlp - bars - lens - curve - 24) / heads));
+  const wide = { bars: width >= 600 ? 84 : width >= 420 ? 44 : 0, lens: width >= 560 ? 84 : 0, curve: width >= 660 ? 96 : width >= 480 ? 60 : 0 };
+  const per = ({ bars, lens, curve }: typeof wide) => (width - GUTTER - spine - mlp - bars - lens - curve - 24) / heads;
+  const close = { ...wide, bars: Math.min(wide.bars, 74), lens: Math.min(wide.lens, 64), curve: Math.min(wide.curve, 48) };
+  const { bars, lens, curve } = per(wide) < LEGIBLE && per(close) >= LEGIBLE ? close : wide; // columns make room for what is written in cells
+  const each = zoom * Math.max(NARROWEST, Math.min(64, per({ bars, lens, curve })));
   const at = { x: GUTTER + each * heads };
   const next = (w: number, gap = 0): Column => {
     const column = { x: at.x + (w ? gap : 0), w };

@@ -19,6 +19,7 @@ interface Shown {
   b: MapData | null;
 }
 
+const ZOOMS = [1, 1.5, 2, 3, 4];
 const MOST_HELD = 24;
 const STEP = 0.25;
 /** Tokens of a pattern that is shown in full. */
@@ -31,6 +32,7 @@ export class MapStore {
   /** When what is waited for was asked for; and whether that was called off. */
   since: number | null = $state(null);
   stopped = $state(false);
+  zoom = $state(1);
   readonly open: OpenLayer;
   lens: TokenP[] = $state.raw([]);
   readonly ablation: Measured;
@@ -186,6 +188,12 @@ export class MapStore {
     const sight = this.view.current.map;
     if (extend) [sight.node, sight.corner] = [this.at, node];
     else [sight.node, sight.corner] = [node, null];
+  }
+
+  /** Cells larger or smaller by a step; 0: as they were. */
+  zoomBy(steps: number): void {
+    const at = ZOOMS.indexOf(this.zoom);
+    this.zoom = steps === 0 ? 1 : ZOOMS[Math.max(0, Math.min(ZOOMS.length - 1, at + steps))];
   }
 
   retryLayer(): void {

@@ -20,7 +20,7 @@ export const TINTS: Record<string, string> = {
 };
 
 /** What the map shows, laid out in a room of its own. */
-export function mapPicture(app: App, room: { width: number; height: number }): MapPicture | null {
+export function mapPicture(app: App, room: { width: number; height: number }, zoom = 1): MapPicture | null {
   const { map } = app;
   const { data, tint } = map;
   if (!data || !tint) return null;
@@ -33,7 +33,7 @@ export function mapPicture(app: App, room: { width: number; height: number }): M
   const inside = map.open.unfolded ? flowHeight(map.layer?.sites ?? []) : 0;
   const { mode } = app.streams;
   return {
-    layout: layOut(data.layers, data.heads, map.at.layer, room, inside), data, tint, scale: map.scale, layer: map.layer, lens: map.lens,
+    layout: layOut(data.layers, data.heads, map.at.layer, room, inside, zoom), data, tint, scale: map.scale, layer: map.layer, lens: map.lens,
     curve: mode === "base" ? a : mode === "edit" ? b : b.map((value, i) => value - a[i]), before: mode === "edit" ? a : [],
     acts: mode === "base" ? new Map() : map.acts, was: map.measured ? null : map.before, tokens: map.tokens, kvHeads: app.session.model?.n_kv_heads ?? 0, delta: mode === "delta",
   };
