@@ -43,6 +43,7 @@ def asked() -> Any:
             "lens": {"run": run, "layer": 1, "pos": 2},
             "lens_rows": {"run": run, "pos": 2},
             "map": {"run": run, "positive": 5, "negative": 7},
+            "map_stop": {},
             "map_layer": {"run": run, "layer": 1, "positive": 5, "negative": 7},
             "dictionary": {"id": "pca@resid_post.1"},
             "gram": {"of": ["pca@resid_post.1", "pca@resid_post.2"]},

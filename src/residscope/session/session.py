@@ -115,7 +115,7 @@ class Session:
         self._worker = Worker("residscope-session")
         self._jobs = Jobs(lambda: self._state, self._commit, self._lock, self._worker, self._items)
         self._drawings: list[str] = []
-        self.maps: Maps = Maps(lambda: self._state)
+        self.maps: Maps = Maps(lambda: self._state, self._held.stream_of)
         self.pages: PromptPages = PromptPages(self._loaded, self._held.kept, self.give_way)
         self.reads: Reads = Reads(lambda: self._state, self._held, self.pages, self._jobs, self._items, self.give_way)
 

@@ -281,13 +281,18 @@ export interface Asked {
       negative: number;
       pos?: number;
     };
+    /**
+     * neurons: whether the strongest are wanted too, which is work of its own at each position.
+     */
     map_layer: {
       run: string;
       positive: number;
       negative: number;
       pos?: number;
       layer: number;
+      neurons?: boolean;
     };
+    map_stop: {};
     probe: {
       name: string;
     };

@@ -149,7 +149,7 @@ export interface Said {
         absent: string;
       };
       /**
-       * pattern: attention probabilities of a layer, in full. z_norm: the lengths of z at the position. neuron: those of
+       * pattern: attention probabilities of a layer, in full; of a long prompt not at all. z_norm: the lengths of z.
        */
       tensors: {
         /**
@@ -170,6 +170,7 @@ export interface Said {
         neuron_effect?: Tensor<Float32Array>;
       };
     };
+    map_stop: Stopped;
     probe: ProbeDetail;
     probe_prompt: ProbeExample;
     probe_reading: ProbeReading;
@@ -1289,6 +1290,12 @@ export interface TaskForm {
   label: string;
   position: string;
   prefixes: boolean;
+}
+/**
+ * stopped: how many were waiting for a map.
+ */
+export interface Stopped {
+  stopped: number;
 }
 /**
  * The pictures of a probe.

@@ -147,7 +147,7 @@ export class App {
     this.directions = new DirectionStore(this.session, this.view, this.streams, this.mixing);
     this.described = new Described(this.session, this.view, this.streams, this.directions);
     this.generation = new GenerationStore(this.session, this.view);
-    this.map = new MapStore(this.session, this.streams);
+    this.map = new MapStore(this.session, this.streams, this.view);
     this.probe = new ProbeStore(this.session, this.manifest);
     this.prompts = new PromptStore(this.session, this.view, this.streams, this.mixing, () => this.selected.row);
     this.library = new LibraryStore(this.session, ({ name }, linked) => (linked && this.mixing.asksFor(name) ? undefined : this.showSaved(name, linked)), host.query, host.base);

@@ -105,6 +105,8 @@ export const COMMANDS: Command[] = [
   { keys: ["o"], label: "Project the direction out at the selected layer", foot: "project out", run: projectOut },
   { keys: ["f"], label: "Freeze the selected layer's attention patterns", words: "map head", foot: "freeze pattern", run: freeze },
   { keys: ["i"], label: "Isolate the selected head of the map", words: "keep alone", run: isolate },
+  { keys: ["w"], label: "Within: the open layer of the map, site by site", words: "inside unfold block drawing equations", run: (app) => onMap(app) && (app.map.open.unfolded = !app.map.open.unfolded) },
+  { keys: ["+", "-", "0"], label: "Zoom the map in, out; as it was", words: "larger smaller pan", run: (app, key) => onMap(app) && app.map.zoomBy(key === "+" ? 1 : key === "-" ? -1 : 0) },
   { keys: ["[", "]"], label: "Weaken or strengthen the picked edit", words: "map scale head", foot: "strength", run: strengthen },
   { keys: ["u"], label: "Undo", foot: "undo", run: (app) => void app.session.send("undo") },
   { keys: ["r"], label: "Redo", run: (app) => void app.session.send("redo") },
