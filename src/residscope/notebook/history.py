@@ -13,7 +13,8 @@ from residscope.world.session_world import SessionWorld
 from residscope.world.writer import SessionWriter
 
 MOST = 2_000
-SILENT = ("python", "draw_prompts", "cancel", "cancel_run", "compare_run", "keep_model")
+SILENT = ("python", "draw_prompts", "cancel", "cancel_run", "compare_run", "compare_companion", "keep_model")
+COMPANION_OFF = "companion = None"
 REFRESHED = "# here the model was changed, and wb.refresh() took it as it was then"
 
 
@@ -108,6 +109,10 @@ class _Book:
         said = [self._if_new("prompt", prompt), self._if_new("stack", stack)]
         if any(said) or self._if_new("bos", bos) or step.name == "refresh":
             said.append(f"run = model.run(prompt, edits=stack{bos})")
+        if world.companion is not None:
+            said.append(self._if_new("companion", f"companion = {writer.beside(world.companion)}"))
+        elif self.said.get("companion", COMPANION_OFF) != COMPANION_OFF:
+            said.append(self._if_new("companion", COMPANION_OFF))
         if step.chosen and world.shown is not None:
             said.append(self._if_new("metric", f"metric = {writer.shown_metric(world.shown)}"))
         if step.selection is not None:

@@ -253,7 +253,8 @@ class Session:
             self._jobs.forget()
             status = replace(now.status, phase="running", detail="", progress=None, error=None, wanted=None)
             gone: dict[str, Any] = {"runs": (), "compared": None, "baseline": None, "edited": None, "without": {}}
-            new = replace(now, model=fresh, status=status, version=now.version + 1, **gone)
+            beside = now.companion and replace(now.companion, outcome=None)
+            new = replace(now, model=fresh, status=status, version=now.version + 1, companion=beside, **gone)
             self._commit(with_shelf(new, self._items))
             self._tell_gesture("refresh", None)
 
@@ -527,7 +528,7 @@ class Session:
                     listener(self._seq, patch)
             if new.version != old.version:
                 self._worker.submit("run", self._run_job, priority=RUN)
-            elif new.saved != old.saved:
+            elif new.saved != old.saved or new.companion is not old.companion:
                 self._worker.submit("fill", self._fill_job, priority=FILL)
             if self._memory and any(
                 getattr(new, part) != getattr(old, part) for part in ("model", "prompt", "companion", "metric", "edits")

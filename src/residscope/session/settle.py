@@ -31,7 +31,7 @@ def settle(old: State, new: State) -> State:
     ):
         new = _judge_edits(new, new.model, new.prompt)
     if new.companion is not None and new.prompt is not None and new.prompt != old.prompt:
-        new = replace(new, companion=Companion.of(new.companion.prompt, new.prompt))
+        new = replace(new, companion=new.companion.beside(new.prompt))
     again = old.status.phase == "failed" and new.prompt is not old.prompt
     if plan(new) != plan(old) or again:
         status = replace(new.status, phase="running", detail="", progress=None, error=None, wanted=None)
@@ -112,6 +112,7 @@ def with_model(state: State, loaded: Loaded) -> State:
         notices=notices,
         runs=(),
         compared=None,
+        comparing=False,
         baseline=None,
         edited=None,
         without={},

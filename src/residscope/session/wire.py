@@ -56,9 +56,18 @@ class Prompt(TypedDict):
     tokens: list[Tok]
 
 
-class Companion(Prompt):
-    """The prompt that the live one is compared with and patched from."""
+class Outcome(TypedDict):
+    """What comes out at the last position of the companion's unedited run."""
 
+    metric: Annotated[float | None, "The state's."]
+    top: Annotated[list[TokenP], "The next token, the best 10."]
+    error: Annotated[str | None, "Why it could not be run."]
+
+
+class Companion(Prompt):
+    """The prompt that the live one is compared with and patched from. `outcome`: null until it has been run."""
+
+    outcome: "Outcome | None"
     pairs: Annotated[list[tuple[int, int]], "A position of the live prompt, and the one of this that stands for it."]
 
 

@@ -1,7 +1,7 @@
 """Plain values of a session: a prompt and its tokens, the metric, a run and what makes two runs the same."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -31,16 +31,31 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What came out at the last position of an unedited run; `failed`: why nothing did."""
+
+    last: Tensor | None = field(default=None, repr=False)
+    top: tuple[tuple[int, str, float], ...] = ()
+    seconds: float = 0.0
+    failed: str | None = None
+
+
+@dataclass(frozen=True)
 class Companion:
     """The prompt that the live one is compared with and patched from. pairs: which position of the live one stands for which of
-    its own."""
+    its own. outcome: None until it has been run."""
 
     prompt: Prompt
     pairs: tuple[tuple[int, int], ...]
+    outcome: Outcome | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, prompt: Prompt, live: Prompt) -> "Companion":
         return cls(prompt, tuple(align_tokens(live.ids, prompt.ids).items()))
+
+    def beside(self, live: Prompt) -> "Companion":
+        """The same beside another prompt."""
+        return replace(self, pairs=Companion.of(self.prompt, live).pairs)
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ class SessionWriter:
             case LivePrompt():
                 return self._prompt(self.world.prompt)
             case CompanionPrompt():
-                return self._beside()
+                return self.beside(self.world.beside())
             case TypedPrompts(texts=texts, bos=None):
                 return repr(texts[0] if len(texts) == 1 else texts)
             case TypedPrompts(texts=texts, bos=bos):
@@ -109,7 +109,7 @@ class SessionWriter:
             case ItemSource():
                 return f"rs.load_item({f'{ref.name}.safetensors'!r}, model)"
             case CompanionSource():
-                return self._beside()
+                return self.beside(self.world.beside())
             case _:
                 raise TypeError(f"no source: {ref!r}")
 
@@ -224,9 +224,8 @@ class SessionWriter:
         assert prompt is not None
         return self.prompt_name if prompt.bos is None else f"model.tokens({self.prompt_name}, bos={prompt.bos})"
 
-    def _beside(self) -> str:
-        """The companion, as what a run takes."""
-        prompt = self.world.beside()
+    def beside(self, prompt: Prompt) -> str:
+        """A companion, as what a run takes."""
         return self.tokens(prompt) if prompt.bos is None else repr([*prompt.ids])
 
     def run_of(self, prompt: Prompt, active: tuple[EditSpec, ...], capture: str = "") -> str:

@@ -23,6 +23,7 @@ export interface Asked {
       job: string;
     };
     cancel_run: {};
+    compare_companion: {};
     compare_run: {
       run?: string | null;
     };
@@ -152,7 +153,7 @@ export interface Asked {
       pos: number;
     };
     /**
-     * The prompt to compare with and to patch from; None: none.
+     * The prompt to compare with and to patch from; None: none. bos: as the live prompt has it, unless said.
      */
     set_companion: {
       text?: string | null;

@@ -13,6 +13,7 @@ export interface Said {
     add_edit: Added;
     cancel: null;
     cancel_run: null;
+    compare_companion: null;
     compare_run: null;
     delete_item: null;
     draw_prompts: DrawingStarted;
@@ -442,16 +443,39 @@ export interface Tok {
   text: string;
 }
 /**
- * The prompt that the live one is compared with and patched from.
+ * The prompt that the live one is compared with and patched from. `outcome`: null until it has been run.
  */
 export interface Companion {
   text: string;
   bos: boolean;
   tokens: Tok[];
+  outcome: Outcome | null;
   /**
    * A position of the live prompt, and the one of this that stands for it.
    */
   pairs: [number, number][];
+}
+/**
+ * What comes out at the last position of the companion's unedited run.
+ */
+export interface Outcome {
+  /**
+   * The state's.
+   */
+  metric: number | null;
+  /**
+   * The next token, the best 10.
+   */
+  top: TokenP[];
+  /**
+   * Why it could not be run.
+   */
+  error: string | null;
+}
+export interface TokenP {
+  id: number;
+  text: string;
+  p: number | null;
 }
 /**
  * The logit of `positive` less that of `negative`.
@@ -552,11 +576,6 @@ export interface RunMetric {
   positive: Tok;
   negative: Tok;
   value: number | null;
-}
-export interface TokenP {
-  id: number;
-  text: string;
-  p: number | null;
 }
 /**
  * The runs on screen, by their ids.
