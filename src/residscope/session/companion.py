@@ -32,12 +32,15 @@ def set_companion(state: State, args: SetCompanion) -> Change[None]:
 
 
 def swap_companion(state: State, args: Any) -> Change[None]:
-    """The companion becomes the prompt, and the prompt its companion."""
+    """The companion becomes the prompt, and the prompt its companion; the answers stay, guessed ones too."""
     companion, live = _beside(state)
     prompt = replace(companion.prompt, names=names_in(companion.prompt.ids, state.probes.values()))
     selection = (state.selection[0], len(prompt.tokens) - 1)
     beside = known(state, Companion.of(live, prompt))
-    return replace(state, prompt=prompt, companion=beside, compared=None, comparing=False, selection=selection), None
+    metric = state.metric and replace(state.metric, chosen=True)
+    return replace(
+        state, prompt=prompt, companion=beside, metric=metric, compared=None, comparing=False, selection=selection
+    ), None
 
 
 def compare_companion(state: State, args: Any) -> Change[None]:

@@ -38,6 +38,7 @@ export interface Shared {
   prompt: string;
   bos: boolean;
   metric: { positive: string; negative: string } | null;
+  companion?: { text: string; bos: boolean };
   edits: Edit[];
   /** The probes its edits are made from, to be fitted again. */
   probes: (ProbeRecipe & { name: string })[];
@@ -160,9 +161,10 @@ function decodeShared(text: string | null): Shared | null {
     if (typeof raw.prompt !== "string" || typeof raw.model !== "string") return null;
     const { positive, negative } = raw.metric ?? {};
     const metric = typeof positive === "string" && typeof negative === "string" ? { positive, negative } : null;
+    const companion = typeof raw.companion?.text === "string" ? { text: raw.companion.text, bos: raw.companion.bos === true } : undefined;
     const edits = Array.isArray(raw.edits) ? raw.edits : [];
     const probes = Array.isArray(raw.probes) ? raw.probes.filter((probe) => typeof probe?.name === "string") : [];
-    return { model: raw.model, hash: String(raw.hash ?? ""), prompt: raw.prompt, bos: raw.bos === true, metric, edits, probes };
+    return { model: raw.model, hash: String(raw.hash ?? ""), prompt: raw.prompt, bos: raw.bos === true, metric, companion, edits, probes };
   } catch {
     return null;
   }

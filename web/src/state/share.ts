@@ -22,6 +22,7 @@ export function shareLink(app: App): string {
           metric: state.metric?.chosen
             ? { positive: state.metric.positive.text, negative: state.metric.negative.text }
             : null,
+          companion: state.companion ? { text: state.companion.text, bos: state.companion.bos } : undefined,
           edits: pinnedIn(state.edits.map(bare), dictionaries),
           probes: probesOf(state),
         }
@@ -118,6 +119,7 @@ export async function restore(app: App, shared: Shared): Promise<boolean> {
   }
   if (!(await probesThere(app, state, shared))) return false;
   if (!(await session.setPrompt(shared.prompt, shared.bos))) return true; // its edits are of that prompt
+  if (shared.companion || session.state?.companion) await session.send("set_companion", shared.companion ?? { text: null });
   if (shared.metric) await session.send("set_metric", shared.metric);
   await restoreEdits(app, shared, renamed(session.state ?? state, shared));
   if (state.model.hash !== shared.hash)
