@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from residscope.reports import Report as Report
     from residscope.results import Result as Result
     from residscope.store import open_library as open_library
+    from residscope.tasks.counterfactuals import counterfactuals as counterfactuals
 
 __version__ = "0.1.0"
 
@@ -86,7 +87,7 @@ _HOME = {
     "align_tokens": "edits.align",
     "activation_patching": "methods.activation_patching", "fit_probe": "methods.probe_fit",
     "attribute_logits": "methods.direct_attribution", "direct_attribution": "methods.direct_attribution",
-    "copying_scores": "methods.copying_scores", "head_scores": "methods.head_scores",
+    "copying_scores": "methods.copying_scores", "counterfactuals": "tasks.counterfactuals", "head_scores": "methods.head_scores",
     "induction_heads": "methods.induction_heads", "repeated_tokens": "methods.head_scores",
     "Item": "items", "Report": "reports", "load_item": "items",
     "flips_over_C": "methods.flips_over_c", "head_roles": "methods.head_roles",

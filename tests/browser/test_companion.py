@@ -130,3 +130,18 @@ def test_of_a_long_prompt_the_places_where_they_differ(bench: Page, workbench: A
     assert places.locator(".place").count() == 1
     places.get_by_role("button").click()
     settled(bench)
+
+
+def test_a_counterfactual_is_made_and_put_in(bench: Page, workbench: Any) -> None:
+    bench.get_by_test_id("companion-make").click()
+    found = bench.get_by_test_id("counterfactuals")
+    first = found.get_by_role("listitem").first
+    expect(first).to_contain_text("John → Mary", timeout=60_000)
+    model = workbench.session.model
+    made = rs.counterfactuals(model, IOI, rs.logit_diff(" Mary", " John"))
+    assert found.get_by_role("listitem").count() == len(made.proposals)
+    expect(first).to_contain_text(f"→ {made.best.after:+.2f}".replace("-", "−"))
+    first.get_by_role("button").click()
+    expect(bench.locator("[data-own='9']")).to_contain_text("Mary")
+    assert workbench.session.state.companion.prompt.text == made.best.text
+    assert [name for name, item in workbench.session.items.items() if item == made] == ["Counterfactuals"]
