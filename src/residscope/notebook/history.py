@@ -103,7 +103,7 @@ class _Book:
     def _made(self, step: _Step, world: SessionWorld, writer: SessionWriter) -> list[str]:
         if world.prompt is None:
             return []
-        bos = "" if world.prompt.bos is None else f", bos={world.prompt.bos}"
+        bos = world.prompt.bos_said
         prompt = f"prompt = {writer.tokens(world.prompt)}"
         stack = f"stack = [{', '.join(writer.edit(spec) for spec in world.stack)}]"
         said = [self._if_new("prompt", prompt), self._if_new("stack", stack)]

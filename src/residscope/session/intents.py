@@ -13,6 +13,7 @@ from residscope.fields.base import Spec
 from residscope.fields.sources import CompanionSource, PromptSource, RunSource
 from residscope.fields.texts import TextRef
 from residscope.session import compute
+from residscope.session.chat import SetChat, set_chat
 from residscope.session.companion import SetCompanion, compare_companion, set_companion, swap_companion
 from residscope.session.jobs import CANCELLED, WAITING, find_job
 from residscope.session.state import Change, Saved, State
@@ -386,6 +387,7 @@ INTENTS: dict[str, Intent] = {
     "load_model": Intent(LoadModel, load_model),
     "keep_model": Intent(KeepModel, keep_model),
     "set_prompt": Intent(SetPrompt, set_prompt),
+    "set_chat": Intent(SetChat, set_chat),
     "set_companion": Intent(SetCompanion, set_companion),
     "swap_companion": Intent(Nothing, swap_companion),
     "compare_companion": Intent(Nothing, compare_companion),

@@ -1,6 +1,7 @@
 """What follows from a change of the state: labels, refusals, the version; and the results when they come."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from torch import Tensor
@@ -160,6 +161,9 @@ def _enter(state: State, active: tuple[EditSpec, ...], held: Held, role: str) ->
 
 
 def _prompt_for(loaded: Loaded, prompt: Prompt | None) -> Prompt | None:
+    if prompt is not None and prompt.chat is not None:
+        with suppress(ResidscopeError):
+            return loaded.conversation(prompt.chat)
     wanted = [] if prompt is None else [(prompt.text, prompt.bos)]
     for text, bos in [*wanted, (EXAMPLE, None), (SHORT_EXAMPLE, None)]:
         try:

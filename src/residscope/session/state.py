@@ -221,7 +221,11 @@ def top(rows: tuple[tuple[int, str, float], ...]) -> list[wire.TokenP]:
 def _prompt(prompt: Prompt | None) -> wire.Prompt | None:
     if prompt is None:
         return None
-    return {"text": prompt.text, "bos": prompt.begins, "tokens": [token(tok) for tok in prompt.tokens]}
+    turns = () if prompt.chat is None else prompt.chat.turns
+    messages: list[wire.Turn] = [{"role": role, "content": content} for role, content in turns]
+    chat: wire.Chat | None = None if prompt.chat is None else {"messages": messages, "answer": prompt.chat.answer}
+    tokens = [token(tok) for tok in prompt.tokens]
+    return {"text": prompt.text, "bos": prompt.begins, "tokens": tokens, "chat": chat}
 
 
 def _companion(companion: Companion | None, metric: Metric | None) -> wire.Companion | None:

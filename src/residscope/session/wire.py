@@ -50,10 +50,23 @@ class Status(TypedDict):
     wanted: Annotated[str | None, "The model that is being loaded, or could not be."]
 
 
+class Turn(TypedDict):
+    role: str
+    content: str
+
+
+class Chat(TypedDict):
+    messages: list[Turn]
+    answer: Annotated[bool, "The assistant's turn is open."]
+
+
 class Prompt(TypedDict):
+    """A prompt's text, and the tokens that the model reads."""
+
     text: str
     bos: bool
     tokens: list[Tok]
+    chat: Annotated["Chat | None", "The conversation that the model's template made it of."]
 
 
 class Outcome(TypedDict):

@@ -55,7 +55,7 @@ def python_code(world: SessionWorld, screen: Screen = NOTHING) -> str:
         return writer.whole([*_page(writer, screen.prompts), *_cells(writer, screen, [])])
     if world.prompt is None:
         return writer.whole([])
-    bos = "" if world.prompt.bos is None else f", bos={world.prompt.bos}"
+    bos = world.prompt.bos_said
     body = [f"prompt = {writer.tokens(world.prompt)}", f"baseline = model.run(prompt{bos})"]
     first = NamedRun("baseline", world.prompt, (), f"model.run(prompt, places{bos})")
     second: NamedRun | None = None

@@ -16,14 +16,33 @@ class Tok:
 
 
 @dataclass(frozen=True)
+class Chat:
+    """A conversation: roles with what each says, and whether the assistant's next turn is opened."""
+
+    turns: tuple[tuple[str, str], ...]
+    answer: bool = True
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        return [{"role": role, "content": content} for role, content in self.turns]
+
+
+@dataclass(frozen=True)
 class Prompt:
-    """A text as typed, and the tokens the model reads. names: of positions, where it is one of a task's prompts."""
+    """A text as typed, and the tokens the model reads. names: of positions, where it is one of a task's prompts. chat: the
+    conversation that the model's template made it of."""
 
     text: str
     bos: bool | None
     tokens: tuple[Tok, ...]
     begins: bool
     names: Mapping[str, int] = field(default_factory=dict, compare=False)
+    chat: "Chat | None" = field(default=None, compare=False)
+
+    @property
+    def bos_said(self) -> str:
+        """What a call in Python says of BOS beside it; nothing beside a conversation, which is ids."""
+        return "" if self.bos is None or self.chat is not None else f", bos={self.bos}"
 
     @property
     def ids(self) -> tuple[int, ...]:

@@ -153,6 +153,13 @@ export interface Asked {
       pos: number;
     };
     /**
+     * answer: opens the assistant's turn.
+     */
+    set_chat: {
+      messages: Turn[];
+      answer?: boolean;
+    };
+    /**
      * The prompt to compare with and to patch from; None: none. bos: as the live prompt has it, unless said.
      */
     set_companion: {
@@ -386,6 +393,14 @@ export interface DrawnPrompts {
   n?: number;
   length?: number;
   seed?: number;
+}
+/**
+ * This interface was referenced by `Asked`'s JSON-Schema
+ * via the `definition` "Turn".
+ */
+export interface Turn {
+  role: string;
+  content: string;
 }
 /**
  * Prompts of `residscope.tasks`, by name.

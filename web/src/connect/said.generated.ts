@@ -46,6 +46,7 @@ export interface Said {
     restore_run: null;
     save_prompt: null;
     select: null;
+    set_chat: null;
     set_companion: null;
     set_edits: RefusedEdits | null;
     set_metric: null;
@@ -326,6 +327,10 @@ export interface ModelInfo {
    * The names of its special tokens: the end of a turn, the beginning of a text ...
    */
   special: string[];
+  /**
+   * Which chat template its tokenizer has.
+   */
+  template: string | null;
   certificate: Certificate;
   sites: SiteInfo[];
   dictionaries: DictionaryInfo[];
@@ -430,10 +435,17 @@ export interface ErrorBody {
   allowed: string | null;
   fix: string | null;
 }
+/**
+ * A prompt's text, and the tokens that the model reads.
+ */
 export interface Prompt {
   text: string;
   bos: boolean;
   tokens: Tok[];
+  /**
+   * The conversation that the model's template made it of.
+   */
+  chat: Chat | null;
 }
 /**
  * A token; its text is untrusted, and may hold newlines.
@@ -442,6 +454,17 @@ export interface Tok {
   id: number;
   text: string;
 }
+export interface Chat {
+  messages: Turn[];
+  /**
+   * The assistant's turn is open.
+   */
+  answer: boolean;
+}
+export interface Turn {
+  role: string;
+  content: string;
+}
 /**
  * The prompt that the live one is compared with and patched from. `outcome`: null until it has been run.
  */
@@ -449,6 +472,10 @@ export interface Companion {
   text: string;
   bos: boolean;
   tokens: Tok[];
+  /**
+   * The conversation that the model's template made it of.
+   */
+  chat: Chat | null;
   outcome: Outcome | null;
   /**
    * A position of the live prompt, and the one of this that stands for it.
