@@ -168,6 +168,7 @@ QUICK = {
     "methods._lib.own_tokens.common_tokens", "methods.head_scores.repeated_tokens",
     "methods._lib.cells.grid", "methods._lib.own_tokens.own_tokens", "methods._lib.own_tokens.to_stream",
     "methods._lib.pairs.paired",
+    "methods.token_table.token_table",
     "tasks.spans.locate", "tasks.spans.single_tokens",
 }  # fmt: skip
 """Functions of a model that take one run or none, or that hand on what they are told."""

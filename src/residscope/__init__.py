@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from residscope.methods.probe_sweep import probe_sweep as probe_sweep
     from residscope.methods.removal_cost import removal_cost as removal_cost
     from residscope.methods.stability import stability as stability
+    from residscope.methods.token_table import token_table as token_table
     from residscope.metrics import kl as kl
     from residscope.metrics import log_prob as log_prob
     from residscope.metrics import logit as logit
@@ -98,6 +99,7 @@ _HOME = {
     "nmf": "corpus.nmf", "open_library": "store", "pca": "corpus.pca", "probe_sweep": "methods.probe_sweep",
     "probe_map": "methods.probe_map",
     "save_recording": "recording_files", "screened": "engine.planner", "svd": "corpus.svd", "sweep": "engine.planner",
+    "token_table": "methods.token_table",
     "unembedding_rows": "directions", "ValuesAt": "engine.planner",
     "Workbench": "notebook.workbench", "workbench": "notebook.workbench",
     # evidence for a direction

@@ -33,7 +33,7 @@ HOMES = {
     "intervention": "methods.intervention", "look": "methods.look",
     "mediation": "methods.mediation", "null_directions": "methods.null_directions", "own_tokens": "methods._lib.own_tokens",
     "probe_map": "probes.probe_map", "projection": "methods.look", "removal_cost": "methods.removal_cost",
-    "score": "methods._lib.blind", "stability": "methods.stability",
+    "score": "methods._lib.blind", "stability": "methods.stability", "token_table": "methods.token_table",
 }  # fmt: skip
 
 

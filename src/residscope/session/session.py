@@ -43,6 +43,7 @@ from residscope.session.queries import QUERIES, Answer, Brought, answer
 from residscope.session.queries import checked as parsed
 from residscope.session.read.prompt_page import Drawing, PromptPages
 from residscope.session.read.reads import Reads
+from residscope.session.read.tokens import TokenTables
 from residscope.session.settle import finished, settle, with_model
 from residscope.session.state import Saved, State, changed, to_wire
 from residscope.session.worker import FILL, LOAD, RUN, Worker
@@ -113,6 +114,7 @@ class Session:
         self._worker = Worker("residscope-session")
         self._jobs = Jobs(lambda: self._state, self._commit, self._lock, self._worker, self._items)
         self._drawings: list[str] = []
+        self.token_tables: TokenTables = TokenTables(lambda: self._state)
         self.maps: Maps = Maps(lambda: self._state)
         self.pages: PromptPages = PromptPages(self._loaded, self._held.kept, self.give_way)
         self.reads: Reads = Reads(lambda: self._state, self._held, self.pages, self._jobs, self._items, self.give_way)

@@ -336,6 +336,13 @@ export interface Asked {
       pos: number;
       k?: number;
     };
+    /**
+     * other: a model on this machine, that reads the text too. companion: of the companion's tokens instead.
+     */
+    token_table: {
+      other?: string | null;
+      companion?: boolean;
+    };
     tokens: {
       text: string;
     };

@@ -252,6 +252,7 @@ export interface Said {
       };
     };
     strongest: StrongestCoordinates;
+    token_table: TokenTableAnswer;
     tokens: Spelling;
   };
 }
@@ -1423,6 +1424,41 @@ export interface Coordinate {
   index: number;
   label: string;
   value: number;
+}
+/**
+ * The prompt's tokens; `aligned`: runs of the first reading and of the second that spell the same, [from, to, from, to]; null
+ */
+export interface TokenTableAnswer {
+  reads: TextRead[];
+  aligned: [number, number, number, number][] | null;
+}
+export interface TextRead {
+  model: string;
+  text: string;
+  tokens: TokenInfo[];
+}
+/**
+ * One token: `bytes` is hex; `start`, `end` are its characters in the text; `word` the number of its word.
+ */
+export interface TokenInfo {
+  id: number;
+  text: string;
+  bytes: string;
+  /**
+   * text, bytes (no whole characters), special or unknown.
+   */
+  sort: string;
+  start: number;
+  end: number;
+  word: number | null;
+  variants: Variant[];
+}
+/**
+ * A word with or without its space and its capital, and how many tokens it takes.
+ */
+export interface Variant {
+  text: string;
+  tokens: number;
 }
 /**
  * The tokens that a text is in the middle of others: one where it names one.
