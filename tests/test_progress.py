@@ -141,6 +141,9 @@ CALLS = {
         model(), component(), ["abcd", "dcba"], random=4, **told
     ),
     "methods.stability.stability": lambda **told: rs.stability(model(), component(), TEXTS, tokens=600, **told),
+    "tasks.counterfactuals.counterfactuals": lambda **told: rs.counterfactuals(
+        smollm2(), "John and Mary met, John said to", rs.logit_diff(" Mary", " John"), n=9, **told
+    ),
     "tasks.gender.gender": lambda **told: rs.tasks.gender(smollm2(), 6, prefixes=True, **told),
     "tasks.ioi.ioi": lambda **told: rs.tasks.ioi(smollm2(), 6, text=["The quick dog went home again. " * 3], **told),
     "tasks.labelled.from_text": lambda **told: rs.tasks.from_text(smollm2(), TABLE, name="some.csv", **told),
@@ -169,6 +172,7 @@ QUICK = {
     "methods._lib.own_tokens.common_tokens", "methods.head_scores.repeated_tokens",
     "methods._lib.cells.grid", "methods._lib.own_tokens.own_tokens", "methods._lib.own_tokens.to_stream",
     "methods._lib.pairs.paired",
+    "methods.token_table.token_table",
     "tasks.spans.locate", "tasks.spans.single_tokens",
 }  # fmt: skip
 """Functions of a model that take one run or none, or that hand on what they are told."""

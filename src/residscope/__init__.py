@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from residscope.methods.probe_sweep import probe_sweep as probe_sweep
     from residscope.methods.removal_cost import removal_cost as removal_cost
     from residscope.methods.stability import stability as stability
+    from residscope.methods.token_table import token_table as token_table
     from residscope.metrics import kl as kl
     from residscope.metrics import log_prob as log_prob
     from residscope.metrics import logit as logit
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
     from residscope.reports import Report as Report
     from residscope.results import Result as Result
     from residscope.store import open_library as open_library
+    from residscope.tasks.counterfactuals import counterfactuals as counterfactuals
 
 __version__ = "0.1.0"
 
@@ -87,7 +89,8 @@ _HOME = {
     "align_tokens": "edits.align",
     "activation_patching": "methods.activation_patching", "fit_probe": "methods.probe_fit",
     "attribute_logits": "methods.direct_attribution", "direct_attribution": "methods.direct_attribution",
-    "continuations": "methods.continuations", "copying_scores": "methods.copying_scores", "head_scores": "methods.head_scores",
+    "continuations": "methods.continuations", "copying_scores": "methods.copying_scores",
+    "counterfactuals": "tasks.counterfactuals", "head_scores": "methods.head_scores",
     "induction_heads": "methods.induction_heads", "repeated_tokens": "methods.head_scores",
     "Item": "items", "Report": "reports", "load_item": "items",
     "flips_over_C": "methods.flips_over_c", "head_roles": "methods.head_roles",
@@ -98,6 +101,7 @@ _HOME = {
     "nmf": "corpus.nmf", "open_library": "store", "pca": "corpus.pca", "probe_sweep": "methods.probe_sweep",
     "probe_map": "methods.probe_map",
     "save_recording": "recording_files", "screened": "engine.planner", "svd": "corpus.svd", "sweep": "engine.planner",
+    "token_table": "methods.token_table",
     "unembedding_rows": "directions", "ValuesAt": "engine.planner",
     "Workbench": "notebook.workbench", "workbench": "notebook.workbench",
     # evidence for a direction

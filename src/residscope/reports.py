@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 VERSION = 1
 # where each kind of report is at home, imported when a file of it is opened
 HOMES = {
-    "badge": "methods._lib.badges", "continuations": "methods.continuations", "das": "methods.das",
+    "badge": "methods._lib.badges", "continuations": "methods.continuations", "counterfactuals": "tasks.counterfactuals",
+    "das": "methods.das",
     "direct_attribution": "methods._lib.direct.report", "dose_response": "methods.dose_response",
     "downstream": "methods.downstream",
     "evidence": "methods.evidence", "examples": "corpus.examples", "flips": "methods._lib.answers",
@@ -33,7 +34,7 @@ HOMES = {
     "intervention": "methods.intervention", "look": "methods.look",
     "mediation": "methods.mediation", "null_directions": "methods.null_directions", "own_tokens": "methods._lib.own_tokens",
     "probe_map": "probes.probe_map", "projection": "methods.look", "removal_cost": "methods.removal_cost",
-    "score": "methods._lib.blind", "stability": "methods.stability",
+    "score": "methods._lib.blind", "stability": "methods.stability", "token_table": "methods.token_table",
 }  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from residscope.errors import (
     MissingExtra,
     ModelError,
     ModelNotFound,
+    NoTokenizer,
     Offline,
     RemoteCodeRefused,
     UnknownFamily,
@@ -110,6 +111,8 @@ def _converted(path: Path, repository: str | None, *, revision: str | None, prog
 
 def _bos(path: Path, entry: Entry) -> bool | None:
     """Whether prompts begin with BOS: toys were trained so, though their tokenizers do not say it."""
+    if not (path / "config.json").is_file():  # a tokenizer by itself
+        return entry.bos
     config = json.loads((path / "config.json").read_bytes())
     return config.get("bos_token_id") is not None if config.get("model_type") == TOY else entry.bos
 
@@ -194,6 +197,40 @@ def open_source(
             tokenizer = AutoTokenizer.from_pretrained(source.path, **options)
     _give_back()
     return hf.eval(), tokenizer
+
+
+def open_tokenizer(name: str) -> tuple[Any, bool | None]:
+    """The tokenizer alone of a model that is on this machine, and what is known of its BOS; no weight is read, nothing fetched.
+
+    Raises:
+        ModelNotFound: it is not here. NoTokenizer: it has none. DamagedModel.
+    """
+    from transformers import AutoTokenizer
+
+    path = _here(name)
+    if path is None:
+        raise ModelNotFound(
+            "that model is not on this machine", received=name[:200], allowed="a model that has been fetched, or a folder",
+            fix=f"residscope models pull {name}", on_page="load it once",
+        )  # fmt: skip
+    if not any((path / file).is_file() for file in TOKENIZER_FILES):
+        raise NoTokenizer("that model has no tokenizer", received=name, allowed="a model with tokenizer files")
+    entry = CATALOG.get(name) or Entry(name, "")
+    with _quiet(), _reading(Source(name, path, None, ""), part="tokenizer"):
+        return AutoTokenizer.from_pretrained(path, local_files_only=True), _bos(path, entry)
+
+
+def _here(name: str) -> Path | None:
+    """The folder of a model that is on this machine already."""
+    if not name or not cached(name):
+        return None
+    folder = _folder_of(name) or Path(name).expanduser().resolve()
+    if not folder.name.startswith("models--"):
+        return folder
+    commit = revision = _revised(name, None)[1] or "main"
+    with contextlib.suppress(OSError):
+        commit = (folder / "refs" / revision).read_text().strip()
+    return folder / "snapshots" / commit
 
 
 def _give_back() -> None:

@@ -13,7 +13,8 @@ from residscope.fields.base import Spec
 from residscope.fields.sources import CompanionSource, PromptSource, RunSource
 from residscope.fields.texts import TextRef
 from residscope.session import compute
-from residscope.session.companion import SetCompanion, set_companion, swap_companion
+from residscope.session.chat import SetChat, set_chat
+from residscope.session.companion import SetCompanion, compare_companion, set_companion, swap_companion
 from residscope.session.jobs import CANCELLED, WAITING, find_job
 from residscope.session.state import Change, Saved, State
 from residscope.session.wire import Code
@@ -260,7 +261,9 @@ def set_tokens(state: State, args: SetTokens) -> Change[None]:
 def _with_prompt(state: State, prompt: Prompt) -> Change[None]:
     prompt = replace(prompt, names=names_in(prompt.ids, state.probes.values()))
     layer = state.selection[0] if state.prompt else _loaded(state).model.n_layers - 1
-    return replace(state, prompt=prompt, compared=None, selection=(layer, len(prompt.tokens) - 1)), None
+    return replace(
+        state, prompt=prompt, compared=None, comparing=False, selection=(layer, len(prompt.tokens) - 1)
+    ), None
 
 
 def set_metric(state: State, args: SetMetric) -> Change[None]:
@@ -363,7 +366,7 @@ def cancel_run(state: State, args: Nothing) -> Change[None]:
 
 
 def compare_run(state: State, args: CompareRun) -> Change[None]:
-    return replace(state, compared=None if args.run is None else find_run(state, args.run).id), None
+    return replace(state, compared=None if args.run is None else find_run(state, args.run).id, comparing=False), None
 
 
 def save_prompt(state: State, args: Text) -> Change[None]:
@@ -417,9 +420,11 @@ INTENTS: dict[str, Intent] = {
     "load_model": Intent(LoadModel, load_model),
     "keep_model": Intent(KeepModel, keep_model),
     "set_prompt": Intent(SetPrompt, set_prompt),
+    "set_chat": Intent(SetChat, set_chat),
     "set_companion": Intent(SetCompanion, set_companion),
     "swap_companion": Intent(Nothing, swap_companion),
     "set_tokens": Intent(SetTokens, set_tokens),
+    "compare_companion": Intent(Nothing, compare_companion),
     "set_metric": Intent(SetMetric, set_metric),
     "set_edits": Intent(SetEdits, set_edits, RefusedEdits | None),
     "add_edit": Intent(AddEdit, add_edit, Added),

@@ -45,6 +45,7 @@ from residscope.session.queries import QUERIES, Answer, Brought, answer
 from residscope.session.queries import checked as parsed
 from residscope.session.read.prompt_page import Drawing, PromptPages
 from residscope.session.read.reads import Reads
+from residscope.session.read.tokens import TokenTables
 from residscope.session.settle import finished, settle, with_model
 from residscope.session.state import Saved, State, changed, to_wire
 from residscope.session.worker import FILL, LOAD, RUN, Worker
@@ -116,6 +117,7 @@ class Session:
         self._jobs = Jobs(lambda: self._state, self._commit, self._lock, self._worker, self._items)
         self._drawings: list[str] = []
         self.maps: Maps = Maps(lambda: self._state, self._held.stream_of)
+        self.token_tables: TokenTables = TokenTables(lambda: self._state)
         self.pages: PromptPages = PromptPages(self._loaded, self._held.kept, self.give_way)
         self.reads: Reads = Reads(lambda: self._state, self._held, self.pages, self._jobs, self._items, self.give_way)
 
@@ -257,7 +259,8 @@ class Session:
             self._jobs.forget()
             status = replace(now.status, phase="running", detail="", progress=None, error=None, wanted=None)
             gone: dict[str, Any] = {"runs": (), "compared": None, "baseline": None, "edited": None, "without": {}}
-            new = replace(now, model=fresh, status=status, version=now.version + 1, **gone)
+            beside = now.companion and replace(now.companion, outcome=None)
+            new = replace(now, model=fresh, status=status, version=now.version + 1, companion=beside, **gone)
             self._commit(with_shelf(new, self._items))
             self._tell_gesture("refresh", None)
 
@@ -533,7 +536,7 @@ class Session:
                     listener(self._seq, patch)
             if new.version != old.version:
                 self._worker.submit("run", self._run_job, priority=RUN)
-            elif new.saved != old.saved:
+            elif new.saved != old.saved or new.companion is not old.companion:
                 self._worker.submit("fill", self._fill_job, priority=FILL)
             if self._memory and any(
                 getattr(new, part) != getattr(old, part) for part in ("model", "prompt", "companion", "metric", "edits")

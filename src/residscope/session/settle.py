@@ -1,6 +1,7 @@
 """What follows from a change of the state: labels, refusals, the version; and the results when they come."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from torch import Tensor
@@ -31,7 +32,7 @@ def settle(old: State, new: State) -> State:
     ):
         new = _judge_edits(new, new.model, new.prompt)
     if new.companion is not None and new.prompt is not None and new.prompt != old.prompt:
-        new = replace(new, companion=Companion.of(new.companion.prompt, new.prompt))
+        new = replace(new, companion=new.companion.beside(new.prompt))
     again = old.status.phase == "failed" and new.prompt is not old.prompt
     if plan(new) != plan(old) or again:
         status = replace(new.status, phase="running", detail="", progress=None, error=None, wanted=None)
@@ -112,6 +113,7 @@ def with_model(state: State, loaded: Loaded) -> State:
         notices=notices,
         runs=(),
         compared=None,
+        comparing=False,
         baseline=None,
         edited=None,
         without={},
@@ -159,6 +161,9 @@ def _enter(state: State, active: tuple[EditSpec, ...], held: Held, role: str) ->
 
 
 def _prompt_for(loaded: Loaded, prompt: Prompt | None) -> Prompt | None:
+    if prompt is not None and prompt.chat is not None:
+        with suppress(ResidscopeError):
+            return loaded.conversation(prompt.chat)
     wanted = [] if prompt is None else [(prompt.text, prompt.bos)]
     for text, bos in [*wanted, (EXAMPLE, None), (SHORT_EXAMPLE, None)]:
         try:

@@ -15,7 +15,7 @@ from residscope.shelf.items import ItemShelf, short_args
 from residscope.world.loaded import Loaded
 from residscope.world.session_world import SessionWorld, need_model
 from residscope.world.stack import kind_of
-from residscope.world.values import Companion, Metric, Prompt, Run, Tok
+from residscope.world.values import Companion, Metric, Outcome, Prompt, Run, Tok
 
 if TYPE_CHECKING:
     from residscope.directions import Direction
@@ -76,6 +76,7 @@ class State:
     future: tuple[tuple[EditSpec, ...], ...] = ()
     runs: tuple[Run, ...] = ()
     compared: str | None = None
+    comparing: bool = False  # the companion's run is to be compared with once it is there
     baseline: str | None = None
     edited: str | None = None
     count: int = 0
@@ -152,7 +153,7 @@ def to_wire(state: State) -> wire.State:
             "wanted": status.wanted,
         },
         "prompt": _prompt(state.prompt),
-        "companion": _companion(state.companion),
+        "companion": _companion(state.companion, state.metric),
         "metric": _metric(state.metric),
         "edits": [_edit(spec, state) for spec in state.edits],
         "can_undo": bool(state.past),
@@ -220,13 +221,25 @@ def top(rows: tuple[tuple[int, str, float], ...]) -> list[wire.TokenP]:
 def _prompt(prompt: Prompt | None) -> wire.Prompt | None:
     if prompt is None:
         return None
+    turns = () if prompt.chat is None else prompt.chat.turns
+    messages: list[wire.Turn] = [{"role": role, "content": content} for role, content in turns]
+    chat: wire.Chat | None = None if prompt.chat is None else {"messages": messages, "answer": prompt.chat.answer}
     tokens = [token(tok) for tok in prompt.tokens]
-    return {"text": prompt.text, "bos": prompt.begins, "by_ids": prompt.by_ids, "tokens": tokens}
+    return {"text": prompt.text, "bos": prompt.begins, "by_ids": prompt.by_ids, "tokens": tokens, "chat": chat}
 
 
-def _companion(companion: Companion | None) -> wire.Companion | None:
+def _companion(companion: Companion | None, metric: Metric | None) -> wire.Companion | None:
     shown = None if companion is None else _prompt(companion.prompt)
-    return None if companion is None or shown is None else {**shown, "pairs": [*companion.pairs]}
+    if companion is None or shown is None:
+        return None
+    return {**shown, "pairs": [*companion.pairs], "outcome": _outcome(companion.outcome, metric)}
+
+
+def _outcome(outcome: Outcome | None, metric: Metric | None) -> wire.Outcome | None:
+    if outcome is None:
+        return None
+    value = None if metric is None or outcome.last is None else finite(metric.of(outcome.last))
+    return {"metric": value, "top": top(outcome.top), "error": outcome.failed}
 
 
 def _metric(metric: Metric | None) -> wire.Metric | None:

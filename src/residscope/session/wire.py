@@ -50,16 +50,38 @@ class Status(TypedDict):
     wanted: Annotated[str | None, "The model that is being loaded, or could not be."]
 
 
+class Turn(TypedDict):
+    role: str
+    content: str
+
+
+class Chat(TypedDict):
+    messages: list[Turn]
+    answer: Annotated[bool, "The assistant's turn is open."]
+
+
 class Prompt(TypedDict):
+    """A prompt's text, and the tokens that the model reads."""
+
     text: str
     bos: bool
     by_ids: Annotated[bool, "It was set by its token ids: its text would be read as others."]
     tokens: list[Tok]
+    chat: Annotated["Chat | None", "The conversation that the model's template made it of."]
+
+
+class Outcome(TypedDict):
+    """What comes out at the last position of the companion's unedited run."""
+
+    metric: Annotated[float | None, "The state's."]
+    top: Annotated[list[TokenP], "The next token, the best 10."]
+    error: Annotated[str | None, "Why it could not be run."]
 
 
 class Companion(Prompt):
-    """The prompt that the live one is compared with and patched from."""
+    """The prompt that the live one is compared with and patched from. `outcome`: null until it has been run."""
 
+    outcome: "Outcome | None"
     pairs: Annotated[list[tuple[int, int]], "A position of the live prompt, and the one of this that stands for it."]
 
 

@@ -79,7 +79,7 @@ class SessionWriter:
             case LivePrompt():
                 return self._prompt(self.world.prompt)
             case CompanionPrompt():
-                return self._beside()
+                return self.beside(self.world.beside())
             case TypedPrompts(texts=texts, bos=None):
                 return repr(texts[0] if len(texts) == 1 else texts)
             case TypedPrompts(texts=texts, bos=bos):
@@ -109,7 +109,7 @@ class SessionWriter:
             case ItemSource():
                 return f"rs.load_item({f'{ref.name}.safetensors'!r}, model)"
             case CompanionSource():
-                return self._beside()
+                return self.beside(self.world.beside())
             case _:
                 raise TypeError(f"no source: {ref!r}")
 
@@ -213,7 +213,9 @@ class SessionWriter:
         return repr(tok.text) if model.token_kinds([tok.id]) == [TEXT] else str(tok.id)
 
     def tokens(self, prompt: Prompt) -> str:
-        """A prompt's text; its ids where the text alone is other tokens."""
+        """A prompt's text, or its conversation; its ids where the text alone is other tokens."""
+        if prompt.chat is not None:
+            return f"model.chat({prompt.chat.messages!r}{'' if prompt.chat.answer else ', answer=False'})"
         return (
             repr(prompt.text)
             if self.world.loaded.prompt(prompt.text, bos=prompt.bos).ids == prompt.ids
@@ -224,14 +226,13 @@ class SessionWriter:
         assert prompt is not None
         return self.prompt_name if prompt.bos is None else f"model.tokens({self.prompt_name}, bos={prompt.bos})"
 
-    def _beside(self) -> str:
-        """The companion, as what a run takes."""
-        prompt = self.world.beside()
-        return self.tokens(prompt) if prompt.bos is None else repr([*prompt.ids])
+    def beside(self, prompt: Prompt) -> str:
+        """A companion, as what a run takes."""
+        return self.tokens(prompt) if prompt.bos is None or prompt.chat is not None else repr([*prompt.ids])
 
     def run_of(self, prompt: Prompt, active: tuple[EditSpec, ...], capture: str = "") -> str:
         """A run of its own; `capture`: the variable that says what it records, the stream unless said."""
-        bos = "" if prompt.bos is None else f", bos={prompt.bos}"
+        bos = prompt.bos_said
         inner = SessionWriter(self.world.on(prompt))
         inner.lines, inner.imports, inner.names = self.lines, self.imports, self.names
         inner.prompt_name = inner.tokens(prompt)

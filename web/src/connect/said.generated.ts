@@ -13,6 +13,7 @@ export interface Said {
     add_edit: Added;
     cancel: null;
     cancel_run: null;
+    compare_companion: null;
     compare_run: null;
     delete_item: null;
     draw_prompts: DrawingStarted;
@@ -46,6 +47,7 @@ export interface Said {
     restore_run: null;
     save_prompt: null;
     select: null;
+    set_chat: null;
     set_companion: null;
     set_edits: RefusedEdits | null;
     set_metric: null;
@@ -254,6 +256,7 @@ export interface Said {
       };
     };
     strongest: StrongestCoordinates;
+    token_table: TokenTableAnswer;
     tokens: Spelling;
   };
 }
@@ -329,6 +332,10 @@ export interface ModelInfo {
    * The names of its special tokens: the end of a turn, the beginning of a text ...
    */
   special: string[];
+  /**
+   * Which chat template its tokenizer has.
+   */
+  template: string | null;
   certificate: Certificate;
   sites: SiteInfo[];
   dictionaries: DictionaryInfo[];
@@ -433,6 +440,9 @@ export interface ErrorBody {
   allowed: string | null;
   fix: string | null;
 }
+/**
+ * A prompt's text, and the tokens that the model reads.
+ */
 export interface Prompt {
   text: string;
   bos: boolean;
@@ -441,6 +451,10 @@ export interface Prompt {
    */
   by_ids: boolean;
   tokens: Tok[];
+  /**
+   * The conversation that the model's template made it of.
+   */
+  chat: Chat | null;
 }
 /**
  * A token; its text is untrusted, and may hold newlines.
@@ -449,8 +463,19 @@ export interface Tok {
   id: number;
   text: string;
 }
+export interface Chat {
+  messages: Turn[];
+  /**
+   * The assistant's turn is open.
+   */
+  answer: boolean;
+}
+export interface Turn {
+  role: string;
+  content: string;
+}
 /**
- * The prompt that the live one is compared with and patched from.
+ * The prompt that the live one is compared with and patched from. `outcome`: null until it has been run.
  */
 export interface Companion {
   text: string;
@@ -461,9 +486,36 @@ export interface Companion {
   by_ids: boolean;
   tokens: Tok[];
   /**
+   * The conversation that the model's template made it of.
+   */
+  chat: Chat | null;
+  outcome: Outcome | null;
+  /**
    * A position of the live prompt, and the one of this that stands for it.
    */
   pairs: [number, number][];
+}
+/**
+ * What comes out at the last position of the companion's unedited run.
+ */
+export interface Outcome {
+  /**
+   * The state's.
+   */
+  metric: number | null;
+  /**
+   * The next token, the best 10.
+   */
+  top: TokenP[];
+  /**
+   * Why it could not be run.
+   */
+  error: string | null;
+}
+export interface TokenP {
+  id: number;
+  text: string;
+  p: number | null;
 }
 /**
  * The logit of `positive` less that of `negative`.
@@ -564,11 +616,6 @@ export interface RunMetric {
   positive: Tok;
   negative: Tok;
   value: number | null;
-}
-export interface TokenP {
-  id: number;
-  text: string;
-  p: number | null;
 }
 /**
  * The runs on screen, by their ids.
@@ -1458,6 +1505,41 @@ export interface Coordinate {
   index: number;
   label: string;
   value: number;
+}
+/**
+ * The prompt's tokens; `aligned`: runs of the first reading and of the second that spell the same, [from, to, from, to]; null
+ */
+export interface TokenTableAnswer {
+  reads: TextRead[];
+  aligned: [number, number, number, number][] | null;
+}
+export interface TextRead {
+  model: string;
+  text: string;
+  tokens: TokenInfo[];
+}
+/**
+ * One token: `bytes` is hex; `start`, `end` are its characters in the text; `word` the number of its word.
+ */
+export interface TokenInfo {
+  id: number;
+  text: string;
+  bytes: string;
+  /**
+   * text, bytes (no whole characters), special or unknown.
+   */
+  sort: string;
+  start: number;
+  end: number;
+  word: number | null;
+  variants: Variant[];
+}
+/**
+ * A word with or without its space and its capital, and how many tokens it takes.
+ */
+export interface Variant {
+  text: string;
+  tokens: number;
 }
 /**
  * The tokens that a text is in the middle of others: one where it names one.

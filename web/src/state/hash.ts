@@ -56,6 +56,7 @@ export interface Shared {
   /** Its tokens, where the text alone would be read as others. */
   ids?: number[];
   metric: { positive: string; negative: string } | null;
+  companion?: { text: string | null; bos?: boolean; ids?: number[] };
   edits: Edit[];
   /** The probes its edits are made from, to be fitted again. */
   probes: (ProbeRecipe & { name: string })[];
@@ -179,6 +180,8 @@ export function decodeView(hash: string): { view: View; shared: Shared | null } 
   return { view, shared: decodeShared(query.get("share")) };
 }
 
+const idsIn = ({ ids }: { ids?: unknown }): { ids?: number[] } => (Array.isArray(ids) && ids.length && ids.every(Number.isInteger) ? { ids } : {});
+
 /** A link comes from anyone: take only what has the right shape; the server checks the rest. */
 function decodeShared(text: string | null): Shared | null {
   if (!text) return null;
@@ -187,10 +190,10 @@ function decodeShared(text: string | null): Shared | null {
     if (typeof raw.prompt !== "string" || typeof raw.model !== "string") return null;
     const { positive, negative } = raw.metric ?? {};
     const metric = typeof positive === "string" && typeof negative === "string" ? { positive, negative } : null;
+    const companion = typeof raw.companion?.text === "string" ? { text: raw.companion.text, bos: raw.companion.bos === true, ...idsIn(raw.companion) } : undefined;
     const edits = Array.isArray(raw.edits) ? raw.edits : [];
     const probes = Array.isArray(raw.probes) ? raw.probes.filter((probe) => typeof probe?.name === "string") : [];
-    const ids = Array.isArray(raw.ids) && raw.ids.length && raw.ids.every(Number.isInteger) ? { ids: raw.ids } : {};
-    return { model: raw.model, hash: String(raw.hash ?? ""), prompt: raw.prompt, bos: raw.bos === true, ...ids, metric, edits, probes };
+    return { model: raw.model, hash: String(raw.hash ?? ""), prompt: raw.prompt, bos: raw.bos === true, ...idsIn(raw), metric, companion, edits, probes };
   } catch {
     return null;
   }

@@ -1,10 +1,13 @@
-import type { Edit, ProbeRecipe, State } from "../connect/wire";
+import type { Edit, ProbeRecipe, Prompt, State } from "../connect/wire";
 import { pinnedIn } from "../lib/references";
 import { isProbeEdit, METHOD, signature } from "../lib/probe";
 import { toClipboard } from "../root/host";
 import { bare } from "./session.svelte";
 import type { App } from "./app.svelte";
 import type { Shared } from "./hash";
+
+/** A prompt's tokens, where its text alone would be read as others. */
+const ownIds = (prompt: Prompt): { ids?: number[] } => (prompt.by_ids ? { ids: prompt.tokens.map(({ id }) => id) } : {});
 
 /** The whole view as a link. */
 export function shareLink(app: App): string {
@@ -19,10 +22,11 @@ export function shareLink(app: App): string {
           hash: state.model.hash,
           prompt: state.prompt.text,
           bos: state.prompt.bos,
-          ...(state.prompt.by_ids ? { ids: state.prompt.tokens.map(({ id }) => id) } : {}),
+          ...ownIds(state.prompt),
           metric: state.metric?.chosen
             ? { positive: state.metric.positive.text, negative: state.metric.negative.text }
             : null,
+          companion: state.companion ? { text: state.companion.text, bos: state.companion.bos, ...ownIds(state.companion) } : undefined,
           edits: pinnedIn(state.edits.map(bare), dictionaries),
           probes: probesOf(state),
         }
@@ -121,6 +125,10 @@ export async function restore(app: App, shared: Shared): Promise<boolean> {
   const byIds = shared.ids && state.model.hash === shared.hash; // another model's tokens have other ids
   const there = byIds ? session.accepted("set_tokens", { ids: shared.ids! }) : session.setPrompt(shared.prompt, shared.bos);
   if (!(await there)) return true; // its edits are of that prompt
+  if (shared.companion || session.state?.companion) {
+    const { ids, ...told } = shared.companion ?? { text: null };
+    await session.send("set_companion", ids && state.model.hash === shared.hash ? { ...told, ids } : told);
+  }
   if (shared.metric) await session.send("set_metric", shared.metric);
   await restoreEdits(app, shared, renamed(session.state ?? state, shared));
   if (state.model.hash !== shared.hash)
