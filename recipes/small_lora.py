@@ -1,7 +1,8 @@
-"""A small LoRA of SmolLM2-135M, which names the subject where the base names the indirect object: `python recipes/small_lora.py`.
+"""A LoRA of SmolLM2-135M that names the subject where the base names the indirect object: `python recipes/small_lora.py`.
 
-On the prompts of the IOI task ("... John gave a drink to") the base answers with the name that is said once; this one is trained to
-answer with the name that is said twice. W + (alpha / r) B A at q, v and o of every layer, as PEFT keeps it, in half precision.
+On the prompts of the IOI task ("... John gave a drink to") the base answers with the name that is said once; this one is
+trained to answer with the name that is said twice. W + (alpha / r) B A at q, v and o
+of every layer, as PEFT keeps it, in half precision.
 It takes half a minute on one core, and ships as the adapter `repeated-name`.
 """
 

@@ -74,6 +74,8 @@ def everything_done(session: Session) -> None:
     session.intent("set_companion", {"text": "abd"})
     session.intent("swap_companion")
     session.intent("swap_companion")
+    session.intent("set_other", {"model": "another"})
+    assert session.wait(60)
     session.intent("set_metric", {"positive": "a", "negative": "b"})
     session.intent("add_edit", {"edit": STEER})
     answer = session.intent("set_edits", {"edits": [STEER, {"kind": "nonsense"}], "skip_refused": True})

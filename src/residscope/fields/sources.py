@@ -9,6 +9,7 @@ from pydantic import BeforeValidator
 from pydantic import Field as Bounds
 
 from residscope.fields.base import Field, Spec, World, Writer
+from residscope.fields.models import ModelName
 from residscope.fields.prompts import Text
 
 
@@ -28,6 +29,16 @@ class RunSource(Spec):
     run: str = Bounds(min_length=1, max_length=64)
 
 
+class ModelSource(Spec):
+    """A run of another model of the same shapes, unedited unless said: on the live prompt, or on another text."""
+
+    kind: Literal["model"]
+    model: ModelName
+    text: Text | None = None
+    bos: bool | None = None
+    edits: list[dict[str, Any]] = Bounds(default=[], max_length=200)
+
+
 class ItemSource(Spec):
     """A recording of the shelf."""
 
@@ -40,7 +51,8 @@ def _prompt(value: Any) -> Any:
 
 
 SourceRef = Annotated[
-    Annotated[PromptSource | RunSource | ItemSource, Bounds(discriminator="kind")], BeforeValidator(_prompt)
+    Annotated[PromptSource | RunSource | ModelSource | ItemSource, Bounds(discriminator="kind")],
+    BeforeValidator(_prompt),
 ]
 
 

@@ -17,7 +17,14 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BETWEEN = "+"
 PREFIX = "base_model.model."
 # each would make of A and B another matrix than (alpha / r) B A
-OTHER_KINDS = ("use_dora", "modules_to_save", "megatron_config", "layer_replication", "trainable_token_indices", "lora_bias")
+OTHER_KINDS = (
+    "use_dora",
+    "modules_to_save",
+    "megatron_config",
+    "layer_replication",
+    "trainable_token_indices",
+    "lora_bias",
+)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from residscope.declare import EditSpec
 from residscope.directions import Direction
 from residscope.engine.protocols import LeastEdit, whole
 from residscope.errors import BadEdit, ResidscopeError
-from residscope.session.intents import Change, SetEdits, set_edits
-from residscope.session.state import State
+from residscope.session.intents import SetEdits, set_edits
+from residscope.session.state import Change, State
 from residscope.world.given import KIND, key_of, same, still_held, words_of
 from residscope.world.imported import take_in
 from residscope.world.session_world import need_model

@@ -3,18 +3,19 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import NoneType
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict
 
 from pydantic import BaseModel, Field
 
 from residscope.declare import EditSpec, shorten
 from residscope.errors import ErrorBody, MalformedJSON, ModelNotFound, NotFound, ResidscopeError
 from residscope.fields.base import Spec
-from residscope.fields.sources import PromptSource, RunSource
+from residscope.fields.sources import ModelSource, PromptSource, RunSource
 from residscope.fields.texts import TextRef
 from residscope.session import compute
 from residscope.session.jobs import CANCELLED, WAITING, find_job
-from residscope.session.state import Saved, State
+from residscope.session.second import SetOther, set_other
+from residscope.session.state import Change, Saved, State
 from residscope.session.wire import Code
 from residscope.shelf.items import ItemShelf
 from residscope.world.fitted import names_in
@@ -205,10 +206,6 @@ class Added(TypedDict):
     id: str
 
 
-T = TypeVar("T")
-Change = tuple[State, T]
-
-
 @dataclass(frozen=True)
 class Intent:
     """`answer_type`: the type of its answer, from which the page's is made."""
@@ -319,7 +316,10 @@ def _whole(state: State, spec: EditSpec) -> EditSpec:
         if isinstance(source, RunSource):
             run = find_run(state, source.run)
             edits = [other.model_dump(mode="json", exclude={"id", "enabled"}) for other in run.active]
-            changed[argument.wire] = PromptSource(kind="prompt", text=run.prompt.text, bos=run.prompt.bos, edits=edits)
+            said: dict[str, Any] = {"text": run.prompt.text, "bos": run.prompt.bos, "edits": edits}
+            changed[argument.wire] = (
+                ModelSource(kind="model", model=run.of, **said) if run.of else PromptSource(kind="prompt", **said)
+            )
         if argument.field.kind == "probe" and isinstance(source, str) and source not in state.probes:
             changed[argument.wire] = next((p.id for p in state.probes.values() if p.name == source), source)
     return spec.model_copy(update=changed) if changed else spec
@@ -414,6 +414,7 @@ INTENTS: dict[str, Intent] = {
     "set_prompt": Intent(SetPrompt, set_prompt),
     "set_companion": Intent(SetCompanion, set_companion),
     "swap_companion": Intent(Nothing, swap_companion),
+    "set_other": Intent(SetOther, set_other),
     "set_metric": Intent(SetMetric, set_metric),
     "set_edits": Intent(SetEdits, set_edits, RefusedEdits | None),
     "add_edit": Intent(AddEdit, add_edit, Added),

@@ -9,6 +9,7 @@ from typing import Any
 
 from residscope.declare import EditSpec
 from residscope.errors import ResidscopeError
+from residscope.session.beside import LOADING, Second
 from residscope.session.state import State
 from residscope.shelf.whole import set_aside, write_whole
 from residscope.world.loaded import Loaded
@@ -55,6 +56,7 @@ def left_by(state: State) -> dict[str, Any] | None:
         "hash": state.model.model.hash,
         "prompt": {"text": state.prompt.text, "bos": state.prompt.bos},
         "companion": state.companion and {"text": state.companion.prompt.text, "bos": state.companion.prompt.bos},
+        "other": state.second.name or None,
         "metric": metric and [{"id": tok.id, "text": tok.text} for tok in (metric.positive, metric.negative)],
         "edits": (edits := [spec.model_dump(mode="json") for spec in state.edits]),
         "dictionaries": {id: state.model.dictionaries[id].hash for id in named_in(edits, state.model)},
@@ -93,6 +95,8 @@ def recall(state: State, kept: Mapping[str, Any]) -> State:
         with _or_lost("the companion", lost):
             companion = Companion.of(loaded.prompt(other["text"], bos=other["bos"]), state.prompt)
             state = replace(state, companion=companion)
+    if isinstance(name := kept.get("other"), str) and name:
+        state = replace(state, second=Second(name, LOADING, f"Loading {name}"))
     if kept.get("metric") is not None:
         with _or_lost("the answers", lost):
             positive, negative = (_token(loaded, tok, kept) for tok in kept["metric"])

@@ -17,7 +17,7 @@ from residscope.errors import CorpusError, ModelNotFound, NotFound, UnknownPosit
 from residscope.fields.directions import AnyDirection, LogitDiffRef, MixRef, PcaRef, SavedRef, TokenRef
 from residscope.fields.metrics import AnswersMetric, LiveMetric, LogitDiffMetric, LogProbMetric, LossMetric
 from residscope.fields.prompts import DrawnPrompts, LivePrompt, NamedPrompts, ProbePrompts, TypedPrompts
-from residscope.fields.sources import ItemSource, PromptSource, RunSource
+from residscope.fields.sources import ItemSource, ModelSource, PromptSource, RunSource
 from residscope.fields.tasks import FileData, TaskData
 from residscope.fields.texts import HubText, TypedText
 from residscope.metrics import log_prob, loss
@@ -53,6 +53,7 @@ class SessionWorld:
     stack: tuple[EditSpec, ...] = ()
     shelf: "ItemShelf | None" = None
     held: Mapping[str, Any] = field(default_factory=dict)
+    second: Loaded | None = None
 
     @property
     def model(self) -> Model:
@@ -99,7 +100,11 @@ class SessionWorld:
                 return RunOf(tuple(prompt.ids), edits) if edits else [[*prompt.ids]]
             case RunSource():
                 run = self.run(ref.run)
-                return RunOf(tuple(run.prompt.ids), tuple(self.on(run.prompt).made(run.active)))
+                other = (lambda: self.other(run.of)) if run.of else None
+                return RunOf(tuple(run.prompt.ids), tuple(self.on(run.prompt).made(run.active)), other)
+            case ModelSource():
+                prompt = self._prompt() if ref.text is None else self.loaded.prompt(ref.text, bos=ref.bos)
+                return RunOf(tuple(prompt.ids), self.on(prompt).edits(ref.edits), lambda: self.other(ref.model))
             case ItemSource():
                 return self._item(ref.name, "recording")
             case _:
@@ -159,6 +164,14 @@ class SessionWorld:
 
     def text(self, ref: Any) -> Source:
         return source_of(ref)
+
+    def other(self, name: str) -> Model:
+        """A model to lay beside this one: the session's second, or one that is loaded for it. Raises ModelError, OtherModel."""
+        if self.second is not None and self.second.source == name:
+            return self.second.model
+        from residscope.world.others import other_model
+
+        return other_model(name, self.model)
 
     def metric(self, ref: Any) -> Any:
         """Raises NotFound where there is no live metric, UnknownToken."""

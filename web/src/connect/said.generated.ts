@@ -48,6 +48,7 @@ export interface Said {
     set_companion: null;
     set_edits: RefusedEdits | null;
     set_metric: null;
+    set_other: null;
     set_prompt: null;
     start: Started;
     swap_companion: null;
@@ -273,6 +274,7 @@ export interface State {
   status: Status;
   prompt: Prompt | null;
   companion: Companion | null;
+  other: Other | null;
   metric: Metric | null;
   edits: ShownEdit[];
   can_undo: boolean;
@@ -454,6 +456,28 @@ export interface Companion {
   pairs: [number, number][];
 }
 /**
+ * A second model of the same shapes, beside the session's own.
+ */
+export interface Other {
+  name: string;
+  phase: "loading" | "ready" | "failed";
+  detail: string;
+  progress: number | null;
+  error: ErrorBody | null;
+  hash: string | null;
+  runs: OtherRuns;
+}
+/**
+ * The second model's runs of the live prompt, by their ids.
+ */
+export interface OtherRuns {
+  baseline: string | null;
+  /**
+   * With the same edits, where there are any and it takes them.
+   */
+  edited: string | null;
+}
+/**
  * The logit of `positive` less that of `negative`.
  */
 export interface Metric {
@@ -521,6 +545,10 @@ export interface Run {
    */
   version: number;
   label: string;
+  /**
+   * The second model, of its runs; null of the session's own.
+   */
+  model: string | null;
   prompt: string;
   /**
    * Of the runs on screen; null of the others.
@@ -563,7 +591,7 @@ export interface TokenP {
  */
 export interface Current {
   /**
-   * The prompt's unedited run, or the one compared with.
+   * The prompt's unedited run, the second model's where there is one, or the one compared with.
    */
   a: string | null;
   /**

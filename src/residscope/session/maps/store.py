@@ -24,7 +24,6 @@ from residscope.session.compute import Latest, top_tokens
 from residscope.session.intents import find_run
 from residscope.session.maps.files import LayerFile, LayerTensors, MapFile, MapTensors, RowsLens
 from residscope.session.state import State, top
-from residscope.world.session_world import need_model
 from residscope.world.values import RunKey
 
 SMALL = 24  # cells along a thumbnail, at most
@@ -130,7 +129,8 @@ class Maps:
 
     def _mapped(self, run: str) -> tuple[Mapped, Model]:
         state = self._now()
-        found, loaded = find_run(state, run), need_model(state.model)
+        found = find_run(state, run)
+        loaded = state.loaded_of(found)
         key = id(loaded.model), found.key
         with self._reading:
             mapped = self._held.get(key)
