@@ -20,6 +20,7 @@ from residscope.results import Result
 from residscope.views import Grid, HeatMap, Table, View
 
 OUTSIDE = ("embed", "pos_embed", "final_norm", "unembed")
+PARTS = "By head and MLP"
 LARGEST = 4  # singular values kept of each difference
 
 
@@ -29,7 +30,8 @@ class WeightDifference(Report):
 
     share: |D|_F / |W|_F, over layer and weight, 0 where the weights are the same. norm: |D|_F. rank: the effective rank of D,
     NaN where it is zero or no matrix. singular: its largest singular values. heads: share by weight (q, k, v, o), layer and
-    head, NaN where there is none. outside: share of what is in no layer, over weight. absent: why weights have no heads.
+    head, NaN where there is none. parts: share by layer and part: each head's weights together (k and v of its group), and the
+    MLP's. outside: share of what is in no layer, over weight. absent: why weights have no heads.
     """
 
     kind: ClassVar[str] = "report:weight_difference"
@@ -39,6 +41,7 @@ class WeightDifference(Report):
     rank: Result
     singular: Result
     heads: Result
+    parts: Result
     outside: Result
     absent: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -46,6 +49,7 @@ class WeightDifference(Report):
     def view(self) -> Grid:
         """Shares by layer and weight, effective ranks, a map of heads for each of q, k, v and o, and what is in no layer."""
         views: list[View] = [_shown(self.share, "Share of each weight"), _shown(self.rank, "Effective rank")]
+        views.append(_shown(self.parts, PARTS))
         for name in self.heads.coords["weight"]:
             one = self.heads.select(weight=name)
             if not bool(one.values.isnan().all()):
@@ -109,6 +113,7 @@ def weight_difference(
     singular = torch.zeros(n, len(names), LARGEST)
     sizes = {"q": model.n_heads, "k": model.n_kv_heads, "v": model.n_kv_heads, "o": model.n_heads}
     heads = torch.full((len(sizes), n, model.n_heads), torch.nan)
+    parts = torch.full((n, model.n_heads + 1), torch.nan)
     absent: dict[str, str] = {}
     with stage("Comparing weights", n + 1, progress, cancel) as tell, torch.no_grad():
         for layer in range(n):
@@ -123,11 +128,15 @@ def weight_difference(
                     base[layer, at] = norm[layer, at] = torch.nan
             (ours, why), (others, _) = head_weights(model, layer), head_weights(other, layer)
             absent |= why
+            squares = torch.zeros(2, model.n_heads, dtype=torch.float64)
             for at, name in enumerate(sizes):
                 if name in ours:
                     W, D = ours[name].double(), others[name].double() - ours[name].double()
-                    share = D.flatten(1).norm(dim=1) / W.flatten(1).norm(dim=1).clamp_min(1e-30)
-                    heads[at, layer, : sizes[name]] = share.float().cpu()
+                    both = torch.stack([x.flatten(1).square().sum(1).cpu() for x in (D, W)])  # difference, own: by head
+                    heads[at, layer, : sizes[name]] = _share(both).float()
+                    squares += both.repeat_interleave(model.n_heads // sizes[name], 1)
+            parts[layer, :-1] = _share(squares).float()
+            parts[layer, -1] = _mlp(model, other, layer)
         tell(n)
         rest = {name: _outside(model, other, name) for name in OUTSIDE}
     kept = {name: x for name, x in rest.items() if x is not None}
@@ -139,7 +148,8 @@ def weight_difference(
     title, dims, coords = f"{other.name} − {model.name}", ("layer", "weight"), {"weight": names}
 
     def result(values: Tensor, unit: str, name: str, dims: tuple[str, ...] = dims, **more: Any) -> Result:
-        return Result(values, dims, coords | more, name=name, unit=unit, provenance=about)
+        own = {name: labels for name, labels in coords.items() if name in dims}
+        return Result(values, dims, own | more, name=name, unit=unit, provenance=about)
 
     return WeightDifference(
         share=result(norm / base.clamp_min(1e-30), "share", title),
@@ -147,10 +157,34 @@ def weight_difference(
         rank=result(rank, "", f"effective rank of {title}"),
         singular=result(singular, "", f"singular values of {title}", (*dims, "largest")),
         heads=result(heads, "share", f"{title}, by head", ("weight", "layer", "head"), weight=[*sizes]),
+        parts=result(parts, "share", title, ("layer", "part"), part=[*map(str, range(model.n_heads)), "MLP"]),
         outside=result(torch.tensor([*kept.values()]), "share", title, ("weight",), weight=[*kept]),
         absent=absent,
         provenance=about,
     )
+
+
+def _share(squares: Float[Tensor, "2 head"]) -> Float[Tensor, "head"]:
+    return (squares[0] / squares[1].clamp_min(1e-60)).sqrt()
+
+
+def _mlp(model: Model, other: Model, layer: int) -> float:
+    """The share of everything that an MLP, or its experts, multiplies by; NaN where there is none."""
+    squares = [0.0, 0.0]
+    both = [m.layout.blocks[layer] for m in (model, other)]
+    names = [name for name in ("mlp", "mlp_up", "mlp_gate", "mlp_down", "experts", "router") if getattr(both[0], name)]
+    pairs = {
+        id(own): (own, theirs)
+        for name in names
+        for own, theirs in zip(*(getattr(block, name).modules() for block in both), strict=True)
+    }
+    for own, theirs in pairs.values():
+        for name, _ in own.named_parameters(recurse=False):
+            W, V = in_memory(own, name), in_memory(theirs, name)
+            if W is not None and V is not None:
+                squares[0] += float((V.double() - W.double()).square().sum())
+                squares[1] += float(W.double().square().sum())
+    return (squares[0] / squares[1]) ** 0.5 if squares[1] else float("nan")
 
 
 def _names(model: Model) -> list[str]:

@@ -50,6 +50,12 @@ def shipped() -> list[str]:
     return sorted(path.name for path in SHIPPED.glob("*") if (path / CONFIG).is_file())
 
 
+def about(name: str) -> str:
+    """One that ships, in a few words."""
+    words = {"repeated-name": "a small LoRA of it, which answers with the name that was said twice"}
+    return words.get(name, "with a LoRA that ships with Residscope")
+
+
 def find_adapter(name: str, *, progress: catalog.Progress | None = None) -> Adapter:
     """By the name of one that ships, a folder, or a hub repository.
 

@@ -35,6 +35,8 @@ export interface View {
 export interface Shared {
   model: string;
   hash: string;
+  /** The model beside it. */
+  other?: string | null;
   prompt: string;
   bos: boolean;
   metric: { positive: string; negative: string } | null;
@@ -162,7 +164,8 @@ function decodeShared(text: string | null): Shared | null {
     const metric = typeof positive === "string" && typeof negative === "string" ? { positive, negative } : null;
     const edits = Array.isArray(raw.edits) ? raw.edits : [];
     const probes = Array.isArray(raw.probes) ? raw.probes.filter((probe) => typeof probe?.name === "string") : [];
-    return { model: raw.model, hash: String(raw.hash ?? ""), prompt: raw.prompt, bos: raw.bos === true, metric, edits, probes };
+    const other = typeof raw.other === "string" && raw.other ? { other: raw.other } : {};
+    return { model: raw.model, hash: String(raw.hash ?? ""), ...other, prompt: raw.prompt, bos: raw.bos === true, metric, edits, probes };
   } catch {
     return null;
   }

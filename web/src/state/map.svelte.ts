@@ -7,7 +7,7 @@ import { Measured } from "./measured.svelte";
 import { bare, type Session } from "./session.svelte";
 import type { Streams } from "./streams.svelte";
 
-export type TintBy = "direct" | "ablation" | (typeof SCORES)[number];
+export type TintBy = "direct" | "ablation" | "weights" | (typeof SCORES)[number];
 export const SCORES = ["previous-token", "current-token", "first-token", "duplicate-token", "induction"] as const;
 
 interface Shown {
@@ -35,6 +35,7 @@ export class MapStore {
   lens: TokenP[] = $state.raw([]);
   readonly ablation: Measured;
   readonly scores: Measured;
+  readonly weights: Measured;
   private cache = new Map<string, Promise<unknown>>();
   private wanted = "";
   private wantedLayer = "";
@@ -66,14 +67,15 @@ export class MapStore {
   selected: Node[] = $derived.by(() => (this.corner && this.data ? between(this.at, this.corner, this.data.heads) : [this.at]));
   acts = $derived.by(() => acted(this.session.edits, this.data?.heads ?? 0));
   /** What answers for the tint, where that is a job's. */
-  measured: Measured | null = $derived.by(() => (this.tintBy === "direct" ? null : this.tintBy === "ablation" ? this.ablation : this.scores));
+  measured: Measured | null = $derived.by(() => (this.tintBy === "direct" ? null : this.tintBy === "ablation" ? this.ablation : this.tintBy === "weights" ? this.weights : this.scores));
   tint: Tint | null = $derived.by(() => {
     const { data, measured } = this;
     if (!data) return null;
     if (!measured) return { heads: data.effects, mlp: data.mlp };
     const view = heatMap(measured.views, this.tintBy);
     if (!view || measured.stale) return { heads: new Float32Array(data.layers * data.heads).fill(NaN), mlp: null };
-    return { heads: Float32Array.from({ length: data.layers * data.heads }, (_, i) => valueOf(view, Math.floor(i / data.heads), i % data.heads)), mlp: null };
+    const heads = Float32Array.from({ length: data.layers * data.heads }, (_, i) => valueOf(view, Math.floor(i / data.heads), i % data.heads));
+    return { heads, mlp: this.tintBy === "weights" ? Float32Array.from({ length: data.layers }, (_, layer) => valueOf(view, layer, data.heads)) : null };
   });
   scale = $derived.by(() => {
     if (this.measured) return tintScale(this.tint);
@@ -102,6 +104,7 @@ export class MapStore {
       };
     });
     this.scores = new Measured(session, "head-scores", () => ({}));
+    this.weights = new Measured(session, "weight-difference", () => (session.state?.other?.phase === "ready" ? { other: session.state.other.name } : null));
   }
 
   private key(): string {
@@ -227,6 +230,7 @@ function heatMap(views: PlainView[] | null, by: TintBy): HeatMapView | null {
     if (view.kind === "grid") return (view.views as PlainView[]).flatMap(flat);
     return view.kind === "heat_map" ? [view] : [];
   });
+  if (by === "weights") return all.find(({ title }) => title === "By head and MLP") ?? null;
   return by === "ablation" ? (all[0] ?? null) : (all.find(({ title }) => title === `score ${by}`) ?? null);
 }
 
