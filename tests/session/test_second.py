@@ -242,3 +242,46 @@ def test_one_under_way_is_let_go_of_and_the_page_goes_on_meanwhile() -> None:
         assert one.wait(60)
         assert wire(one)["other"] is None
         assert wire(one)["status"]["phase"] == "idle"
+
+
+def test_a_method_takes_the_second_model_by_name_without_loading_it_again(
+    one: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside(one)
+    monkeypatch.setattr("residscope.world.others.load", lambda *_, **__: pytest.fail("it is there already"))
+    args = {"other": "tuned"}
+    assert one.query("cost", {"method": "weight-difference", "args": args})["seconds"] > 0
+    code = one.query("python", {"method": "weight-difference", "args": args})["code"]
+    assert "other = rs.load('tuned')" in code
+    assert "rs.weight_difference(model, other)" in code
+    one.intent("start", {"method": "weight-difference", "args": args})
+    assert one.wait(60)
+    (job,) = wire(one)["jobs"]
+    assert job["phase"] == "done", job["error"]
+    found = one.items[job["items"][0]]
+    last = one.model.hf.model.layers[-1].mlp.down_proj.weight
+    share = found.share.select(layer=one.model.n_layers - 1, weight="mlp.down_proj").values
+    assert share == pytest.approx(0.5, rel=1e-5), "1.5 W - W"
+    assert found.norm.values.sum() == pytest.approx((0.5 * last).norm().item(), rel=1e-5), "and nothing else"
+
+
+def test_a_price_loads_nothing_and_a_method_loads_what_it_needs(one: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+
+    def load(name: str, **options: Any) -> Model:
+        loaded.append(name)
+        return loads(name, **options)
+
+    monkeypatch.setattr("residscope.world.others.load", load)
+    monkeypatch.setattr("residscope.world.others._latest", None)
+    ask = {"other": "tuned", "prompts": {"kind": "live"}, "metric": {"kind": "live"}}
+    assert one.query("cost", {"method": "layer-swap", "args": ask})["seconds"] > 0
+    assert loaded == []
+    for _ in range(2):
+        one.intent("start", {"method": "layer-swap", "args": ask})
+        assert one.wait(60)
+    assert [job["phase"] for job in wire(one)["jobs"]] == ["done", "done"]
+    assert loaded == ["tuned"], "once, and kept"
+    one.intent("start", {"method": "compare-models", "args": {"other": "wide", "prompt": {"kind": "live"}}})
+    assert one.wait(60)
+    assert wire(one)["jobs"][-1]["error"]["type"] == "OtherModel"
