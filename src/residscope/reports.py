@@ -31,10 +31,12 @@ HOMES = {
     "downstream": "methods.downstream",
     "evidence": "methods.evidence", "examples": "corpus.examples", "flips": "methods._lib.answers",
     "head_roles": "methods.head_roles", "induction_heads": "methods.induction_heads",
-    "intervention": "methods.intervention", "look": "methods.look",
-    "mediation": "methods.mediation", "null_directions": "methods.null_directions", "own_tokens": "methods._lib.own_tokens",
+    "intervention": "methods.intervention", "layer_swap": "methods.layer_swap", "look": "methods.look",
+    "mediation": "methods.mediation", "model_comparison": "methods.compare_models",
+    "null_directions": "methods.null_directions", "own_tokens": "methods._lib.own_tokens",
     "probe_map": "probes.probe_map", "projection": "methods.look", "removal_cost": "methods.removal_cost",
     "score": "methods._lib.blind", "stability": "methods.stability", "token_table": "methods.token_table",
+    "weight_difference": "methods.weight_difference",
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from residscope.declare import EditSpec
 from residscope.errors import ResidscopeError
+from residscope.session.beside import LOADING, Second
 from residscope.session.state import State
 from residscope.shelf.whole import set_aside, write_whole
 from residscope.world.loaded import Loaded
@@ -56,6 +57,7 @@ def left_by(state: State) -> dict[str, Any] | None:
         "prompt": _told(state.prompt),
         "chat": state.prompt.chat and {"messages": state.prompt.chat.turns, "answer": state.prompt.chat.answer},
         "companion": state.companion and _told(state.companion.prompt),
+        "other": state.second.name or None,
         "metric": metric and [{"id": tok.id, "text": tok.text} for tok in (metric.positive, metric.negative)],
         "edits": (edits := [spec.model_dump(mode="json") for spec in state.edits]),
         "dictionaries": {id: state.model.dictionaries[id].hash for id in named_in(edits, state.model)},
@@ -99,6 +101,8 @@ def recall(state: State, kept: Mapping[str, Any]) -> State:
         with _or_lost("the companion", lost):
             companion = Companion.of(_prompt(loaded, other, kept), state.prompt)
             state = replace(state, companion=companion)
+    if isinstance(name := kept.get("other"), str) and name:
+        state = replace(state, second=Second(name, LOADING, f"Loading {name}"))
     if kept.get("metric") is not None:
         with _or_lost("the answers", lost):
             positive, negative = (_token(loaded, tok, kept) for tok in kept["metric"])

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from residscope.declare import EditSpec
 from residscope.errors import ResidscopeError
+from residscope.session.beside import NO_SECOND
 from residscope.session.compute import TOP, Held, top_tokens
 from residscope.session.state import MOST_RUNS, Saved, State
 from residscope.world.inert import find_inert
@@ -40,7 +41,8 @@ def settle(old: State, new: State) -> State:
     if new.metric is None:
         new = replace(new, metric=guess_metric(new))
     if new.metric != old.metric:
-        mine = [r.id for r in new.runs if r.id in (new.baseline, new.edited) and r.version == new.version]
+        here = (new.baseline, new.edited, new.second.baseline, new.second.edited)
+        mine = [r.id for r in new.runs if r.id in here and r.version == new.version]
         new = replace(new, runs=tuple(replace(r, metric=new.metric) if r.id in mine else r for r in new.runs))
     return new
 
@@ -56,6 +58,7 @@ def finished(state: State, base: Held, edited: Held | None, *, forward_ms: float
     """The state once its runs are done."""
     state = _enter(state, (), base, "baseline")
     state = _enter(state, state.active, edited, "edited") if edited is not None else replace(state, edited=None)
+    state = _beside(state)
     if state.metric is None or not state.metric.chosen:
         state = replace(state, metric=guess_metric(state))
     runs = tuple(replace(r, metric=state.metric) if r.version == state.version else r for r in state.runs)
@@ -67,6 +70,26 @@ def finished(state: State, base: Held, edited: Held | None, *, forward_ms: float
     shown = forward_ms if forward_ms is not None else state.status.forward_ms
     status = replace(state.status, phase="idle", detail="", progress=None, forward_ms=shown, error=None, wanted=None)
     return replace(state, runs=runs, without=without, status=status)
+
+
+def other_finished(state: State, loaded: Loaded, base: Held, edited: Held | None) -> State:
+    """The state once the second model's runs of the same are done."""
+    of = state.second.name, loaded.model.hash
+    for active, held in (((), base), (state.active, edited)):
+        state = state if held is None else _entered(state, active, held, of)[0]
+    return _beside(state)
+
+
+def _beside(state: State) -> State:
+    """The state with the second model's runs of what is shown, as far as they are there."""
+    second, prompt = state.second, state.prompt
+    if second.loaded is None or prompt is None:
+        return state
+    known = {run.key: run.id for run in state.runs}
+    of = second.loaded.model.hash
+    baseline = known.get(run_key(prompt, (), of))
+    edited = known.get(run_key(prompt, state.active, of)) if state.active else None
+    return replace(state, second=replace(second, baseline=baseline, edited=edited))
 
 
 def guess_metric(state: State) -> Metric | None:
@@ -100,6 +123,8 @@ def with_model(state: State, loaded: Loaded) -> State:
         written = [fitted.name in kept and kept[fitted.name].file is not None for fitted in state.probes.values()]
         gone = "put away until it is loaded again" if all(written) else "dropped"
         notices = (*notices, f"Probes belong to the model before: {len(state.probes)} {gone}.")
+    if state.second.name:
+        notices = (*notices, f"{state.second.name} stood beside the model before, and is put away.")
     if state.model is not None and (fitted := len(state.model.fitted.keys() - loaded.fitted.keys())):
         gone = "dropped" if state.model.file is None else "put away until it is loaded again"
         notices = (*notices, f"Fitted dictionaries belong to the model before: {fitted} {gone}.")
@@ -117,6 +142,7 @@ def with_model(state: State, loaded: Loaded) -> State:
         baseline=None,
         edited=None,
         without={},
+        second=NO_SECOND,
         directions={},
         probes={},
         jobs=(),
@@ -137,9 +163,17 @@ def _judge_edits(state: State, loaded: Loaded, prompt: Prompt) -> State:
 
 
 def _enter(state: State, active: tuple[EditSpec, ...], held: Held, role: str) -> State:
+    entered, run = _entered(state, active, held)
+    return replace(entered, baseline=run.id) if role == "baseline" else replace(entered, edited=run.id)
+
+
+def _entered(
+    state: State, active: tuple[EditSpec, ...], held: Held, of: tuple[str, str] = ("", "")
+) -> tuple[State, Run]:
+    """The state with a run in its history. of: name and hash of the second model, of its runs."""
     assert state.model is not None
     assert state.prompt is not None
-    key = run_key(state.prompt, active)
+    key = run_key(state.prompt, active, of[1])
     known = next((run for run in state.runs if run.key == key), None)
     count = state.count + (known is None)
     run = Run(
@@ -154,10 +188,11 @@ def _enter(state: State, active: tuple[EditSpec, ...], held: Held, role: str) ->
         last=held.last,
         top=known.top if known else top_tokens(state.model.model, held.last, TOP),
         seconds=held.seconds,
+        of=of[0],
+        weights=of[1],
     )
     runs = (*(r for r in state.runs if r.id != run.id), run)[-MOST_RUNS:]
-    entered = replace(state, runs=runs, count=count)
-    return replace(entered, baseline=run.id) if role == "baseline" else replace(entered, edited=run.id)
+    return replace(state, runs=runs, count=count), run
 
 
 def _prompt_for(loaded: Loaded, prompt: Prompt | None) -> Prompt | None:

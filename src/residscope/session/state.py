@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from torch import Tensor
 
 from residscope.declare import EditSpec
-from residscope.errors import ErrorBody
+from residscope.errors import ErrorBody, NotFound
 from residscope.json_values import finite
 from residscope.session import wire
+from residscope.session.beside import NO_SECOND, NONE, Second
 from residscope.shelf.items import ItemShelf, short_args
 from residscope.world.loaded import Loaded
 from residscope.world.session_world import SessionWorld, need_model
@@ -80,6 +81,7 @@ class State:
     baseline: str | None = None
     edited: str | None = None
     count: int = 0
+    second: Second = NO_SECOND
     selection: tuple[int, int] = (0, 0)
     saved: tuple[Saved, ...] = ()
     directions: Mapping[str, "Direction"] = field(default_factory=dict)
@@ -105,6 +107,7 @@ class State:
             self.shelf,
             self.given,
             None if self.companion is None else self.companion.prompt,
+            self.second.loaded,
         )
 
     @property
@@ -114,8 +117,24 @@ class State:
 
     @property
     def a(self) -> str | None:
-        """The run compared with: one chosen, or the prompt's unedited run."""
-        return self.compared if self.run(self.compared) else self.baseline
+        """The run compared with: one chosen, the second model's with the same edits, or the prompt's unedited run."""
+        if self.run(self.compared):
+            return self.compared
+        return self.beside or self.baseline
+
+    @property
+    def beside(self) -> str | None:
+        """The second model's run of what is shown, where it is there: with the same edits, unless it refuses them."""
+        return next((id for id in (self.second.edited, self.second.baseline) if self.run(id)), None)
+
+    def loaded_of(self, run: Run) -> Loaded:
+        """The model that a run is one of. Raises ModelNotFound, NotFound."""
+        if not run.of:
+            return need_model(self.model)
+        second = self.second.loaded
+        if second is None or second.model.hash != run.weights:
+            raise NotFound("the model that it is a run of is no longer beside this one", received=run.of[:200])
+        return second
 
     @property
     def b(self) -> str | None:
@@ -134,7 +153,8 @@ class State:
 
 
 T = TypeVar("T")
-Change = tuple[State, T]  # what an intent gives: the next state, and its answer
+Change = tuple[State, T]
+"""What an intent makes: the new state, and the intent's answer."""
 
 
 def to_wire(state: State) -> wire.State:
@@ -154,6 +174,7 @@ def to_wire(state: State) -> wire.State:
         },
         "prompt": _prompt(state.prompt),
         "companion": _companion(state.companion, state.metric),
+        "other": _other(state.second),
         "metric": _metric(state.metric),
         "edits": [_edit(spec, state) for spec in state.edits],
         "can_undo": bool(state.past),
@@ -240,6 +261,20 @@ def _outcome(outcome: Outcome | None, metric: Metric | None) -> wire.Outcome | N
         return None
     value = None if metric is None or outcome.last is None else finite(metric.of(outcome.last))
     return {"metric": value, "top": top(outcome.top), "error": outcome.failed}
+
+
+def _other(second: Second) -> wire.Other | None:
+    if second.phase == NONE:
+        return None
+    return {
+        "name": second.name,
+        "phase": second.phase,
+        "detail": second.detail,
+        "progress": finite(second.progress),
+        "error": second.error,
+        "hash": None if second.loaded is None else second.loaded.model.hash,
+        "runs": {"baseline": second.baseline, "edited": second.edited},
+    }
 
 
 def _metric(metric: Metric | None) -> wire.Metric | None:
@@ -330,6 +365,7 @@ def _run(run: Run, state: State) -> wire.Run:
         "id": run.id,
         "version": run.version,
         "label": run.label,
+        "model": run.of or None,
         "prompt": run.prompt.text,
         "tokens": [token(tok) for tok in run.prompt.tokens] if shown else None,
         "edits": len(run.active),

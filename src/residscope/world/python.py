@@ -65,8 +65,9 @@ def python_code(world: SessionWorld, screen: Screen = NOTHING) -> str:
         second = NamedRun("edited", world.prompt, world.stack, f"model.run(prompt, places, edits=stack{bos})")
     if screen.compared is not None:
         prompt, active = screen.compared.prompt, screen.compared.active
-        body.append(f"compared = {writer.run_of(prompt, active)}")
-        again = writer.run_of(prompt, active, "places")
+        on = writer.other(screen.compared.of) if screen.compared.of else "model"
+        body.append(f"compared = {writer.run_of(prompt, active, on=on)}")
+        again = writer.run_of(prompt, active, "places", on=on)
         first, second = NamedRun("compared", prompt, active, again), second or first
     runs = [run.name for run in (first, second) if run is not None]
     if world.companion is not None and (screen.compared is None or screen.compared.key != run_key(world.companion, ())):

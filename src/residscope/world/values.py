@@ -92,7 +92,10 @@ class Metric:
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the history: what it was a run of, and what came out at the last position."""
+    """One run of the history: what it was a run of, and what came out at the last position.
+
+    of, weights: the name and the hash of the model beside this one, where it is a run of that.
+    """
 
     id: str
     version: int
@@ -105,15 +108,17 @@ class Run:
     last: Tensor = field(repr=False, compare=False)
     top: tuple[tuple[int, str, float], ...] = ()
     seconds: float = 0.0
+    of: str = ""
+    weights: str = ""
 
     @property
     def key(self) -> "RunKey":
-        return run_key(self.prompt, self.active)
+        return run_key(self.prompt, self.active, self.weights)
 
 
-RunKey = tuple[tuple[int, ...], tuple[str, ...]]
+RunKey = tuple[tuple[int, ...], tuple[str, ...], str]
 
 
-def run_key(prompt: Prompt, active: tuple[EditSpec, ...]) -> RunKey:
-    """What makes two runs of one model the same run."""
-    return prompt.ids, tuple(spec.model_dump_json(exclude={"id", "enabled"}) for spec in active)
+def run_key(prompt: Prompt, active: tuple[EditSpec, ...], weights: str = "") -> RunKey:
+    """What makes two runs of one session the same run. weights: the hash of the second model, of its runs."""
+    return prompt.ids, tuple(spec.model_dump_json(exclude={"id", "enabled"}) for spec in active), weights

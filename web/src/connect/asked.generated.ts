@@ -183,6 +183,12 @@ export interface Asked {
       positive?: string | null;
       negative?: string | null;
     };
+    /**
+     * The model to lay beside this one: a catalog name, a hub id, a folder or BASE+ADAPTER; None: none.
+     */
+    set_other: {
+      model?: string | null;
+    };
     set_prompt: {
       text: string;
       bos?: boolean | null;

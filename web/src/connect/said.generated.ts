@@ -51,6 +51,7 @@ export interface Said {
     set_companion: null;
     set_edits: RefusedEdits | null;
     set_metric: null;
+    set_other: null;
     set_prompt: null;
     set_tokens: null;
     start: Started;
@@ -280,6 +281,7 @@ export interface State {
   status: Status;
   prompt: Prompt | null;
   companion: Companion | null;
+  other: Other | null;
   metric: Metric | null;
   edits: ShownEdit[];
   can_undo: boolean;
@@ -518,6 +520,28 @@ export interface TokenP {
   p: number | null;
 }
 /**
+ * A second model of the same shapes, beside the session's own.
+ */
+export interface Other {
+  name: string;
+  phase: "loading" | "ready" | "failed";
+  detail: string;
+  progress: number | null;
+  error: ErrorBody | null;
+  hash: string | null;
+  runs: OtherRuns;
+}
+/**
+ * The second model's runs of the live prompt, by their ids.
+ */
+export interface OtherRuns {
+  baseline: string | null;
+  /**
+   * With the same edits, where there are any and it takes them.
+   */
+  edited: string | null;
+}
+/**
  * The logit of `positive` less that of `negative`.
  */
 export interface Metric {
@@ -585,6 +609,10 @@ export interface Run {
    */
   version: number;
   label: string;
+  /**
+   * The second model, of its runs; null of the session's own.
+   */
+  model: string | null;
   prompt: string;
   /**
    * Of the runs on screen; null of the others.
@@ -622,7 +650,7 @@ export interface RunMetric {
  */
 export interface Current {
   /**
-   * The prompt's unedited run, or the one compared with.
+   * The prompt's unedited run, the second model's where there is one, or the one compared with.
    */
   a: string | null;
   /**

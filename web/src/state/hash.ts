@@ -33,7 +33,7 @@ export interface View {
   map: MapSight;
 }
 
-export const TINTS_BY = ["direct", "ablation", "previous-token", "current-token", "first-token", "duplicate-token", "induction"] as const;
+export const TINTS_BY = ["direct", "ablation", "weights", "previous-token", "current-token", "first-token", "duplicate-token", "induction"] as const;
 export type TintBy = (typeof TINTS_BY)[number];
 
 /** How the map is looked at. */
@@ -51,6 +51,8 @@ export interface MapSight {
 export interface Shared {
   model: string;
   hash: string;
+  /** The model beside it. */
+  other?: string | null;
   prompt: string;
   bos: boolean;
   /** Its tokens, where the text alone would be read as others. */
@@ -193,7 +195,8 @@ function decodeShared(text: string | null): Shared | null {
     const companion = typeof raw.companion?.text === "string" ? { text: raw.companion.text, bos: raw.companion.bos === true, ...idsIn(raw.companion) } : undefined;
     const edits = Array.isArray(raw.edits) ? raw.edits : [];
     const probes = Array.isArray(raw.probes) ? raw.probes.filter((probe) => typeof probe?.name === "string") : [];
-    return { model: raw.model, hash: String(raw.hash ?? ""), prompt: raw.prompt, bos: raw.bos === true, ...idsIn(raw), metric, companion, edits, probes };
+    const other = typeof raw.other === "string" && raw.other ? { other: raw.other } : {};
+    return { model: raw.model, hash: String(raw.hash ?? ""), ...other, prompt: raw.prompt, bos: raw.bos === true, ...idsIn(raw), metric, companion, edits, probes };
   } catch {
     return null;
   }

@@ -11,7 +11,7 @@ import { bare, type Session } from "./session.svelte";
 import type { Streams } from "./streams.svelte";
 import type { ViewStore } from "./view.svelte";
 
-export const SCORES = TINTS_BY.slice(2);
+export const SCORES = TINTS_BY.slice(3);
 
 interface Shown {
   key: string;
@@ -37,6 +37,7 @@ export class MapStore {
   lens: TokenP[] = $state.raw([]);
   readonly ablation: Measured;
   readonly scores: Measured;
+  readonly weights: Measured;
   private cache = new Map<string, Promise<unknown>>();
   private wanted = "";
   private wantedLens = "";
@@ -87,14 +88,15 @@ export class MapStore {
   });
   acts = $derived.by(() => acted(this.session.edits, this.data?.heads ?? 0));
   /** What answers for the tint, where that is a job's. */
-  measured: Measured | null = $derived.by(() => (this.tintBy === "direct" ? null : this.tintBy === "ablation" ? this.ablation : this.scores));
+  measured: Measured | null = $derived.by(() => (this.tintBy === "direct" ? null : this.tintBy === "ablation" ? this.ablation : this.tintBy === "weights" ? this.weights : this.scores));
   tint: Tint | null = $derived.by(() => {
     const { data, measured } = this;
     if (!data) return null;
     if (!measured) return { heads: data.effects, mlp: data.mlp };
     const view = heatMap(measured.views, this.tintBy);
     if (!view || measured.stale) return { heads: new Float32Array(data.layers * data.heads).fill(NaN), mlp: null };
-    return { heads: Float32Array.from({ length: data.layers * data.heads }, (_, i) => valueOf(view, Math.floor(i / data.heads), i % data.heads)), mlp: null };
+    const heads = Float32Array.from({ length: data.layers * data.heads }, (_, i) => valueOf(view, Math.floor(i / data.heads), i % data.heads));
+    return { heads, mlp: this.tintBy === "weights" ? Float32Array.from({ length: data.layers }, (_, layer) => valueOf(view, layer, data.heads)) : null };
   });
   scale = $derived.by(() => {
     if (this.measured) return tintScale(this.tint);
@@ -125,6 +127,7 @@ export class MapStore {
     });
     this.scores = new Measured(session, "head-scores", () => ({}));
     this.open = new OpenLayer(session, view);
+    this.weights = new Measured(session, "weight-difference", () => (session.state?.other?.phase === "ready" ? { other: session.state.other.name } : null));
   }
 
   private key(): string {
@@ -261,6 +264,7 @@ function heatMap(views: PlainView[] | null, by: TintBy): HeatMapView | null {
     if (view.kind === "grid") return (view.views as PlainView[]).flatMap(flat);
     return view.kind === "heat_map" ? [view] : [];
   });
+  if (by === "weights") return all.find(({ title }) => title === "By head and MLP") ?? null;
   return by === "ablation" ? (all[0] ?? null) : (all.find(({ title }) => title === `score ${by}`) ?? null);
 }
 

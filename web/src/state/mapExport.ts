@@ -17,7 +17,7 @@ import type { App } from "./app.svelte";
 const SIZE = { width: 780, height: 700 };
 
 export const TINTS: Record<string, string> = {
-  direct: "direct effect", ablation: "change if ablated",
+  direct: "direct effect", ablation: "change if ablated", weights: "share of the weights changed",
   "previous-token": "previous-token score", "current-token": "current-token score", "first-token": "first-token score", "duplicate-token": "duplicate-token score", induction: "induction score",
 };
 

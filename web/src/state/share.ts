@@ -20,6 +20,7 @@ export function shareLink(app: App): string {
       ? {
           model: state.model.name,
           hash: state.model.hash,
+          ...(state.other ? { other: state.other.name } : {}),
           prompt: state.prompt.text,
           bos: state.prompt.bos,
           ...ownIds(state.prompt),
@@ -95,6 +96,12 @@ async function restoreEdits(app: App, shared: Shared, edits: Edit[]): Promise<vo
     app.session.notify(`Edit ${index + 1} of the link, ${nameOf(shared.edits[index])}, is left out: ${whyNot(shared.edits[index], shared) ?? error.message}`, "error");
 }
 
+/** The model beside it, which a link's word loads only where the list offers it. */
+async function restoreOther(app: App, state: State, name: string): Promise<void> {
+  if (state.models.some((offer) => offer.name === name)) await app.session.send("set_other", { model: name });
+  else app.session.notify(`This link compares with the model ${name}, which is not in the list here. Choose it under the model's name.`, "error");
+}
+
 const nameOf = (edit: Edit): string =>
   [edit.kind, "site" in edit && edit.site, isProbeEdit(edit) && `of ${edit.probe}`].filter(Boolean).join(" ");
 
@@ -130,6 +137,7 @@ export async function restore(app: App, shared: Shared): Promise<boolean> {
     await session.send("set_companion", ids && state.model.hash === shared.hash ? { ...told, ids } : told);
   }
   if (shared.metric) await session.send("set_metric", shared.metric);
+  if (shared.other) await restoreOther(app, state, shared.other);
   await restoreEdits(app, shared, renamed(session.state ?? state, shared));
   if (state.model.hash !== shared.hash)
     session.notify(

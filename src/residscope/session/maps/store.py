@@ -18,7 +18,6 @@ from residscope.session.maps.layer import layer_file
 from residscope.session.maps.reading import Mapped, read, streamed
 from residscope.session.state import State, top
 from residscope.world.loaded import Loaded
-from residscope.world.session_world import need_model
 from residscope.world.values import Run, RunKey
 
 
@@ -109,7 +108,8 @@ class Maps:
     def _run(self, run: str) -> tuple[Recording, Model]:
         """A run by its stream."""
         state = self._now()
-        found, loaded = find_run(state, run), need_model(state.model)
+        found = find_run(state, run)
+        loaded = state.loaded_of(found)
         model, held = loaded.model, self._stream(loaded, found, state)
         with self._guard:
             mapped = [one.recording for key, one in self._held.items() if key[:2] == (id(model), found.key)]
@@ -122,7 +122,8 @@ class Maps:
 
     def _mapped(self, run: str, pos: int) -> tuple[Mapped, Model]:
         state = self._now()
-        found, loaded = find_run(state, run), need_model(state.model)
+        found = find_run(state, run)
+        loaded = state.loaded_of(found)
         length = len(found.prompt.ids)
         key = id(loaded.model), found.key, pos + length if pos < 0 else pos
         with self._guard:
