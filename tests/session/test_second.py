@@ -122,6 +122,20 @@ def test_every_query_of_its_run_reads_its_own_weights(one: Session) -> None:
     assert torch.allclose(coef, pca, atol=1e-4)
 
 
+def test_what_is_asked_for_first_changes_no_number(one: Session) -> None:
+    state = beside(one)
+    runs = (state["current"]["a"], state["current"]["b"])
+    want = [unpack(one.reads.stream(run))["norm"] for run in runs]
+    assert not torch.equal(*want)
+    metric = {side: state["metric"][side]["id"] for side in ("positive", "negative")}
+    for first in (runs, runs[::-1]):
+        one._held.clear()
+        one.maps.clear()
+        for run in first:
+            one.query("map", {"run": run, **metric})
+        assert all(torch.equal(unpack(one.reads.stream(run))["norm"], x) for run, x in zip(runs, want, strict=True))
+
+
 def test_a_new_prompt_asks_both(one: Session) -> None:
     beside(one)
     one.intent("set_prompt", {"text": "another one"})
