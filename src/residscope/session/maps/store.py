@@ -136,7 +136,7 @@ class Maps:
                     mapped = self._held.get(key)
                 if mapped is None or mapped.recording.stale:
                     whole, _ = self._run(run)
-                    mapped = read(whole, whole.index(pos), lambda: self._going_on(stops))
+                    mapped = read(whole, whole.index(pos), lambda: self._going_on(stops, run))
                     with self._guard:
                         self._going_on(stops)
                         self._held.put(key, mapped)
@@ -145,6 +145,9 @@ class Maps:
                 self._reading -= 1
         return mapped, loaded.model
 
-    def _going_on(self, stops: int) -> None:
-        if stops != self._stops:
+    def _going_on(self, stops: int, run: str | None = None) -> None:
+        """Whether it is still wanted: nobody stopped it, and no other waits while its run is shown no more. Raises Cancelled."""
+        state = self._now()
+        passed = run is not None and run not in (state.a, state.b) and self._reading > 1
+        if passed or stops != self._stops:
             raise Cancelled("the map was not read to its end", fix="ask for it again")
