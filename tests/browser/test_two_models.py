@@ -93,7 +93,7 @@ def test_the_map_of_both_and_the_difference_of_weights(two: Page, models: tuple[
     layer, head = node.split(".")
     share = rs.weight_difference(base, other).parts.select(layer=int(layer), part=head).values.item()
     shown = two.get_by_test_id("map-tinted").inner_text()
-    assert float(shown.replace("−", "-").replace("+", "")) == pytest.approx(share, abs=6e-4)
+    assert float(shown.replace("−", "-").replace("+", "")) == pytest.approx(100 * share, abs=6e-4)
     two.get_by_test_id("map-tint").select_option("direct")
 
 

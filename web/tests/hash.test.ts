@@ -52,6 +52,12 @@ describe("the address", () => {
     expect(decodeView(new URL(`http://x/#${encodeView(view, shared)}`).hash).shared).toEqual(shared);
   });
 
+  it("carries the model beside it, by its name alone", () => {
+    const two = { ...shared, other: "smollm2-135m+repeated-name" };
+    expect(decodeView(encodeView(view, two)).shared).toEqual(two);
+    expect(decodeView("#share=" + encodeURIComponent(JSON.stringify({ ...shared, other: 7 }))).shared).toEqual(shared);
+  });
+
   it("stays short: what is usual is left out, and weights have five digits", () => {
     const one = { ...defaults(), direction: "mix" as const, weights: { 7: 1 }, dictionary: "pca@resid_post.0" };
     expect(encodeView(one)).toBe("dir=mix&w=7%3A1&d=pca%40resid_post.0");

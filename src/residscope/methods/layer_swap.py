@@ -158,7 +158,7 @@ def layer_swap(
     for word, here, there in (("swapped", model, other), ("restored", other, model)):
         told = within(progress, "Swapping" if word == "swapped" else "Putting back")
         values = _swept(here, there, batch, metric, _swaps, len(parts) * n, told, cancel).reshape(len(parts), n)
-        title = f"{word}: one part of {here.name} as in {there.name}"
+        title = f"{'Swapped into' if word == 'swapped' else 'Put back in'} {here.name}"
         swaps[word] = result(values, ("part", "layer"), title, part=parts)
         yield LayerSwap(base, grafted, **swaps, provenance=about)
 

@@ -59,15 +59,25 @@ class WeightDifference(Report):
         views.append(Table(["weight", "share"], rows, title="In no layer", note=note))
         return Grid(views, columns=1, title=self.share.name)
 
+    @property
+    def blanks(self) -> int:
+        """Weights that have not changed have no rank, and grouped heads share keys and values."""
+        return sum(int(one.values.isnan().sum()) for one in (self.share, self.norm, self.rank, self.heads, self.parts))
+
     def __repr__(self) -> str:
         changed = int((self.norm.values > 0).sum())
         return f"WeightDifference({self.share.name}: {changed} of {self.norm.values.numel()} weights differ)"
 
 
 def _shown(result: Result, title: str) -> HeatMap:
-    shown = result.view()
+    """As a map, shares in percent; weights by the last part of their names, where that is enough."""
+    percent = result.unit == "share"
+    scaled = replace(result, values=100 * result.values, unit="%") if percent else result
+    shown = scaled.view()
     assert isinstance(shown, HeatMap)
-    return replace(shown, title=title, scale="sequential", bottom_up=True)
+    last = [name.rpartition(".")[2] for name in shown.columns]
+    columns = last if len({*last}) == len(last) else shown.columns
+    return replace(shown, title=title, columns=columns, scale="sequential", bottom_up=True)
 
 
 def _price(model: Model, **_: Any) -> float:

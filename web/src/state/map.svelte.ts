@@ -98,13 +98,13 @@ export class MapStore {
     const heads = Float32Array.from({ length: data.layers * data.heads }, (_, i) => valueOf(view, Math.floor(i / data.heads), i % data.heads));
     return { heads, mlp: this.tintBy === "weights" ? Float32Array.from({ length: data.layers }, (_, layer) => valueOf(view, layer, data.heads)) : null };
   });
-  scale = $derived.by(() => {
-    if (this.measured) return tintScale(this.tint);
-    const { shown } = this;
+  /** Of direct effects, which bars and arrows show whatever the colour is of. */
+  effects = $derived.by(() => {
     const of = (data: MapData | null) => data && { heads: data.effects, mlp: data.mlp };
-    return this.streams.mode === "delta" ? tintScale(this.tint) : tintScale(of(shown?.a ?? null));
+    return tintScale(of(this.streams.mode === "delta" ? this.data : (this.shown?.a ?? null)));
   });
-  unit = $derived.by(() => (this.tintBy === "direct" || this.tintBy === "ablation" ? "logits" : "share"));
+  scale = $derived.by(() => (this.measured ? tintScale(this.tint) : this.effects));
+  unit = $derived.by(() => (this.tintBy === "direct" || this.tintBy === "ablation" ? "logits" : this.tintBy === "weights" ? "%" : "share"));
   /** Why the picture is not whole, or not of what is asked. */
   unfinished = $derived.by(() => {
     if (this.stale) return "this is still the picture before, and the next is on its way";
