@@ -29,10 +29,10 @@ export function columnsOf(live: readonly Tok[], own: readonly Tok[], pairs: read
   return columns;
 }
 
-/** `1 of 16 differs`, `alike`. */
+/** `1 differs`, `the same tokens`. */
 export function differing(columns: readonly Column[]): string {
   const n = columns.filter(({ kind }) => kind !== "same").length;
-  return n ? `${n} of ${columns.length} differ${n === 1 ? "s" : ""}` : "the same tokens";
+  return n ? `${n} differ${n === 1 ? "s" : ""}` : "the same tokens";
 }
 
 /** The places where they differ, each with some columns before and after it; those that touch are one. From, and one past the end. */

@@ -63,6 +63,8 @@ export class App {
   /** The three lines for newcomers are shown until they are put away, here for good. */
   welcome = $state(false);
   code = $state("");
+  /** The table of the prompt's tokens is open. */
+  tokens = $state(false);
   pickedEdit = $state("");
   /** The side column that is open where there is no room for both. */
   opened: "" | "rail" | "inspector" = $state("");
