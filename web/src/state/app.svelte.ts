@@ -8,6 +8,7 @@ import type { Term } from "../lib/terms";
 import { placeWords, runWords, siteWords, type Told } from "../lib/sentence";
 import type { Host } from "../root/host";
 import type { Root, Theme } from "../root/root.svelte";
+import { Acts } from "./acts.svelte";
 import { Compare } from "./compare.svelte";
 import { Described } from "./described.svelte";
 import { DirectionStore } from "./directions.svelte";
@@ -39,6 +40,7 @@ export class App {
   readonly directions: DirectionStore;
   readonly described: Described;
   readonly map: MapStore;
+  readonly acts: Acts;
   readonly probe: ProbeStore;
   readonly prompts: PromptStore;
   readonly library: LibraryStore;
@@ -72,6 +74,8 @@ export class App {
   addEdit: (kind: string, values?: Record<string, unknown>) => void = () => {};
   /** Opens the prompt's editor; the page sets it. */
   editPrompt: () => void = () => {};
+  /** Opens the companion's editor; where it stands sets it. */
+  writeCompanion: () => void = () => {};
   private wanted = $state.raw<{ layer: number; pos: number } | null>(null);
   private selecting = 0;
   private seenSelection = "";
@@ -145,6 +149,7 @@ export class App {
     this.directions = new DirectionStore(this.session, this.view, this.streams, this.mixing);
     this.described = new Described(this.session, this.view, this.streams, this.directions);
     this.map = new MapStore(this.session, this.streams);
+    this.acts = new Acts(this.session, this.map, () => this.writeCompanion());
     this.probe = new ProbeStore(this.session, this.manifest);
     this.prompts = new PromptStore(this.session, this.view, this.streams, this.mixing, () => this.selected.row);
     this.library = new LibraryStore(this.session, ({ name }, linked) => (linked && this.mixing.asksFor(name) ? undefined : this.showSaved(name, linked)), host.query, host.base);

@@ -58,6 +58,11 @@ function isolate(app: App): void {
   else app.session.notify("Heads are isolated on the Map tab: choose one there.");
 }
 
+function patch(app: App): void {
+  if (onMap(app)) app.acts.patch();
+  else app.session.notify("Heads and MLPs are patched on the Map tab: choose one there.");
+}
+
 function strengthen(app: App, key: string): void {
   if (onMap(app)) return app.map.strengthen(key === "]");
   const edit = app.edit;
@@ -92,6 +97,7 @@ export const COMMANDS: Command[] = [
   { keys: ["o"], label: "Project the direction out at the selected layer", foot: "project out", run: projectOut },
   { keys: ["f"], label: "Freeze the selected layer's attention patterns", words: "map head", foot: "freeze pattern", run: freeze },
   { keys: ["i"], label: "Isolate the selected head of the map", words: "keep alone", run: isolate },
+  { keys: ["p"], label: "Patch what is selected from the companion", words: "map head mlp corrupted denoise", foot: "patch", run: patch },
   { keys: ["[", "]"], label: "Weaken or strengthen the picked edit", words: "map scale head", foot: "strength", run: strengthen },
   { keys: ["u"], label: "Undo", foot: "undo", run: (app) => void app.session.send("undo") },
   { keys: ["r"], label: "Redo", run: (app) => void app.session.send("redo") },

@@ -64,6 +64,7 @@ export class MapStore {
     return { layer, head: head === null ? null : Math.min(head, heads - 1) };
   });
   selected: Node[] = $derived.by(() => (this.corner && this.data ? between(this.at, this.corner, this.data.heads) : [this.at]));
+  heads = $derived.by(() => this.data?.heads ?? 0);
   acts = $derived.by(() => acted(this.session.edits, this.data?.heads ?? 0));
   /** What answers for the tint, where that is a job's. */
   measured: Measured | null = $derived.by(() => (this.tintBy === "direct" ? null : this.tintBy === "ablation" ? this.ablation : this.scores));
