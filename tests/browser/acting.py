@@ -57,3 +57,22 @@ def same_as_pasted(session: Any) -> Any:
         assert (run.logits[0, -1] - pasted["baseline"].logits[0, -1]).abs().max() > 1e-3, "the edits change nothing"
     assert pasted["prompt"] == IOI
     return pasted
+
+
+def spot(page: Page, layer: int, head: int | None) -> tuple[float, float]:
+    """Where a node stands, without selecting it: found with the pointer, whose tip says what is under it."""
+    box = page.get_by_test_id("map").get_by_role("application").bounding_box()
+    assert box is not None
+    name, tip = f"mlp {layer}" if head is None else f"{layer}.{head}", page.get_by_test_id("tip")
+
+    def over(x: float, y: float) -> str:
+        page.mouse.move(x, y)
+        page.wait_for_timeout(20)
+        return tip.inner_text().split(" · ")[0] if tip.count() else ""
+
+    rows = (y for y in range(int(box["y"]) + 27, int(box["y"] + box["height"]), 4))
+    y = next(y for y in rows if over(box["x"] + 40, y).startswith(f"{layer}."))
+    columns = range(int(box["x"]) + 34, int(box["x"] + box["width"]), 8)
+    x = next(x for x in columns if over(x, y + 2) == name)
+    page.mouse.move(box["x"] + 2, y)
+    return x + 4, y + 2

@@ -15,34 +15,47 @@ export interface Blocks {
   kvHeads: number;
   /** The MLP reads the stream beside attention, not after it. */
   parallel: boolean;
+  /** Sites that the model lacks, by name. */
+  absent: ReadonlySet<string>;
 }
 
 export function blocksOf({ n_layers, n_heads, n_kv_heads, sites }: ModelInfo): Blocks {
-  const there = sites.length === 0 || sites.some(({ name, absent }) => name === "resid_mid" && !absent);
-  return { layers: n_layers, heads: n_heads, kvHeads: n_kv_heads, parallel: !there };
+  const absent = new Set(sites.filter((site) => site.absent !== null).map(({ name }) => name));
+  return { layers: n_layers, heads: n_heads, kvHeads: n_kv_heads, parallel: absent.has("resid_mid"), absent };
 }
 
-/** When an end writes into the stream, in half layers: attention at twice its layer, the MLP one later. */
-function written(end: End): number {
-  if (end === "embed") return -1;
-  return end === "logits" ? Infinity : 2 * end.layer + (end.head === null ? 1 : 0);
+/** When an end writes into the stream, in half layers: attention at twice its layer, the MLP one later. Null: it writes nothing that can be sent. */
+function written(end: End, { absent }: Blocks): number | null {
+  if (end === "logits") return null;
+  if (absent.has(end === "embed" ? "embed" : end.head === null ? "mlp_out" : "z")) return null;
+  return end === "embed" ? -1 : 2 * end.layer + (end.head === null ? 1 : 0);
 }
 
-/** The first writes that an end does not read. */
-function read(end: End, { layers, parallel }: Blocks): number {
-  if (end === "logits") return 2 * layers;
-  return end === "embed" ? -Infinity : 2 * end.layer + (end.head === null && !parallel ? 1 : 0);
+/** The first writes that an end does not read; null: it reads nothing that can be changed for it alone. */
+function read(end: End, blocks: Blocks): number | null {
+  const { layers, parallel, absent } = blocks;
+  if (end === "embed") return null;
+  if (end === "logits") return absent.has("final_norm") ? null : 2 * layers;
+  if (end.head === null) return absent.has("mlp_in") ? null : 2 * end.layer + (parallel ? 0 : 1);
+  return readsOf(blocks).length ? 2 * end.layer : null;
 }
+
+/** What of a head can be given a stream of its own. */
+export const readsOf = ({ absent }: Blocks): Reads[] => (["q", "k", "v"] as const).filter((name) => !absent.has(name));
 
 /** Whether one can read what the other writes. */
-export const reaches = (from: End, to: End, blocks: Blocks): boolean => written(from) < read(to, blocks);
+export function reaches(from: End, to: End, blocks: Blocks): boolean {
+  const [sent, seen] = [written(from, blocks), read(to, blocks)];
+  return sent !== null && seen !== null && sent < seen;
+}
+export const sends = (end: End, blocks: Blocks): boolean => written(end, blocks) !== null;
 
 export const sameEnd = (a: End | null, b: End | null): boolean =>
   typeof a === "object" && typeof b === "object" ? sameNode(a, b) : a === b;
 export const endName = (end: End): string => (typeof end === "string" ? end : nodeName(end));
 
 /** An edit's path. reads: which of a head's inputs it is about. */
-export function pathEdit(from: End, to: End, reads: Reads, { heads, kvHeads }: Blocks): Edit {
+export function pathEdit(from: End, to: End, reads: Reads, { heads, kvHeads }: Pick<Blocks, "heads" | "kvHeads">): Edit {
   const sender = from === "embed" || from === "logits" ? { sender: "embed" } : from.head === null ? { sender: `mlp_out.${from.layer}` } : { sender: `z.${from.layer}`, sender_head: from.head };
   if (to === "logits" || to === "embed") return { kind: "path", ...sender, receiver: "final_norm" };
   if (to.head === null) return { kind: "path", ...sender, receiver: `mlp_in.${to.layer}` };

@@ -29,7 +29,7 @@ export class Acts {
   private isFrom = (edit: Edit): boolean => !!this.companion && isFrom(edit, this.companion);
 
   /** Answers whether there is a companion; else its box is opened. */
-  private needCompanion(): boolean {
+  needCompanion(): boolean {
     if (this.companion) return true;
     this.session.notify("A patch takes its values from another prompt: write a companion first.");
     this.writeCompanion();

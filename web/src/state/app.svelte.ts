@@ -18,6 +18,7 @@ import { LibraryStore } from "./library.svelte";
 import { ManifestStore } from "./manifest.svelte";
 import { MapStore } from "./map.svelte";
 import { Mixing } from "./mixing.svelte";
+import { Paths } from "./paths.svelte";
 import { ProbeStore } from "./probe.svelte";
 import { PromptStore } from "./prompts.svelte";
 import { Session } from "./session.svelte";
@@ -41,6 +42,7 @@ export class App {
   readonly described: Described;
   readonly map: MapStore;
   readonly acts: Acts;
+  readonly paths: Paths;
   readonly probe: ProbeStore;
   readonly prompts: PromptStore;
   readonly library: LibraryStore;
@@ -150,6 +152,7 @@ export class App {
     this.described = new Described(this.session, this.view, this.streams, this.directions);
     this.map = new MapStore(this.session, this.streams);
     this.acts = new Acts(this.session, this.map, () => this.writeCompanion());
+    this.paths = new Paths(this.session, this.map, () => this.acts.needCompanion());
     this.probe = new ProbeStore(this.session, this.manifest);
     this.prompts = new PromptStore(this.session, this.view, this.streams, this.mixing, () => this.selected.row);
     this.library = new LibraryStore(this.session, ({ name }, linked) => (linked && this.mixing.asksFor(name) ? undefined : this.showSaved(name, linked)), host.query, host.base);

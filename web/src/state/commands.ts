@@ -98,6 +98,7 @@ export const COMMANDS: Command[] = [
   { keys: ["f"], label: "Freeze the selected layer's attention patterns", words: "map head", foot: "freeze pattern", run: freeze },
   { keys: ["i"], label: "Isolate the selected head of the map", words: "keep alone", run: isolate },
   { keys: ["p"], label: "Patch what is selected from the companion", words: "map head mlp corrupted denoise", foot: "patch", run: patch },
+  { keys: ["m"], label: "Mark the selected part of the map as a path's sender", words: "path connect drag", run: (app) => (onMap(app) ? app.paths.mark() : app.session.notify("Paths are drawn on the Map tab: mark a part there, move to what reads it, Enter.")) },
   { keys: ["[", "]"], label: "Weaken or strengthen the picked edit", words: "map scale head", foot: "strength", run: strengthen },
   { keys: ["u"], label: "Undo", foot: "undo", run: (app) => void app.session.send("undo") },
   { keys: ["r"], label: "Redo", run: (app) => void app.session.send("redo") },
@@ -105,7 +106,7 @@ export const COMMANDS: Command[] = [
   { keys: ["b"], label: "Library: saved directions and people", foot: "library", run: (app) => app.library.toggle() },
   { keys: ["t"], label: "Grid or table", foot: "table", run: (app) => (app.view.current.table = !app.view.current.table) },
   { keys: ["n"], label: "Numbers in the cells", run: (app) => (app.view.current.numbers = !app.view.current.numbers) },
-  { keys: ["Escape"], label: "Unlock: back to the last token", run: (app) => (onMap(app) ? app.map.select(app.map.at) : app.unlock()) },
+  { keys: ["Escape"], label: "Unlock: back to the last token", run: (app) => (!onMap(app) ? app.unlock() : app.paths.from ? app.paths.cancel() : app.map.select(app.map.at)) },
   { keys: ["?"], label: "Help: what colour means, keys, words", words: "how manual terms glossary shortcuts", foot: "help", run: (app) => (app.help = "") },
   { keys: ["/"], label: "Commands", foot: "commands", run: (app) => (app.palette = true) },
 ];

@@ -1,0 +1,79 @@
+import { readFileSync } from "node:fs";
+import { describe, expect, it } from "vitest";
+import type { ModelInfo } from "../src/connect/wire";
+import { boxOf, layOut, nodeAt } from "../src/lib/mapLayout";
+import { arrow, blocksOf, cone, endAt, endName, endsOf, outside, pathEdit, pointOf, reaches, sends, type Blocks, type End } from "../src/lib/mapPaths";
+
+/** What Python takes, of models of every shape, for every pair of ends. */
+const LIST = JSON.parse(readFileSync("../tests/path_targets.json", "utf8")) as { family: string; n_layers: number; n_heads: number; n_kv_heads: number; absent: string[]; ends: string[]; reads: string[] }[];
+
+const model = ({ absent, ...rest }: (typeof LIST)[number]): Blocks =>
+  blocksOf({ ...rest, sites: ["embed", "resid_mid", "z", "mlp_out", "mlp_in", "q", "k", "v", "final_norm"].map((name) => ({ name, layers: 1, dims: "", absent: absent.includes(name) ? "why" : null })) } as unknown as ModelInfo);
+
+function allEnds({ layers, heads }: Blocks): End[] {
+  const nodes = Array.from({ length: layers }, (_, layer) => [...Array.from({ length: heads }, (_, head) => ({ layer, head })), { layer, head: null }]).flat();
+  return ["embed", ...nodes, "logits"];
+}
+
+describe("what a path may lead to", () => {
+  it.each(LIST.map((one) => [one.family, one] as const))("is what Python takes, for every pair of %s", (_, listed) => {
+    const blocks = model(listed);
+    const ends = allEnds(blocks);
+    expect(ends.map(endName)).toEqual(listed.ends);
+    expect(ends.map((from) => ends.map((to) => +reaches(from, to, blocks)).join(""))).toEqual(listed.reads);
+    ends.forEach((from, i) => expect(sends(from, blocks) || !listed.reads[i].includes("1")).toBe(true));
+  });
+  it("is of both kinds of blocks, and of models that lack some sites", () => {
+    expect(new Set(LIST.map((one) => model(one).parallel))).toEqual(new Set([true, false]));
+    expect(LIST.some(({ absent }) => absent.includes("mlp_out"))).toBe(true);
+  });
+});
+
+describe("a path edit", () => {
+  const gqa = { heads: 9, kvHeads: 3 };
+  it("names the sites of its ends, and keys by the head that several queries share", () => {
+    expect(pathEdit({ layer: 2, head: 4 }, { layer: 5, head: 7 }, "q", gqa)).toEqual({ kind: "path", sender: "z.2", sender_head: 4, receiver: "q.5", head: 7 });
+    expect(pathEdit({ layer: 2, head: null }, { layer: 5, head: 7 }, "k", gqa)).toEqual({ kind: "path", sender: "mlp_out.2", receiver: "k.5", kv_head: 2 });
+    expect(pathEdit("embed", { layer: 5, head: null }, "q", gqa)).toEqual({ kind: "path", sender: "embed", receiver: "mlp_in.5" });
+    expect(pathEdit({ layer: 2, head: 4 }, "logits", "q", gqa)).toEqual({ kind: "path", sender: "z.2", sender_head: 4, receiver: "final_norm" });
+  });
+  it("is drawn between the ends it names", () => {
+    const blocks = { layers: 6, ...gqa, parallel: false, absent: new Set<string>() };
+    for (const [from, to, reads] of [[{ layer: 2, head: 4 }, { layer: 5, head: 7 }, "q"], [{ layer: 2, head: null }, { layer: 5, head: null }, "q"], ["embed", "logits", "q"]] as const)
+      expect(endsOf(pathEdit(from, to, reads, gqa), blocks)).toEqual({ from, to });
+    expect(endsOf(pathEdit("embed", { layer: 5, head: 7 }, "v", gqa), blocks)).toEqual({ from: "embed", to: { layer: 5, head: 6 } }); // the first that shares it
+    expect(endsOf({ kind: "path", sender: "attn_out.1", receiver: "q.2" }, blocks)).toBeNull();
+    expect(endsOf({ kind: "patch", site: "z.1" }, blocks)).toBeNull();
+  });
+});
+
+describe("the picture of paths", () => {
+  it.each(LIST.map((one) => [one.family, one] as const))("shades of %s exactly what cannot read the sender", (_, listed) => {
+    const blocks = model(listed);
+    const layout = layOut(blocks.layers, blocks.heads, 1, { width: 740, height: 500 });
+    for (const from of allEnds(blocks).filter((end) => sends(end, blocks))) {
+      const shaded = outside(layout, from, blocks);
+      for (const to of allEnds(blocks)) {
+        if (typeof to === "string" || (to.head === null && blocks.absent.has("mlp_in"))) continue;
+        const { x, y } = pointOf(layout, to)!;
+        const hidden = shaded.some((area) => x >= area.x && x < area.x + area.w && y >= area.y && y < area.y + area.h);
+        expect([endName(from), endName(to), !hidden]).toEqual([endName(from), endName(to), reaches(from, to, blocks)]);
+      }
+      expect(cone(layout, from, blocks)).toMatch(/^M.*Z$/);
+    }
+  });
+  it("finds each end where it is drawn, and no end in a band of layers", () => {
+    const layout = layOut(30, 9, 23, { width: 740, height: 530 });
+    for (const end of ["embed", "logits", { layer: 3, head: 2 }, { layer: 23, head: null }] as End[]) {
+      const at = pointOf(layout, end)!;
+      expect(endAt(layout, at, nodeAt(layout, at.x, at.y))).toEqual(end);
+    }
+    const tall = layOut(80, 8, 79, { width: 740, height: 530 });
+    const box = boxOf(tall, { layer: 3, head: 1 })!;
+    expect(endAt(tall, { x: box.x + 2, y: box.y + 2 }, nodeAt(tall, box.x + 2, box.y + 2))).toBe("band");
+  });
+  it("draws an arrow from the one to the other", () => {
+    expect(arrow({ x: 10, y: 100 }, { x: 200, y: 20 })).toMatch(/^M10 100Q.* 200 20M/);
+    expect(arrow({ x: 10, y: 100 }, { x: 10, y: 20 })).toMatch(/^M10 100Q24|Q26/);
+  });
+});
