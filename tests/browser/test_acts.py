@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from browser.acting import LONGER, MARY, open_map, pick, same_as_pasted, spot, stack_is
+from browser.steps import IOI, Traffic, choose, settled
 
 pytestmark = pytest.mark.browser
 
@@ -200,3 +201,49 @@ def test_a_path_by_keys_alone_and_its_arrow_is_lit_with_its_row(acting: Page, wo
     acting.get_by_test_id("path-logits").click()
     stack_is(acting, workbench.session, {"kind": "path"}, {"kind": "path", "sender": "embed", "receiver": "final_norm"})
     same_as_pasted(workbench.session)
+
+
+def test_steering_a_part_is_in_the_stream_behind_it_and_its_strength_is_in_the_stack(
+    acting: Page, workbench: Any
+) -> None:
+    pick(acting, 20, 4)
+    acting.keyboard.press("s")
+    answers = {"kind": "logit_diff", "positive": " Mary", "negative": " John"}
+    stack_is(acting, workbench.session, {"kind": "steer", "site": "resid_post.20", "direction": answers, "head": None})
+    expect(acting.get_by_test_id("map-steer")).to_have_attribute("aria-pressed", "true")
+    same_as_pasted(workbench.session)
+    slider = acting.get_by_test_id("edit-strength")
+    slider.focus()
+    slider.press("ArrowRight")
+    settled(acting)
+    (edit,) = workbench.session.snapshot()[1]["edits"]
+    assert edit["strength"] > 10
+    same_as_pasted(workbench.session)
+    pick(acting, 20, None)
+    acting.get_by_test_id("map-steer").click()
+    stack_is(acting, workbench.session)
+
+
+def test_steering_along_a_direction_of_a_head_is_in_its_z_and_an_mlp_refuses_it(
+    acting: Page, workbench: Any, traffic: Traffic
+) -> None:
+    text = {"kind": "typed", "name": "mine.txt", "text": "\n\n".join([IOI, MARY, LONGER] * 3)}
+    args = {"corpus": text, "site": "z.23", "head": 3, "n": 3, "tokens": 100}
+    workbench.session.intent("start", {"method": "svd", "args": args})
+    assert workbench.session.wait(120)
+    acting.locator("#tab-stream").click()
+    choose(acting, kind="svd", place="svd@z.23.h3", direction=0)
+    open_map(acting)
+    pick(acting, 23, 5)
+    acting.keyboard.press("s")
+    stack_is(acting, workbench.session, {"kind": "steer", "site": "z.23", "head": 5})
+    same_as_pasted(workbench.session)
+    acting.keyboard.press("s")
+    stack_is(acting, workbench.session)
+    pick(acting, 23, None)
+    acting.keyboard.press("s")
+    expect(acting.get_by_role("alert").filter(has_text="width")).to_be_visible()
+    stack_is(acting, workbench.session)
+    acting.locator("#tab-stream").click()
+    choose(acting, direction="logit")
+    workbench.session.intent("forget_dictionary", {"id": "svd@z.23.h3"})

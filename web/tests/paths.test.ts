@@ -2,6 +2,7 @@ import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import type { ModelInfo } from "../src/connect/wire";
 import { boxOf, layOut, nodeAt } from "../src/lib/mapLayout";
+import { steers, toggledSteers } from "../src/lib/mapSteer";
 import { arrow, blocksOf, cone, endAt, endName, endsOf, outside, pathEdit, pointOf, reaches, sends, type Blocks, type End } from "../src/lib/mapPaths";
 
 /** What Python takes, of models of every shape, for every pair of ends. */
@@ -75,5 +76,24 @@ describe("the picture of paths", () => {
   it("draws an arrow from the one to the other", () => {
     expect(arrow({ x: 10, y: 100 }, { x: 200, y: 20 })).toMatch(/^M10 100Q.* 200 20M/);
     expect(arrow({ x: 10, y: 100 }, { x: 10, y: 20 })).toMatch(/^M10 100Q24|Q26/);
+  });
+});
+
+describe("steering a part", () => {
+  const along = (width: number | null) => ({ direction: { kind: "mix", terms: [] }, label: "d", width, strength: { strength: 2, unit: "sd" } });
+  const nodes = [{ layer: 4, head: 1 }, { layer: 4, head: 2 }, { layer: 4, head: null }];
+  it("is in the stream behind the layer, once, or in the z of a head where the direction is as wide", () => {
+    expect(steers(nodes, along(576), 576)).toEqual([{ kind: "steer", site: "resid_post.4", direction: along(1).direction, strength: 2, unit: "sd" }]);
+    expect(steers(nodes, along(null), 576)).toHaveLength(1); // the answers' own
+    expect(steers(nodes.slice(0, 2), along(64), 576).map(({ site, head }) => [site, head])).toEqual([["z.4", [1, 2]]]);
+    expect(steers(nodes.slice(2), along(1536), 576).map(({ site }) => site)).toEqual(["mlp_post.4"]);
+  });
+  it("goes off by the same press, whatever its strength has become; others stay", () => {
+    const [wanted] = steers(nodes, along(576), 576);
+    const other = { ...wanted, pos: [3] };
+    const on = toggledSteers([other], [wanted]);
+    expect(on).toEqual([other, wanted]);
+    expect(toggledSteers([other, { ...wanted, id: "e1", strength: 5, pos: null, direction: { terms: [], kind: "mix", site: null } }], [wanted])).toEqual([other]);
+    expect(toggledSteers([{ ...wanted, enabled: false }], [wanted])).toEqual([wanted]);
   });
 });

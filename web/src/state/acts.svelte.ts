@@ -2,6 +2,7 @@ import type { Companion, Edit } from "../connect/wire";
 import { fromCompanion, isFrom, quoted } from "../lib/companion";
 import { nodeSite } from "../lib/map";
 import { done, toggled } from "../lib/mapEdits";
+import { sameSteer, steers, toggledSteers, type Along } from "../lib/mapSteer";
 import type { MapStore } from "./map.svelte";
 import { bare, type Session } from "./session.svelte";
 
@@ -20,10 +21,26 @@ export class Acts {
     return `${what} in ${quoted(this.companion)}, at every position${this.from?.align ? "; the prompts differ in length, so token stands for token" : ""}`;
   });
 
+  private steers_ = $derived.by(() => {
+    const along = this.along();
+    return along ? steers(this.map.selected, along, this.session.model?.d_model ?? 0) : [];
+  });
+  steered = $derived.by(() => this.steers_.length > 0 && this.steers_.every((one) => (this.session.edits as Edit[]).some((edit) => edit.enabled !== false && sameSteer(edit, one))));
+  /** What steering the selected parts will do. */
+  steering = $derived.by(() => {
+    const along = this.along();
+    if (!along) return "Steering needs a direction: choose answers, or a component, first";
+    const where = this.steers_.map(({ site, head }) => `${String(site)}${head === undefined ? "" : ` head ${String(head)}`}`).join(", ");
+    if (this.steered) return `${where} is steered along ${along.label}: again takes it off`;
+    const { strength, unit } = along.strength;
+    return `Adds ${strength} ${unit === "sd" ? "standard deviations" : "times a vector of length one"} along ${along.label} to ${where}, at every position`;
+  });
+
   constructor(
     private session: Session,
     private map: MapStore,
     private writeCompanion: () => void,
+    private along: () => Along | null,
   ) {}
 
   private isFrom = (edit: Edit): boolean => !!this.companion && isFrom(edit, this.companion);
@@ -41,5 +58,12 @@ export class Acts {
     if (!this.needCompanion() || !this.map.data) return;
     const { selected, heads } = this.map;
     void this.session.send("set_edits", { edits: toggled(this.session.edits.map(bare), "patch", selected, heads, this.from!, this.isFrom) });
+  }
+
+  /** Steers the selected parts along the direction on screen, or no longer. */
+  steer(): void {
+    if (!this.map.data) return;
+    if (!this.steers_.length) return this.session.notify(this.steering);
+    void this.session.send("set_edits", { edits: toggledSteers(this.session.edits.map(bare), this.steers_) });
   }
 }

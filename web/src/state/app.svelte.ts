@@ -2,6 +2,7 @@ import { getContext, setContext, untrack } from "svelte";
 import type { Connector } from "../connect/connector";
 import type { Run } from "../connect/wire";
 import { apart, plain, visible } from "../lib/tokens";
+import { steering } from "../lib/edits";
 import { family, layerRead, nearest, placeOf } from "../lib/dictionaries";
 import { oneHot, savedName, savedSource } from "../lib/mix";
 import type { Term } from "../lib/terms";
@@ -151,7 +152,7 @@ export class App {
     this.directions = new DirectionStore(this.session, this.view, this.streams, this.mixing);
     this.described = new Described(this.session, this.view, this.streams, this.directions);
     this.map = new MapStore(this.session, this.streams);
-    this.acts = new Acts(this.session, this.map, () => this.writeCompanion());
+    this.acts = new Acts(this.session, this.map, () => this.writeCompanion(), () => this.along());
     this.paths = new Paths(this.session, this.map, () => this.acts.needCompanion());
     this.probe = new ProbeStore(this.session, this.manifest);
     this.prompts = new PromptStore(this.session, this.view, this.streams, this.mixing, () => this.selected.row);
@@ -161,6 +162,14 @@ export class App {
   welcomed(): void {
     this.welcome = false;
     this.host.store(WELCOMED, "yes");
+  }
+
+  /** The direction on screen, to steer along. */
+  private along() {
+    const direction = this.directions.ref;
+    if (!direction) return null;
+    const widths = this.view.current.direction === "logit" ? [] : this.mixing.terms.flatMap(({ source }) => this.mixing.info(source)?.width ?? []);
+    return { direction, label: this.directionName, width: widths[0] ?? null, strength: steering(this.directions.reading?.sd ?? null) };
   }
 
   /** To where an address leads. */

@@ -38,6 +38,7 @@ function ablate(app: App): void {
 }
 
 function steer(app: App): void {
+  if (onMap(app)) return app.acts.steer();
   const direction = app.directions.ref;
   if (direction) toggle(app, { kind: "steer", site: app.site, ...app.head, pos: [app.selected.col], direction, ...steering(app.directions.reading?.sd ?? null) });
 }
