@@ -17,6 +17,7 @@ BENCHES = (
     "memory",
     "page",
     "slider",
+    "map",
     "waits",
     "dictionaries",
     "jobs",

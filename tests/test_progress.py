@@ -93,6 +93,9 @@ CALLS = {
     "methods.blind_contexts.contexts": lambda **told: blind_contexts.contexts(
         model(), component(), source=TEXTS, n=4, length=5, candidates=20, **told
     ),
+    "methods.continuations.continuations": lambda **told: rs.continuations(
+        model(), [2, 3, 4], edits=GRID[:2], max_new_tokens=6, temperature=1.0, n=2, stop=(), **told
+    ),
     "methods.copying_scores.copying_scores": lambda **told: rs.copying_scores(model(), **told),
     "methods.das.das": lambda **told: das.das(model(), DATA, probe(), steps=4, **told),
     "methods.direct_attribution.direct_attribution": lambda **told: rs.direct_attribution(
@@ -145,7 +148,8 @@ CALLS = {
 
 WITHIN = {
     "corpus.nmf.factorised", "corpus.pca.pca_many", "corpus.svd.svd_many", "corpus.vectors.vectors_of",
-    "methods._lib.activations.recorded", "methods.evidence.gather", "methods.flips_over_c.flip_rates",
+    "methods.continuations.continued", "methods._lib.activations.recorded", "methods.evidence.gather",
+    "methods.flips_over_c.flip_rates",
     "methods.flips_over_c.probes_over_C", "methods.look.project", "methods.probe_fit.fit", "methods.probe_fit.fit_each",
     "methods.probe_map.mapped", "methods.probe_sweep.fit_probes", "methods.stability.stability_of",
     "tasks.labelled.from_file", "tasks.prefixes.prefixes", "engine.planner.first_order.first_order",

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from residscope.items import load_item as load_item
     from residscope.methods.ablation_sweep import ablation_sweep as ablation_sweep
     from residscope.methods.activation_patching import activation_patching as activation_patching
+    from residscope.methods.continuations import continuations as continuations
     from residscope.methods.copying_scores import copying_scores as copying_scores
     from residscope.methods.direct_attribution import attribute_logits as attribute_logits
     from residscope.methods.direct_attribution import direct_attribution as direct_attribution
@@ -86,7 +87,7 @@ _HOME = {
     "align_tokens": "edits.align",
     "activation_patching": "methods.activation_patching", "fit_probe": "methods.probe_fit",
     "attribute_logits": "methods.direct_attribution", "direct_attribution": "methods.direct_attribution",
-    "copying_scores": "methods.copying_scores", "head_scores": "methods.head_scores",
+    "continuations": "methods.continuations", "copying_scores": "methods.copying_scores", "head_scores": "methods.head_scores",
     "induction_heads": "methods.induction_heads", "repeated_tokens": "methods.head_scores",
     "Item": "items", "Report": "reports", "load_item": "items",
     "flips_over_C": "methods.flips_over_c", "head_roles": "methods.head_roles",

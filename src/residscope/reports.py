@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 VERSION = 1
 # where each kind of report is at home, imported when a file of it is opened
 HOMES = {
-    "badge": "methods._lib.badges", "das": "methods.das",
+    "badge": "methods._lib.badges", "continuations": "methods.continuations", "das": "methods.das",
     "direct_attribution": "methods._lib.direct.report", "dose_response": "methods.dose_response",
     "downstream": "methods.downstream",
     "evidence": "methods.evidence", "examples": "corpus.examples", "flips": "methods._lib.answers",

@@ -83,6 +83,9 @@ MAKERS: dict[str, Callable[[], Any]] = {
         "ablation sweep": lambda: rs.ablation_sweep(llama(), PAIR[0], M, relative=True, progress=False),
         "head scores": lambda: rs.head_scores(llama(), n=3, length=8, progress=False),
         "induction heads": lambda: rs.induction_heads(llama(), n=3, length=8, progress=False),
+        "continuations": lambda: rs.continuations(
+            llama(), PAIR[0], edits=[rs.edits.scale("z.1", -3.0)], max_new_tokens=6, stop=(), progress=False
+        ),
         "copying scores": lambda: rs.copying_scores(llama(), progress=False),
         "direct attribution": lambda: rs.direct_attribution(llama(), PAIR[0], M, progress=False),
         "probe sweep": lambda: rs.probe_sweep(

@@ -74,6 +74,7 @@ def everything_done(session: Session) -> None:
     session.intent("set_companion", {"text": "abd"})
     session.intent("swap_companion")
     session.intent("swap_companion")
+    session.intent("set_tokens", {"ids": [*session.state.prompt.ids]})
     session.intent("set_metric", {"positive": "a", "negative": "b"})
     session.intent("add_edit", {"edit": STEER})
     answer = session.intent("set_edits", {"edits": [STEER, {"kind": "nonsense"}], "skip_refused": True})
@@ -93,8 +94,10 @@ def everything_done(session: Session) -> None:
     session.intent("draw_prompts", {"text": {**TEXT}, "n": 1, "length": 8})
     with declared(good=lambda model: result(), bad=lambda model: 1 / 0, slow=gate.stand):
         start(session, "good", name="kept")
+        left = session.intent("start", {"method": "good", "keep": False})["job"]
         start(session, "bad")
         assert session.wait(60)
+        session.intent("keep_made", {"job": left, "name": "kept later"})
         running = start(session, "slow")
         assert gate.entered.wait(60)
         session.query("job", {"job": running})  # which has given nothing yet

@@ -95,7 +95,7 @@ def test_an_edit_that_is_taken_from_it_names_its_prompt_and_stays(live: Session)
     live.intent("set_companion")
     assert live.wait(60)
     (edit,) = shown(live)["edits"]
-    assert edit["source"] == {"kind": "prompt", "text": "xabbd", "bos": None, "edits": []}
+    assert edit["source"] == {"kind": "prompt", "text": "xabbd", "bos": None, "edits": [], "ids": None}
     assert edit["error"] is None
     last = live.state.run(live.state.edited).last
     model = live.model

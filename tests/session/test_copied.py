@@ -83,6 +83,19 @@ CALLS: dict[str, list[dict[str, Any]]] = {
             "layers": [0, 2],
         },
     ],
+    "continuations": [
+        {"prompt": LIVE, "edits": "live", "max_new_tokens": 5, "stop": "z", "at": "new"},
+        {
+            "prompt": "abcd",
+            "edits": [{"kind": "ablate", "site": "z.1", "head": 2}],
+            "n": 2,
+            "max_new_tokens": 4,
+            "temperature": 0.7,
+            "top_k": 9,
+            "top_p": 0.9,
+            "seed": 3,
+        },
+    ],
     "copying-scores": [{}, {"layers": [1, 2]}],
     "das": [{"data": DATA, "probe": "kind at S2, resid_pre.2", "steps": 2}],
     "direct-attribution": [

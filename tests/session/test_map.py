@@ -13,7 +13,7 @@ from safetensors.torch import load
 import residscope as rs
 from residscope.errors import NotFound, ResidscopeError, UnknownLayer, UnknownPosition
 from residscope.session import Session
-from residscope.session.maps.store import SMALL, small
+from residscope.session.maps.reading import SMALL, small
 from session import worlds
 
 PAIR = {"positive": 41, "negative": 52}
@@ -226,7 +226,7 @@ def test_what_is_not_there_is_refused(one: Session, name: str, args: dict[str, A
 def test_patterns_of_a_long_prompt_are_read_in_parts(one: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = asked(one)[0]
     one.maps.clear()
-    monkeypatch.setattr("residscope.session.maps.store.PATTERN_BYTES", 1)
+    monkeypatch.setattr("residscope.session.maps.reading.GROUP_BYTES", 1)
     parts = asked(one)[0]
     assert whole.keys() == parts.keys()
     for name, tensor in whole.items():

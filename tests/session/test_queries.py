@@ -27,6 +27,7 @@ def asked() -> Any:
         start(session, "probe-map", **ASKED)
         job = start(session, "good")
         gathered = start(session, "evidence", direction=ARROW, corpus=TEXT, tokens=1000, prompts=4, length=8, random=19)
+        continued = start(session, "continuations", prompt={"kind": "live"}, max_new_tokens=3)
         assert session.wait(120)
         run = session.snapshot()[1]["current"]["a"]
         drawn = session.intent("draw_prompts", {"text": TEXT, "n": 2, "length": 8})["job"]
@@ -42,6 +43,7 @@ def asked() -> Any:
             "lens": {"run": run, "layer": 1, "pos": 2},
             "lens_rows": {"run": run, "pos": 2},
             "map": {"run": run, "positive": 5, "negative": 7},
+            "map_stop": {},
             "map_layer": {"run": run, "layer": 1, "positive": 5, "negative": 7},
             "dictionary": {"id": "pca@resid_post.1"},
             "gram": {"of": ["pca@resid_post.1", "pca@resid_post.2"]},
@@ -55,6 +57,7 @@ def asked() -> Any:
             "cost": {"method": "pca", "args": {"corpus": TEXT, "site": "resid_post.1"}},
             "python": {"method": "pca", "args": {"corpus": TEXT, "site": "resid_post.1"}},
             "evidence": {"job": gathered},
+            "continuations": {"job": continued},
             "prompts": {"own": ["abcd"], "drawn": drawn},
             "prompts_coef": {"page": page, "dictionary": "pca@resid_post.1", "row": 1},
             "prompts_logits": {"page": page, "positive": 5, "negative": 7, "row": 1},

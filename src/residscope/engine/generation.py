@@ -170,6 +170,15 @@ def _check_saved(plain: Any) -> None:
         raise NotPlain("these are no tokens", received=str(saved)[:80], allowed="(id, text, log_prob, row) each")
 
 
+@dataclass(frozen=True)
+class Starting:
+    """A prompt, or several, to be continued: its tokens, and prepared edits with where each acts."""
+
+    model: "Model"
+    batch: Batch
+    edits: tuple[Timed, ...]
+
+
 def check_length(batch: Batch, new: int, context: int) -> None:
     """Refuse to run past the model's context."""
     if isinstance(new, bool) or not isinstance(new, int) or new < 1:
@@ -183,10 +192,9 @@ def check_length(batch: Batch, new: int, context: int) -> None:
         )
 
 
-def steps(
-    model: "Model", batch: Batch, edits: Sequence[Timed], new: int, pick: Pick, *, seed: int, stops: Stops
-) -> Iterator[Token]:
+def steps(start: Starting, new: int, pick: Pick, *, seed: int, stops: Stops) -> Iterator[Token]:
     """Tokens for every prompt; prompts of one length step together."""
+    model, batch, edits = start.model, start.batch, start.edits
     for length in dict.fromkeys(batch.lengths):
         rows = tuple(row for row, own in enumerate(batch.lengths) if own == length)
         ids = batch.ids[list(rows), :length]
@@ -204,17 +212,17 @@ def _together(
     stops: Stops,
 ) -> Iterator[Token]:
     """Prompts of one length, in one batch; rows that are done are carried along unseen."""
-    prompt, offset, cache = ids.shape[1], 0, _cache()
+    prompt, offset, cache = ids.shape[1], 0, cache_of_all()
     came: list[list[int]] = [[] for _ in rows]
     readings = [model._reading(row) for row in ids.tolist()]
     texts = [""] * len(rows)
     done = [False] * len(rows)
     first = Batch(ids, (prompt,) * len(rows), rows)
-    unedited = _unedited(model, first, [edit.edit for edit in edits if edit.edit.needs_unedited])
+    unedited = unedited_at(model, first, [edit.edit for edit in edits if edit.edit.needs_unedited])
     for _ in range(new):
         length = ids.shape[1]
         acting = [now for edit in edits if (now := edit.now(offset, length, prompt)) is not None]
-        logits = _step(model, Batch(ids, (length,) * len(rows), rows), offset, acting, cache, unedited)
+        logits = one_step(model, Batch(ids, (length,) * len(rows), rows), offset, acting, cache, unedited)[:, -1]
         log_probs = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)
         picked = [pick(row, draw) for row, draw in zip(logits, draws, strict=True)]
         for i, (row, token) in enumerate(zip(rows, picked, strict=True)):
@@ -231,15 +239,15 @@ def _together(
         offset = length
 
 
-def _step(
+def one_step(
     model: "Model",
     batch: Batch,
     offset: int,
     edits: Sequence[Edit],
     cache: Any,
     unedited: dict[Site, Tensor],
-) -> Float[Tensor, "batch d_vocab"]:
-    """One forward over the positions from `offset` on; the logits at the last."""
+) -> Float[Tensor, "batch new d_vocab"]:
+    """One forward over the positions from `offset` on, and the logits at them."""
     inside = {site for edit in edits for site in edit.places(model.sites) if site.name in ("k", "v")}
     with lock_of(model.hf), torch.no_grad():
         cache.now = now = Pass(model.layout, batch, capture=inside, edits=edits, offset=offset, unedited=unedited)
@@ -251,10 +259,10 @@ def _step(
             layer = cache.layers[site.layer]
             stored = layer.keys if site.name == "k" else layer.values
             stored[:, :, offset:] = now.values[site].transpose(1, 2)
-    return logits[:, -1]
+    return logits
 
 
-def _cache() -> Any:
+def cache_of_all() -> Any:
     """A cache of all keys and values; not the model's own, which would cut sliding layers short."""
     from transformers import DynamicCache
 
@@ -271,6 +279,7 @@ def _cache() -> Any:
     return Cache()
 
 
-def _unedited(model: "Model", batch: Batch, edits: Iterable[Edit]) -> dict[Site, Tensor]:
+def unedited_at(model: "Model", batch: Batch, edits: Iterable[Edit]) -> dict[Site, Tensor]:
+    """What the unedited prompt has at the sites that edits hold to it."""
     held_sites = {site for edit in edits for site in edit.places(model.sites)}
     return forward(model.layout, batch, capture=held_sites) if held_sites else {}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from residscope.engine import attention, encoding, parameters
 from residscope.engine.forward import forward
-from residscope.engine.generation import Generation, check_length, steps
+from residscope.engine.generation import Generation, Starting, check_length, steps
 from residscope.engine.layout import Layout, lay_out, weight_in_out
 from residscope.engine.preparing import join, prepare
 from residscope.engine.protocols import Edit, LeastEdit, LogitReadout, Readout, whole
@@ -352,21 +352,34 @@ class Model:
         Raises:
             PromptError, SiteError, EditError, BadSampling: see `residscope.errors`.
         """
-        self.follow()
-        batch, pick, stops = self.batch(prompt, bos=bos), picker(temperature, top_k, top_p), Stops(self, stop)
-        check_length(batch, max_new_tokens, self.context)
-        resolved = [whole(edit.prepare(self)) for edit in tied(edits, prompt)]
-        join(resolved, self.sites, batch.lengths)
-        acting = timed(resolved, at, self.sites, batch, max_new_tokens)
-        tokens = steps(self, batch, acting, max_new_tokens, pick, seed=seed, stops=stops)
+        pick, stops = picker(temperature, top_k, top_p), Stops(self, stop)
+        start = self._starting(prompt, edits, max_new_tokens, at=at, bos=bos)
+        tokens = steps(start, max_new_tokens, pick, seed=seed, stops=stops)
         about = {
             **self.provenance,
             "method": "generate",
             "temperature": temperature,
             "seed": seed,
-            "edits": len(resolved),
+            "edits": len(start.edits),
         }
-        return Generation(tokens, len(batch), about)
+        return Generation(tokens, len(start.batch), about)
+
+    def _starting(
+        self,
+        prompt: Prompt,
+        edits: Sequence[LeastEdit] | LeastEdit,
+        new: int,
+        *,
+        at: str | Sequence[str] = "both",
+        bos: bool | None = None,
+    ) -> Starting:
+        """What a continuation of so many tokens begins with. Raises PromptError, SiteError, EditError."""
+        self.follow()
+        batch = self.batch(prompt, bos=bos)
+        check_length(batch, new, self.context)
+        resolved = [whole(edit.prepare(self)) for edit in tied(edits, prompt)]
+        join(resolved, self.sites, batch.lengths)
+        return Starting(self, batch, timed(resolved, at, self.sites, batch, new))
 
     def _unedited(self, batch: Batch, edits: Sequence[Edit], window: Window | None = None) -> dict[Site, Tensor]:
         """What the unedited run has at the sites that edits hold to it: the window's base says it, where it is that run."""

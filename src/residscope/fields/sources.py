@@ -9,16 +9,17 @@ from pydantic import BeforeValidator
 from pydantic import Field as Bounds
 
 from residscope.fields.base import Field, Spec, World, Writer
-from residscope.fields.prompts import Text
+from residscope.fields.prompts import MOST_TEXT, Text
 
 
 class PromptSource(Spec):
-    """A run of another prompt, unedited unless said."""
+    """A run of another prompt, unedited unless said. ids: its tokens, where its text would be read as others."""
 
     kind: Literal["prompt"]
     text: Text
     bos: bool | None = None
     edits: list[dict[str, Any]] = Bounds(default=[], max_length=200)
+    ids: list[int] | None = Bounds(default=None, min_length=1, max_length=MOST_TEXT)
 
 
 class RunSource(Spec):

@@ -124,6 +124,7 @@ class Held:
     last: Float[Tensor, "d_vocab"]
     seconds: float
     end: Recording | None = None  # the run from its last stream on, where edits act after the blocks
+    version: tuple[int, ...] = ()  # of the model's weights
 
     @property
     def bytes(self) -> int:
@@ -180,7 +181,7 @@ def forward(world: SessionWorld, prompt: Prompt, active: tuple[EditSpec, ...]) -
     rows = [recording["resid_pre.0"][0], *(recording[f"resid_post.{i}"][0] for i in range(loaded.model.n_layers))]
     end = recording.keeping(rows_end(loaded.model)) if ends else None
     sink = sinks_at(recording, row_sites(None, loaded.model.sites))[:, 0]
-    return Held(torch.stack(rows), sink, following, last, seconds, end)
+    return Held(torch.stack(rows), sink, following, last, seconds, end, recording.version)
 
 
 def sinks_at(recording: Recording, sites: Sequence[str]) -> Bool[Tensor, "row batch pos"]:
@@ -445,6 +446,9 @@ class Latest(Generic[K, V]):
             len(self._held) > 2 and sum(h.bytes for h in self._held.values()) > KEPT_BYTES
         ):
             self._held.popitem(last=False)
+
+    def items(self) -> list[tuple[K, V]]:
+        return list(self._held.items())
 
     def clear(self) -> None:
         self._held.clear()

@@ -53,6 +53,9 @@ class HeldRuns:
                 self._kept.put(key, held)
         return held, held.seconds * 1000
 
+    def stream_of(self, loaded: Loaded, run: Run, state: State) -> Held:
+        return self.result(loaded, run.prompt, run.active, state)[0]
+
     def elsewhere(self, loaded: Loaded, run: Run, state: State, site: str, head: int | None) -> Elsewhere:
         """A run at one site of every layer: kept, or computed."""
         key = run.key, site, head

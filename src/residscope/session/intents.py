@@ -24,7 +24,7 @@ from residscope.world.picture import Unit
 from residscope.world.python import Mode, PagePrompts, Screen, python_code
 from residscope.world.session_world import need_model
 from residscope.world.stack import kind_of, make, parse_edits, parse_ref
-from residscope.world.values import Metric, Run
+from residscope.world.values import Metric, Prompt, Run
 
 MOST_EDITS = 200
 MOST_TEXT = 1 << 20
@@ -43,6 +43,12 @@ class KeepModel(Spec):
 class SetPrompt(Spec):
     text: str = Field(max_length=MOST_TEXT)
     bos: bool | None = None
+
+
+class SetTokens(Spec):
+    """The prompt by its token ids, kept as they are."""
+
+    ids: list[int] = Field(min_length=1, max_length=MOST_TEXT)
 
 
 class SetMetric(Spec):
@@ -98,10 +104,19 @@ class Nothing(Spec):
 
 
 class Start(Spec):
-    """A method, by its id, and its arguments as its schema has them. name: of what it makes."""
+    """A method, by its id, and its arguments as its schema has them. name: of what it makes. keep: false leaves that with its
+    job, until `keep_made`."""
 
     method: str = Field(min_length=1, max_length=200)
     args: Any = Field(default_factory=dict)
+    name: str = Field(default="", max_length=100)
+    keep: bool = True
+
+
+class KeepMade(Spec):
+    """What a job has made and left with itself, onto the shelf. name: the method's own title unless said."""
+
+    job: str = Field(min_length=1, max_length=64)
     name: str = Field(default="", max_length=100)
 
 
@@ -184,6 +199,12 @@ class Imported(TypedDict):
     names: list[str]
 
 
+class KeptNames(TypedDict):
+    """What is called how on the shelf."""
+
+    names: list[str]
+
+
 class Refused(TypedDict):
     """An edit of those that were sent, and why it is not in the stack."""
 
@@ -229,7 +250,14 @@ def is_loaded(state: State, name: str) -> bool:
 
 
 def set_prompt(state: State, args: SetPrompt) -> Change[None]:
-    prompt = _loaded(state).prompt(args.text, bos=args.bos)
+    return _with_prompt(state, _loaded(state).prompt(args.text, bos=args.bos))
+
+
+def set_tokens(state: State, args: SetTokens) -> Change[None]:
+    return _with_prompt(state, _loaded(state).prompt_of(args.ids))
+
+
+def _with_prompt(state: State, prompt: Prompt) -> Change[None]:
     prompt = replace(prompt, names=names_in(prompt.ids, state.probes.values()))
     layer = state.selection[0] if state.prompt else _loaded(state).model.n_layers - 1
     return replace(state, prompt=prompt, compared=None, selection=(layer, len(prompt.tokens) - 1)), None
@@ -288,13 +316,17 @@ def _whole(state: State, spec: EditSpec) -> EditSpec:
         if isinstance(source, RunSource):
             run = find_run(state, source.run)
             edits = [other.model_dump(mode="json", exclude={"id", "enabled"}) for other in run.active]
-            changed[argument.wire] = PromptSource(kind="prompt", text=run.prompt.text, bos=run.prompt.bos, edits=edits)
+            changed[argument.wire] = _source(run.prompt, edits)
         if isinstance(source, CompanionSource):
-            beside = state.world().beside()
-            changed[argument.wire] = PromptSource(kind="prompt", text=beside.text, bos=beside.bos)
+            changed[argument.wire] = _source(state.world().beside(), [])
         if argument.field.kind == "probe" and isinstance(source, str) and source not in state.probes:
             changed[argument.wire] = next((p.id for p in state.probes.values() if p.name == source), source)
     return spec.model_copy(update=changed) if changed else spec
+
+
+def _source(prompt: Prompt, edits: list[dict[str, Any]]) -> PromptSource:
+    ids = [*prompt.ids] if prompt.by_ids else None
+    return PromptSource(kind="prompt", text=prompt.text, bos=prompt.bos, edits=edits, ids=ids)
 
 
 def undo(state: State, args: Nothing) -> Change[None]:
@@ -378,6 +410,7 @@ INTENTS: dict[str, Intent] = {
     "import_direction": Intent(ImportDirection, _same, SavedName),
     "import_item": Intent(ImportItem, _same, Imported),
     "cancel": Intent(CancelJob, cancel_job),
+    "keep_made": Intent(KeepMade, _same, KeptNames),
     "rename_item": Intent(RenameItem, _same),
     "delete_item": Intent(DeleteItem, _same),
     "restore_item": Intent(RestoreItem, _same),
@@ -386,6 +419,7 @@ INTENTS: dict[str, Intent] = {
     "set_prompt": Intent(SetPrompt, set_prompt),
     "set_companion": Intent(SetCompanion, set_companion),
     "swap_companion": Intent(Nothing, swap_companion),
+    "set_tokens": Intent(SetTokens, set_tokens),
     "set_metric": Intent(SetMetric, set_metric),
     "set_edits": Intent(SetEdits, set_edits, RefusedEdits | None),
     "add_edit": Intent(AddEdit, add_edit, Added),

@@ -13,7 +13,7 @@ from residscope.declare import Method
 from residscope.directions import Dictionary
 from residscope.engine.planner.pricing import prices_of, rate_of
 from residscope.engine.turns import ModelLock, give_way, giving_way, lock_of
-from residscope.errors import Cancelled, ErrorBody, NotFound, NotWritten, ResidscopeError
+from residscope.errors import Cancelled, ErrorBody, NotFound, NotWritten, ResidscopeError, ShelfFull
 from residscope.fields.base import Spec
 from residscope.methods._lib.activations import Recordings
 from residscope.probes.probe import Probe
@@ -84,15 +84,27 @@ class Taker:
 
 @dataclass(eq=False)
 class _Asked:
-    """What a job is to do, and the event that stops it. id: what edits call the probe that it is making, once there is one."""
+    """What a job is to do, and the event that stops it. keep: what it makes goes on the shelf by itself. id: what edits call the
+    probe that it is making, once there is one."""
 
     method: Method
     plain: Spec
     world: SessionWorld
     code: str
     taker: Taker | None = None
+    keep: bool = True
     cancel: threading.Event = field(default_factory=threading.Event)
     id: str = ""
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a job made that is on no shelf yet."""
+
+    asked: _Asked
+    item: Any
+    cut: bool
+    warnings: tuple[str, ...]
 
 
 class Jobs:
@@ -116,6 +128,8 @@ class Jobs:
         self._queue: list[tuple[float, int, str]] = []
         self._asked: dict[str, _Asked] = {}
         self._partial: dict[str, tuple[int, Any]] = {}
+        self._unkept: dict[str, _Made] = {}
+        self._code: dict[str, str] = {}
         self._numbers = itertools.count(1)
         self._closed = False
         self._busy = False
@@ -132,21 +146,26 @@ class Jobs:
         name: str = "",
         code: str = "",
         taker: Taker | None = None,
+        keep: bool = True,
     ) -> Job:
         """A job, priced; it runs once it is `started`. Raises BadText, and what its price finds wrong with the arguments.
 
-        taker: takes what is made, instead of the shelf; then nobody is told what it was asked for.
+        taker: takes what is made, instead of the shelf; then nobody is told what it was asked for. keep: False leaves it with
+        the job, until `keep` puts it on the shelf.
         """
         name = check_name(name, most=MOST_JOB_NAME) if name else ""
         cost = seconds_of(method, plain, world)
         args = plain.model_dump(mode="json") if taker is None else {}
         job = Job(f"j{next(self._numbers)}", method.id, method.title, args, name, cost=cost)
-        self._asked[job.id] = _Asked(method, plain, world, code, taker)
+        self._asked[job.id] = _Asked(method, plain, world, code, taker, keep)
+        self._code[job.id] = code
+        _trim(self._code)
         return job
 
     def drop(self, job: Job) -> None:
         """Forget a job that was not started."""
         self._asked.pop(job.id, None)
+        self._code.pop(job.id, None)
 
     def start(self, job: Job) -> None:
         """Queue a job that is in the state."""
@@ -171,11 +190,36 @@ class Jobs:
     def forget(self) -> None:
         """Let go of the latest items of all jobs, and of what was recorded for them."""
         self._partial.clear()
+        self._unkept.clear()
+        self._code.clear()
         self._recordings.clear()
 
     def partial(self, id: str) -> tuple[int, Any] | None:
         """The latest item of a job, and how many came before it."""
         return self._partial.get(id)
+
+    def code(self, id: str) -> str:
+        """The Python of a job, as it was asked for; empty where it is not known any more."""
+        return self._code.get(id, "")
+
+    def keep(self, id: str, name: str) -> list[str]:
+        """Put on the shelf what a job has made and left with itself; the names that it has there.
+
+        Raises:
+            NotFound: there is nothing of it that is not there already. BadText, ShelfFull, NotWritten.
+        """
+        made = self._unkept.get(id)
+        if made is None:
+            raise NotFound(
+                "the job has made nothing that is not kept already", received=id, fix="wait until it has ended"
+            )
+        wanted = check_name(name, most=MOST_JOB_NAME) if name else ""
+        names, note = self._keep(made.asked, made.item, wanted=wanted, cut=made.cut, warnings=made.warnings)
+        if not names:
+            raise ShelfFull(note or "it gave nothing to keep")
+        self._unkept.pop(id, None)
+        self._tell(id, items=tuple(names), note=note)
+        return names
 
     def wait(self, timeout: float | None = None) -> bool:
         """Until no job waits or runs."""
@@ -229,7 +273,10 @@ class Jobs:
         if cut and made is None:
             made = (self._partial.get(id) or (0, None))[1]
         try:
-            if asked.taker is None:
+            if not asked.keep and made is not None:
+                self._unkept[id] = _Made(asked, made, cut, tuple(told))
+                _trim(self._unkept)
+            elif asked.keep and asked.taker is None:
                 names, note = self._keep(asked, made, wanted=self._name(id), cut=cut, warnings=tuple(told))
                 if phase == DONE and not names and not note:
                     note = "It gave nothing to keep."
@@ -267,9 +314,7 @@ class Jobs:
     def _show(self, id: str, item: Any, asked: _Asked) -> None:
         revision = (self._partial.get(id) or (0, None))[0] + 1
         self._partial[id] = (revision, item)
-        for old in [*self._partial][: max(0, len(self._partial) - KEPT_DONE)]:
-            if old != id:
-                self._partial.pop(old, None)
+        _trim(self._partial, but=id)
         if isinstance(item, Probe | ProbeMap):
             asked.id = asked.id or self._shelf.new_id(item)
             args = asked.plain.model_dump(mode="json")
@@ -350,6 +395,13 @@ class _Watch:
         share = min(max(done / total, 0.0), 1.0) if total else None
         left = (now - self._began) * (1 - share) / share if share else None
         self._tell(phase=RUNNING, stage=stage, progress=share, left=left)
+
+
+def _trim(held: dict[str, Any], *, but: str = "") -> None:
+    """Of what is held by job, the oldest go."""
+    for old in [*held][: max(0, len(held) - KEPT_DONE)]:
+        if old != but:
+            held.pop(old, None)
 
 
 def _tell_taker(asked: _Asked, id: str, error: BaseException) -> None:

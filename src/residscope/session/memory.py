@@ -13,7 +13,7 @@ from residscope.session.state import State
 from residscope.shelf.whole import set_aside, write_whole
 from residscope.world.loaded import Loaded
 from residscope.world.stack import parse_edits
-from residscope.world.values import Companion, Metric, Tok
+from residscope.world.values import Companion, Metric, Prompt, Tok
 
 VERSION = 1
 WORDS = "The session's memory"
@@ -53,8 +53,8 @@ def left_by(state: State) -> dict[str, Any] | None:
         "model": state.model.source or state.model.model.name,
         "named": state.model.source is not None,
         "hash": state.model.model.hash,
-        "prompt": {"text": state.prompt.text, "bos": state.prompt.bos},
-        "companion": state.companion and {"text": state.companion.prompt.text, "bos": state.companion.prompt.bos},
+        "prompt": _told(state.prompt),
+        "companion": state.companion and _told(state.companion.prompt),
         "metric": metric and [{"id": tok.id, "text": tok.text} for tok in (metric.positive, metric.negative)],
         "edits": (edits := [spec.model_dump(mode="json") for spec in state.edits]),
         "dictionaries": {id: state.model.dictionaries[id].hash for id in named_in(edits, state.model)},
@@ -87,11 +87,11 @@ def recall(state: State, kept: Mapping[str, Any]) -> State:
         return state
     lost: list[str] = []
     with _or_lost("the prompt", lost):
-        prompt = loaded.prompt(kept["prompt"]["text"], bos=kept["prompt"]["bos"])
+        prompt = _prompt(loaded, kept["prompt"], kept)
         state = replace(state, prompt=prompt, selection=(state.selection[0], len(prompt.tokens) - 1))
     if (other := kept.get("companion")) is not None and state.prompt is not None:
         with _or_lost("the companion", lost):
-            companion = Companion.of(loaded.prompt(other["text"], bos=other["bos"]), state.prompt)
+            companion = Companion.of(_prompt(loaded, other, kept), state.prompt)
             state = replace(state, companion=companion)
     if kept.get("metric") is not None:
         with _or_lost("the answers", lost):
@@ -126,6 +126,18 @@ def _or_lost(what: str, lost: list[str]) -> Iterator[None]:
         lost.append(f"{what} ({error.failed})")
     except (KeyError, TypeError, ValueError) as error:
         lost.append(f"{what} (it is damaged: {error})")
+
+
+def _told(prompt: Prompt) -> dict[str, Any]:
+    ids = {"ids": [*prompt.ids]} if prompt.by_ids else {}
+    return {"text": prompt.text, "bos": prompt.bos, **ids}
+
+
+def _prompt(loaded: Loaded, told: Mapping[str, Any], kept: Mapping[str, Any]) -> Prompt:
+    """A prompt as it was: by its tokens, where its text is not enough and the model is the same."""
+    if told.get("ids") and kept.get("hash") == loaded.model.hash:
+        return loaded.prompt_of([int(id) for id in told["ids"]])
+    return loaded.prompt(told["text"], bos=told["bos"])
 
 
 def _token(loaded: Loaded, kept: Mapping[str, Any], left: Mapping[str, Any]) -> Tok:

@@ -17,7 +17,8 @@ from residscope.fields.prompts import LabelledPrompts
 from residscope.manifest import all_methods
 from residscope.session import compute, wire
 from residscope.session.compute import MOST_GRAM, MOST_NAMED
-from residscope.session.maps import LayerFile, MapFile, RowsLens
+from residscope.session.maps import LayerFile, MapFile, RowsLens, Stopped
+from residscope.session.read.continuations import ContinuationsFound
 from residscope.session.read.evidence import Evidence
 from residscope.session.read.probes import ProbeChoices, ProbeDetail, ProbeExample, ProbeReading
 from residscope.session.read.prompt_page import PageCoefFile, PageLogitFile, PromptsAnswer
@@ -73,7 +74,10 @@ class Map(Logits):
 
 
 class MapLayer(Map):
+    """neurons: whether the strongest are wanted too, which is work of its own at each position."""
+
     layer: int
+    neurons: bool = True
 
 
 class LensRows(OfRun):
@@ -225,11 +229,17 @@ QUERIES: dict[str, Query] = {
         MapFile,
         lambda session, args: session.maps.map(args.run, positive=args.positive, negative=args.negative, pos=args.pos),
     ),
+    "map_stop": _query(Nothing, Stopped, lambda session, args: session.maps.stop()),
     "map_layer": _query(
         MapLayer,
         LayerFile,
         lambda session, args: session.maps.layer(
-            args.run, layer=args.layer, positive=args.positive, negative=args.negative, pos=args.pos
+            args.run,
+            layer=args.layer,
+            positive=args.positive,
+            negative=args.negative,
+            pos=args.pos,
+            neurons=args.neurons,
         ),
     ),
     "dictionary": _query(
@@ -265,6 +275,9 @@ QUERIES: dict[str, Query] = {
         ),
     ),
     "evidence": _query(Gathered, Evidence, lambda session, args: session.reads.evidence(job=args.job, item=args.item)),
+    "continuations": _query(
+        Gathered, ContinuationsFound, lambda session, args: session.reads.continuations(job=args.job, item=args.item)
+    ),
 }
 
 

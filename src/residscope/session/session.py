@@ -28,7 +28,9 @@ from residscope.session.intents import (
     ImportDirection,
     Imported,
     ImportItem,
+    KeepMade,
     KeepModel,
+    KeptNames,
     LoadModel,
     SavedName,
     ShelfChange,
@@ -113,7 +115,7 @@ class Session:
         self._worker = Worker("residscope-session")
         self._jobs = Jobs(lambda: self._state, self._commit, self._lock, self._worker, self._items)
         self._drawings: list[str] = []
-        self.maps: Maps = Maps(lambda: self._state)
+        self.maps: Maps = Maps(lambda: self._state, self._held.stream_of)
         self.pages: PromptPages = PromptPages(self._loaded, self._held.kept, self.give_way)
         self.reads: Reads = Reads(lambda: self._state, self._held, self.pages, self._jobs, self._items, self.give_way)
 
@@ -170,6 +172,8 @@ class Session:
         checked = parsed(name, intent.args, args)
         if isinstance(checked, ShelfChange):
             return self._change_shelf(checked.change)
+        if isinstance(checked, KeepMade):
+            return KeptNames(names=self._jobs.keep(checked.job, checked.name))
         if isinstance(checked, ImportDirection):
             return self.import_direction(checked.data)
         if isinstance(checked, ImportItem):
@@ -187,7 +191,7 @@ class Session:
             if not isinstance(checked, Start):
                 self._tell_gesture(name, checked)
         if isinstance(checked, Start):
-            job = self.begin(find_method(checked.method), checked.args, name=checked.name)
+            job = self.begin(find_method(checked.method), checked.args, name=checked.name, keep=checked.keep)
             self._tell_gesture(name, checked)
             return Started(job=job.id, cost=job.cost)
         if isinstance(checked, DrawPrompts):
@@ -289,8 +293,10 @@ class Session:
         name: str = "",
         taker: Taker | None = None,
         world: SessionWorld | None = None,
+        keep: bool = True,
     ) -> Job:
-        """Queue a method as a job. taker: takes what it makes, instead of the shelf. world: what the arguments mean.
+        """Queue a method as a job. taker: takes what it makes, instead of the shelf. world: what the arguments mean. keep: False
+        leaves what it makes with the job.
 
         Raises:
             BadArguments, and what a first look at the arguments refuses.
@@ -299,7 +305,7 @@ class Session:
         plain = method.check(args)
         method.look(plain, world)
         code = method_code(method, plain, world) if taker is None else ""
-        job = self._jobs.new(method, plain, world, name=name, code=code, taker=taker)
+        job = self._jobs.new(method, plain, world, name=name, code=code, taker=taker, keep=keep)
         try:
             with self._lock:
                 if need_model(self._state.model).model is not world.model:

@@ -220,7 +220,8 @@ def top(rows: tuple[tuple[int, str, float], ...]) -> list[wire.TokenP]:
 def _prompt(prompt: Prompt | None) -> wire.Prompt | None:
     if prompt is None:
         return None
-    return {"text": prompt.text, "bos": prompt.begins, "tokens": [token(tok) for tok in prompt.tokens]}
+    tokens = [token(tok) for tok in prompt.tokens]
+    return {"text": prompt.text, "bos": prompt.begins, "by_ids": prompt.by_ids, "tokens": tokens}
 
 
 def _companion(companion: Companion | None) -> wire.Companion | None:

@@ -53,6 +53,7 @@ class Status(TypedDict):
 class Prompt(TypedDict):
     text: str
     bos: bool
+    by_ids: Annotated[bool, "It was set by its token ids: its text would be read as others."]
     tokens: list[Tok]
 
 

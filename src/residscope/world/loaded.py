@@ -1,6 +1,7 @@
 """A model as the session holds it: with its dictionaries, what the page is told of it, and its common tokens."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 from residscope.directions import Dictionary, new_id, shipped
 from residscope.engine.certificate import recertify
 from residscope.engine.model import Model
-from residscope.errors import DirectionError, NotFound, UnknownToken
+from residscope.errors import DirectionError, NotFound, PromptError, UnknownToken
 from residscope.methods._lib.own_tokens import readable
 from residscope.model.sites import KINDS
 from residscope.world.dictionaries import DictionaryInfo, Means, describe_row, row_sites
@@ -124,6 +125,22 @@ class Loaded:
         texts = self.model.token_texts(ids)
         begins = self.model.bos if bos is None else bos
         return Prompt(text, bos, tuple(Tok(id, text) for id, text in zip(ids, texts, strict=True)), begins)
+
+    def prompt_of(self, ids: Sequence[int]) -> Prompt:
+        """The prompt of these very tokens: the one that their text is, where that is read as the same.
+
+        Raises:
+            EmptyPrompt, PromptTooLong, UnknownToken.
+        """
+        ids = self.model.batch([[*ids]]).ids[0].tolist()
+        text = self.model.text(ids)
+        for bos in (None, True, False):
+            with suppress(PromptError):
+                if (typed := self.prompt(text, bos=bos)).ids == tuple(ids):
+                    return typed
+        begins = self.model.tokenizer is not None and ids[0] == self.model.tokenizer.bos_token_id
+        tokens = tuple(map(Tok, ids, self.model.token_texts(ids)))
+        return Prompt(text, None, tokens, begins, by_ids=True)
 
     def token(self, text: str) -> Tok:
         """The one token a string is, under its own name.

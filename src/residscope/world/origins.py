@@ -58,7 +58,7 @@ def _line(method: Method, plain: Spec, world: SessionWorld) -> str:
         return ""
     writer = SessionWriter(world)
     if world.prompt is not None:
-        writer.prompt_name = repr(world.prompt.text)
+        writer.prompt_name = writer.tokens(world.prompt)
     line = method.code(plain, writer, "model")
     return "" if writer.lines or writer.imports else line
 

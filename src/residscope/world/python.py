@@ -96,5 +96,5 @@ def method_code(method: Method, plain: Spec, world: SessionWorld) -> str:
     """The lines that give what a method gives, and print it."""
     writer = SessionWriter(world)
     if world.prompt is not None:
-        writer.prompt_name = repr(world.prompt.text)
+        writer.prompt_name = writer.tokens(world.prompt)
     return writer.whole([f"result = {method.code(plain, writer, 'model')}", "print(result)"])

@@ -104,7 +104,7 @@ class SessionWorld:
         """Raises NotFound, and what the edits of a run refuse."""
         match ref:
             case PromptSource():
-                prompt = self.loaded.prompt(ref.text, bos=ref.bos)
+                prompt = self.prompt_of(ref)
                 edits = self.on(prompt).edits(ref.edits)
                 return RunOf(tuple(prompt.ids), edits) if edits else [[*prompt.ids]]
             case RunSource():
@@ -116,6 +116,10 @@ class SessionWorld:
                 return [[*self.beside().ids]]
             case _:
                 raise TypeError(f"no source: {ref!r}")
+
+    def prompt_of(self, ref: PromptSource) -> "Prompt":
+        """A source's prompt. Raises PromptError."""
+        return self.loaded.prompt(ref.text, bos=ref.bos) if ref.ids is None else self.loaded.prompt_of(ref.ids)
 
     def given(self, name: str) -> Any:
         """An edit that code gave. Raises NotFound."""

@@ -17,12 +17,14 @@ class Tok:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text as typed, and the tokens the model reads. names: of positions, where it is one of a task's prompts."""
+    """A text as typed, and the tokens the model reads. names: of positions, where it is one of a task's prompts. by_ids: it was
+    set by its token ids, and its text would be read as others."""
 
     text: str
     bos: bool | None
     tokens: tuple[Tok, ...]
     begins: bool
+    by_ids: bool = False
     names: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     @property

@@ -100,9 +100,9 @@ class SessionWriter:
     def source(self, ref: Any) -> str:
         match ref:
             case PromptSource():
-                if not ref.edits and ref.bos is None:
+                if not ref.edits and ref.bos is None and ref.ids is None:
                     return repr(ref.text)
-                return self.run_of(self.world.loaded.prompt(ref.text, bos=ref.bos), parse_edits(ref.edits))
+                return self.run_of(self.world.prompt_of(ref), parse_edits(ref.edits))
             case RunSource():
                 run = self.world.run(ref.run)
                 return self.run_of(run.prompt, run.active)
@@ -234,7 +234,7 @@ class SessionWriter:
         bos = "" if prompt.bos is None else f", bos={prompt.bos}"
         inner = SessionWriter(self.world.on(prompt))
         inner.lines, inner.imports, inner.names = self.lines, self.imports, self.names
-        inner.prompt_name = repr(prompt.text)
+        inner.prompt_name = inner.tokens(prompt)
         several = f", edits=[{', '.join(inner.edit(spec) for spec in active)}]" if active else ""
         where = f", {capture}" if capture else ""
         return f"model.run({self.tokens(prompt)}{where}{several}{bos})"

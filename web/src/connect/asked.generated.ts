@@ -55,6 +55,13 @@ export interface Asked {
       name?: string;
     };
     /**
+     * What a job has made and left with itself, onto the shelf. name: the method's own title unless said.
+     */
+    keep_made: {
+      job: string;
+      name?: string;
+    };
+    /**
      * Instead of one that is being loaded, or could not be.
      */
     keep_model: {};
@@ -171,12 +178,20 @@ export interface Asked {
       bos?: boolean | null;
     };
     /**
-     * A method, by its id, and its arguments as its schema has them. name: of what it makes.
+     * The prompt by its token ids, kept as they are.
+     */
+    set_tokens: {
+      ids: number[];
+    };
+    /**
+     * A method, by its id, and its arguments as its schema has them. name: of what it makes. keep: false leaves that with its
+     * job, until `keep_made`.
      */
     start: {
       method: string;
       args?: unknown;
       name?: string;
+      keep?: boolean;
     };
     swap_companion: {};
     undo: {};
@@ -186,6 +201,10 @@ export interface Asked {
       run: string;
       dictionary: string;
       indices?: number[] | null;
+    };
+    continuations: {
+      job?: string | null;
+      item?: string | null;
     };
     cost: {
       method: string;
@@ -262,13 +281,18 @@ export interface Asked {
       negative: number;
       pos?: number;
     };
+    /**
+     * neurons: whether the strongest are wanted too, which is work of its own at each position.
+     */
     map_layer: {
       run: string;
       positive: number;
       negative: number;
       pos?: number;
       layer: number;
+      neurons?: boolean;
     };
+    map_stop: {};
     probe: {
       name: string;
     };

@@ -20,6 +20,7 @@ export interface Said {
     forget_prompt: null;
     import_direction: SavedName;
     import_item: Imported;
+    keep_made: KeptNames;
     keep_model: null;
     library_blind: BlindStarted;
     library_comment: Comment;
@@ -49,6 +50,7 @@ export interface Said {
     set_edits: RefusedEdits | null;
     set_metric: null;
     set_prompt: null;
+    set_tokens: null;
     start: Started;
     swap_companion: null;
     undo: null;
@@ -78,6 +80,7 @@ export interface Said {
         sink: Tensor<Uint8Array>;
       };
     };
+    continuations: ContinuationsFound;
     cost: Cost;
     dictionary: DictionaryDetail;
     evidence: Evidence;
@@ -146,7 +149,7 @@ export interface Said {
         absent: string;
       };
       /**
-       * pattern: attention probabilities of a layer, in full. z_norm: the lengths of z at the position. neuron: those of
+       * pattern: attention probabilities of a layer, in full; of a long prompt not at all. z_norm: the lengths of z.
        */
       tensors: {
         /**
@@ -167,6 +170,7 @@ export interface Said {
         neuron_effect?: Tensor<Float32Array>;
       };
     };
+    map_stop: Stopped;
     probe: ProbeDetail;
     probe_prompt: ProbeExample;
     probe_reading: ProbeReading;
@@ -432,6 +436,10 @@ export interface ErrorBody {
 export interface Prompt {
   text: string;
   bos: boolean;
+  /**
+   * It was set by its token ids: its text would be read as others.
+   */
+  by_ids: boolean;
   tokens: Tok[];
 }
 /**
@@ -447,6 +455,10 @@ export interface Tok {
 export interface Companion {
   text: string;
   bos: boolean;
+  /**
+   * It was set by its token ids: its text would be read as others.
+   */
+  by_ids: boolean;
   tokens: Tok[];
   /**
    * A position of the live prompt, and the one of this that stands for it.
@@ -775,6 +787,12 @@ export interface Imported {
   names: string[];
 }
 /**
+ * What is called how on the shelf.
+ */
+export interface KeptNames {
+  names: string[];
+}
+/**
  * A test, and the job that draws its contexts.
  */
 export interface BlindStarted {
@@ -904,6 +922,63 @@ export interface Refused {
 export interface Started {
   job: string;
   cost: number | null;
+}
+/**
+ * What has come so far. `edits`: as they were asked for; `code`: the Python that gives the same.
+ */
+export interface ContinuationsFound {
+  /**
+   * The ids of the prompt that they continue.
+   */
+  prompt: number[];
+  draws: SeedDraw[];
+  job: string | null;
+  item: string | null;
+  revision: number;
+  done: boolean;
+  edits:
+    | {
+        [k: string]: unknown;
+      }[]
+    | string
+    | null;
+  code: string;
+}
+/**
+ * What one seed gave, without the edits and with them; `edited`: null where there were none.
+ */
+export interface SeedDraw {
+  seed: number;
+  /**
+   * How many tokens from the start are the same in both.
+   */
+  same: number | null;
+  said: string;
+  baseline: ChosenTokens;
+  edited: ChosenTokens | null;
+}
+export interface ChosenTokens {
+  tokens: ChosenToken[];
+  /**
+   * It goes on where the prompt's text ends.
+   */
+  text: string;
+  /**
+   * By its stop, and not for its length.
+   */
+  stopped: boolean;
+}
+/**
+ * A token that one model chose; log-probabilities in nats, before temperature and cuts.
+ */
+export interface ChosenToken {
+  id: number;
+  text: string;
+  log_prob: number | null;
+  /**
+   * The other model's, of the same token after the same tokens; null until it has read it.
+   */
+  other: number | null;
 }
 export interface Cost {
   /**
@@ -1215,6 +1290,12 @@ export interface TaskForm {
   label: string;
   position: string;
   prefixes: boolean;
+}
+/**
+ * stopped: how many were waiting for a map.
+ */
+export interface Stopped {
+  stopped: number;
 }
 /**
  * The pictures of a probe.

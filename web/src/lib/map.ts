@@ -44,15 +44,28 @@ export function readMap(file: QueryAnswers["map"], run: string): MapData {
   };
 }
 
+/** A step of a layer, as Python says it. */
 export interface SiteRow {
+  /** Empty: a part that no site shows, and that `place` names. */
   site: string;
+  place: string;
   shape: Record<string, number>;
   about: string;
   norm: number | null;
+  /** At the position, by head where there are heads: lengths, or the largest value and `where` it is. */
+  values: number[];
+  where: number[] | null;
+  equation: string;
+  reads: string[];
+  /** The site that is the same tensor, and is drawn for it. */
+  same: string | null;
 }
 
 /** One layer in full. */
 export interface LayerData {
+  layer: number;
+  run: string;
+  pos: number;
   /** [head, query, key]; null where the model has no patterns. */
   pattern: Float32Array | null;
   side: number;
@@ -62,12 +75,12 @@ export interface LayerData {
   absent: string;
 }
 
-export function readLayer(file: QueryAnswers["map_layer"]): LayerData {
+export function readLayer(file: QueryAnswers["map_layer"], layer: number, run: string): LayerData {
   const pattern = file.tensors.pattern ? floats(file, "pattern") : null;
   const effects = file.tensors.neuron_effect ? floats(file, "neuron_effect").data : new Float32Array();
-  const { sites, absent } = file.metadata;
+  const { sites, absent, pos } = file.metadata;
   return {
-    pattern: pattern?.data ?? null, side: pattern?.shape.at(-1) ?? 0, norms: floats(file, "z_norm").data,
+    layer, run, pos: JSON.parse(pos) as number, pattern: pattern?.data ?? null, side: pattern?.shape.at(-1) ?? 0, norms: floats(file, "z_norm").data,
     neurons: Array.from(effects, (effect, i) => ({ index: Number(file.tensors.neuron?.data[i]), effect })),
     sites: JSON.parse(sites) as SiteRow[], absent: (JSON.parse(absent) as string | null) ?? "",
   };
@@ -76,12 +89,10 @@ export function readLayer(file: QueryAnswers["map_layer"]): LayerData {
 /** More tokens than this in the open row are drawn from what was made small: there every bright cell stays. */
 export const MOST_DRAWN = 48;
 
-/** What a head attends to most at a position. */
-export function looksAt({ pattern, side }: LayerData, head: number, pos: number): { key: number; weight: number } | null {
-  if (!pattern) return null;
-  const row = pattern.subarray((head * side + pos) * side, (head * side + pos + 1) * side);
-  const key = row.reduce((best, weight, i) => (weight > row[best] ? i : best), 0);
-  return { key, weight: row[key] };
+/** What a head attends to most at the layer's position. */
+export function looksAt({ layer, sites }: LayerData, head: number): { key: number; weight: number } | null {
+  const row = sites.find(({ site }) => site === `pattern.${layer}`);
+  return row?.where ? { key: row.where[head], weight: row.values[head] } : null;
 }
 
 /** Values of every head and MLP, from whatever tints them. */
@@ -123,6 +134,13 @@ export function summed({ layers, attn, mlp, terms }: MapData): number[] {
 export const nodeName = ({ layer, head }: Node): string => (head === null ? `mlp ${layer}` : `${layer}.${head}`);
 export const nodeSite = ({ layer, head }: Node): string => (head === null ? `mlp_out.${layer}` : `z.${layer} head ${head}`);
 export const sameNode = (a: Node | null, b: Node | null): boolean => a?.layer === b?.layer && a?.head === b?.head;
+
+/** A node in an address: `23.3`, `23.mlp`. */
+export const nodeKey = ({ layer, head }: Node): string => `${layer}.${head ?? "mlp"}`;
+export function readNode(text: string): Node | null {
+  const found = /^(\d{1,4})\.(\d{1,4}|mlp)$/.exec(text);
+  return found && { layer: +found[1], head: found[2] === "mlp" ? null : +found[2] };
+}
 
 /** Every node of the rectangle between two. */
 export function between(a: Node, b: Node, heads: number): Node[] {

@@ -44,25 +44,28 @@ const [LOWEST, HIGHEST] = [12, 24];
 const MOST_ROWS = 48;
 const BANDS = 10;
 const NARROWEST = 5;
+/** A cell of the open row as wide as this has its numbers in it. */
+export const LEGIBLE = 30;
 
-/** focus: the layer that is open; of a model in bands, its band's other layers are rows too. */
-export function layOut(layers: number, heads: number, focus: number | null, room: { width: number; height: number }): MapLayout {
+/** focus: the layer that is open; of a model in bands, its band's other layers are rows too. inside: the height of the drawing of it. zoom: of cells. */
+export function layOut(layers: number, heads: number, focus: number | null, room: { width: number; height: number }, inside = 0, zoom = 1): MapLayout {
   const parts = rowsOf(layers, focus);
   const closed = parts.filter(({ kind }) => kind !== "open").length;
   const free = room.height - HEADS - FOOT - (closed < parts.length ? OPEN : 0);
-  const rowH = Math.max(LOWEST, Math.min(HIGHEST, Math.floor((2 * free) / Math.max(closed, 1)) / 2));
+  const rowH = zoom * Math.max(LOWEST, Math.min(HIGHEST, Math.floor((2 * free) / Math.max(closed, 1)) / 2));
   let y = HEADS;
   const rows = parts.map((row) => {
-    const placed = { ...row, y, h: row.kind === "open" ? OPEN : rowH };
+    const placed = { ...row, y, h: row.kind === "open" ? OPEN + inside : rowH };
     y += placed.h;
     return placed;
   });
   const { width } = room;
   const [spine, mlp] = [width >= 480 ? 52 : 36, 40];
-  const bars = width >= 600 ? 84 : width >= 420 ? 44 : 0;
-  const lens = width >= 560 ? 84 : 0;
-  const curve = width >= 660 ? 96 : width >= 480 ? 60 : 0;
-  const each = Math.max(NARROWEST, Math.min(64, (width - GUTTER - spine - mlp - bars - lens - curve - 24) / heads));
+  const wide = { bars: width >= 600 ? 84 : width >= 420 ? 44 : 0, lens: width >= 560 ? 84 : 0, curve: width >= 660 ? 96 : width >= 480 ? 60 : 0 };
+  const per = ({ bars, lens, curve }: typeof wide) => (width - GUTTER - spine - mlp - bars - lens - curve - 24) / heads;
+  const close = { ...wide, bars: Math.min(wide.bars, 74), lens: Math.min(wide.lens, 64), curve: Math.min(wide.curve, 48) };
+  const { bars, lens, curve } = per(wide) < LEGIBLE && per(close) >= LEGIBLE ? close : wide; // columns make room for what is written in cells
+  const each = zoom * Math.max(NARROWEST, Math.min(64, per({ bars, lens, curve })));
   const at = { x: GUTTER + each * heads };
   const next = (w: number, gap = 0): Column => {
     const column = { x: at.x + (w ? gap : 0), w };
@@ -71,7 +74,7 @@ export function layOut(layers: number, heads: number, focus: number | null, room
   };
   return {
     rows, height: y + FOOT, heads: { x: GUTTER, w: each * heads, count: heads, each },
-    spine: next(spine), mlp: next(mlp), bars: next(bars, 4), lens: next(lens, 6), curve: next(curve, 8), width: at.x,
+    spine: next(spine), mlp: next(mlp), bars: next(bars, 4), lens: next(lens, 6), curve: next(curve, 8), width: inside ? Math.max(at.x, width) : at.x,
     patterns: each >= 14 && rowH >= 10, numbers: each >= rowH + 22,
   };
 }
@@ -91,12 +94,12 @@ function rowsOf(layers: number, focus: number | null): Pick<MapRow, "kind" | "fr
 export const rowOf = (layout: MapLayout, layer: number): MapRow | undefined => layout.rows.find(({ from, to }) => layer >= from && layer <= to);
 
 /** The height at which a row's parts stand in line: of the open one, the middle of its patterns. */
-export const middle = ({ y, h }: MapRow): number => y + h / 2;
+export const middle = ({ kind, y, h }: MapRow): number => y + (kind === "open" ? OPEN : h) / 2;
 
 /** What lies under a point; of a band, its last layer. */
 export function nodeAt({ rows, heads, mlp }: MapLayout, x: number, y: number): (Node & { row: MapRow }) | null {
   const row = rows.find((one) => y >= one.y && y < one.y + one.h);
-  if (!row || (row.kind === "open" && y < row.y + OPEN_HEAD)) return null;
+  if (!row || (row.kind === "open" && (y < row.y + OPEN_HEAD || y >= row.y + OPEN))) return null;
   if (x >= mlp.x && x < mlp.x + mlp.w) return { layer: row.to, head: null, row };
   const head = Math.floor((x - heads.x) / heads.each);
   return head >= 0 && head < heads.count ? { layer: row.to, head, row } : null;

@@ -14,6 +14,7 @@ import { Compare } from "./compare.svelte";
 import { Described } from "./described.svelte";
 import { DirectionStore } from "./directions.svelte";
 import { Fitting } from "./fitting.svelte";
+import { GenerationStore } from "./generation.svelte";
 import { JobStore } from "./jobs.svelte";
 import { LibraryStore } from "./library.svelte";
 import { ManifestStore } from "./manifest.svelte";
@@ -41,6 +42,7 @@ export class App {
   readonly streams: Streams;
   readonly directions: DirectionStore;
   readonly described: Described;
+  readonly generation: GenerationStore;
   readonly map: MapStore;
   readonly acts: Acts;
   readonly paths: Paths;
@@ -151,7 +153,8 @@ export class App {
     this.streams = new Streams(this.session, this.view, this.mixing);
     this.directions = new DirectionStore(this.session, this.view, this.streams, this.mixing);
     this.described = new Described(this.session, this.view, this.streams, this.directions);
-    this.map = new MapStore(this.session, this.streams);
+    this.generation = new GenerationStore(this.session, this.view);
+    this.map = new MapStore(this.session, this.streams, this.view);
     this.acts = new Acts(this.session, this.map, () => this.writeCompanion(), () => this.along());
     this.paths = new Paths(this.session, this.map, () => this.acts.needCompanion());
     this.probe = new ProbeStore(this.session, this.manifest);

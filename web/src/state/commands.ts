@@ -87,6 +87,19 @@ function nextDirection(app: App, key: string): void {
 
 const move = (app: App, rows: number, cols: number, extend = false) => onMap(app) ? app.map.move(rows, cols, extend) : app.select(app.selected.row + rows, app.selected.col + cols);
 
+/** Opens the panel with its button ready, or puts it away. */
+function generate(app: App): void {
+  const { generation } = app;
+  generation.open = !generation.open;
+  if (!generation.open) return;
+  app.opened = "inspector";
+  setTimeout(() => {
+    const card = app.host.root.querySelector("[data-testid=generate-card]");
+    card?.scrollIntoView?.({ block: "nearest" });
+    card?.querySelector<HTMLElement>("[data-testid=generate-run]")?.focus();
+  });
+}
+
 export const COMMANDS: Command[] = [
   { keys: ["j", "k"], label: "Layer below, above", foot: "layer", run: (app, key, extend) => move(app, key === "j" ? -1 : 1, 0, extend) },
   { keys: ["h", "l"], label: "Token before, after", foot: "token", run: (app, key, extend) => move(app, 0, key === "h" ? -1 : 1, extend) },
@@ -98,12 +111,15 @@ export const COMMANDS: Command[] = [
   { keys: ["o"], label: "Project the direction out at the selected layer", foot: "project out", run: projectOut },
   { keys: ["f"], label: "Freeze the selected layer's attention patterns", words: "map head", foot: "freeze pattern", run: freeze },
   { keys: ["i"], label: "Isolate the selected head of the map", words: "keep alone", run: isolate },
+  { keys: ["w"], label: "Within: the open layer of the map, site by site", words: "inside unfold block drawing equations", run: (app) => onMap(app) && (app.map.open.unfolded = !app.map.open.unfolded) },
+  { keys: ["+", "-", "0"], label: "Zoom the map in, out; as it was", words: "larger smaller pan", run: (app, key) => onMap(app) && app.map.zoomBy(key === "+" ? 1 : key === "-" ? -1 : 0) },
   { keys: ["p"], label: "Patch what is selected from the companion", words: "map head mlp corrupted denoise", foot: "patch", run: patch },
   { keys: ["m"], label: "Mark the selected part of the map as a path's sender", words: "path connect drag", run: (app) => (onMap(app) ? app.paths.mark() : app.session.notify("Paths are drawn on the Map tab: mark a part there, move to what reads it, Enter.")) },
   { keys: ["[", "]"], label: "Weaken or strengthen the picked edit", words: "map scale head", foot: "strength", run: strengthen },
   { keys: ["u"], label: "Undo", foot: "undo", run: (app) => void app.session.send("undo") },
   { keys: ["r"], label: "Redo", run: (app) => void app.session.send("redo") },
   { keys: ["e"], label: "Edit the prompt", foot: "prompt", run: (app) => app.editPrompt() },
+  { keys: ["g"], label: "Generate: continue the prompt with and without the edits", words: "sample text completion temperature seed", foot: "generate", run: generate },
   { keys: ["b"], label: "Library: saved directions and people", foot: "library", run: (app) => app.library.toggle() },
   { keys: ["t"], label: "Grid or table", foot: "table", run: (app) => (app.view.current.table = !app.view.current.table) },
   { keys: ["n"], label: "Numbers in the cells", run: (app) => (app.view.current.numbers = !app.view.current.numbers) },

@@ -2,6 +2,7 @@
 
 import type { Edit, ProbeRecipe } from "../connect/wire";
 import { MOST_WHOLE, type Unit } from "../lib/dictionaries";
+import { nodeKey, readNode, type Node } from "../lib/map";
 import { parseTerm, type Terms, type Weights } from "../lib/mix";
 
 export type Mode = "base" | "edit" | "delta";
@@ -29,6 +30,21 @@ export interface View {
   table: boolean;
   fit: boolean;
   selection: { layer: number; pos: number } | null;
+  map: MapSight;
+}
+
+export const TINTS_BY = ["direct", "ablation", "previous-token", "current-token", "first-token", "duplicate-token", "induction"] as const;
+export type TintBy = (typeof TINTS_BY)[number];
+
+/** How the map is looked at. */
+export interface MapSight {
+  tint: TintBy;
+  node: Node | null;
+  /** The other corner of a rectangle of nodes. */
+  corner: Node | null;
+  /** The open layer is drawn from within, and at which position: null, the metric's. */
+  inside: boolean;
+  pos: number | null;
 }
 
 /** What a shared link carries beside the view. */
@@ -37,6 +53,8 @@ export interface Shared {
   hash: string;
   prompt: string;
   bos: boolean;
+  /** Its tokens, where the text alone would be read as others. */
+  ids?: number[];
   metric: { positive: string; negative: string } | null;
   edits: Edit[];
   /** The probes its edits are made from, to be fitted again. */
@@ -59,6 +77,7 @@ export const defaults = (): View => ({
   table: false,
   fit: false,
   selection: null,
+  map: { tint: "direct", node: null, corner: null, inside: false, pos: null },
 });
 
 /** What somebody sees who comes without a link: what this prompt adds, and not the offset that any text has. */
@@ -123,6 +142,10 @@ export function encodeView(view: View, shared: Shared | null = null): string {
   if (pairs(view.locks)) query.set("lock", pairs(view.locks));
   for (const flag of ["numbers", "table", "fit"] as const) if (view[flag]) query.set(flag, "1");
   if (view.selection) query.set("at", `${view.selection.layer}.${view.selection.pos}`);
+  const { tint, node, corner, inside, pos } = view.map;
+  if (tint !== usual.map.tint) query.set("tint", tint);
+  if (node) query.set("node", [node, ...(corner ? [corner] : [])].map(nodeKey).join("-"));
+  if (inside) query.set("inside", pos === null ? "1" : `at ${pos}`);
   if (shared) query.set("share", JSON.stringify(shared));
   return query.toString();
 }
@@ -149,6 +172,10 @@ export function decodeView(hash: string): { view: View; shared: Shared | null } 
   for (const flag of ["numbers", "table", "fit"] as const) view[flag] = query.get(flag) === "1";
   const at = /^(-?\d+)\.(\d+)$/.exec(query.get("at") ?? "");
   if (at) view.selection = { layer: +at[1], pos: +at[2] };
+  const [node, corner] = (query.get("node") ?? "").split("-").map(readNode);
+  const inside = /^(1|at (\d+))$/.exec(query.get("inside") ?? "");
+  const tint = oneOf(query.get("tint"), TINTS_BY, view.map.tint);
+  view.map = { tint, node: node ?? null, corner: (node && corner) ?? null, inside: !!inside, pos: inside?.[2] ? +inside[2] : null };
   return { view, shared: decodeShared(query.get("share")) };
 }
 
@@ -162,7 +189,8 @@ function decodeShared(text: string | null): Shared | null {
     const metric = typeof positive === "string" && typeof negative === "string" ? { positive, negative } : null;
     const edits = Array.isArray(raw.edits) ? raw.edits : [];
     const probes = Array.isArray(raw.probes) ? raw.probes.filter((probe) => typeof probe?.name === "string") : [];
-    return { model: raw.model, hash: String(raw.hash ?? ""), prompt: raw.prompt, bos: raw.bos === true, metric, edits, probes };
+    const ids = Array.isArray(raw.ids) && raw.ids.length && raw.ids.every(Number.isInteger) ? { ids: raw.ids } : {};
+    return { model: raw.model, hash: String(raw.hash ?? ""), prompt: raw.prompt, bos: raw.bos === true, ...ids, metric, edits, probes };
   } catch {
     return null;
   }

@@ -1,14 +1,17 @@
 import { words } from "../connect/connector";
 import type { Edit, Run, TokenP } from "../connect/wire";
-import { between, difference, readLayer, readMap, tintScale, type LayerData, type MapData, type Node, type Tint } from "../lib/map";
+import { between, difference, readMap, tintScale, type LayerData, type MapData, type Node, type Tint } from "../lib/map";
 import { acted, done, scaled, toggled, type Act } from "../lib/mapEdits";
 import type { HeatMapView, PatternView, PlainView } from "../views/kinds/plain";
+import { OpenLayer } from "./mapLayer.svelte";
+import type { FlowOf } from "../views/mapFlow";
 import { Measured } from "./measured.svelte";
+import { TINTS_BY, type TintBy } from "./hash";
 import { bare, type Session } from "./session.svelte";
 import type { Streams } from "./streams.svelte";
+import type { ViewStore } from "./view.svelte";
 
-export type TintBy = "direct" | "ablation" | (typeof SCORES)[number];
-export const SCORES = ["previous-token", "current-token", "first-token", "duplicate-token", "induction"] as const;
+export const SCORES = TINTS_BY.slice(2);
 
 interface Shown {
   key: string;
@@ -16,8 +19,8 @@ interface Shown {
   b: MapData | null;
 }
 
+const ZOOMS = [1, 1.5, 2, 3, 4];
 const MOST_HELD = 24;
-const PAUSE = 90;
 const STEP = 0.25;
 /** Tokens of a pattern that is shown in full. */
 const MOST_SHOWN = 160;
@@ -26,20 +29,25 @@ const MOST_SHOWN = 160;
 export class MapStore {
   shown: Shown | null = $state.raw(null);
   error = $state("");
-  tintBy: TintBy = $state("direct");
-  node: Node | null = $state.raw(null);
-  /** The other corner of a rectangle of nodes. */
-  corner: Node | null = $state.raw(null);
-  layer: LayerData | null = $state.raw(null);
-  layerError = $state("");
+  /** When what is waited for was asked for; and whether that was called off. */
+  since: number | null = $state(null);
+  stopped = $state(false);
+  zoom = $state(1);
+  readonly open: OpenLayer;
   lens: TokenP[] = $state.raw([]);
   readonly ablation: Measured;
   readonly scores: Measured;
   private cache = new Map<string, Promise<unknown>>();
   private wanted = "";
-  private wantedLayer = "";
   private wantedLens = "";
+  private asking: AbortController | null = null;
 
+  get tintBy(): TintBy {
+    return this.view.current.map.tint;
+  }
+  set tintBy(tint: TintBy) {
+    this.view.current.map.tint = tint;
+  }
   private pair = $derived.by(() => {
     const metric = this.session.state?.metric;
     return metric ? { positive: metric.positive.id, negative: metric.negative.id } : null;
@@ -55,15 +63,28 @@ export class MapStore {
   before: MapData | null = $derived.by(() => (this.streams.mode === "edit" ? (this.shown?.a ?? null) : null));
   run: Run | null = $derived.by(() => (this.streams.mode === "base" || !this.session.b ? this.session.a : this.session.b));
   tokens: string[] = $derived.by(() => this.run?.tokens?.map(({ text }) => text) ?? []);
+  get layer(): LayerData | null {
+    return this.open.data;
+  }
+  /** Whose values the open layer's drawing shows. */
+  flowOf: FlowOf = $derived.by(() => {
+    const heads = this.data?.heads ?? 1;
+    return { head: this.at.head, heads, kvHeads: this.session.model?.n_kv_heads || heads, tokens: this.tokens };
+  });
   stale = $derived.by(() => !!this.shown && (this.session.behind || this.shown.key !== this.key()));
   at: Node = $derived.by(() => {
-    const { data, node } = this;
+    const { data } = this;
+    const { node } = this.view.current.map;
     const [layers, heads] = [data?.layers ?? 1, data?.heads ?? 1];
     const { layer: wanted, head } = node ?? strongest(this.shown?.a ?? null);
     const layer = Math.min(wanted, layers - 1);
     return { layer, head: head === null ? null : Math.min(head, heads - 1) };
   });
-  selected: Node[] = $derived.by(() => (this.corner && this.data ? between(this.at, this.corner, this.data.heads) : [this.at]));
+  selected: Node[] = $derived.by(() => {
+    const { corner } = this.view.current.map;
+    const { data } = this;
+    return corner && data && corner.layer < data.layers && (corner.head ?? 0) < data.heads ? between(this.at, corner, data.heads) : [this.at];
+  });
   heads = $derived.by(() => this.data?.heads ?? 0);
   acts = $derived.by(() => acted(this.session.edits, this.data?.heads ?? 0));
   /** What answers for the tint, where that is a job's. */
@@ -92,6 +113,7 @@ export class MapStore {
   constructor(
     private session: Session,
     private streams: Streams,
+    private view: ViewStore,
   ) {
     this.ablation = new Measured(session, "ablation-sweep", () => {
       const { prompt, metric } = session.state ?? {};
@@ -103,6 +125,7 @@ export class MapStore {
       };
     });
     this.scores = new Measured(session, "head-scores", () => ({}));
+    this.open = new OpenLayer(session, view);
   }
 
   private key(): string {
@@ -117,19 +140,27 @@ export class MapStore {
     const key = this.key();
     if (!a || !pair || key === this.wanted) return;
     this.wanted = key;
-    const ask = (run: Run) => this.once(`${run.id}|${pair.positive} ${pair.negative}`, async () => readMap(await this.session.connector.query("map", { run: run.id, ...pair }), run.id));
+    const { signal } = (this.asking = new AbortController());
+    [this.since, this.stopped] = [performance.now(), false];
+    const ask = (run: Run) => this.once(`${run.id}|${pair.positive} ${pair.negative}`, async () => readMap(await this.session.connector.query("map", { run: run.id, ...pair }, signal), run.id));
     let wrong = "";
     const second = b && b.id !== a.id ? ask(b).catch((error: unknown) => ((wrong = words(error)), null)) : null; // A is shown whatever B refuses
-    Promise.all([ask(a), second]).then(
-      ([first, other]) => this.wanted === key && ([this.shown, this.error] = [{ key, a: first, b: other }, wrong]),
-      (error: unknown) => this.wanted === key && ([this.shown, this.error] = [null, words(error)]),
-    );
+    const end = (shown: Shown | null, error: string) => {
+      if (this.wanted === key && !signal.aborted) [this.shown, this.error, this.since] = [shown, error, null];
+    };
+    Promise.all([ask(a), second]).then(([first, other]) => end({ key, a: first, b: other }, wrong), (error: unknown) => end(null, words(error)));
+  }
+
+  /** Waits no longer, and lets the model go. */
+  stop(): void {
+    this.asking?.abort();
+    [this.since, this.stopped] = [null, true];
+    void this.session.connector.query("map_stop").catch(() => {}); // an answer that does not come changes nothing
   }
 
   /** Tries once more what failed. */
   retry(): void {
-    this.wanted = "";
-    this.error = "";
+    [this.wanted, this.error] = ["", ""];
     this.follow();
   }
 
@@ -137,17 +168,8 @@ export class MapStore {
   followLayer(): (() => void) | undefined {
     const { pair, at, shown } = this;
     const run = this.streams.mode === "base" || !shown?.b ? shown?.a.run : shown.b.run;
-    if (!run || !pair) return;
-    const key = `${run}|${pair.positive} ${pair.negative}|layer ${at.layer}`;
-    if (key === this.wantedLayer) return;
-    const timer = setTimeout(() => {
-      this.wantedLayer = key;
-      this.once(key, async () => readLayer(await this.session.connector.query("map_layer", { run, layer: at.layer, ...pair }))).then(
-        (layer) => this.wantedLayer === key && ([this.layer, this.layerError] = [layer, ""]),
-        (error: unknown) => this.wantedLayer === key && ([this.layer, this.layerError] = [null, words(error)]),
-      );
-    }, PAUSE);
-    return () => clearTimeout(timer);
+    if (!run || !pair || !shown || shown.key !== this.key()) return; // of a run that is about to go, nothing more is asked
+    return this.open.follow({ run, layer: at.layer, ...pair }, shown.a.pos, this.tokens.length, (key, load) => this.once(key, load));
   }
 
   /** Call from an effect: the lens at each layer, once the map is there. */
@@ -164,15 +186,27 @@ export class MapStore {
 
   /** extend: the rectangle's other corner. */
   select(node: Node, extend = false): void {
-    if (extend) this.corner = node;
-    else [this.node, this.corner] = [node, null];
+    const sight = this.view.current.map;
+    if (extend) [sight.node, sight.corner] = [this.at, node];
+    else [sight.node, sight.corner] = [node, null];
+  }
+
+  /** Cells larger or smaller by a step; 0: as they were. */
+  zoomBy(steps: number): void {
+    const at = ZOOMS.indexOf(this.zoom);
+    this.zoom = steps === 0 ? 1 : ZOOMS[Math.max(0, Math.min(ZOOMS.length - 1, at + steps))];
+  }
+
+  retryLayer(): void {
+    this.open.retry();
+    this.followLayer();
   }
 
   /** rows up, columns to the right: the MLP stands beyond the last head. */
   move(rows: number, columns: number, extend = false): void {
     const { data } = this;
     if (!data) return;
-    const from = extend ? (this.corner ?? this.at) : this.at;
+    const from = extend ? (this.view.current.map.corner ?? this.at) : this.at;
     const column = Math.max(0, Math.min(data.mlp ? data.heads : data.heads - 1, (from.head ?? data.heads) + columns));
     const layer = Math.max(0, Math.min(data.layers - 1, from.layer + rows));
     this.select({ layer, head: column === data.heads ? null : column }, extend);

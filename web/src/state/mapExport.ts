@@ -1,5 +1,6 @@
 import { readPaint } from "../lib/color";
 import { nodeName, nodeSite, type Node } from "../lib/map";
+import { flowHeight } from "../lib/mapFlow";
 import { layOut } from "../lib/mapLayout";
 import { colourBar, LEGEND_HEIGHT } from "../views/kinds/legend";
 import { colorScale, readPalette } from "../views/kinds/palette";
@@ -19,7 +20,7 @@ export const TINTS: Record<string, string> = {
 };
 
 /** What the map shows, laid out in a room of its own. */
-export function mapPicture(app: App, room: { width: number; height: number }): MapPicture | null {
+export function mapPicture(app: App, room: { width: number; height: number }, zoom = 1): MapPicture | null {
   const { map } = app;
   const { data, tint } = map;
   if (!data || !tint) return null;
@@ -29,11 +30,12 @@ export function mapPicture(app: App, room: { width: number; height: number }): M
     return all && data.pos < cols ? Array.from({ length: all.length / cols }, (_, row) => all[row * cols + data.pos]) : [];
   };
   const [a, b] = [logits("a"), logits("b")];
+  const inside = map.open.unfolded ? flowHeight(map.layer?.sites ?? []) : 0;
   const { mode } = app.streams;
   return {
-    layout: layOut(data.layers, data.heads, map.at.layer, room), data, tint, scale: map.scale, layer: map.layer, lens: map.lens,
+    layout: layOut(data.layers, data.heads, map.at.layer, room, inside, zoom), data, tint, scale: map.scale, layer: map.layer, lens: map.lens,
     curve: mode === "base" ? a : mode === "edit" ? b : b.map((value, i) => value - a[i]), before: mode === "edit" ? a : [],
-    acts: mode === "base" ? new Map() : map.acts, tokens: map.tokens, kvHeads: app.session.model?.n_kv_heads ?? 0, delta: mode === "delta",
+    acts: mode === "base" ? new Map() : map.acts, was: map.measured ? null : map.before, tokens: map.tokens, kvHeads: app.session.model?.n_kv_heads ?? 0, delta: mode === "delta",
   };
 }
 

@@ -19,6 +19,7 @@ export function shareLink(app: App): string {
           hash: state.model.hash,
           prompt: state.prompt.text,
           bos: state.prompt.bos,
+          ...(state.prompt.by_ids ? { ids: state.prompt.tokens.map(({ id }) => id) } : {}),
           metric: state.metric?.chosen
             ? { positive: state.metric.positive.text, negative: state.metric.negative.text }
             : null,
@@ -117,7 +118,9 @@ export async function restore(app: App, shared: Shared): Promise<boolean> {
     return true;
   }
   if (!(await probesThere(app, state, shared))) return false;
-  if (!(await session.setPrompt(shared.prompt, shared.bos))) return true; // its edits are of that prompt
+  const byIds = shared.ids && state.model.hash === shared.hash; // another model's tokens have other ids
+  const there = byIds ? session.accepted("set_tokens", { ids: shared.ids! }) : session.setPrompt(shared.prompt, shared.bos);
+  if (!(await there)) return true; // its edits are of that prompt
   if (shared.metric) await session.send("set_metric", shared.metric);
   await restoreEdits(app, shared, renamed(session.state ?? state, shared));
   if (state.model.hash !== shared.hash)

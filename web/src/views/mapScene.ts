@@ -3,7 +3,7 @@
 import { signed } from "../lib/format";
 import { digitsFor, looksAt, summed, type LayerData, type MapData, type Tint } from "../lib/map";
 import { actsOn, type Act } from "../lib/mapEdits";
-import { boxOf, FOOT, HEADS, middle, OPEN, OPEN_HEAD, valueIn, type MapLayout, type MapRow } from "../lib/mapLayout";
+import { boxOf, FOOT, HEADS, LEGIBLE, middle, OPEN, OPEN_HEAD, valueIn, type MapLayout, type MapRow } from "../lib/mapLayout";
 import { plain, visible } from "../lib/tokens";
 import { fit, measure } from "./kinds/numbers";
 import { colorScale, type Palette } from "./kinds/palette";
@@ -21,6 +21,8 @@ export interface MapPicture {
   curve: number[];
   before: number[];
   acts: Map<string, Map<Act, number>>;
+  /** The run before any edit, where cells show direct effects of the edited one: of what is ablated, its numbers are struck through. */
+  was: Pick<MapData, "effects" | "mlp"> | null;
   tokens: string[];
   kvHeads: number;
   delta: boolean;
@@ -59,7 +61,16 @@ function heading(marks: Mark[], { layout, data, delta }: MapPicture, palette: Pa
   if (curve.w) marks.push(word(curve.x + curve.w, 15, `${delta ? "Δ" : ""}${signed(data.metric)}`, palette.text, { anchor: "end", bold: true, size: 10 }));
 }
 
-function cells(marks: Mark[], row: MapRow, { layout, data, tint, scale, layer, acts, tokens, kvHeads }: MapPicture, palette: Palette): void {
+/** A number that holds no more. */
+function struck(marks: Mark[], x: number, y: number, value: number, scale: number, ink: string, anchor: "middle" | "end" | "start", size = 8.5): void {
+  const text = signed(value, digitsFor(scale));
+  const w = measure(text, size, true);
+  const from = anchor === "middle" ? x - w / 2 : anchor === "end" ? x - w : x;
+  marks.push(word(x, y, text, ink, { anchor, size, title: `before the edits: ${text}` }));
+  marks.push({ kind: "path", d: `M${(from - 1).toFixed(1)} ${y - size * 0.34}h${(w + 2).toFixed(1)}`, stroke: ink });
+}
+
+function cells(marks: Mark[], row: MapRow, { layout, data, tint, scale, layer, acts, was, tokens, kvHeads }: MapPicture, palette: Palette): void {
   const name = row.from === row.to ? String(row.from) : `${row.from}–${row.to}`;
   const open = row.kind === "open";
   marks.push(word(layout.heads.x - 5, open ? row.y + 20 : middle(row) + 3, open ? `L${name}` : name, open ? palette.text : palette.text3, { anchor: "end", bold: open, size: open ? 10 : SMALL }));
@@ -67,17 +78,28 @@ function cells(marks: Mark[], row: MapRow, { layout, data, tint, scale, layer, a
     const box = boxOf(layout, { layer: row.to, head })!;
     const value = valueIn(row, (at) => tint.heads[at * data.heads + head]);
     const ink = Number.isNaN(value) ? palette.text : palette.diverging.inkFor(value, scale);
-    if (open && box.w >= 30) {
-      const looks = layer && looksAt(layer, head, data.pos);
+    const gone = was && row.from === row.to && actsOn(acts, { layer: row.to, head }).has("ablate") ? was.effects[row.to * data.heads + head] : NaN;
+    if (open && box.w >= LEGIBLE - 1 && !Number.isNaN(gone)) struck(marks, box.x + box.w / 2, box.y + box.h - 26, gone, scale, ink, "middle");
+    if (open && box.w >= LEGIBLE - 1) {
+      const looks = layer && looksAt(layer, head);
       const middleX = box.x + box.w / 2;
-      if (!Number.isNaN(value)) marks.push(word(middleX, box.y + box.h - 15, signed(value, digitsFor(scale)), ink, { anchor: "middle", bold: true, size: 9.5 }));
+      if (!Number.isNaN(value)) marks.push(word(middleX, box.y + box.h - 15, short(value, scale, box.w, 9.5), ink, { anchor: "middle", bold: true, size: 9.5 }));
       if (looks) marks.push(word(middleX, box.y + box.h - 4, attends(plain(tokens[looks.key] ?? ""), looks.weight, box.w - 2), ink, { anchor: "middle", size: 8.5, title: `most attention to ${looks.key} ${visible(tokens[looks.key] ?? "")}` }));
+    } else if (layout.numbers && Math.abs(gone) >= WORTH * scale) {
+      struck(marks, box.x + box.w - 3, middle(row) + 3, gone, scale, ink, "end", 8);
     } else if (layout.numbers && Math.abs(value) >= WORTH * scale) {
       marks.push(word(box.x + box.w - 2, middle(row) + 3, signed(value, digitsFor(scale) - 1), ink, { anchor: "end", size: 8.5 }));
     }
-    if (row.from === row.to) edited(marks, box, actsOn(acts, { layer: row.to, head }), ink, palette);
+    if (row.from === row.to) edited(marks, box, actsOn(acts, { layer: row.to, head }), ink, palette, open && box.w >= LEGIBLE - 1 ? box.h - 37 : box.h);
   }
   if (open) groups(marks, row, layout, data.heads, kvHeads, palette);
+}
+
+/** A number with as many of its decimals as there is room for, and one at least. */
+function short(value: number, scale: number, room: number, size: number): string {
+  let digits = digitsFor(scale);
+  while (digits > 1 && measure(signed(value, digits), size, true) * 1.04 > room) digits--;
+  return signed(value, digits);
 }
 
 /** A token and its weight; without the weight where both have no room. */
@@ -101,10 +123,11 @@ function groups(marks: Mark[], row: MapRow, { heads }: MapLayout, count: number,
 
 type Box = { x: number; y: number; w: number; h: number };
 
-function edited(marks: Mark[], { x, y, w, h }: Box, acts: Map<Act, number>, ink: string, palette: Palette): void {
+/** crossed: how far down a cross goes, above what is written. */
+function edited(marks: Mark[], { x, y, w, h }: Box, acts: Map<Act, number>, ink: string, palette: Palette, crossed = h): void {
   const [, freeze, , accent] = palette.series;
   if (acts.has("ablate")) {
-    marks.push({ kind: "path", d: `M${x + 0.5} ${y + 0.5}h${w - 1}v${h - 1}h${1 - w}zM${x + 1} ${y + 1}l${w - 2} ${h - 2}M${x + w - 1} ${y + 1}l${2 - w} ${h - 2}`, stroke: ink, width: 1.2 });
+    marks.push({ kind: "path", d: `M${x + 0.5} ${y + 0.5}h${w - 1}v${h - 1}h${1 - w}zM${x + 1} ${y + 1}l${w - 2} ${crossed - 2}M${x + w - 1} ${y + 1}l${2 - w} ${crossed - 2}`, stroke: ink, width: 1.2 });
   }
   if (acts.has("isolate")) marks.push({ kind: "path", d: `M${x + 1} ${y + 1}h${w - 2}v${h - 2}h${2 - w}z`, stroke: accent, width: 2 });
   if (acts.has("freeze")) {
@@ -133,7 +156,7 @@ function spine(marks: Mark[], row: MapRow, { layout, data, scale, curve }: MapPi
   const attn = valueIn(row, (layer) => data.attn[layer]);
   const low = open ? row.y + OPEN_HEAD + 54 : middle(row) + row.h / 6;
   marks.push({ kind: "path", d: `M${heads.x + heads.w + 1} ${low}H${x - 3}`, stroke: palette.diverging.color(attn, scale), width: wide(attn, scale) });
-  if (open) marks.push(word(x - 5, low - 5, signed(attn, digitsFor(scale)), palette.text2, { anchor: "end" }));
+  if (open) marks.push(word(x - 5, low - 5, short(attn, scale, spine.w / 2 + 6, SMALL), palette.text2, { anchor: "end" }));
   const nodes: [number, number][] = [[low, open ? 5 : 1.6]];
   if (data.mlp) {
     const up = open ? row.y + OPEN_HEAD : middle(row) - row.h / 6;
@@ -151,7 +174,7 @@ function spine(marks: Mark[], row: MapRow, { layout, data, scale, curve }: MapPi
   }
 }
 
-function mlp(marks: Mark[], row: MapRow, { layout, data, tint, scale, layer, acts }: MapPicture, palette: Palette): void {
+function mlp(marks: Mark[], row: MapRow, { layout, data, tint, scale, layer, acts, was }: MapPicture, palette: Palette): void {
   if (!data.mlp) return;
   const { mlp, bars } = layout;
   const open = row.kind === "open";
@@ -172,7 +195,9 @@ function mlp(marks: Mark[], row: MapRow, { layout, data, tint, scale, layer, act
   const room = bars.w - (numbered ? 32 : 4);
   if (!open) return bar(middle(row), Math.min(7, row.h - 4), value, bars.x, room, scale, false);
   const y = row.y + OPEN_HEAD;
-  marks.push(word(bars.x, y + 2, numbered ? `mlp ${signed(value, digitsFor(scale))}` : signed(value, digitsFor(scale)), palette.text2));
+  const said = numbered ? `mlp ${signed(value, digitsFor(scale))}` : signed(value, digitsFor(scale));
+  marks.push(word(bars.x, y + 2, said, palette.text2));
+  if (was?.mlp && actsOn(acts, { layer: row.to, head: null }).has("ablate")) struck(marks, bars.x + (numbered ? measure(said, SMALL, true) + 5 : 0), y + (numbered ? 2 : 12), was.mlp[row.to], scale, palette.text3, "start");
   const neurons = numbered ? (layer?.neurons.slice(0, 6) ?? []) : [];
   const most = Math.max(...neurons.map(({ effect }) => Math.abs(effect)), 1e-9);
   neurons.forEach(({ index, effect }, i) => {

@@ -65,6 +65,7 @@ class Variant:
     sizes: Mapping[str, str | int] = field(default_factory=dict)
     absent: Mapping[str, str | None] = field(default_factory=dict)
     final_kind: str | None = None
+    positions: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,11 @@ class Family:
     value is refused. `final_kind` is the last norm's kind where it is not `norm`. `absent` gives the reason for each site
     the family lacks. `attention` is how the engine reaches the sites inside it: through transformers' own interface, or
     through the module's two matrix products.
+
+    What is only said, in a block's equations (`engine.flow`): `positions` come in as `rotary` (where `rotary_switch` of the
+    attention module is on), `added` to the stream, as `slopes` on the scores, or `beside` what queries and keys read.
+    `scores_scale` is what the attention module calls the factor of q k^T (`1/name`: it divides), or a number; `query_scale`
+    one that is in the queries already. `activation` is the configuration's field, or the nonlinearity's name itself.
     """
 
     name: str
@@ -111,6 +117,11 @@ class Family:
     norm_gain_offset: float = 0.0
     softmax_dtype: str = "float32"
     attention: str = "interface"
+    positions: str = "rotary"
+    rotary_switch: str | None = None
+    scores_scale: str | float = "scaling"
+    query_scale: str | None = None
+    activation: str = "hidden_act"
     factors: Mapping[str, str] = field(default_factory=dict)
     same: Mapping[str, str] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
@@ -129,7 +140,8 @@ class Family:
                 absent = {k: why for k, why in {**family.absent, **v.absent}.items() if why is not None}
                 sizes, block = {**family.sizes, **v.sizes}, replace(family.block, **v.block)
                 kind = v.final_kind or family.final_kind
-                family = replace(family, block=block, sizes=sizes, absent=absent, final_kind=kind)
+                places = v.positions or family.positions
+                family = replace(family, block=block, sizes=sizes, absent=absent, final_kind=kind, positions=places)
         return replace(family, variants=())
 
     def read_sizes(self, config: Any) -> Sizes:

@@ -23,6 +23,9 @@ FAMILY = Family(
     final_norm="transformer.ln_f",
     unembed="lm_head",
     norm="layer",
+    positions="slopes",
+    scores_scale="inv_norm_factor",
+    activation="gelu_pytorch_tanh",
     attention="products",
     sizes={
         "n_layers": "n_layer",

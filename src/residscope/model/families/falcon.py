@@ -31,6 +31,8 @@ FAMILY = Family(
     final_norm="transformer.ln_f",
     unembed="lm_head",
     norm="layer",
+    scores_scale="inv_norm_factor",
+    activation="activation",
     attention="products",
     sizes={**SIZES, "d_mlp": "ffn_hidden_size", "n_kv_heads": 1},
     config={
@@ -56,7 +58,7 @@ FAMILY = Family(
     },
     absent={**ROTARY, **NO_QK_NORM, **NO_POST_NORM, **DENSE, **NO_GATE, **PARALLEL, **ONE_NORM},
     variants=(
-        Variant(when={"alibi": (True,)}, absent=ALIBI),
+        Variant(when={"alibi": (True,)}, absent=ALIBI, positions="slopes"),
         Variant(when={"multi_query": (False,)}, sizes={"n_kv_heads": "num_attention_heads"}),
         Variant(when={"new_decoder_architecture": (True,)}, sizes={"n_kv_heads": "num_attention_heads"}),
         Variant(

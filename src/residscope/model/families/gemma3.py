@@ -26,6 +26,7 @@ FAMILY = Family(
     final_norm="model.norm",
     unembed="lm_head",
     norm="rms",
+    activation="hidden_activation",
     norm_eps="eps",
     norm_gain_offset=1.0,
     sizes=SIZES,

@@ -20,6 +20,8 @@ FAMILY = Family(
     final_norm="transformer.ln_f",
     unembed="lm_head",
     norm="layer",
+    positions="added",
+    activation="activation_function",
     softmax_dtype="own",
     sizes={
         "n_layers": "n_layer",

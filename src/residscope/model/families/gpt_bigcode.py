@@ -21,6 +21,8 @@ FAMILY = Family(
     final_norm="transformer.ln_f",
     unembed="lm_head",
     norm="layer",
+    positions="added",
+    activation="activation_function",
     sizes=GPT_SIZES,
     config={
         **GPT_CONFIG,

@@ -21,6 +21,9 @@ FAMILY = Family(
     final_norm="transformer.ln_f",
     unembed="lm_head",
     norm="layer",
+    positions="added",
+    scores_scale=1.0,
+    activation="activation_function",
     attention="products",
     sizes={
         "n_layers": "num_layers",

@@ -21,6 +21,9 @@ FAMILY = Family(
     final_norm="transformer.norm_f",
     unembed="lm_head",
     norm="layer",
+    positions="slopes",
+    scores_scale="softmax_scale",
+    activation="gelu",
     attention="products",
     sizes={
         "n_layers": "n_layers",

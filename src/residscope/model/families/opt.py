@@ -22,6 +22,10 @@ FAMILY = Family(
     final_norm="model.decoder.final_layer_norm",
     unembed="lm_head",
     norm="layer",
+    positions="added",
+    scores_scale=1.0,
+    query_scale="scaling",
+    activation="activation_function",
     sizes={**SIZES, "d_mlp": "ffn_dim"},
     config={
         "_remove_final_layer_norm": (False,),

@@ -21,6 +21,7 @@ FAMILY = Family(
     final_norm="model.norm",
     unembed="lm_head",
     norm="rms",
+    rotary_switch="use_rope",
     norm_eps="variance_epsilon",
     sizes=SIZES,
     config={

@@ -21,6 +21,7 @@ FAMILY = Family(
     final_norm="model.norm",
     unembed="lm_head",
     norm="layer",
+    positions="added",
     sizes=SIZES,
     config={
         "attn_only": (True, False),
@@ -46,6 +47,7 @@ FAMILY = Family(
         ),
         Variant(
             when={"shortformer": (True,)},
+            positions="beside",
             absent={
                 "pos_embed": "queries and keys read positions beside attn_in (shortformer); the stream never holds them"
             },

@@ -29,8 +29,8 @@ class MapFile(TensorFile[MapTensors, Literal["pos", "metric", "terms", "absent"]
 
 
 class LayerTensors(TypedDict):
-    """pattern: attention probabilities of a layer, in full. z_norm: the lengths of z at the position. neuron: those of
-    the largest direct effects on the metric, which are neuron_effect, in logits."""
+    """pattern: attention probabilities of a layer, in full; of a long prompt not at all. z_norm: the lengths of z.
+    neuron: those of the largest direct effects on the metric, which are neuron_effect, in logits."""
 
     z_norm: Float32[Tensor, "head"]
     pattern: NotRequired[Float32[Tensor, "head query key"]]
@@ -38,12 +38,37 @@ class LayerTensors(TypedDict):
     neuron_effect: NotRequired[Float32[Tensor, "k"]]
 
 
+class SiteRow(TypedDict):
+    """A site of a layer: where it comes from, and what stands there at the position.
+
+    norm: the length; null of what has none. values: lengths, of attention and a router the largest value, and `where` the
+    key or expert that has it; by head where the site has heads. equation, reads, same: as `engine.flow.Step`.
+    site: empty where no site shows the part.
+    """
+
+    site: str
+    place: str
+    shape: dict[str, int]
+    about: str
+    norm: float | None
+    values: list[float]
+    where: list[int] | None
+    equation: str
+    reads: list[str]
+    same: str | None
+
+
 class LayerFile(TensorFile[LayerTensors, Literal["pos", "sites", "absent"]]):
-    """sites: those of the layer, as [{site, shape, about, norm}]: norm is the length at the position, null of what has none.
-    absent: why there are no neurons, or null."""
+    """sites: the steps of the layer in their order, as [SiteRow]. absent: why there are no neurons, or null."""
 
 
 class RowsLens(TypedDict):
     """The logit lens at one position, row by row: `embed`, then what each layer leaves."""
 
     top: list[TokenP]
+
+
+class Stopped(TypedDict):
+    """stopped: how many were waiting for a map."""
+
+    stopped: int

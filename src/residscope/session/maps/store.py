@@ -1,60 +1,48 @@
-"""One run as a map: recorded once where its parts are read, and kept while its run is looked at."""
+"""The maps of a session's runs: read once, and kept while their runs are looked at."""
 
 import json
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from math import ceil
-from typing import Any
+from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor
-from torch.nn.functional import max_pool2d
 
 from residscope.engine.model import Model
-from residscope.engine.preparing import prepare
-from residscope.engine.protocols import Edit
 from residscope.engine.recording import Recording
-from residscope.errors import UnknownLayer
-from residscope.methods._lib.direct import direct_effects, direct_sites
+from residscope.errors import Cancelled, UnknownLayer
+from residscope.methods._lib.direct import direct_effects
 from residscope.metrics import logit_diff
-from residscope.model.sites import KINDS, Site
-from residscope.session.compute import Latest, top_tokens
+from residscope.session.compute import Held, Latest, top_tokens
 from residscope.session.intents import find_run
-from residscope.session.maps.files import LayerFile, LayerTensors, MapFile, MapTensors, RowsLens
+from residscope.session.maps.files import LayerFile, MapFile, MapTensors, RowsLens, Stopped
+from residscope.session.maps.layer import layer_file
+from residscope.session.maps.reading import Mapped, read, streamed
 from residscope.session.state import State, top
+from residscope.world.loaded import Loaded
 from residscope.world.session_world import need_model
-from residscope.world.values import RunKey
-
-SMALL = 24  # cells along a thumbnail, at most
-NEURONS = 8
-PATTERN_BYTES = 1 << 28  # patterns held at once: those of a long prompt are read some layers at a time
-
-
-@dataclass(frozen=True, eq=False)
-class Mapped:
-    """What is kept of a run: the sites that effects are read from, and its patterns made small."""
-
-    recording: Recording
-    thumbs: UInt8[Tensor, "layer head query key"] | None
-
-    @property
-    def bytes(self) -> int:
-        return self.recording.nbytes + (0 if self.thumbs is None else self.thumbs.numel())
+from residscope.world.values import Run, RunKey
 
 
 class Maps:
-    """The maps of the latest runs. now: the session's state."""
+    """The maps of the latest runs. now: the session's state. stream: a run's stream, which the session holds, or makes again."""
 
-    def __init__(self, now: Callable[[], State]) -> None:
-        self._now = now
-        self._reading = threading.Lock()  # around the model: two queries of one run do not both run it
-        self._held: Latest[tuple[int, RunKey], Mapped] = Latest()
+    def __init__(self, now: Callable[[], State], stream: Callable[[Loaded, Run, State], Held]) -> None:
+        self._now, self._stream = now, stream
+        self._turn = threading.Lock()  # around the model: two queries of one run do not both read it
+        self._guard = threading.Lock()  # around what is held
+        self._held: Latest[tuple[int, RunKey, int], Mapped] = Latest()
+        self._reading, self._stops = 0, 0
 
     def clear(self) -> None:
-        with self._reading:
+        """Forget all, and stop what is being read."""
+        with self._guard:
             self._held.clear()
+            self._stops += 1
+
+    def stop(self) -> Stopped:
+        """Stop what is being read: whoever waits for it is refused with Cancelled."""
+        with self._guard:
+            self._stops += 1
+            return {"stopped": self._reading}
 
     def map(self, run: str, *, positive: int, negative: int, pos: int = -1) -> MapFile:
         """Every part's direct effect on a logit difference at one position of a run, and every head's pattern made small.
@@ -62,11 +50,10 @@ class Maps:
         The sum of embed, attn, mlp and the other terms is the metric of the run's own logits (`rs.direct_attribution`).
 
         Raises:
-            NotFound, UnknownPosition, UnknownToken. As `rs.direct_attribution`.
+            NotFound, UnknownPosition, UnknownToken, Cancelled. As `rs.direct_attribution`.
         """
-        mapped, model = self._mapped(run)
-        recording = mapped.recording
-        at = recording.index(pos)
+        mapped, model = self._mapped(run, pos)
+        recording, at = mapped.recording, mapped.recording.offset
         metric = logit_diff(model.token_id(positive), model.token_id(negative), pos=at)
         effects = direct_effects(recording, metric, at)
         terms = {name: float(x[0, 0]) for name, x in effects.components.items() if "_out." not in name}
@@ -87,93 +74,76 @@ class Maps:
             tensors, {"pos": where, "metric": whole, "terms": json.dumps(terms), "absent": json.dumps(lacking)}
         )
 
-    def layer(self, run: str, *, layer: int, positive: int, negative: int, pos: int = -1) -> LayerFile:
-        """One layer of a run in full: patterns, lengths of z, the strongest neurons by direct effect, every site with its shape.
+    def layer(
+        self, run: str, *, layer: int, positive: int, negative: int, pos: int = -1, neurons: bool = True
+    ) -> LayerFile:
+        """One layer of a run in full: patterns, lengths of z, every site with its shape, and, unless not asked for, the strongest
+        neurons by direct effect.
 
         Raises:
-            NotFound, UnknownLayer, UnknownPosition. As `rs.direct_attribution`.
+            NotFound, UnknownLayer, UnknownPosition, Cancelled. As `rs.direct_attribution`.
         """
-        mapped, model = self._mapped(run)
-        recording = mapped.recording
-        at = recording.index(pos)
+        whole, model = self._run(run)
+        at = whole.index(pos)
         if not 0 <= layer < model.n_layers:
             n = model.n_layers
             raise UnknownLayer(f"the model has {n} layers", received=layer, allowed=f"0 to {n - 1}")
-        names, lacking = model.sites.names, model.sites.absent.get("mlp_post")
-        own = [Site(name, layer) for name, kind in KINDS.items() if kind.layered and name in names]
-        part = recording.holding(recording.sites)  # what is read of it goes with it
-        values = part.several(own)
-        tensors: LayerTensors = {"z_norm": values[model.sites.canonical(Site("z", layer))][0, at].float().norm(dim=-1)}
-        if "pattern" in names:
-            tensors["pattern"] = values[model.sites.canonical(Site("pattern", layer))][0].float()
-        if lacking is None:
-            metric = logit_diff(model.token_id(positive), model.token_id(negative), pos=at)
-            effects = direct_effects(part, metric, at, heads=False, neurons=[layer]).neurons[layer][:, 0, 0].float()
-            best = effects.abs().topk(min(NEURONS, len(effects))).indices
-            tensors |= {"neuron": best.long(), "neuron_effect": effects[best]}
-        sites = [_site(model, site, values[model.sites.canonical(site)], at) for site in own]
-        return LayerFile.of(tensors, {"pos": json.dumps(at), "sites": json.dumps(sites), "absent": json.dumps(lacking)})
+        if not neurons or "mlp_post" in model.sites.absent:
+            return layer_file(whole, layer, at)
+        metric = logit_diff(model.token_id(positive), model.token_id(negative), pos=at)
+        return layer_file(whole, layer, at, metric=metric, row=self._mapped(run, pos)[0].recording)
 
     def lens(self, run: str, *, pos: int = -1) -> RowsLens:
         """The likeliest token of the logit lens at each row of one position: `embed`, then what each layer leaves.
 
-        Raises NotFound, UnknownPosition.
+        Raises NotFound, UnknownPosition, Cancelled.
         """
-        mapped, model = self._mapped(run)
+        mapped, model = self._mapped(run, pos)
         recording, n = mapped.recording, model.n_layers
-        at = recording.index(pos)
-        rows = [recording[f"resid_pre.{layer}"][0, at] for layer in range(n)]
+        rows = [recording[f"resid_pre.{layer}"][0, 0] for layer in range(n)]
         found = model.lens(torch.stack(rows)).float()
-        last = recording.logits_at(at)[:1].float()
+        last = recording.logits_at(recording.offset)[:1].float()
         best = [top_tokens(model, logits, 1) for logits in torch.cat([found, last.to(found)])]
         return {"top": [one for row in best for one in top(row)]}
 
-    def _mapped(self, run: str) -> tuple[Mapped, Model]:
+    def _run(self, run: str) -> tuple[Recording, Model]:
+        """A run by its stream."""
         state = self._now()
         found, loaded = find_run(state, run), need_model(state.model)
-        key = id(loaded.model), found.key
-        with self._reading:
-            mapped = self._held.get(key)
-            if mapped is None or mapped.recording.stale:
-                edits = state.world().on(found.prompt).made(found.active)
-                mapped = read(loaded.model, list(found.prompt.ids), edits)
-                self._held.put(key, mapped)
+        model, held = loaded.model, self._stream(loaded, found, state)
+        with self._guard:
+            mapped = [one.recording for key, one in self._held.items() if key[:2] == (id(model), found.key)]
+        if mapped and mapped[0].version == held.version == model.weights_version():
+            return streamed(mapped[0], held.rows), model
+        ids, edits = list(found.prompt.ids), state.world().on(found.prompt).made(found.active)
+        if held.version != model.weights_version():  # the model was changed since: its stream is another
+            return model.run(ids, "resid_pre", edits=edits), model
+        return streamed(model.run(ids, "resid_pre.0", edits=edits), held.rows), model
+
+    def _mapped(self, run: str, pos: int) -> tuple[Mapped, Model]:
+        state = self._now()
+        found, loaded = find_run(state, run), need_model(state.model)
+        length = len(found.prompt.ids)
+        key = id(loaded.model), found.key, pos + length if pos < 0 else pos
+        with self._guard:
+            stops = self._stops
+            self._reading += 1
+        try:
+            with self._turn:
+                self._going_on(stops)
+                with self._guard:
+                    mapped = self._held.get(key)
+                if mapped is None or mapped.recording.stale:
+                    whole, _ = self._run(run)
+                    mapped = read(whole, whole.index(pos), lambda: self._going_on(stops))
+                    with self._guard:
+                        self._going_on(stops)
+                        self._held.put(key, mapped)
+        finally:
+            with self._guard:
+                self._reading -= 1
         return mapped, loaded.model
 
-
-def read(model: Model, ids: list[int], edits: Sequence[Edit]) -> Mapped:
-    """A run with the sites that effects are read from, and its patterns made small: in one pass, unless they are too large."""
-    heads = range(model.n_layers)
-    patterns = [Site("pattern", layer) for layer in heads if "pattern" in model.sites.names]
-    size = model.n_heads * len(ids) ** 2 * model.dtype.itemsize
-    together = len(patterns) * size <= PATTERN_BYTES
-    sites = [
-        *direct_sites(model, edits=prepare(model, edits, (len(ids),))),
-        *(str(Site("resid_pre", n)) for n in heads),
-    ]
-    whole = model.run(ids, [*dict.fromkeys(sites), *(map(str, patterns) if together else ())], edits=edits)
-    if together:
-        kept = whole.holding(sites)
-        return Mapped(kept, torch.stack([small(whole[site][0]) for site in patterns]) if patterns else None)
-    each = max(1, PATTERN_BYTES // size)
-    thumbs = []
-    for first in range(0, len(patterns), each):
-        some = patterns[first : first + each]
-        part = whole.holding(sites).several(some)
-        thumbs += [small(part[site][0]) for site in some]
-    return Mapped(whole, torch.stack(thumbs))
-
-
-def small(pattern: Float[Tensor, "head query key"]) -> UInt8[Tensor, "head row col"]:
-    """255 A, the largest of each block of tokens, rounded up, so that a cell that stands alone stays."""
-    length = pattern.shape[-1]
-    block = ceil(length / SMALL)
-    pooled = max_pool2d(pattern.float()[None], block, ceil_mode=True)[0] if block > 1 else pattern.float()
-    return (pooled * 255).ceil().clamp(0, 255).to(torch.uint8).cpu()
-
-
-def _site(model: Model, site: Site, value: Tensor, at: int) -> dict[str, Any]:
-    """A site in words: its axes and their sizes, what stands there, and how long it is at the position."""
-    sizes = {axis: n for axis, n in zip(site.kind.axes, value.shape, strict=True) if axis not in ("batch", "1")}
-    norm = float(value[0, at].float().norm()) if site.kind.axes[1] == "pos" else None
-    return {"site": str(site), "shape": sizes, "about": site.kind.about, "norm": norm}
+    def _going_on(self, stops: int) -> None:
+        if stops != self._stops:
+            raise Cancelled("the map was not read to its end", fix="ask for it again")

@@ -1,19 +1,21 @@
 """What is read of a session: runs in tensors; directions, dictionaries, probes, methods, jobs and items in words."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from residscope.directions import Dictionary, Direction
 from residscope.engine.model import Model
 from residscope.errors import NotFound, ResidscopeError
 from residscope.manifest import find_method
+from residscope.methods.continuations import Continuations
 from residscope.methods.evidence import Evidence
 from residscope.session import compute, wire
 from residscope.session.compute import Elsewhere, Held
 from residscope.session.held import HeldRuns
 from residscope.session.intents import find_run
 from residscope.session.jobs import Jobs, find_job, seconds_of
+from residscope.session.read import continuations as shown_continuations
 from residscope.session.read import evidence as shown_evidence
 from residscope.session.read import probes
 from residscope.session.read.prompt_page import PageCoefFile, PromptPages
@@ -212,6 +214,31 @@ class Reads:
             "revision": revision,
             "done": done,
             **shown_evidence.describe_evidence(evidence),
+        }
+
+    def continuations(
+        self, *, job: str | None = None, item: str | None = None
+    ) -> shown_continuations.ContinuationsFound:
+        """What a job has continued so far, or what is on the shelf. Raises NotFound."""
+        args: Mapping[str, Any]
+        if job is not None:
+            at, latest = find_job(self._now(), job), self._jobs.partial(job)
+            revision, found = latest or (0, None)
+            done, args, code = at.ended, at.args, self._jobs.code(job)
+        else:
+            kept = self._items.find(item or "")
+            revision, found, done, args, code = 0, kept.item, True, kept.args, kept.code
+        if not isinstance(found, Continuations):
+            raise NotFound("no continuations of that name are held", received=job or item, fix="generate them again")
+        parts = shown_continuations.describe_continuations(found)
+        return {
+            "job": job,
+            "item": item,
+            "revision": revision,
+            "done": done,
+            "edits": args.get("edits"),
+            "code": code,
+            **parts,
         }
 
     def resolve(self, ref: Any) -> tuple[Direction, Model]:
