@@ -41,7 +41,14 @@ def stack_is(page: Page, session: Any, *wanted: dict[str, Any]) -> None:
     expect(page.locator("[data-edit]")).to_have_count(len(wanted))
     settled(page)
     shown = session.snapshot()[1]["edits"]
-    assert [{key: edit.get(key) for key in want} for edit, want in zip(shown, wanted, strict=True)] == [*wanted]
+    assert [_named(edit, want) for edit, want in zip(shown, wanted, strict=True)] == [*wanted]
+
+
+def _named(edit: Any, want: Any) -> Any:
+    """Of a value, what another names of it."""
+    if not isinstance(want, dict) or not isinstance(edit, dict):
+        return edit
+    return {key: _named(edit.get(key), value) for key, value in want.items()}
 
 
 def same_as_pasted(session: Any) -> Any:

@@ -88,7 +88,7 @@ def test_its_file_is_what_python_writes_and_reads(stacked: Session) -> None:
     stacked.intent("set_edits", {"edits": []})
     stacked.intent("import_stack", {"text": text})
     assert stacked.wait(60)
-    assert [edit["kind"] for edit in shown(stacked)["edits"]] == ["ablate", "patch"]
+    assert [edit["label"] for edit in shown(stacked)["edits"]] == ["ablate z.1 head 1", "patch mlp_out.0"]
     back = stacked.state.run(stacked.state.edited)
     assert back is not None
     torch.testing.assert_close(back.last, run.last)

@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
-import type { ModelInfo } from "../src/connect/wire";
+import type { Companion, Edit, ModelInfo } from "../src/connect/wire";
+import { cellPatch, toggledPatch } from "../src/lib/companion";
 import { boxOf, layOut, nodeAt } from "../src/lib/mapLayout";
 import { steers, toggledSteers } from "../src/lib/mapSteer";
 import { arrow, blocksOf, cone, endAt, endName, endsOf, outside, pathEdit, pointOf, reaches, sends, type Blocks, type End } from "../src/lib/mapPaths";
@@ -95,5 +96,19 @@ describe("steering a part", () => {
     expect(on).toEqual([other, wanted]);
     expect(toggledSteers([other, { ...wanted, id: "e1", strength: 5, pos: null, direction: { terms: [], kind: "mix", site: null } }], [wanted])).toEqual([other]);
     expect(toggledSteers([{ ...wanted, enabled: false }], [wanted])).toEqual([wanted]);
+  });
+});
+
+describe("a cell patched from the companion", () => {
+  const companion = { text: "abd", bos: false, tokens: [], pairs: [] } as unknown as Companion;
+  const wanted = cellPatch({ site: "resid_post.3" }, 4, 5);
+  it("goes on in place of another of the cell, and off by the same gesture", () => {
+    const kept: Edit = { ...wanted, source: { kind: "prompt", text: "abd", bos: null, edits: [] }, pos: [4], align: [[4, 5]] };
+    const other: Edit = { ...kept, align: { 4: 6 } };
+    const elsewhere: Edit = { ...kept, site: "resid_post.4" };
+    expect(wanted).toEqual({ kind: "patch", site: "resid_post.3", pos: [4], source: { kind: "companion" }, align: [[4, 5]] });
+    expect(toggledPatch([other, elsewhere], wanted, companion)).toEqual([elsewhere, wanted]);
+    expect(toggledPatch([kept, elsewhere], wanted, companion)).toEqual([elsewhere]);
+    expect(toggledPatch([{ ...kept, source: { kind: "prompt", text: "abc" } }], wanted, companion)).toEqual([wanted]);
   });
 });

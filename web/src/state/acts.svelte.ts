@@ -1,13 +1,18 @@
 import type { Companion, Edit } from "../connect/wire";
-import { fromCompanion, isFrom, quoted } from "../lib/companion";
+import { cellPatch, fromCompanion, isFrom, quoted, toggledPatch } from "../lib/companion";
 import { nodeSite } from "../lib/map";
 import { done, toggled } from "../lib/mapEdits";
 import { sameSteer, steers, toggledSteers, type Along } from "../lib/mapSteer";
 import type { MapStore } from "./map.svelte";
 import { bare, type Session } from "./session.svelte";
+import type { Streams } from "./streams.svelte";
+import type { Cell } from "./view.svelte";
 
 /** What can be done to what is selected with the companion beside the prompt. */
 export class Acts {
+  /** The companion's token that is being dragged, and the cell it is over. */
+  carried: number | null = $state(null);
+  over: Cell | null = $state.raw(null);
   companion: Companion | null = $derived.by(() => this.session.state?.companion ?? null);
   private from = $derived.by(() => this.companion && fromCompanion(this.companion, this.session.state?.prompt?.tokens.length ?? 0));
   /** The selected parts of the map are patched from the companion. */
@@ -21,6 +26,14 @@ export class Acts {
     return `${what} in ${quoted(this.companion)}, at every position${this.from?.align ? "; the prompts differ in length, so token stands for token" : ""}`;
   });
 
+  /** What letting go of the dragged token will do. */
+  carriedWords = $derived.by(() => (this.carried === null ? "" : this.over ? this.saying(this.over, this.carried) : "drop it on a cell of the grid"));
+  /** What patching the selected cell from where the companion stands for it will do. */
+  cellWords = $derived.by(() => {
+    const cell = this.selected();
+    const from = this.standing(cell.col);
+    return from === null ? `${this.token(cell.col)} has no token of the companion that stands for it` : `${this.saying(cell, from)} (p)`;
+  });
   private steers_ = $derived.by(() => {
     const along = this.along();
     return along ? steers(this.map.selected, along, this.session.model?.d_model ?? 0) : [];
@@ -39,6 +52,8 @@ export class Acts {
   constructor(
     private session: Session,
     private map: MapStore,
+    private streams: Streams,
+    private selected: () => Cell,
     private writeCompanion: () => void,
     private along: () => Along | null,
   ) {}
@@ -58,6 +73,23 @@ export class Acts {
     if (!this.needCompanion() || !this.map.data) return;
     const { selected, heads } = this.map;
     void this.session.send("set_edits", { edits: toggled(this.session.edits.map(bare), "patch", selected, heads, this.from!, this.isFrom) });
+  }
+
+  private place = ({ row }: Cell) => ({ site: this.streams.sites[row] ?? "embed", ...(this.streams.head === null ? {} : { head: this.streams.head }) });
+  private token = (pos: number): string => `token ${pos}${this.streams.tokens[pos] === undefined ? "" : ` “${this.streams.tokens[pos]}”`}`;
+  private standing = (pos: number): number | null => this.companion?.pairs.find(([to]) => to === pos)?.[1] ?? null;
+  private saying = (cell: Cell, from: number): string => {
+    const { site, head } = this.place(cell);
+    return `${site}${head === undefined ? "" : ` head ${head}`} at ${this.token(cell.col)} takes what the companion has at ${from} “${this.companion?.tokens[from]?.text ?? ""}”`;
+  };
+
+  /** A cell of the stream takes its layer's value from the companion: at a position, else at the one that stands for its own. */
+  patchCell(cell: Cell, from: number | null = null): void {
+    if (!this.needCompanion() || !this.streams.shown) return;
+    const taken = from ?? this.standing(cell.col);
+    if (taken === null) return this.session.notify(`${this.token(cell.col)} has no token of the companion that stands for it: drag one onto the cell.`);
+    const edit = cellPatch(this.place(cell), cell.col, taken);
+    void this.session.send("set_edits", { edits: toggledPatch(this.session.edits.map(bare), edit, this.companion!) });
   }
 
   /** Steers the selected parts along the direction on screen, or no longer. */

@@ -155,7 +155,7 @@ export class App {
     this.described = new Described(this.session, this.view, this.streams, this.directions);
     this.generation = new GenerationStore(this.session, this.view);
     this.map = new MapStore(this.session, this.streams, this.view);
-    this.acts = new Acts(this.session, this.map, () => this.writeCompanion(), () => this.along());
+    this.acts = new Acts(this.session, this.map, this.streams, () => this.selected, () => this.writeCompanion(), () => this.along());
     this.paths = new Paths(this.session, this.map, () => this.acts.needCompanion());
     this.probe = new ProbeStore(this.session, this.manifest);
     this.prompts = new PromptStore(this.session, this.view, this.streams, this.mixing, () => this.selected.row);

@@ -61,7 +61,7 @@ function isolate(app: App): void {
 
 function patch(app: App): void {
   if (onMap(app)) app.acts.patch();
-  else app.session.notify("Heads and MLPs are patched on the Map tab: choose one there.");
+  else app.acts.patchCell(app.selected);
 }
 
 function strengthen(app: App, key: string): void {
