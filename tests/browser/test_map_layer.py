@@ -6,6 +6,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 import residscope as rs
+from browser.reaching import faults, violations
 from browser.steps import IOI, LOAD_MS
 from browser.test_map import node, open_map
 from residscope import edits
@@ -82,7 +83,7 @@ def test_each_step_has_its_site_its_equation_and_python_s_number(bench: Page, mo
     assert found.keys() == want.keys()
     assert {place: step["equation"] for place, step in found.items()} == {p: step.equation for p, step in want.items()}
     assert found["pattern.23"]["shape"] == "head 9 × query 16 × key 16"
-    assert found["scores.23"]["equation"] == "q · k[h // 3] / √64 + mask"
+    assert found["scores.23"]["equation"] == "q·k[h//3] / √64 + mask"
     for place, value in lengths(rec, 23, 3, -1).items():
         assert shown(found[place]["value"]) == three(value), place
     assert found["pattern.23"]["value"].endswith("John")
@@ -132,4 +133,16 @@ def test_the_sites_as_a_table_say_the_same(bench: Page, model: Any) -> None:
             has=bench.get_by_role("cell", name=step.place, exact=True)
         )
         expect(row).to_contain_text(f"= {step.same}" if step.same else step.equation)
+    bench.keyboard.press("Escape")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_drawing_can_be_reached_and_read_in_either_theme(bench: Page, theme: str) -> None:
+    unfold(bench, 23, 3)
+    bench.evaluate("theme => { document.querySelector('.residscope').dataset.theme = theme; }", theme)
+    bench.wait_for_timeout(300)
+    assert violations(bench) == []
+    assert faults(bench) == []
+    bench.get_by_test_id("flow-save").click()
+    assert violations(bench) == []
     bench.keyboard.press("Escape")

@@ -64,7 +64,7 @@ class Worked:
         )
 
     def by_query_head(self, name: str, written: str) -> Tensor:
-        """Keys or values, one for each query head, as `[h // 3]` says."""
+        """Keys or values, one for each query head, as `[h//3]` says."""
         value = self.at(name)
         index = re.search(r"\[(.+?)\]", written)
         heads = range(self.model.n_heads)
@@ -276,7 +276,7 @@ EQUATIONS: list[tuple[str, Callable[[Worked, Step, Tensor], None]]] = [
     (r"√\((var x|mean x²) \+ ε\) of x W_[QK]( \+ b)?", norm_of_heads),
     (r"(x|\(x − mean\)|attn_raw|mlp_raw) / (attn|mlp)_(post_)?scale · g( \+ b)?", normed),
     (r"(rotate\()?\(*(x|\(x \+ position\)) W_[QKV].*", projected),
-    (r"([\d.]+ tanh\()?q · k.* \+ mask", scored),
+    (r"([\d.]+ tanh\()?q·k.* \+ mask", scored),
     (r"softmax\(scores\)|exp s / \(Σ exp s \+ exp sink\)", softmaxed),
     (r"pattern v.*", mixed),
     (r"z W_O", head_writes),

@@ -10,9 +10,12 @@ import torch
 
 import residscope as rs
 from residscope import edits
+from residscope.engine.forced import Forced
+from residscope.engine.forward import forward
 from residscope.engine.gradients import gradients
 from residscope.engine.model import Model
 from residscope.engine.turns import MOST, give_way, giving_way, lock_of
+from residscope.engine.windows import whole_cache
 from residscope.errors import Cancelled
 from residscope.progress import asking, stage
 from tiny_models import VARIANTS, hook_count
@@ -56,6 +59,17 @@ def values(made: Any) -> list[torch.Tensor]:
     return [made[name] for name in ("resid_pre.2", "pattern.1", "logits")]
 
 
+def _generated(model: Model, cancel: Any) -> dict[str, torch.Tensor]:
+    """Sampled with edits, also of keys and values, and read by the model without them."""
+    stack = [edits.freeze("pattern.2"), edits.scale("k.1", 0.5), edits.noise("resid_pre.1", 0.3, seed=1)]
+    with stage("Generating", 1, False, cancel):
+        out = model.generate(PROMPT, stack, 4, temperature=1.0, seed=1, stop=())
+        ids = torch.tensor(out.ids)
+        forced = Forced(model._starting(PROMPT, [edits.scale("v.1", 2.0)], 4))
+        read = forced.feed(out.ids[:3]) + forced.feed(out.ids[3:])
+    return {"ids": ids, "own": torch.tensor([token.log_prob for token in out]), "read": torch.tensor(read)}
+
+
 CALLS: dict[str, Callable[[Model, Any], Any]] = {
     "a run": lambda model, cancel: _run(model, cancel, edits=[edits.scale("mlp_out.1", 0.5)]),
     "frozen to the unedited run": lambda model, cancel: _run(
@@ -68,6 +82,7 @@ CALLS: dict[str, Callable[[Model, Any], Any]] = {
         edits=[edits.ablate("z.2", head=1)],
         window=rs.Window(model.run(PROMPT, ["resid_pre", "pattern.1", "logits"]), start=2),
     ),
+    "a generation": lambda model, cancel: _generated(model, cancel),
     "ablations": lambda model, cancel: rs.ablation_sweep(
         model, PROMPT, METRIC, site="z", cancel=cancel, progress=False
     ),
@@ -125,13 +140,14 @@ def test_under_a_lock_that_the_caller_holds_it_runs_to_its_end() -> None:
 def test_a_pass_that_fills_the_callers_cache_is_not_let_go_of() -> None:
     model = Model(VARIANTS["llama"](), name="llama")
     somebody = Somebody(model, often=1.0)
-    text = model.generate(PROMPT, max_new_tokens=3).ids
+    batch, site = model.batch(PROMPT), model.sites.parse("resid_post.3")
+    alone = forward(model.layout, batch, capture={site})[site]
 
     def ask() -> None:
         somebody.cancel()
 
     with giving_way(somebody.waits), asking(ask, somebody.cancel):
-        assert model.generate(PROMPT, max_new_tokens=3).ids == text
+        assert torch.equal(forward(model.layout, batch, capture={site}, cache=whole_cache())[site], alone)
     assert somebody.gave > 0
     assert somebody.waited == 0
 

@@ -121,6 +121,30 @@ def test_a_live_run_goes_first_and_the_generation_goes_on(live: Session) -> None
     assert live.wait(WAIT)
 
 
+def test_a_live_run_does_not_wait_for_the_reading_of_a_long_prompt(live: Session, smollm2: Any) -> None:
+    began = time.monotonic()
+    with torch.no_grad():
+        smollm2.hf(smollm2.tokens("word " * 1500))
+    long = time.monotonic() - began
+    job = start(live, "continuations", prompt={"kind": "typed", "texts": ["word " * 1500]}, max_new_tokens=4)
+    end = time.monotonic() + WAIT
+    while jobs(live)[job]["phase"] == "waiting":
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    time.sleep(0.1 * long)  # it is in the middle of it
+    began = time.monotonic()
+    live.intent("set_prompt", {"text": "a short prompt"})
+    version = live.state.version
+    while live.state.run(live.state.edited) is None or live.state.run(live.state.edited).version < version:  # type: ignore[union-attr]
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    assert time.monotonic() - began < 0.6 * long
+    assert jobs(live)[job]["phase"] == "running"
+    assert live.query("job", {"job": job})["revision"] == 0
+    live.intent("cancel", {"job": job})
+    assert live.wait(WAIT)
+
+
 def test_stopped_it_keeps_what_had_come(live: Session, smollm2: Any) -> None:
     job = generate(live, max_new_tokens=60)
     until(live, job, 4)

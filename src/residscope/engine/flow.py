@@ -101,8 +101,8 @@ class _Block:
             yield self.step(name, reads, f"rotate({value})" if turned else value)
         yield self.step("v", "attn_in", f"x W_V{bias}")
         group = self.sizes.n_heads // self.sizes.n_kv_heads
-        shared = "" if group == 1 else "[0]" if self.sizes.n_kv_heads == 1 else f"[h // {group}]"
-        yield self.step("scores", "q k", self.scored(f"q · k{shared}"))
+        shared = "" if group == 1 else "[0]" if self.sizes.n_kv_heads == 1 else f"[h//{group}]"
+        yield self.step("scores", "q k", self.scored(f"q·k{shared}"))
         sinks = parts.sinks is not None
         yield self.step("pattern", "scores", "exp s / (Σ exp s + exp sink)" if sinks else "softmax(scores)")
         yield self.step("z", "pattern v", f"pattern v{shared}")
@@ -186,7 +186,7 @@ def biased(module: Any) -> bool:
 
 
 def times(product: str, factor: float, d_head: int) -> str:
-    """A product times a constant, as a paper writes it: `q · k / √64`."""
+    """A product times a constant, as a paper writes it: `q·k / √64`."""
     if factor == 1:
         return product
     if isclose(factor, d_head**-0.5, rel_tol=1e-6):

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
-from residscope.engine.generation import Starting, cache_of_all, one_step, unedited_at
+from residscope.engine.generation import cache_of_all, one_step, unedited_at
+from residscope.engine.timing import Starting
 from residscope.model.prompts import Batch
 
 

@@ -16,8 +16,8 @@ from residscope.engine.passes import Pass
 from residscope.engine.protocols import Edit
 from residscope.engine.sampling import Pick, Stops, generator
 from residscope.engine.stock import call
-from residscope.engine.timing import Timed
-from residscope.engine.turns import lock_of
+from residscope.engine.timing import Starting, Timed
+from residscope.engine.turns import lock_of, repeated
 from residscope.errors import NotPlain, PromptError, PromptTooLong
 from residscope.files import read_plain, write_plain
 from residscope.items import save_item
@@ -170,15 +170,6 @@ def _check_saved(plain: Any) -> None:
         raise NotPlain("these are no tokens", received=str(saved)[:80], allowed="(id, text, log_prob, row) each")
 
 
-@dataclass(frozen=True)
-class Starting:
-    """A prompt, or several, to be continued: its tokens, and prepared edits with where each acts."""
-
-    model: "Model"
-    batch: Batch
-    edits: tuple[Timed, ...]
-
-
 def check_length(batch: Batch, new: int, context: int) -> None:
     """Refuse to run past the model's context."""
     if isinstance(new, bool) or not isinstance(new, int) or new < 1:
@@ -247,7 +238,18 @@ def one_step(
     cache: Any,
     unedited: dict[Site, Tensor],
 ) -> Float[Tensor, "batch new d_vocab"]:
-    """One forward over the positions from `offset` on, and the logits at them."""
+    """One forward over the positions from `offset` on, and the logits at them. It gives way as any pass does."""
+
+    def made() -> Tensor:
+        cache.cut(offset)  # of what a pass that gave way has left in it
+        return _pass(model, batch, offset, edits, cache, unedited)
+
+    return repeated(model.hf, made)
+
+
+def _pass(
+    model: "Model", batch: Batch, offset: int, edits: Sequence[Edit], cache: Any, unedited: dict[Site, Tensor]
+) -> Tensor:
     inside = {site for edit in edits for site in edit.places(model.sites) if site.name in ("k", "v")}
     with lock_of(model.hf), torch.no_grad():
         cache.now = now = Pass(model.layout, batch, capture=inside, edits=edits, offset=offset, unedited=unedited)
@@ -268,6 +270,12 @@ def cache_of_all() -> Any:
 
     class Cache(DynamicCache):  # type: ignore[misc]
         now: Pass | None = None
+
+        def cut(self, length: int) -> None:
+            """Keep so many positions."""
+            for layer in self.layers:
+                if (keys := getattr(layer, "keys", None)) is not None and keys.ndim == 4 and keys.shape[2] > length:
+                    layer.keys, layer.values = keys[:, :, :length], layer.values[:, :, :length]
 
         def update(self, key: Tensor, value: Tensor, layer_idx: int, *more: Any, **named: Any) -> tuple[Tensor, Tensor]:
             if active.get() is self.now:

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from residscope.engine import attention, encoding, parameters
 from residscope.engine.forward import forward
-from residscope.engine.generation import Generation, Starting, check_length, steps
+from residscope.engine.generation import Generation, check_length, steps
 from residscope.engine.layout import Layout, lay_out, weight_in_out
 from residscope.engine.preparing import join, prepare
 from residscope.engine.protocols import Edit, LeastEdit, LogitReadout, Readout, whole
 from residscope.engine.recording import Recording
 from residscope.engine.sampling import Stops, picker
 from residscope.engine.structure import Structure, original
-from residscope.engine.timing import timed
+from residscope.engine.timing import Starting, timed
 from residscope.engine.turns import lock_of, repeated
 from residscope.engine.window_checks import is_unedited_run, require_base, require_inside, require_reached
 from residscope.engine.windows import Window

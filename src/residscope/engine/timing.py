@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from residscope.engine.protocols import Edit
 from residscope.errors import BadEdit, UnknownPosition
 from residscope.model.prompts import Batch
 from residscope.model.sites import SiteTable
+
+if TYPE_CHECKING:
+    from residscope.engine.model import Model
 
 PHASES = ("both", "prompt", "new")
 
@@ -30,6 +34,15 @@ class Timed:
                 return None
             edit = edit.kept_to(here)
         return edit
+
+
+@dataclass(frozen=True)
+class Starting:
+    """A prompt, or several, to be continued: its tokens, and prepared edits with where each acts."""
+
+    model: "Model"
+    batch: Batch
+    edits: tuple[Timed, ...]
 
 
 def holds_prompt(edit: Edit) -> bool:

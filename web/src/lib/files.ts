@@ -4,6 +4,8 @@ import { newCanvas } from "../root/host";
 import { pdfImage, type About } from "./pdf";
 
 const SHARPNESS = 2;
+/** Of what is for a paper: three hundred dots an inch. */
+const FINE = 300 / 96;
 /** Browsers refuse larger canvases. */
 const MOST_PIXELS = 16_000;
 
@@ -19,7 +21,7 @@ async function rasterOf(svg: string): Promise<Raster> {
   image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(svg)}`;
   await image.decode();
   const { width, height } = image;
-  const sharp = Math.min(SHARPNESS, MOST_PIXELS / width, MOST_PIXELS / height);
+  const sharp = Math.min(/^<svg [^>]*width="[\d.]+mm"/.test(svg) ? FINE : SHARPNESS, MOST_PIXELS / width, MOST_PIXELS / height);
   const canvas = newCanvas();
   [canvas.width, canvas.height] = [Math.floor(width * sharp), Math.floor(height * sharp)];
   canvas.getContext("2d")!.drawImage(image, 0, 0, canvas.width, canvas.height);

@@ -23,7 +23,8 @@ export interface FlowLayout {
 }
 
 export const FLOW_BOX = 40;
-const [PITCH, GAP, SPINE, LEAST, WIDEST] = [48, 14, 114, 92, 180];
+const [PITCH_ON_SCREEN, GAP, SPINE_ON_SCREEN, LEAST_ON_SCREEN, WIDEST] = [48, 14, 114, 92, 180];
+const TALLER = 11;
 const STREAM = ["resid_post", "resid_mid", "resid_pre", "embed"];
 
 /** Column and row of each step within its branch; row 0 is the upper one. */
@@ -40,18 +41,24 @@ const MLP: Record<string, [number, number]> = {
 const bare = (place: string): string => place.replace(/\.\d+$/, "");
 
 /** How tall the drawing of a layer is, and whether its blocks have an MLP. */
-export function flowHeight(rows: readonly SiteRow[]): number {
+export function flowHeight(rows: readonly SiteRow[], PITCH = PITCH_ON_SCREEN): number {
   const has = (name: string) => rows.some(({ place }) => bare(place) === name);
   return GAP + PITCH + GAP + (has("mlp_out") ? 2 * PITCH + GAP : 0) + 3 * PITCH + (has("embed") ? PITCH : 0);
 }
 
-export function flowLayout(rows: readonly SiteRow[], room: number): FlowLayout {
+/** The layouts of a file: boxes with room for longer equations, or, where there is no width for columns, one above another. */
+export type FlowShape = "screen" | "wide" | "column";
+
+export function flowLayout(rows: readonly SiteRow[], room: number, shape: FlowShape = "screen"): FlowLayout {
+  if (shape === "column") return stacked(rows, room);
+  const tall = shape === "wide" ? TALLER : 0;
+  const [PITCH, SPINE, LEAST] = tall ? [PITCH_ON_SCREEN + tall, 98, 60] : [PITCH_ON_SCREEN, SPINE_ON_SCREEN, LEAST_ON_SCREEN];
   const drawn = rows.filter(({ same }) => !same);
   const names = new Set(drawn.map(({ place }) => bare(place)));
   const mlp = names.has("mlp_out");
   const beside = mlp && !names.has("resid_mid");
   const [mlpTop, attnTop] = [GAP + PITCH + GAP, GAP + PITCH + GAP + (mlp ? 2 * PITCH + GAP : 0)];
-  const height = flowHeight(rows);
+  const height = flowHeight(rows, PITCH);
   const [attention, neurons] = [standing(ATTENTION, names, "attn_out", "attn_raw"), standing(MLP, names, "mlp_out", "mlp_raw")];
   const [ofAttention, ofMlp] = [columns(attention, names), columns(neurons, names)];
   const across = Math.max(ofAttention.length, ofMlp.length, names.has("pos_embed") ? 1 : 0);
@@ -70,13 +77,33 @@ export function flowLayout(rows: readonly SiteRow[], room: number): FlowLayout {
     const [x, y] = at(name);
     return { row, name, x, y };
   });
-  const box = { w, h: FLOW_BOX };
-  const stream = { x: SPINE / 2, from: names.has("embed") ? foot : attnTop + 2 * PITCH + FLOW_BOX, to: 0 };
+  const box = { w, h: FLOW_BOX + tall };
+  const stream = { x: SPINE / 2, from: names.has("embed") ? foot : attnTop + 2 * PITCH + FLOW_BOX + tall, to: 0 };
   const known = new Map(nodes.map((node) => [node.row.place, node]));
   const edge = { beside, top: mlpTop - GAP / 2 - 2, right: left(across) - GAP / 2 };
   const lines = nodes.flatMap((node) => through(node, known).flatMap((from) => line(from, node, box, stream.x, edge)));
   const sums = new Set(lines.flatMap(({ sum }) => (sum === undefined ? [] : [sum])));
   return { width: left(across) - GAP + (beside ? GAP : 0) + 1, height, nodes, lines, stream, sums: [...sums], box };
+}
+
+/** Step upon step, the stream at the left, each branch a bracket from it and back. */
+function stacked(rows: readonly SiteRow[], room: number): FlowLayout {
+  const [left, pitch] = [32, FLOW_BOX + 5];
+  const drawn = rows.filter(({ same }) => !same);
+  const top = (i: number): number => GAP + (drawn.length - 1 - i) * pitch;
+  const nodes = drawn.map((row, i) => ({ row, name: bare(row.place), x: left, y: top(i) }));
+  const middleOf = (i: number): number => top(i) + FLOW_BOX / 2;
+  const lines: FlowLayout["lines"] = [];
+  const sums: number[] = [];
+  const branches = [ATTENTION, MLP].map((branch) => nodes.flatMap(({ name }, i) => (branch[name] ? [i] : [])));
+  branches.forEach((steps, i) => {
+    if (!steps.length) return;
+    const end = middleOf(steps.at(-1)!) - FLOW_BOX / 4;
+    lines.push({ d: `M10 ${middleOf(steps[0])}H${20 + 5 * i}V${end}H10`, writes: true });
+    sums.push(end);
+  });
+  const stream = { x: 10, from: GAP + drawn.length * pitch - 5, to: 0 };
+  return { width: room, height: GAP + drawn.length * pitch, nodes, lines, stream, sums, box: { w: room - left - 1, h: FLOW_BOX } };
 }
 
 /** The columns of a branch that something stands in. */

@@ -47,8 +47,8 @@ const NARROWEST = 5;
 /** A cell of the open row as wide as this has its numbers in it. */
 export const LEGIBLE = 30;
 
-/** focus: the layer that is open; of a model in bands, its band's other layers are rows too. inside: the height of the drawing of it. zoom: of cells. */
-export function layOut(layers: number, heads: number, focus: number | null, room: { width: number; height: number }, inside = 0, zoom = 1): MapLayout {
+/** focus: the layer that is open; of a model in bands, its band's other layers are rows too. inside: the height of the drawing of it. zoom: of cells; narrowest: how narrow they may be. */
+export function layOut(layers: number, heads: number, focus: number | null, room: { width: number; height: number }, { inside = 0, zoom = 1, narrowest = NARROWEST } = {}): MapLayout {
   const parts = rowsOf(layers, focus);
   const closed = parts.filter(({ kind }) => kind !== "open").length;
   const free = room.height - HEADS - FOOT - (closed < parts.length ? OPEN : 0);
@@ -65,7 +65,7 @@ export function layOut(layers: number, heads: number, focus: number | null, room
   const per = ({ bars, lens, curve }: typeof wide) => (width - GUTTER - spine - mlp - bars - lens - curve - 24) / heads;
   const close = { ...wide, bars: Math.min(wide.bars, 74), lens: Math.min(wide.lens, 64), curve: Math.min(wide.curve, 48) };
   const { bars, lens, curve } = per(wide) < LEGIBLE && per(close) >= LEGIBLE ? close : wide; // columns make room for what is written in cells
-  const each = zoom * Math.max(NARROWEST, Math.min(64, per({ bars, lens, curve })));
+  const each = zoom * Math.max(narrowest, Math.min(64, per({ bars, lens, curve })));
   const at = { x: GUTTER + each * heads };
   const next = (w: number, gap = 0): Column => {
     const column = { x: at.x + (w ? gap : 0), w };

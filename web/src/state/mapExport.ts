@@ -1,11 +1,13 @@
 import { readPaint } from "../lib/color";
 import { nodeName, nodeSite, type Node } from "../lib/map";
-import { flowHeight } from "../lib/mapFlow";
+import { flowLayout } from "../lib/mapFlow";
 import { layOut } from "../lib/mapLayout";
+import { AS_IT_IS, inTheme, onPaper, roomOn, type Paper } from "../lib/paper";
 import { colourBar, LEGEND_HEIGHT } from "../views/kinds/legend";
 import { colorScale, readPalette } from "../views/kinds/palette";
-import { svgFile } from "../views/kinds/scene";
+import { PAD, svgFile } from "../views/kinds/scene";
 import type { Sheet } from "../views/kinds/sheet";
+import { axes, flowMarks, headOf } from "../views/mapFlow";
 import { mapMarks, type MapPicture } from "../views/mapScene";
 import { tintMarks } from "../views/mapTints";
 import type { Drawing } from "../views/saved";
@@ -20,7 +22,7 @@ export const TINTS: Record<string, string> = {
 };
 
 /** What the map shows, laid out in a room of its own. */
-export function mapPicture(app: App, room: { width: number; height: number }, zoom = 1): MapPicture | null {
+export function mapPicture(app: App, room: { width: number; height: number }, cells: Parameters<typeof layOut>[4] = {}): MapPicture | null {
   const { map } = app;
   const { data, tint } = map;
   if (!data || !tint) return null;
@@ -30,10 +32,9 @@ export function mapPicture(app: App, room: { width: number; height: number }, zo
     return all && data.pos < cols ? Array.from({ length: all.length / cols }, (_, row) => all[row * cols + data.pos]) : [];
   };
   const [a, b] = [logits("a"), logits("b")];
-  const inside = map.open.unfolded ? flowHeight(map.layer?.sites ?? []) : 0;
   const { mode } = app.streams;
   return {
-    layout: layOut(data.layers, data.heads, map.at.layer, room, inside, zoom), data, tint, scale: map.scale, layer: map.layer, lens: map.lens,
+    layout: layOut(data.layers, data.heads, map.at.layer, room, cells), data, tint, scale: map.scale, layer: map.layer, lens: map.lens,
     curve: mode === "base" ? a : mode === "edit" ? b : b.map((value, i) => value - a[i]), before: mode === "edit" ? a : [],
     acts: mode === "base" ? new Map() : map.acts, was: map.measured ? null : map.before, tokens: map.tokens, kvHeads: app.session.model?.n_kv_heads ?? 0, delta: mode === "delta",
   };
@@ -62,23 +63,55 @@ export function mapSheet(app: App): Sheet {
   return { columns: ["part", "site", "layer", "head", "direct effect (logits)", TINTS[app.map.tintBy], "baseline (logits)"], rows };
 }
 
-export function mapDrawing(app: App): Drawing | null {
-  const shown = mapPicture(app, SIZE);
+/** The smallest letters of the map, in pixels. */
+const LEAST = 8;
+const reader = { count: 0, at: () => null, box: () => ({ x: 0, y: 0, w: 0, h: 0 }), words: () => ({ head: "", value: "" }), step: (i: number) => i };
+
+export function mapDrawing(app: App, { mm, theme }: Paper = AS_IT_IS): Drawing | null {
+  const width = mm === null ? SIZE.width : roomOn(mm, LEAST) - 2 * PAD;
+  const shown = mapPicture(app, { width, height: mm === null ? SIZE.height : Math.max(360, Math.min(SIZE.height, 1.05 * width)) }, mm === null ? {} : { narrowest: 1.5 });
   if (!shown) return null;
   const title = mapTitle(app);
-  const notes = [`Cells: ${TINTS[app.map.tintBy]}, red raises the logit difference, blue lowers it; ink: attention, rows query and columns key. Line: logit lens; dashed: sum of direct effects.`];
+  const notes = [`Cells: ${TINTS[app.map.tintBy]}, red raises the logit difference, blue lowers it; ink: attention, rows query and columns key.${shown.layout.curve.w ? " Line: logit lens; dashed: sum of direct effects." : ""}`];
   return {
     name: title, title, notes, sheet: () => mapSheet(app),
     svg: () => {
-      const palette = readPalette(app.host.root);
+      const [palette, paint] = inTheme(app.host.root, theme, (root) => [readPalette(root), readPaint(root)] as const);
       const { layout } = shown;
       const scale = colorScale([], "diverging", shown.scale, palette);
       const bar = colourBar(scale, app.map.unit, layout.width, palette).flatMap((mark) => (mark.kind === "path" ? [] : [{ ...mark, y: mark.y + layout.height }]));
-      const scene = {
-        width: layout.width, height: layout.height + LEGEND_HEIGHT, dense: [], marks: [...tintMarks(shown, readPaint(app.host.root)), ...mapMarks(shown, palette), ...bar],
-        reader: { count: 0, at: () => null, box: () => ({ x: 0, y: 0, w: 0, h: 0 }), words: () => ({ head: "", value: "" }), step: (i: number) => i },
-      };
-      return svgFile(scene, title, notes, palette);
+      const scene = { width: layout.width, height: layout.height + LEGEND_HEIGHT, dense: [], marks: [...tintMarks(shown, paint), ...mapMarks(shown, palette), ...bar], reader };
+      const svg = svgFile(scene, title, notes, palette);
+      return mm === null ? svg : onPaper(svg, mm);
+    },
+  };
+}
+
+/** The open layer from within. */
+export function flowDrawing(app: App, { mm, theme }: Paper = AS_IT_IS): Drawing | null {
+  const { map } = app;
+  const layer = map.open.drawn;
+  if (!layer) return null;
+  const of = map.flowOf;
+  const room = mm === null ? SIZE.width : roomOn(mm, LEAST) - 2 * PAD;
+  const layout = flowLayout(layer.sites, room, mm === null || room > 480 ? "wide" : "column");
+  const title = `${app.session.model?.name ?? ""} · layer ${layer.layer} from within · ${app.streams.mode === "base" ? app.names.a : app.names.b}`;
+  const same = layer.sites.filter((row) => row.same).map((row) => `${row.site} is ${row.same}`);
+  const whose = of.head === null ? "all heads together" : `head ${of.head}`;
+  const notes = [`At position ${layer.pos}, ${whose}: lengths; of scores and pattern the largest value, and its key. x: what a branch reads.${same.length ? ` ${same.join("; ")}.` : ""}`];
+  return {
+    name: title, title, notes,
+    sheet: () => ({
+      columns: ["site", "shape", "equation", "read from", "what stands there", "value", "at"],
+      rows: layer.sites.map((row) => {
+        const i = headOf(row, of) ?? 0;
+        return [row.place, axes(row), row.equation, row.reads.join(" "), row.about, row.values[i] ?? null, row.where?.[i] ?? null];
+      }),
+    }),
+    svg: () => {
+      const palette = inTheme(app.host.root, theme, readPalette);
+      const svg = svgFile({ width: layout.width, height: layout.height, dense: [], marks: flowMarks(layout, of, palette), reader }, title, notes, palette);
+      return mm === null ? svg : onPaper(svg, mm);
     },
   };
 }

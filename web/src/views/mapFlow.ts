@@ -1,6 +1,6 @@
 /** The open layer's drawing as marks: on screen, and in a file. */
 
-import type { FlowLayout, FlowNode } from "../lib/mapFlow";
+import { FLOW_BOX, type FlowLayout, type FlowNode } from "../lib/mapFlow";
 import type { SiteRow } from "../lib/map";
 import { plain } from "../lib/tokens";
 import { fit, measure, number } from "./kinds/numbers";
@@ -83,10 +83,20 @@ function step(marks: Mark[], node: FlowNode, layout: FlowLayout, of: FlowOf, pal
   const strips = strip && strip <= MOST_HEADS ? strip * 4 + 4 : 0;
   marks.push(word(x + 4, y + 11, fit(row.place, room, NAME, true), palette.text, { bold: true, size: NAME, title: row.place }));
   if (strips && measure(row.place, NAME, true) * 1.05 + strips + 6 <= room) heads(marks, row, of, x + w - 4 - strip * 4, y + 5, palette);
-  marks.push(word(x + 4, y + 23, fit(row.equation, room, SMALL, true), palette.text2, { title: row.equation }));
-  marks.push(word(x + w - 4, y + 35, value, palette.text, { anchor: "end", bold: true }));
+  const lines = h > FLOW_BOX ? wrapped(row.equation, room) : [fit(row.equation, room, SMALL, true)];
+  lines.forEach((line, i) => marks.push(word(x + 4, y + 23 + 11 * i, line, palette.text2, { title: row.equation })));
+  const foot = y + h - 5;
+  marks.push(word(x + w - 4, foot, value, palette.text, { anchor: "end", bold: true }));
   const left = room - measure(value, SMALL, true) * 1.08 - 6;
-  if (left >= 24) marks.push(word(x + 4, y + 35, fit(row.site ? sizes(row) : `${sizes(row)} experts`, left, SMALL, true), palette.text3, { title: axes(row) }));
+  if (left >= 24) marks.push(word(x + 4, foot, fit(row.site ? sizes(row) : `${sizes(row)} experts`, left, SMALL, true), palette.text3, { title: axes(row) }));
+}
+
+/** An equation in two lines, the second cut where it must be. */
+function wrapped(equation: string, room: number): string[] {
+  const words = equation.split(" ");
+  let n = words.length;
+  while (n > 1 && measure(words.slice(0, n).join(" "), SMALL, true) > room) n--;
+  return [words.slice(0, n).join(" "), words.slice(n).join(" ")].filter(Boolean).map((line) => fit(line, room, SMALL, true));
 }
 
 const headsOf = ({ shape }: SiteRow): number => shape.head ?? shape.kv_head ?? 0;

@@ -10,6 +10,7 @@ export function panned(room: HTMLElement, { free, zoom }: Panning): { destroy():
   let held: { x: number; y: number; left: number; top: number; id: number } | null = null;
 
   function press(event: PointerEvent): void {
+    if ((event.target as Element).closest("button, select, input, a, [role=dialog]")) return;
     if (event.button !== 1 && (event.button !== 0 || event.shiftKey || !free(event))) return;
     event.preventDefault();
     held = { x: event.clientX, y: event.clientY, left: room.scrollLeft, top: room.scrollTop, id: event.pointerId };

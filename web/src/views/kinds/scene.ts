@@ -166,7 +166,7 @@ export function svg(mark: Mark): string {
   }
 }
 
-const PAD = 12;
+export const PAD = 12;
 
 /** A whole picture as a file: its title above, its note below. */
 export function svgFile(scene: Scene, title: string, notes: string[], colours: { surface: string; text: string; text2: string }): string {
