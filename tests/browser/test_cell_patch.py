@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 import residscope as rs
 from browser.acting import LONGER, MARY, same_as_pasted, stack_is
-from browser.steps import IOI, ROWS, settled
+from browser.steps import IOI, settled
 
 pytestmark = pytest.mark.browser
 
@@ -35,11 +35,11 @@ def test_a_token_dragged_onto_a_cell_patches_that_layer_there(beside: Page, work
     token = beside.get_by_test_id("companion-token").nth(CHANGED)
     expect(token).to_have_class(re.compile("changed"))
     cells = beside.locator("#grid-cells")
-    box = cells.bounding_box()
-    assert box is not None
-    layer, pos = 12, 9
-    x = box["width"] * (pos + 0.5) / 16
-    y = box["height"] * (ROWS - 1 - (layer + 1) + 0.5) / ROWS
+    grid = beside.get_by_test_id("stream-grid")
+    box, row = cells.bounding_box(), grid.locator(".layer", has_text=re.compile("^12$")).bounding_box()
+    column = grid.locator(".head").nth(CHANGED).bounding_box()
+    assert None not in (box, row, column)
+    x, y = column["x"] + column["width"] / 2 - box["x"], row["y"] + row["height"] / 2 - box["y"]
     token.drag_to(cells, target_position={"x": x, "y": y})
     patch = {"kind": "patch", "site": "resid_post.12", "pos": [9], "source": {"kind": "prompt", "text": MARY}}
     stack_is(beside, workbench.session, patch)
@@ -89,7 +89,7 @@ def test_a_press_takes_another_position_and_makes_the_one_before_way(beside: Pag
 
 def test_a_cell_that_nothing_stands_for_says_so(beside: Page, workbench: Any) -> None:
     workbench.session.intent("set_companion", {"text": "When John and Mary went to the store, Mary gave milk to"})
-    settled(beside)
+    expect(beside.get_by_test_id("companion-token")).to_have_count(13)
     companion = workbench.session.snapshot()[1]["companion"]
     lone = next(pos for pos in range(16) if pos not in {to for to, _ in companion["pairs"]})
     at(beside, workbench.session, 10, lone)

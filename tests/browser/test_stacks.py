@@ -96,6 +96,7 @@ def test_a_stack_is_kept_under_a_name_put_back_renamed_and_deleted(stacked: Page
 
 def test_it_is_a_file_that_python_reads_and_a_link(stacked: Page, workbench: Any, tmp_path: Path) -> None:
     session = workbench.session
+    stacked.context.grant_permissions(["clipboard-read", "clipboard-write"])
     session.intent("save_stack", {"name": "three"})
     stacked.get_by_test_id("stacks").click()
     with stacked.expect_download() as loading:
