@@ -57,6 +57,8 @@ def asked() -> Any:
             "item": {"name": "Good"},
             "cost": {"method": "pca", "args": {"corpus": TEXT, "site": "resid_post.1"}},
             "python": {"method": "pca", "args": {"corpus": TEXT, "site": "resid_post.1"}},
+            "stack": {},
+            "stack_json": {},
             "evidence": {"job": gathered},
             "continuations": {"job": continued},
             "prompts": {"own": ["abcd"], "drawn": drawn},

@@ -82,6 +82,16 @@ describe("edits of nodes", () => {
     expect(toggled(others, "ablate", heads(2, 0), 3)).toEqual([...others, { kind: "ablate", site: "z.2", head: 0, to: "zero" }]);
   });
 
+  it("from one run take the place of those from another", () => {
+    const from = (text: string) => ({ source: { kind: "prompt", text } });
+    const meant = (edit: Edit) => (edit.source as { text: string }).text === "b";
+    const old: Edit[] = [{ kind: "patch", site: "z.1", head: [0, 2], ...from("a") }, { kind: "patch", site: "z.1", head: 0, feature: 3, dictionary: "d", ...from("b") }];
+    expect(done(old, "patch", heads(1, 0), meant)).toBe(false);
+    const on = toggled(old, "patch", heads(1, 0), 3, from("b"), meant);
+    expect(on).toEqual([{ kind: "patch", site: "z.1", head: 2, ...from("a") }, old[1], { kind: "patch", site: "z.1", head: 0, ...from("b") }]);
+    expect(toggled(on, "patch", heads(1, 0), 3, from("b"), meant)).toEqual(on.slice(0, 2));
+  });
+
   it("scale by steps, and at one are gone", () => {
     const once = scaled([], heads(1, 0, 1), -0.25, 4);
     expect(once).toEqual([{ kind: "scale", site: "z.1", head: [0, 1], factor: 0.75 }]);

@@ -17,6 +17,16 @@ from residscope.session.chat import SetChat, set_chat
 from residscope.session.companion import SetCompanion, compare_companion, set_companion, swap_companion
 from residscope.session.jobs import CANCELLED, WAITING, find_job
 from residscope.session.second import SetOther, set_other
+from residscope.session.stacks import (
+    DeleteStack,
+    ImportStack,
+    RenameStack,
+    SaveStack,
+    delete_stack,
+    import_stack,
+    rename_stack,
+    save_stack,
+)
 from residscope.session.state import Change, Saved, State
 from residscope.session.wire import Code
 from residscope.shelf.items import ItemShelf
@@ -439,6 +449,10 @@ INTENTS: dict[str, Intent] = {
     "compare_run": Intent(CompareRun, compare_run),
     "save_prompt": Intent(Text, save_prompt),
     "forget_prompt": Intent(Text, forget_prompt),
+    "save_stack": Intent(SaveStack, save_stack),
+    "rename_stack": Intent(RenameStack, rename_stack),
+    "delete_stack": Intent(DeleteStack, delete_stack),
+    "import_stack": Intent(ImportStack, import_stack),
     "forget_dictionary": Intent(Forget, forget_dictionary),
     "python": Intent(Python, python, Code),
 }

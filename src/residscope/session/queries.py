@@ -23,6 +23,7 @@ from residscope.session.read.evidence import Evidence
 from residscope.session.read.probes import ProbeChoices, ProbeDetail, ProbeExample, ProbeReading
 from residscope.session.read.prompt_page import PageCoefFile, PageLogitFile, PromptsAnswer
 from residscope.session.read.tokens import TokenTableAnswer
+from residscope.session.stacks import OfStack, StackEdits, StackJson, edits_of_stack, json_of_stack
 from residscope.world.read import DictionaryDetail, DirectionReading
 
 if TYPE_CHECKING:
@@ -287,6 +288,8 @@ QUERIES: dict[str, Query] = {
             args.page, positive=args.positive, negative=args.negative, row=args.row
         ),
     ),
+    "stack": _query(OfStack, StackEdits, lambda session, args: edits_of_stack(session.state, args.name)),
+    "stack_json": _query(OfStack, StackJson, lambda session, args: json_of_stack(session.state, args.name)),
     "evidence": _query(Gathered, Evidence, lambda session, args: session.reads.evidence(job=args.job, item=args.item)),
     "continuations": _query(
         Gathered, ContinuationsFound, lambda session, args: session.reads.continuations(job=args.job, item=args.item)

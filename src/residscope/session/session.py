@@ -19,6 +19,7 @@ from residscope.manifest import find_method
 from residscope.progress import asking
 from residscope.session import fill, wire
 from residscope.session.beside import FAILED, LOADING, READY, Second
+from residscope.session.from_code import put_edits
 from residscope.session.held import HeldRuns
 from residscope.session.intents import (
     INTENTS,
@@ -49,11 +50,13 @@ from residscope.session.read.reads import Reads
 from residscope.session.read.tokens import TokenTables
 from residscope.session.second import SetOther, load_second
 from residscope.session.settle import finished, other_finished, settle, with_model
+from residscope.session.stacks import ImportStack, imported
 from residscope.session.state import Saved, State, changed, to_wire
 from residscope.session.worker import FILL, LOAD, RUN, Worker
 from residscope.shelf.items import MOST_NAME, ItemShelf, Kept, check_fits, check_name, of_others
 from residscope.shelf.parts import parts_of
 from residscope.shelf.shown import read_item
+from residscope.shelf.stacks import SavedStacks
 from residscope.shelf.whole import SavedPrompts
 from residscope.world.imported import read_direction, take_in
 from residscope.world.loaded import Loaded
@@ -110,11 +113,17 @@ class Session:
         self._loading: threading.Thread | None = None
         self._file = None if folder is None else SavedPrompts(folder)
         texts, notice = self._file.load() if self._file else ((), None)
+        self._stacks = None if folder is None else SavedStacks(folder)
+        stacks, unread = self._stacks.load() if self._stacks else ((), None)
         self._memory = None if memory is None else Memory(memory)
         self._left, forgot = self._memory.read() if self._memory else (None, None)
-        notices = tuple(told for told in (notice, forgot) if told)
+        notices = tuple(told for told in (notice, unread, forgot) if told)
         self._state: State = State(
-            id=secrets.token_hex(8), saved=tuple(map(Saved, texts)), notices=notices, models=tuple(offers())
+            id=secrets.token_hex(8),
+            saved=tuple(map(Saved, texts)),
+            stacks=stacks,
+            notices=notices,
+            models=tuple(offers()),
         )
         self._wire = to_wire(self._state)
         self._worker = Worker("residscope-session")
@@ -182,6 +191,9 @@ class Session:
             return KeptNames(names=self._jobs.keep(checked.job, checked.name))
         if isinstance(checked, ImportDirection):
             return self.import_direction(checked.data)
+        if isinstance(checked, ImportStack):
+            stack = imported(checked.text)
+            return self.change(lambda state: put_edits(state, stack), name)
         if isinstance(checked, ImportItem):
             return self.import_item(checked.data, checked.name)
         if isinstance(checked, Forget) and (kept := self._items.dictionaries.get(checked.id)):
@@ -191,6 +203,8 @@ class Session:
             new, value = intent.apply(old, checked)
             if new.saved != old.saved and self._file:
                 self._file.save(tuple(entry.text for entry in new.saved))
+            if new.stacks != old.stacks and self._stacks:
+                self._stacks.save(new.stacks)
             if isinstance(checked, Forget) and new.model is not None:
                 self._old.save(new.model)
             self._commit(new)

@@ -13,6 +13,7 @@ from residscope.json_values import finite
 from residscope.session import wire
 from residscope.session.beside import NO_SECOND, NONE, Second
 from residscope.shelf.items import ItemShelf, short_args
+from residscope.shelf.stacks import NamedStack
 from residscope.world.loaded import Loaded
 from residscope.world.session_world import SessionWorld, need_model
 from residscope.world.stack import kind_of
@@ -84,6 +85,7 @@ class State:
     second: Second = NO_SECOND
     selection: tuple[int, int] = (0, 0)
     saved: tuple[Saved, ...] = ()
+    stacks: tuple[NamedStack, ...] = ()
     directions: Mapping[str, "Direction"] = field(default_factory=dict)
     probes: Mapping[str, "Fitted"] = field(default_factory=dict)
     given: Mapping[str, Any] = field(default_factory=dict)
@@ -183,6 +185,7 @@ def to_wire(state: State) -> wire.State:
         "current": {"a": state.a, "b": state.b},
         "selection": {"layer": state.selection[0], "pos": state.selection[1]},
         "saved": [{"text": s.text, "tokens": s.tokens, "top": s.top, "p": s.p} for s in state.saved],
+        "stacks": [_stack(stack, state) for stack in state.stacks],
         "directions": [
             {
                 "name": name,
@@ -229,6 +232,11 @@ def _job(job: "Job") -> wire.Job:
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """The top-level keys that differ, each whole."""
     return {key: value for key, value in new.items() if key not in old or old[key] != value}
+
+
+def _stack(stack: NamedStack, state: State) -> wire.NamedStack:
+    here = state.model is not None and state.model.model.hash == stack.hash
+    return {"name": stack.name, "model": stack.model, "here": here, "labels": [*stack.labels]}
 
 
 def token(tok: Tok) -> wire.Tok:

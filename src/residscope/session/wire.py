@@ -193,6 +193,15 @@ class SavedPrompt(TypedDict):
     p: float | None
 
 
+class NamedStack(TypedDict):
+    """A stack of edits that was saved under a name."""
+
+    name: str
+    model: Annotated[str, "The one that it was made for."]
+    here: Annotated[bool, "That is the model that is loaded."]
+    labels: Annotated[list[str], "What each of its edits was called, in order."]
+
+
 class SavedDirection(TypedDict):
     """A direction that was imported, or opened from the library."""
 
@@ -308,6 +317,7 @@ class State(TypedDict):
     current: Current
     selection: Selection
     saved: list[SavedPrompt]
+    stacks: list[NamedStack]
     directions: list[SavedDirection]
     probes: list[ProbeInfo]
     jobs: Annotated[list[Job], "Those that wait or run, and the latest 40 that ended."]

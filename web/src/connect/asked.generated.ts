@@ -30,6 +30,9 @@ export interface Asked {
     delete_item: {
       name: string;
     };
+    delete_stack: {
+      name: string;
+    };
     /**
      * Prompts for a page, by a job; what is drawn stays with it, and is on no shelf.
      */
@@ -54,6 +57,12 @@ export interface Asked {
     import_item: {
       data: Blob;
       name?: string;
+    };
+    /**
+     * text: as `edits.to_json` writes it.
+     */
+    import_stack: {
+      text: string;
     };
     /**
      * What a job has made and left with itself, onto the shelf. name: the method's own title unless said.
@@ -148,12 +157,24 @@ export interface Asked {
       name: string;
       to: string;
     };
+    rename_stack: {
+      name: string;
+      to: string;
+    };
     restore_item: {};
     restore_run: {
       run: string;
     };
     save_prompt: {
       text: string;
+    };
+    /**
+     * edits: instead of those that are live. replace: one of that name makes way.
+     */
+    save_stack: {
+      name: string;
+      edits?: unknown[] | null;
+      replace?: boolean;
     };
     select: {
       layer: number;
@@ -353,6 +374,18 @@ export interface Asked {
     };
     read_direction: {
       direction: unknown;
+    };
+    /**
+     * name: None is the live one.
+     */
+    stack: {
+      name?: string | null;
+    };
+    /**
+     * name: None is the live one.
+     */
+    stack_json: {
+      name?: string | null;
     };
     /**
      * next: "last" does not wait for the next tokens of other positions, which of a long prompt follow its picture.

@@ -16,11 +16,13 @@ export interface Said {
     compare_companion: null;
     compare_run: null;
     delete_item: null;
+    delete_stack: null;
     draw_prompts: DrawingStarted;
     forget_dictionary: null;
     forget_prompt: null;
     import_direction: SavedName;
     import_item: Imported;
+    import_stack: null;
     keep_made: KeptNames;
     keep_model: null;
     library_blind: BlindStarted;
@@ -43,9 +45,11 @@ export interface Said {
     python: Code;
     redo: null;
     rename_item: null;
+    rename_stack: null;
     restore_item: null;
     restore_run: null;
     save_prompt: null;
+    save_stack: null;
     select: null;
     set_chat: null;
     set_companion: null;
@@ -230,6 +234,8 @@ export interface Said {
     python: Code;
     read_data: ProbeChoices;
     read_direction: DirectionReading;
+    stack: StackEdits;
+    stack_json: StackJson;
     stream: {
       metadata: {
         next_text: string;
@@ -293,6 +299,7 @@ export interface State {
   current: Current;
   selection: Selection;
   saved: SavedPrompt[];
+  stacks: NamedStack[];
   directions: SavedDirection[];
   probes: ProbeInfo[];
   /**
@@ -673,6 +680,24 @@ export interface SavedPrompt {
    */
   top: string | null;
   p: number | null;
+}
+/**
+ * A stack of edits that was saved under a name.
+ */
+export interface NamedStack {
+  name: string;
+  /**
+   * The one that it was made for.
+   */
+  model: string;
+  /**
+   * That is the model that is loaded.
+   */
+  here: boolean;
+  /**
+   * What each of its edits was called, in order.
+   */
+  labels: string[];
 }
 /**
  * A direction that was imported, or opened from the library.
@@ -1525,6 +1550,18 @@ export interface DirectionReading {
   variance: number | null;
   sd: number | null;
   cos_logit_diff: number | null;
+}
+/**
+ * The edits as they are sent, those that are switched off too.
+ */
+export interface StackEdits {
+  edits: unknown[];
+}
+/**
+ * What `edits.to_json` writes of those that are switched on; `edits.from_json` reads it.
+ */
+export interface StackJson {
+  json: string;
 }
 export interface StrongestCoordinates {
   top: Coordinate[];

@@ -17,3 +17,24 @@ export const rounded = (value: number): number => Math.round(value * 1000) / 100
 
 /** By standard deviations where the direction's is known; other directions are added by length. */
 export const steering = (sd: number | null) => (sd === null ? { strength: 10, unit: "norm" as const } : { strength: 2, unit: "sd" as const });
+
+interface Switched {
+  id?: string;
+  enabled?: boolean;
+}
+const on = ({ enabled }: Switched): boolean => enabled !== false;
+
+/** All off where some are on, else all on. */
+export const allSwitched = <E extends Switched>(edits: readonly E[]): E[] => {
+  const to = !edits.some(on);
+  return edits.map((edit) => ({ ...edit, enabled: to }));
+};
+
+/** Whether this one alone is on, of several. */
+export const isAlone = (edits: readonly Switched[], id: string): boolean => edits.length > 1 && edits.every((edit) => on(edit) === (edit.id === id));
+
+/** This one alone; where it is already, all of them again. */
+export const alone = <E extends Switched>(edits: readonly E[], id: string): E[] => {
+  const again = isAlone(edits, id);
+  return edits.map((edit) => ({ ...edit, enabled: again || edit.id === id }));
+};

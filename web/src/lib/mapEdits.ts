@@ -4,7 +4,8 @@ import type { Edit, ShownEdit } from "../connect/wire";
 import { rounded } from "./edits";
 import type { Node } from "./map";
 
-export type Act = "ablate" | "freeze" | "isolate" | "scale";
+export type Act = "ablate" | "freeze" | "isolate" | "scale" | "patch";
+const ACTS: Act[] = ["ablate", "freeze", "isolate", "scale", "patch"];
 
 /** Where each act of a node is done: a head's in its z, but its pattern is what is frozen. */
 const siteOf = (act: Act, { layer, head }: Node): string => `${head === null ? "mlp_out" : act === "freeze" ? "pattern" : "z"}.${layer}`;
@@ -15,7 +16,7 @@ const headsOf = (edit: Edit): number[] | null => (edit.head === undefined || edi
 
 /** Edits of a whole node: at every position, of nothing within it, and by zero where that is what they put. */
 function whole(edit: Edit, act: Act): boolean {
-  const within = [edit.pos, edit.kv_head, edit.neuron].some((value) => value !== undefined && value !== null);
+  const within = [edit.pos, edit.kv_head, edit.neuron, edit.feature].some((value) => value !== undefined && value !== null);
   return edit.kind === act && !within && (edit.to === undefined || edit.to === "zero");
 }
 
@@ -28,7 +29,7 @@ export function acted(edits: readonly ShownEdit[], heads: number): Map<string, M
   for (const edit of edits) {
     if (!edit.enabled || edit.error) continue;
     const [name, layer] = [edit.site as string | undefined, Number(String(edit.site).split(".")[1])];
-    const act = (["ablate", "freeze", "isolate", "scale"] as const).find((one) => edit.kind === one);
+    const act = ACTS.find((one) => edit.kind === one);
     if (!act || !name || Number.isNaN(layer)) continue;
     const mlp = name.startsWith("mlp_out.");
     if (!mlp && !/^(z|result|pattern|scores)\./.test(name)) continue;
@@ -43,9 +44,13 @@ export function acted(edits: readonly ShownEdit[], heads: number): Map<string, M
 export const actsOn = (all: Map<string, Map<Act, number>>, node: Node): Map<Act, number> => all.get(key(node)) ?? NONE;
 const NONE: Map<Act, number> = new Map();
 
+/** Of a node's edits of a kind, whether one is the one that is meant: of patches, those from one run. */
+type Meant = (edit: Edit) => boolean;
+const any: Meant = () => true;
+
 /** Whether every one of some nodes has it. */
-export const done = (edits: readonly Edit[], act: Act, nodes: readonly Node[]): boolean =>
-  nodes.length > 0 && nodes.every((node) => edits.some((edit) => edit.enabled !== false && covers(edit, act, node)));
+export const done = (edits: readonly Edit[], act: Act, nodes: readonly Node[], meant: Meant = any): boolean =>
+  nodes.length > 0 && nodes.every((node) => edits.some((edit) => edit.enabled !== false && covers(edit, act, node) && meant(edit)));
 
 /** The stack without an act on some nodes: of an edit that names more heads, the others stay. */
 function without<E extends Edit>(edits: readonly E[], act: Act, nodes: readonly Node[], heads: number): E[] {
@@ -69,12 +74,12 @@ function put(act: Act, nodes: readonly Node[], more: Record<string, unknown> = {
   return [...sites].map(([site, heads]) => ({ kind: act, site, ...(heads.length ? { head: one(heads) } : {}), ...zero, ...more }));
 }
 
-/** On where a node lacks it, off where all have it. */
-export function toggled(edits: readonly Edit[], act: Act, nodes: readonly Node[], heads: number): Edit[] {
+/** On where a node lacks it, off where all have it. more: what such an edit says beside its place; meant: which one it is. */
+export function toggled(edits: readonly Edit[], act: Act, nodes: readonly Node[], heads: number, more: Record<string, unknown> = {}, meant: Meant = any): Edit[] {
   const able = act === "isolate" ? nodes.filter(({ head }) => head !== null) : nodes;
-  if (done(edits, act, able)) return without(edits, act, able, heads);
-  const lacking = able.filter((node) => !edits.some((edit) => edit.enabled !== false && covers(edit, act, node)));
-  return [...without(edits, act, lacking, heads), ...put(act, lacking)]; // an edit that was switched off makes way
+  if (done(edits, act, able, meant)) return without(edits, act, able, heads);
+  const lacking = able.filter((node) => !done(edits, act, [node], meant));
+  return [...without(edits, act, lacking, heads), ...put(act, lacking, more)]; // what was switched off, or is from elsewhere, makes way
 }
 
 /** Each node's factor a step up or down; at one the edit goes. */

@@ -3,12 +3,14 @@ import type { Connector } from "../connect/connector";
 import type { Run } from "../connect/wire";
 import { besideName } from "../lib/models";
 import { apart, plain, visible } from "../lib/tokens";
+import { steering } from "../lib/edits";
 import { family, layerRead, nearest, placeOf } from "../lib/dictionaries";
 import { oneHot, savedName, savedSource } from "../lib/mix";
 import type { Term } from "../lib/terms";
 import { placeWords, runWords, siteWords, type Told } from "../lib/sentence";
 import type { Host } from "../root/host";
 import type { Root, Theme } from "../root/root.svelte";
+import { Acts } from "./acts.svelte";
 import { Compare } from "./compare.svelte";
 import { Described } from "./described.svelte";
 import { DirectionStore } from "./directions.svelte";
@@ -19,6 +21,7 @@ import { LibraryStore } from "./library.svelte";
 import { ManifestStore } from "./manifest.svelte";
 import { MapStore } from "./map.svelte";
 import { Mixing } from "./mixing.svelte";
+import { Paths } from "./paths.svelte";
 import { ProbeStore } from "./probe.svelte";
 import { PromptStore } from "./prompts.svelte";
 import { Session } from "./session.svelte";
@@ -42,6 +45,8 @@ export class App {
   readonly described: Described;
   readonly generation: GenerationStore;
   readonly map: MapStore;
+  readonly acts: Acts;
+  readonly paths: Paths;
   readonly probe: ProbeStore;
   readonly prompts: PromptStore;
   readonly library: LibraryStore;
@@ -77,6 +82,8 @@ export class App {
   addEdit: (kind: string, values?: Record<string, unknown>) => void = () => {};
   /** Opens the prompt's editor; the page sets it. */
   editPrompt: () => void = () => {};
+  /** Opens the companion's editor; where it stands sets it. */
+  writeCompanion: () => void = () => {};
   private wanted = $state.raw<{ layer: number; pos: number } | null>(null);
   private selecting = 0;
   private seenSelection = "";
@@ -157,6 +164,8 @@ export class App {
     this.described = new Described(this.session, this.view, this.streams, this.directions);
     this.generation = new GenerationStore(this.session, this.view);
     this.map = new MapStore(this.session, this.streams, this.view);
+    this.acts = new Acts(this.session, this.map, this.streams, () => this.selected, () => this.writeCompanion(), () => this.along());
+    this.paths = new Paths(this.session, this.map, () => this.acts.needCompanion());
     this.probe = new ProbeStore(this.session, this.manifest);
     this.prompts = new PromptStore(this.session, this.view, this.streams, this.mixing, () => this.selected.row);
     this.library = new LibraryStore(this.session, ({ name }, linked) => (linked && this.mixing.asksFor(name) ? undefined : this.showSaved(name, linked)), host.query, host.base);
@@ -165,6 +174,14 @@ export class App {
   welcomed(): void {
     this.welcome = false;
     this.host.store(WELCOMED, "yes");
+  }
+
+  /** The direction on screen, to steer along. */
+  private along() {
+    const direction = this.directions.ref;
+    if (!direction) return null;
+    const widths = this.view.current.direction === "logit" ? [] : this.mixing.terms.flatMap(({ source }) => this.mixing.info(source)?.width ?? []);
+    return { direction, label: this.directionName, width: widths[0] ?? null, strength: steering(this.directions.reading?.sd ?? null) };
   }
 
   /** To where an address leads. */

@@ -38,6 +38,7 @@ function ablate(app: App): void {
 }
 
 function steer(app: App): void {
+  if (onMap(app)) return app.acts.steer();
   const direction = app.directions.ref;
   if (direction) toggle(app, { kind: "steer", site: app.site, ...app.head, pos: [app.selected.col], direction, ...steering(app.directions.reading?.sd ?? null) });
 }
@@ -56,6 +57,11 @@ function freeze(app: App): void {
 function isolate(app: App): void {
   if (onMap(app)) app.map.act("isolate");
   else app.session.notify("Heads are isolated on the Map tab: choose one there.");
+}
+
+function patch(app: App): void {
+  if (onMap(app)) app.acts.patch();
+  else app.acts.patchCell(app.selected);
 }
 
 function strengthen(app: App, key: string): void {
@@ -107,6 +113,8 @@ export const COMMANDS: Command[] = [
   { keys: ["i"], label: "Isolate the selected head of the map", words: "keep alone", run: isolate },
   { keys: ["w"], label: "Within: the open layer of the map, site by site", words: "inside unfold block drawing equations", run: (app) => onMap(app) && (app.map.open.unfolded = !app.map.open.unfolded) },
   { keys: ["+", "-", "0"], label: "Zoom the map in, out; as it was", words: "larger smaller pan", run: (app, key) => onMap(app) && app.map.zoomBy(key === "+" ? 1 : key === "-" ? -1 : 0) },
+  { keys: ["p"], label: "Patch what is selected from the companion", words: "map head mlp corrupted denoise", foot: "patch", run: patch },
+  { keys: ["m"], label: "Mark the selected part of the map as a path's sender", words: "path connect drag", run: (app) => (onMap(app) ? app.paths.mark() : app.session.notify("Paths are drawn on the Map tab: mark a part there, move to what reads it, Enter.")) },
   { keys: ["[", "]"], label: "Weaken or strengthen the picked edit", words: "map scale head", foot: "strength", run: strengthen },
   { keys: ["u"], label: "Undo", foot: "undo", run: (app) => void app.session.send("undo") },
   { keys: ["r"], label: "Redo", run: (app) => void app.session.send("redo") },
@@ -115,7 +123,7 @@ export const COMMANDS: Command[] = [
   { keys: ["b"], label: "Library: saved directions and people", foot: "library", run: (app) => app.library.toggle() },
   { keys: ["t"], label: "Grid or table", foot: "table", run: (app) => (app.view.current.table = !app.view.current.table) },
   { keys: ["n"], label: "Numbers in the cells", run: (app) => (app.view.current.numbers = !app.view.current.numbers) },
-  { keys: ["Escape"], label: "Unlock: back to the last token", run: (app) => (onMap(app) ? app.map.select(app.map.at) : app.unlock()) },
+  { keys: ["Escape"], label: "Unlock: back to the last token", run: (app) => (!onMap(app) ? app.unlock() : app.paths.from ? app.paths.cancel() : app.map.select(app.map.at)) },
   { keys: ["?"], label: "Help: what colour means, keys, words", words: "how manual terms glossary shortcuts", foot: "help", run: (app) => (app.help = "") },
   { keys: ["/"], label: "Commands", foot: "commands", run: (app) => (app.palette = true) },
 ];

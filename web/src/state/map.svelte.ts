@@ -86,6 +86,7 @@ export class MapStore {
     const { data } = this;
     return corner && data && corner.layer < data.layers && (corner.head ?? 0) < data.heads ? between(this.at, corner, data.heads) : [this.at];
   });
+  heads = $derived.by(() => this.data?.heads ?? 0);
   acts = $derived.by(() => acted(this.session.edits, this.data?.heads ?? 0));
   /** What answers for the tint, where that is a job's. */
   measured: Measured | null = $derived.by(() => (this.tintBy === "direct" ? null : this.tintBy === "ablation" ? this.ablation : this.tintBy === "weights" ? this.weights : this.scores));

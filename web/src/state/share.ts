@@ -9,8 +9,8 @@ import type { Shared } from "./hash";
 /** A prompt's tokens, where its text alone would be read as others. */
 const ownIds = (prompt: Prompt): { ids?: number[] } => (prompt.by_ids ? { ids: prompt.tokens.map(({ id }) => id) } : {});
 
-/** The whole view as a link. */
-export function shareLink(app: App): string {
+/** The whole view as a link. edits: in place of those of the stack. */
+export function shareLink(app: App, edits = app.session.edits.map(bare)): string {
   const state = app.session.state;
   const saved = state?.directions.find(({ name }) => name === app.shownSaved)?.library;
   app.view.current.selection = { layer: app.selected.row + app.streams.first, pos: app.selected.col };
@@ -28,8 +28,8 @@ export function shareLink(app: App): string {
             ? { positive: state.metric.positive.text, negative: state.metric.negative.text }
             : null,
           companion: state.companion ? { text: state.companion.text, bos: state.companion.bos, ...ownIds(state.companion) } : undefined,
-          edits: pinnedIn(state.edits.map(bare), dictionaries),
-          probes: probesOf(state),
+          edits: pinnedIn(edits, dictionaries),
+          probes: probesOf(state, edits),
         }
       : null,
     app.mixing.names,
@@ -40,8 +40,8 @@ export function shareLink(app: App): string {
 const NO_ADDRESS = "A notebook's page has no address that others could open. Run wb.open() in a cell: it shows this session in a browser tab, and links lead there.";
 
 /** A link to the view, on the clipboard; in a notebook once there is somewhere it leads. */
-export async function copyLink(app: App): Promise<void> {
-  if (app.host.linked) await copy(app, shareLink(app), "Link copied");
+export async function copyLink(app: App, edits?: Edit[]): Promise<void> {
+  if (app.host.linked) await copy(app, shareLink(app, edits), "Link copied");
   else app.session.notify(NO_ADDRESS, "error");
 }
 
@@ -57,7 +57,7 @@ export async function copy(app: App, text: string, done: string): Promise<boolea
 }
 
 /** What the probes on the stack are fitted from. A file's text does not fit in a link. */
-function probesOf({ edits, probes }: State): Shared["probes"] {
+function probesOf({ probes }: State, edits: Edit[]): Shared["probes"] {
   const used = new Set(edits.map((edit) => (isProbeEdit(edit) ? edit.probe : "")));
   return probes.flatMap(({ name, data, site, position, label }) => (data && used.has(name) ? [{ name, data, site, position, label }] : []));
 }

@@ -136,6 +136,10 @@ function edited(marks: Mark[], { x, y, w, h }: Box, acts: Map<Act, number>, ink:
     marks.push({ kind: "path", d: `M${x + 0.5} ${y + 0.5}h${w - 1}v${h - 1}h${1 - w}z`, stroke: freeze });
     if (w >= 14) marks.push({ kind: "path", d: flake(x + w - 6, y + 5.5, 3.2), stroke: freeze, width: 1.1 });
   }
+  if (acts.has("patch")) {
+    marks.push({ kind: "path", d: `M${x + 0.5} ${y + 0.5}h${w - 1}v${h - 1}h${1 - w}z`, stroke: accent, dash: "3 2" });
+    if (w >= 14) marks.push({ kind: "path", d: `M${x + 2.5} ${y + 5.5}h6l-2.5 -2.5m2.5 2.5l-2.5 2.5`, stroke: accent, width: 1.2 });
+  }
   const factor = acts.get("scale");
   if (factor !== undefined && w >= 14) marks.push(word(x + 2, y + h - 2, `×${factor}`, ink, { size: 8, bold: true }));
 }

@@ -6,10 +6,13 @@ export interface Panning {
   zoom(steps: number): void;
 }
 
+const TAKEN = "button, input, select, a, [role=dialog]";
+
 export function panned(room: HTMLElement, { free, zoom }: Panning): { destroy(): void } {
   let held: { x: number; y: number; left: number; top: number; id: number } | null = null;
 
   function press(event: PointerEvent): void {
+    if (event.target instanceof Element && event.target.closest(TAKEN)) return; // held by the room, a press would not reach it
     if ((event.target as Element).closest("button, select, input, a, [role=dialog]")) return;
     if (event.button !== 1 && (event.button !== 0 || event.shiftKey || !free(event))) return;
     event.preventDefault();
