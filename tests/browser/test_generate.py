@@ -61,10 +61,13 @@ def numbers(page: Page, side: str, what: str) -> list[float]:
 
 @pytest.fixture
 def ready(bench: Page, workbench: Any) -> Page:
-    """A prompt typed, an MLP ablated."""
-    for job in workbench.session.state.jobs:
-        workbench.session.intent("cancel", {"job": job.id})
-    assert workbench.session.wait(60)
+    """A prompt typed, an MLP ablated, nothing generated yet."""
+    for _ in range(2):  # stopped, then put away
+        for job in workbench.session.state.jobs:
+            workbench.session.intent("cancel", {"job": job.id})
+        assert workbench.session.wait(60)
+    for name in workbench.session.items:
+        workbench.session.intent("delete_item", {"name": name})
     type_prompt(bench, PROMPT)
     workbench.session.intent("add_edit", {"edit": CUT})
     settled(bench)

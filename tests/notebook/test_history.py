@@ -84,6 +84,19 @@ def test_methods_and_refresh_are_told(wb: rs.Workbench) -> None:
     assert names["result"].dims == found.dims
 
 
+def test_a_prompt_set_by_ids_and_what_is_generated_from_it_are_told(wb: rs.Workbench) -> None:
+    ids = [5, 6, 7, 1]  # the last one is special
+    wb.session.intent("set_tokens", {"ids": ids})
+    assert wb.model.tokens(wb.prompt)[0].tolist() == ids
+    wb.edits = (edits.scale("z.1", -3.0),)
+    found = wb.run("continuations", max_new_tokens=3, edits="live", stop="zzz")
+    assert found.draws[0].edited is not None
+    assert f"prompt = {wb.prompt!r}" in wb.history()
+    names = ran(wb)
+    assert names["result"] == found
+    assert torch.equal(last(names), shown(wb))
+
+
 @pytest.mark.parametrize("bos", [True, False])
 def test_a_prompt_s_bos_is_said(wb: rs.Workbench, bos: bool) -> None:
     wb.session.intent("set_prompt", {"text": "bos or not", "bos": bos})
