@@ -1,6 +1,6 @@
 /** The page's own view state, and its life in the address: only what differs from the default is written. */
 
-import type { Edit, ProbeRecipe } from "../connect/wire";
+import type { Chat, Edit, ProbeRecipe } from "../connect/wire";
 import { MOST_WHOLE, type Unit } from "../lib/dictionaries";
 import { parseTerm, type Terms, type Weights } from "../lib/mix";
 
@@ -38,6 +38,8 @@ export interface Shared {
   prompt: string;
   bos: boolean;
   metric: { positive: string; negative: string } | null;
+  /** The conversation that the prompt was made of. */
+  chat?: Chat;
   companion?: { text: string; bos: boolean };
   edits: Edit[];
   /** The probes its edits are made from, to be fitted again. */
@@ -153,6 +155,11 @@ export function decodeView(hash: string): { view: View; shared: Shared | null } 
   return { view, shared: decodeShared(query.get("share")) };
 }
 
+function chatOf(raw: Partial<Chat> | undefined): Chat | undefined {
+  const messages = Array.isArray(raw?.messages) ? raw.messages.filter((turn) => typeof turn?.role === "string" && typeof turn.content === "string") : [];
+  return messages.length ? { messages, answer: raw!.answer !== false } : undefined;
+}
+
 /** A link comes from anyone: take only what has the right shape; the server checks the rest. */
 function decodeShared(text: string | null): Shared | null {
   if (!text) return null;
@@ -164,7 +171,7 @@ function decodeShared(text: string | null): Shared | null {
     const companion = typeof raw.companion?.text === "string" ? { text: raw.companion.text, bos: raw.companion.bos === true } : undefined;
     const edits = Array.isArray(raw.edits) ? raw.edits : [];
     const probes = Array.isArray(raw.probes) ? raw.probes.filter((probe) => typeof probe?.name === "string") : [];
-    return { model: raw.model, hash: String(raw.hash ?? ""), prompt: raw.prompt, bos: raw.bos === true, metric, companion, edits, probes };
+    return { model: raw.model, hash: String(raw.hash ?? ""), prompt: raw.prompt, bos: raw.bos === true, metric, chat: chatOf(raw.chat), companion, edits, probes };
   } catch {
     return null;
   }

@@ -19,6 +19,7 @@ export function shareLink(app: App): string {
           hash: state.model.hash,
           prompt: state.prompt.text,
           bos: state.prompt.bos,
+          chat: state.prompt.chat ?? undefined,
           metric: state.metric?.chosen
             ? { positive: state.metric.positive.text, negative: state.metric.negative.text }
             : null,
@@ -118,7 +119,9 @@ export async function restore(app: App, shared: Shared): Promise<boolean> {
     return true;
   }
   if (!(await probesThere(app, state, shared))) return false;
-  if (!(await session.setPrompt(shared.prompt, shared.bos))) return true; // its edits are of that prompt
+  const again = shared.chat && state.model.template !== null && state.model.hash === shared.hash; // the same template makes the same tokens
+  const there = again ? await session.accepted("set_chat", shared.chat!) : await session.setPrompt(shared.prompt, shared.bos);
+  if (!there) return true; // its edits are of that prompt
   if (shared.companion || session.state?.companion) await session.send("set_companion", shared.companion ?? { text: null });
   if (shared.metric) await session.send("set_metric", shared.metric);
   await restoreEdits(app, shared, renamed(session.state ?? state, shared));
