@@ -41,6 +41,19 @@ def test_a_conversation_is_the_prompt_that_the_template_makes(bench: Page, workb
     expect(bench.get_by_test_id("prompt-input")).to_have_value(text)
 
 
+def test_a_link_brings_the_conversation_back(bench: Page, workbench: Any) -> None:
+    workbench.session.intent("set_chat", {"messages": TALK})
+    settled(bench)
+    bench.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    bench.get_by_test_id("share").click()
+    link = bench.evaluate("navigator.clipboard.readText()")
+    workbench.session.intent("set_prompt", {"text": "another"})
+    bench.goto("about:blank")
+    bench.goto(link)
+    expect(bench.get_by_test_id("chips-live")).to_contain_text("<|im_start|>", timeout=30_000)
+    assert workbench.session.state.prompt.chat.messages == TALK
+
+
 def test_a_model_without_a_template_says_so(bench: Page, workbench: Any) -> None:
     model = workbench.session.model
     template = model.tokenizer.chat_template

@@ -107,6 +107,10 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         {"direction": ARROW, "prompts": DRAWN_PROMPTS, "random": 19},
         {"direction": MIXED, "prompts": LIVE, "metric": PAIR, "random": 19},
     ],
+    "counterfactuals": [
+        {"prompt": LIVE, "metric": LIVE, "n": 5},
+        {"prompt": {"kind": "companion"}, "metric": {"kind": "log_prob", "token": "a"}},
+    ],
     "draw-prompts": [{"text": TEXT, "n": 5, "length": 8, "seed": 2}, {"text": LONG, "n": 5, "length": 8}],
     "evidence": [{"direction": ARROW, "corpus": TEXT, "tokens": 1000, "prompts": 4, "length": 8, "random": 19}],
     "fit-probe": [{**PROBE, "site": "resid_pre.2"}],
@@ -193,6 +197,8 @@ STACKS: dict[str, list[dict[str, Any]]] = {
     ],
     "patch": [
         {"site": "resid_pre.2", "source": "xb cd xb ce"},
+        {"site": "resid_pre.2", "source": {"kind": "companion"}, "align": "tokens"},
+        {"site": "resid_pre.2", "source": "xb cd xb ce", "align": [[1, 2], [3, 4]]},
         {"site": "z.2", "source": {"kind": "run", "run": "r2"}, "head": 1},
         {
             "site": "z.2",
@@ -256,6 +262,7 @@ def shelved(tmp_path_factory: pytest.TempPathFactory) -> Any:
         session.intent("set_prompt", {"text": "xb cd xb ce"})
         assert session.wait(60)
         session.intent("set_prompt", {"text": PROMPT})
+        session.intent("set_companion", {"text": "park ring cd"})
         session.intent("set_edits", {"edits": [{"kind": "scale", "site": "mlp_out.1", "factor": 0.5}]})
         start(session, "probe-map", **PROBE, site="resid_pre.2")
         start(session, "fit-probe", name="Shelved", **PROBE, site="resid_pre.1")

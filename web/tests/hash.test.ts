@@ -26,6 +26,7 @@ const shared: Shared = {
   prompt: " John & Mary = 100%\n#2 <b>",
   bos: true,
   metric: { positive: " Mary", negative: " John" },
+  chat: { messages: [{ role: "user", content: " John & Mary" }], answer: false },
   companion: { text: " Mary & Mary", bos: true },
   edits: [{ kind: "ablate", site: "z.23", head: 3, to: "zero" }],
   probes: [{ name: "order at S2, resid_mid.18", data: { kind: "task", task: "ioi", n: 60, seed: 0, prefixes: false }, site: "resid_mid.18", position: "S2", label: "order" }],

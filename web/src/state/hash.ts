@@ -1,6 +1,6 @@
 /** The page's own view state, and its life in the address: only what differs from the default is written. */
 
-import type { Edit, ProbeRecipe } from "../connect/wire";
+import type { Chat, Edit, ProbeRecipe } from "../connect/wire";
 import { MOST_WHOLE, type Unit } from "../lib/dictionaries";
 import { nodeKey, readNode, type Node } from "../lib/map";
 import { parseTerm, type Terms, type Weights } from "../lib/mix";
@@ -58,6 +58,8 @@ export interface Shared {
   /** Its tokens, where the text alone would be read as others. */
   ids?: number[];
   metric: { positive: string; negative: string } | null;
+  /** The conversation that the prompt was made of. */
+  chat?: Chat;
   companion?: { text: string | null; bos?: boolean; ids?: number[] };
   edits: Edit[];
   /** The probes its edits are made from, to be fitted again. */
@@ -184,6 +186,11 @@ export function decodeView(hash: string): { view: View; shared: Shared | null } 
 
 const idsIn = ({ ids }: { ids?: unknown }): { ids?: number[] } => (Array.isArray(ids) && ids.length && ids.every(Number.isInteger) ? { ids } : {});
 
+function chatOf(raw: Partial<Chat> | undefined): Chat | undefined {
+  const messages = Array.isArray(raw?.messages) ? raw.messages.filter((turn) => typeof turn?.role === "string" && typeof turn.content === "string") : [];
+  return messages.length ? { messages, answer: raw!.answer !== false } : undefined;
+}
+
 /** A link comes from anyone: take only what has the right shape; the server checks the rest. */
 function decodeShared(text: string | null): Shared | null {
   if (!text) return null;
@@ -196,7 +203,7 @@ function decodeShared(text: string | null): Shared | null {
     const edits = Array.isArray(raw.edits) ? raw.edits : [];
     const probes = Array.isArray(raw.probes) ? raw.probes.filter((probe) => typeof probe?.name === "string") : [];
     const other = typeof raw.other === "string" && raw.other ? { other: raw.other } : {};
-    return { model: raw.model, hash: String(raw.hash ?? ""), ...other, prompt: raw.prompt, bos: raw.bos === true, ...idsIn(raw), metric, companion, edits, probes };
+    return { model: raw.model, hash: String(raw.hash ?? ""), ...other, prompt: raw.prompt, bos: raw.bos === true, ...idsIn(raw), metric, chat: chatOf(raw.chat), companion, edits, probes };
   } catch {
     return null;
   }

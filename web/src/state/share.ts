@@ -24,6 +24,7 @@ export function shareLink(app: App, edits = app.session.edits.map(bare)): string
           prompt: state.prompt.text,
           bos: state.prompt.bos,
           ...ownIds(state.prompt),
+          chat: state.prompt.chat ?? undefined,
           metric: state.metric?.chosen
             ? { positive: state.metric.positive.text, negative: state.metric.negative.text }
             : null,
@@ -129,12 +130,14 @@ export async function restore(app: App, shared: Shared): Promise<boolean> {
     return true;
   }
   if (!(await probesThere(app, state, shared))) return false;
-  const byIds = shared.ids && state.model.hash === shared.hash; // another model's tokens have other ids
-  const there = byIds ? session.accepted("set_tokens", { ids: shared.ids! }) : session.setPrompt(shared.prompt, shared.bos);
+  const same = state.model.hash === shared.hash; // another model's tokens have other ids, and its template other words
+  const there = shared.chat && state.model.template !== null && same ? session.accepted("set_chat", shared.chat)
+    : shared.ids && same ? session.accepted("set_tokens", { ids: shared.ids })
+    : session.setPrompt(shared.prompt, shared.bos);
   if (!(await there)) return true; // its edits are of that prompt
   if (shared.companion || session.state?.companion) {
     const { ids, ...told } = shared.companion ?? { text: null };
-    await session.send("set_companion", ids && state.model.hash === shared.hash ? { ...told, ids } : told);
+    await session.send("set_companion", ids && same ? { ...told, ids } : told);
   }
   if (shared.metric) await session.send("set_metric", shared.metric);
   if (shared.other) await restoreOther(app, state, shared.other);
