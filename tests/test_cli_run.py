@@ -37,6 +37,8 @@ def folder(tmp_path_factory):
     at = tmp_path_factory.mktemp("run")
     tiny_llama().float().save_pretrained(at / "model")
     tokenizer().save_pretrained(at / "model")
+    tiny_llama(seed=1).float().save_pretrained(at / "tuned")
+    tokenizer().save_pretrained(at / "tuned")
     (at / "low.txt").write_text("\n\n".join(texts(1, alphabet="abcdef ghij")))
     (at / "high.txt").write_text("\n\n".join(texts(2, alphabet="XYZ,.klmno")))
     drawn = random.Random(0)
@@ -79,7 +81,7 @@ def typed(schema):
     kinds = {
         "text": ["low.txt"], "site": [site], "direction": ["d.safetensors[1]"], "metric": ["a", "b"], "edits": [edit],
         "probe": ["probe.safetensors"], "tokens": ["a,b"], "contrast": ["low.txt", "high.txt"], "positions": ["P"],
-        "head_group": ["2.0,2.1"],
+        "head_group": ["2.0,2.1"], "model": ["tuned"],
     }  # fmt: skip
     for name in schema["required"]:
         part = schema["properties"][name]

@@ -31,6 +31,11 @@ def llama() -> Model:
 
 
 @cache
+def tuned() -> Model:
+    return Model(tiny_llama(seed=1), name="tuned")
+
+
+@cache
 def spelling() -> Model:
     return reader()
 
@@ -87,6 +92,9 @@ MAKERS: dict[str, Callable[[], Any]] = {
             llama(), PAIR[0], edits=[rs.edits.scale("z.1", -3.0)], max_new_tokens=6, stop=(), progress=False
         ),
         "copying scores": lambda: rs.copying_scores(llama(), progress=False),
+        "weight difference": lambda: rs.weight_difference(llama(), tuned()),
+        "layer swap": lambda: rs.layer_swap(llama(), tuned(), PAIR[0], M),
+        "model comparison": lambda: rs.compare_models(llama(), tuned(), PAIR[0], metric=M),
         "direct attribution": lambda: rs.direct_attribution(llama(), PAIR[0], M, progress=False),
         "probe sweep": lambda: rs.probe_sweep(
             llama(), labelled(), label="parity", positions=["P"], layers=[1], Cs=(0.01,)

@@ -9,6 +9,7 @@ import residscope as rs
 from engine.families import FAMILIES
 from methods.two import logits, pair
 from residscope.errors import OtherModel, SweepCancelled
+from residscope.manifest import find_method
 from residscope.model.adapters import SHIPPED
 from tiny_models import tiny_llama
 
@@ -44,8 +45,7 @@ def two(request):
 
 @pytest.fixture(scope="module")
 def found(two, ids):
-    *_, whole = rs.layer_swap(*two, ids, METRIC)
-    return whole
+    return rs.layer_swap(*two, ids, METRIC)
 
 
 def test_a_layer_swapped_is_a_layer_s_weights_written_over(two, ids, found):
@@ -95,31 +95,33 @@ def test_the_graft_begins_and_ends_at_the_models_and_its_steps_sum_to_the_whole(
 
 
 def test_a_model_beside_itself_changes_nothing(two, ids):
-    *_, whole = rs.layer_swap(two[0], two[0], ids, METRIC)
+    whole = rs.layer_swap(two[0], two[0], ids, METRIC)
     assert whole.swapped.values.abs().max() < EXACT
     assert whole.total == 0
     assert abs(whole.interaction) < 1e-7
 
 
 def test_fuller_and_fuller_and_stopped_between(two, ids):
-    shapes = [(found.swapped is None, found.restored is None) for found in rs.layer_swap(*two, ids, METRIC)]
+    shapes = [
+        (found.swapped is None, found.restored is None) for found in find_method("layer-swap").steps(*two, ids, METRIC)
+    ]
     assert shapes == [(True, True), (False, True), (False, False)]
     with pytest.raises(SweepCancelled):
-        next(rs.layer_swap(*two, ids, METRIC, cancel=lambda: True))
+        rs.layer_swap(*two, ids, METRIC, cancel=lambda: True)
 
 
 def test_other_shapes_are_refused(two, ids):
     from residscope.engine.model import Model
 
     with pytest.raises(OtherModel, match="n_layers"):
-        next(rs.layer_swap(Model(tiny_llama()), Model(tiny_llama(layers=3)), ids, METRIC))
+        rs.layer_swap(Model(tiny_llama()), Model(tiny_llama(layers=3)), ids, METRIC)
 
 
 def test_layers_that_read_positions_beside_the_stream_are_refused_where_these_differ(ids):
     base, other = pair(BESIDE)
     with pytest.raises(OtherModel, match="position"):
-        next(rs.layer_swap(base, other, ids, METRIC))
-    *_, whole = rs.layer_swap(base, base, ids, METRIC)
+        rs.layer_swap(base, other, ids, METRIC)
+    whole = rs.layer_swap(base, base, ids, METRIC)
     assert whole.total == 0
 
 
@@ -135,7 +137,7 @@ def test_a_real_adapter_by_writing_its_layers(smollm2):
 
     tuned = rs.load("smollm2-135m", adapter="repeated-name")
     answers = rs.logit_diff(" Mary", " John")
-    *_, found = rs.layer_swap(smollm2, tuned, PROMPT, answers)
+    found = rs.layer_swap(smollm2, tuned, PROMPT, answers)
     tensors = load_file(SHIPPED / "repeated-name/adapter_model.safetensors")
     ids, layer = smollm2.tokens(PROMPT), int(found.swapped.select(part="layer").values.argmin())
     mary, john = smollm2.token_id(" Mary"), smollm2.token_id(" John")

@@ -83,6 +83,10 @@ CALLS: dict[str, list[dict[str, Any]]] = {
             "layers": [0, 2],
         },
     ],
+    "compare-models": [
+        {"other": "tuned", "prompt": LIVE},
+        {"other": "tuned", "prompt": "abcd", "metric": PAIR, "background": "live"},
+    ],
     "continuations": [
         {"prompt": LIVE, "edits": "live", "max_new_tokens": 5, "stop": "z", "at": "new"},
         {
@@ -126,6 +130,7 @@ CALLS: dict[str, list[dict[str, Any]]] = {
             "edits": [{"kind": "lrqp", "probe": "kind at S2, resid_pre.2", "to": "other", "log_alpha": 3.0}],
         },
     ],
+    "layer-swap": [{"other": "tuned", "prompts": {"kind": "typed", "texts": ["abc", "def"]}, "metric": PAIR}],
     "look": [{**PROBE, "sites": ["resid_pre"], "layers": [1, 2]}],
     "mean-difference": [{"corpora": {"first": TEXT, "second": LONG}, "site": "resid_post.1", "tokens": 1000}],
     "downstream": [
@@ -161,6 +166,7 @@ CALLS: dict[str, list[dict[str, Any]]] = {
     "svd-stream": [{"corpus": TEXT, "n": 2, "tokens": 1000}],
     "top-examples": [{"direction": {"kind": "token", "token": "a"}, "corpus": TEXT, "k": 3, "tokens": 1000}],
     "unembedding-rows": [{"tokens": ["a", "b"]}],
+    "weight-difference": [{"other": "tuned"}],
 }
 
 STACKS: dict[str, list[dict[str, Any]]] = {
@@ -257,6 +263,7 @@ def shelved(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A session with one of each thing that arguments may name, and the folder that its files were exported to."""
     patch = pytest.MonkeyPatch()
     patch.setattr("residscope.world.loaded.shipped", lambda model: worlds.components(model))
+    patch.setattr("residscope.world.others.load", named)
     folder = tmp_path_factory.mktemp("pasted")
     with worlds.session() as session:
         session.intent("set_prompt", {"text": "xb cd xb ce"})
@@ -281,10 +288,14 @@ def shelved(tmp_path_factory: pytest.TempPathFactory) -> Any:
     patch.undo()
 
 
+def named(name: str, **options: Any) -> Any:
+    return worlds.tuned() if name == "tuned" else worlds.model()
+
+
 def pasted(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the lines leave behind, run where nothing has a name yet."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(rs, "load", lambda name, **options: worlds.model())
+    monkeypatch.setattr(rs, "load", named)
     monkeypatch.setattr("residscope.directions.shipped", worlds.components)
     namespace: dict[str, Any] = {"__name__": "__main__"}
     exec(compile(code, "<pasted>", "exec"), namespace)

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Iterator
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,11 @@ from residscope.engine.model import Model
 from residscope.errors import ModelNotFound, NotFound
 from residscope.session import Session
 from session import worlds
+from session.worlds import tuned
 from tiny_models import tiny_llama
 
 PROMPT = "a small prompt"
 ABLATE = {"kind": "ablate", "site": "z.1", "head": 2}
-
-
-def tuned() -> Model:
-    """The tiny model with other weights in its last layer."""
-    hf = deepcopy(worlds.model().hf)
-    with torch.no_grad():
-        hf.model.layers[-1].mlp.down_proj.weight.mul_(1.5)
-    return rs.load((hf, worlds.tokenizer()))
 
 
 def loads(name: str, **_: Any) -> Model:

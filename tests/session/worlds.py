@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,15 @@ def tokenizer() -> PreTrainedTokenizerFast:
 @cache
 def model(family: str = "llama") -> Model:
     return rs.load(({"llama": tiny_llama, "gpt2": tiny_gpt2}[family](), tokenizer()))
+
+
+@cache
+def tuned() -> Model:
+    """The tiny llama with other weights in its last layer."""
+    hf = deepcopy(model().hf)
+    with torch.no_grad():
+        hf.model.layers[-1].mlp.down_proj.weight.mul_(1.5)
+    return rs.load((hf, tokenizer()))
 
 
 @cache

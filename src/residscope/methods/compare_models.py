@@ -48,7 +48,13 @@ class ModelComparison(Report):
         """Next tokens, KL by position, the streams, and the heads that part most."""
         tokens = [f"{i} {text}" for i, text in enumerate(self.kl.coords["token"])]
         kl = Curve(tokens, [Line("KL", self.kl.values)], title="KL of the next token", x_title="pos", unit="nats")
-        views: list[View] = [self.next, kl, _map(self.change, "Change of the stream"), _map(self.cosine, "Cosine")]
+        views: list[View] = [self.next, kl, _map(self.change, "Change of the stream")]
+        views.append(
+            _map(
+                replace(self.cosine, values=(1 - self.cosine.values).clamp_min(0), unit="1 − cosine"),
+                "Turn of the stream",
+            )
+        )
         for heads, title in ((self.patterns, "Attention that goes elsewhere"), (self.heads, "Direct effect of heads")):
             if heads is not None:
                 views += [_map(heads, title), _largest(heads, title)]

@@ -101,38 +101,10 @@ def _price(model: Model, *, prompts: Prompt, **_: Any) -> float:
     return float(tokens * (6 + (n + 1) / 2 + 2 * len(PARTS) * n / 2))
 
 
-@method("layer-swap", title="Which layers' change matters", group="sweeps", tokens=_price)
-def layer_swap(
-    model: Model,
-    other: Annotated[Model, fields.model()],
-    prompts: Annotated[Prompt, fields.prompts()],
-    metric: Annotated[Readout, fields.metric()],
-    *,
-    progress: Progress = None,
-    cancel: Cancel = None,
+def _steps(
+    model: Model, other: Model, prompts: Prompt, metric: Readout, *, progress: Progress = None, cancel: Cancel = None
 ) -> Iterator[LayerSwap]:
-    """What each layer's change of weights is worth: the metric with one layer, its attention or its MLP taken from another model.
-
-        swapped[l] = m(W with W_l = W'_l) - m(W)        restored[l] = m(W' with W'_l = W_l) - m(W')
-
-    Exact, without a weight being written: what a layer of the other model adds to this one's stream is computed by the other in
-    one pass that holds every layer's input at this model's, and put in as what the layer adds; below it nothing changes, so
-    every cell is a cell of the planner (`rs.sweep`) and joins at its own layer. `grafted` has the embedding and the first
-    layers from the other and the rest from this one.
-
-    Layers that were changed together work together: single swaps need not sum to the whole (`LayerSwap.interaction`), the steps
-    of the graft do, in the order of the layers.
-
-        for found in rs.layer_swap(model, other, prompt, rs.logit_diff(" Mary", " John")): print(found)
-
-    Yields ever fuller reports: the graft, then single parts swapped, then single parts restored.
-
-    Raises:
-        OtherModel: shapes, sites or tokens differ. PromptError, SweepCancelled.
-
-    Bansal et al. 2021, Revisiting Model Stitching (2106.07682); Prakash et al. 2024 (2402.14811) for patching between a model
-    and its fine-tune; Bandarkar et al. 2024, Layer Swapping (2410.01335).
-    """
+    """Ever fuller: the graft, then single parts swapped, then single parts put back."""
     require_alike(model, other)
     _require_same_positions(model, other)
     batch = model.batch(prompts)
@@ -161,6 +133,40 @@ def layer_swap(
         title = f"{'Swapped into' if word == 'swapped' else 'Put back in'} {here.name}"
         swaps[word] = result(values, ("part", "layer"), title, part=parts)
         yield LayerSwap(base, grafted, **swaps, provenance=about)
+
+
+@method("layer-swap", title="Which layers' change matters", group="sweeps", steps=_steps, tokens=_price)
+def layer_swap(
+    model: Model,
+    other: Annotated[Model, fields.model()],
+    prompts: Annotated[Prompt, fields.prompts()],
+    metric: Annotated[Readout, fields.metric()],
+    *,
+    progress: Progress = None,
+    cancel: Cancel = None,
+) -> LayerSwap:
+    """What each layer's change of weights is worth: the metric with one layer, its attention or its MLP taken from another model.
+
+        swapped[l] = m(W with W_l = W'_l) - m(W)        restored[l] = m(W' with W'_l = W_l) - m(W')
+
+    Exact, without a weight being written: what a layer of the other model adds to this one's stream is computed by the other in
+    one pass that holds every layer's input at this model's, and put in as what the layer adds; below it nothing changes, so
+    every cell is a cell of the planner (`rs.sweep`) and joins at its own layer. `grafted` has the embedding and the first
+    layers from the other and the rest from this one.
+
+    Layers that were changed together work together: single swaps need not sum to the whole (`LayerSwap.interaction`), the steps
+    of the graft do, in the order of the layers.
+
+        rs.layer_swap(model, other, prompt, rs.logit_diff(" Mary", " John")).swapped
+
+    Raises:
+        OtherModel: shapes, sites or tokens differ. PromptError, SweepCancelled.
+
+    Bansal et al. 2021, Revisiting Model Stitching (2106.07682); Prakash et al. 2024 (2402.14811) for patching between a model
+    and its fine-tune; Bandarkar et al. 2024, Layer Swapping (2410.01335).
+    """
+    *_, whole = _steps(model, other, prompts, metric, progress=progress, cancel=cancel)
+    return whole
 
 
 def _require_same_positions(model: Model, other: Model) -> None:
