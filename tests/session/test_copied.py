@@ -185,6 +185,7 @@ STACKS: dict[str, list[dict[str, Any]]] = {
         }
     ],
     "patch": [
+        {"site": "mlp_out.3", "source": {"kind": "model", "model": "tuned"}, "pos": [-1]},
         {"site": "resid_pre.2", "source": "xb cd xb ce"},
         {"site": "z.2", "source": {"kind": "run", "run": "r2"}, "head": 1},
         {
