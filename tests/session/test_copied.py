@@ -202,6 +202,7 @@ STACKS: dict[str, list[dict[str, Any]]] = {
         }
     ],
     "patch": [
+        {"site": "mlp_out.3", "source": {"kind": "model", "model": "tuned"}, "pos": [-1]},
         {"site": "resid_pre.2", "source": "xb cd xb ce"},
         {"site": "resid_pre.2", "source": {"kind": "companion"}, "align": "tokens"},
         {"site": "resid_pre.2", "source": "xb cd xb ce", "align": [[1, 2], [3, 4]]},
