@@ -128,10 +128,11 @@ def eager(session: Session) -> Any:
 
 def test_patterns_are_the_stock_model_s_whole_and_made_small(one: Session) -> None:
     stock = eager(one)
-    thumbs = asked(one)[0]["thumbs"]
+    thumbs, looks = (asked(one)[0][name] for name in ("thumbs", "looks"))
     for layer, pattern in enumerate(stock):
         whole = asked(one, "map_layer", layer=layer)[0]["pattern"]
         np.testing.assert_allclose(whole.numpy(), pattern[0].numpy(), atol=1e-6)
+        np.testing.assert_allclose(looks[layer].numpy(), pattern[0, :, -1].numpy(), atol=1e-5)
         np.testing.assert_allclose(thumbs[layer].numpy() / 255, pattern[0].numpy(), atol=1 / 255 + 1e-6)
 
 

@@ -86,13 +86,13 @@ def test_of_a_longer_prompt_no_more_is_kept(one: Session) -> None:
     model = worlds.model()
     most = (5 * model.n_layers + 3) * model.d_model * 8
     assert sizes[1] <= most, "one position of what is read: stream, z, attention, MLP"
-    thumbs = kept(one).thumbs
-    assert kept(one).bytes == sizes[1] + thumbs.numel()
+    thumbs, looks = kept(one).thumbs, kept(one).looks
+    assert kept(one).bytes == sizes[1] + thumbs.numel() + looks.nbytes
 
 
 def test_the_stream_is_the_session_s_own_and_not_copied(one: Session) -> None:
     asked(one)
-    held = one._held(one.snapshot()[1]["current"]["a"])[0]
+    held = one._held.of(one.snapshot()[1]["current"]["a"])[0]
     run = one.snapshot()[1]["current"]["a"]
     whole, model = one.maps._run(run)
     assert whole.held[next(iter(whole.held))].untyped_storage().data_ptr() == held.rows.untyped_storage().data_ptr()

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { Edit } from "../src/connect/wire";
-import { between, difference, summed, tintScale, type MapData } from "../src/lib/map";
+import { attentionTo, between, difference, summed, tintScale, type MapData } from "../src/lib/map";
 import { acted, actsOn, done, scaled, toggled } from "../src/lib/mapEdits";
 import { boxOf, layOut, nodeAt, rowOf, valueIn } from "../src/lib/mapLayout";
 
@@ -112,7 +112,12 @@ describe("edits of nodes", () => {
 describe("the numbers", () => {
   const data = (k: number): MapData => ({
     run: "r", layers: 2, heads: 2, pos: 3, metric: 10 * k, effects: Float32Array.of(1, 2, 3, 4), attn: Float32Array.of(3 * k, 1), mlp: Float32Array.of(2, 1),
-    terms: { embed: k }, thumbs: null, side: 0, absent: "",
+    terms: { embed: k }, looks: Float32Array.of(k, 0, 0, k, 1, 0, 0, 1), thumbs: null, side: 0, absent: "",
+  });
+  it("say where heads look, and how that changed", () => {
+    expect([...attentionTo(data(1), 0)]).toEqual([1, 0, 1, 0]);
+    expect([...attentionTo(difference(data(3), data(1)), 0)]).toEqual([2, 0, 0, 0]);
+    expect([...attentionTo({ ...data(1), looks: null }, 0)]).toEqual([NaN, NaN, NaN, NaN]);
   });
   it("sum layer by layer to the metric", () => expect(summed(data(1))).toEqual([1, 6, 8]));
   it("differ part by part", () => {

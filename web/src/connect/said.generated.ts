@@ -144,7 +144,11 @@ export interface Said {
          */
         mlp?: Tensor<Float32Array>;
         /**
-         * U8 [layer, head, query, key]
+         * F32 [layer, head, key]
+         */
+        looks?: Tensor<Float32Array>;
+        /**
+         * U8 [layer, head, row, col]
          */
         thumbs?: Tensor<Uint8Array>;
       };

@@ -24,6 +24,8 @@ export interface MapData {
   mlp: Float32Array | null;
   /** Beside layers, by name: `embed`, edits of the stream, biases. */
   terms: Record<string, number>;
+  /** [layer, head, key]: attention from the position. */
+  looks: Float32Array | null;
   /** [layer, head, side, side]: 255 for all attention. */
   thumbs: Uint8Array | null;
   side: number;
@@ -39,7 +41,7 @@ export function readMap(file: QueryAnswers["map"], run: string): MapData {
     run, layers: shape[0], heads: shape[1], effects, attn: floats(file, "attn").data,
     mlp: file.tensors.mlp ? floats(file, "mlp").data : null,
     pos: JSON.parse(pos) as number, metric: JSON.parse(metric) as number, terms: JSON.parse(terms) as Record<string, number>,
-    thumbs: thumbs?.data ?? null, side: thumbs?.shape.at(-1) ?? 0,
+    looks: file.tensors.looks ? floats(file, "looks").data : null, thumbs: thumbs?.data ?? null, side: thumbs?.shape.at(-1) ?? 0,
     absent: (JSON.parse(absent) as string | null) ?? "",
   };
 }
@@ -95,6 +97,12 @@ export function looksAt({ layer, sites }: LayerData, head: number): { key: numbe
   return row?.where ? { key: row.where[head], weight: row.values[head] } : null;
 }
 
+/** The attention of every head to one token; NaN where the model has no patterns. */
+export function attentionTo({ looks, layers, heads }: MapData, key: number): Float32Array {
+  const width = looks ? looks.length / (layers * heads) : 0;
+  return Float32Array.from({ length: layers * heads }, (_, i) => looks?.[i * width + key] ?? NaN);
+}
+
 /** Values of every head and MLP, from whatever tints them. */
 export interface Tint {
   heads: Float32Array;
@@ -118,6 +126,7 @@ export function difference(b: MapData, a: MapData): MapData {
   return {
     ...b, metric: b.metric - a.metric, effects: less(b.effects, a.effects), attn: less(b.attn, a.attn),
     mlp: b.mlp && a.mlp && less(b.mlp, a.mlp),
+    looks: b.looks && a.looks?.length === b.looks.length ? less(b.looks, a.looks) : null,
     terms: Object.fromEntries([...names].map((name) => [name, (b.terms[name] ?? 0) - (a.terms[name] ?? 0)])),
   };
 }

@@ -33,7 +33,7 @@ export interface View {
   map: MapSight;
 }
 
-export const TINTS_BY = ["direct", "ablation", "weights", "previous-token", "current-token", "first-token", "duplicate-token", "induction"] as const;
+export const TINTS_BY = ["direct", "attention", "ablation", "weights", "previous-token", "current-token", "first-token", "duplicate-token", "induction"] as const;
 export type TintBy = (typeof TINTS_BY)[number];
 
 /** How the map is looked at. */
@@ -44,6 +44,8 @@ export interface MapSight {
   corner: Node | null;
   /** The open layer is drawn from within, and at which position: null, the metric's. */
   inside: boolean;
+  /** The token to which attention tints; null: the answer. */
+  to: number | null;
   pos: number | null;
 }
 
@@ -82,7 +84,7 @@ export const defaults = (): View => ({
   table: false,
   fit: false,
   selection: null,
-  map: { tint: "direct", node: null, corner: null, inside: false, pos: null },
+  map: { tint: "direct", node: null, corner: null, inside: false, to: null, pos: null },
 });
 
 /** What somebody sees who comes without a link: what this prompt adds, and not the offset that any text has. */
@@ -147,7 +149,8 @@ export function encodeView(view: View, shared: Shared | null = null): string {
   if (pairs(view.locks)) query.set("lock", pairs(view.locks));
   for (const flag of ["numbers", "table", "fit"] as const) if (view[flag]) query.set(flag, "1");
   if (view.selection) query.set("at", `${view.selection.layer}.${view.selection.pos}`);
-  const { tint, node, corner, inside, pos } = view.map;
+  const { tint, node, corner, inside, to, pos } = view.map;
+  if (tint === "attention" && to !== null) query.set("to", String(to));
   if (tint !== usual.map.tint) query.set("tint", tint);
   if (node) query.set("node", [node, ...(corner ? [corner] : [])].map(nodeKey).join("-"));
   if (inside) query.set("inside", pos === null ? "1" : `at ${pos}`);
@@ -180,7 +183,7 @@ export function decodeView(hash: string): { view: View; shared: Shared | null } 
   const [node, corner] = (query.get("node") ?? "").split("-").map(readNode);
   const inside = /^(1|at (\d+))$/.exec(query.get("inside") ?? "");
   const tint = oneOf(query.get("tint"), TINTS_BY, view.map.tint);
-  view.map = { tint, node: node ?? null, corner: (node && corner) ?? null, inside: !!inside, pos: inside?.[2] ? +inside[2] : null };
+  view.map = { tint, node: node ?? null, corner: (node && corner) ?? null, inside: !!inside, to: /^\d+$/.test(query.get("to") ?? "") ? Number(query.get("to")) : null, pos: inside?.[2] ? +inside[2] : null };
   return { view, shared: decodeShared(query.get("share")) };
 }
 

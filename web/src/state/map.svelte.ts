@@ -1,6 +1,6 @@
 import { words } from "../connect/connector";
 import type { Edit, Run, TokenP } from "../connect/wire";
-import { between, difference, readMap, tintScale, type LayerData, type MapData, type Node, type Tint } from "../lib/map";
+import { attentionTo, between, difference, readMap, tintScale, type LayerData, type MapData, type Node, type Tint } from "../lib/map";
 import { acted, done, scaled, toggled, type Act } from "../lib/mapEdits";
 import type { HeatMapView, PatternView, PlainView } from "../views/kinds/plain";
 import { OpenLayer } from "./mapLayer.svelte";
@@ -11,7 +11,7 @@ import { bare, type Session } from "./session.svelte";
 import type { Streams } from "./streams.svelte";
 import type { ViewStore } from "./view.svelte";
 
-export const SCORES = TINTS_BY.slice(3);
+export const SCORES = TINTS_BY.slice(4);
 
 interface Shown {
   key: string;
@@ -88,11 +88,22 @@ export class MapStore {
   });
   heads = $derived.by(() => this.data?.heads ?? 0);
   acts = $derived.by(() => acted(this.session.edits, this.data?.heads ?? 0));
+  /** The token to which attention tints: the chosen one, else where the likelier answer stands, else the first. */
+  attended = $derived.by(() => {
+    const { to } = this.view.current.map;
+    if (to !== null && to < this.tokens.length) return to;
+    const answer = this.session.state?.metric?.positive.text;
+    return Math.max(0, this.tokens.slice(0, this.data?.pos).lastIndexOf(answer ?? ""));
+  });
+  attend(to: number): void {
+    this.view.current.map.to = to;
+  }
   /** What answers for the tint, where that is a job's. */
-  measured: Measured | null = $derived.by(() => (this.tintBy === "direct" ? null : this.tintBy === "ablation" ? this.ablation : this.tintBy === "weights" ? this.weights : this.scores));
+  measured: Measured | null = $derived.by(() => (this.tintBy === "direct" || this.tintBy === "attention" ? null : this.tintBy === "ablation" ? this.ablation : this.tintBy === "weights" ? this.weights : this.scores));
   tint: Tint | null = $derived.by(() => {
     const { data, measured } = this;
     if (!data) return null;
+    if (this.tintBy === "attention") return { heads: attentionTo(data, this.attended), mlp: null };
     if (!measured) return { heads: data.effects, mlp: data.mlp };
     const view = heatMap(measured.views, this.tintBy);
     if (!view || measured.stale) return { heads: new Float32Array(data.layers * data.heads).fill(NaN), mlp: null };
@@ -104,7 +115,7 @@ export class MapStore {
     const of = (data: MapData | null) => data && { heads: data.effects, mlp: data.mlp };
     return tintScale(of(this.streams.mode === "delta" ? this.data : (this.shown?.a ?? null)));
   });
-  scale = $derived.by(() => (this.measured ? tintScale(this.tint) : this.effects));
+  scale = $derived.by(() => (this.tintBy !== "direct" ? tintScale(this.tint) : this.effects));
   unit = $derived.by(() => (this.tintBy === "direct" || this.tintBy === "ablation" ? "logits" : this.tintBy === "weights" ? "%" : "share"));
   /** Why the picture is not whole, or not of what is asked. */
   unfinished = $derived.by(() => {

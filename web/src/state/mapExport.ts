@@ -11,15 +11,20 @@ import { axes, flowMarks, headOf } from "../views/mapFlow";
 import { mapMarks, type MapPicture } from "../views/mapScene";
 import { tintMarks } from "../views/mapTints";
 import type { Drawing } from "../views/saved";
+import { visible } from "../lib/tokens";
 import type { App } from "./app.svelte";
+import type { MapStore } from "./map.svelte";
 
 /** A paper's column and a half: letters of 9 px are then readable. */
 const SIZE = { width: 780, height: 700 };
 
-export const TINTS: Record<string, string> = {
-  direct: "direct effect", ablation: "change if ablated", weights: "weights changed, %",
+const TINTS: Record<string, string> = {
+  direct: "direct effect", attention: "attention", ablation: "change if ablated", weights: "weights changed, %",
   "previous-token": "previous-token score", "current-token": "current-token score", "first-token": "first-token score", "duplicate-token": "duplicate-token score", induction: "induction score",
 };
+
+/** What colour is, in words. */
+export const tintName = ({ tintBy, attended, tokens }: MapStore): string => (tintBy === "attention" ? `attention to ${attended} ${visible(tokens[attended] ?? "")}` : TINTS[tintBy]);
 
 /** What the map shows, laid out in a room of its own. */
 export function mapPicture(app: App, room: { width: number; height: number }, cells: Parameters<typeof layOut>[4] = {}): MapPicture | null {
@@ -36,7 +41,7 @@ export function mapPicture(app: App, room: { width: number; height: number }, ce
   return {
     layout: layOut(data.layers, data.heads, map.at.layer, room, cells), data, tint, scale: map.scale, effects: map.effects, layer: map.layer, lens: map.lens,
     curve: mode === "base" ? a : mode === "edit" ? b : b.map((value, i) => value - a[i]), before: mode === "edit" ? a : [],
-    acts: mode === "base" ? new Map() : map.acts, was: map.measured ? null : map.before, tokens: map.tokens, kvHeads: app.session.model?.n_kv_heads ?? 0, delta: mode === "delta",
+    acts: mode === "base" ? new Map() : map.acts, was: map.tintBy === "direct" ? map.before : null, tokens: map.tokens, kvHeads: app.session.model?.n_kv_heads ?? 0, delta: mode === "delta",
   };
 }
 
@@ -60,7 +65,7 @@ export function mapSheet(app: App): Sheet {
     if (data.mlp) line({ layer, head: null }, data.mlp[layer], tint.mlp?.[layer], before?.mlp?.[layer]);
   }
   for (const [name, value] of Object.entries(data.terms)) rows.push([name, name, null, null, value, null, before?.terms[name] ?? null]);
-  return { columns: ["part", "site", "layer", "head", "direct effect (logits)", TINTS[app.map.tintBy], "baseline (logits)"], rows };
+  return { columns: ["part", "site", "layer", "head", "direct effect (logits)", tintName(app.map), "baseline (logits)"], rows };
 }
 
 /** The smallest letters of the map, in pixels. */
@@ -72,7 +77,7 @@ export function mapDrawing(app: App, { mm, theme }: Paper = AS_IT_IS): Drawing |
   const shown = mapPicture(app, { width, height: mm === null ? SIZE.height : Math.max(360, Math.min(SIZE.height, 1.05 * width)) }, mm === null ? {} : { narrowest: 1.5 });
   if (!shown) return null;
   const title = mapTitle(app);
-  const notes = [`Cells: ${TINTS[app.map.tintBy]}, red raises the logit difference, blue lowers it; ink: attention, rows query and columns key.${shown.layout.curve.w ? " Line: logit lens; dashed: sum of direct effects." : ""}`];
+  const notes = [`Cells: ${tintName(app.map)}${app.map.unit === "logits" ? ", red raises the logit difference, blue lowers it" : ""}; ink: attention, rows query and columns key.${shown.layout.curve.w ? " Line: logit lens; dashed: sum of direct effects." : ""}`];
   return {
     name: title, title, notes, sheet: () => mapSheet(app),
     svg: () => {

@@ -12,7 +12,7 @@ from residscope.session.wire import TokenP
 class MapTensors(TypedDict):
     """Direct effects in logits at one position, and patterns made small.
 
-    thumbs: 255 A[q, k], each cell the largest of its block of tokens, rounded up.
+    looks: A[pos, k]. thumbs: 255 A[q, k], each cell the largest of its block of tokens, rounded up.
     What is left out, the model has no sites for.
     """
 
@@ -20,7 +20,8 @@ class MapTensors(TypedDict):
     heads: Float32[Tensor, "layer head"]
     attn_bias: Float32[Tensor, "layer"]
     mlp: NotRequired[Float32[Tensor, "layer"]]
-    thumbs: NotRequired[UInt8[Tensor, "layer head query key"]]
+    looks: NotRequired[Float32[Tensor, "layer head key"]]
+    thumbs: NotRequired[UInt8[Tensor, "layer head row col"]]
 
 
 class MapFile(TensorFile[MapTensors, Literal["pos", "metric", "terms", "absent"]]):

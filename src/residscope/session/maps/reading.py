@@ -20,15 +20,18 @@ GROUP_BYTES = 1 << 28  # what is read at once, of so many layers: a long prompt'
 
 @dataclass(frozen=True, eq=False)
 class Mapped:
-    """What is kept of a run: from one position on, the sites that effects are read from, and its patterns made small."""
+    """What is kept of a run: from one position on, the sites that effects are read from; where heads look from there, and their
+    patterns made small."""
 
     recording: Recording
-    thumbs: UInt8[Tensor, "layer head query key"] | None
+    thumbs: UInt8[Tensor, "layer head row col"] | None
+    looks: Float[Tensor, "layer head key"] | None
 
     @property
     def bytes(self) -> int:
         held = sum(x.untyped_storage().nbytes() for x in self.recording.unedited.values())
-        return self.recording.nbytes + held + (0 if self.thumbs is None else self.thumbs.numel())
+        patterns = sum(0 if x is None else x.nbytes for x in (self.thumbs, self.looks))
+        return self.recording.nbytes + held + patterns
 
 
 def streamed(run: Recording, rows: Float[Tensor, "row pos d_model"]) -> Recording:
@@ -45,15 +48,16 @@ def read(run: Recording, at: int, going_on: Callable[[], None] = lambda: None) -
     Of the positions before `at` nothing is kept.
     """
     model = run.model
-    stream, kept, thumbs = run.sites, dict[Site, Tensor](), list[Tensor]()
+    stream, kept, thumbs, looks = run.sites, dict[Site, Tensor](), list[Tensor](), list[Tensor]()
     for sites, patterns in groups(run):
         going_on()
         part = run.holding(stream)
         found = part.several([*sites, *patterns])
         kept |= {site: found[site][:, at:].clone() for site in map(model.sites.canonical, sites)}
         thumbs += [small(found[site][0]) for site in patterns]
+        looks += [found[site][0, :, at].float().cpu() for site in patterns]
     row = held_as(run.holding(()), kept, window=Window(run.holding(()), 0, None, at))
-    return Mapped(row, torch.stack(thumbs) if thumbs else None)
+    return Mapped(row, *(torch.stack(found) if found else None for found in (thumbs, looks)))
 
 
 def held_as(run: Recording, values: Mapping[Site, Tensor], *, window: Window | None) -> Recording:

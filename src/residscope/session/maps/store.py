@@ -67,6 +67,8 @@ class Maps:
             tensors["mlp"] = effects.mlp[:, 0, 0].float()
         if mapped.thumbs is not None:
             tensors["thumbs"] = mapped.thumbs
+        if mapped.looks is not None:
+            tensors["looks"] = mapped.looks
         value, lacking = float(effects.metric[0, 0]), model.sites.absent.get("pattern")
         where, whole = json.dumps(at), json.dumps(value)
         return MapFile.of(
