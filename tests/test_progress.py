@@ -4,6 +4,7 @@ import inspect
 import pkgutil
 import re
 import threading
+from copy import deepcopy
 from functools import cache
 from importlib import import_module
 from itertools import pairwise
@@ -32,6 +33,16 @@ PATCHED = {"clean": [DATA.prompts[0]], "corrupted": [DATA.prompts[3]], "metric":
 @cache
 def model():
     return reader()
+
+
+@cache
+def beside():
+    """The same with other weights in its last block."""
+    hf = deepcopy(model().hf)
+    with torch.no_grad():
+        for weight in [*hf.parameters()][-6:]:
+            weight.mul_(1.2)
+    return rs.load((hf, model().tokenizer))
 
 
 @cache
@@ -96,6 +107,9 @@ CALLS = {
     "methods.continuations.continuations": lambda **told: rs.continuations(
         model(), [2, 3, 4], edits=GRID[:2], max_new_tokens=6, temperature=1.0, n=2, stop=(), **told
     ),
+    "methods.compare_models.compare_models": lambda **told: rs.compare_models(model(), beside(), [[2, 3, 4]], **told),
+    "methods.layer_swap.layer_swap": lambda **told: [*rs.layer_swap(model(), beside(), [[2, 3, 4]], rs.logit_diff(5, 7), **told)],
+    "methods.weight_difference.weight_difference": lambda **told: rs.weight_difference(model(), beside(), **told),
     "methods.copying_scores.copying_scores": lambda **told: rs.copying_scores(model(), **told),
     "methods.das.das": lambda **told: das.das(model(), DATA, probe(), steps=4, **told),
     "methods.direct_attribution.direct_attribution": lambda **told: rs.direct_attribution(
@@ -141,6 +155,9 @@ CALLS = {
         model(), component(), ["abcd", "dcba"], random=4, **told
     ),
     "methods.stability.stability": lambda **told: rs.stability(model(), component(), TEXTS, tokens=600, **told),
+    "tasks.counterfactuals.counterfactuals": lambda **told: rs.counterfactuals(
+        smollm2(), "John and Mary met, John said to", rs.logit_diff(" Mary", " John"), n=9, **told
+    ),
     "tasks.gender.gender": lambda **told: rs.tasks.gender(smollm2(), 6, prefixes=True, **told),
     "tasks.ioi.ioi": lambda **told: rs.tasks.ioi(smollm2(), 6, text=["The quick dog went home again. " * 3], **told),
     "tasks.labelled.from_text": lambda **told: rs.tasks.from_text(smollm2(), TABLE, name="some.csv", **told),
@@ -165,10 +182,12 @@ QUICK = {
     "methods.intervention.price", "methods.look.price", "methods.mediation.price", "methods.downstream.price",
     "tasks.gender.find_positions", "tasks.ioi.find_positions",
     "methods._lib.activations.recorded_halves", "methods._lib.answers.answer_ids", "methods.dose_response.prompt_moments",
-    "methods._lib.circuits.embedding_to_logits", "methods._lib.circuits.output_weights", "methods._lib.circuits.value_weights",
+    "methods._lib.circuits.embedding_to_logits", "methods._lib.circuits.head_weights",
+    "methods._lib.circuits.output_weights", "methods._lib.circuits.value_weights",
     "methods._lib.own_tokens.common_tokens", "methods.head_scores.repeated_tokens",
     "methods._lib.cells.grid", "methods._lib.own_tokens.own_tokens", "methods._lib.own_tokens.to_stream",
     "methods._lib.pairs.paired",
+    "methods.token_table.token_table",
     "tasks.spans.locate", "tasks.spans.single_tokens",
 }  # fmt: skip
 """Functions of a model that take one run or none, or that hand on what they are told."""

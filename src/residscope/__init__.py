@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from residscope.items import load_item as load_item
     from residscope.methods.ablation_sweep import ablation_sweep as ablation_sweep
     from residscope.methods.activation_patching import activation_patching as activation_patching
+    from residscope.methods.compare_models import compare_models as compare_models
     from residscope.methods.continuations import continuations as continuations
     from residscope.methods.copying_scores import copying_scores as copying_scores
     from residscope.methods.direct_attribution import attribute_logits as attribute_logits
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from residscope.methods.head_scores import repeated_tokens as repeated_tokens
     from residscope.methods.induction_heads import induction_heads as induction_heads
     from residscope.methods.intervention import intervene as intervene
+    from residscope.methods.layer_swap import layer_swap as layer_swap
     from residscope.methods.look import look as look
     from residscope.methods.null_directions import null_directions as null_directions
     from residscope.methods.probe_fit import fit_probe as fit_probe
@@ -60,6 +62,8 @@ if TYPE_CHECKING:
     from residscope.methods.probe_sweep import probe_sweep as probe_sweep
     from residscope.methods.removal_cost import removal_cost as removal_cost
     from residscope.methods.stability import stability as stability
+    from residscope.methods.token_table import token_table as token_table
+    from residscope.methods.weight_difference import weight_difference as weight_difference
     from residscope.metrics import kl as kl
     from residscope.metrics import log_prob as log_prob
     from residscope.metrics import logit as logit
@@ -77,6 +81,7 @@ if TYPE_CHECKING:
     from residscope.reports import Report as Report
     from residscope.results import Result as Result
     from residscope.store import open_library as open_library
+    from residscope.tasks.counterfactuals import counterfactuals as counterfactuals
 
 __version__ = "0.1.0"
 
@@ -87,7 +92,8 @@ _HOME = {
     "align_tokens": "edits.align",
     "activation_patching": "methods.activation_patching", "fit_probe": "methods.probe_fit",
     "attribute_logits": "methods.direct_attribution", "direct_attribution": "methods.direct_attribution",
-    "continuations": "methods.continuations", "copying_scores": "methods.copying_scores", "head_scores": "methods.head_scores",
+    "continuations": "methods.continuations", "copying_scores": "methods.copying_scores",
+    "counterfactuals": "tasks.counterfactuals", "head_scores": "methods.head_scores",
     "induction_heads": "methods.induction_heads", "repeated_tokens": "methods.head_scores",
     "Item": "items", "Report": "reports", "load_item": "items",
     "flips_over_C": "methods.flips_over_c", "head_roles": "methods.head_roles",
@@ -98,8 +104,12 @@ _HOME = {
     "nmf": "corpus.nmf", "open_library": "store", "pca": "corpus.pca", "probe_sweep": "methods.probe_sweep",
     "probe_map": "methods.probe_map",
     "save_recording": "recording_files", "screened": "engine.planner", "svd": "corpus.svd", "sweep": "engine.planner",
+    "token_table": "methods.token_table",
     "unembedding_rows": "directions", "ValuesAt": "engine.planner",
     "Workbench": "notebook.workbench", "workbench": "notebook.workbench",
+    # two models
+    "compare_models": "methods.compare_models", "layer_swap": "methods.layer_swap",
+    "weight_difference": "methods.weight_difference",
     # evidence for a direction
     "draw_prompts": "corpus.drawn",
     "dose_response": "methods.dose_response", "evidence": "methods.evidence", "null_directions": "methods.null_directions",

@@ -92,6 +92,7 @@ def bench(page: Page, workbench: Any, traffic: Traffic) -> Iterator[Page]:
     workbench.session.intent("set_edits", {"edits": []})
     workbench.session.intent("set_metric", {})  # the guess, whatever an earlier test chose
     workbench.session.intent("set_prompt", {"text": IOI})
+    workbench.session.intent("set_companion", {})
     at = workbench.session.state.selection[1]
     workbench.session.intent("select", {"layer": ROWS - 2, "pos": at})  # whatever row an earlier test left
     settled(page)

@@ -20,6 +20,7 @@ def put_edits(bench: Page, workbench: Any) -> None:
     session = workbench.session
     session.intent("add_edit", {"edit": {"kind": "ablate", "site": "resid_post.5", "pos": [3], "to": "zero"}})
     session.intent("add_edit", {"edit": {"kind": "freeze", "site": "pattern.9"}})
+    session.intent("set_companion", {"text": IOI.replace("the store, John", "the big store, Mary")})
     expect(bench.locator("[data-edit]")).to_have_count(2)
     settled(bench)
 

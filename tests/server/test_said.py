@@ -75,6 +75,12 @@ def everything_done(session: Session) -> None:
     session.intent("swap_companion")
     session.intent("swap_companion")
     session.intent("set_tokens", {"ids": [*session.state.prompt.ids]})
+    session.intent("compare_companion")
+    template, session.model.tokenizer.chat_template = session.model.tokenizer.chat_template, "{{ messages[0].content }}"
+    session.intent("set_chat", {"messages": [{"role": "user", "content": "abcd"}]})
+    session.model.tokenizer.chat_template = template
+    session.intent("set_other", {"model": "another"})
+    assert session.wait(60)
     session.intent("set_metric", {"positive": "a", "negative": "b"})
     session.intent("add_edit", {"edit": STEER})
     answer = session.intent("set_edits", {"edits": [STEER, {"kind": "nonsense"}], "skip_refused": True})

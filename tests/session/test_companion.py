@@ -16,6 +16,7 @@ from residscope.errors import EmptyPrompt, NotFound
 from residscope.fields.metrics import LiveMetric
 from residscope.session import Session
 from residscope.session.from_code import put_edits
+from session import worlds
 
 IDS = st.lists(st.integers(0, 3), max_size=12)
 
@@ -124,3 +125,63 @@ def test_a_method_takes_it_as_its_corrupted_prompt(live: Session) -> None:
     metric = live.state.world().metric(LiveMetric(kind="live"))
     expected = rs.activation_patching(live.model, "abcd", "abbd", metric)
     assert torch.equal(torch.as_tensor(live.items["patched"].values), torch.as_tensor(expected.values))
+
+
+def test_what_comes_out_of_it_follows_and_is_what_a_run_gives(live: Session) -> None:
+    live.intent("set_prompt", {"text": "abcd"})
+    live.intent("set_companion", {"text": "abbd"})
+    assert live.wait(60)
+    outcome, metric = shown(live)["companion"]["outcome"], shown(live)["metric"]
+    with torch.no_grad():
+        logits = live.model.hf(torch.tensor([live.model.encode("abbd")])).logits[0, -1].float()
+    assert outcome["metric"] == pytest.approx(
+        float(logits[metric["positive"]["id"]] - logits[metric["negative"]["id"]]), abs=1e-4
+    )
+    assert outcome["top"][0]["id"] == int(logits.argmax())
+    assert outcome["error"] is None
+    live.intent("set_metric", {"positive": "c", "negative": "d"})
+    there = shown(live)["companion"]["outcome"]["metric"]
+    assert there == pytest.approx(float(logits[live.model.token_id("c")] - logits[live.model.token_id("d")]), abs=1e-4)
+
+
+def test_after_a_swap_it_is_known_without_another_run() -> None:
+    slow = worlds.Slow(worlds.model())
+    with worlds.session(slow) as session:
+        session.intent("set_prompt", {"text": "abcd"})
+        session.intent("set_companion", {"text": "abbd"})
+        assert session.wait(60)
+        runs = slow.runs
+        session.intent("swap_companion")
+        assert shown(session)["companion"]["outcome"] is not None
+        assert session.wait(60)
+        assert slow.runs == runs + 1  # the new live prompt's own
+
+
+def test_its_run_becomes_run_a_also_where_it_is_still_to_come() -> None:
+    slow = worlds.Slow(worlds.model())
+    with worlds.session(slow) as session:
+        session.intent("set_prompt", {"text": "abcd"})
+        assert session.wait(60)
+        slow.gate.clear()
+        session.intent("set_companion", {"text": "abbd"})
+        before = shown(session)["current"]
+        session.intent("compare_companion")
+        assert shown(session)["current"] == before
+        slow.gate.set()
+        assert session.wait(60)
+        now = shown(session)
+        (run,) = [run for run in now["runs"] if run["id"] == now["current"]["a"]]
+        assert (run["prompt"], run["label"], now["current"]["b"]) == ("abbd", "unedited", before["a"])
+        assert run["metric"] == now["companion"]["outcome"]["metric"]
+        session.query("stream", {"run": run["id"]})
+        session.intent("set_companion")
+        session.intent("compare_run", {})
+        with pytest.raises(NotFound, match="no companion"):
+            session.intent("compare_companion")
+
+
+def test_the_copied_python_runs_it_too(live: Session) -> None:
+    live.intent("set_prompt", {"text": "abcd"})
+    live.intent("set_companion", {"text": "abbd"})
+    assert live.wait(60)
+    assert "companion = model.run('abbd')" in live.intent("python")["code"]

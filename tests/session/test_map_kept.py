@@ -145,6 +145,41 @@ def test_reading_a_map_can_be_stopped_and_begun_again(one: Session, monkeypatch:
     assert one.query("map_stop", {}) == {"stopped": 0}
 
 
+def test_a_run_that_is_shown_no_more_makes_way(one: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "GROUP_BYTES", 1)
+    entered, leave, small = threading.Event(), threading.Event(), reading.small
+    seen: list[int] = []
+
+    def waits(pattern: Any) -> Any:
+        seen.append(pattern.shape[-1])
+        entered.set()
+        assert leave.wait(30)
+        return small(pattern)
+
+    monkeypatch.setattr(reading, "small", waits)
+    refused: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            asked(one)
+        except Cancelled as error:
+            refused.append(error)
+
+    first, second = threading.Thread(target=ask), threading.Thread(target=ask)
+    first.start()
+    assert entered.wait(30)
+    one.intent("set_prompt", {"text": "another"})
+    assert one.wait(60)
+    second.start()
+    while one.maps._reading < 2:
+        pass
+    leave.set()
+    first.join(30)
+    second.join(30)
+    assert [type(error) for error in refused] == [Cancelled]
+    assert seen == [len(LONG)] + [len("another")] * worlds.model().n_layers
+
+
 def test_a_long_prompt_s_patterns_are_not_sent_in_full_but_where_heads_look_is(
     one: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,7 @@ def asked() -> Any:
             "logits": {"run": run, "positive": 5, "negative": 7},
             "tokens": {"text": "ab"},
             "lens": {"run": run, "layer": 1, "pos": 2},
+            "token_table": {},
             "lens_rows": {"run": run, "pos": 2},
             "map": {"run": run, "positive": 5, "negative": 7},
             "map_stop": {},

@@ -12,7 +12,7 @@ export const info = (id: string, more: Partial<DictionaryInfo> = {}): Dictionary
 };
 export const tok = (text: string, id = 1) => ({ id, text });
 export const run = (id: string, version: number, texts: string[], more: Partial<Run> = {}): Run => ({
-  id, version, label: "unedited", prompt: texts.join(""), tokens: texts.map((text) => tok(text)), edits: 0, metric: 1, own: null, newest: null, top: [], seconds: 0.1, ...more,
+  id, version, label: "unedited", model: null, prompt: texts.join(""), tokens: texts.map((text) => tok(text)), edits: 0, metric: 1, own: null, newest: null, top: [], seconds: 0.1, ...more,
 });
 
 export function state(more: Partial<State>): State {

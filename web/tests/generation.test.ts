@@ -133,7 +133,7 @@ describe("the panel", () => {
     store.follow();
     await turn();
     expect([store.stale, store.extended, store.keepable]).toEqual(["", false, true]);
-    const prompt = (...ids: number[]) => ({ prompt: { text: "", bos: false, by_ids: false, tokens: ids.map((id) => tok("x", id)) } });
+    const prompt = (...ids: number[]) => ({ prompt: { text: "", bos: false, by_ids: false, chat: null, tokens: ids.map((id) => tok("x", id)) } });
     news(jobs, prompt(1, 2, 7, 9));
     expect([store.stale, store.extended, store.inside]).toEqual(["", true, [{ baseline: null, edited: 1 }]]);
     news(jobs, prompt(1, 5));

@@ -26,6 +26,7 @@ const shared: Shared = {
   prompt: " John & Mary = 100%\n#2 <b>",
   bos: true,
   metric: { positive: " Mary", negative: " John" },
+  companion: { text: " Mary & Mary", bos: true },
   edits: [{ kind: "ablate", site: "z.23", head: 3, to: "zero" }],
   probes: [{ name: "order at S2, resid_mid.18", data: { kind: "task", task: "ioi", n: 60, seed: 0, prefixes: false }, site: "resid_mid.18", position: "S2", label: "order" }],
 };
@@ -49,6 +50,12 @@ describe("the address", () => {
 
   it("carries prompt, answers and edits exactly", () => {
     expect(decodeView(new URL(`http://x/#${encodeView(view, shared)}`).hash).shared).toEqual(shared);
+  });
+
+  it("carries the model beside it, by its name alone", () => {
+    const two = { ...shared, other: "smollm2-135m+repeated-name" };
+    expect(decodeView(encodeView(view, two)).shared).toEqual(two);
+    expect(decodeView("#share=" + encodeURIComponent(JSON.stringify({ ...shared, other: 7 }))).shared).toEqual(shared);
   });
 
   it("stays short: what is usual is left out, and weights have five digits", () => {

@@ -11,6 +11,7 @@ from residscope.cli import library as cli_library
 from residscope.cli import lists as cli_lists
 from residscope.cli import reproduce as cli_reproduce
 from residscope.cli import run as cli_run
+from residscope.cli import tokens as cli_tokens
 from residscope.cli.parts import Device, Dtype, bar, print_json, token_of, torch_dtype
 from residscope.errors import BadEdit, DirectionError, ResidscopeError, UnknownLayer, WrongModel
 from residscope.model.catalog import CATALOG, DEFAULT
@@ -38,6 +39,7 @@ cli_library.directions.command("fit", context_settings={"ignore_unknown_options"
 app.add_typer(cli_run.run, name="run")
 app.command("methods")(cli_lists.methods)
 app.command("edits")(cli_lists.edits)
+app.command("tokens")(cli_tokens.tokens)
 app.add_typer(cli_library.directions, name="directions")
 app.add_typer(cli_library.store, name="store")
 app.add_typer(cli_reproduce.reproduce, name="reproduce")

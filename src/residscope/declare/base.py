@@ -143,10 +143,16 @@ class Declared:
                 values[argument.name] = value
         return values
 
-    def resolved(self, plain: Spec, world: World) -> dict[str, Any]:
-        """What the function is to be given, without the model. Raises what the fields do."""
+    def resolved(self, plain: Spec, world: World, *, slow: bool = True) -> dict[str, Any]:
+        """What the function is to be given, without the model; slow=False: what is slow to resolve stays as it is written.
+
+        Raises what the fields do.
+        """
         by_name = {argument.name: argument.field for argument in self.arguments}
-        return {name: by_name[name].resolve(value, world) for name, value in self.said(plain).items()}
+        return {
+            name: by_name[name].resolve(value, world) if slow or not by_name[name].slow else value
+            for name, value in self.said(plain).items()
+        }
 
     def code(self, plain: Spec, writer: Writer, *first: str) -> str:
         """The call as Python; `first` are expressions that come before, such as `model`."""

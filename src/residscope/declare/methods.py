@@ -60,7 +60,7 @@ class Method(Declared):
             if value is not None and argument.field.early:
                 argument.field.resolve(value, world)
         if self.refuse is not None:
-            self.refuse(world.model, **self.resolved(plain, world))
+            self.refuse(world.model, **self.resolved(plain, world, slow=False))
 
     def price(self, plain: Spec, world: World) -> float | None:
         """Tokens that go through the whole model, about; None where nobody has said."""
@@ -68,7 +68,7 @@ class Method(Declared):
             return None
         if isinstance(self.tokens, str):
             return float(getattr(plain, self.tokens))
-        return float(self.tokens(world.model, **self.resolved(plain, world)))
+        return float(self.tokens(world.model, **self.resolved(plain, world, slow=False)))
 
     @property
     def makes(self) -> str:
@@ -104,7 +104,7 @@ def method(
     the same arguments as `steps`. tokens: the argument that says how many tokens go through the whole model, about; or a
     function of the model and the same arguments. refuse: a function of the same that raises, at once, what the method would only
     find out later. parts: of one that makes several items by name, the method that makes one of them, and which of its arguments
-    says which: `("pca", "site")`.
+    says which: `("pca", "site")`. What is slow to have (another model) reaches tokens and refuse as it is written.
     """
 
     def declare(function: F) -> F:

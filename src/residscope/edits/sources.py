@@ -1,6 +1,6 @@
 """Edits that take a site's value from another run: hold it there, or patch it in."""
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Self, Unpack
 
@@ -77,10 +77,14 @@ class Freeze(Held):
 
 @dataclass(frozen=True)
 class RunOf:
-    """A run that is made once its values are asked for: a prompt's tokens, and the edits it runs with."""
+    """A run that is made once its values are asked for: a prompt's tokens, and the edits it runs with.
+
+    other: gives the model that it is a run of, where that is another than the one edited.
+    """
 
     ids: tuple[int, ...]
     edits: tuple[Any, ...]
+    other: Callable[[], Model] | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -110,13 +114,16 @@ class Sourced(Held):
         source, sites = self.source, self.taken_from(model.sites)
         align, lengths, ids = by_names(self.align, source), self.lengths, self.ids
         if isinstance(source, RunOf):
-            source = model.run([[*source.ids]], capture=sites, edits=source.edits)
+            of = model if source.other is None else source.other()
+            source = of.run([[*source.ids]], capture=sites, edits=source.edits)
         if not isinstance(source, Recording | Mapping):
             source = source_run(model, source, sites)
         if isinstance(source, Recording):
             if source.model.layout.sizes != model.layout.sizes:
                 raise BadEdit(
-                    "the source is a recording of another model", received=source.model.name, allowed=model.name
+                    "the source is a recording of a model of other shapes",
+                    received=source.model.name,
+                    allowed=f"one of {model.name}, or of a model of its shapes",
                 )
             if source.offset:
                 raise BadEdit("the source is a window over later positions", fix="record the whole prompt")

@@ -125,6 +125,15 @@ def conversation(model: "Model", messages: Any, *, answer: bool) -> str:
     return str(text)
 
 
+def chat_text(model: "Model", messages: Any, *, answer: bool) -> tuple[str, bool]:
+    """A conversation in the model's template, and whether BOS is still to be put in front: where it is the model's habit, it
+    stands there exactly once, whatever the template writes."""
+    text, begin = conversation(model, messages, answer=answer), getattr(model.tokenizer, "bos_token", None)
+    while begin and text.startswith(2 * begin):
+        text = text.removeprefix(begin)
+    return text, model.bos and not (begin and text.startswith(begin))
+
+
 def row_of(ids: Any) -> list[int]:
     """One row of token ids in whatever they came as; none is a row too. Raises BadPrompt."""
     if isinstance(ids, list) and all(type(i) is int for i in ids):

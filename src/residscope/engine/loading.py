@@ -1,5 +1,6 @@
 """`rs.load`: from a name or an object to a model that has passed its certificate."""
 
+import hashlib
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,7 @@ def load(
     device: str | torch.device | None = None,
     device_map: str | Mapping[str, Any] | None = None,
     revision: str | None = None,
+    adapter: str | None = None,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> Model:
@@ -33,10 +35,15 @@ def load(
 
     name: a catalog name, a hub id, a local folder, or `(hf_model, tokenizer or None)`. dtype: float32 unless said (an object
     keeps its own). device: the CPU unless said. device_map: for a model over several devices, or larger than one, what
-    accelerate takes: "auto", or modules to devices, "cpu" or "disk". revision: a hub's branch, tag or commit.
+    accelerate takes: "auto", or modules to devices, "cpu" or "disk". revision: a hub's branch, tag or commit. adapter: a LoRA
+    in PEFT's layout (a folder, a hub id, or one that ships), merged into the weights: W + (alpha / r) B A. `BASE+ADAPTER` is
+    a name too, and the one that such a model has.
+
+        rs.load("smollm2-135m", adapter="repeated-name")
 
     Raises:
-        ModelError: not found, damaged, of an unknown family, or failing a check of its certificate (named).
+        ModelError: not found, damaged, of an unknown family, or failing a check of its certificate (named). WrongAdapter: no
+        plain LoRA, or one of another model.
     """
     if device_map is not None and (device is not None or not isinstance(name, str)):
         raise ModelError(
@@ -45,10 +52,16 @@ def load(
             allowed="device or device_map, and a name",
         )
     if isinstance(name, str):
+        from residscope.model.adapters import BETWEEN, find_adapter, merge, parted
         from residscope.model.weights import open_source, resolve
 
+        base, behind = (name, None) if adapter is not None else parted(name)
+        wanted = adapter if adapter is not None else behind
+        lora = None
         with _drawn(name, progress) as drawn:
-            source = resolve(name, revision=revision, progress=drawn)
+            source = resolve(base, revision=revision, progress=drawn)
+            if wanted is not None:
+                lora = find_adapter(wanted, progress=drawn)
         with ONE_AT_A_TIME:
             hf, tokenizer = open_source(
                 source,
@@ -57,8 +70,18 @@ def load(
                 device_map=dict(device_map) if isinstance(device_map, Mapping) else device_map,
                 trust_remote_code=trust_remote_code,
             )
-        model = Model(hf, tokenizer, name=source.name, hash=source.fingerprint, bos=source.bos)
+        called, fingerprint = source.name, source.fingerprint
+        if lora is not None:
+            merge(hf, lora)
+            called = f"{source.name}{BETWEEN}{lora.name}"
+            fingerprint = hashlib.sha256(f"{fingerprint}{BETWEEN}{lora.fingerprint}".encode()).hexdigest()
+        model = Model(hf, tokenizer, name=called, hash=fingerprint, bos=source.bos)
     else:
+        if adapter is not None:
+            raise ModelError(
+                "an adapter is merged into a model that is loaded by name", received=f"adapter={adapter!r}",
+                allowed="a name", fix="merge it into the object first: model.merge_and_unload()",
+            )  # fmt: skip
         hf, tokenizer = name if isinstance(name, tuple) else (name, None)
         if not hasattr(hf, "config"):
             raise ModelNotFound(

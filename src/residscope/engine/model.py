@@ -197,12 +197,14 @@ class Model:
     def chat(self, messages: Any, *, answer: bool = True) -> Int[Tensor, "batch pos"]:
         """Token ids of a conversation in the model's own template; `answer` opens the assistant's turn.
 
-        messages: `[{"role": "user", "content": "Hello"}, ...]`.
+        messages: `[{"role": "user", "content": "Hello"}, ...]`. A BOS that is the model's habit stands in front exactly once,
+        whether the template writes it or not.
 
         Raises:
             NoChatTemplate. BadConversation: messages of another shape, or that the template refuses.
         """
-        return self.tokens(encoding.conversation(self, messages, answer=answer), bos=False)
+        text, bos = encoding.chat_text(self, messages, answer=answer)
+        return self.tokens(text, bos=bos)
 
     def batch(self, prompt: Prompt, *, bos: bool | None = None) -> Batch:
         """Any prompt as one right-padded batch; every form `run` takes.

@@ -13,7 +13,7 @@
     ├── RecordingError       NotRecorded, WeightsChanged, WrongModel
     ├── ModelError           ModelNotFound, DamagedModel, HashMismatch, Offline, UnknownFamily, UnknownConfig,
     │                        CertificateFailed, RemoteCodeRefused, QuantisedModel, UnmergedAdapter, NotFinite,
-    │                        NoWeights
+    │                        NoWeights, WrongAdapter, OtherModel
     ├── ResultError          BadResult, UnknownLabel
     ├── DeclarationError     BadArguments, UnknownMethod, NameAlreadyDeclared
     ├── ShelfFull, NotWritten

@@ -47,6 +47,14 @@ class UnmergedAdapter(ModelError):
     """A model with an adapter (LoRA and its like) that is not merged into its weights."""
 
 
+class WrongAdapter(ModelError):
+    """An adapter that is no plain LoRA, or whose matrices fit another model than the one it is asked for."""
+
+
+class OtherModel(ModelError):
+    """Two models that cannot be laid side by side: their shapes or their tokens differ; the message says which."""
+
+
 class NotFinite(ModelError):
     """Weights, or what they make of a short prompt, that are NaN or infinite; the message names where first."""
 

@@ -16,6 +16,7 @@ from residscope.fields.head_groups import HeadGroupField
 from residscope.fields.heads import HeadsField
 from residscope.fields.layers import LayersField
 from residscope.fields.metrics import MetricField
+from residscope.fields.models import ModelField
 from residscope.fields.names import NameField
 from residscope.fields.numbers import NumberField
 from residscope.fields.positions import PositionsField
@@ -40,6 +41,7 @@ head_group = HeadGroupField
 heads = HeadsField
 layers = LayersField
 metric = MetricField
+model = ModelField
 name = NameField
 number = NumberField
 positions = PositionsField
@@ -55,8 +57,8 @@ tokens = TokensField
 KINDS = {
     cls.kind: cls
     for cls in (
-        align, choice, contrast, count, dictionary, direction, edits, flag, head_group, heads, layers, metric, name, number,
-        positions, probe,
+        align, choice, contrast, count, dictionary, direction, edits, flag, head_group, heads, layers, metric, model, name,
+        number, positions, probe,
         prompts,
         rank_one, seed, site, source, text, tokens,
     )
@@ -64,6 +66,6 @@ KINDS = {
 
 __all__ = [
     "KINDS", "Field", "Spec", "World", "Writer", "align", "choice", "contrast", "count", "dictionary", "direction", "edits",
-    "flag", "head_group", "heads", "layers", "metric", "name", "number", "positions", "probe", "prompts", "rank_one",
+    "flag", "head_group", "heads", "layers", "metric", "model", "name", "number", "positions", "probe", "prompts", "rank_one",
     "seed", "site", "source", "text", "tokens",
 ]  # fmt: skip

@@ -43,6 +43,9 @@ class World(Protocol):
 
     def edits(self, ref: Any) -> tuple[Any, ...]: ...
 
+    def other(self, name: str) -> Any:
+        """Another model of the same shapes. Raises ModelError, OtherModel."""
+
 
 @runtime_checkable
 class Writer(Protocol):
@@ -69,6 +72,8 @@ class Writer(Protocol):
 
     def edits(self, ref: Any) -> str: ...
 
+    def other(self, name: str) -> str: ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Field:
@@ -86,6 +91,7 @@ class Field:
 
     kind: ClassVar[str] = ""
     early: ClassVar[bool] = False  # whether resolving it is quick, so that it is done before the job is taken
+    slow: ClassVar[bool] = False  # whether it loads what is large: a price, and a first look, take it as it is written
 
     def type(self) -> Any:
         """What pydantic checks a plain value by."""

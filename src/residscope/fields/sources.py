@@ -9,6 +9,7 @@ from pydantic import BeforeValidator
 from pydantic import Field as Bounds
 
 from residscope.fields.base import Field, Spec, World, Writer
+from residscope.fields.models import ModelName
 from residscope.fields.prompts import MOST_TEXT, Text
 
 
@@ -29,6 +30,17 @@ class RunSource(Spec):
     run: str = Bounds(min_length=1, max_length=64)
 
 
+class ModelSource(Spec):
+    """A run of another model of the same shapes, unedited unless said: on the live prompt, or on another text."""
+
+    kind: Literal["model"]
+    model: ModelName
+    text: Text | None = None
+    bos: bool | None = None
+    edits: list[dict[str, Any]] = Bounds(default=[], max_length=200)
+    ids: list[int] | None = Bounds(default=None, min_length=1, max_length=MOST_TEXT)
+
+
 class ItemSource(Spec):
     """A recording of the shelf."""
 
@@ -47,7 +59,7 @@ class CompanionSource(Spec):
 
 
 SourceRef = Annotated[
-    Annotated[PromptSource | RunSource | ItemSource | CompanionSource, Bounds(discriminator="kind")],
+    Annotated[PromptSource | RunSource | ModelSource | ItemSource | CompanionSource, Bounds(discriminator="kind")],
     BeforeValidator(_prompt),
 ]
 

@@ -53,11 +53,12 @@ class Continuations(Report):
             for name, run in (("baseline", draw.baseline), ("edited", draw.edited)):
                 strips.append(
                     TokenStrip(
-                        run.tokens, draw.differences()[name], unit="nats, log p edited − baseline", limit=limit,
+                        run.tokens, draw.differences()[name], unit="Δ log p, nats", limit=limit,
                         title=f"{name.capitalize()}, seed {draw.seed}", note=draw.said,
                     )
                 )  # fmt: skip
-        return Grid(strips, columns=2 if apart else 1, title="What the prompt goes on with")
+        title = "What the prompt goes on with" + ("; Δ: edited less baseline" if apart else "")
+        return Grid(strips, columns=2 if apart else 1, title=title)
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """A row for every token of every run: seed, run, token, id, text, log_prob, other, difference (nats)."""

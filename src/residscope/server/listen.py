@@ -17,7 +17,7 @@ import uvicorn
 
 from residscope.corpus.text import python_docs
 from residscope.errors import BadAddress, PortInUse
-from residscope.model import catalog, weights
+from residscope.model import adapters, catalog, weights
 from residscope.server.addresses import Addresses, Forwarder
 from residscope.server.app import create_app
 from residscope.server.people import People
@@ -192,7 +192,17 @@ def new_session(port: int = 0) -> Session:
 
 
 def offers() -> tuple[ModelOffer, ...]:
-    return tuple({"name": e.name, "about": e.about, "cached": weights.cached(e.name)} for e in catalog.CATALOG.values())
+    """The catalog's models, and behind its own base each adapter that ships."""
+    found: list[ModelOffer] = []
+    for entry in catalog.CATALOG.values():
+        cached = weights.cached(entry.name)
+        found.append({"name": entry.name, "about": entry.about, "cached": cached})
+        if entry.name == catalog.DEFAULT:
+            found += [
+                {"name": f"{entry.name}{adapters.BETWEEN}{name}", "about": adapters.about(name), "cached": cached}
+                for name in adapters.shipped()
+            ]
+    return tuple(found)
 
 
 def bind(host: str, port: int) -> tuple[socket.socket, bool]:

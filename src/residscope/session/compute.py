@@ -167,20 +167,20 @@ class NextTokens:
         return held if self._recording is None else self._recording.nbytes
 
 
-def forward(world: SessionWorld, prompt: Prompt, active: tuple[EditSpec, ...]) -> Held:
-    """Run once; keep the stream and what the predictions are made from, let the logits go."""
-    loaded, edits = world.loaded, world.on(prompt).made(active)
+def forward(world: SessionWorld, prompt: Prompt, active: tuple[EditSpec, ...], model: Model) -> Held:
+    """Run once; keep the stream and what the predictions are made from, let the logits go. model: the world's, or its second."""
+    edits = world.on(prompt).made(active)
     started = time.perf_counter()
-    recording = loaded.model.run(list(prompt.ids), CAPTURE, edits=edits)
+    recording = model.run(list(prompt.ids), CAPTURE, edits=edits)
     last = recording.logits_at(-1)[0].float().cpu().clone()
-    ends = act_after_the_blocks(recording.edits, loaded.model.sites)
+    ends = act_after_the_blocks(recording.edits, model.sites)
     following = NextTokens(recording if ends else recording.keeping("final_norm"), last)
     if ends or len(prompt.ids) <= AT_ONCE:
         following.all()
     seconds = time.perf_counter() - started
-    rows = [recording["resid_pre.0"][0], *(recording[f"resid_post.{i}"][0] for i in range(loaded.model.n_layers))]
-    end = recording.keeping(rows_end(loaded.model)) if ends else None
-    sink = sinks_at(recording, row_sites(None, loaded.model.sites))[:, 0]
+    rows = [recording["resid_pre.0"][0], *(recording[f"resid_post.{i}"][0] for i in range(model.n_layers))]
+    end = recording.keeping(rows_end(model)) if ends else None
+    sink = sinks_at(recording, row_sites(None, model.sites))[:, 0]
     return Held(torch.stack(rows), sink, following, last, seconds, end, recording.version)
 
 
@@ -195,11 +195,11 @@ def rows_end(model: Model) -> str:
 
 
 def vector(
-    world: SessionWorld, prompt: Prompt, active: tuple[EditSpec, ...], *, site: str, pos: int
+    world: SessionWorld, prompt: Prompt, active: tuple[EditSpec, ...], model: Model, *, site: str, pos: int
 ) -> Float[Tensor, "d"]:
     """What stands at one site and token of a run, its edits there done; the forward stops at the site."""
     edits = world.on(prompt).made(active)
-    return world.model.run(list(prompt.ids), [site], edits=edits)[site][0, pos].detach().cpu().clone()
+    return model.run(list(prompt.ids), [site], edits=edits)[site][0, pos].detach().cpu().clone()
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,13 +215,13 @@ class Elsewhere:
 
 
 def elsewhere(
-    world: SessionWorld, prompt: Prompt, active: tuple[EditSpec, ...], *, site: str, head: int | None
+    world: SessionWorld, prompt: Prompt, active: tuple[EditSpec, ...], model: Model, *, site: str, head: int | None
 ) -> Elsewhere:
     """A site without its layer, such as `z`, in every layer of a run; of one head, where it has heads."""
     edits = world.on(prompt).made(active)
-    sites = every_layer(site, world.model.sites)
-    beside = {str(stream) for place in sites for stream in streams(world.model, place)}
-    found = world.model.run(list(prompt.ids), [*sites, *sorted(beside)], edits=edits)
+    sites = every_layer(site, model.sites)
+    beside = {str(stream) for place in sites for stream in streams(model, place)}
+    found = model.run(list(prompt.ids), [*sites, *sorted(beside)], edits=edits)
     rows = [found[place][0] for place in sites]
     stacked = torch.stack([x if head is None else x[:, head] for x in rows]).detach().clone()
     return Elsewhere(stacked, sinks_at(found, sites)[:, 0])

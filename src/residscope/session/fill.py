@@ -1,5 +1,6 @@
-"""What is computed after the first paint, one forward at a time: leave-one-out deltas, summaries of saved prompts."""
+"""What is computed after the first paint, one forward at a time: the companion, leave-one-out deltas, saved prompts."""
 
+import time
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,9 +9,10 @@ from torch import Tensor
 from residscope.declare import EditSpec
 from residscope.errors import ResidscopeError
 from residscope.session import compute
+from residscope.session.companion import with_outcome
 from residscope.session.state import Saved, State
 from residscope.world.loaded import Loaded
-from residscope.world.values import Prompt
+from residscope.world.values import Outcome, Prompt
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,23 @@ class Summarise:
     loaded: Loaded
 
 
-Task = LeaveOut | Summarise
-Answer = Tensor | Saved
+@dataclass(frozen=True)
+class Beside:
+    """What comes out of the companion."""
+
+    loaded: Loaded
+    prompt: Prompt
+
+
+Task = LeaveOut | Summarise | Beside
+Answer = Tensor | Saved | Outcome
 
 
 def next_task(state: State) -> Task | None:
     if state.model is None or state.status.phase != "idle":
         return None
+    if state.companion is not None and state.companion.outcome is None:
+        return Beside(state.model, state.companion.prompt)
     if state.prompt is not None and state.edited is not None:
         for spec in state.active:
             if spec.id not in state.without:
@@ -49,6 +61,8 @@ def next_task(state: State) -> Task | None:
 
 def do(task: Task, state: State) -> Answer:
     """The task's answer; NaN, or no summary, where the model refuses it."""
+    if isinstance(task, Beside):
+        return _outcome(task, state)
     try:
         if isinstance(task, LeaveOut):
             return compute.last_logits(state.world(), task.prompt, task.rest)
@@ -69,6 +83,19 @@ def merge(now: State, asked: State, task: Task, answer: Answer) -> State:
         return replace(now, without={**now.without, task.id: answer})
     if now.model is None or now.model.model is not task.loaded.model:
         return now
+    if isinstance(task, Beside):
+        assert isinstance(answer, Outcome)
+        return with_outcome(now, task.prompt, answer)
     assert isinstance(answer, Saved)
     entries = (answer if entry.text == task.text and not entry.tried else entry for entry in now.saved)
     return replace(now, saved=tuple(entries))
+
+
+def _outcome(task: Beside, state: State) -> Outcome:
+    started = time.perf_counter()
+    try:
+        last = compute.last_logits(state.world(), task.prompt, ())
+    except (ResidscopeError, RuntimeError) as error:
+        return Outcome(failed=str(error))
+    seconds = time.perf_counter() - started
+    return Outcome(last, compute.top_tokens(task.loaded.model, last, compute.TOP), seconds)

@@ -9,7 +9,6 @@ from residscope.session.compute import Elsewhere, Held, Latest
 from residscope.session.intents import find_run
 from residscope.session.state import State
 from residscope.world.loaded import Loaded
-from residscope.world.session_world import need_model
 from residscope.world.values import Prompt, Run, RunKey, run_key
 
 
@@ -35,26 +34,27 @@ class HeldRuns:
         """A run of the history. Raises NotFound."""
         state = self._now()
         found = find_run(state, run)
-        loaded = need_model(state.model)
-        return self.result(loaded, found.prompt, found.active, state)[0], loaded
+        loaded = state.loaded_of(found)
+        return self.result(loaded, found.prompt, found.active, state, weights=found.weights)[0], loaded
 
     def result(
-        self, loaded: Loaded, prompt: Prompt, active: tuple[EditSpec, ...], state: State
+        self, loaded: Loaded, prompt: Prompt, active: tuple[EditSpec, ...], state: State, *, weights: str = ""
     ) -> tuple[Held, float | None]:
-        """A run's numbers: kept, or computed (with the milliseconds it took)."""
-        key = run_key(prompt, active)
+        """A run's numbers: kept, or computed (with the milliseconds it took). weights: the second model's hash, of its runs."""
+        key = run_key(prompt, active, weights)
         with self._lock:
             held = self._kept.get(key)
         if held is not None:
             return held, None
-        held = compute.forward(state.world(), prompt, active)
+        held = compute.forward(state.world(), prompt, active, loaded.model)
         with self._lock:
             if self._serves(loaded):
                 self._kept.put(key, held)
         return held, held.seconds * 1000
 
     def stream_of(self, loaded: Loaded, run: Run, state: State) -> Held:
-        return self.result(loaded, run.prompt, run.active, state)[0]
+        """A run that is held, or computed again, on the model it is of."""
+        return self.result(loaded, run.prompt, run.active, state, weights=run.weights)[0]
 
     def elsewhere(self, loaded: Loaded, run: Run, state: State, site: str, head: int | None) -> Elsewhere:
         """A run at one site of every layer: kept, or computed."""
@@ -62,12 +62,12 @@ class HeldRuns:
         with self._lock:
             held = self._aside.get(key)
         if held is None:
-            held = compute.elsewhere(state.world(), run.prompt, run.active, site=site, head=head)
+            held = compute.elsewhere(state.world(), run.prompt, run.active, loaded.model, site=site, head=head)
             with self._lock:
                 if self._serves(loaded):
                     self._aside.put(key, held)
         return held
 
     def _serves(self, loaded: Loaded) -> bool:
-        now = self._now().model
-        return now is not None and loaded.model is now.model
+        state = self._now()
+        return any(now is not None and loaded.model is now.model for now in (state.model, state.second.loaded))

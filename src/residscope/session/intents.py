@@ -10,11 +10,13 @@ from pydantic import BaseModel, Field
 from residscope.declare import EditSpec, shorten
 from residscope.errors import ErrorBody, MalformedJSON, ModelNotFound, NotFound, ResidscopeError
 from residscope.fields.base import Spec
-from residscope.fields.sources import CompanionSource, PromptSource, RunSource
+from residscope.fields.sources import CompanionSource, ModelSource, PromptSource, RunSource
 from residscope.fields.texts import TextRef
 from residscope.session import compute
-from residscope.session.companion import SetCompanion, set_companion, swap_companion
+from residscope.session.chat import SetChat, set_chat
+from residscope.session.companion import SetCompanion, compare_companion, set_companion, swap_companion
 from residscope.session.jobs import CANCELLED, WAITING, find_job
+from residscope.session.second import SetOther, set_other
 from residscope.session.stacks import (
     DeleteStack,
     ImportStack,
@@ -270,7 +272,9 @@ def set_tokens(state: State, args: SetTokens) -> Change[None]:
 def _with_prompt(state: State, prompt: Prompt) -> Change[None]:
     prompt = replace(prompt, names=names_in(prompt.ids, state.probes.values()))
     layer = state.selection[0] if state.prompt else _loaded(state).model.n_layers - 1
-    return replace(state, prompt=prompt, compared=None, selection=(layer, len(prompt.tokens) - 1)), None
+    return replace(
+        state, prompt=prompt, compared=None, comparing=False, selection=(layer, len(prompt.tokens) - 1)
+    ), None
 
 
 def set_metric(state: State, args: SetMetric) -> Change[None]:
@@ -326,7 +330,7 @@ def _whole(state: State, spec: EditSpec) -> EditSpec:
         if isinstance(source, RunSource):
             run = find_run(state, source.run)
             edits = [other.model_dump(mode="json", exclude={"id", "enabled"}) for other in run.active]
-            changed[argument.wire] = _source(run.prompt, edits)
+            changed[argument.wire] = _source(run.prompt, edits, of=run.of)
         if isinstance(source, CompanionSource):
             changed[argument.wire] = _source(state.world().beside(), [])
         if argument.field.kind == "probe" and isinstance(source, str) and source not in state.probes:
@@ -334,9 +338,10 @@ def _whole(state: State, spec: EditSpec) -> EditSpec:
     return spec.model_copy(update=changed) if changed else spec
 
 
-def _source(prompt: Prompt, edits: list[dict[str, Any]]) -> PromptSource:
-    ids = [*prompt.ids] if prompt.by_ids else None
-    return PromptSource(kind="prompt", text=prompt.text, bos=prompt.bos, edits=edits, ids=ids)
+def _source(prompt: Prompt, edits: list[dict[str, Any]], of: str = "") -> PromptSource | ModelSource:
+    said: dict[str, Any] = {"text": prompt.text, "bos": prompt.bos, "edits": edits}
+    said["ids"] = [*prompt.ids] if prompt.by_ids else None
+    return ModelSource(kind="model", model=of, **said) if of else PromptSource(kind="prompt", **said)
 
 
 def undo(state: State, args: Nothing) -> Change[None]:
@@ -373,7 +378,7 @@ def cancel_run(state: State, args: Nothing) -> Change[None]:
 
 
 def compare_run(state: State, args: CompareRun) -> Change[None]:
-    return replace(state, compared=None if args.run is None else find_run(state, args.run).id), None
+    return replace(state, compared=None if args.run is None else find_run(state, args.run).id, comparing=False), None
 
 
 def save_prompt(state: State, args: Text) -> Change[None]:
@@ -427,9 +432,12 @@ INTENTS: dict[str, Intent] = {
     "load_model": Intent(LoadModel, load_model),
     "keep_model": Intent(KeepModel, keep_model),
     "set_prompt": Intent(SetPrompt, set_prompt),
+    "set_chat": Intent(SetChat, set_chat),
     "set_companion": Intent(SetCompanion, set_companion),
     "swap_companion": Intent(Nothing, swap_companion),
     "set_tokens": Intent(SetTokens, set_tokens),
+    "compare_companion": Intent(Nothing, compare_companion),
+    "set_other": Intent(SetOther, set_other),
     "set_metric": Intent(SetMetric, set_metric),
     "set_edits": Intent(SetEdits, set_edits, RefusedEdits | None),
     "add_edit": Intent(AddEdit, add_edit, Added),

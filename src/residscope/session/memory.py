@@ -9,11 +9,12 @@ from typing import Any
 
 from residscope.declare import EditSpec
 from residscope.errors import ResidscopeError
+from residscope.session.beside import LOADING, Second
 from residscope.session.state import State
 from residscope.shelf.whole import set_aside, write_whole
 from residscope.world.loaded import Loaded
 from residscope.world.stack import parse_edits
-from residscope.world.values import Companion, Metric, Prompt, Tok
+from residscope.world.values import Chat, Companion, Metric, Prompt, Tok
 
 VERSION = 1
 WORDS = "The session's memory"
@@ -54,7 +55,9 @@ def left_by(state: State) -> dict[str, Any] | None:
         "named": state.model.source is not None,
         "hash": state.model.model.hash,
         "prompt": _told(state.prompt),
+        "chat": state.prompt.chat and {"messages": state.prompt.chat.turns, "answer": state.prompt.chat.answer},
         "companion": state.companion and _told(state.companion.prompt),
+        "other": state.second.name or None,
         "metric": metric and [{"id": tok.id, "text": tok.text} for tok in (metric.positive, metric.negative)],
         "edits": (edits := [spec.model_dump(mode="json") for spec in state.edits]),
         "dictionaries": {id: state.model.dictionaries[id].hash for id in named_in(edits, state.model)},
@@ -89,10 +92,17 @@ def recall(state: State, kept: Mapping[str, Any]) -> State:
     with _or_lost("the prompt", lost):
         prompt = _prompt(loaded, kept["prompt"], kept)
         state = replace(state, prompt=prompt, selection=(state.selection[0], len(prompt.tokens) - 1))
+    if (chat := kept.get("chat")) is not None and state.prompt is not None:
+        with _or_lost("the conversation's roles", lost):
+            turns = tuple((str(role), str(content)) for role, content in chat["messages"])
+            again = loaded.conversation(Chat(turns, bool(chat["answer"])))
+            state = replace(state, prompt=again if again.ids == state.prompt.ids else state.prompt)
     if (other := kept.get("companion")) is not None and state.prompt is not None:
         with _or_lost("the companion", lost):
             companion = Companion.of(_prompt(loaded, other, kept), state.prompt)
             state = replace(state, companion=companion)
+    if isinstance(name := kept.get("other"), str) and name:
+        state = replace(state, second=Second(name, LOADING, f"Loading {name}"))
     if kept.get("metric") is not None:
         with _or_lost("the answers", lost):
             positive, negative = (_token(loaded, tok, kept) for tok in kept["metric"])

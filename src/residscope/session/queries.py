@@ -22,6 +22,7 @@ from residscope.session.read.continuations import ContinuationsFound
 from residscope.session.read.evidence import Evidence
 from residscope.session.read.probes import ProbeChoices, ProbeDetail, ProbeExample, ProbeReading
 from residscope.session.read.prompt_page import PageCoefFile, PageLogitFile, PromptsAnswer
+from residscope.session.read.tokens import TokenTableAnswer
 from residscope.session.stacks import OfStack, StackEdits, StackJson, edits_of_stack, json_of_stack
 from residscope.world.read import DictionaryDetail, DirectionReading
 
@@ -112,6 +113,13 @@ class Name(Spec):
 
 class Typed(Spec):
     text: str = Field(min_length=1, max_length=400)
+
+
+class OfPrompt(Spec):
+    """other: a model on this machine, that reads the text too. companion: of the companion's tokens instead."""
+
+    other: str | None = Field(default=None, max_length=4096)
+    companion: bool = False
 
 
 class Data(Spec):
@@ -221,6 +229,11 @@ QUERIES: dict[str, Query] = {
         lambda session, args: session.reads.logits(args.run, positive=args.positive, negative=args.negative),
     ),
     "tokens": _query(Typed, wire.Spelling, lambda session, args: session.reads.tokens(args.text)),
+    "token_table": _query(
+        OfPrompt,
+        TokenTableAnswer,
+        lambda session, args: session.token_tables.table(other=args.other, companion=args.companion),
+    ),
     "lens": _query(
         Lens, wire.LensReading, lambda session, args: session.reads.lens(args.run, layer=args.layer, pos=args.pos)
     ),

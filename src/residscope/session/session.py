@@ -14,10 +14,11 @@ from residscope.declare import Method, shorten
 from residscope.declare.plugins import load_plugins
 from residscope.directions import Direction
 from residscope.engine.model import Model
-from residscope.errors import Cancelled, DamagedFile, NotFound, WrongModel, explain
+from residscope.errors import Cancelled, DamagedFile, NotFound, ResidscopeError, WrongModel, explain
 from residscope.manifest import find_method
 from residscope.progress import asking
 from residscope.session import fill, wire
+from residscope.session.beside import FAILED, LOADING, READY, Second
 from residscope.session.from_code import put_edits
 from residscope.session.held import HeldRuns
 from residscope.session.intents import (
@@ -46,7 +47,9 @@ from residscope.session.queries import QUERIES, Answer, Brought, answer
 from residscope.session.queries import checked as parsed
 from residscope.session.read.prompt_page import Drawing, PromptPages
 from residscope.session.read.reads import Reads
-from residscope.session.settle import finished, settle, with_model
+from residscope.session.read.tokens import TokenTables
+from residscope.session.second import SetOther, load_second
+from residscope.session.settle import finished, other_finished, settle, with_model
 from residscope.session.stacks import ImportStack, imported
 from residscope.session.state import Saved, State, changed, to_wire
 from residscope.session.worker import FILL, LOAD, RUN, Worker
@@ -106,6 +109,8 @@ class Session:
         self._gestures: list[Gesture] = []
         self._seq = 0
         self._loads = 0
+        self._seconds = 0
+        self._loading: threading.Thread | None = None
         self._file = None if folder is None else SavedPrompts(folder)
         texts, notice = self._file.load() if self._file else ((), None)
         self._stacks = None if folder is None else SavedStacks(folder)
@@ -125,6 +130,7 @@ class Session:
         self._jobs = Jobs(lambda: self._state, self._commit, self._lock, self._worker, self._items)
         self._drawings: list[str] = []
         self.maps: Maps = Maps(lambda: self._state, self._held.stream_of)
+        self.token_tables: TokenTables = TokenTables(lambda: self._state)
         self.pages: PromptPages = PromptPages(self._loaded, self._held.kept, self.give_way)
         self.reads: Reads = Reads(lambda: self._state, self._held, self.pages, self._jobs, self._items, self.give_way)
 
@@ -212,6 +218,8 @@ class Session:
             return self._draw(checked)
         if isinstance(checked, CancelJob):
             self._jobs.stop(checked.job)
+        elif isinstance(checked, SetOther):
+            self._ask_second()
         elif isinstance(checked, LoadModel) and not is_loaded(old, checked.name):
             self.load(checked.name)
         elif isinstance(checked, LoadModel | KeepModel):
@@ -249,6 +257,17 @@ class Session:
             self._status(phase="loading", detail="Loading", progress=None, error=None, wanted=name_of(source))
         self._worker.submit("load", lambda: self._load_job(source, named, options, number), priority=LOAD)
 
+    def _ask_second(self) -> None:
+        """Load the second model that the state asks for, and run it."""
+        with self._lock:
+            self._seconds += 1
+            number, asked = self._seconds, self._state.second.phase == LOADING
+        if asked:  # in a thread of its own: live runs do not wait for a download
+            self._loading = threading.Thread(
+                target=self._second_job, args=[number], name="residscope-second", daemon=True
+            )
+            self._loading.start()
+
     def refresh(self) -> None:
         """Take the model as it is now, after its weights, hooks or settings were changed: certify it, and run everything again.
 
@@ -271,7 +290,8 @@ class Session:
             self._jobs.forget()
             status = replace(now.status, phase="running", detail="", progress=None, error=None, wanted=None)
             gone: dict[str, Any] = {"runs": (), "compared": None, "baseline": None, "edited": None, "without": {}}
-            new = replace(now, model=fresh, status=status, version=now.version + 1, **gone)
+            beside = now.companion and replace(now.companion, outcome=None)
+            new = replace(now, model=fresh, status=status, version=now.version + 1, companion=beside, **gone)
             self._commit(with_shelf(new, self._items))
             self._tell_gesture("refresh", None)
 
@@ -293,7 +313,11 @@ class Session:
 
     def wait(self, timeout: int | float | None = None) -> bool:
         """Until every run and every number that follows it is there."""
-        return self._worker.wait(timeout) and self._jobs.wait(timeout)
+        done = self._worker.wait(timeout)
+        if done and (loading := self._loading) is not None:
+            loading.join(timeout)
+            done = not loading.is_alive() and self._worker.wait(timeout)
+        return done and self._jobs.wait(timeout)
 
     def give_way(self) -> None:
         """Until no live run waits: what is done beside them calls this now and then."""
@@ -356,6 +380,7 @@ class Session:
         self._remember_job()
         self._jobs.stop_all()
         self._loads += 1
+        self._seconds += 1
         self._worker.close()
         self._jobs.close()
 
@@ -464,6 +489,75 @@ class Session:
                 new = with_shelf(replace(new, models=offers, notices=notices, shelf=self._items, jobs=()), self._items)
                 left, self._left = self._left, None
                 self._commit(new if left is None else recall(new, left))
+                self._ask_second()
+
+    def _second_job(self, number: int) -> None:
+        state, told = self._state, 0.0
+
+        def wanted() -> bool:
+            return number == self._seconds and state.model is not None and self._state.second.phase == LOADING
+
+        def tell(**fields: Any) -> None:
+            nonlocal told
+            if time.monotonic() - told > PROGRESS_EVERY and wanted():
+                told = time.monotonic()
+                with self._lock:
+                    self._commit(replace(self._state, second=replace(self._state.second, **fields)))
+
+        if not wanted():
+            return
+        try:
+            found = load_second(state, self._load, wanted, tell)
+        except Cancelled:
+            return
+        with self._lock:
+            if (
+                wanted()
+                and self._state.model is not None
+                and need_model(self._state.model).model is need_model(state.model).model
+            ):
+                self._commit(replace(self._state, second=found, compared=None))
+        self._worker.submit("other", self._other_job, priority=FILL)
+
+    def _other_job(self) -> None:
+        """The second model on the same prompt, unedited and with the same edits, once the session's own run is there."""
+        state = self._state
+        loaded, prompt = state.second.loaded, state.prompt
+        if loaded is None or prompt is None or state.model is None or state.status.phase != "idle":
+            return
+
+        def turn(done: int | None = None) -> None:
+            if state.version != self._state.version or self._state.second.loaded is not loaded:
+                raise Cancelled("a newer run takes its place")
+
+        def held(active: Any) -> Any:
+            return self._held.result(loaded, prompt, active, state, weights=loaded.model.hash)[0]
+
+        error = None
+        try:
+            with asking(turn, turn):
+                base = held(())
+                turn()
+                try:
+                    edited = held(state.active) if state.active else None
+                except ResidscopeError as refused:
+                    if isinstance(refused, Cancelled):
+                        raise
+                    edited, error = None, explain(refused)
+        except Cancelled:
+            return
+        except Exception as failure:
+            with self._lock:
+                gone = Second(loaded.source or "", FAILED, "Its run failed.", error=explain(failure))
+                if self._state.second.loaded is loaded:
+                    self._commit(replace(self._state, second=gone))
+            return
+        with self._lock:
+            if state.version == self._state.version and self._state.second.loaded is loaded:
+                new = other_finished(self._state, loaded, base, edited)
+                self._commit(
+                    replace(new, second=replace(new.second, phase=READY, detail="", progress=None, error=error))
+                )
 
     def _run_job(self) -> None:
         state = self._state
@@ -485,6 +579,7 @@ class Session:
             if state.version == self._state.version:
                 ms = edited_ms if edited_ms is not None else base_ms
                 self._commit(finished(self._state, base, edited, forward_ms=ms))
+        self._worker.submit("other", self._other_job, priority=FILL)
         self._worker.submit("fill", self._fill_job, priority=FILL)
 
     def _run_told(self, state: State) -> Callable[[], None]:
@@ -547,11 +642,11 @@ class Session:
                     listener(self._seq, patch)
             if new.version != old.version:
                 self._worker.submit("run", self._run_job, priority=RUN)
-            elif new.saved != old.saved:
+            elif new.saved != old.saved or new.companion is not old.companion:
                 self._worker.submit("fill", self._fill_job, priority=FILL)
-            if self._memory and any(
-                getattr(new, part) != getattr(old, part) for part in ("model", "prompt", "companion", "metric", "edits")
-            ):
+            parts = ("model", "prompt", "companion", "metric", "edits")
+            turned = new.second.name != old.second.name
+            if self._memory and (turned or any(getattr(new, part) != getattr(old, part) for part in parts)):
                 self._worker.submit("remember", self._remember_job, priority=FILL)
 
     def _status(self, **fields: Any) -> None:

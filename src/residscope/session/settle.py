@@ -1,12 +1,14 @@
 """What follows from a change of the state: labels, refusals, the version; and the results when they come."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from torch import Tensor
 
 from residscope.declare import EditSpec
 from residscope.errors import ResidscopeError
+from residscope.session.beside import NO_SECOND
 from residscope.session.compute import TOP, Held, top_tokens
 from residscope.session.state import MOST_RUNS, Saved, State
 from residscope.world.inert import find_inert
@@ -31,7 +33,7 @@ def settle(old: State, new: State) -> State:
     ):
         new = _judge_edits(new, new.model, new.prompt)
     if new.companion is not None and new.prompt is not None and new.prompt != old.prompt:
-        new = replace(new, companion=Companion.of(new.companion.prompt, new.prompt))
+        new = replace(new, companion=new.companion.beside(new.prompt))
     again = old.status.phase == "failed" and new.prompt is not old.prompt
     if plan(new) != plan(old) or again:
         status = replace(new.status, phase="running", detail="", progress=None, error=None, wanted=None)
@@ -39,7 +41,8 @@ def settle(old: State, new: State) -> State:
     if new.metric is None:
         new = replace(new, metric=guess_metric(new))
     if new.metric != old.metric:
-        mine = [r.id for r in new.runs if r.id in (new.baseline, new.edited) and r.version == new.version]
+        here = (new.baseline, new.edited, new.second.baseline, new.second.edited)
+        mine = [r.id for r in new.runs if r.id in here and r.version == new.version]
         new = replace(new, runs=tuple(replace(r, metric=new.metric) if r.id in mine else r for r in new.runs))
     return new
 
@@ -55,6 +58,7 @@ def finished(state: State, base: Held, edited: Held | None, *, forward_ms: float
     """The state once its runs are done."""
     state = _enter(state, (), base, "baseline")
     state = _enter(state, state.active, edited, "edited") if edited is not None else replace(state, edited=None)
+    state = _beside(state)
     if state.metric is None or not state.metric.chosen:
         state = replace(state, metric=guess_metric(state))
     runs = tuple(replace(r, metric=state.metric) if r.version == state.version else r for r in state.runs)
@@ -66,6 +70,26 @@ def finished(state: State, base: Held, edited: Held | None, *, forward_ms: float
     shown = forward_ms if forward_ms is not None else state.status.forward_ms
     status = replace(state.status, phase="idle", detail="", progress=None, forward_ms=shown, error=None, wanted=None)
     return replace(state, runs=runs, without=without, status=status)
+
+
+def other_finished(state: State, loaded: Loaded, base: Held, edited: Held | None) -> State:
+    """The state once the second model's runs of the same are done."""
+    of = state.second.name, loaded.model.hash
+    for active, held in (((), base), (state.active, edited)):
+        state = state if held is None else _entered(state, active, held, of)[0]
+    return _beside(state)
+
+
+def _beside(state: State) -> State:
+    """The state with the second model's runs of what is shown, as far as they are there."""
+    second, prompt = state.second, state.prompt
+    if second.loaded is None or prompt is None:
+        return state
+    known = {run.key: run.id for run in state.runs}
+    of = second.loaded.model.hash
+    baseline = known.get(run_key(prompt, (), of))
+    edited = known.get(run_key(prompt, state.active, of)) if state.active else None
+    return replace(state, second=replace(second, baseline=baseline, edited=edited))
 
 
 def guess_metric(state: State) -> Metric | None:
@@ -99,6 +123,8 @@ def with_model(state: State, loaded: Loaded) -> State:
         written = [fitted.name in kept and kept[fitted.name].file is not None for fitted in state.probes.values()]
         gone = "put away until it is loaded again" if all(written) else "dropped"
         notices = (*notices, f"Probes belong to the model before: {len(state.probes)} {gone}.")
+    if state.second.name:
+        notices = (*notices, f"{state.second.name} stood beside the model before, and is put away.")
     if state.model is not None and (fitted := len(state.model.fitted.keys() - loaded.fitted.keys())):
         gone = "dropped" if state.model.file is None else "put away until it is loaded again"
         notices = (*notices, f"Fitted dictionaries belong to the model before: {fitted} {gone}.")
@@ -112,9 +138,11 @@ def with_model(state: State, loaded: Loaded) -> State:
         notices=notices,
         runs=(),
         compared=None,
+        comparing=False,
         baseline=None,
         edited=None,
         without={},
+        second=NO_SECOND,
         directions={},
         probes={},
         jobs=(),
@@ -135,9 +163,17 @@ def _judge_edits(state: State, loaded: Loaded, prompt: Prompt) -> State:
 
 
 def _enter(state: State, active: tuple[EditSpec, ...], held: Held, role: str) -> State:
+    entered, run = _entered(state, active, held)
+    return replace(entered, baseline=run.id) if role == "baseline" else replace(entered, edited=run.id)
+
+
+def _entered(
+    state: State, active: tuple[EditSpec, ...], held: Held, of: tuple[str, str] = ("", "")
+) -> tuple[State, Run]:
+    """The state with a run in its history. of: name and hash of the second model, of its runs."""
     assert state.model is not None
     assert state.prompt is not None
-    key = run_key(state.prompt, active)
+    key = run_key(state.prompt, active, of[1])
     known = next((run for run in state.runs if run.key == key), None)
     count = state.count + (known is None)
     run = Run(
@@ -152,13 +188,17 @@ def _enter(state: State, active: tuple[EditSpec, ...], held: Held, role: str) ->
         last=held.last,
         top=known.top if known else top_tokens(state.model.model, held.last, TOP),
         seconds=held.seconds,
+        of=of[0],
+        weights=of[1],
     )
     runs = (*(r for r in state.runs if r.id != run.id), run)[-MOST_RUNS:]
-    entered = replace(state, runs=runs, count=count)
-    return replace(entered, baseline=run.id) if role == "baseline" else replace(entered, edited=run.id)
+    return replace(state, runs=runs, count=count), run
 
 
 def _prompt_for(loaded: Loaded, prompt: Prompt | None) -> Prompt | None:
+    if prompt is not None and prompt.chat is not None:
+        with suppress(ResidscopeError):
+            return loaded.conversation(prompt.chat)
     wanted = [] if prompt is None else [(prompt.text, prompt.bos)]
     for text, bos in [*wanted, (EXAMPLE, None), (SHORT_EXAMPLE, None)]:
         try:

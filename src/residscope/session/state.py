@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from torch import Tensor
 
 from residscope.declare import EditSpec
-from residscope.errors import ErrorBody
+from residscope.errors import ErrorBody, NotFound
 from residscope.json_values import finite
 from residscope.session import wire
+from residscope.session.beside import NO_SECOND, NONE, Second
 from residscope.shelf.items import ItemShelf, short_args
 from residscope.shelf.stacks import NamedStack
 from residscope.world.loaded import Loaded
 from residscope.world.session_world import SessionWorld, need_model
 from residscope.world.stack import kind_of
-from residscope.world.values import Companion, Metric, Prompt, Run, Tok
+from residscope.world.values import Companion, Metric, Outcome, Prompt, Run, Tok
 
 if TYPE_CHECKING:
     from residscope.directions import Direction
@@ -77,9 +78,11 @@ class State:
     future: tuple[tuple[EditSpec, ...], ...] = ()
     runs: tuple[Run, ...] = ()
     compared: str | None = None
+    comparing: bool = False  # the companion's run is to be compared with once it is there
     baseline: str | None = None
     edited: str | None = None
     count: int = 0
+    second: Second = NO_SECOND
     selection: tuple[int, int] = (0, 0)
     saved: tuple[Saved, ...] = ()
     stacks: tuple[NamedStack, ...] = ()
@@ -106,6 +109,7 @@ class State:
             self.shelf,
             self.given,
             None if self.companion is None else self.companion.prompt,
+            self.second.loaded,
         )
 
     @property
@@ -115,8 +119,24 @@ class State:
 
     @property
     def a(self) -> str | None:
-        """The run compared with: one chosen, or the prompt's unedited run."""
-        return self.compared if self.run(self.compared) else self.baseline
+        """The run compared with: one chosen, the second model's with the same edits, or the prompt's unedited run."""
+        if self.run(self.compared):
+            return self.compared
+        return self.beside or self.baseline
+
+    @property
+    def beside(self) -> str | None:
+        """The second model's run of what is shown, where it is there: with the same edits, unless it refuses them."""
+        return next((id for id in (self.second.edited, self.second.baseline) if self.run(id)), None)
+
+    def loaded_of(self, run: Run) -> Loaded:
+        """The model that a run is one of. Raises ModelNotFound, NotFound."""
+        if not run.of:
+            return need_model(self.model)
+        second = self.second.loaded
+        if second is None or second.model.hash != run.weights:
+            raise NotFound("the model that it is a run of is no longer beside this one", received=run.of[:200])
+        return second
 
     @property
     def b(self) -> str | None:
@@ -135,7 +155,8 @@ class State:
 
 
 T = TypeVar("T")
-Change = tuple[State, T]  # what an intent gives: the next state, and its answer
+Change = tuple[State, T]
+"""What an intent makes: the new state, and the intent's answer."""
 
 
 def to_wire(state: State) -> wire.State:
@@ -154,7 +175,8 @@ def to_wire(state: State) -> wire.State:
             "wanted": status.wanted,
         },
         "prompt": _prompt(state.prompt),
-        "companion": _companion(state.companion),
+        "companion": _companion(state.companion, state.metric),
+        "other": _other(state.second),
         "metric": _metric(state.metric),
         "edits": [_edit(spec, state) for spec in state.edits],
         "can_undo": bool(state.past),
@@ -228,13 +250,39 @@ def top(rows: tuple[tuple[int, str, float], ...]) -> list[wire.TokenP]:
 def _prompt(prompt: Prompt | None) -> wire.Prompt | None:
     if prompt is None:
         return None
+    turns = () if prompt.chat is None else prompt.chat.turns
+    messages: list[wire.Turn] = [{"role": role, "content": content} for role, content in turns]
+    chat: wire.Chat | None = None if prompt.chat is None else {"messages": messages, "answer": prompt.chat.answer}
     tokens = [token(tok) for tok in prompt.tokens]
-    return {"text": prompt.text, "bos": prompt.begins, "by_ids": prompt.by_ids, "tokens": tokens}
+    return {"text": prompt.text, "bos": prompt.begins, "by_ids": prompt.by_ids, "tokens": tokens, "chat": chat}
 
 
-def _companion(companion: Companion | None) -> wire.Companion | None:
+def _companion(companion: Companion | None, metric: Metric | None) -> wire.Companion | None:
     shown = None if companion is None else _prompt(companion.prompt)
-    return None if companion is None or shown is None else {**shown, "pairs": [*companion.pairs]}
+    if companion is None or shown is None:
+        return None
+    return {**shown, "pairs": [*companion.pairs], "outcome": _outcome(companion.outcome, metric)}
+
+
+def _outcome(outcome: Outcome | None, metric: Metric | None) -> wire.Outcome | None:
+    if outcome is None:
+        return None
+    value = None if metric is None or outcome.last is None else finite(metric.of(outcome.last))
+    return {"metric": value, "top": top(outcome.top), "error": outcome.failed}
+
+
+def _other(second: Second) -> wire.Other | None:
+    if second.phase == NONE:
+        return None
+    return {
+        "name": second.name,
+        "phase": second.phase,
+        "detail": second.detail,
+        "progress": finite(second.progress),
+        "error": second.error,
+        "hash": None if second.loaded is None else second.loaded.model.hash,
+        "runs": {"baseline": second.baseline, "edited": second.edited},
+    }
 
 
 def _metric(metric: Metric | None) -> wire.Metric | None:
@@ -325,6 +373,7 @@ def _run(run: Run, state: State) -> wire.Run:
         "id": run.id,
         "version": run.version,
         "label": run.label,
+        "model": run.of or None,
         "prompt": run.prompt.text,
         "tokens": [token(tok) for tok in run.prompt.tokens] if shown else None,
         "edits": len(run.active),

@@ -50,17 +50,58 @@ class Status(TypedDict):
     wanted: Annotated[str | None, "The model that is being loaded, or could not be."]
 
 
+class Turn(TypedDict):
+    role: str
+    content: str
+
+
+class Chat(TypedDict):
+    messages: list[Turn]
+    answer: Annotated[bool, "The assistant's turn is open."]
+
+
 class Prompt(TypedDict):
+    """A prompt's text, and the tokens that the model reads."""
+
     text: str
     bos: bool
     by_ids: Annotated[bool, "It was set by its token ids: its text would be read as others."]
     tokens: list[Tok]
+    chat: Annotated["Chat | None", "The conversation that the model's template made it of."]
+
+
+class Outcome(TypedDict):
+    """What comes out at the last position of the companion's unedited run."""
+
+    metric: Annotated[float | None, "The state's."]
+    top: Annotated[list[TokenP], "The next token, the best 10."]
+    error: Annotated[str | None, "Why it could not be run."]
 
 
 class Companion(Prompt):
-    """The prompt that the live one is compared with and patched from."""
+    """The prompt that the live one is compared with and patched from. `outcome`: null until it has been run."""
 
+    outcome: "Outcome | None"
     pairs: Annotated[list[tuple[int, int]], "A position of the live prompt, and the one of this that stands for it."]
+
+
+class OtherRuns(TypedDict):
+    """The second model's runs of the live prompt, by their ids."""
+
+    baseline: str | None
+    edited: Annotated[str | None, "With the same edits, where there are any and it takes them."]
+
+
+class Other(TypedDict):
+    """A second model of the same shapes, beside the session's own."""
+
+    name: str
+    phase: Annotated[str, Plain(Literal["loading", "ready", "failed"])]
+    detail: str
+    progress: float | None
+    error: ErrorBody | None
+    hash: str | None
+    runs: OtherRuns
 
 
 class Metric(TypedDict):
@@ -111,6 +152,7 @@ class Run(TypedDict):
     id: str
     version: Annotated[int, "Lower than the state's: it answers an earlier question."]
     label: str
+    model: Annotated[str | None, "The second model, of its runs; null of the session's own."]
     prompt: str
     tokens: Annotated[list[Tok] | None, "Of the runs on screen; null of the others."]
     edits: int
@@ -131,7 +173,9 @@ class Present(TypedDict):
 class Current(TypedDict):
     """The runs on screen, by their ids."""
 
-    a: Annotated[str | None, "The prompt's unedited run, or the one compared with."]
+    a: Annotated[
+        str | None, "The prompt's unedited run, the second model's where there is one, or the one compared with."
+    ]
     b: Annotated[str | None, "The edited run, or, where A is another and nothing is edited, the unedited one."]
 
 
@@ -264,6 +308,7 @@ class State(TypedDict):
     status: Status
     prompt: Prompt | None
     companion: Companion | None
+    other: Other | None
     metric: Metric | None
     edits: list[Annotated[ShownEdit, More()]]
     can_undo: bool

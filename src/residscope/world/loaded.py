@@ -1,5 +1,7 @@
 """A model as the session holds it: with its dictionaries, what the page is told of it, and its common tokens."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -13,12 +15,13 @@ from torch import Tensor
 
 from residscope.directions import Dictionary, new_id, shipped
 from residscope.engine.certificate import recertify
+from residscope.engine.encoding import chat_text
 from residscope.engine.model import Model
 from residscope.errors import DirectionError, NotFound, PromptError, UnknownToken
 from residscope.methods._lib.own_tokens import readable
 from residscope.model.sites import KINDS
 from residscope.world.dictionaries import DictionaryInfo, Means, describe_row, row_sites
-from residscope.world.values import Prompt, Tok
+from residscope.world.values import Chat, Prompt, Tok
 
 if TYPE_CHECKING:
     from residscope.shelf.items import ItemShelf
@@ -68,6 +71,7 @@ class ModelInfo(TypedDict):
     hash: str
     bos: bool
     special: Annotated[list[str], "The names of its special tokens: the end of a turn, the beginning of a text ..."]
+    template: Annotated[str | None, "Which chat template its tokenizer has."]
     certificate: Certificate
     sites: list[SiteInfo]
     dictionaries: list[DictionaryInfo]
@@ -141,6 +145,25 @@ class Loaded:
         begins = self.model.tokenizer is not None and ids[0] == self.model.tokenizer.bos_token_id
         tokens = tuple(map(Tok, ids, self.model.token_texts(ids)))
         return Prompt(text, None, tokens, begins, by_ids=True)
+
+    def conversation(self, chat: Chat) -> Prompt:
+        """A conversation in the model's own template, as its text and its exact tokens.
+
+        Raises:
+            NoChatTemplate, BadConversation, EmptyPrompt, PromptTooLong.
+        """
+        text, bos = chat_text(self.model, chat.messages, answer=chat.answer)
+        return replace(self.prompt(text, bos=bos), chat=chat)
+
+    @property
+    def template(self) -> str | None:
+        """Which chat template the tokenizer has, in words; None where it has none."""
+        template = getattr(self.model.tokenizer, "chat_template", None)
+        if not template:
+            return None
+        told = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
+        digest = hashlib.sha256(told.encode(errors="replace")).hexdigest()[:8]
+        return f"{self.model.name}'s own template, {len(told):,} characters, sha256 {digest}"
 
     def token(self, text: str) -> Tok:
         """The one token a string is, under its own name.
@@ -276,6 +299,7 @@ class Loaded:
             "hash": m.hash,
             "bos": m.bos,
             "special": m.special_tokens,
+            "template": self.template,
             "certificate": {
                 "passed": c.passed,
                 "worst": c.worst,

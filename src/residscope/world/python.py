@@ -11,7 +11,7 @@ from residscope.fields.directions import AnyDirection
 from residscope.fields.prompts import DrawnPrompts
 from residscope.world.picture import NamedRun, Unit, picture_code
 from residscope.world.session_world import SessionWorld
-from residscope.world.values import Run
+from residscope.world.values import Run, run_key
 from residscope.world.writer import SessionWriter
 
 Mode = Literal["base", "edit", "delta"]
@@ -55,7 +55,7 @@ def python_code(world: SessionWorld, screen: Screen = NOTHING) -> str:
         return writer.whole([*_page(writer, screen.prompts), *_cells(writer, screen, [])])
     if world.prompt is None:
         return writer.whole([])
-    bos = "" if world.prompt.bos is None else f", bos={world.prompt.bos}"
+    bos = world.prompt.bos_said
     body = [f"prompt = {writer.tokens(world.prompt)}", f"baseline = model.run(prompt{bos})"]
     first = NamedRun("baseline", world.prompt, (), f"model.run(prompt, places{bos})")
     second: NamedRun | None = None
@@ -65,10 +65,14 @@ def python_code(world: SessionWorld, screen: Screen = NOTHING) -> str:
         second = NamedRun("edited", world.prompt, world.stack, f"model.run(prompt, places, edits=stack{bos})")
     if screen.compared is not None:
         prompt, active = screen.compared.prompt, screen.compared.active
-        body.append(f"compared = {writer.run_of(prompt, active)}")
-        again = writer.run_of(prompt, active, "places")
+        on = writer.other(screen.compared.of) if screen.compared.of else "model"
+        body.append(f"compared = {writer.run_of(prompt, active, on=on)}")
+        again = writer.run_of(prompt, active, "places", on=on)
         first, second = NamedRun("compared", prompt, active, again), second or first
     runs = [run.name for run in (first, second) if run is not None]
+    if world.companion is not None and (screen.compared is None or screen.compared.key != run_key(world.companion, ())):
+        body.append(f"companion = {writer.run_of(world.companion, ())}")
+        runs.append("companion")
     body.append(f"print({', '.join(f'{run}.top(5)' for run in runs)}, sep='\\n')")
     if world.shown is not None:
         body += [

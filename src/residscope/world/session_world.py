@@ -24,7 +24,7 @@ from residscope.fields.prompts import (
     ProbePrompts,
     TypedPrompts,
 )
-from residscope.fields.sources import CompanionSource, ItemSource, PromptSource, RunSource
+from residscope.fields.sources import CompanionSource, ItemSource, ModelSource, PromptSource, RunSource
 from residscope.fields.tasks import FileData, TaskData
 from residscope.fields.texts import HubText, TypedText
 from residscope.metrics import log_prob, loss
@@ -61,6 +61,7 @@ class SessionWorld:
     shelf: "ItemShelf | None" = None
     held: Mapping[str, Any] = field(default_factory=dict)
     companion: "Prompt | None" = None
+    second: Loaded | None = None
 
     @property
     def model(self) -> Model:
@@ -109,7 +110,11 @@ class SessionWorld:
                 return RunOf(tuple(prompt.ids), edits) if edits else [[*prompt.ids]]
             case RunSource():
                 run = self.run(ref.run)
-                return RunOf(tuple(run.prompt.ids), tuple(self.on(run.prompt).made(run.active)))
+                other = (lambda: self.other(run.of)) if run.of else None
+                return RunOf(tuple(run.prompt.ids), tuple(self.on(run.prompt).made(run.active)), other)
+            case ModelSource():
+                prompt = self.prompt_of(ref)
+                return RunOf(tuple(prompt.ids), self.on(prompt).edits(ref.edits), lambda: self.other(ref.model))
             case ItemSource():
                 return self._item(ref.name, "recording")
             case CompanionSource():
@@ -117,9 +122,11 @@ class SessionWorld:
             case _:
                 raise TypeError(f"no source: {ref!r}")
 
-    def prompt_of(self, ref: PromptSource) -> "Prompt":
-        """A source's prompt. Raises PromptError."""
-        return self.loaded.prompt(ref.text, bos=ref.bos) if ref.ids is None else self.loaded.prompt_of(ref.ids)
+    def prompt_of(self, ref: PromptSource | ModelSource) -> "Prompt":
+        """A source's prompt, the live one where it says none. Raises PromptError, ModelNotFound."""
+        if ref.ids is not None:
+            return self.loaded.prompt_of(ref.ids)
+        return self._prompt() if ref.text is None else self.loaded.prompt(ref.text, bos=ref.bos)
 
     def given(self, name: str) -> Any:
         """An edit that code gave. Raises NotFound."""
@@ -175,6 +182,14 @@ class SessionWorld:
 
     def text(self, ref: Any) -> Source:
         return source_of(ref)
+
+    def other(self, name: str) -> Model:
+        """A model to lay beside this one: the session's second, or one that is loaded for it. Raises ModelError, OtherModel."""
+        if self.second is not None and self.second.source == name:
+            return self.second.model
+        from residscope.world.others import other_model
+
+        return other_model(name, self.model)
 
     def metric(self, ref: Any) -> Any:
         """Raises NotFound where there is no live metric, UnknownToken."""

@@ -1,7 +1,7 @@
 """Plain values of a session: a prompt and its tokens, the metric, a run and what makes two runs the same."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -16,9 +16,21 @@ class Tok:
 
 
 @dataclass(frozen=True)
+class Chat:
+    """A conversation: roles with what each says, and whether the assistant's next turn is opened."""
+
+    turns: tuple[tuple[str, str], ...]
+    answer: bool = True
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        return [{"role": role, "content": content} for role, content in self.turns]
+
+
+@dataclass(frozen=True)
 class Prompt:
     """A text as typed, and the tokens the model reads. names: of positions, where it is one of a task's prompts. by_ids: it was
-    set by its token ids, and its text would be read as others."""
+    set by its token ids, and its text would be read as others. chat: the conversation that the model's template made it of."""
 
     text: str
     bos: bool | None
@@ -26,6 +38,12 @@ class Prompt:
     begins: bool
     by_ids: bool = False
     names: Mapping[str, int] = field(default_factory=dict, compare=False)
+    chat: "Chat | None" = field(default=None, compare=False)
+
+    @property
+    def bos_said(self) -> str:
+        """What a call in Python says of BOS beside it; nothing beside a conversation, which is ids."""
+        return "" if self.bos is None or self.chat is not None else f", bos={self.bos}"
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -33,16 +51,31 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What came out at the last position of an unedited run; `failed`: why nothing did."""
+
+    last: Tensor | None = field(default=None, repr=False)
+    top: tuple[tuple[int, str, float], ...] = ()
+    seconds: float = 0.0
+    failed: str | None = None
+
+
+@dataclass(frozen=True)
 class Companion:
     """The prompt that the live one is compared with and patched from. pairs: which position of the live one stands for which of
-    its own."""
+    its own. outcome: None until it has been run."""
 
     prompt: Prompt
     pairs: tuple[tuple[int, int], ...]
+    outcome: Outcome | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, prompt: Prompt, live: Prompt) -> "Companion":
         return cls(prompt, tuple(align_tokens(live.ids, prompt.ids).items()))
+
+    def beside(self, live: Prompt) -> "Companion":
+        """The same beside another prompt."""
+        return replace(self, pairs=Companion.of(self.prompt, live).pairs)
 
 
 @dataclass(frozen=True)
@@ -59,7 +92,10 @@ class Metric:
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the history: what it was a run of, and what came out at the last position."""
+    """One run of the history: what it was a run of, and what came out at the last position.
+
+    of, weights: the name and the hash of the model beside this one, where it is a run of that.
+    """
 
     id: str
     version: int
@@ -72,15 +108,17 @@ class Run:
     last: Tensor = field(repr=False, compare=False)
     top: tuple[tuple[int, str, float], ...] = ()
     seconds: float = 0.0
+    of: str = ""
+    weights: str = ""
 
     @property
     def key(self) -> "RunKey":
-        return run_key(self.prompt, self.active)
+        return run_key(self.prompt, self.active, self.weights)
 
 
-RunKey = tuple[tuple[int, ...], tuple[str, ...]]
+RunKey = tuple[tuple[int, ...], tuple[str, ...], str]
 
 
-def run_key(prompt: Prompt, active: tuple[EditSpec, ...]) -> RunKey:
-    """What makes two runs of one model the same run."""
-    return prompt.ids, tuple(spec.model_dump_json(exclude={"id", "enabled"}) for spec in active)
+def run_key(prompt: Prompt, active: tuple[EditSpec, ...], weights: str = "") -> RunKey:
+    """What makes two runs of one session the same run. weights: the hash of the second model, of its runs."""
+    return prompt.ids, tuple(spec.model_dump_json(exclude={"id", "enabled"}) for spec in active), weights

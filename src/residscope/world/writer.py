@@ -16,7 +16,7 @@ from residscope.fields.prompts import (
     ProbePrompts,
     TypedPrompts,
 )
-from residscope.fields.sources import CompanionSource, ItemSource, PromptSource, RunSource
+from residscope.fields.sources import CompanionSource, ItemSource, ModelSource, PromptSource, RunSource
 from residscope.fields.tasks import FileData, TaskData
 from residscope.fields.texts import HubText, TypedText
 from residscope.manifest import find_method
@@ -40,18 +40,18 @@ class SessionWriter:
         self.imports: dict[str, None] = {}
         self.lines: dict[str, None] = {}
         self.names: dict[str, str] = {}
+        self.others: dict[str, str] = {}
         self.prompt_name = "prompt"
 
     def whole(self, body: list[str]) -> str:
         """Imports, the model, what the lines refer to, and the lines."""
         loaded = self.world.loaded
-        options = "".join(f", {name}={_option(value)}" for name, value in loaded.options.items() if value is not None)
         head = [
             "import residscope as rs",
             "from residscope import directions, edits, metrics",
             *self.imports,
             "",
-            f"model = rs.load({(loaded.source or loaded.model.name)!r}{options})",
+            f"model = rs.load({(loaded.source or loaded.model.name)!r}{self._options()})",
             *self.lines,
         ]
         code = "\n".join([*head, *body]) + "\n"
@@ -79,7 +79,7 @@ class SessionWriter:
             case LivePrompt():
                 return self._prompt(self.world.prompt)
             case CompanionPrompt():
-                return self._beside()
+                return self.beside(self.world.beside())
             case TypedPrompts(texts=texts, bos=None):
                 return repr(texts[0] if len(texts) == 1 else texts)
             case TypedPrompts(texts=texts, bos=bos):
@@ -105,13 +105,26 @@ class SessionWriter:
                 return self.run_of(self.world.prompt_of(ref), parse_edits(ref.edits))
             case RunSource():
                 run = self.world.run(ref.run)
-                return self.run_of(run.prompt, run.active)
+                return self.run_of(run.prompt, run.active, on=self.other(run.of) if run.of else "model")
+            case ModelSource():
+                return self.run_of(self.world.prompt_of(ref), parse_edits(ref.edits), on=self.other(ref.model))
             case ItemSource():
                 return f"rs.load_item({f'{ref.name}.safetensors'!r}, model)"
             case CompanionSource():
-                return self._beside()
+                return self.beside(self.world.beside())
             case _:
                 raise TypeError(f"no source: {ref!r}")
+
+    def other(self, name: str) -> str:
+        """A variable for another model, loaded as this one is."""
+        own = f"other{len(self.others) + 1 if self.others and name not in self.others else ''}"
+        variable = self.others.setdefault(name, own)
+        self.lines[f"{variable} = rs.load({name!r}{self._options()})"] = None
+        return variable
+
+    def _options(self) -> str:
+        options = self.world.loaded.options.items()
+        return "".join(f", {name}={_option(value)}" for name, value in options if value is not None)
 
     def direction(self, ref: AnyDirection) -> str:
         match ref:
@@ -213,7 +226,9 @@ class SessionWriter:
         return repr(tok.text) if model.token_kinds([tok.id]) == [TEXT] else str(tok.id)
 
     def tokens(self, prompt: Prompt) -> str:
-        """A prompt's text; its ids where the text alone is other tokens."""
+        """A prompt's text, or its conversation; its ids where the text alone is other tokens."""
+        if prompt.chat is not None:
+            return f"model.chat({prompt.chat.messages!r}{'' if prompt.chat.answer else ', answer=False'})"
         return (
             repr(prompt.text)
             if self.world.loaded.prompt(prompt.text, bos=prompt.bos).ids == prompt.ids
@@ -224,20 +239,19 @@ class SessionWriter:
         assert prompt is not None
         return self.prompt_name if prompt.bos is None else f"model.tokens({self.prompt_name}, bos={prompt.bos})"
 
-    def _beside(self) -> str:
-        """The companion, as what a run takes."""
-        prompt = self.world.beside()
-        return self.tokens(prompt) if prompt.bos is None else repr([*prompt.ids])
+    def beside(self, prompt: Prompt) -> str:
+        """A companion, as what a run takes."""
+        return self.tokens(prompt) if prompt.bos is None or prompt.chat is not None else repr([*prompt.ids])
 
-    def run_of(self, prompt: Prompt, active: tuple[EditSpec, ...], capture: str = "") -> str:
-        """A run of its own; `capture`: the variable that says what it records, the stream unless said."""
-        bos = "" if prompt.bos is None else f", bos={prompt.bos}"
+    def run_of(self, prompt: Prompt, active: tuple[EditSpec, ...], capture: str = "", *, on: str = "model") -> str:
+        """A run of its own; `capture`: the variable that says what it records, the stream unless said. on: the model's."""
+        bos = prompt.bos_said
         inner = SessionWriter(self.world.on(prompt))
-        inner.lines, inner.imports, inner.names = self.lines, self.imports, self.names
+        inner.lines, inner.imports, inner.names, inner.others = self.lines, self.imports, self.names, self.others
         inner.prompt_name = inner.tokens(prompt)
         several = f", edits=[{', '.join(inner.edit(spec) for spec in active)}]" if active else ""
         where = f", {capture}" if capture else ""
-        return f"model.run({self.tokens(prompt)}{where}{several}{bos})"
+        return f"{on}.run({self.tokens(prompt)}{where}{several}{bos})"
 
     def _mix(self, ref: PcaRef | MixRef) -> str:
         loaded, directions = self.world.loaded, self.world.directions

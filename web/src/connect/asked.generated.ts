@@ -23,6 +23,7 @@ export interface Asked {
       job: string;
     };
     cancel_run: {};
+    compare_companion: {};
     compare_run: {
       run?: string | null;
     };
@@ -180,11 +181,20 @@ export interface Asked {
       pos: number;
     };
     /**
-     * The prompt to compare with and to patch from; None: none.
+     * answer: opens the assistant's turn.
+     */
+    set_chat: {
+      messages: Turn[];
+      answer?: boolean;
+    };
+    /**
+     * The prompt to compare with and to patch from; None: none. bos: as the live prompt has it, unless said. ids: its tokens,
+     * where its text would be read as others.
      */
     set_companion: {
       text?: string | null;
       bos?: boolean | null;
+      ids?: number[] | null;
     };
     set_edits: {
       edits: unknown[];
@@ -193,6 +203,12 @@ export interface Asked {
     set_metric: {
       positive?: string | null;
       negative?: string | null;
+    };
+    /**
+     * The model to lay beside this one: a catalog name, a hub id, a folder or BASE+ADAPTER; None: none.
+     */
+    set_other: {
+      model?: string | null;
     };
     set_prompt: {
       text: string;
@@ -385,6 +401,13 @@ export interface Asked {
       pos: number;
       k?: number;
     };
+    /**
+     * other: a model on this machine, that reads the text too. companion: of the companion's tokens instead.
+     */
+    token_table: {
+      other?: string | null;
+      companion?: boolean;
+    };
     tokens: {
       text: string;
     };
@@ -442,6 +465,14 @@ export interface DrawnPrompts {
   n?: number;
   length?: number;
   seed?: number;
+}
+/**
+ * This interface was referenced by `Asked`'s JSON-Schema
+ * via the `definition` "Turn".
+ */
+export interface Turn {
+  role: string;
+  content: string;
 }
 /**
  * Prompts of `residscope.tasks`, by name.

@@ -13,6 +13,7 @@ export interface Said {
     add_edit: Added;
     cancel: null;
     cancel_run: null;
+    compare_companion: null;
     compare_run: null;
     delete_item: null;
     delete_stack: null;
@@ -50,9 +51,11 @@ export interface Said {
     save_prompt: null;
     save_stack: null;
     select: null;
+    set_chat: null;
     set_companion: null;
     set_edits: RefusedEdits | null;
     set_metric: null;
+    set_other: null;
     set_prompt: null;
     set_tokens: null;
     start: Started;
@@ -260,6 +263,7 @@ export interface Said {
       };
     };
     strongest: StrongestCoordinates;
+    token_table: TokenTableAnswer;
     tokens: Spelling;
   };
 }
@@ -283,6 +287,7 @@ export interface State {
   status: Status;
   prompt: Prompt | null;
   companion: Companion | null;
+  other: Other | null;
   metric: Metric | null;
   edits: ShownEdit[];
   can_undo: boolean;
@@ -336,6 +341,10 @@ export interface ModelInfo {
    * The names of its special tokens: the end of a turn, the beginning of a text ...
    */
   special: string[];
+  /**
+   * Which chat template its tokenizer has.
+   */
+  template: string | null;
   certificate: Certificate;
   sites: SiteInfo[];
   dictionaries: DictionaryInfo[];
@@ -440,6 +449,9 @@ export interface ErrorBody {
   allowed: string | null;
   fix: string | null;
 }
+/**
+ * A prompt's text, and the tokens that the model reads.
+ */
 export interface Prompt {
   text: string;
   bos: boolean;
@@ -448,6 +460,10 @@ export interface Prompt {
    */
   by_ids: boolean;
   tokens: Tok[];
+  /**
+   * The conversation that the model's template made it of.
+   */
+  chat: Chat | null;
 }
 /**
  * A token; its text is untrusted, and may hold newlines.
@@ -456,8 +472,19 @@ export interface Tok {
   id: number;
   text: string;
 }
+export interface Chat {
+  messages: Turn[];
+  /**
+   * The assistant's turn is open.
+   */
+  answer: boolean;
+}
+export interface Turn {
+  role: string;
+  content: string;
+}
 /**
- * The prompt that the live one is compared with and patched from.
+ * The prompt that the live one is compared with and patched from. `outcome`: null until it has been run.
  */
 export interface Companion {
   text: string;
@@ -468,9 +495,58 @@ export interface Companion {
   by_ids: boolean;
   tokens: Tok[];
   /**
+   * The conversation that the model's template made it of.
+   */
+  chat: Chat | null;
+  outcome: Outcome | null;
+  /**
    * A position of the live prompt, and the one of this that stands for it.
    */
   pairs: [number, number][];
+}
+/**
+ * What comes out at the last position of the companion's unedited run.
+ */
+export interface Outcome {
+  /**
+   * The state's.
+   */
+  metric: number | null;
+  /**
+   * The next token, the best 10.
+   */
+  top: TokenP[];
+  /**
+   * Why it could not be run.
+   */
+  error: string | null;
+}
+export interface TokenP {
+  id: number;
+  text: string;
+  p: number | null;
+}
+/**
+ * A second model of the same shapes, beside the session's own.
+ */
+export interface Other {
+  name: string;
+  phase: "loading" | "ready" | "failed";
+  detail: string;
+  progress: number | null;
+  error: ErrorBody | null;
+  hash: string | null;
+  runs: OtherRuns;
+}
+/**
+ * The second model's runs of the live prompt, by their ids.
+ */
+export interface OtherRuns {
+  baseline: string | null;
+  /**
+   * With the same edits, where there are any and it takes them.
+   */
+  edited: string | null;
 }
 /**
  * The logit of `positive` less that of `negative`.
@@ -540,6 +616,10 @@ export interface Run {
    */
   version: number;
   label: string;
+  /**
+   * The second model, of its runs; null of the session's own.
+   */
+  model: string | null;
   prompt: string;
   /**
    * Of the runs on screen; null of the others.
@@ -572,17 +652,12 @@ export interface RunMetric {
   negative: Tok;
   value: number | null;
 }
-export interface TokenP {
-  id: number;
-  text: string;
-  p: number | null;
-}
 /**
  * The runs on screen, by their ids.
  */
 export interface Current {
   /**
-   * The prompt's unedited run, or the one compared with.
+   * The prompt's unedited run, the second model's where there is one, or the one compared with.
    */
   a: string | null;
   /**
@@ -1495,6 +1570,41 @@ export interface Coordinate {
   index: number;
   label: string;
   value: number;
+}
+/**
+ * The prompt's tokens; `aligned`: runs of the first reading and of the second that spell the same, [from, to, from, to]; null
+ */
+export interface TokenTableAnswer {
+  reads: TextRead[];
+  aligned: [number, number, number, number][] | null;
+}
+export interface TextRead {
+  model: string;
+  text: string;
+  tokens: TokenInfo[];
+}
+/**
+ * One token: `bytes` is hex; `start`, `end` are its characters in the text; `word` the number of its word.
+ */
+export interface TokenInfo {
+  id: number;
+  text: string;
+  bytes: string;
+  /**
+   * text, bytes (no whole characters), special or unknown.
+   */
+  sort: string;
+  start: number;
+  end: number;
+  word: number | null;
+  variants: Variant[];
+}
+/**
+ * A word with or without its space and its capital, and how many tokens it takes.
+ */
+export interface Variant {
+  text: string;
+  tokens: number;
 }
 /**
  * The tokens that a text is in the middle of others: one where it names one.

@@ -1,41 +1,53 @@
-/** Edits that take a value from the companion. */
+/** The prompt and its companion, side by side: which token stands for which, in columns. */
 
-import type { Companion, Edit } from "../connect/wire";
-
-/** Where the values are from; position to position where both prompts are as long, else token by token. */
-export const fromCompanion = ({ tokens }: Companion, length: number): Record<string, unknown> =>
-  ({ source: { kind: "companion" }, ...(tokens.length === length ? {} : { align: "tokens" }) });
-
-/** Whether an edit takes its values from this companion: on the stack a source is the prompt that it stands for. */
-export function isFrom({ source }: Edit, { text, bos }: Companion): boolean {
-  const from = source as { kind?: string; text?: string; bos?: boolean | null; edits?: unknown[] } | undefined;
-  if (from?.kind === "companion") return true;
-  return from?.kind === "prompt" && from.text === text && (from.bos ?? bos) === bos && !from.edits?.length;
+interface Tok {
+  id: number;
+  text: string;
 }
 
-const LONGEST = 48;
-export const quoted = ({ text }: Companion): string => `“${text.length > LONGEST ? `… ${text.slice(2 - LONGEST)}` : text}”`;
+/** One column: a position of the prompt and one of the companion; null where it has none. */
+export interface Column {
+  live: number | null;
+  own: number | null;
+  kind: "same" | "exchanged" | "added" | "missing";
+}
 
-/** What a dragged token of the companion is carried as: its position. */
-export const CARRIED = "application/x-residscope-companion";
+/** Every token of both, in order: `pairs` stand in one column, the others in one of their own. */
+export function columnsOf(live: readonly Tok[], own: readonly Tok[], pairs: readonly (readonly [number, number])[]): Column[] {
+  const columns: Column[] = [];
+  let [i, j] = [0, 0];
+  const upTo = (to: number, from: number): void => {
+    for (; i < to; i++) columns.push({ live: i, own: null, kind: "missing" });
+    for (; j < from; j++) columns.push({ live: null, own: j, kind: "added" });
+  };
+  for (const [to, from] of pairs) {
+    upTo(to, from);
+    columns.push({ live: i, own: j, kind: live[i].id === own[j].id ? "same" : "exchanged" });
+    [i, j] = [i + 1, j + 1];
+  }
+  upTo(live.length, own.length);
+  return columns;
+}
 
-/** A cell takes what the companion has in that layer at another position. place: the site, and the head it is of. */
-export const cellPatch = (place: { site: string; head?: number }, to: number, from: number): Edit =>
-  ({ kind: "patch", ...place, pos: [to], source: { kind: "companion" }, align: [[to, from]] });
+/** `1 differs`, `the same tokens`. */
+export function differing(columns: readonly Column[]): string {
+  const n = columns.filter(({ kind }) => kind !== "same").length;
+  return n ? `${n} differ${n === 1 ? "s" : ""}` : "the same tokens";
+}
 
-const listed = (value: unknown): string => JSON.stringify(value === null || value === undefined ? null : [value].flat());
-const sameCell = (a: Edit, b: Edit): boolean => a.kind === "patch" && a.site === b.site && listed(a.head) === listed(b.head) && listed(a.pos) === listed(b.pos);
-const pairOf = ({ align }: Edit): string => {
-  const pairs = align && typeof align === "object" && !Array.isArray(align) ? Object.entries(align) : (align as unknown[][] | undefined);
-  return JSON.stringify((pairs ?? []).map((pair) => pair.map(Number)));
+/** The places where they differ, each with some columns before and after it; those that touch are one. From, and one past the end. */
+export function places(columns: readonly Column[], context: number): [number, number][] {
+  const found: [number, number][] = [];
+  columns.forEach(({ kind }, at) => {
+    if (kind === "same") return;
+    const [from, to] = [Math.max(0, at - context), Math.min(columns.length, at + context + 1)];
+    const last = found.at(-1);
+    if (last && from <= last[1]) last[1] = to;
+    else found.push([from, to]);
+  });
+  return found;
+}
+
+export const SAID: Record<Column["kind"], string> = {
+  same: "", exchanged: "exchanged", added: "only in the companion", missing: "not in the companion",
 };
-
-/** The very patch is there. */
-export const hasPatch = (edits: readonly Edit[], wanted: Edit, companion: Companion): boolean =>
-  edits.some((edit) => edit.enabled !== false && sameCell(edit, wanted) && pairOf(edit) === pairOf(wanted) && isFrom(edit, companion));
-
-/** On, in place of another patch of the cell; off where it is that one. */
-export function toggledPatch(edits: readonly Edit[], wanted: Edit, companion: Companion): Edit[] {
-  const others = edits.filter((edit) => !sameCell(edit, wanted));
-  return hasPatch(edits, wanted, companion) ? others : [...others, wanted];
-}

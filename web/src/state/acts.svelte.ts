@@ -1,5 +1,5 @@
 import type { Companion, Edit } from "../connect/wire";
-import { cellPatch, fromCompanion, isFrom, quoted, toggledPatch } from "../lib/companion";
+import { cellPatch, fromCompanion, isFrom, quoted, toggledPatch } from "../lib/patching";
 import { nodeSite } from "../lib/map";
 import { done, toggled } from "../lib/mapEdits";
 import { sameSteer, steers, toggledSteers, type Along } from "../lib/mapSteer";

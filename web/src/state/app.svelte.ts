@@ -1,6 +1,7 @@
 import { getContext, setContext, untrack } from "svelte";
 import type { Connector } from "../connect/connector";
 import type { Run } from "../connect/wire";
+import { besideName } from "../lib/models";
 import { apart, plain, visible } from "../lib/tokens";
 import { steering } from "../lib/edits";
 import { family, layerRead, nearest, placeOf } from "../lib/dictionaries";
@@ -67,6 +68,8 @@ export class App {
   /** The three lines for newcomers are shown until they are put away, here for good. */
   welcome = $state(false);
   code = $state("");
+  /** The table of the prompt's tokens is open. */
+  tokens = $state(false);
   pickedEdit = $state("");
   /** The side column that is open where there is no room for both. */
   opened: "" | "rail" | "inspector" = $state("");
@@ -120,7 +123,13 @@ export class App {
 
   /** What A and B are called: A may be any run of the history. */
   names = $derived.by(() => {
-    const { a, b, state } = this.session;
+    const { a, b, model, state } = this.session;
+    if (a?.model || b?.model) { // two models: each run by its own
+      const own = model?.name ?? "";
+      const called = (run: Run | null) => besideName(run?.model ?? own, run?.model ? own : (state?.other?.name ?? ""));
+      const more = (run: Run | null) => (run?.prompt !== state?.prompt?.text && run ? ", other prompt" : run?.edits ? ", edited" : "");
+      return { a: called(a) + more(a), b: called(b) + more(b) };
+    }
     const name = (run: Run | null, edited: string) =>
       run?.edits ? edited : !run || run.prompt === state?.prompt?.text ? "baseline" : "other prompt";
     return { a: name(a, a?.label ?? ""), b: name(b, "edited") };

@@ -152,6 +152,8 @@ export const MORE: Command[] = [
   { keys: [], label: "Scale: each row its own", words: "colour range", run: (app) => (app.view.current.scaling = "row") },
   { keys: [], label: "Scale: one for the whole picture", words: "colour range", run: (app) => (app.view.current.scaling = "whole") },
   { keys: [], label: "Share: copy a link", run: (app) => void copyLink(app) },
+  { keys: [], label: "Tokens: ids, bytes, and the same text in another model", words: "tokenizer vocabulary table", run: (app) => (app.tokens = !!app.session.state?.prompt) },
+  { keys: [], label: "Swap the prompt and its companion", words: "corrupted counterfactual", run: (app) => void app.session.send("swap_companion") },
   { keys: [], label: "Copy as Python", run: (app) => void app.python() },
   ...ENDINGS.map(([ending]) => ({ keys: [], label: `Save the picture as ${ending.toUpperCase()}`, run: (app: App) => void saveAs(app, ending) })),
   { keys: [], label: "Light or dark", run: (app) => app.theme.toggle() },

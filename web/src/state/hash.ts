@@ -33,7 +33,7 @@ export interface View {
   map: MapSight;
 }
 
-export const TINTS_BY = ["direct", "ablation", "previous-token", "current-token", "first-token", "duplicate-token", "induction"] as const;
+export const TINTS_BY = ["direct", "ablation", "weights", "previous-token", "current-token", "first-token", "duplicate-token", "induction"] as const;
 export type TintBy = (typeof TINTS_BY)[number];
 
 /** How the map is looked at. */
@@ -51,11 +51,14 @@ export interface MapSight {
 export interface Shared {
   model: string;
   hash: string;
+  /** The model beside it. */
+  other?: string | null;
   prompt: string;
   bos: boolean;
   /** Its tokens, where the text alone would be read as others. */
   ids?: number[];
   metric: { positive: string; negative: string } | null;
+  companion?: { text: string | null; bos?: boolean; ids?: number[] };
   edits: Edit[];
   /** The probes its edits are made from, to be fitted again. */
   probes: (ProbeRecipe & { name: string })[];
@@ -179,6 +182,8 @@ export function decodeView(hash: string): { view: View; shared: Shared | null } 
   return { view, shared: decodeShared(query.get("share")) };
 }
 
+const idsIn = ({ ids }: { ids?: unknown }): { ids?: number[] } => (Array.isArray(ids) && ids.length && ids.every(Number.isInteger) ? { ids } : {});
+
 /** A link comes from anyone: take only what has the right shape; the server checks the rest. */
 function decodeShared(text: string | null): Shared | null {
   if (!text) return null;
@@ -187,10 +192,11 @@ function decodeShared(text: string | null): Shared | null {
     if (typeof raw.prompt !== "string" || typeof raw.model !== "string") return null;
     const { positive, negative } = raw.metric ?? {};
     const metric = typeof positive === "string" && typeof negative === "string" ? { positive, negative } : null;
+    const companion = typeof raw.companion?.text === "string" ? { text: raw.companion.text, bos: raw.companion.bos === true, ...idsIn(raw.companion) } : undefined;
     const edits = Array.isArray(raw.edits) ? raw.edits : [];
     const probes = Array.isArray(raw.probes) ? raw.probes.filter((probe) => typeof probe?.name === "string") : [];
-    const ids = Array.isArray(raw.ids) && raw.ids.length && raw.ids.every(Number.isInteger) ? { ids: raw.ids } : {};
-    return { model: raw.model, hash: String(raw.hash ?? ""), prompt: raw.prompt, bos: raw.bos === true, ...ids, metric, edits, probes };
+    const other = typeof raw.other === "string" && raw.other ? { other: raw.other } : {};
+    return { model: raw.model, hash: String(raw.hash ?? ""), ...other, prompt: raw.prompt, bos: raw.bos === true, ...idsIn(raw), metric, companion, edits, probes };
   } catch {
     return null;
   }

@@ -11,7 +11,7 @@ import { bare, type Session } from "./session.svelte";
 import type { Streams } from "./streams.svelte";
 import type { ViewStore } from "./view.svelte";
 
-export const SCORES = TINTS_BY.slice(2);
+export const SCORES = TINTS_BY.slice(3);
 
 interface Shown {
   key: string;
@@ -37,6 +37,7 @@ export class MapStore {
   lens: TokenP[] = $state.raw([]);
   readonly ablation: Measured;
   readonly scores: Measured;
+  readonly weights: Measured;
   private cache = new Map<string, Promise<unknown>>();
   private wanted = "";
   private wantedLens = "";
@@ -88,22 +89,23 @@ export class MapStore {
   heads = $derived.by(() => this.data?.heads ?? 0);
   acts = $derived.by(() => acted(this.session.edits, this.data?.heads ?? 0));
   /** What answers for the tint, where that is a job's. */
-  measured: Measured | null = $derived.by(() => (this.tintBy === "direct" ? null : this.tintBy === "ablation" ? this.ablation : this.scores));
+  measured: Measured | null = $derived.by(() => (this.tintBy === "direct" ? null : this.tintBy === "ablation" ? this.ablation : this.tintBy === "weights" ? this.weights : this.scores));
   tint: Tint | null = $derived.by(() => {
     const { data, measured } = this;
     if (!data) return null;
     if (!measured) return { heads: data.effects, mlp: data.mlp };
     const view = heatMap(measured.views, this.tintBy);
     if (!view || measured.stale) return { heads: new Float32Array(data.layers * data.heads).fill(NaN), mlp: null };
-    return { heads: Float32Array.from({ length: data.layers * data.heads }, (_, i) => valueOf(view, Math.floor(i / data.heads), i % data.heads)), mlp: null };
+    const heads = Float32Array.from({ length: data.layers * data.heads }, (_, i) => valueOf(view, Math.floor(i / data.heads), i % data.heads));
+    return { heads, mlp: this.tintBy === "weights" ? Float32Array.from({ length: data.layers }, (_, layer) => valueOf(view, layer, data.heads)) : null };
   });
-  scale = $derived.by(() => {
-    if (this.measured) return tintScale(this.tint);
-    const { shown } = this;
+  /** Of direct effects, which bars and arrows show whatever the colour is of. */
+  effects = $derived.by(() => {
     const of = (data: MapData | null) => data && { heads: data.effects, mlp: data.mlp };
-    return this.streams.mode === "delta" ? tintScale(this.tint) : tintScale(of(shown?.a ?? null));
+    return tintScale(of(this.streams.mode === "delta" ? this.data : (this.shown?.a ?? null)));
   });
-  unit = $derived.by(() => (this.tintBy === "direct" || this.tintBy === "ablation" ? "logits" : "share"));
+  scale = $derived.by(() => (this.measured ? tintScale(this.tint) : this.effects));
+  unit = $derived.by(() => (this.tintBy === "direct" || this.tintBy === "ablation" ? "logits" : this.tintBy === "weights" ? "%" : "share"));
   /** Why the picture is not whole, or not of what is asked. */
   unfinished = $derived.by(() => {
     if (this.stale) return "this is still the picture before, and the next is on its way";
@@ -126,6 +128,7 @@ export class MapStore {
     });
     this.scores = new Measured(session, "head-scores", () => ({}));
     this.open = new OpenLayer(session, view);
+    this.weights = new Measured(session, "weight-difference", () => (session.state?.other?.phase === "ready" ? { other: session.state.other.name } : null));
   }
 
   private key(): string {
@@ -262,6 +265,7 @@ function heatMap(views: PlainView[] | null, by: TintBy): HeatMapView | null {
     if (view.kind === "grid") return (view.views as PlainView[]).flatMap(flat);
     return view.kind === "heat_map" ? [view] : [];
   });
+  if (by === "weights") return all.find(({ title }) => title === "By head and MLP") ?? null;
   return by === "ablation" ? (all[0] ?? null) : (all.find(({ title }) => title === `score ${by}`) ?? null);
 }
 

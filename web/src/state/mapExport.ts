@@ -17,7 +17,7 @@ import type { App } from "./app.svelte";
 const SIZE = { width: 780, height: 700 };
 
 export const TINTS: Record<string, string> = {
-  direct: "direct effect", ablation: "change if ablated",
+  direct: "direct effect", ablation: "change if ablated", weights: "weights changed, %",
   "previous-token": "previous-token score", "current-token": "current-token score", "first-token": "first-token score", "duplicate-token": "duplicate-token score", induction: "induction score",
 };
 
@@ -34,7 +34,7 @@ export function mapPicture(app: App, room: { width: number; height: number }, ce
   const [a, b] = [logits("a"), logits("b")];
   const { mode } = app.streams;
   return {
-    layout: layOut(data.layers, data.heads, map.at.layer, room, cells), data, tint, scale: map.scale, layer: map.layer, lens: map.lens,
+    layout: layOut(data.layers, data.heads, map.at.layer, room, cells), data, tint, scale: map.scale, effects: map.effects, layer: map.layer, lens: map.lens,
     curve: mode === "base" ? a : mode === "edit" ? b : b.map((value, i) => value - a[i]), before: mode === "edit" ? a : [],
     acts: mode === "base" ? new Map() : map.acts, was: map.measured ? null : map.before, tokens: map.tokens, kvHeads: app.session.model?.n_kv_heads ?? 0, delta: mode === "delta",
   };

@@ -1,10 +1,13 @@
-import type { Edit, ProbeRecipe, State } from "../connect/wire";
+import type { Edit, ProbeRecipe, Prompt, State } from "../connect/wire";
 import { pinnedIn } from "../lib/references";
 import { isProbeEdit, METHOD, signature } from "../lib/probe";
 import { toClipboard } from "../root/host";
 import { bare } from "./session.svelte";
 import type { App } from "./app.svelte";
 import type { Shared } from "./hash";
+
+/** A prompt's tokens, where its text alone would be read as others. */
+const ownIds = (prompt: Prompt): { ids?: number[] } => (prompt.by_ids ? { ids: prompt.tokens.map(({ id }) => id) } : {});
 
 /** The whole view as a link. edits: in place of those of the stack. */
 export function shareLink(app: App, edits = app.session.edits.map(bare)): string {
@@ -17,12 +20,14 @@ export function shareLink(app: App, edits = app.session.edits.map(bare)): string
       ? {
           model: state.model.name,
           hash: state.model.hash,
+          ...(state.other ? { other: state.other.name } : {}),
           prompt: state.prompt.text,
           bos: state.prompt.bos,
-          ...(state.prompt.by_ids ? { ids: state.prompt.tokens.map(({ id }) => id) } : {}),
+          ...ownIds(state.prompt),
           metric: state.metric?.chosen
             ? { positive: state.metric.positive.text, negative: state.metric.negative.text }
             : null,
+          companion: state.companion ? { text: state.companion.text, bos: state.companion.bos, ...ownIds(state.companion) } : undefined,
           edits: pinnedIn(edits, dictionaries),
           probes: probesOf(state, edits),
         }
@@ -91,6 +96,12 @@ async function restoreEdits(app: App, shared: Shared, edits: Edit[]): Promise<vo
     app.session.notify(`Edit ${index + 1} of the link, ${nameOf(shared.edits[index])}, is left out: ${whyNot(shared.edits[index], shared) ?? error.message}`, "error");
 }
 
+/** The model beside it, which a link's word loads only where the list offers it. */
+async function restoreOther(app: App, state: State, name: string): Promise<void> {
+  if (state.models.some((offer) => offer.name === name)) await app.session.send("set_other", { model: name });
+  else app.session.notify(`This link compares with the model ${name}, which is not in the list here. Choose it under the model's name.`, "error");
+}
+
 const nameOf = (edit: Edit): string =>
   [edit.kind, "site" in edit && edit.site, isProbeEdit(edit) && `of ${edit.probe}`].filter(Boolean).join(" ");
 
@@ -121,7 +132,12 @@ export async function restore(app: App, shared: Shared): Promise<boolean> {
   const byIds = shared.ids && state.model.hash === shared.hash; // another model's tokens have other ids
   const there = byIds ? session.accepted("set_tokens", { ids: shared.ids! }) : session.setPrompt(shared.prompt, shared.bos);
   if (!(await there)) return true; // its edits are of that prompt
+  if (shared.companion || session.state?.companion) {
+    const { ids, ...told } = shared.companion ?? { text: null };
+    await session.send("set_companion", ids && state.model.hash === shared.hash ? { ...told, ids } : told);
+  }
   if (shared.metric) await session.send("set_metric", shared.metric);
+  if (shared.other) await restoreOther(app, state, shared.other);
   await restoreEdits(app, shared, renamed(session.state ?? state, shared));
   if (state.model.hash !== shared.hash)
     session.notify(

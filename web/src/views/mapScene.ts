@@ -14,6 +14,8 @@ export interface MapPicture {
   data: MapData;
   tint: Tint;
   scale: number;
+  /** Of direct effects, in logits, where the colour is of something else. */
+  effects?: number;
   layer: LayerData | null;
   /** The likeliest token at each row, `embed` first. */
   lens: { text: string; p: number | null }[];
@@ -147,7 +149,7 @@ export const flake = (x: number, y: number, r: number): string => [0, 1, 2].map(
 const wide = (value: number, scale: number): number => Math.max(0.75, Math.min(4, (4 * Math.abs(value)) / scale));
 
 /** What attention and MLP add, as arrows into the stream, as strong as what they add. */
-function spine(marks: Mark[], row: MapRow, { layout, data, scale, curve }: MapPicture, palette: Palette): void {
+function spine(marks: Mark[], row: MapRow, { layout, data, scale: tinted, effects: scale = tinted, curve }: MapPicture, palette: Palette): void {
   const { spine, heads, mlp } = layout;
   const [x, open] = [spine.x + spine.w / 2, row.kind === "open"];
   const at = curve[row.to + 1];
@@ -174,7 +176,7 @@ function spine(marks: Mark[], row: MapRow, { layout, data, scale, curve }: MapPi
   }
 }
 
-function mlp(marks: Mark[], row: MapRow, { layout, data, tint, scale, layer, acts, was }: MapPicture, palette: Palette): void {
+function mlp(marks: Mark[], row: MapRow, { layout, data, tint, scale, effects = scale, layer, acts, was }: MapPicture, palette: Palette): void {
   if (!data.mlp) return;
   const { mlp, bars } = layout;
   const open = row.kind === "open";
@@ -193,11 +195,11 @@ function mlp(marks: Mark[], row: MapRow, { layout, data, tint, scale, layer, act
     if (numbered && (always || Math.abs(effect) >= 0.06 * full)) marks.push(word(from + w + 3, y + 3, signed(effect, digitsFor(full)), always ? palette.text : palette.text2, { size: 8.5 }));
   };
   const room = bars.w - (numbered ? 32 : 4);
-  if (!open) return bar(middle(row), Math.min(7, row.h - 4), value, bars.x, room, scale, false);
+  if (!open) return bar(middle(row), Math.min(7, row.h - 4), value, bars.x, room, effects, false);
   const y = row.y + OPEN_HEAD;
-  const said = numbered ? `mlp ${signed(value, digitsFor(scale))}` : signed(value, digitsFor(scale));
+  const said = numbered ? `mlp ${signed(value, digitsFor(effects))}` : signed(value, digitsFor(effects));
   marks.push(word(bars.x, y + 2, said, palette.text2));
-  if (was?.mlp && actsOn(acts, { layer: row.to, head: null }).has("ablate")) struck(marks, bars.x + (numbered ? measure(said, SMALL, true) + 5 : 0), y + (numbered ? 2 : 12), was.mlp[row.to], scale, palette.text3, "start");
+  if (was?.mlp && actsOn(acts, { layer: row.to, head: null }).has("ablate")) struck(marks, bars.x + (numbered ? measure(said, SMALL, true) + 5 : 0), y + (numbered ? 2 : 12), was.mlp[row.to], effects, palette.text3, "start");
   const neurons = numbered ? (layer?.neurons.slice(0, 6) ?? []) : [];
   const most = Math.max(...neurons.map(({ effect }) => Math.abs(effect)), 1e-9);
   neurons.forEach(({ index, effect }, i) => {
@@ -219,7 +221,7 @@ function lens(marks: Mark[], row: MapRow, { layout, lens }: MapPicture, palette:
 }
 
 /** The embedding below, the unembedding above, and what belongs to no layer. */
-function ends(marks: Mark[], { layout, data, scale }: MapPicture, palette: Palette): void {
+function ends(marks: Mark[], { layout, data, scale: tinted, effects: scale = tinted }: MapPicture, palette: Palette): void {
   const x = layout.spine.x + layout.spine.w / 2;
   const foot = layout.height - FOOT;
   marks.push({ kind: "path", d: `M${x - 4.5} ${HEADS}L${x} ${HEADS - 7}L${x + 4.5} ${HEADS}z`, fill: palette.text });

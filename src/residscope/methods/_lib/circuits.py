@@ -40,6 +40,31 @@ def value_weights(model: Model, layer: int) -> Float[Tensor, "kv_head d_model d_
     return folded(model.layout.blocks[layer].attn_norm, (v[1 : d + 1] - v[:1]).transpose(0, 1))
 
 
+def head_weights(model: Model, layer: int) -> tuple[dict[str, Float[Tensor, "head d_model d_head"]], dict[str, str]]:
+    """W_Q, W_K, W_V [head d_model d_head] and W_O [head d_head d_model] as q, k, v, o; and why some are not to be had.
+
+    The first three are read off the model: what q, k and v are of an input that is one entry alone, less what they are of zero,
+    at the first position, which rotary embeddings leave as it is. A norm of queries and keys makes no matrix of these two.
+    """
+    parts, d = model.layout.blocks[layer], model.d_model
+    absent = {name: "a norm stands behind it" for name, norm in (("q", parts.q_norm), ("k", parts.k_norm)) if norm}
+    names = [name for name in "qkv" if name not in absent and name in model.sites.names]
+    absent |= {name: model.sites.absent.get(name, "") for name in "qkv" if name not in model.sites.names}
+    x = torch.zeros(d + 1, 1, d, dtype=model.dtype, device=model.device)
+    x[1:, 0] = torch.eye(d)
+    batch = Batch(torch.zeros(d + 1, 1, dtype=torch.long, device=model.device), (1,) * (d + 1))
+    nothing = torch.zeros_like(x)
+    base = Recording(
+        model, batch, {Site("resid_pre", at): nothing for at in range(model.n_layers)}, weights=model.weights_version()
+    )
+    put = edits.patch(f"attn_in.{layer}", {f"attn_in.{layer}": x})
+    run = model.run(batch, [f"{name}.{layer}" for name in names], edits=[put], window=Window(base, layer, layer))
+    found = {name: (run[name, layer][1:, 0] - run[name, layer][0, 0]).movedim(0, 1) for name in names}
+    if model.quantised is None:
+        found["o"] = weight_in_out(parts.attn_proj).reshape(model.n_heads, model.d_head, -1)
+    return found, absent
+
+
 def output_weights(model: Model, layer: int) -> Float[Tensor, "head d_head d_model"]:
     """W_O of each head, in front of the gain of attention's post-norm where there is one."""
     parts = model.layout.blocks[layer]

@@ -18,7 +18,6 @@ from residscope.session.maps.layer import layer_file
 from residscope.session.maps.reading import Mapped, read, streamed
 from residscope.session.state import State, top
 from residscope.world.loaded import Loaded
-from residscope.world.session_world import need_model
 from residscope.world.values import Run, RunKey
 
 
@@ -109,7 +108,8 @@ class Maps:
     def _run(self, run: str) -> tuple[Recording, Model]:
         """A run by its stream."""
         state = self._now()
-        found, loaded = find_run(state, run), need_model(state.model)
+        found = find_run(state, run)
+        loaded = state.loaded_of(found)
         model, held = loaded.model, self._stream(loaded, found, state)
         with self._guard:
             mapped = [one.recording for key, one in self._held.items() if key[:2] == (id(model), found.key)]
@@ -122,7 +122,8 @@ class Maps:
 
     def _mapped(self, run: str, pos: int) -> tuple[Mapped, Model]:
         state = self._now()
-        found, loaded = find_run(state, run), need_model(state.model)
+        found = find_run(state, run)
+        loaded = state.loaded_of(found)
         length = len(found.prompt.ids)
         key = id(loaded.model), found.key, pos + length if pos < 0 else pos
         with self._guard:
@@ -135,7 +136,7 @@ class Maps:
                     mapped = self._held.get(key)
                 if mapped is None or mapped.recording.stale:
                     whole, _ = self._run(run)
-                    mapped = read(whole, whole.index(pos), lambda: self._going_on(stops))
+                    mapped = read(whole, whole.index(pos), lambda: self._going_on(stops, run))
                     with self._guard:
                         self._going_on(stops)
                         self._held.put(key, mapped)
@@ -144,6 +145,9 @@ class Maps:
                 self._reading -= 1
         return mapped, loaded.model
 
-    def _going_on(self, stops: int) -> None:
-        if stops != self._stops:
+    def _going_on(self, stops: int, run: str | None = None) -> None:
+        """Whether it is still wanted: nobody stopped it, and no other waits while its run is shown no more. Raises Cancelled."""
+        state = self._now()
+        passed = run is not None and run not in (state.a, state.b) and self._reading > 1
+        if passed or stops != self._stops:
             raise Cancelled("the map was not read to its end", fix="ask for it again")

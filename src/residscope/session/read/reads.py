@@ -89,11 +89,12 @@ class Reads:
         """A dictionary, and what it reads of a run."""
         state = self._now()
         found, loaded = find_run(state, run), need_model(state.model)
+        of = state.loaded_of(found)
         known = dictionary_of(dictionary, loaded, state.directions)
         if beside_stream(known, loaded.model.sites):
             return loaded, known, self._held.of(run)[0]
         site = loaded.model.sites.parse(known.site)
-        return loaded, known, self._held.elsewhere(loaded, found, state, site.name, known.head)
+        return loaded, known, self._held.elsewhere(of, found, state, site.name, known.head)
 
     def page_coef(self, page: str, dictionary: str, row: int, *, indices: Sequence[int] | None = None) -> PageCoefFile:
         """A row of a page of prompts in a dictionary's coordinates, or a saved direction's; `indices`: in these alone.
@@ -144,7 +145,8 @@ class Reads:
         place = probes.place_of(fitted, mapped, found.prompt, loaded.model)
         at = place.pos if named and place.pos is not None else pos
         compute.check_cell(loaded.model.n_layers, len(found.prompt.tokens), layer=0, pos=at)
-        x = compute.vector(state.world(), found.prompt, found.active, site=mapped.probe.site, pos=at)
+        of = state.loaded_of(found).model
+        x = compute.vector(state.world(), found.prompt, found.active, of, site=mapped.probe.site, pos=at)
         return {
             "run": run,
             "pos": at,

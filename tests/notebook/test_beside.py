@@ -1,0 +1,43 @@
+"""`wb.companion`: read and set, called back, and told as Python."""
+
+import threading
+from typing import Any
+
+import pytest
+import torch
+
+import residscope as rs
+from notebook.test_history import last, ran
+from notebook.test_workbench import shown
+from residscope.errors import BadPrompt, EmptyPrompt
+
+
+def test_code_and_page_set_it_and_read_it(wb: rs.Workbench) -> None:
+    heard: list[tuple[str, Any]] = []
+    came = threading.Event()
+    wb.on_change(lambda name, value: (heard.append((name, value)), came.set()), "companion")
+    assert wb.companion is None
+    wb.companion = "an other"
+    assert wb.session.snapshot()[1]["companion"]["text"] == "an other"
+    assert came.wait(10)
+    assert heard == [("companion", "an other")]
+    wb.session.intent("set_companion", {"text": "one more"})
+    assert wb.companion == "one more"
+    wb.companion = None
+    assert wb.session.snapshot()[1]["companion"] is None
+    for wrong, error in (("", EmptyPrompt), (["a"], BadPrompt)):
+        with pytest.raises(error):
+            wb.companion = wrong
+
+
+def test_a_patch_from_it_is_told_as_python_that_gives_its_logits(wb: rs.Workbench) -> None:
+    wb.companion = "an other"
+    patch = {"kind": "patch", "site": "resid_pre.1", "source": {"kind": "companion"}, "align": "tokens"}
+    wb.session.intent("add_edit", {"edit": patch})
+    logits = shown(wb)
+    names = ran(wb)
+    assert names["companion"] == "an other"
+    assert torch.equal(last(names), logits)
+    wb.prompt, wb.companion = wb.companion, wb.prompt
+    wb.companion = None
+    assert ran(wb)["companion"] is None
