@@ -1,13 +1,16 @@
 """The run switch is one for all that the map shows, and the map follows the history."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
 import residscope as rs
-from browser.acting import open_map, pick, stack_is
+from browser.acting import MARY, open_map, pick, stack_is
 from browser.steps import IOI, LOAD_MS, metric, settled
+from browser.test_exports import saved
 
 pytestmark = pytest.mark.browser
 
@@ -68,3 +71,24 @@ def test_the_map_follows_what_is_restored_and_compared(bench: Page, workbench: A
     bench.get_by_test_id("view-edit").click()
     expect(bench.get_by_test_id("map")).to_have_attribute("data-run", edited)
     session.intent("compare_run", {"run": None})
+
+
+def test_a_path_of_the_stack_is_in_the_map_s_file_too(bench: Page, workbench: Any, tmp_path: Path) -> None:
+    path = {
+        "kind": "path",
+        "sender": "z.20",
+        "sender_head": 4,
+        "receiver": "q.23",
+        "head": 3,
+        "source": {"kind": "prompt", "text": MARY},
+    }
+    workbench.session.intent("set_edits", {"edits": [path]})
+    stack_is(bench, workbench.session, {"kind": "path"})
+    open_map(bench)
+    bench.get_by_test_id("view-edit").click()
+    on_screen = bench.locator("[data-arrow]").get_attribute("d")
+    files = saved(bench, bench.get_by_test_id("export"), "export", tmp_path)
+    found = re.findall(r'd="(M[^"]*Q[^"]*)"', files["svg"].decode())
+    assert len(found) == 1, "its own layout, but one arrow, as on screen"
+    assert on_screen is not None
+    assert on_screen.count("L") == found[0].count("L")
