@@ -60,6 +60,8 @@ def rows(*, quick: bool = False) -> Iterator[Row]:
             page.wait_for_timeout(2000)
             tasks = _sweep(browser, page, 60 if quick else 240)
             yield from _frames("map sweep 30x9 at 128 tokens", tasks, "the main thread's longest task in a frame")
+            tasks = _sweep(browser, page, 60 if quick else 240, dragged=True)
+            yield from _frames("map drag 30x9 at 128 tokens", tasks, "the same while a path is drawn")
         browser.close()
 
 
@@ -105,15 +107,24 @@ def _opened(page: Any) -> float:
     return float(page.evaluate(OPENED)) / 1e3
 
 
-def _sweep(browser: Any, page: Any, moves: int) -> list[float]:
-    """Seconds of the longest task of the page's main thread in each frame, while the pointer goes over every head."""
+def _sweep(browser: Any, page: Any, moves: int, *, dragged: bool = False) -> list[float]:
+    """Seconds of the longest task of the page's main thread in each frame, while the pointer goes over every head; `dragged`:
+    with a path from the lowest layer in hand."""
     box = page.get_by_test_id("map").locator("canvas").bounding_box()
+    if dragged:
+        page.mouse.move(box["x"] + box["width"] * 0.2, box["y"] + box["height"] - 27)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] * 0.2, box["y"] + box["height"] - 60)
+        page.get_by_test_id("path-words").wait_for(timeout=5000)
     browser.start_tracing(page=page, categories=[*CATEGORIES, "devtools.timeline.frame"])
     for i in range(moves):
         x = box["x"] + box["width"] * (0.05 + 0.4 * (1 + math.sin(i / 5)) / 2)
         page.mouse.move(x, box["y"] + 30 + (box["height"] - 60) * i / moves)
         page.wait_for_timeout(1000 * FRAME)
     events = json.loads(browser.stop_tracing())["traceEvents"]
+    if dragged:
+        page.keyboard.press("Escape")
+        page.mouse.up()
     moved = [
         event for event in events if event["name"] == "EventDispatch" and event["args"]["data"]["type"] == "pointermove"
     ]

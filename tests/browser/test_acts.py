@@ -101,6 +101,11 @@ def test_without_a_companion_a_patch_says_what_is_lacking(bench: Page, workbench
     pick(bench, 23, 3)
     bench.keyboard.press("p")
     expect(bench.get_by_role("status").filter(has_text="write a companion first")).to_be_visible()
+    expect(bench.get_by_test_id("companion-input")).to_be_focused()
+    bench.keyboard.press("Escape")
+    button.click()
+    expect(bench.get_by_test_id("companion-input")).to_be_focused()
+    bench.keyboard.press("Escape")
     stack_is(bench, workbench.session)
 
 

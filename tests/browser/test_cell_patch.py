@@ -31,9 +31,12 @@ def at(page: Page, session: Any, layer: int, pos: int) -> None:
     settled(page)
 
 
-def test_a_token_dragged_onto_a_cell_patches_that_layer_there(beside: Page, workbench: Any) -> None:
+@pytest.mark.parametrize("where", ["strip", "panel"])
+def test_a_token_dragged_onto_a_cell_patches_that_layer_there(beside: Page, workbench: Any, where: str) -> None:
     token = beside.get_by_test_id("companion-token").nth(CHANGED)
     expect(token).to_have_class(re.compile("changed"))
+    if where == "panel":
+        token = beside.get_by_test_id("chips-own").locator(f"[data-own='{CHANGED}']")
     cells = beside.locator("#grid-cells")
     grid = beside.get_by_test_id("stream-grid")
     box, row = cells.bounding_box(), grid.locator(".layer", has_text=re.compile("^12$")).bounding_box()

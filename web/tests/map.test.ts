@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import type { Edit } from "../src/connect/wire";
 import { attentionTo, between, difference, summed, tintScale, type MapData } from "../src/lib/map";
+import { patternDifference } from "../src/lib/mapPatterns";
 import { acted, actsOn, done, scaled, toggled } from "../src/lib/mapEdits";
 import { boxOf, layOut, nodeAt, rowOf, valueIn } from "../src/lib/mapLayout";
 
@@ -127,5 +128,15 @@ describe("the numbers", () => {
   it("have one scale for both runs", () => expect(tintScale({ heads: Float32Array.of(0, -5), mlp: null }, { heads: Float32Array.of(1), mlp: Float32Array.of(9) })).toBe(9));
   it("name every node of a rectangle, the MLP beyond the last head", () => {
     expect(between({ layer: 3, head: 1 }, { layer: 2, head: null }, 2)).toEqual([{ layer: 2, head: 1 }, { layer: 2, head: null }, { layer: 3, head: 1 }, { layer: 3, head: null }]);
+  });
+});
+
+describe("a pattern less another", () => {
+  const layer = (values: number[]) => ({ layer: 1, run: "r", pos: 1, pattern: Float32Array.from(values), side: 2, norms: new Float32Array(), neurons: [], sites: [], absent: "" });
+  it("is of one head, and of what the mask lets it see", () => {
+    const [b, a] = [layer([0, 0, 0, 0, 1, 0, 0.25, 0.75]), layer([0, 0, 0, 0, 1, 0, 0.5, 0.5])];
+    const view = patternDifference(b, a, 1, ["a", " b"], "t")!;
+    expect([view.values, view.limit, view.rows]).toEqual([[[0, null], [-0.25, 0.25]], 0.25, ["0 a", "1 ·b"]]);
+    expect(patternDifference(b, a, 1, ["a"], "t")).toBeNull();
   });
 });

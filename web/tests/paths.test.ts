@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import type { Companion, Edit, ModelInfo } from "../src/connect/wire";
-import { cellPatch, toggledPatch } from "../src/lib/fromCompanion";
+import { cellPatch, toggledPatch } from "../src/lib/patching";
 import { boxOf, layOut, nodeAt } from "../src/lib/mapLayout";
 import { steers, toggledSteers } from "../src/lib/mapSteer";
 import { arrow, blocksOf, cone, endAt, endName, endsOf, outside, pathEdit, pointOf, reaches, sends, type Blocks, type End } from "../src/lib/mapPaths";

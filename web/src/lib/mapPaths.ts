@@ -117,6 +117,14 @@ export function arrow(from: Point, to: Point): string {
   return `M${round(from.x)} ${round(from.y)}Q${round(cx)} ${round(cy)} ${round(to.x)} ${round(to.y)}M${round(bx - 4 * uy)} ${round(by + 4 * ux)}L${round(to.x)} ${round(to.y)}L${round(bx + 4 * uy)} ${round(by - 4 * ux)}`;
 }
 
+/** Paths with their arrows, those whose ends the layout has. */
+export function drawn<P extends { from: End; to: End }>(paths: readonly P[], layout: MapLayout): (P & { d: string })[] {
+  return paths.flatMap((path) => {
+    const [a, b] = [pointOf(layout, path.from), pointOf(layout, path.to)];
+    return a && b ? [{ ...path, d: arrow(a, b) }] : [];
+  });
+}
+
 /** All of the map that cannot read an end, as areas; what is left is its causal cone. */
 export function outside(layout: MapLayout, from: End, blocks: Blocks): { x: number; y: number; w: number; h: number }[] {
   if (typeof from === "string") return [];

@@ -1,5 +1,5 @@
 import type { Companion, Edit } from "../connect/wire";
-import { cellPatch, fromCompanion, isFrom, quoted, toggledPatch } from "../lib/fromCompanion";
+import { CARRIED, cellPatch, fromCompanion, isFrom, quoted, toggledPatch } from "../lib/patching";
 import { nodeSite } from "../lib/map";
 import { done, toggled } from "../lib/mapEdits";
 import { sameSteer, steers, toggledSteers, type Along } from "../lib/mapSteer";
@@ -73,6 +73,12 @@ export class Acts {
     if (!this.needCompanion() || !this.map.data) return;
     const { selected, heads } = this.map;
     void this.session.send("set_edits", { edits: toggled(this.session.edits.map(bare), "patch", selected, heads, this.from!, this.isFrom) });
+  }
+
+  /** A token of the companion is taken hold of, or let go. */
+  carry(from: number | null, event: DragEvent): void {
+    if (from !== null) event.dataTransfer?.setData(CARRIED, String(from));
+    [this.carried, this.over] = [from, null];
   }
 
   private place = ({ row }: Cell) => ({ site: this.streams.sites[row] ?? "embed", ...(this.streams.head === null ? {} : { head: this.streams.head }) });

@@ -1,11 +1,12 @@
 import { readPaint } from "../lib/color";
 import { nodeName, nodeSite, type Node } from "../lib/map";
 import { flowLayout } from "../lib/mapFlow";
-import { layOut } from "../lib/mapLayout";
+import { layOut, type MapLayout } from "../lib/mapLayout";
+import { drawn } from "../lib/mapPaths";
 import { AS_IT_IS, inTheme, onPaper, roomOn, type Paper } from "../lib/paper";
 import { colourBar, LEGEND_HEIGHT } from "../views/kinds/legend";
-import { colorScale, readPalette } from "../views/kinds/palette";
-import { PAD, svgFile } from "../views/kinds/scene";
+import { colorScale, readPalette, type Palette } from "../views/kinds/palette";
+import { PAD, svgFile, type Mark } from "../views/kinds/scene";
 import type { Sheet } from "../views/kinds/sheet";
 import { axes, flowMarks, headOf } from "../views/mapFlow";
 import { mapMarks, type MapPicture } from "../views/mapScene";
@@ -68,6 +69,10 @@ export function mapSheet(app: App): Sheet {
   return { columns: ["part", "site", "layer", "head", "direct effect (logits)", tintName(app.map), "baseline (logits)"], rows };
 }
 
+/** The paths of the stack, as on screen. */
+const arrows = (app: App, layout: MapLayout, { series }: Palette): Mark[] =>
+  app.streams.mode === "base" ? [] : drawn(app.paths.shown, layout).map(({ d }) => ({ kind: "path", d, stroke: series[3], width: 1.6 }));
+
 /** The smallest letters of the map, in pixels. */
 const LEAST = 8;
 const reader = { count: 0, at: () => null, box: () => ({ x: 0, y: 0, w: 0, h: 0 }), words: () => ({ head: "", value: "" }), step: (i: number) => i };
@@ -85,7 +90,7 @@ export function mapDrawing(app: App, { mm, theme }: Paper = AS_IT_IS): Drawing |
       const { layout } = shown;
       const scale = colorScale([], "diverging", shown.scale, palette);
       const bar = colourBar(scale, app.map.unit, layout.width, palette).flatMap((mark) => (mark.kind === "path" ? [] : [{ ...mark, y: mark.y + layout.height }]));
-      const scene = { width: layout.width, height: layout.height + LEGEND_HEIGHT, dense: [], marks: [...tintMarks(shown, paint), ...mapMarks(shown, palette), ...bar], reader };
+      const scene = { width: layout.width, height: layout.height + LEGEND_HEIGHT, dense: [], marks: [...tintMarks(shown, paint), ...mapMarks(shown, palette), ...arrows(app, layout, palette), ...bar], reader };
       const svg = svgFile(scene, title, notes, palette);
       return mm === null ? svg : onPaper(svg, mm);
     },

@@ -1,5 +1,5 @@
 import type { Companion } from "../connect/wire";
-import { fromCompanion, quoted } from "../lib/fromCompanion";
+import { fromCompanion, quoted } from "../lib/patching";
 import type { Node } from "../lib/map";
 import { blocksOf, endName, endsOf, kvHeadOf, pathEdit, reaches, readsOf, sameEnd, sends, type Blocks, type End, type Reads } from "../lib/mapPaths";
 import type { MapStore } from "./map.svelte";
