@@ -19,6 +19,7 @@ from residscope.store import open_library
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from browser.steps import choose, drag, open_mix, settled
+from browser.test_tour import STEPS
 
 OUT = Path(__file__).parent.parent / "docs/images"
 LONG = 300_000  # milliseconds
@@ -118,6 +119,17 @@ def probe(browser: Browser, server: Server) -> None:
         take(page, "probe-tab")
 
 
+def tour(browser: Browser, server: Server) -> None:
+    """The pictures of docs/ioi.md, after the steps that its test takes."""
+    with opened(browser, server) as page:
+        for name, (step, _) in STEPS.items():
+            step(page, server.session)
+            if name != "cut-movers":
+                take(page, f"ioi-{name}")
+        server.session.intent("set_edits", {"edits": []})
+        server.session.intent("set_companion", {"text": None})
+
+
 def main() -> None:
     folder = Path(tempfile.mkdtemp())
     session = Session(load=rs.load, offers=offers, folder=folder)
@@ -125,6 +137,7 @@ def main() -> None:
     with Server(session, port=0, library=open_library(folder=folder)) as server, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
         stream(browser, server)
+        tour(browser, server)
         mix(browser, server, dark=False)
         mix(browser, server, dark=True)
         prompts(browser, server)

@@ -13,6 +13,7 @@ from safetensors.torch import load
 import residscope as rs
 from residscope import edits
 from residscope.errors import NotFound, ResidscopeError
+from residscope.fields.prompts import TypedPrompts
 from residscope.session import Session
 from session import worlds
 from session.asked import WAIT, jobs, start
@@ -194,6 +195,9 @@ def test_ids_that_no_text_gives_are_kept_as_they_are_and_say_so(live: Session, s
     assert repr(ids) in live.intent("python", {})["code"]
     args = {"prompt": {"kind": "live"}, "max_new_tokens": 2}
     assert repr(ids) in live.query("python", {"method": "continuations", "args": args})["code"]
+    typed = {"kind": "typed", "texts": ["I say hello"], "ids": [ids]}
+    assert live.state.world().prompts(TypedPrompts.model_validate(typed)) == [ids]
+    assert repr([ids]) in live.query("python", {"method": "continuations", "args": {"prompt": typed}})["code"]
     live.intent("set_prompt", {"text": "I say hi now"})
     patch = {"kind": "patch", "site": "resid_pre.3", "source": {"kind": "run", "run": run.id}}
     live.intent("set_edits", {"edits": [patch]})

@@ -29,9 +29,12 @@ class CompanionPrompt(Spec):
 
 
 class TypedPrompts(Spec):
+    """Texts. ids: the tokens of each, where their texts would be read as others."""
+
     kind: Literal["typed"]
     texts: list[Text] = Bounds(min_length=1, max_length=10_000)
     bos: bool | None = None
+    ids: list[list[int]] | None = Bounds(default=None, min_length=1, max_length=10_000)
 
 
 class DrawnPrompts(Spec):

@@ -88,6 +88,8 @@ class SessionWorld:
                 return [[*self._prompt().ids]]
             case CompanionPrompt():
                 return [[*self.beside().ids]]
+            case TypedPrompts(ids=ids) if ids is not None:
+                return [[*self.loaded.prompt_of(one).ids] for one in ids]
             case TypedPrompts(texts=texts, bos=bos):
                 return list(texts) if bos is None else [[*self.loaded.prompt(text, bos=bos).ids] for text in texts]
             case TaskData() | FileData():

@@ -80,6 +80,8 @@ class SessionWriter:
                 return self._prompt(self.world.prompt)
             case CompanionPrompt():
                 return self.beside(self.world.beside())
+            case TypedPrompts(ids=ids) if ids is not None:
+                return repr(ids)
             case TypedPrompts(texts=texts, bos=None):
                 return repr(texts[0] if len(texts) == 1 else texts)
             case TypedPrompts(texts=texts, bos=bos):

@@ -132,7 +132,7 @@ export class MapStore {
       const { prompt, metric } = session.state ?? {};
       if (!prompt || !metric) return null;
       return {
-        prompts: { kind: "typed", texts: [prompt.text], bos: prompt.bos },
+        prompts: { kind: "typed", texts: [prompt.text], bos: prompt.bos, ids: prompt.by_ids ? [prompt.tokens.map(({ id }) => id)] : null },
         metric: { kind: "logit_diff", positive: metric.positive.text, negative: metric.negative.text },
         site: "z", to: "zero", relative: true,
       };
