@@ -19,6 +19,7 @@ BENCHES = (
     "slider",
     "map",
     "waits",
+    "notebook",
     "dictionaries",
     "jobs",
     "lrqp",

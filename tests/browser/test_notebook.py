@@ -1,5 +1,6 @@
 """The workbench in a real JupyterLab: code and page share one session, through a busy kernel, a restart, a saved notebook."""
 
+import ast
 import json
 import re
 import subprocess
@@ -146,6 +147,48 @@ def test_a_second_view_is_the_same_session(notebook: Notebook) -> None:
     )
     expect(page.get_by_test_id("status")).to_have_count(1, timeout=MS)
     assert notebook.run("print(wb.edits)") == "()"
+
+
+def test_ten_tabs_and_a_cell_that_edit_at_once_come_to_one_stack(notebook: Notebook) -> None:
+    """Each tab ablates a head of its own while the cell changes the stack as well; afterwards all show the same, which ran."""
+    url = notebook.run("print(wb.url)")
+    tabs = [notebook.page.context.new_page() for _ in range(10)]
+    for tab in tabs:
+        tab.goto(url)
+        idle(tab)
+        tab.locator("#tab-map").click()
+        expect(tab.get_by_test_id("map").locator("canvas")).to_be_visible(timeout=60_000)
+    for n, tab in enumerate(tabs):
+        tab.evaluate(
+            """n => { document.activeElement.blur();
+              window.pressing = setInterval(() => {
+                const key = ["ArrowUp", "a", "ArrowLeft", "a", "]"][window.pressed = ((window.pressed ?? n) + 1) % 5];
+                document.querySelector("[data-testid=map] [role=application]").dispatchEvent(
+                  new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+              }, 150); }""",
+            n,
+        )
+    notebook.run(
+        "for n in range(12):\n    wb.edits = (*wb.edits[-6:], edits.scale(f'mlp_out.{n}', 0.5 + n / 20)); time.sleep(0.1)"
+    )
+    for tab in tabs:
+        tab.evaluate("() => clearInterval(window.pressing)")
+    notebook.page.wait_for_timeout(1500)
+    told = notebook.run("print(wb.wait(60)); print([e['label'] for e in wb.session.snapshot()[1]['edits']])")
+    assert told.startswith("True")
+    stack = ast.literal_eval(told.removeprefix("True").strip())
+    assert stack
+    value = float(notebook.run("print(float(wb.metric(model.run(wb.prompt, edits=wb.edits))))"))
+    for shown in (notebook.page, *tabs):
+        idle(shown)
+        expect(shown.locator("[data-edit]")).to_have_count(len(stack), timeout=MS)
+        said = shown.locator("[data-edit] .nm").all_inner_texts()
+        assert [" ".join(one.split()) for one in said] == [" ".join(one.split()) for one in stack]
+        expect(shown.get_by_test_id("result-card")).to_contain_text(f"{value:+.2f}".replace("-", "−"))
+    for tab in tabs:
+        tab.close()
+    notebook.run("wb.edits = ()")
+    idle(notebook.page)
 
 
 def test_a_method_is_a_job_in_both(notebook: Notebook) -> None:

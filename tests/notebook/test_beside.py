@@ -9,7 +9,7 @@ import torch
 import residscope as rs
 from notebook.test_history import last, ran
 from notebook.test_workbench import shown
-from residscope.errors import BadPrompt, EmptyPrompt
+from residscope.errors import BadArguments, BadPrompt, EmptyPrompt
 
 
 def test_code_and_page_set_it_and_read_it(wb: rs.Workbench) -> None:
@@ -41,3 +41,24 @@ def test_a_patch_from_it_is_told_as_python_that_gives_its_logits(wb: rs.Workbenc
     wb.prompt, wb.companion = wb.companion, wb.prompt
     wb.companion = None
     assert ran(wb)["companion"] is None
+
+
+def test_another_model_is_laid_beside_by_name_and_its_run_is_run_a(smollm2: Any) -> None:
+    wb = rs.workbench(smollm2)
+    heard: list[tuple[str, Any]] = []
+    wb.on_change(lambda name, value: heard.append((name, value)), "other")
+    name = "smollm2-135m+repeated-name"
+    assert wb.other is None
+    wb.other = name
+    assert wb.wait(120)
+    assert wb.other == name
+    run = wb.session.state.run(wb.session.state.a)
+    assert run is not None
+    want = rs.load(name).run(wb.prompt).logits[0, -1]
+    torch.testing.assert_close(run.last, want, atol=2e-4, rtol=0)
+    assert heard[0] == ("other", name)
+    wb.other = None
+    assert wb.wait(60)
+    assert wb.session.snapshot()[1]["other"] is None
+    with pytest.raises(BadArguments):
+        wb.other = smollm2

@@ -13,8 +13,9 @@ from residscope.world.given import key_of
 
 Callback = Callable[[str, Any], object]
 KEYS: dict[str, Callable[[State], Any]] = {
-    "prompt": lambda state: state.prompt and (state.prompt.text, state.prompt.bos),
-    "companion": lambda state: state.companion and (state.companion.prompt.text, state.companion.prompt.bos),
+    "prompt": lambda state: state.prompt and (state.prompt.text, state.prompt.ids),
+    "companion": lambda state: state.companion and (state.companion.prompt.text, state.companion.prompt.ids),
+    "other": lambda state: (state.second.name, state.second.phase),
     "edits": lambda state: tuple((key_of(spec), spec.enabled) for spec in state.edits),
     "selection": lambda state: state.selection,
     "metric": lambda state: state.metric and (state.metric.positive.id, state.metric.negative.id),

@@ -114,6 +114,21 @@ class Workbench:
         self.session.intent("set_companion", {"text": text})
 
     @property
+    def other(self) -> str | None:
+        """The name of the model that is laid beside its own, whose runs are run A; None: none. Set by a name that `rs.load` takes;
+        it loads meanwhile: `wb.wait()`."""
+        return self.session.state.second.name or None
+
+    @other.setter
+    def other(self, name: str | None) -> None:
+        if name is not None and not isinstance(name, str):
+            raise BadArguments(
+                "the other model is laid beside by its name", received=type(name).__name__,
+                allowed="a catalog name, a hub id, a folder or BASE+ADAPTER, or None",
+            )  # fmt: skip
+        self.session.intent("set_other", {"model": name})
+
+    @property
     def edits(self) -> tuple[Any, ...]:
         """The edits that its run applies, ready for `model.run(wb.prompt, edits=wb.edits)`: those that code put there are the
         very objects. Raises BadEdit, SiteError, DirectionError where others are refused."""
@@ -200,8 +215,8 @@ class Workbench:
         self.session.refresh()
 
     def on_change(self, callback: Callback, *names: str) -> Callable[[], None]:
-        """Call `callback(name, value)` when one of these changes, by code or on the page: "prompt", "companion", "edits",
-        "selection", "metric", "items", "model", "run" (its numbers are there); all of them unless said. Answers what takes it
+        """Call `callback(name, value)` when one of these changes, by code or on the page: "prompt", "companion", "other",
+        "edits", "selection", "metric", "items", "model", "run" (its numbers are there); all of them unless said. Answers what takes it
         off again.
 
         It is called in a thread of its own, one change after the other; where it raises, the traceback is printed, the page says
