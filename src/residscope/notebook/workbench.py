@@ -115,8 +115,8 @@ class Workbench:
 
     @property
     def other(self) -> str | None:
-        """The name of the model that is laid beside its own, whose runs are run A; None: none. Set by a name that `rs.load` takes;
-        it loads meanwhile: `wb.wait()`."""
+        """The name of the model that is laid beside its own, whose runs are run A; None: none. It is set by a name that
+        `rs.load` takes, and loads meanwhile: `wb.wait()`."""
         return self.session.state.second.name or None
 
     @other.setter
@@ -216,8 +216,8 @@ class Workbench:
 
     def on_change(self, callback: Callback, *names: str) -> Callable[[], None]:
         """Call `callback(name, value)` when one of these changes, by code or on the page: "prompt", "companion", "other",
-        "edits", "selection", "metric", "items", "model", "run" (its numbers are there); all of them unless said. Answers what takes it
-        off again.
+        "edits", "selection", "metric", "items", "model", "run" (its numbers are there); all of them unless said. Answers what
+        takes it off again.
 
         It is called in a thread of its own, one change after the other; where it raises, the traceback is printed, the page says
         so, and everything goes on. Raises NotFound: nothing of that name changes.
