@@ -301,6 +301,13 @@ def test_whatever_a_sealed_file_says_it_is_read_or_refused_with_a_type(name, dat
     assert same(dict(back.provenance), dict(back.provenance))
 
 
+def test_a_report_that_lacks_what_it_is_told_by_is_refused(tmp_path):
+    path = tmp_path / "some.safetensors"
+    replace(made("removal cost"), p={}).save(path)
+    with pytest.raises(errors.DamagedFile, match="do not make a report"):
+        rs.load_item(path)
+
+
 def test_a_class_below_a_report_is_not_written_as_it(tmp_path):
     @dataclass(frozen=True, eq=False)
     class Mine(type(MAKERS["flips"]())):

@@ -126,6 +126,12 @@ class Report(Record):
         found: Self = read_plain(path, said, only="report", of=cls, check=_check_version)
         if found.kind != said:
             raise DamagedFile(f"{path.name} holds another report than it says", received=found.kind, allowed=said)
+        try:
+            repr(found)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise DamagedFile(
+                f"the parts of {path.name} do not make a report", received=f"{type(error).__name__}: {error}"[:200]
+            ) from None
         return found
 
     def _repr_html_(self) -> str:

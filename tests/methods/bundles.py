@@ -91,6 +91,8 @@ MAKERS: dict[str, Callable[[], Any]] = {
         "continuations": lambda: rs.continuations(
             llama(), PAIR[0], edits=[rs.edits.scale("z.1", -3.0)], max_new_tokens=6, stop=(), progress=False
         ),
+        "token table": lambda: rs.token_table(spelling(), PROMPTS[0]),
+        "counterfactuals": lambda: rs.counterfactuals(spelling(), PROMPTS[0], M, progress=False),
         "copying scores": lambda: rs.copying_scores(llama(), progress=False),
         "weight difference": lambda: rs.weight_difference(llama(), tuned()),
         "layer swap": lambda: rs.layer_swap(llama(), tuned(), PAIR[0], M),

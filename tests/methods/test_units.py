@@ -34,4 +34,13 @@ def test_units_and_names(name):
         assert result.unit, result
         assert not re.search(r"[a-z][A-Z]", result.name), result
         assert result.unit in repr(result)
-    assert found or name in ("own tokens", "examples", "das", "flips", "score")
+    assert found or name in (
+        "own tokens",
+        "examples",
+        "das",
+        "flips",
+        "score",
+        "continuations",
+        "token table",
+        "counterfactuals",
+    )

@@ -163,9 +163,9 @@ def weight_difference(
 
     return WeightDifference(
         share=result(norm / base.clamp_min(1e-30), "share", title),
-        norm=result(norm, "", f"norm of {title}"),
-        rank=result(rank, "", f"effective rank of {title}"),
-        singular=result(singular, "", f"singular values of {title}", (*dims, "largest")),
+        norm=result(norm, "Frobenius norm", f"norm of {title}"),
+        rank=result(rank, "effective rank", f"effective rank of {title}"),
+        singular=result(singular, "singular value", f"singular values of {title}", (*dims, "largest")),
         heads=result(heads, "share", f"{title}, by head", ("weight", "layer", "head"), weight=[*sizes]),
         parts=result(parts, "share", title, ("layer", "part"), part=[*map(str, range(model.n_heads)), "MLP"]),
         outside=result(torch.tensor([*kept.values()]), "share", title, ("weight",), weight=[*kept]),
