@@ -159,7 +159,7 @@ def _shown(w: World, case: Case, opened: Session, values: Any, rng: Random) -> I
     yield Seen("the last logits", logits[-1], run.last, SINGLE)
     (base,) = [w.reference.unedited(row) for row in case.rows]
     yield Seen("the unedited last logits", base["logits"][0, -1], state.run(state.baseline).last, SINGLE)
-    stream = load(opened.stream(run.id))
+    stream = load(opened.reads.stream(run.id))
     rows = torch.stack(
         [values["resid_pre.0"][0], *(values[w.wiring.canonical(f"resid_post.{i}")][0] for i in range(n))]
     )
@@ -168,7 +168,7 @@ def _shown(w: World, case: Case, opened: Session, values: Any, rng: Random) -> I
     shown = stream["next_p"]
     yield Seen("the likeliest next tokens", p.topk(shown.shape[-1]).values, shown, SINGLE)
     a, b = rng.sample(range(3, 90), 2)
-    value = load(opened.logits(run.id, positive=a, negative=b))["value"]
+    value = load(opened.reads.logits(run.id, positive=a, negative=b))["value"]
     wanted = logits[:, a] - logits[:, b]
     loose = max(SINGLE, SINGLE * float(logits.abs().max() / wanted.abs().max().clamp_min(1e-2)))
     yield Seen(f"the logit difference {a} - {b} at the end of the stream", wanted, value[-1], loose)

@@ -97,7 +97,7 @@ def test_a_batch_records_what_each_prompt_gives_alone(loaded: Loaded, monkeypatc
     found = record(loaded, prompts, turn=turns.append)
     assert turns == [0, 2, 4], "two of three tokens, two of twelve, and one"
     for prompt, recorded in zip(prompts, found, strict=True):
-        alone = compute.forward(SessionWorld(loaded), prompt, ())
+        alone = compute.forward(SessionWorld(loaded), prompt, (), loaded.model)
         assert recorded.prompt is prompt
         torch.testing.assert_close(recorded.rows, alone.rows, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(recorded.next_p, alone.next.all()[1][:, :3], rtol=1e-4, atol=1e-5)
@@ -107,7 +107,7 @@ def test_coordinates_and_logits_are_those_of_the_run(loaded: Loaded) -> None:
     prompts = [loaded.prompt(text) for text in (OWN, "xyz")]
     page = Page("p1", record(loaded, prompts, turn=never), ())
     row, site = 2, "pca@resid_post.0"
-    runs = [compute.forward(SessionWorld(loaded), prompt, ()) for prompt in prompts]
+    runs = [compute.forward(SessionWorld(loaded), prompt, (), loaded.model) for prompt in prompts]
     known = loaded.dictionary(site)
     whole = [load(compute.coef(run, loaded, known)) for run in runs]
     found = load(prompt_page.coef(page, loaded, known, row, turn=never))
@@ -140,9 +140,9 @@ def test_other_places_and_spaces(loaded: Loaded, site: str, head: int | None, sp
     found = load(prompt_page.coef(page, loaded, known, row, turn=never))
     parts = []
     for prompt in prompts:
-        held = compute.forward(SessionWorld(loaded), prompt, ())
+        held = compute.forward(SessionWorld(loaded), prompt, (), loaded.model)
         if space != "lens":
-            held = compute.elsewhere(SessionWorld(loaded), prompt, (), site=site.split(".")[0], head=head)
+            held = compute.elsewhere(SessionWorld(loaded), prompt, (), loaded.model, site=site.split(".")[0], head=head)
         parts.append(load(compute.coef(held, loaded, known)))
     for name in found.keys() - {"offset", "norm"}:
         torch.testing.assert_close(found[name], torch.cat([x[name][row] for x in parts]), rtol=1e-4, atol=1e-4)

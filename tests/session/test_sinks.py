@@ -55,7 +55,7 @@ def dictionary(site: str, head: int | None = None) -> Dictionary:
 
 def sink_of(text: str) -> torch.Tensor:
     """The mask that the page is sent of a run."""
-    held = compute.forward(SessionWorld(LOADED), LOADED.prompt(text), ())
+    held = compute.forward(SessionWorld(LOADED), LOADED.prompt(text), (), LOADED.model)
     return load(compute.stream(held, LOADED, held.next.all()))["sink"]
 
 
@@ -68,7 +68,7 @@ def never(done: int = 0) -> None:
 def test_the_page_s_mask_is_the_engine_s(text: str) -> None:
     prompt = LOADED.prompt(text)
     ids = list(prompt.ids)
-    held = compute.forward(SessionWorld(LOADED), prompt, ())
+    held = compute.forward(SessionWorld(LOADED), prompt, (), LOADED.model)
     expected = [by_hand(ids, (row,)) for row in ROWS]
     sink = load(compute.stream(held, LOADED, held.next.all()))["sink"]
     assert (sink.dtype, sink.tolist()) == (torch.uint8, expected)
@@ -83,7 +83,7 @@ def test_the_page_s_mask_is_the_engine_s(text: str) -> None:
 @given(texts)
 def test_inside_a_block_it_is_the_stream_around_it(text: str) -> None:
     prompt = LOADED.prompt(text)
-    held = compute.elsewhere(SessionWorld(LOADED), prompt, (), site="z", head=1)
+    held = compute.elsewhere(SessionWorld(LOADED), prompt, (), LOADED.model, site="z", head=1)
     expected = [by_hand(list(prompt.ids), (f"resid_pre.{i}", f"resid_post.{i}")) for i in range(MODEL.n_layers)]
     assert load(compute.coef(held, LOADED, dictionary("z.1", head=1)))["sink"].tolist() == expected
 
