@@ -68,3 +68,4 @@ def test_a_model_without_a_template_says_so(bench: Page, workbench: Any) -> None
     finally:
         model.tokenizer.chat_template = template
         session.refresh()
+        settled(bench)
