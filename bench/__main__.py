@@ -19,7 +19,6 @@ BENCHES = (
     "slider",
     "map",
     "waits",
-    "notebook",
     "dictionaries",
     "jobs",
     "lrqp",
