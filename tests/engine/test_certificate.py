@@ -1,5 +1,6 @@
 """The certificate passes true family files and names what is wrong with false ones."""
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ from families import FAMILIES
 
 import residscope as rs
 from residscope import errors
-from residscope.engine import hooks, layout
+from residscope.engine import certificate, hooks, layout
 from residscope.engine.certificate import measure
 from residscope.engine.model import Model
 from residscope.model import families
@@ -114,6 +115,27 @@ def test_a_second_load_skips_the_checks_and_other_weights_do_not(tmp_path, monke
     for kept in (tmp_path / "certificates").iterdir():
         kept.write_text("{")
     assert not rs.load((tiny_llama().float(), None)).certificate.cached
+
+
+def test_many_threads_that_keep_one_certificate_leave_it_whole(tmp_path):
+    kept = measure(Model(tiny_llama().float()))
+    path, failed = tmp_path / "certificate.json", []
+
+    def keep():
+        try:
+            for _ in range(20):
+                certificate._write(path, kept)
+                assert certificate._read(path).checks == kept.checks
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=keep) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert [each.name for each in tmp_path.iterdir()] == ["certificate.json"]
 
 
 def test_configuration_that_is_not_understood_is_refused():

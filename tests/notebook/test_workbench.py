@@ -267,7 +267,7 @@ def test_callbacks_hear_both_and_a_failing_one_stops_nothing(wb: rs.Workbench, c
     wb.edits = ()
     assert wb.wait(30)
     assert len(heard) == count
-    with pytest.raises(NotFound, match="Allowed: prompt, companion, edits"):
+    with pytest.raises(NotFound, match="Allowed: prompt, companion, other, edits"):
         wb.on_change(listen, "weather")
 
 

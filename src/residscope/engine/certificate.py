@@ -6,7 +6,6 @@ the rest's. A passed certificate is kept by everything it depends on, so a secon
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -24,6 +23,7 @@ from residscope.engine.finite import require_finite_run, require_finite_weights
 from residscope.engine.structure import Structure
 from residscope.engine.turns import lock_of
 from residscope.errors import CertificateFailed, NotFinite
+from residscope.files import replace_whole
 from residscope.versions import untried
 
 if TYPE_CHECKING:
@@ -210,6 +210,5 @@ def _read(path: Path) -> Certificate | None:
 
 def _write(path: Path, certificate: Certificate) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(f".{os.getpid()}")
-    draft.write_text(json.dumps(asdict(replace(certificate, cached=False))))
-    draft.replace(path)
+    told = json.dumps(asdict(replace(certificate, cached=False)))
+    replace_whole(path, lambda draft: draft.write_text(told))

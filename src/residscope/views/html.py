@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import secrets
 from base64 import b64encode
 from collections.abc import Sequence
 from hashlib import sha256
@@ -71,7 +72,7 @@ def save_html(views: View | Sequence[View], path: str | os.PathLike[str], *, tit
     page, path = to_html(views, title=title), Path(path).expanduser()
     if not path.parent.is_dir():
         raise FileNotThere("there is no such folder", received=str(path.parent), fix="make it first")
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         unfinished.write_text(page, encoding="utf-8", newline="\n")
         unfinished.replace(path)
