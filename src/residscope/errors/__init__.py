@@ -18,6 +18,7 @@
     ├── DeclarationError     BadArguments, UnknownMethod, NameAlreadyDeclared
     ├── ShelfFull, NotWritten
     ├── FileError            FileNotThere, DamagedFile, WrongEnding, NotPlain
+    ├── GraphError           NoFeatures
     ├── CorpusError          EmptyCorpus, TooFewVectors, TextTooShort
     ├── TaskError            BadTable, TooFewWords, MissingLabel, TooFewPrompts, UnknownTask
     ├── ProbeError           OneClass, UnseenLabel, SingularCovariance, Unreachable

@@ -149,3 +149,11 @@ class NotOneVector(BlindTestError):
 
 class BadView(ResidscopeError):
     """Data that the view's kind cannot draw."""
+
+
+class GraphError(ResidscopeError):
+    """The causal graph cannot be drawn, or asked this."""
+
+
+class NoFeatures(GraphError):
+    """A prompt at which no feature of any dictionary is active."""
