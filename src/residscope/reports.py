@@ -29,7 +29,7 @@ HOMES = {
     "das": "methods.das",
     "direct_attribution": "methods._lib.direct.report", "dose_response": "methods.dose_response",
     "downstream": "methods.downstream",
-    "evidence": "methods.evidence", "examples": "corpus.examples", "flips": "methods._lib.answers",
+    "evidence": "methods.evidence", "fit_check": "sae.fits", "examples": "corpus.examples", "flips": "methods._lib.answers",
     "head_roles": "methods.head_roles", "induction_heads": "methods.induction_heads",
     "intervention": "methods.intervention", "layer_swap": "methods.layer_swap", "look": "methods.look",
     "mediation": "methods.mediation", "model_comparison": "methods.compare_models",
