@@ -25,20 +25,37 @@ if TYPE_CHECKING:
 VERSION = 1
 # where each kind of report is at home, imported when a file of it is opened
 HOMES = {
-    "badge": "methods._lib.badges", "continuations": "methods.continuations", "counterfactuals": "tasks.counterfactuals",
+    "badge": "methods._lib.badges",
+    "continuations": "methods.continuations",
+    "counterfactuals": "tasks.counterfactuals",
     "das": "methods.das",
-    "direct_attribution": "methods._lib.direct.report", "dose_response": "methods.dose_response",
+    "direct_attribution": "methods._lib.direct.report",
+    "dose_response": "methods.dose_response",
     "downstream": "methods.downstream",
-    "graph": "graph.graph", "node": "graph.nodes", "placed": "graph.graph",
-    "evidence": "methods.evidence", "examples": "corpus.examples", "flips": "methods._lib.answers",
-    "head_roles": "methods.head_roles", "induction_heads": "methods.induction_heads",
-    "intervention": "methods.intervention", "layer_swap": "methods.layer_swap", "look": "methods.look",
-    "mediation": "methods.mediation", "model_comparison": "methods.compare_models",
-    "null_directions": "methods.null_directions", "own_tokens": "methods._lib.own_tokens",
-    "probe_map": "probes.probe_map", "projection": "methods.look", "removal_cost": "methods.removal_cost",
-    "score": "methods._lib.blind", "stability": "methods.stability", "token_table": "methods.token_table",
+    "evidence": "methods.evidence",
+    "examples": "corpus.examples",
+    "fit_check": "sae.fits",
+    "flips": "methods._lib.answers",
+    "graph": "graph.graph",
+    "head_roles": "methods.head_roles",
+    "induction_heads": "methods.induction_heads",
+    "intervention": "methods.intervention",
+    "layer_swap": "methods.layer_swap",
+    "look": "methods.look",
+    "mediation": "methods.mediation",
+    "model_comparison": "methods.compare_models",
+    "node": "graph.nodes",
+    "null_directions": "methods.null_directions",
+    "own_tokens": "methods._lib.own_tokens",
+    "placed": "graph.graph",
+    "probe_map": "probes.probe_map",
+    "projection": "methods.look",
+    "removal_cost": "methods.removal_cost",
+    "score": "methods._lib.blind",
+    "stability": "methods.stability",
+    "token_table": "methods.token_table",
     "weight_difference": "methods.weight_difference",
-}  # fmt: skip
+}
 
 
 class Record:

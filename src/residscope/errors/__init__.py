@@ -5,7 +5,8 @@
     │                        NoBOS, NoChatTemplate, BadConversation
     ├── SiteError            UnknownSite, UnknownLayer, UnknownHead, UnknownNeuron, UnknownPosition, AbsentSite,
     │                        NoVectors
-    ├── DirectionError       WrongWidth, ZeroDirection, CappedLogits, NegativeActivations, BadFit, NotFitted
+    ├── DirectionError       WrongWidth, ZeroDirection, CappedLogits, NegativeActivations, NotFitted,
+    │                        BadFit (Misplaced)
     ├── AttributionError     NotLinear, NotAdditive
     ├── EditError            BadEdit, ClashingEdits, CannotAlign
     ├── TooLarge
