@@ -11,12 +11,12 @@ from torch import Tensor
 
 from residscope.directions import EncoderDictionary
 from residscope.errors import TrainingDiverged
-from residscope.sae.train.active import Sparse
-from residscope.sae.train.adam import WARM, Adam
-from residscope.sae.train.choose import Products
-from residscope.sae.train.group import ALONE, Group
-from residscope.sae.train.kinds import Gated, JumpReLU, kind_of
-from residscope.sae.train.plan import Plan
+from residscope.sae.training.active import Sparse
+from residscope.sae.training.adam import WARM, Adam
+from residscope.sae.training.choose import Products
+from residscope.sae.training.group import ALONE, Group
+from residscope.sae.training.kinds import Gated, JumpReLU, kind_of
+from residscope.sae.training.plan import Plan
 
 AUX = 1 / 32  # weight of the auxiliary loss
 DEAD = 10_000_000  # tokens without being active, or a twentieth of the budget

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from residscope.sae.train.active import true_at
-from residscope.sae.train.group import ALONE, Group
+from residscope.sae.training.active import true_at
+from residscope.sae.training.group import ALONE, Group
 
 BLOCK = 1 << 21  # entries of a block of products: 8 MiB
 MARGIN = 0.92  # of the last batch's level: what is a candidate now

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from residscope.sae.train.active import DENSE, Dense, Entries, Sparse, true_at
-from residscope.sae.train.choose import BatchTopK, Products, top_k
-from residscope.sae.train.group import ALONE, Group
-from residscope.sae.train.plan import Plan
+from residscope.sae.training.active import DENSE, Dense, Entries, Sparse, true_at
+from residscope.sae.training.choose import BatchTopK, Products, top_k
+from residscope.sae.training.group import ALONE, Group
+from residscope.sae.training.plan import Plan
 
 Parameters = dict[str, Tensor]
 WIDTH = 0.1  # of JumpReLU's kernel, as a share of the thresholds at the start
