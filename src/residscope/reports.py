@@ -35,7 +35,8 @@ HOMES = {
     "mediation": "methods.mediation", "model_comparison": "methods.compare_models",
     "null_directions": "methods.null_directions", "own_tokens": "methods._lib.own_tokens",
     "probe_map": "probes.probe_map", "projection": "methods.look", "removal_cost": "methods.removal_cost",
-    "sae_training": "sae.training.report", "score": "methods._lib.blind", "stability": "methods.stability", "token_table": "methods.token_table",
+    "score": "methods._lib.blind", "stability": "methods.stability", "token_table": "methods.token_table",
+    "sae_evaluation": "sae.evaluation", "sae_training": "sae.training.report",
     "weight_difference": "methods.weight_difference",
 }  # fmt: skip
 

@@ -20,7 +20,8 @@ DENSE = 1 / 8  # of all entries: from there on dense products are cheaper
 class Entries(Protocol):
     """Values a[b, f] of a batch at some entries, `bags` sums a token (1, or one for each Matryoshka prefix)."""
 
-    values: Tensor
+    @property
+    def values(self) -> Tensor: ...
 
     def decode(self, values: Tensor, vectors: Float[Tensor, "F d"]) -> Float[Tensor, "bag d"]:
         """sum over f of values[b, f] vectors[f]"""
@@ -34,7 +35,7 @@ class Entries(Protocol):
         """sum over b of values[b, f] rows[b]; tokens: rows are one a token, not one a bag"""
         ...
 
-    def sums(self, values: Tensor) -> Float[Tensor, "F"]:
+    def sums(self, values: Tensor) -> Float[Tensor, " F"]:
         """sum over b of values[b, f]"""
         ...
 
@@ -66,7 +67,7 @@ class Sparse:
         return cls(values, feature.int(), bag.int(), starts_of(counts), n, groups)
 
     @cached_property
-    def by_feature(self) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"], Int[Tensor, "F"]]:
+    def by_feature(self) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"], Int[Tensor, " F"]]:
         """The entries in order of their features: which they are, their bags, and where each feature's begin."""
         order = self.features.sort(stable=True).indices
         counts = torch.bincount(self.features, minlength=self.n_features)

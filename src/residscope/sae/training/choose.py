@@ -1,10 +1,10 @@
 """Which features count at which tokens: the k B largest of a batch, the k largest of each token, all above a level.
 
-Encoder products are made a block of tokens at a time, so that a block is still in the cache when it is searched, and the matrix of
-all B x F of them is never held.
+Encoder products are made a block of tokens at a time, so that a block is still in the cache when it is searched, and
+the matrix of all B x F of them is never held.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +25,7 @@ class Products:
 
     x: Float[Tensor, "token d"]
     weight: Float[Tensor, "F d"]
-    bias: Float[Tensor, "F"]
+    bias: Float[Tensor, " F"]
 
     def blocks(self) -> Iterator[tuple[int, Float[Tensor, "some F"]]]:
         """The number of a block's first token, and its products, in memory that the next block uses again."""
@@ -39,11 +39,11 @@ class Products:
     def whole(self) -> Float[Tensor, "token F"]:
         return torch.addmm(self.bias, self.x, self.weight.T)
 
-    def search(self, mask: Callable[[Tensor], Tensor]) -> Found:
-        """The products at which `mask` of their block is true."""
+    def above(self, level: "float | Float[Tensor, ' F']") -> Found:
+        """The products over a level, one for all or one for each feature."""
         at, values = [], []
         for first, block in self.blocks():
-            inside = true_at(mask(block))
+            inside = true_at(block > level)
             values.append(block.view(-1).index_select(0, inside))
             at.append(inside + first * len(self.weight))
         return torch.cat(at), torch.cat(values)
@@ -64,7 +64,7 @@ class BatchTopK:
         wanted = self.k * len(products.x)
         guess = self.level * MARGIN if self.level else self._sampled(products)
         while True:
-            at, values = products.search(lambda block, low=max(guess, 0.0): block > low)  # type: ignore[misc]
+            at, values = products.above(max(guess, 0.0))
             short = self.group.total(float(len(values))) < wanted * self.group.size
             if not short or guess <= 0:
                 break
@@ -90,7 +90,9 @@ class BatchTopK:
     def _sampled(self, products: Products) -> float:
         """A level below the true one, most likely: of a few tokens, where one and a half times as many are above."""
         few = Products(products.x[:64], products.weight, products.bias).whole().flatten()
-        return self.group.least(float(few.topk(min(len(few), int(1.5 * self.k * min(64, len(products.x))))).values.min()))
+        return self.group.least(
+            float(few.topk(min(len(few), int(1.5 * self.k * min(64, len(products.x))))).values.min())
+        )
 
 
 def top_k(products: Products, k: int) -> Found:

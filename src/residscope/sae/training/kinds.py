@@ -89,7 +89,7 @@ class Above(Kind):
                 return Dense(p * mask, mask)
             at = true_at(mask)
             return Sparse.at(at, p.view(-1).index_select(0, at), len(p), n)
-        at, values = products.search(lambda block: block > level)
+        at, values = products.above(level)
         self.memory["share"] = len(at) / (len(products.x) * n)
         return Sparse.at(at, values, len(products.x), n)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from residscope.directions import EncoderDictionary
 from residscope.errors import TrainingDiverged
-from residscope.sae.training.active import Sparse
+from residscope.sae.training.active import Sparse, true_at
 from residscope.sae.training.adam import WARM, Adam
 from residscope.sae.training.choose import Products
 from residscope.sae.training.group import ALONE, Group
@@ -83,17 +83,33 @@ class Learner:
 
         Raises TrainingDiverged: the loss or a gradient is no number; the parameters are as they were before.
         """
-        P, group, tokens = self.parameters, self.group, len(x) * self.group.size
+        tokens = len(x) * self.group.size
+        grads, residual, a, fired = self.gradients(x, y)
+        totals = torch.stack([residual.square().sum(), y.square().sum(), (a > 0).sum().to(y)])
+        mean = y.sum(0)
+        self.group.sum_([*grads.values(), totals, mean, fired])
+        error, squares, active = totals.tolist()
+        if not math.isfinite(error):
+            raise self._diverged("the loss")
+        dead = float((self.silent >= self.patience).float().mean())
+        norm = self._move(grads)
+        self._threshold(a)
+        self.silent = torch.where(fired > 0, 0, self.silent + tokens)
+        self.number += 1
+        return Seen(error / max(squares - float(mean @ mean) / tokens, 1e-30), active / tokens, dead, norm)
+
+    def gradients(self, x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
+        """This process's part of each parameter's gradient; y' - y, the activations, and which features were active."""
+        P, tokens = self.parameters, len(x) * self.group.size
         if not self.plan.transcoder:
             self.centre = P["b_dec"]
         centred = x - self.centre
         entries = self.kind.entries(P, self._products(centred))
         a = self.kind.active(P, entries)
-        summed, whole = self._reconstructed(entries.decode(a, P["W_dec"]), centred)
-        residual = whole - y
-        rest = self._rest(summed, y, residual, 2 / tokens)
-        grad_a = entries.dots(rest, P["W_dec"])
-        grad_p, grads = self.kind.backward(P, entries, grad_a, tokens)
+        base = P["b_dec"] + centred @ P["W_skip"].T if self.plan.skip else P["b_dec"]
+        wanted = y - base
+        residual, rest = self._errors(entries.decode(a, P["W_dec"]), wanted, 2 / tokens)
+        grad_p, grads = self.kind.backward(P, entries, entries.dots(rest, P["W_dec"]), tokens)
         first = rest if self.bags == 1 else rest.view(len(x), self.bags, -1)[:, 0]
         grads |= {"W_dec": entries.spread(a, rest), "b_dec": first.sum(0)}
         if isinstance(self.kind, Gated):
@@ -102,47 +118,26 @@ class Learner:
             grads["b_enc"] = entries.sums(grad_p)
         grads["W_enc"] = entries.spread(grad_p, centred, tokens=True)
         if not self.plan.transcoder:
-            grads["b_dec"] = grads["b_dec"] - entries.sums(grad_p) @ P["W_enc"]
+            grads["b_dec"] -= entries.sums(grad_p) @ P["W_enc"]
         if self.plan.skip:
             grads["W_skip"] = first.T @ centred
         dead = self.silent >= self.patience
         if self.kind.revived and bool(dead.any()):
-            self._revive(dead.nonzero()[:, 0], centred, -residual, grads)
-        fired = self._fired(entries, a)
-        self._threshold(a)
-        totals = torch.stack([residual.square().sum(), y.square().sum(), (a > 0).sum().to(y)])
-        mean = y.sum(0)
-        group.sum_([*grads.values(), totals, mean, fired])
-        error, squares, active = totals.tolist()
-        spread = squares - float(mean @ mean) / tokens
-        if not math.isfinite(error):
-            raise self._diverged("the loss")
-        norm = self._move(grads)
-        self.silent = torch.where(fired > 0, 0, self.silent + tokens)
-        self.number += 1
-        return Seen(error / max(spread, 1e-30), active / tokens, float(dead.float().mean()), norm)
+            self._revive(true_at(dead), centred, -residual, grads)
+        return grads, residual, a, self._fired(entries, a)
 
     @property
     def bags(self) -> int:
         return max(1, len(self.plan.prefixes))
 
-    def _reconstructed(self, summed: Tensor, centred: Tensor) -> tuple[Tensor, Tensor]:
-        """Each prefix's sum of features, cumulated, [token, prefix, d]; and the whole reconstruction."""
-        own = self.parameters["b_dec"]
-        if self.plan.skip:
-            own = own + centred @ self.parameters["W_skip"].T
-        if self.bags > 1:
-            summed = summed.view(len(centred), self.bags, -1).cumsum(1)
-            return summed, summed[:, -1] + own
-        return summed, summed.add_(own)
-
-    def _rest(self, summed: Tensor, y: Tensor, residual: Tensor, scale: float) -> Tensor:
-        """dL/dy' of each bag: of a Matryoshka prefix that of all the prefixes it is part of, their losses averaged."""
+    def _errors(self, summed: Tensor, wanted: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """y' - y of the whole, and dL/dy' of each bag: of a Matryoshka prefix that of all the prefixes it is part of."""
         if self.bags == 1:
-            return residual * scale
-        own = y - self.parameters["b_dec"]
-        rest = (summed - own[:, None]).flip(1).cumsum(1).flip(1)
-        return rest.reshape(-1, y.shape[1]) * (scale / self.bags)
+            residual = summed.sub_(wanted)
+            return residual, residual * scale
+        errors = summed.view(len(wanted), self.bags, -1).cumsum(1).sub_(wanted[:, None])
+        rest = errors.flip(1).cumsum(1).flip(1).reshape(-1, wanted.shape[1])
+        return errors[:, -1], rest * (scale / self.bags)
 
     def _gated(self, entries: Any, y: Tensor, grads: dict[str, Tensor], tokens: int) -> Tensor:
         """dL/dpi of the gates: the penalty, and the reconstruction by max(pi, 0) with the decoder held still."""
@@ -156,20 +151,21 @@ class Learner:
     def _revive(self, dead: Tensor, centred: Tensor, error: Tensor, grads: dict[str, Tensor]) -> None:
         """The auxiliary loss: what the d/2 strongest dead features make of the error, over the error's own variance.
 
-        Of as many tokens of the batch as cost no more than the encoder does; a batch is in random order.
+        Of every n-th token of the batch, so that it costs no more than the encoder does; a batch is in random order.
         """
         P = self.parameters
-        some = min(len(error), max(64, len(error) * self.plan.features // (5 * len(dead))))
-        centred, error = centred[:some], error[:some]
+        every = max(1, -(-5 * len(dead) // self.plan.features))
+        centred, error = centred[::every], error[::every]
         W_enc, W_dec = P["W_enc"][dead], P["W_dec"][dead]
         q = torch.addmm(P["b_enc"][dead], centred, W_enc.T).relu_()
         k = error.shape[1] // 2
         if len(dead) > k:
             q *= q >= q.topk(k, dim=-1, sorted=False).values.amin(-1, keepdim=True)
         residual = torch.addmm(error, q, W_dec, beta=-1)
-        mean = error.mean(0)
-        scale = AUX / float((error - mean).square().sum().clamp_min(1e-30)) / self.group.size
-        residual *= 2 * scale
+        mean, squares = error.sum(0), error.square().sum()
+        self.group.sum_([mean, squares])
+        count = len(error) * self.group.size
+        residual *= 2 * AUX / float((squares - mean @ mean / count).clamp_min(1e-30))
         grad_q = (residual @ W_dec.T) * (q > 0)
         grads["W_dec"].index_add_(0, dead, q.T @ residual)
         grads["W_enc"].index_add_(0, dead, grad_q.T @ centred)

@@ -15,9 +15,10 @@ PREFIXES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)  # Matryoshka's, as shares of all 
 class Plan:
     """One dictionary to be trained.
 
-    kind: of `KINDS`. site, written: where it reads and where what it is to give stands (the same for an SAE). features: F. k: how
-    many are to be active at a token on average (exactly k at each for topk). prefixes: how many features each Matryoshka prefix
-    has, the last of them all. skip: a transcoder's linear map from what it reads. lr: Adam's rate; 2e-4 / sqrt(F / 2^14) unless said.
+    kind: of `KINDS`. site, written: where it reads and where what it is to give stands (the same for an SAE). features: F.
+    k: how many are to be active at a token on average (exactly k at each for topk). prefixes: how many features each Matryoshka
+    prefix has, the last of them all. skip: a transcoder's linear map from what it reads. lr: Adam's rate; 2e-4 / sqrt(F / 2^14)
+    unless said.
 
     Raises BadTraining: no such kind, or numbers that do not fit each other.
     """
@@ -37,7 +38,9 @@ class Plan:
             raise BadTraining("no such kind of dictionary", received=repr(self.kind), allowed=", ".join(KINDS))
         if not 1 <= self.k < self.features:
             raise BadTraining(
-                "so many features cannot be active", received=f"k={self.k} of {self.features}", allowed="1 to features - 1"
+                "so many features cannot be active",
+                received=f"k={self.k} of {self.features}",
+                allowed="1 to features - 1",
             )
         if self.skip and self.site == self.written:
             raise BadTraining(
@@ -48,7 +51,9 @@ class Plan:
             sizes = sorted({max(1, round(share * self.features)) for share in PREFIXES})
             object.__setattr__(self, "prefixes", tuple(sizes))
         ends = self.prefixes
-        if ends and (self.kind != "matryoshka" or ends[-1] != self.features or sorted({*ends}) != [*ends] or ends[0] < 1):
+        if ends and (
+            self.kind != "matryoshka" or ends[-1] != self.features or sorted({*ends}) != [*ends] or ends[0] < 1
+        ):
             raise BadTraining(
                 "these are no prefixes of the features", received=f"{self.kind}, {ends} of {self.features}",
                 allowed="for matryoshka alone: numbers that grow, the last of them all features",

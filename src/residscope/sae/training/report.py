@@ -25,7 +25,7 @@ class Training(Report):
     kind: ClassVar[str] = "report:sae_training"
     main: ClassVar[str | None] = "last"
     names: tuple[str, ...]
-    tokens: Float[Tensor, "point"]
+    tokens: Float[Tensor, " point"]
     fvu: Float[Tensor, "dictionary point"]
     l0: Float[Tensor, "dictionary point"]
     dead: Float[Tensor, "dictionary point"]
@@ -50,7 +50,9 @@ class Training(Report):
     def curve(self, measure: str) -> Curve:
         values = getattr(self, measure)
         lines = [Line(name, values[i].tolist()) for i, name in enumerate(self.names)]
-        return Curve(self.tokens.tolist(), lines, title=MEASURES[measure].capitalize(), x_title="tokens", y_title=measure)
+        return Curve(
+            self.tokens.tolist(), lines, title=MEASURES[measure].capitalize(), x_title="tokens", y_title=measure
+        )
 
     def view(self) -> Grid:
         rows: list[Sequence[Any]] = [

@@ -66,9 +66,9 @@ class Sitting:
     # ── a run ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def run(self, tell: Callable[..., None], cancel: Cancel = None) -> Iterator[None]:
-        """Learn until the budget is spent; yields where a new point was added. Raises TrainingDiverged, Cancelled, CorpusError."""
+        """Learn until the budget is spent; yields at each new point. Raises TrainingDiverged, Cancelled, CorpusError."""
         if not self.buffer.held:
-            self._stated = self._restored()
+            self.restored()
         runs = self.stream.runs(_asking(tell), cancel)
         while self.number < self.steps:
             if self.buffer.low or self.buffer.unread < self.batch:
@@ -142,11 +142,15 @@ class Sitting:
             tensors |= {f"learner.{i}/{name}": x for name, x in own.items()}
             learners.append(told)
         state: dict[str, Any] = {"buffer": facts, "learners": learners, "stream": self.stream.state()}
-        state |= {"number": self.number, "points": self.points, "since": [[vars(s) for s in one] for one in self._since]}
+        state |= {
+            "number": self.number,
+            "points": self.points,
+            "since": [[vars(s) for s in one] for one in self._since],
+        }
         checkpoint.write(self.folder, self.about, tensors, state)
 
-    def _restored(self) -> bool:
-        """Go on from what the folder holds, if anything. Raises BadTraining, DamagedFile."""
+    def restored(self) -> bool:
+        """Be as the folder has it; whether it has anything. Raises BadTraining, DamagedFile."""
         found = None if self.folder is None else checkpoint.read(self.folder, self.about)
         if found is None:
             return False
@@ -157,13 +161,15 @@ class Sitting:
         self.stream.restore(state["stream"])
         self.number, self.points = state["number"], state["points"]
         self._since = [[Seen(**seen) for seen in one] for one in state["since"]]
-        self._from = self.number
+        self._from, self._stated = self.number, True
         return True
 
 
 def _below(tensors: Mapping[str, Any], prefix: str, *, but: str = "\0") -> dict[str, Any]:
     return {
-        name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix) and not name.startswith(but)
+        name.removeprefix(prefix): x
+        for name, x in tensors.items()
+        if name.startswith(prefix) and not name.startswith(but)
     }
 
 

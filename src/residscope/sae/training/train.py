@@ -75,7 +75,9 @@ def price(
 ) -> float:
     """Tokens that go through the whole model: those read, up to the last site, and what learning costs in its forwards."""
     plans = plans_of(sites, features=features, written=given.get("written"), kind=given.get("kind", "batchtopk"))
-    reading = max(price_of_reading(model, site=site, tokens=tokens) for plan in plans for site in (plan.site, plan.written))
+    reading = max(
+        price_of_reading(model, site=site, tokens=tokens) for plan in plans for site in (plan.site, plan.written)
+    )
     weights = sum(x.numel() for x in model.hf.parameters())
     return reading + tokens * sum(2 * plan.features * model.d_model for plan in plans) / weights
 
@@ -117,13 +119,13 @@ def train(
 
         loss = mean |y' - y|^2 + 1/32 (what dead features make of the error) + the kind's own penalty
 
-    sites: `resid_post.8` for an autoencoder; ("mlp_in.9", "mlp_out.9"), or `written`, for a transcoder. kind: "batchtopk" (kept as
-    JumpReLU), "topk", "jumprelu", "gated", "relu" (L1) or "matryoshka" (BatchTopK with prefixes: of F/16, F/8, F/4, F/2 and F
-    features unless said). Every kind is led to k features active at a token on average. features, kind: one, or several.
+    sites: `resid_post.8` for an autoencoder; ("mlp_in.9", "mlp_out.9"), or `written`, for a transcoder. kind: "batchtopk" (kept
+    as JumpReLU), "topk", "jumprelu", "gated", "relu" (L1) or "matryoshka" (BatchTopK with prefixes: of F/16, F/8, F/4, F/2 and
+    F features unless said). Every kind is led to k features active at a token on average. features, kind: one, or several.
     tokens: vectors to learn from; a text that is shorter is read again. lr: 2e-4 / sqrt(features / 2^14) unless said.
-    batch: vectors a step; a power of two that gives 2,000 steps, 128 to 4,096, unless said. folder: where a checkpoint is kept every
-    `every` seconds; a training that was killed goes on from it to the bit. Where torch.distributed is initialised, its processes
-    share each batch. Gives each dictionary by what it is, and the curves as "training".
+    batch: vectors a step; a power of two that gives 2,000 steps, 128 to 4,096, unless said. folder: where a checkpoint is kept
+    every `every` seconds; a training that was killed goes on from it to the bit. Where torch.distributed is initialised, its
+    processes share each batch. Gives each dictionary by what it is, and the curves as "training".
 
         made = rs.sae.train(model, "english", ["resid_post.8"], features=[512, 2048], tokens=2_000_000)
 
@@ -131,14 +133,12 @@ def train(
         SiteError, NoVectors, BadTraining: before anything is read. CorpusError: the text cannot be used. TrainingDiverged,
         CheckpointNotWritten. Cancelled: with what there is as its `partial`.
     """
-    made: Any = None
-    for made in training(
+    *_, made = training(
         model, corpus, sites, kind=kind, features=features, k=k, tokens=tokens, written=written, skip=skip, prefixes=prefixes,
         lr=lr, batch=batch, seed=seed, folder=folder, every=every, progress=progress, cancel=cancel,
-    ):  # fmt: skip
-        pass
-    trained: Trained = made
-    return trained
+    )  # fmt: skip
+    assert isinstance(made, dict)
+    return made
 
 
 def training(
