@@ -5,9 +5,9 @@
 
 Autoencoders of resid_post.8 to resid_post.13 and skip transcoders of the layers 9 to 13 (mlp_in to mlp_out), BatchTopK kept as
 JumpReLU, 2,304 features, 32 active at a token. Text: the built-in English (229 thousand tokens) and Python's documentation (295
-thousand), and what the model itself writes, for which a quarter of the minutes go before the training begins. One text in twenty is
-held out, by a hash of its words. FOLDER holds sampled.jsonl, plan.json (the budget in tokens, from the speed of a first trial), the
-checkpoint (under 2 GB, every five minutes) and curves.json. At the end, or with --finish, which also measures each on held-out
+thousand), and what the model itself writes, for which a quarter of the minutes go before the training begins. One text in twenty
+is held out, by a hash of its words. FOLDER holds sampled.jsonl, plan.json (the budget in tokens, from the speed of a first trial),
+the checkpoint (under 2 GB, every five minutes) and curves.json. At the end, or with --finish, which also measures each on held-out
 text (FOLDER/evaluation.json), src/residscope/data/dictionaries/smollm2-135m.safetensors is written: vectors in 8 bits with a scale
 for each row, at most 32 MB.
 """
