@@ -51,6 +51,8 @@ HOMES = {
     "probe_map": "probes.probe_map",
     "projection": "methods.look",
     "removal_cost": "methods.removal_cost",
+    "sae_evaluation": "sae.evaluation",
+    "sae_training": "sae.training.report",
     "score": "methods._lib.blind",
     "stability": "methods.stability",
     "token_table": "methods.token_table",

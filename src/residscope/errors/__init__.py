@@ -23,6 +23,7 @@
     ├── CorpusError          EmptyCorpus, TooFewVectors, TextTooShort
     ├── TaskError            BadTable, TooFewWords, MissingLabel, TooFewPrompts, UnknownTask
     ├── ProbeError           OneClass, UnseenLabel, SingularCovariance, Unreachable
+    ├── TrainingError        BadTraining, TrainingDiverged, CheckpointNotWritten
     ├── BlindTestError       NoOrder, TooFewContexts, NotOneVector
     ├── WireError            MalformedJSON, MalformedTensors, NotFound, NotAllowed, ForeignHost
     ├── StoreError           NoUser, NotYours, NameTaken, BadText, EditedSince, CannotUndo, TooFast, DamagedStore,
@@ -43,3 +44,4 @@ from residscope.errors.keeping import *  # noqa: F403
 from residscope.errors.methods import *  # noqa: F403
 from residscope.errors.models import *  # noqa: F403
 from residscope.errors.running import *  # noqa: F403
+from residscope.errors.training import *  # noqa: F403
