@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from residscope.corpus.mean_difference import mean_difference as mean_difference
     from residscope.corpus.nmf import nmf as nmf
     from residscope.corpus.pca import pca as pca
+    from residscope.corpus.sources.sampled import sampled_text as sampled_text
     from residscope.corpus.svd import svd as svd
+    from residscope.corpus.text import text as text
     from residscope.directions import Dictionary as Dictionary
     from residscope.directions import Direction as Direction
     from residscope.directions import mix as mix
@@ -112,7 +114,7 @@ _HOME = {
     "compare_models": "methods.compare_models", "layer_swap": "methods.layer_swap",
     "weight_difference": "methods.weight_difference",
     # evidence for a direction
-    "draw_prompts": "corpus.drawn",
+    "draw_prompts": "corpus.drawn", "sampled_text": "corpus.sources.sampled", "text": "corpus.text",
     "dose_response": "methods.dose_response", "evidence": "methods.evidence", "null_directions": "methods.null_directions",
     "removal_cost": "methods.removal_cost", "stability": "methods.stability", "top_examples": "corpus.examples",
 }  # fmt: skip

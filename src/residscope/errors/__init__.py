@@ -36,7 +36,7 @@
 
 Each says what failed, what was received, what is allowed and how to fix it; `str(error)` holds all four.
 
-What is true but easily misread is a warning: ResidscopeWarning, of which GridEdge, Unsealed.
+What is true but easily misread is a warning: ResidscopeWarning, of which GridEdge, NotCached, Unsealed.
 """
 
 from residscope.errors.base import *  # noqa: F403
