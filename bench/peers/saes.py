@@ -57,7 +57,9 @@ def saelens(into):
     made = {
         "standard": (S.StandardSAE, S.StandardSAEConfig, plain, names),
         "standard-unsubtracted": (S.StandardSAE, S.StandardSAEConfig, plain | {"apply_b_dec_to_input": False}, names),
-        "standard-constant": (S.StandardSAE, S.StandardSAEConfig, plain | {"normalize_activations": "constant_norm_rescale"}, names),
+        "standard-constant": (
+            S.StandardSAE, S.StandardSAEConfig, plain | {"normalize_activations": "constant_norm_rescale"}, names,
+        ),
         "topk-rescaled": (S.TopKSAE, S.TopKSAEConfig, plain | {"k": K, "rescale_acts_by_decoder_norm": True}, names),
         "topk-layernorm": (S.TopKSAE, S.TopKSAEConfig, plain | {"k": K, "normalize_activations": "layer_norm"}, names),
         "jumprelu": (S.JumpReLUSAE, S.JumpReLUSAEConfig, plain, names),
@@ -97,7 +99,11 @@ def before_six(into, S):
         "standard": ("standard", flat | {"normalize_activations": False, "activation_fn_str": "relu"}, {}),
         "topk": ("standard", flat | topk | {"architecture": "standard"}, {}),
         "jumprelu": ("jumprelu", flat | {"architecture": "jumprelu", "apply_b_dec_to_input": False}, {"threshold": (F,)}),
-        "gated": ("gated", flat | {"architecture": "gated", "activation_fn_str": "relu"}, {"b_gate": (F,), "b_mag": (F,), "r_mag": (F,)}),
+        "gated": (
+            "gated",
+            flat | {"architecture": "gated", "activation_fn_str": "relu"},
+            dict.fromkeys(("b_gate", "b_mag", "r_mag"), (F,)),
+        ),
         "heads": ("standard", flat | heads, {}),
         "scaling-factor": ("standard", flat | {"finetuning_scaling_factor": False}, {"scaling_factor": None}),
     }  # fmt: skip

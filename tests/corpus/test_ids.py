@@ -1,4 +1,4 @@
-"""Ids that are kept: a second pass tokenises nothing and reads the same; what is spoilt, too much or not to be written does no harm."""
+"""Ids that are kept: a second pass tokenises nothing and reads the same; spoilt files and full disks do no harm."""
 
 import contextlib
 import errno
@@ -155,7 +155,7 @@ def test_a_place_in_what_is_kept_opens_no_text(file, tokenised, monkeypatch):
     taken = [*islice(reader.rows(length=16, tokens=10**6, least=1), 300)]
     tokenised.clear()
     resumed = Reader.from_state(model(), file, reader.state())
-    assert [*taken, *resumed.rows(length=16, tokens=10 ** 6, least=1)] == every
+    assert [*taken, *resumed.rows(length=16, tokens=10**6, least=1)] == every
     assert tokenised == []
 
 
