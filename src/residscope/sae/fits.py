@@ -26,7 +26,7 @@ from residscope.views import Table
 
 TOKENS = 1000
 LENGTH = 128
-CLEARLY = 0.8
+CLEARLY = 0.9
 """Another place fits clearly better where it leaves less than this share of what the stated one leaves."""
 STREAM = ("resid_pre", "resid_mid", "resid_post")
 CENTRED = ("embed", "pos_embed", *STREAM, "attn_out", "mlp_out", "attn_raw", "mlp_raw")
@@ -58,7 +58,7 @@ class FitCheck(Report):
         FVU = sum |y - xhat|^2 / sum |y - mean(y)|^2
 
     fvu: over reading, with the columns site, written, centred, normalise, bos; first tokens and sinks left out. whole: with them.
-    best: the reading that leaves least. fits: whether the stated one is under 1 and no other leaves less than 0.8 of it.
+    best: the reading that leaves least. fits: whether the stated one is under 1 and no other leaves less than 0.9 of it.
     """
 
     kind: ClassVar[str] = "report:fit_check"
@@ -153,7 +153,7 @@ def refuse_misplaced(
         raise Misplaced(
             f"the dictionary does not fit where it is hooked: {found.stated} leaves {own:.3g} of the variance unexplained",
             received=f"{found.stated}, FVU {own:.3g}",
-            allowed="FVU up to 1, and no other place under 0.8 of it; "
+            allowed="FVU up to 1, and no other place under 0.9 of it; "
             + (f"{found.best} has {found.least:.3g}" if found.best != found.stated else "no place near it does better"),
             fix=_way_out(found),
         )
@@ -173,7 +173,7 @@ def _way_out(found: FitCheck) -> str:
         if own != other:
             said.append(f"{column}={other!r}" if column in ("site", "written") else f"{column}={bool(other)}")
     if found.fvu.coords["normalise"][0] != found.fvu.coords["normalise"][at]:
-        said.append(f"scale={found.provenance['scale']:.6g}" if "unit" in found.best else "another normalisation")
+        said.append(f"scale={found.provenance['scale']:.6g}" if "unit mean" in found.best else "another normalisation")
     return f"load it with {', '.join(said)}; or check=False, where it is meant as it is"
 
 
@@ -221,7 +221,8 @@ def _variants(place: Reading, dictionary: EncoderDictionary, model: Model, *, fo
     named = Site.parse(place.site).name
     if named in CENTRED and dictionary.normalise == "none" and (folded or not place.centred):
         yield replace(place, centred=not place.centred)
-    for how in ("none", "layer_norm", "unit_mean_norm") if dictionary.normalise == "none" else ("none",):
+    others = ("layer_norm", "unit_mean_norm") if place.site == place.written else ("layer_norm",)
+    for how in others if dictionary.normalise == "none" else ("none",):
         yield replace(place, normalise=how)
     if _begin(model) is not None:
         yield replace(place, bos=not place.bos)

@@ -24,7 +24,7 @@ _MODULES = (
     (r"post_attention_layernorm|ln_2", ("resid_mid", "mlp_in")),
 )
 _BLOCK = re.compile(r"(?:.*[._/])?blocks\.(\d+)\.(.+)")
-_LAYER = re.compile(r"(?:.*?[._/])?(?:layers|layer|h|blocks)[._](\d+)(?:[._/](.+?))??(?:\.(input|output))?")
+_LAYER = re.compile(r"(?:.*?[./])?(?:layers|layer|h|blocks)[._](\d+)(?:[._/](.+?))??(?:\.(input|output))?")
 _NAMED = re.compile(
     r"(resid(?:ual)?_?(?:stream_?)?(?:pre|mid|post)?|mlp_in|mlp_out|mlp|attn_out|attention_out|attn)"
     r"(?:_(?:layer_?)?(\d+))?"

@@ -166,7 +166,7 @@ def _made(
     unit: Unit, found: Found, model: Model | None, said: Said, watch: Mapping[str, Any] | None
 ) -> EncoderDictionary:
     read, write = _sites(unit, found, model, said)
-    _check_finite(unit, found.parts)
+    _check_parts(unit, found.parts)
     parts = _scaled(unit, found, said.scale)
     told = _plain(found.more)
     named = told.pop("name", None)
@@ -229,11 +229,14 @@ def _dictionary(
     name = name or ("sae" if own is None else "transcoder")
     try:
         return EncoderDictionary(name=name, site=site, written=own, provenance=told, **parts)
-    except (WrongWidth, DirectionError) as error:
+    except (WrongWidth, DirectionError, TypeError) as error:
         raise DamagedFile(f"{unit.file} is damaged: {error}"[:600], received=str(unit.path), fix=AGAIN) from error
 
 
-def _check_finite(unit: Unit, parts: Parts) -> None:
+def _check_parts(unit: Unit, parts: Parts) -> None:
+    k = parts.get("k", 1)
+    if isinstance(k, bool) or not isinstance(k, int):
+        raise DamagedFile(f"{unit.file} is damaged: topk takes a k that is a number", received=repr(k), fix=AGAIN)
     for name, x in parts.items():
         if isinstance(x, torch.Tensor) and not x.isfinite().all():
             wrong = int((~x.isfinite()).sum())

@@ -93,7 +93,10 @@ def _repository(repository: str, within: str, revision: str | None) -> Place:
     def fetch(name: str) -> Path:
         with _refusals(repository, commit):
             whole = f"{folder}/{name}" if folder else name
-            return Path(hf_hub_download(repository, whole, revision=commit, endpoint=_endpoint()))
+            path = Path(hf_hub_download(repository, whole, revision=revision, endpoint=_endpoint()))
+            if commit not in path.parts:  # the branch moved between the two questions
+                path = Path(hf_hub_download(repository, whole, revision=commit, endpoint=_endpoint()))
+            return path
 
     named = f"{repository}{'/' + within if within else ''}@{commit}"
     return Place(named, f"{repository}/{folder}", inside, fetch, only=only, hub=True)
