@@ -22,6 +22,7 @@ import torch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 D, F, K = 16, 32, 5
+CONSTANT = {"normalize_activations": "constant_norm_rescale"}
 PEERS = ("sae-lens", "dictionary-learning", "eai-sparsify", "torch")
 
 
@@ -57,9 +58,7 @@ def saelens(into):
     made = {
         "standard": (S.StandardSAE, S.StandardSAEConfig, plain, names),
         "standard-unsubtracted": (S.StandardSAE, S.StandardSAEConfig, plain | {"apply_b_dec_to_input": False}, names),
-        "standard-constant": (
-            S.StandardSAE, S.StandardSAEConfig, plain | {"normalize_activations": "constant_norm_rescale"}, names,
-        ),
+        "standard-constant": (S.StandardSAE, S.StandardSAEConfig, plain | CONSTANT, names),
         "topk-rescaled": (S.TopKSAE, S.TopKSAEConfig, plain | {"k": K, "rescale_acts_by_decoder_norm": True}, names),
         "topk-layernorm": (S.TopKSAE, S.TopKSAEConfig, plain | {"k": K, "normalize_activations": "layer_norm"}, names),
         "jumprelu": (S.JumpReLUSAE, S.JumpReLUSAEConfig, plain, names),
@@ -95,15 +94,12 @@ def before_six(into, S):
     flat |= {"hook_point": "blocks.2.hook_resid_pre", "hook_point_layer": 2, "hook_point_head_index": None}
     topk = {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": K}}
     heads = {"hook_point": "blocks.2.attn.hook_z"}
+    gates = {"b_gate": (F,), "b_mag": (F,), "r_mag": (F,)}
     made = {
         "standard": ("standard", flat | {"normalize_activations": False, "activation_fn_str": "relu"}, {}),
         "topk": ("standard", flat | topk | {"architecture": "standard"}, {}),
         "jumprelu": ("jumprelu", flat | {"architecture": "jumprelu", "apply_b_dec_to_input": False}, {"threshold": (F,)}),
-        "gated": (
-            "gated",
-            flat | {"architecture": "gated", "activation_fn_str": "relu"},
-            dict.fromkeys(("b_gate", "b_mag", "r_mag"), (F,)),
-        ),
+        "gated": ("gated", flat | {"architecture": "gated", "activation_fn_str": "relu"}, gates),
         "heads": ("standard", flat | heads, {}),
         "scaling-factor": ("standard", flat | {"finetuning_scaling_factor": False}, {"scaling_factor": None}),
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Ids that are kept: a second pass tokenises nothing and reads the same; spoilt files and full disks do no harm."""
+"""Ids that are kept: a second pass tokenises nothing and reads the same; a spoilt file or a full disk does no harm."""
 
 import contextlib
 import errno
@@ -16,6 +16,7 @@ from corpus.readings import model
 from residscope import errors
 from residscope.corpus.reading import Reader
 from residscope.corpus.sources import ids as kept_ids
+from residscope.corpus.sources import pieces
 from residscope.engine import encoding
 from residscope.engine.model import Model
 from session import worlds
@@ -175,6 +176,33 @@ def _read(path: str, cache: str, out) -> None:
     os.environ["RESIDSCOPE_CACHE"] = cache
     kept_ids.SHARD, kept_ids.LEAST = 4000, 100
     out.put([row.ids for row in rows(path)])
+
+
+@pytest.mark.parametrize("shard", [100, 1000, 10**6])
+def test_every_size_of_file_holds_the_same(shard, file, folder, tokenised, monkeypatch):
+    """Also where a text ends as a file of its ids does."""
+    monkeypatch.setattr(kept_ids, "SHARD", shard)
+    file.write_text("\n\n".join("abcdefghij" * 10 for _ in range(30)))
+    first = rows(file)
+    assert first == rows(rs.text(file, cache=False))
+    tokenised.clear()
+    monkeypatch.setattr(pieces, "documents_of", lambda *_: pytest.fail("the text itself is not read again"))
+    assert rows(file) == first
+    assert tokenised == []
+
+
+def test_padding_set_on_a_tokenizer_changes_nothing(file, tokenised):
+    first = rows(file)
+    tokenised.clear()
+    of = model()
+    of.tokenizer.pad_token = of.tokenizer.eos_token
+    of.tokenizer(["a", "bcd"], padding=True)
+    try:
+        assert rows(file) == first
+    finally:
+        of.tokenizer.pad_token = None
+        of.tokenizer("a")
+    assert tokenised == []
 
 
 def test_two_processes_may_write_at_once(file, folder):

@@ -70,6 +70,15 @@ def test_it_is_a_corpus_and_says_what_it_is():
     assert len(rs.draw_prompts(model(), "model?tokens=500", 3, length=8)) == 3
 
 
+def test_packed_it_has_one_end_between_two_documents():
+    of = model()
+    end = of.tokenizer.eos_token_id
+    documents = [list(d.ids[1:]) for d in rs.sampled_text(of, 300, seed=1).documents()]
+    wanted = [i for ids in documents for i in [*(ids[:-1] if ids[-1] == end else ids), end]]
+    rows_packed = Reader(of, "model?tokens=300&seed=1&pack").rows(length=16, tokens=10**6, least=1)
+    assert [i for row in rows_packed for i in row.ids] == wanted
+
+
 def test_other_weights_write_another_text():
     of = Model(tiny_llama(seed=4), worlds.tokenizer())
     text = rs.sampled_text(of, 100, seed=1)

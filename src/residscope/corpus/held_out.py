@@ -38,8 +38,8 @@ def held_out(
 ) -> HeldOut:
     """n windows of `length` tokens, drawn at random from the text beyond its first `skip` tokens.
 
-    Of a split's training side (`rs.text(..., split="train")`) they come from its other side, all of which was held out. Where so
-    much is not left, they are drawn from the built-in text instead, and `origin` says so.
+    Of a split's training side (`rs.text(..., split="train")`) they come from its other side, all of which was held out.
+    Where so much is not left, they are drawn from the built-in text instead, and `origin` says so.
 
     Raises:
         TextTooShort: the built-in text is not long enough either. Cancelled: `cancel` said so.

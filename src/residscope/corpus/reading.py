@@ -6,13 +6,13 @@ from typing import Any
 
 from residscope.corpus.sources.described import Text
 from residscope.corpus.sources.documents import Piece
-from residscope.corpus.sources.ids import Ids, IdStore, tokenizer_hash
+from residscope.corpus.sources.ids import Ids, IdStore, key_of, tokenizer_hash
 from residscope.corpus.sources.order import Block, Place, blocks
 from residscope.corpus.sources.packing import Packer, cut
 from residscope.corpus.sources.packing import Part as Part
 from residscope.corpus.sources.packing import Row as Row
 from residscope.corpus.sources.pieces import pieces_of
-from residscope.corpus.sources.separators import joined
+from residscope.corpus.sources.separators import Joiner
 from residscope.corpus.text import Source, called, opened
 from residscope.engine.model import Model
 from residscope.engine.sinks import special_ids
@@ -52,6 +52,7 @@ class Reader:
         self.unread = self.first = self.special = 0
         self._pieces = self.text.order.pieces(pieces_of(self.text.source, self.text.labels))
         self._store = IdStore(model, kept=self.text.cache)
+        self._joined = Joiner(model)
         self._at: _At | None = None
         self._resumed: _At | None = None
 
@@ -122,7 +123,7 @@ class Reader:
     def state(self) -> dict[str, Any]:
         """The place behind the row that was given last, in plain JSON: what `from_state` goes on from."""
         at = self._at or self._resumed
-        key = self._pieces[at.place.piece].key() if at is not None and at.place.piece < len(self._pieces) else None
+        key = key_of(self._pieces[at.place.piece]) if at is not None and at.place.piece < len(self._pieces) else None
         how = {"corpus": called(self.source), "tokenizer": tokenizer_hash(self.model), "key": key}
         if at is None:
             return how | {"at": None}
@@ -182,7 +183,7 @@ class Reader:
             self.unread += one.unread
             unread += one.unread
             if self.text.pack:
-                ids = joined(self.model, one.ids) if one.ids else []
+                ids = self._joined(one.ids)
                 rows += packer.add(ids, number, one.labels)
             else:
                 ids, begin = one.ids, max(0, skip - gone) if chance is None else 0

@@ -15,7 +15,7 @@ from residscope.errors import CorpusError
 from residscope.progress import Tell
 
 _OPTION = r"[a-z_]+(?:=[^&?#/]*)?"
-_SPOKEN = re.compile(rf"(?P<base>[^?]*)\?(?P<options>{_OPTION}(?:&{_OPTION})*)(?P<field>#.*)?")
+_SPOKEN = re.compile(rf"(?P<base>[^#]*)\?(?P<options>{_OPTION}(?:&{_OPTION})*)(?P<field>#.*)?")
 OPTIONS = ("pack", "shuffle", "window", "split", "held_out", "labels", "cache")
 OF_THE_MODEL = ("tokens", "seed", "temperature")
 FORMS = "pack, shuffle=SEED, window=N, split=train|held-out, held_out=SHARE, labels=A,B, cache=0"

@@ -102,6 +102,8 @@ def _lines_of(path: Path) -> Iterator[bytes]:
                 number += 1
     except BROKEN as error:
         raise damaged(path, f"line {number + 1}", error) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def _paragraphs_of(path: Path) -> Iterator[str]:
@@ -120,6 +122,8 @@ def _paragraphs_of(path: Path) -> Iterator[str]:
             yield from paragraphs(parts(content))
     except BROKEN as error:
         raise damaged(path, f"what follows line {lines}", error) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def damaged(path: Path, where: str, error: Exception) -> CorpusError:
@@ -128,6 +132,10 @@ def damaged(path: Path, where: str, error: Exception) -> CorpusError:
         received=str(error).splitlines()[0][:200] if str(error) else type(error).__name__,
         fix="fetch or pack the file again",
     )
+
+
+def _unreadable(path: Path, error: OSError) -> CorpusError:
+    return CorpusError(f"{path.name} cannot be read", received=error.strerror or str(error))
 
 
 def _parquet(path: Path, field: str, labels: Labels) -> Iterator[Document]:

@@ -108,7 +108,7 @@ class IdStore:
             return None
         if id(piece) not in self._folders:
             self._tokenizer = tokenizer_hash(self.model) if self._tokenizer is None else self._tokenizer
-            key = piece.key() if self._tokenizer else None
+            key = key_of(piece) if self._tokenizer else None
             told = json.dumps([RECIPE, key, self._tokenizer, labels])
             name = hashlib.sha256(told.encode()).hexdigest()[:32]
             self._folders[id(piece)] = None if key is None else ids_folder() / name
@@ -157,12 +157,12 @@ class Shard:
 
     def write(self, path: Path) -> None:
         """Raises FileNotThere, OSError."""
-        ends = torch.tensor([len(ids) for ids in self.ids]).cumsum(0)
+        ends = torch.tensor([len(ids) for ids in self.ids], dtype=torch.int64).cumsum(0)
         tensors = {
-            "ids": torch.cat(self.ids),
+            "ids": torch.cat([torch.zeros(0, dtype=torch.int32), *self.ids]),
             "ends": ends,
-            "contents": torch.tensor(self.contents),
-            "unread": torch.tensor(self.unread),
+            "contents": torch.tensor(self.contents, dtype=torch.int64),
+            "unread": torch.tensor(self.unread, dtype=torch.int64),
         }
         labels = self.labels if any(self.labels) else []
         write_told(path, "ids", tensors, json.dumps({"last": self.last, "labels": labels}))
@@ -190,6 +190,13 @@ class Shard:
         self.tokens += len(ids)
 
 
+def key_of(piece: Piece) -> str | None:
+    """What says that a piece is still the same text; None where nothing does, or its file cannot be looked at."""
+    with contextlib.suppress(OSError):
+        return piece.key()
+    return None
+
+
 def ids_folder() -> Path:
     return cache_folder() / "ids"
 
@@ -206,7 +213,9 @@ def tokenizer_hash(model: Model) -> str:
     if backend is None:
         return ""
     facts = (type(model.tokenizer).__name__, model.bos, model.tokenizer.bos_token_id, model.tokenizer.unk_token_id)
-    told = f"{facts} {version('tokenizers')} {version('transformers')} {backend.to_str()}"
+    rules = backend.to_str()
+    rules = rules[max(0, rules.find('"added_tokens"')) :]  # without padding and truncation, which each call sets anew
+    told = f"{facts} {version('tokenizers')} {version('transformers')} {rules}"
     return hashlib.sha256(told.encode()).hexdigest()
 
 
@@ -241,7 +250,7 @@ def _loaded(folder: Path, first: int) -> Shard | None:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
         return None
-    return shard if len(shard) else None
+    return shard if len(shard) or shard.last else None
 
 
 _said: set[str] = set()

@@ -61,7 +61,7 @@ def pieces_of(source: Base | Files | Sampled, labels: Sequence[str] = ()) -> lis
             "only rows of files have labels", received=", ".join(labels), allowed="labels of .jsonl and .parquet files"
         )
     if isinstance(source, Sampled):
-        return [Piece(source.name, lambda: None, source.documents)]
+        return [Piece(source.name, source.key, source.documents)]
     if isinstance(source, str):
         name = source
         return [Piece(name, lambda: built_in.key_of(name), lambda _: map(Document, built_in.texts_of(name)))]

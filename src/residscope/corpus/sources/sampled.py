@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator
 from threading import RLock
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
+import torch
 
 from residscope.corpus.sources.documents import Document
-from residscope.corpus.sources.separators import document_start
+from residscope.corpus.sources.separators import document_start, endings
 from residscope.engine.model import Model
 from residscope.errors import CorpusError, NoTokenizer
 from residscope.progress import Tell
@@ -16,8 +19,12 @@ LENGTH = 256  # tokens of a document at most
 TOKENS = 20_000
 
 
+_lock = RLock()
+_written: "WeakKeyDictionary[Model, tuple[Any, list[list[Document]]]]" = WeakKeyDictionary()  # of each model the latest
+
+
 class Sampled:
-    """Documents that a model wrote: drawn once, kept while this lives, and drawn anew where the weights have changed.
+    """Documents that a model wrote: drawn once, kept while the model lives, and drawn anew where its weights have changed.
 
     See `sampled_text`.
     """
@@ -34,13 +41,16 @@ class Sampled:
         if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
             raise CorpusError("no tokens to write", received=f"tokens={tokens!r}", allowed="1 or more")
         self._start = start
-        self._lock, self._of = RLock(), model.weights_version()
-        self._batches: list[list[Document]] = []
 
     @property
     def name(self) -> str:
         """What draws this very text again from the same model."""
         return f"model?tokens={self.tokens}&seed={self.seed}&temperature={self.temperature:g}"
+
+    def key(self) -> str:
+        """What says that it is the same text: what it is drawn by, and the weights."""
+        how = (self.tokens, self.seed, self.temperature, ROWS, LENGTH, str(self.model.device), str(self.model.dtype))
+        return f"sampled {how} {torch.__version__} {self.model.fingerprint()}"
 
     def __iter__(self) -> Iterator[str]:
         return (document.text for document in self.documents())
@@ -57,18 +67,21 @@ class Sampled:
             batch += 1
 
     def _batch(self, number: int, tell: Tell) -> list[Document]:
-        with self._lock:
-            if (now := self.model.weights_version()) != self._of:
-                self._of, self._batches = now, []
-            while len(self._batches) <= number:
-                self._batches.append(self._drawn(len(self._batches), tell))
-            return self._batches[number]
+        form = (self.seed, self.temperature, ROWS, LENGTH, self.model.weights_version())
+        with _lock:
+            written = _written.get(self.model)
+            if written is None or written[0] != form:
+                written = _written[self.model] = (form, [])
+            while len(written[1]) <= number:
+                written[1].append(self._drawn(len(written[1]), tell))
+            return written[1][number]
 
     def _drawn(self, number: int, tell: Tell) -> list[Document]:
         new = min(LENGTH, self.model.context) - 1
         seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1, np.uint32)[0])
         starts = [[self._start]] * ROWS
-        written = self.model.generate(starts, (), new, temperature=self.temperature, seed=seed)
+        stop = endings(self.model)
+        written = self.model.generate(starts, (), new, temperature=self.temperature, seed=seed, stop=stop)
         for token in written:
             if token.row == 0:
                 tell()

@@ -27,8 +27,27 @@ def document_start(model: Model) -> int | None:
     return begin if end is None else end
 
 
-def joined(model: Model, ids: Sequence[int]) -> list[int]:
-    """A document's ids with the token that ends it behind them: none where that is the BOS that the next one begins with."""
-    end = document_end(model)
-    begins = model.tokenizer.bos_token_id if model.bos and model.tokenizer is not None else None
-    return [*ids] if end is None or end == begins else [*ids, end]
+def endings(model: Model) -> list[int]:
+    """The tokens behind which a document that a model writes is done: the one that ends documents, and EOS."""
+    eos = None if model.tokenizer is None else model.tokenizer.eos_token_id
+    return [id for id in dict.fromkeys((document_end(model), eos)) if id is not None]
+
+
+class Joiner:
+    """A document's ids with the token that ends it behind them: none where that is the BOS that the next one begins with.
+
+    Of a document that a model wrote, what stood in its place is left out: the end of the one before it, and an EOS.
+    """
+
+    def __init__(self, model: Model) -> None:
+        begins = model.tokenizer.bos_token_id if model.bos and model.tokenizer is not None else None
+        end = document_end(model)
+        self.end = None if end == begins else end
+        self._endings = endings(model)
+
+    def __call__(self, ids: Sequence[int]) -> list[int]:
+        if not ids or self.end is None:
+            return [*ids]
+        first = 1 if ids[0] == self.end else 0
+        last = len(ids) - (1 if ids[-1] in self._endings else 0)
+        return [*ids[first:last], self.end]
