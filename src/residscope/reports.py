@@ -30,7 +30,7 @@ HOMES = {
     "direct_attribution": "methods._lib.direct.report", "dose_response": "methods.dose_response",
     "downstream": "methods.downstream",
     "evidence": "methods.evidence", "examples": "corpus.examples", "flips": "methods._lib.answers",
-    "head_roles": "methods.head_roles", "induction_heads": "methods.induction_heads",
+    "harvest": "corpus.harvest.run", "head_roles": "methods.head_roles", "induction_heads": "methods.induction_heads",
     "intervention": "methods.intervention", "layer_swap": "methods.layer_swap", "look": "methods.look",
     "mediation": "methods.mediation", "model_comparison": "methods.compare_models",
     "null_directions": "methods.null_directions", "own_tokens": "methods._lib.own_tokens",

@@ -19,6 +19,7 @@
     ├── ShelfFull, NotWritten
     ├── FileError            FileNotThere, DamagedFile, WrongEnding, NotPlain
     ├── CorpusError          EmptyCorpus, TooFewVectors, TextTooShort
+    ├── HarvestError         OtherHarvest, HarvestNotWritten, WorkerLost
     ├── TaskError            BadTable, TooFewWords, MissingLabel, TooFewPrompts, UnknownTask
     ├── ProbeError           OneClass, UnseenLabel, SingularCovariance, Unreachable
     ├── BlindTestError       NoOrder, TooFewContexts, NotOneVector
