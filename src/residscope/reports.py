@@ -37,6 +37,7 @@ HOMES = {
     "fit_check": "sae.fits",
     "flips": "methods._lib.answers",
     "graph": "graph.graph",
+    "harvest": "corpus.harvest.run",
     "head_roles": "methods.head_roles",
     "induction_heads": "methods.induction_heads",
     "intervention": "methods.intervention",

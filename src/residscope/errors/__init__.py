@@ -21,6 +21,7 @@
     ├── FileError            FileNotThere, DamagedFile, WrongEnding, NotPlain
     ├── GraphError           NoFeatures
     ├── CorpusError          EmptyCorpus, TooFewVectors, TextTooShort
+    ├── HarvestError         OtherHarvest, HarvestNotWritten, WorkerLost
     ├── TaskError            BadTable, TooFewWords, MissingLabel, TooFewPrompts, UnknownTask
     ├── ProbeError           OneClass, UnseenLabel, SingularCovariance, Unreachable
     ├── TrainingError        BadTraining, TrainingDiverged, CheckpointNotWritten
