@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from residscope import fields
 from residscope.corpus.hub import DataSet
 from residscope.corpus.reading import Reader
+from residscope.corpus.sources.pieces import Files
 from residscope.corpus.text import Source
 from residscope.corpus.vectors import PLAIN, one_vector
 from residscope.corpus.vectors import price as price_of_reading
@@ -157,7 +158,7 @@ def training(
 ) -> Iterator[Training | Trained]:
     """`train`, point by point: the curves so far, and at the end the dictionaries."""
     check(model, sites=sites, **plan)
-    if not isinstance(corpus, str | Path | DataSet | Sequence):
+    if not isinstance(corpus, str | Path | DataSet | Files | Sequence):
         corpus = list(corpus)  # it may be read twice
     sitting = Sitting(
         model, Reader.of(model, corpus), plans_of(sites, seed=seed, **plan), budget=tokens, batch=batch or usual_batch(tokens),
