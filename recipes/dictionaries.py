@@ -34,7 +34,7 @@ from residscope.sae.training.train import plans_of, run
 OUT = Path(__file__).parent.parent / "src/residscope/data/dictionaries/smollm2-135m.safetensors"
 STREAM, LAYERS = range(8, 14), range(9, 14)
 SITES = [*(f"resid_post.{layer}" for layer in STREAM), *((f"mlp_in.{layer}", f"mlp_out.{layer}") for layer in LAYERS)]
-FEATURES, K, BATCH = 2304, 32, 2048
+FEATURES, K, BATCH = 2304, 32, 512
 PIECE = 2_000  # characters of a text
 ONCE, NEW = 64, 126  # rows that the model writes at a time, and tokens of each
 SAMPLED = 0.25  # of the minutes
