@@ -20,10 +20,15 @@ if TYPE_CHECKING:
     from residscope import views as views
     from residscope.corpus.drawn import draw_prompts as draw_prompts
     from residscope.corpus.examples import top_examples as top_examples
+    from residscope.corpus.harvest import statistics as statistics
+    from residscope.corpus.harvest.method import harvest_sites as harvest_sites
+    from residscope.corpus.harvest.run import harvest as harvest
     from residscope.corpus.mean_difference import mean_difference as mean_difference
     from residscope.corpus.nmf import nmf as nmf
     from residscope.corpus.pca import pca as pca
+    from residscope.corpus.sources.sampled import sampled_text as sampled_text
     from residscope.corpus.svd import svd as svd
+    from residscope.corpus.text import text as text
     from residscope.directions import Dictionary as Dictionary
     from residscope.directions import Direction as Direction
     from residscope.directions import mix as mix
@@ -108,17 +113,18 @@ _HOME = {
     "token_table": "methods.token_table",
     "unembedding_rows": "directions", "ValuesAt": "engine.planner",
     "Workbench": "notebook.workbench", "workbench": "notebook.workbench",
+    "harvest": "corpus.harvest.run", "harvest_sites": "corpus.harvest.method",
     # two models
     "compare_models": "methods.compare_models", "layer_swap": "methods.layer_swap",
     "weight_difference": "methods.weight_difference",
     # evidence for a direction
-    "draw_prompts": "corpus.drawn",
+    "draw_prompts": "corpus.drawn", "sampled_text": "corpus.sources.sampled", "text": "corpus.text",
     "dose_response": "methods.dose_response", "evidence": "methods.evidence", "null_directions": "methods.null_directions",
     "removal_cost": "methods.removal_cost", "stability": "methods.stability", "top_examples": "corpus.examples",
 }  # fmt: skip
 _ROOMS = {
     "concepts": "probes.concepts", "corpus": "corpus", "directions": "directions", "edits": "edits", "errors": "errors",
-    "sae": "sae", "tasks": "tasks", "views": "views",
+    "sae": "sae", "statistics": "corpus.harvest.statistics", "tasks": "tasks", "views": "views",
 }  # fmt: skip
 __all__ = ["__version__", *_HOME, *_ROOMS]
 
