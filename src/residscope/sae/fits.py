@@ -59,8 +59,8 @@ class FitCheck(Report):
         FVU = sum |y - xhat|^2 / sum |y - mean(y)|^2
 
     fvu: over reading, with the columns site, written, centred, normalise, bos; first tokens and sinks left out. whole: with them.
-    best: the reading that fits best: the stated one, unless another leaves less than 0.9 of what it leaves, for each thing in which
-    it is another (place, centring, normalisation, BOS). fits: whether that is the stated one, and it is not over 1.
+    best: the reading that fits best: the stated one, unless another leaves less than 0.9 of what that leaves, for each thing in
+    which it differs (place, centring, normalisation, BOS). fits: whether that is the stated one, and it is not over 1.
     """
 
     kind: ClassVar[str] = "report:fit_check"
