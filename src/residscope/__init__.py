@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from residscope import directions as directions
     from residscope import edits as edits
     from residscope import errors as errors
+    from residscope import features as features
     from residscope import sae as sae
     from residscope import tasks as tasks
     from residscope import views as views
@@ -124,6 +125,7 @@ _HOME = {
 }  # fmt: skip
 _ROOMS = {
     "concepts": "probes.concepts", "corpus": "corpus", "directions": "directions", "edits": "edits", "errors": "errors",
+    "features": "features",
     "sae": "sae", "statistics": "corpus.harvest.statistics", "tasks": "tasks", "views": "views",
 }  # fmt: skip
 __all__ = ["__version__", *_HOME, *_ROOMS]

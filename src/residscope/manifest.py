@@ -17,6 +17,7 @@ ROOMS = (
     "residscope.corpus",
     "residscope.corpus.harvest",
     "residscope.directions",
+    "residscope.features",
     "residscope.sae",
     "residscope.tasks",
 )

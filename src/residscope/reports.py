@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 VERSION = 1
 # where each kind of report is at home, imported when a file of it is opened
 HOMES = {
+    "atlas": "features.atlas",
     "badge": "methods._lib.badges",
     "continuations": "methods.continuations",
     "counterfactuals": "tasks.counterfactuals",
@@ -34,6 +35,8 @@ HOMES = {
     "downstream": "methods.downstream",
     "evidence": "methods.evidence",
     "examples": "corpus.examples",
+    "feature_effects": "features.removal",
+    "feature_page": "features.feature_page",
     "fit_check": "sae.fits",
     "flips": "methods._lib.answers",
     "graph": "graph.graph",
@@ -56,6 +59,7 @@ HOMES = {
     "sae_training": "sae.training.report",
     "score": "methods._lib.blind",
     "stability": "methods.stability",
+    "text_rows": "features.rows",
     "token_table": "methods.token_table",
     "weight_difference": "methods.weight_difference",
 }

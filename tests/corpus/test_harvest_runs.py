@@ -1,4 +1,4 @@
-"""A harvest over processes, from a checkpoint, and through what goes wrong: the same answer to the bit, and no work lost twice."""
+"""A harvest over processes, from a checkpoint, and through what goes wrong: the same answer to the bit, nothing done twice."""
 
 import errno
 import os
@@ -97,7 +97,7 @@ def test_a_damaged_partial_is_made_again(tmp_path):
         ({"shard": 3}, "its shard differ"),
         ({"statistics": [MomentsOf("resid_post.2")]}, "its statistics differ"),
         ({"statistics": [MomentsOf("resid_post.1"), TopTokens("mlp_post.1", k=5)]}, "its statistics differ"),
-        ({"texts": TEXTS[:3] + ["another text of some length"] + TEXTS[4:]}, "the text is another one"),
+        ({"texts": [*TEXTS[:3], "another text of some length", *TEXTS[4:]]}, "the text is another one"),
         ({"length": 32}, "its length differ"),
     ],
 )
