@@ -21,7 +21,7 @@ sys.modules["torchvision"] = None  # of PyPI, and not made for the CPU's torch; 
 import torch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-D, F, K = 16, 32, 5
+D, F, K = 32, 24, 5
 CONSTANT = {"normalize_activations": "constant_norm_rescale"}
 PEERS = ("sae-lens", "dictionary-learning", "eai-sparsify", "torch")
 
