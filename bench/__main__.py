@@ -18,6 +18,7 @@ BENCHES = (
     "page",
     "slider",
     "map",
+    "notebook",
     "waits",
     "dictionaries",
     "text",

@@ -16,7 +16,8 @@ import residscope as rs
 from methods.labelled import labelled
 from methods.readers import TEXTS, reader
 from residscope import edits, errors
-from residscope.corpus import chunks, held_out, vectors
+from residscope.corpus import chunks, held_out
+from residscope.corpus.harvest import fits
 from residscope.methods import blind_contexts, das, downstream, mediation, probe_fit
 from residscope.methods._lib import activations, answers
 from residscope.progress import keeping, stage
@@ -88,7 +89,13 @@ CALLS = {
     "corpus.nmf.nmf": lambda **told: rs.nmf(model(), TEXTS, "resid_post.1", 2, clip=True, tokens=600, **told),
     "corpus.pca.pca": lambda **told: rs.pca(model(), TEXTS, "resid_post.1", 2, tokens=600, **told),
     "corpus.svd.svd": lambda **told: rs.svd(model(), TEXTS, "resid_post.1", 2, tokens=600, **told),
-    "corpus.vectors.moments_of": lambda **told: vectors.moments_of(model(), TEXTS, ["z.1"], head=1, tokens=600, **told),
+    "corpus.harvest.method.harvest_sites": lambda **told: rs.harvest_sites(
+        model(), TEXTS, ["resid_post.1"], quantiles=True, tokens=600, **told
+    ),
+    "corpus.harvest.run.harvest": lambda **told: rs.harvest(
+        model(), TEXTS, [rs.statistics.TopTokens("mlp_post.1")], tokens=600, shard=8, **told
+    ),
+    "corpus.harvest.fits.moments_of": lambda **told: fits.moments_of(model(), TEXTS, ["z.1"], head=1, tokens=600, **told),
     "engine.planner.screening.screened": lambda **told: rs.screened(plan(), 0.3, by="gradient", **told),
     "engine.planner.sweep.Sweep.run": lambda **told: plan().run(**told),
     "methods.ablation_sweep.ablation_sweep": lambda **told: rs.ablation_sweep(
@@ -174,6 +181,8 @@ WITHIN = {
 """Those that another of the calls is made of."""
 
 QUICK = {
+    "corpus.chunks.captured", "corpus.chunks.recorded", "corpus.harvest.checkpoint.identity",
+    "corpus.harvest.mapping.read_shard", "corpus.harvest.run.check", "corpus.harvest.workers.save_model",
     "corpus.mean_difference.price_of_each", "corpus.vectors.check_place", "corpus.vectors.check_places",
     "corpus.vectors.named_sites", "corpus.vectors.one_vector", "corpus.vectors.price", "corpus.vectors.price_of_sites",
     "methods._lib.cells.price", "engine.planner.sweep.sweep",
@@ -195,7 +204,16 @@ QUICK = {
 
 def public():
     """Every public function of the rooms where methods live, by its name."""
-    for room in ("corpus", "probes", "methods", "methods._lib", "reproduce.lrqp", "tasks", "engine.planner"):
+    for room in (
+        "corpus",
+        "corpus.harvest",
+        "probes",
+        "methods",
+        "methods._lib",
+        "reproduce.lrqp",
+        "tasks",
+        "engine.planner",
+    ):
         package = import_module(f"residscope.{room}")
         for module in pkgutil.iter_modules(package.__path__):
             here = import_module(f"residscope.{room}.{module.name}")
@@ -265,7 +283,7 @@ def test_it_stops_where_it_is_asked_to_and_leaves_the_model_as_it_was(name, how)
 
 
 FORWARDS = [
-    "corpus.chunks.chunks", "corpus.examples.top_examples", "corpus.vectors.moments_of", "engine.planner.sweep.Sweep.run",
+    "corpus.chunks.chunks", "corpus.examples.top_examples", "corpus.harvest.fits.moments_of", "engine.planner.sweep.Sweep.run",
     "methods._lib.activations.activations", "methods.blind_contexts.contexts", "methods.das.das",
 ]  # fmt: skip
 

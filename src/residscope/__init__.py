@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     from residscope import directions as directions
     from residscope import edits as edits
     from residscope import errors as errors
+    from residscope import sae as sae
     from residscope import tasks as tasks
     from residscope import views as views
     from residscope.corpus.drawn import draw_prompts as draw_prompts
     from residscope.corpus.examples import top_examples as top_examples
+    from residscope.corpus.harvest import statistics as statistics
+    from residscope.corpus.harvest.method import harvest_sites as harvest_sites
+    from residscope.corpus.harvest.run import harvest as harvest
     from residscope.corpus.mean_difference import mean_difference as mean_difference
     from residscope.corpus.nmf import nmf as nmf
     from residscope.corpus.pca import pca as pca
@@ -109,6 +113,7 @@ _HOME = {
     "token_table": "methods.token_table",
     "unembedding_rows": "directions", "ValuesAt": "engine.planner",
     "Workbench": "notebook.workbench", "workbench": "notebook.workbench",
+    "harvest": "corpus.harvest.run", "harvest_sites": "corpus.harvest.method",
     # two models
     "compare_models": "methods.compare_models", "layer_swap": "methods.layer_swap",
     "weight_difference": "methods.weight_difference",
@@ -119,7 +124,7 @@ _HOME = {
 }  # fmt: skip
 _ROOMS = {
     "concepts": "probes.concepts", "corpus": "corpus", "directions": "directions", "edits": "edits", "errors": "errors",
-    "tasks": "tasks", "views": "views",
+    "sae": "sae", "statistics": "corpus.harvest.statistics", "tasks": "tasks", "views": "views",
 }  # fmt: skip
 __all__ = ["__version__", *_HOME, *_ROOMS]
 

@@ -12,7 +12,14 @@ from residscope.once import once
 if TYPE_CHECKING:
     from residscope.declare.methods import Method
 
-ROOMS = ("residscope.methods", "residscope.corpus", "residscope.directions", "residscope.tasks")
+ROOMS = (
+    "residscope.methods",
+    "residscope.corpus",
+    "residscope.corpus.harvest",
+    "residscope.directions",
+    "residscope.sae",
+    "residscope.tasks",
+)
 FILE = "methods/manifest.json"
 
 

@@ -151,6 +151,7 @@ CALLS: dict[str, list[dict[str, Any]]] = {
             "draws": 1,
         }
     ],
+    "harvest": [{"corpus": TEXT, "sites": ["resid_post.1"], "examples": 3, "quantiles": True, "tokens": 1000}],
     "nmf": [{"corpus": TEXT, "site": "mlp_out.1", "n": 2, "clip": True, "tokens": 1000}],
     "null-directions": [{"direction": ARROW, "corpus": TEXT, "n": 19, "tokens": 1000}],
     "pca": [

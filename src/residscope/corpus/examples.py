@@ -11,7 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from residscope import fields
-from residscope.corpus.chunks import Chunk, chunks
+from residscope.corpus.chunks import Chunk
+from residscope.corpus.harvest.run import harvest
+from residscope.corpus.harvest.statistics.base import Partial, joined
+from residscope.corpus.harvest.statistics.example import AFTER, Example
 from residscope.corpus.reading import Reader
 from residscope.corpus.text import Source
 from residscope.corpus.vectors import one_vector
@@ -19,31 +22,10 @@ from residscope.declare.methods import method
 from residscope.directions import Direction
 from residscope.engine.model import Model
 from residscope.errors import EmptyCorpus, WrongModel
+from residscope.files import digest
 from residscope.progress import Cancel, Progress
 from residscope.reports import Record, Report
 from residscope.views import Grid, Histogram, Reference, Table
-
-AFTER = 4  # tokens shown after the one in question
-
-
-@dataclass(frozen=True, eq=False)
-class Example(Record):
-    """One token of the text with what stands around it: `tokens[at]` is the one, `values` the coordinate at each.
-
-    A value is NaN where it is left out (the first token of a row, attention sinks).
-    """
-
-    kind: ClassVar[str] = "example"
-    row: int
-    pos: int
-    value: float
-    tokens: tuple[str, ...]
-    values: tuple[float, ...]
-    at: int
-
-    @property
-    def token(self) -> str:
-        return self.tokens[self.at]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +100,22 @@ class Readings:
         for row, length in enumerate(chunk.record.lengths):
             self.rows[chunk.first + row] = (ids[row, :length].clone(), whole[:, row, :length].clone())
 
+    def tensors(self) -> Partial:
+        """All of it as plain tensors: of each row its number and its length, then the ids and the coordinates of all."""
+        rows = [*self.rows.items()]
+        return {
+            "row": torch.tensor([number for number, _ in rows], dtype=torch.int64),
+            "length": torch.tensor([len(ids) for _, (ids, _) in rows], dtype=torch.int64),
+            "ids": torch.cat([torch.empty(0, dtype=torch.int64), *(ids for _, (ids, _) in rows)]),
+            "read": torch.cat([torch.empty(0, len(self.directions)), *(read.T for _, (_, read) in rows)]),
+        }
+
+    def take(self, tensors: Partial) -> None:
+        """What `tensors` gave."""
+        ends = tensors["length"].cumsum(0).tolist()
+        for row, end, length in zip(tensors["row"].tolist(), ends, tensors["length"].tolist(), strict=True):
+            self.rows[row] = tensors["ids"][end - length : end], tensors["read"][end - length : end].T
+
     def merge(self, other: "Readings") -> None:
         """Raises WrongModel where the other read other directions; a row read twice counts once."""
         same = len(self.directions) == len(other.directions) and all(
@@ -178,6 +176,45 @@ class Readings:
         )  # fmt: skip
 
 
+@dataclass(frozen=True, eq=False)
+class Coordinates:
+    """`Readings` of directions, as a statistic of a harvest: all coordinates are kept, so that any quantile of them is exact."""
+
+    directions: tuple[Direction, ...]
+    name: ClassVar[str] = "coordinates"
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return tuple(sorted({direction.site for direction in self.directions}))
+
+    @property
+    def told(self) -> Mapping[str, Any]:
+        return {
+            "kind": "coordinates",
+            "directions": [digest("direction", {"read": d.read}, d.place) for d in self.directions],
+        }
+
+    def check(self, model: Model) -> None:
+        for direction in self.directions:
+            one_vector(model, direction.site, direction.head)
+
+    def start(self, model: Model) -> Partial:
+        return Readings(self.directions, model).tensors()
+
+    def add(self, partial: Partial, chunk: Chunk) -> None:
+        readings = Readings(self.directions, chunk.record.model)
+        readings.add(chunk)
+        partial.update(joined(partial, readings.tensors()))
+
+    def merge(self, first: Partial, second: Partial) -> Partial:
+        return joined(first, second)
+
+    def finish(self, partial: Partial, model: Model) -> Readings:
+        readings = Readings(self.directions, model)
+        readings.take(partial)
+        return readings
+
+
 @method("top-examples", title="Examples of a direction", group="directions", tokens="tokens")
 def top_examples(
     model: Model,
@@ -205,13 +242,9 @@ def top_examples(
         NoVectors, UnknownHead: no vector a token stands there. CorpusError: the text cannot be used. Cancelled.
     """
     several = (directions,) if isinstance(directions, Direction) else tuple(directions)
-    for direction in several:
-        one_vector(model, direction.site, direction.head)
-    readings = Readings(several, model)
     reader = Reader(model, corpus)
-    sites = sorted({d.site for d in several})
-    for chunk in chunks(model, reader, sites, tokens=tokens, progress=progress, cancel=cancel):
-        readings.add(chunk)
+    gathered = harvest(model, reader, [Coordinates(several)], tokens=tokens, progress=progress, cancel=cancel)
+    readings = gathered[Coordinates.name]
     about = {**model.provenance, "method": "top_examples", **reader.about, "seed": seed}
     examples = tuple(
         readings.result(i, k=k, intervals=intervals, per_interval=per_interval, context=context, seed=seed, about=about)

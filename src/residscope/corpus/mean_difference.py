@@ -8,10 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from residscope import fields
+from residscope.corpus.harvest.fits import moments_of
 from residscope.corpus.moments import Moments
 from residscope.corpus.reading import UNREAD, Reader
 from residscope.corpus.text import NamedTexts, Source
-from residscope.corpus.vectors import PLACES, check_count, check_place, moments_of, one_vector, price
+from residscope.corpus.vectors import PLACES, check_count, check_place, one_vector, price
 from residscope.declare.methods import method
 from residscope.directions import Dictionary, place
 from residscope.engine.model import Model

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from residscope import fields
+from residscope.corpus.harvest.fits import moments_of
 from residscope.corpus.moments import Moments
 from residscope.corpus.reading import LENGTH, Reader
 from residscope.corpus.text import Source
@@ -18,7 +19,6 @@ from residscope.corpus.vectors import (
     check_place,
     check_places,
     check_size,
-    moments_of,
     named_sites,
     one_vector,
     price,

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import torch
 
 from residscope import fields
+from residscope.corpus.harvest.fits import moments_of
 from residscope.corpus.moments import Moments
 from residscope.corpus.pca import positive
 from residscope.corpus.reading import LENGTH, Reader
@@ -17,7 +18,6 @@ from residscope.corpus.vectors import (
     check_place,
     check_places,
     check_size,
-    moments_of,
     named_sites,
     one_vector,
     price,

@@ -6,16 +6,14 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from residscope.corpus.moments import Moments
+from residscope.corpus.chunks import chunks
 from residscope.corpus.reading import LENGTH, Reader
 from residscope.corpus.text import Source
 from residscope.directions import place
 from residscope.engine.model import Model
-from residscope.engine.recording import Recording
-from residscope.engine.sinks import kept, streams
 from residscope.errors import CorpusError, DirectionError, NoVectors, TooFewVectors, UnknownHead
 from residscope.model.sites import KINDS, Site
-from residscope.progress import Cancel, Progress, asking, stage
+from residscope.progress import Cancel, Progress
 
 ROWS = 8  # of a run
 PLAIN = (("d_model",), ("d_mlp",))
@@ -86,42 +84,10 @@ def vectors_of(
     places = [one_vector(model, site, head) for site in sites]
     if tokens < 1:
         raise CorpusError("no tokens to read", received=f"tokens={tokens}", allowed="1 or more")
-    capture = {stream for site in places for stream in (site, *streams(model, site))}
-    seen = 0
-    with stage(what, tokens, progress, cancel, yields=True) as tell:
-        for batch in Reader.of(model, corpus).batches(tokens=tokens, length=length, size=ROWS, tell=tell):
-            with asking(tell, cancel):
-                record = model.run(batch, capture)
-            vectors = {}
-            for site in places:
-                x = at_head(record, site, head)
-                vectors[site] = x[kept(record, site).to(x.device)]
-            yield vectors
-            seen += sum(map(len, batch))
-            tell(seen)
-
-
-def moments_of(
-    model: Model,
-    corpus: Source | Reader,
-    sites: Sequence[str | Site],
-    *,
-    head: int | None = None,
-    tokens: int = 20_000,
-    length: int = LENGTH,
-    what: str = "Reading the text",
-    progress: Progress = None,
-    cancel: Cancel = None,
-) -> dict[Site, Moments]:
-    """Count, mean and scatter of the vectors at several sites, from one pass; see `vectors_of`."""
-    places = [one_vector(model, site, head) for site in sites]
-    moments = {site: Moments.empty(model.sites.width(site), model.device) for site in places}
-    for vectors in vectors_of(
-        model, corpus, places, head=head, tokens=tokens, length=length, what=what, progress=progress, cancel=cancel
+    for chunk in chunks(
+        model, corpus, places, tokens=tokens, length=length, size=ROWS, what=what, progress=progress, cancel=cancel
     ):
-        for site, x in vectors.items():
-            moments[site].add(x)
-    return moments
+        yield {site: chunk.vectors(site, head) for site in places}
 
 
 def one_vector(model: Model, text: str | Site, head: int | None = None) -> Site:
@@ -147,11 +113,6 @@ def one_vector(model: Model, text: str | Site, head: int | None = None) -> Site:
             f"{site} has a vector for every head: say which", received="no head", allowed=f"head 0 to {last}"
         )
     return site
-
-
-def at_head(record: Recording, site: Site, head: int | None) -> Float[Tensor, "batch pos d"]:
-    x = record[site]
-    return x if head is None else x[:, :, head]
 
 
 def check_size(n: int, width: int, *, what: str) -> None:

@@ -27,6 +27,10 @@ class BadFit(DirectionError):
     """A method of finding directions with options that it does not take, or without one that it needs."""
 
 
+class Misplaced(BadFit):
+    """A dictionary that does not fit where it is hooked; the message names the place, centring and BOS that fit."""
+
+
 class NegativeActivations(DirectionError):
     """Entries below zero where non-negative parts are asked for."""
 
@@ -85,6 +89,22 @@ class TooFewVectors(CorpusError):
 
 class TextTooShort(CorpusError):
     """A text of which too little is left once what was fitted or looked at is taken away."""
+
+
+class HarvestError(ResidscopeError):
+    """The harvest cannot be gathered."""
+
+
+class OtherHarvest(HarvestError):
+    """A folder of another harvest (another model, text, statistics or sizes), or of none."""
+
+
+class HarvestNotWritten(HarvestError):
+    """A shard's partial that could not be written: a full disk, a folder that is gone."""
+
+
+class WorkerLost(HarvestError):
+    """A shard, or a start, that ends every process that is given it."""
 
 
 class TaskError(ResidscopeError):
@@ -149,3 +169,11 @@ class NotOneVector(BlindTestError):
 
 class BadView(ResidscopeError):
     """Data that the view's kind cannot draw."""
+
+
+class GraphError(ResidscopeError):
+    """The causal graph cannot be drawn, or asked this."""
+
+
+class NoFeatures(GraphError):
+    """A prompt at which no feature of any dictionary is active."""

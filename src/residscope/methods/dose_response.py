@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from residscope import edits, fields
+from residscope.corpus.chunks import at_head
 from residscope.corpus.moments import Moments
-from residscope.corpus.vectors import at_head, one_vector
+from residscope.corpus.vectors import one_vector
 from residscope.declare.methods import method
 from residscope.directions import Direction
 from residscope.engine.model import Model, Prompt

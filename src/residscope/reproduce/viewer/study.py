@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from residscope.corpus.harvest.fits import moments_of
 from residscope.corpus.moments import Moments
 from residscope.corpus.pca import principal
 from residscope.corpus.text import Source, called, opened, texts
-from residscope.corpus.vectors import check_count, check_size, moments_of
+from residscope.corpus.vectors import check_count, check_size
 from residscope.directions import Dictionary
 from residscope.engine.model import Model
 from residscope.errors import CorpusError, DirectionError, NoTokenizer, TooFewWords
