@@ -185,10 +185,13 @@ def test_what_is_held_out_of_a_split_is_its_other_side():
 
 @settings(deadline=None, max_examples=60)
 @given(
-    texts=LINES, skip=st.sampled_from([0, 0, 20]), taken=st.integers(0, 30), pack=st.booleans(), shuffle=st.sampled_from([None, 0, 7]),
+    texts=LINES, skip=st.sampled_from([0, 0, 20]), taken=st.integers(0, 30),
+    pack=st.booleans(), shuffle=st.sampled_from([None, 0, 7]),
     window=st.integers(1, 6), split=st.sampled_from([None, "train"]), least=st.integers(1, 8),
 )  # fmt: skip
-def test_a_pass_goes_on_with_exactly_the_rows_that_would_have_come(texts, skip, taken, pack, shuffle, window, split, least):
+def test_a_pass_goes_on_with_exactly_the_rows_that_would_have_come(
+    texts, skip, taken, pack, shuffle, window, split, least
+):
     corpus = rs.text(
         texts, pack=pack, shuffle=shuffle, window=window, split=split, held_out=0.4, cache=False
     )  # fmt: skip
