@@ -1,8 +1,10 @@
 """Packing, shuffling, splits and going on, each against the plainest way: lists joined and cut by hand."""
 
 import json
+import tracemalloc
 from collections import Counter
 from itertools import islice
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,9 +15,11 @@ from transformers import PreTrainedTokenizerFast
 
 import residscope as rs
 from corpus.readings import model
+from loopback_hub import COMMIT
 from residscope import errors
 from residscope.corpus.held_out import held_out
 from residscope.corpus.reading import PACKED, Reader
+from residscope.engine import encoding
 from residscope.engine.model import Model
 from residscope.engine.sinks import kept
 from session import worlds
@@ -278,6 +282,38 @@ def test_how_a_text_is_read_can_be_said_in_its_name(tmp_path):
             Reader(model(), f"{file}{wrong}#body")
     with pytest.raises(errors.CorpusError, match="said twice"):
         rs.text(line, pack=True)
+
+
+def test_a_data_set_read_so_is_found_again(hub):
+    from residscope.fields.texts import HubText
+    from residscope.world.origins import _read
+
+    line = "hub:someone/stories?pack&shuffle=1"
+    name = rs.corpus.text.called(rs.corpus.text.opened(line))
+    assert name == f"hub:someone/stories@{COMMIT}?pack&shuffle=1"
+    assert sorted(rs.corpus.text.texts(name)) == ["a third story", "another story", "one story"]
+    item = SimpleNamespace(provenance={"corpus": name})
+    assert _read(HubText(kind="hub", name=line.removeprefix("hub:")), item).name == name.removeprefix("hub:")
+
+
+def test_memory_does_not_grow_with_the_text(tmp_path, monkeypatch):
+    monkeypatch.setattr(encoding, "read", lambda of, text, bos=None: ([5] * (len(text) // 4), 0))
+    monkeypatch.setenv("RESIDSCOPE_CACHE", str(tmp_path / "cache"))
+    peaks = []
+    for size in (2, 5):
+        file = tmp_path / f"{size}.txt"
+        with file.open("w") as out:
+            for i in range(size * 1000):
+                out.write(f"{i:07}" + "lorem ipsum " * 83 + "\n\n")
+        tracemalloc.start()
+        try:
+            rows = Reader(model(), rs.text(file, pack=True, shuffle=0, window=500)).rows(length=64, tokens=10**9)
+            tokens = sum(len(row.ids) for row in rows)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+        assert tokens > size * 240_000
+    assert peaks[1] < 1.2 * peaks[0] < 30e6
 
 
 def test_a_page_may_say_it_of_what_it_may_read():
