@@ -126,7 +126,8 @@ class Reader:
         """The place behind the row that was given last, in plain JSON: what `from_state` goes on from."""
         at = self._at or self._resumed
         key = key_of(self._pieces[at.place.piece]) if at is not None and at.place.piece < len(self._pieces) else None
-        how = {"corpus": called(self.source), "tokenizer": tokenizer_hash(self.model), "key": key}
+        how: dict[str, Any] = {"corpus": called(self.source), "tokenizer": tokenizer_hash(self.model), "key": key}
+        how["left out"] = [self.first, self.special]
         if at is None:
             return how | {"at": None}
         carry = [list(part) for part in at.place.carry]
@@ -144,8 +145,9 @@ class Reader:
             if at is not None:
                 place = Place(**{**at["place"], "carry": tuple(tuple(part) for part in at["carry"])})
                 reader._resumed = _At(at["length"], at["least"], at["skip"], place, at["rows"])
+            reader.first, reader.special = state["left out"]
             told = {name: state[name] for name in ("corpus", "tokenizer", "key")}
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CorpusError(
                 "that is no place in a text", received=str(state)[:80], allowed="what state() gave"
             ) from error
