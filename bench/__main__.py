@@ -20,6 +20,7 @@ BENCHES = (
     "map",
     "waits",
     "dictionaries",
+    "harvest",
     "jobs",
     "lrqp",
 )
