@@ -22,6 +22,7 @@ BENCHES = (
     "waits",
     "dictionaries",
     "text",
+    "harvest",
     "jobs",
     "lrqp",
 )
