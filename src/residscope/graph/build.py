@@ -1,6 +1,6 @@
 """`rs.causal_graph`: the graph of one prompt, built exactly."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -15,7 +15,8 @@ from residscope.engine.protocols import LeastEdit
 from residscope.engine.recording import Recording
 from residscope.engine.sinks import kept
 from residscope.errors import BadArguments, Cancelled, GraphError, NoFeatures
-from residscope.graph.exact import Effects, Source, Strongest, effects, planned, removed, sources_of
+from residscope.graph import last
+from residscope.graph.exact import Effects, Source, Strongest, effects, effects_at, planned, removed, sources_of
 from residscope.graph.graph import Graph, Placed
 from residscope.graph.nodes import Level, Node, follows, levels_of, named, when
 from residscope.model.prompts import Batch
@@ -127,17 +128,52 @@ def causal_graph(
             targets = targets_of(setting, number, reach)
             sources = drawn.begin(number, sources_of(level, setting.keep, each=ablate == "each", errors=errors))
             if targets and sources:
-                plan = planned(
-                    model, setting.batch, level, sources, [t for _, t in targets], keep=setting.keep, at=at, scale=scale,
-                    background=background, memory=memory,
-                )  # fmt: skip
-                for effect in effects(plan, targets, what=f"Taking features of {level.id} out", **watch):
+                for effect in effects_of(
+                    setting,
+                    level,
+                    sources,
+                    targets,
+                    at=at,
+                    scale=scale,
+                    memory=memory,
+                    progress=progress,
+                    cancel=cancel,
+                ):
                     drawn.add(number, effect)
         graph = drawn.graph(told)
         return with_logits(setting, graph, tokens, scale=scale, memory=memory, **watch)
     except Cancelled as stop:
         stop.partial = drawn.graph(told, partial="it was cancelled before every feature had been taken out")
         raise
+
+
+def effects_of(
+    setting: Setting,
+    level: Level,
+    sources: Sequence[Source],
+    targets: Sequence[tuple[int, Level]],
+    *,
+    at: int | None,
+    scale: float,
+    memory: int | None,
+    progress: Progress,
+    cancel: Cancel,
+) -> Iterator[Effects]:
+    """What each source of a level does to the targets: by one block at one position where that is all, else on the planner."""
+    read = [target for _, target in targets]
+    watch: dict[str, Any] = {
+        "progress": progress,
+        "cancel": cancel,
+        "what": f"Taking features of {level.id} out",
+    }
+    if at is not None and last.fits(level, read, setting.model, at=at, background=setting.background):
+        where: dict[str, Any] = {"keep": setting.keep, "at": at, "scale": scale}
+        return effects_at(setting.model, setting.record, level, sources, targets, **where, **watch)
+    plan = planned(
+        setting.model, setting.batch, level, sources, read, keep=setting.keep, at=at, scale=scale,
+        background=setting.background, memory=memory,
+    )  # fmt: skip
+    return effects(plan, targets, **watch)
 
 
 def targets_of(setting: Setting, number: int, reach: str) -> list[tuple[int, Level]]:
