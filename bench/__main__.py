@@ -21,6 +21,8 @@ BENCHES = (
     "notebook",
     "waits",
     "dictionaries",
+    "text",
+    "harvest",
     "jobs",
     "lrqp",
 )

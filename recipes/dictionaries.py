@@ -1,16 +1,17 @@
 """The sparse autoencoders and transcoders that ship for the default model, all from one pass over text that every machine has.
 
-    python recipes/dictionaries.py FOLDER --minutes 240    trains; start it again to go on where it was stopped
+    python recipes/dictionaries.py FOLDER --minutes 240        trains; start it again to go on where it was stopped
     python recipes/dictionaries.py FOLDER --finish             writes what there is by now, also while it trains or after a stop
 
-Autoencoders of resid_post.8 to resid_post.13 and skip transcoders of the layers 9 to 13 (mlp_in to mlp_out),
-BatchTopK kept as JumpReLU, 2,304 features, 32 active at a token. Text: the built-in English (229 thousand tokens) and
-Python's documentation (295 thousand), and what the model itself writes, for which a quarter of the minutes go before
-the training begins. One text in twenty is held out, by a hash of its words. FOLDER holds sampled.jsonl, plan.json
-(the budget in tokens, from the speed of a first trial), the checkpoint (under 2 GB, every five minutes) and
-curves.json. At the end, or with --finish, which also measures each on held-out text (FOLDER/evaluation.json),
-src/residscope/data/dictionaries/smollm2-135m.safetensors is written: vectors in 8 bits with a scale for each row, at
-most 32 MB.
+Autoencoders of resid_post.8 to resid_post.13 and skip transcoders of the layers 9 to 13 (mlp_in to mlp_out), BatchTopK kept
+as JumpReLU, 2,304 features, 32 active at a token. Text: the built-in English (229 thousand tokens) and Python's documentation
+(295 thousand), and what the model itself writes, for which a quarter of the minutes go before the training begins. One text in
+twenty is held out, by a hash of its words.
+
+FOLDER holds sampled.jsonl, plan.json (the budget in tokens, by the speed of a first trial), the checkpoint (under 2 GB, every
+five minutes) and curves.json. At the end, or with --finish, src/residscope/data/dictionaries/smollm2-135m.safetensors is
+written (vectors in 8 bits with a scale for each row, at most 32 MB), and each dictionary of it is measured on the held-out text
+(FOLDER/evaluation.json).
 """
 
 import argparse
@@ -33,7 +34,7 @@ from residscope.sae.training.train import plans_of, run
 OUT = Path(__file__).parent.parent / "src/residscope/data/dictionaries/smollm2-135m.safetensors"
 STREAM, LAYERS = range(8, 14), range(9, 14)
 SITES = [*(f"resid_post.{layer}" for layer in STREAM), *((f"mlp_in.{layer}", f"mlp_out.{layer}") for layer in LAYERS)]
-FEATURES, K, BATCH = 2304, 32, 2048
+FEATURES, K, BATCH = 2304, 32, 512
 PIECE = 2_000  # characters of a text
 ONCE, NEW = 64, 126  # rows that the model writes at a time, and tokens of each
 SAMPLED = 0.25  # of the minutes
@@ -117,9 +118,8 @@ def finish(model: rs.Model, folder: Path, one: Sitting, tokens: int) -> None:
     for id, dictionary in quantised.read(OUT, model).items():
         found = rs.sae.evaluate(model, dictionary, text, tokens=tokens, skip=0, progress=False)
         figures[id] = {name: found[name] for name in found.measured.coords["measure"]}
-        told = f"FVU {found['FVU']:.3f}  L0 {found['L0']:.1f}  dead {found['dead']:.2%}"
-        told += f"  loss {found['change of loss']:+.4f}  recovered (mean) {found['CE recovered (mean)']:.3f}"
-        print(f"{id:28} {told}", flush=True)
+        shown = ("FVU", "L0", "dead", "change of loss", "CE recovered (mean)")
+        print(f"{id:28}", ", ".join(f"{name} {found[name]:.3f}" for name in shown), flush=True)
         (folder / "evaluation.json").write_text(json.dumps(figures, indent=1))
 
 

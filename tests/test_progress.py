@@ -182,7 +182,7 @@ WITHIN = {
 
 QUICK = {
     "corpus.chunks.captured", "corpus.chunks.recorded", "corpus.harvest.checkpoint.identity",
-    "corpus.harvest.mapping.read_shard", "corpus.harvest.run.check", "corpus.harvest.workers.save_model",
+    "corpus.harvest.mapping.read_shard", "corpus.harvest.run.check", "corpus.harvest.copies.save_model",
     "corpus.mean_difference.price_of_each", "corpus.vectors.check_place", "corpus.vectors.check_places",
     "corpus.vectors.named_sites", "corpus.vectors.one_vector", "corpus.vectors.price", "corpus.vectors.price_of_sites",
     "methods._lib.cells.price", "engine.planner.sweep.sweep",

@@ -1,19 +1,25 @@
 """Packing, shuffling, splits and going on, each against the plainest way: lists joined and cut by hand."""
 
 import json
+import tracemalloc
 from collections import Counter
 from itertools import islice
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 import residscope as rs
 from corpus.readings import model
+from loopback_hub import COMMIT
 from residscope import errors
 from residscope.corpus.held_out import held_out
 from residscope.corpus.reading import PACKED, Reader
+from residscope.engine import encoding
 from residscope.engine.model import Model
 from residscope.engine.sinks import kept
 from session import worlds
@@ -74,6 +80,23 @@ def test_what_was_is_as_it_was():
     plain, said = (list(Reader(model(), of).rows(length=16, tokens=100)) for of in (texts, rs.text(texts)))
     assert plain == said
     assert [(row.text, row.start, len(row.ids)) for row in plain] == [(0, 0, 16), (0, 16, 16), (0, 32, 8), (1, 0, 9)]
+
+
+def test_a_text_of_unknown_tokens_alone_is_left_out_and_counted():
+    known = {"<s>": 0, "</s>": 1, "<unk>": 2, "word": 3, "other": 4}
+    inner = Tokenizer(models.WordLevel(known, "<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    for bos in (False, True):
+        of = Model(tiny_llama(), PreTrainedTokenizerFast(tokenizer_object=inner, **names), bos=bos)
+        reader = Reader(of, ["nothing of it", "word unheard other", "..."])
+        (row,) = reader.rows(length=16, tokens=100, least=1)
+        assert (row.text, row.ids) == (1, [*[0] * bos, 3, 2, 4])
+        assert reader.unread == len("nothing of it") + 3
+        with pytest.raises(errors.EmptyCorpus, match="13 characters without a token"):
+            [*Reader(of, ["nothing of it"]).rows(length=16, tokens=100, least=1)]
+    with pytest.raises(errors.EmptyCorpus, match="no row of 8 tokens"):
+        [*Reader(model(), []).rows(length=16, tokens=100)]
 
 
 def test_a_model_whose_bos_is_its_end_is_not_given_two():
@@ -166,27 +189,30 @@ def test_what_is_held_out_of_a_split_is_its_other_side():
 
 @settings(deadline=None, max_examples=60)
 @given(
-    texts=LINES, taken=st.integers(0, 30), pack=st.booleans(), shuffle=st.sampled_from([None, 0, 7]),
+    texts=LINES, skip=st.sampled_from([0, 0, 20]), taken=st.integers(0, 30),
+    pack=st.booleans(), shuffle=st.sampled_from([None, 0, 7]),
     window=st.integers(1, 6), split=st.sampled_from([None, "train"]), least=st.integers(1, 8),
 )  # fmt: skip
-def test_a_pass_goes_on_with_exactly_the_rows_that_would_have_come(texts, taken, pack, shuffle, window, split, least):
+def test_a_pass_goes_on_with_exactly_the_rows_that_would_have_come(
+    texts, skip, taken, pack, shuffle, window, split, least
+):
     corpus = rs.text(
         texts, pack=pack, shuffle=shuffle, window=window, split=split, held_out=0.4, cache=False
     )  # fmt: skip
     how = {"length": 7, "tokens": 10**6, "least": least}
     try:
-        every = [*Reader(model(), corpus).rows(**how)]
+        every = [*Reader(model(), corpus).rows(**how, skip=skip)]
     except errors.EmptyCorpus:
         return
     reader = Reader(model(), corpus)
-    first = [*islice(reader.rows(**how), min(taken, len(every)))]
+    first = [*islice(reader.rows(**how, skip=skip), min(taken, len(every)))]
     state = json.loads(json.dumps(reader.state()))
     resumed = Reader.from_state(model(), corpus, state)
     assert resumed.state() == reader.state()
-    if first:
-        assert [*first, *resumed.rows(**how)] == every
-    else:
-        assert [*resumed.rows(**how)] == every
+    assert [*first, *resumed.rows(**how, **({} if first else {"skip": skip}))] == every
+    whole = Reader(model(), corpus)
+    assert len([*whole.rows(**how, skip=skip)]) == len(every)
+    assert resumed.about == whole.about
 
 
 def test_over_files_a_pass_goes_on_without_opening_those_before(tmp_path):
@@ -256,6 +282,38 @@ def test_how_a_text_is_read_can_be_said_in_its_name(tmp_path):
             Reader(model(), f"{file}{wrong}#body")
     with pytest.raises(errors.CorpusError, match="said twice"):
         rs.text(line, pack=True)
+
+
+def test_a_data_set_read_so_is_found_again(hub):
+    from residscope.fields.texts import HubText
+    from residscope.world.origins import _read
+
+    line = "hub:someone/stories?pack&shuffle=1"
+    name = rs.corpus.text.called(rs.corpus.text.opened(line))
+    assert name == f"hub:someone/stories@{COMMIT}?pack&shuffle=1"
+    assert sorted(rs.corpus.text.texts(name)) == ["a third story", "another story", "one story"]
+    item = SimpleNamespace(provenance={"corpus": name})
+    assert _read(HubText(kind="hub", name=line.removeprefix("hub:")), item).name == name.removeprefix("hub:")
+
+
+def test_memory_does_not_grow_with_the_text(tmp_path, monkeypatch):
+    monkeypatch.setattr(encoding, "read", lambda of, text, bos=None: ([5] * (len(text) // 4), 0))
+    monkeypatch.setenv("RESIDSCOPE_CACHE", str(tmp_path / "cache"))
+    peaks = []
+    for size in (2, 5):
+        file = tmp_path / f"{size}.txt"
+        with file.open("w") as out:
+            for i in range(size * 1000):
+                out.write(f"{i:07}" + "lorem ipsum " * 83 + "\n\n")
+        tracemalloc.start()
+        try:
+            rows = Reader(model(), rs.text(file, pack=True, shuffle=0, window=500)).rows(length=64, tokens=10**9)
+            tokens = sum(len(row.ids) for row in rows)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+        assert tokens > size * 240_000
+    assert peaks[1] < 1.2 * peaks[0] < 30e6
 
 
 def test_a_page_may_say_it_of_what_it_may_read():

@@ -27,10 +27,11 @@ PACKED = "packed: tokens of a row attend to the documents before them in it"
 
 @dataclass(frozen=True)
 class _At:
-    """Where a pass stands: in front of a block, so many of whose rows were given; rows are of this form."""
+    """Where a pass stands: in front of a block, so many of whose rows were given. Its rows are of this form, behind `skip`."""
 
     length: int
     least: int
+    skip: int
     place: Place
     rows: int = 0
 
@@ -76,7 +77,8 @@ class Reader:
         """Rows of `length` tokens, until `tokens` of them have been given: each text cut into such, or texts packed into them.
 
         length: or the model's context, if that is less. Rows under `least` are dropped: of packed ones there is only the last.
-        skip: so many tokens go by before; where texts are shuffled, whole windows of them. tell: asked before each text.
+        skip: so many tokens go by before, where a pass does not go on from a place; of shuffled texts whole windows. tell: asked
+        before each text.
 
         Raises:
             EmptyCorpus: there was not one row. CorpusError: the text cannot be used, or a resumed pass is of another form.
@@ -91,10 +93,10 @@ class Reader:
                 allowed=f"length={resumed.length}, least={resumed.least}",
             )
         self._resumed, given = None, 0
-        begin = resumed or _At(length, least, Place())
+        begin = resumed or _At(length, least, skip, Place())
         self.unread += begin.place.unread
         special = special_ids(self.model)
-        for at, row in self._rows(begin, skip, tell):
+        for at, row in self._rows(begin, tell):
             self._at = at
             self.first += 1
             self.special += sum(id in special for id in row.ids[1:])
@@ -124,7 +126,8 @@ class Reader:
         """The place behind the row that was given last, in plain JSON: what `from_state` goes on from."""
         at = self._at or self._resumed
         key = key_of(self._pieces[at.place.piece]) if at is not None and at.place.piece < len(self._pieces) else None
-        how = {"corpus": called(self.source), "tokenizer": tokenizer_hash(self.model), "key": key}
+        how: dict[str, Any] = {"corpus": called(self.source), "tokenizer": tokenizer_hash(self.model), "key": key}
+        how["left out"] = [self.first, self.special]
         if at is None:
             return how | {"at": None}
         carry = [list(part) for part in at.place.carry]
@@ -141,9 +144,10 @@ class Reader:
             at = state["at"]
             if at is not None:
                 place = Place(**{**at["place"], "carry": tuple(tuple(part) for part in at["carry"])})
-                reader._resumed = _At(at["length"], at["least"], place, at["rows"])
+                reader._resumed = _At(at["length"], at["least"], at["skip"], place, at["rows"])
+            reader.first, reader.special = state["left out"]
             told = {name: state[name] for name in ("corpus", "tokenizer", "key")}
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CorpusError(
                 "that is no place in a text", received=str(state)[:80], allowed="what state() gave"
             ) from error
@@ -157,7 +161,7 @@ class Reader:
                 )
         return reader
 
-    def _rows(self, begin: _At, skip: int, tell: Tell) -> Iterator[tuple[_At, Row]]:
+    def _rows(self, begin: _At, tell: Tell) -> Iterator[tuple[_At, Row]]:
         """The rows from a place on, each with the place behind it."""
         done, before = begin.rows, begin.place
         packer = Packer(begin.length, before.carry)
@@ -166,17 +170,17 @@ class Reader:
             return self._store.documents(piece, start, tell, self.text.labels)
 
         for block in blocks(self._pieces, self.text.order, read, before, tell):
-            rows, after = self._of_block(block, before, packer, begin, skip)
+            rows, after = self._of_block(block, before, packer, begin)
             for number, row in enumerate(rows):
                 if number >= done:
                     yield replace(begin, place=before, rows=number + 1), row
             done, before = 0, after
-        if len(packer.ids) >= begin.least and before.gone - len(packer.ids) >= skip and not done:
+        if len(packer.ids) >= begin.least and before.gone - len(packer.ids) >= begin.skip and not done:
             yield replace(begin, place=before, rows=1), packer.rest()
 
-    def _of_block(self, block: Block, before: Place, packer: Packer, form: _At, skip: int) -> tuple[list[Row], Place]:
+    def _of_block(self, block: Block, before: Place, packer: Packer, form: _At) -> tuple[list[Row], Place]:
         """The rows of a block's documents, without those that begin before `skip`, and the place behind them."""
-        length, gone, unread, rows = form.length, before.gone, before.unread, list[Row]()
+        length, skip, gone, unread, rows = form.length, form.skip, before.gone, before.unread, list[Row]()
         chance = self.text.order.chance(block.number)
         first = gone - len(packer.ids)
         for number, one in block.documents:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from residscope.sae.training.adam import WARM, Adam
 from residscope.sae.training.choose import Products
 from residscope.sae.training.group import ALONE, Group
 from residscope.sae.training.kinds import Gated, JumpReLU, kind_of
-from residscope.sae.training.plan import Plan
+from residscope.sae.training.plan import Plan, usual_rate
 
 AUX = 1 / 32  # weight of the auxiliary loss
 DEAD = 10_000_000  # tokens without being active, or a twentieth of the budget
@@ -42,6 +42,8 @@ class Learner:
     """
 
     def __init__(self, plan: Plan, steps: int, budget: int, *, group: Group = ALONE) -> None:
+        if plan.lr is None:
+            plan = replace(plan, lr=usual_rate(plan.features, steps))
         self.plan, self.steps, self.group = plan, steps, group
         self.kind = kind_of(plan, group)
         self.patience = min(DEAD, max(1, budget // 20))
@@ -68,7 +70,7 @@ class Learner:
         self._ready(x.device)
 
     def _ready(self, device: torch.device) -> None:
-        self.adam = Adam(self.parameters, self.plan.rate, self.steps)
+        self.adam = Adam(self.parameters, self.plan.lr or 0.0, self.steps)
         self.silent = torch.zeros(self.plan.features, device=device)  # tokens since each was active
         self.threshold = 0.0
 

@@ -8,6 +8,7 @@ from residscope.errors import BadTraining
 
 KINDS = ("batchtopk", "topk", "jumprelu", "gated", "relu", "matryoshka")
 CONTROLLED = ("gated", "relu")  # an L1 penalty that is turned until k are active
+LONG = 30_000  # steps from which on the rate is that of the literature
 PREFIXES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)  # Matryoshka's, as shares of all features
 
 
@@ -17,8 +18,7 @@ class Plan:
 
     kind: of `KINDS`. site, written: where it reads and where what it is to give stands (the same for an SAE). features: F.
     k: how many are to be active at a token on average (exactly k at each for topk). prefixes: how many features each Matryoshka
-    prefix has, the last of them all. skip: a transcoder's linear map from what it reads. lr: Adam's rate; 2e-4 / sqrt(F / 2^14)
-    unless said.
+    prefix has, the last of them all. skip: a transcoder's linear map from what it reads. lr: Adam's; `usual_rate` if not said.
 
     Raises BadTraining: no such kind, or numbers that do not fit each other.
     """
@@ -64,11 +64,6 @@ class Plan:
         return self.site != self.written
 
     @property
-    def rate(self) -> float:
-        """Adam's rate at its highest: 2e-4 / sqrt(F / 2^14), Gao et al. (2024)."""
-        return 2e-4 / (self.features / 2**14) ** 0.5 if self.lr is None else self.lr
-
-    @property
     def named(self) -> str:
         """What tells it from the others of a training: `batchtopk 2304 resid_post.8`."""
         return f"{self.kind} {self.features} {self.site}" + (f" to {self.written}" if self.transcoder else "")
@@ -77,9 +72,20 @@ class Plan:
         """For a provenance and a checkpoint."""
         return {
             "kind": self.kind, "site": self.site, "written": self.written, "features": self.features, "k": self.k,
-            "prefixes": [*self.prefixes], "skip": self.skip, "lr": self.rate, "seed": self.seed,
+            "prefixes": [*self.prefixes], "skip": self.skip, "lr": self.lr, "seed": self.seed,
         }  # fmt: skip
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> "Plan":
         return cls(**{**facts, "prefixes": tuple(facts["prefixes"])})
+
+
+def usual_rate(features: int, steps: int) -> float:
+    """Adam's rate at its highest: 2e-4 / sqrt(F / 2^14), Gao et al. (2024), and up to four times that where steps are few.
+
+        2e-4 / sqrt(F / 2^14) * min(4, max(1, sqrt(30,000 / steps)))
+
+    >>> usual_rate(2**14, 100_000), usual_rate(2**14, 500)
+    (0.0002, 0.0008)
+    """
+    return 2e-4 / (features / 2**14) ** 0.5 * min(4.0, max(1.0, (LONG / steps) ** 0.5))

@@ -123,7 +123,7 @@ def train(
     sites: `resid_post.8` for an autoencoder; ("mlp_in.9", "mlp_out.9"), or `written`, for a transcoder. kind: "batchtopk" (kept
     as JumpReLU), "topk", "jumprelu", "gated", "relu" (L1) or "matryoshka" (BatchTopK with prefixes: of F/16, F/8, F/4, F/2 and
     F features unless said). Every kind is led to k features active at a token on average. features, kind: one, or several.
-    tokens: vectors to learn from; a text that is shorter is read again. lr: 2e-4 / sqrt(features / 2^14) unless said.
+    tokens: vectors to learn from; a text that is shorter is read again. lr: `plan.usual_rate` unless said.
     batch: vectors a step; a power of two that gives 2,000 steps, 128 to 4,096, unless said. folder: where a checkpoint is kept
     every `every` seconds; a training that was killed goes on from it to the bit. Where torch.distributed is initialised, its
     processes share each batch. Gives each dictionary by what it is, and the curves as "training".
