@@ -23,6 +23,7 @@ BENCHES = (
     "dictionaries",
     "text",
     "harvest",
+    "training",
     "jobs",
     "lrqp",
 )
