@@ -64,7 +64,11 @@ def test_actors_give_the_same_to_the_bit_also_when_one_is_killed(address, tmp_pa
     assert len([*tmp_path.glob("out/shard-*")]) == 10
 
 
-def test_no_cluster_is_said():
+def test_no_cluster_is_said(monkeypatch):
+    def init(**_):
+        raise ConnectionError("nobody listens")
+
+    monkeypatch.setattr(ray, "init", init)
     with pytest.raises(errors.HarvestError, match="no Ray cluster answers"):
         harvest(ray="127.0.0.1:9")
 
