@@ -207,6 +207,9 @@ def public():
     for room in (
         "corpus",
         "corpus.harvest",
+        "sae",
+        "features",
+        "graph",
         "probes",
         "methods",
         "methods._lib",

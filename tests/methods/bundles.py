@@ -132,6 +132,11 @@ MAKERS: dict[str, Callable[[], Any]] = {
             positions=True,
             tokens=300,
         ),
+        "atlas": lambda: rs.features.gather(spelling(), TEXTS, encoder(), tokens=300, k=3),
+        "feature page": lambda: rs.features.page(
+            spelling(), rs.features.gather(spelling(), TEXTS, encoder(), tokens=300, k=3), 2, encoder()
+        ),
+        "causal graph": lambda: rs.causal_graph(spelling(), PROMPTS[0], [encoder(), fitted()], tokens=2),
         "null directions": lambda: rs.null_directions(spelling(), fitted()[0], TEXTS, n=19, tokens=600),
         "stability": lambda: rs.stability(spelling(), fitted()[0], TEXTS, tokens=800),
         "dose response": lambda: rs.dose_response(spelling(), drawn(3), PROMPTS, random=5),
