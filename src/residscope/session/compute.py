@@ -279,7 +279,7 @@ def coordinates(
     shown = named(dictionary, indices)
     model, x32 = loaded.model, x.float()
     if not isinstance(dictionary, LinearDictionary):
-        coef = dictionary.encode(x32, indices=shown)
+        coef = dictionary.encode(x32.flatten(-2) if dictionary.flat else x32, indices=shown)
         return {"coef": coef, "offset": coef.new_zeros(len(x), coef.shape[-1])}
     read = dictionary.read if shown is None else dictionary.read[shown]
     read = read.to(x.device, torch.float32)
@@ -352,7 +352,8 @@ def strongest(
     read = dictionary
     if isinstance(dictionary, LinearDictionary) and dictionary.space != "lens":
         read = _uncentred(dictionary)
-    values, indices = read.strongest(held.rows[row, pos][None].float(), k, model=loaded.model)
+    x = held.rows[row, pos].float()
+    values, indices = read.strongest(x.flatten()[None] if read.flat else x[None], k, model=loaded.model)
     pairs = zip(indices[0].tolist(), values[0].tolist(), strict=True)
     return {"top": [{"index": i, "label": dictionary.label(i), "value": value} for i, value in pairs if value]}
 
