@@ -217,13 +217,13 @@ class Elsewhere:
 def elsewhere(
     world: SessionWorld, prompt: Prompt, active: tuple[EditSpec, ...], model: Model, *, site: str, head: int | None
 ) -> Elsewhere:
-    """A site without its layer, such as `z`, in every layer of a run; of one head, where it has heads."""
+    """A site without its layer, such as `z`, in every layer of a run; of one head, where it has heads, or of all end to end."""
     edits = world.on(prompt).made(active)
     sites = every_layer(site, model.sites)
     beside = {str(stream) for place in sites for stream in streams(model, place)}
     found = model.run(list(prompt.ids), [*sites, *sorted(beside)], edits=edits)
     rows = [found[place][0] for place in sites]
-    stacked = torch.stack([x if head is None else x[:, head] for x in rows]).detach().clone()
+    stacked = torch.stack([x.flatten(1) if head is None else x[:, head] for x in rows]).detach().clone()
     return Elsewhere(stacked, sinks_at(found, sites)[:, 0])
 
 
@@ -279,7 +279,7 @@ def coordinates(
     shown = named(dictionary, indices)
     model, x32 = loaded.model, x.float()
     if not isinstance(dictionary, LinearDictionary):
-        coef = dictionary.encode(x32.flatten(-2) if dictionary.flat else x32, indices=shown)
+        coef = dictionary.encode(x32, indices=shown)
         return {"coef": coef, "offset": coef.new_zeros(len(x), coef.shape[-1])}
     read = dictionary.read if shown is None else dictionary.read[shown]
     read = read.to(x.device, torch.float32)
@@ -352,8 +352,7 @@ def strongest(
     read = dictionary
     if isinstance(dictionary, LinearDictionary) and dictionary.space != "lens":
         read = _uncentred(dictionary)
-    x = held.rows[row, pos].float()
-    values, indices = read.strongest(x.flatten()[None] if read.flat else x[None], k, model=loaded.model)
+    values, indices = read.strongest(held.rows[row, pos][None].float(), k, model=loaded.model)
     pairs = zip(indices[0].tolist(), values[0].tolist(), strict=True)
     return {"top": [{"index": i, "label": dictionary.label(i), "value": value} for i, value in pairs if value]}
 
