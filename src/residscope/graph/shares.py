@@ -38,6 +38,7 @@ def shares(
     graph: Graph,
     edges: Sequence[int] | None = None,
     *,
+    memory: int | None = None,
     progress: Progress = None,
     cancel: Cancel = None,
 ) -> Result:
@@ -65,9 +66,8 @@ def shares(
             )
         wanted.setdefault((a.dictionary, b.dictionary), []).append(edge)
     rows: dict[int, dict[str, float]] = {}
-    scale = float(graph.provenance.get("scale", 0.0))
     for (one, two), own in wanted.items():
-        found = _pair(setting, graph, levels[one], levels[two], own, scale, progress=progress, cancel=cancel)
+        found = _pair(setting, graph, levels[one], levels[two], own, memory=memory, progress=progress, cancel=cancel)
         rows |= dict(zip(own, found, strict=True))
     names = list(dict.fromkeys(name for edge in chosen for name in rows[edge]))
     values = torch.tensor([[rows[edge].get(name, 0.0) for name in names] for edge in chosen])
@@ -79,10 +79,17 @@ def shares(
 
 
 def _pair(
-    setting: Setting, graph: Graph, source: Level, target: Level, edges: Sequence[int], scale: float, **watch: Any
+    setting: Setting,
+    graph: Graph,
+    source: Level,
+    target: Level,
+    edges: Sequence[int],
+    *,
+    memory: int | None,
+    **watch: Any,
 ) -> list[dict[str, float]]:
     """The parts of some edges between two levels."""
-    model = setting.model
+    model, scale = setting.model, float(graph.provenance.get("scale", 0.0))
     sources = list(dict.fromkeys(int(graph.source[edge]) for edge in edges))
     parts = _parts(setting, source, target)
     sites = tuple(dict.fromkeys([*(part.site for part in parts), _stream_of(target, model), target.read_site]))
@@ -90,8 +97,8 @@ def _pair(
         removed(source, Source(graph.nodes[i].index, graph.nodes[i].pos), keep=setting.keep, scale=scale)
         for i in sources
     ]
-    plan = sweep(model, setting.batch, cells, Values(sites, setting.last), setting.background)
-    after = plan.run(what="Splitting edges", **watch).values[:, 0, 0]
+    plan = sweep(model, setting.batch, cells, Values(sites, setting.last), setting.background, memory=memory)
+    after = plan.run(what=f"Splitting edges from {source.id} to {target.id}", **watch).values[:, 0, 0]
     base = plan.baseline()[0, 0]
     widths = [_width(site, model) for site in sites]
     change = dict(zip(sites, torch.split(base - after, widths, -1), strict=True))  # of what each site has
