@@ -47,8 +47,13 @@ def beside():
 
 
 @cache
+def components():
+    return rs.pca(model(), TEXTS, "resid_post.2", 3, tokens=800)
+
+
+@cache
 def component():
-    return rs.pca(model(), TEXTS, "resid_post.2", 3, tokens=800)[0]
+    return components()[0]
 
 
 @cache
@@ -96,6 +101,10 @@ CALLS = {
         model(), TEXTS, [rs.statistics.TopTokens("mlp_post.1")], tokens=600, shard=8, **told
     ),
     "corpus.harvest.fits.moments_of": lambda **told: fits.moments_of(model(), TEXTS, ["z.1"], head=1, tokens=600, **told),
+    "sae.evaluation.evaluate": lambda **told: rs.sae.evaluate(model(), components(), TEXTS, tokens=600, **told),
+    "sae.training.train.train": lambda **told: rs.sae.train(
+        model(), TEXTS, ["resid_post.1"], features=16, k=3, tokens=1500, batch=64, **told
+    ),
     "engine.planner.screening.screened": lambda **told: rs.screened(plan(), 0.3, by="gradient", **told),
     "engine.planner.sweep.Sweep.run": lambda **told: plan().run(**told),
     "methods.ablation_sweep.ablation_sweep": lambda **told: rs.ablation_sweep(
@@ -171,6 +180,8 @@ CALLS = {
 }  # fmt: skip
 
 WITHIN = {
+    "sae.fits.fit_check",
+    "sae.loading.load", "sae.loading.sae_load", "sae.training.train.run", "sae.training.train.training",
     "corpus.nmf.factorised", "corpus.pca.pca_many", "corpus.svd.svd_many", "corpus.vectors.vectors_of",
     "methods.continuations.continued", "methods._lib.activations.recorded", "methods.evidence.gather",
     "methods.flips_over_c.flip_rates",
@@ -181,6 +192,7 @@ WITHIN = {
 """Those that another of the calls is made of."""
 
 QUICK = {
+    "sae.training.train.check", "sae.training.train.price",
     "corpus.chunks.captured", "corpus.chunks.recorded", "corpus.harvest.checkpoint.identity",
     "corpus.harvest.mapping.read_shard", "corpus.harvest.run.check", "corpus.harvest.copies.save_model",
     "corpus.mean_difference.price_of_each", "corpus.vectors.check_place", "corpus.vectors.check_places",
@@ -207,6 +219,8 @@ def public():
     for room in (
         "corpus",
         "corpus.harvest",
+        "sae",
+        "sae.training",
         "probes",
         "methods",
         "methods._lib",

@@ -19,6 +19,7 @@ ROOMS = (
     "residscope.directions",
     "residscope.features",
     "residscope.sae",
+    "residscope.sae.training",
     "residscope.tasks",
 )
 FILE = "methods/manifest.json"
