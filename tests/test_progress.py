@@ -52,8 +52,13 @@ def beside():
 
 
 @cache
+def components():
+    return rs.pca(model(), TEXTS, "resid_post.2", 3, tokens=800)
+
+
+@cache
 def component():
-    return rs.pca(model(), TEXTS, "resid_post.2", 3, tokens=800)[0]
+    return components()[0]
 
 
 @cache
@@ -137,8 +142,11 @@ CALLS = {
     "features.exporting.export": lambda **told: exported(**told),
     "graph.build.causal_graph": lambda **told: rs.causal_graph(model(), PROMPT, [encoder(), later()], tokens=2, **told),
     "graph.shares.shares": lambda **told: graph_shares.shares(setting(), drawn(), memory=1, **told),
-    "sae.evaluation.evaluate": lambda **told: rs.sae.evaluate(model(), encoder(), TEXTS, tokens=600, skip=0, **told),
     "sae.fits.fit_check": lambda **told: rs.sae.fit_check(model(), encoder(), TEXTS, tokens=300, **told),
+    "sae.evaluation.evaluate": lambda **told: rs.sae.evaluate(model(), components(), TEXTS, tokens=600, **told),
+    "sae.training.train.train": lambda **told: rs.sae.train(
+        model(), TEXTS, ["resid_post.1"], features=16, k=3, tokens=1500, batch=64, **told
+    ),
     "engine.planner.screening.screened": lambda **told: rs.screened(plan(), 0.3, by="gradient", **told),
     "engine.planner.sweep.Sweep.run": lambda **told: plan().run(**told),
     "methods.ablation_sweep.ablation_sweep": lambda **told: rs.ablation_sweep(
@@ -214,9 +222,9 @@ CALLS = {
 }  # fmt: skip
 
 WITHIN = {
+    "sae.loading.load", "sae.loading.sae_load", "sae.training.train.run", "sae.training.train.training",
     "corpus.nmf.factorised", "corpus.pca.pca_many", "corpus.svd.svd_many", "corpus.vectors.vectors_of",
     "graph.build.effects_of", "graph.build.with_logits", "graph.exact.effects", "graph.exact.effects_at",
-    "sae.loading.load", "sae.loading.sae_load",
     "methods.continuations.continued", "methods._lib.activations.recorded", "methods.evidence.gather",
     "methods.flips_over_c.flip_rates",
     "methods.flips_over_c.probes_over_C", "methods.look.project", "methods.probe_fit.fit", "methods.probe_fit.fit_each",
@@ -226,6 +234,7 @@ WITHIN = {
 """Those that another of the calls is made of."""
 
 QUICK = {
+    "sae.training.train.check", "sae.training.train.price",
     "corpus.chunks.captured", "corpus.chunks.recorded", "corpus.harvest.checkpoint.identity",
     "corpus.harvest.mapping.read_shard", "corpus.harvest.run.check", "corpus.harvest.copies.save_model",
     "corpus.mean_difference.price_of_each", "corpus.vectors.check_place", "corpus.vectors.check_places",
@@ -257,6 +266,7 @@ def public():
         "sae",
         "features",
         "graph",
+        "sae.training",
         "probes",
         "methods",
         "methods._lib",

@@ -20,6 +20,7 @@ ROOMS = (
     "residscope.features",
     "residscope.graph",
     "residscope.sae",
+    "residscope.sae.training",
     "residscope.tasks",
 )
 FILE = "methods/manifest.json"

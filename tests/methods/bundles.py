@@ -137,6 +137,10 @@ MAKERS: dict[str, Callable[[], Any]] = {
             spelling(), rs.features.gather(spelling(), TEXTS, encoder(), tokens=300, k=3), 2, encoder()
         ),
         "causal graph": lambda: rs.causal_graph(spelling(), PROMPTS[0], [encoder(), fitted()], tokens=2),
+        "sae evaluation": lambda: rs.sae.evaluate(spelling(), fitted(), TEXTS, tokens=600, progress=False),
+        "sae training": lambda: rs.sae.train(
+            spelling(), TEXTS, ["resid_post.1"], features=16, k=3, tokens=1500, batch=64, progress=False
+        )["training"],
         "null directions": lambda: rs.null_directions(spelling(), fitted()[0], TEXTS, n=19, tokens=600),
         "stability": lambda: rs.stability(spelling(), fitted()[0], TEXTS, tokens=800),
         "dose response": lambda: rs.dose_response(spelling(), drawn(3), PROMPTS, random=5),
