@@ -43,4 +43,5 @@ def test_units_and_names(name):
         "continuations",
         "token table",
         "counterfactuals",
+        "harvest",
     )
