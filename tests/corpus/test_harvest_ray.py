@@ -17,6 +17,7 @@ from residscope.corpus.harvest.statistics import MomentsOf, TopTokens
 ray = pytest.importorskip("ray")
 
 TEXTS = texts(3, 60)
+PATIENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "120"}
 
 
 def harvest(**more):
@@ -27,7 +28,7 @@ def harvest(**more):
 @pytest.fixture(scope="module")
 def address():
     """A head without a processor of its own, and two workers with one each."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ |= PATIENT
     from ray.cluster_utils import Cluster
 
     small = {"object_store_memory": 1 << 27}
@@ -98,7 +99,7 @@ def test_a_head_that_is_killed_costs_what_was_under_way(tmp_path):
     script, out = tmp_path / "harvest.py", tmp_path / "out"
     out.mkdir()
     script.write_text(HEAD_KILLED.format(paths=[path for path in sys.path if "tests" in path or path.endswith("src")]))
-    environment = {**os.environ, "RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
+    environment = {**os.environ, **PATIENT, "RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
     process = subprocess.Popen([sys.executable, str(script), str(out)], env=environment, start_new_session=True)
     try:
         process.wait(240)
