@@ -18,9 +18,12 @@ BENCHES = (
     "page",
     "slider",
     "map",
+    "notebook",
     "waits",
     "dictionaries",
+    "text",
     "harvest",
+    "training",
     "jobs",
     "lrqp",
 )

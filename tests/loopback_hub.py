@@ -56,7 +56,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
         elif name in hub.gated and parts[0] != "cdn":
             self.answer(403, b"{}", **{"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"})
         elif parts[0] == "cdn":
-            body = files[parts[4]]
+            body = files["/".join(parts[4:])]
             self.answer(200, (body[:-1] + b"!" if hub.spoilt else body)[: len(body) - hub.short])
         elif parts[0] == "api":
             if commit is None:

@@ -11,6 +11,7 @@ from residscope import directions, edits, errors
 
 MANY, WIDTH = 24_576, 576
 READ, WRITE = "resid_pre.6", "resid_post.8"
+PARTS = ("read", "write", "mean", "bias", "base", "threshold", "gate_bias", "gate_scale", "skip")
 
 
 def transcoder(n=MANY, d=WIDTH, d_out=None, **kwargs):
@@ -22,9 +23,24 @@ def transcoder(n=MANY, d=WIDTH, d_out=None, **kwargs):
     return directions.EncoderDictionary("sae", READ, read, write, **{**parts, "written": WRITE, **kwargs})
 
 
+def scaled(d, x):
+    """What is read of x in float64, and how the scale is undone: (value, scale, shift)."""
+    x = x.double()
+    if d.normalise == "layer_norm":
+        mean, sd = x.mean(-1, keepdim=True), x.var(-1, keepdim=True).sqrt()
+        return (x - mean) / (sd + 1e-5), sd, mean
+    scale = (
+        (x.square().mean(-1, keepdim=True)).sqrt() if d.normalise == "constant_norm" else torch.ones_like(x[..., :1])
+    )
+    return x / scale, scale, torch.zeros_like(scale)
+
+
 def by_hand(d, x):
     """Activations in float64, one feature after another."""
-    p = torch.stack([(x.double() - d.mean) @ d.read[i].double() + d.bias[i] for i in range(len(d))], -1)
+    r = torch.stack([(scaled(d, x)[0] - d.mean) @ d.read[i].double() for i in range(len(d))], -1)
+    p = r + d.bias
+    if d.activation == "gated":
+        return (r * d.gate_scale.double().exp() + d.bias).clamp(min=0) * (r + d.gate_bias > 0)
     if d.activation == "relu":
         return p.clamp(min=0)
     if d.activation == "jumprelu":
@@ -33,7 +49,13 @@ def by_hand(d, x):
     return p.clamp(min=0) * (p >= kth)
 
 
-KINDS = ({}, {"activation": "topk", "k": 3}, {"activation": "jumprelu", "threshold": torch.linspace(0.0, 1.5, 12)})
+GATED = {"activation": "gated", "gate_bias": torch.linspace(-1, 1, 12), "gate_scale": torch.linspace(-0.5, 0.5, 12)}
+JUMPS = {"activation": "jumprelu", "threshold": torch.linspace(0.0, 1.5, 12)}
+LINEAR = torch.arange(64.0).reshape(8, 8) / 40
+KINDS = (
+    {}, {"activation": "topk", "k": 3}, JUMPS, GATED, {"normalise": "layer_norm"}, {**GATED, "normalise": "constant_norm"},
+    {**JUMPS, "skip": LINEAR}, {"normalise": "layer_norm", "skip": LINEAR, "written": None},
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -46,9 +68,37 @@ def test_activations_are_the_equation(kind):
     torch.testing.assert_close(values, wanted.sort(-1, descending=True).values[..., :4])
     torch.testing.assert_close(wanted.gather(-1, indices), values)
     y = torch.randn(2, 5, 8)
-    torch.testing.assert_close(d.decode(wanted) + d.error(x, y), y)
+    torch.testing.assert_close(d.reconstruct(x) + d.error(x, y), y)
+    torch.testing.assert_close(d.reconstruct(x), remade(d, x).float(), atol=1e-4, rtol=1e-5)
     assert (wanted == 0).any()
     assert (wanted > 0).any()
+
+
+def remade(d, x):
+    """The reconstruction in float64: a transcoder's normalisation is not undone, as its output has another scale."""
+    a, (_, scale, shift) = by_hand(d, x), scaled(d, x)
+    y = a @ d.write.double() + d.base
+    y = y * scale + shift if d.written is None else y
+    return y if d.skip is None else y + x.double() @ d.skip.double().T
+
+
+@pytest.mark.parametrize("how", ["layer_norm", "constant_norm"])
+def test_what_a_change_adds_is_the_difference_of_two_reconstructions(how):
+    d = transcoder(12, 8, normalise=how, written=None, activation="topk", k=12)
+    x = torch.randn(4, 8)
+    other = d.encode(x).clone()
+    other[:, 5] += 2.0
+    scale, shift = scaled(d, x)[1:]
+    wanted = d.decode(other) * scale + shift
+    torch.testing.assert_close(d.reconstruct(x) + d.added(x, torch.full((4, 1), 2.0), [5]), wanted.float())
+    away = replace(d, written=WRITE)
+    torch.testing.assert_close(away.added(x, torch.ones(4, 1), [5]), d.write[5].expand(4, 8))
+
+
+def test_nothing_is_read_of_a_vector_of_zeros():
+    d = transcoder(12, 8, normalise="constant_norm", written=None)
+    assert torch.equal(d.reconstruct(torch.zeros(2, 8)), torch.zeros(2, 8))
+    assert d.encode(torch.zeros(2, 8)).isfinite().all()
 
 
 def test_an_error_needs_its_target_where_the_sites_differ():
@@ -107,11 +157,21 @@ def test_the_hash_is_of_the_numbers_and_the_sites(d, tmp_path):
 
 
 def test_many_are_one_file(tmp_path, tiny):
-    d = transcoder(12, 8, activation="topk", k=2, names=tuple("abcdefghijkl"), provenance={"by": "hand"})
-    directions.save(tmp_path / "d.safetensors", {"sae@resid_pre.6": d}, tiny)
-    again = directions.read(tmp_path / "d.safetensors", tiny)["sae@resid_pre.6"]
-    assert again.hash == d.hash
-    assert again == replace(d, **{p: getattr(again, p) for p in ("read", "write", "mean", "bias", "base")})
+    for kind in KINDS:
+        d = transcoder(12, 8, **kind, names=tuple("abcdefghijkl"), provenance={"by": "hand"})
+        directions.save(tmp_path / "d.safetensors", {"sae@resid_pre.6": d}, tiny)
+        again = directions.read(tmp_path / "d.safetensors", tiny)["sae@resid_pre.6"]
+        assert again.hash == d.hash
+        assert again == replace(d, **{p: getattr(again, p) for p in PARTS if getattr(d, p) is not None})
+        d.save(tmp_path / "d.safetensors")
+        assert rs.load_item(tmp_path / "d.safetensors") == d
+        assert edits.from_json(edits.to_json([edits.feature(d, 3, 0.5)]))[0].dictionary == d
+
+
+def test_the_hash_of_what_has_nothing_new_is_as_it_was():
+    plain = transcoder(12, 8)
+    assert "normalise" not in plain.hashed[1]
+    assert len({plain.hash} | {replace(plain, **kind).hash for kind in KINDS[1:]}) == len(KINDS)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +179,8 @@ def test_many_are_one_file(tmp_path, tiny):
     [
         {"activation": "gelu"}, {"activation": "topk"}, {"k": 3}, {"activation": "topk", "k": 13}, {"activation": "jumprelu"},
         {"threshold": torch.zeros(12)}, {"bias": torch.zeros(3)}, {"base": torch.zeros(3)}, {"names": ("a",)},
-        {"written": "nowhere.3"},
+        {"written": "nowhere.3"}, {"gate_bias": torch.zeros(12)}, {"activation": "gated", "gate_bias": torch.zeros(12)},
+        {"normalise": "batch_norm"}, {"skip": torch.zeros(8, 7)},
     ],
 )  # fmt: skip
 def test_parts_that_do_not_fit_are_refused(wrong):
@@ -182,6 +243,34 @@ def test_an_edit_before_is_read(real):
     torch.testing.assert_close(
         run[WRITE], alone[WRITE] + (3.0 - old)[..., None] * d.write[20_000], atol=1e-3, rtol=1e-4
     )
+
+
+@pytest.mark.parametrize("how", ["layer_norm", "constant_norm"])
+def test_an_edit_moves_the_value_by_the_scale_that_is_undone(real, how):
+    draw = torch.Generator().manual_seed(1)
+    d = transcoder(32, written=None, normalise=how, mean=torch.zeros(WIDTH), bias=torch.rand(32, generator=draw))
+    ids = real.tokens("The quick brown fox jumps")
+    plain = real.run(ids, [READ])[READ]
+    moved = real.run(ids, [READ], edits=edits.feature(d, [3, 9], 0.0))[READ]
+    a, scale = by_hand(d, plain)[..., [3, 9]], scaled(d, plain)[1]
+    assert (a.amax(1) > 0.1).all()
+    torch.testing.assert_close(moved, (plain - scale * (a @ d.write[[3, 9]].double())).float(), atol=1e-3, rtol=1e-4)
+
+
+def test_features_of_all_heads_end_to_end(real):
+    """An encoder of `z` reads and writes the heads' vectors laid end to end."""
+    width = real.sites.sizes.n_heads * real.sites.sizes.d_head
+    d, ids = replace(transcoder(16, width, written=None), site="z.9"), real.tokens("The quick brown fox")
+    plain = real.run(ids, ["z.9"])["z.9"]
+    moved = real.run(ids, ["z.9"], edits=edits.feature(d, 5, value=2.0))["z.9"]
+    old = by_hand(d, plain.flatten(-2))[..., [5]]
+    wanted = plain.double() + ((2.0 - old) * d.write[5].double()).reshape(plain.shape)
+    torch.testing.assert_close(moved, wanted.float(), atol=1e-4, rtol=1e-4)
+    other = real.run("Paris is the capital", ["z.9"])
+    patched = real.run(ids, ["z.9"], edits=edits.patch("z.9", other, align="prefix", dictionary=d, feature=5))["z.9"]
+    new = by_hand(d, other["z.9"].flatten(-2))[:, :3, [5]]
+    wanted = plain.double()[:, :3] + ((new - old[:, :3]) * d.write[5].double()).reshape(plain[:, :3].shape)
+    torch.testing.assert_close(patched[:, :3], wanted.float(), atol=1e-4, rtol=1e-4)
 
 
 def test_a_write_site_before_the_read_site_is_refused(real):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import residscope
-from residscope.corpus import text
+from residscope.corpus.sources import built_in
 from residscope.once import once
 from residscope.views.drawn import sheet
 
@@ -73,8 +73,8 @@ def test_a_corpus_read_by_many_threads_parses_one_file_at_a_time(monkeypatch, tm
         (tmp_path / f"m{i}.py").write_text(f'"""{"word " * 60}{i}"""')
     crowd = Crowd(ast.parse)
     monkeypatch.setattr(ast, "parse", crowd)
-    monkeypatch.setattr(text.sysconfig, "get_path", lambda _: str(tmp_path))
-    found = together(lambda: [*text.python_docs()])
+    monkeypatch.setattr(built_in.sysconfig, "get_path", lambda _: str(tmp_path))
+    found = together(lambda: [*built_in.python_docs()])
     assert crowd.most == 1
     assert found[0][-6:] == [f"{'word ' * 60}{i}" for i in range(6)]
     assert all(one == found[0] for one in found)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from residscope import directions as directions
     from residscope import edits as edits
     from residscope import errors as errors
+    from residscope import features as features
+    from residscope import sae as sae
     from residscope import tasks as tasks
     from residscope import views as views
     from residscope.corpus.drawn import draw_prompts as draw_prompts
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
     from residscope.corpus.mean_difference import mean_difference as mean_difference
     from residscope.corpus.nmf import nmf as nmf
     from residscope.corpus.pca import pca as pca
+    from residscope.corpus.sources.sampled import sampled_text as sampled_text
     from residscope.corpus.svd import svd as svd
+    from residscope.corpus.text import text as text
     from residscope.directions import Dictionary as Dictionary
     from residscope.directions import Direction as Direction
     from residscope.directions import mix as mix
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
     from residscope.engine.planner import sweep as sweep
     from residscope.engine.recording import Recording as Recording
     from residscope.engine.windows import Window as Window
+    from residscope.graph.build import causal_graph as causal_graph
     from residscope.items import Item as Item
     from residscope.items import load_item as load_item
     from residscope.methods.ablation_sweep import ablation_sweep as ablation_sweep
@@ -92,7 +97,7 @@ _HOME = {
     "Dictionary": "directions", "Direction": "directions", "Generation": "engine.generation", "Model": "engine.model",
     "Probe": "probes.probe", "PromptSet": "model.prompts", "Recording": "engine.recording", "Result": "results",
     "Site": "model.sites", "Sweep": "engine.planner", "Window": "engine.windows", "ablation_sweep": "methods.ablation_sweep",
-    "align_tokens": "edits.align",
+    "align_tokens": "edits.align", "causal_graph": "graph.build",
     "activation_patching": "methods.activation_patching", "fit_probe": "methods.probe_fit",
     "attribute_logits": "methods.direct_attribution", "direct_attribution": "methods.direct_attribution",
     "continuations": "methods.continuations", "copying_scores": "methods.copying_scores",
@@ -115,13 +120,14 @@ _HOME = {
     "compare_models": "methods.compare_models", "layer_swap": "methods.layer_swap",
     "weight_difference": "methods.weight_difference",
     # evidence for a direction
-    "draw_prompts": "corpus.drawn",
+    "draw_prompts": "corpus.drawn", "sampled_text": "corpus.sources.sampled", "text": "corpus.text",
     "dose_response": "methods.dose_response", "evidence": "methods.evidence", "null_directions": "methods.null_directions",
     "removal_cost": "methods.removal_cost", "stability": "methods.stability", "top_examples": "corpus.examples",
 }  # fmt: skip
 _ROOMS = {
     "concepts": "probes.concepts", "corpus": "corpus", "directions": "directions", "edits": "edits", "errors": "errors",
-    "statistics": "corpus.harvest.statistics", "tasks": "tasks", "views": "views",
+    "features": "features",
+    "sae": "sae", "statistics": "corpus.harvest.statistics", "tasks": "tasks", "views": "views",
 }  # fmt: skip
 __all__ = ["__version__", *_HOME, *_ROOMS]
 

@@ -17,6 +17,9 @@ ROOMS = (
     "residscope.corpus",
     "residscope.corpus.harvest",
     "residscope.directions",
+    "residscope.features",
+    "residscope.graph",
+    "residscope.sae",
     "residscope.tasks",
 )
 FILE = "methods/manifest.json"

@@ -58,6 +58,7 @@ def test_a_model_without_a_template_says_so(bench: Page, workbench: Any) -> None
     model = workbench.session.model
     template = model.tokenizer.chat_template
     session = workbench.session
+    bench.wait_for_load_state("networkidle")  # what is asked about a run that a refresh ends is answered with 404
     try:
         model.tokenizer.chat_template = None
         session.refresh()
@@ -67,5 +68,6 @@ def test_a_model_without_a_template_says_so(bench: Page, workbench: Any) -> None
         expect(bench.get_by_test_id("chat-none")).to_contain_text("no chat template")
     finally:
         model.tokenizer.chat_template = template
+        bench.wait_for_load_state("networkidle")
         session.refresh()
         settled(bench)

@@ -44,4 +44,7 @@ def test_units_and_names(name):
         "token table",
         "counterfactuals",
         "harvest",
+        "atlas",
+        "feature page",
+        "causal graph",
     )

@@ -16,6 +16,8 @@ from residscope import views
 from residscope.errors import BadView, FileNotThere, WrongEnding
 from residscope.views import (
     Card,
+    Context,
+    Contexts,
     Curve,
     Grid,
     HeatMap,
@@ -41,6 +43,8 @@ KINDS = {
     "histogram": Histogram({"clean": [1, 2, 3, math.inf], "edited": [2, 2]}, bins=4, title="Bars", unit="logits"),
     "scatter": Scatter([0, 1, math.nan], [1, 0, 2], groups=["A", "B", "A"], diagonal=True, title="Points", unit="logits"),
     "token_strip": TokenStrip(["The", " cat\n", " sat"], [0, 1.5, math.nan], title="Strip", unit="share"),
+    "contexts": Contexts([Context(["The", " cat", " sat"], [0, 1.5, math.nan], at=1, cells=[1.5]),
+                          Context(["A", "\n"], [0.5, -1], cells=["none"])], columns=["activation"], title="Lines"),
     "table": Table(["layer", "rate"], [[6, 0.5], ["x", None], [True, math.nan]], title="Rows"),
     "text": Text("Words", ["One paragraph.", "Another."]),
     "card": Card("Claim", {"effect": -2.5, "unit": "logits"}, verdict="failed", note="why"),
@@ -48,7 +52,8 @@ KINDS = {
 KINDS["grid"] = Grid([*KINDS.values(), Grid([KINDS["card"]], title="Inner")], columns=2, title="All")
 EMPTY = [
     HeatMap([], [], []), Pattern([], []), Curve([], []), Curve([1.0], []), Histogram({}), Histogram({"a": [math.nan]}),
-    Scatter([], []), TokenStrip([], []), Table([], []), Table(["a"], []), Text(""), Card("", {}), Grid([]),
+    Scatter([], []), TokenStrip([], []), Contexts([]), Contexts([Context([], [])]),
+    Table([], []), Table(["a"], []), Text(""), Card("", {}), Grid([]),
     HeatMap([[math.nan]], ["a"], ["b"]), Scatter([math.nan], [0]), Curve(["a"], [Line("", [math.nan])]),
 ]  # fmt: skip
 
@@ -152,6 +157,7 @@ def test_odd_texts_are_drawn_and_hide_nothing(kind, tmp_path):
         "pattern": Pattern([ODD], [[1]], title=ODD), "curve": Curve([ODD], [Line(ODD, [1])], title=ODD, x_title=ODD, unit=ODD),
         "histogram": Histogram({ODD: [1]}, title=ODD, unit=ODD, references=[Reference(1, ODD)]),
         "scatter": Scatter([1], [1], groups=[ODD], title=ODD, x_title=ODD), "token_strip": TokenStrip([ODD], [1], title=ODD),
+        "contexts": Contexts([Context([ODD], [1], at=0, cells=[ODD])], columns=[ODD], title=ODD),
         "table": Table([ODD], [[ODD]], title=ODD), "text": Text(ODD, [ODD]), "card": Card(ODD, {ODD: ODD}, note=ODD),
         "grid": Grid([Text(ODD)], title=ODD),
     }[kind]  # fmt: skip

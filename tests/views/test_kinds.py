@@ -14,6 +14,8 @@ from residscope import views
 from residscope.errors import BadView
 from residscope.views import (
     Card,
+    Context,
+    Contexts,
     Curve,
     Grid,
     HeatMap,
@@ -27,13 +29,14 @@ from residscope.views import (
     TokenStrip,
 )
 
-PARTS = {"Line", "Part", "Reference", "View", "figure", "save_html", "save_picture", "to_html"}
+PARTS = {"Context", "Line", "Part", "Reference", "View", "figure", "save_html", "save_picture", "to_html"}
 ONE_OF_EACH = [
     HeatMap([[1.0, -2.0]], ["0"], ["a", "b"]),
     Curve([0, 1], [Line("y", [1, 2])], references=[0.5]),
     Histogram({"clean": [1.0, 2.0]}),
     Scatter([0.0], [1.0]),
     TokenStrip(["a"], [1.0]),
+    Contexts([Context(["a"], [1.0], at=0, cells=[1.0])], columns=["activation"]),
     Pattern(["a"], [[1.0]]),
     Table(["a"], [[1]]),
     Text("Why", ["Because."]),

@@ -107,12 +107,27 @@ def scatters(draw: Any) -> views.Scatter:
 
 
 cells = numbers | st.text(max_size=2) | st.booleans()
+
+
+@st.composite
+def contexts(draw: Any) -> views.Contexts:
+    columns = draw(row(draw(sizes), labels))
+    lengths = draw(st.lists(st.integers(1, 4), max_size=3))
+    told = [draw(row(len(columns), cells)) for _ in lengths]
+    lines = [
+        views.Context(draw(row(n, st.text(max_size=2))), draw(row(n)), draw(st.none() | st.integers(0, n - 1)), each)
+        for n, each in zip(lengths, told, strict=True)
+    ]
+    return views.Contexts(lines, columns, limit=draw(limits))
+
+
 drawn = st.one_of(
     heat_maps(),
     curves(),
     scatters(),
     st.dictionaries(st.text(max_size=2), st.lists(numbers, max_size=5), max_size=2).map(views.Histogram),
     sizes.flatmap(lambda n: st.builds(views.TokenStrip, row(n, st.text(max_size=3)), row(n), limit=limits)),
+    contexts(),
     sizes.map(lambda n: views.Pattern(["t"] * n, np.eye(n))),
     sizes.flatmap(lambda n: st.builds(views.Table, row(n, labels), st.lists(row(n, cells), max_size=3))),
     st.builds(views.Text, st.text(max_size=2), st.lists(st.text(max_size=2), max_size=2)),

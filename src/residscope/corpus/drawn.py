@@ -7,7 +7,7 @@ from itertools import product
 from typing import Annotated
 
 from residscope import fields
-from residscope.corpus.text import Source, called, texts
+from residscope.corpus.text import Source, called, opened, texts
 from residscope.declare.methods import method
 from residscope.engine import encoding
 from residscope.engine.model import Model
@@ -49,7 +49,7 @@ def draw_prompts(
     length = min(length, model.context)
     drawn: dict[tuple[int, int], Window] = {}
     with stage("Drawing prompts", n, progress, cancel) as tell:
-        pool = list(_pool(texts(text), tell))
+        pool = list(_pool(texts(text, model), tell))
         for least, start in product((length, LEAST), STARTS):
             places = [(i, match.start()) for i, part in enumerate(pool) for match in start.finditer(part)]
             chance.shuffle(places)
@@ -62,7 +62,9 @@ def draw_prompts(
     if not drawn:
         raise EmptyCorpus(f"the text gave no prompt of {LEAST} tokens or more", fix="give longer texts")
     windows = drawn.values()
-    return PromptSet(tuple(ids for _, ids in windows), texts=tuple(words for words, _ in windows), name=called(text))
+    return PromptSet(
+        tuple(ids for _, ids in windows), texts=tuple(words for words, _ in windows), name=called(opened(text, model))
+    )
 
 
 def _pool(parts: Iterable[str], tell: Tell) -> Iterator[str]:

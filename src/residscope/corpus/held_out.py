@@ -5,7 +5,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from residscope.corpus.reading import UNREAD, Reader
-from residscope.corpus.text import BUILT_IN, Source, called
+from residscope.corpus.sources.described import Text
+from residscope.corpus.text import BUILT_IN, Source, called, opened
 from residscope.engine.model import Model
 from residscope.errors import EmptyCorpus, TextTooShort
 from residscope.progress import Cancel, Progress, Tell, stage
@@ -37,20 +38,24 @@ def held_out(
 ) -> HeldOut:
     """n windows of `length` tokens, drawn at random from the text beyond its first `skip` tokens.
 
+    Of a split's training side (`rs.text(..., split="train")`) they come from its other side, all of which was held out.
     Where so much is not left, they are drawn from the built-in text instead, and `origin` says so.
 
     Raises:
         TextTooShort: the built-in text is not long enough either. Cancelled: `cancel` said so.
     """
     length = min(length, model.context)
-    how = {"skip": skip, "most": n * SPREAD, "length": length}
+    how: dict[str, int] = {"skip": skip, "most": n * SPREAD, "length": length}
+    corpus, beyond = opened(corpus, model), f"beyond its first {skip:,} tokens"
+    if isinstance(corpus, Text) and corpus.order.split == "train":
+        corpus, beyond, how["skip"] = corpus.other_side, "the other side of the split", 0
     name = called(corpus)
     with stage("Looking for held-out text", n * SPREAD, progress, cancel) as tell:
         windows, unread = _windows(Reader(model, corpus), **how, tell=tell)
-    origin = f"{name}, beyond its first {skip:,} tokens"
+    origin = f"{name}, {beyond}"
     if len(windows) < n and name not in BUILT_IN:
         with stage(f"Looking for held-out text in {BUILT_IN[0]}", n * SPREAD, progress, cancel) as tell:
-            windows, unread = _windows(Reader(model, BUILT_IN[0]), **how, tell=tell)
+            windows, unread = _windows(Reader(model, BUILT_IN[0]), **how | {"skip": skip}, tell=tell)
         origin = f"{BUILT_IN[0]}, beyond its first {skip:,} tokens, since {name} has too few left"
     origin += f", without {unread:,} {UNREAD}" if unread else ""
     if len(windows) < n:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from residscope.errors import CorpusError, Offline
 
-ENDINGS = (".jsonl", ".parquet", ".txt")
+ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".txt", ".txt.gz", ".txt.zst")
 _SOURCE = re.compile(r"hub:(\w[\w.-]*(?:/\w[\w.-]*)?)((?:/[^/@#]+)*)(?:@([^@#]+))?(?:#(.+))?")
 _TRAIN, _OTHER = (
     re.compile(rf"(?<![a-z])({words})(?![a-z])") for words in ("train", "test|val|valid|validation|dev|eval")
@@ -34,14 +34,20 @@ class DataSet:
 
     def fetched(self) -> Iterator[Path]:
         """Its files, each fetched, or found in the cache, only when it is asked for."""
+        yield from map(self.fetch, self.files)
+
+    def fetch(self, file: str) -> Path:
+        """One of its files, fetched or found in the cache. Raises CorpusError, Offline."""
         from huggingface_hub import hf_hub_download
 
-        for file in self.files:
-            with _refusals(self.repository, self.commit):
-                path = hf_hub_download(
-                    self.repository, file, repo_type="dataset", revision=self.commit, endpoint=_endpoint()
-                )
-            yield Path(path)
+        with _refusals(self.repository, self.commit):
+            return Path(
+                hf_hub_download(self.repository, file, repo_type="dataset", revision=self.commit, endpoint=_endpoint())
+            )
+
+    def key(self, file: str) -> str:
+        """What says that a file is the same: a commit's never changes."""
+        return f"{_endpoint() or 'hub'} {self.repository}@{self.commit} {file}"
 
 
 def data_set(source: str) -> DataSet:

@@ -33,7 +33,7 @@ class Strongest(NamedTuple):
 class Dictionary:
     """A named set of directions, read at one site and written at one: `pca[7]` is the eighth.
 
-        x = decode(encode(x)) + error(x)
+        x = reconstruct(x) + error(x),    reconstruct(x) = decode(encode(x))
 
     A kind is a frozen dataclass below this one that says `encode`, `decode` and `hashed`: `LinearDictionary`, of which
     `Dictionary(...)` makes one, or `EncoderDictionary` (an SAE, a transcoder). name: its kind, such as "pca", "sae". site: where
@@ -82,6 +82,21 @@ class Dictionary:
         """The tensors and the plain facts that its numbers come from: what `hash` is of."""
         raise NotImplementedError
 
+    def reconstruct(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d_write"]:
+        """What it makes of x at the write site: decode(encode(x)), and what an encoder has beside. Raises as `encode`."""
+        return self.decode(self.encode(x))
+
+    def added(
+        self, x: Float[Tensor, "*batch d"], change: Float[Tensor, "*batch some"], indices: Sequence[int]
+    ) -> Float[Tensor, "*batch d_write"]:
+        """What a change of some coordinates of x adds at the write site: change @ write[indices]."""
+        return change @ self.write[[*indices]].to(change)
+
+    @property
+    def flat(self) -> bool:
+        """Whether it reads all heads' vectors end to end: an encoder at a site with heads, of none of them alone."""
+        return False
+
     @property
     def read_site(self) -> str:
         """Where it is read: `site`."""
@@ -119,9 +134,9 @@ class Dictionary:
         return Strongest(values, indices)
 
     def error(
-        self, x: Float[Tensor, "*batch d"], target: Float[Tensor, "*batch d"] | None = None
-    ) -> Float[Tensor, "*batch d"]:
-        """What the dictionary leaves out: target - decode(encode(x)).
+        self, x: Float[Tensor, "*batch d"], target: Float[Tensor, "*batch d_write"] | None = None
+    ) -> Float[Tensor, "*batch d_write"]:
+        """What the dictionary leaves out: target - reconstruct(x).
 
         target: what stands at the write site where that is another than the one that is read; x itself elsewhere. Raises
         DirectionError without one.
@@ -133,7 +148,7 @@ class Dictionary:
                 allowed=f"the value at {self.write_site}",
                 fix="error(x, target)",
             )
-        return (x if target is None else target) - self.decode(self.encode(x))
+        return (x if target is None else target) - self.reconstruct(x)
 
     @property
     def place(self) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from residscope.directions.dictionary import Dictionary
 from residscope.directions.direction import Direction
-from residscope.directions.encoder import EncoderDictionary
+from residscope.directions.encoder import MORE, PARTS, EncoderDictionary
 from residscope.directions.linear import LinearDictionary
 from residscope.directions.signatures import same_weights, signature
 from residscope.endings import check_ending
@@ -26,8 +26,8 @@ KIND = "dictionaries"
 TENSORS = ("read", "write", "mean", "sd", "variance", "offset")
 FACTS = ("name", "site", "head", "space", "names", "provenance")
 ENCODER = "encoder"
-ENCODER_TENSORS = ("read", "write", "mean", "bias", "base", "threshold")
-ENCODER_FACTS = ("name", "site", "names", "provenance", "activation", "written", "k")
+ENCODER_TENSORS = (*PARTS, *MORE)
+ENCODER_FACTS = ("name", "site", "names", "provenance", "activation", "written", "k", "normalise")
 
 
 def new_id(dictionary: Dictionary, taken: Container[str] = ()) -> str:
@@ -82,7 +82,7 @@ def save(
             x = getattr(d, part)
             same = part == "write" and not encoder and torch.equal(d.read, d.write)
             if x is not None and not same:
-                tensors[f"{id}/{part}"] = x.to(dtype if part in ("read", "write") else torch.float32)
+                tensors[f"{id}/{part}"] = x.to(dtype if part in ("read", "write", "skip") else torch.float32)
     write_tensors(path, KIND, tensors, about)
 
 
@@ -124,7 +124,7 @@ def shipped(model: Model) -> dict[str, Dictionary]:
 
 def _dictionary(id: str, facts: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch.device) -> Dictionary:
     if facts.get("class") == ENCODER:
-        own: dict[str, Any] = {fact: facts[fact] for fact in ENCODER_FACTS}
+        own: dict[str, Any] = {fact: facts[fact] for fact in ENCODER_FACTS if fact != "normalise" or fact in facts}
         own["names"] = None if own["names"] is None else tuple(own["names"])
         held = {part: tensors.get(f"{id}/{part}") for part in ENCODER_TENSORS}
         return EncoderDictionary(**own | {part: x.to(device).float() for part, x in held.items() if x is not None})

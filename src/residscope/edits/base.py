@@ -250,10 +250,10 @@ def reads_own_write(direction: Direction) -> bool:
     return abs(overlap) > 1e-6 * float(direction.read.double().norm() * direction.write.double().norm())
 
 
-def require_width(vectors: Sequence[Any], sites: Sequence[Site], table: SiteTable) -> None:
-    """Refuse directions of another width than their sites'. Raises WrongWidth."""
+def require_width(vectors: Sequence[Any], sites: Sequence[Site], table: SiteTable, *, flat: bool = False) -> None:
+    """Refuse directions of another width than their sites'. flat: of all heads' vectors end to end. Raises WrongWidth."""
     for site in sites:
-        width = table.width(site)
+        width = table.width(site) * ((table.size(site, site.kind.axes[-2]) or 1) if flat else 1)
         for vector in vectors:
             have = len(vector if isinstance(vector, Tensor) else vector.read)
             if width and have != width:

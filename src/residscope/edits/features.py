@@ -21,6 +21,7 @@ class Feature(BaseEdit):
     """Scale or set coefficients: y + sum_i (a_i' - a_i) write_i, with a = encode(x). See `feature`.
 
     x is what the run has at the dictionary's read site, y what it has where the edit writes: one value, but for a transcoder.
+    Where the dictionary normalises x and undoes it, write_i is longer by the scale that is undone.
     """
 
     dictionary: Dictionary | None = None
@@ -42,8 +43,8 @@ class Feature(BaseEdit):
     def fits(self, table: SiteTable) -> None:
         assert self.dictionary is not None
         read, places = self.reads(table), self.places(table)
-        require_width([self.dictionary.write[0]], places, table)
-        require_width([self.dictionary.read[0]], read or places, table)
+        require_width([self.dictionary.write[0]], places, table, flat=self.dictionary.flat)
+        require_width([self.dictionary.read[0]], read or places, table, flat=self.dictionary.flat)
 
     def reads(self, table: SiteTable) -> list[Site]:
         return read_of(self.dictionary, table)
@@ -57,7 +58,7 @@ class Feature(BaseEdit):
         self.fits(at.table)
         read = self.reads(at.table)
         try:
-            x = wide(at.seen(read[0]) if read else value)
+            x = joined(self.dictionary, wide(at.seen(read[0]) if read else value))
         except KeyError:
             raise BadEdit(
                 f"{self.dictionary.name} reads {read[0]}, which the forward has not reached at {at.site}",
@@ -67,7 +68,8 @@ class Feature(BaseEdit):
         old = self.dictionary.encode(x, indices=self.index)
         new = torch.full_like(old, self.value) if self.value is not None else old * (self.scale or 0.0)
         there = wide(value)
-        return (there + (new - old).to(there) @ self.dictionary.write[[*self.index]].to(there)).to(value.dtype)
+        moved = self.dictionary.added(x, (new - old).to(there), self.index)
+        return (there + moved.reshape(there.shape)).to(value.dtype)
 
     @property
     def label(self) -> str:
@@ -128,12 +130,18 @@ def read_of(dictionary: Dictionary | None, table: SiteTable) -> list[Site]:
 
 
 def with_features(
-    dictionary: Dictionary, index: tuple[int, ...], x: Float[Tensor, "*batch d"], new: Float[Tensor, "*batch n"]
-) -> Float[Tensor, "*batch d"]:
+    dictionary: Dictionary, index: tuple[int, ...], x: Float[Tensor, "..."], new: Float[Tensor, "*batch n"]
+) -> Float[Tensor, "..."]:
     """x with some of its coefficients made `new`: x + sum_i (new_i - a_i) write_i."""
     there = wide(x)
-    moved = (new.to(there) - dictionary.encode(there, indices=index)) @ dictionary.write[[*index]].to(there)
-    return (there + moved).to(x.dtype)
+    read = joined(dictionary, there)
+    moved = dictionary.added(read, new.to(there) - dictionary.encode(read, indices=index), index)
+    return (there + moved.reshape(there.shape)).to(x.dtype)
+
+
+def joined(dictionary: Dictionary, x: Tensor) -> Tensor:
+    """The vectors that a dictionary reads of a site's value: all heads' end to end where it is `flat`."""
+    return x.flatten(-2) if dictionary.flat else x
 
 
 def wide(x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from residscope.declare import edit
 from residscope.directions import Dictionary
 from residscope.edits.align import Align, align_tokens, by_names, check_align, pairs
 from residscope.edits.base import BaseEdit, Index, Where, indices, of_head, prompt_of
-from residscope.edits.features import check_features, wide, with_features
+from residscope.edits.features import check_features, joined, wide, with_features
 from residscope.engine.model import Model
 from residscope.engine.preparing import source_run
 from residscope.engine.protocols import At
@@ -277,7 +277,8 @@ class Patch(Sourced):
         taken = self.taken(value, at)
         if self.dictionary is None or self.feature is None:
             return taken
-        coefficients = self.dictionary.encode(wide(taken), indices=self.feature)  # in the precision of the value's own
+        read = joined(self.dictionary, wide(taken))  # in the precision of the value's own
+        coefficients = self.dictionary.encode(read, indices=self.feature)
         return with_features(self.dictionary, self.feature, value, coefficients)
 
     def refuse(self, later: Any, sites: Sequence[Site], lengths: tuple[int, ...]) -> None:

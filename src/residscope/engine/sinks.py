@@ -27,8 +27,13 @@ def streams(model: "Model", site: str | Site) -> tuple[Site, ...]:
     return Site("resid_pre", where.layer), Site("resid_post", where.layer)
 
 
+def special_ids(model: "Model") -> frozenset[int]:
+    """Tokens that are no text: those that the tokenizer calls special (BOS, the end of a document, turns of a chat)."""
+    return frozenset() if model.tokenizer is None else frozenset(model.tokenizer.all_special_ids)
+
+
 def kept(recording: "Recording", site: str | Site) -> Bool[Tensor, "batch pos"]:
-    """Tokens that are neither padding, nor first in their row, nor attention sinks.
+    """Tokens that are neither padding, nor first in their row, nor special, nor attention sinks.
 
         |x| <= 10 median |x|        over the tokens of the same row but its first, padding left out
 
@@ -37,6 +42,8 @@ def kept(recording: "Recording", site: str | Site) -> Bool[Tensor, "batch pos"]:
     """
     usable = recording.batch.real.clone()
     usable[:, 0] = False
+    if special := special_ids(recording.model):
+        usable &= ~torch.isin(recording.batch.ids, torch.tensor([*special], device=recording.batch.ids.device))
     return usable[:, recording.offset :] & ~sinks(recording, site)
 
 

@@ -5,7 +5,8 @@
     │                        NoBOS, NoChatTemplate, BadConversation
     ├── SiteError            UnknownSite, UnknownLayer, UnknownHead, UnknownNeuron, UnknownPosition, AbsentSite,
     │                        NoVectors
-    ├── DirectionError       WrongWidth, ZeroDirection, CappedLogits, NegativeActivations, BadFit, NotFitted
+    ├── DirectionError       WrongWidth, ZeroDirection, CappedLogits, NegativeActivations, NotFitted,
+    │                        BadFit (Misplaced)
     ├── AttributionError     NotLinear, NotAdditive
     ├── EditError            BadEdit, ClashingEdits, CannotAlign
     ├── TooLarge
@@ -18,10 +19,12 @@
     ├── DeclarationError     BadArguments, UnknownMethod, NameAlreadyDeclared
     ├── ShelfFull, NotWritten
     ├── FileError            FileNotThere, DamagedFile, WrongEnding, NotPlain
+    ├── GraphError           NoFeatures
     ├── CorpusError          EmptyCorpus, TooFewVectors, TextTooShort
     ├── HarvestError         OtherHarvest, HarvestNotWritten, WorkerLost
     ├── TaskError            BadTable, TooFewWords, MissingLabel, TooFewPrompts, UnknownTask
     ├── ProbeError           OneClass, UnseenLabel, SingularCovariance, Unreachable
+    ├── TrainingError        BadTraining, TrainingDiverged, CheckpointNotWritten
     ├── BlindTestError       NoOrder, TooFewContexts, NotOneVector
     ├── WireError            MalformedJSON, MalformedTensors, NotFound, NotAllowed, ForeignHost
     ├── StoreError           NoUser, NotYours, NameTaken, BadText, EditedSince, CannotUndo, TooFast, DamagedStore,
@@ -34,7 +37,7 @@
 
 Each says what failed, what was received, what is allowed and how to fix it; `str(error)` holds all four.
 
-What is true but easily misread is a warning: ResidscopeWarning, of which GridEdge, Unsealed.
+What is true but easily misread is a warning: ResidscopeWarning, of which GridEdge, NotCached, Unsealed.
 """
 
 from residscope.errors.base import *  # noqa: F403
@@ -42,3 +45,4 @@ from residscope.errors.keeping import *  # noqa: F403
 from residscope.errors.methods import *  # noqa: F403
 from residscope.errors.models import *  # noqa: F403
 from residscope.errors.running import *  # noqa: F403
+from residscope.errors.training import *  # noqa: F403

@@ -79,6 +79,10 @@ class Unsealed(ResidscopeWarning):
     """A file of before files were sealed: nothing shows whether it is still as it was saved."""
 
 
+class NotCached(ResidscopeWarning):
+    """What a second pass would be spared cannot be kept: the disk is full, or may not be written."""
+
+
 class MissingExtra(ResidscopeError):
     """An optional dependency is not installed."""
 

@@ -27,6 +27,10 @@ class BadFit(DirectionError):
     """A method of finding directions with options that it does not take, or without one that it needs."""
 
 
+class Misplaced(BadFit):
+    """A dictionary that does not fit where it is hooked; the message names the place, centring and BOS that fit."""
+
+
 class NegativeActivations(DirectionError):
     """Entries below zero where non-negative parts are asked for."""
 
@@ -165,3 +169,11 @@ class NotOneVector(BlindTestError):
 
 class BadView(ResidscopeError):
     """Data that the view's kind cannot draw."""
+
+
+class GraphError(ResidscopeError):
+    """The causal graph cannot be drawn, or asked this."""
+
+
+class NoFeatures(GraphError):
+    """A prompt at which no feature of any dictionary is active."""

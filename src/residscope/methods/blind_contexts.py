@@ -61,7 +61,7 @@ def contexts(
     draw = random.Random(seed)
     rows: list[Row] = []
     with stage("Drawing contexts", candidates, progress, cancel) as tell:
-        held_out = _held_out(source, direction, candidates * length)
+        held_out = _held_out(source, direction, candidates * length, model)
         for row in _rows(model, held_out, length=length, draw=draw, avoid=avoid, tell=tell):
             rows.append(row)
             tell(len(rows))
@@ -112,9 +112,9 @@ def _check(model: Model, direction: Direction) -> None:
         )
 
 
-def _held_out(source: Source, direction: Direction, tokens: int) -> list[str]:
+def _held_out(source: Source, direction: Direction, tokens: int, model: Model | None = None) -> list[str]:
     """The texts behind those that the direction was fitted on or its evidence gathered; all where too little is left."""
-    every = _built_in(source) if isinstance(source, str) and source in BUILT_IN else list(texts(source))
+    every = _built_in(source) if isinstance(source, str) and source in BUILT_IN else list(texts(source, model))
     read = LETTERS * max(_read_of(source, direction.provenance), SHOWN)
     left, skipped = sum(map(len, every)), 0
     for i, text in enumerate(every):

@@ -3,14 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from residscope import fields
 from residscope.corpus.chunks import chunks
 from residscope.corpus.examples import Examples, Readings
 from residscope.corpus.held_out import held_out
-from residscope.corpus.hub import DataSet
 from residscope.corpus.reading import LENGTH, Reader
 from residscope.corpus.text import Source, called, opened
 from residscope.corpus.vectors import one_vector
@@ -164,8 +162,8 @@ def gather(
 ) -> Iterator[Evidence]:
     """`evidence`, stage by stage: each item has more than the one before."""
     site = one_vector(model, direction.site, direction.head)
-    corpus = opened(corpus)
-    if not isinstance(corpus, str | Path | DataSet | Sequence):
+    corpus = opened(corpus, model)
+    if isinstance(corpus, Iterator):
         corpus = list(corpus)  # it is read twice
     watch: dict[str, Any] = {"progress": progress, "cancel": cancel}
     about = {**model.provenance, "method": "evidence", "corpus": called(corpus), "tokens": tokens, "seed": seed}

@@ -33,7 +33,7 @@ def prefixes(
     known = {name.lower() for name in names}
     found: dict[str, None] = {}
     with stage("Finding sentences", ENOUGH, progress, cancel) as tell:
-        for sentence in _sentences(source):
+        for sentence in _sentences(source, model):
             words = re.findall(r"[a-z]+", sentence.lower())
             if PLAIN.fullmatch(sentence) and len(words) >= 5 and not known.intersection(words):
                 ids, unread = encoding.read(model, sentence, bos=False)
@@ -52,6 +52,6 @@ def prefixes(
     return drawn.choices(list(found), k=n)
 
 
-def _sentences(source: Source) -> Iterator[str]:
-    for text in texts(source):
+def _sentences(source: Source, model: Model) -> Iterator[str]:
+    for text in texts(source, model):
         yield from re.split(r"(?<=[.!?])\s+", re.sub(r"\s+", " ", text).strip())

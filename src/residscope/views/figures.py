@@ -22,8 +22,8 @@ DPI = 192
 MOST_PIXELS = 60_000  # of PNG, each way
 DRAWN: dict[str, Callable[[Any, float], Plan]] = {
     "heat_map": matrix.heat_map, "pattern": matrix.pattern, "curve": plots.curve, "histogram": plots.histogram,
-    "scatter": plots.scatter, "token_strip": words.token_strip, "table": words.table, "text": words.text, "card": words.card,
-    "grid": lambda view, width: words.grid(view, width, planned),
+    "scatter": plots.scatter, "token_strip": words.token_strip, "contexts": words.contexts, "table": words.table,
+    "text": words.text, "card": words.card, "grid": lambda view, width: words.grid(view, width, planned),
 }  # fmt: skip
 _ONE = threading.RLock()  # matplotlib's settings are the process's
 # text stays text in SVG and PDF, a dollar a dollar; the same view gives the same file

@@ -75,7 +75,7 @@ class HeatMap(View):
         self.require(
             not outside, "a mark is outside the map", outside, f"rows below {n_rows}, columns below {n_columns}"
         )
-        _check_scale(self, self.scale, self.limit)
+        check_scale(self, self.scale, self.limit)
         self._strings("title", "row_title", "column_title", "unit", "note")
 
 
@@ -273,7 +273,7 @@ class TokenStrip(View):
     def __post_init__(self) -> None:
         self._set(tokens=names(self, "tokens", self.tokens), values=numbers(self, "values", self.values))
         same_length(self, tokens=self.tokens, values=self.values)
-        _check_scale(self, self.scale, self.limit)
+        check_scale(self, self.scale, self.limit)
         self._strings("title", "unit", "note")
 
 
@@ -311,7 +311,7 @@ def _flat(grid: Sequence[Sequence[float]] | None) -> list[float] | None:
     return None if grid is None else [x for row in grid for x in row]
 
 
-def _check_scale(view: View, scale: str, limit: float | None) -> None:
+def check_scale(view: View, scale: str, limit: float | None) -> None:
     view.require(scale in _SCALES, "its scale is unknown", scale, " or ".join(map(repr, _SCALES)))
     if limit is not None:
         fits = isinstance(limit, int | float) and math.isfinite(limit) and limit > 0

@@ -71,7 +71,7 @@ def _read(text: Any, item: Any) -> Any:
         return text
     told: Mapping[str, Any] = getattr(item, "provenance", {})
     known = {told.get("corpus"), *(told.get("corpora") or {}).values()}
-    stem = called(source_of(text)).split("#")[0].split("@")[0]
+    stem = called(source_of(text)).split("#")[0].split("?")[0].split("@")[0]
     source = next((name for name in known if isinstance(name, str) and name.startswith(f"{stem}@")), None)
     if source is None:
         return text

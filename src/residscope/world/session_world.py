@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 
 from residscope import tasks
 from residscope.corpus.drawn import draw_prompts
-from residscope.corpus.text import BUILT_IN, Source, typed
+from residscope.corpus.text import BUILT_IN, WRITTEN, Source, is_built_in, typed
 from residscope.declare import EditSpec
 from residscope.directions import Dictionary, Direction, logit_diff, unembedding
 from residscope.edits.sources import RunOf
@@ -249,8 +249,9 @@ def source_of(text: Any) -> Source:
         return typed(text.name, text.text)
     if isinstance(text, HubText):
         return f"hub:{text.name}" + ("" if text.field == "text" else f"#{text.field}")
-    if text.name not in BUILT_IN:  # never a path: a page does not read the server's files
-        raise CorpusError("there is no built-in text of that name", received=text.name, allowed=", ".join(BUILT_IN))
+    if not is_built_in(text.name):  # never a path: a page does not read the server's files
+        allowed = ", ".join((*BUILT_IN, WRITTEN))
+        raise CorpusError("there is no built-in text of that name", received=text.name, allowed=allowed)
     return str(text.name)
 
 

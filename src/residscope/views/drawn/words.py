@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from residscope.shown_tokens import as_label, visible
+from residscope.views.contexts import Contexts
 from residscope.views.drawn.palette import LINE, LINE_2, OK, TEXT, TEXT_2, TEXT_3, WARN, color_scale, number
 from residscope.views.drawn.sheet import (
     BAR,
@@ -25,6 +26,7 @@ from residscope.views.words import Card, Grid, Table, Text
 MOST_ROWS = 60
 ROW, PAD = 18.0, 14.0
 STRIP, STRIP_SIZE = 24.0, 12.0
+AFTER = 6  # tokens of a line after the one it is about
 NARROWEST = 330.0  # a grid's column
 
 
@@ -62,6 +64,57 @@ def token_strip(view: TokenStrip, width: float) -> Plan:
 
     last = boxes[-1][2] + STRIP if boxes else 0.0
     return headed(view.title, Plan(right, LEGEND_HEIGHT + last, draw), [view.note], width)
+
+
+def contexts(view: Contexts, width: float) -> Plan:
+    """Lines of text, each cut so that the token it is about is in sight; what is told of each stands before it."""
+    scale = color_scale([value for row in view.rows for value in row.values], view.scale, view.limit)
+    told = [[value_text(cell) for cell in row.cells] for row in view.rows]
+    widths = _widths([view.columns, *told], width / 2) if view.columns else []
+    edges = [sum(widths[:i]) for i in range(len(widths) + 1)]
+    lines = [_line(row.tokens, row.at, width - edges[-1]) for row in view.rows]
+
+    def draw(sheet: Sheet, left: float, top: float) -> None:
+        sheet.color_bar(scale, view.unit, left + width, top)
+        for i, name in enumerate(view.columns):
+            text = shortened(name, widths[i] - PAD, 11)
+            sheet.text(left + edges[i + 1] - PAD, top + 18, text, color=TEXT_3, align="right")
+        for r, (row, line) in enumerate(zip(view.rows, lines, strict=True)):
+            y = top + LEGEND_HEIGHT + r * STRIP
+            for i, words in enumerate(told[r]):
+                text = shortened(words, widths[i] - PAD, 11)
+                sheet.text(left + edges[i + 1] - PAD, y + 14, text, color=TEXT, align="right")
+            for token, text, x, w in line:
+                x += left + edges[-1]
+                value = row.values[token]
+                corners = [corners_of(x, y, w, STRIP - 4)]
+                known = not math.isnan(value)
+                if known:
+                    sheet.polygons(corners, [scale.color(value)])
+                else:
+                    sheet.missing(corners)
+                if token == row.at:
+                    sheet.line([x, x + w], [y + STRIP - 3] * 2, TEXT, 1.6)
+                sheet.text(x, y + 14, text, size=STRIP_SIZE, color=scale.ink(value) if known else TEXT, mono=True)
+
+    height = LEGEND_HEIGHT + STRIP * len(view.rows) if view.rows else 0.0
+    return headed(view.title, Plan(width, height, draw), [view.note], width)
+
+
+def _line(tokens: Sequence[str], at: int | None, room: float) -> list[tuple[int, str, float, float]]:
+    """Of one line the tokens that have room, those around `at` first: which, its text, where it begins, how wide."""
+    shown = [shortened(visible(token), 240, STRIP_SIZE, mono=True) for token in tokens]
+    widths = [text_width(text, STRIP_SIZE, mono=True) for text in shown]
+    if not tokens:
+        return []
+    first = last = at or 0
+    near = min(len(tokens), last + 1 + AFTER)
+    taken = widths[first]
+    for i in (*range(last + 1, near), *range(first - 1, -1, -1), *range(near, len(tokens))):
+        if i in (first - 1, last + 1) and taken + widths[i] <= room:
+            first, last, taken = min(first, i), max(last, i), taken + widths[i]
+    starts = [sum(widths[first:i]) for i in range(first, last + 1)]
+    return [(i, shown[i], x, widths[i]) for i, x in zip(range(first, last + 1), starts, strict=True)]
 
 
 def table(view: Table, width: float) -> Plan:

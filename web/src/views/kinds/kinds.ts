@@ -1,5 +1,6 @@
 /** The kinds that are drawn; a new one is its file and a line here. */
 
+import { contexts } from "./contexts";
 import { curve } from "./curve";
 import { heatMap } from "./heatmap";
 import { histogram } from "./histogram";
@@ -31,6 +32,7 @@ const KINDS = {
   histogram,
   scatter,
   token_strip: tokenStrip,
+  contexts,
   pattern,
 } satisfies { [name in DrawnView["kind"]]: Kind<Extract<DrawnView, { kind: name }>> };
 

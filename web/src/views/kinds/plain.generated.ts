@@ -3,7 +3,8 @@
 /**
  * A view of any kind.
  */
-export type PlainView = HeatMapView | CurveView | HistogramView | ScatterView | TokenStripView | PatternView | TableView | TextView | CardView | GridView;
+export type PlainView =
+  HeatMapView | CurveView | HistogramView | ScatterView | TokenStripView | ContextsView | PatternView | TableView | TextView | CardView | GridView;
 
 /**
  * Numbers by row and column, as colour.
@@ -146,6 +147,40 @@ export interface TokenStripView {
   scale: "diverging" | "sequential";
   limit: number | null;
   note: string;
+  /**
+   * Where a null stands for an infinity, by path.
+   */
+  infinite?: {
+    [k: string]: "inf" | "-inf";
+  };
+}
+/**
+ * Lines of text, each token on the colour of its value; `columns` name what is told of each line, before it.
+ */
+export interface ContextsView {
+  kind: "contexts";
+  rows: ContextView[];
+  columns: string[];
+  title: string;
+  unit: string;
+  scale: "diverging" | "sequential";
+  limit: number | null;
+  note: string;
+  /**
+   * Where a null stands for an infinity, by path.
+   */
+  infinite?: {
+    [k: string]: "inf" | "-inf";
+  };
+}
+/**
+ * One line: its tokens with their values, which of them it is about (`at`, if any), and what else is told of it.
+ */
+export interface ContextView {
+  tokens: string[];
+  values: (number | null)[];
+  at: number | null;
+  cells: (string | number | boolean | null)[];
   /**
    * Where a null stands for an infinity, by path.
    */

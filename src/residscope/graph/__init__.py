@@ -1,0 +1,6 @@
+"""Causal graphs of a run: what each feature does to later ones, exactly, and whether the graph means anything."""
+
+from residscope.graph.build import causal_graph
+from residscope.graph.graph import Graph
+
+__all__ = ["Graph", "causal_graph"]

@@ -1,0 +1,121 @@
+"""The causal graph of one run, as an item: nodes, edges, what each node does to the next token, and where it all came from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+import pandas
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from residscope.graph.nodes import Node
+from residscope.reports import Record, Report
+from residscope.views import Grid, Table, View
+
+SHOWN = 40  # rows of the tables of its picture
+
+
+@dataclass(frozen=True, eq=False)
+class Placed(Record):
+    """A dictionary of a graph: where it is read and written, how many features it has, how much of the run it leaves out.
+
+    unexplained: the fraction of variance unexplained over the positions that are used, |x - x'|^2 / |x - mean|^2.
+    """
+
+    kind: ClassVar[str] = "placed"
+    id: str
+    hash: str
+    read_site: str
+    write_site: str
+    features: int
+    active: int
+    unexplained: float
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Graph(Report):
+    """A causal graph: how far each feature of a run raises each later one.
+
+        weight(i -> j) = a_j - a_j without i            so above zero: i promotes j, and taking i out lowers it
+
+    nodes, and edges between them by number: `source`, `target`, `weight`, strongest first. of: at which position each edge is
+    read. logits[node, token]: by how much the node raises the log-probability of each of `tokens` as the next one, in nats; NaN
+    where that was not asked. base: their log-probabilities in the whole run. placed: its dictionaries, in the order of the
+    forward. partial: what stopped it, if it was.
+    """
+
+    kind: ClassVar[str] = "report:graph"
+    prompt: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    source: Int[Tensor, " edge"]
+    target: Int[Tensor, " edge"]
+    weight: Float[Tensor, " edge"]
+    of: Int[Tensor, " edge"]
+    placed: tuple[Placed, ...]
+    tokens: tuple[str, ...]
+    base: Float[Tensor, " token"]
+    logits: Float[Tensor, "node token"]
+    partial: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    @cached_property
+    def numbers(self) -> Mapping[str, int]:
+        """The number of each node by its id."""
+        return {node.id: i for i, node in enumerate(self.nodes)}
+
+    def edge(self, source: str, target: str) -> float:
+        """The weight of one edge by its nodes' ids; 0 where there is none. Raises KeyError for a node that it does not have."""
+        a, b = self.numbers[source], self.numbers[target]
+        found = self.weight[(self.source == a) & (self.target == b)]
+        return float(found[0]) if len(found) else 0.0
+
+    def with_edges(self, keep: Tensor) -> "Graph":
+        """The same with some of its edges, and the nodes that they join."""
+        source, target = self.source[keep], self.target[keep]
+        used = torch.zeros(len(self.nodes), dtype=torch.bool)
+        used[source] = used[target] = True
+        number = used.long().cumsum(0) - 1
+        return replace(
+            self,
+            nodes=tuple(node for node, there in zip(self.nodes, used.tolist(), strict=True) if there),
+            source=number[source], target=number[target], weight=self.weight[keep], of=self.of[keep],
+            logits=self.logits[used],
+        )  # fmt: skip
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """The edges: source, target, position, weight."""
+        ids = [node.id for node in self.nodes]
+        return pandas.DataFrame(
+            {
+                "source": [ids[i] for i in self.source.tolist()],
+                "target": [ids[i] for i in self.target.tolist()],
+                "pos": self.of.tolist(),
+                "weight": self.weight.tolist(),
+            }
+        )
+
+    def view(self) -> View:
+        """The strongest edges, and the nodes that move the next token most."""
+        ids = [node.id for node in self.nodes]
+        edges = zip(self.source.tolist(), self.target.tolist(), self.weight.tolist(), strict=True)
+        rows = [[ids[a], ids[b], w] for (a, b, w), _ in zip(edges, range(SHOWN), strict=False)]
+        shown: list[View] = [Table(["from", "to", "raises by"], rows, title="Strongest edges", note=self.partial)]
+        known = (
+            (~self.logits.isnan()).any(1).nonzero()[:, 0] if self.logits.numel() else torch.zeros(0, dtype=torch.int64)
+        )
+        if len(known):
+            order = known[self.logits[known].abs().amax(1).argsort(descending=True, stable=True)][:SHOWN].tolist()
+            nodes = [[ids[i], *self.logits[i].tolist()] for i in order]
+            shown.append(
+                Table(["node", *self.tokens], nodes, title="What each adds to the log-probability of the next token")
+            )
+        return Grid(shown, columns=2, title=f"Causal graph of {''.join(self.prompt)[-60:]!r}")
+
+    def __repr__(self) -> str:
+        stopped = f"; partial: {self.partial}" if self.partial else ""
+        return f"Graph({len(self.nodes)} nodes, {len(self.weight)} edges over {len(self.placed)} dictionaries{stopped})"

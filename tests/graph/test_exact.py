@@ -1,0 +1,218 @@
+"""Exact edges equal a brute-force run: the whole model, with one feature taken out by its own arithmetic."""
+
+import pytest
+import torch
+from families import FAMILIES
+
+import residscope as rs
+from residscope import edits, errors
+from residscope.directions import EncoderDictionary
+from residscope.graph import causal_graph
+from residscope.graph.exact import Effects, Strongest
+
+TEXT = [5, 9, 3, 17, 8, 2, 11]
+
+
+def encoders(model, sites, *, n=24, seed=0, activation="topk"):
+    """Random dictionaries of the stream, scaled to what the model writes."""
+    made = []
+    for i, site in enumerate(sites):
+        g = torch.Generator().manual_seed(seed + i)
+        x = model.run(TEXT, [site])[site][0, 1:]
+        d = x.shape[-1]
+        write = torch.nn.functional.normalize(torch.randn(n, d, generator=g), dim=1) * x.norm(dim=1).mean() / 4
+        read = torch.randn(n, d, generator=g) / x.norm(dim=1).mean()
+        more = {"topk": {"k": 5}, "jumprelu": {"threshold": torch.full((n,), 0.1)}, "relu": {}}[activation]
+        parts = {"mean": x.mean(0), "bias": 0.1 * torch.randn(n, generator=g), "base": x.mean(0)}
+        made.append(EncoderDictionary("sae", site, read, write, **parts, activation=activation, **more))
+    return made
+
+
+def brute(model, source, index, pos, target, scale=0.0):
+    """Coordinates of `target` in a plain forward of the stock model with a hook that takes one feature out of the stream."""
+    layer = int(source.site.split(".")[1])
+    x = model.run(TEXT, [source.site])[source.site][0]
+    a = source.encode(x)[:, index]
+    change = torch.zeros_like(x)
+    for p in range(len(TEXT)) if pos is None else [pos]:
+        change[p] = (scale - 1) * a[p] * source.write[index]
+    change[0] = 0
+    block = model.layout.blocks[layer].block
+
+    def hook(module, args, output):
+        return (output[0] + change, *output[1:]) if isinstance(output, tuple) else output + change
+
+    seen = []
+    handles = [
+        block.register_forward_hook(hook),
+        model.layout.blocks[int(target.site.split(".")[1])].block.register_forward_hook(
+            lambda module, args, output: seen.append((output[0] if isinstance(output, tuple) else output)[0])
+        ),
+    ]
+    try:
+        with torch.no_grad():
+            model.hf(torch.tensor([TEXT]))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return target.encode(seen[0])
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gpt2", "gpt_neox"])
+@pytest.mark.parametrize("activation", ["topk", "jumprelu"])
+@pytest.mark.parametrize(("ablate", "read"), [("all", "last"), ("each", "all")])
+def test_every_edge_is_a_plain_forward_s(name, activation, ablate, read):
+    model = rs.load((FAMILIES[name].build().float(), None))
+    one, two, three = encoders(model, ["resid_post.0", "resid_post.1", "resid_post.2"], activation=activation)
+    graph = causal_graph(
+        model, TEXT, [three, one, two], ablate=ablate, read=read, reach="later", edges=100_000, errors=False
+    )
+    by_id = {placed.id: d for placed, d in zip(graph.placed, (one, two, three), strict=True)}
+    assert [placed.read_site for placed in graph.placed] == [
+        str(model.sites.canonical(d.site)) for d in (one, two, three)
+    ]
+    drawn = {}
+    for a, b, of, w in zip(
+        graph.source.tolist(), graph.target.tolist(), graph.of.tolist(), graph.weight.tolist(), strict=True
+    ):
+        drawn[graph.nodes[a].id, graph.nodes[b].dictionary, graph.nodes[b].index, of] = w
+    checked = 0
+    for node in graph.nodes:
+        for target in by_id:
+            source = by_id[node.dictionary]
+            if int(by_id[target].site[-1]) <= int(source.site[-1]) or (node.activation == 0 and node.pos is not None):
+                continue
+            x = model.run(TEXT, [by_id[target].site])[by_id[target].site][0]
+            effect = by_id[target].encode(x) - brute(model, source, node.index, node.pos, by_id[target])
+            for of in [len(TEXT) - 1] if read == "last" else range(1, len(TEXT)):
+                for index in range(len(by_id[target])):
+                    got = drawn.get((node.id, target, index, of), 0.0)
+                    assert got == pytest.approx(float(effect[of, index]), abs=1e-4), (node.id, target, index, of)
+                    checked += abs(got) > 1e-3
+    assert checked > 20
+
+
+def test_a_transcoder_writes_where_it_says_and_the_next_one_reads_it():
+    model = rs.load((FAMILIES["llama"].build().float(), None))
+    g = torch.Generator().manual_seed(0)
+    made = []
+    for layer in (0, 1):
+        read, write = (torch.randn(16, 32, generator=g) / 6 for _ in range(2))
+        parts = {"mean": torch.zeros(32), "bias": torch.zeros(16), "base": torch.zeros(32)}
+        made.append(EncoderDictionary("t", f"mlp_in.{layer}", read, write, written=f"mlp_out.{layer}", **parts))
+    graph = causal_graph(model, TEXT, {"first": made[0], "second": made[1]}, edges=10_000)
+    a = made[0].encode(model.run(TEXT, ["mlp_in.0"])["mlp_in.0"])[0]
+    for index in range(4):
+        change = -a[:, index : index + 1] * made[0].write[index]
+        change[0] = 0
+        edited = model.run(
+            TEXT,
+            ["mlp_in.1", "mlp_out.0"],
+            edits=[edits.ablate("mlp_out.0", to=model.run(TEXT, ["mlp_out.0"])["mlp_out.0"] + change)],
+        )
+        effect = (
+            made[1].encode(model.run(TEXT, ["mlp_in.1"])["mlp_in.1"])[0, -1] - made[1].encode(edited["mlp_in.1"])[0, -1]
+        )
+        for j in range(16):
+            try:
+                got = graph.edge(f"first/{index}", f"second/{j}")
+            except KeyError:
+                got = 0.0
+            assert got == pytest.approx(float(effect[j]), abs=1e-4)
+    assert graph.weight.abs().max() > 0.01
+
+
+def test_the_default_model_s_edges_and_its_next_token_are_plain_forwards_with_a_feature_edit(smollm2):
+    text = "When John and Mary went to the store, John gave a bottle of milk to"
+    made = []
+    for layer in (8, 9):
+        g = torch.Generator().manual_seed(layer)
+        x = smollm2.run(text, [f"resid_post.{layer}"])[f"resid_post.{layer}"][0, 1:]
+        write = torch.nn.functional.normalize(torch.randn(512, 576, generator=g), dim=1)
+        parts = {"mean": x.mean(0), "bias": torch.zeros(512), "base": x.mean(0)}
+        made.append(EncoderDictionary("sae", f"resid_post.{layer}", write, write, **parts, activation="topk", k=16))
+    graph = causal_graph(smollm2, text, made, edges=5_000, tokens=[" Mary", " John"])
+    assert graph.tokens == (" Mary", " John")
+    before = smollm2.run(text, ["resid_post.9"])
+    n = len(before.tokens[0])
+    for number in [int(i) for i in graph.source[:4]]:
+        node = graph.nodes[number]
+        if node.is_error:
+            continue
+        cut = edits.feature(made[0], node.index, 0.0, pos=list(range(1, n)))
+        after = smollm2.run(text, ["resid_post.9"], edits=[cut])
+        effect = made[1].encode(before["resid_post.9"][0, -1]) - made[1].encode(after["resid_post.9"][0, -1])
+        drawn = graph.weight[graph.source == number]
+        targets = [graph.nodes[i].index for i in graph.target[graph.source == number].tolist()]
+        torch.testing.assert_close(drawn, effect[targets], atol=1e-4, rtol=1e-4)
+        ids = [smollm2.token_id(t) for t in graph.tokens]
+        change = (before.logits[0, -1].log_softmax(-1) - after.logits[0, -1].log_softmax(-1))[ids]
+        torch.testing.assert_close(graph.logits[number], change, atol=1e-4, rtol=1e-3)
+
+
+def test_what_is_written_before_it_is_read_is_read():
+    """A transcoder's write into the stream is read by the dictionary of that stream, and not the other way round."""
+    model = rs.load((FAMILIES["llama"].build().float(), None))
+    sae = encoders(model, ["resid_post.1"], activation="relu")[0]
+    g = torch.Generator().manual_seed(3)
+    parts = {"mean": torch.zeros(32), "bias": torch.zeros(16), "base": torch.zeros(32)}
+    read, write = (torch.randn(16, 32, generator=g) / 4 for _ in range(2))
+    code = EncoderDictionary("t", "mlp_in.1", read, write, written="mlp_out.1", **parts)
+    graph = causal_graph(model, TEXT, {"sae": sae, "code": code}, errors=False, tokens=0, edges=10_000)
+    assert {
+        (graph.nodes[int(a)].dictionary, graph.nodes[int(b)].dictionary)
+        for a, b in zip(graph.source, graph.target, strict=True)
+    } == {("code", "sae")}
+    x = model.run(TEXT, ["resid_post.1", "mlp_in.1"])
+    node = graph.nodes[int(graph.source[0])]
+    target = graph.nodes[int(graph.target[0])]
+    off = code.encode(x["mlp_in.1"])[0, -1, node.index] * code.write[node.index]
+    expected = (
+        sae.encode(x["resid_post.1"][0, -1])[target.index] - sae.encode(x["resid_post.1"][0, -1] - off)[target.index]
+    )
+    assert float(graph.weight[0]) == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_the_strongest_are_kept_whatever_comes_first():
+    g = torch.Generator().manual_seed(0)
+    values = torch.randn(40, 2, 30, generator=g).round(decimals=1)
+    whole = Strongest(50)
+    whole.add(Effects(tuple(range(40)), 0, values))
+    parts = Strongest(50)
+    for first in range(0, 40, 7):
+        parts.add(Effects(tuple(range(first, min(first + 7, 40))), 0, values[first : first + 7]))
+    expected = sorted(((-abs(float(w)), r, p, f) for r, p, f in values.nonzero().tolist() for w in [values[r, p, f]]))[
+        :50
+    ]
+    for found in (whole, parts):
+        weight, key = found.sorted()
+        assert [(-abs(w), *k) for w, k in zip(weight.tolist(), key.tolist(), strict=True)] == expected
+
+
+def test_errors_are_told():
+    model = rs.load((FAMILIES["gpt2"].build().float(), None))
+    one, two = encoders(model, ["resid_post.0", "resid_post.1"])
+    with pytest.raises(errors.GraphError, match="of one prompt"):
+        causal_graph(model, [TEXT, TEXT], [one, two])
+    with pytest.raises(errors.GraphError, match="between the features of dictionaries"):
+        causal_graph(model, TEXT, [])
+    with pytest.raises(errors.NoFeatures):
+        causal_graph(model, TEXT[:1], [one, two])
+    with pytest.raises(errors.BadArguments, match="last, all"):
+        causal_graph(model, TEXT, [one, two], read="first")
+
+
+def test_a_cancelled_build_keeps_what_it_has_and_says_so():
+    model = rs.load((FAMILIES["gpt2"].build().float(), None))
+    made = encoders(model, ["resid_post.0", "resid_post.1", "resid_post.2"])
+    asked = []
+
+    def cancel():
+        asked.append(1)
+        return len(asked) > 6
+
+    with pytest.raises(errors.Cancelled) as stopped:
+        causal_graph(model, TEXT, made, cancel=cancel)
+    graph = stopped.value.partial
+    assert "cancelled" in graph.partial
+    assert "partial" in repr(graph)
