@@ -139,6 +139,10 @@ def test_a_page_is_the_function_s(
     assert [(one["index"], one["label"], one["value"]) for one in told["partners"]] == [*made.partners]
     assert told["neuronpedia"] == f"https://www.neuronpedia.org/tiny/1-res/{index}"
     assert told["unit"] == "activation"
+    assert [(one["text"], one["value"]) for one in told["raised"]] == [(text, by) for _, text, by in made.tokens.top]
+    assert [(one["text"], one["value"]) for one in told["lowered"]] == [
+        (text, by) for _, text, by in made.tokens.bottom
+    ]
     neuron = live.query("feature", {"atlas": "neurons", "index": 2})
     assert neuron["neuron"]
     assert neuron["address"] == f"neuron/{model.name}/1/2"

@@ -1271,7 +1271,11 @@ export interface FeatureDetail {
   highest: number | null;
   mean_active: number | null;
   histogram: PlainView;
-  tokens: PlainView | null;
+  /**
+   * Common tokens by the cosine of their unembedding with what it writes; none where it has none.
+   */
+  raised: PoleToken[];
+  lowered: PoleToken[];
   nearest: FeatureLink[];
   partners: FeatureLink[];
   examples: PlainView;

@@ -3,6 +3,7 @@
 from typing import Annotated, Literal, TypedDict
 
 from residscope.views.view import PlainView
+from residscope.world.read import PoleToken
 
 MOST_ROWS, MOST_ATLASES, MOST_ACTIVE = 200, 12, 50
 Order = Literal["highest", "density", "index"]
@@ -73,7 +74,10 @@ class FeatureDetail(TypedDict):
     highest: float | None
     mean_active: float | None
     histogram: PlainView
-    tokens: PlainView | None
+    raised: Annotated[
+        list[PoleToken], "Common tokens by the cosine of their unembedding with what it writes; none where it has none."
+    ]
+    lowered: list[PoleToken]
     nearest: list[FeatureLink]
     partners: list[FeatureLink]
     examples: PlainView

@@ -41,6 +41,7 @@ from residscope.session.state import State
 from residscope.shelf.items import ItemShelf, Kept
 from residscope.views import TokenStrip
 from residscope.world.loaded import Loaded
+from residscope.world.read import PoleToken
 from residscope.world.session_world import need_model
 from residscope.world.values import Run, RunKey
 from residscope.world.writer import SessionWriter
@@ -150,7 +151,8 @@ class Features:
             "highest": finite(made.highest),
             "mean_active": finite(made.mean_active),
             "histogram": made.histogram().to_dict(),
-            "tokens": None if made.tokens is None else made.tokens.view().to_dict(),
+            "raised": [] if made.tokens is None else tokens(made.tokens.top),
+            "lowered": [] if made.tokens is None else tokens(made.tokens.bottom),
             "nearest": links(made.nearest),
             "partners": links(made.partners),
             "examples": made.examples().to_dict(),
@@ -383,6 +385,10 @@ def active(opened: Opened, read: Values, at: int, k: int) -> ActiveIn:
         "overall": strongest(highest.values, lambda index: int(highest.indices[index])),
         "refused": None,
     }
+
+
+def tokens(found: Sequence[tuple[int, str, float]]) -> list[PoleToken]:
+    return [{"text": text, "value": value} for _, text, value in found]
 
 
 def links(found: Sequence[tuple[int, str, float]]) -> list[FeatureLink]:
