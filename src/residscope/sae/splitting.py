@@ -19,10 +19,10 @@ SHOWN = 50
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Splitting(Report):
-    """Children of each feature of a smaller dictionary among a larger one's: those whose write vectors have a cosine over `alike`.
+    """Children of each feature of a smaller dictionary among a larger one's: those whose write vectors' cosine is over `alike`.
 
-    children: how many each has. best: its greatest cosine. A feature with two or more is split, one with none is gone, or has been
-    taken up into others.
+    children: how many each has. best: its greatest cosine. A feature with two or more is split, one with none is gone, or has
+    been taken up into others.
     """
 
     kind: ClassVar[str] = "report:sae_splitting"
