@@ -18,6 +18,7 @@ ROOMS = (
     "residscope.corpus.harvest",
     "residscope.directions",
     "residscope.features",
+    "residscope.graph",
     "residscope.sae",
     "residscope.sae.training",
     "residscope.tasks",

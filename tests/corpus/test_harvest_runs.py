@@ -296,7 +296,7 @@ def test_a_harvest_that_is_killed_goes_on_where_it_was(tmp_path):
 
 def test_a_store_is_whole_or_not_there(tmp_path, monkeypatch):
     monkeypatch.setattr(StoreFeatures, "_fill", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
-    with pytest.raises(OSError, match="full"):
+    with pytest.raises(errors.HarvestNotWritten, match="full"):
         harvest(tmp_path / "out")
     assert not [path for path in (tmp_path / "out").iterdir() if "store" in path.name]
     monkeypatch.undo()

@@ -132,6 +132,11 @@ MAKERS: dict[str, Callable[[], Any]] = {
             positions=True,
             tokens=300,
         ),
+        "atlas": lambda: rs.features.gather(spelling(), TEXTS, encoder(), tokens=300, k=3),
+        "feature page": lambda: rs.features.page(
+            spelling(), rs.features.gather(spelling(), TEXTS, encoder(), tokens=300, k=3), 2, encoder()
+        ),
+        "causal graph": lambda: rs.causal_graph(spelling(), PROMPTS[0], [encoder(), fitted()], tokens=2),
         "sae evaluation": lambda: rs.sae.evaluate(spelling(), fitted(), TEXTS, tokens=600, progress=False),
         "sae training": lambda: rs.sae.train(
             spelling(), TEXTS, ["resid_post.1"], features=16, k=3, tokens=1500, batch=64, progress=False

@@ -159,6 +159,14 @@ CALLS: dict[str, list[dict[str, Any]]] = {
             "draws": 1,
         }
     ],
+    "atlas": [
+        {"corpus": TEXT, "dictionary": "sae@resid_pre.1", "tokens": 1000, "k": 2},
+        {"corpus": TEXT, "site": "mlp_post.1", "tokens": 1000, "k": 2},
+    ],
+    "causal-graph": [
+        {"prompt": LIVE, "dictionaries": ["sae@resid_pre.1", "pca@resid_post.1"], "tokens": 2},
+        {"prompt": LIVE, "dictionaries": ["sae@resid_pre.1", "pca@resid_post.1"], "ablate": "each", "background": "live"},
+    ],
     "harvest": [{"corpus": TEXT, "sites": ["resid_post.1"], "examples": 3, "quantiles": True, "tokens": 1000}],
     "nmf": [{"corpus": TEXT, "site": "mlp_out.1", "n": 2, "clip": True, "tokens": 1000}],
     "null-directions": [{"direction": ARROW, "corpus": TEXT, "n": 19, "tokens": 1000}],

@@ -28,6 +28,7 @@ def asked() -> Any:
         job = start(session, "good")
         gathered = start(session, "evidence", direction=ARROW, corpus=TEXT, tokens=1000, prompts=4, length=8, random=19)
         continued = start(session, "continuations", prompt={"kind": "live"}, max_new_tokens=3)
+        start(session, "atlas", name="atlas", corpus=TEXT, dictionary="pca@resid_post.1", tokens=1000, k=2)
         assert session.wait(120)
         run = session.snapshot()[1]["current"]["a"]
         drawn = session.intent("draw_prompts", {"text": TEXT, "n": 2, "length": 8})["job"]
@@ -61,6 +62,13 @@ def asked() -> Any:
             "stack_json": {},
             "evidence": {"job": gathered},
             "continuations": {"job": continued},
+            "atlases": {},
+            "features": {"atlas": "atlas"},
+            "feature": {"atlas": "atlas", "index": 1},
+            "feature_effects": {"atlas": "atlas", "index": 1},
+            "feature_effects_left": {},
+            "feature_on": {"atlas": "atlas", "index": 1, "run": run},
+            "features_on": {"run": run, "atlases": ["atlas"]},
             "prompts": {"own": ["abcd"], "drawn": drawn},
             "prompts_coef": {"page": page, "dictionary": "pca@resid_post.1", "row": 1},
             "prompts_logits": {"page": page, "positive": 5, "negative": 7, "row": 1},

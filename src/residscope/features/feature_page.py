@@ -101,9 +101,12 @@ class FeaturePage(Report):
 
     def histogram(self) -> Curve:
         """How its values are spread over the tokens, zero left out where it is mostly off."""
-        middle = ((self.edges[:-1] + self.edges[1:]) / 2).tolist()
-        counts = self.counts.double().log10().clamp_min(0)
-        counts[self.counts == 0] = torch.nan
+        used = self.counts.nonzero().flatten()
+        half = len(self.counts) // 2  # bins of an encoder's feature, which is never below zero
+        first = half if len(used) and int(used[0]) >= half else 0
+        middle = ((self.edges[:-1] + self.edges[1:]) / 2)[first:].tolist()
+        counts = self.counts[first:].double().log10().clamp_min(0)
+        counts[self.counts[first:] == 0] = torch.nan
         drawn = [Line("tokens", counts.tolist())]
         return Curve(middle, drawn, title="Histogram of its values", x_title=self.unit, y_title="log10 of the tokens")
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from residscope import fields
+from residscope.declare.methods import method
 from residscope.directions import Dictionary
 from residscope.engine.model import Model, Prompt
 from residscope.engine.planner import sweep
@@ -24,6 +26,7 @@ from residscope.progress import Cancel, Progress
 
 EDGES = 2_000
 TOKENS = 5
+WORDS = {"ablate": ("all", "each"), "read": ("last", "all"), "reach": ("next", "later")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,19 +85,36 @@ class Setting:
         return tuple(made)
 
 
+def check(model: Model, prompt: Any, dictionaries: Any, **given: Any) -> None:
+    """Raises BadArguments for a word that is none of the few; GraphError: no dictionaries."""
+    for name, allowed in WORDS.items():
+        if given.get(name, allowed[0]) not in allowed:
+            raise BadArguments(f"{name} is one of a few words", received=repr(given[name]), allowed=", ".join(allowed))
+    named(dictionaries)
+
+
+@method("causal-graph", title="Causal graph", group="graphs", refuse=check)
 def causal_graph(
     model: Model,
-    prompt: Prompt,
-    dictionaries: Mapping[str, Dictionary] | Sequence[Dictionary] | Dictionary,
+    prompt: Annotated[Prompt, fields.prompts(one=True, title="prompt", name="prompt")],
+    dictionaries: Annotated[
+        Mapping[str, Dictionary] | Sequence[Dictionary] | Dictionary, fields.dictionary(several=True)
+    ],
     *,
-    ablate: str = "all",
-    read: str = "last",
-    reach: str = "next",
-    scale: float = 0.0,
-    errors: bool = True,
-    edges: int = EDGES,
-    tokens: int | Sequence[str | int] = TOKENS,
-    background: Sequence[LeastEdit] = (),
+    ablate: Annotated[
+        str, fields.choice("all", "each", help="a feature at all positions at once, or at each by itself")
+    ] = "all",
+    read: Annotated[str, fields.choice("last", "all", help="features at the last position, or at all")] = "last",
+    reach: Annotated[
+        str, fields.choice("next", "later", help="edges to the next dictionary, or to every later one")
+    ] = "next",
+    scale: Annotated[float, fields.number(help="what a feature is multiplied by")] = 0.0,
+    errors: Annotated[bool, fields.flag(help="what each dictionary leaves out is a node too")] = True,
+    edges: Annotated[
+        int, fields.count(low=1, high=1_000_000, help="kept between two dictionaries, the strongest")
+    ] = EDGES,
+    tokens: Annotated[int | Sequence[str | int], fields.count(low=0, high=50, title="next tokens")] = TOKENS,
+    background: Annotated[Sequence[LeastEdit], fields.edits()] = (),
     memory: int | None = None,
     progress: Progress = None,
     cancel: Cancel = None,
@@ -117,7 +137,7 @@ def causal_graph(
         GraphError: several prompts, no dictionaries. NoFeatures: none is active. SiteError, WrongWidth: another model's
         dictionaries. Cancelled: with what there is of the graph as its `partial`.
     """
-    _check(ablate=(ablate, ("all", "each")), read=(read, ("last", "all")), reach=(reach, ("next", "later")))
+    check(model, prompt, dictionaries, ablate=ablate, read=read, reach=reach)
     setting = Setting.of(model, prompt, dictionaries, background)
     at = setting.last if read == "last" else None
     drawn = Drawn(setting, at, each=ablate == "each", edges=edges)
@@ -288,9 +308,3 @@ class LogProbs:
 
     def __call__(self, recording: Recording) -> Float[Tensor, "row token"]:
         return self.of(recording.logits_at(self.pos, None), None, recording.model, recording.batch)
-
-
-def _check(**given: tuple[str, tuple[str, ...]]) -> None:
-    for name, (value, allowed) in given.items():
-        if value not in allowed:
-            raise BadArguments(f"{name} is one of a few words", received=repr(value), allowed=", ".join(allowed))

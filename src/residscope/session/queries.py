@@ -20,6 +20,19 @@ from residscope.session.compute import MOST_GRAM, MOST_NAMED
 from residscope.session.maps import LayerFile, MapFile, RowsLens, Stopped
 from residscope.session.read.continuations import ContinuationsFound
 from residscope.session.read.evidence import Evidence
+from residscope.session.read.feature_shapes import (
+    MOST_ACTIVE,
+    MOST_ATLASES,
+    MOST_ROWS,
+    Atlases,
+    EffectsLeft,
+    FeatureDetail,
+    FeatureEffects,
+    FeatureList,
+    FeatureOn,
+    FeaturesOn,
+    Order,
+)
 from residscope.session.read.probes import ProbeChoices, ProbeDetail, ProbeExample, ProbeReading
 from residscope.session.read.prompt_page import PageCoefFile, PageLogitFile, PromptsAnswer
 from residscope.session.read.tokens import TokenTableAnswer
@@ -167,6 +180,47 @@ class PageLogits(PageRow):
     negative: int
 
 
+class OfAtlas(Spec):
+    """Features in order; or those that a token, a text or a feature finds, the best first."""
+
+    atlas: str
+    order: Order = "highest"
+    descending: bool = True
+    first: int = Field(default=0, ge=0)
+    count: int = Field(default=50, ge=1, le=MOST_ROWS)
+    token: str | None = Field(default=None, min_length=1, max_length=400)
+    text: str | None = Field(default=None, min_length=1, max_length=4000)
+    like: int | None = None
+
+
+class OneFeature(Spec):
+    atlas: str
+    index: int
+
+
+class Measured(OneFeature):
+    """asker: a name of the page's own, of whose questions only the latest is answered."""
+
+    asker: str = Field(default="", max_length=64)
+
+
+class Asker(Spec):
+    asker: str = Field(default="", max_length=64)
+
+
+class FeatureOfRun(OneFeature):
+    run: str
+
+
+class ActiveOfRun(Spec):
+    """pos: negative from the end. k: how many of each atlas."""
+
+    run: str
+    atlases: list[str] = Field(min_length=1, max_length=MOST_ATLASES)
+    pos: int = -1
+    k: int = Field(default=10, ge=1, le=MOST_ACTIVE)
+
+
 @dataclass(frozen=True)
 class Query:
     """`answer_type`: the type of its answer, a typed dict or a `TensorFile`, from which the page's is made."""
@@ -291,6 +345,36 @@ QUERIES: dict[str, Query] = {
     "stack": _query(OfStack, StackEdits, lambda session, args: edits_of_stack(session.state, args.name)),
     "stack_json": _query(OfStack, StackJson, lambda session, args: json_of_stack(session.state, args.name)),
     "evidence": _query(Gathered, Evidence, lambda session, args: session.reads.evidence(job=args.job, item=args.item)),
+    "atlases": _query(Nothing, Atlases, lambda session, args: session.features.atlases()),
+    "features": _query(
+        OfAtlas,
+        FeatureList,
+        lambda session, args: session.features.rows(
+            args.atlas,
+            order=args.order,
+            descending=args.descending,
+            first=args.first,
+            count=args.count,
+            token=args.token,
+            text=args.text,
+            like=args.like,
+        ),
+    ),
+    "feature": _query(OneFeature, FeatureDetail, lambda session, args: session.features.page(args.atlas, args.index)),
+    "feature_effects": _query(
+        Measured,
+        FeatureEffects,
+        lambda session, args: session.feature_effects.measure(args.atlas, args.index, asker=args.asker),
+    ),
+    "feature_effects_left": _query(Asker, EffectsLeft, lambda session, args: session.feature_effects.leave(args.asker)),
+    "feature_on": _query(
+        FeatureOfRun, FeatureOn, lambda session, args: session.features.on(args.atlas, args.index, run=args.run)
+    ),
+    "features_on": _query(
+        ActiveOfRun,
+        FeaturesOn,
+        lambda session, args: session.features.strongest(args.run, args.atlases, pos=args.pos, k=args.k),
+    ),
     "continuations": _query(
         Gathered, ContinuationsFound, lambda session, args: session.reads.continuations(job=args.job, item=args.item)
     ),

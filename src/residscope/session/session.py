@@ -45,6 +45,8 @@ from residscope.session.maps import Maps
 from residscope.session.memory import Memory, left_by, recall
 from residscope.session.queries import QUERIES, Answer, Brought, answer
 from residscope.session.queries import checked as parsed
+from residscope.session.read.feature_effects import FeatureEffectsReads
+from residscope.session.read.features import Features
 from residscope.session.read.prompt_page import Drawing, PromptPages
 from residscope.session.read.reads import Reads
 from residscope.session.read.tokens import TokenTables
@@ -133,6 +135,10 @@ class Session:
         self.token_tables: TokenTables = TokenTables(lambda: self._state)
         self.pages: PromptPages = PromptPages(self._loaded, self._held.kept, self.give_way)
         self.reads: Reads = Reads(lambda: self._state, self._held, self.pages, self._jobs, self._items, self.give_way)
+        self.features: Features = Features(lambda: self._state, self._items, self.give_way)
+        self.feature_effects: FeatureEffectsReads = FeatureEffectsReads(
+            lambda: self._state, self.features, self.give_way
+        )
 
     # ── what the doors call ─────────────────────────────────────────────────────────────────────────────────
 

@@ -234,6 +234,7 @@ export interface Asked {
     undo: {};
   };
   queries: {
+    atlases: {};
     coef: {
       run: string;
       dictionary: string;
@@ -257,6 +258,48 @@ export interface Asked {
     evidence: {
       job?: string | null;
       item?: string | null;
+    };
+    feature: {
+      atlas: string;
+      index: number;
+    };
+    /**
+     * asker: a name of the page's own, of whose questions only the latest is answered.
+     */
+    feature_effects: {
+      atlas: string;
+      index: number;
+      asker?: string;
+    };
+    feature_effects_left: {
+      asker?: string;
+    };
+    feature_on: {
+      atlas: string;
+      index: number;
+      run: string;
+    };
+    /**
+     * Features in order; or those that a token, a text or a feature finds, the best first.
+     */
+    features: {
+      atlas: string;
+      order?: "highest" | "density" | "index";
+      descending?: boolean;
+      first?: number;
+      count?: number;
+      token?: string | null;
+      text?: string | null;
+      like?: number | null;
+    };
+    /**
+     * pos: negative from the end. k: how many of each atlas.
+     */
+    features_on: {
+      run: string;
+      atlases: string[];
+      pos?: number;
+      k?: number;
     };
     gram: {
       of: string[];

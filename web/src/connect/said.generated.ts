@@ -63,6 +63,7 @@ export interface Said {
     undo: null;
   };
   queries: {
+    atlases: Atlases;
     coef: {
       metadata: {
         rows: string;
@@ -91,6 +92,12 @@ export interface Said {
     cost: Cost;
     dictionary: DictionaryDetail;
     evidence: Evidence;
+    feature: FeatureDetail;
+    feature_effects: FeatureEffects;
+    feature_effects_left: EffectsLeft;
+    feature_on: FeatureOn;
+    features: FeatureList;
+    features_on: FeaturesOn;
     gram: Gram;
     item: ItemDetail;
     job: JobDetail;
@@ -1027,6 +1034,43 @@ export interface Started {
   job: string;
   cost: number | null;
 }
+export interface Atlases {
+  atlases: AtlasInfo[];
+}
+/**
+ * An atlas of the shelf, by the name that it has there.
+ */
+export interface AtlasInfo {
+  name: string;
+  /**
+   * What its features are called: the dictionary's name, neuron or dimension.
+   */
+  of: string;
+  place: string;
+  count: number;
+  tokens: number;
+  corpus: string;
+  /**
+   * The share that was never above zero.
+   */
+  dead: number;
+  /**
+   * Of its dictionary; empty for a site's own dimensions.
+   */
+  hash: string;
+  /**
+   * The id that its dictionary has here.
+   */
+  dictionary: string | null;
+  /**
+   * What the addresses of its features begin with: all but the number.
+   */
+  address: string;
+  /**
+   * Why no page can be made of it here, and what to do.
+   */
+  missing: string | null;
+}
 /**
  * What has come so far. `edits`: as they were asked for; `code`: the Python that gives the same.
  */
@@ -1203,6 +1247,151 @@ export interface Interval {
   high: number;
   n: number;
   examples: Example[];
+}
+/**
+ * The page of one feature, without what taking it out does.
+ */
+export interface FeatureDetail {
+  atlas: string;
+  index: number;
+  address: string;
+  label: string;
+  place: string;
+  site: string;
+  head: number | null;
+  neuron: boolean;
+  dictionary: string | null;
+  name: string | null;
+  unit: string;
+  /**
+   * How many tokens of which text were read.
+   */
+  read: string;
+  density: number;
+  highest: number | null;
+  mean_active: number | null;
+  histogram: PlainView;
+  /**
+   * Common tokens by the cosine of their unembedding with what it writes; none where it has none.
+   */
+  raised: PoleToken[];
+  lowered: PoleToken[];
+  nearest: FeatureLink[];
+  partners: FeatureLink[];
+  examples: PlainView;
+  /**
+   * Its page there, where its dictionary names its id.
+   */
+  neuronpedia: string | null;
+  /**
+   * Lines of Python that give this page; empty where there are none.
+   */
+  code: string;
+}
+/**
+ * Another feature: `value` is a cosine, or P(it is active | this one is).
+ */
+export interface FeatureLink {
+  index: number;
+  label: string;
+  value: number;
+}
+/**
+ * Its examples with what taking it out at each does to the next token.
+ */
+export interface FeatureEffects {
+  atlas: string;
+  index: number;
+  examples: PlainView;
+}
+/**
+ * left: whether what was asked for was still being measured.
+ */
+export interface EffectsLeft {
+  left: boolean;
+}
+/**
+ * A feature on the tokens of a run.
+ */
+export interface FeatureOn {
+  run: string;
+  view: PlainView;
+}
+export interface FeatureList {
+  name: string;
+  /**
+   * What its features are called: the dictionary's name, neuron or dimension.
+   */
+  of: string;
+  place: string;
+  count: number;
+  tokens: number;
+  corpus: string;
+  /**
+   * The share that was never above zero.
+   */
+  dead: number;
+  /**
+   * Of its dictionary; empty for a site's own dimensions.
+   */
+  hash: string;
+  /**
+   * The id that its dictionary has here.
+   */
+  dictionary: string | null;
+  /**
+   * What the addresses of its features begin with: all but the number.
+   */
+  address: string;
+  /**
+   * Why no page can be made of it here, and what to do.
+   */
+  missing: string | null;
+  /**
+   * How many there are in this list; of a search those that it found.
+   */
+  total: number;
+  rows: FeatureRow[];
+}
+/**
+ * One feature of a list. value: what a search went by. token: the text at its highest token.
+ */
+export interface FeatureRow {
+  index: number;
+  label: string;
+  address: string;
+  highest: number | null;
+  density: number;
+  token: string | null;
+  value: number | null;
+  /**
+   * The saved direction here that is this feature.
+   */
+  name: string | null;
+}
+export interface FeaturesOn {
+  run: string;
+  pos: number;
+  atlases: ActiveIn[];
+}
+/**
+ * refused: why an atlas cannot be read here.
+ */
+export interface ActiveIn {
+  atlas: string;
+  at: ActiveFeature[];
+  overall: ActiveFeature[];
+  refused: string | null;
+}
+/**
+ * pos: where its value is the highest. share: of the highest value that the atlas knows.
+ */
+export interface ActiveFeature {
+  index: number;
+  label: string;
+  pos: number;
+  value: number;
+  share: number | null;
 }
 /**
  * Inner products of read vectors; `of` says whose: a dictionary's id, or `saved:NAME`, and the index there.

@@ -14,6 +14,7 @@ import { Acts } from "./acts.svelte";
 import { Compare } from "./compare.svelte";
 import { Described } from "./described.svelte";
 import { DirectionStore } from "./directions.svelte";
+import { FeaturesStore } from "./features.svelte";
 import { Fitting } from "./fitting.svelte";
 import { GenerationStore } from "./generation.svelte";
 import { JobStore } from "./jobs.svelte";
@@ -48,6 +49,7 @@ export class App {
   readonly acts: Acts;
   readonly paths: Paths;
   readonly probe: ProbeStore;
+  readonly features: FeaturesStore;
   readonly prompts: PromptStore;
   readonly library: LibraryStore;
   readonly manifest: ManifestStore;
@@ -167,6 +169,7 @@ export class App {
     this.acts = new Acts(this.session, this.map, this.streams, () => this.selected, () => this.writeCompanion(), () => this.along());
     this.paths = new Paths(this.session, this.map, () => this.acts.needCompanion());
     this.probe = new ProbeStore(this.session, this.manifest);
+    this.features = new FeaturesStore(this.session, this.view, this.manifest, this.jobs, this.mixing);
     this.prompts = new PromptStore(this.session, this.view, this.streams, this.mixing, () => this.selected.row);
     this.library = new LibraryStore(this.session, ({ name }, linked) => (linked && this.mixing.asksFor(name) ? undefined : this.showSaved(name, linked)), host.query, host.base);
   }
@@ -242,6 +245,18 @@ export class App {
     const before = this.view.current.direction;
     this.mixing.show(index);
     if (before === "logit" && this.view.current.direction === "mix") this.readOwnRow();
+  }
+  /** One direction of any dictionary here, a saved one too, onto the stream, read in its own row. */
+  showDirection(dictionary: string, index: number): void {
+    this.view.current.tab = "stream";
+    const saved = savedName(dictionary);
+    if (saved !== null) this.mixing.showSaved(saved);
+    else {
+      Object.assign(this.view.current, { direction: "mix", weights: {}, terms: {} });
+      this.mixing.choose(dictionary);
+      this.mixing.show(index);
+    }
+    this.readOwnRow(this.mixing.info(dictionary) ?? this.mixing.dictionary);
   }
   private readOwnRow(info = this.mixing.dictionary): void {
     const model = this.session.model;

@@ -31,6 +31,8 @@ export interface View {
   fit: boolean;
   selection: { layer: number; pos: number } | null;
   map: MapSight;
+  /** The address of the feature that is looked at; empty: none. */
+  feature: string;
 }
 
 export const TINTS_BY = ["direct", "attention", "ablation", "weights", "previous-token", "current-token", "first-token", "duplicate-token", "induction"] as const;
@@ -85,6 +87,7 @@ export const defaults = (): View => ({
   fit: false,
   selection: null,
   map: { tint: "direct", node: null, corner: null, inside: false, to: null, pos: null },
+  feature: "",
 });
 
 /** What somebody sees who comes without a link: what this prompt adds, and not the offset that any text has. */
@@ -100,6 +103,7 @@ const pairs = (record: Record<string | number, number>): string =>
 const brief = (value: number): number => Number(value.toPrecision(5));
 
 const LONGEST_LIST = 24;
+const LONGEST_ADDRESS = 300;
 const listed = (keys: string[]): string => keys.map(encodeURIComponent).join(",");
 
 function unlisted(text: string | null): string[] {
@@ -136,7 +140,7 @@ function unpairs(text: string): Record<string, number> {
 export function encodeView(view: View, shared: Shared | null = null): string {
   const usual = defaults();
   const query = new URLSearchParams();
-  if (view.tab !== usual.tab) query.set("tab", view.tab);
+  if (view.tab !== (view.feature ? "features" : usual.tab)) query.set("tab", view.tab);
   if (view.direction !== usual.direction) query.set("dir", view.direction);
   if (pairs(view.weights)) query.set("w", pairs(view.weights));
   if (terms(view.terms)) query.set("mix", terms(view.terms));
@@ -154,6 +158,7 @@ export function encodeView(view: View, shared: Shared | null = null): string {
   if (tint !== usual.map.tint) query.set("tint", tint);
   if (node) query.set("node", [node, ...(corner ? [corner] : [])].map(nodeKey).join("-"));
   if (inside) query.set("inside", pos === null ? "1" : `at ${pos}`);
+  if (view.feature) query.set("feature", view.feature);
   if (shared) query.set("share", JSON.stringify(shared));
   return query.toString();
 }
@@ -164,7 +169,8 @@ const oneOf = <T extends string>(value: string | null, allowed: readonly T[], us
 export function decodeView(hash: string): { view: View; shared: Shared | null } {
   const query = new URLSearchParams(hash.replace(/^#/, ""));
   const view = query.size ? defaults() : first();
-  view.tab = query.get("tab") ?? view.tab;
+  view.feature = (query.get("feature") ?? "").slice(0, LONGEST_ADDRESS);
+  view.tab = query.get("tab") ?? (view.feature ? "features" : view.tab);
   view.direction = oneOf(query.get("dir"), ["logit", "mix"], view.direction);
   for (const [index, weight] of Object.entries(unpairs(query.get("w") ?? "")).slice(0, MOST_WHOLE))
     if (/^\d+$/.test(index)) view.weights[+index] = clamp(weight);

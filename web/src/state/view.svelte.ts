@@ -31,12 +31,12 @@ export class ViewStore {
   private pending = new Map<number | string, number>();
   private frame = 0;
 
-  /** The tab and the direction: what Back walks. The mixes of sliders are one place. */
+  /** The tab, the direction and the feature: what Back walks. The mixes of sliders are one place. */
   place = $derived.by(() => {
-    const { tab, direction, dictionary, weights, terms } = this.current;
+    const { tab, direction, dictionary, weights, terms, feature } = this.current;
     const [parts, others] = [Object.keys(weights), Object.entries(terms).filter(([, weight]) => weight !== 0)];
     const alone = direction === "logit" ? "" : parts.length + others.length === 1 ? (parts[0] ?? others[0][0]) : "mix";
-    return [tab, direction, dictionary, alone].join("|");
+    return [tab, direction, dictionary, alone, tab === "features" ? feature : ""].join("|");
   });
 
   constructor(hash: string) {

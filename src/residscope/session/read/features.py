@@ -1,0 +1,401 @@
+"""What the Features tab is told: atlases of the shelf, the features they hold, one feature's page, what a prompt makes active."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+from urllib.parse import quote
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from residscope.corpus.chunks import at_head, captured
+from residscope.directions import Dictionary
+from residscope.edits.features import joined
+from residscope.engine.recording import Recording
+from residscope.engine.sinks import kept
+from residscope.errors import BadArguments, NotFound, ResidscopeError, UnknownPosition
+from residscope.features import search
+from residscope.features.atlas import NEURON, Atlas
+from residscope.features.feature_page import page as page_of
+from residscope.features.gathering import only
+from residscope.json_values import finite
+from residscope.manifest import find_method
+from residscope.session.intents import find_run
+from residscope.session.read.feature_shapes import (
+    ActiveFeature,
+    ActiveIn,
+    Atlases,
+    AtlasInfo,
+    FeatureDetail,
+    FeatureLink,
+    FeatureList,
+    FeatureOn,
+    FeatureRow,
+    FeaturesOn,
+    Order,
+)
+from residscope.session.state import State
+from residscope.shelf.items import ItemShelf, Kept
+from residscope.views import TokenStrip
+from residscope.world.loaded import Loaded
+from residscope.world.read import PoleToken
+from residscope.world.session_world import need_model
+from residscope.world.values import Run, RunKey
+from residscope.world.writer import SessionWriter
+
+KEPT_VALUES = 12
+NEURONPEDIA = "https://www.neuronpedia.org"
+
+
+class Opened(NamedTuple):
+    """An atlas with the dictionary that it is of, and what the session has both by."""
+
+    kept: Kept
+    atlas: Atlas
+    id: str | None
+    dictionary: Dictionary | None
+
+
+@dataclass(frozen=True, eq=False)
+class Values:
+    """Features at the tokens of a run; keep: those that a statistic would take."""
+
+    values: Float[Tensor, "pos feature"]
+    keep: Bool[Tensor, " pos"]
+
+
+class Features:
+    """Answers from the atlases on the shelf. now: the session's state; quiet: waits until no live run does."""
+
+    def __init__(self, now: Callable[[], State], items: ItemShelf, quiet: Callable[[], object]) -> None:
+        self._now, self._items, self._quiet = now, items, quiet
+        self._values: OrderedDict[tuple[RunKey, int], tuple[Atlas, Values]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def atlases(self) -> Atlases:
+        """The atlases of the shelf, the latest first."""
+        found = sorted(self._items.items.values(), key=lambda kept: -kept.made)
+        return {"atlases": [self._describe(kept) for kept in found if isinstance(kept.item, Atlas)]}
+
+    def rows(
+        self,
+        name: str,
+        *,
+        order: Order = "highest",
+        descending: bool = True,
+        first: int = 0,
+        count: int = 50,
+        token: str | None = None,
+        text: str | None = None,
+        like: int | None = None,
+    ) -> FeatureList:
+        """Features of an atlas in order, or those that a token, a text or a feature finds, the best first.
+
+        token: that most of their highest tokens are; text: on which they are most active relative to the highest value known
+        of each; like: whose write vector theirs are most alike.
+
+        Raises:
+            NotFound, WrongModel, UnknownToken, PromptError, DirectionError. BadArguments: more than one search.
+        """
+        kept = self._find(name)
+        atlas: Atlas = kept.item  # type: ignore[assignment]
+        found = self._search(name, token, text, like)
+        if found is None:
+            indices = in_order(atlas, order, descending=descending)
+            values: dict[int, float] = {}
+        else:
+            values = {one.index: one.value for one in found}
+            indices = [*values]
+        shown = indices[first : first + count]
+        labels, names = self._labels(kept), self._names(atlas)
+        ids = atlas.top.ids[shown, 0, atlas.top.at] if shown else torch.empty(0, dtype=torch.int64)
+        texts = iter(need_model(self._now().model).model.token_texts(ids[ids >= 0].tolist()))
+        rows: list[FeatureRow] = [
+            {
+                "index": index,
+                "label": labels(index),
+                "address": atlas.address(index),
+                "highest": finite(float(atlas.highest[index])),
+                "density": float(atlas.density[index]),
+                "token": next(texts) if id >= 0 else None,
+                "value": values.get(index),
+                "name": names.get(index),
+            }
+            for index, id in zip(shown, ids.tolist(), strict=True)
+        ]
+        return {**self._describe(kept), "total": len(indices), "rows": rows}
+
+    def page(self, name: str, index: int) -> FeatureDetail:
+        """One feature's page, but for what taking it out does. Raises NotFound, WrongModel, DirectionError."""
+        opened, loaded = self.open(name), need_model(self._now().model)
+        atlas, dictionary = opened.atlas, opened.dictionary
+        made = page_of(loaded.model, atlas, index, dictionary, effects=False)
+        told = atlas.provenance
+        return {
+            "atlas": name,
+            "index": index,
+            "address": made.address,
+            "label": made.label,
+            "place": made.place,
+            "site": atlas.site,
+            "head": atlas.head,
+            "neuron": atlas.of == NEURON,
+            "dictionary": opened.id,
+            "name": self._names(atlas).get(index),
+            "unit": made.unit,
+            "read": f"{atlas.firing.count:,} tokens of {told.get('corpus', 'texts')}",
+            "density": made.density,
+            "highest": finite(made.highest),
+            "mean_active": finite(made.mean_active),
+            "histogram": made.histogram().to_dict(),
+            "raised": [] if made.tokens is None else tokens(made.tokens.top),
+            "lowered": [] if made.tokens is None else tokens(made.tokens.bottom),
+            "nearest": links(made.nearest),
+            "partners": links(made.partners),
+            "examples": made.examples().to_dict(),
+            "neuronpedia": neuronpedia(dictionary, index),
+            "code": self._code(opened, index),
+        }
+
+    def on(self, name: str, index: int, *, run: str) -> FeatureOn:
+        """A feature at each token of a run; tokens that its atlas leaves out have no value. Raises NotFound, DirectionError."""
+        opened = self.open(name)
+        opened.atlas.check_index(index)
+        found, (read,) = self._read(run, [opened])
+        values = read.values[:, index].clone()
+        values[~read.keep] = torch.nan
+        both_ways = opened.atlas.bottom is not None
+        highest = finite(float(opened.atlas.highest[index]))
+        limit = max([abs(highest or 0.0), *(abs(v) for v in values.tolist() if v == v)])
+        view = TokenStrip(
+            [token.text for token in found.prompt.tokens],
+            values.tolist(),
+            unit="x·d" if both_ways else "activation",
+            scale="diverging" if both_ways else "sequential",
+            limit=limit or None,
+        )
+        return {"run": run, "view": view.to_dict()}
+
+    def strongest(self, run: str, names: Sequence[str], *, pos: int = -1, k: int = 10) -> FeaturesOn:
+        """Of each atlas the strongest features at one token of a run, and at any that is kept, by value.
+
+        Raises NotFound, UnknownPosition. An atlas that cannot be read says why.
+        """
+        found = find_run(self._now(), run)
+        length = len(found.prompt.ids)
+        if not -length <= pos < length:
+            raise UnknownPosition(
+                f"the prompt has {length} tokens", received=f"position {pos}", allowed=f"0 to {length - 1}"
+            )
+        at = pos % length
+        several: list[Opened] = []
+        refused: dict[str, str] = {}
+        for name in names:
+            try:
+                several.append(self.open(name))
+            except ResidscopeError as error:
+                refused[name] = str(error)
+        values = self._read(run, several)[1]
+        read = {one.kept.name: (one, own) for one, own in zip(several, values, strict=True)}
+        atlases: list[ActiveIn] = [
+            {"atlas": name, "at": [], "overall": [], "refused": refused[name]}
+            if name in refused
+            else active(*read[name], at, k)
+            for name in names
+        ]
+        return {"run": run, "pos": at, "atlases": atlases}
+
+    def open(self, name: str) -> Opened:
+        """An atlas with its dictionary. Raises NotFound, also where the dictionary is not loaded; WrongModel."""
+        kept = self._find(name)
+        atlas: Atlas = kept.item  # type: ignore[assignment]
+        loaded = need_model(self._now().model)
+        id, dictionary = self._dictionary(atlas, loaded)
+        atlas.check(loaded.model, dictionary)
+        return Opened(kept, atlas, id, dictionary)
+
+    def _find(self, name: str) -> Kept:
+        kept = self._items.find(name)
+        if not isinstance(kept.item, Atlas):
+            raise NotFound(
+                "that is no atlas", received=f"{name}, {kept.item.kind}", fix='gather one: the method "Gather features"'
+            )
+        return kept
+
+    def _dictionary(self, atlas: Atlas, loaded: Loaded) -> tuple[str | None, Dictionary | None]:
+        if not atlas.hash:
+            return None, None
+        for id, dictionary in loaded.dictionaries.items():
+            if dictionary.hash == atlas.hash:
+                return id, dictionary
+        for name, direction in self._now().directions.items():
+            if (alone := only(direction)).hash == atlas.hash:
+                return f"saved:{name}", alone
+        raise NotFound(
+            "the dictionary that the atlas is of is not loaded",
+            received=f"{atlas.of} at {atlas.place}, sha256 {atlas.hash[:16]}",
+            allowed=", ".join([*loaded.dictionaries][:4]) or "no dictionary is here",
+            fix="import its file under Methods, or load it (`rs.sae.load`) and put it on the shelf",
+        )
+
+    def _describe(self, kept: Kept) -> AtlasInfo:
+        atlas: Atlas = kept.item  # type: ignore[assignment]
+        loaded, id, missing = need_model(self._now().model), None, None
+        try:
+            id, dictionary = self._dictionary(atlas, loaded)
+            atlas.check(loaded.model, dictionary)
+        except ResidscopeError as error:
+            missing = str(error)
+        return {
+            "name": kept.name,
+            "of": atlas.of,
+            "place": atlas.place,
+            "count": len(atlas),
+            "tokens": atlas.firing.count,
+            "corpus": str(atlas.provenance.get("corpus", "texts")),
+            "dead": atlas.dead,
+            "hash": atlas.hash,
+            "dictionary": id,
+            "address": atlas.address(0).rpartition("/")[0],
+            "missing": missing,
+        }
+
+    def _labels(self, kept: Kept) -> Callable[[int], str]:
+        atlas: Atlas = kept.item  # type: ignore[assignment]
+        try:
+            dictionary = self._dictionary(atlas, need_model(self._now().model))[1]
+        except NotFound:
+            dictionary = None
+        return atlas.label if dictionary is None else dictionary.label
+
+    def _names(self, atlas: Atlas) -> dict[int, str]:
+        """Features that are saved directions here, by their dictionary's hash and their number in it."""
+        told = {name: direction.provenance for name, direction in self._now().directions.items()}
+        return {
+            about["index"]: name
+            for name, about in told.items()
+            if atlas.hash and about.get("hash") == atlas.hash and isinstance(about.get("index"), int)
+        }
+
+    def _search(
+        self, name: str, token: str | None, text: str | None, like: int | None
+    ) -> Sequence[search.Found] | None:
+        if sum(one is not None for one in (token, text, like)) > 1:
+            raise BadArguments("features are looked for in one way at a time", allowed="token, text or like")
+        if token is None and text is None and like is None:
+            return None
+        opened, loaded = self.open(name), need_model(self._now().model)
+        atlas, dictionary, n = opened.atlas, opened.dictionary, len(opened.atlas)
+        if token is not None:
+            return search.on_token(loaded.model, atlas, token, n)
+        if text is not None:
+            self._quiet()
+            return search.on_text(loaded.model, atlas, text, dictionary, n)
+        assert like is not None
+        atlas.check_index(like)
+        if dictionary is None:
+            raise BadArguments(
+                "no two dimensions of a site are alike: each is an axis of its own", received=atlas.label(like),
+                fix="look for a token or a text",
+            )  # fmt: skip
+        found = search.similar(dictionary, dictionary.write[like].float(), n)
+        return [one for one in found if one.index != like]
+
+    def _read(self, run: str, several: Sequence[Opened]) -> tuple[Run, list[Values]]:
+        """The features of some atlases on a run, in one forward up to the last site."""
+        state = self._now()
+        found = find_run(state, run)
+        keys = [(found.key, id(one.atlas)) for one in several]
+        with self._lock:
+            held = {key: self._values[key][1] for key in keys if key in self._values}
+        lacking = {key: one for key, one in zip(keys, several, strict=True) if key not in held}
+        if lacking:
+            self._quiet()
+            model, edits = state.loaded_of(found).model, state.world().on(found.prompt).made(found.active)
+            places = captured(model, [one.atlas.site for one in lacking.values()])
+            record = model.run(list(found.prompt.ids), [*places], edits=edits)
+            held |= {key: values_of(record, one) for key, one in lacking.items()}
+            with self._lock:
+                self._values.update({key: (one.atlas, held[key]) for key, one in lacking.items()})
+                while len(self._values) > KEPT_VALUES:
+                    self._values.popitem(last=False)
+        return found, [held[key] for key in keys]
+
+    def _code(self, opened: Opened, index: int) -> str:
+        if opened.id is not None and opened.id.startswith("saved:"):
+            return ""
+        writer = SessionWriter(self._now().world())
+        kept, given = opened.kept, "" if opened.id is None else f", {writer.dictionary(opened.id)}"
+        line = f"rs.load_item({f'{kept.name}.safetensors'!r})"
+        if kept.method == "atlas" and kept.args:
+            method = find_method("atlas")
+            line = method.code(method.check(dict(kept.args)), writer, "model")
+        return writer.whole(
+            [f"atlas = {line}", f"page = rs.features.page(model, atlas, {index}{given})", "print(page)"]
+        )
+
+
+def values_of(record: Recording, opened: Opened) -> Values:
+    """The features of an atlas at the tokens of a run of one prompt."""
+    _, atlas, _, dictionary = opened
+    x = at_head(record, record.model.sites.parse(atlas.site), atlas.head)
+    if dictionary is not None:
+        x = dictionary.encode(joined(dictionary, x), model=record.model)
+    return Values(x[0].float().cpu(), kept(record, atlas.site)[0].cpu())
+
+
+def in_order(atlas: Atlas, order: Order, *, descending: bool) -> list[int]:
+    """Feature numbers by a column; those without a value come last either way."""
+    if order == "index":
+        return [*range(len(atlas))][:: -1 if descending else 1]
+    by: Float[Tensor, " feature"] = atlas.highest if order == "highest" else atlas.density
+    least = -torch.inf if descending else torch.inf
+    by = by.double().nan_to_num(least)
+    found: Int[Tensor, " feature"] = by.argsort(descending=descending, stable=True)
+    return [int(index) for index in found.tolist()]
+
+
+def active(opened: Opened, read: Values, at: int, k: int) -> ActiveIn:
+    """The k strongest at one token, and at any that is kept; those that are not above zero are left out."""
+    atlas = opened.atlas
+    label = atlas.label if opened.dictionary is None else opened.dictionary.label
+
+    def strongest(values: Float[Tensor, " feature"], pos: Callable[[int], int]) -> list[ActiveFeature]:
+        best = values.topk(min(k, len(values)))
+        return [
+            {
+                "index": index,
+                "label": label(index),
+                "pos": pos(index),
+                "value": value,
+                "share": finite(value / float(atlas.highest[index])),
+            }
+            for index, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            if value > 0
+        ]
+
+    whole = torch.where(read.keep[:, None], read.values, -torch.inf)
+    highest = whole.max(0)
+    return {
+        "atlas": opened.kept.name,
+        "at": strongest(read.values[at], lambda _: at),
+        "overall": strongest(highest.values, lambda index: int(highest.indices[index])),
+        "refused": None,
+    }
+
+
+def tokens(found: Sequence[tuple[int, str, float]]) -> list[PoleToken]:
+    return [{"text": text, "value": value} for _, text, value in found]
+
+
+def links(found: Sequence[tuple[int, str, float]]) -> list[FeatureLink]:
+    return [{"index": index, "label": label, "value": value} for index, label, value in found]
+
+
+def neuronpedia(dictionary: Dictionary | None, index: int) -> str | None:
+    """A feature's page on Neuronpedia, where its dictionary's provenance names the id that it has there."""
+    named = None if dictionary is None else dictionary.provenance.get("neuronpedia_id")
+    return f"{NEURONPEDIA}/{quote(named, safe='/')}/{index}" if isinstance(named, str) and named else None
