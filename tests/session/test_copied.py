@@ -165,7 +165,12 @@ CALLS: dict[str, list[dict[str, Any]]] = {
     ],
     "causal-graph": [
         {"prompt": LIVE, "dictionaries": ["sae@resid_pre.1", "pca@resid_post.1"], "tokens": 2},
-        {"prompt": LIVE, "dictionaries": ["sae@resid_pre.1", "pca@resid_post.1"], "ablate": "each", "background": "live"},
+        {
+            "prompt": LIVE,
+            "dictionaries": ["sae@resid_pre.1", "pca@resid_post.1"],
+            "ablate": "each",
+            "background": "live",
+        },
     ],
     "harvest": [{"corpus": TEXT, "sites": ["resid_post.1"], "examples": 3, "quantiles": True, "tokens": 1000}],
     "nmf": [{"corpus": TEXT, "site": "mlp_out.1", "n": 2, "clip": True, "tokens": 1000}],

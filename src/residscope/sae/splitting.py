@@ -67,7 +67,7 @@ def split_features(smaller: Dictionary, larger: Dictionary, *, alike: float = AL
     if a.shape[1] != b.shape[1]:
         raise WrongWidth("these write at places of different width", received=f"{a.shape[1]} and {b.shape[1]}")
     counts, best = [], []
-    for some in torch.split(a, 1024):  # type: ignore[no-untyped-call]
+    for some in torch.split(a, 1024):
         cosines = some @ b.T
         counts.append((cosines > alike).sum(1).float())
         best.append(cosines.amax(1))
