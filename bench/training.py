@@ -24,7 +24,8 @@ LIBRARIES = ("dictionary_learning", "sae_lens")
 SITE, K, REACH = "resid_post.8", 32, 1 / 1.5
 SHAPES = ((2304, 2048), (2304, 4096), (9216, 2048), (9216, 4096))  # features, batch
 TOKENS, HELD_OUT = 80_000, 8_192
-STEPS, RATE = 300, 2e-3  # of the comparison of quality
+STEPS, RATE = 300, 2e-3
+QUALITY = (2304, 512)  # features, batch
 SIX = tuple(f"resid_post.{layer}" for layer in range(8, 14))
 
 
@@ -83,20 +84,28 @@ def speed(peer: Peer, library: str, file: Path, x: torch.Tensor, features: int, 
 
 
 def quality(peer: Peer, files: list[Path], x: torch.Tensor, held_out: torch.Tensor) -> Iterator[Row]:
-    """FVU and L0 on held-out vectors, after as many steps at the same rate: as saved, with a threshold."""
-    features, batch = SHAPES[0]
+    """FVU on held-out vectors, by their k B largest, after as many steps at the same rate; also as saved, with a threshold."""
+    features, batch = QUALITY
     ours = learner(x, features, batch, STEPS)
     ours(STEPS)
-    made = ours.one.dictionary({SITE: 1.0}, {})  # type: ignore[attr-defined]
-    a = made.encode(held_out)
-    mine = float((made.decode(a) - held_out).square().sum() / (held_out - held_out.mean(0)).square().sum())
-    l0 = float((a > 0).sum(1).float().mean())
+    one = ours.one  # type: ignore[attr-defined]
+    made = one.dictionary({SITE: 1.0}, {})
+    spread = (held_out - held_out.mean(0)).square().sum()
+
+    def fvu(a: torch.Tensor) -> float:
+        return float((made.decode(a) - held_out).square().sum() / spread)
+
+    saved = made.encode(held_out)
+    p = ((held_out - made.mean) @ made.read.T + made.bias).relu()
+    mine = fvu(p * (p >= p.flatten().topk(K * len(p), sorted=False).values.min()))
     for library in LIBRARIES:
         given = {"features": features, "k": K, "batch": batch, "steps": STEPS, "lr": RATE}
         peer.call("start", library=library, file=str(files[0]), **given)
         peer.call("train", count=STEPS)
         found = peer.call("measure", file=str(files[1])).facts
-        note = f"held-out FVU after {STEPS} steps, F = {features:,}, batch {batch:,}; L0 {l0:.1f} and {found['l0']:.1f}"
+        as_saved = f"{fvu(saved):.3f} at L0 {(saved > 0).sum(1).float().mean():.1f}"
+        theirs = f"{found['fvu as saved']:.3f} at L0 {found['l0 as saved']:.1f}"
+        note = f"held out, L0 {K}, {STEPS} steps, F = {features:,}, batch {batch:,}; as saved {as_saved}, and {theirs}"
         ratio = mine / found["fvu"]
         yield Row(f"FVU beside {library}", mine, found["fvu"], ratio, ratio, ratio, 1.0, 1, note, unit="share")
 

@@ -49,7 +49,12 @@ def of_dictionary_learning(d: int, features: int, k: int, batch: int, steps: int
         steps=steps, activation_dim=d, dict_size=features, k=k, layer=8, lm_name="", lr=lr, warmup_steps=warm,
         decay_start=max(warm + 1, steps - steps // 5), threshold_start_step=warm, seed=0, device="cpu",
     )  # fmt: skip
-    return trainer.update, lambda x: (trainer.ae(x), trainer.ae.encode(x))
+
+    def rebuilt(x: torch.Tensor, saved: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        a = trainer.ae.encode(x, use_threshold=saved)
+        return trainer.ae.decode(a), a
+
+    return trainer.update, rebuilt
 
 
 def of_sae_lens(d: int, features: int, k: int, batch: int, steps: int, lr: float) -> Any:
@@ -71,12 +76,15 @@ def of_sae_lens(d: int, features: int, k: int, batch: int, steps: int, lr: float
         trainer.step(x * scale)
         trainer.n_training_steps += 1
 
-    def rebuilt(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def rebuilt(x: torch.Tensor, saved: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        if not saved:
+            a = sae.encode(x * scale)
+            return sae.decode(a) / scale, a
         with tempfile.TemporaryDirectory() as folder:
             sae.save_inference_model(folder)
-            saved = SAE.load_from_disk(folder)
-        a = saved.encode(x * scale)
-        return saved.decode(a) / scale, a
+            kept = SAE.load_from_disk(folder)
+        a = kept.encode(x * scale)
+        return kept.decode(a) / scale, a
 
     return step, rebuilt
 
@@ -93,12 +101,14 @@ def train(clock: Clock, *, count: int) -> dict[str, Any]:
 
 
 def measure(clock: Clock, *, file: str) -> dict[str, Any]:
-    """FVU and L0 of what was trained, as it would be saved, on other vectors."""
+    """FVU of what was trained on other vectors, by their k B largest, and as it would be saved; and L0 as saved."""
     x = torch.from_numpy(np.load(file))
-    with torch.no_grad():
-        given, a = held["rebuilt"](x)
-    fvu = float((x - given).square().sum() / (x - x.mean(0)).square().sum())
-    return {"fvu": fvu, "l0": float((a > 0).sum(1).float().mean())}
+    found = {}
+    for name, saved in (("fvu", False), ("fvu as saved", True)):
+        with torch.no_grad():
+            given, a = held["rebuilt"](x, saved)
+        found[name] = float((x - given).square().sum() / (x - x.mean(0)).square().sum())
+    return {**found, "l0 as saved": float((a > 0).sum(1).float().mean())}
 
 
 if __name__ == "__main__":

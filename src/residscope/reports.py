@@ -56,6 +56,7 @@ HOMES = {
     "projection": "methods.look",
     "removal_cost": "methods.removal_cost",
     "sae_evaluation": "sae.evaluation",
+    "sae_splitting": "sae.splitting",
     "sae_training": "sae.training.report",
     "score": "methods._lib.blind",
     "stability": "methods.stability",

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from residscope.sae.fits import fit_check as fit_check
     from residscope.sae.loading import load as load
     from residscope.sae.saving import save as save
+    from residscope.sae.splitting import absorbed as absorbed
+    from residscope.sae.splitting import split_features as split_features
     from residscope.sae.training.report import Training as Training
     from residscope.sae.training.train import train as train
 
@@ -21,7 +23,9 @@ _HOME = {
     "evaluate": "evaluation",
     "fit_check": "fits",
     "load": "loading",
+    "absorbed": "splitting",
     "save": "saving",
+    "split_features": "splitting",
     "train": "training.train",
 }
 __all__ = [*_HOME]
