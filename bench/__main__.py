@@ -21,6 +21,7 @@ BENCHES = (
     "notebook",
     "waits",
     "dictionaries",
+    "features",
     "text",
     "harvest",
     "training",

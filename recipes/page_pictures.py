@@ -1,6 +1,7 @@
 """The pictures of the page in README and docs, taken anew of the real model in Chromium.
 
-python recipes/page_pictures.py          about five minutes; writes docs/images/
+python recipes/page_pictures.py            about seven minutes; writes docs/images/
+python recipes/page_pictures.py features   those of the Features tab alone
 """
 
 import sys
@@ -9,9 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 import residscope as rs
+from residscope import features
 from residscope.server import Server
 from residscope.server.listen import offers
 from residscope.session import Session
@@ -119,6 +122,36 @@ def probe(browser: Browser, server: Server) -> None:
         take(page, "probe-tab")
 
 
+def agreed(atlas: features.Atlas) -> int:
+    """A neuron whose highest tokens are all one token, in as many rows of the text as there are of them: the highest such."""
+    at, rows = atlas.top.ids[:, :, atlas.top.at], atlas.top.row
+    apart = torch.tensor([len({*one}) for one in rows.tolist()]) >= rows.shape[1] - 1
+    alike = (at == at[:, :1]).all(1) & apart
+    return int(torch.where(alike, atlas.highest.nan_to_num(0), 0).argmax())
+
+
+def of_features(browser: Browser, server: Server) -> None:
+    """Layer 24's neurons in 20,000 tokens of two texts."""
+    session = server.session
+    atlases = {}
+    for text in ("python-docs", "english"):
+        atlases[text] = features.gather(session.model, text, site="mlp_post.24", tokens=20_000, k=8, progress=False)
+        session.keep(f"neurons in {text}", atlases[text])
+    index = agreed(atlases["english"])
+    token = atlases["english"].top.of(index, session.model)[0].token
+    for dark in (False, True):
+        with opened(browser, server, dark=dark) as page:
+            page.get_by_role("tab", name="Features").click()
+            page.get_by_test_id("find").fill(token)
+            page.locator(f"[data-testid=feature-row][data-index='{index}']").click()
+            expect(page.get_by_test_id("effects-there")).to_be_visible(timeout=LONG)
+            if dark:
+                page.get_by_test_id("second-atlas").select_option(index=1)
+                expect(page.get_by_test_id("examples-second").locator("canvas, svg").first).to_be_visible(timeout=LONG)
+                page.get_by_test_id("feature-examples").evaluate("one => one.scrollIntoView()")
+            take(page, "features-dark" if dark else "features")
+
+
 def tour(browser: Browser, server: Server) -> None:
     """The pictures of docs/ioi.md, after the steps that its test takes."""
     with opened(browser, server) as page:
@@ -130,20 +163,26 @@ def tour(browser: Browser, server: Server) -> None:
         server.session.intent("set_companion", {"text": None})
 
 
+def all_others(browser: Browser, server: Server) -> None:
+    stream(browser, server)
+    tour(browser, server)
+    mix(browser, server, dark=False)
+    mix(browser, server, dark=True)
+    prompts(browser, server)
+    library(browser, server)
+    evidence(browser, server)
+    probe(browser, server)
+
+
 def main() -> None:
     folder = Path(tempfile.mkdtemp())
     session = Session(load=rs.load, offers=offers, folder=folder)
     session.load("smollm2-135m")
     with Server(session, port=0, library=open_library(folder=folder)) as server, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
-        stream(browser, server)
-        tour(browser, server)
-        mix(browser, server, dark=False)
-        mix(browser, server, dark=True)
-        prompts(browser, server)
-        library(browser, server)
-        evidence(browser, server)
-        probe(browser, server)
+        if sys.argv[1:] != ["features"]:
+            all_others(browser, server)
+        of_features(browser, server)
         browser.close()
 
 

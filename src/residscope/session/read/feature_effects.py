@@ -9,8 +9,9 @@ from residscope.errors import Cancelled
 from residscope.features.atlas import Atlas
 from residscope.features.feature_page import FeaturePage, page
 from residscope.features.removal import effects
+from residscope.session.read.feature_parts import Opened
 from residscope.session.read.feature_shapes import EffectsLeft, FeatureEffects
-from residscope.session.read.features import Features, Opened
+from residscope.session.read.features import Features
 from residscope.session.state import State
 from residscope.world.session_world import need_model
 

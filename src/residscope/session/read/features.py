@@ -3,19 +3,11 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
-from urllib.parse import quote
 
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
-from residscope.corpus.chunks import at_head, captured
+from residscope.corpus.chunks import captured
 from residscope.directions import Dictionary
-from residscope.edits.features import joined
-from residscope.engine.recording import Recording
-from residscope.engine.sinks import kept
 from residscope.errors import BadArguments, NotFound, ResidscopeError, UnknownPosition
 from residscope.features import search
 from residscope.features.atlas import NEURON, Atlas
@@ -24,13 +16,21 @@ from residscope.features.gathering import only
 from residscope.json_values import finite
 from residscope.manifest import find_method
 from residscope.session.intents import find_run
+from residscope.session.read.feature_parts import (
+    Opened,
+    Values,
+    active,
+    in_order,
+    links,
+    neuronpedia,
+    tokens,
+    values_of,
+)
 from residscope.session.read.feature_shapes import (
-    ActiveFeature,
     ActiveIn,
     Atlases,
     AtlasInfo,
     FeatureDetail,
-    FeatureLink,
     FeatureList,
     FeatureOn,
     FeatureRow,
@@ -41,30 +41,11 @@ from residscope.session.state import State
 from residscope.shelf.items import ItemShelf, Kept
 from residscope.views import TokenStrip
 from residscope.world.loaded import Loaded
-from residscope.world.read import PoleToken
 from residscope.world.session_world import need_model
 from residscope.world.values import Run, RunKey
 from residscope.world.writer import SessionWriter
 
 KEPT_VALUES = 12
-NEURONPEDIA = "https://www.neuronpedia.org"
-
-
-class Opened(NamedTuple):
-    """An atlas with the dictionary that it is of, and what the session has both by."""
-
-    kept: Kept
-    atlas: Atlas
-    id: str | None
-    dictionary: Dictionary | None
-
-
-@dataclass(frozen=True, eq=False)
-class Values:
-    """Features at the tokens of a run; keep: those that a statistic would take."""
-
-    values: Float[Tensor, "pos feature"]
-    keep: Bool[Tensor, " pos"]
 
 
 class Features:
@@ -208,6 +189,11 @@ class Features:
         ]
         return {"run": run, "pos": at, "atlases": atlases}
 
+    def forget(self) -> None:
+        """Drop what is kept of runs."""
+        with self._lock:
+            self._values.clear()
+
     def open(self, name: str) -> Opened:
         """An atlas with its dictionary. Raises NotFound, also where the dictionary is not loaded; WrongModel."""
         kept = self._find(name)
@@ -336,66 +322,3 @@ class Features:
         return writer.whole(
             [f"atlas = {line}", f"page = rs.features.page(model, atlas, {index}{given})", "print(page)"]
         )
-
-
-def values_of(record: Recording, opened: Opened) -> Values:
-    """The features of an atlas at the tokens of a run of one prompt."""
-    _, atlas, _, dictionary = opened
-    x = at_head(record, record.model.sites.parse(atlas.site), atlas.head)
-    if dictionary is not None:
-        x = dictionary.encode(joined(dictionary, x), model=record.model)
-    return Values(x[0].float().cpu(), kept(record, atlas.site)[0].cpu())
-
-
-def in_order(atlas: Atlas, order: Order, *, descending: bool) -> list[int]:
-    """Feature numbers by a column; those without a value come last either way."""
-    if order == "index":
-        return [*range(len(atlas))][:: -1 if descending else 1]
-    by: Float[Tensor, " feature"] = atlas.highest if order == "highest" else atlas.density
-    least = -torch.inf if descending else torch.inf
-    by = by.double().nan_to_num(least)
-    found: Int[Tensor, " feature"] = by.argsort(descending=descending, stable=True)
-    return [int(index) for index in found.tolist()]
-
-
-def active(opened: Opened, read: Values, at: int, k: int) -> ActiveIn:
-    """The k strongest at one token, and at any that is kept; those that are not above zero are left out."""
-    atlas = opened.atlas
-    label = atlas.label if opened.dictionary is None else opened.dictionary.label
-
-    def strongest(values: Float[Tensor, " feature"], pos: Callable[[int], int]) -> list[ActiveFeature]:
-        best = values.topk(min(k, len(values)))
-        return [
-            {
-                "index": index,
-                "label": label(index),
-                "pos": pos(index),
-                "value": value,
-                "share": finite(value / float(atlas.highest[index])),
-            }
-            for index, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-            if value > 0
-        ]
-
-    whole = torch.where(read.keep[:, None], read.values, -torch.inf)
-    highest = whole.max(0)
-    return {
-        "atlas": opened.kept.name,
-        "at": strongest(read.values[at], lambda _: at),
-        "overall": strongest(highest.values, lambda index: int(highest.indices[index])),
-        "refused": None,
-    }
-
-
-def tokens(found: Sequence[tuple[int, str, float]]) -> list[PoleToken]:
-    return [{"text": text, "value": value} for _, text, value in found]
-
-
-def links(found: Sequence[tuple[int, str, float]]) -> list[FeatureLink]:
-    return [{"index": index, "label": label, "value": value} for index, label, value in found]
-
-
-def neuronpedia(dictionary: Dictionary | None, index: int) -> str | None:
-    """A feature's page on Neuronpedia, where its dictionary's provenance names the id that it has there."""
-    named = None if dictionary is None else dictionary.provenance.get("neuronpedia_id")
-    return f"{NEURONPEDIA}/{quote(named, safe='/')}/{index}" if isinstance(named, str) and named else None

@@ -49,7 +49,7 @@ export const contexts: Kind<ContextsView> = {
   draw(view, width, palette) {
     const scale = colorScale(view.rows.flatMap((row) => row.values), view.scale, view.limit, palette);
     const room = Math.max(200, Math.min(width, 1100));
-    const widths = columns(view, room / 2);
+    const widths = columns(view, 0.58 * room);
     const edges = [0];
     for (const w of widths) edges.push(edges.at(-1)! + w);
     const left = edges.at(-1)!;
@@ -103,7 +103,7 @@ export const contexts: Kind<ContextsView> = {
 };
 
 const told = (text: string, right: number, y: number, width: number, fill: Palette["text"]): Mark => {
-  const shown = fit(text, width - 4, TOLD, false);
+  const shown = fit(text, width - PAD + 1, TOLD, false);
   return { kind: "text", x: right, y, text: shown, fill, size: TOLD, anchor: "end", title: shown === text ? undefined : text };
 };
 
