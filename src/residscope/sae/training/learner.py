@@ -238,12 +238,15 @@ class Learner:
         return tensors, {**facts, "memory": dict(self.kind.memory)}
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], device: torch.device) -> None:
-        """Be as the learner was whose `state` this is."""
+        """Be as the learner was whose `state` this is.
+
+        Copies, since a file's tensors lie at any address, and sums are rounded by how vectors are aligned.
+        """
         own = [name for name in tensors if "/" not in name and name not in ("silent", "centre")]
-        self.parameters = {name: tensors[name].to(device) for name in own}
+        self.parameters = {name: tensors[name].to(device, copy=True) for name in own}
         self._ready(device)
         self.adam.restore({name: x.to(device) for name, x in tensors.items() if "/" in name})
-        self.silent, self.centre = tensors["silent"].to(device), tensors["centre"].to(device)
+        self.silent, self.centre = (tensors[name].to(device, copy=True) for name in ("silent", "centre"))
         self.number, self.threshold = int(facts["number"]), float(facts["threshold"])
         self.kind.memory = dict(facts["memory"])
 

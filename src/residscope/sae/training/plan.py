@@ -8,6 +8,7 @@ from residscope.errors import BadTraining
 
 KINDS = ("batchtopk", "topk", "jumprelu", "gated", "relu", "matryoshka")
 CONTROLLED = ("gated", "relu")  # an L1 penalty that is turned until k are active
+HIGHEST = 5e-3  # of any rate
 LONG = 30_000  # steps from which on the rate is that of the literature
 PREFIXES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)  # Matryoshka's, as shares of all features
 
@@ -83,9 +84,9 @@ class Plan:
 def usual_rate(features: int, steps: int) -> float:
     """Adam's rate at its highest: 2e-4 / sqrt(F / 2^14), Gao et al. (2024), and up to four times that where steps are few.
 
-        2e-4 / sqrt(F / 2^14) * min(4, max(1, sqrt(30,000 / steps)))
+        min(0.005, 2e-4 / sqrt(F / 2^14) * min(4, max(1, sqrt(30,000 / steps))))
 
     >>> usual_rate(2**14, 100_000), usual_rate(2**14, 500)
     (0.0002, 0.0008)
     """
-    return 2e-4 / (features / 2**14) ** 0.5 * min(4.0, max(1.0, (LONG / steps) ** 0.5))
+    return min(HIGHEST, 2e-4 / (features / 2**14) ** 0.5 * min(4.0, max(1.0, (LONG / steps) ** 0.5)))
