@@ -6,6 +6,7 @@
 # make docs   the pages that list methods, edits, kinds of arguments, errors and answers, and the manifest, from their declarations
 # make hooks  the quick part of make test before each commit (.pre-commit-config.yaml)
 # make peers  the libraries beside which make bench times ours, in an environment of their own (.bench-venv)
+# make peers-sae  the libraries whose dictionaries are read: python -m bench.peers.check_saes compares
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -22,7 +23,7 @@ STEP = $(PYTHON) recipes/step.py
 export PATH := $(PATH):$(CURDIR)/$(BIN)
 WEB := $(shell find web -path web/node_modules -prune -o -type f -print 2>/dev/null)
 
-.PHONY: hooks check-web help run install test lint types view-types docs rules unit web browser chromium postgres nginx bench prove peers versions clean
+.PHONY: hooks check-web help run install test lint types view-types docs rules unit web browser chromium postgres nginx bench prove peers peers-sae versions clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -125,8 +126,16 @@ peers: .bench-venv/.ready
 	@.bench-venv/bin/pip install -qq --disable-pip-version-check -r $<
 	@touch $@
 
+peers-sae: .bench-venv-sae/.ready
+
+.bench-venv-sae/.ready: bench/peers/requirements-sae.txt
+	@$(PYTHON) -m venv .bench-venv-sae
+	@.bench-venv-sae/bin/pip install -qq --disable-pip-version-check $$(grep ^torch== $<)
+	@.bench-venv-sae/bin/pip install -qq --disable-pip-version-check -r $<
+	@touch $@
+
 versions: $(VENV)/.ui
 	@$(BIN)/python recipes/versions.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) .bench-venv .versions web/node_modules src/residscope/_ui dist
+	rm -rf $(VENV) .bench-venv .bench-venv-sae .versions web/node_modules src/residscope/_ui dist

@@ -23,6 +23,8 @@ BENCHES = (
     "dictionaries",
     "features",
     "text",
+    "harvest",
+    "training",
     "jobs",
     "lrqp",
 )

@@ -137,6 +137,8 @@ def _told(row: Row) -> str:
 
 
 def _amount(x: float, unit: str) -> str:
+    if unit == "share":
+        return f"{x:.3f}"
     return f"{x / 1e6:.1f} MB" if unit == "bytes" else _s(x)
 
 

@@ -8,6 +8,7 @@ from copy import deepcopy
 from functools import cache
 from importlib import import_module
 from itertools import pairwise
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -18,6 +19,9 @@ from methods.readers import TEXTS, reader
 from residscope import edits, errors
 from residscope.corpus import chunks, held_out
 from residscope.corpus.harvest import fits
+from residscope.directions import EncoderDictionary
+from residscope.graph import shares as graph_shares
+from residscope.graph.build import Setting
 from residscope.methods import blind_contexts, das, downstream, mediation, probe_fit
 from residscope.methods._lib import activations, answers
 from residscope.progress import keeping, stage
@@ -25,6 +29,7 @@ from tiny_models import hook_count
 
 TABLE = "text,corrupted,tense\n" + "".join(f"The cat sat {i},The dog sat {i},past\n" for i in range(6))
 DATA = labelled(40, ragged=False)
+PROMPT = [2, 3, 4, 5, 6, 7, 8, 9]
 TRAIN, TEST = DATA.split(0.5, by="parity")
 AT = {"position": "P", "label": "parity"}
 GRID = [edits.scale(f"z.{layer}", 0.5, head=head) for layer in range(4) for head in range(4)]
@@ -47,8 +52,43 @@ def beside():
 
 
 @cache
+def components():
+    return rs.pca(model(), TEXTS, "resid_post.2", 3, tokens=800)
+
+
+@cache
 def component():
-    return rs.pca(model(), TEXTS, "resid_post.2", 3, tokens=800)[0]
+    return components()[0]
+
+
+@cache
+def encoder(site="resid_pre.1"):
+    read = torch.randn(24, 32, generator=torch.Generator().manual_seed(1))
+    zero = torch.zeros(32)
+    return EncoderDictionary("sae", site, read, read, mean=zero, bias=torch.zeros(24), base=zero)
+
+
+def later():
+    return encoder("resid_post.2")
+
+
+def atlas(**told):
+    return rs.features.gather(model(), TEXTS, encoder(), tokens=1200, k=3, **told)
+
+
+def exported(**told):
+    with TemporaryDirectory() as folder:
+        return rs.features.export(model(), atlas(), folder, encoder(), indices=[1, 2], **told)
+
+
+@cache
+def setting():
+    return Setting.of(model(), PROMPT, [encoder(), later()])
+
+
+@cache
+def drawn():
+    return rs.causal_graph(model(), PROMPT, [encoder(), later()], errors=False, tokens=0)
 
 
 @cache
@@ -96,6 +136,17 @@ CALLS = {
         model(), TEXTS, [rs.statistics.TopTokens("mlp_post.1")], tokens=600, shard=8, **told
     ),
     "corpus.harvest.fits.moments_of": lambda **told: fits.moments_of(model(), TEXTS, ["z.1"], head=1, tokens=600, **told),
+    "features.gathering.gather": lambda **told: atlas(**told),
+    "features.feature_page.page": lambda **told: rs.features.page(model(), atlas(), 2, encoder(), **told),
+    "features.removal.effects": lambda **told: rs.features.effects(model(), atlas(), 2, [(0, 3), (1, 4)] * 20, encoder(), **told),
+    "features.exporting.export": lambda **told: exported(**told),
+    "graph.build.causal_graph": lambda **told: rs.causal_graph(model(), PROMPT, [encoder(), later()], tokens=2, **told),
+    "graph.shares.shares": lambda **told: graph_shares.shares(setting(), drawn(), memory=1, **told),
+    "sae.fits.fit_check": lambda **told: rs.sae.fit_check(model(), encoder(), TEXTS, tokens=300, **told),
+    "sae.evaluation.evaluate": lambda **told: rs.sae.evaluate(model(), components(), TEXTS, tokens=600, **told),
+    "sae.training.train.train": lambda **told: rs.sae.train(
+        model(), TEXTS, ["resid_post.1"], features=16, k=3, tokens=1500, batch=64, **told
+    ),
     "engine.planner.screening.screened": lambda **told: rs.screened(plan(), 0.3, by="gradient", **told),
     "engine.planner.sweep.Sweep.run": lambda **told: plan().run(**told),
     "methods.ablation_sweep.ablation_sweep": lambda **told: rs.ablation_sweep(
@@ -171,7 +222,9 @@ CALLS = {
 }  # fmt: skip
 
 WITHIN = {
+    "sae.loading.load", "sae.loading.sae_load", "sae.training.train.run", "sae.training.train.training",
     "corpus.nmf.factorised", "corpus.pca.pca_many", "corpus.svd.svd_many", "corpus.vectors.vectors_of",
+    "graph.build.effects_of", "graph.build.with_logits", "graph.exact.effects", "graph.exact.effects_at",
     "methods.continuations.continued", "methods._lib.activations.recorded", "methods.evidence.gather",
     "methods.flips_over_c.flip_rates",
     "methods.flips_over_c.probes_over_C", "methods.look.project", "methods.probe_fit.fit", "methods.probe_fit.fit_each",
@@ -181,10 +234,13 @@ WITHIN = {
 """Those that another of the calls is made of."""
 
 QUICK = {
+    "sae.training.train.check", "sae.training.train.price",
     "corpus.chunks.captured", "corpus.chunks.recorded", "corpus.harvest.checkpoint.identity",
-    "corpus.harvest.mapping.read_shard", "corpus.harvest.run.check", "corpus.harvest.workers.save_model",
+    "corpus.harvest.mapping.read_shard", "corpus.harvest.run.check", "corpus.harvest.copies.save_model",
     "corpus.mean_difference.price_of_each", "corpus.vectors.check_place", "corpus.vectors.check_places",
     "corpus.vectors.named_sites", "corpus.vectors.one_vector", "corpus.vectors.price", "corpus.vectors.price_of_sites",
+    "features.search.on_text", "features.search.on_token", "features.search.values_on", "graph.build.check",
+    "graph.exact.planned", "graph.last.passes", "graph.last.read_at", "graph.nodes.levels_of",
     "methods._lib.cells.price", "engine.planner.sweep.sweep",
     "methods._lib.activations.batches",
     "methods._lib.activations.check_vector", "methods.probe_map.check", "methods.probe_map.price",
@@ -207,6 +263,10 @@ def public():
     for room in (
         "corpus",
         "corpus.harvest",
+        "sae",
+        "features",
+        "graph",
+        "sae.training",
         "probes",
         "methods",
         "methods._lib",

@@ -18,7 +18,9 @@ ROOMS = (
     "residscope.corpus.harvest",
     "residscope.directions",
     "residscope.features",
+    "residscope.graph",
     "residscope.sae",
+    "residscope.sae.training",
     "residscope.tasks",
 )
 FILE = "methods/manifest.json"

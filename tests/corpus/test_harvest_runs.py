@@ -1,12 +1,15 @@
-"""A harvest over processes, from a checkpoint, and through what goes wrong: the same answer to the bit, nothing done twice."""
+"""A harvest over processes, from a checkpoint, through what goes wrong: the same to the bit, no work lost twice."""
 
 import errno
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-import time
+import threading
+from contextlib import suppress
 from functools import cache
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ import torch
 import residscope as rs
 from corpus.readings import model, texts
 from residscope import errors, files
-from residscope.corpus.harvest import checkpoint, mapping, run, workers
+from residscope.corpus.harvest import checkpoint, copies, mapping, run, workers
 from residscope.corpus.harvest.statistics import FeatureStore, MomentsOf, StoreFeatures, TopTokens
 
 TEXTS = texts(3, 60)
@@ -62,6 +65,7 @@ SHARDS = -(-len(TEXTS) // SHARD)
 
 
 def test_a_harvest_that_is_stopped_goes_on_from_its_last_shard(tmp_path, monkeypatch):
+    whole()
     with pytest.raises(errors.Cancelled):
         harvest(tmp_path / "out", cancel=lambda: count(tmp_path / "out") >= 3)
     assert count(tmp_path / "out") == 3
@@ -184,39 +188,83 @@ def test_two_processes_and_one_killed_in_the_middle_give_the_same_to_the_bit(tmp
     assert count(tmp_path / "out") == SHARDS
 
 
-def test_a_shard_that_ends_every_process_is_named(tmp_path, monkeypatch):
-    """A planted fault: a process that ends at its first shard, whatever it is."""
-    monkeypatch.setattr(workers, "serve", dies)
-    with pytest.raises(errors.WorkerLost, match="3 processes ended at shard 0 without a word"):
-        harvest(tmp_path / "out", processes=1 + 1, statistics=[MomentsOf("resid_post.1")])
+class Stub:
+    """A process that is a thread: so that what ends it can be chosen, and nothing is imported anew."""
+
+    pid, exitcode = 0, -9
+
+    def __init__(self, target, args, daemon):
+        own = Connection(os.dup(args[0].fileno()))
+        self.thread = threading.Thread(target=target, args=(own, *args[1:]), daemon=daemon)
+        self.start, self.join, self.is_alive = self.thread.start, lambda timeout=None: None, lambda: False
+
+    def terminate(self): ...
 
 
-def dies(connection, *rest):
-    connection.send(("ready",))
-    number = connection.recv()[0]
-    if number:
-        time.sleep(60)
-    os._exit(9)
+@pytest.fixture
+def stubs(monkeypatch):
+    """What to put in the place of `workers.serve`, in processes that are threads."""
+    monkeypatch.setattr(multiprocessing.get_context("spawn").__class__, "Process", Stub)
+    return lambda serve: monkeypatch.setattr(workers, "serve", serve)
 
 
-def test_what_a_process_fails_of_is_raised_here(tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "serve", fails)
+def test_a_shard_that_ends_every_process_is_named(tmp_path, stubs):
+    """A planted fault: whoever is given shard 2 is gone."""
+
+    def serve(connection, weights, told, statistics, folder, batch, threads):
+        connection.send(("ready",))
+        with suppress(EOFError, OSError):
+            while sent := connection.recv():
+                shard = mapping.Shard(*sent)
+                if shard.number == 2:
+                    connection.close()
+                    return
+                checkpoint.Checkpoint(folder).write(shard, mapping.read_shard(model(), shard, statistics))
+                connection.send(("done", shard.number))
+
+    stubs(serve)
+    with pytest.raises(errors.WorkerLost, match=r"3 processes ended at shard 2 without a word.*killed"):
+        harvest(tmp_path / "out", processes=2)
+
+
+def test_processes_that_never_start_are_said(tmp_path, stubs):
+    stubs(lambda connection, *rest: connection.close())
+    with pytest.raises(errors.WorkerLost, match="3 processes ended at the start"):
+        harvest(tmp_path / "out", processes=2)
+
+
+def test_what_a_process_fails_of_is_raised_here(tmp_path, stubs):
+    def serve(connection, *rest):
+        with suppress(EOFError, OSError):
+            connection.send(("ready",))
+            connection.recv()
+            connection.send(("failed", "HarvestNotWritten", "no room", None, None, None))
+            connection.recv()
+
+    stubs(serve)
     with pytest.raises(errors.HarvestNotWritten, match="no room"):
-        harvest(tmp_path / "out", processes=2, statistics=[MomentsOf("resid_post.1")])
+        harvest(tmp_path / "out", processes=2)
 
 
-def fails(connection, *rest):
-    connection.send(("ready",))
-    connection.recv()
-    connection.send(("failed", "HarvestNotWritten", "no room", None, None, None))
-    connection.recv()
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_copy_computes_the_same_to_the_bit_and_leaves_the_model_as_it_was(tmp_path, tied):
+    from tiny_models import tiny_gpt2
+
+    one = rs.load((tiny_gpt2(tied=tied), model().tokenizer))
+    version, fingerprint = one.weights_version(), one.fingerprint()
+    copy = copies.open_model(tmp_path, copies.save_model(one, tmp_path))
+    ids = [[*range(2, 40)], [*range(50, 88)]]
+    for site, x in one.run(ids).held.items():
+        assert torch.equal(x, copy.run(ids)[site]), site
+    assert torch.equal(one.run(ids).logits, copy.run(ids).logits)
+    assert (one.weights_version(), one.fingerprint()) == (version, fingerprint)
 
 
 def test_a_copy_that_computes_something_else_is_refused(tmp_path):
-    told = workers.save_model(model(), tmp_path)
+    told = copies.save_model(model(), tmp_path)
     told["values"][3] *= 1.01
     with pytest.raises(errors.HarvestError, match="computes something else"):
-        workers.open_model(tmp_path, told)
+        copies.open_model(tmp_path, told)
 
 
 KILLED = """
@@ -248,7 +296,7 @@ def test_a_harvest_that_is_killed_goes_on_where_it_was(tmp_path):
 
 def test_a_store_is_whole_or_not_there(tmp_path, monkeypatch):
     monkeypatch.setattr(StoreFeatures, "_fill", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
-    with pytest.raises(OSError, match="full"):
+    with pytest.raises(errors.HarvestNotWritten, match="full"):
         harvest(tmp_path / "out")
     assert not [path for path in (tmp_path / "out").iterdir() if "store" in path.name]
     monkeypatch.undo()

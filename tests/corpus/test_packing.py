@@ -209,7 +209,7 @@ def test_a_pass_goes_on_with_exactly_the_rows_that_would_have_come(
     state = json.loads(json.dumps(reader.state()))
     resumed = Reader.from_state(model(), corpus, state)
     assert resumed.state() == reader.state()
-    assert first + [*resumed.rows(**how, **({} if first else {"skip": skip}))] == every
+    assert [*first, *resumed.rows(**how, **({} if first else {"skip": skip}))] == every
     whole = Reader(model(), corpus)
     assert len([*whole.rows(**how, skip=skip)]) == len(every)
     assert resumed.about == whole.about

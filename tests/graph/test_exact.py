@@ -150,6 +150,29 @@ def test_the_default_model_s_edges_and_its_next_token_are_plain_forwards_with_a_
         torch.testing.assert_close(graph.logits[number], change, atol=1e-4, rtol=1e-3)
 
 
+def test_what_is_written_before_it_is_read_is_read():
+    """A transcoder's write into the stream is read by the dictionary of that stream, and not the other way round."""
+    model = rs.load((FAMILIES["llama"].build().float(), None))
+    sae = encoders(model, ["resid_post.1"], activation="relu")[0]
+    g = torch.Generator().manual_seed(3)
+    parts = {"mean": torch.zeros(32), "bias": torch.zeros(16), "base": torch.zeros(32)}
+    read, write = (torch.randn(16, 32, generator=g) / 4 for _ in range(2))
+    code = EncoderDictionary("t", "mlp_in.1", read, write, written="mlp_out.1", **parts)
+    graph = causal_graph(model, TEXT, {"sae": sae, "code": code}, errors=False, tokens=0, edges=10_000)
+    assert {
+        (graph.nodes[int(a)].dictionary, graph.nodes[int(b)].dictionary)
+        for a, b in zip(graph.source, graph.target, strict=True)
+    } == {("code", "sae")}
+    x = model.run(TEXT, ["resid_post.1", "mlp_in.1"])
+    node = graph.nodes[int(graph.source[0])]
+    target = graph.nodes[int(graph.target[0])]
+    off = code.encode(x["mlp_in.1"])[0, -1, node.index] * code.write[node.index]
+    expected = (
+        sae.encode(x["resid_post.1"][0, -1])[target.index] - sae.encode(x["resid_post.1"][0, -1] - off)[target.index]
+    )
+    assert float(graph.weight[0]) == pytest.approx(float(expected), abs=1e-5)
+
+
 def test_the_strongest_are_kept_whatever_comes_first():
     g = torch.Generator().manual_seed(0)
     values = torch.randn(40, 2, 30, generator=g).round(decimals=1)

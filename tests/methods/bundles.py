@@ -9,6 +9,7 @@ from labelled import labelled
 from readers import TEXTS, drawn, reader
 
 import residscope as rs
+from residscope.directions import EncoderDictionary
 from residscope.engine.model import Model
 from residscope.methods._lib.answers import flips
 from residscope.methods._lib.blind import score
@@ -50,6 +51,12 @@ def probed() -> tuple[rs.Probe, rs.PromptSet, rs.PromptSet]:
     train, test = labelled(64).split(0.5, by="parity")
     probe = rs.fit_probe(llama(), train, held_out=test, site="resid_pre.1", position="P", label="parity", Cs=(0.01,))
     return probe, train, test
+
+
+def encoder() -> rs.Dictionary:
+    read = torch.randn(24, 32, generator=torch.Generator().manual_seed(1))
+    zero = torch.zeros(32)
+    return EncoderDictionary("sae", "resid_pre.1", read, read, mean=zero, bias=torch.zeros(24), base=zero)
 
 
 def _intervened() -> Any:
@@ -125,10 +132,20 @@ MAKERS: dict[str, Callable[[], Any]] = {
             positions=True,
             tokens=300,
         ),
+        "atlas": lambda: rs.features.gather(spelling(), TEXTS, encoder(), tokens=300, k=3),
+        "feature page": lambda: rs.features.page(
+            spelling(), rs.features.gather(spelling(), TEXTS, encoder(), tokens=300, k=3), 2, encoder()
+        ),
+        "causal graph": lambda: rs.causal_graph(spelling(), PROMPTS[0], [encoder(), fitted()], tokens=2),
+        "sae evaluation": lambda: rs.sae.evaluate(spelling(), fitted(), TEXTS, tokens=600, progress=False),
+        "sae training": lambda: rs.sae.train(
+            spelling(), TEXTS, ["resid_post.1"], features=16, k=3, tokens=1500, batch=64, progress=False
+        )["training"],
         "null directions": lambda: rs.null_directions(spelling(), fitted()[0], TEXTS, n=19, tokens=600),
         "stability": lambda: rs.stability(spelling(), fitted()[0], TEXTS, tokens=800),
         "dose response": lambda: rs.dose_response(spelling(), drawn(3), PROMPTS, random=5),
         "removal cost": lambda: rs.removal_cost(spelling(), drawn(3), PROMPTS, random=5),
+        "fit check": lambda: rs.sae.fit_check(spelling(), encoder(), TEXTS, tokens=300),
         "evidence": lambda: rs.evidence(spelling(), fitted()[0], TEXTS, tokens=800, prompts=4, length=8, random=5),
     }.items()
 }

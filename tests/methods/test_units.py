@@ -43,4 +43,8 @@ def test_units_and_names(name):
         "continuations",
         "token table",
         "counterfactuals",
+        "harvest",
+        "atlas",
+        "feature page",
+        "causal graph",
     )

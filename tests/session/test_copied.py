@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 
 import residscope as rs
 from residscope.declare import EDITS
+from residscope.directions import EncoderDictionary
 from residscope.manifest import own_methods
 from residscope.session import Session
 from session import worlds
@@ -28,6 +30,7 @@ ROWS = [
     (f"{''.join(DRAWN.choices(LETTERS, k=4))}{'ab'[i % 2]}{''.join(DRAWN.choices(LETTERS, k=3))}", "ab"[i % 2])
     for i in range(40)
 ]
+PEERS = Path(__file__).parent.parent / "sae" / "peers"
 CSV = "text,corrupted,@IO,@S1,@S2,answer,wrong,kind\n" + "".join(
     f"{text},{text[:4]}{'ba'[kind == 'b']}{text[5:]},1:2,2:3,4:5,{text[1]},{text[2]},{kind}\n"
     for text, kind in ROWS
@@ -116,6 +119,11 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         {"prompt": {"kind": "companion"}, "metric": {"kind": "log_prob", "token": "a"}},
     ],
     "draw-prompts": [{"text": TEXT, "n": 5, "length": 8, "seed": 2}, {"text": LONG, "n": 5, "length": 8}],
+    "sae-load": [
+        {"source": f"{PEERS}/saelens-jumprelu", "check": False},
+        {"source": f"{PEERS}/saelens5-standard", "site": "resid_post.1", "check": False},
+    ],
+    "fit-check": [{"dictionary": "sae@resid_pre.1", "corpus": LONG, "tokens": 300}],
     "evidence": [{"direction": ARROW, "corpus": TEXT, "tokens": 1000, "prompts": 4, "length": 8, "random": 19}],
     "fit-probe": [{**PROBE, "site": "resid_pre.2"}],
     "flips-over-c": [{**PROBE, "sites": ["resid_pre.2"]}],
@@ -151,6 +159,14 @@ CALLS: dict[str, list[dict[str, Any]]] = {
             "draws": 1,
         }
     ],
+    "atlas": [
+        {"corpus": TEXT, "dictionary": "sae@resid_pre.1", "tokens": 1000, "k": 2},
+        {"corpus": TEXT, "site": "mlp_post.1", "tokens": 1000, "k": 2},
+    ],
+    "causal-graph": [
+        {"prompt": LIVE, "dictionaries": ["sae@resid_pre.1", "pca@resid_post.1"], "tokens": 2},
+        {"prompt": LIVE, "dictionaries": ["sae@resid_pre.1", "pca@resid_post.1"], "ablate": "each", "background": "live"},
+    ],
     "harvest": [{"corpus": TEXT, "sites": ["resid_post.1"], "examples": 3, "quantiles": True, "tokens": 1000}],
     "nmf": [{"corpus": TEXT, "site": "mlp_out.1", "n": 2, "clip": True, "tokens": 1000}],
     "null-directions": [{"direction": ARROW, "corpus": TEXT, "n": 19, "tokens": 1000}],
@@ -162,6 +178,21 @@ CALLS: dict[str, list[dict[str, Any]]] = {
     "probe-map": [{**PROBE, "site": "resid_pre.2"}, {**PROBE, "site": "resid_pre.1", "here_only": True, "seed": 2}],
     "probe-sweep": [{"data": DATA, "label": "kind", "positions": ["S2", "END"], "sites": ["resid_pre"]}],
     "removal-cost": [{"direction": ARROW, "prompts": DRAWN_PROMPTS, "random": 19}],
+    "sae-evaluate": [{"dictionary": "pca@resid_post.1", "corpus": TEXT, "tokens": 1000}],
+    "sae-train": [
+        {"corpus": TEXT, "sites": ["resid_post.1"], "features": 16, "k": 3, "tokens": 1000},
+        {
+            "corpus": TEXT,
+            "sites": ["mlp_in.1"],
+            "written": ["mlp_out.1"],
+            "skip": True,
+            "kind": "topk",
+            "features": 16,
+            "k": 3,
+            "tokens": 1000,
+            "seed": 1,
+        },
+    ],
     "stability": [{"direction": ARROW, "corpus": TEXT, "resamples": 2, "tokens": 1000}],
     "svd": [{"corpus": TEXT, "site": "resid_post.2", "n": 2, "tokens": 1000}],
     "svd-stream": [{"corpus": TEXT, "n": 2, "tokens": 1000}],
@@ -281,13 +312,24 @@ def shelved(tmp_path_factory: pytest.TempPathFactory) -> Any:
         vector = torch.randn(32, generator=torch.Generator().manual_seed(0))
         rs.Direction(vector, vector, "resid_pre.2", name="made").save(folder / "made.safetensors")
         session.import_item((folder / "made.safetensors").read_bytes(), "Found elsewhere")
-        for name in ("Shelved", "Principal components of resid_post.1", "Found elsewhere"):
+        session.import_item(encoder(), "Features")
+        for name in ("Shelved", "Principal components of resid_post.1", "Found elsewhere", "Features"):
             file, data = session.reads.item_file(name, ".safetensors")
             (folder / file).write_bytes(data)
         for text in (DATA, TEXT, LONG):
             (folder / str(text["name"])).write_text(str(text["text"]))
         yield session, folder
     patch.undo()
+
+
+def encoder() -> bytes:
+    """A dictionary with an encoder, of the tiny model's width, as its file."""
+    read = torch.randn(24, 32, generator=torch.Generator().manual_seed(1))
+    zero = torch.zeros(32)
+    made = EncoderDictionary("sae", "resid_pre.1", read, read, mean=zero, bias=torch.zeros(24), base=zero)
+    with TemporaryDirectory() as folder:
+        made.save(Path(folder) / "sae.safetensors")
+        return (Path(folder) / "sae.safetensors").read_bytes()
 
 
 def named(name: str, **options: Any) -> Any:

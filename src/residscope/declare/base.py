@@ -186,6 +186,8 @@ class Declared:
             return f"edits.{name}"
         if module == "residscope.probes.concepts":
             return f"rs.concepts.{name}"
+        if module.startswith("residscope.sae.") and name in import_module("residscope.sae").__all__:
+            return f"rs.sae.{name}"
         return f"rs.{name}" if name in public else str(name)
 
     @property

@@ -1,13 +1,15 @@
 """`rs.causal_graph`: the graph of one prompt, built exactly."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from residscope import fields
+from residscope.declare.methods import method
 from residscope.directions import Dictionary
 from residscope.engine.model import Model, Prompt
 from residscope.engine.planner import sweep
@@ -15,7 +17,8 @@ from residscope.engine.protocols import LeastEdit
 from residscope.engine.recording import Recording
 from residscope.engine.sinks import kept
 from residscope.errors import BadArguments, Cancelled, GraphError, NoFeatures
-from residscope.graph.exact import Effects, Source, Strongest, effects, planned, removed, sources_of
+from residscope.graph import last
+from residscope.graph.exact import Effects, Source, Strongest, effects, effects_at, planned, removed, sources_of
 from residscope.graph.graph import Graph, Placed
 from residscope.graph.nodes import Level, Node, follows, levels_of, named, when
 from residscope.model.prompts import Batch
@@ -23,6 +26,7 @@ from residscope.progress import Cancel, Progress
 
 EDGES = 2_000
 TOKENS = 5
+WORDS = {"ablate": ("all", "each"), "read": ("last", "all"), "reach": ("next", "later")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,19 +85,36 @@ class Setting:
         return tuple(made)
 
 
+def check(model: Model, prompt: Any, dictionaries: Any, **given: Any) -> None:
+    """Raises BadArguments for a word that is none of the few; GraphError: no dictionaries."""
+    for name, allowed in WORDS.items():
+        if given.get(name, allowed[0]) not in allowed:
+            raise BadArguments(f"{name} is one of a few words", received=repr(given[name]), allowed=", ".join(allowed))
+    named(dictionaries)
+
+
+@method("causal-graph", title="Causal graph", group="graphs", refuse=check)
 def causal_graph(
     model: Model,
-    prompt: Prompt,
-    dictionaries: Mapping[str, Dictionary] | Sequence[Dictionary] | Dictionary,
+    prompt: Annotated[Prompt, fields.prompts(one=True, title="prompt", name="prompt")],
+    dictionaries: Annotated[
+        Mapping[str, Dictionary] | Sequence[Dictionary] | Dictionary, fields.dictionary(several=True)
+    ],
     *,
-    ablate: str = "all",
-    read: str = "last",
-    reach: str = "next",
-    scale: float = 0.0,
-    errors: bool = True,
-    edges: int = EDGES,
-    tokens: int | Sequence[str | int] = TOKENS,
-    background: Sequence[LeastEdit] = (),
+    ablate: Annotated[
+        str, fields.choice("all", "each", help="a feature at all positions at once, or at each by itself")
+    ] = "all",
+    read: Annotated[str, fields.choice("last", "all", help="features at the last position, or at all")] = "last",
+    reach: Annotated[
+        str, fields.choice("next", "later", help="edges to the next dictionary, or to every later one")
+    ] = "next",
+    scale: Annotated[float, fields.number(help="what a feature is multiplied by")] = 0.0,
+    errors: Annotated[bool, fields.flag(help="what each dictionary leaves out is a node too")] = True,
+    edges: Annotated[
+        int, fields.count(low=1, high=1_000_000, help="kept between two dictionaries, the strongest")
+    ] = EDGES,
+    tokens: Annotated[int | Sequence[str | int], fields.count(low=0, high=50, title="next tokens")] = TOKENS,
+    background: Annotated[Sequence[LeastEdit], fields.edits()] = (),
     memory: int | None = None,
     progress: Progress = None,
     cancel: Cancel = None,
@@ -116,7 +137,7 @@ def causal_graph(
         GraphError: several prompts, no dictionaries. NoFeatures: none is active. SiteError, WrongWidth: another model's
         dictionaries. Cancelled: with what there is of the graph as its `partial`.
     """
-    _check(ablate=(ablate, ("all", "each")), read=(read, ("last", "all")), reach=(reach, ("next", "later")))
+    check(model, prompt, dictionaries, ablate=ablate, read=read, reach=reach)
     setting = Setting.of(model, prompt, dictionaries, background)
     at = setting.last if read == "last" else None
     drawn = Drawn(setting, at, each=ablate == "each", edges=edges)
@@ -127,17 +148,52 @@ def causal_graph(
             targets = targets_of(setting, number, reach)
             sources = drawn.begin(number, sources_of(level, setting.keep, each=ablate == "each", errors=errors))
             if targets and sources:
-                plan = planned(
-                    model, setting.batch, level, sources, [t for _, t in targets], keep=setting.keep, at=at, scale=scale,
-                    background=background, memory=memory,
-                )  # fmt: skip
-                for effect in effects(plan, targets, what=f"Taking features of {level.id} out", **watch):
+                for effect in effects_of(
+                    setting,
+                    level,
+                    sources,
+                    targets,
+                    at=at,
+                    scale=scale,
+                    memory=memory,
+                    progress=progress,
+                    cancel=cancel,
+                ):
                     drawn.add(number, effect)
         graph = drawn.graph(told)
         return with_logits(setting, graph, tokens, scale=scale, memory=memory, **watch)
     except Cancelled as stop:
         stop.partial = drawn.graph(told, partial="it was cancelled before every feature had been taken out")
         raise
+
+
+def effects_of(
+    setting: Setting,
+    level: Level,
+    sources: Sequence[Source],
+    targets: Sequence[tuple[int, Level]],
+    *,
+    at: int | None,
+    scale: float,
+    memory: int | None,
+    progress: Progress,
+    cancel: Cancel,
+) -> Iterator[Effects]:
+    """What each source of a level does to the targets: by one block at one position where that is all, else on the planner."""
+    read = [target for _, target in targets]
+    watch: dict[str, Any] = {
+        "progress": progress,
+        "cancel": cancel,
+        "what": f"Taking features of {level.id} out",
+    }
+    if at is not None and last.fits(level, read, setting.model, at=at, background=setting.background):
+        where: dict[str, Any] = {"keep": setting.keep, "at": at, "scale": scale}
+        return effects_at(setting.model, setting.record, level, sources, targets, **where, **watch)
+    plan = planned(
+        setting.model, setting.batch, level, sources, read, keep=setting.keep, at=at, scale=scale,
+        background=setting.background, memory=memory,
+    )  # fmt: skip
+    return effects(plan, targets, **watch)
 
 
 def targets_of(setting: Setting, number: int, reach: str) -> list[tuple[int, Level]]:
@@ -252,9 +308,3 @@ class LogProbs:
 
     def __call__(self, recording: Recording) -> Float[Tensor, "row token"]:
         return self.of(recording.logits_at(self.pos, None), None, recording.model, recording.batch)
-
-
-def _check(**given: tuple[str, tuple[str, ...]]) -> None:
-    for name, (value, allowed) in given.items():
-        if value not in allowed:
-            raise BadArguments(f"{name} is one of a few words", received=repr(value), allowed=", ".join(allowed))

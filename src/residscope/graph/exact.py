@@ -11,9 +11,11 @@ from torch import Tensor
 from residscope.engine.model import Model, Prompt
 from residscope.engine.planner import Sweep, sweep
 from residscope.engine.protocols import At, Edit, LeastEdit
+from residscope.engine.recording import Recording
+from residscope.graph import last
 from residscope.graph.nodes import ERROR, Level
 from residscope.model.sites import Site, SiteTable
-from residscope.progress import Cancel, Progress
+from residscope.progress import Cancel, Progress, asking, stage
 
 ROWS = 256  # rows encoded at once
 
@@ -137,6 +139,37 @@ def effects(
         if sum(x.shape[0] for _, x in waiting) >= ROWS:
             yield from encoded()
     yield from encoded()
+
+
+def effects_at(
+    model: Model,
+    record: Recording,
+    level: Level,
+    sources: Sequence[Source],
+    targets: Sequence[tuple[int, Level]],
+    *,
+    keep: Tensor,
+    at: int,
+    scale: float,
+    progress: Progress = None,
+    cancel: Cancel = None,
+    what: str = "Taking features out",
+) -> Iterator[Effects]:
+    """The same effects at one position, where one block leads to every target: `graph.last`. Raises Cancelled."""
+    layer = last.entry_of(level, model)
+    assert layer is not None
+    changes = [removed(level, source, keep=keep, scale=scale).change for source in sources]
+    sites = tuple(dict.fromkeys(target.read_site for _, target in targets))
+    base = record[Site("resid_pre", layer)]
+    before = {number: target.coordinates[at] for number, target in targets}
+    with stage(what, len(sources), progress, cancel, yields=True) as tell:
+        for some, change in last.passes(model, level, changes, base.shape[1]):
+            with asking(tell, cancel):
+                values = last.read_at(model, record.batch, layer, base + change.to(base), at, sites)
+            for number, target in targets:
+                after = target.dictionary.encode(values[target.read_site], model=model)
+                yield Effects(tuple(some), number, before[number] - after)
+            tell(some.stop)
 
 
 class Strongest:

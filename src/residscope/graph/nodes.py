@@ -97,8 +97,8 @@ def named(dictionaries: Mapping[str, Dictionary] | Sequence[Dictionary] | Dictio
 
 
 def when(site: Site, model: Model) -> tuple[int, int]:
-    """Sites in the order in which a forward reaches them."""
-    return rank(site, model.n_layers), _ORDER[site.name]
+    """Sites in the order in which a forward reaches them; the stream before a block is what the block below left."""
+    return rank(site, model.n_layers), len(_ORDER) if site.name == "resid_pre" else _ORDER[site.name]
 
 
 def follows(source: Level, target: Level, model: Model) -> bool:

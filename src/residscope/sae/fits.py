@@ -124,19 +124,20 @@ def fit_check(
     rows = _rows(model, corpus, tokens)
     values = _Values(model, rows, _places(dictionary, model), progress, cancel)
     measured: dict[Reading, tuple[float, float]] = {}
-    with stage("Measuring the fit", 1, progress, cancel) as tell:
+    most = len(_places(dictionary, model)) + 2 * len([*_variants(stated, dictionary, model, folded=True)])
+    with stage("Measuring the fit", most, progress, cancel) as tell:
 
         def measure(readings: Iterator[Reading]) -> None:
             for reading in readings:
-                tell(0)
                 if reading not in measured:
                     measured[reading] = _fvu(dictionary, uncentred, stated, reading, values)
+                    tell(min(len(measured), most - 1))
 
         measure(iter([stated, *(replace(stated, site=a, written=b) for a, b in _places(dictionary, model))]))
         best = min(measured, key=lambda reading: measured[reading][0])
         for place in dict.fromkeys((stated, best)):
             measure(_variants(place, dictionary, model, folded=uncentred is not None))
-        tell(1)
+        tell(most)
     return _report(dictionary, model, measured, stated, values, corpus)
 
 
@@ -243,26 +244,27 @@ class _Values:
     def __init__(
         self, model: Model, rows: list[list[int]], places: list[tuple[str, str]], progress: Progress, cancel: Cancel
     ) -> None:
-        self.model, self.rows, self.progress, self.cancel = model, rows, progress, cancel
+        self.model = model
         self.sites = {str(model.sites.canonical(site)) for pair in places for site in pair}
         self._runs: dict[bool, Recording] = {}
+        begin = _begin(model)
+        ways = [False] if begin is None else [False, True]
+        with stage("Reading the text", len(ways), progress, cancel) as tell:
+            for bos in ways:
+                with asking(tell, cancel):
+                    self._runs[bos] = self._read([[begin, *row] for row in rows] if bos and begin is not None else rows)
+                tell(len(self._runs))
 
-    def run(self, bos: bool) -> Recording:
-        if bos not in self._runs:
-            begin = _begin(self.model)
-            rows = [[begin, *row] if bos and begin is not None else row for row in self.rows]
-            capture = {self.model.sites.parse(site) for site in self.sites}
-            capture |= {stream for site in self.sites for stream in streams(self.model, site)}
-            with stage("Reading the text", 1, self.progress, self.cancel) as tell, asking(tell, self.cancel):
-                self._runs[bos] = self.model.run(rows, capture)
-                tell(1)
-        return self._runs[bos]
+    def _read(self, rows: list[list[int]]) -> Recording:
+        capture = {self.model.sites.parse(site) for site in self.sites}
+        capture |= {stream for site in self.sites for stream in streams(self.model, site)}
+        return self.model.run(rows, capture)
 
     def at(
         self, reading: Reading, *, flat: bool
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n e"], Bool[Tensor, "n"]]:
         """x, y and which of the tokens are neither first nor sinks."""
-        record = self.run(reading.bos)
+        record = self._runs[reading.bos]
         real = record.batch.real
         keep = kept(record, reading.site) & kept(record, reading.written)
         x, y = (record[site] for site in (reading.site, reading.written))

@@ -217,13 +217,13 @@ class Elsewhere:
 def elsewhere(
     world: SessionWorld, prompt: Prompt, active: tuple[EditSpec, ...], model: Model, *, site: str, head: int | None
 ) -> Elsewhere:
-    """A site without its layer, such as `z`, in every layer of a run; of one head, where it has heads."""
+    """A site without its layer, such as `z`, in every layer of a run; of one head, where it has heads, or of all end to end."""
     edits = world.on(prompt).made(active)
     sites = every_layer(site, model.sites)
     beside = {str(stream) for place in sites for stream in streams(model, place)}
     found = model.run(list(prompt.ids), [*sites, *sorted(beside)], edits=edits)
     rows = [found[place][0] for place in sites]
-    stacked = torch.stack([x if head is None else x[:, head] for x in rows]).detach().clone()
+    stacked = torch.stack([x.flatten(1) if head is None else x[:, head] for x in rows]).detach().clone()
     return Elsewhere(stacked, sinks_at(found, sites)[:, 0])
 
 

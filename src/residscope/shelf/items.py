@@ -400,7 +400,11 @@ def _free(wanted: str, names: Iterable[str]) -> str:
 def check_fits(item: Item, model: Model) -> None:
     """Refuse a dictionary of a place that the model has not. Raises DamagedFile, SiteError."""
     if isinstance(item, Dictionary):
-        width = model.sites.width(one_vector(model, item.site, item.head))
+        if item.flat:
+            where = model.sites.parse(item.site)
+            width = model.sites.width(where) * (model.sites.size(where, where.kind.axes[-2]) or 1)
+        else:
+            width = model.sites.width(one_vector(model, item.site, item.head))
         if item.read.shape[1] != width or not len(item):
             raise DamagedFile(
                 f"{item.name} at {item.place} has vectors of width {item.read.shape[1]}, not {width}",

@@ -1,7 +1,7 @@
 """A harvest's folder: what it is of, and the partial of each shard that is done, each a file that is whole or not there."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,13 @@ class Checkpoint:
         except (OSError, SafetensorError) as error:
             raise _not_written(self.folder, error) from error
 
+    def assembled(self, statistic: Any, parts: Sequence[Callable[[], Partial]], model: Model, number: int) -> Any:
+        """What a statistic makes of all partials on the disk. Raises HarvestNotWritten."""
+        try:
+            return statistic.assemble(parts, model, self.folder / f"store-{number}")
+        except OSError as error:
+            raise _not_written(self.folder, error) from error
+
     def read(self, number: int) -> dict[int, Partial]:
         """A shard's partials, by the number of their statistic. Raises FileNotThere, DamagedFile."""
         tensors, _ = read_tensors(self.path(number), KIND)
@@ -129,6 +136,6 @@ def identity(model: Model, corpus: str, statistics: Sequence[Statistic], **sizes
 
 def _not_written(folder: Path, error: BaseException) -> HarvestNotWritten:
     return HarvestNotWritten(
-        f"a partial could not be written: {error}", received=str(folder),
+        f"what was gathered could not be written: {error}", received=str(folder),
         allowed="a folder on a disk with room", fix="make room, then harvest again: finished shards are kept",
     )  # fmt: skip

@@ -14,10 +14,11 @@ import torch
 
 from residscope import errors
 from residscope.corpus.harvest.checkpoint import Checkpoint, flat, named, unflat
+from residscope.corpus.harvest.copies import open_model, save_model
 from residscope.corpus.harvest.mapping import read_shard
 from residscope.corpus.harvest.shards import Shard
 from residscope.corpus.harvest.statistics.base import Statistic
-from residscope.corpus.harvest.workers import ASK, TRIES, open_model, save_model
+from residscope.corpus.harvest.workers import ASK, TRIES
 from residscope.engine.model import Model
 from residscope.errors import HarvestError, MissingExtra, ResidscopeError, WorkerLost
 from residscope.progress import Tell

@@ -117,9 +117,7 @@ def harvest(
         for one in own:
             if hasattr(one, "assemble"):
                 assert checkpoint is not None
-                results[one.name] = one.assemble(
-                    gathered.loads(one), model, checkpoint.folder / f"store-{every.index(one)}"
-                )
+                results[one.name] = checkpoint.assembled(one, gathered.loads(one), model, every.index(one))
             else:
                 results[one.name] = one.finish(partials[one.name], model)
         used = {one.site: one.finish(partials[one.name], model) for one in every if isinstance(one, LeftOut)}

@@ -4,8 +4,7 @@ import multiprocessing
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from importlib import import_module
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 
 from residscope import errors
 from residscope.corpus.harvest.checkpoint import Checkpoint
+from residscope.corpus.harvest.copies import open_model, save_model
 from residscope.corpus.harvest.mapping import read_shard
 from residscope.corpus.harvest.shards import Shard
 from residscope.corpus.harvest.statistics.base import Statistic
@@ -24,62 +24,6 @@ from residscope.progress import Tell
 AHEAD = 2  # shards that a process is given: the one it is at, and the next
 TRIES = 3  # processes that one shard, or a start, may end
 ASK = 0.1  # seconds between two looks at whether to stop
-PROBE = 16  # tokens that a copy of the model is compared on
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Transformers without its bars."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def save_model(model: Model, folder: Path) -> dict[str, Any]:
-    """The model's weights as files, and what it takes to make the same model of them elsewhere: see `open_model`."""
-    hf = model.hf
-    with quiet():
-        hf.save_pretrained(str(folder))
-    ids = torch.linspace(0, model.d_vocab - 1, min(PROBE, model.context, model.d_vocab)).long().tolist()
-    last = f"resid_post.{model.n_layers - 1}"
-    return {
-        "class": [type(hf).__module__, type(hf).__qualname__],
-        "attention": getattr(hf.config, "_attn_implementation", None),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "device": str(model.device),
-        "name": model.name,
-        "hash": model.hash,
-        "ids": ids,
-        "values": model.run([ids], [last])[last][0].double().norm(dim=-1).tolist(),
-    }
-
-
-def open_model(folder: Path, told: dict[str, Any]) -> Model:
-    """The copy of a model that `save_model` wrote. Raises HarvestError where it does not compute what the model does."""
-    module, name = told["class"]
-    kind = getattr(import_module(module), name)
-    more = {} if told["attention"] is None else {"attn_implementation": told["attention"]}
-    with quiet():
-        hf = kind.from_pretrained(str(folder), dtype=getattr(torch, told["dtype"]), local_files_only=True, **more)
-    hf = hf.to(told["device"]).eval().requires_grad_(False)
-    model = Model(hf, None, name=told["name"], hash=told["hash"], bos=False)
-    last = f"resid_post.{model.n_layers - 1}"
-    values = model.run([told["ids"]], [last])[last][0].double().norm(dim=-1).cpu()
-    wanted = torch.tensor(told["values"], dtype=torch.float64)
-    if not torch.allclose(values, wanted, rtol=1e-2 if model.dtype.itemsize < 4 else 1e-4):
-        raise HarvestError(
-            "a copy of the model in another process computes something else",
-            received=f"lengths of the stream {values[:3].tolist()}",
-            allowed=f"{wanted[:3].tolist()}",
-            fix="harvest in this process: processes=1",
-        )
-    return model
 
 
 def serve(

@@ -25,14 +25,16 @@ class Adam:
         self.first = {name: torch.zeros_like(x) for name, x in parameters.items()}
         self.second = {name: torch.zeros_like(x) for name, x in parameters.items()}
 
-    def step(self, grads: Mapping[str, Tensor], number: int) -> float:
-        """Move each parameter, at step `number` from 0; the gradients' length before it was bounded."""
+    def length(self, grads: Mapping[str, Tensor]) -> float:
+        """Of all the gradients as one vector."""
+        return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm([*grads.values()]))))
+
+    def step(self, grads: Mapping[str, Tensor], number: int, norm: float) -> None:
+        """Move each parameter, at step `number` from 0. norm: the gradients' length, which is bounded by `CLIP`."""
         names = [*self.parameters]
         own = [grads[name] for name in names]
-        length = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(own)))
-        norm = float(length)
-        scale = torch.full((), max(norm / CLIP, 1.0), device=length.device)
-        count = torch.full((), float(number + 1), device=length.device)
+        scale = torch.full((), max(norm / CLIP, 1.0), device=own[0].device)
+        count = torch.full((), float(number + 1), device=own[0].device)
         torch._fused_adam_(
             [self.parameters[name] for name in names],
             own,
@@ -50,7 +52,6 @@ class Adam:
             grad_scale=scale if norm > CLIP else None,
             found_inf=None,
         )
-        return norm
 
     def state(self) -> dict[str, Tensor]:
         return {f"first/{name}": x for name, x in self.first.items()} | {

@@ -70,8 +70,8 @@ class BatchTopK:
                 break
             guess = guess / 2 if guess > 1e-12 else 0.0
         self.level = self._kth(values, wanted)
-        chosen = values >= self.level
-        at, values = at[chosen], values[chosen]
+        chosen = true_at(values >= self.level)
+        at, values = at.index_select(0, chosen), values.index_select(0, chosen)
         spare = len(values) - wanted  # several may stand at the level
         if self.group.size == 1 and spare > 0:
             extra = true_at(values == self.level)[-spare:]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from residscope.directions import EncoderDictionary
 from residscope.errors import TrainingDiverged
-from residscope.sae.training.active import Sparse, true_at
+from residscope.sae.training.active import Entries, true_at
 from residscope.sae.training.adam import WARM, Adam
 from residscope.sae.training.choose import Products
 from residscope.sae.training.group import ALONE, Group
@@ -87,7 +87,7 @@ class Learner:
         """
         tokens = len(x) * self.group.size
         grads, residual, a, fired = self.gradients(x, y)
-        totals = torch.stack([residual.square().sum(), y.square().sum(), (a > 0).sum().to(y)])
+        totals = torch.stack([squared(residual), squared(y), fired.sum()])
         mean = y.sum(0)
         self.group.sum_([*grads.values(), totals, mean, fired])
         error, squares, active = totals.tolist()
@@ -141,7 +141,7 @@ class Learner:
         rest = errors.flip(1).cumsum(1).flip(1).reshape(-1, wanted.shape[1])
         return errors[:, -1], rest * (scale / self.bags)
 
-    def _gated(self, entries: Any, y: Tensor, grads: dict[str, Tensor], tokens: int) -> Tensor:
+    def _gated(self, entries: Entries, y: Tensor, grads: dict[str, Tensor], tokens: int) -> Tensor:
         """dL/dpi of the gates: the penalty, and the reconstruction by max(pi, 0) with the decoder held still."""
         P, kind = self.parameters, self.kind
         assert isinstance(kind, Gated)
@@ -173,11 +173,9 @@ class Learner:
         grads["W_enc"].index_add_(0, dead, grad_q.T @ centred)
         grads["b_enc"].index_add_(0, dead, grad_q.sum(0))
 
-    def _fired(self, entries: Any, a: Tensor) -> Tensor:
-        if isinstance(entries, Sparse):
-            fired = a.new_zeros(self.plan.features)
-            return fired.index_fill_(0, entries.features[a > 0].long(), 1.0)
-        return (a > 0).any(0).to(a)
+    def _fired(self, entries: Entries, a: Tensor) -> Tensor:
+        """How often each feature was active."""
+        return entries.sums((a > 0).to(a))
 
     def _threshold(self, a: Tensor) -> None:
         """The moving average of the least that was active, from step `WARM` on, or the tenth of all where those are few."""
@@ -192,9 +190,10 @@ class Learner:
     def _move(self, grads: dict[str, Tensor]) -> float:
         W_dec, own = self.parameters["W_dec"], grads["W_dec"]
         own.addcmul_(W_dec, torch.linalg.vecdot(own, W_dec)[:, None], value=-1)
-        if not all(math.isfinite(norm) for norm in torch.stack(torch._foreach_norm([*grads.values()])).tolist()):
+        norm = self.adam.length(grads)
+        if not math.isfinite(norm):
             raise self._diverged("a gradient")
-        norm = self.adam.step(grads, self.number)
+        self.adam.step(grads, self.number, norm)
         W_dec.div_(torch.linalg.vector_norm(W_dec, dim=1, keepdim=True).clamp_min_(1e-30))
         return norm
 
@@ -258,6 +257,12 @@ def geometric_median(points: Float[Tensor, "n d"], *, rounds: int = 100, close: 
         if float(torch.linalg.vector_norm(guess - before)) < close:
             break
     return guess
+
+
+def squared(x: Tensor) -> Tensor:
+    """The sum of all squares."""
+    flat = x.reshape(-1)
+    return flat @ flat
 
 
 def unit(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:

@@ -18,7 +18,7 @@ class Plan:
 
     kind: of `KINDS`. site, written: where it reads and where what it is to give stands (the same for an SAE). features: F.
     k: how many are to be active at a token on average (exactly k at each for topk). prefixes: how many features each Matryoshka
-    prefix has, the last of them all. skip: a transcoder's linear map from what it reads. lr: Adam's rate; `usual_rate` unless said.
+    prefix has, the last of them all. skip: a transcoder's linear map from what it reads. lr: Adam's; `usual_rate` unless said.
 
     Raises BadTraining: no such kind, or numbers that do not fit each other.
     """

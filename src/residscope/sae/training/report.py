@@ -19,7 +19,7 @@ MEASURES = {"fvu": "fraction of variance unexplained", "l0": "features active at
 class Training(Report):
     """Curves of a training, a row for each dictionary of `names`; each point is the mean over the batches since the last.
 
-    tokens: how many had been learned from at each point, of `budget`. seconds: how long it took, since it was begun or went on.
+    tokens: how many had been learned from at each point, of `budget`.
     """
 
     kind: ClassVar[str] = "report:sae_training"
@@ -30,7 +30,6 @@ class Training(Report):
     l0: Float[Tensor, "dictionary point"]
     dead: Float[Tensor, "dictionary point"]
     budget: int
-    seconds: float
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -41,6 +40,11 @@ class Training(Report):
             torch.stack(columns, 1), ("dictionary", "measure"), name="measured",
             coords={"dictionary": self.names, "measure": tuple(MEASURES)}, provenance=dict(self.provenance),
         )  # fmt: skip
+
+    @property
+    def seconds(self) -> float:
+        """How long it took, since it was begun or went on."""
+        return float(self.provenance.get("seconds", 0.0))
 
     @property
     def speed(self) -> float:

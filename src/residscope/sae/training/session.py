@@ -108,8 +108,8 @@ class Sitting:
         speed = (self.number - self._from) * self.batch / max(seconds, 1e-9)
         names = tuple(learner.plan.named for learner in self.learners)
         fvu, l0, dead = (table[1 + i :: 3].clone() for i in range(3))
-        told = {**self._provenance(), "tokens/s": speed}
-        return Training(names, table[0].clone(), fvu, l0, dead, self.budget, seconds, told)
+        told = {**self._provenance(), "seconds": seconds, "tokens/s": speed}
+        return Training(names, table[0].clone(), fvu, l0, dead, self.budget, told)
 
     def dictionaries(self) -> dict[str, EncoderDictionary]:
         """Each dictionary as it is now, by what it is; none before the first vectors were read."""

@@ -75,7 +75,7 @@ def price(
     model: Model, *, sites: Sequence[str | tuple[str, str]], tokens: int = 1_000_000, features: Any = 2304, **given: Any
 ) -> float:
     """Tokens that go through the whole model: those read, up to the last site, and what learning costs in its forwards."""
-    plans = plans_of(sites, features=features, written=given.get("written"), kind=given.get("kind", "batchtopk"))
+    plans = plans_of(sites, features=features, k=1, written=given.get("written"), kind=given.get("kind", "batchtopk"))
     reading = max(
         price_of_reading(model, site=site, tokens=tokens) for plan in plans for site in (plan.site, plan.written)
     )

@@ -17,6 +17,7 @@ from residscope.engine.model import Model
 from residscope.reports import Record
 
 BLOCK = 2048  # vectors of one product
+STRIPS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +101,20 @@ def add_block(partial: Partial, x: Float[Tensor, "n d"]) -> None:
         apart = wide - partial["shift"].to(wide.dtype)
         partial["count"] += len(block)
         partial["total"] += apart.sum(0, dtype=torch.float64)
-        partial["squares"] += apart.T @ apart
+        partial["squares"] += gram(apart)
+
+
+def gram(x: Float[Tensor, "n d"]) -> Float[Tensor, "d d"]:
+    """x^T x, of which only the upper strips are multiplied out: five eighths of the work."""
+    width = x.shape[1]
+    product = x.new_empty(width, width)
+    strip = max(64, -(-width // STRIPS))
+    for first in range(0, width, strip):
+        last = min(first + strip, width)
+        upper = x[:, first:last].T @ x[:, first:]
+        product[first:last, first:] = upper
+        product[last:, first:last] = upper[:, last - first :].T
+    return product
 
 
 def centred(partial: Partial) -> tuple[int, Float[Tensor, " d"], Float[Tensor, "d d"]]:
