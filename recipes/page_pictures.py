@@ -131,13 +131,13 @@ def agreed(atlas: features.Atlas) -> int:
 
 
 def of_features(browser: Browser, server: Server) -> None:
-    """Layer 24's neurons in 20,000 tokens of two texts."""
+    """Layer 24's neurons in 12,000 tokens of two texts."""
     session = server.session
     assert session.wait(LONG / 1000)
     session.intent("set_prompt", {"text": IOI})
     atlases = {}
     for text in ("python-docs", "english"):
-        atlases[text] = features.gather(session.model, text, site="mlp_post.24", tokens=20_000, k=8, progress=False)
+        atlases[text] = features.gather(session.model, text, site="mlp_post.24", tokens=12_000, k=8, progress=False)
         session.keep(f"neurons in {text}", atlases[text])
     index = agreed(atlases["english"])
     token = atlases["english"].top.of(index, session.model)[0].token
