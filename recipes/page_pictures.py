@@ -21,7 +21,7 @@ from residscope.session import Session
 from residscope.store import open_library
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from browser.steps import choose, drag, open_mix, settled
+from browser.steps import IOI, choose, drag, open_mix, settled
 from browser.test_tour import STEPS
 
 OUT = Path(__file__).parent.parent / "docs/images"
@@ -131,11 +131,13 @@ def agreed(atlas: features.Atlas) -> int:
 
 
 def of_features(browser: Browser, server: Server) -> None:
-    """Layer 24's neurons in 20,000 tokens of two texts."""
+    """Layer 24's neurons in 12,000 tokens of two texts."""
     session = server.session
+    assert session.wait(LONG / 1000)
+    session.intent("set_prompt", {"text": IOI})
     atlases = {}
     for text in ("python-docs", "english"):
-        atlases[text] = features.gather(session.model, text, site="mlp_post.24", tokens=20_000, k=8, progress=False)
+        atlases[text] = features.gather(session.model, text, site="mlp_post.24", tokens=12_000, k=8, progress=False)
         session.keep(f"neurons in {text}", atlases[text])
     index = agreed(atlases["english"])
     token = atlases["english"].top.of(index, session.model)[0].token

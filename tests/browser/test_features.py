@@ -72,7 +72,7 @@ def test_a_list_is_pythons_and_a_page_has_pythons_numbers(tab: Page, workbench: 
     expect(rows).to_have_count(48)
     index = strongest(atlas)
     assert rows.first.get_attribute("data-index") == str(index)
-    expect(tab.get_by_test_id("atlas-about")).to_contain_text("48 of sae")
+    expect(tab.get_by_test_id("atlas-about")).to_contain_text("48 features of sae")
     open_feature(tab, index)
     made = features.page(workbench.session.model, atlas, index, sae, progress=False)
     expect(tab.get_by_test_id("feature-address")).to_have_text(made.address)
@@ -210,4 +210,6 @@ def test_it_is_reached_by_keys_and_readers_in_either_theme(tab: Page, held: Any,
     expect(tab.get_by_test_id("feature")).to_have_attribute("data-index", str(index), timeout=WAIT)
     expect(tab.get_by_test_id("effects-there")).to_be_visible(timeout=WAIT)
     assert violations(tab) == []
-    assert faults(tab) == []
+    for width, height in ((1280, 720), (820, 1180), (390, 844)):
+        tab.set_viewport_size({"width": width, "height": height})
+        assert faults(tab) == [], width

@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import type { AtlasInfo, FeatureDetail } from "../src/connect/wire";
-import { atlasOf, besides, brief, directionOf, readAddress, removal, sameEdit, share } from "../src/lib/features";
+import { atlasOf, besides, brief, counted, directionOf, onOneScale, readAddress, removal, sameEdit, share, short } from "../src/lib/features";
+import type { PlainView } from "../src/views/kinds/plain";
 import { decodeView, encodeView, first } from "../src/state/hash";
 
 const atlas = (name: string, more: Partial<AtlasInfo> = {}): AtlasInfo => ({ name, of: "sae", place: "resid_post.8", count: 64, tokens: 1000, corpus: "c", dead: 0, hash: "h", dictionary: "sae@resid_post.8", address: "sae/m/resid_post.8", missing: null, ...more });
@@ -55,4 +56,15 @@ describe("what takes a feature out", () => {
 it("says shares and values briefly", () => {
   expect([0, 1e-6, 0.0031, 0.5].map(share)).toEqual(["never", "1e−4 %", "0.31 %", "50 %"]);
   expect([null, 0.12345, -3.14159, 12345].map(brief)).toEqual(["–", "0.123", "−3.14", "12345"]);
+});
+
+it("says what is counted, and leaves out what stands above", () => {
+  expect([counted({ count: 1536, of: "neuron" }), counted({ count: 1, of: "sae" })]).toEqual(["1,536 neurons", "1 feature of sae"]);
+  expect([short("neuron 24.118", "neuron"), short("a name", "sae")]).toEqual(["24.118", "a name"]);
+});
+
+it("colours two texts on one scale", () => {
+  const examples = (limit: number) => ({ kind: "grid", title: "", columns: 1, views: [{ kind: "contexts", rows: [], columns: [], title: "", unit: "", scale: "sequential", limit, note: "" }] }) as unknown as PlainView;
+  const end = (view: PlainView) => (view as unknown as { views: { limit: number }[] }).views[0].limit;
+  expect([end(onOneScale(examples(2), examples(19))), end(onOneScale(examples(19), examples(2))), end(onOneScale(examples(2), null))]).toEqual([19, 19, 2]);
 });

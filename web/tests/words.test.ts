@@ -9,7 +9,7 @@ const first = (query: string) => ranked(all, query, ({ label, words }) => [label
 
 describe("the palette", () => {
   it.each([
-    ["help", "Help: what colour means, keys, words"], ["probe", "Probe: fit one, and steer along it"], ["layer 5", "Layer 5"], ["LAYER 15", "Layer 15"], ["ablate", "Ablate the selected cell of the stream"],
+    ["help", "Help: what colour means, keys, words"], ["probe", "Probe: fit one, and steer along it"], ["features", "Features: every feature and neuron, with its examples"], ["layer 5", "Layer 5"], ["LAYER 15", "Layer 15"], ["ablate", "Ablate the selected cell of the stream"],
     ["random prompts", "Random prompts: many texts, coloured"], ["find a new direction", "Find a new direction: mix with the sliders"], ["tour", "Tour of the page, two minutes"],
   ])("finds what is meant by %s", (query, wanted) => expect(first(query)).toBe(wanted));
 

@@ -13,7 +13,16 @@ from residscope.declare.methods import method
 from residscope.directions import EncoderDictionary
 from residscope.directions.encoder import MORE, PARTS
 from residscope.engine.model import Model
-from residscope.errors import DamagedFile, DirectionError, FileError, NotFinite, WrongEnding, WrongModel, WrongWidth
+from residscope.errors import (
+    BadArguments,
+    DamagedFile,
+    DirectionError,
+    FileError,
+    NotFinite,
+    WrongEnding,
+    WrongModel,
+    WrongWidth,
+)
 from residscope.json_values import as_json
 from residscope.model.sites import Site
 from residscope.progress import Cancel, Progress, stage
@@ -23,6 +32,7 @@ from residscope.sae.files import AGAIN, ENDINGS
 from residscope.sae.fits import CENTRED, TOKENS, refuse_misplaced
 from residscope.sae.folding import Parts
 from residscope.sae.formats import UNDERSTOOD, Found, Unit, cross_layer, format_of
+from residscope.sae.shipped import SHIPPED, shipped
 from residscope.sae.source import Place, place_of
 
 MOST = 64  # dictionaries of one call, where they have to be fetched
@@ -57,7 +67,8 @@ def load(
 ) -> EncoderDictionary | dict[str, EncoderDictionary] | CrossLayer:
     """The dictionary in a file, a folder or a repository of the hub, whichever library wrote it; several by their ids.
 
-    source: what is on this machine first, then `owner/name/folder@revision` on the hub. model: the one it is of; with it the
+    source: "shipped" for those that come with Residscope, or one of them by its id ("shipped/sae@resid_post.8"); else what is on
+    this machine first, then `owner/name/folder@revision` on the hub. model: the one it is of; with it the
     width, the model's name and, unless check=False, the place it is hooked at are checked on a text (`sae.fit_check`). What its
     files do not say, or say wrongly: site, written: where it reads and writes; scale: of one whose input was scaled in training
     (`expected_average_only_in`), sqrt(d) over the mean length of its inputs; centred: whether the model had
@@ -74,6 +85,13 @@ def load(
         of no format that is read. DirectionError: an architecture that is not read, or no place. WrongWidth, WrongModel: of
         another model. BadFit: it is hooked at another place than it says. Cancelled.
     """
+    if str(source).partition("/")[0] == SHIPPED and not Path(source).exists():
+        if model is None:
+            raise BadArguments(
+                "what is shipped is of a model", received="no model", fix='rs.sae.load("shipped", model)'
+            )
+        own = shipped(model, str(source).partition("/")[2])
+        return next(iter(own.values())) if len(own) == 1 else own
     place = place_of(source)
     said = Said(site, written, scale, centred, bos)
     watch: dict[str, Any] = {"corpus": corpus, "tokens": tokens, "progress": progress, "cancel": cancel}
@@ -95,7 +113,7 @@ def load(
 @method("sae-load", title="Load a dictionary", group="directions")
 def sae_load(
     model: Model,
-    source: Annotated[str, fields.name(title="file, folder or hub id")],
+    source: Annotated[str, fields.name(title="file, folder, hub id, or shipped")],
     *,
     site: Annotated[str | None, fields.site(title="reads", help="where its files do not say")] = None,
     written: Annotated[str | None, fields.site(title="writes", help="of a transcoder")] = None,

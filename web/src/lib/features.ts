@@ -1,3 +1,4 @@
+import type { PlainView } from "../views/kinds/plain";
 import type { AtlasInfo, DirectionRef, Edit, FeatureDetail } from "../connect/wire";
 
 /** What a feature is always found by: `sae/MODEL/SITE/INDEX`, `neuron/MODEL/LAYER/INDEX`. */
@@ -61,3 +62,27 @@ export function share(x: number): string {
 }
 
 export const brief = (x: number | null): string => (x === null ? "–" : Math.abs(x) >= 1000 ? x.toFixed(0) : Number(x.toPrecision(3)).toString().replace("-", "−"));
+
+/** "24.118" of "neuron 24.118", where it stands below what they are all called. */
+export const short = (label: string, of: string): string => (label.startsWith(`${of} `) ? label.slice(of.length + 1) : label);
+
+/** "1,536 neurons", "256 features of sae". */
+export function counted({ count, of }: Pick<AtlasInfo, "count" | "of">): string {
+  const n = count.toLocaleString("en");
+  return of === "neuron" || of === "dimension" ? `${n} ${of}${count === 1 ? "" : "s"}` : `${n} feature${count === 1 ? "" : "s"} of ${of}`;
+}
+
+const parts = (view: PlainView): PlainView[] => (view.kind === "grid" ? (view.views as PlainView[]).flatMap(parts) : [view]);
+
+/** The end of the scale that examples are coloured on. */
+const endOf = (view: PlainView): number => Math.max(0, ...parts(view).map((one) => (one.kind === "contexts" ? (one.limit ?? 0) : 0)));
+
+/** Examples on a scale that reaches as far as those beside them, so that one colour is one value. */
+export function onOneScale(view: PlainView, beside: PlainView | null): PlainView {
+  const limit = beside ? Math.max(endOf(view), endOf(beside)) : 0;
+  const widened = (one: PlainView): PlainView => {
+    if (one.kind === "grid") return { ...one, views: (one.views as PlainView[]).map(widened) } as PlainView;
+    return one.kind === "contexts" && limit > 0 ? { ...one, limit } : one;
+  };
+  return beside ? widened(view) : view;
+}

@@ -145,6 +145,7 @@ export const MORE: Command[] = [
   { keys: [], label: "Find a new direction: mix with the sliders", words: "combine weights", run: findDirection },
   { keys: [], label: "Random prompts: many texts, coloured", words: "prompts tab examples page", run: (app) => (app.view.current.tab = "prompts") },
   { keys: [], label: "Map: every head and MLP, and what each adds", words: "map tab heads attention direct ablate circuit", run: (app) => (app.view.current.tab = "map") },
+  { keys: [], label: "Features: every feature and neuron, with its examples", words: "features tab neuron sae dictionary atlas examples", run: (app) => (app.view.current.tab = "features") },
   { keys: [], label: "Probe: fit one, and steer along it", words: "probe tab classifier", run: (app) => (app.view.current.tab = "probe") },
   { keys: [], label: "Stream: the picture of this prompt", words: "stream tab grid", run: (app) => (app.view.current.tab = "stream") },
   { keys: [], label: "Methods: run one, see what was made", words: "methods tab", run: (app) => (app.view.current.tab = "methods") },
