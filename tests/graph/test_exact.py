@@ -173,6 +173,21 @@ def test_what_is_written_before_it_is_read_is_read():
     assert float(graph.weight[0]) == pytest.approx(float(expected), abs=1e-5)
 
 
+def test_a_dictionary_of_all_heads_end_to_end_has_edges_too():
+    model = rs.load((FAMILIES["llama"].build().float(), None))
+    g = torch.Generator().manual_seed(5)
+    read, write = (torch.randn(12, 32, generator=g) / 4 for _ in range(2))
+    parts = {"mean": torch.zeros(32), "bias": torch.zeros(12), "base": torch.zeros(32)}
+    heads = EncoderDictionary("heads", "z.1", read, write, **parts)
+    sae = encoders(model, ["resid_post.1"], activation="relu")[0]
+    graph = causal_graph(model, TEXT, {"heads": heads, "sae": sae}, errors=False, tokens=0, edges=10_000)
+    node, target = graph.nodes[int(graph.source[0])], graph.nodes[int(graph.target[0])]
+    cut = edits.feature(heads, node.index, 0.0, pos=list(range(1, len(TEXT))))
+    before, after = (model.run(TEXT, ["resid_post.1"], edits=stack)["resid_post.1"][0, -1] for stack in ([], [cut]))
+    expected = sae.encode(before)[target.index] - sae.encode(after)[target.index]
+    assert float(graph.weight[0]) == pytest.approx(float(expected), abs=1e-5)
+
+
 def test_the_strongest_are_kept_whatever_comes_first():
     g = torch.Generator().manual_seed(0)
     values = torch.randn(40, 2, 30, generator=g).round(decimals=1)

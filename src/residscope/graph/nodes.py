@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from residscope.directions import Dictionary, by_id
+from residscope.edits.features import joined
 from residscope.engine.model import Model
 from residscope.engine.recording import Recording
 from residscope.errors import GraphError
@@ -77,7 +78,7 @@ def levels_of(model: Model, record: Recording, dictionaries: Sequence[tuple[str,
     made = []
     for id, dictionary in dictionaries:
         read, write = (model.sites.canonical(site) for site in (dictionary.read_site, dictionary.write_site))
-        x, y = record[read][0], record[write][0]
+        x, y = (joined(dictionary, record[site][0]) for site in (read, write))
         coordinates = dictionary.encode(x, model=model)
         made.append(Level(id, dictionary, read, write, x, coordinates, y - dictionary.reconstruct(x).to(y)))
     return sorted(made, key=lambda level: (when(level.write_site, model), when(level.read_site, model), level.id))
