@@ -19,10 +19,12 @@ from residscope import manifest
 from residscope.cli.app import main
 from residscope.cli.run import schemas
 from residscope.cli.words import Taken
+from residscope.directions import EncoderDictionary
 from residscope.errors import BadArguments
 from session.worlds import tokenizer
 from tiny_models import tiny_llama
 
+PEERS = Path(__file__).parent / "sae" / "peers"
 SOURCE = str(Path(rs.__file__).parents[1])
 IOI = "When John and Mary went to the store, John gave a bottle of milk to"
 SMALL = {
@@ -52,6 +54,9 @@ def folder(tmp_path_factory):
             table.writerow(["".join(letters), "".join(other), *rest])
     of = rs.load(str(at / "model"))
     rs.directions.save(at / "d.safetensors", [rs.pca(of, str(at / "low.txt"), "resid_post.1", 3, tokens=2000)], of)
+    read = torch.randn(24, 32, generator=torch.Generator().manual_seed(1)) / 5
+    parts = {"mean": torch.zeros(32), "bias": torch.zeros(24), "base": torch.zeros(32)}
+    rs.directions.save(at / "sae.safetensors", [EncoderDictionary("sae", "resid_post.2", read, read, **parts)], of)
     data = rs.tasks.from_file(of, at / "labelled.csv")
     rs.fit_probe(of, data, site="resid_post.1", position="P", label="parity").save(at / "probe.safetensors")
     return at
@@ -81,7 +86,7 @@ def typed(schema):
     kinds = {
         "text": ["low.txt"], "site": [site], "direction": ["d.safetensors[1]"], "metric": ["a", "b"], "edits": [edit],
         "probe": ["probe.safetensors"], "tokens": ["a,b"], "contrast": ["low.txt", "high.txt"], "positions": ["P"],
-        "head_group": ["2.0,2.1"], "model": ["tuned"],
+        "head_group": ["2.0,2.1"], "model": ["tuned"], "dictionary": ["sae.safetensors"],
     }  # fmt: skip
     for name in schema["required"]:
         part = schema["properties"][name]
@@ -90,6 +95,10 @@ def typed(schema):
                 value = ["labelled.csv"]
             case "prompts", _:
                 value = ["cabbage" if name != "corrupted" else "baggage"]
+            case "dictionary", {"several": True}:
+                value = ["d.safetensors,sae.safetensors"]
+            case "name", _ if schema["id"] == "sae-load":
+                value = [str(PEERS / "saelens-jumprelu")]
             case "name", {"of": of}:
                 value = [{"label": "parity", "position": "P"}[of]]
             case kind, _:
@@ -102,11 +111,14 @@ def typed(schema):
 def test_every_method_runs_and_writes_all_that_it_may(id, residscope, tmp_path):
     schema = next(schema for schema in manifest.read() if schema["id"] == id)
     turned = {n: p for n, p in schema["properties"].items() if n in SMALL and p["kind"] == "count"}
-    small = [word for name, part in turned.items() for word in (f"--{name}", f"{max(SMALL[name], part['minimum'])}")]
+    small = [
+        w for n, p in turned.items() for w in (f"--{n}", f"{min(max(SMALL[n], p['minimum']), p.get('maximum', 1000))}")
+    ]
     table = all(hasattr(kind, "to_dataframe") and getattr(kind, "main", "") is not None for kind in made(id))
     kept, told = tmp_path / "kept.safetensors", tmp_path / "told.json"
     more = ["--csv", str(tmp_path / "t.csv")] if table else []
     small += {"nmf": ["--clip"], "continuations": ["--temperature", "1"]}.get(id, [])  # at 0 all draws are the same
+    small += {"atlas": ["--dictionary", "sae.safetensors"], "sae-load": ["--no-check"]}.get(id, [])
     code, out, err = residscope(
         id, *typed(schema), *small, "--save", str(kept), "--json", str(told), "--html", str(tmp_path / "p.html"), *more
     )
@@ -315,3 +327,17 @@ def test_lists_say_all_there_is():
 
     manifest.all_methods()
     assert {entry["id"] for entry in json.loads(said("edits", "--json"))["edits"]} == {*EDITS}
+
+
+def test_what_is_on_unless_said_can_be_turned_off(residscope, tmp_path):
+    words = ["causal-graph", "cabbage", "--dictionaries", "d.safetensors,sae.safetensors", "--tokens", "0", "--json"]
+    graphs = []
+    for more in ([], ["--no-errors"]):
+        code, _, err = residscope(*words, str(tmp_path / "told.json"), *more)
+        assert code == 0, err
+        graphs.append((tmp_path / "told.json").read_text())
+    assert "/error" in graphs[0]
+    assert "/error" not in graphs[1]
+    code, _, err = residscope("causal-graph", "cabbage", "--dictionaries", "d.safetensors", "--errors")
+    assert code == 2
+    assert "--no-errors" in err

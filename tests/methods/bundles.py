@@ -138,6 +138,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
         ),
         "causal graph": lambda: rs.causal_graph(spelling(), PROMPTS[0], [encoder(), fitted()], tokens=2),
         "sae evaluation": lambda: rs.sae.evaluate(spelling(), fitted(), TEXTS, tokens=600, progress=False),
+        "sae splitting": lambda: rs.sae.split_features(fitted(), fitted()),
         "sae training": lambda: rs.sae.train(
             spelling(), TEXTS, ["resid_post.1"], features=16, k=3, tokens=1500, batch=64, progress=False
         )["training"],

@@ -44,6 +44,7 @@ def test_units_and_names(name):
         "token table",
         "counterfactuals",
         "harvest",
+        "sae splitting",
         "atlas",
         "feature page",
         "causal graph",

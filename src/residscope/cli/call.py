@@ -69,7 +69,10 @@ def arguments(method: Method, words: Mapping[str, Sequence[str]], called: Any) -
             continue
         typed = [*words[name]]
         try:
-            raw[argument.wire] = value = argument.field.read(typed)
+            value: Any = argument.field.read(typed)
+            raw[argument.wire] = (
+                False if argument.default is True else value
+            )  # a flag that is on is said to turn it off
         except (ValueError, LookupError, OSError) as error:
             raise BadArguments(
                 f"{name} does not read", received=" ".join([name, *map(repr, typed)]), allowed=argument.field.example,

@@ -37,9 +37,11 @@ class Taken:
 
     @classmethod
     def of(cls, schema: Mapping[str, Any], common: Iterable[str] = tuple(COMMON)) -> "Taken":
-        """Of a method. An argument that has the name of an option which every command has is `--its-NAME`."""
+        """Of a method. An argument that has the name of an option which every command has is `--its-NAME`; a flag that is on
+        unless said is turned off by `--no-NAME`."""
         properties = schema["properties"]
         own = {name: f"--its-{option(name)[2:]}" if name in common else option(name) for name in properties}
+        own |= {name: f"--no-{own[name][2:]}" for name, part in properties.items() if part.get("default") is True}
         arity = {own[name]: int(part["words"]) for name, part in properties.items()}
         required = tuple(own[name] for name in properties if name in schema["required"])
         return cls(
@@ -52,8 +54,9 @@ class Taken:
 
     def called(self, name: str) -> str:
         """What this door calls an argument."""
-        its = f"--its-{option(name)[2:]}"
-        return its if its in self.arity else option(name)
+        plain, its = option(name), f"--its-{option(name)[2:]}"
+        every = (its, f"--no-{plain[2:]}", f"--no-{its[2:]}")
+        return next((word for word in every if word in self.arity), plain)
 
     def sort(self, args: Sequence[str]) -> dict[str, Sequence[str]]:
         """The words of each option. Raises BadArguments: one that it does not take or that is missing, too few or many words."""

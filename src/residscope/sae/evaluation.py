@@ -163,6 +163,7 @@ def evaluate(
         ("measure",),
         coords={"measure": tuple(measures)},
         name="fidelity",
+        unit="each measure's own",
         provenance=about,
     )
     edges, counts = sums.histogram()

@@ -278,7 +278,7 @@ def check_model(dictionary: EncoderDictionary, model: Model, *, named: bool = Tr
             )
     if not named:
         return
-    hashed = dictionary.provenance.get("model")
+    hashed = dictionary.provenance.get("hash", dictionary.provenance.get("model"))
     told = dictionary.provenance.get("model name")
     if (hashed and hashed != model.hash) or (hashed is None and told and not _alike(str(told), model.name)):
         raise WrongModel(

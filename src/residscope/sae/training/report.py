@@ -37,7 +37,7 @@ class Training(Report):
         """FVU, L0 and dead share of each dictionary, at the last point."""
         columns = [getattr(self, name)[:, -1] for name in MEASURES]
         return Result(
-            torch.stack(columns, 1), ("dictionary", "measure"), name="measured",
+            torch.stack(columns, 1), ("dictionary", "measure"), name="measured", unit="each measure's own",
             coords={"dictionary": self.names, "measure": tuple(MEASURES)}, provenance=dict(self.provenance),
         )  # fmt: skip
 
