@@ -231,3 +231,17 @@ def test_a_cancelled_build_keeps_what_it_has_and_says_so():
     graph = stopped.value.partial
     assert "cancelled" in graph.partial
     assert "partial" in repr(graph)
+
+
+def test_a_build_that_is_cancelled_at_the_next_token_has_its_edges_whole_and_says_that():
+    model = rs.load((FAMILIES["gpt2"].build().float(), None))
+    made = encoders(model, ["resid_post.0", "resid_post.1"])
+    whole = causal_graph(model, TEXT, made, tokens=0)
+    stages = []
+    with pytest.raises(errors.Cancelled) as stopped:
+        causal_graph(
+            model, TEXT, made, progress=lambda what, *_: stages.append(what), cancel=lambda: "next token" in stages[-1]
+        )
+    graph = stopped.value.partial
+    assert "edges are whole" in graph.partial
+    torch.testing.assert_close(graph.weight, whole.weight)

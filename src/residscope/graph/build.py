@@ -46,7 +46,7 @@ class Setting:
         batch = model.batch(prompt)
         if len(batch) != 1:
             raise GraphError(
-                "a causal graph is of one prompt", received=f"{len(batch)} prompts", fix="rs.graph.over for many"
+                "a causal graph is of one prompt", received=f"{len(batch)} prompts", fix="draw one for each"
             )
         sites = {model.sites.canonical(s) for _, d in given for s in (d.read_site, d.write_site)}
         stream = {*model.sites.expand("resid_pre"), *model.sites.expand("resid_post")}
@@ -143,6 +143,7 @@ def causal_graph(
     drawn = Drawn(setting, at, each=ablate == "each", edges=edges)
     watch: dict[str, Any] = {"progress": progress, "cancel": cancel}
     told = {"ablate": ablate, "read": read, "reach": reach, "scale": scale}
+    missing = "it was cancelled before every feature had been taken out"
     try:
         for number, level in enumerate(setting.levels):
             targets = targets_of(setting, number, reach)
@@ -161,9 +162,10 @@ def causal_graph(
                 ):
                     drawn.add(number, effect)
         graph = drawn.graph(told)
+        missing = "its edges are whole; it was cancelled before the effects on the next token were read"
         return with_logits(setting, graph, tokens, scale=scale, memory=memory, **watch)
     except Cancelled as stop:
-        stop.partial = drawn.graph(told, partial="it was cancelled before every feature had been taken out")
+        stop.partial = drawn.graph(told, partial=missing)
         raise
 
 
