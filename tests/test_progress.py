@@ -234,7 +234,7 @@ WITHIN = {
 """Those that another of the calls is made of."""
 
 QUICK = {
-    "sae.training.train.check", "sae.training.train.price",
+    "sae.shipped.shipped", "sae.training.train.check", "sae.training.train.price",
     "corpus.chunks.captured", "corpus.chunks.recorded", "corpus.harvest.checkpoint.identity",
     "corpus.harvest.mapping.read_shard", "corpus.harvest.run.check", "corpus.harvest.copies.save_model",
     "corpus.mean_difference.price_of_each", "corpus.vectors.check_place", "corpus.vectors.check_places",
