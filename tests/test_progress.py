@@ -141,6 +141,16 @@ CALLS = {
     "features.removal.effects": lambda **told: rs.features.effects(model(), atlas(), 2, [(0, 3), (1, 4)] * 20, encoder(), **told),
     "features.exporting.export": lambda **told: exported(**told),
     "graph.build.causal_graph": lambda **told: rs.causal_graph(model(), PROMPT, [encoder(), later()], tokens=2, **told),
+    "graph.scores.build.score_attribution": lambda **told: rs.score_attribution(model(), PROMPT, 2, 1, **told),
+    "graph.estimates.build.estimated": lambda **told: rs.causal_graph(
+        model(), PROMPT, [encoder(), later()], method="attribution", tokens=2, exact_sample=4, **told
+    ),
+    "graph.estimates.gradients.by_gradient": lambda **told: rs.causal_graph(
+        model(), PROMPT, [encoder(), later()], method="gradient", tokens=2, exact_sample=4, **told
+    ),
+    "graph.estimates.gradients.by_integration": lambda **told: rs.causal_graph(
+        model(), PROMPT, [encoder(), later()], method="integrated", tokens=2, exact_sample=4, **told
+    ),
     "graph.shares.shares": lambda **told: graph_shares.shares(setting(), drawn(), memory=1, **told),
     "sae.fits.fit_check": lambda **told: rs.sae.fit_check(model(), encoder(), TEXTS, tokens=300, **told),
     "sae.evaluation.evaluate": lambda **told: rs.sae.evaluate(model(), components(), TEXTS, tokens=600, **told),
@@ -224,7 +234,8 @@ CALLS = {
 WITHIN = {
     "sae.loading.load", "sae.loading.sae_load", "sae.training.train.run", "sae.training.train.training",
     "corpus.nmf.factorised", "corpus.pca.pca_many", "corpus.svd.svd_many", "corpus.vectors.vectors_of",
-    "graph.build.effects_of", "graph.build.with_logits", "graph.exact.effects", "graph.exact.effects_at",
+    "graph.exact.effects_of", "graph.drawn.with_logits",
+    "graph.estimates.linear.by_attribution", "graph.estimates.sample.sampled", "graph.exact.effects", "graph.exact.effects_at",
     "methods.continuations.continued", "methods._lib.activations.recorded", "methods.evidence.gather",
     "methods.flips_over_c.flip_rates",
     "methods.flips_over_c.probes_over_C", "methods.look.project", "methods.probe_fit.fit", "methods.probe_fit.fit_each",
@@ -266,6 +277,8 @@ def public():
         "sae",
         "features",
         "graph",
+        "graph.estimates",
+        "graph.scores",
         "sae.training",
         "probes",
         "methods",
