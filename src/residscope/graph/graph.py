@@ -119,7 +119,7 @@ class Graph(Report):
         ids = [node.id for node in self.nodes]
         edges = zip(self.source.tolist(), self.target.tolist(), self.weight.tolist(), strict=True)
         rows = [[ids[a], ids[b], w] for (a, b, w), _ in zip(edges, range(SHOWN), strict=False)]
-        shown: list[View] = [Table(["from", "to", "raises by"], rows, title="Strongest edges", note=self.partial)]
+        shown: list[View] = [Table(["from", "to", "raises by"], rows, title="Strongest edges", note=self._note())]
         known = (
             (~self.logits.isnan()).any(1).nonzero()[:, 0] if self.logits.numel() else torch.zeros(0, dtype=torch.int64)
         )
@@ -132,6 +132,19 @@ class Graph(Report):
         measured = beside(self.weight, self.exact, str(self.provenance.get("by", ""))) if len(self.exact) else None
         shown += [] if measured is None else [measured]
         return Grid(shown, columns=2, title=f"Causal graph of {''.join(self.prompt)[-60:]!r}")
+
+    def _note(self) -> str:
+        """What stopped it; how far what is read is from the sum over its sources, where that was checked."""
+        checked = self.provenance.get("sum")
+        told = (
+            ""
+            if checked is None
+            else (
+                f"What {checked['features']:,} features read is the sum over their sources, "
+                f"to within {checked['largest difference']:.2g}."
+            )
+        )
+        return " ".join(filter(None, (self.partial, told)))
 
     def __repr__(self) -> str:
         by = self.provenance.get("by", "exact")
