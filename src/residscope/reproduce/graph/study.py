@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from residscope import edits
+from residscope.corpus.sources.separators import document_start
 from residscope.corpus.text import Source, called, opened, texts
 from residscope.directions import Dictionary
 from residscope.engine.model import Model
@@ -178,10 +179,9 @@ def of_stream(loaded: Dictionary | Mapping[str, Dictionary]) -> list[Dictionary]
 
 
 def encoded(model: Model, text: str, begins: bool) -> list[int]:
-    """A context's ids, behind the model's own separator of documents where it begins one and the model has one."""
-    own = model.encode(text)
-    separator = getattr(model.tokenizer, "bos_token_id", None)
-    return [separator, *own] if begins and separator is not None and own[0] != separator else own
+    """A context's ids, behind what a document begins with where it begins one."""
+    own, start = model.encode(text), document_start(model)
+    return [start, *own] if begins and start is not None and own[0] != start else own
 
 
 def features_of(graph: Graph, ids: Sequence[str]) -> Circuit:
