@@ -39,6 +39,7 @@ HOMES = {
     "fit_check": "sae.fits",
     "flips": "methods._lib.answers",
     "graph": "graph.graph",
+    "graphs": "graph.aggregate",
     "harvest": "corpus.harvest.run",
     "head_roles": "methods.head_roles",
     "induction_heads": "methods.induction_heads",

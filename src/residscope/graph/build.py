@@ -142,7 +142,7 @@ def causal_graph(
     at = setting.last if read == "last" else None
     drawn = Drawn(setting, at, each=ablate == "each", edges=edges)
     watch: dict[str, Any] = {"progress": progress, "cancel": cancel}
-    told = {"ablate": ablate, "read": read, "reach": reach, "scale": scale}
+    told = {"ablate": ablate, "read": read, "reach": reach, "scale": scale, "edges": edges}
     missing = "it was cancelled before every feature had been taken out"
     try:
         for number, level in enumerate(setting.levels):

@@ -34,6 +34,15 @@ class Placed(Record):
     unexplained: float
 
 
+@dataclass(frozen=True, eq=False)
+class Group(Record):
+    """Nodes that are taken as one, by their ids: a supernode, with the name that a person gave it."""
+
+    kind: ClassVar[str] = "group"
+    name: str
+    nodes: tuple[str, ...]
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Graph(Report):
     """A causal graph: how far each feature of a run raises each later one.
@@ -43,7 +52,9 @@ class Graph(Report):
     nodes, and edges between them by number: `source`, `target`, `weight`, strongest first. of: at which position each edge is
     read. logits[node, token]: by how much the node raises the log-probability of each of `tokens` as the next one, in nats; NaN
     where that was not asked. base: their log-probabilities in the whole run. placed: its dictionaries, in the order of the
-    forward. partial: what stopped it, if it was.
+    forward. partial: what stopped it, if it was. exact: of an estimated graph, what some of its edges are exactly, in the order
+    of `weight`, NaN where that was not measured; empty where the weights are exact themselves. labels: names that people gave
+    nodes, by id. groups: nodes taken as one.
     """
 
     kind: ClassVar[str] = "report:graph"
@@ -58,6 +69,9 @@ class Graph(Report):
     base: Float[Tensor, " token"]
     logits: Float[Tensor, "node token"]
     partial: str = ""
+    exact: Float[Tensor, " measured"] = field(default_factory=lambda: torch.zeros(0))
+    labels: Mapping[str, str] = field(default_factory=dict)
+    groups: tuple[Group, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -84,7 +98,7 @@ class Graph(Report):
             self,
             nodes=tuple(node for node, there in zip(self.nodes, used.tolist(), strict=True) if there),
             source=number[source], target=number[target], weight=self.weight[keep], of=self.of[keep],
-            logits=self.logits[used],
+            logits=self.logits[used], exact=self.exact[keep] if len(self.exact) else self.exact,
         )  # fmt: skip
 
     def to_dataframe(self) -> pandas.DataFrame:

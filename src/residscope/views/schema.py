@@ -6,12 +6,12 @@ from dataclasses import dataclass, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-from residscope.views import contexts, pictures, words
+from residscope.views import contexts, network, pictures, words
 from residscope.views.view import Part, Plain, View
 
 KINDS: tuple[type[View], ...] = (
     pictures.HeatMap, pictures.Curve, pictures.Histogram, pictures.Scatter, pictures.TokenStrip, contexts.Contexts,
-    pictures.Pattern, words.Table, words.Text, words.Card, words.Grid,
+    network.Network, pictures.Pattern, words.Table, words.Text, words.Card, words.Grid,
 )  # fmt: skip
 _SCALARS = {str: "string", float: "number", int: "number", bool: "boolean", NoneType: "null"}
 _INFINITE = {
