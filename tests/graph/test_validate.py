@@ -200,7 +200,8 @@ def test_of_the_planted_path_every_claim_is_shown(known, validated):
 def test_its_controls_do_nothing_and_are_called_so(known, graph, validated):
     for control in validated.controls:
         assert len(control.log_prob) == 40
-        assert float((validated.whole.log_prob - control.log_prob).max()) < 0.7, control.name
+        worst = {"active": 0.01, "index": 0.01, "directions": 2.0}[control.name]
+        assert float((validated.whole.log_prob - control.log_prob).max()) < worst, control.name
         if control.kept is not None:
             assert float((control.kept - validated.none.log_prob).abs().max()) < 0.01
     ids = validated.control("active").sets[0]
@@ -230,7 +231,7 @@ def _idle(graph):
 def test_on_a_random_model_there_is_nothing():
     model = rs.load((FAMILIES["llama"].build().float(), None))
     shown = []
-    for seed in range(3):
+    for seed in range(2):
         made = encoders(model, seed=100 * seed)
         graph = prune(causal_graph(model, TEXT, made, errors=False), per_level=2)
         v = rs.validate_graph(model, graph, made, random_texts=0, controls=20)
@@ -334,7 +335,7 @@ def test_what_is_cancelled_keeps_what_it_has(known, graph):
         with pytest.raises(errors.Cancelled) as stopped:
             graph.validate(
                 known.model, known.dictionaries, nodes=known.path, contexts=[known.contexts[0]], texts=list(known.texts),
-                random_texts=20, length=8, controls=4, progress=lambda what, *_: stages.append(what),
+                random_texts=20, length=8, controls=20, progress=lambda what, *_: stages.append(what),
                 cancel=lambda: words in stages[-1],
             )  # fmt: skip
         return stopped.value.partial

@@ -4,10 +4,10 @@ Llama's own class, three blocks of width 64, in which every feature has a direct
 right angles. All tokens carry one long constant direction (length K), so that each RMSNorm divides by the same number to one
 part in 10^5, and its gain makes that division one. With x the stream in those directions:
 
-    block 0, MLP         country_j += silu(40 word_j - 20) / 20        for each of four countries
+    block 0, MLP         country_j += silu(200 word_j - 20) / 180       for each of four countries
     block 1, attention   asked_j   += the country_j that is attended to: keys read 12 per country, 6 at the first token
     block 0, 1, MLP      idle 0.0, idle 1.k  += a constant; the head writes one too, idle 1.0
-    block 2, MLP         answer_j  += silu(40 asked_j - 20) / 10
+    block 2, MLP         answer_j  += silu(200 asked_j - 20) / 90
     block 2, MLP         idle 2.k  += a constant
     logits               capital_j  = 4 answer_j, 1 for each of the other common words, 0 for countries
 
@@ -35,7 +35,7 @@ SPECIAL = ("<s>", "<unk>")
 SPACE = "▁"
 D, LAYERS, HEADS, MLP = 64, 3, 4, 16
 CONSTANT = 256.0  # K
-LARGE, HALF = 40.0, 20.0  # of a neuron's gate: silu(20) is 20 and silu(-20) is 0, to one part in 10^7
+GATE, OFF = 200.0, 20.0  # of a neuron: silu(180) is 180 and silu(-20) is 0, to one part in 10^7
 IDLE = {0: (0.8,), 1: (0.4, 0.5, 0.6, 0.7, 0.8, 0.9), 2: (0.9, 1.0, 1.2, 1.3, 1.4, 1.6)}
 ANSWER, LOGIT = 2.0, 8.0
 CONTEXT = 256
@@ -93,9 +93,9 @@ def build() -> Any:
 
 def _neuron(mlp: Any, i: int, reads: "Tensor", writes: "Tensor", one: "Tensor") -> None:
     """A neuron that writes a direction where what it reads is 1, and nothing where that is 0."""
-    mlp.gate_proj.weight[i] = LARGE * reads - HALF * one
+    mlp.gate_proj.weight[i] = GATE * reads - OFF * one
     mlp.up_proj.weight[i] = one
-    mlp.down_proj.weight[:, i] = writes / HALF
+    mlp.down_proj.weight[:, i] = writes / (GATE - OFF)
 
 
 def _attend(attention: Any, d: "Mapping[str, Tensor]", one: "Tensor") -> None:
