@@ -89,13 +89,14 @@ def beyond_controls(v: "Validation") -> Badge:
 
 
 def dose_dependent(v: "Validation") -> Badge:
-    """The target rises with the factor that the nodes are multiplied by: a rank correlation of 0.9 or more."""
-    claim, n = "Dose-dependent", len(v.scales)
-    if n < 3:
-        return Badge(claim, None, f"{n} doses are too few.")
-    scales = torch.tensor(v.scales, dtype=torch.float64)
-    dose = v.dose.double()[scales.argsort()]
-    rank = float(spearman(scales.sort().values.numpy(), dose.numpy()))
+    """From none of the nodes to all of them, in steps, the target rises: a rank correlation of 0.9 or more."""
+    claim = "Dose-dependent"
+    order = torch.tensor(v.scales, dtype=torch.float64).argsort()
+    order = order[[0 <= v.scales[i] <= 1 for i in order.tolist()]]
+    if len(order) < 3:
+        return Badge(claim, None, f"{len(order)} doses from 0 to 1 are too few.")
+    scales, dose = torch.tensor(v.scales, dtype=torch.float64)[order], v.dose.double()[order]
+    rank = float(spearman(scales.numpy(), dose.numpy()))
     rises = 0.0 if rank != rank else rank  # all alike
     steps = bool((dose.diff() >= 0).all())
     numbers: Numbers = {
@@ -104,7 +105,7 @@ def dose_dependent(v: "Validation") -> Badge:
         "range, nats": float(dose.max() - dose.min()),
     }
     told = [
-        f"From ×{min(v.scales):g} to ×{max(v.scales):g} its log-probability goes from {float(dose[0]):.2f} to",
+        f"From ×{float(scales[0]):g} to ×{float(scales[-1]):g} its log-probability goes from {float(dose[0]):.2f} to",
         f"{float(dose[-1]):.2f} nats, {'rising at every step' if steps else 'not upwards at every step'}",
         f"(rank correlation {rises:.2f}).",
     ]
@@ -156,6 +157,8 @@ def stable(v: "Validation") -> Badge:
         f"({low:.0%} to {high:.0%} of all such); on average it changes by {_signed(-float(lost.mean()))}",
         f"({_signed(-most)} to {_signed(-least)}).",
     ]
+    if as_much == n and low < HALF:
+        return Badge(claim, None, " ".join([*told, "These are too few prompts to tell."]), numbers)
     return Badge(claim, low >= HALF, " ".join(told), numbers)
 
 

@@ -8,11 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from residscope.graph.build import Setting
 from residscope.graph.exact import Removed
 from residscope.graph.nodes import Level
-from residscope.graph.validation.cuts import Chosen
+from residscope.graph.validation.cuts import Chosen, Cut
 
-NEAREST = 8  # of like strength, among which each is drawn
+NEAREST = 4  # of like strength, among which each is drawn
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +36,7 @@ def strength(level: Level, index: int, pos: int | None, keep: Tensor) -> float:
 
 def active(levels: Sequence[Level], chosen: Chosen, keep: Tensor, *, n: int, seed: int) -> Drawn:
     """As many features that are active in the run too, each for one of the graph's: of its dictionary, active at its position,
-    and one of the 8 nearest in |a write| that are left.
+    and one of the 4 nearest in |a write| that are left.
     """
     pools: dict[tuple[str, int | None], dict[int, float]] = {}
     own: list[tuple[str, int | None, float]] = []
@@ -94,35 +95,32 @@ def index(levels: Sequence[Level], chosen: Chosen, *, n: int, seed: int) -> Draw
 
 
 def directions(
-    levels: Sequence[Level], chosen: Chosen, keep: Tensor, *, n: int, seed: int
+    levels: Sequence[Level], sizes: Mapping[str, Float[Tensor, "pos 1"]], *, n: int, seed: int
 ) -> list[tuple[Removed, ...]]:
-    """Edits that take as long a vector out as the graph's features write together, at each level and position, along one random
-    direction a level:
+    """Edits that take a vector of these lengths out at each level and position, along one random direction a level:
 
-        y - |sum_i a_i write_i| u,    u uniform on the sphere
+    y - size u,    u uniform on the sphere
     """
     g = torch.Generator().manual_seed(seed)
-    sizes: Mapping[str, Float[Tensor, "pos 1"]] = {
-        level.id: _together(level, chosen[level.id], keep) for level in levels if chosen.get(level.id)
-    }
     made = []
     for _ in range(n):
         edits = []
         for level in levels:
-            if level.id in sizes:
-                u = torch.randn(level.error.shape[-1], generator=g, dtype=torch.float64)
-                change = -sizes[level.id] * (u / u.norm()).to(sizes[level.id])
-                edits.append(Removed(level.write_site, change, f"{level.id} a random direction"))
+            u = torch.randn(level.error.shape[-1], generator=g, dtype=torch.float64)
+            change = -sizes[level.id] * (u / u.norm()).to(sizes[level.id])
+            edits.append(Removed(level.write_site, change, f"{level.id} a random direction"))
         made.append(tuple(edits))
     return made
 
 
-def _together(level: Level, features: Sequence[tuple[int, int | None]], keep: Tensor) -> Float[Tensor, "pos 1"]:
-    total = torch.zeros_like(level.error)
-    for i, pos in features:
-        where = keep if pos is None else keep & (torch.arange(len(keep)) == pos)
-        total += level.written(i).to(total) * where[:, None].to(total)
-    return total.norm(dim=1, keepdim=True)
+def sizes_of(setting: Setting, levels: Sequence[Level], cuts: Sequence[Cut]) -> dict[str, Float[Tensor, "pos 1"]]:
+    """How long what each cut takes out at each position is, once those before it have been made: two runs for each."""
+    model, found = setting.model, {}
+    for number, (level, cut) in enumerate(zip(levels, cuts, strict=True)):
+        edits, site = [*setting.background, *cuts[:number]], level.write_site
+        before, after = (model.run(setting.batch, [site], edits=stack)[site][0] for stack in (edits, [*edits, cut]))
+        found[level.id] = (after - before).reshape(level.error.shape).norm(dim=1, keepdim=True)
+    return found
 
 
 def _apart(one: float, other: float) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from residscope.directions import Dictionary
@@ -19,11 +19,12 @@ Chosen = Mapping[str, Sequence[tuple[int, int | None]]]  # features by dictionar
 
 @dataclass(frozen=True, eq=False)
 class Cut(Edit):
-    """Some features of a dictionary scaled where they are, as this run has them: the rest stays, the dictionary's error included.
+    """Some features of a dictionary set where they are: the rest stays as this run has it, the dictionary's error included.
 
-        y + (scale - 1) sum_i where_i a_i write_i,    a = encode(x)
+        y + sum_i where_i (scale held_i - a_i) write_i,    a = encode(x)
 
-    others: all but these are, at the positions `keep`. where[row, pos, i], keep[row, pos]: of one row, the same for every row.
+    held[row, pos, i]: what they are in the whole run; none is needed at scale 0, where they are taken out. others: all but these
+    are taken out, at the positions `keep`. where[row, pos, i], keep[row, pos]: of one row, the same for every row.
     """
 
     dictionary: Dictionary
@@ -33,6 +34,7 @@ class Cut(Edit):
     index: tuple[int, ...]
     where: Bool[Tensor, "row pos some"]
     keep: Bool[Tensor, "row pos"]
+    held: Float[Tensor, "row pos some"] | None = None
     scale: float = 0.0
     others: bool = False
 
@@ -47,18 +49,22 @@ class Cut(Edit):
         x = joined(self.dictionary, there if self.read == self.write else wide(at.seen(self.read)))
         here = slice(at.offset, at.offset + value.shape[1])
         where = at.mine(self.where)[:, here].to(x)
-        if not self.others:
-            a, index = self.dictionary.encode(x, model=self.model, indices=self.index) * where, [*self.index]
-        else:
+        if self.others:
             whole = self.dictionary.encode(x, model=self.model)
             if self.index:
                 whole[..., list(self.index)] *= 1 - where
             whole = whole * at.mine(self.keep)[:, here, None].to(whole)
             index = (whole != 0).flatten(0, -2).any(0).nonzero()[:, 0].tolist()
-            a = whole[..., index]
+            change = -whole[..., index]
+        else:
+            index = [*self.index]
+            change = -self.dictionary.encode(x, model=self.model, indices=index)
+            if self.held is not None:
+                change = change + self.scale * at.mine(self.held)[:, here].to(x)
+            change = change * where
         if not index:
             return value
-        moved = self.dictionary.added(x, (self.scale - 1) * a.to(there), index)
+        moved = self.dictionary.added(x, change.to(there), index)
         return (there + moved.reshape(there.shape)).to(value.dtype)
 
     def __repr__(self) -> str:
@@ -78,7 +84,8 @@ def by_level(nodes: Sequence[Node], *, placed: bool = True) -> dict[str, list[tu
 def cut(
     model: Model, levels: Sequence[Level], chosen: Chosen, keep: Bool[Tensor, "row pos"], *, scale: float = 0.0
 ) -> tuple[Cut, ...]:
-    """The edits that scale these features, at their positions or at all that are kept."""
+    """The edits that hold these features at `scale` times what they are in the levels' run, at their positions or at all that
+    are kept; at 0 they are taken out, in whatever run."""
     return tuple(_cut(model, level, chosen[level.id], keep, scale=scale) for level in levels if chosen.get(level.id))
 
 
@@ -101,14 +108,7 @@ def _cut(
     for i, pos in features:
         column = index.index(i)
         where[:, :, column] |= keep if pos is None else keep & (torch.arange(keep.shape[1]) == pos)
+    held = level.coordinates[None][..., index] if scale else None
     return Cut(
-        level.dictionary,
-        level.read_site,
-        level.write_site,
-        model,
-        tuple(index),
-        where,
-        keep,
-        scale=scale,
-        others=others,
+        level.dictionary, level.read_site, level.write_site, model, tuple(index), where, keep, held, scale, others
     )

@@ -53,7 +53,8 @@ def in_its_prompt(
             cells.add(name, cut(model, levels, chosen, here))
     for chosen in sets["active"].sets:
         cells.add("kept", cut_others(model, levels, chosen, here))
-    for edits in drawn.directions(levels, asked.active, keep, n=controls, seed=seed):
+    sizes = drawn.sizes_of(setting, levels, cut(model, levels, asked.chosen, here))
+    for edits in drawn.directions(levels, sizes, n=controls, seed=seed):
         cells.add("directions", edits)
     found = measured(
         model, setting.batch, cells.edits, [asked.target], background=setting.background, memory=memory,

@@ -91,8 +91,8 @@ class Validation(Report):
 
     whole, without, only, none: the run as it is; without the nodes; with all other features of their dictionaries taken out; with
     all features taken out. What the dictionaries leave out stays in all of them. dose: the target's log-probability with the
-    nodes multiplied by each of `scales`. controls: other sets taken out likewise. contexts: other prompts. elsewhere: unrelated
-    texts. circuits: node ids of each. missing: why a part is None or empty.
+    nodes held at each of `scales` times what they are in the whole run. controls: other sets, taken out likewise. contexts: other
+    prompts. elsewhere: unrelated texts. circuits: node ids of each. missing: why a part is None or empty.
     """
 
     kind: ClassVar[str] = "report:validation"
@@ -188,7 +188,7 @@ class Validation(Report):
         return Curve(
             [*self.scales],
             [Line(self.target, self.dose.tolist())],
-            title="By how much the nodes are multiplied",
+            title="Nodes held at a multiple of what they are",
             x_title="scale",
             y_title=f"log p({self.target.strip()})",
             unit="nats",
