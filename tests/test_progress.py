@@ -141,6 +141,10 @@ CALLS = {
     "features.removal.effects": lambda **told: rs.features.effects(model(), atlas(), 2, [(0, 3), (1, 4)] * 20, encoder(), **told),
     "features.exporting.export": lambda **told: exported(**told),
     "graph.build.causal_graph": lambda **told: rs.causal_graph(model(), PROMPT, [encoder(), later()], tokens=2, **told),
+    "graph.validation.validate.validate_graph": lambda **told: rs.validate_graph(
+        model(), drawn(), [encoder(), later()], contexts=[PROMPT, [4, 9, 2, 5]], texts=TEXTS, random_texts=40, length=8,
+        controls=4, circuits=2, **told
+    ),
     "graph.shares.shares": lambda **told: graph_shares.shares(setting(), drawn(), memory=1, **told),
     "sae.fits.fit_check": lambda **told: rs.sae.fit_check(model(), encoder(), TEXTS, tokens=300, **told),
     "sae.evaluation.evaluate": lambda **told: rs.sae.evaluate(model(), components(), TEXTS, tokens=600, **told),
@@ -224,6 +228,9 @@ CALLS = {
 WITHIN = {
     "sae.loading.load", "sae.loading.sae_load", "sae.training.train.run", "sae.training.train.training",
     "corpus.nmf.factorised", "corpus.pca.pca_many", "corpus.svd.svd_many", "corpus.vectors.vectors_of",
+    "graph.validation.measure.measured",
+    "graph.validation.others.elsewhere", "graph.validation.others.in_contexts", "graph.validation.others.read",
+    "graph.validation.others.windows", "graph.validation.own.in_its_prompt", "graph.validation.validate.validating",
     "graph.build.effects_of", "graph.build.with_logits", "graph.exact.effects", "graph.exact.effects_at",
     "methods.continuations.continued", "methods._lib.activations.recorded", "methods.evidence.gather",
     "methods.flips_over_c.flip_rates",
@@ -240,6 +247,9 @@ QUICK = {
     "corpus.mean_difference.price_of_each", "corpus.vectors.check_place", "corpus.vectors.check_places",
     "corpus.vectors.named_sites", "corpus.vectors.one_vector", "corpus.vectors.price", "corpus.vectors.price_of_sites",
     "features.search.on_text", "features.search.on_token", "features.search.values_on", "graph.build.check",
+    "graph.validation.asked.asked", "graph.validation.asked.check", "graph.validation.asked.prompt_of",
+    "graph.validation.asked.target_of", "graph.validation.cuts.cut", "graph.validation.cuts.cut_others",
+    "graph.validation.validate.price",
     "graph.exact.planned", "graph.last.passes", "graph.last.read_at", "graph.nodes.levels_of",
     "methods._lib.cells.price", "engine.planner.sweep.sweep",
     "methods._lib.activations.batches",
@@ -266,6 +276,7 @@ def public():
         "sae",
         "features",
         "graph",
+        "graph.validation",
         "sae.training",
         "probes",
         "methods",

@@ -59,6 +59,7 @@ HOMES = {
     "score": "methods._lib.blind",
     "stability": "methods.stability",
     "token_table": "methods.token_table",
+    "validation": "graph.validation.report",
     "weight_difference": "methods.weight_difference",
 }
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib import import_module
 from typing import Any, ClassVar
 
 import pandas
@@ -112,6 +113,10 @@ class Graph(Report):
                 "weight": self.weight.tolist(),
             }
         )
+
+    def validate(self, model: Any, dictionaries: Any, **options: Any) -> Any:
+        """Whether it means anything: `rs.validate_graph` of this graph, with the same options. Gives a `Validation`."""
+        return import_module("residscope.graph.validation").validate_graph(model, self, dictionaries, **options)
 
     def view(self) -> View:
         """The strongest edges, and the nodes that move the next token most."""
