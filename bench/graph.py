@@ -143,7 +143,7 @@ def memory(length: int) -> Row:
 
 def peak(length: int) -> None:
     """Print the most memory while building, that of the run alone, and how many steps were told."""
-    from residscope.graph.build import Setting
+    from residscope.graph.setting import Setting
 
     model = rs.load("smollm2-135m")
     shipped = rs.sae.load("shipped", model)

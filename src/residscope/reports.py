@@ -57,6 +57,7 @@ HOMES = {
     "sae_splitting": "sae.splitting",
     "sae_training": "sae.training.report",
     "score": "methods._lib.blind",
+    "score_attribution": "graph.scores.report",
     "stability": "methods.stability",
     "token_table": "methods.token_table",
     "validation": "graph.validation.report",

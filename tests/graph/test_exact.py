@@ -201,6 +201,18 @@ def test_a_dictionary_of_all_heads_end_to_end_has_edges_too():
     assert float(graph.weight[0]) == pytest.approx(float(expected), abs=1e-5)
 
 
+def test_a_dictionary_before_the_first_block_has_edges_too():
+    model = rs.load((FAMILIES["llama"].build().float(), None))
+    one, two = encoders(model, ["resid_pre.0", "resid_pre.1"], activation="relu")
+    graph = causal_graph(model, TEXT, [one, two], tokens=0, errors=False)
+    node, target = graph.nodes[int(graph.source[0])], graph.nodes[int(graph.target[0])]
+    cut = edits.feature(one, node.index, 0.0, pos=list(range(1, len(TEXT))))
+    before, after = (model.run(TEXT, ["resid_pre.1"], edits=stack)["resid_pre.1"][0, -1] for stack in ([], [cut]))
+    expected = two.encode(before)[target.index] - two.encode(after)[target.index]
+    assert float(graph.weight[0]) == pytest.approx(float(expected), abs=1e-5)
+    assert abs(float(expected)) > 0.1
+
+
 def test_the_strongest_are_kept_whatever_comes_first():
     g = torch.Generator().manual_seed(0)
     values = torch.randn(40, 2, 30, generator=g).round(decimals=1)

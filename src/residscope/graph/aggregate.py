@@ -188,7 +188,7 @@ def check_alike(one: Graph, two: Graph) -> None:
         raise GraphError(
             "these graphs are of different dictionaries", received=", ".join(different), allowed="the same ones"
         )
-    for name in ("ablate", "read", "reach", "scale", "how"):
+    for name in ("ablate", "read", "reach", "scale", "by"):
         a, b = one.provenance.get(name), two.provenance.get(name)
         if a != b:
             raise GraphError(

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from residscope.graph.agreement import beside
 from residscope.graph.nodes import Node
 from residscope.reports import Record, Report
 from residscope.views import Grid, Table, View
@@ -133,8 +134,12 @@ class Graph(Report):
             shown.append(
                 Table(["node", *self.tokens], nodes, title="What each adds to the log-probability of the next token")
             )
+        measured = beside(self.weight, self.exact, str(self.provenance.get("by", ""))) if len(self.exact) else None
+        shown += [] if measured is None else [measured]
         return Grid(shown, columns=2, title=f"Causal graph of {''.join(self.prompt)[-60:]!r}")
 
     def __repr__(self) -> str:
-        stopped = f"; partial: {self.partial}" if self.partial else ""
+        by = self.provenance.get("by", "exact")
+        made = "" if by == "exact" else f", estimated by {by}"
+        stopped = f"{made}; partial: {self.partial}" if self.partial else made
         return f"Graph({len(self.nodes)} nodes, {len(self.weight)} edges over {len(self.placed)} dictionaries{stopped})"
