@@ -71,6 +71,7 @@ def graph(
     typer.echo(cost_of(loaded, prompt, chosen, **asked, errors=errors, tokens=tokens), err=True)
     if cost:
         return
+    made: Graph | None
     stopped = False
     with bar() as progress:
         try:
@@ -155,7 +156,7 @@ def tell(graph: "Graph", files: list[Path]) -> None:
         for row in rows[:ROWS]:
             table.add_row(*map(cell_text, row))
         console.print(table, markup=False)
-    for path in strongest_paths(graph, 5):
-        typer.echo(f"path {path.share:6.1%}  {' → '.join(path.ids)} → {path.token!r}")
+    for found in strongest_paths(graph, 5):
+        typer.echo(f"path {found.share:6.1%}  {' → '.join(found.ids)} → {found.token!r}")
     for file in files:
         typer.echo(f"{file}: {file.stat().st_size:,} bytes", err=True)

@@ -1,5 +1,6 @@
 """The causal graph of one run, as an item: nodes, edges, what each node does to the next token, and where it all came from."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,6 +16,8 @@ from residscope.endings import check_ending
 from residscope.graph.nodes import Node
 from residscope.reports import Record, Report
 from residscope.views import View
+
+_SITE = re.compile(r"[a-z_]+\.\d+")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +35,26 @@ class Placed(Record):
     features: int
     active: int
     unexplained: float
+
+    @property
+    def site(self) -> str:
+        """Where it is read, as its id has it: the stream after a block and before the next is one site of two names."""
+        named = self.id.rpartition("@")[2]
+        if _SITE.fullmatch(named):
+            return named
+        name, _, layer = self.read_site.partition(".")
+        return (
+            f"resid_post.{int(layer) - 1}"
+            if name == "resid_pre" and layer.isdigit() and layer != "0"
+            else self.read_site
+        )
+
+    @property
+    def layer(self) -> int | None:
+        """The block of that site."""
+        site = self.site or f".{self.id.rpartition('@')[2]}"
+        layer = site.partition(".")[2].partition(" ")[0]
+        return int(layer) if layer.isdigit() else None
 
 
 @dataclass(frozen=True, eq=False)

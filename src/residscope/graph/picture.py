@@ -46,7 +46,7 @@ def strongest(graph: Graph, nodes: int = MOST_NODES, edges: int = MOST_EDGES) ->
     while low < high:
         k = (low + high + 1) // 2
         keep = rank < k
-        used = len(torch.cat([graph.source[keep], graph.target[keep]]).unique())
+        used = len({*graph.source[keep].tolist(), *graph.target[keep].tolist()})
         low, high = (k, high) if used <= nodes and int(keep.sum()) <= edges else (low, k - 1)
     keep = rank < low
     return _within(graph, keep, nodes, edges)
@@ -64,7 +64,8 @@ def _ranks(pairs: Sequence[int]) -> torch.Tensor:
 
 def _within(graph: Graph, keep: torch.Tensor, nodes: int, edges: int) -> Graph:
     """Of many dictionaries one edge each may be too many: then the strongest of all."""
-    chosen, used = [], set[int]()
+    chosen: list[int] = []
+    used: set[int] = set()
     for edge in keep.nonzero()[:, 0].tolist():
         ends = {int(graph.source[edge]), int(graph.target[edge])}
         if len(chosen) < edges and len(used | ends) <= nodes:
@@ -155,10 +156,9 @@ def label_of(graph: Graph, node: Node) -> str:
     """A person's name for it, else the dictionary's, else `layer.index`."""
     if node.id in graph.labels:
         return graph.labels[node.id]
-    site = next((placed.write_site for placed in graph.placed if placed.id == node.dictionary), "")
-    layer = site.rpartition(".")[2]
+    layer = next((placed.layer for placed in graph.placed if placed.id == node.dictionary), None)
     plain = not node.label or node.label.rpartition(" ")[2] == str(node.index)
-    return f"{layer}.{node.index}" if plain and layer.isdigit() and not node.is_error else node.label or node.id
+    return f"{layer}.{node.index}" if plain and layer is not None and not node.is_error else node.label or node.id
 
 
 def token_edges(graph: Graph, boxes: Sequence[Box], sources: set[int]) -> tuple[list[tuple[int, int, float]], float]:
@@ -269,12 +269,11 @@ def _link(graph: Graph, box: Box, home: str) -> str:
         return ""
     pattern = graph.provenance.get("link")
     if isinstance(pattern, str) and pattern.startswith("https://") and placed.id in graph.provenance.get("linked", ()):
-        layer = placed.write_site.rpartition(".")[2]
-        return pattern.replace("{layer}", layer).replace("{index}", str(node.index))
+        return pattern.replace("{layer}", str(placed.layer)).replace("{index}", str(node.index))
     model = graph.provenance.get("model")
     if not isinstance(model, str) or not placed.hash:
         return ""
-    return f"{home}#feature={quote(f'sae/{model}/{placed.read_site}/{node.index}', safe='/.')}"
+    return f"{home}#feature={quote(f'sae/{model}/{placed.site}/{node.index}', safe='/.')}"
 
 
 PICTURES.append(picture)

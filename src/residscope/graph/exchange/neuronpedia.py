@@ -21,7 +21,7 @@ from residscope.errors import GraphError
 from residscope.files import replace_whole
 from residscope.graph.exchange.neuronpedia_in import EMBED, FEATURE, MLP_ERROR, read
 from residscope.graph.exchange.own import plain_row
-from residscope.graph.graph import Graph, Placed
+from residscope.graph.graph import Graph
 from residscope.graph.nodes import Node
 from residscope.json_values import to_plain
 
@@ -94,17 +94,11 @@ def node_ids(graph: Graph) -> list[str]:
 
 def layers(graph: Graph) -> dict[str, str]:
     """What a dictionary's layer is called there: its own number where no other has it, else its place in the forward."""
-    numbers = {placed.id: _layer(placed) for placed in graph.placed}
+    numbers: dict[str, int | None] = {placed.id: placed.layer for placed in graph.placed}
     inner = [number for id, number in numbers.items() if id != EMBED]
     if None in inner or len({*inner}) < len(inner):
-        numbers |= {id: str(i) for i, id in enumerate(id for id in numbers if id != EMBED)}
+        numbers |= {id: i for i, id in enumerate(id for id in numbers if id != EMBED)}
     return {id: "E" if id == EMBED else str(number) for id, number in numbers.items()}
-
-
-def _layer(placed: Placed) -> str | None:
-    name, _, layer = placed.write_site.partition(".")
-    layer = layer.partition(" ")[0]
-    return (str(int(layer) - 1) if name == "resid_pre" and layer != "0" else layer) if layer.isdigit() else None
 
 
 def _position(graph: Graph, node: Node) -> int:
@@ -115,8 +109,8 @@ def _node(graph: Graph, i: int, id: str, layer: Mapping[str, str]) -> dict[str, 
     node = graph.nodes[i]
     where = layer[node.dictionary]
     types = graph.provenance.get("feature_types")
-    types = types.get(node.dictionary, ()) if isinstance(types, Mapping) else ()
-    kind, error = types if len(types) == 2 else ("embedding" if node.dictionary == EMBED else FEATURE, MLP_ERROR)
+    plain = ("embedding" if node.dictionary == EMBED else FEATURE, MLP_ERROR)
+    kind, error = types.get(node.dictionary, plain) if isinstance(types, Mapping) else plain
     number = node.index if node.is_error else _position(graph, node) if where == "E" else cantor(int(where), node.index)
     return {
         "node_id": id, "feature": number, "layer": where, "ctx_idx": _position(graph, node),

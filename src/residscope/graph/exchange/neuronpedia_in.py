@@ -160,9 +160,10 @@ def _groups(asked: Mapping[str, Any], ids: Mapping[str, int], rows: Sequence[_Re
 def _placed(rows: Sequence[_Read], kept: Mapping[str, Any]) -> tuple[Placed, ...]:
     """The dictionaries in the order of the forward. What theirs do not say: no hash, at least as many features as are named."""
     if kept:
-        floats = {"unexplained": lambda x: math.nan if x is None else number(x, "unexplained")}
+        unknown = {"unexplained": math.nan}
         return tuple(
-            made(Placed, {k: floats.get(k, lambda x: x)(x) for k, x in row.items()}) for row in kept["dictionaries"]
+            made(Placed, {name: unknown.get(name) if x is None else x for name, x in row.items()})
+            for row in kept["dictionaries"]
         )
     first = {row.dictionary: row for row in reversed(rows)}
     largest: dict[str, int] = {}
