@@ -14,6 +14,7 @@ from residscope.directions import Dictionary
 from residscope.engine.model import Model, Prompt
 from residscope.errors import GraphError
 from residscope.graph.build import EDGES, causal_graph
+from residscope.graph.cost import price
 from residscope.graph.graph import Graph, Placed
 from residscope.graph.nodes import Node
 from residscope.progress import Cancel, Progress, stage
@@ -240,7 +241,15 @@ def _logits(graph: Graph, nodes: Mapping[str, Node], tokens: Sequence[str]) -> F
     return found
 
 
-@method("causal-graphs", title="Causal graphs of many prompts", group="graphs")
+def price_of_each(model: Model, prompts: Prompt, dictionaries: Any, **given: Any) -> float:
+    """Tokens through the whole model, about: the longest prompt's graph, for each."""
+    batch = model.batch(prompts)
+    longest = max(range(len(batch)), key=lambda row: batch.lengths[row])
+    ids = batch.ids[longest][: batch.lengths[longest]].tolist()
+    return len(batch) * price(model, ids, dictionaries, **{**given, "tokens": 0})
+
+
+@method("causal-graphs", title="Causal graphs of many prompts", group="graphs", tokens=price_of_each)
 def causal_graphs(
     model: Model,
     prompts: Annotated[Prompt, fields.prompts()],

@@ -96,6 +96,7 @@ class Drawn:
             **model.provenance,
             "method": "causal_graph",
             **told,
+            "ids": setting.batch.ids[0].tolist(),
             "positions": setting.keep.nonzero()[:, 0].tolist(),
         }
         return Graph(
