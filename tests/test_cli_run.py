@@ -117,7 +117,9 @@ def test_every_method_runs_and_writes_all_that_it_may(id, residscope, tmp_path):
     schema = next(schema for schema in manifest.read() if schema["id"] == id)
     turned = {n: p for n, p in schema["properties"].items() if n in SMALL and p["kind"] == "count"}
     small = [
-        w for n, p in turned.items() for w in (f"--{n}", f"{min(max(SMALL[n], p['minimum']), p.get('maximum', 1000))}")
+        w
+        for n, p in turned.items()
+        for w in (f"--{n.replace('_', '-')}", f"{min(max(SMALL[n], p['minimum']), p.get('maximum', 1000))}")
     ]
     table = all(hasattr(kind, "to_dataframe") and getattr(kind, "main", "") is not None for kind in made(id))
     kept, told = tmp_path / "kept.safetensors", tmp_path / "told.json"

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoTokenizer
 
 import residscope as rs
+from residscope import errors
 from residscope.graph import causal_graph
 from residscope.graph.prune import prune
 from residscope.model import planted as weights
@@ -84,9 +85,18 @@ def test_it_is_a_model_of_the_catalog_and_the_same_one_each_time(known, tmp_path
     assert weights.folder().parent.parent == tmp_path
     assert rs.load("planted").provenance["hash"] == known.model.provenance["hash"]
     assert rs.planted("Peru").token == " Lima"
+    with pytest.raises(errors.BadArguments, match="France, Japan, Egypt, Peru"):
+        rs.planted("Spain")
 
 
 def test_its_words_come_back_as_they_were_typed(known):
     ids = known.model.encode(known.prompt)
     assert known.model.token_texts(ids)[1:] == [f" {word}" for word in known.prompt.split()]
     assert known.model.text(ids[1:]).strip() == known.prompt
+
+
+def test_its_dictionaries_are_those_that_come_with_it(known):
+    found = rs.sae.load("shipped", known.model)
+    assert [*found] == [id.split("/")[0] for id in known.path]
+    assert [d.hash for d in found.values()] == [d.hash for d in known.dictionaries]
+    assert all(found[id.split("/")[0]].names[int(id.split("/")[1])].endswith("France") for id in known.path)

@@ -13,7 +13,7 @@ from residscope.fields.base import Field, World, Writer
 class ItemField(Field):
     """An item that a method made, such as a causal graph. of: its kind, as in `report:graph`."""
 
-    of: str
+    of: str = ""
     kind: ClassVar[str] = "item"
     early: ClassVar[bool] = True
 

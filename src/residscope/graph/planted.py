@@ -3,19 +3,12 @@
 import random
 from dataclasses import dataclass
 
-import torch
-
 from residscope.directions import EncoderDictionary
 from residscope.engine.loading import load
 from residscope.engine.model import Model
-from residscope.model.planted import CAPITALS, CONSTANT, FILLERS, IDLE, NAME, WORDS, directions
-
-THRESHOLD = 0.01  # far above what rounding leaves of a feature that is not there
-FEATURES = {
-    0: [*(f"country {name}" for name in CAPITALS), *(f"word {name}" for name in WORDS), "idle 0.0"],
-    1: [*(f"asked {name}" for name in CAPITALS), *(f"idle 1.{k}" for k in range(len(IDLE[1])))],
-    2: [*(f"answer {name}" for name in CAPITALS), *(f"idle 2.{k}" for k in range(len(IDLE[2])))],
-}
+from residscope.errors import BadArguments
+from residscope.model.planted import CAPITALS, FILLERS, NAME
+from residscope.sae.planted import FEATURES, planted_dictionaries
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,11 +36,13 @@ def planted(country: str = "France", *, texts: int = 400, seed: int = 0) -> Plan
     """The planted transformer, and its path for one of its four countries. texts: so many sentences without it, drawn by `seed`.
 
     What is planted, weight by weight, is told in `residscope.model.planted`; `rs.load("planted")` is the model alone. Raises
-    KeyError for a country that it does not know.
+    BadArguments: it knows no such country.
     """
+    if country not in CAPITALS:
+        raise BadArguments("no such country is planted", received=repr(country), allowed=", ".join(CAPITALS))
     capital = CAPITALS[country]
     model = load(NAME)
-    made = tuple(_dictionary(layer) for layer in FEATURES)
+    made = tuple(planted_dictionaries().values())
     named = (f"country {country}", f"asked {country}", f"answer {country}")
     path = [f"{NAME}@resid_post.{layer}/{FEATURES[layer].index(name)}" for layer, name in enumerate(named)]
     asks = (
@@ -60,18 +55,6 @@ def planted(country: str = "France", *, texts: int = 400, seed: int = 0) -> Plan
     return Planted(
         model=model, dictionaries=made, prompt=f"the capital of {country} is", token=f" {capital}", path=tuple(path),
         contexts=tuple(ask.format(country) for ask in asks), texts=tuple(_sentences(country, texts, seed)),
-    )  # fmt: skip
-
-
-def _dictionary(layer: int) -> EncoderDictionary:
-    """The directions that a block writes (block 0: and the words that it found there), each read by itself."""
-    d = directions()
-    rows = torch.stack([d[name] for name in FEATURES[layer]])
-    away = CONSTANT * d["constant"]
-    zero = torch.zeros(len(rows))
-    return EncoderDictionary(
-        NAME, f"resid_post.{layer}", rows, rows, mean=away, bias=zero, base=away, activation="jumprelu",
-        threshold=zero + THRESHOLD, names=tuple(FEATURES[layer]), provenance={"made by": "residscope.graph.planted"},
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from residscope.corpus.reading import Reader
-from residscope.corpus.text import Source, called
+from residscope.corpus.text import Source
 from residscope.engine.model import Prompt
 from residscope.graph.graph import Graph
 from residscope.graph.validation.asked import Asked, active_in, kept_in, nodes_of
@@ -119,4 +119,4 @@ def windows(
             found.append([*row.ids])
             tell(len(found))
     chosen = random.Random(seed).sample(found, min(n, len(found)))
-    return chosen, f"{len(chosen)} windows of {length} tokens of {called(texts)}"
+    return chosen, f"{len(chosen)} windows of {length} tokens"

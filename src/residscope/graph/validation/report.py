@@ -215,7 +215,7 @@ class Validation(Report):
                 x_title="KL(whole || without)",
                 unit="nats",
                 references=[Reference(self.without.kl, "in its own prompt")],
-                note=other.origin,
+                note=f"{other.origin} of {self.provenance.get('texts', 'texts')}",
             )
         ]
         if len(other.by_number) > 1:
