@@ -26,7 +26,7 @@ def by_gradient(drawn: Drawn, *, reach: str, scale: float, progress: Progress, c
     through. On log-probabilities of next tokens likewise. Marks et al. (2024), arXiv:2403.19647, with an effect on every later
     feature in the place of one metric.
     """
-    setting, jobs = drawn.setting, asked(drawn, reach, activations(drawn.setting.model))
+    setting, jobs = drawn.setting, asked(drawn, reach, _activations(drawn.setting.model))
     with stage("Taking gradients", sum(len(numbers) for numbers, _ in jobs), progress, cancel) as tell:
         done = 0
         for numbers, levels in jobs:
@@ -50,7 +50,7 @@ def by_integration(drawn: Drawn, *, reach: str, scale: float, progress: Progress
     all of them out together does to a_j, to the steps' own error (completeness); not each to its own a_j - a_j'. Sundararajan et
     al. (2017), arXiv:1703.01365; Marks et al. (2024), arXiv:2403.19647.
     """
-    setting, jobs = drawn.setting, asked(drawn, reach, activations(drawn.setting.model))
+    setting, jobs = drawn.setting, asked(drawn, reach, _activations(drawn.setting.model))
     total = STEPS * sum(len(numbers) * len(levels) for numbers, levels in jobs)
     with stage("Taking gradients", total, progress, cancel) as tell:
         done = 0
@@ -88,7 +88,7 @@ def together(level: Level, sources: Sequence[Source], setting: Setting, scale: f
     return change
 
 
-def activations(model: Model) -> Encode:
+def _activations(model: Model) -> Encode:
     """The activations of some features, as their dictionary has them."""
     return lambda level, x, indices: level.dictionary.encode(x, model=model, indices=indices)
 
