@@ -135,7 +135,7 @@ def network_of(graph: Graph, *, left_out: str = "", home: str = "", title: str =
         columns=_once([visible(graph.prompt[c]) if c < len(graph.prompt) else str(c) for c in layout.places], layout.places),
         title=title, unit=str(graph.provenance.get("unit", "activation")),
         node_unit=f"nats on {graph.tokens[0]!r}" if graph.tokens else "", limit=clip if drawn else None,
-        note=" ".join(filter(None, [left_out, scale, graph.partial])),
+        note=" ".join(filter(None, [left_out, scale, _shared(graph), graph.partial])),
     )  # fmt: skip
 
 
@@ -257,6 +257,12 @@ def told(graph: Graph, box: Box) -> str:
     effects = zip(graph.tokens, graph.logits[box.members[0]].tolist(), strict=True)
     words += [f"{token!r} {nats:+.3g} nats" for token, nats in effects if nats == nats]
     return "; ".join(words)
+
+
+def _shared(graph: Graph) -> str:
+    """That a file from elsewhere had one id for two nodes."""
+    ids = graph.provenance.get("shared_ids") or ()
+    return f"Its file has one id for a feature and an error: {', '.join(map(str, ids))[:200]}." if ids else ""
 
 
 def _chance(graph: Graph, token: int) -> str:
