@@ -185,6 +185,17 @@ CALLS: dict[str, list[dict[str, Any]]] = {
             "background": "live",
         },
     ],
+    "validate-graph": [
+        {
+            "graph": "Drawn",
+            "dictionaries": ["sae@resid_pre.1", "pca@resid_post.1"],
+            "texts": TEXT,
+            "random_texts": 6,
+            "contexts": {"kind": "typed", "texts": ["cabbage", "park ring"]},
+            "controls": 3,
+            "circuits": 2,
+        }
+    ],
     "harvest": [{"corpus": TEXT, "sites": ["resid_post.1"], "examples": 3, "quantiles": True, "tokens": 1000}],
     "nmf": [{"corpus": TEXT, "site": "mlp_out.1", "n": 2, "clip": True, "tokens": 1000}],
     "null-directions": [{"direction": ARROW, "corpus": TEXT, "n": 19, "tokens": 1000}],
@@ -331,7 +342,10 @@ def shelved(tmp_path_factory: pytest.TempPathFactory) -> Any:
         rs.Direction(vector, vector, "resid_pre.2", name="made").save(folder / "made.safetensors")
         session.import_item((folder / "made.safetensors").read_bytes(), "Found elsewhere")
         session.import_item(encoder(), "Features")
-        for name in ("Shelved", "Principal components of resid_post.1", "Found elsewhere", "Features"):
+        drawn = {"prompt": {"kind": "live"}, "dictionaries": ["sae@resid_pre.1", "pca@resid_post.1"], "tokens": 2}
+        start(session, "causal-graph", name="Drawn", **drawn)
+        assert session.wait(60)
+        for name in ("Shelved", "Principal components of resid_post.1", "Found elsewhere", "Features", "Drawn"):
             file, data = session.reads.item_file(name, ".safetensors")
             (folder / file).write_bytes(data)
         for text in (DATA, TEXT, LONG):

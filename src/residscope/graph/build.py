@@ -9,6 +9,7 @@ from residscope.directions import Dictionary
 from residscope.engine.model import Model, Prompt
 from residscope.engine.protocols import LeastEdit
 from residscope.errors import BadArguments, Cancelled
+from residscope.graph.cost import price
 from residscope.graph.drawn import Drawn, with_logits
 from residscope.graph.estimates import estimated
 from residscope.graph.exact import effects_of, sources_of
@@ -37,7 +38,7 @@ def check(model: Model, prompt: Any, dictionaries: Any, **given: Any) -> None:
         model.require_exact_weights("gradients")
 
 
-@method("causal-graph", title="Causal graph", group="graphs", refuse=check)
+@method("causal-graph", title="Causal graph", group="graphs", tokens=price, refuse=check)
 def causal_graph(
     model: Model,
     prompt: Annotated[Prompt, fields.prompts(one=True, title="prompt", name="prompt")],
@@ -99,7 +100,7 @@ def causal_graph(
     check(model, prompt, dictionaries, ablate=ablate, read=read, reach=reach, method=method)
     setting = Setting.of(model, prompt, dictionaries, background)
     watch: dict[str, Any] = {"progress": progress, "cancel": cancel}
-    told = {"by": method, "ablate": ablate, "read": read, "reach": reach, "scale": scale}
+    told = {"by": method, "ablate": ablate, "read": read, "reach": reach, "scale": scale, "edges": edges}
     if method != "exact":
         asked: dict[str, Any] = {"edges": edges, "errors": errors, "tokens": tokens}
         return estimated(setting, told, **asked, sample=exact_sample, seed=seed, memory=memory, **watch)

@@ -62,13 +62,15 @@ class Drawn:
 
     def graph(self, told: Mapping[str, Any], *, partial: str = "") -> Graph:
         setting, read = self.setting, self.setting.last if self.at is None else self.at
-        nodes: dict[str, Node] = {}
-        numbers: dict[str, int] = {}
+        nodes: list[Node] = []
+        numbers: dict[tuple[str, int, int | None], int] = {}
 
         def number_of(level: Level, index: int, pos: int | None) -> int:
-            node = level.node(index, pos, read)
-            nodes.setdefault(node.id, node)
-            return numbers.setdefault(node.id, len(numbers))
+            key = level.id, index, pos
+            if key not in numbers:
+                numbers[key] = len(nodes)
+                nodes.append(level.node(index, pos, read))
+            return numbers[key]
 
         measured: dict[int, Tensor] = {}
         for number, sources in self.sources.items():
@@ -94,11 +96,13 @@ class Drawn:
             **model.provenance,
             "method": "causal_graph",
             **told,
+            "ids": setting.batch.ids[0].tolist(),
             "positions": setting.keep.nonzero()[:, 0].tolist(),
+            **({"token_ids": self.tokens} if self.tokens else {}),
         }
         return Graph(
             prompt=tuple(model.token_texts(setting.batch.ids[0].tolist())),
-            nodes=tuple(nodes.values()),
+            nodes=tuple(nodes),
             source=torch.tensor(source_of, dtype=torch.int64), target=torch.tensor(target_of, dtype=torch.int64),
             weight=torch.tensor(weight, dtype=torch.float32), of=torch.tensor(of, dtype=torch.int64),
             placed=setting.placed(), tokens=tuple(model.token_texts(self.tokens)), base=self.base, logits=logits,
