@@ -135,7 +135,7 @@ def network_of(graph: Graph, *, left_out: str = "", home: str = "", title: str =
         columns=_once([visible(graph.prompt[c]) if c < len(graph.prompt) else str(c) for c in layout.places], layout.places),
         title=title, unit=str(graph.provenance.get("unit", "activation")),
         node_unit=f"nats on {graph.tokens[0]!r}" if graph.tokens else "", limit=clip if drawn else None,
-        note=" ".join(filter(None, [left_out, scale, _shared(graph), graph.partial])),
+        note=" ".join(filter(None, [left_out, scale, _shared(graph), *graph.provenance.get("notes", ()), graph.partial])),
     )  # fmt: skip
 
 
