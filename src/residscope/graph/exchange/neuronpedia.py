@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from residscope.errors import GraphError
-from residscope.files import replace_whole
 from residscope.graph.exchange.neuronpedia_in import EMBED, FEATURE, MLP_ERROR, read
 from residscope.graph.exchange.own import plain_row
+from residscope.graph.exchange.reading import write_text
 from residscope.graph.graph import Graph
 from residscope.graph.nodes import Node
 from residscope.json_values import to_plain
@@ -31,7 +31,7 @@ __all__ = ["node_ids", "read", "to_neuronpedia", "write"]
 def write(graph: Graph, path: Path) -> None:
     """Raises FileNotThere, GraphError."""
     told = json.dumps(to_neuronpedia(graph), ensure_ascii=False, allow_nan=False, indent=1)
-    replace_whole(path, lambda draft: draft.write_text(told + "\n", encoding="utf-8", newline="\n"))
+    write_text(path, told + "\n")
 
 
 def to_neuronpedia(graph: Graph, *, slug: str = "", scan: str = "") -> dict[str, Any]:
