@@ -22,6 +22,7 @@ BENCHES = (
     "waits",
     "dictionaries",
     "features",
+    "graph",
     "text",
     "harvest",
     "training",

@@ -48,4 +48,6 @@ def test_units_and_names(name):
         "atlas",
         "feature page",
         "causal graph",
+        "validation",
+        "estimated graph",
     )

@@ -14,6 +14,7 @@ from residscope.fields.edits import EditsField
 from residscope.fields.flags import FlagField
 from residscope.fields.head_groups import HeadGroupField
 from residscope.fields.heads import HeadsField
+from residscope.fields.items import ItemField
 from residscope.fields.layers import LayersField
 from residscope.fields.metrics import MetricField
 from residscope.fields.models import ModelField
@@ -39,6 +40,7 @@ edits = EditsField
 flag = FlagField
 head_group = HeadGroupField
 heads = HeadsField
+item = ItemField
 layers = LayersField
 metric = MetricField
 model = ModelField
@@ -57,7 +59,7 @@ tokens = TokensField
 KINDS = {
     cls.kind: cls
     for cls in (
-        align, choice, contrast, count, dictionary, direction, edits, flag, head_group, heads, layers, metric, model, name,
+        align, choice, contrast, count, dictionary, direction, edits, flag, head_group, heads, item, layers, metric, model, name,
         number, positions, probe,
         prompts,
         rank_one, seed, site, source, text, tokens,
@@ -66,6 +68,6 @@ KINDS = {
 
 __all__ = [
     "KINDS", "Field", "Spec", "World", "Writer", "align", "choice", "contrast", "count", "dictionary", "direction", "edits",
-    "flag", "head_group", "heads", "layers", "metric", "model", "name", "number", "positions", "probe", "prompts", "rank_one",
-    "seed", "site", "source", "text", "tokens",
+    "flag", "head_group", "heads", "item", "layers", "metric", "model", "name", "number", "positions", "probe", "prompts",
+    "rank_one", "seed", "site", "source", "text", "tokens",
 ]  # fmt: skip

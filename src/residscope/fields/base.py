@@ -36,6 +36,9 @@ class World(Protocol):
 
     def probe(self, name: str) -> Any: ...
 
+    def item(self, name: str, kind: str) -> Any:
+        """An item of a kind."""
+
     def text(self, ref: Any) -> Any:
         """A corpus."""
 
@@ -65,6 +68,8 @@ class Writer(Protocol):
     def dictionary(self, id: str) -> str: ...
 
     def probe(self, name: str) -> str: ...
+
+    def item(self, name: str) -> str: ...
 
     def text(self, ref: Any) -> str: ...
 

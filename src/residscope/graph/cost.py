@@ -1,11 +1,12 @@
 """What an exact graph costs, before it is built."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from residscope.directions import Dictionary
 from residscope.engine.model import Model, Prompt
-from residscope.graph.build import Setting, targets_of
 from residscope.graph.exact import sources_of
+from residscope.graph.setting import Setting, targets_of
 
 
 def cost_of(
@@ -27,20 +28,43 @@ def cost_of(
         As `causal_graph`.
     """
     setting = Setting.of(model, prompt, dictionaries)
-    n_layers = model.n_layers
-    taken = blocks = 0
-    for number, level in enumerate(setting.levels):
-        sources = len(sources_of(level, setting.keep, each=ablate == "each", errors=errors))
-        layer = _layer(str(level.write_site), n_layers)
-        last = max(
-            (_layer(str(target.read_site), n_layers) for _, target in targets_of(setting, number, reach)), default=layer
-        )
-        taken += sources
-        blocks += sources * (max(1, last - layer) + (n_layers - layer if tokens else 0))
+    taken, blocks = _work(setting, each=ablate == "each", reach=reach, errors=errors, tokens=bool(tokens))
     return (
         f"{taken:,} features of {len(setting.levels)} dictionaries are taken out in turn, over {setting.last + 1} tokens: "
-        f"{blocks:,} blocks, as much as {blocks / n_layers:,.0f} forwards of the prompt"
+        f"{blocks:,} blocks, as much as {blocks / model.n_layers:,.0f} forwards of the prompt"
     )
+
+
+def price(
+    model: Model,
+    prompt: Prompt,
+    dictionaries: Mapping[str, Dictionary] | Sequence[Dictionary] | Dictionary,
+    *,
+    ablate: str = "all",
+    reach: str = "next",
+    method: str = "exact",
+    errors: bool = True,
+    tokens: int | Sequence[str | int] = 5,
+    **_: Any,
+) -> float:
+    """Tokens through the whole model, about. An estimate is priced as its exact graph, which is the most that it costs."""
+    setting = Setting.of(model, prompt, dictionaries)
+    asked = bool(tokens if isinstance(tokens, int) else len(tokens))
+    _, blocks = _work(setting, each=ablate == "each", reach=reach, errors=errors, tokens=asked)
+    return (setting.last + 1) * (1 + blocks / model.n_layers)
+
+
+def _work(setting: Setting, *, each: bool, reach: str, errors: bool, tokens: bool) -> tuple[int, int]:
+    """How many features are taken out, and how many blocks their changes go through."""
+    n_layers = setting.model.n_layers
+    taken = blocks = 0
+    for number, level in enumerate(setting.levels):
+        sources = len(sources_of(level, setting.keep, each=each, errors=errors))
+        layer = _layer(str(level.write_site), n_layers)
+        read = [_layer(str(target.read_site), n_layers) for _, target in targets_of(setting, number, reach)]
+        taken += sources
+        blocks += sources * (max(1, max(read, default=layer) - layer) + (n_layers - layer if tokens else 0))
+    return taken, blocks
 
 
 def _layer(site: str, n_layers: int) -> int:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -136,6 +137,10 @@ class Graph(Report):
             }
         )
 
+    def validate(self, model: Any, dictionaries: Any, **options: Any) -> Any:
+        """Whether it means anything: `rs.validate_graph` of this graph, with the same options. Gives a `Validation`."""
+        return import_module("residscope.graph.validation").validate_graph(model, self, dictionaries, **options)
+
     def view(self) -> View:
         """The strongest edges as a picture, and as a table; and the nodes that move the next token most."""
         return PICTURES[0](self)
@@ -168,7 +173,9 @@ class Graph(Report):
         return READERS[ending](Path(path).expanduser()) if ending in READERS else super().load(path)
 
     def __repr__(self) -> str:
-        stopped = f"; partial: {self.partial}" if self.partial else ""
+        by = self.provenance.get("by", "exact")
+        made = "" if by == "exact" else f", estimated by {by}"
+        stopped = f"{made}; partial: {self.partial}" if self.partial else made
         return f"Graph({len(self.nodes)} nodes, {len(self.weight)} edges over {len(self.placed)} dictionaries{stopped})"
 
 

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import torch
 
+from residscope.graph.agreement import beside
 from residscope.graph.graph import PICTURES, Graph
 from residscope.graph.layout import layered
 from residscope.graph.nodes import Node
@@ -207,7 +208,8 @@ def tables_of(graph: Graph) -> list[View]:
         if graph.provenance.get("effects") == "direct":
             title = "What each adds to the logit of the next token, directly"
         shown.append(Table(["node", *map(repr, graph.tokens)], nodes, title=title))
-    return shown
+    measured = beside(graph.weight, graph.exact, str(graph.provenance.get("by", ""))) if len(graph.exact) else None
+    return shown if measured is None else [*shown, measured]
 
 
 def _named(graph: Graph, node: Node) -> str:
