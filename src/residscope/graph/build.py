@@ -254,6 +254,7 @@ class Drawn:
             "method": "causal_graph",
             **told,
             "positions": setting.keep.nonzero()[:, 0].tolist(),
+            "ids": setting.batch.ids[0].tolist(),
         }
         return Graph(
             prompt=tuple(model.token_texts(setting.batch.ids[0].tolist())),
