@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from residscope.engine.planner import sweep as sweep
     from residscope.engine.recording import Recording as Recording
     from residscope.engine.windows import Window as Window
+    from residscope.graph import Graph as Graph
     from residscope.graph.build import causal_graph as causal_graph
     from residscope.items import Item as Item
     from residscope.items import load_item as load_item
@@ -97,7 +98,7 @@ _HOME = {
     "Dictionary": "directions", "Direction": "directions", "Generation": "engine.generation", "Model": "engine.model",
     "Probe": "probes.probe", "PromptSet": "model.prompts", "Recording": "engine.recording", "Result": "results",
     "Site": "model.sites", "Sweep": "engine.planner", "Window": "engine.windows", "ablation_sweep": "methods.ablation_sweep",
-    "align_tokens": "edits.align", "causal_graph": "graph.build",
+    "align_tokens": "edits.align", "causal_graph": "graph.build", "Graph": "graph",
     "activation_patching": "methods.activation_patching", "fit_probe": "methods.probe_fit",
     "attribute_logits": "methods.direct_attribution", "direct_attribution": "methods.direct_attribution",
     "continuations": "methods.continuations", "copying_scores": "methods.copying_scores",
