@@ -91,7 +91,7 @@ def test_without_a_graph_it_says_what_one_is_and_opens_its_form(bench: Page) -> 
 
 
 def test_it_opens_thins_and_counts_as_python_does(tab: Page, graph: Graph) -> None:
-    less = prune(graph, per_level=40)
+    less = prune(graph, per_level=25)
     assert counts(tab) == (len(less.nodes), len(less.weight))
     expect(tab.get_by_test_id("graph-how")).to_contain_text("measured, each by a run of its own")
     expect(tab.get_by_test_id("view-network")).to_be_visible()

@@ -12,7 +12,7 @@ import residscope as rs
 from residscope import errors
 from residscope.directions import EncoderDictionary
 from residscope.graph import Graph
-from residscope.graph.layout import network
+from residscope.graph.picture import network_of, strongest
 from residscope.graph.proposals import proposals
 from residscope.graph.prune import prune
 from residscope.session import Session
@@ -74,14 +74,19 @@ def names(graph: Graph) -> list[str]:
 def test_what_is_shown_is_what_pruning_leaves(live: Session, graph: Graph, how: dict[str, Any]) -> None:
     told = live.query("graph", {"item": "graph", **how})
     less = prune(graph, **how) if how else graph
-    assert told["view"] == network(less).to_dict()
+    assert told["view"] == network_of(strongest(less)).to_dict()
     assert told["left"] == [len(less.nodes), len(less.weight)]
     assert [told["of_nodes"], told["of_edges"]] == [len(graph.nodes), len(graph.weight)]
     assert [node["id"] for node in told["nodes"]] == [node["id"] for node in told["view"]["nodes"]]
     for edge in told["edges"]:
-        ends = [told["nodes"][edge[end]]["id"] for end in ("source", "target")]
-        assert edge["weight"] == pytest.approx(less.edge(*ends))
-    for node in told["nodes"]:
+        source, target = (told["nodes"][edge[end]]["id"] for end in ("source", "target"))
+        token = graph.logits[graph.numbers[source], int(target[5:])] if target.startswith("next/") else None
+        assert edge["weight"] == pytest.approx(less.edge(source, target) if token is None else float(token))
+    tokens = [node for node in told["nodes"] if not node["members"]]
+    assert [node["id"] for node in tokens] == [f"next/{i}" for i in range(len(graph.tokens))]
+    assert [node["label"] for node in tokens] == [*graph.tokens]
+    for node in told["nodes"][: -len(tokens)]:
+        assert node["label"] == f"sae {node['index']}" if node["index"] >= 0 else node["label"] == "error"
         number = graph.numbers[node["id"]]
         assert node["members"] == [node["id"]]
         assert node["activation"] == graph.nodes[number].activation
@@ -132,10 +137,13 @@ def test_an_edge_is_run_again_and_says_how_the_next_token_moves(live: Session, g
     assert told["kl"] == pytest.approx(float((base * (base / without).log()).sum()), abs=1e-5)
 
 
-def test_a_token_is_read_where_a_node_is_none(live: Session, graph: Graph) -> None:
-    told = live.query("graph_edge", {"item": "graph", "source": names(graph)[0], "target": "next/0"})
-    assert told["measured"] is None
-    assert told["tokens"]
+def test_a_next_token_is_a_target_too(live: Session, graph: Graph) -> None:
+    told = live.query("graph_edge", {"item": "graph", "source": names(graph)[0], "target": "next/1"})
+    assert told["weight"] == float(graph.logits[0, 1])
+    assert told["measured"] == pytest.approx(float(graph.logits[0, 1]), abs=1e-5)
+    assert told["base"] == pytest.approx(float(graph.base[1]), abs=1e-5)
+    with pytest.raises(errors.NotFound):
+        live.query("graph_edge", {"item": "graph", "source": names(graph)[0], "target": "next/9"})
 
 
 def test_a_node_has_its_numbers_and_its_page(live: Session, graph: Graph) -> None:
@@ -260,11 +268,11 @@ def test_the_newest_edge_of_a_page_is_the_one_that_is_run(
     entered, leave = threading.Event(), threading.Event()
     whole, seen = graph_runs._run, []
 
-    def slow(setting: Any, of: Any, out: Any, into: Any) -> Any:
+    def slow(setting: Any, of: Any, out: Any, into: Any, token: Any) -> Any:
         seen.append(out)
         entered.set()
         assert leave.wait(30)
-        return whole(setting, of, out, into)
+        return whole(setting, of, out, into, token)
 
     monkeypatch.setattr(graph_runs, "_run", slow)
     answers: dict[str, Any] = {}

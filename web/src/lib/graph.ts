@@ -18,7 +18,7 @@ export interface Thresholds {
 
 export const ALL: Thresholds = { least: 0, influence: 1, perLevel: 0, path: 1 };
 /** Edges between two dictionaries that are shown first: about as many as can be told apart. */
-export const FIRST_EDGES = 40;
+export const FIRST_EDGES = 25;
 
 /** As the query `graph` takes them. */
 export function asked({ least, influence, perLevel, path }: Thresholds): { least?: number; influence?: number; per_level?: number; path?: number } {

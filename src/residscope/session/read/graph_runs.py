@@ -15,7 +15,7 @@ from residscope.manifest import find_method
 from residscope.progress import asking
 from residscope.session.read.askers import Askers
 from residscope.session.read.graph_shapes import GraphEdgeRun, GraphLeft, MovedToken
-from residscope.session.read.graphs import Graphs, OpenedGraph
+from residscope.session.read.graphs import Graphs, OpenedGraph, token_of
 from residscope.session.state import State
 
 KEPT_SETTINGS, TOP = 2, 10
@@ -42,7 +42,8 @@ class GraphRuns:
         opened = self._graphs.open(name)
         graph = opened.graph
         out = opened.members(source)
-        into = opened.members(target) if target in graph.numbers or _is_group(graph, target) else []
+        token = token_of(target, graph)
+        into = opened.members(target) if token is None else []
         opened.need(*(placed.id for placed in graph.placed))
         with self._askers.asking(asker) as passed:
 
@@ -53,7 +54,7 @@ class GraphRuns:
             self._quiet()
             with asking(tell, tell):
                 setting = self._setting(opened)
-                return {"item": name, "source": source, "target": target, **_run(setting, graph, out, into)}  # type: ignore[typeddict-item]
+                return {"item": name, "source": source, "target": target, **_run(setting, graph, out, into, token)}  # type: ignore[typeddict-item]
 
     def leave(self, asker: str) -> GraphLeft:
         """Nobody waits for what this asker asked for last."""
@@ -105,7 +106,8 @@ def ids_of(opened: OpenedGraph) -> list[int]:
     )
 
 
-def _run(setting: Setting, graph: Graph, out: list[str], into: list[str]) -> dict[str, Any]:
+def _run(setting: Setting, graph: Graph, out: list[str], into: list[str], token: int | None) -> dict[str, Any]:
+    """token: which of the graph's next tokens is read where no features are: then the numbers are log-probabilities."""
     levels = {level.id: level for level in setting.levels}
     scale = float(graph.provenance.get("scale", 0.0))
     nodes = [graph.nodes[graph.numbers[id]] for id in out]
@@ -117,8 +119,10 @@ def _run(setting: Setting, graph: Graph, out: list[str], into: list[str]) -> dic
         raise GraphError("what a dictionary leaves out is no activation that could be read", received=", ".join(into))
     sites = [*dict.fromkeys(levels[node.dictionary].read_site for node in targets)]
     model = setting.model
-    record = model.run(setting.batch, capture=sites or [setting.levels[-1].read_site], edits=(*setting.background, *edits))
-    base = without = None
+    record = model.run(
+        setting.batch, capture=sites or [setting.levels[-1].read_site], edits=(*setting.background, *edits)
+    )
+    base = without = 0.0
     edges = {(int(a), int(b)): i for i, (a, b) in enumerate(zip(graph.source, graph.target, strict=True))}
     joined = [edges[a, b] for a in _numbers(graph, out) for b in _numbers(graph, into) if (a, b) in edges]
     for node in targets:
@@ -126,12 +130,17 @@ def _run(setting: Setting, graph: Graph, out: list[str], into: list[str]) -> dic
         at = node.pos if node.pos is not None else _read_at(graph, joined, node.id, setting.last)
         x = record[level.read_site][0].reshape(len(setting.keep), -1)
         after = float(level.dictionary.encode(x, model=model)[at, node.index])
-        base = (base or 0.0) + float(level.coordinates[at, node.index])
-        without = (without or 0.0) + after
+        base += float(level.coordinates[at, node.index])
+        without += after
     before, then = (run.logits_at()[0].float().log_softmax(-1).cpu() for run in (setting.record, record))
+    weight = float(graph.weight[joined].sum()) if joined else 0.0
+    if token is not None:
+        id = model.token_id(graph.tokens[token])
+        base, without = float(before[id]), float(then[id])
+        weight = float(graph.logits[_numbers(graph, out), token].nan_to_num().sum())
     return {
-        "weight": float(graph.weight[joined].sum()) if joined else 0.0,
-        "measured": None if base is None or without is None else base - without,
+        "weight": weight,
+        "measured": base - without,
         "base": base,
         "without": without,
         "tokens": _moved(model, before, then),
@@ -157,7 +166,3 @@ def _moved(model: Any, before: Float[Tensor, " token"], then: Float[Tensor, " to
 
 def _numbers(graph: Graph, ids: list[str]) -> list[int]:
     return [graph.numbers[id] for id in ids]
-
-
-def _is_group(graph: Graph, id: str) -> bool:
-    return any(group.name == id.removeprefix("group/") for group in graph.groups)

@@ -10,8 +10,8 @@ from residscope.directions import Dictionary
 from residscope.errors import NotFound, ResidscopeError
 from residscope.features.feature_page import page as page_of
 from residscope.graph.graph import Graph
-from residscope.graph.layout import network
 from residscope.graph.named import group_of
+from residscope.graph.picture import MOST_EDGES, left_out, network_of, strongest
 from residscope.graph.proposals import RULE, proposals
 from residscope.graph.prune import prune
 from residscope.json_values import finite
@@ -93,10 +93,11 @@ class Graphs:
         graph, kept = opened.graph, opened.kept
         asked = {key: value for key, value in thresholds.items() if value is not None}
         less = prune(graph, **asked) if asked else graph
-        view = network(less, nodes=nodes)
+        near = strongest(less, nodes, MOST_EDGES)
+        view = network_of(near, left_out=left_out(less, near))
         told, size = graph.provenance, graph.weight.abs()
-        drawn = [self._node(opened, less, node) for node in view.nodes]
-        exact = _exact_of(less)
+        drawn = [self._node(opened, near, node) for node in view.nodes]
+        exact = _exact_of(near)
         ids = [node["id"] for node in drawn]
         return {
             "item": name,
@@ -186,9 +187,12 @@ class Graphs:
         nodes = [graph.nodes[i] for i in numbers]
         of = {node.dictionary for node in nodes}
         one = nodes[0] if len(nodes) == 1 and drawn.id in graph.numbers else None
+        token = token_of(drawn.id, graph)
+        label = drawn.group if one is None else opened.label(one.id)
         effect = graph.logits[numbers, 0].sum() if numbers and graph.logits.numel() else None
         return {
-            "id": drawn.id, "label": drawn.label, "named": bool(one and one.id in graph.labels),
+            "id": drawn.id, "label": label if token is None else graph.tokens[token],
+            "named": bool(one and one.id in graph.labels),
             "group": drawn.group if drawn.id not in graph.numbers else "", "members": members,
             "dictionary": of.pop() if len(of) == 1 else "", "index": None if one is None else one.index,
             "pos": None if one is None else one.pos, "activation": None if one is None else one.activation,
@@ -225,12 +229,18 @@ class Graphs:
         return "\n".join(lines)
 
 
+def token_of(id: str, graph: Graph) -> int | None:
+    """Which of the graph's next tokens a node of its picture is; None of a feature or a group."""
+    place, _, number = id.partition("/")
+    return int(number) if place == NEXT and number.isdigit() and int(number) < len(graph.tokens) else None
+
+
 def _weight(graph: Graph, members: Sequence[str], target: str, drawn: float) -> float:
     """An edge as the graph has it: of one to a next token, which is drawn on another scale, the effect on it, in nats."""
-    place, _, token = target.partition("/")
-    if place != NEXT or not token.isdigit():
+    token = token_of(target, graph)
+    if token is None:
         return drawn
-    return float(graph.logits[[graph.numbers[id] for id in members], int(token)].nan_to_num().sum())
+    return float(graph.logits[[graph.numbers[id] for id in members], token].nan_to_num().sum())
 
 
 def how_of(graph: Graph) -> str:

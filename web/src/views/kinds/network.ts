@@ -129,7 +129,7 @@ function box(view: NetworkView, at: Laid, item: number, values: ColorScale, pale
   const { x, y, w, h } = at.boxes[item];
   const filled = known(node.value);
   const r = Math.min(4, w / 2, h / 2);
-  const line = node.group ? palette.text2 : palette.line2;
+  const line = node.group ? palette.text2 : h < 12 ? palette.text3 : palette.line2;
   const shape: Mark = {
     kind: "path", d: `M${x + r} ${y}h${w - 2 * r}a${r} ${r} 0 0 1 ${r} ${r}v${h - 2 * r}a${r} ${r} 0 0 1 ${-r} ${r}h${2 * r - w}a${r} ${r} 0 0 1 ${-r} ${-r}v${2 * r - h}a${r} ${r} 0 0 1 ${r} ${-r}z`,
     fill: filled ? values.color(node.value!) : palette.surface, stroke: lit ? palette.text : line, width: lit ? 1.6 : node.group ? 1.6 : 1, dash: node.error ? "3 2" : undefined,

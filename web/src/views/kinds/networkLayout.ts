@@ -9,7 +9,7 @@ const SIZE = 10;
 const BOX = 20;
 const DOT = 9;
 const GAP = 6;
-const LEAST_GAP = 14;
+const LEAST_GAP = 24;
 const WIDEST_BOX = 132;
 const MOST_WIDE = 7000;
 const ROW = 62;
@@ -42,11 +42,10 @@ export interface Laid {
   curve(edge: number): Curve;
 }
 
-/** Labels without the words that all of a level begin with: "123" of "sae 123". */
+/** Labels without what all of a level begin with: "123" of "sae 123", and of "8.123". */
 export function shortened(labels: string[]): string[] {
-  const words = labels.map((label) => label.split(" "));
-  const first = words[0]?.[0];
-  return labels.length > 1 && words.every((parts) => parts.length > 1 && parts[0] === first) ? words.map((parts) => parts.slice(1).join(" ")) : labels;
+  const first = /^[^ .]+[ .](?=.)/.exec(labels[0] ?? "")?.[0];
+  return first && labels.length > 1 && labels.every((label) => label.startsWith(first) && label.length > first.length) ? labels.map((label) => label.slice(first.length)) : labels;
 }
 
 export function laid(view: NetworkView, width: number, { height = 0, zoom = 1, top = 0 }: Room): Laid {

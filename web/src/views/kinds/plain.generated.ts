@@ -200,7 +200,7 @@ export interface ContextView {
   };
 }
 /**
- * A layered graph with its layout: `levels` from the bottom, `columns` from the left.
+ * A layered graph with its layout: `levels` names its rows from the bottom, `columns` its places from the left.
  */
 export interface NetworkView {
   kind: "network";
@@ -221,7 +221,7 @@ export interface NetworkView {
   };
 }
 /**
- * One node where it is drawn: x in columns from the left, y in levels from the bottom.
+ * One node where it is drawn: x in places from the left, y in rows from the bottom.
  */
 export interface NetworkNodeView {
   id: string;
