@@ -137,7 +137,7 @@ function box(view: NetworkView, at: Laid, item: number, values: ColorScale, pale
   };
   const text = at.labels[item];
   if (!text) return [shape];
-  const shown = fit(text, w - 6, SIZE, false);
+  const shown = fit(text, w - 5, SIZE, false);
   return shown ? [shape, { kind: "text", x: x + w / 2, y: y + h / 2 + 3.5, text: shown, fill: filled ? values.ink(node.value!) || palette.text : palette.text, size: SIZE, anchor: "middle", bold: !!node.group, link: safe(node.link) }] : [shape];
 }
 

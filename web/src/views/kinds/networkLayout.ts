@@ -8,8 +8,10 @@ import type { Box } from "./scene";
 const SIZE = 10;
 const BOX = 20;
 const DOT = 9;
-const GAP = 6;
-const LEAST_GAP = 24;
+const GAP = 4;
+const LEAST_GAP = 38;
+/** Of words a part will do, but not of a number. */
+const LEAST_WORD = 40;
 const WIDEST_BOX = 132;
 const MOST_WIDE = 7000;
 const ROW = 62;
@@ -44,7 +46,7 @@ export interface Laid {
 
 /** Labels without what all of a level begin with: "123" of "sae 123", and of "8.123". */
 export function shortened(labels: string[]): string[] {
-  const first = /^[^ .]+[ .](?=.)/.exec(labels[0] ?? "")?.[0];
+  const first = /^[\w-]+[ .](?=.)/.exec(labels[0] ?? "")?.[0];
   return first && labels.length > 1 && labels.every((label) => label.startsWith(first) && label.length > first.length) ? labels.map((label) => label.slice(first.length)) : labels;
 }
 
@@ -81,8 +83,9 @@ export function laid(view: NetworkView, width: number, { height = 0, zoom = 1, t
   const yOf = (level: number): number => top + (count - 1 - level + 0.5) * pitch;
   const boxes = view.nodes.map(({ x, y }, i): Box => {
     const room = Number.isFinite(gaps[i]) ? Math.min(gaps[i] * scale - GAP, WIDEST_BOX) : WIDEST_BOX;
-    const wanted = Math.min(measure(labels[i], SIZE, false) + 12, WIDEST_BOX);
-    const [w, h] = room >= Math.min(wanted, 26) ? [Math.min(wanted, room), BOX] : [Math.max(4, Math.min(DOT, room)), DOT];
+    const wanted = Math.min(measure(labels[i], SIZE, false) + 9, WIDEST_BOX);
+    const enough = /^[\d.]+$/.test(labels[i]) ? wanted : Math.min(wanted, LEAST_WORD);
+    const [w, h] = room >= enough ? [Math.min(wanted, room), BOX] : [Math.max(4, Math.min(DOT, room)), DOT];
     if (h === DOT) labels[i] = "";
     return { x: xOf(x) - w / 2, y: yOf(y) - h / 2, w, h };
   });
