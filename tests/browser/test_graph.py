@@ -154,9 +154,7 @@ def test_an_edge_is_run_again_and_its_numbers_are_python_s(tab: Page, workbench:
     assert number(tab, "graph-measured") == pytest.approx(weight, abs=1e-3)
     node = graph.nodes[graph.numbers[source]]
     model = workbench.session.model
-    kept = next(
-        d for d in workbench.session.state.model.dictionaries.values() if d.site == node.dictionary.split("@")[1]
-    )
+    kept = workbench.session.state.model.dictionaries[node.dictionary]
     edit = rs.edits.feature(kept, node.index, 0.0, pos=graph.provenance["positions"])
     base, without = (model.run(IOI, edits=e).logits_at()[0].softmax(-1) for e in ((), (edit,)))
     rows = tab.get_by_test_id("graph-tokens").locator("tbody tr")
@@ -277,6 +275,7 @@ def test_what_is_astray_is_said(bench: Page, workbench: Any, graph: Graph, traff
         bench.get_by_test_id("graph-table-toggle").click()
         bench.get_by_test_id("graph-row").first.get_by_role("button").click()
         expect(bench.get_by_test_id("graph-edge-error")).to_contain_text("not loaded", timeout=WAIT)
+        bench.wait_for_timeout(300)
         traffic.complaints.clear()  # the browser's own, of the refusal
     finally:
         workbench.session.intent("restore_item")

@@ -32,7 +32,8 @@ def asked() -> Any:
         pair = ["pca@resid_post.0", "pca@resid_post.1"]
         start(session, "causal-graph", name="graph", prompt={"kind": "live"}, dictionaries=pair, tokens=2)
         assert session.wait(120)
-        node = session.items["graph"].nodes[0].id
+        nodes = [node.id for node in session.items["graph"].nodes if not node.is_error]
+        node, other = nodes[0], nodes[-1]
         run = session.snapshot()[1]["current"]["a"]
         drawn = session.intent("draw_prompts", {"text": TEXT, "n": 2, "length": 8})["job"]
         assert session.wait(60)
@@ -74,7 +75,7 @@ def asked() -> Any:
             "features_on": {"run": run, "atlases": ["atlas"]},
             "graph": {"item": "graph", "least": 0.0},
             "graph_node": {"item": "graph", "node": node},
-            "graph_edge": {"item": "graph", "source": node, "target": session.items["graph"].nodes[-1].id},
+            "graph_edge": {"item": "graph", "source": node, "target": other},
             "graph_left": {},
             "graph_proposals": {"item": "graph", "least": 0.2},
             "prompts": {"own": ["abcd"], "drawn": drawn},

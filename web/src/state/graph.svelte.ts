@@ -140,7 +140,7 @@ export class GraphStore {
   followEdge(): void {
     const { chosen, item, retries, session, shown } = this;
     const edge = chosen && "source" in chosen && shown?.item === item?.name ? chosen : null;
-    const wanted = edge && item ? JSON.stringify([session.model?.hash, item.name, item.made, edge, retries]) : "";
+    const wanted = edge && item ? JSON.stringify([session.model?.hash, item.name, item.made, session.model?.dictionaries.map(({ hash }) => hash), edge, retries]) : "";
     if (wanted === this.wanted.edge) return;
     this.wanted.edge = wanted;
     if (!edge || !item) return void (this.edge = null);
