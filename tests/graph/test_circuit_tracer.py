@@ -40,10 +40,7 @@ def test_every_node_of_the_file_is_in_the_graph_and_in_the_picture(graph):
     tokens = [node["clerp"].split('"')[1] for node in TOLD["nodes"] if node["feature_type"] == "logit"]
     assert [*graph.tokens] == tokens
     network = graph.view().views[0]
-    joined = {
-        ids[end] for ids in [[n.id for n in graph.nodes]] for end in [*graph.source.tolist(), *graph.target.tolist()]
-    }
-    assert {node.id for node in network.nodes} == joined | {f"next/{i}" for i in range(len(tokens))}
+    assert {node.id for node in network.nodes} == {*graph.numbers} | {f"next/{i}" for i in range(len(tokens))}
 
 
 def test_the_file_has_one_id_for_a_feature_and_an_error_and_its_links_are_told_apart(graph):

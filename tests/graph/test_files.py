@@ -29,6 +29,9 @@ GRAPHS = {
     "positions": graph_of(positions=4),
     "no tokens": replace(graph_of(), tokens=(), base=torch.zeros(0), logits=torch.zeros(12, 0)),
     "no edges": graph_of().with_edges(torch.zeros(len(graph_of().weight), dtype=torch.bool)),
+    "odd texts": replace(
+        graph_of(), prompt=("\ud800", "\x00\n", "日本"), labels={graph_of().nodes[0].id: "\ud83d half \u2028"}
+    ),
     "pruned": prune(graph_of(), top=5, path=2),
     "in an order of its own": graph_of().with_edges(torch.arange(len(graph_of().weight)).flip(0)),
 }

@@ -79,6 +79,9 @@ def test_a_file_without_what_they_require_does_not():
 @pytest.mark.parametrize("positions", [None, 4])
 def test_a_graph_comes_back_from_it(positions, tmp_path):
     graph = replace(graph_of(positions=positions), partial="it was cancelled")
+    some = torch.where(torch.arange(len(graph.weight)) % 2 == 0, graph.weight + 1, math.nan)
+    replace(graph, exact=some).save(tmp_path / "e.neuronpedia.json")
+    assert Graph.load(tmp_path / "e.neuronpedia.json") == replace(graph, exact=some)
     graph.save(tmp_path / "g.neuronpedia.json")
     assert Graph.load(tmp_path / "g.neuronpedia.json") == graph
 

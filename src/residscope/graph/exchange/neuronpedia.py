@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from residscope.errors import GraphError
-from residscope.files import replace_whole
 from residscope.graph.exchange.neuronpedia_in import EMBED, FEATURE, MLP_ERROR, read
 from residscope.graph.exchange.own import plain_row
+from residscope.graph.exchange.reading import write_text
 from residscope.graph.graph import Graph
 from residscope.graph.nodes import Node
 from residscope.json_values import to_plain
@@ -31,7 +31,7 @@ __all__ = ["node_ids", "read", "to_neuronpedia", "write"]
 def write(graph: Graph, path: Path) -> None:
     """Raises FileNotThere, GraphError."""
     told = json.dumps(to_neuronpedia(graph), ensure_ascii=False, allow_nan=False, indent=1)
-    replace_whole(path, lambda draft: draft.write_text(told + "\n", encoding="utf-8", newline="\n"))
+    write_text(path, told + "\n")
 
 
 def to_neuronpedia(graph: Graph, *, slug: str = "", scan: str = "") -> dict[str, Any]:
@@ -52,7 +52,6 @@ def to_neuronpedia(graph: Graph, *, slug: str = "", scan: str = "") -> dict[str,
         "dictionaries": [plain_row(placed) for placed in graph.placed],
         "provenance": to_plain(dict(about), name="the provenance"),
         "partial": graph.partial,
-        "positions": graph.of.tolist(),
     }
     known = about.get("feature_details")
     tops = _tops(graph, layer)
@@ -67,8 +66,10 @@ def to_neuronpedia(graph: Graph, *, slug: str = "", scan: str = "") -> dict[str,
         "qParams": {"pinnedIds": [*pinned], "supernodes": supernodes, "linkType": "both", "clickedId": "", "sg_pos": ""},
         "nodes": [_node(graph, i, ids[i], layer) for i in range(len(graph.nodes))] + tops,
         "links": [
-            {"source": ids[a], "target": ids[b], "weight": w}
-            for a, b, w in zip(graph.source.tolist(), graph.target.tolist(), graph.weight.tolist(), strict=True)
+            {"source": ids[a], "target": ids[b], "weight": w, "residscope": {"at": at, **exact}}
+            for a, b, w, at, exact in zip(
+                graph.source.tolist(), graph.target.tolist(), graph.weight.tolist(), graph.of.tolist(), _exact(graph), strict=True
+            )
         ] + [
             {"source": ids[i], "target": tops[token]["node_id"], "weight": nats}
             for i, row in enumerate(graph.logits.tolist())
@@ -76,6 +77,11 @@ def to_neuronpedia(graph: Graph, *, slug: str = "", scan: str = "") -> dict[str,
             if math.isfinite(nats)
         ],
     }  # fmt: skip
+
+
+def _exact(graph: Graph) -> list[dict[str, float | None]]:
+    """Of an estimated graph, what each edge is exactly."""
+    return [{"exact": _finite(x)} for x in graph.exact.tolist()] if len(graph.exact) else [{}] * len(graph.weight)
 
 
 def node_ids(graph: Graph) -> list[str]:

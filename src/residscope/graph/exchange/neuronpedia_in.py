@@ -43,18 +43,20 @@ def read(told: Mapping[str, Any], name: str) -> Graph:
             raise ValueError("a link leads from a next token")
         logits = torch.full((len(rows), len(tokens)), math.nan if kept else 0.0)
         edges = []
-        at = iter(kept.get("positions") or ())
-        for (a, b), weight in zip(ends, weights.tolist(), strict=True):
+        for (a, b), weight, link in zip(ends, weights.tolist(), links, strict=True):
+            own = link.get("residscope") or {} if kept else {}
             if b >= len(rows):
                 logits[a, b - len(rows)] = weight
             else:
-                edges.append((weight, a, b, next(at, rows[b].place)))
-        edges.sort(key=lambda edge: (-abs(edge[0]), *edge[1:]))
-        weight, source, target, of = zip(*edges, strict=True) if edges else ((), (), (), ())
+                edges.append((weight, a, b, own.get("at", rows[b].place), own.get("exact"), "exact" in own))
+        edges.sort(key=lambda edge: (-abs(edge[0]), *edge[1:4]))
+        weight, source, target, of, exact, measured = zip(*edges, strict=True) if edges else ((), (), (), (), (), ())
+        exact = tuple(math.nan if x is None else number(x, "an exact value") for x in exact) if any(measured) else ()
         return made(Graph, {
             "prompt": tuple(text(token, "a token of the prompt") for token in metadata["prompt_tokens"]),
             "nodes": tuple(row.node for row in rows), "source": _whole(source), "target": _whole(target),
             "weight": torch.tensor(weight, dtype=torch.float32), "of": _whole(of),
+            "exact": torch.tensor(exact, dtype=torch.float32),
             "placed": _placed(rows, kept), "tokens": tuple(_token(node) for node in tokens),
             "base": torch.tensor([_base(node) for node in tokens], dtype=torch.float32), "logits": logits,
             "partial": text(kept.get("partial", ""), "partial"), "labels": {row.node.id: row.name for row in rows if row.name},
