@@ -171,8 +171,6 @@ class Graph(Report):
         """
         ending = Path(path).suffix.lower()
         return READERS[ending](Path(path).expanduser()) if ending in READERS else super().load(path)
-<<<<<<< HEAD
-=======
 
     @property
     def note(self) -> str:
@@ -187,7 +185,6 @@ class Graph(Report):
             )
         )
         return " ".join(filter(None, (*self.provenance.get("notes", ()), told, self.partial)))
->>>>>>> main
 
     def __repr__(self) -> str:
         by = self.provenance.get("by", "exact")

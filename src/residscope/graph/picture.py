@@ -1,11 +1,7 @@
 """A graph as a picture: its strongest edges laid out in levels, the next tokens on top, and tables of what it says."""
 
 from collections import Counter
-<<<<<<< HEAD
-from collections.abc import Mapping, Sequence
-=======
 from collections.abc import Hashable, Iterable, Sequence
->>>>>>> main
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -196,15 +192,11 @@ def tables_of(graph: Graph) -> list[View]:
     names = [_named(graph, node) for node in graph.nodes]
     edges = zip(graph.source.tolist(), graph.target.tolist(), graph.weight.tolist(), strict=True)
     rows = [[names[a], names[b], w] for (a, b, w), _ in zip(edges, range(ROWS), strict=False)]
-<<<<<<< HEAD
-    shown: list[View] = [Table(["from", "to", "raises by"], rows, title="Strongest edges", note=_note(graph))]
-=======
     columns = ["from", "to", "raises by"]
     if len(graph.exact):
         columns.append("exactly")
         rows = [[*row, exact] for row, exact in zip(rows, graph.exact.tolist(), strict=False)]
     shown: list[View] = [Table(columns, rows, title="Strongest edges", note=graph.note)]
->>>>>>> main
     known = (
         (~graph.logits.isnan()).any(1).nonzero()[:, 0] if graph.logits.numel() else torch.zeros(0, dtype=torch.int64)
     )
@@ -219,16 +211,6 @@ def tables_of(graph: Graph) -> list[View]:
         shown.append(Table(["node", *map(repr, graph.tokens)], nodes, title=title))
     measured = beside(graph.weight, graph.exact, str(graph.provenance.get("by", ""))) if len(graph.exact) else None
     return shown if measured is None else [*shown, measured]
-
-
-def _note(graph: Graph) -> str:
-    """What stopped it; how far what is read is from the sum over its sources, where that was checked."""
-    checked = graph.provenance.get("sum")
-    if not isinstance(checked, Mapping):
-        return graph.partial
-    apart = f"{checked.get('largest difference', 0):.2g}"
-    told = f"What {checked.get('features', 0):,} features read is the sum over their sources, to within {apart}."
-    return " ".join(filter(None, (graph.partial, told)))
 
 
 def _named(graph: Graph, node: Node) -> str:
