@@ -13,6 +13,7 @@ from residscope import errors
 from residscope.directions import EncoderDictionary
 from residscope.engine.model import Model
 from residscope.graph import causal_graph
+from residscope.graph.cost import price
 from residscope.graph.estimates import linear
 
 from .test_exact import TEXT, encoders
@@ -70,8 +71,7 @@ def hooked(model, source, target, change):
 
 
 @pytest.mark.parametrize("name", ["gemma2", "gpt2", "gpt_neox"])
-@pytest.mark.parametrize("activation", ["topk", "jumprelu"])
-@pytest.mark.parametrize(("ablate", "read"), [("all", "last"), ("each", "all")])
+@pytest.mark.parametrize(("activation", "ablate", "read"), [("topk", "all", "last"), ("jumprelu", "each", "all")])
 def test_a_gradient_edge_is_plain_autograd_s(name, activation, ablate, read):
     model = tiny(name)
     one, two, three = encoders(model, ["resid_post.0", "resid_post.1", "resid_post.2"], activation=activation)
@@ -311,6 +311,19 @@ def test_the_same_under_edits_and_in_part_removed(llama):
     assert weights(plain) != weights(whole)
     linear = causal_graph(llama, TEXT, made, method="attribution", background=[edit], reach="later", **FEW)
     assert linear.provenance["sum"]["largest difference"] < 1e-3
+
+
+def test_an_estimate_is_priced_by_its_passes(llama):
+    """One block forward, and for each active feature that is read two more; ten times that on a way of ten steps."""
+    made = encoders(llama, ["resid_post.0", "resid_post.1"], activation="relu")
+    x = llama.run(TEXT, ["resid_post.1"])["resid_post.1"][0, -1]
+    blocks = 1 + 2 * int((made[1].encode(x) != 0).sum())
+    for method, times in (("gradient", 1), ("integrated", 10)):
+        asked = price(llama, TEXT, made, method=method, tokens=0)
+        assert asked == pytest.approx(len(TEXT) * (1 + times * blocks / 3))
+    assert price(llama, TEXT, made, method="attribution", tokens=0) > price(
+        llama, TEXT, made, method="gradient", tokens=0
+    )
 
 
 def test_errors_are_told(llama, monkeypatch):

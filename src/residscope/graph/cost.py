@@ -5,6 +5,7 @@ from typing import Any
 
 from residscope.directions import Dictionary
 from residscope.engine.model import Model, Prompt
+from residscope.graph.estimates.gradients import STEPS
 from residscope.graph.exact import sources_of
 from residscope.graph.setting import Setting, targets_of
 
@@ -41,16 +42,20 @@ def price(
     dictionaries: Mapping[str, Dictionary] | Sequence[Dictionary] | Dictionary,
     *,
     ablate: str = "all",
+    read: str = "last",
     reach: str = "next",
     method: str = "exact",
     errors: bool = True,
     tokens: int | Sequence[str | int] = 5,
     **_: Any,
 ) -> float:
-    """Tokens through the whole model, about. An estimate is priced as its exact graph, which is the most that it costs."""
+    """Tokens through the whole model, about. A backward pass is two forwards, for each number that slopes are taken of."""
     setting = Setting.of(model, prompt, dictionaries)
-    asked = bool(tokens if isinstance(tokens, int) else len(tokens))
-    blocks = _work(setting, each=ablate == "each", reach=reach, errors=errors, tokens=asked)[1]
+    asked = tokens if isinstance(tokens, int) else len(tokens)
+    if method == "exact":
+        blocks = _work(setting, each=ablate == "each", reach=reach, errors=errors, tokens=bool(asked))[1]
+    else:
+        blocks = _slopes(setting, method=method, read=read, reach=reach, tokens=asked)
     return (setting.last + 1) * (1 + blocks / model.n_layers)
 
 
@@ -65,6 +70,25 @@ def _work(setting: Setting, *, each: bool, reach: str, errors: bool, tokens: boo
         taken += sources
         blocks += sources * (max(1, max(read, default=layer) - layer) + (n_layers - layer if tokens else 0))
     return taken, blocks
+
+
+def _slopes(setting: Setting, *, method: str, read: str, reach: str, tokens: int) -> int:
+    """How many blocks an estimate goes through, forward and backward."""
+    n_layers, levels = setting.model.n_layers, setting.levels
+    entry = [_layer(str(level.write_site), n_layers) for level in levels]
+    rows = setting.keep if read == "all" else [setting.last]
+    blocks = 0
+    for target, level in enumerate(levels):
+        sources = [n for n in range(len(levels)) if any(t == target for t, _ in targets_of(setting, n, reach))]
+        end, active = _layer(str(level.read_site), n_layers), int((level.coordinates[rows] != 0).sum())
+        begin = min((entry[n] for n in sources), default=end)
+        if method == "attribution":  # from the stream that a dictionary stands for, or the embedding
+            stream = [n for n, one in enumerate(levels) if one.write_site.name.startswith("resid")]
+            begin = max((entry[n] for n in stream if entry[n] < end), default=0)
+        times = STEPS * len(sources) if method == "integrated" else 1
+        blocks += times * (end - begin) * (1 + 2 * active)
+    times = STEPS * len(levels) if method == "integrated" else 1
+    return blocks + (times * (n_layers - min(entry)) * (1 + 2 * tokens) if tokens else 0)
 
 
 def _layer(site: str, n_layers: int) -> int:
