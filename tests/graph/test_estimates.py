@@ -230,6 +230,7 @@ def test_sources_sum_to_what_is_read_in_every_kind_of_block(name):
     graph = causal_graph(model, TEXT, made, method="attribution", reach="later", tokens=0, exact_sample=0)
     told = graph.provenance["sum"]
     assert told["features"] > 10
+    assert "sum over their sources" in graph.view().views[0].note
     assert told["largest difference"] < 1e-3
     kinds = {
         (graph.nodes[int(a)].dictionary, graph.nodes[int(b)].dictionary)
@@ -252,17 +253,26 @@ def test_a_run_that_is_not_linear_is_refused(llama, monkeypatch, kept):
         causal_graph(llama, TEXT, transcoders([0, 2]), method="attribution", reach="later", tokens=0)
 
 
-def test_a_sample_is_measured_exactly_and_its_agreement_told(llama):
+@pytest.mark.parametrize("where", [{}, {"ablate": "each", "read": "all", "reach": "later"}])
+def test_a_sample_is_what_the_exact_graph_has(llama, where):
+    made = encoders(llama, ["resid_post.0", "resid_post.1", "resid_post.2"], activation="relu")
+    told = {**where, "background": [rs.edits.scale("z.1", 0.5)], "scale": 0.25, "tokens": 0, "edges": 100_000}
+    exact = weights(causal_graph(llama, TEXT, made, **told))
+    graph = causal_graph(llama, TEXT, made, method="gradient", exact_sample=24, **told)
+    known = (~graph.exact.isnan()).nonzero()[:, 0].tolist()
+    assert len(known) == 24
+    for edge in known:
+        key = graph.nodes[int(graph.source[edge])].id, graph.nodes[int(graph.target[edge])].id, int(graph.of[edge])
+        assert float(graph.exact[edge]) == pytest.approx(exact.get(key, 0.0), abs=1e-4)
+
+
+def test_agreement_is_told_and_the_sample_drawn_by_its_seed(llama):
     made = encoders(llama, ["resid_post.0", "resid_post.1"], activation="relu")
-    exact = weights(causal_graph(llama, TEXT, made, tokens=0, edges=100_000))
     graph = causal_graph(llama, TEXT, made, method="gradient", tokens=0, exact_sample=20, seed=3)
     assert len(graph.exact) == len(graph.weight)
     known = (~graph.exact.isnan()).nonzero()[:, 0].tolist()
     assert len(known) == 20
     assert known[:10] == list(range(10))
-    for edge in known:
-        key = graph.nodes[int(graph.source[edge])].id, graph.nodes[int(graph.target[edge])].id, int(graph.of[edge])
-        assert float(graph.exact[edge]) == pytest.approx(exact.get(key, 0.0), abs=1e-4)
     a, b = graph.weight[known].numpy(), graph.exact[known].numpy()
     told = graph.provenance["sample"]
     assert told["pearson"] == pytest.approx(pearsonr(a, b).statistic)

@@ -1,5 +1,8 @@
 """Exact edges equal a brute-force run: the whole model, with one feature taken out by its own arithmetic."""
 
+import warnings
+from dataclasses import replace
+
 import pytest
 import torch
 from families import FAMILIES
@@ -270,3 +273,33 @@ def test_a_build_that_is_cancelled_at_the_next_token_has_its_edges_whole_and_say
     graph = stopped.value.partial
     assert "edges are whole" in graph.partial
     torch.testing.assert_close(graph.weight, whole.weight)
+
+
+def test_a_dictionary_that_does_not_fit_and_blocks_without_one_are_said(smollm2):
+    """One dictionary as it is, and one hooked where it does not belong: its features make it worse than its base alone."""
+    text = "When John and Mary went to the store, John gave a bottle of milk to"
+    shipped = rs.sae.load("shipped", smollm2)
+    fits = [shipped["sae@resid_post.8"], shipped["sae@resid_post.11"]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        graph = causal_graph(smollm2, text, fits, tokens=0, edges=50)
+    assert graph.provenance["notes"] == [
+        "no dictionary stands between sae@resid_post.8 and sae@resid_post.11 (2): edges across are of all the blocks between"
+    ]
+    assert graph.provenance["notes"][0] in graph.view().views[0].note
+    with pytest.warns(errors.PoorFit, match=r"wrong would describe this run better without"):
+        graph = causal_graph(
+            smollm2,
+            text,
+            {"right": fits[0], "wrong": replace(fits[1], site="resid_post.25", written=None)},
+            tokens=0,
+            edges=50,
+        )
+    assert "fit_check" in graph.provenance["notes"][0]
+
+
+def test_a_prompt_over_the_context_is_refused():
+    model = rs.load((FAMILIES["gpt2"].build().float(), None))
+    made = encoders(model, ["resid_post.0", "resid_post.1"])
+    with pytest.raises(errors.PromptError, match="positions"):
+        causal_graph(model, [3] * 2000, made)

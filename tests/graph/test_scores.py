@@ -64,6 +64,15 @@ def test_terms_sum_to_the_score_where_the_stock_model_shows_none(name):
     assert (found.slope != 0) == (name == "falcon, slopes")
 
 
+@pytest.mark.parametrize("name", ["gemma2", "qwen3"])
+def test_in_half_precision_too(name):
+    model = Model(FAMILIES[name].build().bfloat16(), name=name)
+    found = rs.score_attribution(model, TEXT, 2, 1, -1, 4)
+    wide = rs.score_attribution(load(name), TEXT, 2, 1, -1, 4)
+    assert found.error < 0.05
+    assert found.score == pytest.approx(wide.score, abs=0.2)
+
+
 @pytest.mark.parametrize("by", ["head", "component"])
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "granite", "olmo2", "gpt_neox"])
 def test_what_was_written_sums_to_the_stream(name, by):

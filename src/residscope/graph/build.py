@@ -100,7 +100,16 @@ def causal_graph(
     check(model, prompt, dictionaries, ablate=ablate, read=read, reach=reach, method=method)
     setting = Setting.of(model, prompt, dictionaries, background)
     watch: dict[str, Any] = {"progress": progress, "cancel": cancel}
-    told = {"by": method, "ablate": ablate, "read": read, "reach": reach, "scale": scale, "edges": edges}
+    told: dict[str, Any] = {
+        "by": method,
+        "ablate": ablate,
+        "read": read,
+        "reach": reach,
+        "scale": scale,
+        "edges": edges,
+    }
+    if notes := setting.said():
+        told["notes"] = notes
     if method != "exact":
         asked: dict[str, Any] = {"edges": edges, "errors": errors, "tokens": tokens}
         return estimated(setting, told, **asked, sample=exact_sample, seed=seed, memory=memory, **watch)

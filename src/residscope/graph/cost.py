@@ -50,7 +50,7 @@ def price(
     """Tokens through the whole model, about. An estimate is priced as its exact graph, which is the most that it costs."""
     setting = Setting.of(model, prompt, dictionaries)
     asked = bool(tokens if isinstance(tokens, int) else len(tokens))
-    _, blocks = _work(setting, each=ablate == "each", reach=reach, errors=errors, tokens=asked)
+    blocks = _work(setting, each=ablate == "each", reach=reach, errors=errors, tokens=asked)[1]
     return (setting.last + 1) * (1 + blocks / model.n_layers)
 
 

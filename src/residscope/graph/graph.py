@@ -172,6 +172,20 @@ class Graph(Report):
         ending = Path(path).suffix.lower()
         return READERS[ending](Path(path).expanduser()) if ending in READERS else super().load(path)
 
+    @property
+    def note(self) -> str:
+        """What a reader should know: dictionaries that do not fit, how far sums are from what is read, what stopped it."""
+        checked = self.provenance.get("sum")
+        told = (
+            ""
+            if checked is None
+            else (
+                f"What {checked['features']:,} features read is the sum over their sources, "
+                f"to within {checked['largest difference']:.2g}."
+            )
+        )
+        return " ".join(filter(None, (*self.provenance.get("notes", ()), told, self.partial)))
+
     def __repr__(self) -> str:
         by = self.provenance.get("by", "exact")
         made = "" if by == "exact" else f", estimated by {by}"

@@ -143,7 +143,7 @@ def network_of(graph: Graph, *, left_out: str = "", home: str = "", title: str =
         columns=_once([visible(graph.prompt[c]) if c < len(graph.prompt) else str(c) for c in layout.places], layout.places),
         title=title, unit=str(graph.provenance.get("unit", "activation")),
         node_unit=f"nats on {graph.tokens[0]!r}" if graph.tokens else "", limit=clip if drawn else None,
-        note=" ".join(filter(None, [left_out, scale, _shared(graph), graph.partial])),
+        note=" ".join(filter(None, [left_out, scale, _shared(graph), graph.note])),
     )  # fmt: skip
 
 
@@ -196,7 +196,7 @@ def tables_of(graph: Graph) -> list[View]:
     if len(graph.exact):
         columns.append("exactly")
         rows = [[*row, exact] for row, exact in zip(rows, graph.exact.tolist(), strict=False)]
-    shown: list[View] = [Table(columns, rows, title="Strongest edges", note=graph.partial)]
+    shown: list[View] = [Table(columns, rows, title="Strongest edges", note=graph.note)]
     known = (
         (~graph.logits.isnan()).any(1).nonzero()[:, 0] if graph.logits.numel() else torch.zeros(0, dtype=torch.int64)
     )

@@ -8,14 +8,17 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from residscope.directions import EncoderDictionary
 from residscope.engine.model import Model, Prompt
 from residscope.engine.protocols import LeastEdit
 from residscope.engine.recording import Recording
 from residscope.engine.sinks import kept
-from residscope.errors import GraphError, NoFeatures
+from residscope.errors import GraphError, NoFeatures, PoorFit
 from residscope.graph.graph import Placed
 from residscope.graph.nodes import Level, follows, levels_of, named, when
 from residscope.model.prompts import Batch
+from residscope.model.sites import rank
+from residscope.progress import warn
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +65,26 @@ class Setting:
     def last(self) -> int:
         return self.batch.lengths[0] - 1
 
+    def said(self) -> list[str]:
+        """What a reader of the graph should know: dictionaries that do not fit (as a `PoorFit` warning too), blocks between."""
+        misfits = [level.id for level in self.levels if _misfit(level, self)]
+        found = []
+        if misfits:
+            found.append(
+                f"{', '.join(misfits)} would describe this run better without their features: they do not fit here; "
+                "rs.sae.fit_check(dictionary, model) says where they do"
+            )
+            warn(found[0], PoorFit, stacklevel=3)
+        layers = [rank(level.read_site, self.model.n_layers) for level in self.levels]
+        gaps = [
+            f"{one.id} and {two.id} ({b - a - 1})"
+            for one, two, a, b in zip(self.levels, self.levels[1:], layers, layers[1:], strict=False)
+            if b - a > 1
+        ]
+        if gaps:
+            found.append(f"no dictionary stands between {', '.join(gaps)}: edges across are of all the blocks between")
+        return found
+
     def placed(self) -> tuple[Placed, ...]:
         made = []
         for level in self.levels:
@@ -72,6 +95,15 @@ class Setting:
             d = level.dictionary
             made.append(Placed(level.id, d.hash, str(level.read_site), str(level.write_site), len(d), active, share))
         return tuple(made)
+
+
+def _misfit(level: Level, setting: Setting) -> bool:
+    """Whether an encoder's features leave more of what it writes over than its base alone: |y - y'|^2 > |y - base|^2."""
+    d = level.dictionary
+    if not isinstance(d, EncoderDictionary) or not len(d):
+        return False
+    y = setting.record[level.write_site][0].reshape(level.error.shape)[setting.keep]
+    return bool(level.error[setting.keep].square().sum() > (y - d.base.to(y)).square().sum())
 
 
 def targets_of(setting: Setting, number: int, reach: str) -> list[tuple[int, Level]]:

@@ -83,8 +83,11 @@ def _attributed(
         keys = _made(recording, layer, "k", k, torch.stack([*sides[1].values()]))[:, group]
         factor = scores_factor(model.layout, layer)
         terms = factor * torch.einsum("sd,td->st", queries.double(), keys.double())
+        length = factor * float(queries.double().sum(0).norm() * keys.double().sum(0).norm())
         slope = _slope(recording, layer, number, q, k)
-    return _report(recording, head, (q, k), sides, terms, found, slope, by if dictionary is None else dictionary.name)
+    return _report(
+        recording, head, (q, k), sides, terms, length, found, slope, by if dictionary is None else dictionary.name
+    )
 
 
 def _refuse(model: Model, *, by: str = "head", layer: int, head: int, **_: Any) -> None:
@@ -160,7 +163,8 @@ def _made(
     model = record.model
     names = [f"{scale}_scale" for scale in ("attn", name) if f"{scale}_scale" in model.sites.names]
     held = Held({site: record[site] for site in (Site(scale, layer) for scale in names)})
-    rows, site, stream = torch.cat([given, torch.zeros_like(given[:1])]), Site(name, layer), Site("resid_pre", layer)
+    site, stream = Site(name, layer), Site("resid_pre", layer)
+    rows = torch.cat([given, torch.zeros_like(given[:1])]).to(model.dtype)
     most = max(1, budget(model.device) // 4 // (8 * model.d_model * given.element_size() * (at + 1)))
     made = []
     for some in torch.split(rows, most):
@@ -191,17 +195,18 @@ def _report(
     at: tuple[int, int],
     sides: Sequence[dict[str, Tensor]],
     terms: Float[Tensor, "query key"],
+    length: float,
     found: float,
     slope: float,
     by: str,
 ) -> ScoreAttribution:
-    """The terms as a report, checked. Raises NotAdditive."""
+    """The terms as a report, checked. length: of query and key, times the scale. Raises NotAdditive."""
     model, cap = record.model, record.model.layout.factors.scores_cap
     total = float(terms.sum())
     capped = None if cap is None else float(cap * torch.tanh(torch.tensor(total / cap, dtype=torch.float64)))
     expected = (total if capped is None else capped) + slope
     eps = max(float(torch.finfo(model.dtype).eps), float(torch.finfo(torch.float32).eps))
-    allowed = SLACK * eps * (float(terms.square().sum().sqrt()) + float(terms.abs().sum()) / len(terms) + abs(found))
+    allowed = SLACK * eps * (float(terms.norm()) + length + abs(found) + 2 * abs(slope))
     if not abs(expected - found) <= allowed:
         raise NotAdditive(
             "the terms do not sum to the run's own score",

@@ -35,7 +35,8 @@ def _components(record: Recording, layer: int, pos: int, by: str) -> dict[str, T
     sites = [Site(name) for name in ("embed", "pos_embed") if name in names]
     for name in (*inner, *(["attn_post_scale"] if scaled else []), "mlp_out"):
         sites += [Site(name, below) for below in range(layer) if name in names]
-    values = {site: value[0, pos] for site, value in record.several(sites).items()}
+    home = record["resid_pre", layer].device  # blocks may stand on several
+    values = {site: value[0, pos].to(home) for site, value in record.several(sites).items()}
     parts = {site.name: values[site] for site in sites if site.layer is None}
     biases = torch.zeros_like(values[Site("embed")])
     for below in range(layer):

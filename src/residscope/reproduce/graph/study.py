@@ -166,14 +166,15 @@ def graph_study(
     )  # fmt: skip
 
 
-def of_stream(loaded: Dictionary | Mapping[str, Dictionary]) -> list[Dictionary]:
+def of_stream(loaded: object) -> list[Dictionary]:
     """Those of the stream, of what was loaded. Raises GraphError where there are fewer than two."""
-    found = [loaded] if isinstance(loaded, Dictionary) else [*loaded.values()]
+    listed = [*loaded.values()] if isinstance(loaded, Mapping) else [loaded]
+    found = [one for one in listed if isinstance(one, Dictionary)]
     stream = [one for one in found if str(one.read_site).startswith("resid")]
     if len(stream) < 2:
         raise GraphError(
             "the post's graph leads from one dictionary of the stream to the next",
-            received=", ".join(str(one.read_site) for one in found),
+            received=", ".join(str(one.read_site) for one in found) or type(loaded).__name__,
             allowed="two or more of resid_pre, resid_mid or resid_post",
         )
     return stream
@@ -264,7 +265,7 @@ def on_texts(model: Model, setting: Setting, circuit: Circuit, ids: Tensor) -> t
     levels = {level.id: level.dictionary for level in setting.levels}
     stack = [edits.feature(levels[id], list(of), 0.0, pos=list(range(1, PART))) for id, of in circuit.items()]
     kl, change = [], []
-    for some in ids.split(32):
+    for some in torch.split(ids, 32):
         one, two = (model.run(some.tolist(), edits=e).logits[:, -1].float().log_softmax(-1).cpu() for e in ([], stack))
         kl.append((one.exp() * (one - two)).sum(1))
         change.append(two - one)
