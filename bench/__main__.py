@@ -18,6 +18,7 @@ BENCHES = (
     "page",
     "slider",
     "map",
+    "graph_page",
     "notebook",
     "waits",
     "dictionaries",

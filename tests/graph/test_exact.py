@@ -301,5 +301,5 @@ def test_a_dictionary_that_does_not_fit_and_blocks_without_one_are_said(smollm2)
 def test_a_prompt_over_the_context_is_refused():
     model = rs.load((FAMILIES["gpt2"].build().float(), None))
     made = encoders(model, ["resid_post.0", "resid_post.1"])
-    with pytest.raises(errors.PromptError, match="positions"):
+    with pytest.raises(errors.PromptError, match=r"longer than the model's context"):
         causal_graph(model, [3] * 2000, made)
