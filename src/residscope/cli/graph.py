@@ -150,20 +150,22 @@ def tell(graph: "Graph", files: list[Path]) -> None:
     from residscope.graph.paths import strongest_paths
     from residscope.graph.picture import tables_of
     from residscope.shown_tokens import visible
+    from residscope.views import Table as TableView
 
     for path in files:
         graph.save(path)
     typer.echo(str(graph))
+    if graph.note:
+        typer.echo(graph.note)
     chances = zip(graph.tokens, graph.base.exp().tolist(), strict=True)
     if graph.tokens:
         typer.echo("next   " + "   ".join(f"{visible(token)} {p:.3f}" for token, p in chances))
     console = Console(highlight=False)
-    for view in tables_of(graph):
+    for view in (one for one in tables_of(graph) if isinstance(one, TableView)):
         table = Table(box=None, pad_edge=False, title=view.title, title_justify="left", title_style="bold")
-        columns, rows = view.columns, view.rows  # type: ignore[attr-defined]
-        for column in columns:
+        for column in view.columns:
             table.add_column(visible(column) if column in graph.tokens else column, overflow="fold")
-        for row in rows[:ROWS]:
+        for row in view.rows[:ROWS]:
             table.add_row(*map(cell_text, row))
         console.print(table, markup=False)
     for found in strongest_paths(graph, 5):
