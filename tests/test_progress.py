@@ -255,7 +255,7 @@ WITHIN = {
 """Those that another of the calls is made of."""
 
 QUICK = {
-    "graph.aggregate.price_of_each", "graph.cost.cost_of", "graph.cost.price", "graph.estimates.gradients.activations",
+    "graph.aggregate.price_of_each", "graph.cost.cost_of", "graph.cost.price",
     "sae.shipped.shipped", "sae.training.train.check", "sae.training.train.price",
     "corpus.chunks.captured", "corpus.chunks.recorded", "corpus.harvest.checkpoint.identity",
     "corpus.harvest.mapping.read_shard", "corpus.harvest.run.check", "corpus.harvest.copies.save_model",

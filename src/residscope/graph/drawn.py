@@ -98,6 +98,7 @@ class Drawn:
             **told,
             "ids": setting.batch.ids[0].tolist(),
             "positions": setting.keep.nonzero()[:, 0].tolist(),
+            **({"token_ids": self.tokens} if self.tokens else {}),
         }
         return Graph(
             prompt=tuple(model.token_texts(setting.batch.ids[0].tolist())),

@@ -211,7 +211,8 @@ def tables_of(graph: Graph) -> list[View]:
         nodes = [[names[i], *graph.logits[i].tolist()] for i in order]
         title = "What each adds to the log-probability of the next token"
         if is_direct(graph):
-            title = "What each adds to the next token directly"
+            of = "log-probability" if "by" in graph.provenance else "logit"
+            title = f"What each adds to the {of} of the next token, directly"
         shown.append(Table(["node", *map(repr, graph.tokens)], nodes, title=title))
     measured = beside(graph.weight, graph.exact, str(graph.provenance.get("by", ""))) if len(graph.exact) else None
     return shown if measured is None else [*shown, measured]

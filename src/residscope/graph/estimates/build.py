@@ -44,23 +44,27 @@ def estimated(
     missing = "it was cancelled before every gradient had been taken"
     try:
         if by == "attribution":
-            told = {**told, "sum": by_attribution(drawn, reach=reach, scale=scale, **watch)}
+            told = {**told, "effects": "direct", "sum": by_attribution(drawn, reach=reach, scale=scale, **watch)}
         else:
             (by_gradient if by == "gradient" else by_integration)(drawn, reach=reach, scale=scale, **watch)
         missing = "its estimates are whole; it was cancelled before a sample of them had been measured exactly"
-        graph = named_tokens(drawn.graph(told))
-        if not sample or not len(graph.weight):
-            return graph
-        return sampled(setting, graph, sample, seed=seed, scale=scale, held=by == "attribution", memory=memory, **watch)
+        graph, held = drawn.graph(told), by == "attribution"
+        if sample and len(graph.weight):
+            graph = sampled(setting, graph, sample, seed=seed, scale=scale, held=held, memory=memory, **watch)
+        return named_tokens(graph, setting)
     except Cancelled as stop:
-        stop.partial = named_tokens(drawn.graph(told, partial=missing))
+        stop.partial = named_tokens(drawn.graph(told, partial=missing), setting)
         raise
 
 
-def named_tokens(graph: Graph) -> Graph:
+def named_tokens(graph: Graph, setting: Setting) -> Graph:
     """The graph with its embeddings called by their tokens."""
+    ids = setting.batch.ids[0].tolist()
 
-    def label(node: Node) -> str:
-        return str(graph.prompt[node.pos]) if node.dictionary == "embed" and node.pos is not None else str(node.label)
+    def named(node: Node) -> Node:
+        if node.dictionary != "embed" or node.pos is None or not node.is_error:
+            return node
+        token = ids[node.pos]
+        return replace(node, id=f"embed/{token}@{node.pos}", index=token, label=repr(graph.prompt[node.pos]))
 
-    return replace(graph, nodes=tuple(replace(node, label=label(node)) for node in graph.nodes))
+    return replace(graph, nodes=tuple(map(named, graph.nodes)))
