@@ -14,6 +14,7 @@ from residscope.graph import Graph, causal_graph
 from residscope.graph.build import Setting
 from residscope.graph.prune import prune
 from residscope.graph.validation import claims, controls
+from residscope.graph.validation.asked import check
 from residscope.graph.validation.circuits import strongest_paths
 from residscope.graph.validation.cuts import cut
 from residscope.graph.validation.report import Elsewhere
@@ -200,6 +201,13 @@ def test_of_the_planted_path_every_claim_is_shown(known, validated):
     assert all(c.lost > 0.9 and c.token == known.token for c in validated.contexts)
 
 
+def test_the_nodes_that_hold_the_influence_are_the_path(known, graph):
+    v = graph.validate(known.model, known.dictionaries, influence=0.99, target=known.token, random_texts=0, controls=1)
+    assert {*v.nodes} == {*known.path}
+    assert v.claims[0].numbers["p"] == 0.5  # of one draw: no test, whatever it does
+    assert v.claims[0].shown is False
+
+
 def test_its_controls_do_nothing_and_are_called_so(known, graph, validated):
     for control in validated.controls:
         assert len(control.log_prob) == 40
@@ -256,7 +264,7 @@ def test_what_does_not_lower_it_beyond_controls_has_no_further_claims(validated)
         assert "no effect" in claim.sentence
     everywhere = replace(validated.elsewhere, kl=torch.full((150,), validated.without.kl))
     assert claims.specific(replace(validated, elsewhere=everywhere)).shown is False
-    few = replace(validated.elsewhere, kl=torch.zeros(9), active=torch.zeros(9).long())
+    few = replace(validated.elsewhere, kl=torch.zeros(9), active=torch.zeros(9).long(), by_number=torch.zeros(1, 9))
     assert claims.specific(replace(validated, elsewhere=few)).shown is None
     assert claims.dose_dependent(replace(validated, dose=validated.dose.flip(0))).shown is False
     flat = replace(validated, none=validated.whole)
@@ -384,7 +392,7 @@ def test_errors_are_told(known, graph):
     with pytest.raises(errors.GraphError, match="another prompt"):
         rs.validate_graph(model, graph, made, prompt="the river is")
     with pytest.raises(errors.GraphError, match="only a causal graph"):
-        rs.validate_graph(model, made[0], made)
+        check(model, made[0], made)
     with pytest.raises(errors.UnknownToken):
         rs.validate_graph(model, graph, made, target=" Berlin")
     with pytest.raises(errors.EmptyCorpus):
