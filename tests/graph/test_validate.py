@@ -319,7 +319,11 @@ def test_the_strongest_paths_share_no_node():
     assert [[int(id.split("/")[1]) + 3 * int(id[13]) for id in path] for path in paths] == [[0, 3, 6], [1, 4, 7]]
     assert strongest_paths(graph((0, 3, 5.0), (3, 6, 4.0), (1, 4, 1.0)), 1)[0][-1].endswith("2/0")
     none = replace(
-        graph((0, 3, 1.0)), source=torch.zeros(0).long(), target=torch.zeros(0).long(), weight=torch.zeros(0)
+        graph((0, 3, 1.0)),
+        source=torch.zeros(0).long(),
+        target=torch.zeros(0).long(),
+        weight=torch.zeros(0),
+        of=torch.zeros(0).long(),
     )
     assert strongest_paths(none, 2) == [("d@resid_post.0/0",), ("d@resid_post.0/1",)]
 
