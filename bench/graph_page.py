@@ -10,7 +10,7 @@ from bench.harness import Row
 from bench.map import _frames, _row
 from bench.page import FLAGS
 
-LEVELS, WIDTH, EDGES = 10, 30, 2_000
+LEVELS, WIDTH, EDGES = 10, 30, 850  # of 900 that a picture draws at most
 OPENED = """() => {  // from the click to the frame that shows the graph's own picture
   const began = performance.now();
   document.querySelector("#tab-graph").click();

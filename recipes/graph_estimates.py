@@ -46,7 +46,9 @@ def main() -> None:
     for prompt in PROMPTS:
         begun = perf_counter()
         exact = rs.causal_graph(model, prompt, [shipped[id] for id in SAES], tokens=5, edges=20_000)
-        print(f"| SAEs, next layer | exact | {perf_counter() - begun:.1f} | {len(exact.weight):,} | | | | |", flush=True)
+        print(
+            f"| SAEs, next layer | exact | {perf_counter() - begun:.1f} | {len(exact.weight):,} | | | | |", flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -181,11 +181,7 @@ def test_a_node_is_named_and_nodes_are_grouped_and_a_reload_has_them_still(
     choose_node(tab, source)
     expect(tab.get_by_test_id("graph-name")).to_have_text("names of people")
     tab.get_by_test_id("graph-take").click()
-    other = next(
-        node.id
-        for node in graph.nodes
-        if not node.is_error and node.id != source and node.id.startswith(source.split("/")[0])
-    )
+    other = next(id for id in sources(graph) if id != source and id.split("/")[0] == source.split("/")[0])
     choose_node(tab, other)
     tab.get_by_test_id("graph-take").click()
     tab.get_by_test_id("graph-group-as").fill("a pair")
@@ -275,10 +271,11 @@ def test_what_is_astray_is_said(bench: Page, workbench: Any, graph: Graph, traff
         bench.get_by_test_id("graph-table-toggle").click()
         bench.get_by_test_id("graph-row").first.get_by_role("button").click()
         expect(bench.get_by_test_id("graph-edge-error")).to_contain_text("not loaded", timeout=WAIT)
-        bench.wait_for_timeout(300)
-        traffic.complaints.clear()  # the browser's own, of the refusal
     finally:
         workbench.session.intent("restore_item")
+    expect(bench.get_by_test_id("graph-missing")).to_have_count(0)
+    expect(bench.get_by_test_id("graph-measured")).to_be_visible(timeout=WAIT)
+    traffic.complaints.clear()  # the browser's own, of the refusal
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -148,5 +148,8 @@ def test_a_matrix_of_another_size_is_refused(tmp_path):
     torch.save(parts, tmp_path / "old.pt")
     with pytest.raises(DamagedFile, match=r"its matrix is \(5, 5\)"):
         Graph.load(tmp_path / "old.pt")
+    torch.save(parts | {"adjacency_matrix": torch.ones(1, 1).expand(400_000, 400_000)}, tmp_path / "huge.pt")
+    with pytest.raises(DamagedFile, match=r"huge\.pt .*larger than what is stored"):
+        Graph.load(tmp_path / "huge.pt")
     torch.save(parts | {"adjacency_matrix": torch.ones(6, 6).tril(-1)}, tmp_path / "old.pt")
     assert len(Graph.load(tmp_path / "old.pt").nodes) == 5

@@ -216,6 +216,20 @@ def test_a_dictionary_before_the_first_block_has_edges_too():
     assert abs(float(expected)) > 0.1
 
 
+def test_a_dictionary_of_all_heads_is_read_at_one_position_too():
+    model = rs.load((FAMILIES["llama"].build().float(), None))
+    g = torch.Generator().manual_seed(6)
+    read, write = (torch.randn(12, 32, generator=g) / 4 for _ in range(2))
+    parts = {"mean": torch.zeros(32), "bias": torch.zeros(12), "base": torch.zeros(32)}
+    code = EncoderDictionary("code", "mlp_in.0", read, write, written="mlp_out.0", **parts)
+    heads = EncoderDictionary("heads", "z.1", read, read, **parts)
+    graph = causal_graph(model, TEXT, {"code": code, "heads": heads}, errors=False, tokens=0)
+    cut = edits.feature(code, graph.nodes[int(graph.source[0])].index, 0.0, pos=list(range(1, len(TEXT))))
+    before, after = (heads.encode(model.run(TEXT, ["z.1"], edits=e)["z.1"].flatten(2)[0, -1]) for e in ([], [cut]))
+    target = graph.nodes[int(graph.target[0])].index
+    assert float(graph.weight[0]) == pytest.approx(float((before - after)[target]), abs=1e-5)
+
+
 def test_the_strongest_are_kept_whatever_comes_first():
     g = torch.Generator().manual_seed(0)
     values = torch.randn(40, 2, 30, generator=g).round(decimals=1)

@@ -69,6 +69,15 @@ def _first(graph):
     return graph.nodes[int(graph.source[0])].id, graph.nodes[int(graph.target[0])].id
 
 
+def test_an_estimate_has_exact_values_of_a_sample_beside_it(residscope, folder):
+    code, out, err = residscope(PROMPT, names(0, 1), "--method", "gradient", "--exact-sample", "6", "--out", "est.json")
+    assert code == 0
+    assert "exactly" in out
+    assert err.startswith("an estimate, which costs less than: ")
+    graph = rs.Graph.load(folder / "est.json")
+    assert 3 <= int((~graph.exact.isnan()).sum()) <= 6  # half the strongest; some of the drawn may be among them
+
+
 def test_the_cost_alone(residscope, folder):
     code, out, err = residscope(PROMPT, names(0, 1), "--cost")
     assert (code, out) == (0, "")

@@ -235,6 +235,16 @@ def test_what_does_not_make_a_graph_is_refused(name, tmp_path):
         Graph.load(tmp_path / "hurt.json")
 
 
+def test_errors_of_newer_files_have_ids_of_their_own():
+    told = theirs()
+    told["nodes"][3] |= {"node_id": "1_-1_1", "jsNodeId": "1_-1-1", "influence": 0.5, "activation": None}
+    told["links"].append({"source": "1_-1_1", "target": "3_373_2", "weight": 0.5})
+    graph = read(checked(told), "some.json")
+    assert "shared_ids" not in graph.provenance
+    assert graph.edge("transcoder@mlp_in.1/error@1", "transcoder@mlp_in.3/373@2") == 0.5
+    assert math.isnan(graph.nodes[3].activation)
+
+
 def test_other_kinds_of_features_are_nodes_too():
     told = theirs()
     told["nodes"] += [

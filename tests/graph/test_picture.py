@@ -54,9 +54,10 @@ def test_next_tokens_stand_on_top_and_are_joined_by_what_the_last_nodes_add():
 
 def test_direct_effects_are_drawn_from_every_node():
     graph = graph_of()
-    direct = network_of(replace(graph, groups=(), provenance={"effects": "direct"}))
-    sources = {a for a, b in edges_of(direct) if b.startswith("next")}
-    assert graph.nodes[int(graph.source[0])].id in sources
+    for about in ({"effects": "direct"}, {"by": "attribution"}):
+        direct = network_of(replace(graph, groups=(), provenance=about))
+        sources = {a for a, b in edges_of(direct) if b.startswith("next")}
+        assert graph.nodes[int(graph.source[0])].id in sources
 
 
 def test_a_group_is_one_box_with_the_sum_of_its_edges():

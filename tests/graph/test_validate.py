@@ -14,6 +14,7 @@ from residscope.graph import Graph, causal_graph
 from residscope.graph.build import Setting
 from residscope.graph.prune import prune
 from residscope.graph.validation import claims, controls
+from residscope.graph.validation.asked import check
 from residscope.graph.validation.circuits import strongest_paths
 from residscope.graph.validation.cuts import cut
 from residscope.graph.validation.report import Elsewhere
@@ -200,6 +201,13 @@ def test_of_the_planted_path_every_claim_is_shown(known, validated):
     assert all(c.lost > 0.9 and c.token == known.token for c in validated.contexts)
 
 
+def test_the_nodes_that_hold_the_influence_are_the_path(known, graph):
+    v = graph.validate(known.model, known.dictionaries, influence=0.99, target=known.token, random_texts=0, controls=1)
+    assert {*v.nodes} == {*known.path}
+    assert v.claims[0].numbers["p"] == 0.5  # of one draw: no test, whatever it does
+    assert v.claims[0].shown is False
+
+
 def test_its_controls_do_nothing_and_are_called_so(known, graph, validated):
     for control in validated.controls:
         assert len(control.log_prob) == 40
@@ -256,7 +264,7 @@ def test_what_does_not_lower_it_beyond_controls_has_no_further_claims(validated)
         assert "no effect" in claim.sentence
     everywhere = replace(validated.elsewhere, kl=torch.full((150,), validated.without.kl))
     assert claims.specific(replace(validated, elsewhere=everywhere)).shown is False
-    few = replace(validated.elsewhere, kl=torch.zeros(9), active=torch.zeros(9).long())
+    few = replace(validated.elsewhere, kl=torch.zeros(9), active=torch.zeros(9).long(), by_number=torch.zeros(1, 9))
     assert claims.specific(replace(validated, elsewhere=few)).shown is None
     assert claims.dose_dependent(replace(validated, dose=validated.dose.flip(0))).shown is False
     flat = replace(validated, none=validated.whole)
@@ -311,7 +319,11 @@ def test_the_strongest_paths_share_no_node():
     assert [[int(id.split("/")[1]) + 3 * int(id[13]) for id in path] for path in paths] == [[0, 3, 6], [1, 4, 7]]
     assert strongest_paths(graph((0, 3, 5.0), (3, 6, 4.0), (1, 4, 1.0)), 1)[0][-1].endswith("2/0")
     none = replace(
-        graph((0, 3, 1.0)), source=torch.zeros(0).long(), target=torch.zeros(0).long(), weight=torch.zeros(0)
+        graph((0, 3, 1.0)),
+        source=torch.zeros(0).long(),
+        target=torch.zeros(0).long(),
+        weight=torch.zeros(0),
+        of=torch.zeros(0).long(),
     )
     assert strongest_paths(none, 2) == [("d@resid_post.0/0",), ("d@resid_post.0/1",)]
 
@@ -333,7 +345,14 @@ def test_it_is_kept_in_a_file_and_shows_itself(validated, tmp_path):
     assert [claim.sentence for claim in again.claims] == [claim.sentence for claim in validated.claims]
     shown = validated.view()
     assert [row[1] for row in shown.views[0].rows] == ["shown"] * 6
-    assert {type(view).__name__ for view in shown.views} == {"Table", "Curve", "Histogram"}
+    assert {row[0]: row[3] for row in shown.views[0].rows} == pytest.approx(
+        {
+            "Necessary": validated.lost, "Sufficient": validated.faithfulness, "Beyond controls": 1 / 41, "Dose-dependent": 1.0,
+            "Specific": 0.0, "Stable": 1.0,
+        }
+    )  # fmt: skip
+    assert all(row[4] <= row[5] for row in shown.views[0].rows if row[0] != "Dose-dependent")
+    assert {type(view).__name__ for view in shown.views} == {"Table", "Card", "Curve", "Histogram"}
     table = validated.to_dataframe()
     assert table.share.tolist()[0] == 1
     assert table.share.tolist()[1] == pytest.approx(1 - validated.lost)
@@ -384,7 +403,7 @@ def test_errors_are_told(known, graph):
     with pytest.raises(errors.GraphError, match="another prompt"):
         rs.validate_graph(model, graph, made, prompt="the river is")
     with pytest.raises(errors.GraphError, match="only a causal graph"):
-        rs.validate_graph(model, made[0], made)
+        check(model, made[0], made)
     with pytest.raises(errors.UnknownToken):
         rs.validate_graph(model, graph, made, target=" Berlin")
     with pytest.raises(errors.EmptyCorpus):
@@ -404,3 +423,63 @@ def test_a_graph_that_does_not_say_its_ids_is_read_from_its_text(known, graph):
     odd = replace(graph, provenance=about, prompt=("⟨e2⟩", *graph.prompt[1:]))
     with pytest.raises(errors.GraphError, match="does not say the ids"):
         odd.validate(known.model, known.dictionaries, nodes=known.path)
+
+
+def test_transcoders_and_components_are_taken_out_where_they_write():
+    """Beside runs with the public edit of features, one dictionary after the other."""
+    model = rs.load((FAMILIES["llama"].build().float(), None))
+    g = torch.Generator().manual_seed(0)
+    read, write = (torch.randn(16, 32, generator=g) / 6 for _ in range(2))
+    parts = {"mean": torch.zeros(32), "bias": torch.zeros(16), "base": torch.zeros(32)}
+    code = EncoderDictionary("t", "mlp_in.0", read, write, written="mlp_out.0", **parts)
+    heads = EncoderDictionary("heads", "z.1", read, read, **parts)
+    axes = rs.Dictionary("pca", "resid_post.2", torch.eye(32)[:5], torch.eye(32)[:5], mean=torch.zeros(32))
+    made = {"code": code, "heads": heads, "axes": axes}
+    graph = causal_graph(model, TEXT, made, errors=False, edges=40)
+    nodes = [node.id for node in graph.nodes if node.index < 2]
+    v = graph.validate(model, made, nodes=nodes, random_texts=0, controls=2)
+    chosen = {name: [int(id.split("/")[1]) for id in nodes if id.startswith(name)] for name in made}
+    assert all(chosen.values())
+    places = {"pos": list(range(1, len(TEXT)))}
+
+    def log_prob(features):
+        stack = [rs.edits.feature(made[name], index, 0.0, **places) for name, index in features.items()]
+        return float(model.run(TEXT, edits=stack).logits[0, -1].double().log_softmax(-1)[v.provenance["target id"]])
+
+    assert v.without.log_prob == pytest.approx(log_prob(chosen), abs=1e-5)
+    assert v.none.log_prob == pytest.approx(log_prob({name: range(len(d)) for name, d in made.items()}), abs=1e-5)
+    rest = {name: [i for i in range(len(d)) if i not in chosen[name]] for name, d in made.items()}
+    assert v.only.log_prob == pytest.approx(log_prob(rest), abs=1e-5)
+
+
+def test_on_the_default_model_it_is_a_run_with_the_features_taken_out(smollm2):
+    text, made = "When John and Mary went to the store, John gave a bottle of milk to", []
+    for layer in (8, 9):
+        g = torch.Generator().manual_seed(layer)
+        x = smollm2.run(text, [f"resid_post.{layer}"])[f"resid_post.{layer}"][0, 1:]
+        write = torch.nn.functional.normalize(torch.randn(256, 576, generator=g), dim=1)
+        parts = {"mean": x.mean(0), "bias": torch.zeros(256), "base": x.mean(0)}
+        made.append(EncoderDictionary("sae", f"resid_post.{layer}", write, write, **parts, activation="topk", k=16))
+    graph = prune(causal_graph(smollm2, text, made, edges=200, tokens=0, errors=False), top=4)
+    v = graph.validate(
+        smollm2, made, target=" Mary", controls=2, random_texts=6, length=8, scales=(0.0,), circuits=1,
+        contexts=["After Mary and John went home, John gave the keys to"],
+    )  # fmt: skip
+    n = len(graph.prompt)
+    chosen = [
+        [
+            i
+            for at, i, _ in parsed(id.replace("post.8", "post.0").replace("post.9", "post.1") for id in v.nodes)
+            if at == k
+        ]
+        for k in range(2)
+    ]
+    cut = [rs.edits.feature(d, index, 0.0, pos=list(range(1, n))) for d, index in zip(made, chosen, strict=True)]
+    after = smollm2.run(text, edits=cut).logits[0, -1].double().log_softmax(-1)
+    before = smollm2.run(text).logits[0, -1].double().log_softmax(-1)
+    assert v.target == " Mary"
+    assert v.without.log_prob == pytest.approx(float(after[smollm2.token_id(" Mary")]), abs=1e-4)
+    assert v.without.kl == pytest.approx(kl(before, after), abs=1e-4)
+    assert len(v.elsewhere.kl) == 6
+    assert v.elsewhere.by_number.shape == (1, 6)
+    assert v.claims[4].shown is not True  # random features, and few texts

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from residscope.edits.features import joined
 from residscope.engine.model import Model, Prompt
 from residscope.engine.planner import Sweep, sweep
 from residscope.engine.protocols import At, Edit, LeastEdit
@@ -197,7 +198,8 @@ def effects_at(
             with asking(tell, cancel):
                 values = last.read_at(model, record.batch, layer, base + change.to(base), at, sites)
             for number, target in targets:
-                after = target.dictionary.encode(values[target.read_site], model=model)
+                x = joined(target.dictionary, values[target.read_site])
+                after = target.dictionary.encode(x, model=model)
                 yield Effects(tuple(some), number, before[number] - after)
             tell(some.stop)
 

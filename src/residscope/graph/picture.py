@@ -174,7 +174,7 @@ def token_edges(graph: Graph, boxes: Sequence[Box], sources: set[int]) -> tuple[
     """Edges to the next tokens, (box, token, nats), and the largest: of direct effects all; of whole ones, which run along
     the graph's own edges, only those of boxes that no edge leaves."""
     found = []
-    direct = graph.provenance.get("effects") == "direct"
+    direct = is_direct(graph)
     for i, box in enumerate(boxes):
         if direct or i not in sources:
             effect = graph.logits[list(box.members)].nan_to_num().sum(0).tolist()
@@ -185,6 +185,11 @@ def token_edges(graph: Graph, boxes: Sequence[Box], sources: set[int]) -> tuple[
     ]
     found.sort(key=lambda edge: -abs(edge[2]))
     return found, abs(found[0][2]) if found else 1.0
+
+
+def is_direct(graph: Graph) -> bool:
+    """Whether its effects on next tokens are direct ones, which run along no edge of the graph: an attribution graph's."""
+    return graph.provenance.get("effects") == "direct" or graph.provenance.get("by") == "attribution"
 
 
 def tables_of(graph: Graph) -> list[View]:
@@ -205,7 +210,7 @@ def tables_of(graph: Graph) -> list[View]:
         order = known[size.argsort(descending=True, stable=True)][:ROWS].tolist()
         nodes = [[names[i], *graph.logits[i].tolist()] for i in order]
         title = "What each adds to the log-probability of the next token"
-        if graph.provenance.get("effects") == "direct":
+        if is_direct(graph):
             of = "log-probability" if "by" in graph.provenance else "logit"
             title = f"What each adds to the {of} of the next token, directly"
         shown.append(Table(["node", *map(repr, graph.tokens)], nodes, title=title))

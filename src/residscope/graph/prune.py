@@ -76,7 +76,7 @@ def influence_of(graph: Graph, tokens: Sequence[str] | None = None) -> Float[Ten
     into = torch.zeros(len(graph.nodes), dtype=torch.float64).index_add_(0, graph.target, size)
     share = size / into[graph.target].clamp_min(1e-30)
     ends = _depths(graph)[graph.target]
-    for level in torch.unique(ends).flip(0):
+    for level in sorted({*ends.tolist()}, reverse=True):
         at = ends == level
         total.index_add_(0, graph.source[at], share[at] * total[graph.target[at]])
     return total.float()
@@ -111,10 +111,10 @@ def _on_paths(graph: Graph, least: int) -> Bool[Tensor, " edge"]:
     depth = _depths(graph)
     starts, ends = depth[graph.source], depth[graph.target]
     before, after = (torch.zeros(len(graph.nodes), dtype=torch.int64) for _ in range(2))
-    for level in torch.unique(starts):
+    for level in sorted({*starts.tolist()}):
         a, b = graph.source[starts == level], graph.target[starts == level]
         before.scatter_reduce_(0, b, before[a] + 1, "amax")
-    for level in torch.unique(ends).flip(0):
+    for level in sorted({*ends.tolist()}, reverse=True):
         a, b = graph.source[ends == level], graph.target[ends == level]
         after.scatter_reduce_(0, a, after[b] + 1, "amax")
     return before[graph.source] + 1 + after[graph.target] >= least

@@ -1590,18 +1590,6 @@ export interface GraphLeft {
  * One node: where it is active, what it writes, what it is joined with.
  */
 export interface GraphNodeDetail {
-  item: string;
-  id: string;
-  label: string;
-  /**
-   * What its dictionary calls it.
-   */
-  own: string;
-  place: string;
-  index: number;
-  pos: number | null;
-  activation: number;
-  group: string;
   /**
    * Of its page, where an atlas of its dictionary is on the shelf.
    */
@@ -1616,6 +1604,18 @@ export interface GraphNodeDetail {
    */
   raised: PoleToken[];
   lowered: PoleToken[];
+  item: string;
+  id: string;
+  label: string;
+  /**
+   * What its dictionary calls it.
+   */
+  own: string;
+  place: string;
+  index: number;
+  pos: number | null;
+  activation: number;
+  group: string;
   /**
    * What it adds to the log-probability of each of the graph's tokens, in nats.
    */

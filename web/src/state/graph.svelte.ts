@@ -31,6 +31,7 @@ export class GraphStore {
   private under = false;
   /** A graph whose thresholds have been chosen, by hand or as it was opened. */
   private opened = "";
+  private asking = new AbortController();
   /** A page's own name: of its questions that run the model only the latest is answered. */
   private readonly asker = Math.random().toString(36).slice(2);
 
@@ -142,10 +143,12 @@ export class GraphStore {
     const edge = chosen && "source" in chosen && shown?.item === item?.name ? chosen : null;
     const wanted = edge && item ? JSON.stringify([session.model?.hash, item.name, item.made, session.model?.dictionaries.map(({ hash }) => hash), edge, retries]) : "";
     if (wanted === this.wanted.edge) return;
+    this.leave();
     this.wanted.edge = wanted;
     if (!edge || !item) return void (this.edge = null);
     [this.edge, this.errors.edge, this.waiting.edge] = [null, "", true];
-    session.connector.query("graph_edge", { item: item.name, source: edge.source, target: edge.target, asker: this.asker }).then(
+    this.asking = new AbortController();
+    session.connector.query("graph_edge", { item: item.name, source: edge.source, target: edge.target, asker: this.asker }, this.asking.signal).then(
       (run) => this.wanted.edge === wanted && ([this.edge, this.waiting.edge] = [run, false]),
       (error: unknown) => this.wanted.edge === wanted && ([this.errors.edge, this.waiting.edge] = [words(error), false]),
     );
@@ -156,6 +159,7 @@ export class GraphStore {
     this.wanted.edge = "";
     if (!this.waiting.edge) return;
     this.waiting.edge = false;
+    this.asking.abort();
     void this.session.connector.query("graph_left", { asker: this.asker }).catch(() => {}); // an answer that does not come changes nothing
   }
 

@@ -11,7 +11,7 @@ from residscope.errors import DamagedFile, FileNotThere, NotPlain
 from residscope.files import replace_whole
 
 GRAPH_JSON = "residscope graph"  # the key by which the graph's own JSON is known
-MOST_BYTES = 2 << 30
+MOST_BYTES = 1 << 30
 AGAIN = "save it again from where it was made"
 
 

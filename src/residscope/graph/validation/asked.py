@@ -70,7 +70,7 @@ def asked(
     return Asked(setting, chosen_nodes, chosen, active, target_of(model, graph, setting.record, target))
 
 
-def check(model: Model, graph: Graph, dictionaries: Any, *, nodes: Sequence[str] | None = None, **_: Any) -> None:
+def check(model: Model, graph: Any, dictionaries: Any, *, nodes: Sequence[str] | None = None, **_: Any) -> None:
     """Refuse what is no graph of this model and of these dictionaries, and nodes that it does not have."""
     if not isinstance(graph, Graph):
         raise GraphError("only a causal graph can be validated", received=type(graph).__name__, allowed="a Graph")

@@ -17,6 +17,15 @@ HALF = 0.5  # of the probability, of the gap, of the prompts: what a claim needs
 LEAST_GAP = 0.1  # nats between the whole run and none of the features, under which nothing can be sufficient
 NOTHING = "There is no effect here beyond the controls', so nothing to tell of it."
 Numbers = dict[str, float | str | None]
+STANDS_ON = {
+    "Necessary": ("share of the probability lost", "controls lose, low", "controls lose, high"),
+    "Sufficient": ("faithfulness", "controls, low", "controls, high"),
+    "Beyond controls": ("p, the largest", "share of draws, low", "share of draws, high"),
+    "Dose-dependent": ("rank correlation", "", ""),
+    "Specific": ("texts that change half as much", "low", "high"),
+    "Stable": ("prompts that lose half", "low", "high"),
+}
+"""The number that each verdict stands on, and its interval, by their names among a claim's numbers."""
 
 
 def of(v: "Validation") -> tuple[Badge, ...]:
@@ -67,7 +76,7 @@ def sufficient(v: "Validation") -> Badge:
 def beyond_controls(v: "Validation") -> Badge:
     """Taking the nodes out lowers the target more than 95 % of the draws of every kind of control that compares."""
     numbers: Numbers = {}
-    told, verdicts = [], []
+    told, tests = [], []
     for control in v.controls:
         drops = _drops(v, control)
         as_much, n, p = int((drops >= _drop(v)).sum()), len(drops), by_rank(_drop(v), drops)
@@ -80,12 +89,16 @@ def beyond_controls(v: "Validation") -> Badge:
             f"{as_much} of {n} draws of {control.about} lower it as much ({low:.0%} to {high:.0%} of all; p {p:.3f})"
         )
         if _compares(control):
-            verdicts.append(_drop(v) > 0 and p <= LEVEL)
+            tests.append((p, low, high))
         else:
             sentence += f", which is no test: they write {control.matched:.0%} of what the nodes do"
         told.append(f"{_capital(sentence)}.")
     told += [f"No {ABOUT[name]}: {why}." for name, why in v.missing.items() if name in ABOUT]
-    return Badge("Beyond controls", all(verdicts) if verdicts else None, " ".join(told), numbers)
+    if not tests:
+        return Badge("Beyond controls", None, " ".join(told), numbers)
+    worst = max(tests)
+    numbers |= dict(zip(STANDS_ON["Beyond controls"], worst, strict=True))
+    return Badge("Beyond controls", _drop(v) > 0 and worst[0] <= LEVEL, " ".join(told), numbers)
 
 
 def dose_dependent(v: "Validation") -> Badge:
@@ -149,7 +162,7 @@ def stable(v: "Validation") -> Badge:
     low, high = wilson(as_much, n)
     least, most = map(float, bootstrap(lost))
     numbers: Numbers = {
-        "prompts": n, "that lose half": as_much, "low": low, "high": high, "share lost, mean": float(lost.mean()),
+        "prompts": n, "prompts that lose half": as_much / n, "low": low, "high": high, "share lost, mean": float(lost.mean()),
         "share lost, low": least, "share lost, high": most,
     }  # fmt: skip
     told = [
@@ -200,7 +213,7 @@ def _incomparable(v: "Validation") -> str:
 
 
 def _signed(change: float) -> str:
-    return f"{change:+.0%}"
+    return "0%" if round(change, 2) == 0 else f"{change:+.0%}"
 
 
 def _capital(text: str) -> str:

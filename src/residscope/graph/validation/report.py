@@ -161,15 +161,14 @@ class Validation(Report):
 
     def view(self) -> Grid:
         """The verdicts, the four runs, doses and controls, then other texts."""
-        words = {True: "shown", False: "not shown", None: "not known"}
-        verdicts = [[claim.claim, words[claim.shown], claim.sentence] for claim in self.claims]
         runs = self.to_dataframe()
         rows = [[*row] for row in runs.itertuples(index=False)]
         columns = ["run", f"p({self.target.strip()})", "share of the whole run's", "log p", "KL from the whole run"]
         note = "what the dictionaries leave out stays in every run"
         shown: list[View] = [
-            Table(["claim", "verdict", "what it stands on"], verdicts, title="Does it mean anything?"),
-            Table(columns, rows, title="The target, in nats", note=note),
+            self._verdicts(),
+            Table(columns, rows, title="The target", note=note),
+            *(claim.view() for claim in self.claims),
         ]
         if len(self.scales) > 1:
             shown.append(self._dose())
@@ -183,6 +182,16 @@ class Validation(Report):
         return Grid(
             shown, columns=2, title=f"{len(self.nodes)} nodes, {self.target!r} after {''.join(self.prompt)[-60:]!r}"
         )
+
+    def _verdicts(self) -> Table:
+        rows = []
+        for claim in self.claims:
+            what, low, high = claims.STANDS_ON[claim.claim]
+            numbers = [claim.numbers.get(name) for name in (what, low, high)]
+            rows.append([claim.claim, claim.said, what, *numbers])
+        note = "from, to: what 95 % of the controls reach, or the 95 % interval"
+        columns = ["claim", "verdict", "number", "value", "from", "to"]
+        return Table(columns, rows, title="Does it mean anything?", note=note)
 
     def _dose(self) -> Curve:
         return Curve(
@@ -200,7 +209,7 @@ class Validation(Report):
         return Histogram(
             {control.about: drop},
             bins=20,
-            title=f"What {control.about} lower it by",
+            title=f"How far it falls without {control.about}",
             x_title=f"log p({self.target.strip()})",
             unit="nats",
             references=[Reference(self.whole.log_prob - self.without.log_prob, "the graph's nodes")],

@@ -12,6 +12,7 @@ from residscope.engine.model import Model, Prompt
 from residscope.engine.protocols import LeastEdit
 from residscope.errors import Cancelled
 from residscope.graph.graph import Graph
+from residscope.graph.prune import prune
 from residscope.graph.validation.asked import asked, check, nodes_of
 from residscope.graph.validation.circuits import strongest_paths
 from residscope.graph.validation.others import elsewhere, in_contexts
@@ -58,6 +59,9 @@ def validate_graph(
     ],
     *,
     nodes: Sequence[str] | None = None,
+    influence: Annotated[
+        float | None, fields.number(low=0.01, high=1, help="the nodes that hold this share of the influence on it")
+    ] = None,
     target: Annotated[str | int | None, fields.tokens(title="target", help="the next token that it is about")] = None,
     texts: Annotated[Source, fields.text(title="unrelated texts")] = "english",
     random_texts: Annotated[int, fields.count(low=0, high=10_000, help="windows of them")] = 200,
@@ -81,19 +85,19 @@ def validate_graph(
         only        the same over all other features of these dictionaries; none: over all of them
         faithfulness = (m(only) - m(none)) / (m(whole) - m(none)),    m = log p(target)
 
-    What the dictionaries leave out stays in every run. nodes: their ids; all features of the graph, unless said: prune it first.
-    target: the likeliest of the graph's tokens, unless said. controls: so many draws of three kinds: as many features that are
-    active too and write about as much, of the same dictionaries at the same positions; as many by number alone (Udell, 2024);
-    random directions, as long as what goes with the nodes. scales: the nodes are held at so many times what they are. contexts:
-    prompts that fit the graph's meaning, each judged by its own likeliest token. texts: unrelated ones, of which `random_texts`
-    windows of `length` tokens are drawn; there a feature is taken out wherever it is active. circuits: so many of the graph's
-    strongest paths, or lists of node ids: taken out of those texts together, the first, the first two, and so on. prompt: the
-    graph's own, where the graph does not know it.
+    What the dictionaries leave out stays in every run. nodes: their ids; unless said the fewest that hold a share `influence` of
+    the influence on the next token (as `graph.prune` has it), or all features of the graph. target: the likeliest of the graph's
+    tokens, unless said. controls: so many draws of three kinds: as many features that are active too and write about as much, of
+    the same dictionaries at the same positions; as many by number alone (Udell, 2024); random directions, as long as what goes
+    with the nodes. scales: the nodes are held at so many times what they are. contexts: prompts that fit the graph's meaning,
+    each judged by its own likeliest token. texts: unrelated ones, of which `random_texts` windows of `length` tokens are drawn;
+    there a feature is taken out wherever it is active. circuits: so many of the graph's strongest paths, or lists of node ids:
+    taken out of those texts together, the first, the first two, and so on. prompt: the graph's own, where it does not know it.
 
     A graph whose nodes were chosen by their effect on the target goes beyond random controls by that choice alone: what it does
     in `contexts`, and whether it is enough, says more.
 
-        rs.validate_graph(model, rs.graph.prune(graph, influence=0.8), dictionaries, contexts=["..."]).view()
+        rs.validate_graph(model, graph, dictionaries, influence=0.5, contexts=["..."]).view()
 
     Raises:
         WrongModel: a graph of another model. GraphError: of other dictionaries, nodes that it does not have. NoFeatures: none of
@@ -101,9 +105,9 @@ def validate_graph(
     """
     latest: Validation | None = None
     stages = validating(
-        model, graph, dictionaries, nodes=nodes, target=target, texts=texts, random_texts=random_texts, length=length,
-        contexts=contexts, controls=controls, circuits=circuits, scales=scales, seed=seed, background=background, prompt=prompt,
-        memory=memory, progress=progress, cancel=cancel,
+        model, graph, dictionaries, nodes=nodes, influence=influence, target=target, texts=texts, random_texts=random_texts,
+        length=length, contexts=contexts, controls=controls, circuits=circuits, scales=scales, seed=seed, background=background,
+        prompt=prompt, memory=memory, progress=progress, cancel=cancel,
     )  # fmt: skip
     try:
         for known in stages:
@@ -121,6 +125,7 @@ def validating(
     dictionaries: Any,
     *,
     nodes: Sequence[str] | None = None,
+    influence: float | None = None,
     target: str | int | None = None,
     texts: Source = "english",
     random_texts: int = 200,
@@ -137,6 +142,9 @@ def validating(
     cancel: Cancel = None,
 ) -> Iterator[Validation]:
     """`validate_graph`, stage by stage: its own prompt and the controls, other prompts, other texts."""
+    if nodes is None and influence is not None:
+        on = [target] if isinstance(target, str) and target in graph.tokens else None
+        nodes = [node.id for node in prune(graph, influence=influence, tokens=on).nodes if not node.is_error]
     what = asked(model, graph, dictionaries, prompt=prompt, nodes=nodes, target=target, background=background)
     watch: dict[str, Any] = {"memory": memory, "progress": progress, "cancel": cancel}
     paths = _circuits(graph, circuits)

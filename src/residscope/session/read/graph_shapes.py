@@ -84,7 +84,17 @@ class Neighbour(TypedDict):
     weight: float
 
 
-class GraphNodeDetail(TypedDict):
+class NodePage(TypedDict):
+    """What its dictionary, and an atlas of it, say of a feature."""
+
+    address: Annotated[str | None, "Of its page, where an atlas of its dictionary is on the shelf."]
+    atlas: str | None
+    examples: Annotated[PlainView | None, "Its highest in that atlas."]
+    raised: Annotated[list[PoleToken], "Tokens that what it writes is most alike, by cosine."]
+    lowered: list[PoleToken]
+
+
+class GraphNodeDetail(NodePage):
     """One node: where it is active, what it writes, what it is joined with."""
 
     item: str
@@ -96,11 +106,6 @@ class GraphNodeDetail(TypedDict):
     pos: int | None
     activation: float
     group: str
-    address: Annotated[str | None, "Of its page, where an atlas of its dictionary is on the shelf."]
-    atlas: str | None
-    examples: Annotated[PlainView | None, "Its highest in that atlas."]
-    raised: Annotated[list[PoleToken], "Tokens that what it writes is most alike, by cosine."]
-    lowered: list[PoleToken]
     effects: Annotated[list[PoleToken], "What it adds to the log-probability of each of the graph's tokens, in nats."]
     sources: Annotated[list[Neighbour], "What raises it, and lowers it: the strongest edges into it."]
     targets: list[Neighbour]

@@ -24,6 +24,7 @@ from residscope.session.read.graph_shapes import (
     GraphProposals,
     GraphShown,
     Neighbour,
+    NodePage,
 )
 from residscope.session.state import State
 from residscope.shelf.items import ItemShelf, Kept
@@ -140,15 +141,16 @@ class Graphs:
         number = graph.numbers[id]
         node, missing = graph.nodes[number], None
         placed = next(one for one in graph.placed if one.id == node.dictionary)
-        told: dict[str, Any] = {"raised": [], "lowered": [], "address": None, "atlas": None, "examples": None}
+        told: NodePage = {"raised": [], "lowered": [], "address": None, "atlas": None, "examples": None}
         try:
             opened.need(node.dictionary)
             if not node.is_error:
-                told |= self._page(opened, node.dictionary, node.index)
+                told = self._page(opened, node.dictionary, node.index)
         except ResidscopeError as error:
             missing = str(error)
         effects = graph.logits[number].tolist() if graph.logits.numel() else []
         return {
+            **told,
             "item": name, "id": id, "label": opened.label(id), "own": node.label, "place": placed.write_site,
             "index": node.index, "pos": node.pos, "activation": node.activation,
             "group": next((group.name for group in graph.groups if id in group.nodes), ""),
@@ -158,8 +160,7 @@ class Graphs:
             "sources": _near(opened, graph.target == number, graph.source),
             "targets": _near(opened, graph.source == number, graph.target),
             "missing": missing,
-            **told,
-        }  # type: ignore[typeddict-item]  # fmt: skip
+        }  # fmt: skip
 
     def proposals(self, name: str, *, least: float) -> GraphProposals:
         """Nodes that might be taken as one: `residscope.graph.proposals`. Raises NotFound, BadArguments."""
@@ -204,19 +205,19 @@ class Graphs:
             return [drawn.id]
         return [] if not drawn.group else [*group_of(opened.graph, drawn.group).nodes]
 
-    def _page(self, opened: OpenedGraph, name: str, index: int) -> dict[str, Any]:
+    def _page(self, opened: OpenedGraph, name: str, index: int) -> NodePage:
         """What the dictionary says of a feature, and what an atlas of it does."""
         dictionary, model = opened.dictionaries[name], opened.loaded.model
-        told: dict[str, Any] = {}
+        told: NodePage = {"raised": [], "lowered": [], "address": None, "atlas": None, "examples": None}
         if in_stream(model.sites.parse(dictionary.write_site)):
             ends = poles(opened.loaded, dictionary.write[[index]].float())[0]
-            told |= {"raised": ends["top"], "lowered": ends["bottom"]}
+            told["raised"], told["lowered"] = ends["top"], ends["bottom"]
         atlas = self._features.latest_of(dictionary.hash)
         if atlas is not None:
             made = page_of(model, atlas.atlas, index, dictionary, effects=False)
             limit = max([abs(v) for one in made.top for v in one.values if v == v] or [1.0])
-            examples = made.contexts(made.top[:5], 0, "", limit=limit).to_dict()
-            told |= {"address": made.address, "atlas": atlas.kept.name, "examples": examples}
+            told["address"], told["atlas"] = made.address, atlas.kept.name
+            told["examples"] = made.contexts(made.top[:5], 0, "", limit=limit).to_dict()
         return told
 
     def _code(self, opened: OpenedGraph, asked: Mapping[str, Any]) -> str:
