@@ -168,6 +168,19 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         {"prompt": "abcd", "layer": 1, "head": 3, "query": 2, "by": "component", "background": "live"},
         {"prompt": LIVE, "layer": 1, "head": 0, "key": 1, "dictionary": "sae@resid_pre.1"},
     ],
+    "causal-graphs": [
+        {
+            "prompts": {"kind": "typed", "texts": ["abcd", "dcbaf"]},
+            "dictionaries": ["sae@resid_pre.1", "pca@resid_post.1"],
+            "edges": 30,
+        },
+        {
+            "prompts": {"kind": "typed", "texts": ["abcd", "dcbaf"]},
+            "dictionaries": ["sae@resid_pre.1", "pca@resid_post.1"],
+            "scale": 2.0,
+            "errors": False,
+        },
+    ],
     "causal-graph": [
         {
             "prompt": LIVE,

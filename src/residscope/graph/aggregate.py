@@ -118,10 +118,10 @@ def aggregate(graphs: Sequence[Graph]) -> Graphs:
     An edge that a graph does not have is 0 in it where the graph is whole, and NaN (not known) where its weaker edges were left
     out: in building it, by pruning, or because it was cancelled.
 
-    Raises GraphError: fewer than two, other dictionaries, another way of reading, or nodes that stand for one position.
+    Raises GraphError: none, other dictionaries, another way of reading, or nodes that stand for one position.
     """
-    if len(graphs) < 2:
-        raise GraphError("several graphs are taken together", received=f"{len(graphs)}", allowed="two or more")
+    if not graphs:
+        raise GraphError("graphs are taken together", received="none", allowed="one or more")
     for graph in graphs[1:]:
         check_alike(graphs[0], graph)
     nodes: dict[str, Node] = {}
@@ -271,14 +271,13 @@ def causal_graphs(
         causal_graphs(model, task.clean, saes).intersection(0.9)
 
     Raises:
-        GraphError: one prompt. NoFeatures, SiteError, WrongWidth, Cancelled (with the graphs that are done as its `partial`,
-        where they are two or more).
+        GraphError, NoFeatures, SiteError, WrongWidth. Cancelled, with the graphs that are done as its `partial`.
     """
     batch = model.batch(prompts)
     made: list[Graph] = []
 
     def done() -> Graphs | None:
-        return _of_fewer(aggregate(made), len(batch)) if len(made) > 1 else None
+        return _of_fewer(aggregate(made), len(batch)) if made else None
 
     told: dict[str, Any] = {"scale": scale, "errors": errors, "edges": edges, "tokens": 0, "memory": memory}
     with stage("Drawing the graphs of prompts", len(batch), progress, cancel, partial=done) as tell:

@@ -68,7 +68,7 @@ class Heads(Dictionary):
     ) -> Float[Tensor, "*batch n"]:
         """The length of each head's vector, or of some heads'. Raises WrongWidth; DirectionError for no such head."""
         self.check_width(x)
-        lengths: Tensor = x.unflatten(-1, (len(self), -1)).norm(dim=-1)
+        lengths: Tensor = self._apart(x).norm(dim=-1)
         if indices is None:
             return lengths
         self.check_index(*indices)
@@ -82,12 +82,15 @@ class Heads(Dictionary):
         self, x: Float[Tensor, "*batch d"], change: Float[Tensor, "*batch some"], indices: Sequence[int]
     ) -> Float[Tensor, "*batch d"]:
         """What longer or shorter vectors of some heads add."""
-        apart = x.unflatten(-1, (len(self), -1)).to(change)
+        apart = self._apart(x).to(change)
         unit = apart / apart.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(change.dtype).tiny)
         scale = torch.zeros(*change.shape[:-1], len(self), dtype=change.dtype, device=change.device)
         scale[..., [*indices]] = change
         moved: Tensor = (unit * scale[..., None]).flatten(-2)
         return moved
+
+    def _apart(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch n d_head"]:
+        return x.reshape(*x.shape[:-1], len(self), -1)
 
     def label(self, index: int) -> str:
         """Such as "head 3"."""
