@@ -44,6 +44,7 @@ TEXT = {
 }
 LONG = {**TEXT, "name": "long.txt", "text": "\n\n".join("".join(DRAWN.choices("abcdef ", k=60)) for _ in range(90))}
 LIVE = {"kind": "live"}
+TWO = {"kind": "typed", "texts": ["abcd", "dcbaf"]}
 ANSWERS = {"kind": "answers"}
 ARROW = {"kind": "mix", "terms": [{"dictionary": "pca@resid_post.1", "index": 1, "weight": 1.0}]}
 MIXED = {
