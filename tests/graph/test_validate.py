@@ -18,6 +18,7 @@ from residscope.graph.validation.asked import check
 from residscope.graph.validation.circuits import strongest_paths
 from residscope.graph.validation.cuts import cut
 from residscope.graph.validation.report import Elsewhere
+from residscope.graph.validation.validate import price
 
 TEXT = [5, 9, 3, 17, 8, 2, 11]
 OTHERS = [[7, 4, 21, 6, 13, 2], [1, 8, 9, 3], [12, 30, 5, 5, 2, 9, 14, 3]]
@@ -385,6 +386,16 @@ def test_memory_is_kept_to_and_changes_nothing(known, graph, validated):
     )  # fmt: skip
     assert v.without.log_prob == pytest.approx(validated.without.log_prob, abs=1e-4)
     torch.testing.assert_close(v.elsewhere.kl, validated.elsewhere.kl, atol=1e-5, rtol=1e-4)
+
+
+def test_its_price_grows_with_what_is_asked(known, graph):
+    def tokens(**asked):
+        return price(known.model, graph, known.dictionaries, **asked)
+
+    assert tokens(random_texts=0, controls=1, scales=()) == len(graph.prompt) * (3 + 4)
+    assert tokens(random_texts=100, length=8, circuits=3) - tokens(random_texts=0, length=8, circuits=3) == 100 * 8 * 5
+    assert tokens(controls=40) > tokens(controls=20)
+    assert tokens(contexts=["one", "two"]) > tokens(contexts="one") > tokens()
 
 
 def test_errors_are_told(known, graph):

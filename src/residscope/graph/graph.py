@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas
 import torch
@@ -14,6 +14,10 @@ from torch import Tensor
 from residscope.graph.nodes import Node
 from residscope.reports import Record, Report
 from residscope.views import Grid, Table, View
+
+if TYPE_CHECKING:
+    from residscope.engine.model import Model
+    from residscope.graph.validation.report import Validation
 
 SHOWN = 40  # rows of the tables of its picture
 
@@ -114,9 +118,12 @@ class Graph(Report):
             }
         )
 
-    def validate(self, model: Any, dictionaries: Any, **options: Any) -> Any:
-        """Whether it means anything: `rs.validate_graph` of this graph, with the same options. Gives a `Validation`."""
-        return import_module("residscope.graph.validation").validate_graph(model, self, dictionaries, **options)
+    def validate(self, model: "Model", dictionaries: Any, **options: Any) -> "Validation":
+        """Whether it means anything: `rs.validate_graph` of this graph, with the same options. Raises what that does."""
+        found: Validation = import_module("residscope.graph.validation").validate_graph(
+            model, self, dictionaries, **options
+        )
+        return found
 
     def view(self) -> View:
         """The strongest edges, and the nodes that move the next token most."""
