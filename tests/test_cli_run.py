@@ -90,7 +90,7 @@ def typed(schema):
     kinds = {
         "text": ["low.txt"], "site": [site], "direction": ["d.safetensors[1]"], "metric": ["a", "b"], "edits": [edit],
         "probe": ["probe.safetensors"], "tokens": ["a,b"], "contrast": ["low.txt", "high.txt"], "positions": ["P"],
-        "head_group": ["2.0,2.1"], "model": ["tuned"], "dictionary": ["sae.safetensors"],
+        "head_group": ["2.0,2.1"], "model": ["tuned"], "dictionary": ["sae.safetensors"], "count": ["2"], "heads": ["1"],
         "item": ["graph.safetensors"],
     }  # fmt: skip
     for name in schema["required"]:

@@ -145,6 +145,19 @@ CALLS = {
         model(), drawn(), [encoder(), later()], contexts=[PROMPT, [4, 9, 2, 5]], texts=TEXTS, random_texts=40, length=8,
         controls=4, circuits=2, **told
     ),
+    "graph.aggregate.causal_graphs": lambda **told: rs.graph.causal_graphs(
+        model(), [PROMPT, PROMPT[::-1], PROMPT[:6]], [encoder(), later()], **told
+    ),
+    "graph.scores.build.score_attribution": lambda **told: rs.score_attribution(model(), PROMPT, 2, 1, **told),
+    "graph.estimates.build.estimated": lambda **told: rs.causal_graph(
+        model(), PROMPT, [encoder(), later()], method="attribution", tokens=2, exact_sample=4, **told
+    ),
+    "graph.estimates.gradients.by_gradient": lambda **told: rs.causal_graph(
+        model(), PROMPT, [encoder(), later()], method="gradient", tokens=2, exact_sample=4, **told
+    ),
+    "graph.estimates.gradients.by_integration": lambda **told: rs.causal_graph(
+        model(), PROMPT, [encoder(), later()], method="integrated", tokens=2, exact_sample=4, **told
+    ),
     "graph.shares.shares": lambda **told: graph_shares.shares(setting(), drawn(), memory=1, **told),
     "sae.fits.fit_check": lambda **told: rs.sae.fit_check(model(), encoder(), TEXTS, tokens=300, **told),
     "sae.evaluation.evaluate": lambda **told: rs.sae.evaluate(model(), components(), TEXTS, tokens=600, **told),
@@ -231,7 +244,8 @@ WITHIN = {
     "graph.validation.measure.measured",
     "graph.validation.others.elsewhere", "graph.validation.others.in_contexts", "graph.validation.others.read",
     "graph.validation.others.windows", "graph.validation.own.in_its_prompt", "graph.validation.validate.validating",
-    "graph.build.effects_of", "graph.build.with_logits", "graph.exact.effects", "graph.exact.effects_at",
+    "graph.exact.effects_of", "graph.drawn.with_logits",
+    "graph.estimates.linear.by_attribution", "graph.estimates.sample.sampled", "graph.exact.effects", "graph.exact.effects_at",
     "methods.continuations.continued", "methods._lib.activations.recorded", "methods.evidence.gather",
     "methods.flips_over_c.flip_rates",
     "methods.flips_over_c.probes_over_C", "methods.look.project", "methods.probe_fit.fit", "methods.probe_fit.fit_each",
@@ -241,6 +255,7 @@ WITHIN = {
 """Those that another of the calls is made of."""
 
 QUICK = {
+    "graph.aggregate.price_of_each", "graph.cost.cost_of", "graph.cost.price",
     "sae.shipped.shipped", "sae.training.train.check", "sae.training.train.price",
     "corpus.chunks.captured", "corpus.chunks.recorded", "corpus.harvest.checkpoint.identity",
     "corpus.harvest.mapping.read_shard", "corpus.harvest.run.check", "corpus.harvest.copies.save_model",
@@ -277,6 +292,8 @@ def public():
         "features",
         "graph",
         "graph.validation",
+        "graph.estimates",
+        "graph.scores",
         "sae.training",
         "probes",
         "methods",

@@ -136,6 +136,10 @@ MAKERS: dict[str, Callable[[], Any]] = {
         "feature page": lambda: rs.features.page(
             spelling(), rs.features.gather(spelling(), TEXTS, encoder(), tokens=300, k=3), 2, encoder()
         ),
+        "score attribution": lambda: rs.score_attribution(spelling(), PROMPTS[0], 2, 1),
+        "estimated graph": lambda: rs.causal_graph(
+            spelling(), PROMPTS[0], [encoder(), fitted()], method="gradient", tokens=2, exact_sample=6
+        ),
         "causal graph": lambda: rs.causal_graph(spelling(), PROMPTS[0], [encoder(), fitted()], tokens=2),
         "validation": lambda: rs.validate_graph(
             spelling(),

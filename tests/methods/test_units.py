@@ -49,4 +49,5 @@ def test_units_and_names(name):
         "feature page",
         "causal graph",
         "validation",
+        "estimated graph",
     )

@@ -163,7 +163,20 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         {"corpus": TEXT, "dictionary": "sae@resid_pre.1", "tokens": 1000, "k": 2},
         {"corpus": TEXT, "site": "mlp_post.1", "tokens": 1000, "k": 2},
     ],
+    "attribute-scores": [
+        {"prompt": LIVE, "layer": 2, "head": 1, "key": 1},
+        {"prompt": "abcd", "layer": 1, "head": 3, "query": 2, "by": "component", "background": "live"},
+        {"prompt": LIVE, "layer": 1, "head": 0, "key": 1, "dictionary": "sae@resid_pre.1"},
+    ],
     "causal-graph": [
+        {
+            "prompt": LIVE,
+            "dictionaries": ["sae@resid_pre.1", "pca@resid_post.1"],
+            "tokens": 2,
+            "method": "integrated",
+            "exact_sample": 5,
+            "seed": 2,
+        },
         {"prompt": LIVE, "dictionaries": ["sae@resid_pre.1", "pca@resid_post.1"], "tokens": 2},
         {
             "prompt": LIVE,
