@@ -13,8 +13,8 @@ from residscope.engine.protocols import LeastEdit
 from residscope.errors import Cancelled
 from residscope.graph.graph import Graph
 from residscope.graph.prune import prune
-from residscope.graph.validation.asked import asked, check, nodes_of
-from residscope.graph.validation.circuits import strongest_paths
+from residscope.graph.validation.asked import asked, check, features_of, nodes_of
+from residscope.graph.validation.circuits import disjoint_paths
 from residscope.graph.validation.others import elsewhere, in_contexts
 from residscope.graph.validation.own import in_its_prompt
 from residscope.graph.validation.report import Validation
@@ -144,7 +144,7 @@ def validating(
     """`validate_graph`, stage by stage: its own prompt and the controls, other prompts, other texts."""
     if nodes is None and influence is not None:
         on = [target] if isinstance(target, str) and target in graph.tokens else None
-        nodes = [node.id for node in prune(graph, influence=influence, tokens=on).nodes if not node.is_error]
+        nodes = features_of(prune(graph, influence=influence, tokens=on))
     what = asked(model, graph, dictionaries, prompt=prompt, nodes=nodes, target=target, background=background)
     watch: dict[str, Any] = {"memory": memory, "progress": progress, "cancel": cancel}
     paths = _circuits(graph, circuits)
@@ -171,7 +171,7 @@ def validating(
 
 def _circuits(graph: Graph, circuits: int | Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
     if isinstance(circuits, int):
-        return strongest_paths(graph, circuits)
+        return disjoint_paths(graph, circuits)
     found = [tuple(path) for path in circuits]
     for path in found:
         nodes_of(graph, path)
