@@ -10,8 +10,9 @@ from families import FAMILIES
 import residscope as rs
 from residscope import errors
 from residscope.directions import EncoderDictionary
-from residscope.graph import Graph, causal_graph
+from residscope.graph import Graph, causal_graph, parts
 from residscope.graph.graph import Placed
+from residscope.graph.named import with_group
 from residscope.graph.nodes import Node
 from residscope.graph.prune import prune
 from residscope.graph.setting import Setting
@@ -481,6 +482,18 @@ def test_an_estimated_graph_with_embeddings_is_validated_by_what_its_features_do
     embedding = next(node.id for node in graph.nodes if node.dictionary == "embed")
     with pytest.raises(errors.GraphError, match="errors and embeddings"):
         graph.validate(model, made, nodes=[embedding])
+
+
+def test_heads_and_neurons_are_validated_too_and_groups_by_their_names(llama):
+    made = [parts.heads(llama, 1), parts.neurons(llama, 2)]
+    graph = causal_graph(llama, TEXT, made, errors=False, edges=30)
+    nodes = [f"heads@z.1/{head}" for head in (0, 2)] + ["neurons@mlp_post.2/5"]
+    v = with_group(graph, nodes, "mine").validate(llama, made, nodes=["mine"], random_texts=0, controls=2)
+    assert list(v.nodes) == nodes
+    pos = list(range(1, len(TEXT)))
+    cut = [rs.edits.ablate("z.1", head=[0, 2], pos=pos), rs.edits.ablate("mlp_post.2", neuron=5, pos=pos)]
+    after = llama.run(TEXT, edits=cut).logits[0, -1].double().log_softmax(-1)
+    assert v.without.log_prob == pytest.approx(float(after[v.provenance["target id"]]), abs=1e-9)
 
 
 def test_on_the_default_model_it_is_a_run_with_the_features_taken_out(smollm2):

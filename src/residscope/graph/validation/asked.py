@@ -97,11 +97,14 @@ def matched(graph: Graph, dictionaries: Any) -> dict[str, Dictionary]:
 
 
 def nodes_of(graph: Graph, ids: Sequence[str] | None) -> list[Node]:
-    """The nodes of these ids; all features of the graph where none are said. Errors and embeddings are no features."""
+    """The nodes of these ids, or of groups of these names; all features of the graph where none are said.
+
+    Errors and embeddings are no features."""
     if ids is None:
         found = [graph.nodes[graph.numbers[id]] for id in features_of(graph)]
     else:
-        wanted = [ids] if isinstance(ids, str) else list(ids)
+        groups = {group.name: group.nodes for group in graph.groups}
+        wanted = [id for one in ([ids] if isinstance(ids, str) else ids) for id in groups.get(one, (one,))]
         strange = [id for id in wanted if id not in graph.numbers]
         if strange:
             raise GraphError(

@@ -85,14 +85,15 @@ def validate_graph(
         only        the same over all other features of these dictionaries; none: over all of them
         faithfulness = (m(only) - m(none)) / (m(whole) - m(none)),    m = log p(target)
 
-    What the dictionaries leave out stays in every run. nodes: their ids; unless said the fewest that hold a share `influence` of
-    the influence on the next token (as `graph.prune` has it), or all features of the graph. target: the likeliest of the graph's
-    tokens, unless said. controls: so many draws of three kinds: as many features that are active too and write about as much, of
-    the same dictionaries at the same positions; as many by number alone (Udell, 2024); random directions, as long as what goes
-    with the nodes. scales: the nodes are held at so many times what they are. contexts: prompts that fit the graph's meaning,
-    each judged by its own likeliest token. texts: unrelated ones, of which `random_texts` windows of `length` tokens are drawn;
-    there a feature is taken out wherever it is active. circuits: so many of the graph's strongest paths, or lists of node ids:
-    taken out of those texts together, the first, the first two, and so on. prompt: the graph's own, where it does not know it.
+    What the dictionaries leave out stays in every run. nodes: ids, or names of the graph's groups; unless said the fewest that
+    hold a share `influence` of the influence on the next token (as `graph.prune` has it), or all features of the graph. target:
+    the likeliest of the graph's tokens, unless said. controls: so many draws of three kinds: as many features that are active
+    too and write about as much, of the same dictionaries at the same positions; as many by number alone (Udell, 2024); random
+    directions, as long as what goes with the nodes. scales: the nodes are held at so many times what they are. contexts: prompts
+    that fit the graph's meaning, each judged by its own likeliest token. texts: unrelated ones, of which `random_texts` windows
+    of `length` tokens are drawn; there a feature is taken out wherever it is active. circuits: so many of the graph's strongest
+    paths, or lists of node ids: taken out of those texts together, the first, the first two, and so on. prompt: the graph's own,
+    where it does not know it.
 
     A graph whose nodes were chosen by their effect on the target goes beyond random controls by that choice alone: what it does
     in `contexts`, and whether it is enough, says more.
