@@ -10,14 +10,18 @@ from families import FAMILIES
 import residscope as rs
 from residscope import errors
 from residscope.directions import EncoderDictionary
-from residscope.graph import Graph, causal_graph
-from residscope.graph.build import Setting
+from residscope.graph import Graph, causal_graph, parts
+from residscope.graph.graph import Placed
+from residscope.graph.named import with_group
+from residscope.graph.nodes import Node
 from residscope.graph.prune import prune
+from residscope.graph.setting import Setting
 from residscope.graph.validation import claims, controls
 from residscope.graph.validation.asked import check
-from residscope.graph.validation.circuits import strongest_paths
+from residscope.graph.validation.circuits import disjoint_paths
 from residscope.graph.validation.cuts import cut
 from residscope.graph.validation.report import Elsewhere
+from residscope.graph.validation.validate import price
 
 TEXT = [5, 9, 3, 17, 8, 2, 11]
 OTHERS = [[7, 4, 21, 6, 13, 2], [1, 8, 9, 3], [12, 30, 5, 5, 2, 9, 14, 3]]
@@ -150,7 +154,7 @@ def test_unrelated_texts_are_plain_forwards_too_and_circuits_add_up():
     from residscope.graph.validation.asked import asked
 
     what = asked(model, graph, made, prompt=None, nodes=None, target=None, background=())
-    paths = strongest_paths(graph, 2)
+    paths = disjoint_paths(graph, 2)
     found = _elsewhere(others, what, graph, paths)
     nodes = [(at, i, None) for at, i, _ in parsed(node.id for node in what.nodes)]
     for row, ids in enumerate(OTHERS):
@@ -307,7 +311,7 @@ def test_controls_are_matched_as_they_say(known):
     assert "other active features" in controls.active(setting.levels, every, setting.keep, n=2, seed=0).missing
 
 
-def test_the_strongest_paths_share_no_node():
+def test_the_disjoint_paths_share_no_node():
     def graph(*edges):
         g = causal_graph_of([f"d@resid_post.{i}/{j}" for i in range(3) for j in range(3)])
         a, b, w = zip(*edges, strict=True)
@@ -315,9 +319,9 @@ def test_the_strongest_paths_share_no_node():
             g, source=torch.tensor(a), target=torch.tensor(b), weight=torch.tensor(w), of=torch.zeros(len(a)).long()
         )
 
-    paths = strongest_paths(graph((0, 3, 5.0), (3, 6, 4.0), (1, 3, 3.0), (1, 4, -2.0), (4, 7, 1.0)), 5)
+    paths = disjoint_paths(graph((0, 3, 5.0), (3, 6, 4.0), (1, 3, 3.0), (1, 4, -2.0), (4, 7, 1.0)), 5)
     assert [[int(id.split("/")[1]) + 3 * int(id[13]) for id in path] for path in paths] == [[0, 3, 6], [1, 4, 7]]
-    assert strongest_paths(graph((0, 3, 5.0), (3, 6, 4.0), (1, 4, 1.0)), 1)[0][-1].endswith("2/0")
+    assert disjoint_paths(graph((0, 3, 5.0), (3, 6, 4.0), (1, 4, 1.0)), 1)[0][-1].endswith("2/0")
     none = replace(
         graph((0, 3, 1.0)),
         source=torch.zeros(0).long(),
@@ -325,17 +329,14 @@ def test_the_strongest_paths_share_no_node():
         weight=torch.zeros(0),
         of=torch.zeros(0).long(),
     )
-    assert strongest_paths(none, 2) == [("d@resid_post.0/0",), ("d@resid_post.0/1",)]
+    assert disjoint_paths(none, 2) == [("d@resid_post.0/0",), ("d@resid_post.0/1",)]
 
 
 def causal_graph_of(ids):
-    from residscope.graph.nodes import Node
-
     nodes = tuple(Node(id, id.split("/")[0], int(id.split("/")[1]), None, 1.0, id) for id in ids)
-    empty = torch.zeros(0)
-    return Graph(
-        ("a",), nodes, empty.long(), empty.long(), empty, empty.long(), (), (), empty, torch.zeros(len(nodes), 0)
-    )
+    placed = tuple(Placed(f"d@resid_post.{i}", "", "", "", 9, 9, 0.0) for i in range(3))
+    empty, none = torch.zeros(0), torch.zeros(0).long()
+    return Graph(("a",), nodes, none, none, empty, none, placed, (), empty, torch.zeros(len(nodes), 0))
 
 
 def test_it_is_kept_in_a_file_and_shows_itself(validated, tmp_path):
@@ -387,6 +388,16 @@ def test_memory_is_kept_to_and_changes_nothing(known, graph, validated):
     torch.testing.assert_close(v.elsewhere.kl, validated.elsewhere.kl, atol=1e-5, rtol=1e-4)
 
 
+def test_its_price_grows_with_what_is_asked(known, graph):
+    def tokens(**asked):
+        return price(known.model, graph, known.dictionaries, **asked)
+
+    assert tokens(random_texts=0, controls=1, scales=()) == len(graph.prompt) * (3 + 4)
+    assert tokens(random_texts=100, length=8, circuits=3) - tokens(random_texts=0, length=8, circuits=3) == 100 * 8 * 5
+    assert tokens(controls=40) > tokens(controls=20)
+    assert tokens(contexts=["one", "two"]) > tokens(contexts="one") > tokens()
+
+
 def test_errors_are_told(known, graph):
     model, made = known.model, known.dictionaries
     other = rs.load((FAMILIES["llama"].build().float(), None))
@@ -396,7 +407,7 @@ def test_errors_are_told(known, graph):
         rs.validate_graph(model, graph, made[:2])
     with pytest.raises(errors.GraphError, match=r"no such nodes.*nope"):
         rs.validate_graph(model, graph, made, nodes=["nope"])
-    with pytest.raises(errors.GraphError, match="error node"):
+    with pytest.raises(errors.GraphError, match="errors and embeddings"):
         rs.validate_graph(model, graph, made, nodes=[next(n.id for n in graph.nodes if n.is_error)])
     with pytest.raises(errors.GraphError, match="no nodes"):
         rs.validate_graph(model, graph, made, nodes=[])
@@ -450,6 +461,39 @@ def test_transcoders_and_components_are_taken_out_where_they_write():
     assert v.none.log_prob == pytest.approx(log_prob({name: range(len(d)) for name, d in made.items()}), abs=1e-5)
     rest = {name: [i for i in range(len(d)) if i not in chosen[name]] for name, d in made.items()}
     assert v.only.log_prob == pytest.approx(log_prob(rest), abs=1e-5)
+
+
+def test_an_estimated_graph_with_embeddings_is_validated_by_what_its_features_do_exactly():
+    model = rs.load((FAMILIES["llama"].build().float(), None))
+    g = torch.Generator().manual_seed(0)
+    made = []
+    for layer in (0, 1):
+        x = model.run(TEXT, [f"mlp_in.{layer}"])[f"mlp_in.{layer}"][0, 1:]
+        read, write = (torch.randn(16, 32, generator=g) / 6 for _ in range(2))
+        parts = {"mean": torch.zeros(32), "bias": torch.zeros(16), "base": torch.zeros(32)}
+        made.append(EncoderDictionary("t", f"mlp_in.{layer}", read, write, written=f"mlp_out.{layer}", **parts))
+        assert x.isfinite().all()
+    graph = causal_graph(model, TEXT, made, method="attribution", ablate="each", tokens=2)
+    assert any(node.dictionary == "embed" for node in graph.nodes)
+    v = graph.validate(model, made, random_texts=0, controls=2, circuits=2)
+    assert all(id.startswith("t@mlp_in") for id in v.nodes)
+    assert all(id.startswith("t@mlp_in") for path in v.circuits for id in path)
+    assert v.without.log_prob != v.whole.log_prob
+    embedding = next(node.id for node in graph.nodes if node.dictionary == "embed")
+    with pytest.raises(errors.GraphError, match="errors and embeddings"):
+        graph.validate(model, made, nodes=[embedding])
+
+
+def test_heads_and_neurons_are_validated_too_and_groups_by_their_names(llama):
+    made = [parts.heads(llama, 1), parts.neurons(llama, 2)]
+    graph = causal_graph(llama, TEXT, made, errors=False, edges=30)
+    nodes = [f"heads@z.1/{head}" for head in (0, 2)] + ["neurons@mlp_post.2/5"]
+    v = with_group(graph, nodes, "mine").validate(llama, made, nodes=["mine"], random_texts=0, controls=2)
+    assert list(v.nodes) == nodes
+    pos = list(range(1, len(TEXT)))
+    cut = [rs.edits.ablate("z.1", head=[0, 2], pos=pos), rs.edits.ablate("mlp_post.2", neuron=5, pos=pos)]
+    after = llama.run(TEXT, edits=cut).logits[0, -1].double().log_softmax(-1)
+    assert v.without.log_prob == pytest.approx(float(after[v.provenance["target id"]]), abs=1e-9)
 
 
 def test_on_the_default_model_it_is_a_run_with_the_features_taken_out(smollm2):

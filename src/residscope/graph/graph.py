@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas
 import torch
@@ -17,6 +17,10 @@ from residscope.endings import check_ending
 from residscope.graph.nodes import Node
 from residscope.reports import Record, Report
 from residscope.views import View
+
+if TYPE_CHECKING:
+    from residscope.engine.model import Model
+    from residscope.graph.validation.report import Validation
 
 _SITE = re.compile(r"[a-z_]+\.\d+")
 
@@ -137,9 +141,12 @@ class Graph(Report):
             }
         )
 
-    def validate(self, model: Any, dictionaries: Any, **options: Any) -> Any:
-        """Whether it means anything: `rs.validate_graph` of this graph, with the same options. Gives a `Validation`."""
-        return import_module("residscope.graph.validation").validate_graph(model, self, dictionaries, **options)
+    def validate(self, model: "Model", dictionaries: Any, **options: Any) -> "Validation":
+        """Whether it means anything: `rs.validate_graph` of this graph, with the same options. Raises what that does."""
+        found: Validation = import_module("residscope.graph.validation").validate_graph(
+            model, self, dictionaries, **options
+        )
+        return found
 
     def view(self) -> View:
         """The strongest edges as a picture, and as a table; and the nodes that move the next token most."""

@@ -15,9 +15,9 @@ from residscope.engine.protocols import LeastEdit
 from residscope.engine.recording import Recording
 from residscope.engine.sinks import kept
 from residscope.errors import GraphError, NoFeatures, ResidscopeError, WrongModel
-from residscope.graph.build import Setting
 from residscope.graph.graph import Graph
 from residscope.graph.nodes import Level, Node, named
+from residscope.graph.setting import Setting
 from residscope.graph.validation.cuts import Chosen, by_level
 
 
@@ -82,9 +82,10 @@ def check(model: Model, graph: Any, dictionaries: Any, *, nodes: Sequence[str] |
 
 
 def matched(graph: Graph, dictionaries: Any) -> dict[str, Dictionary]:
-    """The graph's dictionaries by its own names, found among those given by what they contain."""
+    """The graph's dictionaries by its own names, found among those given by what they contain; of what has none, nothing."""
     given = {dictionary.hash: dictionary for _, dictionary in named(dictionaries)}
-    lacking = [placed for placed in graph.placed if placed.hash not in given]
+    real = [placed for placed in graph.placed if placed.features]
+    lacking = [placed for placed in real if placed.hash not in given]
     if lacking:
         raise GraphError(
             "the graph is of dictionaries that were not given",
@@ -92,15 +93,18 @@ def matched(graph: Graph, dictionaries: Any) -> dict[str, Dictionary]:
             allowed=", ".join(f"{placed.id} ({placed.hash[:12]})" for placed in lacking),
             fix="give those that it was drawn with",
         )
-    return {placed.id: given[placed.hash] for placed in graph.placed}
+    return {placed.id: given[placed.hash] for placed in real}
 
 
 def nodes_of(graph: Graph, ids: Sequence[str] | None) -> list[Node]:
-    """The nodes of these ids; all features of the graph where none are said. What the dictionaries leave out is no feature."""
+    """The nodes of these ids, or of groups of these names; all features of the graph where none are said.
+
+    Errors and embeddings are no features."""
     if ids is None:
-        found = [node for node in graph.nodes if not node.is_error]
+        found = [graph.nodes[graph.numbers[id]] for id in features_of(graph)]
     else:
-        wanted = [ids] if isinstance(ids, str) else list(ids)
+        groups = {group.name: group.nodes for group in graph.groups}
+        wanted = [id for one in ([ids] if isinstance(ids, str) else ids) for id in groups.get(one, (one,))]
         strange = [id for id in wanted if id not in graph.numbers]
         if strange:
             raise GraphError(
@@ -108,13 +112,22 @@ def nodes_of(graph: Graph, ids: Sequence[str] | None) -> list[Node]:
                 allowed=", ".join(node.id for node in graph.nodes[:8]) + (" ..." if len(graph.nodes) > 8 else ""),
             )  # fmt: skip
         found = [graph.nodes[graph.numbers[id]] for id in dict.fromkeys(wanted)]
-        if errors := [node.id for node in found if node.is_error]:
-            raise GraphError("an error node is no feature", received=", ".join(errors), allowed="nodes of features")
+        features = {*features_of(graph)}
+        if others := [node.id for node in found if node.id not in features]:
+            raise GraphError(
+                "errors and embeddings are no features", received=", ".join(others), allowed="nodes of features"
+            )
     if not found:
         raise GraphError(
             "there are no nodes to validate", received=repr(graph), fix="give a graph that has some features"
         )
     return found
+
+
+def features_of(graph: Graph) -> list[str]:
+    """The ids of the nodes that are features of a dictionary."""
+    real = {placed.id for placed in graph.placed if placed.features}
+    return [node.id for node in graph.nodes if not node.is_error and node.dictionary in real]
 
 
 def prompt_of(model: Model, graph: Graph) -> list[int]:

@@ -1,21 +1,21 @@
 """The strongest paths of a graph, as sets of nodes that have none in common."""
 
 from residscope.graph.graph import Graph
+from residscope.graph.validation.asked import features_of
 
 
-def strongest_paths(graph: Graph, n: int) -> list[tuple[str, ...]]:
+def disjoint_paths(graph: Graph, n: int) -> list[tuple[str, ...]]:
     """The ids of n paths between features, the strongest first, without a node in common; fewer where there are no more.
 
     Each begins with the strongest edge |w| whose ends are free, and goes on from both ends by the strongest edge to a free node.
     Of a graph without edges each feature is one.
     """
-    ids = [node.id for node in graph.nodes]
-    error = [node.is_error for node in graph.nodes]
+    ids, features = [node.id for node in graph.nodes], features_of(graph)
+    real = {*features}
     pairs = zip(graph.source.tolist(), graph.target.tolist(), strict=True)
-    edges = [(a, b) for a, b in pairs if not error[a] and not error[b]]  # strongest first
+    edges = [(a, b) for a, b in pairs if ids[a] in real and ids[b] in real]  # strongest first
     if not edges:
-        alone: list[tuple[str, ...]] = [(id,) for id, is_error in zip(ids, error, strict=True) if not is_error]
-        return alone[:n]
+        return [(id,) for id in features[:n]]
     into: dict[int, list[int]] = {}
     out: dict[int, list[int]] = {}
     for a, b in edges:

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from residscope.graph.build import Setting
 from residscope.graph.exact import Removed
 from residscope.graph.nodes import Level
+from residscope.graph.setting import Setting
 from residscope.graph.validation.cuts import Chosen, Cut
 
 NEAREST = 4  # of like strength, among which each is drawn

@@ -13,8 +13,8 @@ from residscope.engine.protocols import LeastEdit
 from residscope.errors import Cancelled
 from residscope.graph.graph import Graph
 from residscope.graph.prune import prune
-from residscope.graph.validation.asked import asked, check, nodes_of
-from residscope.graph.validation.circuits import strongest_paths
+from residscope.graph.validation.asked import asked, check, features_of, nodes_of
+from residscope.graph.validation.circuits import disjoint_paths
 from residscope.graph.validation.others import elsewhere, in_contexts
 from residscope.graph.validation.own import in_its_prompt
 from residscope.graph.validation.report import Validation
@@ -85,14 +85,15 @@ def validate_graph(
         only        the same over all other features of these dictionaries; none: over all of them
         faithfulness = (m(only) - m(none)) / (m(whole) - m(none)),    m = log p(target)
 
-    What the dictionaries leave out stays in every run. nodes: their ids; unless said the fewest that hold a share `influence` of
-    the influence on the next token (as `graph.prune` has it), or all features of the graph. target: the likeliest of the graph's
-    tokens, unless said. controls: so many draws of three kinds: as many features that are active too and write about as much, of
-    the same dictionaries at the same positions; as many by number alone (Udell, 2024); random directions, as long as what goes
-    with the nodes. scales: the nodes are held at so many times what they are. contexts: prompts that fit the graph's meaning,
-    each judged by its own likeliest token. texts: unrelated ones, of which `random_texts` windows of `length` tokens are drawn;
-    there a feature is taken out wherever it is active. circuits: so many of the graph's strongest paths, or lists of node ids:
-    taken out of those texts together, the first, the first two, and so on. prompt: the graph's own, where it does not know it.
+    What the dictionaries leave out stays in every run. nodes: ids, or names of the graph's groups; unless said the fewest that
+    hold a share `influence` of the influence on the next token (as `graph.prune` has it), or all features of the graph. target:
+    the likeliest of the graph's tokens, unless said. controls: so many draws of three kinds: as many features that are active
+    too and write about as much, of the same dictionaries at the same positions; as many by number alone (Udell, 2024); random
+    directions, as long as what goes with the nodes. scales: the nodes are held at so many times what they are. contexts: prompts
+    that fit the graph's meaning, each judged by its own likeliest token. texts: unrelated ones, of which `random_texts` windows
+    of `length` tokens are drawn; there a feature is taken out wherever it is active. circuits: so many of the graph's strongest
+    paths, or lists of node ids: taken out of those texts together, the first, the first two, and so on. prompt: the graph's own,
+    where it does not know it.
 
     A graph whose nodes were chosen by their effect on the target goes beyond random controls by that choice alone: what it does
     in `contexts`, and whether it is enough, says more.
@@ -144,7 +145,7 @@ def validating(
     """`validate_graph`, stage by stage: its own prompt and the controls, other prompts, other texts."""
     if nodes is None and influence is not None:
         on = [target] if isinstance(target, str) and target in graph.tokens else None
-        nodes = [node.id for node in prune(graph, influence=influence, tokens=on).nodes if not node.is_error]
+        nodes = features_of(prune(graph, influence=influence, tokens=on))
     what = asked(model, graph, dictionaries, prompt=prompt, nodes=nodes, target=target, background=background)
     watch: dict[str, Any] = {"memory": memory, "progress": progress, "cancel": cancel}
     paths = _circuits(graph, circuits)
@@ -171,7 +172,7 @@ def validating(
 
 def _circuits(graph: Graph, circuits: int | Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
     if isinstance(circuits, int):
-        return strongest_paths(graph, circuits)
+        return disjoint_paths(graph, circuits)
     found = [tuple(path) for path in circuits]
     for path in found:
         nodes_of(graph, path)
