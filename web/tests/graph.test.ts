@@ -43,7 +43,7 @@ describe("a network", () => {
     for (const box of boxes) expect([box.x >= 0, box.x + box.w <= scene.width]).toEqual([true, true]);
   });
   it("is red where the source raises, blue where it lowers, and says so", () => {
-    const paths = scene.dense.filter((mark) => mark.kind === "path" && !mark.fill);
+    const paths = scene.dense.filter((mark) => mark.kind === "path" && !mark.fill && mark.title);
     expect(paths.map((mark) => mark.kind === "path" && mark.stroke)).toEqual(["rgb(214,96,77)", "rgb(214,96,77)", "rgb(67,147,195)"]); // the weakest first
     const words = scene.marks.flatMap((mark) => (mark.kind === "text" ? [mark.title ?? mark.text] : []));
     expect(words).toEqual(expect.arrayContaining([RAISES, LOWERS, "low", "high"]));

@@ -4,7 +4,7 @@ import { asLabel } from "../../lib/tokens";
 import { bezier, laid, nearest, type Curve, type Laid } from "./networkLayout";
 import type { Kind } from "./kinds";
 import { swatches } from "./legend";
-import { fit, known, measure, number, signedNumber } from "./numbers";
+import { fit, known, number, signedNumber } from "./numbers";
 import { colorScale, type ColorScale, type Palette } from "./palette";
 import type { NetworkView, Value } from "./plain";
 import type { Mark, Scene, Words } from "./scene";
@@ -38,7 +38,7 @@ export const network: Kind<NetworkView> = {
   about: (view) => `Graph of ${view.nodes.length} nodes in ${view.levels.length} levels, and ${view.edges.length} edges`,
   pans: true,
   empty: (view) => !view.nodes.length,
-  notes: (view) => [view.note],
+  notes: (view) => [view.node_unit ? `Boxes: red above zero, blue below, in ${view.node_unit}.` : "", view.note],
   draw(view, width, palette, room) {
     const legend = swatches([{ name: RAISES, color: strong(palette, 1), shape: "line" }, { name: LOWERS, color: strong(palette, -1), shape: "line" }], width, palette);
     const at = laid(view, width, { ...room, top: legend.height + 6 });
@@ -52,9 +52,10 @@ export const network: Kind<NetworkView> = {
       const share = Math.min(1, Math.abs(value) / limit);
       return { kind: "path", d: bezier(curves[i]), stroke: strong(palette, value), width: (lit ? 1 : 0.6) + 2.4 * share, opacity: lit ? 0.5 + 0.5 * share : 0.1 + 0.8 * share ** 0.7, title: `${nameOf(view, i)}: ${signedNumber(value)}${unitOf(view)}` };
     };
-    const dense = [...weakFirst.map((i) => edge(i)), ...view.nodes.flatMap((_, i) => box(view, at, i, values, palette))];
+    const rules = levels(view, at, palette);
+    const dense = [...rules.lines, ...weakFirst.map((i) => edge(i)), ...view.nodes.flatMap((_, i) => box(view, at, i, values, palette))];
     return {
-      width: at.width, height: at.height, dense, marks: [...legend.marks, ...levels(view, at, palette)],
+      width: at.width, height: at.height, dense, marks: [...legend.marks, ...rules.words],
       reader: {
         count: view.nodes.length + view.edges.length,
         at(x, y) {
@@ -141,25 +142,26 @@ function box(view: NetworkView, at: Laid, item: number, values: ColorScale, pale
   return shown ? [shape, { kind: "text", x: x + w / 2, y: y + h / 2 + 3.5, text: shown, fill: filled ? values.ink(node.value!) || palette.text : palette.text, size: SIZE, anchor: "middle", bold: !!node.group, link: safe(node.link) }] : [shape];
 }
 
-function levels(view: NetworkView, at: Laid, palette: Palette): Mark[] {
-  const marks: Mark[] = view.levels.flatMap((name, level): Mark[] => {
-    if (!name) return [];
+/** The levels' lines, which lie behind all else, and their names; the columns' too. */
+function levels(view: NetworkView, at: Laid, palette: Palette): { lines: Mark[]; words: Mark[] } {
+  const lines: Mark[] = [];
+  const words: Mark[] = [];
+  view.levels.forEach((name, level) => {
+    if (!name) return;
     const y = at.y(level);
     const shown = fit(asLabel(name), at.gutter - 10, SIZE, false);
-    return [
-      { kind: "path", d: `M${at.gutter} ${y}H${at.width}`, stroke: palette.line, opacity: 0.6 },
-      { kind: "text", x: 0, y: y + 3.5, text: shown, fill: palette.text2, size: SIZE, anchor: "start", title: shown === asLabel(name) ? undefined : asLabel(name) },
-    ];
+    lines.push({ kind: "path", d: `M${at.gutter} ${y}H${at.width}`, stroke: palette.line, opacity: 0.6 });
+    words.push({ kind: "text", x: 0, y: y + 3.5, text: shown, fill: palette.text2, size: SIZE, anchor: "start", title: shown === asLabel(name) ? undefined : asLabel(name) });
   });
   const begins = view.columns.flatMap((name, column) => (name ? [column] : []));
   begins.forEach((column, i) => {
     const last = (begins[i + 1] ?? view.columns.length) - 1;
     const name = asLabel(view.columns[column]);
     const shown = fit(name, Math.max(10, at.x(last + 0.5) - at.x(column - 0.5) - 4), SIZE, true);
-    if (shown) marks.push({ kind: "text", x: (at.x(column) + at.x(last)) / 2, y: at.height - 4, text: shown, fill: palette.text2, size: SIZE, anchor: "middle", mono: true, title: name });
-    if (i) marks.push({ kind: "path", d: `M${at.x(column - 0.5)} ${at.height - 14}V${at.y(view.levels.length - 0.5)}`, stroke: palette.line, opacity: 0.6 });
+    if (shown) words.push({ kind: "text", x: (at.x(column) + at.x(last)) / 2, y: at.height - 4, text: shown, fill: palette.text2, size: SIZE, anchor: "middle", mono: true, title: name });
+    if (i) lines.push({ kind: "path", d: `M${at.x(column - 0.5)} ${at.height - 14}V${at.y(view.levels.length - 0.5)}`, stroke: palette.line, opacity: 0.6 });
   });
-  return marks;
+  return { lines, words };
 }
 
 /** Up and down along the strongest edge, left and right within a level; of an edge, to its ends, or to the next by strength. */
@@ -182,5 +184,3 @@ function step(view: NetworkView, at: Laid, { into, from }: Joined, item: number,
   const row = view.nodes.map((_, i) => i).filter((i) => view.nodes[i].y === view.nodes[item].y).sort((a, b) => view.nodes[a].x - view.nodes[b].x);
   return row[Math.max(0, Math.min(row.length - 1, row.indexOf(item) + dx))];
 }
-
-export const widthOf = (text: string): number => measure(text, SIZE, false);

@@ -9,7 +9,7 @@ const SIZE = 10;
 const BOX = 20;
 const DOT = 9;
 const GAP = 4;
-const LEAST_GAP = 38;
+const LEAST_GAP = 41;
 /** Of words a part will do, but not of a number. */
 const LEAST_WORD = 40;
 const WIDEST_BOX = 132;
