@@ -47,5 +47,6 @@ def test_units_and_names(name):
         "sae splitting",
         "atlas",
         "feature page",
+        "feature names",
         "causal graph",
     )

@@ -1,6 +1,6 @@
 import { untrack } from "svelte";
 import { words, WireError, type IntentAnswers, type Intents, type Queries, type QueryAnswers } from "../connect/connector";
-import type { Entry, SavedRef, Undoable } from "../connect/library";
+import type { Description, Entry, SavedRef, Undoable } from "../connect/library";
 import type { DirectionRef } from "../connect/wire";
 import { isolated } from "../lib/format";
 import { baseAddress } from "../root/host";
@@ -184,6 +184,13 @@ export class LibraryStore {
     this.saving = null;
     this.opened = true;
     void this.refresh().then(() => this.one.read(id));
+  }
+
+  /** A blind test of a description, in the drawer. */
+  async test(description: Description): Promise<void> {
+    this.saving = null;
+    this.opened = true;
+    await this.blind.begin(description);
   }
 
   /** All that one person has saved, of every model. */

@@ -74,6 +74,7 @@ class FeatureDetail(TypedDict):
     site: str
     head: int | None
     neuron: bool
+    flat: Annotated[bool, "Whether it reads all heads' vectors end to end, and is no direction of one place."]
     dictionary: str | None
     name: str | None
     proposed: ProposedName | None

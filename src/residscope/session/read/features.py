@@ -126,6 +126,7 @@ class Features:
             "site": atlas.site,
             "head": atlas.head,
             "neuron": atlas.of == NEURON,
+            "flat": dictionary is not None and dictionary.flat,
             "dictionary": opened.id,
             "name": self._names(atlas).get(index),
             "proposed": self._proposal(atlas, index),
