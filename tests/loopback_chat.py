@@ -102,7 +102,7 @@ def excerpts(question: str) -> list[str]:
 def rule(question: str) -> str:
     """What the marked tokens are; or which excerpts hold what the name says."""
     if "is said to be active at: " not in question:
-        marked = Counter(text for one in excerpts(question) for text in re.findall(r"<<(.*?)>>", one, re.DOTALL))
+        marked = Counter(text for one in excerpts(question) for text in re.findall(r"⟦(.*?)⟧", one, re.DOTALL))
         text = marked.most_common(1)[0][0] if marked else "nothing"
         return f"Name: the text {json.dumps(text)}"
     name = json.loads(question.split("is said to be active at: ", 1)[1].split("\n", 1)[0])

@@ -8,6 +8,7 @@ from residscope import features
 from residscope.directions import EncoderDictionary
 from residscope.engine.sinks import kept
 from residscope.features.held_out import halves, with_inactive
+from residscope.features.search import values_on
 
 SITE = "z.2"
 TOKENS = 1_500
@@ -56,15 +57,16 @@ def test_its_counts_and_highest_are_a_plain_look_s(atlas, brute):
 
 def test_its_page_shows_tokens_and_what_taking_it_out_does(smollm2, atlas, sae):
     index = int(atlas.highest.nan_to_num(0).argmax())
-    page = features.page(smollm2, atlas, index, sae, progress=False)
+    page = features.page(smollm2, atlas, index, sae, effects=False, progress=False)
     assert page.address == f"sae/{smollm2.name}/{SITE}/{index}"
-    W_O = smollm2.hf.model.layers[2].self_attn.o_proj.weight.float()
-    gain = smollm2.hf.model.norm.weight.float()
-    rows = smollm2.hf.get_output_embeddings().weight.float()
+    W_O = smollm2.hf.model.layers[2].self_attn.o_proj.weight.detach().float()
+    gain = smollm2.hf.model.norm.weight.detach().float()
+    rows = smollm2.hf.get_output_embeddings().weight.detach().float()
     move = W_O @ sae.write[index]
     id, _, cosine = page.tokens.top[0]
     assert cosine == pytest.approx(float(torch.nn.functional.cosine_similarity(rows[id] * gain, move, dim=0)), abs=1e-4)
     one = page.shown[0]
+    found = features.effects(smollm2, atlas, index, [(one.row, one.pos)], sae)
     ids = atlas.text.row(one.row)[: one.pos + 1]
     before = smollm2.run([ids]).logits[0, -1].log_softmax(-1)
 
@@ -81,7 +83,7 @@ def test_its_page_shows_tokens_and_what_taking_it_out_does(smollm2, atlas, sae):
     finally:
         handle.remove()
     kl = float((before.exp() * (before - after)).sum())
-    assert float(page.effects.kl[0]) == pytest.approx(kl, abs=1e-4)
+    assert float(found.kl[0]) == pytest.approx(kl, abs=1e-4)
 
 
 def test_it_is_found_by_a_text_and_named_like_others(smollm2, atlas, sae, brute):
@@ -89,7 +91,7 @@ def test_it_is_found_by_a_text_and_named_like_others(smollm2, atlas, sae, brute)
     record = smollm2.run(text, [SITE])
     x = record[SITE][0].flatten(-2)[kept(record, SITE)[0]]
     expected = torch.relu((x - sae.mean) @ sae.read.T + sae.bias).amax(0)
-    torch.testing.assert_close(features.search.values_on(smollm2, atlas, text, sae), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(values_on(smollm2, atlas, text, sae), expected, atol=1e-4, rtol=1e-4)
     index = int(atlas.density.argmin())
     part = with_inactive(smollm2, atlas, sae, {index: halves(smollm2, atlas, index, 6)}, seed=0, tell=lambda *_: None)
     assert len(part[index].active) == len(part[index].inactive)

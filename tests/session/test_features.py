@@ -16,8 +16,8 @@ from residscope.directions import EncoderDictionary
 from residscope.features.names import FeatureName, FeatureNames
 from residscope.json_values import finite
 from residscope.session import Session
-from residscope.views import to_html
 from residscope.session.read import feature_effects
+from residscope.views import to_html
 from session import worlds
 from session.asked import start
 from session.test_queries import TEXT

@@ -45,9 +45,18 @@ def halves(model: Model, atlas: Atlas, index: int, most: int) -> Halves:
     ranked = [*by_row.values()]
     shown = [example for several in ranked[::2] for example in several]
     known = {example.tokens for example in shown}
-    held = [several[0].tokens for several in ranked[1::2] if several[0].tokens not in known]
+    held = [one.tokens for several in ranked[1::2] for one in _apart(several) if one.tokens not in known]
     rows = frozenset(by_row)
     return Halves(tuple(spaced(shown, SHOWN)), tuple(spaced([*dict.fromkeys(held)], most)), (), rows)
+
+
+def _apart(examples: Sequence[Example]) -> list[Example]:
+    """Those of one row that share no token, the strongest first."""
+    taken: list[Example] = []
+    for example in examples:
+        if all(abs(example.pos - other.pos) > BEFORE + AFTER for other in taken):
+            taken.append(example)
+    return taken
 
 
 def threshold(atlas: Atlas, index: int) -> float:

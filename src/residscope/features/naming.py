@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
@@ -33,7 +34,8 @@ def name_features(
     dictionary: Annotated[Dictionary | Direction | None, fields.dictionary(help="that the atlas is of")] = None,
     *,
     endpoint: Annotated[
-        Namer, fields.endpoint(help="what the examples are sent to: an OpenAI-compatible service of your own choice")
+        Namer | None,
+        fields.endpoint(help="what the examples are sent to: an OpenAI-compatible service of your own choice"),
     ],
     held_out: Annotated[int, fields.count(low=LEAST, high=40, help="contexts of either kind that test a name")] = 10,
     decoys: Annotated[int, fields.count(low=0, high=20, help="other features' names that each is compared with")] = 3,
@@ -200,14 +202,13 @@ class Naming:
         if own is None:
             return FeatureName(index, label, name, note=note)
         right = int(sum(own))
-        scored = {"n": len(own), "right": right / len(own), "interval": wilson(right, len(own))}
+        one = FeatureName(index, label, name, len(own), right / len(own), wilson(right, len(own)), note=note)
         if not others:
-            return FeatureName(index, label, name, **scored, note=note or "no other feature has a name to compare with")
+            return replace(one, note=note or "no other feature has a name to compare with")
         with_others = torch.tensor(others, dtype=torch.float64).mean(0)
         gap = torch.tensor(own, dtype=torch.float64) - with_others
         low, high = (float(end) for end in bootstrap(gap, seed=seed))
-        told = {"shuffled": float(with_others.mean()), "gap": (float(gap.mean()), low, high), "better": low > 0}
-        return FeatureName(index, label, name, **scored, **told, note=note)
+        return replace(one, shuffled=float(with_others.mean()), gap=(float(gap.mean()), low, high), better=low > 0)
 
 
 class Patient:

@@ -173,7 +173,7 @@ def serve(
         PortInUse, BadAddress, StoreError, NoEndpoint: before anything is loaded.
     """
     session = new_session(port)
-    folders = (catalog.data_folder(), *dictionaries)
+    folders = [catalog.data_folder(), *map(Path, dictionaries)]
     server = Server(
         session, host=host, port=port, library=open_library(store), behind=behind, folders=folders, endpoints=naming
     )
