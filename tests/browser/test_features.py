@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 import torch
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from browser.reaching import faults, violations
 from browser.steps import Traffic, settled
@@ -227,20 +227,24 @@ def test_a_feature_is_named_described_voted_on_and_tested_in_its_tab(tab: Page, 
     expect(tab.get_by_test_id("feature-entry")).to_have_text("What is strongest", timeout=WAIT)
 
 
-def test_a_layer_is_exported_once_its_cost_is_said(tab: Page, workbench: Any, held: Any, tmp_path: Path) -> None:
+def test_a_layer_is_exported_once_its_cost_is_said(tab: Page, browser: Browser, held: Any, tmp_path: Path) -> None:
     tab.get_by_test_id("export-layer").click()
     expect(tab.get_by_test_id("export-cost")).to_contain_text("48 pages, about", timeout=WAIT)
-    with tab.expect_download(timeout=WAIT) as coming:
-        tab.get_by_test_id("export-start").click()
+    tab.get_by_test_id("export-start").click()
+    expect(tab.get_by_test_id("export-file")).to_be_visible(timeout=WAIT)
+    with tab.expect_download() as coming:
+        tab.get_by_test_id("export-file").click()
     coming.value.save_as(tmp_path / "pages.zip")
     with zipfile.ZipFile(tmp_path / "pages.zip") as packed:
         names = packed.namelist()
         packed.extractall(tmp_path)
     assert len(names) == 49
     (index,) = [name for name in names if name.endswith("index.html")]
-    tab.goto((tmp_path / index).as_uri())
-    tab.get_by_role("link").first.click()
-    expect(tab.locator("canvas, svg").first).to_be_visible(timeout=WAIT)
+    alone = browser.new_page()
+    alone.goto((tmp_path / index).as_uri())
+    alone.get_by_role("link").first.click()
+    expect(alone.locator("canvas, svg").first).to_be_visible(timeout=WAIT)
+    alone.close()
 
 
 def test_the_form_that_names_features_asks_where_to(tab: Page, held: Any) -> None:

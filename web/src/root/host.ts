@@ -246,14 +246,6 @@ export function toClipboard(text: string): Promise<void> {
   return navigator.clipboard.writeText(text);
 }
 
-/** A file that an address gives, as the browser downloads it. */
-export function downloadFrom(address: string): void {
-  const link = document.createElement("a");
-  link.href = new URL(address, baseAddress()).href;
-  link.download = "";
-  link.click();
-}
-
 export function download(blob: Blob, name: string): void {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);

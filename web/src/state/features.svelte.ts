@@ -1,7 +1,7 @@
 import { words } from "../connect/connector";
 import type { Entry } from "../connect/library";
 import type { ActiveIn, AtlasInfo, ExportCost, FeatureDetail, FeatureList, FeatureOn, FeatureRow } from "../connect/wire";
-import { download, downloadFrom } from "../root/host";
+import { download } from "../root/host";
 import type { PlainView } from "../views/kinds/plain";
 import { addressOf, atlasOf, besides, directionOf, isSaved, readAddress, removal, sameEdit, type Address } from "../lib/features";
 import type { JobStore } from "./jobs.svelte";
@@ -50,6 +50,8 @@ export class FeaturesStore {
   pricing = $state(false);
   /** The job that writes the pages of a layer, which this page waits for. */
   exporting = $state("");
+  /** The one that has written them. */
+  exported: { of: string; job: string } | null = $state.raw(null);
   errors = $state({ atlases: "", list: "", detail: "", effects: "", beside: "", on: "", active: "", saved: "" });
   private wanted = { atlases: "", list: "", detail: "", effects: "", beside: "", on: "", active: "", saved: "" };
   /** A page's own name: of its questions about effects only the latest is answered. */
@@ -241,6 +243,15 @@ export class FeaturesStore {
     this.exportCost = null;
   }
 
+  /** The file of pages, where no address gives it. */
+  async fetchPages(job: string): Promise<void> {
+    const { connector } = this.session;
+    await connector.file?.(job, ".zip").then(
+      (file) => download(file.data, file.name),
+      (error: unknown) => this.session.notify(words(error), "error"),
+    );
+  }
+
   /** All pages of the atlas, by a job; the file comes once it is done. */
   async exportLayer(): Promise<void> {
     const { atlas, session } = this;
@@ -250,11 +261,7 @@ export class FeaturesStore {
     this.exporting = begun.job;
     try {
       const job = await session.ended(begun.job, new AbortController().signal);
-      if (job?.phase !== "done") return;
-      const { connector } = session;
-      if (!connector.file) return downloadFrom(`api/items/file?name=${encodeURIComponent(begun.job)}&ending=.zip`);
-      const file = await connector.file(begun.job, ".zip");
-      download(file.data, file.name);
+      if (job?.phase === "done") this.exported = { of: atlas.name, job: begun.job };
     } catch (error) {
       session.notify(words(error), "error");
     } finally {

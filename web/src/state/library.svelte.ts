@@ -202,9 +202,9 @@ export class LibraryStore {
   // ── directions ────────────────────────────────────────────────────────────────────────────────────────────
 
   /** Opens the form that saves a direction of the live session; `name` is what it is called on screen. */
-  save(ref: DirectionRef, name = ""): void {
+  save(ref: DirectionRef, name = "", description = ""): void {
     this.blind.leave();
-    this.saving = { ref, name, description: "", error: "", busy: false };
+    this.saving = { ref, name, description, error: "", busy: false };
     this.opened = true;
     if (!this.known) void this.whoAmI();
   }
