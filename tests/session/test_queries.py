@@ -69,6 +69,7 @@ def asked() -> Any:
             "feature_effects_left": {},
             "feature_on": {"atlas": "atlas", "index": 1, "run": run},
             "features_on": {"run": run, "atlases": ["atlas"]},
+            "features_cost": {"atlas": "atlas"},
             "prompts": {"own": ["abcd"], "drawn": drawn},
             "prompts_coef": {"page": page, "dictionary": "pca@resid_post.1", "row": 1},
             "prompts_logits": {"page": page, "positive": 5, "negative": 7, "row": 1},
