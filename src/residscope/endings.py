@@ -10,6 +10,7 @@ ITEM = TENSORS + PAGE + PICTURES
 ENDINGS = {
     "dictionaries": TENSORS, "direction": TENSORS, "edits": TENSORS, "recording": TENSORS,
     "item": ITEM, "probe": ITEM, "report": ITEM, "result": ITEM,
+    "graph": (*ITEM, ".json"),
     "view": PAGE, "figure": PICTURES, "picture": PAGE + PICTURES,
 }  # fmt: skip
 

@@ -50,6 +50,7 @@ OPENED_BY = {
     "generation": "residscope.engine.generation:Generation.load",
     "report": "residscope.reports:Report.load",
 }
+OPENED_BY_ENDING = {".json": "residscope.graph:Graph.load", ".pt": "residscope.graph:Graph.load"}
 OPENED_WITH_MODEL = {
     "recording": "residscope.recording_files:load_recording",
     "dictionaries": "residscope.directions:read",
@@ -59,7 +60,8 @@ OPENED_WITH_MODEL = {
 def load_item(path: str | Path, model: Any = None) -> Any:
     """Open whatever a file says it holds: an `Item`, or what `rs.directions.save` wrote (dictionaries by their ids).
 
-    A recording, and such dictionaries, are checked against the `model` that they are of, so these need it.
+    JSON and `.pt` are graphs'. A recording, and such dictionaries, are checked against the `model` that they are of, and so
+    need it.
 
         rs.load_item("evidence.safetensors").view()
 
@@ -67,6 +69,8 @@ def load_item(path: str | Path, model: Any = None) -> Any:
         FileNotThere, DamagedFile: no file, or none that an item was saved to. WrongModel: it needs a model, or is another's.
     """
     path = Path(path).expanduser()
+    if path.suffix.lower() in OPENED_BY_ENDING:
+        return _named(OPENED_BY_ENDING[path.suffix.lower()])(path)
     said = kind_of(path)
     kind = said.partition(":")[0]
     if kind in OPENED_BY:

@@ -16,6 +16,9 @@ from residscope.views import (
     HeatMap,
     Histogram,
     Line,
+    Network,
+    NetworkEdge,
+    NetworkNode,
     Pattern,
     Reference,
     Scatter,
@@ -28,7 +31,19 @@ pytestmark = pytest.mark.browser
 
 EVIL = "</script><img src=x onerror=\"document.title='broken'\">\u202e"
 TOKENS = ["When", " John", " and", " Mary", " went", " to", " the", " store", ",", "\n", EVIL, " 日本"]
-KINDS = ["heat_map", "curve", "histogram", "scatter", "token_strip", "pattern", "table", "text", "card", "grid"]
+KINDS = [
+    "heat_map",
+    "curve",
+    "histogram",
+    "scatter",
+    "token_strip",
+    "network",
+    "pattern",
+    "table",
+    "text",
+    "card",
+    "grid",
+]
 SIGNS = """canvas => {
   const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
   let red = 0, blue = 0;
@@ -74,6 +89,17 @@ def one_of_each() -> list[views.View]:
         Scatter(normal, normal[::-1], groups=["ABBA" if x > 0 else "BABA" for x in normal], title="Many points"),
         Scatter([0.0, 1.0], [1.0, 0.0], texts=["one", EVIL], diagonal=True, title="Two points"),
         TokenStrip(TOKENS, [math.nan, *range(-5, 6)], title="Tokens"),
+        Network(
+            [
+                NetworkNode(f"n{i}", f"sae {i}", i % 7, i // 7, value=i - 9.0, link="https://example.org/")
+                for i in range(20)
+            ]
+            + [NetworkNode("evil", EVIL, 6.0, 2.0, error=True)],
+            [NetworkEdge(i, i + 7 if i < 13 else 20, math.sin(i)) for i in range(14)],
+            levels=["below", EVIL, "above"],
+            columns=[],
+            title="Nodes",
+        ),
         Table(["name", "x"], [[EVIL, 1.5], ["=1+1", None]], title="Rows"),
     ]
     claims = Grid([Card("held", {"effect": 2.0}, verdict="passed"), Card("did not", {"effect": 0.1}, verdict="failed")])
@@ -126,6 +152,23 @@ def test_every_kind_is_drawn_and_nothing_is_asked_or_complained_of(page, file, t
     assert page.locator("img").count() == 0
     assert [url for url in traffic.urls if not url.startswith(("file:", "data:"))] == []
     assert traffic.complaints == []
+
+
+def test_a_network_is_read_by_pointer_and_key_and_leads_to_its_pages(frozen):
+    figure = called(frozen, "Nodes")
+    picture = figure.get_by_role("application")
+    picture.focus()
+    frozen.keyboard.press("ArrowRight")
+    expect(frozen.get_by_test_id("tip")).to_contain_text("sae 0 of below")
+    frozen.keyboard.press("ArrowUp")
+    expect(frozen.get_by_test_id("tip")).to_contain_text("sae 7 of")
+    frozen.keyboard.press("Enter")
+    expect(figure.get_by_role("link")).to_have_attribute("href", "https://example.org/")
+    wide = picture.bounding_box()["width"]
+    frozen.keyboard.press("+")
+    assert picture.bounding_box()["width"] > wide
+    figure.get_by_test_id("view-table").click()
+    expect(figure.get_by_test_id("view-values").locator("tbody tr")).to_have_count(14)
 
 
 def test_the_check_for_overlaps_sees_one(frozen):

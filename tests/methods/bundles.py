@@ -144,7 +144,23 @@ MAKERS: dict[str, Callable[[], Any]] = {
             encoder(),
             endpoint=ByRule(),
         ),
+        "score attribution": lambda: rs.score_attribution(spelling(), PROMPTS[0], 2, 1),
+        "estimated graph": lambda: rs.causal_graph(
+            spelling(), PROMPTS[0], [encoder(), fitted()], method="gradient", tokens=2, exact_sample=6
+        ),
         "causal graph": lambda: rs.causal_graph(spelling(), PROMPTS[0], [encoder(), fitted()], tokens=2),
+        "validation": lambda: rs.validate_graph(
+            spelling(),
+            rs.causal_graph(spelling(), PROMPTS[0], [encoder(), fitted()], tokens=2, errors=False),
+            [encoder(), fitted()],
+            contexts=PROMPTS[1:],
+            texts=TEXTS,
+            random_texts=9,
+            length=8,
+            controls=3,
+            circuits=2,
+            progress=False,
+        ),
         "sae evaluation": lambda: rs.sae.evaluate(spelling(), fitted(), TEXTS, tokens=600, progress=False),
         "sae splitting": lambda: rs.sae.split_features(fitted(), fitted()),
         "sae training": lambda: rs.sae.train(

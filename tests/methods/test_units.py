@@ -49,4 +49,6 @@ def test_units_and_names(name):
         "feature page",
         "feature names",
         "causal graph",
+        "validation",
+        "estimated graph",
     )

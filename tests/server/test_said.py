@@ -129,6 +129,16 @@ def everything_done(session: Session) -> None:
     assert session.wait(60)
     session.intent("forget_dictionary", {"id": fitted["id"]})
     assert session.snapshot()[1]["edits"][-1]["error"], "what it was made of is gone"
+    draw = {"prompt": {"kind": "live"}, "dictionaries": ["pca@resid_post.0", "pca@resid_post.1"], "tokens": 0}
+    start(session, "causal-graph", name="graph", **draw)
+    assert session.wait(60)
+    graph: dict[str, Any] = {"item": "graph"}
+    nodes = [node.id for node in session.items["graph"].nodes[:2]]
+    session.intent("name_node", {**graph, "node": nodes[0], "name": "mine"})
+    session.intent("group_nodes", {**graph, "nodes": nodes, "name": "pair"})
+    session.intent("rename_group", {**graph, "name": "pair", "to": "two"})
+    session.intent("ungroup_nodes", {**graph, "name": "two"})
+    session.intent("undo_graph", graph)
     session.intent("delete_item", {"name": "back"})
     session.intent("restore_item")
 

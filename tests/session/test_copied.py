@@ -175,7 +175,20 @@ CALLS: dict[str, list[dict[str, Any]]] = {
             "held_out": 5,
         }
     ],
+    "attribute-scores": [
+        {"prompt": LIVE, "layer": 2, "head": 1, "key": 1},
+        {"prompt": "abcd", "layer": 1, "head": 3, "query": 2, "by": "component", "background": "live"},
+        {"prompt": LIVE, "layer": 1, "head": 0, "key": 1, "dictionary": "sae@resid_pre.1"},
+    ],
     "causal-graph": [
+        {
+            "prompt": LIVE,
+            "dictionaries": ["sae@resid_pre.1", "pca@resid_post.1"],
+            "tokens": 2,
+            "method": "integrated",
+            "exact_sample": 5,
+            "seed": 2,
+        },
         {"prompt": LIVE, "dictionaries": ["sae@resid_pre.1", "pca@resid_post.1"], "tokens": 2},
         {
             "prompt": LIVE,
@@ -183,6 +196,17 @@ CALLS: dict[str, list[dict[str, Any]]] = {
             "ablate": "each",
             "background": "live",
         },
+    ],
+    "validate-graph": [
+        {
+            "graph": "Drawn",
+            "dictionaries": ["sae@resid_pre.1", "pca@resid_post.1"],
+            "texts": TEXT,
+            "random_texts": 6,
+            "contexts": {"kind": "typed", "texts": ["cabbage", "park ring"]},
+            "controls": 3,
+            "circuits": 2,
+        }
     ],
     "harvest": [{"corpus": TEXT, "sites": ["resid_post.1"], "examples": 3, "quantiles": True, "tokens": 1000}],
     "nmf": [{"corpus": TEXT, "site": "mlp_out.1", "n": 2, "clip": True, "tokens": 1000}],
@@ -330,7 +354,10 @@ def shelved(tmp_path_factory: pytest.TempPathFactory) -> Any:
         rs.Direction(vector, vector, "resid_pre.2", name="made").save(folder / "made.safetensors")
         session.import_item((folder / "made.safetensors").read_bytes(), "Found elsewhere")
         session.import_item(encoder(), "Features")
-        for name in ("Shelved", "Principal components of resid_post.1", "Found elsewhere", "Features"):
+        drawn = {"prompt": {"kind": "live"}, "dictionaries": ["sae@resid_pre.1", "pca@resid_post.1"], "tokens": 2}
+        start(session, "causal-graph", name="Drawn", **drawn)
+        assert session.wait(60)
+        for name in ("Shelved", "Principal components of resid_post.1", "Found elsewhere", "Features", "Drawn"):
             file, data = session.reads.item_file(name, ".safetensors")
             (folder / file).write_bytes(data)
         for text in (DATA, TEXT, LONG):

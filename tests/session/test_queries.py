@@ -29,7 +29,11 @@ def asked() -> Any:
         gathered = start(session, "evidence", direction=ARROW, corpus=TEXT, tokens=1000, prompts=4, length=8, random=19)
         continued = start(session, "continuations", prompt={"kind": "live"}, max_new_tokens=3)
         start(session, "atlas", name="atlas", corpus=TEXT, dictionary="pca@resid_post.1", tokens=1000, k=2)
+        pair = ["pca@resid_post.0", "pca@resid_post.1"]
+        start(session, "causal-graph", name="graph", prompt={"kind": "live"}, dictionaries=pair, tokens=2)
         assert session.wait(120)
+        nodes = [node.id for node in session.items["graph"].nodes if not node.is_error]
+        node, other = nodes[0], nodes[-1]
         run = session.snapshot()[1]["current"]["a"]
         drawn = session.intent("draw_prompts", {"text": TEXT, "n": 2, "length": 8})["job"]
         assert session.wait(60)
@@ -70,6 +74,11 @@ def asked() -> Any:
             "feature_on": {"atlas": "atlas", "index": 1, "run": run},
             "features_on": {"run": run, "atlases": ["atlas"]},
             "features_cost": {"atlas": "atlas"},
+            "graph": {"item": "graph", "least": 0.0},
+            "graph_node": {"item": "graph", "node": node},
+            "graph_edge": {"item": "graph", "source": node, "target": other},
+            "graph_left": {},
+            "graph_proposals": {"item": "graph", "least": 0.2},
             "prompts": {"own": ["abcd"], "drawn": drawn},
             "prompts_coef": {"page": page, "dictionary": "pca@resid_post.1", "row": 1},
             "prompts_logits": {"page": page, "positive": 5, "negative": 7, "row": 1},

@@ -23,6 +23,9 @@ from residscope.views import (
     HeatMap,
     Histogram,
     Line,
+    Network,
+    NetworkEdge,
+    NetworkNode,
     Pattern,
     Reference,
     Scatter,
@@ -45,6 +48,13 @@ KINDS = {
     "token_strip": TokenStrip(["The", " cat\n", " sat"], [0, 1.5, math.nan], title="Strip", unit="share"),
     "contexts": Contexts([Context(["The", " cat", " sat"], [0, 1.5, math.nan], at=1, cells=[1.5]),
                           Context(["A", "\n"], [0.5, -1], cells=["none"])], columns=["activation"], title="Lines"),
+    "network": Network(
+        [NetworkNode("a", "8.12", 0, 0, 0.5, link="https://example.org/8/12", text="twelve"),
+         NetworkNode("e", "error", 1, 0, error=True), NetworkNode("g", "names", 0.5, 1, -0.1, group="names"),
+         NetworkNode("t", " Mary", 0.5, 2)],
+        [NetworkEdge(0, 2, 1.5, "8.12 → names"), NetworkEdge(1, 2, -0.5), NetworkEdge(2, 3, 0.2)],
+        ["resid_post.8", "resid_post.9", "next token"], ["The", ""], title="Graph", unit="activation", node_unit="nats",
+    ),
     "table": Table(["layer", "rate"], [[6, 0.5], ["x", None], [True, math.nan]], title="Rows"),
     "text": Text("Words", ["One paragraph.", "Another."]),
     "card": Card("Claim", {"effect": -2.5, "unit": "logits"}, verdict="failed", note="why"),
@@ -53,6 +63,7 @@ KINDS["grid"] = Grid([*KINDS.values(), Grid([KINDS["card"]], title="Inner")], co
 EMPTY = [
     HeatMap([], [], []), Pattern([], []), Curve([], []), Curve([1.0], []), Histogram({}), Histogram({"a": [math.nan]}),
     Scatter([], []), TokenStrip([], []), Contexts([]), Contexts([Context([], [])]),
+    Network([], [], [], []), Network([NetworkNode("a", "", 0, 0)], [], [], []),
     Table([], []), Table(["a"], []), Text(""), Card("", {}), Grid([]),
     HeatMap([[math.nan]], ["a"], ["b"]), Scatter([math.nan], [0]), Curve(["a"], [Line("", [math.nan])]),
 ]  # fmt: skip
@@ -158,6 +169,7 @@ def test_odd_texts_are_drawn_and_hide_nothing(kind, tmp_path):
         "histogram": Histogram({ODD: [1]}, title=ODD, unit=ODD, references=[Reference(1, ODD)]),
         "scatter": Scatter([1], [1], groups=[ODD], title=ODD, x_title=ODD), "token_strip": TokenStrip([ODD], [1], title=ODD),
         "contexts": Contexts([Context([ODD], [1], at=0, cells=[ODD])], columns=[ODD], title=ODD),
+        "network": Network([NetworkNode(ODD, ODD, 0, 0, text=ODD, group=ODD)], [], [ODD], [ODD], title=ODD, unit=ODD, note=ODD),
         "table": Table([ODD], [[ODD]], title=ODD), "text": Text(ODD, [ODD]), "card": Card(ODD, {ODD: ODD}, note=ODD),
         "grid": Grid([Text(ODD)], title=ODD),
     }[kind]  # fmt: skip

@@ -21,6 +21,9 @@ from residscope.views import (
     HeatMap,
     Histogram,
     Line,
+    Network,
+    NetworkEdge,
+    NetworkNode,
     Pattern,
     Reference,
     Scatter,
@@ -29,7 +32,19 @@ from residscope.views import (
     TokenStrip,
 )
 
-PARTS = {"Context", "Line", "Part", "Reference", "View", "figure", "save_html", "save_picture", "to_html"}
+PARTS = {
+    "Context",
+    "Line",
+    "NetworkEdge",
+    "NetworkNode",
+    "Part",
+    "Reference",
+    "View",
+    "figure",
+    "save_html",
+    "save_picture",
+    "to_html",
+}
 ONE_OF_EACH = [
     HeatMap([[1.0, -2.0]], ["0"], ["a", "b"]),
     Curve([0, 1], [Line("y", [1, 2])], references=[0.5]),
@@ -37,6 +52,12 @@ ONE_OF_EACH = [
     Scatter([0.0], [1.0]),
     TokenStrip(["a"], [1.0]),
     Contexts([Context(["a"], [1.0], at=0, cells=[1.0])], columns=["activation"]),
+    Network(
+        [NetworkNode("a", "a", 0.0, 0.0), NetworkNode("b", "b", 0.0, 1.0)],
+        [NetworkEdge(0, 1, 1.0)],
+        ["low", "high"],
+        [],
+    ),
     Pattern(["a"], [[1.0]]),
     Table(["a"], [[1]]),
     Text("Why", ["Because."]),

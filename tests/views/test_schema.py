@@ -121,7 +121,22 @@ def contexts(draw: Any) -> views.Contexts:
     return views.Contexts(lines, columns, limit=draw(limits))
 
 
+@st.composite
+def networks(draw: Any) -> views.Network:
+    n = draw(sizes)
+    nodes = [
+        views.NetworkNode(
+            str(i), draw(st.text(max_size=2)), float(i), draw(st.floats(0, 3)), draw(st.none() | st.floats(-2, 2)),
+            group=draw(st.text(max_size=2)), link=draw(st.sampled_from(["", "#a", "https://a.b"])), error=draw(st.booleans()),
+        )
+        for i in range(n)
+    ]  # fmt: skip
+    edges = [views.NetworkEdge(0, n - 1, draw(st.floats(-2, 2)), draw(st.text(max_size=2)))]
+    return views.Network(nodes, edges, draw(row(2, labels)), draw(row(n, labels)), limit=draw(limits))
+
+
 drawn = st.one_of(
+    networks(),
     heat_maps(),
     curves(),
     scatters(),

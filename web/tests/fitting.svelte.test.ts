@@ -11,7 +11,7 @@ const method = (id: string, makes: string, properties: Record<string, Property> 
 const job = (id: string, more: Partial<Job>): Job => ({ id, method: "pca", title: "PCA", name: "", phase: "running", stage: "", progress: null, left: null, cost: null, seconds: null, revision: 0, items: [], note: "", warnings: [], error: null, args: null, ...more });
 
 const shelf = (names: Record<string, string | null>): State["items"] => ({
-  items: Object.entries(names).map(([name, id]) => ({ name, id, kind: id ? "dictionary" : "result", title: "", method: "", made: 0, bytes: 0, args: null, warnings: [], cut: false })), bytes: 0, budget: 1, can_restore: false,
+  items: Object.entries(names).map(([name, id]) => ({ name, id, kind: id ? "dictionary" : "result", title: "", method: "", made: 0, bytes: 0, args: null, warnings: [], cut: false, changes: 0 })), bytes: 0, budget: 1, can_restore: false,
 });
 const having = (dictionaries: DictionaryInfo[], more: Partial<State> = {}): State => state({ model: { ...state({}).model!, dictionaries: dictionaries as ModelInfo["dictionaries"] }, jobs: [], items: shelf({}), ...more });
 

@@ -120,7 +120,7 @@ describe("the panel", () => {
   });
 
   it("shows what was kept where no job is left", async () => {
-    news([], { items: { ...items, items: [{ name: "mine", id: null, kind: "report:continuations", title: "", method: "continuations", made: 0, bytes: 0, args: null, warnings: [], cut: false }] } });
+    news([], { items: { ...items, items: [{ name: "mine", id: null, kind: "report:continuations", title: "", method: "continuations", made: 0, bytes: 0, args: null, warnings: [], cut: false, changes: 0 }] } });
     store.follow();
     await turn();
     expect(asked).toEqual([{ item: "mine" }]);

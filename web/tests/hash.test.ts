@@ -17,6 +17,7 @@ const view: View = {
   table: true,
   fit: true,
   selection: { layer: -1, pos: 15 },
+  graph: "my graph",
   feature: "sae/a model/resid_post.8/12",
   map: { tint: "attention", node: { layer: 23, head: 3 }, corner: { layer: 21, head: null }, inside: true, to: 3, pos: 4 },
 };

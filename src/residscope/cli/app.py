@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from residscope.cli import fit as cli_fit
+from residscope.cli import graph as cli_graph
 from residscope.cli import library as cli_library
 from residscope.cli import lists as cli_lists
 from residscope.cli import reproduce as cli_reproduce
@@ -40,6 +41,7 @@ app.add_typer(cli_run.run, name="run")
 app.command("methods")(cli_lists.methods)
 app.command("edits")(cli_lists.edits)
 app.command("tokens")(cli_tokens.tokens)
+app.command("graph")(cli_graph.graph)
 app.add_typer(cli_library.directions, name="directions")
 app.add_typer(cli_library.store, name="store")
 app.add_typer(cli_reproduce.reproduce, name="reproduce")

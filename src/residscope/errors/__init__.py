@@ -38,7 +38,7 @@
 
 Each says what failed, what was received, what is allowed and how to fix it; `str(error)` holds all four.
 
-What is true but easily misread is a warning: ResidscopeWarning, of which GridEdge, NotCached, Unsealed.
+What is true but easily misread is a warning: ResidscopeWarning, of which GridEdge, NotCached, PoorFit, Unsealed.
 """
 
 from residscope.errors.base import *  # noqa: F403

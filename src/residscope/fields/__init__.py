@@ -17,6 +17,7 @@ from residscope.fields.flags import FlagField
 from residscope.fields.head_groups import HeadGroupField
 from residscope.fields.heads import HeadsField
 from residscope.fields.indices import IndicesField
+from residscope.fields.items import ItemField
 from residscope.fields.layers import LayersField
 from residscope.fields.metrics import MetricField
 from residscope.fields.models import ModelField
@@ -46,6 +47,7 @@ flag = FlagField
 head_group = HeadGroupField
 heads = HeadsField
 indices = IndicesField
+item = ItemField
 layers = LayersField
 metric = MetricField
 model = ModelField
@@ -65,13 +67,13 @@ tokens = TokensField
 KINDS = {
     cls.kind: cls
     for cls in (
-        align, atlas, choice, contrast, count, dictionary, direction, edits, endpoint, flag, head_group, heads, indices, layers,
+        align, atlas, choice, contrast, count, dictionary, direction, edits, endpoint, flag, head_group, heads, indices, item, layers,
         metric, model, name, number, place, positions, probe, prompts, rank_one, seed, site, source, text, tokens,
     )
 }  # fmt: skip
 
 __all__ = [
     "KINDS", "Field", "Spec", "World", "Writer", "align", "atlas", "choice", "contrast", "count", "dictionary", "direction",
-    "edits", "endpoint", "flag", "head_group", "heads", "indices", "layers", "metric", "model", "name", "number", "place",
+    "edits", "endpoint", "flag", "head_group", "heads", "indices", "item", "layers", "metric", "model", "name", "number", "place",
     "positions", "probe", "prompts", "rank_one", "seed", "site", "source", "text", "tokens",
 ]  # fmt: skip

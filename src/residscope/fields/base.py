@@ -38,6 +38,9 @@ class World(Protocol):
 
     def atlas(self, name: str) -> Any: ...
 
+    def item(self, name: str, kind: str) -> Any:
+        """An item of a kind."""
+
     def text(self, ref: Any) -> Any:
         """A corpus."""
 
@@ -75,6 +78,8 @@ class Writer(Protocol):
     def atlas(self, name: str) -> str: ...
 
     def probe(self, name: str) -> str: ...
+
+    def item(self, name: str) -> str: ...
 
     def text(self, ref: Any) -> str: ...
 

@@ -1,8 +1,11 @@
 """The causal graph of one run, as an item: nodes, edges, what each node does to the next token, and where it all came from."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib import import_module
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas
@@ -10,11 +13,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from residscope.endings import check_ending
 from residscope.graph.nodes import Node
 from residscope.reports import Record, Report
-from residscope.views import Grid, Table, View
+from residscope.views import View
 
-SHOWN = 40  # rows of the tables of its picture
+_SITE = re.compile(r"[a-z_]+\.\d+")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +36,26 @@ class Placed(Record):
     features: int
     active: int
     unexplained: float
+
+    @property
+    def site(self) -> str:
+        """Where it is read, as its id has it: the stream after a block and before the next is one site of two names."""
+        named = self.id.rpartition("@")[2]
+        if _SITE.fullmatch(named):
+            return named
+        name, _, layer = self.read_site.partition(".")
+        return (
+            f"resid_post.{int(layer) - 1}"
+            if name == "resid_pre" and layer.isdigit() and layer != "0"
+            else self.read_site
+        )
+
+    @property
+    def layer(self) -> int | None:
+        """The block of that site."""
+        site = self.site or f".{self.id.rpartition('@')[2]}"
+        layer = site.partition(".")[2].partition(" ")[0]
+        return int(layer) if layer.isdigit() else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,23 +137,63 @@ class Graph(Report):
             }
         )
 
+    def validate(self, model: Any, dictionaries: Any, **options: Any) -> Any:
+        """Whether it means anything: `rs.validate_graph` of this graph, with the same options. Gives a `Validation`."""
+        return import_module("residscope.graph.validation").validate_graph(model, self, dictionaries, **options)
+
     def view(self) -> View:
-        """The strongest edges, and the nodes that move the next token most."""
-        ids = [node.id for node in self.nodes]
-        edges = zip(self.source.tolist(), self.target.tolist(), self.weight.tolist(), strict=True)
-        rows = [[ids[a], ids[b], w] for (a, b, w), _ in zip(edges, range(SHOWN), strict=False)]
-        shown: list[View] = [Table(["from", "to", "raises by"], rows, title="Strongest edges", note=self.partial)]
-        known = (
-            (~self.logits.isnan()).any(1).nonzero()[:, 0] if self.logits.numel() else torch.zeros(0, dtype=torch.int64)
-        )
-        if len(known):
-            order = known[self.logits[known].abs().amax(1).argsort(descending=True, stable=True)][:SHOWN].tolist()
-            nodes = [[ids[i], *self.logits[i].tolist()] for i in order]
-            shown.append(
-                Table(["node", *self.tokens], nodes, title="What each adds to the log-probability of the next token")
+        """The strongest edges as a picture, and as a table; and the nodes that move the next token most."""
+        return PICTURES[0](self)
+
+    def save(self, path: str | Path) -> None:
+        """One file, by its ending, whole or not there.
+
+        none, .safetensors    what `load` reads, as every report
+        .json                 the graph's own JSON, one node or edge a line; `.neuronpedia.json` Neuronpedia's
+        .html, .svg, .png, .pdf    a page or a figure, whose nodes lead to the workbench on this machine
+
+        Raises:
+            WrongEnding, FileNotThere: a name of another kind of file; no such folder. GraphError: what Neuronpedia cannot have.
+        """
+        check_ending(path, "graph")
+        path = Path(path).expanduser()
+        name = next((ending for ending in WRITERS if path.name.lower().endswith(ending)), None)
+        if name is None:
+            return super().save(path)
+        return WRITERS[name](self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Graph":
+        """A graph that was saved: `save`'s safetensors and JSON; Neuronpedia's JSON; a graph of circuit-tracer (`.pt`).
+
+        Raises:
+            FileNotThere, DamagedFile: no file, or none that holds a graph of a version that is read.
+        """
+        ending = Path(path).suffix.lower()
+        return READERS[ending](Path(path).expanduser()) if ending in READERS else super().load(path)
+
+    @property
+    def note(self) -> str:
+        """What a reader should know: dictionaries that do not fit, how far sums are from what is read, what stopped it."""
+        checked = self.provenance.get("sum")
+        told = (
+            ""
+            if checked is None
+            else (
+                f"What {checked['features']:,} features read is the sum over their sources, "
+                f"to within {checked['largest difference']:.2g}."
             )
-        return Grid(shown, columns=2, title=f"Causal graph of {''.join(self.prompt)[-60:]!r}")
+        )
+        return " ".join(filter(None, (*self.provenance.get("notes", ()), told, self.partial)))
 
     def __repr__(self) -> str:
-        stopped = f"; partial: {self.partial}" if self.partial else ""
+        by = self.provenance.get("by", "exact")
+        made = "" if by == "exact" else f", estimated by {by}"
+        stopped = f"{made}; partial: {self.partial}" if self.partial else made
         return f"Graph({len(self.nodes)} nodes, {len(self.weight)} edges over {len(self.placed)} dictionaries{stopped})"
+
+
+# what shows a graph, and who writes and reads one, by the ending of the file's name: they say so themselves
+PICTURES: list[Callable[[Graph], View]] = []
+WRITERS: dict[str, Callable[[Graph, Path], None]] = {}
+READERS: dict[str, Callable[[Path], Graph]] = {}

@@ -75,9 +75,10 @@ def influence_of(graph: Graph, tokens: Sequence[str] | None = None) -> Float[Ten
     size = graph.weight.abs().double()
     into = torch.zeros(len(graph.nodes), dtype=torch.float64).index_add_(0, graph.target, size)
     share = size / into[graph.target].clamp_min(1e-30)
-    depth = _depths(graph)
-    for edge in depth[graph.target].argsort(descending=True, stable=True).tolist():
-        total[graph.source[edge]] += share[edge] * total[graph.target[edge]]
+    ends = _depths(graph)[graph.target]
+    for level in sorted({*ends.tolist()}, reverse=True):
+        at = ends == level
+        total.index_add_(0, graph.source[at], share[at] * total[graph.target[at]])
     return total.float()
 
 
@@ -108,11 +109,12 @@ def _strongest_per_level(graph: Graph, most: int) -> Bool[Tensor, " edge"]:
 def _on_paths(graph: Graph, least: int) -> Bool[Tensor, " edge"]:
     """Edges on a path of at least so many: longest path to the edge's source, itself, and longest from its target on."""
     depth = _depths(graph)
+    starts, ends = depth[graph.source], depth[graph.target]
     before, after = (torch.zeros(len(graph.nodes), dtype=torch.int64) for _ in range(2))
-    for edge in depth[graph.source].argsort(stable=True).tolist():
-        a, b = int(graph.source[edge]), int(graph.target[edge])
-        before[b] = max(int(before[b]), int(before[a]) + 1)
-    for edge in depth[graph.source].argsort(descending=True, stable=True).tolist():
-        a, b = int(graph.source[edge]), int(graph.target[edge])
-        after[a] = max(int(after[a]), int(after[b]) + 1)
+    for level in sorted({*starts.tolist()}):
+        a, b = graph.source[starts == level], graph.target[starts == level]
+        before.scatter_reduce_(0, b, before[a] + 1, "amax")
+    for level in sorted({*ends.tolist()}, reverse=True):
+        a, b = graph.source[ends == level], graph.target[ends == level]
+        after.scatter_reduce_(0, a, after[b] + 1, "amax")
     return before[graph.source] + 1 + after[graph.target] >= least

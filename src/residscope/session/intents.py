@@ -17,6 +17,7 @@ from residscope.session.chat import SetChat, set_chat
 from residscope.session.companion import SetCompanion, compare_companion, set_companion, swap_companion
 from residscope.session.jobs import CANCELLED, WAITING, find_job
 from residscope.session.second import SetOther, set_other
+from residscope.session.shelf_changes import CHANGES
 from residscope.session.stacks import (
     DeleteStack,
     ImportStack,
@@ -29,7 +30,6 @@ from residscope.session.stacks import (
 )
 from residscope.session.state import Change, Saved, State
 from residscope.session.wire import Code
-from residscope.shelf.items import ItemShelf
 from residscope.world.fitted import names_in
 from residscope.world.loaded import Loaded
 from residscope.world.picture import Unit
@@ -160,33 +160,6 @@ class ExportFeatures(Spec):
 
 class CancelJob(Spec):
     job: str = Field(min_length=1, max_length=64)
-
-
-class ShelfChange(Spec):
-    """A change of the shelf, which writes files: done outside the session's lock."""
-
-    def change(self, shelf: ItemShelf) -> None:
-        raise NotImplementedError
-
-
-class RenameItem(ShelfChange):
-    name: str
-    to: str
-
-    def change(self, shelf: ItemShelf) -> None:
-        shelf.rename(self.name, self.to)
-
-
-class DeleteItem(ShelfChange):
-    name: str
-
-    def change(self, shelf: ItemShelf) -> None:
-        shelf.delete(self.name)
-
-
-class RestoreItem(ShelfChange):
-    def change(self, shelf: ItemShelf) -> None:
-        shelf.restore()
 
 
 class Started(TypedDict):
@@ -439,9 +412,7 @@ INTENTS: dict[str, Intent] = {
     "import_item": Intent(ImportItem, _same, Imported),
     "cancel": Intent(CancelJob, cancel_job),
     "keep_made": Intent(KeepMade, _same, KeptNames),
-    "rename_item": Intent(RenameItem, _same),
-    "delete_item": Intent(DeleteItem, _same),
-    "restore_item": Intent(RestoreItem, _same),
+    **{name: Intent(change, _same) for name, change in CHANGES.items()},
     "load_model": Intent(LoadModel, load_model),
     "keep_model": Intent(KeepModel, keep_model),
     "set_prompt": Intent(SetPrompt, set_prompt),

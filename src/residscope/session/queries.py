@@ -34,6 +34,15 @@ from residscope.session.read.feature_shapes import (
     FeaturesOn,
     Order,
 )
+from residscope.session.read.graph_shapes import (
+    MOST_DRAWN,
+    MOST_SET,
+    GraphEdgeRun,
+    GraphLeft,
+    GraphNodeDetail,
+    GraphProposals,
+    GraphShown,
+)
 from residscope.session.read.probes import ProbeChoices, ProbeDetail, ProbeExample, ProbeReading
 from residscope.session.read.prompt_page import PageCoefFile, PageLogitFile, PromptsAnswer
 from residscope.session.read.tokens import TokenTableAnswer
@@ -226,6 +235,36 @@ class ActiveOfRun(Spec):
     k: int = Field(default=10, ge=1, le=MOST_ACTIVE)
 
 
+class OfGraph(Spec):
+    """A graph of the shelf, with what its thresholds leave of it. nodes: at most so many are drawn."""
+
+    item: str
+    least: float | None = Field(default=None, ge=0)
+    per_level: int | None = Field(default=None, ge=1)
+    top: int | None = Field(default=None, ge=1)
+    influence: float | None = Field(default=None, gt=0, le=1)
+    path: int | None = Field(default=None, ge=1)
+    nodes: int = Field(default=MOST_DRAWN, ge=2, le=MOST_SET)
+
+
+class OfNode(Spec):
+    item: str
+    node: str
+
+
+class OfEdge(Asker):
+    """source, target: nodes, or groups, by their ids in the graph's picture."""
+
+    item: str
+    source: str
+    target: str
+
+
+class Alike(Spec):
+    item: str
+    least: float = Field(default=0.6, gt=0, le=1)
+
+
 @dataclass(frozen=True)
 class Query:
     """`answer_type`: the type of its answer, a typed dict or a `TensorFile`, from which the page's is made."""
@@ -380,6 +419,29 @@ QUERIES: dict[str, Query] = {
         ActiveOfRun,
         FeaturesOn,
         lambda session, args: session.features.strongest(args.run, args.atlases, pos=args.pos, k=args.k),
+    ),
+    "graph": _query(
+        OfGraph,
+        GraphShown,
+        lambda session, args: session.graphs.shown(
+            args.item,
+            nodes=args.nodes,
+            least=args.least,
+            per_level=args.per_level,
+            top=args.top,
+            influence=args.influence,
+            path=args.path,
+        ),
+    ),
+    "graph_node": _query(OfNode, GraphNodeDetail, lambda session, args: session.graphs.node(args.item, args.node)),
+    "graph_edge": _query(
+        OfEdge,
+        GraphEdgeRun,
+        lambda session, args: session.graph_runs.measure(args.item, args.source, args.target, asker=args.asker),
+    ),
+    "graph_left": _query(Asker, GraphLeft, lambda session, args: session.graph_runs.leave(args.asker)),
+    "graph_proposals": _query(
+        Alike, GraphProposals, lambda session, args: session.graphs.proposals(args.item, least=args.least)
     ),
     "continuations": _query(
         Gathered, ContinuationsFound, lambda session, args: session.reads.continuations(job=args.job, item=args.item)

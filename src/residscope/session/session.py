@@ -36,7 +36,6 @@ from residscope.session.intents import (
     KeptNames,
     LoadModel,
     SavedName,
-    ShelfChange,
     Start,
     Started,
     is_loaded,
@@ -49,11 +48,14 @@ from residscope.session.queries import checked as parsed
 from residscope.session.read.feature_effects import FeatureEffectsReads
 from residscope.session.read.feature_exports import ENDING, Exports
 from residscope.session.read.features import Features
+from residscope.session.read.graph_runs import GraphRuns
+from residscope.session.read.graphs import Graphs
 from residscope.session.read.prompt_page import Drawing, PromptPages
 from residscope.session.read.reads import Reads
 from residscope.session.read.tokens import TokenTables
 from residscope.session.second import SetOther, load_second
 from residscope.session.settle import finished, other_finished, settle, with_model
+from residscope.session.shelf_changes import ShelfChange
 from residscope.session.stacks import ImportStack, imported
 from residscope.session.state import Saved, State, changed, to_wire
 from residscope.session.worker import FILL, LOAD, RUN, Worker
@@ -143,6 +145,8 @@ class Session:
             lambda: self._state, self.features, self.give_way
         )
         self.exports: Exports = Exports(lambda: self._state, self.features, self.begin)
+        self.graphs: Graphs = Graphs(lambda: self._state, self._items, self.features)
+        self.graph_runs: GraphRuns = GraphRuns(lambda: self._state, self.graphs, self.give_way)
 
     # ── what the doors call ─────────────────────────────────────────────────────────────────────────────────
 
@@ -300,6 +304,7 @@ class Session:
                 raise WrongModel("another model was loaded meanwhile", received=loaded.model.name)
             self._held.clear()
             self._jobs.forget()
+            self.graph_runs.forget()
             status = replace(now.status, phase="running", detail="", progress=None, error=None, wanted=None)
             gone: dict[str, Any] = {"runs": (), "compared": None, "baseline": None, "edited": None, "without": {}}
             beside = now.companion and replace(now.companion, outcome=None)
@@ -503,6 +508,7 @@ class Session:
             if number == self._loads:
                 self._held.clear()
                 self.maps.clear()
+                self.graph_runs.forget()
                 new = with_model(self._state, loaded)
                 notices = new.notices if notice is None else (*new.notices, notice)
                 if stopped := sum(not job.ended for job in self._state.jobs):

@@ -29,6 +29,7 @@ MOST_ITEMS = 500
 MOST_NAME = 120
 MOST_TOLD = 4000  # characters
 MOST_DELETED = 10  # deleted items that can be brought back
+MOST_BEFORE = 50  # changes of an item that can be taken back
 VERSION = 1
 DRAFT = re.compile(r"\.(.+\.safetensors\..+|.+\.json\..+|tmp.+)")  # ours, and those of safetensors' own
 
@@ -43,6 +44,7 @@ class ItemAbout(TypedDict):
     id: Annotated[str | None, "Of a dictionary, what the model has it by; of a probe, what edits say."]
     warnings: list[str]
     cut: Annotated[bool, "Whether its job ended before it was whole."]
+    changes: Annotated[int, "How often it was changed since it was made, or taken up from its file."]
 
 
 class ItemInfo(ItemAbout):
@@ -56,7 +58,7 @@ class Kept:
     """One item of the shelf, and how it came to be. `code`: lines of Python that make it again; `line`: one expression that does.
 
     id: of a dictionary or a probe, what it goes by in the session (`pca@resid_post.3`), whatever it is called here. `file`: where
-    it is written.
+    it is written. before: what the item was before its latest changes, the latest last.
     """
 
     name: str
@@ -71,6 +73,8 @@ class Kept:
     file: Path | None = None
     warnings: tuple[str, ...] = ()
     cut: bool = False
+    changes: int = 0
+    before: tuple[Item, ...] = ()
 
     @cached_property
     def bytes(self) -> int:
@@ -81,7 +85,7 @@ class Kept:
         return {
             "name": self.name, "kind": self.item.kind, "title": self.title, "method": self.method, "made": self.made,
             "bytes": self.bytes, "args": short_args(self.args), "id": self.id or None,
-            "warnings": [*self.warnings], "cut": self.cut,
+            "warnings": [*self.warnings], "cut": self.cut, "changes": self.changes,
         }  # fmt: skip
 
 
@@ -255,6 +259,32 @@ class ItemShelf:
                     self._kept = {
                         new.name if old is kept else key: new if old is kept else old for key, old in self._kept.items()
                     }
+
+    def change(self, name: str, item: Item) -> None:
+        """Put another in an item's place, under its name, in its file; `change_back` puts the one before there again.
+
+        Raises:
+            NotFound. NotWritten: its file could not be changed, and the item stays as it was.
+        """
+        with self._changing:
+            kept = self.find(name)
+            self._put_in_place(replace(kept, item=item, before=(*kept.before, kept.item)[-MOST_BEFORE:]), kept)
+
+    def change_back(self, name: str) -> None:
+        """Take the latest change of an item back, if there is one. Raises NotFound, NotWritten."""
+        with self._changing:
+            kept = self.find(name)
+            if kept.before:
+                self._put_in_place(replace(kept, item=kept.before[-1], before=kept.before[:-1]), kept)
+
+    def _put_in_place(self, new: Kept, old: Kept) -> None:
+        new = replace(new, changes=old.changes + 1)
+        if new.file is not None and _about_file(new.file).exists():
+            with _writing(old.name, "it stays as it was"), FileLock(_lock_file(new.file.parent)):
+                new.item.save(new.file)
+        with self._lock:
+            if self._kept.get(old.name) is old:
+                self._kept[old.name] = new
 
     def delete(self, name: str) -> None:
         """Take an item off the shelf; `restore` brings the latest back.

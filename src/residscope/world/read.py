@@ -90,7 +90,7 @@ def describe_dictionary(
     read = dictionary.read[shown].float()
     wide = in_stream(loaded.model.sites.parse(dictionary.site))
     cosines = _cosines(loaded, read, metric) if wide else [None] * len(read)
-    poles = _poles(loaded, read) if wide else [_no_poles() for _ in read]
+    ends = poles(loaded, read) if wide else [_no_poles() for _ in read]
     unknown = torch.full((len(read),), torch.nan)
     share = unknown if dictionary.variance is None else dictionary.variance[shown]
     sd = unknown if dictionary.sd is None else dictionary.sd[shown]
@@ -112,7 +112,7 @@ def describe_dictionary(
                 "variance": finite(float(share[at])),
                 "sd": finite(float(sd[at])),
                 "cos_logit_diff": cosines[at],
-                **poles[at],
+                **ends[at],
             }
             for at, index in enumerate(shown)
         ],
@@ -131,7 +131,7 @@ def describe(ref: AnyDirection, world: SessionWorld) -> DirectionReading:
         "variance": _variance(ref, loaded),
         "sd": finite(direction.scale),
         "cos_logit_diff": _cosines(loaded, read, metric)[0] if fits else None,
-        **(_poles(loaded, read)[0] if fits else _no_poles()),
+        **(poles(loaded, read)[0] if fits else _no_poles()),
     }
 
 
@@ -210,7 +210,7 @@ def _no_poles() -> Poles:
     return {"top": [], "bottom": []}
 
 
-def _poles(loaded: Loaded, read: Float[Tensor, "k d_model"]) -> list[Poles]:
+def poles(loaded: Loaded, read: Float[Tensor, "k d_model"]) -> list[Poles]:
     """The common tokens a direction raises and lowers most, by the cosine of their unembedding with it."""
     texts, rows = loaded.common
     if not texts:

@@ -99,7 +99,7 @@ class SessionWorld:
             case DrawnPrompts():
                 return draw_prompts(self.model, self.text(ref.text), ref.n, length=ref.length, seed=ref.seed)
             case NamedPrompts():
-                return self._item(ref.name, "prompts")
+                return self.item(ref.name, "prompts")
             case ProbePrompts():
                 return self.probe_map(ref.probe).part(ref.part)
             case _:
@@ -120,7 +120,7 @@ class SessionWorld:
                 prompt = self.prompt_of(ref)
                 return RunOf(tuple(prompt.ids), self.on(prompt).edits(ref.edits), lambda: self.other(ref.model))
             case ItemSource():
-                return self._item(ref.name, "recording")
+                return self.item(ref.name, "recording")
             case CompanionSource():
                 return [[*self.beside().ids]]
             case _:
@@ -167,13 +167,13 @@ class SessionWorld:
                 return unembedding(self.model, self.loaded.token(ref.token).id)
             case SavedRef():
                 if ref.name not in self.directions and self.shelf is not None and ref.name in self.shelf.items:
-                    return self._item(ref.name, "direction")
+                    return self.item(ref.name, "direction")
                 return saved_direction(ref.name, self.directions)
 
     def dictionary(self, id: str) -> Dictionary:
         """Raises NotFound."""
         if id not in self.loaded.dictionaries and self.shelf is not None and id in self.shelf.items:
-            return self._item(id, "dictionary")
+            return self.item(id, "dictionary")
         return self.loaded.dictionary(id)
 
     def probe(self, name: str) -> Any:
@@ -235,7 +235,7 @@ class SessionWorld:
             return tuple(self.made(self.stack))
         return tuple(make(spec, self) for spec in parse_edits(ref))
 
-    def _item(self, name: str, kind: str) -> Any:
+    def item(self, name: str, kind: str) -> Any:
         """An item of the shelf. Raises NotFound where it is not there, or of another kind."""
         kept = None if self.shelf is None else self.shelf.items.get(name)
         if kept is None or kept.item.kind != kind:

@@ -49,6 +49,14 @@ export interface Asked {
       text: string;
     };
     /**
+     * Nodes of a graph taken as one.
+     */
+    group_nodes: {
+      item: string;
+      nodes: string[];
+      name: string;
+    };
+    /**
      * data: a safetensors file.
      */
     import_direction: {
@@ -139,6 +147,14 @@ export interface Asked {
       name: string;
     };
     /**
+     * name: empty gives the node its own name again.
+     */
+    name_node: {
+      item: string;
+      node: string;
+      name: string;
+    };
+    /**
      * What the page shows. direction: what it reads along, in `unit` (the direction's own unless said), of run A (`base`), run B
      * (`edit`) or their difference (`delta`); rows: the places, as `coef` names them, all unless said. prompts: the page of
      * prompts that is shown in place of the runs. raw: what a page that says no unit has where no mean is subtracted.
@@ -153,6 +169,11 @@ export interface Asked {
       prompts?: PagePrompts | null;
     };
     redo: {};
+    rename_group: {
+      item: string;
+      name: string;
+      to: string;
+    };
     rename_item: {
       name: string;
       to: string;
@@ -232,6 +253,16 @@ export interface Asked {
     };
     swap_companion: {};
     undo: {};
+    /**
+     * Take the latest name or group of a graph back.
+     */
+    undo_graph: {
+      item: string;
+    };
+    ungroup_nodes: {
+      item: string;
+      name: string;
+    };
   };
   queries: {
     atlases: {};
@@ -303,6 +334,38 @@ export interface Asked {
     };
     gram: {
       of: string[];
+    };
+    /**
+     * A graph of the shelf, with what its thresholds leave of it. nodes: at most so many are drawn.
+     */
+    graph: {
+      item: string;
+      least?: number | null;
+      per_level?: number | null;
+      top?: number | null;
+      influence?: number | null;
+      path?: number | null;
+      nodes?: number;
+    };
+    /**
+     * source, target: nodes, or groups, by their ids in the graph's picture.
+     */
+    graph_edge: {
+      asker?: string;
+      item: string;
+      source: string;
+      target: string;
+    };
+    graph_left: {
+      asker?: string;
+    };
+    graph_node: {
+      item: string;
+      node: string;
+    };
+    graph_proposals: {
+      item: string;
+      least?: number;
     };
     item: {
       name: string;

@@ -20,6 +20,7 @@ export interface Said {
     draw_prompts: DrawingStarted;
     forget_dictionary: null;
     forget_prompt: null;
+    group_nodes: null;
     import_direction: SavedName;
     import_item: Imported;
     import_stack: null;
@@ -42,8 +43,10 @@ export interface Said {
     library_undo: Undone;
     library_vote: Description;
     load_model: null;
+    name_node: null;
     python: Code;
     redo: null;
+    rename_group: null;
     rename_item: null;
     rename_stack: null;
     restore_item: null;
@@ -61,6 +64,8 @@ export interface Said {
     start: Started;
     swap_companion: null;
     undo: null;
+    undo_graph: null;
+    ungroup_nodes: null;
   };
   queries: {
     atlases: Atlases;
@@ -99,6 +104,11 @@ export interface Said {
     features: FeatureList;
     features_on: FeaturesOn;
     gram: Gram;
+    graph: GraphShown;
+    graph_edge: GraphEdgeRun;
+    graph_left: GraphLeft;
+    graph_node: GraphNodeDetail;
+    graph_proposals: GraphProposals;
     item: ItemDetail;
     job: JobDetail;
     lens: LensReading;
@@ -860,6 +870,10 @@ export interface ItemInfo {
    */
   cut: boolean;
   /**
+   * How often it was changed since it was made, or taken up from its file.
+   */
+  changes: number;
+  /**
    * What it was asked for; null where that is long.
    */
   args: {
@@ -1401,6 +1415,241 @@ export interface Gram {
   gram: number[][];
 }
 /**
+ * A graph of the shelf, pruned as asked, laid out: `nodes` and `edges` are in the order of the picture's.
+ */
+export interface GraphShown {
+  item: string;
+  prompt: string[];
+  /**
+   * The prompt's tokens, where they are known.
+   */
+  ids: number[] | null;
+  /**
+   * Where features are taken out: all but the first token and attention sinks.
+   */
+  positions: number[] | null;
+  view: PlainView;
+  nodes: GraphNode[];
+  edges: GraphEdge[];
+  dictionaries: GraphDictionary[];
+  /**
+   * The next tokens on which effects were measured.
+   */
+  tokens: string[];
+  /**
+   * Their log-probabilities in the whole run.
+   */
+  base: (number | null)[];
+  /**
+   * How its edges were found, in words.
+   */
+  how: string;
+  estimated: boolean;
+  /**
+   * What a feature is multiplied by where it is taken out.
+   */
+  scale: number;
+  /**
+   * How many nodes the whole graph has.
+   */
+  of_nodes: number;
+  of_edges: number;
+  /**
+   * Nodes and edges that the thresholds leave, before the picture's own limit.
+   */
+  left: number[];
+  /**
+   * The least and the largest |weight| of its edges.
+   */
+  range: number[];
+  /**
+   * Whether effects on the next token were measured: then nodes have an influence.
+   */
+  effects: boolean;
+  groups: GraphGroup[];
+  partial: string;
+  /**
+   * A name or a group was given that can be taken back.
+   */
+  can_undo: boolean;
+  code: string;
+}
+/**
+ * A node as it is drawn: a feature, what a dictionary leaves out, several taken as one, or a next token.
+ */
+export interface GraphNode {
+  /**
+   * Its own, or what the picture calls a group or a token.
+   */
+  id: string;
+  label: string;
+  /**
+   * A person gave it that label.
+   */
+  named: boolean;
+  /**
+   * The name of the group that it is; empty: it is one node.
+   */
+  group: string;
+  /**
+   * The ids of the graph's nodes that it stands for; none of a token.
+   */
+  members: string[];
+  /**
+   * The graph's name for it; empty of a group over several, and of a token.
+   */
+  dictionary: string;
+  /**
+   * Which feature; -1: what the dictionary leaves out.
+   */
+  index: number | null;
+  pos: number | null;
+  activation: number | null;
+  /**
+   * What it adds to the log-probability of the graph's first token, in nats.
+   */
+  effect: number | null;
+}
+/**
+ * exact: of an estimate that was measured too.
+ */
+export interface GraphEdge {
+  /**
+   * The number of a node in `nodes`.
+   */
+  source: number;
+  target: number;
+  weight: number;
+  exact: number | null;
+}
+/**
+ * A dictionary of a graph. here: the id that the session has it by.
+ */
+export interface GraphDictionary {
+  id: string;
+  read_site: string;
+  write_site: string;
+  features: number;
+  active: number;
+  unexplained: number | null;
+  here: string | null;
+  /**
+   * Why it is not at hand, and what to do.
+   */
+  missing: string | null;
+}
+export interface GraphGroup {
+  name: string;
+  nodes: string[];
+}
+/**
+ * What taking the source out did, just now: to the target, and to the next token.
+ */
+export interface GraphEdgeRun {
+  item: string;
+  source: string;
+  target: string;
+  /**
+   * As the graph has it; of several, their sum.
+   */
+  weight: number;
+  /**
+   * The target's activation less what it is without; null of a token, whose change is below.
+   */
+  measured: number | null;
+  /**
+   * The target's activation in the whole run.
+   */
+  base: number | null;
+  without: number | null;
+  /**
+   * The likeliest of either run, the likeliest first.
+   */
+  tokens: MovedToken[];
+  /**
+   * KL of the next token's distribution from the one without, in nats.
+   */
+  kl: number;
+}
+/**
+ * A next token: how likely it is, and how likely without.
+ */
+export interface MovedToken {
+  id: number;
+  text: string;
+  base: number;
+  without: number;
+}
+export interface GraphLeft {
+  /**
+   * Whether something was under way for the one who left.
+   */
+  left: boolean;
+}
+/**
+ * One node: where it is active, what it writes, what it is joined with.
+ */
+export interface GraphNodeDetail {
+  /**
+   * Of its page, where an atlas of its dictionary is on the shelf.
+   */
+  address: string | null;
+  atlas: string | null;
+  /**
+   * Its highest in that atlas.
+   */
+  examples: PlainView | null;
+  /**
+   * Tokens that what it writes is most alike, by cosine.
+   */
+  raised: PoleToken[];
+  lowered: PoleToken[];
+  item: string;
+  id: string;
+  label: string;
+  /**
+   * What its dictionary calls it.
+   */
+  own: string;
+  place: string;
+  index: number;
+  pos: number | null;
+  activation: number;
+  group: string;
+  /**
+   * What it adds to the log-probability of each of the graph's tokens, in nats.
+   */
+  effects: PoleToken[];
+  /**
+   * What raises it, and lowers it: the strongest edges into it.
+   */
+  sources: Neighbour[];
+  targets: Neighbour[];
+  /**
+   * Why no more can be said of it here.
+   */
+  missing: string | null;
+}
+export interface Neighbour {
+  id: string;
+  label: string;
+  weight: number;
+}
+export interface GraphProposals {
+  item: string;
+  rule: string;
+  groups: ProposedGroup[];
+  /**
+   * Dictionaries that are not at hand, of whose features nothing is proposed.
+   */
+  missing: string[];
+}
+export interface ProposedGroup {
+  name: string;
+  nodes: string[];
+  likeness: number;
+}
+/**
  * An item of the shelf; of one that is no one table, `table` is its parts in words.
  */
 export interface ItemDetail {
@@ -1422,6 +1671,10 @@ export interface ItemDetail {
    * Whether its job ended before it was whole.
    */
   cut: boolean;
+  /**
+   * How often it was changed since it was made, or taken up from its file.
+   */
+  changes: number;
   /**
    * What it was asked for, however long.
    */

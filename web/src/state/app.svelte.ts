@@ -17,6 +17,7 @@ import { DirectionStore } from "./directions.svelte";
 import { FeaturesStore } from "./features.svelte";
 import { Fitting } from "./fitting.svelte";
 import { GenerationStore } from "./generation.svelte";
+import { GraphStore } from "./graph.svelte";
 import { JobStore } from "./jobs.svelte";
 import { LibraryStore } from "./library.svelte";
 import { ManifestStore } from "./manifest.svelte";
@@ -50,6 +51,7 @@ export class App {
   readonly paths: Paths;
   readonly probe: ProbeStore;
   readonly features: FeaturesStore;
+  readonly graph: GraphStore;
   readonly prompts: PromptStore;
   readonly library: LibraryStore;
   readonly manifest: ManifestStore;
@@ -170,6 +172,7 @@ export class App {
     this.paths = new Paths(this.session, this.map, () => this.acts.needCompanion());
     this.probe = new ProbeStore(this.session, this.manifest);
     this.features = new FeaturesStore(this.session, this.view, this.manifest, this.jobs, this.mixing, () => this.library);
+    this.graph = new GraphStore(this.session, this.view, this.manifest, this.jobs);
     this.prompts = new PromptStore(this.session, this.view, this.streams, this.mixing, () => this.selected.row);
     this.library = new LibraryStore(this.session, ({ name }, linked) => (linked && this.mixing.asksFor(name) ? undefined : this.showSaved(name, linked)), host.query, host.base);
   }

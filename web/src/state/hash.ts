@@ -33,6 +33,8 @@ export interface View {
   map: MapSight;
   /** The address of the feature that is looked at; empty: none. */
   feature: string;
+  /** The causal graph of the shelf that is looked at; empty: the latest. */
+  graph: string;
 }
 
 export const TINTS_BY = ["direct", "attention", "ablation", "weights", "previous-token", "current-token", "first-token", "duplicate-token", "induction"] as const;
@@ -88,6 +90,7 @@ export const defaults = (): View => ({
   selection: null,
   map: { tint: "direct", node: null, corner: null, inside: false, to: null, pos: null },
   feature: "",
+  graph: "",
 });
 
 /** What somebody sees who comes without a link: what this prompt adds, and not the offset that any text has. */
@@ -159,6 +162,7 @@ export function encodeView(view: View, shared: Shared | null = null): string {
   if (node) query.set("node", [node, ...(corner ? [corner] : [])].map(nodeKey).join("-"));
   if (inside) query.set("inside", pos === null ? "1" : `at ${pos}`);
   if (view.feature) query.set("feature", view.feature);
+  if (view.graph) query.set("graph", view.graph);
   if (shared) query.set("share", JSON.stringify(shared));
   return query.toString();
 }
@@ -170,6 +174,7 @@ export function decodeView(hash: string): { view: View; shared: Shared | null } 
   const query = new URLSearchParams(hash.replace(/^#/, ""));
   const view = query.size ? defaults() : first();
   view.feature = (query.get("feature") ?? "").slice(0, LONGEST_ADDRESS);
+  view.graph = (query.get("graph") ?? "").slice(0, LONGEST_ADDRESS);
   view.tab = query.get("tab") ?? (view.feature ? "features" : view.tab);
   view.direction = oneOf(query.get("dir"), ["logit", "mix"], view.direction);
   for (const [index, weight] of Object.entries(unpairs(query.get("w") ?? "")).slice(0, MOST_WHOLE))

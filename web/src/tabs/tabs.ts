@@ -21,6 +21,7 @@ export const TABS: Tab[] = [
   { id: "map", label: "Map", load: () => import("./MapTab.svelte").then(shown), actions: MapActions },
   { id: "prompts", label: "Prompts", load: () => import("./PromptsTab.svelte").then(shown), actions: PromptsActions },
   { id: "features", label: "Features", load: () => import("./FeaturesTab.svelte").then(shown) },
+  { id: "graph", label: "Graph", load: () => import("./GraphTab.svelte").then(shown) },
   { id: "probe", label: "Probe", load: () => import("./ProbeTab.svelte").then(shown) },
   { id: "methods", label: "Methods", load: () => import("./MethodTab.svelte").then(shown) },
 ];

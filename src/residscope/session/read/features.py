@@ -3,6 +3,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import torch
 
@@ -206,6 +207,14 @@ class Features:
         id, dictionary = self._dictionary(atlas, loaded)
         atlas.check(loaded.model, dictionary)
         return Opened(kept, atlas, id, dictionary)
+
+    def latest_of(self, hash: str) -> Opened | None:
+        """The latest atlas of a dictionary that pages can be made of, by the dictionary's hash."""
+        for kept in sorted(self._items.items.values(), key=lambda kept: -kept.made):
+            if isinstance(kept.item, Atlas) and kept.item.hash == hash:
+                with suppress(ResidscopeError):
+                    return self.open(kept.name)
+        return None
 
     def _find(self, name: str) -> Kept:
         kept = self._items.find(name)

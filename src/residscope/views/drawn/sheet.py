@@ -1,6 +1,7 @@
 """The paper that a view is drawn on, measured in the page's pixels from its upper left corner."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,8 @@ class Sheet:
 
         self.figure = Figure(figsize=(width / PER_INCH, height / PER_INCH), facecolor="white")
         self.width, self.height = width, height
+        self.titles: dict[str, str] = {}
+        self._told: tuple[str, str] = ("", "")
         self._page = self.axes(0, 0, width, height)
         self._page.set(xlim=(0, width), ylim=(height, 0))
         self._page.axis("off")
@@ -55,10 +58,11 @@ class Sheet:
     ) -> None:  # fmt: skip
         """Words on the line y."""
         family = MONO if mono else SANS
-        self._page.text(
+        written = self._page.text(
             x, y, drawable(words, mono=mono), fontsize=size * POINTS, color=color, ha=align, va="bottom" if up else "baseline",
             family=family, weight="bold" if bold else "normal", rotation=90 if up else 0,
         )  # fmt: skip
+        self._tell(written)
 
     def polygons(self, corners: Sequence[Sequence[Point]], colors: Sequence[Any], *, hatched: bool = False) -> None:
         from matplotlib.collections import PolyCollection
@@ -78,6 +82,51 @@ class Sheet:
 
     def frame(self, x: float, y: float, w: float, h: float, color: str = LINE, width: float = 1.0) -> None:
         self.line([x, x + w, x + w, x, x], [y, y, y + h, y + h, y], color, width)
+
+    @contextmanager
+    def pointed_at(self, title: str = "", link: str = "") -> Iterator[None]:
+        """What is drawn meanwhile says the title where it is pointed at and leads to the link: in SVG both, in PDF the link."""
+        before, self._told = self._told, (title, link)
+        try:
+            yield
+        finally:
+            self._told = before
+
+    def _tell(self, artist: Any) -> None:
+        title, link = self._told
+        if link:
+            artist.set_url(link)
+        if title:
+            artist.set_gid(f"told-{len(self.titles)}")
+            self.titles[artist.get_gid()] = title
+
+    def box(
+        self, x: float, y: float, w: float, h: float, color: Any, *, line: str = LINE_2, dashed: bool = False, thick: float = 1.0
+    ) -> None:  # fmt: skip
+        """A box with a line around it, hatched where it is dashed."""
+        from matplotlib.patches import FancyBboxPatch
+
+        shape = FancyBboxPatch(
+            (x, y), w, h, "round,pad=0,rounding_size=3", facecolor=color, edgecolor=line, linewidth=thick * POINTS,
+            linestyle="--" if dashed else "-", hatch="///" if dashed else None,
+        )  # fmt: skip
+        self._tell(shape)
+        self._page.add_patch(shape)
+
+    def curve(self, start: Point, end: Point, color: Any, width: float, *, alpha: float = 1.0, title: str = "") -> None:
+        """From one point to another, leaving and arriving upright."""
+        from matplotlib.patches import PathPatch
+        from matplotlib.path import Path
+
+        (x0, y0), (x1, y1) = start, end
+        middle = (y0 + y1) / 2
+        path = Path([start, (x0, middle), (x1, middle), end], [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4])
+        shape = PathPatch(
+            path, facecolor="none", edgecolor=color, linewidth=width * POINTS, alpha=alpha, capstyle="butt"
+        )
+        with self.pointed_at(title):
+            self._tell(shape)
+        self._page.add_patch(shape)
 
     def missing(self, boxes: Sequence[Sequence[Point]]) -> None:
         """What is not known is hatched."""

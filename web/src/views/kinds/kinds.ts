@@ -4,6 +4,8 @@ import { contexts } from "./contexts";
 import { curve } from "./curve";
 import { heatMap } from "./heatmap";
 import { histogram } from "./histogram";
+import { network } from "./network";
+import type { Room } from "./networkLayout";
 import type { Palette } from "./palette";
 import { pattern } from "./pattern";
 import type { DrawnView } from "./plain";
@@ -19,8 +21,10 @@ export interface Kind<V> {
   empty(view: V): boolean;
   /** Lines below it; empty ones are left out. */
   notes(view: V): string[];
-  /** Into a room of that many CSS pixels. */
-  draw(view: V, width: number, palette: Palette): Scene;
+  /** Into a room of that many CSS pixels; `room`: how high it is, and how near, of what can be either. */
+  draw(view: V, width: number, palette: Palette, room?: Room): Scene;
+  /** It may be larger than its room, is dragged in it, and is looked at from near and far. */
+  pans?: true;
   table(view: V): Sheet;
   /** The rows of its CSV, where they are others than the table's. */
   file?(view: V): Sheet;
@@ -33,6 +37,7 @@ const KINDS = {
   scatter,
   token_strip: tokenStrip,
   contexts,
+  network,
   pattern,
 } satisfies { [name in DrawnView["kind"]]: Kind<Extract<DrawnView, { kind: name }>> };
 

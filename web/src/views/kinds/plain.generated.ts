@@ -4,7 +4,18 @@
  * A view of any kind.
  */
 export type PlainView =
-  HeatMapView | CurveView | HistogramView | ScatterView | TokenStripView | ContextsView | PatternView | TableView | TextView | CardView | GridView;
+  | HeatMapView
+  | CurveView
+  | HistogramView
+  | ScatterView
+  | TokenStripView
+  | ContextsView
+  | NetworkView
+  | PatternView
+  | TableView
+  | TextView
+  | CardView
+  | GridView;
 
 /**
  * Numbers by row and column, as colour.
@@ -181,6 +192,62 @@ export interface ContextView {
   values: (number | null)[];
   at: number | null;
   cells: (string | number | boolean | null)[];
+  /**
+   * Where a null stands for an infinity, by path.
+   */
+  infinite?: {
+    [k: string]: "inf" | "-inf";
+  };
+}
+/**
+ * A layered graph with its layout: `levels` names its rows from the bottom, `columns` its places from the left.
+ */
+export interface NetworkView {
+  kind: "network";
+  nodes: NetworkNodeView[];
+  edges: NetworkEdgeView[];
+  levels: string[];
+  columns: string[];
+  title: string;
+  unit: string;
+  node_unit: string;
+  limit: number | null;
+  note: string;
+  /**
+   * Where a null stands for an infinity, by path.
+   */
+  infinite?: {
+    [k: string]: "inf" | "-inf";
+  };
+}
+/**
+ * One node where it is drawn: x in places from the left, y in rows from the bottom.
+ */
+export interface NetworkNodeView {
+  id: string;
+  label: string;
+  x: number;
+  y: number;
+  value: number | null;
+  group: string;
+  text: string;
+  link: string;
+  error: boolean;
+  /**
+   * Where a null stands for an infinity, by path.
+   */
+  infinite?: {
+    [k: string]: "inf" | "-inf";
+  };
+}
+/**
+ * An edge from one node to another, by their places in the view; value: signed, red where it raises.
+ */
+export interface NetworkEdgeView {
+  source: number;
+  target: number;
+  value: number;
+  text: string;
   /**
    * Where a null stands for an infinity, by path.
    */

@@ -1,8 +1,8 @@
 /** The views as `to_dict` in Python writes them; numbers that are null there are not known. */
 
-import type { ContextsView, CurveView, HeatMapView, HistogramView, PatternView, PlainView as Written, ScatterView as Scattered, TokenStripView } from "./plain.generated";
+import type { ContextsView, CurveView, HeatMapView, HistogramView, NetworkView, PatternView, PlainView as Written, ScatterView as Scattered, TokenStripView } from "./plain.generated";
 
-export type { CardView, ContextsView, ContextView, CurveView, GridView, HeatMapView, HistogramView, LineView, PatternView, ReferenceView, TableView, TextView, TokenStripView } from "./plain.generated";
+export type { CardView, ContextsView, ContextView, CurveView, GridView, HeatMapView, HistogramView, LineView, NetworkView, PatternView, ReferenceView, TableView, TextView, TokenStripView } from "./plain.generated";
 
 export type ScaleName = HeatMapView["scale"];
 /** What stands in a table or a card. */
@@ -13,7 +13,7 @@ export interface ScatterView extends Scattered {
   emphasis?: number[];
 }
 
-export type DrawnView = HeatMapView | CurveView | HistogramView | ScatterView | TokenStripView | ContextsView | PatternView;
+export type DrawnView = HeatMapView | CurveView | HistogramView | ScatterView | TokenStripView | ContextsView | NetworkView | PatternView;
 export type PlainView = Exclude<Written, Scattered> | ScatterView;
 
 const isHolder = (value: unknown): value is Record<string, unknown> => typeof value === "object" && value !== null;

@@ -25,6 +25,7 @@ export interface TextMark {
   up?: boolean;
   /** The whole text, where only a part has room. */
   title?: string;
+  link?: string;
 }
 
 /** Diagonals at 45° over a box; `through`: they run on into the next one. */
@@ -41,7 +42,7 @@ export type Mark =
   | ({ kind: "rect"; fill: string; title?: string } & Box)
   | Hatch
   | { kind: "circle"; x: number; y: number; r: number; fill: string; stroke: string; opacity: number; title?: string }
-  | { kind: "path"; d: string; fill?: string; stroke?: string; width?: number; dash?: string; opacity?: number }
+  | { kind: "path"; d: string; fill?: string; stroke?: string; width?: number; dash?: string; opacity?: number; title?: string; link?: string }
   | TextMark;
 
 /** What the pop-up and the screen reader say of one value. */
@@ -49,6 +50,8 @@ export interface Words {
   head: string;
   value: string;
   more?: string[];
+  /** Where it leads to; empty: nowhere. */
+  link?: string;
 }
 
 /** The values of a picture as places that can be pointed at. */
@@ -62,6 +65,8 @@ export interface Reader {
   step(item: number, dx: number, dy: number): number;
   /** Bands lit with it: its row, its column. */
   lights?(item: number): Box[];
+  /** What is drawn over the picture while it is pointed at. */
+  over?(item: number): Mark[];
 }
 
 export interface Scene {
@@ -127,6 +132,9 @@ export function paint(g: CanvasRenderingContext2D, marks: Mark[]): void {
       g.globalAlpha = 1;
     } else {
       const path = new Path2D(mark.kind === "hatch" ? hatchPath(mark) : mark.d);
+      const dashed = mark.kind === "path" && !!mark.dash;
+      if (mark.kind === "path") g.globalAlpha = mark.opacity ?? 1;
+      if (dashed) g.setLineDash(mark.dash!.split(" ").map(Number));
       if (mark.kind === "path" && mark.fill) {
         g.fillStyle = mark.fill;
         g.fill(path);
@@ -137,14 +145,21 @@ export function paint(g: CanvasRenderingContext2D, marks: Mark[]): void {
         if (mark.kind === "hatch" && mark.through) clipped(g, mark, () => g.stroke(path));
         else g.stroke(path);
       }
+      if (dashed) g.setLineDash([]);
+      g.globalAlpha = 1;
     }
   }
 }
 
 const n = (value: number): string => String(Number(value.toFixed(2)));
 
-/** A mark as SVG text. */
+/** A mark as SVG text, within the link that it is. */
 export function svg(mark: Mark): string {
+  const link = "link" in mark && mark.link;
+  return link ? `<a href="${xml(link)}" target="_blank" rel="noreferrer">${bare(mark)}</a>` : bare(mark);
+}
+
+function bare(mark: Mark): string {
   const told = "title" in mark && mark.title ? `<title>${xml(mark.title)}</title>` : "";
   switch (mark.kind) {
     case "rect":
@@ -156,7 +171,8 @@ export function svg(mark: Mark): string {
     case "path": {
       const dash = mark.dash ? ` stroke-dasharray="${mark.dash}"` : "";
       const fill = `fill="${mark.fill ?? "none"}" stroke="${mark.stroke ?? "none"}"`;
-      return `<path d="${mark.d}" ${fill} stroke-width="${mark.width ?? 1}" stroke-linejoin="round"${dash} opacity="${mark.opacity ?? 1}"/>`;
+      const about = `d="${mark.d}" ${fill} stroke-width="${mark.width ?? 1}" stroke-linejoin="round"${dash} opacity="${mark.opacity ?? 1}"`;
+      return told ? `<path ${about}>${told}</path>` : `<path ${about}/>`;
     }
     case "text": {
       const turn = mark.up ? ` transform="rotate(-90 ${n(mark.x)} ${n(mark.y)})"` : "";

@@ -8,7 +8,9 @@ export interface Panning {
 
 const TAKEN = "button, input, select, a, [role=dialog]";
 
-export function panned(room: HTMLElement, { free, zoom }: Panning): { destroy(): void } {
+export function panned(room: HTMLElement, given: Panning | null): { destroy(): void } {
+  if (!given) return { destroy() {} };
+  const { free, zoom } = given;
   let held: { x: number; y: number; left: number; top: number; id: number } | null = null;
 
   function press(event: PointerEvent): void {
