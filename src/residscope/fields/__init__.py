@@ -67,8 +67,8 @@ tokens = TokensField
 KINDS = {
     cls.kind: cls
     for cls in (
-        align, atlas, choice, contrast, count, dictionary, direction, edits, endpoint, flag, head_group, heads, indices, item, layers,
-        metric, model, name, number, place, positions, probe, prompts, rank_one, seed, site, source, text, tokens,
+        align, atlas, choice, contrast, count, dictionary, direction, edits, endpoint, flag, head_group, heads, indices, item,
+        layers, metric, model, name, number, place, positions, probe, prompts, rank_one, seed, site, source, text, tokens,
     )
 }  # fmt: skip
 
