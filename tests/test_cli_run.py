@@ -15,6 +15,7 @@ import torch
 
 import residscope as rs
 from corpus.readings import texts
+from loopback_chat import chat
 from residscope import manifest
 from residscope.cli.app import main
 from residscope.cli.run import schemas
@@ -32,6 +33,7 @@ SMALL = {
     "random_texts": 8, "controls": 2, "circuits": 2,
 }  # fmt: skip
 """What is turned down so that a test is short; every other argument is left to its default."""
+ENDPOINT: dict[str, str] = {}  # the service that is there while the module's folder is
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,11 @@ def folder(tmp_path_factory):
     rs.causal_graph(of, "cabbage", [pca, sae]).save(at / "graph.safetensors")
     data = rs.tasks.from_file(of, at / "labelled.csv")
     rs.fit_probe(of, data, site="resid_post.1", position="P", label="parity").save(at / "probe.safetensors")
-    return at
+    sae = next(iter(rs.directions.read(at / "sae.safetensors", of).values()))
+    rs.features.gather(of, str(at / "low.txt"), sae, tokens=1000, k=4).save(at / "atlas.safetensors")
+    with chat() as service:
+        ENDPOINT["words"] = f"{service.url} by-rule"
+        yield at
 
 
 @pytest.fixture
@@ -90,8 +96,9 @@ def typed(schema):
     kinds = {
         "text": ["low.txt"], "site": [site], "direction": ["d.safetensors[1]"], "metric": ["a", "b"], "edits": [edit],
         "probe": ["probe.safetensors"], "tokens": ["a,b"], "contrast": ["low.txt", "high.txt"], "positions": ["P"],
-        "head_group": ["2.0,2.1"], "model": ["tuned"], "dictionary": ["sae.safetensors"], "count": ["2"], "heads": ["1"],
-        "item": ["graph.safetensors"],
+        "head_group": ["2.0,2.1"], "model": ["tuned"], "dictionary": ["sae.safetensors"], "atlas": ["atlas.safetensors"],
+        "endpoint": [ENDPOINT.get("words", "http://127.0.0.1:9/v1 none")], "place": [str(PEERS / "saelens-jumprelu")],
+        "count": ["2"], "heads": ["1"], "item": ["graph.safetensors"],
     }  # fmt: skip
     for name in schema["required"]:
         part = schema["properties"][name]
@@ -102,8 +109,6 @@ def typed(schema):
                 value = ["cabbage" if name != "corrupted" else "baggage"]
             case "dictionary", {"several": True}:
                 value = ["d.safetensors,sae.safetensors"]
-            case "name", _ if schema["id"] == "sae-load":
-                value = [str(PEERS / "saelens-jumprelu")]
             case "name", {"of": of}:
                 value = [{"label": "parity", "position": "P"}[of]]
             case kind, _:
@@ -126,6 +131,7 @@ def test_every_method_runs_and_writes_all_that_it_may(id, residscope, tmp_path):
     more = ["--csv", str(tmp_path / "t.csv")] if table else []
     small += {"nmf": ["--clip"], "continuations": ["--temperature", "1"]}.get(id, [])  # at 0 all draws are the same
     small += {"atlas": ["--dictionary", "sae.safetensors"], "sae-load": ["--no-check"]}.get(id, [])
+    small += {"name-features": ["--features", "1-2", "--dictionary", "sae.safetensors"]}.get(id, [])
     code, out, err = residscope(
         id, *typed(schema), *small, "--save", str(kept), "--json", str(told), "--html", str(tmp_path / "p.html"), *more
     )

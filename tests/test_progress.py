@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import residscope as rs
+from loopback_chat import ByRule
 from methods.labelled import labelled
 from methods.readers import TEXTS, reader
 from residscope import edits, errors
@@ -140,6 +141,9 @@ CALLS = {
     "features.feature_page.page": lambda **told: rs.features.page(model(), atlas(), 2, encoder(), **told),
     "features.removal.effects": lambda **told: rs.features.effects(model(), atlas(), 2, [(0, 3), (1, 4)] * 20, encoder(), **told),
     "features.exporting.export": lambda **told: exported(**told),
+    "features.naming.name_features": lambda **told: rs.name_features(
+        model(), atlas(progress=False), [1, 2, 3], encoder(), endpoint=ByRule(), **told
+    ),
     "graph.build.causal_graph": lambda **told: rs.causal_graph(model(), PROMPT, [encoder(), later()], tokens=2, **told),
     "graph.validation.validate.validate_graph": lambda **told: rs.validate_graph(
         model(), drawn(), [encoder(), later()], contexts=[PROMPT, [4, 9, 2, 5]], texts=TEXTS, random_texts=40, length=8,
@@ -261,6 +265,7 @@ QUICK = {
     "corpus.harvest.mapping.read_shard", "corpus.harvest.run.check", "corpus.harvest.copies.save_model",
     "corpus.mean_difference.price_of_each", "corpus.vectors.check_place", "corpus.vectors.check_places",
     "corpus.vectors.named_sites", "corpus.vectors.one_vector", "corpus.vectors.price", "corpus.vectors.price_of_sites",
+    "features.exporting.cost", "features.held_out.halves", "features.held_out.with_inactive",
     "features.search.on_text", "features.search.on_token", "features.search.values_on", "graph.build.check",
     "graph.validation.asked.asked", "graph.validation.asked.check", "graph.validation.asked.prompt_of",
     "graph.validation.asked.target_of", "graph.validation.cuts.cut", "graph.validation.cuts.cut_others",

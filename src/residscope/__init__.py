@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from residscope.engine.planner import sweep as sweep
     from residscope.engine.recording import Recording as Recording
     from residscope.engine.windows import Window as Window
+    from residscope.features.naming import name_features as name_features
     from residscope.graph import Graph as Graph
     from residscope.graph.build import causal_graph as causal_graph
     from residscope.graph.planted import planted as planted
@@ -115,7 +116,8 @@ _HOME = {
     "load": "engine.loading", "load_recording": "recording_files", "log_prob": "metrics", "logit": "metrics",
     "logit_diff": "metrics",
     "loss": "metrics", "lrqp": "probes.lrqp", "mean_difference": "corpus.mean_difference", "mix": "directions",
-    "nmf": "corpus.nmf", "open_library": "store", "pca": "corpus.pca", "probe_sweep": "methods.probe_sweep",
+    "name_features": "features.naming", "nmf": "corpus.nmf", "open_library": "store", "pca": "corpus.pca",
+    "probe_sweep": "methods.probe_sweep",
     "probe_map": "methods.probe_map",
     "save_recording": "recording_files", "screened": "engine.planner", "svd": "corpus.svd", "sweep": "engine.planner",
     "token_table": "methods.token_table",

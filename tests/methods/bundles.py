@@ -9,6 +9,7 @@ from labelled import labelled
 from readers import TEXTS, drawn, reader
 
 import residscope as rs
+from loopback_chat import ByRule
 from residscope.directions import EncoderDictionary
 from residscope.engine.model import Model
 from residscope.methods._lib.answers import flips
@@ -135,6 +136,13 @@ MAKERS: dict[str, Callable[[], Any]] = {
         "atlas": lambda: rs.features.gather(spelling(), TEXTS, encoder(), tokens=300, k=3),
         "feature page": lambda: rs.features.page(
             spelling(), rs.features.gather(spelling(), TEXTS, encoder(), tokens=300, k=3), 2, encoder()
+        ),
+        "feature names": lambda: rs.name_features(
+            spelling(),
+            rs.features.gather(spelling(), TEXTS, encoder(), tokens=300, k=3),
+            [1, 2],
+            encoder(),
+            endpoint=ByRule(),
         ),
         "score attribution": lambda: rs.score_attribution(spelling(), PROMPTS[0], 2, 1),
         "estimated graph": lambda: rs.causal_graph(

@@ -47,6 +47,7 @@ def test_units_and_names(name):
         "sae splitting",
         "atlas",
         "feature page",
+        "feature names",
         "causal graph",
         "validation",
         "estimated graph",

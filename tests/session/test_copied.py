@@ -1,5 +1,6 @@
 """Copied Python: of every method and every edit it runs as pasted, where nothing else is, and gives the same numbers."""
 
+import json
 import math
 import os
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 import residscope as rs
+from loopback_chat import Chat, chat
 from residscope.declare import EDITS
 from residscope.directions import EncoderDictionary
 from residscope.manifest import own_methods
@@ -30,6 +32,7 @@ ROWS = [
     (f"{''.join(DRAWN.choices(LETTERS, k=4))}{'ab'[i % 2]}{''.join(DRAWN.choices(LETTERS, k=3))}", "ab"[i % 2])
     for i in range(40)
 ]
+SERVICE = "http://service.invalid/v1"  # stands for the one on the loopback
 PEERS = Path(__file__).parent.parent / "sae" / "peers"
 CSV = "text,corrupted,@IO,@S1,@S2,answer,wrong,kind\n" + "".join(
     f"{text},{text[:4]}{'ba'[kind == 'b']}{text[5:]},1:2,2:3,4:5,{text[1]},{text[2]},{kind}\n"
@@ -163,6 +166,15 @@ CALLS: dict[str, list[dict[str, Any]]] = {
     "atlas": [
         {"corpus": TEXT, "dictionary": "sae@resid_pre.1", "tokens": 1000, "k": 2},
         {"corpus": TEXT, "site": "mlp_post.1", "tokens": 1000, "k": 2},
+    ],
+    "name-features": [
+        {
+            "atlas": "Atlas",
+            "features": [1, 2, 3],
+            "dictionary": "sae@resid_pre.1",
+            "endpoint": {"url": SERVICE, "model": "by-rule"},
+            "held_out": 5,
+        }
     ],
     "attribute-scores": [
         {"prompt": LIVE, "layer": 2, "head": 1, "key": 1},
@@ -364,8 +376,18 @@ def shelved(tmp_path_factory: pytest.TempPathFactory) -> Any:
             (folder / file).write_bytes(data)
         for text in (DATA, TEXT, LONG):
             (folder / str(text["name"])).write_text(str(text["text"]))
+        start(session, "atlas", name="Atlas", corpus=LONG, dictionary="sae@resid_pre.1", tokens=2000, k=6)
+        assert session.wait(60)
+        file, data = session.reads.item_file("Atlas", ".safetensors")
+        (folder / file).write_bytes(data)
         yield session, folder
     patch.undo()
+
+
+@pytest.fixture(scope="module")
+def service() -> Any:
+    with chat() as running:
+        yield running
 
 
 def encoder() -> bytes:
@@ -394,9 +416,10 @@ def pasted(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str
 
 @pytest.mark.parametrize(("method", "args"), [(id, args) for id, several in CALLS.items() for args in several])
 def test_a_method_s_lines_give_what_the_job_gives(
-    shelved: tuple[Session, Path], monkeypatch: Any, method: str, args: Any
+    shelved: tuple[Session, Path], service: Chat, monkeypatch: Any, method: str, args: Any
 ) -> None:
     session, folder = shelved
+    args = json.loads(json.dumps(args).replace(SERVICE, service.url))
     code = session.query("python", {"method": method, "args": args})["code"]
     job = start(session, method, **args)
     assert session.wait(120)

@@ -21,6 +21,7 @@
     ├── FileError            FileNotThere, DamagedFile, WrongEnding, NotPlain
     ├── GraphError           NoFeatures
     ├── CorpusError          EmptyCorpus, TooFewVectors, TextTooShort
+    ├── NamingError          NoEndpoint, EndpointFailed
     ├── HarvestError         OtherHarvest, HarvestNotWritten, WorkerLost
     ├── TaskError            BadTable, TooFewWords, MissingLabel, TooFewPrompts, UnknownTask
     ├── ProbeError           OneClass, UnseenLabel, SingularCovariance, Unreachable
@@ -30,7 +31,7 @@
     ├── StoreError           NoUser, NotYours, NameTaken, BadText, EditedSince, CannotUndo, TooFast, DamagedStore,
     │                        StoreTooNew, StoreNotEmpty, StoreUnreachable
     ├── BadView
-    ├── PortInUse, BadAddress, NoPage
+    ├── PortInUse, BadAddress, NoPage, OwnersAlone
     ├── MissingExtra
     ├── SweepError           BadSweep, NoGradient, UnalignedPrompts
     └── Cancelled            Interrupted, SweepCancelled, SweepInterrupted

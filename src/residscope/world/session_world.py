@@ -32,6 +32,7 @@ from residscope.metrics import logit_diff as logit_difference
 from residscope.model.prompts import PromptSet
 from residscope.probes.probe_map import ProbeMap
 from residscope.world.fitted import Fitted, find_map, find_probe
+from residscope.world.limits import OWN, Limits
 from residscope.world.loaded import Loaded
 from residscope.world.mixing import resolve_mix, saved_direction
 from residscope.world.stack import make, parse_edits
@@ -62,6 +63,7 @@ class SessionWorld:
     held: Mapping[str, Any] = field(default_factory=dict)
     companion: "Prompt | None" = None
     second: Loaded | None = None
+    limits: Limits = OWN
 
     @property
     def model(self) -> Model:
@@ -182,8 +184,20 @@ class SessionWorld:
         """A probe with its prompts. Raises NotFound."""
         return find_map(name, self.fitted)[1]
 
+    def atlas(self, name: str) -> Any:
+        """Raises NotFound."""
+        return self._item(name, "report:atlas")
+
     def text(self, ref: Any) -> Source:
         return source_of(ref)
+
+    def place(self, source: str) -> str:
+        """Raises OwnersAlone."""
+        return self.limits.place(source)
+
+    def endpoint(self, ref: Any) -> Any:
+        """Raises OwnersAlone, NoEndpoint."""
+        return self.limits.endpoint(ref)
 
     def other(self, name: str) -> Model:
         """A model to lay beside this one: the session's second, or one that is loaded for it. Raises ModelError, OtherModel."""
