@@ -29,7 +29,7 @@ PATIENCE = 4  # questions without an answer, one after the other, until the rest
 @method("name-features", title="Name features", group="directions")
 def name_features(
     model: Model,
-    atlas: Annotated[Atlas, fields.atlas()],
+    atlas: Annotated[Atlas, fields.item(of="report:atlas", title="atlas")],
     features: Annotated[Sequence[int] | None, fields.indices(help="their numbers; the highest 10 unless said")] = None,
     dictionary: Annotated[Dictionary | Direction | None, fields.dictionary(help="that the atlas is of")] = None,
     *,

@@ -4,7 +4,6 @@ def ablate(site: Annotated[str, fields.site()], to: Annotated[str, fields.choice
 """
 
 from residscope.fields.aligns import AlignField
-from residscope.fields.atlases import AtlasField
 from residscope.fields.base import Field, Spec, World, Writer
 from residscope.fields.choices import ChoiceField
 from residscope.fields.contrasts import ContrastField
@@ -35,7 +34,6 @@ from residscope.fields.texts import TextField
 from residscope.fields.tokens import TokensField
 
 align = AlignField
-atlas = AtlasField
 choice = ChoiceField
 contrast = ContrastField
 count = CountField
@@ -67,13 +65,13 @@ tokens = TokensField
 KINDS = {
     cls.kind: cls
     for cls in (
-        align, atlas, choice, contrast, count, dictionary, direction, edits, endpoint, flag, head_group, heads, indices, item,
+        align, choice, contrast, count, dictionary, direction, edits, endpoint, flag, head_group, heads, indices, item,
         layers, metric, model, name, number, place, positions, probe, prompts, rank_one, seed, site, source, text, tokens,
     )
 }  # fmt: skip
 
 __all__ = [
-    "KINDS", "Field", "Spec", "World", "Writer", "align", "atlas", "choice", "contrast", "count", "dictionary", "direction",
+    "KINDS", "Field", "Spec", "World", "Writer", "align", "choice", "contrast", "count", "dictionary", "direction",
     "edits", "endpoint", "flag", "head_group", "heads", "indices", "item", "layers", "metric", "model", "name", "number", "place",
     "positions", "probe", "prompts", "rank_one", "seed", "site", "source", "text", "tokens",
 ]  # fmt: skip

@@ -184,10 +184,6 @@ class SessionWorld:
         """A probe with its prompts. Raises NotFound."""
         return find_map(name, self.fitted)[1]
 
-    def atlas(self, name: str) -> Any:
-        """Raises NotFound."""
-        return self._item(name, "report:atlas")
-
     def text(self, ref: Any) -> Source:
         return source_of(ref)
 

@@ -149,9 +149,6 @@ class SessionWriter:
         self.lines[f"{variable} = {self.world.loaded.code[id]}"] = None
         return variable
 
-    def atlas(self, name: str) -> str:
-        return self._loaded(name)
-
     def probe(self, name: str) -> str:
         """A variable for each probe, fitted again from its data where these are known: fits are the same on every run."""
         try:
