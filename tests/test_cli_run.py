@@ -96,9 +96,9 @@ def typed(schema):
     kinds = {
         "text": ["low.txt"], "site": [site], "direction": ["d.safetensors[1]"], "metric": ["a", "b"], "edits": [edit],
         "probe": ["probe.safetensors"], "tokens": ["a,b"], "contrast": ["low.txt", "high.txt"], "positions": ["P"],
-        "head_group": ["2.0,2.1"], "model": ["tuned"], "dictionary": ["sae.safetensors"], "atlas": ["atlas.safetensors"],
+        "head_group": ["2.0,2.1"], "model": ["tuned"], "dictionary": ["sae.safetensors"],
         "endpoint": [ENDPOINT.get("words", "http://127.0.0.1:9/v1 none")], "place": [str(PEERS / "saelens-jumprelu")],
-        "count": ["2"], "heads": ["1"], "item": ["graph.safetensors"],
+        "count": ["2"], "heads": ["1"],
     }  # fmt: skip
     for name in schema["required"]:
         part = schema["properties"][name]
@@ -111,6 +111,8 @@ def typed(schema):
                 value = ["d.safetensors,sae.safetensors"]
             case "name", {"of": of}:
                 value = [{"label": "parity", "position": "P"}[of]]
+            case "item", {"of": of}:
+                value = [f"{of.removeprefix('report:')}.safetensors"]
             case kind, _:
                 value = kinds[kind]
         words += ["--" + name.replace("_", "-"), *value]
