@@ -296,6 +296,8 @@ def public():
         "sae",
         "features",
         "graph",
+        "graph.pruning",
+        "graph.shown",
         "graph.validation",
         "graph.estimates",
         "graph.scores",

@@ -11,7 +11,7 @@ from browser.reaching import faults, violations
 from browser.steps import IOI, Traffic, settled, type_prompt
 from residscope.directions import EncoderDictionary
 from residscope.graph import Graph
-from residscope.graph.prune import prune
+from residscope.graph.pruning.prune import prune
 
 pytestmark = pytest.mark.browser
 SITES, WAIT = ("resid_post.8", "resid_post.9", "resid_post.10"), 60_000

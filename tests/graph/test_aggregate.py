@@ -11,7 +11,7 @@ from residscope import errors
 from residscope.graph import Graph, aggregate, causal_graph, causal_graphs, difference
 from residscope.graph.graph import Placed
 from residscope.graph.nodes import Node
-from residscope.graph.prune import prune
+from residscope.graph.pruning.prune import prune
 
 from .test_exact import TEXT, encoders
 

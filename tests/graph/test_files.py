@@ -16,7 +16,7 @@ from graph.drawn_graphs import graph_of
 from residscope.errors import DamagedFile, FileNotThere, WrongEnding
 from residscope.graph.exchange import own
 from residscope.graph.graph import Graph
-from residscope.graph.prune import prune
+from residscope.graph.pruning.prune import prune
 from residscope.shelf.shown import file_of
 
 FULL = replace(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from residscope.graph.layout import apart, layered
+from residscope.graph.shown.layout import apart, layered
 
 
 def crossings(levels, edges, x):

@@ -6,8 +6,8 @@ import torch
 from graph.test_prune import graph_of
 from residscope import errors
 from residscope.directions import Dictionary
-from residscope.graph.named import group_of, with_group, with_group_called, with_label, without_group
-from residscope.graph.proposals import proposals
+from residscope.graph.shown.named import group_of, with_group, with_group_called, with_label, without_group
+from residscope.graph.shown.proposals import proposals
 
 EDGES = [(0, 0, 0, 2.0), (0, 1, 0, 1.0), (0, 2, 2, -1.5), (1, 0, 1, 1.0)]
 

@@ -192,7 +192,7 @@ def test_a_file_of_theirs_is_read_whole(tmp_path):
 
 def test_influence_is_circuit_tracers():
     """Against the sum of powers of the row-normalised matrix of all nodes, tokens and logits, as their `graph.py` defines it."""
-    from residscope.graph.prune import influence_of
+    from residscope.graph.pruning.prune import influence_of
 
     graph = read(theirs(), "some.json")
     n = len(graph.nodes)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graph.drawn_graphs import graph_of
-from residscope.graph.paths import strongest_paths
+from residscope.graph.pruning.paths import strongest_paths
 
 
 @given(st.integers(0, 40))

@@ -7,7 +7,7 @@ import torch
 
 from graph.drawn_graphs import graph_of
 from residscope.graph.graph import Group
-from residscope.graph.picture import network_of, picture, strongest
+from residscope.graph.shown.picture import network_of, picture, strongest
 from residscope.views import Network, Table
 
 

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 import residscope as rs
 from residscope import errors
 from residscope.graph import causal_graph
-from residscope.graph.prune import prune
+from residscope.graph.pruning.prune import prune
 from residscope.model import planted as weights
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from residscope import errors
 from residscope.graph.graph import Graph, Placed
 from residscope.graph.nodes import Node
-from residscope.graph.prune import influence_of, prune
+from residscope.graph.pruning.prune import influence_of, prune
 
 LEVELS, WIDTH = 4, 3
 

@@ -12,10 +12,10 @@ from residscope import errors
 from residscope.directions import EncoderDictionary
 from residscope.graph import Graph, causal_graph, parts
 from residscope.graph.graph import Placed
-from residscope.graph.named import with_group
 from residscope.graph.nodes import Node
-from residscope.graph.prune import prune
+from residscope.graph.pruning.prune import prune
 from residscope.graph.setting import Setting
+from residscope.graph.shown.named import with_group
 from residscope.graph.validation import claims, controls
 from residscope.graph.validation.asked import check
 from residscope.graph.validation.circuits import disjoint_paths

@@ -12,9 +12,9 @@ import residscope as rs
 from residscope import errors
 from residscope.directions import EncoderDictionary
 from residscope.graph import Graph
-from residscope.graph.picture import network_of, strongest
-from residscope.graph.proposals import proposals
-from residscope.graph.prune import prune
+from residscope.graph.pruning.prune import prune
+from residscope.graph.shown.picture import network_of, strongest
+from residscope.graph.shown.proposals import proposals
 from residscope.session import Session
 from residscope.session.read import graph_runs
 from session import worlds

@@ -147,8 +147,8 @@ def tell(graph: "Graph", files: list[Path]) -> None:
     from rich.table import Table
 
     from residscope.cli.made import cell_text
-    from residscope.graph.paths import strongest_paths
-    from residscope.graph.picture import tables_of
+    from residscope.graph.pruning.paths import strongest_paths
+    from residscope.graph.shown.picture import tables_of
     from residscope.shown_tokens import visible
     from residscope.views import Table as TableView
 

@@ -5,7 +5,7 @@ from pydantic import Field
 from residscope.errors import NotFound
 from residscope.fields.base import Spec
 from residscope.graph.graph import Graph
-from residscope.graph.named import with_group, with_group_called, with_label, without_group
+from residscope.graph.shown.named import with_group, with_group_called, with_label, without_group
 from residscope.shelf.items import ItemShelf
 
 MOST_NODES = 2_000

@@ -8,11 +8,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from residscope.engine.slopes import Held
-from residscope.graph.agreement import correlations
 from residscope.graph.estimates.linear import frozen
 from residscope.graph.exact import Source, effects_of
 from residscope.graph.graph import Graph
 from residscope.graph.setting import Setting
+from residscope.graph.shown.agreement import correlations
 from residscope.progress import Cancel, Progress, Tell, stage
 
 

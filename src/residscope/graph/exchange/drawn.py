@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from residscope.graph.graph import Graph
-from residscope.graph.picture import picture
+from residscope.graph.shown.picture import picture
 from residscope.views import save_html, save_picture
 
 HOME = "http://127.0.0.1:8765/"  # where `residscope open` is, unless told otherwise

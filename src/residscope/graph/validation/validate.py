@@ -12,7 +12,7 @@ from residscope.engine.model import Model, Prompt
 from residscope.engine.protocols import LeastEdit
 from residscope.errors import Cancelled
 from residscope.graph.graph import Graph
-from residscope.graph.prune import prune
+from residscope.graph.pruning.prune import prune
 from residscope.graph.validation.asked import asked, check, features_of, nodes_of
 from residscope.graph.validation.circuits import disjoint_paths
 from residscope.graph.validation.others import elsewhere, in_contexts
@@ -86,7 +86,7 @@ def validate_graph(
         faithfulness = (m(only) - m(none)) / (m(whole) - m(none)),    m = log p(target)
 
     What the dictionaries leave out stays in every run. nodes: ids, or names of the graph's groups; unless said the fewest that
-    hold a share `influence` of the influence on the next token (as `graph.prune` has it), or all features of the graph. target:
+    hold a share `influence` of the influence on the next token (as `graph.pruning` has it), or all features of the graph. target:
     the likeliest of the graph's tokens, unless said. controls: so many draws of three kinds: as many features that are active
     too and write about as much, of the same dictionaries at the same positions; as many by number alone (Udell, 2024); random
     directions, as long as what goes with the nodes. scales: the nodes are held at so many times what they are. contexts: prompts

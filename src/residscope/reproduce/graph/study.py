@@ -19,10 +19,10 @@ from residscope.engine.planner import sweep
 from residscope.engine.protocols import Edit
 from residscope.errors import GraphError, NoTokenizer
 from residscope.graph.build import causal_graph
-from residscope.graph.circuits import circuits
 from residscope.graph.exact import Values
 from residscope.graph.graph import Graph
-from residscope.graph.prune import prune
+from residscope.graph.pruning.circuits import circuits
+from residscope.graph.pruning.prune import prune
 from residscope.graph.setting import Setting
 from residscope.graph.shares import STRAIGHT, shares
 from residscope.progress import Cancel, Progress, stage

@@ -10,10 +10,10 @@ from residscope.directions import Dictionary
 from residscope.errors import NotFound, ResidscopeError
 from residscope.features.feature_page import page as page_of
 from residscope.graph.graph import Graph
-from residscope.graph.named import group_of
-from residscope.graph.picture import MOST_EDGES, left_out, network_of, strongest
-from residscope.graph.proposals import RULE, proposals
-from residscope.graph.prune import prune
+from residscope.graph.pruning.prune import prune
+from residscope.graph.shown.named import group_of
+from residscope.graph.shown.picture import MOST_EDGES, left_out, network_of, strongest
+from residscope.graph.shown.proposals import RULE, proposals
 from residscope.json_values import finite
 from residscope.session.read.features import Features
 from residscope.session.read.graph_shapes import (
@@ -89,7 +89,7 @@ class Graphs:
         return OpenedGraph(kept, graph, loaded, {name: loaded.dictionaries[id] for name, id in ids.items()}, ids)
 
     def shown(self, name: str, *, nodes: int = MOST_DRAWN, **thresholds: Any) -> GraphShown:
-        """A graph with what its thresholds leave of it, as `residscope.graph.prune` takes them. Raises NotFound, GraphError."""
+        """A graph with what its thresholds leave of it, as `graph.prune` takes them. Raises NotFound, GraphError."""
         opened = self.open(name)
         graph, kept = opened.graph, opened.kept
         asked = {key: value for key, value in thresholds.items() if value is not None}
@@ -163,7 +163,7 @@ class Graphs:
         }  # fmt: skip
 
     def proposals(self, name: str, *, least: float) -> GraphProposals:
-        """Nodes that might be taken as one: `residscope.graph.proposals`. Raises NotFound, BadArguments."""
+        """Nodes that might be taken as one: `residscope.graph.shown.proposals`. Raises NotFound, BadArguments."""
         opened = self.open(name)
         found = proposals(opened.graph, opened.dictionaries, least=least)
         lacking = [placed.id for placed in opened.graph.placed if placed.id not in opened.dictionaries]
@@ -226,7 +226,9 @@ class Graphs:
         if asked:
             said = ", ".join(f"{key}={value!r}" for key, value in asked.items())
             made = "graph" if not kept.code else "result"
-            lines.append(f"from residscope.graph.prune import prune\n\nless = prune({made}, {said})\nprint(less)")
+            lines.append(
+                f"from residscope.graph.pruning.prune import prune\n\nless = prune({made}, {said})\nprint(less)"
+            )
         return "\n".join(lines)
 
 

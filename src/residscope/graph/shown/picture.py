@@ -7,10 +7,10 @@ from urllib.parse import quote
 
 import torch
 
-from residscope.graph.agreement import beside
 from residscope.graph.graph import PICTURES, Graph
-from residscope.graph.layout import layered
 from residscope.graph.nodes import Node
+from residscope.graph.shown.agreement import beside
+from residscope.graph.shown.layout import layered
 from residscope.shown_tokens import visible
 from residscope.views import Grid, Network, NetworkEdge, NetworkNode, Table, View
 
