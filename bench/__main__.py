@@ -23,6 +23,7 @@ BENCHES = (
     "waits",
     "dictionaries",
     "features",
+    "graph",
     "text",
     "harvest",
     "training",

@@ -99,6 +99,7 @@ def test_what_needs_torch_is_counted():
     [
         "open",
         "look",
+        "graph",
         "doctor",
         "models",
         "models pull",

@@ -15,6 +15,7 @@ import torch
 
 import residscope as rs
 from corpus.readings import texts
+from loopback_chat import chat
 from residscope import manifest
 from residscope.cli.app import main
 from residscope.cli.run import schemas
@@ -29,8 +30,10 @@ SOURCE = str(Path(rs.__file__).parents[1])
 IOI = "When John and Mary went to the store, John gave a bottle of milk to"
 SMALL = {
     "n": 2, "tokens": 1000, "random": 9, "resamples": 2, "steps": 2, "k": 2, "prompts": 4, "length": 12, "draws": 1,
+    "random_texts": 8, "controls": 2, "circuits": 2,
 }  # fmt: skip
 """What is turned down so that a test is short; every other argument is left to its default."""
+ENDPOINT: dict[str, str] = {}  # the service that is there while the module's folder is
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +56,20 @@ def folder(tmp_path_factory):
             rest = ["a", "b", "even" if letters[4] in "acegi" else "odd", "4:5", "1:2", "2:3", "4:5"]
             table.writerow(["".join(letters), "".join(other), *rest])
     of = rs.load(str(at / "model"))
-    rs.directions.save(at / "d.safetensors", [rs.pca(of, str(at / "low.txt"), "resid_post.1", 3, tokens=2000)], of)
+    pca = rs.pca(of, str(at / "low.txt"), "resid_post.1", 3, tokens=2000)
+    rs.directions.save(at / "d.safetensors", [pca], of)
     read = torch.randn(24, 32, generator=torch.Generator().manual_seed(1)) / 5
     parts = {"mean": torch.zeros(32), "bias": torch.zeros(24), "base": torch.zeros(32)}
-    rs.directions.save(at / "sae.safetensors", [EncoderDictionary("sae", "resid_post.2", read, read, **parts)], of)
+    sae = EncoderDictionary("sae", "resid_post.2", read, read, **parts)
+    rs.directions.save(at / "sae.safetensors", [sae], of)
+    rs.causal_graph(of, "cabbage", [pca, sae]).save(at / "graph.safetensors")
     data = rs.tasks.from_file(of, at / "labelled.csv")
     rs.fit_probe(of, data, site="resid_post.1", position="P", label="parity").save(at / "probe.safetensors")
-    return at
+    sae = next(iter(rs.directions.read(at / "sae.safetensors", of).values()))
+    rs.features.gather(of, str(at / "low.txt"), sae, tokens=1000, k=4).save(at / "atlas.safetensors")
+    with chat() as service:
+        ENDPOINT["words"] = f"{service.url} by-rule"
+        yield at
 
 
 @pytest.fixture
@@ -86,7 +96,9 @@ def typed(schema):
     kinds = {
         "text": ["low.txt"], "site": [site], "direction": ["d.safetensors[1]"], "metric": ["a", "b"], "edits": [edit],
         "probe": ["probe.safetensors"], "tokens": ["a,b"], "contrast": ["low.txt", "high.txt"], "positions": ["P"],
-        "head_group": ["2.0,2.1"], "model": ["tuned"], "dictionary": ["sae.safetensors"],
+        "head_group": ["2.0,2.1"], "model": ["tuned"], "dictionary": ["sae.safetensors"], "atlas": ["atlas.safetensors"],
+        "endpoint": [ENDPOINT.get("words", "http://127.0.0.1:9/v1 none")], "place": [str(PEERS / "saelens-jumprelu")],
+        "count": ["2"], "heads": ["1"], "item": ["graph.safetensors"],
     }  # fmt: skip
     for name in schema["required"]:
         part = schema["properties"][name]
@@ -97,8 +109,6 @@ def typed(schema):
                 value = ["cabbage" if name != "corrupted" else "baggage"]
             case "dictionary", {"several": True}:
                 value = ["d.safetensors,sae.safetensors"]
-            case "name", _ if schema["id"] == "sae-load":
-                value = [str(PEERS / "saelens-jumprelu")]
             case "name", {"of": of}:
                 value = [{"label": "parity", "position": "P"}[of]]
             case kind, _:
@@ -112,13 +122,16 @@ def test_every_method_runs_and_writes_all_that_it_may(id, residscope, tmp_path):
     schema = next(schema for schema in manifest.read() if schema["id"] == id)
     turned = {n: p for n, p in schema["properties"].items() if n in SMALL and p["kind"] == "count"}
     small = [
-        w for n, p in turned.items() for w in (f"--{n}", f"{min(max(SMALL[n], p['minimum']), p.get('maximum', 1000))}")
+        w
+        for n, p in turned.items()
+        for w in (f"--{n.replace('_', '-')}", f"{min(max(SMALL[n], p['minimum']), p.get('maximum', 1000))}")
     ]
     table = all(hasattr(kind, "to_dataframe") and getattr(kind, "main", "") is not None for kind in made(id))
     kept, told = tmp_path / "kept.safetensors", tmp_path / "told.json"
     more = ["--csv", str(tmp_path / "t.csv")] if table else []
     small += {"nmf": ["--clip"], "continuations": ["--temperature", "1"]}.get(id, [])  # at 0 all draws are the same
     small += {"atlas": ["--dictionary", "sae.safetensors"], "sae-load": ["--no-check"]}.get(id, [])
+    small += {"name-features": ["--features", "1-2", "--dictionary", "sae.safetensors"]}.get(id, [])
     code, out, err = residscope(
         id, *typed(schema), *small, "--save", str(kept), "--json", str(told), "--html", str(tmp_path / "p.html"), *more
     )

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import residscope as rs
+from loopback_chat import ByRule
 from methods.labelled import labelled
 from methods.readers import TEXTS, reader
 from residscope import edits, errors
@@ -140,7 +141,27 @@ CALLS = {
     "features.feature_page.page": lambda **told: rs.features.page(model(), atlas(), 2, encoder(), **told),
     "features.removal.effects": lambda **told: rs.features.effects(model(), atlas(), 2, [(0, 3), (1, 4)] * 20, encoder(), **told),
     "features.exporting.export": lambda **told: exported(**told),
+    "features.naming.name_features": lambda **told: rs.name_features(
+        model(), atlas(progress=False), [1, 2, 3], encoder(), endpoint=ByRule(), **told
+    ),
     "graph.build.causal_graph": lambda **told: rs.causal_graph(model(), PROMPT, [encoder(), later()], tokens=2, **told),
+    "graph.validation.validate.validate_graph": lambda **told: rs.validate_graph(
+        model(), drawn(), [encoder(), later()], contexts=[PROMPT, [4, 9, 2, 5]], texts=TEXTS, random_texts=40, length=8,
+        controls=4, circuits=2, **told
+    ),
+    "graph.aggregate.causal_graphs": lambda **told: rs.graph.causal_graphs(
+        model(), [PROMPT, PROMPT[::-1], PROMPT[:6]], [encoder(), later()], **told
+    ),
+    "graph.scores.build.score_attribution": lambda **told: rs.score_attribution(model(), PROMPT, 2, 1, **told),
+    "graph.estimates.build.estimated": lambda **told: rs.causal_graph(
+        model(), PROMPT, [encoder(), later()], method="attribution", tokens=2, exact_sample=4, **told
+    ),
+    "graph.estimates.gradients.by_gradient": lambda **told: rs.causal_graph(
+        model(), PROMPT, [encoder(), later()], method="gradient", tokens=2, exact_sample=4, **told
+    ),
+    "graph.estimates.gradients.by_integration": lambda **told: rs.causal_graph(
+        model(), PROMPT, [encoder(), later()], method="integrated", tokens=2, exact_sample=4, **told
+    ),
     "graph.shares.shares": lambda **told: graph_shares.shares(setting(), drawn(), memory=1, **told),
     "sae.fits.fit_check": lambda **told: rs.sae.fit_check(model(), encoder(), TEXTS, tokens=300, **told),
     "sae.evaluation.evaluate": lambda **told: rs.sae.evaluate(model(), components(), TEXTS, tokens=600, **told),
@@ -224,7 +245,11 @@ CALLS = {
 WITHIN = {
     "sae.loading.load", "sae.loading.sae_load", "sae.training.train.run", "sae.training.train.training",
     "corpus.nmf.factorised", "corpus.pca.pca_many", "corpus.svd.svd_many", "corpus.vectors.vectors_of",
-    "graph.build.effects_of", "graph.build.with_logits", "graph.exact.effects", "graph.exact.effects_at",
+    "graph.validation.measure.measured",
+    "graph.validation.others.elsewhere", "graph.validation.others.in_contexts", "graph.validation.others.read",
+    "graph.validation.others.windows", "graph.validation.own.in_its_prompt", "graph.validation.validate.validating",
+    "graph.exact.effects_of", "graph.drawn.with_logits",
+    "graph.estimates.linear.by_attribution", "graph.estimates.sample.sampled", "graph.exact.effects", "graph.exact.effects_at",
     "methods.continuations.continued", "methods._lib.activations.recorded", "methods.evidence.gather",
     "methods.flips_over_c.flip_rates",
     "methods.flips_over_c.probes_over_C", "methods.look.project", "methods.probe_fit.fit", "methods.probe_fit.fit_each",
@@ -234,12 +259,17 @@ WITHIN = {
 """Those that another of the calls is made of."""
 
 QUICK = {
+    "graph.aggregate.price_of_each", "graph.cost.cost_of", "graph.cost.price",
     "sae.shipped.shipped", "sae.training.train.check", "sae.training.train.price",
     "corpus.chunks.captured", "corpus.chunks.recorded", "corpus.harvest.checkpoint.identity",
     "corpus.harvest.mapping.read_shard", "corpus.harvest.run.check", "corpus.harvest.copies.save_model",
     "corpus.mean_difference.price_of_each", "corpus.vectors.check_place", "corpus.vectors.check_places",
     "corpus.vectors.named_sites", "corpus.vectors.one_vector", "corpus.vectors.price", "corpus.vectors.price_of_sites",
+    "features.exporting.cost", "features.held_out.halves", "features.held_out.with_inactive",
     "features.search.on_text", "features.search.on_token", "features.search.values_on", "graph.build.check",
+    "graph.validation.asked.asked", "graph.validation.asked.check", "graph.validation.asked.prompt_of",
+    "graph.validation.asked.target_of", "graph.validation.cuts.cut", "graph.validation.cuts.cut_others",
+    "graph.validation.validate.price",
     "graph.exact.planned", "graph.last.passes", "graph.last.read_at", "graph.nodes.levels_of",
     "methods._lib.cells.price", "engine.planner.sweep.sweep",
     "methods._lib.activations.batches",
@@ -266,6 +296,9 @@ def public():
         "sae",
         "features",
         "graph",
+        "graph.validation",
+        "graph.estimates",
+        "graph.scores",
         "sae.training",
         "probes",
         "methods",

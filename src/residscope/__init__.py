@@ -44,8 +44,13 @@ if TYPE_CHECKING:
     from residscope.engine.planner import sweep as sweep
     from residscope.engine.recording import Recording as Recording
     from residscope.engine.windows import Window as Window
+    from residscope.features.naming import name_features as name_features
     from residscope.graph import Graph as Graph
     from residscope.graph.build import causal_graph as causal_graph
+    from residscope.graph.planted import planted as planted
+    from residscope.graph.scores import attribute_scores as attribute_scores
+    from residscope.graph.scores import score_attribution as score_attribution
+    from residscope.graph.validation.validate import validate_graph as validate_graph
     from residscope.items import Item as Item
     from residscope.items import load_item as load_item
     from residscope.methods.ablation_sweep import ablation_sweep as ablation_sweep
@@ -98,7 +103,8 @@ _HOME = {
     "Dictionary": "directions", "Direction": "directions", "Generation": "engine.generation", "Model": "engine.model",
     "Probe": "probes.probe", "PromptSet": "model.prompts", "Recording": "engine.recording", "Result": "results",
     "Site": "model.sites", "Sweep": "engine.planner", "Window": "engine.windows", "ablation_sweep": "methods.ablation_sweep",
-    "align_tokens": "edits.align", "causal_graph": "graph.build", "Graph": "graph",
+    "align_tokens": "edits.align", "causal_graph": "graph.build", "Graph": "graph", "planted": "graph.planted",
+    "validate_graph": "graph.validation.validate", "attribute_scores": "graph.scores", "score_attribution": "graph.scores",
     "activation_patching": "methods.activation_patching", "fit_probe": "methods.probe_fit",
     "attribute_logits": "methods.direct_attribution", "direct_attribution": "methods.direct_attribution",
     "continuations": "methods.continuations", "copying_scores": "methods.copying_scores",
@@ -110,7 +116,8 @@ _HOME = {
     "load": "engine.loading", "load_recording": "recording_files", "log_prob": "metrics", "logit": "metrics",
     "logit_diff": "metrics",
     "loss": "metrics", "lrqp": "probes.lrqp", "mean_difference": "corpus.mean_difference", "mix": "directions",
-    "nmf": "corpus.nmf", "open_library": "store", "pca": "corpus.pca", "probe_sweep": "methods.probe_sweep",
+    "name_features": "features.naming", "nmf": "corpus.nmf", "open_library": "store", "pca": "corpus.pca",
+    "probe_sweep": "methods.probe_sweep",
     "probe_map": "methods.probe_map",
     "save_recording": "recording_files", "screened": "engine.planner", "svd": "corpus.svd", "sweep": "engine.planner",
     "token_table": "methods.token_table",

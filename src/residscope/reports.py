@@ -35,10 +35,12 @@ HOMES = {
     "downstream": "methods.downstream",
     "evidence": "methods.evidence",
     "examples": "corpus.examples",
+    "feature_names": "features.names",
     "feature_page": "features.feature_page",
     "fit_check": "sae.fits",
     "flips": "methods._lib.answers",
     "graph": "graph.graph",
+    "graphs": "graph.aggregate",
     "harvest": "corpus.harvest.run",
     "head_roles": "methods.head_roles",
     "induction_heads": "methods.induction_heads",
@@ -56,8 +58,10 @@ HOMES = {
     "sae_splitting": "sae.splitting",
     "sae_training": "sae.training.report",
     "score": "methods._lib.blind",
+    "score_attribution": "graph.scores.report",
     "stability": "methods.stability",
     "token_table": "methods.token_table",
+    "validation": "graph.validation.report",
     "weight_difference": "methods.weight_difference",
 }
 

@@ -1,12 +1,14 @@
 """The Features tab on the real model: find a feature, read its page, take it out, follow its address."""
 
+import zipfile
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 import torch
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from browser.reaching import faults, violations
 from browser.steps import Traffic, settled
@@ -195,6 +197,63 @@ def test_an_address_opens_the_tab_at_its_feature_and_says_where_it_cannot(
     finally:
         workbench.session.take_off(name)
     expect(bench.get_by_test_id("atlas-missing")).to_have_count(0)
+
+
+def test_a_feature_is_named_described_voted_on_and_tested_in_its_tab(tab: Page, workbench: Any, held: Any) -> None:
+    atlas, _ = held
+    index = strongest(atlas)
+    open_feature(tab, index)
+    tab.get_by_test_id("feature-name").fill("What is strongest")
+    tab.get_by_test_id("feature-keep").click()
+    tab.get_by_test_id("library-name").fill("Ada of the tab")
+    tab.get_by_test_id("library-name-set").click()
+    notes = tab.get_by_test_id("feature-notes")
+    expect(notes.get_by_test_id("feature-entry")).to_have_text("What is strongest", timeout=WAIT)
+    tab.get_by_test_id("library-toggle").click()
+    expect(tab.locator(f"[data-testid=feature-row][data-index='{index}']")).to_contain_text("What is strongest")
+    notes.get_by_test_id("feature-describe").locator("summary").click()
+    notes.get_by_test_id("description-input").fill("high at what it is high at")
+    notes.get_by_test_id("description-add").click()
+    expect(notes.get_by_test_id("description-text")).to_have_text("high at what it is high at", timeout=WAIT)
+    notes.get_by_test_id("vote-up").click()
+    expect(notes.get_by_test_id("vote-up")).to_have_attribute("aria-pressed", "true")
+    expect(notes.get_by_test_id("vote-up")).to_contain_text("1")
+    assert violations(tab) == []
+    notes.get_by_test_id("blind-start").click()
+    expect(tab.get_by_test_id("blind-context")).to_be_visible(timeout=120_000)
+    tab.get_by_test_id("blind-leave").click()
+    tab.get_by_test_id("library-toggle").click()
+    tab.reload()
+    expect(tab.get_by_test_id("feature-entry")).to_have_text("What is strongest", timeout=WAIT)
+
+
+def test_a_layer_is_exported_once_its_cost_is_said(tab: Page, browser: Browser, held: Any, tmp_path: Path) -> None:
+    tab.get_by_test_id("export-layer").click()
+    expect(tab.get_by_test_id("export-cost")).to_contain_text("48 pages, about", timeout=WAIT)
+    tab.get_by_test_id("export-start").click()
+    expect(tab.get_by_test_id("export-file")).to_be_visible(timeout=WAIT)
+    with tab.expect_download() as coming:
+        tab.get_by_test_id("export-file").click()
+    coming.value.save_as(tmp_path / "pages.zip")
+    with zipfile.ZipFile(tmp_path / "pages.zip") as packed:
+        names = packed.namelist()
+        packed.extractall(tmp_path)
+    assert len(names) == 49
+    (index,) = [name for name in names if name.endswith("index.html")]
+    alone = browser.new_page()
+    alone.goto((tmp_path / index).as_uri())
+    alone.get_by_role("link").first.click()
+    expect(alone.locator("canvas, svg").first).to_be_visible(timeout=WAIT)
+    alone.close()
+
+
+def test_the_form_that_names_features_asks_where_to(tab: Page, held: Any) -> None:
+    open_feature(tab, 7)
+    tab.get_by_test_id("features-name").click()
+    form = tab.get_by_test_id("method-form")
+    expect(form).to_contain_text("Name features")
+    expect(form.get_by_test_id("field-atlas")).to_have_value("docs")
+    expect(form.get_by_test_id("field-endpoint-url")).to_have_value("")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

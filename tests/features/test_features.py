@@ -1,7 +1,9 @@
 """Atlases and feature pages against brute force: every token of the text looked at one by one."""
 
+import itertools
 import math
 import re
+import zipfile
 
 import pytest
 import torch
@@ -153,6 +155,29 @@ def test_it_comes_back_from_a_file_and_goes_out_as_pages(smollm2, atlas, sae, tm
     index = features.export(smollm2, again, tmp_path / "pages", sae, indices=[3, 4], progress=False)
     assert 'href="3.html"' in index.read_text()
     assert not re.search(r"(src|href)=.?https?:", (tmp_path / "pages" / "4.html").read_text())
+
+
+def test_all_pages_are_one_file_too_and_their_cost_is_said_first(smollm2, atlas, sae, tmp_path):
+    pages, seconds, size = features.exporting.cost(smollm2, atlas, sae)
+    assert (pages, seconds > 0) == (64, True)
+    made = features.export(smollm2, atlas, tmp_path / "layer.zip", sae, indices=[3, 4, 5], progress=False)
+    assert [*tmp_path.iterdir()] == [made]
+    with zipfile.ZipFile(made) as packed:
+        assert sorted(packed.namelist()) == [f"layer/{name}.html" for name in ("3", "4", "5", "index")]
+        whole = {name: packed.read(name).decode() for name in packed.namelist()}
+    features.export(smollm2, atlas, tmp_path / "pages", sae, indices=[3, 4, 5], progress=False)
+    assert whole == {f"layer/{file.name}": file.read_text() for file in (tmp_path / "pages").iterdir()}
+    assert 0.5 < made.stat().st_size / (size * 3 / 64) < 2
+    with pytest.raises(errors.Cancelled):
+        features.export(
+            smollm2, atlas, tmp_path / "cut.zip", sae, indices=range(9), progress=False, cancel=cut_after(3)
+        )
+    assert not [file for file in tmp_path.iterdir() if "cut" in file.name]
+
+
+def cut_after(n):
+    asked = itertools.count()
+    return lambda: next(asked) > n
 
 
 def test_what_does_not_fit_is_refused(smollm2, atlas, sae):

@@ -1,5 +1,8 @@
 """Exact edges equal a brute-force run: the whole model, with one feature taken out by its own arithmetic."""
 
+import warnings
+from dataclasses import replace
+
 import pytest
 import torch
 from families import FAMILIES
@@ -28,34 +31,40 @@ def encoders(model, sites, *, n=24, seed=0, activation="topk"):
     return made
 
 
-def brute(model, source, index, pos, target, scale=0.0):
-    """Coordinates of `target` in a plain forward of the stock model with a hook that takes one feature out of the stream."""
-    layer = int(source.site.split(".")[1])
-    x = model.run(TEXT, [source.site])[source.site][0]
-    a = source.encode(x)[:, index]
-    change = torch.zeros_like(x)
-    for p in range(len(TEXT)) if pos is None else [pos]:
-        change[p] = (scale - 1) * a[p] * source.write[index]
-    change[0] = 0
-    block = model.layout.blocks[layer].block
+def layer_of(dictionary):
+    return int(dictionary.site.split(".")[1])
 
-    def hook(module, args, output):
+
+def plain_streams(model, dictionaries, layer=None, change=None):
+    """The streams after the dictionaries' layers in a plain forward of the stock model, with a change added after one layer."""
+
+    def cut(module, args, output):
         return (output[0] + change, *output[1:]) if isinstance(output, tuple) else output + change
 
-    seen = []
-    handles = [
-        block.register_forward_hook(hook),
-        model.layout.blocks[int(target.site.split(".")[1])].block.register_forward_hook(
-            lambda module, args, output: seen.append((output[0] if isinstance(output, tuple) else output)[0])
-        ),
-    ]
+    def catch(number):
+        def hook(module, args, output):
+            seen[number] = (output[0] if isinstance(output, tuple) else output)[0]
+
+        return model.layout.blocks[number].block.register_forward_hook(hook)
+
+    seen = {}
+    handles = [] if layer is None else [model.layout.blocks[layer].block.register_forward_hook(cut)]
+    handles += [catch(layer_of(one)) for one in dictionaries]
     try:
         with torch.no_grad():
             model.hf(torch.tensor([TEXT]))
     finally:
         for handle in handles:
             handle.remove()
-    return target.encode(seen[0])
+    return seen
+
+
+def brute(x, source, index, pos, scale=0.0):
+    """What is added to the stream where one feature is multiplied by `scale`: by its own arithmetic, the first token left out."""
+    a = source.encode(x)[:, index]
+    change = (scale - 1) * a[:, None] * source.write[index]
+    change[[p for p in range(len(TEXT)) if p == 0 or pos not in (None, p)]] = 0
+    return change
 
 
 @pytest.mark.parametrize("name", ["gemma2", "gpt2", "gpt_neox"])
@@ -75,20 +84,27 @@ def test_every_edge_is_a_plain_forward_s(name, activation, ablate, read):
     for a, b, of, w in zip(
         graph.source.tolist(), graph.target.tolist(), graph.of.tolist(), graph.weight.tolist(), strict=True
     ):
-        drawn[graph.nodes[a].id, graph.nodes[b].dictionary, graph.nodes[b].index, of] = w
+        target = graph.nodes[b]
+        drawn.setdefault((graph.nodes[a].id, target.dictionary), torch.zeros(len(TEXT), 24))[of, target.index] = w
+    streams = plain_streams(model, by_id.values())
+    features = {id: d.encode(streams[layer_of(d)]) for id, d in by_id.items()}
+    at = [len(TEXT) - 1] if read == "last" else [*range(1, len(TEXT))]
     checked = 0
     for node in graph.nodes:
-        for target in by_id:
-            source = by_id[node.dictionary]
-            if int(by_id[target].site[-1]) <= int(source.site[-1]) or (node.activation == 0 and node.pos is not None):
-                continue
-            x = model.run(TEXT, [by_id[target].site])[by_id[target].site][0]
-            effect = by_id[target].encode(x) - brute(model, source, node.index, node.pos, by_id[target])
-            for of in [len(TEXT) - 1] if read == "last" else range(1, len(TEXT)):
-                for index in range(len(by_id[target])):
-                    got = drawn.get((node.id, target, index, of), 0.0)
-                    assert got == pytest.approx(float(effect[of, index]), abs=1e-4), (node.id, target, index, of)
-                    checked += abs(got) > 1e-3
+        source = by_id[node.dictionary]
+        layer = layer_of(source)
+        later = {id: d for id, d in by_id.items() if layer_of(d) > layer}
+        if node.activation == 0 and node.pos is not None:
+            continue
+        changed = plain_streams(model, later.values(), layer, brute(streams[layer], source, node.index, node.pos))
+        for id, target in later.items():
+            expected = torch.zeros(len(TEXT), 24)
+            expected[at] = (features[id] - target.encode(changed[layer_of(target)]))[at]
+            got = drawn.get((node.id, id), torch.zeros(len(TEXT), 24))
+            torch.testing.assert_close(
+                got, expected, atol=1e-4, rtol=1e-6, msg=lambda m, n=node, i=id: f"{n.id} {i}: {m}"
+            )
+            checked += int((got.abs() > 1e-3).sum())
     assert checked > 20
 
 
@@ -188,6 +204,32 @@ def test_a_dictionary_of_all_heads_end_to_end_has_edges_too():
     assert float(graph.weight[0]) == pytest.approx(float(expected), abs=1e-5)
 
 
+def test_a_dictionary_before_the_first_block_has_edges_too():
+    model = rs.load((FAMILIES["llama"].build().float(), None))
+    one, two = encoders(model, ["resid_pre.0", "resid_pre.1"], activation="relu")
+    graph = causal_graph(model, TEXT, [one, two], tokens=0, errors=False)
+    node, target = graph.nodes[int(graph.source[0])], graph.nodes[int(graph.target[0])]
+    cut = edits.feature(one, node.index, 0.0, pos=list(range(1, len(TEXT))))
+    before, after = (model.run(TEXT, ["resid_pre.1"], edits=stack)["resid_pre.1"][0, -1] for stack in ([], [cut]))
+    expected = two.encode(before)[target.index] - two.encode(after)[target.index]
+    assert float(graph.weight[0]) == pytest.approx(float(expected), abs=1e-5)
+    assert abs(float(expected)) > 0.1
+
+
+def test_a_dictionary_of_all_heads_is_read_at_one_position_too():
+    model = rs.load((FAMILIES["llama"].build().float(), None))
+    g = torch.Generator().manual_seed(6)
+    read, write = (torch.randn(12, 32, generator=g) / 4 for _ in range(2))
+    parts = {"mean": torch.zeros(32), "bias": torch.zeros(12), "base": torch.zeros(32)}
+    code = EncoderDictionary("code", "mlp_in.0", read, write, written="mlp_out.0", **parts)
+    heads = EncoderDictionary("heads", "z.1", read, read, **parts)
+    graph = causal_graph(model, TEXT, {"code": code, "heads": heads}, errors=False, tokens=0)
+    cut = edits.feature(code, graph.nodes[int(graph.source[0])].index, 0.0, pos=list(range(1, len(TEXT))))
+    before, after = (heads.encode(model.run(TEXT, ["z.1"], edits=e)["z.1"].flatten(2)[0, -1]) for e in ([], [cut]))
+    target = graph.nodes[int(graph.target[0])].index
+    assert float(graph.weight[0]) == pytest.approx(float((before - after)[target]), abs=1e-5)
+
+
 def test_the_strongest_are_kept_whatever_comes_first():
     g = torch.Generator().manual_seed(0)
     values = torch.randn(40, 2, 30, generator=g).round(decimals=1)
@@ -245,3 +287,33 @@ def test_a_build_that_is_cancelled_at_the_next_token_has_its_edges_whole_and_say
     graph = stopped.value.partial
     assert "edges are whole" in graph.partial
     torch.testing.assert_close(graph.weight, whole.weight)
+
+
+def test_a_dictionary_that_does_not_fit_and_blocks_without_one_are_said(smollm2):
+    """One dictionary as it is, and one hooked where it does not belong: its features make it worse than its base alone."""
+    text = "When John and Mary went to the store, John gave a bottle of milk to"
+    shipped = rs.sae.load("shipped", smollm2)
+    fits = [shipped["sae@resid_post.8"], shipped["sae@resid_post.11"]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        graph = causal_graph(smollm2, text, fits, tokens=0, edges=50)
+    assert graph.provenance["notes"] == [
+        "no dictionary stands between sae@resid_post.8 and sae@resid_post.11 (2): edges across are of all the blocks between"
+    ]
+    assert graph.provenance["notes"][0] in graph.view().views[0].note
+    with pytest.warns(errors.PoorFit, match=r"wrong would describe this run better without"):
+        graph = causal_graph(
+            smollm2,
+            text,
+            {"right": fits[0], "wrong": replace(fits[1], site="resid_post.25", written=None)},
+            tokens=0,
+            edges=50,
+        )
+    assert "fit_check" in graph.provenance["notes"][0]
+
+
+def test_a_prompt_over_the_context_is_refused():
+    model = rs.load((FAMILIES["gpt2"].build().float(), None))
+    made = encoders(model, ["resid_post.0", "resid_post.1"])
+    with pytest.raises(errors.PromptError, match=r"longer than the model's context"):
+        causal_graph(model, [3] * 2000, made)

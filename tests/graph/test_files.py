@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from residscope.errors import DamagedFile, FileNotThere, WrongEnding
 from residscope.graph.exchange import own
 from residscope.graph.graph import Graph
 from residscope.graph.prune import prune
+from residscope.shelf.shown import file_of
 
 FULL = replace(
     graph_of(), exact=torch.where(torch.arange(len(graph_of().weight)) % 2 == 0, graph_of().weight * 1.1, math.nan),
@@ -27,6 +29,9 @@ GRAPHS = {
     "positions": graph_of(positions=4),
     "no tokens": replace(graph_of(), tokens=(), base=torch.zeros(0), logits=torch.zeros(12, 0)),
     "no edges": graph_of().with_edges(torch.zeros(len(graph_of().weight), dtype=torch.bool)),
+    "odd texts": replace(
+        graph_of(), prompt=("\ud800", "\x00\n", "日本"), labels={graph_of().nodes[0].id: "\ud83d half \u2028"}
+    ),
     "pruned": prune(graph_of(), top=5, path=2),
     "in an order of its own": graph_of().with_edges(torch.arange(len(graph_of().weight)).flip(0)),
 }
@@ -138,6 +143,19 @@ def test_every_truncation_is_refused(tmp_path):
         (tmp_path / "cut.json").write_text(whole[:cut])
         with pytest.raises(DamagedFile):
             Graph.load(tmp_path / "cut.json")
+
+
+def test_a_graph_on_the_shelf_is_downloaded_as_its_own_json_and_as_neuronpedias(tmp_path):
+    kept = SimpleNamespace(name="brackets", item=graph_of())
+    for ending in (".json", ".neuronpedia.json"):
+        name, told = file_of(kept, ending)
+        assert name == f"brackets{ending}"
+        (tmp_path / name).write_bytes(told)
+        assert Graph.load(tmp_path / name) == graph_of()
+    table = rs.Result(torch.zeros(2), dims=("layer",), name="x")
+    assert json.loads(file_of(SimpleNamespace(name="x", item=table), ".json")[1])["rows"] == [[0, 0.0], [1, 0.0]]
+    with pytest.raises(WrongEnding):
+        file_of(SimpleNamespace(name="x", item=table), ".neuronpedia.json")
 
 
 def test_what_is_not_there_and_what_is_not_written(tmp_path):

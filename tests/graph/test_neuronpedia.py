@@ -11,7 +11,7 @@ import torch
 
 from graph.drawn_graphs import graph_of
 from residscope.errors import DamagedFile, GraphError
-from residscope.graph.exchange.neuronpedia import cantor, node_ids, read, to_neuronpedia
+from residscope.graph.exchange.neuronpedia import cantor, layers, node_ids, read, to_neuronpedia
 from residscope.graph.graph import Graph, Group
 
 SCHEMA = json.loads((Path(__file__).parent / "neuronpedia.schema.json").read_text())
@@ -79,6 +79,9 @@ def test_a_file_without_what_they_require_does_not():
 @pytest.mark.parametrize("positions", [None, 4])
 def test_a_graph_comes_back_from_it(positions, tmp_path):
     graph = replace(graph_of(positions=positions), partial="it was cancelled")
+    some = torch.where(torch.arange(len(graph.weight)) % 2 == 0, graph.weight + 1, math.nan)
+    replace(graph, exact=some).save(tmp_path / "e.neuronpedia.json")
+    assert Graph.load(tmp_path / "e.neuronpedia.json") == replace(graph, exact=some)
     graph.save(tmp_path / "g.neuronpedia.json")
     assert Graph.load(tmp_path / "g.neuronpedia.json") == graph
 
@@ -131,19 +134,17 @@ def test_their_frontend_finds_what_it_takes_apart():
 
 
 def test_dictionaries_of_one_layer_are_layers_of_their_own():
-    graph = graph_of(levels=3)
-    placed = [
-        replace(one, write_site=site)
-        for one, site in zip(graph.placed, ("attn_out.4", "mlp_out.4", "resid_post.4"), strict=True)
-    ]
-    told = to_neuronpedia(replace(graph, placed=tuple(placed)))
-    assert {node["layer"] for node in told["nodes"]} == {"0", "1", "2", "3"}
-    apart = [
-        replace(one, write_site=site)
-        for one, site in zip(graph.placed, ("mlp_out.4", "resid_pre.6", "mlp_out.9"), strict=True)
-    ]
-    told = to_neuronpedia(replace(graph, placed=tuple(apart)))
-    assert {node["layer"] for node in told["nodes"]} == {"4", "5", "9", "10"}
+    def called(**sites):
+        one = graph_of().placed[0]
+        return layers(
+            replace(graph_of(), placed=tuple(replace(one, id=id, read_site=site) for id, site in sites.items()))
+        )
+
+    assert called(a="attn_out.4", b="mlp_out.4", c="resid_pre.5") == {"a": "0", "b": "1", "c": "2"}
+    assert called(a="mlp_out.4", b="resid_pre.6", c="mlp_in.9") == {"a": "4", "b": "5", "c": "9"}
+    assert called(embed="", a="resid_pre.0", b="resid_pre.6") == {"embed": "E", "a": "0", "b": "5"}
+    assert called(a="final_norm", b="mlp_in.3") == {"a": "0", "b": "1"}
+    assert called(**{"sae@resid_pre.6": "resid_pre.6", "b": "resid_pre.8"}) == {"sae@resid_pre.6": "6", "b": "7"}
 
 
 def test_two_nodes_of_one_place_are_refused():
@@ -232,6 +233,16 @@ def test_what_does_not_make_a_graph_is_refused(name, tmp_path):
     (tmp_path / "hurt.json").write_text(json.dumps(told))
     with pytest.raises(DamagedFile, match=r"hurt\.json holds no graph that is read\. Received: .+"):
         Graph.load(tmp_path / "hurt.json")
+
+
+def test_errors_of_newer_files_have_ids_of_their_own():
+    told = theirs()
+    told["nodes"][3] |= {"node_id": "1_-1_1", "jsNodeId": "1_-1-1", "influence": 0.5, "activation": None}
+    told["links"].append({"source": "1_-1_1", "target": "3_373_2", "weight": 0.5})
+    graph = read(checked(told), "some.json")
+    assert "shared_ids" not in graph.provenance
+    assert graph.edge("transcoder@mlp_in.1/error@1", "transcoder@mlp_in.3/373@2") == 0.5
+    assert math.isnan(graph.nodes[3].activation)
 
 
 def test_other_kinds_of_features_are_nodes_too():

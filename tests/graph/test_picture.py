@@ -54,9 +54,10 @@ def test_next_tokens_stand_on_top_and_are_joined_by_what_the_last_nodes_add():
 
 def test_direct_effects_are_drawn_from_every_node():
     graph = graph_of()
-    direct = network_of(replace(graph, groups=(), provenance={"effects": "direct"}))
-    sources = {a for a, b in edges_of(direct) if b.startswith("next")}
-    assert graph.nodes[int(graph.source[0])].id in sources
+    for about in ({"effects": "direct"}, {"by": "attribution"}):
+        direct = network_of(replace(graph, groups=(), provenance=about))
+        sources = {a for a, b in edges_of(direct) if b.startswith("next")}
+        assert graph.nodes[int(graph.source[0])].id in sources
 
 
 def test_a_group_is_one_box_with_the_sum_of_its_edges():
@@ -81,7 +82,7 @@ def test_edges_within_a_group_are_its_own_affair():
 
 
 def test_of_a_large_graph_the_strongest_edges_between_any_two_dictionaries_are_drawn_and_the_rest_is_said():
-    graph = replace(graph_of(levels=6, width=80, seed=3, share=0.3), groups=())
+    graph = replace(graph_of(levels=6, width=80, seed=3, share=0.3), groups=(), labels={})
     shown = strongest(graph, nodes=100, edges=200)
     assert len(shown.nodes) <= 100
     assert len(shown.weight) <= 200
@@ -99,6 +100,23 @@ def test_of_a_large_graph_the_strongest_edges_between_any_two_dictionaries_are_d
     note = picture(graph, nodes=100, edges=200).views[0].note
     assert f"{len(shown.nodes)} of 480 nodes" in note
     assert f"{len(shown.weight)} of {len(graph.weight):,} edges" in note
+
+
+def test_what_people_named_or_grouped_is_drawn_however_weak():
+    graph = replace(graph_of(levels=6, width=80, seed=3, share=0.3), groups=(), labels={})
+    shown = {*strongest(graph, nodes=100, edges=200).numbers}
+    weakest = [graph.nodes[i].id for i in graph.source.tolist() if graph.nodes[i].id not in shown][-2:]
+    named = replace(graph, labels={weakest[0]: "mine"}, groups=(Group("ours", (weakest[1],)),))
+    for network in (named.view().views[0], network_of(strongest(named, nodes=100, edges=200))):
+        assert {"mine", "ours"} <= {node.label for node in network.nodes}
+
+
+def test_exact_values_stand_beside_estimates():
+    graph = graph_of()
+    measured = replace(graph, exact=graph.weight + 1)
+    table = measured.view().views[1]
+    assert table.columns == ("from", "to", "raises by", "exactly")
+    assert table.rows[0][3] == pytest.approx(table.rows[0][2] + 1)
 
 
 def test_very_many_dictionaries_still_fit():

@@ -24,7 +24,7 @@ def graph_of(edges):
         prompt=("a", "b"), nodes=tuple(nodes),
         source=torch.tensor([lv * WIDTH + a for lv, a, _, _ in edges], dtype=torch.int64),
         target=torch.tensor([(lv + 1) * WIDTH + b for lv, _, b, _ in edges], dtype=torch.int64),
-        weight=torch.tensor([w for *_, w in edges]), of=torch.ones(len(edges), dtype=torch.int64),
+        weight=torch.tensor([float(w) for *_, w in edges]), of=torch.ones(len(edges), dtype=torch.int64),
         placed=tuple(Placed(f"d{lv}", "", f"resid_post.{lv}", f"resid_post.{lv}", WIDTH, WIDTH, 0.1) for lv in range(LEVELS)),
         tokens=(" x",), base=torch.tensor([-1.0]), logits=torch.arange(LEVELS * WIDTH).float()[:, None] % 5 - 2,
     )  # fmt: skip

@@ -9,6 +9,7 @@ from labelled import labelled
 from readers import TEXTS, drawn, reader
 
 import residscope as rs
+from loopback_chat import ByRule
 from residscope.directions import EncoderDictionary
 from residscope.engine.model import Model
 from residscope.methods._lib.answers import flips
@@ -136,7 +137,30 @@ MAKERS: dict[str, Callable[[], Any]] = {
         "feature page": lambda: rs.features.page(
             spelling(), rs.features.gather(spelling(), TEXTS, encoder(), tokens=300, k=3), 2, encoder()
         ),
+        "feature names": lambda: rs.name_features(
+            spelling(),
+            rs.features.gather(spelling(), TEXTS, encoder(), tokens=300, k=3),
+            [1, 2],
+            encoder(),
+            endpoint=ByRule(),
+        ),
+        "score attribution": lambda: rs.score_attribution(spelling(), PROMPTS[0], 2, 1),
+        "estimated graph": lambda: rs.causal_graph(
+            spelling(), PROMPTS[0], [encoder(), fitted()], method="gradient", tokens=2, exact_sample=6
+        ),
         "causal graph": lambda: rs.causal_graph(spelling(), PROMPTS[0], [encoder(), fitted()], tokens=2),
+        "validation": lambda: rs.validate_graph(
+            spelling(),
+            rs.causal_graph(spelling(), PROMPTS[0], [encoder(), fitted()], tokens=2, errors=False),
+            [encoder(), fitted()],
+            contexts=PROMPTS[1:],
+            texts=TEXTS,
+            random_texts=9,
+            length=8,
+            controls=3,
+            circuits=2,
+            progress=False,
+        ),
         "sae evaluation": lambda: rs.sae.evaluate(spelling(), fitted(), TEXTS, tokens=600, progress=False),
         "sae splitting": lambda: rs.sae.split_features(fitted(), fitted()),
         "sae training": lambda: rs.sae.train(

@@ -47,5 +47,8 @@ def test_units_and_names(name):
         "sae splitting",
         "atlas",
         "feature page",
+        "feature names",
         "causal graph",
+        "validation",
+        "estimated graph",
     )

@@ -37,7 +37,7 @@ def say(socket: ClientConnection, **message: Any) -> Any:
 def test_every_address_of_0_1_is_an_intent_or_a_query() -> None:
     names = {*library.QUERIES, *library.INTENTS}
     assert {name for _, _, name in ROUTES} == names - {
-        "library_blind", "library_blind_test", "library_guess", "library_alike", "library_somebody",
+        "library_blind", "library_blind_test", "library_guess", "library_alike", "library_somebody", "library_features",
     }  # fmt: skip
 
 

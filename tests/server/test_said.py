@@ -123,6 +123,10 @@ def everything_done(session: Session) -> None:
     fitted = next(one for one in session.snapshot()[1]["model"]["dictionaries"] if not one["shipped"])
     term = {"dictionary": fitted["id"], "index": 1, "weight": 1.0}
     session.intent("add_edit", {"edit": {**STEER, "direction": {"kind": "mix", "terms": [term]}}})
+    start(session, "atlas", name="atlas", corpus={**TEXT}, dictionary=fitted["id"], tokens=1000, k=2)
+    assert session.wait(60)
+    session.intent("export_features", {"atlas": "atlas"})
+    assert session.wait(60)
     session.intent("forget_dictionary", {"id": fitted["id"]})
     assert session.snapshot()[1]["edits"][-1]["error"], "what it was made of is gone"
     draw = {"prompt": {"kind": "live"}, "dictionaries": ["pca@resid_post.0", "pca@resid_post.1"], "tokens": 0}
@@ -156,6 +160,7 @@ def test_every_answer_of_the_library_fits(person: Callable[..., httpx.Client], w
         ada, bob = person(), person("bob")
         do(ada, "library_sign_in", name="ada")
         ask(ada, "library_me")
+        ask(ada, "library_features", dictionary="0" * 64)
         entry = do(ada, "library_save", direction=PC, name="as told", description="high on capital letters").json()[
             "value"
         ]

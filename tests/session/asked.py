@@ -45,7 +45,7 @@ class Gate:
         return result()
 
 
-def start(session: Session, method: str, *, name: str = "", **args: Any) -> str:
+def start(session: Session, method: str, /, *, name: str = "", **args: Any) -> str:
     return str(session.intent("start", {"method": method, "args": args, "name": name})["job"])
 
 

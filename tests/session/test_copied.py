@@ -1,5 +1,6 @@
 """Copied Python: of every method and every edit it runs as pasted, where nothing else is, and gives the same numbers."""
 
+import json
 import math
 import os
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 import residscope as rs
+from loopback_chat import Chat, chat
 from residscope.declare import EDITS
 from residscope.directions import EncoderDictionary
 from residscope.manifest import own_methods
@@ -30,6 +32,7 @@ ROWS = [
     (f"{''.join(DRAWN.choices(LETTERS, k=4))}{'ab'[i % 2]}{''.join(DRAWN.choices(LETTERS, k=3))}", "ab"[i % 2])
     for i in range(40)
 ]
+SERVICE = "http://service.invalid/v1"  # stands for the one on the loopback
 PEERS = Path(__file__).parent.parent / "sae" / "peers"
 CSV = "text,corrupted,@IO,@S1,@S2,answer,wrong,kind\n" + "".join(
     f"{text},{text[:4]}{'ba'[kind == 'b']}{text[5:]},1:2,2:3,4:5,{text[1]},{text[2]},{kind}\n"
@@ -44,6 +47,7 @@ TEXT = {
 }
 LONG = {**TEXT, "name": "long.txt", "text": "\n\n".join("".join(DRAWN.choices("abcdef ", k=60)) for _ in range(90))}
 LIVE = {"kind": "live"}
+TWO = {"kind": "typed", "texts": ["abcd", "dcbaf"]}
 ANSWERS = {"kind": "answers"}
 ARROW = {"kind": "mix", "terms": [{"dictionary": "pca@resid_post.1", "index": 1, "weight": 1.0}]}
 MIXED = {
@@ -163,7 +167,42 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         {"corpus": TEXT, "dictionary": "sae@resid_pre.1", "tokens": 1000, "k": 2},
         {"corpus": TEXT, "site": "mlp_post.1", "tokens": 1000, "k": 2},
     ],
+    "name-features": [
+        {
+            "atlas": "Atlas",
+            "features": [1, 2, 3],
+            "dictionary": "sae@resid_pre.1",
+            "endpoint": {"url": SERVICE, "model": "by-rule"},
+            "held_out": 5,
+        }
+    ],
+    "attribute-scores": [
+        {"prompt": LIVE, "layer": 2, "head": 1, "key": 1},
+        {"prompt": "abcd", "layer": 1, "head": 3, "query": 2, "by": "component", "background": "live"},
+        {"prompt": LIVE, "layer": 1, "head": 0, "key": 1, "dictionary": "sae@resid_pre.1"},
+    ],
+    "causal-graphs": [
+        {
+            "prompts": {"kind": "typed", "texts": ["abcd", "dcbaf"]},
+            "dictionaries": ["sae@resid_pre.1", "pca@resid_post.1"],
+            "edges": 30,
+        },
+        {
+            "prompts": {"kind": "typed", "texts": ["abcd", "dcbaf"]},
+            "dictionaries": ["sae@resid_pre.1", "pca@resid_post.1"],
+            "scale": 2.0,
+            "errors": False,
+        },
+    ],
     "causal-graph": [
+        {
+            "prompt": LIVE,
+            "dictionaries": ["sae@resid_pre.1", "pca@resid_post.1"],
+            "tokens": 2,
+            "method": "integrated",
+            "exact_sample": 5,
+            "seed": 2,
+        },
         {"prompt": LIVE, "dictionaries": ["sae@resid_pre.1", "pca@resid_post.1"], "tokens": 2},
         {
             "prompt": LIVE,
@@ -171,6 +210,17 @@ CALLS: dict[str, list[dict[str, Any]]] = {
             "ablate": "each",
             "background": "live",
         },
+    ],
+    "validate-graph": [
+        {
+            "graph": "Drawn",
+            "dictionaries": ["sae@resid_pre.1", "pca@resid_post.1"],
+            "texts": TEXT,
+            "random_texts": 6,
+            "contexts": {"kind": "typed", "texts": ["cabbage", "park ring"]},
+            "controls": 3,
+            "circuits": 2,
+        }
     ],
     "harvest": [{"corpus": TEXT, "sites": ["resid_post.1"], "examples": 3, "quantiles": True, "tokens": 1000}],
     "nmf": [{"corpus": TEXT, "site": "mlp_out.1", "n": 2, "clip": True, "tokens": 1000}],
@@ -318,13 +368,26 @@ def shelved(tmp_path_factory: pytest.TempPathFactory) -> Any:
         rs.Direction(vector, vector, "resid_pre.2", name="made").save(folder / "made.safetensors")
         session.import_item((folder / "made.safetensors").read_bytes(), "Found elsewhere")
         session.import_item(encoder(), "Features")
-        for name in ("Shelved", "Principal components of resid_post.1", "Found elsewhere", "Features"):
+        drawn = {"prompt": {"kind": "live"}, "dictionaries": ["sae@resid_pre.1", "pca@resid_post.1"], "tokens": 2}
+        start(session, "causal-graph", name="Drawn", **drawn)
+        assert session.wait(60)
+        for name in ("Shelved", "Principal components of resid_post.1", "Found elsewhere", "Features", "Drawn"):
             file, data = session.reads.item_file(name, ".safetensors")
             (folder / file).write_bytes(data)
         for text in (DATA, TEXT, LONG):
             (folder / str(text["name"])).write_text(str(text["text"]))
+        start(session, "atlas", name="Atlas", corpus=LONG, dictionary="sae@resid_pre.1", tokens=2000, k=6)
+        assert session.wait(60)
+        file, data = session.reads.item_file("Atlas", ".safetensors")
+        (folder / file).write_bytes(data)
         yield session, folder
     patch.undo()
+
+
+@pytest.fixture(scope="module")
+def service() -> Any:
+    with chat() as running:
+        yield running
 
 
 def encoder() -> bytes:
@@ -353,9 +416,10 @@ def pasted(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str
 
 @pytest.mark.parametrize(("method", "args"), [(id, args) for id, several in CALLS.items() for args in several])
 def test_a_method_s_lines_give_what_the_job_gives(
-    shelved: tuple[Session, Path], monkeypatch: Any, method: str, args: Any
+    shelved: tuple[Session, Path], service: Chat, monkeypatch: Any, method: str, args: Any
 ) -> None:
     session, folder = shelved
+    args = json.loads(json.dumps(args).replace(SERVICE, service.url))
     code = session.query("python", {"method": method, "args": args})["code"]
     job = start(session, method, **args)
     assert session.wait(120)

@@ -1,6 +1,8 @@
 """What the Features tab asks of a session: every number is the Python function's, and what cannot be answered says why."""
 
+import io
 import threading
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,11 @@ import torch
 import residscope as rs
 from residscope import errors, features
 from residscope.directions import EncoderDictionary
+from residscope.features.names import FeatureName, FeatureNames
 from residscope.json_values import finite
 from residscope.session import Session
 from residscope.session.read import feature_effects
+from residscope.views import to_html
 from session import worlds
 from session.asked import start
 from session.test_queries import TEXT
@@ -59,6 +63,54 @@ def atlas(live: Session) -> features.Atlas:
 @pytest.fixture
 def model() -> rs.Model:
     return worlds.model()
+
+
+def test_all_pages_are_written_by_a_job_and_fetched_by_its_name(
+    live: Session, atlas: features.Atlas, sae: EncoderDictionary, model: rs.Model
+) -> None:
+    cost = live.query("features_cost", {"atlas": "one"})
+    assert cost["pages"] == 40
+    assert cost["seconds"] > 0 < cost["bytes"]
+    before = [*live.items]
+    job = live.intent("export_features", {"atlas": "one"})["job"]
+    assert live.wait(120)
+    told = next(one for one in live.snapshot()[1]["jobs"] if one["id"] == job)
+    assert (told["phase"], told["note"]) == ("done", "The file is ready.")
+    name, data = live.file(job, ".zip")
+    assert name == "features-one.zip"
+    assert [*live.items] == before
+    with zipfile.ZipFile(io.BytesIO(data)) as packed:
+        assert len(packed.namelist()) == 41
+        page = packed.read("features-one/7.html").decode()
+    made = features.page(model, atlas, 7, sae, effects=False)
+    assert page == to_html(made.view(), title=made.address)
+    for refused in ("j999", "one"):
+        with pytest.raises(errors.NotFound):
+            live.file(refused, ".zip")
+    with pytest.raises(errors.NotFound):
+        live.intent("export_features", {"atlas": "nothing"})
+
+
+def test_a_name_that_holds_is_the_feature_s_name_and_one_that_does_not_is_told(
+    live: Session, atlas: features.Atlas, sae: EncoderDictionary, model: rs.Model
+) -> None:
+    about = {"endpoint model": "by-rule"}
+    held = FeatureName(3, "sae 3", "commas", 20, 0.9, (0.7, 0.97), 0.5, (0.4, 0.2, 0.6), True)
+    lost = FeatureName(4, "sae 4", "verbs", 20, 0.5, (0.3, 0.7), 0.5, (0.0, -0.2, 0.2), False)
+    for hash, name in ((sae.hash, "mine"), ("0" * 64, "of another")):
+        live.keep(name, FeatureNames("sae", PLACE, hash, (held, lost), about))
+    try:
+        rows = {row["index"]: row["name"] for row in live.query("features", {"atlas": "one", "count": 200})["rows"]}
+        assert (rows[3], rows[4]) == ("commas", None)
+        assert live.query("feature", {"atlas": "one", "index": 3})["name"] == "commas"
+        told = live.query("feature", {"atlas": "one", "index": 4})
+        assert told["name"] is None
+        assert told["proposed"] == {"name": "verbs", "said": lost.said, "better": False}
+        assert live.query("feature", {"atlas": "neurons", "index": 3})["proposed"] is None
+        assert live.query("feature", {"atlas": "one", "index": 5})["proposed"] is None
+    finally:
+        live.take_off("mine")
+        live.take_off("of another")
 
 
 def test_atlases_are_told_with_the_dictionary_that_they_are_of(live: Session, sae: EncoderDictionary) -> None:

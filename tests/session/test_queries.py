@@ -73,6 +73,7 @@ def asked() -> Any:
             "feature_effects_left": {},
             "feature_on": {"atlas": "atlas", "index": 1, "run": run},
             "features_on": {"run": run, "atlases": ["atlas"]},
+            "features_cost": {"atlas": "atlas"},
             "graph": {"item": "graph", "least": 0.0},
             "graph_node": {"item": "graph", "node": node},
             "graph_edge": {"item": "graph", "source": node, "target": other},

@@ -5,7 +5,7 @@ import type { PlainView } from "../src/views/kinds/plain";
 import { decodeView, encodeView, first } from "../src/state/hash";
 
 const atlas = (name: string, more: Partial<AtlasInfo> = {}): AtlasInfo => ({ name, of: "sae", place: "resid_post.8", count: 64, tokens: 1000, corpus: "c", dead: 0, hash: "h", dictionary: "sae@resid_post.8", address: "sae/m/resid_post.8", missing: null, ...more });
-const detail = (more: Partial<FeatureDetail>): FeatureDetail => ({ dictionary: "sae@resid_post.8", index: 12, neuron: false, site: "resid_post.8", head: null, ...more }) as FeatureDetail;
+const detail = (more: Partial<FeatureDetail>): FeatureDetail => ({ dictionary: "sae@resid_post.8", index: 12, neuron: false, site: "resid_post.8", head: null, flat: false, ...more }) as FeatureDetail;
 
 describe("addresses of features", () => {
   it("are read, with models whose names have slashes", () => {
@@ -50,6 +50,7 @@ describe("what takes a feature out", () => {
   it("is a direction only where there is one", () => {
     expect(directionOf(detail({}))).toEqual({ kind: "mix", terms: [{ dictionary: "sae@resid_post.8", index: 12, weight: 1 }] });
     expect(directionOf(detail({ dictionary: null }))).toBeNull();
+    expect(directionOf(detail({ flat: true, site: "z.2" }))).toBeNull();
   });
 });
 

@@ -72,6 +72,14 @@ def open_page(
             metavar="URL", help="where a forwarder or proxy has the page, such as https://hub.org/proxy/8765/"
         ),
     ] = None,
+    dictionaries: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FOLDER", help="where others may open dictionaries of this machine's"),
+    ] = None,
+    naming_endpoint: Annotated[
+        list[str] | None,
+        typer.Option(metavar='"URL MODEL KEY"', help="a service that others may name features by; its key's variable"),
+    ] = None,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="only print the address")] = False,
     dtype: Dtype = "float32",
     device: Device = "cpu",
@@ -90,6 +98,8 @@ def open_page(
         device=device,
         store=store,
         behind=behind or (),
+        dictionaries=dictionaries or (),
+        naming=naming_endpoint or (),
     )
 
 

@@ -1,6 +1,7 @@
 """`residscope graph`: the causal graph of one prompt. Nothing heavy is imported before it runs."""
 
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,6 +38,8 @@ def graph(
     ablate: Annotated[str, typer.Option(help="a feature at all positions at once, or at each by itself")] = "all",
     read: Annotated[str, typer.Option(help="features at the last position, or at all")] = "last",
     reach: Annotated[str, typer.Option(help="edges to the next dictionary, or to every later one")] = "next",
+    method: Annotated[str, typer.Option(help="exact; or an estimate: gradient, integrated, attribution")] = "exact",
+    exact_sample: Annotated[int, typer.Option(min=0, help="edges of an estimate that are measured exactly too")] = 64,
     scale: Annotated[float, typer.Option(help="what a feature is multiplied by")] = 0.0,
     errors: Annotated[bool, typer.Option(help="what each dictionary leaves out is a node too")] = True,
     edges: Annotated[int, typer.Option(min=1, help="kept between two dictionaries, the strongest")] = 2000,
@@ -46,7 +49,7 @@ def graph(
     dtype: Dtype = "float32",
     device: Device = "cpu",
 ) -> None:
-    """The causal graph of a prompt: how far each feature raises each later one, exactly, and each the next token."""
+    """The causal graph of a prompt: how far each feature raises each later one, and each the next token; exact unless said."""
     files = [Path(path).expanduser() for path in out or ()]
     for path in files:
         check_ending(path, "graph")
@@ -59,26 +62,32 @@ def graph(
         return
     number_type = torch_dtype(dtype)
     import residscope as rs
-    from residscope.errors import Cancelled
+    from residscope.errors import Cancelled, ResidscopeWarning
     from residscope.graph.build import causal_graph, check
     from residscope.graph.cost import cost_of
+    from residscope.progress import heard_warnings
 
     with bar() as progress:
         loaded = rs.load(model, dtype=number_type, device=device, progress=progress)
         chosen = chosen_dictionaries(loaded, dictionaries, progress)
     asked: dict[str, Any] = {"ablate": ablate, "read": read, "reach": reach}
-    check(loaded, prompt, chosen, **asked)
-    typer.echo(cost_of(loaded, prompt, chosen, **asked, errors=errors, tokens=tokens), err=True)
+    check(loaded, prompt, chosen, **asked, method=method)
+    exactly = cost_of(loaded, prompt, chosen, **asked, errors=errors, tokens=tokens)
+    typer.echo(exactly if method == "exact" else f"an estimate, which costs less than: {exactly}", err=True)
     if cost:
         return
+    made: Graph | None
     stopped = False
-    with bar() as progress:
+    with bar() as progress, heard_warnings() as heard, warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResidscopeWarning)  # said below, in words
         try:
             made = causal_graph(
                 loaded,
                 prompt,
                 chosen,
                 **asked,
+                method=method,
+                exact_sample=exact_sample,
                 scale=scale,
                 errors=errors,
                 edges=edges,
@@ -87,6 +96,8 @@ def graph(
             )
         except (Cancelled, KeyboardInterrupt) as stop:
             made, stopped = getattr(stop, "partial", None), True
+    for warning in heard:
+        print(f"residscope: graph warns: {warning}", file=sys.stderr)
     if made is not None:
         tell(made, files)
     if stopped:
@@ -139,23 +150,25 @@ def tell(graph: "Graph", files: list[Path]) -> None:
     from residscope.graph.paths import strongest_paths
     from residscope.graph.picture import tables_of
     from residscope.shown_tokens import visible
+    from residscope.views import Table as TableView
 
     for path in files:
         graph.save(path)
     typer.echo(str(graph))
+    if graph.note:
+        typer.echo(graph.note)
     chances = zip(graph.tokens, graph.base.exp().tolist(), strict=True)
     if graph.tokens:
         typer.echo("next   " + "   ".join(f"{visible(token)} {p:.3f}" for token, p in chances))
     console = Console(highlight=False)
-    for view in tables_of(graph):
+    for view in (one for one in tables_of(graph) if isinstance(one, TableView)):
         table = Table(box=None, pad_edge=False, title=view.title, title_justify="left", title_style="bold")
-        columns, rows = view.columns, view.rows  # type: ignore[attr-defined]
-        for column in columns:
+        for column in view.columns:
             table.add_column(visible(column) if column in graph.tokens else column, overflow="fold")
-        for row in rows[:ROWS]:
+        for row in view.rows[:ROWS]:
             table.add_row(*map(cell_text, row))
         console.print(table, markup=False)
-    for path in strongest_paths(graph, 5):
-        typer.echo(f"path {path.share:6.1%}  {' → '.join(path.ids)} → {path.token!r}")
+    for found in strongest_paths(graph, 5):
+        typer.echo(f"path {found.share:6.1%}  {' → '.join(found.ids)} → {found.token!r}")
     for file in files:
         typer.echo(f"{file}: {file.stat().st_size:,} bytes", err=True)

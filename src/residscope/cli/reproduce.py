@@ -74,6 +74,34 @@ def viewer(
     tell(cards(study), page(study), out, title=title, seconds=study.provenance["seconds"])
 
 
+@reproduce.command()
+def graph(
+    model: ModelOption = DEFAULT,
+    dictionaries: Annotated[
+        str, typer.Option(help="of the stream, in one folder, file or hub repository; those that ship, unless said")
+    ] = "shipped",
+    text: Annotated[str, typer.Option(help="where random texts are from, as for viewer")] = "english",
+    out: Out = "graph.html",
+    quick: Annotated[bool, typer.Option("--quick", help="few controls and texts: does it run at all?")] = False,
+    seed: Annotated[int, typer.Option(help="of the random circuits and texts")] = 0,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+) -> None:
+    """Causal Graphs of GPT-2-Small's Residual Stream (2024): the four contexts, every table, controls, a verdict per claim."""
+    import residscope as rs
+    from residscope.reproduce.graph.claims import cards
+    from residscope.reproduce.graph.page import page
+    from residscope.reproduce.graph.study import Size, graph_study, of_stream
+
+    check_ending(out, "view")
+    with bar() as progress:
+        loaded = rs.load(model, dtype=torch_dtype(dtype), device=device, progress=progress)
+        used = of_stream(rs.sae.load(dictionaries, loaded))
+        study = graph_study(loaded, used, text, size=Size.quick() if quick else Size(), seed=seed, progress=progress)
+    title = f"Causal Graphs of the Residual Stream: {loaded.name}"
+    tell(cards(study), page(study), out, title=title, seconds=study.provenance["seconds"])
+
+
 def tell(cards: "Sequence[Card]", page: "Sequence[View]", out: str, *, title: str, seconds: float) -> None:
     """Print the verdicts, write the page, and say where."""
     from residscope.views import save_html

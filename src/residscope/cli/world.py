@@ -40,7 +40,7 @@ class FileWorld(SessionWorld):
         if id in self.loaded.dictionaries or not path.is_file():
             return super().dictionary(id)
         one_of_several = kind_of(path) == "dictionaries"
-        several = read_dictionaries(path, self.model) if one_of_several else {"": self._item(name, "dictionary")}
+        several = read_dictionaries(path, self.model) if one_of_several else {"": self.item(name, "dictionary")}
         if part in several or (len(several) == 1 and not part):
             return several[part] if part in several else next(iter(several.values()))
         known = ", ".join(f"{name}#{key}" for key in several)
@@ -71,14 +71,14 @@ class FileWorld(SessionWorld):
         kind = "report:probe_map"
         path = Path(name).expanduser()
         if path.is_file() and kind_of(path) == kind:
-            probe = self._item(name, kind).probe
+            probe = self.item(name, kind).probe
             check_model(probe, name, self.model)
             return probe
-        return self._item(name, "probe")
+        return self.item(name, "probe")
 
     def probe_map(self, name: str) -> Any:
         """Raises NotFound, WrongModel, DamagedFile."""
-        mapped = self._item(name, "report:probe_map")
+        mapped = self.item(name, "report:probe_map")
         check_model(mapped.probe, name, self.model)
         return mapped
 
@@ -90,7 +90,7 @@ class FileWorld(SessionWorld):
             )
         return tuple(make(spec, self) for spec in parse_edits(ref))
 
-    def _item(self, name: str, kind: str) -> Any:
+    def item(self, name: str, kind: str) -> Any:
         """An item of a file. Raises NotFound, WrongModel, WrongWidth, DamagedFile."""
         path = Path(name).expanduser()
         if not path.is_file():

@@ -34,8 +34,8 @@ class Chunk:
     token: int = 0
     _known: dict[Any, Any] = field(default_factory=dict)
 
-    def at(self, site: str | Site, head: int | None = None) -> Float[Tensor, "row pos d"]:
-        """The vector at each token, of one head where the site has heads."""
+    def at(self, site: str | Site, head: int | None = None) -> Float[Tensor, "row pos *d"]:
+        """The vector at each token, of one head where the site has heads; of all of them where none is said."""
         return at_head(self.record, self.record.model.sites.parse(site), head)
 
     def keep(self, site: str | Site) -> Bool[Tensor, "row pos"]:
@@ -66,7 +66,7 @@ class Chunk:
         return found
 
 
-def at_head(record: Recording, site: Site, head: int | None) -> Float[Tensor, "batch pos d"]:
+def at_head(record: Recording, site: Site, head: int | None) -> Float[Tensor, "batch pos *d"]:
     x = record[site]
     return x if head is None else x[:, :, head]
 

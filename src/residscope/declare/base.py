@@ -216,7 +216,7 @@ def _field_of(hint: Any) -> Field | None:
     return next((part for part in get_args(hint)[1:] if isinstance(part, Field)), None)
 
 
-REFERS = ("prompts", "source", "text", "direction", "metric", "edits", "rank_one")
+REFERS = ("prompts", "source", "text", "direction", "metric", "edits", "rank_one", "endpoint")
 """Kinds whose values are objects of several shapes: the page has a picker of its own for each."""
 
 

@@ -20,6 +20,8 @@ from residscope.same_values import same
 from residscope.views import Curve, Table
 
 LABELS = {"pca": "PC", "svd": "SV", "nmf": "NMF"}
+DICTIONARY_HASH = "dictionary hash"
+"""What a direction's provenance calls the hash of the dictionary that it is one of, beside its `index` there."""
 BLOCK = 1 << 22  # entries of a block of coordinates: 16 MiB in float32
 
 

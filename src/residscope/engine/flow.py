@@ -120,8 +120,7 @@ class _Block:
         return [module for module in inner if len(getattr(getattr(module, "weight", None), "shape", ())) == 2]
 
     def scored(self, product: str) -> str:
-        scale = self.family.scores_scale
-        found = times(product, scale if isinstance(scale, float) else _read(self.parts.attn, scale), self.sizes.d_head)
+        found = times(product, scores_factor(self.layout, self.layer), self.sizes.d_head)
         cap = self.layout.factors.scores_cap
         found = found if cap is None else f"{cap:g} tanh({found} / {cap:g})"
         return f"{found}{' + slope · key' if self.family.positions == 'slopes' else ''} + mask"
@@ -170,6 +169,12 @@ class _Block:
         if self.parallel:
             return self.step("resid_post", "resid_pre attn_out mlp_out", "resid_pre + attn_out + mlp_out")
         return self.step("resid_post", "resid_mid mlp_out", "resid_mid + mlp_out")
+
+
+def scores_factor(layout: Layout, layer: int) -> float:
+    """What a layer's products of queries and keys are multiplied by, before any cap."""
+    scale = layout.family.scores_scale
+    return scale if isinstance(scale, float) else _read(layout.blocks[layer].attn, scale)
 
 
 def divisor(norm: Norm) -> str:

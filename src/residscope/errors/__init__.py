@@ -21,6 +21,7 @@
     ├── FileError            FileNotThere, DamagedFile, WrongEnding, NotPlain
     ├── GraphError           NoFeatures
     ├── CorpusError          EmptyCorpus, TooFewVectors, TextTooShort
+    ├── NamingError          NoEndpoint, EndpointFailed
     ├── HarvestError         OtherHarvest, HarvestNotWritten, WorkerLost
     ├── TaskError            BadTable, TooFewWords, MissingLabel, TooFewPrompts, UnknownTask
     ├── ProbeError           OneClass, UnseenLabel, SingularCovariance, Unreachable
@@ -30,14 +31,14 @@
     ├── StoreError           NoUser, NotYours, NameTaken, BadText, EditedSince, CannotUndo, TooFast, DamagedStore,
     │                        StoreTooNew, StoreNotEmpty, StoreUnreachable
     ├── BadView
-    ├── PortInUse, BadAddress, NoPage
+    ├── PortInUse, BadAddress, NoPage, OwnersAlone
     ├── MissingExtra
     ├── SweepError           BadSweep, NoGradient, UnalignedPrompts
     └── Cancelled            Interrupted, SweepCancelled, SweepInterrupted
 
 Each says what failed, what was received, what is allowed and how to fix it; `str(error)` holds all four.
 
-What is true but easily misread is a warning: ResidscopeWarning, of which GridEdge, NotCached, Unsealed.
+What is true but easily misread is a warning: ResidscopeWarning, of which GridEdge, NotCached, PoorFit, Unsealed.
 """
 
 from residscope.errors.base import *  # noqa: F403

@@ -75,6 +75,10 @@ class GridEdge(ResidscopeWarning):
     """A probe's C that stands at an end of the grid it was looked for on: the grid chose it as much as the data."""
 
 
+class PoorFit(ResidscopeWarning):
+    """A dictionary whose features describe a run worse than its mean alone does: most likely it belongs to another place."""
+
+
 class Unsealed(ResidscopeWarning):
     """A file of before files were sealed: nothing shows whether it is still as it was saved."""
 

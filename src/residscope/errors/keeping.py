@@ -55,6 +55,10 @@ class ForeignHost(WireError):
     """A Host or Origin header that is not this server's."""
 
 
+class OwnersAlone(ResidscopeError):
+    """What a server that several people use leaves to whoever started it."""
+
+
 class BadAddress(ResidscopeError):
     """An address that the page cannot be reached at: no http or https, or none of this machine's."""
 

@@ -91,6 +91,18 @@ class TextTooShort(CorpusError):
     """A text of which too little is left once what was fitted or looked at is taken away."""
 
 
+class NamingError(ResidscopeError):
+    """Features cannot be named."""
+
+
+class NoEndpoint(NamingError):
+    """No service to ask is said, its address is none, or its key is not there."""
+
+
+class EndpointFailed(NamingError):
+    """A service that does not answer in time, refuses, or answers otherwise than was asked."""
+
+
 class HarvestError(ResidscopeError):
     """The harvest cannot be gathered."""
 

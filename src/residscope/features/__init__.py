@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from residscope.features.atlas import Atlas as Atlas
+    from residscope.features.endpoint import Endpoint as Endpoint
     from residscope.features.exporting import export as export
     from residscope.features.feature_page import FeaturePage as FeaturePage
     from residscope.features.feature_page import page as page
     from residscope.features.gathering import gather as gather
+    from residscope.features.names import FeatureNames as FeatureNames
+    from residscope.features.naming import name_features as name_features
     from residscope.features.removal import Effects as Effects
     from residscope.features.removal import effects as effects
     from residscope.features.search import on_text as on_text
@@ -21,10 +24,13 @@ if TYPE_CHECKING:
 _HOME = {
     "Atlas": "atlas",
     "Effects": "removal",
+    "Endpoint": "endpoint",
+    "FeatureNames": "names",
     "FeaturePage": "feature_page",
     "effects": "removal",
     "export": "exporting",
     "gather": "gathering",
+    "name_features": "naming",
     "on_text": "search",
     "on_token": "search",
     "page": "feature_page",

@@ -1,7 +1,7 @@
 """An atlas: where every feature of one dictionary, or every neuron of a site, is active in a text."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from residscope.corpus.harvest.statistics.firing import FiringCounts
 from residscope.corpus.harvest.statistics.quantiles import Distribution
 from residscope.corpus.harvest.statistics.top import ColumnExamples
-from residscope.directions import Dictionary, Direction, place
+from residscope.directions import DICTIONARY_HASH, Dictionary, Direction, place
 from residscope.engine.model import Model
 from residscope.errors import DirectionError, WrongModel
 from residscope.features.rows import TextRows
@@ -91,11 +91,12 @@ class Atlas(Report):
             )
 
     def direction(self, index: int, dictionary: Dictionary | None, model: Model) -> Direction:
-        """The feature as a direction: the dictionary's, or the one axis of the site."""
+        """The feature as a direction, which says of which dictionary it is; or the one axis of the site."""
         self.check(model, dictionary)
         self.check_index(index)
         if dictionary is not None:
-            return dictionary[index]
+            found = dictionary[index]
+            return replace(found, provenance={**found.provenance, "index": index, DICTIONARY_HASH: dictionary.hash})
         axis = torch.zeros(self.features)
         axis[index] = 1
         return Direction(axis, axis, self.site, name=self.label(index), head=self.head, provenance={"axis": index})

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from residscope.directions import Dictionary, Direction
+from residscope.edits.features import joined
 from residscope.engine.model import Model, Prompt
 from residscope.engine.sinks import kept
 from residscope.errors import WrongWidth
@@ -48,7 +49,7 @@ def values_on(
     record = model.run(prompt, [atlas.site])
     x = record[atlas.site]
     x = x if atlas.head is None else x[:, :, atlas.head]
-    values = (x if dictionary is None else dictionary.encode(x, model=model)).float().cpu()
+    values = (x if dictionary is None else dictionary.encode(joined(dictionary, x), model=model)).float().cpu()
     keep = kept(record, atlas.site).cpu()
     return values[keep].amax(0) if keep.any() else torch.zeros(atlas.features)
 

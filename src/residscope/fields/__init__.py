@@ -4,6 +4,7 @@ def ablate(site: Annotated[str, fields.site()], to: Annotated[str, fields.choice
 """
 
 from residscope.fields.aligns import AlignField
+from residscope.fields.atlases import AtlasField
 from residscope.fields.base import Field, Spec, World, Writer
 from residscope.fields.choices import ChoiceField
 from residscope.fields.contrasts import ContrastField
@@ -11,14 +12,18 @@ from residscope.fields.counts import CountField
 from residscope.fields.dictionaries import DictionaryField
 from residscope.fields.directions import DirectionField
 from residscope.fields.edits import EditsField
+from residscope.fields.endpoints import EndpointField
 from residscope.fields.flags import FlagField
 from residscope.fields.head_groups import HeadGroupField
 from residscope.fields.heads import HeadsField
+from residscope.fields.indices import IndicesField
+from residscope.fields.items import ItemField
 from residscope.fields.layers import LayersField
 from residscope.fields.metrics import MetricField
 from residscope.fields.models import ModelField
 from residscope.fields.names import NameField
 from residscope.fields.numbers import NumberField
+from residscope.fields.places import PlaceField
 from residscope.fields.positions import PositionsField
 from residscope.fields.probes import ProbeField
 from residscope.fields.prompts import PromptsField
@@ -30,20 +35,25 @@ from residscope.fields.texts import TextField
 from residscope.fields.tokens import TokensField
 
 align = AlignField
+atlas = AtlasField
 choice = ChoiceField
 contrast = ContrastField
 count = CountField
 dictionary = DictionaryField
 direction = DirectionField
 edits = EditsField
+endpoint = EndpointField
 flag = FlagField
 head_group = HeadGroupField
 heads = HeadsField
+indices = IndicesField
+item = ItemField
 layers = LayersField
 metric = MetricField
 model = ModelField
 name = NameField
 number = NumberField
+place = PlaceField
 positions = PositionsField
 probe = ProbeField
 prompts = PromptsField
@@ -57,15 +67,13 @@ tokens = TokensField
 KINDS = {
     cls.kind: cls
     for cls in (
-        align, choice, contrast, count, dictionary, direction, edits, flag, head_group, heads, layers, metric, model, name,
-        number, positions, probe,
-        prompts,
-        rank_one, seed, site, source, text, tokens,
+        align, atlas, choice, contrast, count, dictionary, direction, edits, endpoint, flag, head_group, heads, indices, item,
+        layers, metric, model, name, number, place, positions, probe, prompts, rank_one, seed, site, source, text, tokens,
     )
 }  # fmt: skip
 
 __all__ = [
-    "KINDS", "Field", "Spec", "World", "Writer", "align", "choice", "contrast", "count", "dictionary", "direction", "edits",
-    "flag", "head_group", "heads", "layers", "metric", "model", "name", "number", "positions", "probe", "prompts", "rank_one",
-    "seed", "site", "source", "text", "tokens",
+    "KINDS", "Field", "Spec", "World", "Writer", "align", "atlas", "choice", "contrast", "count", "dictionary", "direction",
+    "edits", "endpoint", "flag", "head_group", "heads", "indices", "item", "layers", "metric", "model", "name", "number", "place",
+    "positions", "probe", "prompts", "rank_one", "seed", "site", "source", "text", "tokens",
 ]  # fmt: skip

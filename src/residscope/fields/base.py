@@ -36,8 +36,19 @@ class World(Protocol):
 
     def probe(self, name: str) -> Any: ...
 
+    def atlas(self, name: str) -> Any: ...
+
+    def item(self, name: str, kind: str) -> Any:
+        """An item of a kind."""
+
     def text(self, ref: Any) -> Any:
         """A corpus."""
+
+    def place(self, source: str) -> str:
+        """Where files lie that may be opened. Raises OwnersAlone."""
+
+    def endpoint(self, ref: Any) -> Any:
+        """A service that may be asked. Raises OwnersAlone, NoEndpoint."""
 
     def metric(self, ref: Any) -> Any: ...
 
@@ -64,7 +75,11 @@ class Writer(Protocol):
 
     def dictionary(self, id: str) -> str: ...
 
+    def atlas(self, name: str) -> str: ...
+
     def probe(self, name: str) -> str: ...
+
+    def item(self, name: str) -> str: ...
 
     def text(self, ref: Any) -> str: ...
 

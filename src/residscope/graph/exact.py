@@ -8,12 +8,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from residscope.edits.features import joined
 from residscope.engine.model import Model, Prompt
 from residscope.engine.planner import Sweep, sweep
 from residscope.engine.protocols import At, Edit, LeastEdit
 from residscope.engine.recording import Recording
 from residscope.graph import last
 from residscope.graph.nodes import ERROR, Level
+from residscope.graph.setting import Setting
 from residscope.model.sites import Site, SiteTable
 from residscope.progress import Cancel, Progress, asking, stage
 
@@ -141,6 +143,35 @@ def effects(
     yield from encoded()
 
 
+def effects_of(
+    setting: Setting,
+    level: Level,
+    sources: Sequence[Source],
+    targets: Sequence[tuple[int, Level]],
+    *,
+    at: int | None,
+    scale: float,
+    memory: int | None,
+    progress: Progress,
+    cancel: Cancel,
+) -> Iterator[Effects]:
+    """What each source of a level does to the targets: by one block at one position where that is all, else on the planner."""
+    read = [target for _, target in targets]
+    watch: dict[str, Any] = {
+        "progress": progress,
+        "cancel": cancel,
+        "what": f"Taking features of {level.id} out",
+    }
+    if at is not None and last.fits(level, read, setting.model, at=at, background=setting.background):
+        where: dict[str, Any] = {"keep": setting.keep, "at": at, "scale": scale}
+        return effects_at(setting.model, setting.record, level, sources, targets, **where, **watch)
+    plan = planned(
+        setting.model, setting.batch, level, sources, read, keep=setting.keep, at=at, scale=scale,
+        background=setting.background, memory=memory,
+    )  # fmt: skip
+    return effects(plan, targets, **watch)
+
+
 def effects_at(
     model: Model,
     record: Recording,
@@ -167,7 +198,8 @@ def effects_at(
             with asking(tell, cancel):
                 values = last.read_at(model, record.batch, layer, base + change.to(base), at, sites)
             for number, target in targets:
-                after = target.dictionary.encode(values[target.read_site], model=model)
+                x = joined(target.dictionary, values[target.read_site])
+                after = target.dictionary.encode(x, model=model)
                 yield Effects(tuple(some), number, before[number] - after)
             tell(some.stop)
 
@@ -183,8 +215,16 @@ class Strongest:
     def add(self, found: Effects) -> None:
         values = found.values.float().cpu()
         row, pos, feature = values.nonzero(as_tuple=True)
-        sources = torch.tensor(found.rows, dtype=torch.int64)[row]
-        weight = values[row, pos, feature]
+        self.take(torch.tensor(found.rows, dtype=torch.int64)[row], pos, feature, values[row, pos, feature])
+
+    def take(
+        self,
+        sources: Int[Tensor, " some"],
+        pos: Int[Tensor, " some"],
+        feature: Int[Tensor, " some"],
+        weight: Float[Tensor, " some"],
+    ) -> None:
+        """More of them, one by one."""
         if len(self.weight) >= self.most:
             may = weight.abs() >= self.weight.abs().min()
             sources, pos, feature, weight = sources[may], pos[may], feature[may], weight[may]

@@ -1,10 +1,12 @@
 """The causal graph of one run, as an item: nodes, edges, what each node does to the next token, and where it all came from."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas
 import torch
@@ -15,6 +17,12 @@ from residscope.endings import check_ending
 from residscope.graph.nodes import Node
 from residscope.reports import Record, Report
 from residscope.views import View
+
+if TYPE_CHECKING:
+    from residscope.engine.model import Model
+    from residscope.graph.validation.report import Validation
+
+_SITE = re.compile(r"[a-z_]+\.\d+")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +40,26 @@ class Placed(Record):
     features: int
     active: int
     unexplained: float
+
+    @property
+    def site(self) -> str:
+        """Where it is read, as its id has it: the stream after a block and before the next is one site of two names."""
+        named = self.id.rpartition("@")[2]
+        if _SITE.fullmatch(named):
+            return named
+        name, _, layer = self.read_site.partition(".")
+        return (
+            f"resid_post.{int(layer) - 1}"
+            if name == "resid_pre" and layer.isdigit() and layer != "0"
+            else self.read_site
+        )
+
+    @property
+    def layer(self) -> int | None:
+        """The block of that site."""
+        site = self.site or f".{self.id.rpartition('@')[2]}"
+        layer = site.partition(".")[2].partition(" ")[0]
+        return int(layer) if layer.isdigit() else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +141,13 @@ class Graph(Report):
             }
         )
 
+    def validate(self, model: "Model", dictionaries: Any, **options: Any) -> "Validation":
+        """Whether it means anything: `rs.validate_graph` of this graph, with the same options. Raises what that does."""
+        found: Validation = import_module("residscope.graph.validation").validate_graph(
+            model, self, dictionaries, **options
+        )
+        return found
+
     def view(self) -> View:
         """The strongest edges as a picture, and as a table; and the nodes that move the next token most."""
         return PICTURES[0](self)
@@ -144,8 +179,24 @@ class Graph(Report):
         ending = Path(path).suffix.lower()
         return READERS[ending](Path(path).expanduser()) if ending in READERS else super().load(path)
 
+    @property
+    def note(self) -> str:
+        """What a reader should know: dictionaries that do not fit, how far sums are from what is read, what stopped it."""
+        checked = self.provenance.get("sum")
+        told = (
+            ""
+            if checked is None
+            else (
+                f"What {checked['features']:,} features read is the sum over their sources, "
+                f"to within {checked['largest difference']:.2g}."
+            )
+        )
+        return " ".join(filter(None, (*self.provenance.get("notes", ()), told, self.partial)))
+
     def __repr__(self) -> str:
-        stopped = f"; partial: {self.partial}" if self.partial else ""
+        by = self.provenance.get("by", "exact")
+        made = "" if by == "exact" else f", estimated by {by}"
+        stopped = f"{made}; partial: {self.partial}" if self.partial else made
         return f"Graph({len(self.nodes)} nodes, {len(self.weight)} edges over {len(self.placed)} dictionaries{stopped})"
 
 

@@ -41,10 +41,13 @@ class Entered:
 
 
 def entry_of(level: Level, model: Model) -> int | None:
-    """The block at whose entry what a level writes is in the stream, where it changes nothing before that; None elsewhere."""
+    """The block at whose entry what a level writes is in the stream, where it changes nothing before that; None elsewhere.
+
+    Not the first block: a forward that starts there starts from the tokens.
+    """
     site = level.write_site
     if site.name == "resid_pre":
-        return site.layer
+        return site.layer or None
     if site.name == "mlp_out" and site.layer is not None and site.layer + 1 < model.n_layers:
         return site.layer + 1
     return None

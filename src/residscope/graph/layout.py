@@ -135,9 +135,9 @@ def apart(wanted: Sequence[float], gap: float) -> list[float]:
 def _in_columns(
     cells: dict[tuple[int, int], list[int]], levels: Sequence[int], columns: Sequence[int], wide: int
 ) -> Layout:
-    """By columns: each as many places wide as its fullest row needs, nodes in the middle of their column."""
+    """By columns: each as many places wide as its fullest row needs, all together about twice `wide`; nodes in the middle."""
     used = sorted({*columns})
-    share = max(1, wide // max(1, len(used)))
+    share = max(1, 2 * wide // max(1, len(used)))
     stacked: dict[int, int] = {}
     for (level, _), cell in cells.items():
         stacked[level] = max(stacked.get(level, 1), -(-len(cell) // share))

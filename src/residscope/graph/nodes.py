@@ -25,7 +25,8 @@ class Node(Record):
 
     id: such as `sae@resid_post.8/123`, with `@5` behind it where it stands for one position, or `sae@resid_post.8/error`.
     dictionary: its id in the graph. index: which feature (-1: the error). pos: its position; None: wherever it is active.
-    activation: at the position that is read, or its own; of an error, its length there.
+    activation: at the position that is read, or its own; of an error, its length there. Where there is no dictionary
+    (`mlp_out.4/error@3` of an attribution graph) that is all of what is written there; an embedding's index is its token's id.
     """
 
     kind: ClassVar[str] = "node"
@@ -67,6 +68,8 @@ class Level:
         """The node of a feature; `at`: the position that is read."""
         where = "" if pos is None else f"@{pos}"
         here = at if pos is None else pos
+        if index == ERROR and not len(self.dictionary):
+            return Node(f"{self.id}/error{where}", self.id, ERROR, pos, float(self.error[here].norm()), self.id)
         if index == ERROR:
             return Node(f"{self.id}/error{where}", self.id, ERROR, pos, float(self.error[here].norm()), "error")
         value = float(self.coordinates[here, index])

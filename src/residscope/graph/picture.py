@@ -1,12 +1,13 @@
 """A graph as a picture: its strongest edges laid out in levels, the next tokens on top, and tables of what it says."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
 import torch
 
+from residscope.graph.agreement import beside
 from residscope.graph.graph import PICTURES, Graph
 from residscope.graph.layout import layered
 from residscope.graph.nodes import Node
@@ -17,6 +18,7 @@ MOST_NODES, MOST_EDGES = 300, 900
 ROWS = 40  # of the tables
 MOST_COLUMNS = 32  # of a longer prompt, only tokens that have nodes are columns
 PER_TOKEN = 10  # edges to each of the next tokens, the strongest
+PER_NAMED = 5  # edges of a node that people named or grouped, kept before others
 CLIP = 0.98  # the share of edges that the scale covers
 NEXT = "next token"
 
@@ -36,46 +38,54 @@ def picture(
 
 
 def strongest(graph: Graph, nodes: int = MOST_NODES, edges: int = MOST_EDGES) -> Graph:
-    """The k strongest edges between any two dictionaries, for the largest k that keeps within so many nodes and edges."""
-    if not len(graph.weight):
+    """All of it where it has no more nodes and edges; else the k strongest edges between any two dictionaries, for the largest k.
+
+    The strongest edges of nodes that people named or grouped come first.
+    """
+    if len(graph.nodes) <= nodes and len(graph.weight) <= edges:
         return graph
     level = {placed.id: i for i, placed in enumerate(graph.placed)}
-    level_of = torch.tensor([level.get(node.dictionary, 0) for node in graph.nodes])
-    rank = _ranks((level_of[graph.source] * (len(level) + 1) + level_of[graph.target]).tolist())
-    low, high = 1, int(rank.max()) + 1
+    source, target = graph.source.tolist(), graph.target.tolist()
+    levels = [level.get(node.dictionary, 0) for node in graph.nodes]
+    named = {graph.numbers.get(id) for id in (*graph.labels, *(id for group in graph.groups for id in group.nodes))}
+    touching = [next((end for end in pair if end in named), None) for pair in zip(source, target, strict=True)]
+    first = [edge for edge, rank in enumerate(_ranks(touching)) if touching[edge] is not None and rank < PER_NAMED]
+    rank = _ranks([(levels[a], levels[b]) for a, b in zip(source, target, strict=True)])
+    low, high = 1, max(rank, default=0) + 1
     while low < high:
         k = (low + high + 1) // 2
-        keep = rank < k
-        used = len(torch.cat([graph.source[keep], graph.target[keep]]).unique())
-        low, high = (k, high) if used <= nodes and int(keep.sum()) <= edges else (low, k - 1)
-    keep = rank < low
-    return _within(graph, keep, nodes, edges)
+        kept = {*first, *(edge for edge, place in enumerate(rank) if place < k)}
+        used = {end for edge in kept for end in (source[edge], target[edge])}
+        low, high = (k, high) if len(used) <= nodes and len(kept) <= edges else (low, k - 1)
+    order = [*first, *(edge for edge, place in enumerate(rank) if place < low)]
+    return graph.with_edges(torch.tensor(_within(graph, order, nodes, edges), dtype=torch.int64))
 
 
-def _ranks(pairs: Sequence[int]) -> torch.Tensor:
-    """Of each edge, how many stronger ones join the same two dictionaries."""
-    seen: Counter[int] = Counter()
+def _ranks(of: Sequence[Hashable]) -> list[int]:
+    """Of each edge, how many stronger ones are of the same."""
+    seen: Counter[Hashable] = Counter()
     ranks = []
-    for pair in pairs:
-        ranks.append(seen[pair])
-        seen[pair] += 1
-    return torch.tensor(ranks)
+    for one in of:
+        ranks.append(seen[one])
+        seen[one] += 1
+    return ranks
 
 
-def _within(graph: Graph, keep: torch.Tensor, nodes: int, edges: int) -> Graph:
-    """Of many dictionaries one edge each may be too many: then the strongest of all."""
-    chosen, used = [], set[int]()
-    for edge in keep.nonzero()[:, 0].tolist():
+def _within(graph: Graph, order: Iterable[int], nodes: int, edges: int) -> list[int]:
+    """Of edges in this order those that fit: one between any two dictionaries may be too many."""
+    chosen: set[int] = set()
+    used: set[int] = set()
+    for edge in order:
         ends = {int(graph.source[edge]), int(graph.target[edge])}
-        if len(chosen) < edges and len(used | ends) <= nodes:
-            chosen.append(edge)
+        if edge not in chosen and len(chosen) < edges and len(used | ends) <= nodes:
+            chosen.add(edge)
             used |= ends
-    return graph.with_edges(torch.tensor(chosen, dtype=torch.int64))
+    return sorted(chosen)
 
 
 def left_out(graph: Graph, shown: Graph) -> str:
     """What the picture does not show, in words; empty where it shows all."""
-    if len(shown.weight) == len(graph.weight):
+    if len(shown.weight) == len(graph.weight) and len(shown.nodes) == len(graph.nodes):
         return ""
     return (
         f"The strongest edges between any two dictionaries: {len(shown.nodes):,} of {len(graph.nodes):,} nodes, "
@@ -133,7 +143,7 @@ def network_of(graph: Graph, *, left_out: str = "", home: str = "", title: str =
         columns=_once([visible(graph.prompt[c]) if c < len(graph.prompt) else str(c) for c in layout.places], layout.places),
         title=title, unit=str(graph.provenance.get("unit", "activation")),
         node_unit=f"nats on {graph.tokens[0]!r}" if graph.tokens else "", limit=clip if drawn else None,
-        note=" ".join(filter(None, [left_out, scale, graph.partial])),
+        note=" ".join(filter(None, [left_out, scale, _shared(graph), graph.note])),
     )  # fmt: skip
 
 
@@ -155,17 +165,16 @@ def label_of(graph: Graph, node: Node) -> str:
     """A person's name for it, else the dictionary's, else `layer.index`."""
     if node.id in graph.labels:
         return graph.labels[node.id]
-    site = next((placed.write_site for placed in graph.placed if placed.id == node.dictionary), "")
-    layer = site.rpartition(".")[2]
+    layer = next((placed.layer for placed in graph.placed if placed.id == node.dictionary), None)
     plain = not node.label or node.label.rpartition(" ")[2] == str(node.index)
-    return f"{layer}.{node.index}" if plain and layer.isdigit() and not node.is_error else node.label or node.id
+    return f"{layer}.{node.index}" if plain and layer is not None and not node.is_error else node.label or node.id
 
 
 def token_edges(graph: Graph, boxes: Sequence[Box], sources: set[int]) -> tuple[list[tuple[int, int, float]], float]:
     """Edges to the next tokens, (box, token, nats), and the largest: of direct effects all; of whole ones, which run along
     the graph's own edges, only those of boxes that no edge leaves."""
     found = []
-    direct = graph.provenance.get("effects") == "direct"
+    direct = is_direct(graph)
     for i, box in enumerate(boxes):
         if direct or i not in sources:
             effect = graph.logits[list(box.members)].nan_to_num().sum(0).tolist()
@@ -178,12 +187,21 @@ def token_edges(graph: Graph, boxes: Sequence[Box], sources: set[int]) -> tuple[
     return found, abs(found[0][2]) if found else 1.0
 
 
+def is_direct(graph: Graph) -> bool:
+    """Whether its effects on next tokens are direct ones, which run along no edge of the graph: an attribution graph's."""
+    return graph.provenance.get("effects") == "direct" or graph.provenance.get("by") == "attribution"
+
+
 def tables_of(graph: Graph) -> list[View]:
     """The strongest edges, and the nodes that move the next token most."""
     names = [_named(graph, node) for node in graph.nodes]
     edges = zip(graph.source.tolist(), graph.target.tolist(), graph.weight.tolist(), strict=True)
     rows = [[names[a], names[b], w] for (a, b, w), _ in zip(edges, range(ROWS), strict=False)]
-    shown: list[View] = [Table(["from", "to", "raises by"], rows, title="Strongest edges", note=graph.partial)]
+    columns = ["from", "to", "raises by"]
+    if len(graph.exact):
+        columns.append("exactly")
+        rows = [[*row, exact] for row, exact in zip(rows, graph.exact.tolist(), strict=False)]
+    shown: list[View] = [Table(columns, rows, title="Strongest edges", note=graph.note)]
     known = (
         (~graph.logits.isnan()).any(1).nonzero()[:, 0] if graph.logits.numel() else torch.zeros(0, dtype=torch.int64)
     )
@@ -192,10 +210,12 @@ def tables_of(graph: Graph) -> list[View]:
         order = known[size.argsort(descending=True, stable=True)][:ROWS].tolist()
         nodes = [[names[i], *graph.logits[i].tolist()] for i in order]
         title = "What each adds to the log-probability of the next token"
-        if graph.provenance.get("effects") == "direct":
-            title = "What each adds to the logit of the next token, directly"
+        if is_direct(graph):
+            of = "log-probability" if "by" in graph.provenance else "logit"
+            title = f"What each adds to the {of} of the next token, directly"
         shown.append(Table(["node", *map(repr, graph.tokens)], nodes, title=title))
-    return shown
+    measured = beside(graph.weight, graph.exact, str(graph.provenance.get("by", ""))) if len(graph.exact) else None
+    return shown if measured is None else [*shown, measured]
 
 
 def _named(graph: Graph, node: Node) -> str:
@@ -257,6 +277,12 @@ def told(graph: Graph, box: Box) -> str:
     return "; ".join(words)
 
 
+def _shared(graph: Graph) -> str:
+    """That a file from elsewhere had one id for two nodes."""
+    ids = graph.provenance.get("shared_ids") or ()
+    return f"Its file has one id for a feature and an error: {', '.join(map(str, ids))[:200]}." if ids else ""
+
+
 def _chance(graph: Graph, token: int) -> str:
     return f"{graph.tokens[token]!r}: probability {float(graph.base[token].exp()):.3g}"
 
@@ -269,12 +295,11 @@ def _link(graph: Graph, box: Box, home: str) -> str:
         return ""
     pattern = graph.provenance.get("link")
     if isinstance(pattern, str) and pattern.startswith("https://") and placed.id in graph.provenance.get("linked", ()):
-        layer = placed.write_site.rpartition(".")[2]
-        return pattern.replace("{layer}", layer).replace("{index}", str(node.index))
+        return pattern.replace("{layer}", str(placed.layer)).replace("{index}", str(node.index))
     model = graph.provenance.get("model")
     if not isinstance(model, str) or not placed.hash:
         return ""
-    return f"{home}#feature={quote(f'sae/{model}/{placed.read_site}/{node.index}', safe='/.')}"
+    return f"{home}#feature={quote(f'sae/{model}/{placed.site}/{node.index}', safe='/.')}"
 
 
 PICTURES.append(picture)

@@ -58,7 +58,7 @@ def shares(
     wanted: dict[tuple[str, str], list[int]] = {}
     for edge in chosen:
         a, b = (graph.nodes[int(ends[edge])] for ends in (graph.source, graph.target))
-        if int(graph.of[edge]) != setting.last or b.is_error:
+        if int(graph.of[edge]) != setting.last or b.is_error or a.dictionary not in levels:
             raise GraphError(
                 "shares are of edges to features at the last position",
                 received=f"{a.id} -> {b.id} at {int(graph.of[edge])}",

@@ -56,13 +56,17 @@ class Wheel:
 
 @dataclass(frozen=True)
 class Entry:
-    """One name of the catalog. `bos` is None for the model's own habit, else what the model is known to need."""
+    """One name of the catalog. `bos` is None for the model's own habit, else what the model is known to need.
+
+    made: written by a file of ours (`model.planted`), and not fetched from anywhere.
+    """
 
     name: str
     about: str
     hub: str | None = None
     wheel: Wheel | None = None
     bos: bool | None = None
+    made: bool = False
 
 
 DEFAULT = "smollm2-135m"
@@ -89,6 +93,9 @@ CATALOG: dict[str, Entry] = {
         Entry("gpt2-medium", "GPT-2 medium, 355M, 24 layers", hub="openai-community/gpt2-medium"),
         Entry("distilgpt2", "DistilGPT-2, 82M, 6 layers", hub="distilbert/distilgpt2"),
         Entry("tinyllama-1.1b", "TinyLlama 1.1B Chat, 22 layers", hub="TinyLlama/TinyLlama-1.1B-Chat-v1.0"),
+        Entry(
+            "planted", "a control written by hand: one known path from a country to its capital, 3 layers", made=True
+        ),
         *(Entry(name, about, hub=repository) for name, (repository, about) in TOYS.items()),
     )
 }
@@ -105,8 +112,9 @@ def cache_folder() -> Path:
 
 
 def model_folder(entry: Entry) -> Path:
-    """Where the converted model of a wheel lies, once it is whole."""
-    assert entry.wheel is not None
+    """Where the converted model of a wheel, or one that is made here, lies, once it is whole."""
+    if entry.wheel is None:
+        return cache_folder() / "models" / f"{entry.name}-{RECIPE}"
     return cache_folder() / "models" / f"{entry.name}-{entry.wheel.sha256[:8]}-{RECIPE}"
 
 

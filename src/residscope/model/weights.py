@@ -68,6 +68,10 @@ def resolve(name: str, *, revision: str | None = None, progress: Progress | None
         path = catalog.pull(
             entry, convert=functools.partial(convert, entry=entry, progress=progress), progress=progress
         )
+    elif entry.made:
+        from residscope.model import planted
+
+        path = planted.folder()
     elif repository is not None:
         path = fetched(repository, revision=revision, progress=progress)
     elif name and (path := Path(name).expanduser().resolve()).is_dir():
@@ -302,7 +306,7 @@ def hub_repository(name: str) -> str | None:
 def _folder_of(name: str) -> Path | None:
     """Where the cache keeps, or would keep, a model; None for a name that is neither catalog's nor hub's."""
     name, _ = _revised(name, None)
-    if name in CATALOG and CATALOG[name].wheel is not None:
+    if name in CATALOG and CATALOG[name].hub is None:
         return catalog.model_folder(CATALOG[name])
     if (repository := hub_repository(name)) is None:
         return None

@@ -100,7 +100,7 @@ def _plain(value: Any, kind: str, session: Session) -> Any:
         case _:
             for name, item in session.items.items():
                 if item is value:
-                    return name if kind in ("dictionary", "probe") else {"kind": "item", "name": name}
+                    return name if kind in ("dictionary", "item", "probe") else {"kind": "item", "name": name}
             raise NotFound(
                 "a job takes what the page can say", received=type(value).__name__,
                 allowed="texts, numbers, directions, metrics, and items of wb.items", fix='wb.items["mine"] = ... first',

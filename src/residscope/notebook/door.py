@@ -105,7 +105,7 @@ class Door:
         """An item as a file, which a server has an address for."""
         if not isinstance(asked, Mapping) or not all(isinstance(asked.get(key), str) for key in ("name", "ending")):
             raise MalformedJSON("the file asked for does not parse", received=shorten(asked), allowed="{name, ending}")
-        name, data = self._session.reads.item_file(asked["name"], asked["ending"])
+        name, data = self._session.file(asked["name"], asked["ending"])
         self._outbox.put(({**head, "ok": True, "value": name}, [bytes(data)]))
 
     def _work(self) -> None:

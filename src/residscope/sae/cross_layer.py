@@ -31,7 +31,7 @@ class CrossLayer:
 
     read: tuple[Float[Tensor, "n d"], ...]
     bias: tuple[Float[Tensor, "n"], ...]
-    write: tuple[Float[Tensor, "n later d_write"], ...]
+    write: tuple[Float[Tensor, "n _later d_write"], ...]
     base: tuple[Float[Tensor, " d_write"], ...]
     threshold: tuple[Float[Tensor, "n"], ...] | None = None
     skip: tuple[Float[Tensor, "d_write d"], ...] | None = None

@@ -113,7 +113,7 @@ def load(
 @method("sae-load", title="Load a dictionary", group="directions")
 def sae_load(
     model: Model,
-    source: Annotated[str, fields.name(title="file, folder, hub id, or shipped")],
+    source: Annotated[str, fields.place(title="file, folder, hub id, or shipped")],
     *,
     site: Annotated[str | None, fields.site(title="reads", help="where its files do not say")] = None,
     written: Annotated[str | None, fields.site(title="writes", help="of a transcoder")] = None,

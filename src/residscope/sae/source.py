@@ -41,7 +41,7 @@ def place_of(source: str | Path) -> Place:
     if path.is_file():
         return _file(path)
     match = _HUB.fullmatch(str(source))
-    if isinstance(source, Path) or match is None or str(source).startswith((".", "/", "~")):
+    if isinstance(source, Path) or match is None or str(source).startswith((".", "/", "~")) or ".." in path.parts:
         raise FileNotThere(
             "there is no such dictionary",
             received=str(source),

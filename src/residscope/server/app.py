@@ -87,7 +87,7 @@ def create_app(
 
     @app.get("/api/items/file", response_model=None)
     def item_file(name: str, ending: str) -> Response:
-        file, data = session.reads.item_file(name, ending)
+        file, data = session.file(name, ending)
         named = {"content-disposition": f"attachment; filename*=UTF-8''{quote(file)}"}
         return Response(data, media_type=TENSORS, headers=named)
 

@@ -14,7 +14,7 @@ from residscope.session import Session
 from residscope.session.intents import SavedName
 from residscope.session.queries import Brought
 from residscope.store import Library, Search
-from residscope.store.entries import Alike, Comment, Description, Entry, Page, Somebody, Whole
+from residscope.store.entries import Alike, Comment, Description, Entry, Page, SavedFeatures, Somebody, Whole
 from residscope.views.view import Plain
 
 
@@ -46,6 +46,12 @@ class Name(Spec):
 
 class Of(Spec):
     direction: Any
+
+
+class OfDictionary(Spec):
+    """dictionary: a hash."""
+
+    dictionary: str = Field(min_length=1, max_length=128)
 
 
 class Save(Spec):
@@ -124,6 +130,7 @@ class Received:
 QUERIES: dict[str, tuple[type[Spec], Any]] = {
     "library_me": (Nothing, Me), "library_search": (Find, Page), "library_read": (Id, Whole),
     "library_alike": (Of, Alike), "library_somebody": (Name, Somebody), "library_blind_test": (Test, BlindTest),
+    "library_features": (OfDictionary, SavedFeatures),
 }  # fmt: skip
 INTENTS: dict[str, tuple[type[Spec], Any]] = {
     "library_sign_in": (Name, Me), "library_sign_out": (Nothing, Me), "library_open": (Id, SavedName),
@@ -148,6 +155,7 @@ class LibraryHandlers:
             "library_read": lambda who, args: self._read(args.id, _name(who)),
             "library_alike": lambda who, args: self._alike(args.direction),
             "library_somebody": lambda who, args: library.somebody(args.name),
+            "library_features": lambda who, args: self._features(args.dictionary),
             "library_blind_test": lambda who, args: blind.read(args.test, user=_name(who)),
         }
         free: dict[str, Callable[[Any, Any], Any]] = {
@@ -215,6 +223,11 @@ class LibraryHandlers:
         direction, model = self._session.reads.resolve(ref)
         found = self._library.alike(direction, model=model)
         return replace(found, entries=tuple(self._shown(entry) for entry in found.entries))
+
+    def _features(self, hash: str) -> SavedFeatures:
+        hashes = self._hashes()
+        found = self._library.features(hash).features
+        return SavedFeatures(tuple(replace(one, entry=self._shown(one.entry, hashes)) for one in found))
 
     def _sign_in(self, who: Person, args: Name) -> Me:
         self._people.buckets["name"].take("")

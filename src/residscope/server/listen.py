@@ -9,6 +9,7 @@ import sys
 import threading
 import webbrowser
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from residscope.server.sockets import MESSAGE_BYTES
 from residscope.session import Session
 from residscope.session.wire import ModelOffer
 from residscope.store import Library, open_library
+from residscope.world.limits import Limits
 
 DEFAULT_PORT = 8765
 UNENCRYPTED = (
@@ -53,11 +55,16 @@ class Server:
         page: Path | None = None,
         library: Library | None = None,
         behind: Sequence[str] = (),
+        folders: Sequence[str | Path] = (),
+        endpoints: Sequence[str] = (),
     ) -> None:
+        """folders, endpoints: what others than its owner may open and ask, where the server is `shared`."""
+        limits = Limits.of(shared=False, folders=folders, endpoints=endpoints)
         self.session, self.library = session, library
         self.behind = [Forwarder.parse(url) for url in behind]
         self._socket, self.network = bind(host, port)
         self.port: int = self._socket.getsockname()[1]
+        session.limit(replace(limits, shared=self.shared))
         self.host = named(host)
         self.token = token or secrets.token_urlsafe(32)
         people = None if library is None else People(library.database.folder)
@@ -95,6 +102,11 @@ class Server:
         """The link for each forwarder, then the one without any."""
         through = [f"{one.url}?token={self.token}&by={number}" for number, one in enumerate(self.behind)]
         return [*through, f"{self.base}?token={self.token}"]
+
+    @property
+    def shared(self) -> bool:
+        """Whether others than who started it may use it: it listens to a network, or stands behind a forwarder."""
+        return self.network or bool(self.behind)
 
     @property
     def exposed(self) -> bool:
@@ -144,20 +156,27 @@ def serve(
     device: str | None = None,
     store: str | None = None,
     behind: Sequence[str] = (),
+    dictionaries: Sequence[str] = (),
+    naming: Sequence[str] = (),
 ) -> None:
     """Open the workbench on a model and serve it until Ctrl-C. `store`: the library's database, the user's own unless said.
 
     host: "0.0.0.0" listens to the network. behind: addresses of forwarders and proxies that lead here, such as
-    "https://hub.example.org/user/ada/proxy/8765/".
+    "https://hub.example.org/user/ada/proxy/8765/". Either makes it a server for several, on which
+    dictionaries are opened from the hub, the data folder and the folders `dictionaries` alone, and features named by the services
+    `naming` alone, each "URL", "URL MODEL" or "URL MODEL KEY", where KEY is an environment variable.
 
     It goes on where it was left on this port: prompt, answers and edits, if the model is the same. Without a model it is the
     one it was left with, else the default.
 
     Raises:
-        PortInUse, BadAddress, StoreError: before anything is loaded.
+        PortInUse, BadAddress, StoreError, NoEndpoint: before anything is loaded.
     """
     session = new_session(port)
-    server = Server(session, host=host, port=port, library=open_library(store), behind=behind)
+    folders = [catalog.data_folder(), *map(Path, dictionaries)]
+    server = Server(
+        session, host=host, port=port, library=open_library(store), behind=behind, folders=folders, endpoints=naming
+    )
     kept = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     session.load(session.last_model or catalog.DEFAULT if model is None else model, dtype=kept, device=device)
     links = "\n    ".join(server.urls)

@@ -20,6 +20,7 @@ STATUS: dict[type[ResidscopeError], int] = {
     errors.MalformedTensors: 400,
     errors.NoUser: 403,
     errors.NotYours: 403,
+    errors.OwnersAlone: 403,
     errors.NameTaken: 409,
     errors.EditedSince: 409,
     errors.CannotUndo: 409,

@@ -152,6 +152,12 @@ class DrawPrompts(Spec):
     length: int = Field(default=40, ge=8, le=512)
 
 
+class ExportFeatures(Spec):
+    """Every page of an atlas as one file of HTML."""
+
+    atlas: str = Field(min_length=1, max_length=200)
+
+
 class CancelJob(Spec):
     job: str = Field(min_length=1, max_length=64)
 
@@ -168,6 +174,12 @@ class DrawingStarted(TypedDict):
 
     job: str
     ready: bool
+
+
+class ExportStarted(TypedDict):
+    """The job that writes the pages; its id is what the file is asked by, with the ending `.zip`."""
+
+    job: str
 
 
 class SavedName(TypedDict):
@@ -395,6 +407,7 @@ def _same(state: State, args: Any) -> Change[None]:
 INTENTS: dict[str, Intent] = {
     "start": Intent(Start, _same, Started),
     "draw_prompts": Intent(DrawPrompts, _same, DrawingStarted),
+    "export_features": Intent(ExportFeatures, _same, ExportStarted),
     "import_direction": Intent(ImportDirection, _same, SavedName),
     "import_item": Intent(ImportItem, _same, Imported),
     "cancel": Intent(CancelJob, cancel_job),

@@ -20,6 +20,7 @@ from residscope.session.compute import MOST_GRAM, MOST_NAMED
 from residscope.session.maps import LayerFile, MapFile, RowsLens, Stopped
 from residscope.session.read.continuations import ContinuationsFound
 from residscope.session.read.evidence import Evidence
+from residscope.session.read.feature_exports import ExportCost
 from residscope.session.read.feature_shapes import (
     MOST_ACTIVE,
     MOST_ATLASES,
@@ -200,6 +201,10 @@ class OfAtlas(Spec):
     token: str | None = Field(default=None, min_length=1, max_length=400)
     text: str | None = Field(default=None, min_length=1, max_length=4000)
     like: int | None = None
+
+
+class AtlasName(Spec):
+    atlas: str
 
 
 class OneFeature(Spec):
@@ -406,6 +411,7 @@ QUERIES: dict[str, Query] = {
         lambda session, args: session.feature_effects.measure(args.atlas, args.index, asker=args.asker),
     ),
     "feature_effects_left": _query(Asker, EffectsLeft, lambda session, args: session.feature_effects.leave(args.asker)),
+    "features_cost": _query(AtlasName, ExportCost, lambda session, args: session.exports.cost(args.atlas)),
     "feature_on": _query(
         FeatureOfRun, FeatureOn, lambda session, args: session.features.on(args.atlas, args.index, run=args.run)
     ),

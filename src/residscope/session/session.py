@@ -26,6 +26,7 @@ from residscope.session.intents import (
     CancelJob,
     DrawingStarted,
     DrawPrompts,
+    ExportFeatures,
     Forget,
     ImportDirection,
     Imported,
@@ -45,6 +46,7 @@ from residscope.session.memory import Memory, left_by, recall
 from residscope.session.queries import QUERIES, Answer, Brought, answer
 from residscope.session.queries import checked as parsed
 from residscope.session.read.feature_effects import FeatureEffectsReads
+from residscope.session.read.feature_exports import ENDING, Exports
 from residscope.session.read.features import Features
 from residscope.session.read.graph_runs import GraphRuns
 from residscope.session.read.graphs import Graphs
@@ -63,6 +65,7 @@ from residscope.shelf.shown import read_item
 from residscope.shelf.stacks import SavedStacks
 from residscope.shelf.whole import SavedPrompts
 from residscope.world.imported import read_direction, take_in
+from residscope.world.limits import Limits
 from residscope.world.loaded import Loaded
 from residscope.world.old_dictionaries import OldDictionaries
 from residscope.world.python import method_code
@@ -141,6 +144,7 @@ class Session:
         self.feature_effects: FeatureEffectsReads = FeatureEffectsReads(
             lambda: self._state, self.features, self.give_way
         )
+        self.exports: Exports = Exports(lambda: self._state, self.features, self.begin)
         self.graphs: Graphs = Graphs(lambda: self._state, self._items, self.features)
         self.graph_runs: GraphRuns = GraphRuns(lambda: self._state, self.graphs, self.give_way)
 
@@ -226,6 +230,8 @@ class Session:
             return Started(job=job.id, cost=job.cost)
         if isinstance(checked, DrawPrompts):
             return self._draw(checked)
+        if isinstance(checked, ExportFeatures):
+            return self.exports.start(checked.atlas)
         if isinstance(checked, CancelJob):
             self._jobs.stop(checked.job)
         elif isinstance(checked, SetOther):
@@ -322,6 +328,13 @@ class Session:
         """What is on the shelf, by name."""
         return {name: kept.item for name, kept in self._items.items.items()}
 
+    def file(self, name: str, ending: str) -> tuple[str, bytes]:
+        """A file to keep: an item of the shelf in the form of an ending, or (.zip) the pages that a job of this name has written.
+
+        Its name and its bytes. Raises NotFound, WrongEnding.
+        """
+        return self.exports.file(name) if ending == ENDING else self.reads.item_file(name, ending)
+
     def wait(self, timeout: int | float | None = None) -> bool:
         """Until every run and every number that follows it is there."""
         done = self._worker.wait(timeout)
@@ -394,6 +407,7 @@ class Session:
         self._seconds += 1
         self._worker.close()
         self._jobs.close()
+        self.exports.close()
 
     # ── what is read ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -401,6 +415,11 @@ class Session:
         """Something that everybody who has the page open is to read."""
         with self._lock:
             self._commit(replace(self._state, notices=(*self._state.notices, text)))
+
+    def limit(self, limits: Limits) -> None:
+        """What whoever asks may have of this machine, from now on."""
+        with self._lock:
+            self._commit(replace(self._state, limits=limits))
 
     def tell_present(self, names: tuple[str | None, ...]) -> None:
         """Who has the page open now: a name, or none, for each window."""

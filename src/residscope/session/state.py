@@ -14,6 +14,7 @@ from residscope.session import wire
 from residscope.session.beside import NO_SECOND, NONE, Second
 from residscope.shelf.items import ItemShelf, short_args
 from residscope.shelf.stacks import NamedStack
+from residscope.world.limits import OWN, Limits
 from residscope.world.loaded import Loaded
 from residscope.world.session_world import SessionWorld, need_model
 from residscope.world.stack import kind_of
@@ -95,6 +96,7 @@ class State:
     notices: tuple[str, ...] = ()
     present: tuple[str | None, ...] = ()
     library: int | None = None
+    limits: Limits = OWN
 
     def world(self) -> SessionWorld:
         """What plain values mean here. Raises ModelNotFound."""
@@ -110,6 +112,7 @@ class State:
             self.given,
             None if self.companion is None else self.companion.prompt,
             self.second.loaded,
+            self.limits,
         )
 
     @property

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ROWS = 200
 MOST_PARTS, MOST_TOLD = 40, 400  # entries and characters of a part that is told whole
-ENDINGS = (".safetensors", ".csv", ".json", ".html", ".png", ".svg", ".pdf")
+ENDINGS = (".safetensors", ".csv", ".json", ".neuronpedia.json", ".html", ".png", ".svg", ".pdf")
 
 
 class Cells(TypedDict):
@@ -56,11 +56,11 @@ def table_of(item: Any, rows: int = ROWS) -> Cells:
 
 
 def file_of(kept: Kept, ending: str) -> tuple[str, bytes]:
-    """A file's name and bytes. Raises WrongEnding."""
+    """A file's name and bytes; a graph's JSON is its own, another item's is its table. Raises WrongEnding."""
     if ending not in ENDINGS:
         raise WrongEnding("an item has no such file", received=ending[:20], allowed=", ".join(ENDINGS))
     name = f"{kept.name}{ending}".replace("/", "-")
-    if ending in (".csv", ".json"):
+    if ending == ".csv" or (ending == ".json" and kept.item.kind != "report:graph"):
         return name, text_of(kept.item, ending).encode()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"item{ending}"

@@ -112,6 +112,21 @@ class Alike(_Plain):
 
 
 @dataclass(frozen=True)
+class SavedFeature(_Plain):
+    """A saved direction that is one of a dictionary's, by its number there."""
+
+    index: int
+    entry: Entry
+
+
+@dataclass(frozen=True)
+class SavedFeatures(_Plain):
+    """What is saved of one dictionary, the best described first."""
+
+    features: tuple[SavedFeature, ...]
+
+
+@dataclass(frozen=True)
 class Somebody(_Plain):
     """What one person has done here; `votes`: those for less those against what they wrote, by others."""
 

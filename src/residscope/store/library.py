@@ -17,7 +17,7 @@ from residscope.store import exchange, tables, tensors
 from residscope.store import search as finding
 from residscope.store.database import Database
 from residscope.store.desk import live, now
-from residscope.store.entries import Alike, Entry, ModelKey, Page, Somebody, Whole, told
+from residscope.store.entries import Alike, Entry, ModelKey, Page, SavedFeature, SavedFeatures, Somebody, Whole, told
 from residscope.store.exchange import Sent
 from residscope.store.remarks import Remarks
 from residscope.store.search import Search
@@ -124,6 +124,11 @@ class Library(Remarks):
             said = select(func.count()).where(Description.deleted_at.is_(None))
             count = session.scalar(said.where(Description.direction_id.in_([entry.id for entry in found]))) or 0
         return Alike(tuple(found[:MOST_ALIKE]), count)
+
+    def features(self, hash: str) -> SavedFeatures:
+        """What is saved of a dictionary's own directions, by its hash; one that was moved or mixed is none of them."""
+        with self.database.reading() as session:
+            return SavedFeatures(tuple(SavedFeature(*found) for found in finding.of_dictionary(session, hash)))
 
     def somebody(self, name: str) -> Somebody:
         """What a person has done here. Raises NotFound."""

@@ -9,12 +9,14 @@ from sqlalchemy import Select, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from residscope import written as text
+from residscope.directions import DICTIONARY_HASH
 from residscope.errors import NotFound
 from residscope.store.entries import Entry, Page, told
 from residscope.store.tables import Comment, Description, Direction, Model, User, Vote
 
 MOST_ON_A_PAGE = 100
 MOST_AT_A_PLACE = 1000
+MOST_OF_ONE = 5000
 Sort = Literal["newest", "votes"]
 
 
@@ -79,6 +81,16 @@ def at(session: Session, models: tuple[str, ...], site: str, head: int | None) -
     newest = session.execute(query.order_by(Direction.created_at.desc(), Direction.id).limit(MOST_AT_A_PLACE))
     found = map(_entry, newest.all())
     return sorted(found, key=lambda one: (one.description is None, -one.votes))
+
+
+def of_dictionary(session: Session, hash: str) -> list[tuple[int, Entry]]:
+    """What is saved of a dictionary's directions, by number, of much the newest; best described first."""
+    query = select_entries().where(Direction.deleted_at.is_(None))
+    query = query.where(Direction.provenance[DICTIONARY_HASH].as_string() == hash)
+    newest = session.execute(query.order_by(Direction.created_at.desc(), Direction.id).limit(MOST_OF_ONE))
+    found = [(row[0].provenance.get("index"), _entry(row)) for row in newest.all()]
+    numbered = [(index, one) for index, one in found if isinstance(index, int)]
+    return sorted(numbered, key=lambda pair: (pair[1].description is None, -pair[1].votes))
 
 
 def entry(session: Session, id: str) -> Entry:

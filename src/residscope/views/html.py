@@ -19,7 +19,7 @@ from residscope.views.view import SHOWN, WRITERS, View
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Controls, marks that reorder the text around them, and halves of characters."""
 
-_HEIGHTS = {"card": 180, "grid": 720, "heat_map": 680, "text": 180, "token_strip": 200}
+_HEIGHTS = {"card": 180, "grid": 720, "heat_map": 680, "network": 640, "text": 180, "token_strip": 200}
 """A notebook's frame in pixels, by kind; what is taller scrolls."""
 
 _PAGE = """<!doctype html>

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from residscope.directions import Dictionary, Direction, EncoderDictionary
+from residscope.directions import DICTIONARY_HASH, Dictionary, Direction, EncoderDictionary
 from residscope.directions.mixes import mix
 from residscope.errors import NotFound, UnknownSite, WrongWidth
 from residscope.fields.directions import DictionaryTerm, MixRef, PcaRef
@@ -127,7 +127,10 @@ def resolve_mix(ref: PcaRef | MixRef, loaded: Loaded, saved: Directions) -> Dire
     if alone(ref):
         weight, part = parts[0]
         own = part if weight > 0 else -part
-        return replace(own, name=found.name, provenance=found.provenance)
+        about = found.provenance
+        if weight > 0 and terms[0].index is not None:
+            about = {**about, DICTIONARY_HASH: loaded.dictionary(terms[0].source).hash}
+        return replace(own, name=found.name, provenance=about)
     if len(parts) > 1 and one is not None and one.name == "pca" and one.sd is not None:
         weights = torch.tensor([term.weight for term in terms], dtype=torch.float64)
         index = [term.index for term in terms]

@@ -32,6 +32,7 @@ from residscope.metrics import logit_diff as logit_difference
 from residscope.model.prompts import PromptSet
 from residscope.probes.probe_map import ProbeMap
 from residscope.world.fitted import Fitted, find_map, find_probe
+from residscope.world.limits import OWN, Limits
 from residscope.world.loaded import Loaded
 from residscope.world.mixing import resolve_mix, saved_direction
 from residscope.world.stack import make, parse_edits
@@ -62,6 +63,7 @@ class SessionWorld:
     held: Mapping[str, Any] = field(default_factory=dict)
     companion: "Prompt | None" = None
     second: Loaded | None = None
+    limits: Limits = OWN
 
     @property
     def model(self) -> Model:
@@ -97,7 +99,7 @@ class SessionWorld:
             case DrawnPrompts():
                 return draw_prompts(self.model, self.text(ref.text), ref.n, length=ref.length, seed=ref.seed)
             case NamedPrompts():
-                return self._item(ref.name, "prompts")
+                return self.item(ref.name, "prompts")
             case ProbePrompts():
                 return self.probe_map(ref.probe).part(ref.part)
             case _:
@@ -118,7 +120,7 @@ class SessionWorld:
                 prompt = self.prompt_of(ref)
                 return RunOf(tuple(prompt.ids), self.on(prompt).edits(ref.edits), lambda: self.other(ref.model))
             case ItemSource():
-                return self._item(ref.name, "recording")
+                return self.item(ref.name, "recording")
             case CompanionSource():
                 return [[*self.beside().ids]]
             case _:
@@ -165,13 +167,13 @@ class SessionWorld:
                 return unembedding(self.model, self.loaded.token(ref.token).id)
             case SavedRef():
                 if ref.name not in self.directions and self.shelf is not None and ref.name in self.shelf.items:
-                    return self._item(ref.name, "direction")
+                    return self.item(ref.name, "direction")
                 return saved_direction(ref.name, self.directions)
 
     def dictionary(self, id: str) -> Dictionary:
         """Raises NotFound."""
         if id not in self.loaded.dictionaries and self.shelf is not None and id in self.shelf.items:
-            return self._item(id, "dictionary")
+            return self.item(id, "dictionary")
         return self.loaded.dictionary(id)
 
     def probe(self, name: str) -> Any:
@@ -182,8 +184,20 @@ class SessionWorld:
         """A probe with its prompts. Raises NotFound."""
         return find_map(name, self.fitted)[1]
 
+    def atlas(self, name: str) -> Any:
+        """Raises NotFound."""
+        return self._item(name, "report:atlas")
+
     def text(self, ref: Any) -> Source:
         return source_of(ref)
+
+    def place(self, source: str) -> str:
+        """Raises OwnersAlone."""
+        return self.limits.place(source)
+
+    def endpoint(self, ref: Any) -> Any:
+        """Raises OwnersAlone, NoEndpoint."""
+        return self.limits.endpoint(ref)
 
     def other(self, name: str) -> Model:
         """A model to lay beside this one: the session's second, or one that is loaded for it. Raises ModelError, OtherModel."""
@@ -221,7 +235,7 @@ class SessionWorld:
             return tuple(self.made(self.stack))
         return tuple(make(spec, self) for spec in parse_edits(ref))
 
-    def _item(self, name: str, kind: str) -> Any:
+    def item(self, name: str, kind: str) -> Any:
         """An item of the shelf. Raises NotFound where it is not there, or of another kind."""
         kept = None if self.shelf is None else self.shelf.items.get(name)
         if kept is None or kept.item.kind != kind:

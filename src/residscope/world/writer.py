@@ -138,25 +138,28 @@ class SessionWriter:
                 return f"directions.unembedding(model, {self.token(ref.token)})"
             case SavedRef():
                 if ref.name not in self.world.directions:
-                    return self._loaded(ref.name)
+                    return self.item(ref.name)
                 return saved_code(self.world.directions[ref.name])
 
     def dictionary(self, id: str) -> str:
         id = self.world.loaded.id_of(id)
         if id not in self.world.loaded.code:
-            return self._loaded(id)
+            return self.item(id)
         variable = re.sub(r"\W+", "_", id)
         self.lines[f"{variable} = {self.world.loaded.code[id]}"] = None
         return variable
+
+    def atlas(self, name: str) -> str:
+        return self._loaded(name)
 
     def probe(self, name: str) -> str:
         """A variable for each probe, fitted again from its data where these are known: fits are the same on every run."""
         try:
             found = find_probe(name, self.world.fitted)
         except NotFound:
-            return self._loaded(name)
+            return self.item(name)
         if found.recipe is None:
-            return self._loaded(found.name) + ("" if found.data is None else ".probe")
+            return self.item(found.name) + ("" if found.data is None else ".probe")
         if (name := found.id) not in self.names:
             variable = "probe" if not self.names else f"probe_{len(self.names) + 1}"
             fit = find_method("fit-probe")
@@ -178,14 +181,14 @@ class SessionWriter:
         """The prompts of a probe, split as its fit splits them; of one that came as a file, that file's."""
         found = find_probe(ref.probe, self.world.fitted)
         if found.recipe is None:
-            return f"{self._loaded(found.name)}.part({ref.part!r})"
+            return f"{self.item(found.name)}.part({ref.part!r})"
         data = f"{self.probe(found.id)}_data"
         if ref.part == "all":
             return data
         seed = f"seed={found.args['seed']}, " if found.args.get("seed") else ""
         return f"{data}.split({seed}by={found.probe.label!r})[{int(ref.part == 'held_out')}]"
 
-    def _loaded(self, name: str) -> str:
+    def item(self, name: str) -> str:
         """An item of the shelf, from the file that it was saved to."""
         return f"rs.load_item({f'{name}.safetensors'!r})"
 

@@ -32,9 +32,9 @@ export const besides = (atlases: AtlasInfo[], atlas: AtlasInfo): AtlasInfo[] =>
 
 export const isSaved = (dictionary: string): boolean => dictionary.startsWith("saved:");
 
-/** The feature as a direction; null for what is none here: a neuron, a dimension of a site. */
-export function directionOf({ dictionary, index }: FeatureDetail): DirectionRef | null {
-  if (dictionary === null) return null;
+/** The feature as a direction; null for what is none here: a neuron, a dimension of a site, what reads all heads at once. */
+export function directionOf({ dictionary, index, flat }: FeatureDetail): DirectionRef | null {
+  if (dictionary === null || flat) return null;
   if (isSaved(dictionary)) return { kind: "saved", name: dictionary.slice("saved:".length) };
   return { kind: "mix", terms: [{ dictionary, index, weight: 1 }] };
 }

@@ -171,7 +171,7 @@ export class App {
     this.acts = new Acts(this.session, this.map, this.streams, () => this.selected, () => this.writeCompanion(), () => this.along());
     this.paths = new Paths(this.session, this.map, () => this.acts.needCompanion());
     this.probe = new ProbeStore(this.session, this.manifest);
-    this.features = new FeaturesStore(this.session, this.view, this.manifest, this.jobs, this.mixing);
+    this.features = new FeaturesStore(this.session, this.view, this.manifest, this.jobs, this.mixing, () => this.library);
     this.graph = new GraphStore(this.session, this.view, this.manifest, this.jobs);
     this.prompts = new PromptStore(this.session, this.view, this.streams, this.mixing, () => this.selected.row);
     this.library = new LibraryStore(this.session, ({ name }, linked) => (linked && this.mixing.asksFor(name) ? undefined : this.showSaved(name, linked)), host.query, host.base);

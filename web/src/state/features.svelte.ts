@@ -1,8 +1,11 @@
 import { words } from "../connect/connector";
-import type { ActiveIn, AtlasInfo, FeatureDetail, FeatureList, FeatureOn, FeatureRow } from "../connect/wire";
+import type { Entry } from "../connect/library";
+import type { ActiveIn, AtlasInfo, ExportCost, FeatureDetail, FeatureList, FeatureOn, FeatureRow } from "../connect/wire";
+import { download } from "../root/host";
 import type { PlainView } from "../views/kinds/plain";
 import { addressOf, atlasOf, besides, directionOf, isSaved, readAddress, removal, sameEdit, type Address } from "../lib/features";
 import type { JobStore } from "./jobs.svelte";
+import type { LibraryStore } from "./library.svelte";
 import { initial, type ManifestStore } from "./manifest.svelte";
 import type { Mixing } from "./mixing.svelte";
 import { bare, type Session } from "./session.svelte";
@@ -13,6 +16,13 @@ export type Order = "highest" | "density" | "index";
 const PAGE = 100;
 const PAUSE = 300;
 const STRONGEST = 12;
+const OWN_JOBS = ["atlas", "features-html", "name-features"];
+
+function grouped(features: { index: number; entry: Entry }[]): Map<number, Entry[]> {
+  const found = new Map<number, Entry[]>();
+  for (const { index, entry } of features) found.set(index, [...(found.get(index) ?? []), entry]);
+  return found;
+}
 
 /** The Features tab: an atlas, a list of its features, and the page of one of them. */
 export class FeaturesStore {
@@ -34,8 +44,16 @@ export class FeaturesStore {
   effects: { of: string; examples: PlainView } | null = $state.raw(null);
   beside: FeatureDetail | null = $state.raw(null);
   on: FeatureOn | null = $state.raw(null);
-  errors = $state({ atlases: "", list: "", detail: "", effects: "", beside: "", on: "", active: "" });
-  private wanted = { atlases: "", list: "", detail: "", effects: "", beside: "", on: "", active: "" };
+  /** What the library has of the atlas' dictionary, by the feature's number; the best described first. */
+  saved: ReadonlyMap<number, Entry[]> = $state.raw(new Map());
+  exportCost: ExportCost | null = $state.raw(null);
+  pricing = $state(false);
+  /** The job that writes the pages of a layer, which this page waits for. */
+  exporting = $state("");
+  /** The one that has written them. */
+  exported: { of: string; job: string } | null = $state.raw(null);
+  errors = $state({ atlases: "", list: "", detail: "", effects: "", beside: "", on: "", active: "", saved: "" });
+  private wanted = { atlases: "", list: "", detail: "", effects: "", beside: "", on: "", active: "", saved: "" };
   /** A page's own name: of its questions about effects only the latest is answered. */
   private readonly asker = Math.random().toString(36).slice(2);
 
@@ -59,7 +77,7 @@ export class FeaturesStore {
   others: AtlasInfo[] = $derived.by(() => (this.atlas && this.atlases ? besides(this.atlases, this.atlas) : []));
   secondAtlas: AtlasInfo | null = $derived.by(() => this.others.find(({ name }) => name === this.second) ?? null);
   /** Atlases under way, or that failed. */
-  jobs = $derived.by(() => this.calls.jobs.filter(({ method, phase }) => method === "atlas" && phase !== "done"));
+  jobs = $derived.by(() => this.calls.jobs.filter(({ method, phase }) => OWN_JOBS.includes(method) && phase !== "done"));
   shown: FeatureDetail | null = $derived.by(() => (this.detail && this.detail.atlas === this.atlas?.name && this.detail.index === this.index ? this.detail : null));
   measured: PlainView | null = $derived.by(() => (this.shown && this.effects?.of === this.key(this.shown.atlas, this.shown.index) ? this.effects.examples : null));
   searching = $derived.by(() => this.sought.trim() !== "" || (this.by === "token" && this.sought !== ""));
@@ -76,6 +94,7 @@ export class FeaturesStore {
     private manifest: ManifestStore,
     private calls: JobStore,
     private mixing: Mixing,
+    private library: () => LibraryStore,
   ) {}
 
   private key(atlas: string, index: number): string {
@@ -184,9 +203,86 @@ export class FeaturesStore {
     this.ask("active", key, () => session.connector.query("features_on", { run: run!.id, atlases: [atlas!.name], pos, k: STRONGEST }), ({ atlases }) => (this.active = atlases[0]));
   }
 
+  /** Call from an effect: what people have saved of this dictionary, again whenever somebody changes the library. */
+  followSaved(): void {
+    const { atlas, session, retries } = this;
+    const changes = session.state?.library;
+    const key = atlas?.hash && typeof changes === "number" ? `${session.model?.hash}|${atlas.hash}|${changes}|${retries}` : "";
+    if (!key) this.saved = new Map();
+    this.ask("saved", key, () => session.connector.query("library_features", { dictionary: atlas!.hash }), ({ features }) => (this.saved = grouped(features)));
+  }
+
+  /** What a feature is called: in the library, else in the session. */
+  called(index: number, name: string | null): string | null {
+    return this.saved.get(index)?.[0].name ?? name;
+  }
+
+  /** The feature into the library, under a name. */
+  async keep(name: string): Promise<void> {
+    const { direction } = this;
+    const library = this.library();
+    if (direction) await library.change(() => library.do("library_save", { direction, name: name.trim() }));
+  }
+
+  /** What all pages of the atlas take as HTML. */
+  async price(): Promise<void> {
+    const { atlas, session } = this;
+    if (!atlas) return;
+    this.pricing = true;
+    try {
+      const cost = await session.connector.query("features_cost", { atlas: atlas.name });
+      if (this.atlas?.name === atlas.name) this.exportCost = cost;
+    } catch (error) {
+      session.notify(words(error), "error");
+    } finally {
+      this.pricing = false;
+    }
+  }
+
+  forgetCost(): void {
+    this.exportCost = null;
+  }
+
+  /** The file of pages, where no address gives it. */
+  async fetchPages(job: string): Promise<void> {
+    const { connector } = this.session;
+    await connector.file?.(job, ".zip").then(
+      (file) => download(file.data, file.name),
+      (error: unknown) => this.session.notify(words(error), "error"),
+    );
+  }
+
+  /** All pages of the atlas, by a job; the file comes once it is done. */
+  async exportLayer(): Promise<void> {
+    const { atlas, session } = this;
+    this.exportCost = null;
+    const begun = atlas && (await session.send("export_features", { atlas: atlas.name }));
+    if (!begun) return;
+    this.exporting = begun.job;
+    try {
+      const job = await session.ended(begun.job, new AbortController().signal);
+      if (job?.phase === "done") this.exported = { of: atlas.name, job: begun.job };
+    } catch (error) {
+      session.notify(words(error), "error");
+    } finally {
+      this.exporting = "";
+    }
+  }
+
+  /** The form of the method that names features by a service, with this atlas and the feature on screen. */
+  name(): void {
+    const schema = this.manifest.methods.find(({ id }) => id === "name-features");
+    const { atlas, index } = this;
+    if (!schema || !atlas) return this.session.notify("There is no method “name-features” here.", "error");
+    this.calls.forms[schema.id] = { ...initial(schema), atlas: atlas.name, dictionary: atlas.dictionary, features: index === null ? null : [index] };
+    this.calls.choose(schema.id);
+    this.view.current.tab = "methods";
+  }
+
   choose(name: string): void {
     const atlas = this.atlases?.find((one) => one.name === name);
     const { index } = this;
+    this.exportCost = null;
     [this.chosen, this.second] = [name, this.second === name ? "" : this.second];
     if (atlas && this.atlas?.name !== name) this.view.current.feature = index !== null && index < atlas.count && atlas.hash === this.atlas?.hash ? addressOf(atlas, index) : "";
   }

@@ -1,6 +1,6 @@
 import { untrack } from "svelte";
 import { words, WireError, type IntentAnswers, type Intents, type Queries, type QueryAnswers } from "../connect/connector";
-import type { Entry, SavedRef, Undoable } from "../connect/library";
+import type { Description, Entry, SavedRef, Undoable } from "../connect/library";
 import type { DirectionRef } from "../connect/wire";
 import { isolated } from "../lib/format";
 import { baseAddress } from "../root/host";
@@ -186,6 +186,13 @@ export class LibraryStore {
     void this.refresh().then(() => this.one.read(id));
   }
 
+  /** A blind test of a description, in the drawer. */
+  async test(description: Description): Promise<void> {
+    this.saving = null;
+    this.opened = true;
+    await this.blind.begin(description);
+  }
+
   /** All that one person has saved, of every model. */
   showPerson(name: string): void {
     this.filter = { ...usual(), user: name, everyModel: true };
@@ -195,9 +202,9 @@ export class LibraryStore {
   // ── directions ────────────────────────────────────────────────────────────────────────────────────────────
 
   /** Opens the form that saves a direction of the live session; `name` is what it is called on screen. */
-  save(ref: DirectionRef, name = ""): void {
+  save(ref: DirectionRef, name = "", description = ""): void {
     this.blind.leave();
-    this.saving = { ref, name, description: "", error: "", busy: false };
+    this.saving = { ref, name, description, error: "", busy: false };
     this.opened = true;
     if (!this.known) void this.whoAmI();
   }

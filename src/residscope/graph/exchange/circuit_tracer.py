@@ -54,6 +54,10 @@ def as_json(told: Mapping[str, Any]) -> dict[str, Any]:
 
     adjacency[target, source]. The number of layers is what the matrix' size leaves for errors.
     """
+    if any(
+        isinstance(x, Tensor) and x.numel() * x.element_size() > x.untyped_storage().nbytes() for x in told.values()
+    ):
+        raise ValueError("a tensor in it says that it is larger than what is stored of it")
     matrix, tokens = told["adjacency_matrix"].float(), [int(t) for t in told["input_tokens"]]
     chosen = told["selected_features"].long()
     features = told["active_features"][chosen].tolist()

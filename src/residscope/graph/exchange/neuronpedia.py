@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from residscope.errors import GraphError
-from residscope.files import replace_whole
 from residscope.graph.exchange.neuronpedia_in import EMBED, FEATURE, MLP_ERROR, read
 from residscope.graph.exchange.own import plain_row
-from residscope.graph.graph import Graph, Placed
+from residscope.graph.exchange.reading import write_text
+from residscope.graph.graph import Graph
 from residscope.graph.nodes import Node
 from residscope.json_values import to_plain
 
@@ -31,7 +31,7 @@ __all__ = ["node_ids", "read", "to_neuronpedia", "write"]
 def write(graph: Graph, path: Path) -> None:
     """Raises FileNotThere, GraphError."""
     told = json.dumps(to_neuronpedia(graph), ensure_ascii=False, allow_nan=False, indent=1)
-    replace_whole(path, lambda draft: draft.write_text(told + "\n", encoding="utf-8", newline="\n"))
+    write_text(path, told + "\n")
 
 
 def to_neuronpedia(graph: Graph, *, slug: str = "", scan: str = "") -> dict[str, Any]:
@@ -52,7 +52,6 @@ def to_neuronpedia(graph: Graph, *, slug: str = "", scan: str = "") -> dict[str,
         "dictionaries": [plain_row(placed) for placed in graph.placed],
         "provenance": to_plain(dict(about), name="the provenance"),
         "partial": graph.partial,
-        "positions": graph.of.tolist(),
     }
     known = about.get("feature_details")
     tops = _tops(graph, layer)
@@ -67,8 +66,10 @@ def to_neuronpedia(graph: Graph, *, slug: str = "", scan: str = "") -> dict[str,
         "qParams": {"pinnedIds": [*pinned], "supernodes": supernodes, "linkType": "both", "clickedId": "", "sg_pos": ""},
         "nodes": [_node(graph, i, ids[i], layer) for i in range(len(graph.nodes))] + tops,
         "links": [
-            {"source": ids[a], "target": ids[b], "weight": w}
-            for a, b, w in zip(graph.source.tolist(), graph.target.tolist(), graph.weight.tolist(), strict=True)
+            {"source": ids[a], "target": ids[b], "weight": w, "residscope": {"at": at, **exact}}
+            for a, b, w, at, exact in zip(
+                graph.source.tolist(), graph.target.tolist(), graph.weight.tolist(), graph.of.tolist(), _exact(graph), strict=True
+            )
         ] + [
             {"source": ids[i], "target": tops[token]["node_id"], "weight": nats}
             for i, row in enumerate(graph.logits.tolist())
@@ -76,6 +77,11 @@ def to_neuronpedia(graph: Graph, *, slug: str = "", scan: str = "") -> dict[str,
             if math.isfinite(nats)
         ],
     }  # fmt: skip
+
+
+def _exact(graph: Graph) -> list[dict[str, float | None]]:
+    """Of an estimated graph, what each edge is exactly."""
+    return [{"exact": _finite(x)} for x in graph.exact.tolist()] if len(graph.exact) else [{}] * len(graph.weight)
 
 
 def node_ids(graph: Graph) -> list[str]:
@@ -94,17 +100,11 @@ def node_ids(graph: Graph) -> list[str]:
 
 def layers(graph: Graph) -> dict[str, str]:
     """What a dictionary's layer is called there: its own number where no other has it, else its place in the forward."""
-    numbers = {placed.id: _layer(placed) for placed in graph.placed}
+    numbers: dict[str, int | None] = {placed.id: placed.layer for placed in graph.placed}
     inner = [number for id, number in numbers.items() if id != EMBED]
     if None in inner or len({*inner}) < len(inner):
-        numbers |= {id: str(i) for i, id in enumerate(id for id in numbers if id != EMBED)}
+        numbers |= {id: i for i, id in enumerate(id for id in numbers if id != EMBED)}
     return {id: "E" if id == EMBED else str(number) for id, number in numbers.items()}
-
-
-def _layer(placed: Placed) -> str | None:
-    name, _, layer = placed.write_site.partition(".")
-    layer = layer.partition(" ")[0]
-    return (str(int(layer) - 1) if name == "resid_pre" and layer != "0" else layer) if layer.isdigit() else None
 
 
 def _position(graph: Graph, node: Node) -> int:
@@ -115,8 +115,8 @@ def _node(graph: Graph, i: int, id: str, layer: Mapping[str, str]) -> dict[str, 
     node = graph.nodes[i]
     where = layer[node.dictionary]
     types = graph.provenance.get("feature_types")
-    types = types.get(node.dictionary, ()) if isinstance(types, Mapping) else ()
-    kind, error = types if len(types) == 2 else ("embedding" if node.dictionary == EMBED else FEATURE, MLP_ERROR)
+    plain = ("embedding" if node.dictionary == EMBED else FEATURE, MLP_ERROR)
+    kind, error = types.get(node.dictionary, plain) if isinstance(types, Mapping) else plain
     number = node.index if node.is_error else _position(graph, node) if where == "E" else cantor(int(where), node.index)
     return {
         "node_id": id, "feature": number, "layer": where, "ctx_idx": _position(graph, node),

@@ -35,31 +35,33 @@ def read(told: Mapping[str, Any], name: str) -> Graph:
         tokens = [node for node in nodes if node["feature_type"] == "logit"]
         inner = [node for node in nodes if node["feature_type"] != "logit"]
         rows = [_Read(node, metadata, kept) for node in inner]
-        ids, shared = _numbered(inner, tokens)
+        ids, hidden = _numbered(inner, tokens)
         links = told["links"]
-        ends = [(_end(ids, link["source"]), _end(ids, link["target"])) for link in links]
+        ends = _ends(links, ids, hidden)
         weights = torch.tensor([number(link["weight"], "a weight") for link in links], dtype=torch.float32)
         if any(a >= len(rows) for a, _ in ends):
             raise ValueError("a link leads from a next token")
         logits = torch.full((len(rows), len(tokens)), math.nan if kept else 0.0)
         edges = []
-        at = iter(kept.get("positions") or ())
-        for (a, b), weight in zip(ends, weights.tolist(), strict=True):
+        for (a, b), weight, link in zip(ends, weights.tolist(), links, strict=True):
+            own = link.get("residscope") or {} if kept else {}
             if b >= len(rows):
                 logits[a, b - len(rows)] = weight
             else:
-                edges.append((weight, a, b, next(at, rows[b].place)))
-        edges.sort(key=lambda edge: (-abs(edge[0]), *edge[1:]))
-        weight, source, target, of = zip(*edges, strict=True) if edges else ((), (), (), ())
+                edges.append((weight, a, b, own.get("at", rows[b].place), own.get("exact"), "exact" in own))
+        edges.sort(key=lambda edge: (-abs(edge[0]), *edge[1:4]))
+        weight, source, target, of, exact, measured = zip(*edges, strict=True) if edges else ((), (), (), (), (), ())
+        exact = tuple(math.nan if x is None else number(x, "an exact value") for x in exact) if any(measured) else ()
         return made(Graph, {
             "prompt": tuple(text(token, "a token of the prompt") for token in metadata["prompt_tokens"]),
             "nodes": tuple(row.node for row in rows), "source": _whole(source), "target": _whole(target),
             "weight": torch.tensor(weight, dtype=torch.float32), "of": _whole(of),
+            "exact": torch.tensor(exact, dtype=torch.float32),
             "placed": _placed(rows, kept), "tokens": tuple(_token(node) for node in tokens),
             "base": torch.tensor([_base(node) for node in tokens], dtype=torch.float32), "logits": logits,
             "partial": text(kept.get("partial", ""), "partial"), "labels": {row.node.id: row.name for row in rows if row.name},
             "groups": _groups(told.get("qParams") or {}, {**ids, **_by_js(inner)}, rows),
-            "provenance": _provenance(told, rows, tokens, kept, shared),
+            "provenance": _provenance(told, rows, tokens, kept, hidden),
         })  # fmt: skip
 
 
@@ -114,24 +116,38 @@ def _index(node: Mapping[str, Any], where: str, metadata: Mapping[str, Any]) -> 
 
 def _numbered(
     inner: Sequence[Mapping[str, Any]], tokens: Sequence[Mapping[str, Any]]
-) -> tuple[dict[str, int], list[str]]:
-    """The number of each node by its id, and the ids that two have: older files call an error 0_LAYER_POS, as if it were a
-    feature of layer 0. Links of such an id are read as the feature's."""
+) -> tuple[dict[str, int], dict[str, int]]:
+    """The number of each node by its id; and of errors that have the id of a feature: circuit-tracer 0.5 calls the error of a
+    layer 0_LAYER_POS, as if it were a feature of layer 0."""
     numbers: dict[str, int] = {}
-    shared = []
+    hidden: dict[str, int] = {}
     every = [*inner, *tokens]
     for i, node in enumerate(every):
         id = text(node["node_id"], "node_id")
         if id not in numbers:
             numbers[id] = i
             continue
-        shared.append(id)
-        before = every[numbers[id]]["feature_type"]
-        if before.endswith("error") and not node["feature_type"].endswith("error"):
-            numbers[id] = i
-        elif not node["feature_type"].endswith("error"):
+        errors = [n for n in (numbers[id], i) if every[n]["feature_type"].endswith("error")]
+        if len(errors) != 1 or id in hidden:
             raise ValueError(f"two nodes have the id {id!r:.60}")
-    return numbers, shared
+        hidden[id] = errors[0]
+        numbers[id] = numbers[id] + i - errors[0]
+    return numbers, hidden
+
+
+def _ends(
+    links: Sequence[Mapping[str, Any]], ids: Mapping[str, int], hidden: Mapping[str, int]
+) -> list[tuple[int, int]]:
+    """The nodes that each link joins. Of an id that a feature and an error have, links lead to the feature, which alone is
+    affected; the first from it to a node is the feature's, a second the error's."""
+    seen: set[tuple[Any, Any]] = set()
+    found = []
+    for link in links:
+        pair = (link["source"], link["target"])
+        second = pair in seen and pair[0] in hidden
+        found.append((hidden[pair[0]] if second else _end(ids, pair[0]), _end(ids, pair[1])))
+        seen.add(pair)
+    return found
 
 
 def _by_js(inner: Sequence[Mapping[str, Any]]) -> dict[str, int]:
@@ -160,9 +176,10 @@ def _groups(asked: Mapping[str, Any], ids: Mapping[str, int], rows: Sequence[_Re
 def _placed(rows: Sequence[_Read], kept: Mapping[str, Any]) -> tuple[Placed, ...]:
     """The dictionaries in the order of the forward. What theirs do not say: no hash, at least as many features as are named."""
     if kept:
-        floats = {"unexplained": lambda x: math.nan if x is None else number(x, "unexplained")}
+        unknown = {"unexplained": math.nan}
         return tuple(
-            made(Placed, {k: floats.get(k, lambda x: x)(x) for k, x in row.items()}) for row in kept["dictionaries"]
+            made(Placed, {name: unknown.get(name) if x is None else x for name, x in row.items()})
+            for row in kept["dictionaries"]
         )
     first = {row.dictionary: row for row in reversed(rows)}
     largest: dict[str, int] = {}
@@ -203,7 +220,7 @@ def _provenance(
     rows: Sequence[_Read],
     tokens: Sequence[Mapping[str, Any]],
     kept: Mapping[str, Any],
-    shared: list[str],
+    shared: Mapping[str, int],
 ) -> dict[str, Any]:
     if kept:
         return {**from_plain(kept["provenance"])}

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from residscope.files import replace_whole
-from residscope.graph.exchange.reading import GRAPH_JSON, refused, text
+from residscope.graph.exchange.reading import GRAPH_JSON, refused, text, write_text
 from residscope.graph.graph import Graph, Group, Placed
 from residscope.graph.nodes import Node
 from residscope.json_values import from_plain, made, to_plain
@@ -38,7 +37,7 @@ TOLD = {
 
 def write(graph: Graph, path: Path) -> None:
     """One line for each dictionary, node and edge; the same graph is the same file. Raises FileNotThere, NotPlain."""
-    replace_whole(path, lambda draft: draft.write_text(to_json(graph), encoding="utf-8", newline="\n"))
+    write_text(path, to_json(graph))
 
 
 def to_json(graph: Graph) -> str:

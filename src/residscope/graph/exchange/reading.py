@@ -1,4 +1,4 @@
-"""Files of graphs read with care: what is in one is other people's."""
+"""Files of graphs written whole, and read with care: what is in one is other people's."""
 
 import json
 import math
@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from residscope.errors import DamagedFile, FileNotThere, NotPlain
+from residscope.files import replace_whole
 
 GRAPH_JSON = "residscope graph"  # the key by which the graph's own JSON is known
-MOST_BYTES = 2 << 30
+MOST_BYTES = 1 << 30
 AGAIN = "save it again from where it was made"
 
 
@@ -62,3 +63,8 @@ def text(value: Any, what: str) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{what} is {value!r:.60}, not text")
     return value
+
+
+def write_text(path: Path, told: str) -> None:
+    """JSON as UTF-8; halves of characters, which that has not, as JSON escapes them. Raises FileNotThere."""
+    replace_whole(path, lambda draft: draft.write_bytes(told.encode("utf-8", "backslashreplace")))

@@ -52,3 +52,17 @@ def by_rank(observed: float, null: Float[Tensor, "draw"]) -> float:
     0.5
     """
     return (1 + int((null >= observed).sum())) / (1 + len(null))
+
+
+def middle(
+    x: Float[Tensor, "*rest draw"], *, level: float = 0.95
+) -> tuple[Float[Tensor, "*rest"], Float[Tensor, "*rest"]]:
+    """The ends of the range that holds the middle `level` of the draws.
+
+    >>> low, high = middle(torch.arange(101.0), level=0.5)
+    >>> float(low), float(high)
+    (25.0, 75.0)
+    """
+    ends = torch.tensor([0.5 - level / 2, 0.5 + level / 2], dtype=torch.float64)
+    low, high = torch.quantile(x.double().cpu(), ends, dim=-1)
+    return low, high

@@ -88,8 +88,10 @@ def to_stream(model: Model, direction: Direction) -> Float[Tensor, "d d_model"] 
     if site.layer is None:
         return None
     parts = model.layout.blocks[site.layer]
-    if site.name == "z" and parts.attn_post_norm is None and direction.head is not None and model.quantised is None:
+    if site.name == "z" and parts.attn_post_norm is None and model.quantised is None:
         W_O = weight_in_out(parts.attn_proj).float()
+        if direction.head is None:  # of a dictionary over all heads
+            return W_O if len(direction.write) == len(W_O) else None
         return W_O.reshape(model.n_heads, model.d_head, model.d_model)[direction.head]
     if (
         site.name == "mlp_post"

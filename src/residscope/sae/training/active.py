@@ -6,7 +6,7 @@ entries (token, feature) that are active, k of F at a token.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch.nn.functional import embedding_bag
 DENSE = 1 / 8  # of all entries: from there on dense products are cheaper
 
 
+@runtime_checkable
 class Entries(Protocol):
     """Values a[b, f] of a batch at some entries, `bags` sums a token (1, or one for each Matryoshka prefix)."""
 

@@ -1,6 +1,8 @@
 """Vectors of a text at several sites, endlessly and from one pass: what a training is fed."""
 
+import random
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -22,7 +24,10 @@ Vectors = dict[str, Float[Tensor, "n d"]]
 
 
 class Stream:
-    """The vectors at `sites` of a text's tokens, a run at a time; at the text's end it begins again.
+    """The vectors at `sites` of a text's tokens, a run at a time; at the text's end it begins again, in another order.
+
+    The first pass has the text's own order; of each later one it is drawn anew, by the text's seed (0 unless it has one) and the
+    pass, within windows of documents as `rs.text` shuffles them.
 
     Tokens that any of the sites leaves out are left out at all: first tokens, padding and attention sinks, over ten times their
     row's median length (`engine.sinks.kept`). `place`: where it stands, as plain values, from which another goes on with the very
@@ -45,7 +50,7 @@ class Stream:
             self.place |= {"epoch": self.place["epoch"] + 1, "rows": 0, "runs": 0}
 
     def _pass(self, tell: Tell, cancel: Cancel) -> Iterator[Vectors]:
-        rows = self.reader.rows(length=self.length, tokens=EVERYTHING, tell=tell)
+        rows = self._reader().rows(length=self.length, tokens=EVERYTHING, tell=tell)
         rows = islice(rows, self.place["rows"], None)
         while window := [*islice(rows, ROWS * WINDOW)]:
             batches = in_runs(window)
@@ -60,6 +65,14 @@ class Stream:
                 vectors = {site: self.group.gathered(x) for site, x in found.items()}
                 yield vectors
             self.place |= {"rows": self.place["rows"] + len(window), "runs": 0}
+
+    def _reader(self) -> Reader:
+        """What the pass that `place` is in reads from."""
+        epoch, text = self.place["epoch"], self.reader.text
+        if not epoch:
+            return self.reader
+        seed = random.Random(f"pass {epoch} {text.order.shuffle or 0}").randrange(1 << 31)
+        return Reader(self.model, replace(text, order=replace(text.order, shuffle=seed)))
 
     def _vectors(self, batch: list[list[int]]) -> Vectors:
         if not batch:

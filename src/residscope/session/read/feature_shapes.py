@@ -39,7 +39,7 @@ class FeatureRow(TypedDict):
     density: float
     token: str | None
     value: float | None
-    name: Annotated[str | None, "The saved direction here that is this feature."]
+    name: Annotated[str | None, "What it is called here: as a saved direction, or by a service whose name held."]
 
 
 class FeatureList(AtlasInfo):
@@ -55,6 +55,14 @@ class FeatureLink(TypedDict):
     value: float
 
 
+class ProposedName(TypedDict):
+    """What a service called a feature."""
+
+    name: str
+    said: Annotated[str, "How well the name did on held-out contexts, or why it was not tested."]
+    better: Annotated[bool | None, "Whether it did better than other features' names; null where that was not tested."]
+
+
 class FeatureDetail(TypedDict):
     """The page of one feature, without what taking it out does."""
 
@@ -66,8 +74,10 @@ class FeatureDetail(TypedDict):
     site: str
     head: int | None
     neuron: bool
+    flat: Annotated[bool, "Whether it reads all heads' vectors end to end, and is no direction of one place."]
     dictionary: str | None
     name: str | None
+    proposed: ProposedName | None
     unit: str
     read: Annotated[str, "How many tokens of which text were read."]
     density: float

@@ -8,12 +8,13 @@ from contextlib import suppress
 import torch
 
 from residscope.corpus.chunks import captured
-from residscope.directions import Dictionary
+from residscope.directions import DICTIONARY_HASH, Dictionary
 from residscope.errors import BadArguments, NotFound, ResidscopeError, UnknownPosition
 from residscope.features import search
 from residscope.features.atlas import NEURON, Atlas
 from residscope.features.feature_page import page as page_of
 from residscope.features.gathering import only
+from residscope.features.names import FeatureName, FeatureNames
 from residscope.json_values import finite
 from residscope.manifest import find_method
 from residscope.session.intents import find_run
@@ -37,6 +38,7 @@ from residscope.session.read.feature_shapes import (
     FeatureRow,
     FeaturesOn,
     Order,
+    ProposedName,
 )
 from residscope.session.state import State
 from residscope.shelf.items import ItemShelf, Kept
@@ -125,8 +127,10 @@ class Features:
             "site": atlas.site,
             "head": atlas.head,
             "neuron": atlas.of == NEURON,
+            "flat": dictionary is not None and dictionary.flat,
             "dictionary": opened.id,
             "name": self._names(atlas).get(index),
+            "proposed": self._proposal(atlas, index),
             "unit": made.unit,
             "read": f"{atlas.firing.count:,} tokens of {told.get('corpus', 'texts')}",
             "density": made.density,
@@ -267,13 +271,31 @@ class Features:
         return atlas.label if dictionary is None else dictionary.label
 
     def _names(self, atlas: Atlas) -> dict[int, str]:
-        """Features that are saved directions here, by their dictionary's hash and their number in it."""
+        """What features are called here: as saved directions, by their dictionary's hash and their number in it; else by a
+        service, where its name foretells where the feature is active."""
+        proposed = {index: row.name for names in self._proposed(atlas) for index, row in names.items() if row.better}
         told = {name: direction.provenance for name, direction in self._now().directions.items()}
-        return {
+        saved = {
             about["index"]: name
             for name, about in told.items()
-            if atlas.hash and about.get("hash") == atlas.hash and isinstance(about.get("index"), int)
+            if atlas.hash and about.get(DICTIONARY_HASH) == atlas.hash and isinstance(about.get("index"), int)
         }
+        return {**proposed, **saved}
+
+    def _proposed(self, atlas: Atlas) -> list[dict[int, FeatureName]]:
+        """Names that services gave features of this atlas' kind, the latest last."""
+        kept = sorted(self._items.items.values(), key=lambda kept: kept.made)
+        names = [one.item for one in kept if isinstance(one.item, FeatureNames)]
+        return [
+            {row.index: row for row in found.rows if row.name}
+            for found in names
+            if (found.hash, found.of, found.place) == (atlas.hash, atlas.of, atlas.place)
+        ]
+
+    def _proposal(self, atlas: Atlas, index: int) -> ProposedName | None:
+        """The latest name that a service gave a feature."""
+        row = next((names[index] for names in reversed(self._proposed(atlas)) if index in names), None)
+        return None if row is None else {"name": row.name, "said": row.said, "better": row.better}
 
     def _search(
         self, name: str, token: str | None, text: str | None, like: int | None

@@ -12,6 +12,7 @@ from torch import Tensor
 from residscope.corpus.chunks import Chunk
 from residscope.corpus.vectors import one_vector
 from residscope.directions import Dictionary, place
+from residscope.edits.features import joined as end_to_end
 from residscope.engine.model import Model
 from residscope.errors import WrongWidth
 
@@ -89,7 +90,7 @@ class Columns:
 
     def check(self, model: Model) -> None:
         """Raises SiteError for what has no vector a token, WrongWidth for a dictionary of another width, DirectionError."""
-        width = model.sites.width(one_vector(model, self.site, self.head))
+        width = self._width(model)
         if self.dictionary is not None:
             if self.dictionary.read.shape[1] != width:
                 raise WrongWidth(
@@ -98,6 +99,13 @@ class Columns:
                     allowed=f"{width}",
                 )
             self.dictionary.check_index(*(self.indices or ()))
+
+    def _width(self, model: Model) -> int:
+        """Of what is read: of a dictionary over heads that of all their vectors end to end."""
+        if self.dictionary is None or not self.dictionary.flat:
+            return model.sites.width(one_vector(model, self.site, self.head))
+        heads = model.sites.parse(self.site)
+        return model.sites.width(heads) * (model.sites.size(heads, heads.kind.axes[-2]) or 1)
 
     def count(self, model: Model) -> int:
         if self.indices is not None:
@@ -115,6 +123,7 @@ class Columns:
         def read() -> Tensor:
             x = chunk.at(self.site, self.head)
             if self.dictionary is not None:
+                x = end_to_end(self.dictionary, x)
                 return self.dictionary.encode(x, model=chunk.record.model, indices=self.indices).float()
             return (x if self.indices is None else x[..., list(self.indices)]).float()
 
