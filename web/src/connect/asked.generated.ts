@@ -42,6 +42,12 @@ export interface Asked {
       seed?: number;
       length?: number;
     };
+    /**
+     * Every page of an atlas as one file of HTML.
+     */
+    export_features: {
+      atlas: string;
+    };
     forget_dictionary: {
       id: string;
     };
@@ -323,6 +329,9 @@ export interface Asked {
       text?: string | null;
       like?: number | null;
     };
+    features_cost: {
+      atlas: string;
+    };
     /**
      * pos: negative from the end. k: how many of each atlas.
      */
@@ -387,6 +396,12 @@ export interface Asked {
     };
     library_blind_test: {
       test: string;
+    };
+    /**
+     * dictionary: a hash.
+     */
+    library_features: {
+      dictionary: string;
     };
     library_me: {};
     library_read: {

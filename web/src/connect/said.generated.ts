@@ -18,6 +18,7 @@ export interface Said {
     delete_item: null;
     delete_stack: null;
     draw_prompts: DrawingStarted;
+    export_features: ExportStarted;
     forget_dictionary: null;
     forget_prompt: null;
     group_nodes: null;
@@ -102,6 +103,7 @@ export interface Said {
     feature_effects_left: EffectsLeft;
     feature_on: FeatureOn;
     features: FeatureList;
+    features_cost: ExportCost;
     features_on: FeaturesOn;
     gram: Gram;
     graph: GraphShown;
@@ -115,6 +117,7 @@ export interface Said {
     lens_rows: RowsLens;
     library_alike: Alike;
     library_blind_test: BlindTest;
+    library_features: SavedFeatures;
     library_me: Me;
     library_read: Whole;
     library_search: Page;
@@ -898,6 +901,12 @@ export interface DrawingStarted {
   ready: boolean;
 }
 /**
+ * The job that writes the pages; its id is what the file is asked by, with the ending `.zip`.
+ */
+export interface ExportStarted {
+  job: string;
+}
+/**
  * The reference to a saved direction.
  */
 export interface SavedName {
@@ -1274,8 +1283,13 @@ export interface FeatureDetail {
   site: string;
   head: number | null;
   neuron: boolean;
+  /**
+   * Whether it reads all heads' vectors end to end, and is no direction of one place.
+   */
+  flat: boolean;
   dictionary: string | null;
   name: string | null;
+  proposed: ProposedName | null;
   unit: string;
   /**
    * How many tokens of which text were read.
@@ -1301,6 +1315,20 @@ export interface FeatureDetail {
    * Lines of Python that give this page; empty where there are none.
    */
   code: string;
+}
+/**
+ * What a service called a feature.
+ */
+export interface ProposedName {
+  name: string;
+  /**
+   * How well the name did on held-out contexts, or why it was not tested.
+   */
+  said: string;
+  /**
+   * Whether it did better than other features' names; null where that was not tested.
+   */
+  better: boolean | null;
 }
 /**
  * Another feature: `value` is a cosine, or P(it is active | this one is).
@@ -1379,9 +1407,20 @@ export interface FeatureRow {
   token: string | null;
   value: number | null;
   /**
-   * The saved direction here that is this feature.
+   * What it is called here: as a saved direction, or by a service whose name held.
    */
   name: string | null;
+}
+export interface ExportCost {
+  pages: number;
+  /**
+   * About, by one page that was made.
+   */
+  seconds: number;
+  /**
+   * Of the file, about.
+   */
+  bytes: number;
 }
 export interface FeaturesOn {
   run: string;
@@ -1523,7 +1562,7 @@ export interface GraphEdge {
   exact: number | null;
 }
 /**
- * A dictionary of a graph. here: the id that the session has it by.
+ * A dictionary of a graph. here: the id that the session has it by; null of the model's own heads and neurons.
  */
 export interface GraphDictionary {
   id: string;
@@ -1747,6 +1786,19 @@ export interface BlindTest {
 export interface BlindItem {
   tokens: string[];
   pos: number;
+}
+/**
+ * What is saved of one dictionary, the best described first.
+ */
+export interface SavedFeatures {
+  features: SavedFeature[];
+}
+/**
+ * A saved direction that is one of a dictionary's, by its number there.
+ */
+export interface SavedFeature {
+  index: number;
+  entry: Entry;
 }
 /**
  * An entry with everything said of it, descriptions best first.
