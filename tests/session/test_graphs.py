@@ -12,6 +12,7 @@ import residscope as rs
 from residscope import errors
 from residscope.directions import EncoderDictionary
 from residscope.graph import Graph
+from residscope.graph.parts import heads
 from residscope.graph.pruning.prune import prune
 from residscope.graph.shown.picture import network_of, strongest
 from residscope.graph.shown.proposals import proposals
@@ -293,7 +294,7 @@ def test_the_newest_edge_of_a_page_is_the_one_that_is_run(
     threads = [ask("first", ids[0], "page")]
     assert entered.wait(30)
     threads += [ask("second", ids[1], "page"), ask("gone", ids[2], "leaver")]
-    while len(live.graph_runs._askers._asked) < 2:
+    while "leaver" not in live.graph_runs._askers._asked:
         pass
     assert live.query("graph_left", {"asker": "leaver"}) == {"left": False}
     leave.set()
@@ -303,3 +304,17 @@ def test_the_newest_edge_of_a_page_is_the_one_that_is_run(
     assert isinstance(answers["gone"], errors.Cancelled)
     assert answers["second"]["source"] == ids[1]
     assert [ids[2]] not in seen
+
+
+def test_the_model_s_own_heads_need_no_dictionary_here(live: Session) -> None:
+    made = [heads(live.model, 1), sae("resid_post.1", 1)]
+    drawn = rs.causal_graph(live.model, list(live.state.prompt.ids), made, tokens=0, errors=False, progress=False)
+    name = live.keep("of heads", drawn)
+    try:
+        told = live.query("graph", {"item": name})
+        assert [(one["here"] is None, one["missing"]) for one in told["dictionaries"]] == [(True, None), (False, None)]
+        ids, (a, b) = [node.id for node in drawn.nodes], (int(drawn.source[0]), int(drawn.target[0]))
+        run = live.query("graph_edge", {"item": name, "source": ids[a], "target": ids[b]})
+        assert run["measured"] == pytest.approx(float(drawn.weight[0]), abs=1e-5)
+    finally:
+        live.take_off(name)

@@ -148,6 +148,8 @@ describe("what is chosen", () => {
     ]);
     expect(left.map(({ id }) => id)).toEqual(["lo/error", "hi/1", "odd"]);
     expect(left[1].why).toBe("not loaded: hi");
+    const own = shown({ dictionaries: [{ id: "lo", here: null, missing: null, write_site: "z.4" }] } as Partial<GraphShown>);
+    expect(intervention(own, ["lo/3"], false).edits).toEqual([{ kind: "ablate", site: "z.4", head: [3], to: "zero" }]);
     expect(intervention(shown(), ["lo/3"], false).edits).toEqual([{ kind: "feature", dictionary: "sae@resid_post.0", index: [3], scale: 0 }]);
   });
   it("is in the address", () => {

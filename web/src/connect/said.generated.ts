@@ -1562,7 +1562,7 @@ export interface GraphEdge {
   exact: number | null;
 }
 /**
- * A dictionary of a graph. here: the id that the session has it by.
+ * A dictionary of a graph. here: the id that the session has it by; null of the model's own heads and neurons.
  */
 export interface GraphDictionary {
   id: string;

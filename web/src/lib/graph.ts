@@ -67,23 +67,29 @@ export interface Intervention {
 /** The edits that take nodes out of the live run, one for each dictionary and position, at the graph's own positions where it is of this prompt. */
 export function intervention(shown: GraphShown, ids: string[], here: boolean): Intervention {
   const dictionaries = new Map(shown.dictionaries.map((one) => [one.id, one]));
-  const grouped = new Map<string, { dictionary: string; pos: number[] | null; index: number[] }>();
+  const grouped = new Map<string, { held: GraphShown["dictionaries"][number]; pos: number[] | null; index: number[] }>();
   const left: Intervention["left"] = [];
   for (const id of ids) {
     const parts = partsOf(id);
     const held = parts && dictionaries.get(parts.dictionary);
     if (!parts || !held) left.push({ id, why: "it is no feature" });
     else if (parts.index === null) left.push({ id, why: "it is what the dictionary leaves out, which no feature's edit changes" });
-    else if (!held.here) left.push({ id, why: held.missing ?? "its dictionary is not loaded" });
+    else if (held.missing !== null) left.push({ id, why: held.missing });
     else {
       const pos = !here ? null : parts.pos !== null ? [parts.pos] : shown.positions;
-      const key = JSON.stringify([held.here, pos]);
-      const one = grouped.get(key) ?? { dictionary: held.here, pos, index: [] };
+      const key = JSON.stringify([held.id, pos]);
+      const one = grouped.get(key) ?? { held, pos, index: [] };
       if (!one.index.includes(parts.index)) one.index.push(parts.index);
       grouped.set(key, one);
     }
   }
-  const edits = [...grouped.values()].map(({ dictionary, pos, index }): Edit => ({ kind: "feature", dictionary, index: index.toSorted((a, b) => a - b), scale: shown.scale, ...(pos ? { pos } : {}) }));
+  const edits = [...grouped.values()].map(({ held, pos, index }): Edit => {
+    const sorted = index.toSorted((a, b) => a - b);
+    const where = pos ? { pos } : {};
+    if (held.here !== null) return { kind: "feature", dictionary: held.here, index: sorted, scale: shown.scale, ...where };
+    const part = held.write_site.startsWith("z.") ? { head: sorted } : { neuron: sorted }; // the model's own
+    return shown.scale === 0 ? { kind: "ablate", site: held.write_site, ...part, to: "zero", ...where } : { kind: "scale", site: held.write_site, ...part, factor: shown.scale, ...where };
+  });
   return { edits, left };
 }
 

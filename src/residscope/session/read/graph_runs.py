@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from residscope.errors import Cancelled, GraphError, ResidscopeError
-from residscope.graph.build import Setting
 from residscope.graph.exact import Source, removed
 from residscope.graph.graph import Graph
+from residscope.graph.setting import Setting
 from residscope.manifest import find_method
 from residscope.progress import asking
 from residscope.session.read.askers import Askers

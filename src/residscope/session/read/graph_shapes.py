@@ -34,7 +34,7 @@ class GraphEdge(TypedDict):
 
 
 class GraphDictionary(TypedDict):
-    """A dictionary of a graph. here: the id that the session has it by."""
+    """A dictionary of a graph. here: the id that the session has it by; null of the model's own heads and neurons."""
 
     id: str
     read_site: str

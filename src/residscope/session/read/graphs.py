@@ -7,9 +7,11 @@ from typing import Any
 import torch
 
 from residscope.directions import Dictionary
+from residscope.engine.model import Model
 from residscope.errors import NotFound, ResidscopeError
 from residscope.features.feature_page import page as page_of
-from residscope.graph.graph import Graph
+from residscope.graph.graph import Graph, Placed
+from residscope.graph.parts import heads, neurons
 from residscope.graph.pruning.prune import prune
 from residscope.graph.shown.named import group_of
 from residscope.graph.shown.picture import MOST_EDGES, left_out, network_of, strongest
@@ -86,7 +88,8 @@ class Graphs:
             )
         graph, here = kept.item, {d.hash: id for id, d in loaded.dictionaries.items()}
         ids = {placed.id: here[placed.hash] for placed in graph.placed if placed.hash in here}
-        return OpenedGraph(kept, graph, loaded, {name: loaded.dictionaries[id] for name, id in ids.items()}, ids)
+        own = {placed.id: part for placed in graph.placed if (part := own_part(loaded.model, placed)) is not None}
+        return OpenedGraph(kept, graph, loaded, own | {name: loaded.dictionaries[id] for name, id in ids.items()}, ids)
 
     def shown(self, name: str, *, nodes: int = MOST_DRAWN, **thresholds: Any) -> GraphShown:
         """A graph with what its thresholds leave of it, as `graph.prune` takes them. Raises NotFound, GraphError."""
@@ -119,7 +122,7 @@ class Graphs:
             "tokens": [*graph.tokens],
             "base": [finite(value) for value in graph.base.tolist()],
             "how": how_of(graph),
-            "estimated": bool(len(graph.exact)),
+            "estimated": told.get("by", "exact") != "exact" or bool(len(graph.exact)),
             "scale": float(told.get("scale", 0.0)),
             "of_nodes": len(graph.nodes),
             "of_edges": len(graph.weight),
@@ -246,13 +249,24 @@ def _weight(graph: Graph, members: Sequence[str], target: str, drawn: float) -> 
     return float(graph.logits[[graph.numbers[id] for id in members], token].nan_to_num().sum())
 
 
+def own_part(model: Model, placed: Placed) -> Dictionary | None:
+    """The model's own heads or neurons, where a dictionary of a graph is that."""
+    site = model.sites.parse(placed.read_site)
+    make = {"z": heads, "mlp_post": neurons}.get(site.name)
+    if make is None or site.layer is None:
+        return None
+    part = make(model, site.layer)
+    return part if part.hash == placed.hash else None
+
+
 def how_of(graph: Graph) -> str:
     """How its edges were found, in a sentence."""
     told = graph.provenance
     where = "at each position by itself" if told.get("ablate") == "each" else "wherever it is active"
     scale = float(told.get("scale", 0.0))
     does = "taken out" if scale == 0 else f"multiplied by {scale:g}"
-    sure = "estimated by gradient" if len(graph.exact) else "measured, each by a run of its own"
+    by = str(told.get("by", "exact"))
+    sure = "measured, each by a run of its own" if by == "exact" else f"estimated ({by}), not measured"
     return f"Each feature is {does} {where}, and every later one read again: {sure}."
 
 
