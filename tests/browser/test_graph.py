@@ -121,6 +121,20 @@ def test_it_opens_thins_and_counts_as_python_does(tab: Page, graph: Graph) -> No
     expect(tab.get_by_test_id("graph-counts")).to_have_attribute("data-edges", str(len(graph.weight)), timeout=WAIT)
 
 
+def test_any_node_is_found_drawn_or_not(tab: Page, graph: Graph) -> None:
+    drawn = {node.id for node in prune(graph, per_level=25).nodes}
+    away = next(node for node in graph.nodes if node.id not in drawn)
+    tab.get_by_test_id("graph-find").fill(away.id)
+    tab.get_by_test_id("graph-find").press("Enter")
+    panel = tab.get_by_test_id("graph-node")
+    expect(panel).to_have_attribute("data-node", away.id, timeout=WAIT)
+    expect(panel).to_have_attribute("aria-busy", "false", timeout=WAIT)
+    expect(tab.get_by_test_id("graph-undrawn")).to_be_visible()
+    assert float(tab.get_by_test_id("graph-activation").get_attribute("data-value") or "nan") == away.activation
+    tab.get_by_test_id("graph-find").fill("no such thing")
+    expect(tab.get_by_test_id("graph-found")).to_have_text("no such node")
+
+
 def test_pointing_previews_a_click_keeps_and_keys_go_along_edges(tab: Page) -> None:
     picture = tab.get_by_test_id("graph-picture").get_by_role("application")
     picture.focus()

@@ -318,3 +318,24 @@ def test_the_model_s_own_heads_need_no_dictionary_here(live: Session) -> None:
         assert run["measured"] == pytest.approx(float(drawn.weight[0]), abs=1e-5)
     finally:
         live.take_off(name)
+
+
+def test_every_node_is_found_by_its_id_its_name_and_its_token(live, graph, copy):
+    for node in graph.nodes:
+        told = live.query("graph_find", {"item": "graph", "text": node.id})
+        first = told["nodes"][0]
+        assert first["id"] == node.id
+        assert first["members"] == [node.id]
+        assert first["activation"] == node.activation
+        effect = float(graph.logits[graph.numbers[node.id], 0])
+        assert first["effect"] == (effect if effect == effect else None)
+    error = live.query("graph_find", {"item": "graph", "text": "ERROR"})
+    assert {node["id"] for node in error["nodes"]} == {node.id for node in graph.nodes if node.is_error}
+    some = live.query("graph_find", {"item": "graph", "text": "sae", "count": 3})
+    assert (len(some["nodes"]), some["total"]) == (3, sum("sae" in node.id for node in graph.nodes))
+    live.intent("name_node", {"item": copy, "node": graph.nodes[2].id, "name": "a plain name"})
+    named = live.query("graph_find", {"item": copy, "text": "Plain NAME"})
+    assert [(node["id"], node["label"], node["named"]) for node in named["nodes"]] == [
+        (graph.nodes[2].id, "a plain name", True)
+    ]
+    assert live.query("graph_find", {"item": "graph", "text": "nothing of the kind"})["nodes"] == []

@@ -38,6 +38,7 @@ from residscope.session.read.graph_shapes import (
     MOST_DRAWN,
     MOST_SET,
     GraphEdgeRun,
+    GraphFound,
     GraphLeft,
     GraphNodeDetail,
     GraphProposals,
@@ -252,6 +253,14 @@ class OfNode(Spec):
     node: str
 
 
+class SoughtNode(Spec):
+    """text: in a node's id, its label or its token."""
+
+    item: str
+    text: str = Field(max_length=400)
+    count: int = Field(default=20, ge=1, le=200)
+
+
 class OfEdge(Asker):
     """source, target: nodes, or groups, by their ids in the graph's picture."""
 
@@ -434,6 +443,9 @@ QUERIES: dict[str, Query] = {
         ),
     ),
     "graph_node": _query(OfNode, GraphNodeDetail, lambda session, args: session.graphs.node(args.item, args.node)),
+    "graph_find": _query(
+        SoughtNode, GraphFound, lambda session, args: session.graphs.find(args.item, args.text, count=args.count)
+    ),
     "graph_edge": _query(
         OfEdge,
         GraphEdgeRun,

@@ -365,6 +365,14 @@ export interface Asked {
       source: string;
       target: string;
     };
+    /**
+     * text: in a node's id, its label or its token.
+     */
+    graph_find: {
+      item: string;
+      text: string;
+      count?: number;
+    };
     graph_left: {
       asker?: string;
     };

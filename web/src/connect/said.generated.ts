@@ -108,6 +108,7 @@ export interface Said {
     gram: Gram;
     graph: GraphShown;
     graph_edge: GraphEdgeRun;
+    graph_find: GraphFound;
     graph_left: GraphLeft;
     graph_node: GraphNodeDetail;
     graph_proposals: GraphProposals;
@@ -1618,6 +1619,17 @@ export interface MovedToken {
   text: string;
   base: number;
   without: number;
+}
+/**
+ * Nodes of a graph by what is written in their id, their label or their token, in the order of the graph.
+ */
+export interface GraphFound {
+  item: string;
+  /**
+   * How many there are.
+   */
+  total: number;
+  nodes: GraphNode[];
 }
 export interface GraphLeft {
   /**

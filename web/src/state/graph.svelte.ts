@@ -1,5 +1,5 @@
 import { words } from "../connect/connector";
-import type { GraphEdgeRun, GraphNode, GraphNodeDetail, GraphProposals, GraphShown } from "../connect/wire";
+import type { GraphEdgeRun, GraphFound, GraphNode, GraphNodeDetail, GraphProposals, GraphShown } from "../connect/wire";
 import { ALL, asked, chosenAt, FIRST_EDGES, intervention, itemOf, membersOf, weightAt, placeOf, type Chosen, type Thresholds } from "../lib/graph";
 import { sameEdit } from "../lib/features";
 import type { JobStore } from "./jobs.svelte";
@@ -14,12 +14,15 @@ export class GraphStore {
   shown: GraphShown | null = $state.raw(null);
   thresholds: Thresholds = $state({ ...ALL });
   chosen: Chosen = $state.raw(null);
+  /** A node that was looked for: the picture may not have it. */
+  private sought: GraphNode | null = $state.raw(null);
   /** Ids of the picture's nodes that are taken together. */
   set: string[] = $state([]);
   node: GraphNodeDetail | null = $state.raw(null);
   edge: GraphEdgeRun | null = $state.raw(null);
   proposals: GraphProposals | null = $state.raw(null);
-  errors = $state({ shown: "", node: "", edge: "", proposals: "" });
+  found: GraphFound | null = $state.raw(null);
+  errors = $state({ shown: "", node: "", edge: "", proposals: "", found: "" });
   /** A question is under way. */
   waiting = $state({ shown: false, edge: false, proposals: false });
   table = $state(false);
@@ -52,7 +55,8 @@ export class GraphStore {
   outlined = $derived.by(() => (this.shown ? this.set.flatMap((id) => itemOf(this.shown!, { node: id }) ?? []) : []));
   drawn: GraphNode | null = $derived.by(() => {
     const { shown, chosen } = this;
-    return shown && chosen && "node" in chosen ? (shown.nodes.find(({ id }) => id === chosen.node) ?? null) : null;
+    if (!shown || !chosen || !("node" in chosen)) return null;
+    return shown.nodes.find(({ id }) => id === chosen.node) ?? (this.sought?.id === chosen.node ? this.sought : null);
   });
   /** The nodes that an act is of: the set, else what is chosen. */
   acted: string[] = $derived.by(() => (this.set.length ? this.set : this.drawn ? [this.drawn.id] : []));
@@ -108,6 +112,7 @@ export class GraphStore {
     const there = new Set(shown.nodes.map(({ id }) => id));
     if (this.set.some((id) => !there.has(id))) this.set = this.set.filter((id) => there.has(id));
     if (this.proposals && this.proposals.item !== shown.item) this.proposals = null;
+    if (this.found && this.found.item !== shown.item) [this.found, this.sought] = [null, null];
   }
 
   /** Another graph: of a large one its strongest edges. */
@@ -118,7 +123,7 @@ export class GraphStore {
   }
 
   retry(): void {
-    this.errors = { shown: "", node: "", edge: "", proposals: "" };
+    this.errors = { shown: "", node: "", edge: "", proposals: "", found: "" };
     this.wanted = { shown: "", node: "", edge: "" };
     this.retries++;
   }
@@ -209,6 +214,20 @@ export class GraphStore {
   }
   async undo(): Promise<void> {
     if (this.item) await this.session.accepted("undo_graph", { item: this.item.name });
+  }
+
+  /** Nodes by id, name or token, whatever the thresholds leave. */
+  async find(text: string): Promise<void> {
+    if (!this.item) return;
+    try {
+      [this.found, this.errors.found] = [await this.session.connector.query("graph_find", { item: this.item.name, text }), ""];
+    } catch (error) {
+      [this.found, this.errors.found] = [null, words(error)];
+    }
+  }
+  show(id: string): void {
+    this.sought = this.found?.nodes.find((node) => node.id === id) ?? null;
+    if (this.sought) this.chosen = { node: id };
   }
 
   async propose(least: number): Promise<void> {

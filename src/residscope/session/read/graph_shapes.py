@@ -112,6 +112,14 @@ class GraphNodeDetail(NodePage):
     missing: Annotated[str | None, "Why no more can be said of it here."]
 
 
+class GraphFound(TypedDict):
+    """Nodes of a graph by what is written in their id, their label or their token, in the order of the graph."""
+
+    item: str
+    total: Annotated[int, "How many there are."]
+    nodes: list[GraphNode]
+
+
 class MovedToken(TypedDict):
     """A next token: how likely it is, and how likely without."""
 

@@ -11,6 +11,7 @@ from residscope.engine.model import Model
 from residscope.errors import NotFound, ResidscopeError
 from residscope.features.feature_page import page as page_of
 from residscope.graph.graph import Graph, Placed
+from residscope.graph.nodes import Node
 from residscope.graph.parts import heads, neurons
 from residscope.graph.pruning.prune import prune
 from residscope.graph.shown.named import group_of
@@ -21,6 +22,7 @@ from residscope.session.read.features import Features
 from residscope.session.read.graph_shapes import (
     MOST_DRAWN,
     GraphDictionary,
+    GraphFound,
     GraphNode,
     GraphNodeDetail,
     GraphProposals,
@@ -165,6 +167,20 @@ class Graphs:
             "missing": missing,
         }  # fmt: skip
 
+    def find(self, name: str, text: str, *, count: int) -> GraphFound:
+        """Nodes whose id, label or token has this text, whatever thresholds leave of the graph. Raises NotFound."""
+        opened, wanted = self.open(name), text.strip().lower()
+        graph = opened.graph
+
+        def words(node: Node) -> str:
+            token = graph.prompt[node.pos] if node.pos is not None and node.pos < len(graph.prompt) else ""
+            return f"{node.id}\n{opened.label(node.id)}\n{node.label}\n{token}".lower()
+
+        found = [i for i, node in enumerate(graph.nodes) if wanted in words(node)]
+        exact = [i for i in found if graph.nodes[i].id.lower() == wanted]
+        first = [*exact, *(i for i in found if i not in exact)][:count]
+        return {"item": name, "total": len(found), "nodes": [_alone(opened, i) for i in first]}
+
     def proposals(self, name: str, *, least: float) -> GraphProposals:
         """Nodes that might be taken as one: `residscope.graph.shown.proposals`. Raises NotFound, BadArguments."""
         opened = self.open(name)
@@ -233,6 +249,17 @@ class Graphs:
                 f"from residscope.graph.pruning.prune import prune\n\nless = prune({made}, {said})\nprint(less)"
             )
         return "\n".join(lines)
+
+
+def _alone(opened: OpenedGraph, number: int) -> GraphNode:
+    """A node by itself, as the picture has those that it draws."""
+    graph, node = opened.graph, opened.graph.nodes[number]
+    effect = float(graph.logits[number, 0]) if graph.logits.numel() else float("nan")
+    return {
+        "id": node.id, "label": opened.label(node.id), "named": node.id in graph.labels, "group": "", "members": [node.id],
+        "dictionary": node.dictionary, "index": node.index, "pos": node.pos, "activation": finite(node.activation),
+        "effect": finite(effect),
+    }  # fmt: skip
 
 
 def token_of(id: str, graph: Graph) -> int | None:
