@@ -11,7 +11,8 @@ import residscope as rs
 from residscope import edits, errors
 from residscope.directions import EncoderDictionary
 from residscope.graph import causal_graph
-from residscope.graph.exact import Effects, Strongest
+from residscope.graph.exact import Effects, Strongest, removed, sources_of
+from residscope.graph.setting import Setting
 
 TEXT = [5, 9, 3, 17, 8, 2, 11]
 
@@ -317,3 +318,19 @@ def test_a_prompt_over_the_context_is_refused():
     made = encoders(model, ["resid_post.0", "resid_post.1"])
     with pytest.raises(errors.PromptError, match=r"longer than the model's context"):
         causal_graph(model, [3] * 2000, made)
+
+
+def test_thousands_of_sources_hold_no_change_of_their_own():
+    """Each one's change is as large as the prompt's stream: held for all features of a long prompt, they would fill memory."""
+    model = rs.load((FAMILIES["gpt2"].build().float(), None))
+    setting = Setting.of(model, TEXT, encoders(model, ["resid_post.0"]))
+    level = setting.levels[0]
+    cells = [
+        removed(level, source, keep=setting.keep, scale=0.0)
+        for source in sources_of(level, setting.keep, each=True, errors=True)
+    ]
+    assert len(cells) > 20
+    held = [part for cell in cells for part in vars(cell).values() if isinstance(part, torch.Tensor)]
+    assert all(part is setting.keep for part in held)
+    torch.testing.assert_close(cells[-1].change[-1], -level.error[-1])
+    assert cells[-1].change[:-1].abs().max() == 0

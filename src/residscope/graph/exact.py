@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from residscope.edits.features import joined
@@ -22,13 +22,11 @@ from residscope.progress import Cancel, Progress, asking, stage
 ROWS = 256  # rows encoded at once
 
 
-@dataclass(frozen=True, eq=False)
-class Removed(Edit):
-    """A known change of a site's value, the same for every row: what one feature writes, taken out."""
+class Changed(Edit):
+    """A known change of a site's value, the same for every row."""
 
     site: Site
     change: Float[Tensor, "pos d"]
-    label: str = "a feature taken out"
 
     def places(self, table: SiteTable) -> list[Site]:
         return [self.site]
@@ -37,8 +35,40 @@ class Removed(Edit):
         change = self.change[at.offset : at.offset + value.shape[1]].to(value)
         return value + change.reshape(change.shape[0], *value.shape[2:])
 
+
+@dataclass(frozen=True, eq=False)
+class Removed(Changed):
+    """A change that is held as it is."""
+
+    site: Site
+    change: Float[Tensor, "pos d"]
+    label: str = "a change of the stream"
+
     def __repr__(self) -> str:
         return self.label
+
+
+@dataclass(frozen=True, eq=False)
+class TakenOut(Changed):
+    """What one source of a level writes, multiplied by `scale`: worked out where it is applied, since there may be thousands."""
+
+    level: Level
+    source: "Source"
+    keep: Bool[Tensor, " pos"]
+    scale: float
+
+    @property
+    def site(self) -> Site:  # type: ignore[override]
+        return self.level.write_site
+
+    @property
+    def change(self) -> Float[Tensor, "pos d"]:  # type: ignore[override]
+        pos = self.source.pos
+        where = self.keep if pos is None else torch.arange(len(self.keep)) == pos
+        return (self.scale - 1) * self.level.written(self.source.index) * where[:, None].to(self.level.error)
+
+    def __repr__(self) -> str:
+        return f"{self.level.id} {'error' if self.source.index == ERROR else self.source.index}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,11 +130,9 @@ def planned(
     return sweep(model, prompt, cells, Values(sites, at), background, memory=memory)
 
 
-def removed(level: Level, source: Source, *, keep: Tensor, scale: float) -> Removed:
+def removed(level: Level, source: Source, *, keep: Tensor, scale: float) -> TakenOut:
     """The edit that multiplies what a source writes by `scale`: at its position, or at all that are kept."""
-    where = keep if source.pos is None else torch.arange(len(keep)) == source.pos
-    change = (scale - 1) * level.written(source.index) * where[:, None].to(level.error)
-    return Removed(level.write_site, change, f"{level.id} {'error' if source.index == ERROR else source.index}")
+    return TakenOut(level, source, keep, scale)
 
 
 def effects(
@@ -189,12 +217,12 @@ def effects_at(
     """The same effects at one position, where one block leads to every target: `graph.last`. Raises Cancelled."""
     layer = last.entry_of(level, model)
     assert layer is not None
-    changes = [removed(level, source, keep=keep, scale=scale).change for source in sources]
+    cells = [removed(level, source, keep=keep, scale=scale) for source in sources]
     sites = tuple(dict.fromkeys(target.read_site for _, target in targets))
     base = record[Site("resid_pre", layer)]
     before = {number: target.coordinates[at] for number, target in targets}
     with stage(what, len(sources), progress, cancel, yields=True) as tell:
-        for some, change in last.passes(model, level, changes, base.shape[1]):
+        for some, change in last.passes(model, cells, base.shape[1]):
             with asking(tell, cancel):
                 values = last.read_at(model, record.batch, layer, base + change.to(base), at, sites)
             for number, target in targets:

@@ -71,14 +71,14 @@ def read_at(
     return {site: x[:, :1] for site, x in values.items()}
 
 
-def passes(model: Model, level: Level, changes: Sequence[Tensor], length: int) -> Iterator[tuple[range, Tensor]]:
-    """The changed streams of a level's sources, as many at once as memory and speed allow: which of them, and their streams."""
+def passes(model: Model, cells: Sequence[Any], length: int) -> Iterator[tuple[range, Tensor]]:
+    """The changes of some edits, as many at once as memory and speed allow: which of them, and their `change`s together."""
     s = model.layout.sizes
     each = length * (4 * s.d_model + 2 * s.n_kv_heads * s.d_head + s.n_heads * s.d_head) * model.dtype.itemsize
     most = max(1, min(TOKENS // length, budget(model.device) // 2 // each))
-    for first in range(0, len(changes), most):
-        some = range(first, min(first + most, len(changes)))
-        yield some, torch.stack([changes[i] for i in some])
+    for first in range(0, len(cells), most):
+        some = range(first, min(first + most, len(cells)))
+        yield some, torch.stack([cells[i].change for i in some])
 
 
 def fits(level: Level, targets: Sequence[Level], model: Model, *, at: int | None, background: Any) -> bool:
