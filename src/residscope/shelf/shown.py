@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 ROWS = 200
 MOST_PARTS, MOST_TOLD = 40, 400  # entries and characters of a part that is told whole
-ENDINGS = (".safetensors", ".csv", ".json", ".neuronpedia.json", ".html", ".png", ".svg", ".pdf")
+ENDINGS = (".safetensors", ".csv", ".json", ".html", ".png", ".svg", ".pdf")
+OF_GRAPHS = (".neuronpedia.json",)
 
 
 class Cells(TypedDict):
@@ -57,10 +58,12 @@ def table_of(item: Any, rows: int = ROWS) -> Cells:
 
 def file_of(kept: Kept, ending: str) -> tuple[str, bytes]:
     """A file's name and bytes; a graph's JSON is its own, another item's is its table. Raises WrongEnding."""
-    if ending not in ENDINGS:
-        raise WrongEnding("an item has no such file", received=ending[:20], allowed=", ".join(ENDINGS))
+    graph = kept.item.kind == "report:graph"
+    endings = ENDINGS + OF_GRAPHS if graph else ENDINGS
+    if ending not in endings:
+        raise WrongEnding("an item has no such file", received=ending[:20], allowed=", ".join(endings))
     name = f"{kept.name}{ending}".replace("/", "-")
-    if ending == ".csv" or (ending == ".json" and kept.item.kind != "report:graph"):
+    if ending == ".csv" or (ending == ".json" and not graph):
         return name, text_of(kept.item, ending).encode()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"item{ending}"
