@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from residscope.methods.induction_heads import induction_heads as induction_heads
     from residscope.methods.intervention import intervene as intervene
     from residscope.methods.layer_swap import layer_swap as layer_swap
+    from residscope.methods.logit_lens import logit_lens as logit_lens
     from residscope.methods.look import look as look
     from residscope.methods.null_directions import null_directions as null_directions
     from residscope.methods.probe_fit import fit_probe as fit_probe
@@ -111,7 +112,7 @@ _HOME = {
     "counterfactuals": "tasks.counterfactuals", "head_scores": "methods.head_scores",
     "induction_heads": "methods.induction_heads", "repeated_tokens": "methods.head_scores",
     "Item": "items", "Report": "reports", "load_item": "items",
-    "flips_over_C": "methods.flips_over_c", "head_roles": "methods.head_roles",
+    "flips_over_C": "methods.flips_over_c", "logit_lens": "methods.logit_lens", "head_roles": "methods.head_roles",
     "intervene": "methods.intervention", "kl": "metrics", "look": "methods.look",
     "load": "engine.loading", "load_recording": "recording_files", "log_prob": "metrics", "logit": "metrics",
     "logit_diff": "metrics",

@@ -46,6 +46,7 @@ HOMES = {
     "induction_heads": "methods.induction_heads",
     "intervention": "methods.intervention",
     "layer_swap": "methods.layer_swap",
+    "logit_lens": "methods.logit_lens",
     "look": "methods.look",
     "mediation": "methods.mediation",
     "model_comparison": "methods.compare_models",
