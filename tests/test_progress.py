@@ -260,6 +260,7 @@ WITHIN = {
 """Those that another of the calls is made of."""
 
 QUICK = {
+    "graph.parts.heads", "graph.parts.neurons",
     "graph.aggregate.price_of_each", "graph.cost.cost_of", "graph.cost.price",
     "sae.shipped.shipped", "sae.training.train.check", "sae.training.train.price",
     "corpus.chunks.captured", "corpus.chunks.recorded", "corpus.harvest.checkpoint.identity",
