@@ -144,6 +144,7 @@ CALLS = {
     "features.naming.name_features": lambda **told: rs.name_features(
         model(), atlas(progress=False), [1, 2, 3], encoder(), endpoint=ByRule(), **told
     ),
+    "methods.token_losses.token_losses": lambda **told: rs.token_losses(model(), PROMPT, edit=GRID[:1], **told),
     "methods.logit_lens.logit_lens": lambda **told: rs.logit_lens(model(), PROMPT, **told),
     "graph.build.causal_graph": lambda **told: rs.causal_graph(model(), PROMPT, [encoder(), later()], tokens=2, **told),
     "graph.validation.validate.validate_graph": lambda **told: rs.validate_graph(

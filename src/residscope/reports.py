@@ -61,6 +61,7 @@ HOMES = {
     "score": "methods._lib.blind",
     "score_attribution": "graph.scores.report",
     "stability": "methods.stability",
+    "token_losses": "methods.token_losses",
     "token_table": "methods.token_table",
     "validation": "graph.validation.report",
     "weight_difference": "methods.weight_difference",

@@ -142,6 +142,7 @@ CALLS: dict[str, list[dict[str, Any]]] = {
             "edits": [{"kind": "lrqp", "probe": "kind at S2, resid_pre.2", "to": "other", "log_alpha": 3.0}],
         },
     ],
+    "token-losses": [{"prompt": LIVE}, {"prompt": "abcd", "edit": "live"}],
     "logit-lens": [
         {"prompt": LIVE},
         {"prompt": "abcd", "site": "resid_mid", "token": "b", "k": 2, "background": "live"},

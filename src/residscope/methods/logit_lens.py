@@ -127,7 +127,9 @@ def logit_lens(
     tokens, rows = tuple(model.token_texts(batch.ids[0].tolist())), tuple(map(_called, names))
     about = {**model.provenance, "method": "logit_lens", "site": site}
     coords = {"row": rows, "pos": tuple(range(len(tokens)))}
-    result = Result(chance, ("row", "pos"), coords, name="probability of the next token", unit="probability", provenance=about)
+    result = Result(
+        chance, ("row", "pos"), coords, name="probability of the next token", unit="probability", provenance=about
+    )
     return LogitLens(tokens, rows, token or "", texts, top, probability, entropy, kl, rank, result, about)
 
 
