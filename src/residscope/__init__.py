@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from residscope.methods.layer_swap import layer_swap as layer_swap
     from residscope.methods.logit_lens import logit_lens as logit_lens
     from residscope.methods.look import look as look
+    from residscope.methods.norm_effects import norm_effects as norm_effects
     from residscope.methods.null_directions import null_directions as null_directions
     from residscope.methods.probe_fit import fit_probe as fit_probe
     from residscope.methods.probe_map import probe_map as probe_map
@@ -114,6 +115,7 @@ _HOME = {
     "induction_heads": "methods.induction_heads", "repeated_tokens": "methods.head_scores",
     "Item": "items", "Report": "reports", "load_item": "items",
     "flips_over_C": "methods.flips_over_c", "logit_lens": "methods.logit_lens", "token_losses": "methods.token_losses",
+    "norm_effects": "methods.norm_effects",
     "head_roles": "methods.head_roles",
     "intervene": "methods.intervention", "kl": "metrics", "look": "methods.look",
     "load": "engine.loading", "load_recording": "recording_files", "log_prob": "metrics", "logit": "metrics",

@@ -50,6 +50,7 @@ HOMES = {
     "look": "methods.look",
     "mediation": "methods.mediation",
     "model_comparison": "methods.compare_models",
+    "norm_effects": "methods.norm_effects",
     "null_directions": "methods.null_directions",
     "own_tokens": "methods._lib.own_tokens",
     "probe_map": "probes.probe_map",

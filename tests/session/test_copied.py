@@ -143,6 +143,7 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         },
     ],
     "token-losses": [{"prompt": LIVE}, {"prompt": "abcd", "edit": "live"}],
+    "norm-effects": [{"prompt": LIVE}, {"prompt": "abcd", "axes": 2}],
     "logit-lens": [
         {"prompt": LIVE},
         {"prompt": "abcd", "site": "resid_mid", "token": "b", "k": 2, "background": "live"},
