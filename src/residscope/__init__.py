@@ -97,6 +97,7 @@ if TYPE_CHECKING:
     from residscope.results import Result as Result
     from residscope.store import open_library as open_library
     from residscope.tasks.counterfactuals import counterfactuals as counterfactuals
+    from residscope.terms import glossary as glossary
 
 __version__ = "0.1.0"
 
@@ -112,6 +113,7 @@ _HOME = {
     "counterfactuals": "tasks.counterfactuals", "head_scores": "methods.head_scores",
     "induction_heads": "methods.induction_heads", "repeated_tokens": "methods.head_scores",
     "Item": "items", "Report": "reports", "load_item": "items",
+    "glossary": "terms",
     "flips_over_C": "methods.flips_over_c", "logit_lens": "methods.logit_lens", "head_roles": "methods.head_roles",
     "intervene": "methods.intervention", "kl": "metrics", "look": "methods.look",
     "load": "engine.loading", "load_recording": "recording_files", "log_prob": "metrics", "logit": "metrics",
