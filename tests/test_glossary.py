@@ -107,6 +107,12 @@ def test_what_shows_a_term_exists():
     assert {link.partition(":")[0] for entry in ENTRIES for link in entry.show} == {*SHOWN}
 
 
+def test_every_site_is_a_term():
+    for name in KINDS:
+        assert rs.glossary(name), name
+    assert {f"site:{name}" for name in KINDS} <= {link for entry in ENTRIES for link in entry.show}
+
+
 def test_formulas_speak_in_names_that_are_defined():
     known = {*KINDS, *(field.name for field in fields(Sizes)), *WEIGHTS, *BIASES}
     axes = {axis for kind in KINDS.values() for axis in kind.axes}
@@ -155,7 +161,7 @@ def test_each_name_finds_its_own_entry():
 
 @pytest.mark.parametrize(
     ("written", "near"),
-    [("inducton head", "induction head"), ("patching", "activation patching"), ("logit lense", "logit lens")],
+    [("inducton head", "induction head"), ("eigenvalue", "copying score"), ("logit lense", "logit lens")],
 )
 def test_an_unknown_term_names_the_nearest(written, near):
     with pytest.raises(NotFound) as raised:
