@@ -66,11 +66,21 @@ class Entry:
         return self.view()._repr_html_()
 
 
+class Glossary(tuple[Entry, ...]):
+    """All entries; printed, their terms by group."""
+
+    def __str__(self) -> str:
+        lists = {title: ", ".join(e.term for e in self if e.group == group) for group, title in GROUPS.items()}
+        return "\n\n".join(f"{title}:\n{_wrapped(terms)}" for title, terms in lists.items())
+
+    __repr__ = __str__
+
+
 @overload
 def glossary(term: str) -> Entry: ...
 @overload
-def glossary(term: None = None) -> tuple[Entry, ...]: ...
-def glossary(term: str | None = None) -> Entry | tuple[Entry, ...]:
+def glossary(term: None = None) -> Glossary: ...
+def glossary(term: str | None = None) -> Entry | Glossary:
     """What a term of the field means; without a term, all of them in order.
 
     Case, hyphens, a plural and other names do not matter.
@@ -102,9 +112,9 @@ def nearest(term: str, n: int = 5) -> list[str]:
 
 
 @once
-def _entries() -> tuple[Entry, ...]:
+def _entries() -> Glossary:
     sources = _read("sources")
-    return tuple(_entry(group, given, sources) for group in GROUPS for given in _read(group)["entry"])
+    return Glossary(_entry(group, given, sources) for group in GROUPS for given in _read(group)["entry"])
 
 
 def _entry(group: str, given: dict[str, Any], sources: dict[str, Any]) -> Entry:
@@ -138,4 +148,4 @@ def _key(name: str) -> str:
 
 
 def _wrapped(text: str) -> str:
-    return textwrap.fill(text, 100, initial_indent="  ", subsequent_indent="  ")
+    return textwrap.fill(text, 100, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)

@@ -41,7 +41,7 @@ def glossary(
     json: Annotated[bool, typer.Option("--json", help="print JSON instead")] = False,
 ) -> None:
     """What a term of the field means; without one, all terms."""
-    from residscope.terms import GROUPS, glossary
+    from residscope.terms import glossary
 
     if term:
         entry = glossary(" ".join(term))
@@ -49,9 +49,7 @@ def glossary(
     elif json:
         print_json([entry.to_dict() for entry in glossary()])
     else:
-        for group, title in GROUPS.items():
-            listed = ", ".join(entry.term for entry in glossary() if entry.group == group)
-            typer.echo(f"{title}:\n  {listed}\n")
+        typer.echo(glossary())
 
 
 def _print(what: str, listed: Sequence[Mapping[str, Any]], words: tuple[str, ...], *, json: bool) -> None:
