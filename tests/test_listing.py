@@ -21,7 +21,9 @@ def pages():
     return listing.pages()
 
 
-@pytest.mark.parametrize("name", ["methods.md", "edits-list.md", "fields.md", "errors.md", "wire-types.md"])
+@pytest.mark.parametrize(
+    "name", ["methods.md", "edits-list.md", "fields.md", "errors.md", "glossary.md", "wire-types.md"]
+)
 def test_the_pages_are_fresh(pages, name):
     assert (ROOT / "docs" / name).read_text(encoding="utf-8") == pages[name], "make docs"
 

@@ -99,6 +99,7 @@ if TYPE_CHECKING:
     from residscope.results import Result as Result
     from residscope.store import open_library as open_library
     from residscope.tasks.counterfactuals import counterfactuals as counterfactuals
+    from residscope.terms import glossary as glossary
 
 __version__ = "0.1.0"
 
@@ -117,6 +118,7 @@ _HOME = {
     "flips_over_C": "methods.flips_over_c", "logit_lens": "methods.logit_lens", "token_losses": "methods.token_losses",
     "norm_effects": "methods.norm_effects",
     "head_roles": "methods.head_roles",
+    "glossary": "terms",
     "intervene": "methods.intervention", "kl": "metrics", "look": "methods.look",
     "load": "engine.loading", "load_recording": "recording_files", "log_prob": "metrics", "logit": "metrics",
     "logit_diff": "metrics",

@@ -1,4 +1,4 @@
-"""`make docs`: the pages that list methods, edits, kinds of arguments, errors and answers, written from their declarations.
+"""`make docs`: the pages that list methods, edits, kinds of arguments, errors, answers and terms, as each is declared.
 
 python -m residscope.listing docs              the pages, of Residscope's own
 python -m residscope.listing --plugins         the methods and edits of the plugins that are installed, on the screen
@@ -19,6 +19,8 @@ from residscope.cli.words import Taken
 from residscope.declare import EDITS, METHODS, TASKS, Argument, Declared, EditKind, Method, Task
 from residscope.declare.methods import GROUPS
 from residscope.declare.plugins import load_plugins
+from residscope.terms import GROUPS as PARTS
+from residscope.terms import Entry, glossary
 
 WRITTEN = "<!-- written by `make docs` from the declarations: change those -->"
 COLUMNS = "| argument | kind | unless said | what it is |\n|---|---|---|---|"
@@ -33,6 +35,7 @@ def pages() -> dict[str, str]:
         "edits-list.md": edits_page(edits),
         "fields.md": fields_page(),
         "errors.md": errors_page(),
+        "glossary.md": glossary_page(),
         "wire-types.md": wire_page(),
     }
 
@@ -197,6 +200,47 @@ def _tree(cls: type[Any], depth: int = 0) -> Iterator[str]:
         key=lambda c: c.__name__,
     ):
         yield from _tree(below, depth + 1)
+
+
+PAGE_OF = {"method": "methods.md", "edit": "edits-list.md", "site": "engine.md", "task": "tasks.md"}
+
+
+def glossary_page() -> str:
+    parts = [
+        f"# Glossary\n\n{WRITTEN}\n",
+        "The field's words. In Python, on the command line:\n",
+        '```python\nimport residscope as rs\n\nprint(rs.glossary("K-composition"))\n```\n',
+        "    residscope glossary K-composition\n    residscope glossary --json\n",
+        "Vectors are rows (x W), indices start at zero; `W_OV = W_V W_O`, `W_QK = W_Q W_K^T`.\n",
+    ]
+    for group, title in PARTS.items():
+        parts.append(f"## {title}\n")
+        parts += ["\n".join(term_part(entry)) + "\n" for entry in glossary() if entry.group == group]
+    return "\n".join(parts)
+
+
+def term_part(entry: Entry) -> Iterator[str]:
+    yield f"### {entry.term}\n"
+    yield entry.what + (f" Also: {', '.join(entry.also)}." if entry.also else "") + "\n"
+    if entry.formula:
+        yield f"    {entry.formula}\n"
+    yield f"*Easily misread.* {entry.trap}\n"
+    links = [f"*{entry.source}.*".replace("?.*", "?*")]
+    links.append("See " + ", ".join(f"[{term}](#{_anchor(term)})" for term in entry.see) + ".")
+    links.append(f"Shown by {', '.join(map(_shown, entry.show))}.")
+    yield " ".join(links)
+
+
+def _shown(link: str) -> str:
+    """A link to what shows a term, or its name."""
+    kind, _, id = link.partition(":")
+    words = f"`rs.{id}`" if kind == "rs" else f"{kind} `{id}`"
+    return f"[{words}]({PAGE_OF[kind]})" if kind in PAGE_OF else words
+
+
+def _anchor(title: str) -> str:
+    """Where a title stands on its page, as GitHub and most others have it."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def wire_page() -> str:

@@ -40,6 +40,7 @@ cli_library.directions.command("fit", context_settings={"ignore_unknown_options"
 app.add_typer(cli_run.run, name="run")
 app.command("methods")(cli_lists.methods)
 app.command("edits")(cli_lists.edits)
+app.command("glossary")(cli_lists.glossary)
 app.command("tokens")(cli_tokens.tokens)
 app.command("graph")(cli_graph.graph)
 app.add_typer(cli_library.directions, name="directions")

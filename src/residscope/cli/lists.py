@@ -1,4 +1,4 @@
-"""`residscope methods` and `residscope edits`: what there is."""
+"""`residscope methods`, `residscope edits` and `residscope glossary`: what there is, and what words mean."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -34,6 +34,22 @@ def edits(json: Json = False) -> None:
 
     all_methods()  # imports the rooms and the plugins, which declare them
     _print("edits", [kind.schema() for _, kind in sorted(EDITS.items())], ("glyph", "title"), json=json)
+
+
+def glossary(
+    term: Annotated[list[str] | None, typer.Argument(metavar="TERM", help="K-composition, logit lens ...")] = None,
+    json: Annotated[bool, typer.Option("--json", help="print JSON instead")] = False,
+) -> None:
+    """What a term of the field means; without one, all terms."""
+    from residscope.terms import glossary
+
+    if term:
+        entry = glossary(" ".join(term))
+        print_json(entry.to_dict()) if json else typer.echo(entry)
+    elif json:
+        print_json([entry.to_dict() for entry in glossary()])
+    else:
+        typer.echo(glossary())
 
 
 def _print(what: str, listed: Sequence[Mapping[str, Any]], words: tuple[str, ...], *, json: bool) -> None:
