@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from residscope.methods.direct_attribution import direct_attribution as direct_attribution
     from residscope.methods.dose_response import dose_response as dose_response
     from residscope.methods.evidence import evidence as evidence
+    from residscope.methods.factored import factored as factored
     from residscope.methods.flips_over_c import flips_over_C as flips_over_C
     from residscope.methods.head_roles import head_roles as head_roles
     from residscope.methods.head_scores import head_scores as head_scores
@@ -125,6 +126,8 @@ _HOME = {
     "unembedding_rows": "directions", "ValuesAt": "engine.planner",
     "Workbench": "notebook.workbench", "workbench": "notebook.workbench",
     "harvest": "corpus.harvest.run", "harvest_sites": "corpus.harvest.method",
+    # weights
+    "factored": "methods.factored",
     # two models
     "compare_models": "methods.compare_models", "layer_swap": "methods.layer_swap",
     "weight_difference": "methods.weight_difference",

@@ -35,6 +35,7 @@ HOMES = {
     "downstream": "methods.downstream",
     "evidence": "methods.evidence",
     "examples": "corpus.examples",
+    "factored": "methods.factored",
     "feature_names": "features.names",
     "feature_page": "features.feature_page",
     "fit_check": "sae.fits",

@@ -108,6 +108,7 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         },
     ],
     "copying-scores": [{}, {"layers": [1, 2]}],
+    "factored": [{"layer": 1, "head": 2, "k": 3}, {"layer": 0, "head": 3, "circuit": "QK", "k": 0}],
     "das": [{"data": DATA, "probe": "kind at S2, resid_pre.2", "steps": 2}],
     "direct-attribution": [
         {"prompts": LIVE, "metric": LIVE},
