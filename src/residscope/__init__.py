@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from residscope.methods.ablation_sweep import ablation_sweep as ablation_sweep
     from residscope.methods.activation_patching import activation_patching as activation_patching
     from residscope.methods.compare_models import compare_models as compare_models
+    from residscope.methods.composition import composition as composition
     from residscope.methods.continuations import continuations as continuations
     from residscope.methods.copying_scores import copying_scores as copying_scores
     from residscope.methods.direct_attribution import attribute_logits as attribute_logits
@@ -127,7 +128,7 @@ _HOME = {
     "Workbench": "notebook.workbench", "workbench": "notebook.workbench",
     "harvest": "corpus.harvest.run", "harvest_sites": "corpus.harvest.method",
     # weights
-    "factored": "methods.factored",
+    "composition": "methods.composition", "factored": "methods.factored",
     # two models
     "compare_models": "methods.compare_models", "layer_swap": "methods.layer_swap",
     "weight_difference": "methods.weight_difference",

@@ -27,6 +27,7 @@ VERSION = 1
 HOMES = {
     "atlas": "features.atlas",
     "badge": "methods._lib.badges",
+    "composition": "methods.composition",
     "continuations": "methods.continuations",
     "counterfactuals": "tasks.counterfactuals",
     "das": "methods.das",

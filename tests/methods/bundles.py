@@ -102,6 +102,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
         "token table": lambda: rs.token_table(spelling(), PROMPTS[0]),
         "counterfactuals": lambda: rs.counterfactuals(spelling(), PROMPTS[0], M, progress=False),
         "copying scores": lambda: rs.copying_scores(llama(), progress=False),
+        "composition": lambda: rs.composition(llama(), random=20, progress=False),
         "factored": lambda: rs.factored(llama(), 1, 2, "QK", k=4, progress=False),
         "weight difference": lambda: rs.weight_difference(llama(), tuned()),
         "layer swap": lambda: rs.layer_swap(llama(), tuned(), PAIR[0], M),

@@ -108,6 +108,10 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         },
     ],
     "copying-scores": [{}, {"layers": [1, 2]}],
+    "composition": [
+        {"random": 20},
+        {"writers": ["embed", "result.1"], "readers": ["k.2", "mlp_in"], "random": 30, "seed": 4},
+    ],
     "factored": [{"layer": 1, "head": 2, "k": 3}, {"layer": 0, "head": 3, "circuit": "QK", "k": 0}],
     "das": [{"data": DATA, "probe": "kind at S2, resid_pre.2", "steps": 2}],
     "direct-attribution": [
