@@ -191,6 +191,8 @@ CALLS = {
     "methods.weight_difference.weight_difference": lambda **told: rs.weight_difference(model(), beside(), **told),
     "methods.copying_scores.copying_scores": lambda **told: rs.copying_scores(model(), **told),
     "methods.composition.composition": lambda **told: rs.composition(model(), ["result.0"], ["q.1"], random=20, **told),
+    "methods.skip_trigrams.skip_trigrams": lambda **told: rs.skip_trigrams(model(), 1, 2, [5, 9], k=3, **told),
+    "methods.weight_directions.weight_directions": lambda **told: rs.weight_directions(model(), 1, "OV", head=2, **told),
     "methods.factored.factored": lambda **told: rs.factored(model(), 1, 2, k=3, **told),
     "methods.das.das": lambda **told: das.das(model(), DATA, probe(), steps=4, **told),
     "methods.direct_attribution.direct_attribution": lambda **told: rs.direct_attribution(

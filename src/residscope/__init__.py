@@ -78,9 +78,11 @@ if TYPE_CHECKING:
     from residscope.methods.probe_map import probe_map as probe_map
     from residscope.methods.probe_sweep import probe_sweep as probe_sweep
     from residscope.methods.removal_cost import removal_cost as removal_cost
+    from residscope.methods.skip_trigrams import skip_trigrams as skip_trigrams
     from residscope.methods.stability import stability as stability
     from residscope.methods.token_table import token_table as token_table
     from residscope.methods.weight_difference import weight_difference as weight_difference
+    from residscope.methods.weight_directions import weight_directions as weight_directions
     from residscope.metrics import kl as kl
     from residscope.metrics import log_prob as log_prob
     from residscope.metrics import logit as logit
@@ -129,6 +131,7 @@ _HOME = {
     "harvest": "corpus.harvest.run", "harvest_sites": "corpus.harvest.method",
     # weights
     "composition": "methods.composition", "factored": "methods.factored",
+    "skip_trigrams": "methods.skip_trigrams", "weight_directions": "methods.weight_directions",
     # two models
     "compare_models": "methods.compare_models", "layer_swap": "methods.layer_swap",
     "weight_difference": "methods.weight_difference",

@@ -62,10 +62,12 @@ HOMES = {
     "sae_training": "sae.training.report",
     "score": "methods._lib.blind",
     "score_attribution": "graph.scores.report",
+    "skip_trigrams": "methods.skip_trigrams",
     "stability": "methods.stability",
     "token_table": "methods.token_table",
     "validation": "graph.validation.report",
     "weight_difference": "methods.weight_difference",
+    "weight_directions": "methods.weight_directions",
 }
 
 
