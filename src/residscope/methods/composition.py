@@ -12,7 +12,7 @@ from residscope import fields
 from residscope.declare.methods import method
 from residscope.engine.model import Model
 from residscope.errors import BadArguments
-from residscope.methods._lib.grams import READERS, WRITERS, Asked, Part, grams, parts_of, random_gram
+from residscope.methods._lib.grams import READERS, WRITERS, Asked, Part, grams, parts_of, random_core
 from residscope.methods._lib.matrices import head_matrices
 from residscope.progress import Cancel, Progress, stage
 from residscope.reports import Report
@@ -200,5 +200,5 @@ def _beside(written: list[Part], read: list[Part], n: int, seed: int) -> tuple[T
 def _drawn(first: tuple[int, ...], second: tuple[int, ...], n: int, seed: int) -> Iterator[float]:
     draw = torch.Generator().manual_seed(seed)
     for _ in range(n):
-        G, H = random_gram(first, draw), random_gram(second, draw)
-        yield float(((G * H).sum() / (G.trace() * H.trace())).clamp_min(0).sqrt())
+        R, T = random_core(first, draw), random_core(second, draw)
+        yield float((R @ T.T).norm() / (R.norm() * T.norm()))

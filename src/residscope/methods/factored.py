@@ -134,7 +134,7 @@ def circuit_of(model: Model, layer: int, head: int, circuit: str) -> tuple[Tenso
     """left [d_model d_head] and right [d_head d_model] of a head's OV or QK, in double precision."""
     W = head_matrices(model, layer)
     pair = (W.need("v")[head], W.o[head]) if circuit == "OV" else (W.need("q")[head], W.need("k")[head].T)
-    return pair[0].double().cpu(), pair[1].double().cpu()
+    return pair[0].cpu().double(), pair[1].cpu().double()
 
 
 def _refuse(model: Model, layer: int, head: int, circuit: str = "OV", **_: Any) -> None:

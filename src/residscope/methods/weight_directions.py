@@ -148,7 +148,7 @@ def _directions(
         both = dict(zip(SIDES[matrix], (U.T, Vh), strict=True))
     else:
         W = mlp_reads(model, layer).flatten(1).mT if matrix == "W_in" else mlp_writes(model, layer)
-        W = W.double().cpu()
+        W = W.cpu().double()
         squares, vectors = torch.linalg.eigh(W.T @ W)
         S, both = squares.flip(0).clamp_min(0).sqrt(), {SIDES[matrix][0]: vectors.T.flip(0)}
     kept = int((S / S[0].clamp_min(1e-300) > 1e-6).sum())

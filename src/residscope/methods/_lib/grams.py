@@ -138,16 +138,14 @@ def _factors(heads: HeadMatrices, name: str) -> tuple[Tensor, Tensor]:
             return heads.need("k"), heads.need("q").mT
 
 
-def random_gram(shape: tuple[int, ...], draw: torch.Generator) -> Float[Tensor, "d_model d_model"]:
-    """The Gram matrix of one drawn with independent normal entries, or of the product of two where the shape has an inner size.
+def random_core(shape: tuple[int, ...], draw: torch.Generator) -> Float[Tensor, "row d_model"]:
+    """R, of no more rows than columns, with R^T R distributed as W^T W of a W with independent normal entries.
 
-    Of n rows over more than their width, what a QR decomposition leaves: normal above the diagonal, chi on it (Bartlett).
+    W is of this shape, or the product of two such where the shape has an inner size. Of more rows than columns, R is what a QR
+    decomposition leaves: normal above the diagonal, chi on it (Bartlett).
     """
-    if len(shape) == 3:
-        core = _core(shape[0], shape[1], draw) @ torch.randn(shape[1:], generator=draw, dtype=torch.float64)
-    else:
-        core = _core(shape[0], shape[1], draw)
-    return core.T @ core
+    core = _core(shape[0], shape[1], draw)
+    return core if len(shape) == 2 else core @ torch.randn(shape[1:], generator=draw, dtype=torch.float64)
 
 
 def _core(rows: int, columns: int, draw: torch.Generator) -> Tensor:
