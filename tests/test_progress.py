@@ -193,6 +193,10 @@ CALLS = {
     "methods.layer_swap.layer_swap": lambda **told: rs.layer_swap(model(), beside(), [[2, 3, 4]], rs.logit_diff(5, 7), **told),
     "methods.weight_difference.weight_difference": lambda **told: rs.weight_difference(model(), beside(), **told),
     "methods.copying_scores.copying_scores": lambda **told: rs.copying_scores(model(), **told),
+    "methods.composition.composition": lambda **told: rs.composition(model(), ["result.0"], ["q.1"], random=20, **told),
+    "methods.skip_trigrams.skip_trigrams": lambda **told: rs.skip_trigrams(model(), 1, 2, [5, 9], k=3, **told),
+    "methods.weight_directions.weight_directions": lambda **told: rs.weight_directions(model(), 1, "OV", head=2, **told),
+    "methods.factored.factored": lambda **told: rs.factored(model(), 1, 2, k=3, **told),
     "methods.das.das": lambda **told: das.das(model(), DATA, probe(), steps=4, **told),
     "methods.direct_attribution.direct_attribution": lambda **told: rs.direct_attribution(
         model(), DATA, rs.logit_diff(), batch=8, **told
@@ -284,6 +288,12 @@ QUICK = {
     "methods._lib.activations.recorded_halves", "methods._lib.answers.answer_ids", "methods.dose_response.prompt_moments",
     "methods._lib.circuits.embedding_to_logits", "methods._lib.circuits.head_weights",
     "methods._lib.circuits.output_weights", "methods._lib.circuits.value_weights",
+    "methods._lib.grams.grams", "methods._lib.grams.parts_of",
+    "methods._lib.matrices.check_head", "methods._lib.matrices.check_layer", "methods._lib.matrices.embeddings",
+    "methods._lib.matrices.head_matrices", "methods._lib.matrices.mlp_reads", "methods._lib.matrices.mlp_writes",
+    "methods._lib.matrices.parallel", "methods._lib.matrices.unembeddings", "methods._lib.matrices.vocabulary",
+    "methods._lib.vocabulary.called", "methods._lib.vocabulary.embedded", "methods._lib.vocabulary.unembedded",
+    "methods.factored.circuit_of",
     "methods._lib.own_tokens.common_tokens", "methods.head_scores.repeated_tokens",
     "methods._lib.cells.grid", "methods._lib.own_tokens.own_tokens", "methods._lib.own_tokens.to_stream",
     "methods._lib.pairs.paired",

@@ -56,12 +56,14 @@ if TYPE_CHECKING:
     from residscope.methods.ablation_sweep import ablation_sweep as ablation_sweep
     from residscope.methods.activation_patching import activation_patching as activation_patching
     from residscope.methods.compare_models import compare_models as compare_models
+    from residscope.methods.composition import composition as composition
     from residscope.methods.continuations import continuations as continuations
     from residscope.methods.copying_scores import copying_scores as copying_scores
     from residscope.methods.direct_attribution import attribute_logits as attribute_logits
     from residscope.methods.direct_attribution import direct_attribution as direct_attribution
     from residscope.methods.dose_response import dose_response as dose_response
     from residscope.methods.evidence import evidence as evidence
+    from residscope.methods.factored import factored as factored
     from residscope.methods.flips_over_c import flips_over_C as flips_over_C
     from residscope.methods.head_roles import head_roles as head_roles
     from residscope.methods.head_scores import head_scores as head_scores
@@ -77,10 +79,12 @@ if TYPE_CHECKING:
     from residscope.methods.probe_map import probe_map as probe_map
     from residscope.methods.probe_sweep import probe_sweep as probe_sweep
     from residscope.methods.removal_cost import removal_cost as removal_cost
+    from residscope.methods.skip_trigrams import skip_trigrams as skip_trigrams
     from residscope.methods.stability import stability as stability
     from residscope.methods.token_losses import token_losses as token_losses
     from residscope.methods.token_table import token_table as token_table
     from residscope.methods.weight_difference import weight_difference as weight_difference
+    from residscope.methods.weight_directions import weight_directions as weight_directions
     from residscope.metrics import kl as kl
     from residscope.metrics import log_prob as log_prob
     from residscope.metrics import logit as logit
@@ -131,6 +135,9 @@ _HOME = {
     "unembedding_rows": "directions", "ValuesAt": "engine.planner",
     "Workbench": "notebook.workbench", "workbench": "notebook.workbench",
     "harvest": "corpus.harvest.run", "harvest_sites": "corpus.harvest.method",
+    # weights
+    "composition": "methods.composition", "factored": "methods.factored",
+    "skip_trigrams": "methods.skip_trigrams", "weight_directions": "methods.weight_directions",
     # two models
     "compare_models": "methods.compare_models", "layer_swap": "methods.layer_swap",
     "weight_difference": "methods.weight_difference",

@@ -27,6 +27,7 @@ VERSION = 1
 HOMES = {
     "atlas": "features.atlas",
     "badge": "methods._lib.badges",
+    "composition": "methods.composition",
     "continuations": "methods.continuations",
     "counterfactuals": "tasks.counterfactuals",
     "das": "methods.das",
@@ -35,6 +36,7 @@ HOMES = {
     "downstream": "methods.downstream",
     "evidence": "methods.evidence",
     "examples": "corpus.examples",
+    "factored": "methods.factored",
     "feature_names": "features.names",
     "feature_page": "features.feature_page",
     "fit_check": "sae.fits",
@@ -61,11 +63,13 @@ HOMES = {
     "sae_training": "sae.training.report",
     "score": "methods._lib.blind",
     "score_attribution": "graph.scores.report",
+    "skip_trigrams": "methods.skip_trigrams",
     "stability": "methods.stability",
     "token_losses": "methods.token_losses",
     "token_table": "methods.token_table",
     "validation": "graph.validation.report",
     "weight_difference": "methods.weight_difference",
+    "weight_directions": "methods.weight_directions",
 }
 
 

@@ -108,6 +108,19 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         },
     ],
     "copying-scores": [{}, {"layers": [1, 2]}],
+    "composition": [
+        {"random": 20},
+        {"writers": ["embed", "result.1"], "readers": ["k.2", "mlp_in"], "random": 30, "seed": 4},
+    ],
+    "skip-trigrams": [
+        {"layer": 1, "head": 2, "sources": ["a", "b"], "k": 3},
+        {"layer": 0, "head": 1, "sources": ["a"], "destinations": ["c", "d"], "outs": ["e", "f"]},
+    ],
+    "weight-directions": [
+        {"layer": 1, "matrix": "OV", "head": 2, "n": 3, "k": 3},
+        {"layer": 0, "n": 2, "k": 4},
+    ],
+    "factored": [{"layer": 1, "head": 2, "k": 3}, {"layer": 0, "head": 3, "circuit": "QK", "k": 0}],
     "das": [{"data": DATA, "probe": "kind at S2, resid_pre.2", "steps": 2}],
     "direct-attribution": [
         {"prompts": LIVE, "metric": LIVE},
