@@ -187,6 +187,9 @@ CALLS = {
         model(), [2, 3, 4], edits=GRID[:2], max_new_tokens=6, temperature=1.0, n=2, stop=(), **told
     ),
     "methods.compare_models.compare_models": lambda **told: rs.compare_models(model(), beside(), [[2, 3, 4]], **told),
+    "methods.causal_tracing.causal_tracing": lambda **told: rs.causal_tracing(
+        model(), [[2, 3, 4]], [1], rs.logit_diff(5, 7), draws=2, **told
+    ),
     "methods.layer_swap.layer_swap": lambda **told: rs.layer_swap(model(), beside(), [[2, 3, 4]], rs.logit_diff(5, 7), **told),
     "methods.weight_difference.weight_difference": lambda **told: rs.weight_difference(model(), beside(), **told),
     "methods.copying_scores.copying_scores": lambda **told: rs.copying_scores(model(), **told),

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from residscope.items import load_item as load_item
     from residscope.methods.ablation_sweep import ablation_sweep as ablation_sweep
     from residscope.methods.activation_patching import activation_patching as activation_patching
+    from residscope.methods.causal_tracing import causal_tracing as causal_tracing
     from residscope.methods.compare_models import compare_models as compare_models
     from residscope.methods.continuations import continuations as continuations
     from residscope.methods.copying_scores import copying_scores as copying_scores
@@ -112,6 +113,7 @@ _HOME = {
     "counterfactuals": "tasks.counterfactuals", "head_scores": "methods.head_scores",
     "induction_heads": "methods.induction_heads", "repeated_tokens": "methods.head_scores",
     "Item": "items", "Report": "reports", "load_item": "items",
+    "causal_tracing": "methods.causal_tracing",
     "flips_over_C": "methods.flips_over_c", "logit_lens": "methods.logit_lens", "head_roles": "methods.head_roles",
     "intervene": "methods.intervention", "kl": "metrics", "look": "methods.look",
     "load": "engine.loading", "load_recording": "recording_files", "log_prob": "metrics", "logit": "metrics",

@@ -90,6 +90,21 @@ CALLS: dict[str, list[dict[str, Any]]] = {
             "layers": [0, 2],
         },
     ],
+    "causal-tracing": [
+        {"prompts": LIVE, "subject": [1], "metric": LIVE, "draws": 2},
+        {
+            "prompts": {"kind": "typed", "texts": ["abcd", "dcba"]},
+            "subject": [0, -1],
+            "metric": {"kind": "log_prob", "token": "a"},
+            "site": "mlp_out",
+            "window": 2,
+            "layers": [1, 2],
+            "draws": 3,
+            "seed": 2,
+            "background": "live",
+        },
+        {"prompts": DATA, "subject": "S2", "metric": ANSWERS, "positions": ["S2"], "draws": 2},
+    ],
     "compare-models": [
         {"other": "tuned", "prompt": LIVE},
         {"other": "tuned", "prompt": "abcd", "metric": PAIR, "background": "live"},
