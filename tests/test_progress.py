@@ -190,6 +190,9 @@ CALLS = {
     "methods.causal_tracing.causal_tracing": lambda **told: rs.causal_tracing(
         model(), [[2, 3, 4]], [1], rs.logit_diff(5, 7), draws=2, **told
     ),
+    "methods.path_patching.path_patching": lambda **told: rs.path_patching(
+        model(), **PATCHED, receivers=[(3, 1)], **told
+    ),
     "methods.layer_swap.layer_swap": lambda **told: rs.layer_swap(model(), beside(), [[2, 3, 4]], rs.logit_diff(5, 7), **told),
     "methods.weight_difference.weight_difference": lambda **told: rs.weight_difference(model(), beside(), **told),
     "methods.copying_scores.copying_scores": lambda **told: rs.copying_scores(model(), **told),

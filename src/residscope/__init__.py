@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from residscope.methods.logit_lens import logit_lens as logit_lens
     from residscope.methods.look import look as look
     from residscope.methods.null_directions import null_directions as null_directions
+    from residscope.methods.path_patching import path_patching as path_patching
     from residscope.methods.probe_fit import fit_probe as fit_probe
     from residscope.methods.probe_map import probe_map as probe_map
     from residscope.methods.probe_sweep import probe_sweep as probe_sweep
@@ -113,7 +114,7 @@ _HOME = {
     "counterfactuals": "tasks.counterfactuals", "head_scores": "methods.head_scores",
     "induction_heads": "methods.induction_heads", "repeated_tokens": "methods.head_scores",
     "Item": "items", "Report": "reports", "load_item": "items",
-    "causal_tracing": "methods.causal_tracing",
+    "causal_tracing": "methods.causal_tracing", "path_patching": "methods.path_patching",
     "flips_over_C": "methods.flips_over_c", "logit_lens": "methods.logit_lens", "head_roles": "methods.head_roles",
     "intervene": "methods.intervention", "kl": "metrics", "look": "methods.look",
     "load": "engine.loading", "load_recording": "recording_files", "log_prob": "metrics", "logit": "metrics",
