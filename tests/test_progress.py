@@ -193,6 +193,9 @@ CALLS = {
     "methods.path_patching.path_patching": lambda **told: rs.path_patching(
         model(), **PATCHED, receivers=[(3, 1)], **told
     ),
+    "methods.self_repair.self_repair": lambda **told: rs.self_repair(
+        model(), DATA, (1, 1), rs.logit_diff(), batch=8, **told
+    ),
     "methods.layer_swap.layer_swap": lambda **told: rs.layer_swap(model(), beside(), [[2, 3, 4]], rs.logit_diff(5, 7), **told),
     "methods.weight_difference.weight_difference": lambda **told: rs.weight_difference(model(), beside(), **told),
     "methods.copying_scores.copying_scores": lambda **told: rs.copying_scores(model(), **told),
@@ -285,7 +288,7 @@ QUICK = {
     "methods._lib.activations.recorded_halves", "methods._lib.answers.answer_ids", "methods.dose_response.prompt_moments",
     "methods._lib.circuits.embedding_to_logits", "methods._lib.circuits.head_weights",
     "methods._lib.circuits.output_weights", "methods._lib.circuits.value_weights",
-    "methods._lib.own_tokens.common_tokens", "methods.head_scores.repeated_tokens",
+    "methods._lib.dropout.dropout_of", "methods._lib.own_tokens.common_tokens", "methods.head_scores.repeated_tokens",
     "methods._lib.cells.grid", "methods._lib.own_tokens.own_tokens", "methods._lib.own_tokens.to_stream",
     "methods._lib.pairs.paired",
     "methods.token_table.token_table",

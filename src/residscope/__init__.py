@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from residscope.methods.probe_map import probe_map as probe_map
     from residscope.methods.probe_sweep import probe_sweep as probe_sweep
     from residscope.methods.removal_cost import removal_cost as removal_cost
+    from residscope.methods.self_repair import self_repair as self_repair
     from residscope.methods.stability import stability as stability
     from residscope.methods.token_table import token_table as token_table
     from residscope.methods.weight_difference import weight_difference as weight_difference
@@ -114,7 +115,7 @@ _HOME = {
     "counterfactuals": "tasks.counterfactuals", "head_scores": "methods.head_scores",
     "induction_heads": "methods.induction_heads", "repeated_tokens": "methods.head_scores",
     "Item": "items", "Report": "reports", "load_item": "items",
-    "causal_tracing": "methods.causal_tracing", "path_patching": "methods.path_patching",
+    "causal_tracing": "methods.causal_tracing", "self_repair": "methods.self_repair", "path_patching": "methods.path_patching",
     "flips_over_C": "methods.flips_over_c", "logit_lens": "methods.logit_lens", "head_roles": "methods.head_roles",
     "intervene": "methods.intervention", "kl": "metrics", "look": "methods.look",
     "load": "engine.loading", "load_recording": "recording_files", "log_prob": "metrics", "logit": "metrics",

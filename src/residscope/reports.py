@@ -60,6 +60,7 @@ HOMES = {
     "sae_training": "sae.training.report",
     "score": "methods._lib.blind",
     "score_attribution": "graph.scores.report",
+    "self_repair": "methods.self_repair",
     "stability": "methods.stability",
     "token_table": "methods.token_table",
     "validation": "graph.validation.report",

@@ -170,6 +170,17 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         },
         {"clean": "abcd", "corrupted": "abce", "metric": PAIR, "site": "mlp_out", "direct": True, "background": "live"},
     ],
+    "self-repair": [
+        {"prompts": LIVE, "heads": ["2.1"], "metric": LIVE},
+        {
+            "prompts": DATA,
+            "heads": ["1.0", "1.2"],
+            "metric": ANSWERS,
+            "position": "S2",
+            "to": "mean",
+            "over": DRAWN_PROMPTS,
+        },
+    ],
     "layer-swap": [{"other": "tuned", "prompts": {"kind": "typed", "texts": ["abc", "def"]}, "metric": PAIR}],
     "look": [{**PROBE, "sites": ["resid_pre"], "layers": [1, 2]}],
     "mean-difference": [{"corpora": {"first": TEXT, "second": LONG}, "site": "resid_post.1", "tokens": 1000}],
