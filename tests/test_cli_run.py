@@ -107,7 +107,7 @@ def typed(schema):
             case "prompts", {"labelled": True}:
                 value = ["labelled.csv"]
             case "prompts", _:
-                value = ["cabbage" if name != "corrupted" else "baggage"]
+                value = ["baggage" if name in ("corrupted", "over") else "cabbage"]
             case "dictionary", {"several": True}:
                 value = ["d.safetensors,sae.safetensors"]
             case "name", {"of": of}:

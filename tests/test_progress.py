@@ -196,6 +196,9 @@ CALLS = {
     "methods.self_repair.self_repair": lambda **told: rs.self_repair(
         model(), DATA, (1, 1), rs.logit_diff(), batch=8, **told
     ),
+    "methods.compare_ablations.compare_ablations": lambda **told: rs.compare_ablations(
+        model(), [[2, 3, 4]], rs.logit_diff(5, 7), [[5, 6, 7], [4, 3, 9]], draws=2, **told
+    ),
     "methods.layer_swap.layer_swap": lambda **told: rs.layer_swap(model(), beside(), [[2, 3, 4]], rs.logit_diff(5, 7), **told),
     "methods.weight_difference.weight_difference": lambda **told: rs.weight_difference(model(), beside(), **told),
     "methods.copying_scores.copying_scores": lambda **told: rs.copying_scores(model(), **told),

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from residscope.methods.ablation_sweep import ablation_sweep as ablation_sweep
     from residscope.methods.activation_patching import activation_patching as activation_patching
     from residscope.methods.causal_tracing import causal_tracing as causal_tracing
+    from residscope.methods.compare_ablations import compare_ablations as compare_ablations
     from residscope.methods.compare_models import compare_models as compare_models
     from residscope.methods.continuations import continuations as continuations
     from residscope.methods.copying_scores import copying_scores as copying_scores
@@ -115,7 +116,8 @@ _HOME = {
     "counterfactuals": "tasks.counterfactuals", "head_scores": "methods.head_scores",
     "induction_heads": "methods.induction_heads", "repeated_tokens": "methods.head_scores",
     "Item": "items", "Report": "reports", "load_item": "items",
-    "causal_tracing": "methods.causal_tracing", "self_repair": "methods.self_repair", "path_patching": "methods.path_patching",
+    "causal_tracing": "methods.causal_tracing", "compare_ablations": "methods.compare_ablations",
+    "self_repair": "methods.self_repair", "path_patching": "methods.path_patching",
     "flips_over_C": "methods.flips_over_c", "logit_lens": "methods.logit_lens", "head_roles": "methods.head_roles",
     "intervene": "methods.intervention", "kl": "metrics", "look": "methods.look",
     "load": "engine.loading", "load_recording": "recording_files", "log_prob": "metrics", "logit": "metrics",

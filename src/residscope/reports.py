@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 VERSION = 1
 # where each kind of report is at home, imported when a file of it is opened
 HOMES = {
+    "ablation_comparison": "methods.compare_ablations",
     "atlas": "features.atlas",
     "badge": "methods._lib.badges",
     "continuations": "methods.continuations",

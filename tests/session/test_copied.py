@@ -105,6 +105,20 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         },
         {"prompts": DATA, "subject": "S2", "metric": ANSWERS, "positions": ["S2"], "draws": 2},
     ],
+    "compare-ablations": [
+        {"prompts": "abcd", "metric": PAIR, "over": DRAWN_PROMPTS, "draws": 2},
+        {
+            "prompts": {"kind": "typed", "texts": ["abcd", "dcba"]},
+            "metric": {"kind": "log_prob", "token": "a"},
+            "over": DRAWN_PROMPTS,
+            "site": "mlp_out",
+            "by": "position",
+            "positions": [1, 2],
+            "draws": 3,
+            "seed": 2,
+            "background": "live",
+        },
+    ],
     "compare-models": [
         {"other": "tuned", "prompt": LIVE},
         {"other": "tuned", "prompt": "abcd", "metric": PAIR, "background": "live"},
