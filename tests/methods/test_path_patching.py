@@ -142,6 +142,32 @@ def test_the_direct_path_alone_is_the_paths_edit_and_all_paths_with_mlps_held(ll
     assert float(to_query.values[0, 3]) == pytest.approx(told, abs=1e-9)
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox", "gemma2"])
+def test_with_norms_and_mlps_held_all_paths_sum_to_the_whole_effect(name):
+    model = Model(shaken(FAMILIES[name].build()), name=name)
+    held = [edits.freeze("norms"), edits.freeze("mlp_out")]
+    found = rs.path_patching(model, [CLEAN], [OTHER], BEFORE_CAP, direct=True, background=held, progress=False)
+    theirs = model.run([OTHER], ["z"], edits=held)
+    whole = [edits.ablate(f"z.{i}", to=theirs[f"z.{i}"]) for i in range(model.n_layers)]
+    ends = [BEFORE_CAP(model.run([CLEAN], BEFORE_CAP.sites, edits=stack)) for stack in (held, [*held, *whole])]
+    assert float(found.values.sum()) == pytest.approx(float(ends[1] - ends[0]), rel=1e-5, abs=1e-8)
+    through = rs.path_patching(model, [CLEAN], [OTHER], BEFORE_CAP, background=held, progress=False)
+    torch.testing.assert_close(through.values, found.values, atol=1e-7, rtol=1e-5)  # no MLP is left to go through
+
+
+class BeforeCap:
+    """A linear readout of the final norm, which no cap of the logits bends."""
+
+    sites = ("final_norm",)
+
+    def __call__(self, recording):
+        model = recording.model
+        return recording["final_norm"][:, -1] @ (model.W_U[:, 5] - model.W_U[:, 7])
+
+
+BEFORE_CAP = BeforeCap()
+
+
 def test_senders_whole_receivers_by_name_and_by_site_and_both_directions(llama):
     pair = [CLEAN], [OTHER]
     asked = {"progress": False, "receivers": {"movers": [(3, 0), (2, 1)], "more": [(3, 2)]}}
