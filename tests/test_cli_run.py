@@ -95,7 +95,8 @@ def typed(schema):
     edit = '[{"kind": "lrqp", "probe": "probe.safetensors", "to": "other"}]'
     kinds = {
         "text": ["low.txt"], "site": [site], "direction": ["d.safetensors[1]"], "metric": ["a", "b"], "edits": [edit],
-        "probe": ["probe.safetensors"], "tokens": ["a,b"], "contrast": ["low.txt", "high.txt"], "positions": ["P"],
+        "probe": ["probe.safetensors"], "tokens": ["a,b"], "contrast": ["low.txt", "high.txt"],
+        "positions": ["1" if schema["id"] == "causal-tracing" else "P"],
         "head_group": ["2.0,2.1"], "model": ["tuned"], "dictionary": ["sae.safetensors"],
         "endpoint": [ENDPOINT.get("words", "http://127.0.0.1:9/v1 none")], "place": [str(PEERS / "saelens-jumprelu")],
         "count": ["2"], "heads": ["1"],
@@ -106,7 +107,7 @@ def typed(schema):
             case "prompts", {"labelled": True}:
                 value = ["labelled.csv"]
             case "prompts", _:
-                value = ["cabbage" if name != "corrupted" else "baggage"]
+                value = ["baggage" if name in ("corrupted", "over") else "cabbage"]
             case "dictionary", {"several": True}:
                 value = ["d.safetensors,sae.safetensors"]
             case "name", {"of": of}:

@@ -190,6 +190,18 @@ CALLS = {
         model(), [2, 3, 4], edits=GRID[:2], max_new_tokens=6, temperature=1.0, n=2, stop=(), **told
     ),
     "methods.compare_models.compare_models": lambda **told: rs.compare_models(model(), beside(), [[2, 3, 4]], **told),
+    "methods.causal_tracing.causal_tracing": lambda **told: rs.causal_tracing(
+        model(), [[2, 3, 4]], [1], rs.logit_diff(5, 7), draws=2, **told
+    ),
+    "methods.path_patching.path_patching": lambda **told: rs.path_patching(
+        model(), **PATCHED, receivers=[(3, 1)], **told
+    ),
+    "methods.self_repair.self_repair": lambda **told: rs.self_repair(
+        model(), DATA, (1, 1), rs.logit_diff(), batch=8, **told
+    ),
+    "methods.compare_ablations.compare_ablations": lambda **told: rs.compare_ablations(
+        model(), [[2, 3, 4]], rs.logit_diff(5, 7), [[5, 6, 7], [4, 3, 9]], draws=2, **told
+    ),
     "methods.layer_swap.layer_swap": lambda **told: rs.layer_swap(model(), beside(), [[2, 3, 4]], rs.logit_diff(5, 7), **told),
     "methods.weight_difference.weight_difference": lambda **told: rs.weight_difference(model(), beside(), **told),
     "methods.copying_scores.copying_scores": lambda **told: rs.copying_scores(model(), **told),
@@ -295,7 +307,8 @@ QUICK = {
     "methods._lib.vocabulary.called", "methods._lib.vocabulary.embedded", "methods._lib.vocabulary.unembedded",
     "methods.factored.circuit_of",
     "methods._lib.own_tokens.common_tokens", "methods.head_scores.repeated_tokens",
-    "methods._lib.cells.grid", "methods._lib.own_tokens.own_tokens", "methods._lib.own_tokens.to_stream",
+    "methods._lib.dropout.dropout_of", "methods._lib.cells.grid", "methods._lib.own_tokens.own_tokens",
+    "methods._lib.own_tokens.to_stream",
     "methods._lib.pairs.paired",
     "methods.token_table.token_table",
     "tasks.spans.locate", "tasks.spans.single_tokens",

@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from residscope.items import load_item as load_item
     from residscope.methods.ablation_sweep import ablation_sweep as ablation_sweep
     from residscope.methods.activation_patching import activation_patching as activation_patching
+    from residscope.methods.causal_tracing import causal_tracing as causal_tracing
+    from residscope.methods.compare_ablations import compare_ablations as compare_ablations
     from residscope.methods.compare_models import compare_models as compare_models
     from residscope.methods.composition import composition as composition
     from residscope.methods.continuations import continuations as continuations
@@ -75,10 +77,12 @@ if TYPE_CHECKING:
     from residscope.methods.look import look as look
     from residscope.methods.norm_effects import norm_effects as norm_effects
     from residscope.methods.null_directions import null_directions as null_directions
+    from residscope.methods.path_patching import path_patching as path_patching
     from residscope.methods.probe_fit import fit_probe as fit_probe
     from residscope.methods.probe_map import probe_map as probe_map
     from residscope.methods.probe_sweep import probe_sweep as probe_sweep
     from residscope.methods.removal_cost import removal_cost as removal_cost
+    from residscope.methods.self_repair import self_repair as self_repair
     from residscope.methods.skip_trigrams import skip_trigrams as skip_trigrams
     from residscope.methods.stability import stability as stability
     from residscope.methods.token_losses import token_losses as token_losses
@@ -123,6 +127,8 @@ _HOME = {
     "norm_effects": "methods.norm_effects",
     "head_roles": "methods.head_roles",
     "glossary": "terms",
+    "causal_tracing": "methods.causal_tracing", "compare_ablations": "methods.compare_ablations",
+    "self_repair": "methods.self_repair", "path_patching": "methods.path_patching",
     "intervene": "methods.intervention", "kl": "metrics", "look": "methods.look",
     "load": "engine.loading", "load_recording": "recording_files", "log_prob": "metrics", "logit": "metrics",
     "logit_diff": "metrics",

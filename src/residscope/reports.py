@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 VERSION = 1
 # where each kind of report is at home, imported when a file of it is opened
 HOMES = {
+    "ablation_comparison": "methods.compare_ablations",
     "atlas": "features.atlas",
     "badge": "methods._lib.badges",
     "composition": "methods.composition",
@@ -63,6 +64,7 @@ HOMES = {
     "sae_training": "sae.training.report",
     "score": "methods._lib.blind",
     "score_attribution": "graph.scores.report",
+    "self_repair": "methods.self_repair",
     "skip_trigrams": "methods.skip_trigrams",
     "stability": "methods.stability",
     "token_losses": "methods.token_losses",

@@ -1,11 +1,13 @@
 """Results as pictures: which view a result is, by its dimensions."""
 
+from contextlib import suppress
 from itertools import product
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from residscope.errors import BadResult
 from residscope.views import Curve, Grid, HeatMap, Line, Table, View
 
 if TYPE_CHECKING:
@@ -101,4 +103,9 @@ def _numbers(x: Tensor) -> Tensor:
 
 
 def _note(result: "Result") -> str:
-    return "" if result.exact is True else f"Not exact: {result.exact}."
+    """What approximates it, and of a finished sweep how few cells carry its effect."""
+    said = [] if result.exact is True else [f"Not exact: {result.exact}."]
+    if "no effect" in result.provenance and result.values.numel() > 1:
+        with suppress(BadResult):  # of a sweep that is not finished, or whose prompts have other labels
+            said.append(f"{result.concentration()}.")
+    return " ".join(said)

@@ -28,6 +28,31 @@ _TAKEN = ("value", "low", "high")
 _TOLD = {"dims": list, "name": str, "exact": bool | str, "coords": dict, "along": dict, "provenance": dict, "unit": str}
 
 
+@dataclass(frozen=True)
+class Concentration:
+    """How few of a sweep's cells carry a share of its |effect|: `cells` of `of`. See `Result.concentration`.
+
+    participation: (sum |e|)^2 / sum e^2, the number of cells were the effect spread evenly over them; 0 where there is none.
+    control: the same of another sweep, such as one of shuffled pairs.
+    """
+
+    cells: int
+    of: int
+    share: float
+    participation: float
+    control: "Concentration | None" = None
+
+    def __str__(self) -> str:
+        said = (
+            f"{self.cells:,} of {self.of:,} cells carry {self.share:.0%} of |effect| "
+            f"(participation {self.participation:.3g})"
+        )
+        other = self.control
+        return (
+            said if other is None else f"{said}; control: {other.cells:,} of {other.of:,} ({other.participation:.3g})"
+        )
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Result:
     """Values over named dimensions, the labels along each, intervals where there are any, and where it all came from.
@@ -211,6 +236,64 @@ class Result:
             high=None if self.high is None else take(self.high),
             provenance=provenance,
         )
+
+    def concentration(
+        self, share: float = 0.9, *, zero: float | None = None, control: "Result | None" = None
+    ) -> Concentration:
+        """How few cells carry a share of |effect|: the fewest whose effects' sizes sum to it.
+
+            e = value - zero        sum of the k largest |e| >= share . sum |e|
+
+        A value for each prompt is averaged over prompts first. zero: the value of a cell that does nothing; unless said, what the
+        provenance calls "no effect" (sweeps say it, prompt by prompt), else 0. control: another sweep, such as one of shuffled
+        pairs, of which the same is told beside it.
+
+        >>> effect = Result(torch.tensor([[0.0, 6.0], [-3.0, 1.0]]), ("layer", "head"), name="effect")
+        >>> print(effect.concentration())
+        2 of 4 cells carry 90% of |effect| (participation 2.17)
+
+        Raises:
+            BadResult: a share that is none, no values, values that are no numbers; whose "no effect" is not known.
+        """
+        if not 0 < share <= 1:
+            raise BadResult("a share lies above 0 and up to 1", received=f"share={share}", allowed="such as 0.9")
+        values = self.values.double() - (self._no_effect() if zero is None else zero)
+        if "prompt" in self.dims:
+            values = values.mean(self.dims.index("prompt"))
+        sizes = values.abs().flatten().sort(descending=True).values
+        if not len(sizes) or not bool(torch.isfinite(sizes).all()):
+            received = (
+                f"{int((~torch.isfinite(sizes)).sum())} of {len(sizes)} not finite" if len(sizes) else "no values"
+            )
+            raise BadResult(
+                "the concentration is of finite effects", received=received, fix="finish the sweep, or select a part"
+            )
+        running, squares = sizes.cumsum(0), float((sizes**2).sum())
+        total = float(running[-1])
+        enough = total * share * (1 - 1e-12)
+        cells = int((running < enough).sum()) + 1 if total else 0
+        other = None if control is None else control.concentration(share)
+        return Concentration(cells, len(sizes), share, total**2 / squares if squares else 0.0, other)
+
+    def _no_effect(self) -> Tensor:
+        """What a cell that does nothing has, as the provenance tells it: one number, or one along the prompts."""
+        told = torch.as_tensor(self.provenance.get("no effect", 0.0), dtype=torch.float64)
+        if told.numel() == 1:
+            return told.reshape(())
+        if told.numel() == self.provenance.get("mean over", {}).get("prompt"):
+            return told.mean()
+        labels = list(self.coords.get("prompt", [self.provenance.get("selected", {}).get("prompt")]))
+        if not all(isinstance(i, int) and 0 <= i < told.numel() for i in labels):
+            raise BadResult(
+                "which of the prompts' values without effect belong to these is not known",
+                received=f"{told.numel()} of them",
+                allowed="a result over those prompts",
+                fix="say zero=",
+            )
+        chosen = told[labels]
+        if "prompt" not in self.dims:
+            return chosen.reshape(())
+        return chosen.reshape([-1 if dim == "prompt" else 1 for dim in self.dims])
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """Long form: one row for each value; columns are the dimensions, what stands along them, value, low and high.

@@ -49,7 +49,7 @@ class Path(Sourced):
         if self.sender_head is not None:
             table.check_index(sender, "head", self.sender_head)
         for receiver in receivers:
-            if _written(sender) >= _read(receiver, table):
+            if written(sender) >= read_from(receiver, table):
                 raise BadEdit(
                     "the sender writes after the receiver has read",
                     received=f"{sender} to {receiver}",
@@ -179,12 +179,12 @@ def _apply(parts: Sequence[Path], value: Tensor, at: At) -> Tensor:
     return new
 
 
-def _written(sender: Site) -> int:
+def written(sender: Site) -> int:
     """When a sender writes: attention at 2 layer, MLP at 2 layer + 1."""
     return -1 if sender.layer is None else 2 * sender.layer + (sender.name == "mlp_out")
 
 
-def _read(receiver: Site, table: SiteTable) -> int:
+def read_from(receiver: Site, table: SiteTable) -> int:
     """The first writes that a receiver does not see."""
     if receiver.layer is None:
         return 2 * table.sizes.n_layers

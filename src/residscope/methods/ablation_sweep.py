@@ -73,7 +73,8 @@ def ablation_sweep(
         about["averaged"] = averaged
 
     def made(values: Result) -> Result:
-        result = cells.result(values, about={**about, "relative": relative})
+        without = 0.0 if relative else baseline.tolist()
+        result = cells.result(values, about={**about, "relative": relative, "no effect": without})
         if not relative:
             return result
         base = baseline if result.dims[-1] == "prompt" else baseline[0]

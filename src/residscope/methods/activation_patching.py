@@ -64,7 +64,8 @@ def activation_patching(
     if (normalize or screen) and not bool((gap != 0).all()):
         raise BadSweep("clean and corrupted have the same metric", received=str(ends), fix="choose another pair")
     source = cells.pair.clean if mode == "denoise" else cells.pair.corrupted
-    about = {"method": f"activation patching of {site}, {mode}", **ends, "normalized": normalize}
+    about: dict[str, Any] = {"method": f"activation patching of {site}, {mode}", **ends, "normalized": normalize}
+    about["no effect"] = float(mode == "noise") if normalize else ends["corrupted" if mode == "denoise" else "clean"]
     if cells.pair.scored_by is not None:
         about["scored by"] = cells.pair.scored_by
 
