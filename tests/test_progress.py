@@ -144,6 +144,9 @@ CALLS = {
     "features.naming.name_features": lambda **told: rs.name_features(
         model(), atlas(progress=False), [1, 2, 3], encoder(), endpoint=ByRule(), **told
     ),
+    "methods.token_losses.token_losses": lambda **told: rs.token_losses(model(), PROMPT, edit=GRID[:1], **told),
+    "methods.norm_effects.norm_effects": lambda **told: rs.norm_effects(model(), PROMPT, **told),
+    "methods.logit_lens.logit_lens": lambda **told: rs.logit_lens(model(), PROMPT, **told),
     "graph.build.causal_graph": lambda **told: rs.causal_graph(model(), PROMPT, [encoder(), later()], tokens=2, **told),
     "graph.validation.validate.validate_graph": lambda **told: rs.validate_graph(
         model(), drawn(), [encoder(), later()], contexts=[PROMPT, [4, 9, 2, 5]], texts=TEXTS, random_texts=40, length=8,
@@ -263,6 +266,8 @@ WITHIN = {
 """Those that another of the calls is made of."""
 
 QUICK = {
+    "methods.norm_effects.norms_of",
+    "graph.parts.heads", "graph.parts.neurons",
     "graph.aggregate.price_of_each", "graph.cost.cost_of", "graph.cost.price",
     "sae.shipped.shipped", "sae.training.train.check", "sae.training.train.price",
     "corpus.chunks.captured", "corpus.chunks.recorded", "corpus.harvest.checkpoint.identity",

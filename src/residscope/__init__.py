@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from residscope.methods.layer_swap import layer_swap as layer_swap
     from residscope.methods.logit_lens import logit_lens as logit_lens
     from residscope.methods.look import look as look
+    from residscope.methods.norm_effects import norm_effects as norm_effects
     from residscope.methods.null_directions import null_directions as null_directions
     from residscope.methods.probe_fit import fit_probe as fit_probe
     from residscope.methods.probe_map import probe_map as probe_map
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
     from residscope.methods.removal_cost import removal_cost as removal_cost
     from residscope.methods.skip_trigrams import skip_trigrams as skip_trigrams
     from residscope.methods.stability import stability as stability
+    from residscope.methods.token_losses import token_losses as token_losses
     from residscope.methods.token_table import token_table as token_table
     from residscope.methods.weight_difference import weight_difference as weight_difference
     from residscope.methods.weight_directions import weight_directions as weight_directions
@@ -116,7 +118,9 @@ _HOME = {
     "counterfactuals": "tasks.counterfactuals", "head_scores": "methods.head_scores",
     "induction_heads": "methods.induction_heads", "repeated_tokens": "methods.head_scores",
     "Item": "items", "Report": "reports", "load_item": "items",
-    "flips_over_C": "methods.flips_over_c", "logit_lens": "methods.logit_lens", "head_roles": "methods.head_roles",
+    "flips_over_C": "methods.flips_over_c", "logit_lens": "methods.logit_lens", "token_losses": "methods.token_losses",
+    "norm_effects": "methods.norm_effects",
+    "head_roles": "methods.head_roles",
     "intervene": "methods.intervention", "kl": "metrics", "look": "methods.look",
     "load": "engine.loading", "load_recording": "recording_files", "log_prob": "metrics", "logit": "metrics",
     "logit_diff": "metrics",

@@ -148,6 +148,9 @@ MAKERS: dict[str, Callable[[], Any]] = {
             encoder(),
             endpoint=ByRule(),
         ),
+        "token losses": lambda: rs.token_losses(spelling(), PROMPTS[0]),
+        "norm effects": lambda: rs.norm_effects(spelling(), PROMPTS[0]),
+        "logit lens": lambda: rs.logit_lens(spelling(), PROMPTS[0], k=2),
         "score attribution": lambda: rs.score_attribution(spelling(), PROMPTS[0], 2, 1),
         "estimated graph": lambda: rs.causal_graph(
             spelling(), PROMPTS[0], [encoder(), fitted()], method="gradient", tokens=2, exact_sample=6

@@ -155,6 +155,12 @@ CALLS: dict[str, list[dict[str, Any]]] = {
             "edits": [{"kind": "lrqp", "probe": "kind at S2, resid_pre.2", "to": "other", "log_alpha": 3.0}],
         },
     ],
+    "token-losses": [{"prompt": LIVE}, {"prompt": "abcd", "edit": "live"}],
+    "norm-effects": [{"prompt": LIVE}, {"prompt": "abcd", "axes": 2}],
+    "logit-lens": [
+        {"prompt": LIVE},
+        {"prompt": "abcd", "site": "resid_mid", "token": "b", "k": 2, "background": "live"},
+    ],
     "layer-swap": [{"other": "tuned", "prompts": {"kind": "typed", "texts": ["abc", "def"]}, "metric": PAIR}],
     "look": [{**PROBE, "sites": ["resid_pre"], "layers": [1, 2]}],
     "mean-difference": [{"corpora": {"first": TEXT, "second": LONG}, "site": "resid_post.1", "tokens": 1000}],

@@ -11,7 +11,18 @@ from residscope.declare.plugins import claim
 from residscope.fields.base import Spec, World
 
 F = TypeVar("F", bound=Callable[..., Any])
-GROUPS = ("sweeps", "directions", "evidence", "probes", "prompts", "generation", "graphs", "methods")
+GROUPS = (
+    "reading",
+    "sweeps",
+    "weights",
+    "directions",
+    "evidence",
+    "probes",
+    "prompts",
+    "generation",
+    "graphs",
+    "methods",
+)
 
 
 class MethodForm(FormSchema):

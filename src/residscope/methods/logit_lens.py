@@ -123,11 +123,13 @@ def logit_lens(
     top, probability, entropy, kl, rank, chance = (
         torch.stack([torch.cat([part[i] for part in row]) for row in found]).cpu() for i in range(6)
     )
-    texts = {int(id): model.token_texts([int(id)])[0] for id in top.unique()}
+    texts = {id: model.token_texts([id])[0] for id in {*top.flatten().tolist()}}
     tokens, rows = tuple(model.token_texts(batch.ids[0].tolist())), tuple(map(_called, names))
     about = {**model.provenance, "method": "logit_lens", "site": site}
     coords = {"row": rows, "pos": tuple(range(len(tokens)))}
-    result = Result(chance, ("row", "pos"), coords, name="probability", provenance=about)
+    result = Result(
+        chance, ("row", "pos"), coords, name="probability of the next token", unit="probability", provenance=about
+    )
     return LogitLens(tokens, rows, token or "", texts, top, probability, entropy, kl, rank, result, about)
 
 
