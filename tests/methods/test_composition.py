@@ -6,7 +6,7 @@ from dense_weights import NAMES, Dense, built
 
 import residscope as rs
 from residscope import errors
-from residscope.methods._lib.grams import random_core
+from residscope.methods._lib.weights.grams import random_core
 
 
 def score(W, R):

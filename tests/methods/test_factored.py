@@ -6,7 +6,7 @@ from dense_weights import NAMES, Dense, built
 
 import residscope as rs
 from residscope import errors
-from residscope.methods._lib.vocabulary import extremes
+from residscope.methods._lib.weights.vocabulary import extremes
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -41,8 +41,8 @@ def test_it_is_the_dense_matrix(of, circuit):
 @pytest.mark.parametrize("circuit", ["OV", "QK"])
 def test_pairs_are_the_largest_entries_over_the_vocabulary(of, circuit, monkeypatch):
     _, model, dense = of
-    monkeypatch.setattr("residscope.methods._lib.vocabulary.BLOCK", 10)
-    monkeypatch.setattr("residscope.methods._lib.vocabulary.ROWS", 40)
+    monkeypatch.setattr("residscope.methods._lib.weights.vocabulary.BLOCK", 10)
+    monkeypatch.setattr("residscope.methods._lib.weights.vocabulary.ROWS", 40)
     found = rs.factored(model, 1, 3, circuit, k=9, progress=False)
     if circuit == "OV":
         whole = dense.E @ circuits(dense, 3)["OV"] @ dense.U
@@ -66,7 +66,7 @@ def test_a_first_layer_s_scores_are_the_model_s_own():
 
 
 def test_the_largest_products_are_found_whatever_their_blocks(monkeypatch):
-    monkeypatch.setattr("residscope.methods._lib.vocabulary.BLOCK", 7)
+    monkeypatch.setattr("residscope.methods._lib.weights.vocabulary.BLOCK", 7)
     drawn = torch.Generator().manual_seed(0)
     rows, columns = torch.randn(50, 3, generator=drawn), torch.randn(31, 3, generator=drawn)
     rows *= torch.logspace(-3, 1, 50)[torch.randperm(50, generator=drawn), None]

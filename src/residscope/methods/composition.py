@@ -12,8 +12,8 @@ from residscope import fields
 from residscope.declare.methods import method
 from residscope.engine.model import Model
 from residscope.errors import BadArguments
-from residscope.methods._lib.grams import READERS, WRITERS, Asked, Part, grams, parts_of, random_core
-from residscope.methods._lib.matrices import head_matrices
+from residscope.methods._lib.weights.grams import READERS, WRITERS, Asked, Part, grams, parts_of, random_core
+from residscope.methods._lib.weights.matrices import head_matrices
 from residscope.progress import Cancel, Progress, stage
 from residscope.reports import Report
 from residscope.results import Result

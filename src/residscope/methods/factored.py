@@ -13,8 +13,8 @@ from residscope.declare.methods import method
 from residscope.engine.flow import scores_factor
 from residscope.engine.model import Model
 from residscope.errors import BadArguments
-from residscope.methods._lib.matrices import check_head, head_matrices
-from residscope.methods._lib.vocabulary import called, embedded, extremes, unembedded
+from residscope.methods._lib.weights.matrices import check_head, head_matrices
+from residscope.methods._lib.weights.vocabulary import called, embedded, extremes, unembedded
 from residscope.progress import Cancel, Progress, stage
 from residscope.reports import Report
 from residscope.results import Result

@@ -12,8 +12,8 @@ from residscope import fields
 from residscope.declare.methods import method
 from residscope.engine.model import Model
 from residscope.errors import BadArguments, UnknownHead
-from residscope.methods._lib.matrices import check_head, check_layer, mlp_reads, mlp_writes, parallel
-from residscope.methods._lib.vocabulary import called, embedded, ends, unembedded
+from residscope.methods._lib.weights.matrices import check_head, check_layer, mlp_reads, mlp_writes, parallel
+from residscope.methods._lib.weights.vocabulary import called, embedded, ends, unembedded
 from residscope.methods.factored import circuit_of, factored_svd
 from residscope.progress import Cancel, Progress, stage
 from residscope.reports import Report

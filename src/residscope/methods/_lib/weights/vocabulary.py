@@ -9,7 +9,7 @@ from torch import Tensor
 
 from residscope.engine.layout import Norm
 from residscope.engine.model import Model
-from residscope.methods._lib.matrices import ROWS, embeddings, unembeddings, vocabulary
+from residscope.methods._lib.weights.matrices import ROWS, embeddings, unembeddings, vocabulary
 
 BLOCK = 2048
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from residscope.engine.model import Model
 from residscope.engine.parameters import plain_weight
 from residscope.errors import BadArguments, UnknownHead, UnknownNeuron
-from residscope.methods._lib.matrices import (
+from residscope.methods._lib.weights.matrices import (
     ROWS,
     HeadMatrices,
     embeddings,
