@@ -1,5 +1,6 @@
 """Path patching beside the paper's own three forwards, with torch's hooks on the stock modules of three families."""
 
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -199,6 +200,30 @@ def test_several_prompts_are_each_its_own_and_nothing_where_the_two_agree(llama)
         alone = rs.path_patching(llama, [CLEAN], [OTHER], METRIC, progress=False, **more)
         torch.testing.assert_close(found.values[..., 0], alone.values, atol=1e-9, rtol=1e-6)
         assert found.values[..., 1].abs().max() < 1e-9
+
+
+def test_in_parts_for_little_memory_it_is_one_result_and_a_stopped_one_is_in_its_own_form(llama):
+    asked = {"receivers": [(3, 1)], "progress": False}
+    whole = rs.path_patching(llama, [CLEAN], [OTHER], METRIC, **asked)
+    each = 7 * llama.n_heads * llama.d_head * 8  # one sender's q.3 of seven tokens
+    parts = rs.path_patching(llama, [CLEAN], [OTHER], METRIC, memory=4 * 5 * each, **asked)
+    torch.testing.assert_close(parts.values, whole.values, atol=1e-10, rtol=1e-8)
+    told = []
+
+    def progress(stage, done, total):
+        told.append(stage)
+        stop.set() if stage.startswith("Following paths, part 3") else None
+
+    stop = threading.Event()
+    asked |= {"progress": progress, "cancel": stop, "memory": 4 * 5 * each}
+    with pytest.raises(errors.SweepCancelled) as caught:
+        rs.path_patching(llama, [CLEAN], [OTHER], METRIC, **asked)
+    assert "Reading the ends of paths, part 2 of 4" in told
+    partial = caught.value.partial
+    assert partial.dims == whole.dims
+    done = ~partial.values.isnan()
+    assert int(done.sum()) == 10
+    torch.testing.assert_close(partial.values[done], whole.values[done], atol=1e-10, rtol=1e-8)
 
 
 def test_it_is_refused_in_words(llama):

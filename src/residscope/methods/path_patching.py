@@ -11,13 +11,16 @@ from torch import Tensor
 from residscope import edits, fields
 from residscope.declare.methods import method
 from residscope.edits.paths import RECEIVERS, read_from, written
+from residscope.engine.memory import budget, bytes_of
 from residscope.engine.model import Model, Prompt
+from residscope.engine.naming import label_of, unit_of
 from residscope.engine.planner import sweep
 from residscope.engine.protocols import Edit, Readout
-from residscope.errors import BadSweep, UnknownHead
+from residscope.errors import BadSweep, Cancelled, UnknownHead
 from residscope.methods._lib import cells as grids
 from residscope.methods._lib.cells import Cells, grid
 from residscope.methods._lib.pairs import paired
+from residscope.model.prompts import Batch
 from residscope.model.sites import Site
 from residscope.progress import Cancel, Progress, keeping
 from residscope.results import Result
@@ -114,26 +117,52 @@ def path_patching(
         told = replace(swept, values=effects, name=name, unit="share" if normalize else swept.unit)
         return cells.result(told, about=about)
 
+    sent: list[list[Edit]] = [
+        [edits.ablate(str(s), to=values[str(s)], **at)] for s, at in zip(cells.sites, cells.where, strict=True)
+    ]
     if direct:
-        planned = _direct(model, cells, ends or {Site("final_norm"): {}}, values)
-        plan = sweep(model, here.batch, planned, pair.metric, background, memory=memory)
-    else:
-        sent: list[list[Edit]] = [
-            [edits.ablate(str(s), to=values[str(s)], **at)] for s, at in zip(cells.sites, cells.where, strict=True)
-        ]
-        held = edits.patch("z", {str(s): target[s] for s in model.sites.expand("z")})
-        if ends:
-            reading = _Inputs(tuple(ends))
-            arrived = sweep(model, here.batch, sent, reading, [*background, held], memory=memory)
-            inputs = arrived.run(progress, cancel, what="Following paths").values
-            sent = [_received(model, ends, reading, s, row) for s, row in zip(cells.sites, inputs, strict=True)]
-            plan = sweep(model, here.batch, sent, pair.metric, background, memory=memory)
-        else:
-            plan = sweep(model, here.batch, sent, pair.metric, [*background, held], memory=memory)
-    base = plan.baseline()
-    with keeping(lambda swept: made(swept, base)):
-        swept = plan.run(progress, cancel, what="Reading their ends")
-    return made(swept, base)
+        sent = _direct(model, cells, ends or {Site("final_norm"): {}}, values)
+    held = edits.patch("z", {str(s): target[s] for s in model.sites.expand("z")})
+    ways = [*background, held]
+    if direct or not ends:
+        acting = background if direct else ways
+        plan = sweep(model, here.batch, sent, pair.metric, acting, memory=memory)
+        with keeping(lambda swept: made(swept, plan.baseline())):
+            return made(plan.run(progress, cancel, what="Reading the ends of paths"), plan.baseline())
+    reading, parts = _Inputs(tuple(ends)), _parts(model, here.batch, ends, len(sent), memory)
+    finished: list[Tensor] = []
+
+    def so_far(swept: Result | None) -> Result | None:
+        """The senders that are done, and of the part under way what there is; NaN elsewhere."""
+        known = [*finished, *([] if swept is None else [swept.values])]
+        if not known:
+            return None
+        done = torch.cat(known)
+        rest = done.new_full((len(sent) - len(done), done.shape[1]), float("nan"))
+        whole = Result(
+            torch.cat([done, rest]), ("cell", "prompt"), name=label_of(pair.metric, model), unit=unit_of(pair.metric),
+            provenance=run_about,
+        )  # fmt: skip
+        return made(whole, own[None])
+
+    run_about: dict[str, Any] = dict(target.provenance)
+    for number, part in enumerate(parts):
+        words = f", part {number + 1} of {len(parts)}" if len(parts) > 1 else ""
+        arrived = sweep(model, here.batch, sent[part], reading, ways, memory=memory)
+        try:
+            inputs = arrived.run(progress, cancel, what=f"Following paths{words}").values
+        except Cancelled as stop:
+            stop.partial = so_far(None)
+            raise
+        taken = [_received(model, ends, reading, s, row) for s, row in zip(cells.sites[part], inputs, strict=True)]
+        plan = sweep(model, here.batch, taken, pair.metric, background, memory=memory)
+        with keeping(so_far):
+            swept = plan.run(progress, cancel, what=f"Reading the ends of paths{words}")
+        run_about = {**swept.provenance}
+        finished.append(swept.values.double() - plan.baseline().double().cpu() + own)
+    whole = so_far(None)
+    assert whole is not None
+    return whole
 
 
 class _Inputs:
@@ -154,6 +183,13 @@ class _Inputs:
         """One cell's values, site by site."""
         parts = torch.split(row, [shape.numel() for shape in self.shapes], 1)
         return {site: x.reshape(-1, *shape) for site, x, shape in zip(self.sites, parts, self.shapes, strict=True)}
+
+
+def _parts(model: Model, batch: Batch, ends: Ends, senders: int, memory: int | None) -> list[slice]:
+    """Senders whose receivers' inputs fit into a quarter of the memory at once."""
+    each = bytes_of(model.layout, batch, ends)
+    size = max(1, (budget(model.device) if memory is None else memory) // 4 // each)
+    return [slice(first, min(first + size, senders)) for first in range(0, senders, size)]
 
 
 def _received(model: Model, ends: Ends, reading: _Inputs, sender: Site, row: Tensor) -> list[Edit]:
