@@ -159,6 +159,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
         "estimated graph": lambda: rs.causal_graph(
             spelling(), PROMPTS[0], [encoder(), fitted()], method="gradient", tokens=2, exact_sample=6
         ),
+        "causal graphs": lambda: rs.graph.causal_graphs(spelling(), PROMPTS[:2], [encoder(), fitted()], progress=False),
         "causal graph": lambda: rs.causal_graph(spelling(), PROMPTS[0], [encoder(), fitted()], tokens=2),
         "validation": lambda: rs.validate_graph(
             spelling(),

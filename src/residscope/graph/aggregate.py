@@ -66,7 +66,14 @@ class Graphs(Report):
         spread = (self.weights - self.mean).square().nanmean(0).sqrt()
         values = torch.stack([self.there, agree, self.mean, spread], 1)
         coords = {"edge": self.labels, "measure": ("there", "of one sign", "mean", "standard deviation")}
-        return Result(values, ("edge", "measure"), coords, name="stability", provenance=self.provenance)
+        return Result(
+            values,
+            ("edge", "measure"),
+            coords,
+            name="stability",
+            unit="shares; then activation",
+            provenance=self.provenance,
+        )
 
     @property
     def labels(self) -> tuple[str, ...]:
