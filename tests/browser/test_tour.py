@@ -44,8 +44,10 @@ def cut_movers(page: Page, session: Any) -> None:
     for _ in range(2):
         page.keyboard.press("Shift+ArrowRight")
     page.keyboard.press("a")
+    expect(page.locator("[data-edit]")).to_have_count(1)
     pick(page, 23, 7)
     page.keyboard.press("a")
+    expect(page.locator("[data-edit]")).to_have_count(2)
     settled(page)
 
 
