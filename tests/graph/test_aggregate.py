@@ -66,6 +66,8 @@ def test_an_edge_that_may_have_been_cut_is_not_known_and_not_zero():
     assert found.mean[at] == -1.0
     pruned = prune(graph_of(ONE), top=1)
     assert aggregate([whole, pruned]).weights[1, at].isnan()
+    estimates = [graph_of(edges, by="gradient") for edges in (ONE, {(0, 0): 4.0})]
+    assert aggregate(estimates).weights[1, at].isnan()
     assert weights_of(difference(whole, cut)) == {("a/0", "b/0"): -2.0}
     assert difference(whole, cut).provenance["not known"] == 1
 

@@ -334,3 +334,41 @@ def test_thousands_of_sources_hold_no_change_of_their_own():
     assert all(part is setting.keep for part in held)
     torch.testing.assert_close(cells[-1].change[-1], -level.error[-1])
     assert cells[-1].change[:-1].abs().max() == 0
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize(
+    "site",
+    [
+        "embed",
+        "resid_pre.0",
+        "resid_mid.0",
+        "attn_out.0",
+        "mlp_out.0",
+        "mlp_in.1",
+        "resid_post.1",
+        "attn_out.2",
+        "resid_mid.2",
+    ],
+)
+def test_wherever_a_feature_is_written_its_edges_are_those_of_an_edited_run(name, site):
+    """By `edits.feature` through the engine's whole forward, which knows nothing of one position of one block."""
+    model = rs.load((FAMILIES[name].build().float(), None))
+
+    def encoder(site, seed):
+        read = torch.randn(12, model.d_model, generator=torch.Generator().manual_seed(seed)) / 4
+        zero = torch.zeros(model.d_model)
+        return EncoderDictionary("sae", site, read, read, mean=zero, bias=torch.zeros(12), base=zero)
+
+    source, target = encoder(site, 3), encoder("resid_post.2", 9)
+    graph = causal_graph(model, TEXT, {"s": source, "t": target}, errors=False, tokens=0, edges=9999)
+    base = target.encode(model.run(TEXT, ["resid_post.2"])["resid_post.2"][0, -1])
+    seen = 0
+    for index in range(12):
+        cut = edits.feature(source, index, 0.0, pos=list(range(1, len(TEXT))))
+        change = base - target.encode(model.run(TEXT, ["resid_post.2"], edits=[cut])["resid_post.2"][0, -1])
+        there = f"s/{index}" in graph.numbers
+        got = [graph.edge(f"s/{index}", f"t/{j}") if there and f"t/{j}" in graph.numbers else 0.0 for j in range(12)]
+        torch.testing.assert_close(torch.tensor(got), change, atol=1e-5, rtol=1e-4)
+        seen += sum(abs(weight) > 1e-4 for weight in got)
+    assert seen > 10

@@ -122,8 +122,8 @@ class Graphs(Report):
 def aggregate(graphs: Sequence[Graph]) -> Graphs:
     """The graphs of several prompts, aligned by their nodes.
 
-    An edge that a graph does not have is 0 in it where the graph is whole, and NaN (not known) where its weaker edges were left
-    out: in building it, by pruning, or because it was cancelled.
+    An edge that a graph does not have is 0 in it where the graph is exact and whole, and NaN (not known) where its weaker edges
+    were left out: in building it, by pruning, or because it was cancelled.
 
     Raises GraphError: none, other dictionaries, another way of reading, or nodes that stand for one position.
     """
@@ -211,7 +211,8 @@ def ends_of(graph: Graph) -> list[tuple[str, str]]:
 
 def whole_between(graph: Graph) -> Callable[[str, str], bool]:
     """Whether an edge between two dictionaries that the graph does not have is known to be 0."""
-    if graph.partial or graph.provenance.get("pruned"):
+    estimated = graph.provenance.get("by", "exact") != "exact"  # of features that are active alone
+    if graph.partial or graph.provenance.get("pruned") or estimated:
         return lambda a, b: False
     most = graph.provenance.get("edges")
     of = {node.id: node.dictionary for node in graph.nodes}
