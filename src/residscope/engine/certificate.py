@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 # relative, per position. Stock RMSNorms compute in fp32 whatever the model's dtype; bf16 keeps 8 bits, and every layer's
 # rounding stands between the two sides of some checks
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+_AT_ONCE = 2**16  # numbers compared at once: the logits are the largest tensors of a load, and float64 doubles them
 
 
 @dataclass(frozen=True)
@@ -169,10 +170,16 @@ def errors(pair: Pair) -> Tensor:
         raise ValueError(f"shapes differ: {tuple(got.shape)} and {tuple(expected.shape)}")
     if got.ndim == 4 and got.shape[2] == got.shape[3] != expected.shape[1]:
         got, expected = got.transpose(1, 2), expected.transpose(1, 2)
-    # the sums are in float64, without a copy in it: logits are the largest tensors of a load
-    difference = torch.linalg.vector_norm((got - expected).flatten(2), dim=-1, dtype=torch.float64)
-    size = torch.linalg.vector_norm(expected.flatten(2), dim=-1, dtype=torch.float64).clamp_min(1e-12)
-    return torch.nan_to_num(difference / size, nan=torch.inf).amax(0)
+    got, expected = got.flatten(2), expected.flatten(2)
+    few = max(1, _AT_ONCE // max(1, expected.shape[0] * expected.shape[2]))
+    shares = [_share(*part) for part in zip(got.split(few, 1), expected.split(few, 1), strict=True)]
+    return torch.nan_to_num(torch.cat(shares, 1), nan=torch.inf).amax(0)
+
+
+def _share(got: Tensor, expected: Tensor) -> Tensor:
+    """|got - expected| / |expected|, `[batch pos]`; the sums are in float64."""
+    difference = torch.linalg.vector_norm(got - expected, dim=-1, dtype=torch.float64)
+    return difference / torch.linalg.vector_norm(expected, dim=-1, dtype=torch.float64).clamp_min(1e-12)
 
 
 def _folder() -> Path:

@@ -36,6 +36,7 @@ def _write_ends(b: Bench) -> Iterator[Pair]:
     x = b.noise(b.rec[last])
     run = b.model.run(b.rec.batch, ["logits"], edits=[Write(last, x)], window=Window(b.rec, b.model.n_layers - 1))
     yield run.logits, b.model.lens(x)
+    del run  # logits are the largest tensors of a load
     x = b.noise(b.rec["final_norm"])
     run = b.model.run(
         b.rec.batch, ["logits"], edits=[Write(Site("final_norm"), x)], window=Window(b.rec, b.model.n_layers)

@@ -1,6 +1,6 @@
 """Numbers that are none: NaN and infinity, refused by the name of where they are first."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -45,5 +45,8 @@ def require_finite_run(recording: "Recording") -> None:
             )
 
 
-def _finite(x: Any) -> bool:
-    return bool(torch.isfinite(x).all())
+def _finite(x: Tensor) -> bool:
+    """Whether no entry is NaN or infinite: by the least and the largest, which no copy of a matrix is made for."""
+    if not x.numel() or x.dtype.itemsize == 1:  # the float8 kinds have no order on a CPU
+        return bool(torch.isfinite(x).all())
+    return all(bool(torch.isfinite(end)) for end in torch.aminmax(x.detach()))
