@@ -172,7 +172,7 @@ def errors(pair: Pair) -> Tensor:
         got, expected = got.transpose(1, 2), expected.transpose(1, 2)
     got, expected = got.flatten(2), expected.flatten(2)
     few = max(1, _AT_ONCE // max(1, expected.shape[0] * expected.shape[2]))
-    shares = [_share(*part) for part in zip(got.split(few, 1), expected.split(few, 1), strict=True)]
+    shares = [_share(*part) for part in zip(torch.split(got, few, 1), torch.split(expected, few, 1), strict=True)]
     return torch.nan_to_num(torch.cat(shares, 1), nan=torch.inf).amax(0)
 
 
