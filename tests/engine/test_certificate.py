@@ -11,6 +11,7 @@ import residscope as rs
 from residscope import errors
 from residscope.engine import certificate, hooks, layout
 from residscope.engine.certificate import measure
+from residscope.engine.finite import require_finite_weights
 from residscope.engine.model import Model
 from residscope.model import families
 from residscope.model.families import _common
@@ -157,3 +158,28 @@ def test_the_default_model_passes(smollm2):
     print(certificate)
     assert certificate.passed
     assert certificate.worst < 1e-4
+
+
+def test_errors_are_each_position_s_however_wide_its_values_are():
+    generator = torch.Generator().manual_seed(1)
+    for width in (3, 5_000, 150_000):  # the widest is compared a position at a time
+        expected = torch.randn(2, 4, width, generator=generator)
+        far = torch.tensor([[0.0, 0.1, 0.5, 2.0], [0.3, 0.0, 0.5, 0.0]])
+        got = expected * (1 + far[..., None])
+        assert certificate.errors((got, expected)).tolist() == pytest.approx([0.3, 0.1, 0.5, 2.0], abs=1e-5)
+        got[1, 2, width // 2] = torch.nan
+        assert certificate.errors((got, expected))[2] > 1e300
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_one_entry_that_is_no_number_is_seen_in_every_dtype(dtype, wrong):
+    layer = torch.nn.Linear(40, 30).to(dtype)
+    require_finite_weights(layer)
+    torch.nn.init.constant_(layer.weight[17:18, 3:4], wrong)
+    with pytest.raises(errors.NotFinite, match="weight"):
+        require_finite_weights(layer)
+
+
+def test_a_weight_without_entries_is_finite():
+    require_finite_weights(torch.nn.ParameterList([torch.nn.Parameter(torch.empty(0, 4))]))
