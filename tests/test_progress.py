@@ -145,6 +145,7 @@ CALLS = {
         model(), atlas(progress=False), [1, 2, 3], encoder(), endpoint=ByRule(), **told
     ),
     "methods.token_losses.token_losses": lambda **told: rs.token_losses(model(), PROMPT, edit=GRID[:1], **told),
+    "methods.model_facts.model_facts": lambda **told: rs.model_facts(model(), **told),
     "methods.norm_effects.norm_effects": lambda **told: rs.norm_effects(model(), PROMPT, **told),
     "methods.logit_lens.logit_lens": lambda **told: rs.logit_lens(model(), PROMPT, **told),
     "graph.build.causal_graph": lambda **told: rs.causal_graph(model(), PROMPT, [encoder(), later()], tokens=2, **told),
@@ -278,6 +279,7 @@ WITHIN = {
 """Those that another of the calls is made of."""
 
 QUICK = {
+    "methods.model_facts.local_layers",
     "methods.norm_effects.norms_of",
     "graph.parts.heads", "graph.parts.neurons",
     "graph.aggregate.price_of_each", "graph.cost.cost_of", "graph.cost.price",

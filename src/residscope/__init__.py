@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from residscope.methods.layer_swap import layer_swap as layer_swap
     from residscope.methods.logit_lens import logit_lens as logit_lens
     from residscope.methods.look import look as look
+    from residscope.methods.model_facts import model_facts as model_facts
     from residscope.methods.norm_effects import norm_effects as norm_effects
     from residscope.methods.null_directions import null_directions as null_directions
     from residscope.methods.path_patching import path_patching as path_patching
@@ -124,6 +125,7 @@ _HOME = {
     "induction_heads": "methods.induction_heads", "repeated_tokens": "methods.head_scores",
     "Item": "items", "Report": "reports", "load_item": "items",
     "flips_over_C": "methods.flips_over_c", "logit_lens": "methods.logit_lens", "token_losses": "methods.token_losses",
+    "model_facts": "methods.model_facts",
     "norm_effects": "methods.norm_effects",
     "head_roles": "methods.head_roles",
     "glossary": "terms",

@@ -53,6 +53,7 @@ HOMES = {
     "look": "methods.look",
     "mediation": "methods.mediation",
     "model_comparison": "methods.compare_models",
+    "model_facts": "methods.model_facts",
     "norm_effects": "methods.norm_effects",
     "null_directions": "methods.null_directions",
     "own_tokens": "methods._lib.own_tokens",

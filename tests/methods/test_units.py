@@ -36,6 +36,7 @@ def test_units_and_names(name):
         assert result.unit in repr(result)
     assert found or name in (
         "own tokens",
+        "model facts",
         "examples",
         "das",
         "flips",

@@ -185,6 +185,7 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         },
     ],
     "token-losses": [{"prompt": LIVE}, {"prompt": "abcd", "edit": "live"}],
+    "model-facts": [{}],
     "norm-effects": [{"prompt": LIVE}, {"prompt": "abcd", "axes": 2}],
     "logit-lens": [
         {"prompt": LIVE},
