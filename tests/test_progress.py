@@ -146,6 +146,7 @@ CALLS = {
     ),
     "methods.token_losses.token_losses": lambda **told: rs.token_losses(model(), PROMPT, edit=GRID[:1], **told),
     "methods.model_facts.model_facts": lambda **told: rs.model_facts(model(), **told),
+    "methods.task_check.task_check": lambda **told: rs.task_check(model(), DATA, by="parity", batch=8, **told),
     "methods.norm_effects.norm_effects": lambda **told: rs.norm_effects(model(), PROMPT, **told),
     "methods.logit_lens.logit_lens": lambda **told: rs.logit_lens(model(), PROMPT, **told),
     "graph.build.causal_graph": lambda **told: rs.causal_graph(model(), PROMPT, [encoder(), later()], tokens=2, **told),

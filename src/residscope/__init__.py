@@ -86,6 +86,7 @@ if TYPE_CHECKING:
     from residscope.methods.self_repair import self_repair as self_repair
     from residscope.methods.skip_trigrams import skip_trigrams as skip_trigrams
     from residscope.methods.stability import stability as stability
+    from residscope.methods.task_check import task_check as task_check
     from residscope.methods.token_losses import token_losses as token_losses
     from residscope.methods.token_table import token_table as token_table
     from residscope.methods.weight_difference import weight_difference as weight_difference
@@ -126,7 +127,7 @@ _HOME = {
     "Item": "items", "Report": "reports", "load_item": "items",
     "flips_over_C": "methods.flips_over_c", "logit_lens": "methods.logit_lens", "token_losses": "methods.token_losses",
     "model_facts": "methods.model_facts",
-    "norm_effects": "methods.norm_effects",
+    "norm_effects": "methods.norm_effects", "task_check": "methods.task_check",
     "head_roles": "methods.head_roles",
     "glossary": "terms",
     "causal_tracing": "methods.causal_tracing", "compare_ablations": "methods.compare_ablations",

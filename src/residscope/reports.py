@@ -68,6 +68,7 @@ HOMES = {
     "self_repair": "methods.self_repair",
     "skip_trigrams": "methods.skip_trigrams",
     "stability": "methods.stability",
+    "task_check": "methods.task_check",
     "token_losses": "methods.token_losses",
     "token_table": "methods.token_table",
     "validation": "graph.validation.report",

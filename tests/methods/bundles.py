@@ -154,6 +154,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
         ),
         "token losses": lambda: rs.token_losses(spelling(), PROMPTS[0]),
         "model facts": lambda: rs.model_facts(spelling()),
+        "task check": lambda: rs.task_check(llama(), labelled(12), by="parity", progress=False),
         "norm effects": lambda: rs.norm_effects(spelling(), PROMPTS[0]),
         "logit lens": lambda: rs.logit_lens(spelling(), PROMPTS[0], k=2),
         "score attribution": lambda: rs.score_attribution(spelling(), PROMPTS[0], 2, 1),

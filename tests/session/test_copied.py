@@ -228,6 +228,7 @@ CALLS: dict[str, list[dict[str, Any]]] = {
             "movers": ["3.0", "3.2"],
         }
     ],
+    "task-check": [{"data": DATA}, {"data": DATA, "by": "kind"}],
     "mediation": [
         {
             "data": DATA,
