@@ -23,14 +23,12 @@ class DirectEffects:
         metric = embed + pos_embed + sum_l attn[l] + sum_l mlp[l] + edits + norm_bias + unembed_bias
         attn[l] = sum_h heads[l, h] + attn_bias[l],    mlp[l] = sum_i neurons[l][i] + mlp_bias[l]
 
-    norm_bias: of the final norm; unembed_bias: of the unembedding. attn_bias, mlp_bias: what attention writes beside its heads
-    and the MLP beside its neurons, their outputs' biases and their post-norms' (and what an edit of `attn_out` or `mlp_out`
-    puts
-    there). sources, value_bias: heads[l, h] = sum_k sources[l, h, k] + value_bias[l, h], by the position that is attended to;
-    the
-    bias of the values is moved whatever the source (and what an edit of `z` or `result` puts there is with it). edits: what
-    edits of the stream itself, and of `final_norm`, add, by site. None: the model has no such part, or it
-    was not asked for. neurons, mlp_bias: by the layers asked for. error: how far the sum is from the metric, at most.
+    norm_bias: of the final norm; unembed_bias: of the unembedding. attn_bias, mlp_bias: what attention writes beside its
+    heads and the MLP beside its neurons, their outputs' biases and their post-norms' (and what an edit of `attn_out` or
+    `mlp_out` puts there). sources, value_bias: heads[l, h] = sum_k sources[l, h, k] + value_bias[l, h], by the position that
+    is attended to; the bias of the values is moved whatever the source (and what an edit of `z` or `result` puts there is
+    with it). edits: what edits of the stream itself, and of `final_norm`, add, by site. None: the model has no such part, or
+    it was not asked for. neurons, mlp_bias: by the layers asked for. error: how far the sum is from the metric, at most.
     """
 
     metric: Float[Tensor, "batch pos"]
@@ -83,9 +81,8 @@ def direct_effects(
 
     Raises:
         NotLinear: another metric than a logit or a difference of logits. NotAdditive: the parts do not sum to the run's own
-    logits. UnalignedPrompts: "each", or sources, of rows of unequal length. BadEdit: the logits themselves are edited.
-    QuantisedModel,
-        AbsentSite (neurons of experts), UnknownPosition, NotRecorded, WeightsChanged.
+        logits. UnalignedPrompts: "each", or sources, of rows of unequal length. BadEdit: the logits themselves are edited.
+        QuantisedModel, AbsentSite (neurons of experts), UnknownPosition, NotRecorded, WeightsChanged.
     """
     layers = [*neurons]
     model, edits = recording.model, recording.edits

@@ -47,7 +47,9 @@ class DirectAttribution(Report):
         else:
             heads = [] if self.heads is None else [_map(_mean(self.heads), title="Heads")]
             neurons = [] if self.neurons is None else [_strongest(_mean(self.neurons))]
-            sources = [] if self.sources is None else [_from_sources(_mean(self.sources), _mean(self.value_bias))]
+            sources: list[View] = []
+            if self.sources is not None and self.value_bias is not None:
+                sources = [_from_sources(_mean(self.sources), _mean(self.value_bias))]
             views = [*heads, *sources, *neurons, self._layers(components), self._rest(components)]
         return Grid(views, columns=1, title=f"Direct attribution of {self.metric.name}")
 
@@ -100,9 +102,8 @@ def _strongest(neurons: Result) -> Table:
     return Table(["neuron", "logits"], rows, title="Neurons", note=note)
 
 
-def _from_sources(sources: Result, bias: Result | None) -> Table:
+def _from_sources(sources: Result, bias: Result) -> Table:
     """The heads and the positions that they move most from."""
-    assert bias is not None
     flat, (_, heads, n) = sources.values.flatten(), sources.values.shape
     chosen = flat.abs().topk(min(MOST_SHOWN, len(flat))).indices
     texts = sources.coords.get("source_token", [""] * n)
