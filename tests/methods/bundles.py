@@ -113,6 +113,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
         "weight difference": lambda: rs.weight_difference(llama(), tuned()),
         "layer swap": lambda: rs.layer_swap(llama(), tuned(), PAIR[0], M),
         "model comparison": lambda: rs.compare_models(llama(), tuned(), PAIR[0], metric=M),
+        "direct attribution by source": lambda: rs.direct_attribution(llama(), PAIR[0], M, by="source", progress=False),
         "direct attribution": lambda: rs.direct_attribution(llama(), PAIR[0], M, progress=False),
         "probe sweep": lambda: rs.probe_sweep(
             llama(), labelled(), label="parity", positions=["P"], layers=[1], Cs=(0.01,)

@@ -155,6 +155,7 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         {"prompts": LIVE, "metric": LIVE},
         {"prompts": DATA, "metric": ANSWERS, "by": "component", "position": "S2", "background": "live"},
         {"prompts": "abcd", "metric": PAIR, "by": "neuron", "position": "each"},
+        {"prompts": "abcd", "metric": PAIR, "by": "source"},
     ],
     "dose-response": [
         {"direction": ARROW, "prompts": DRAWN_PROMPTS, "random": 19},

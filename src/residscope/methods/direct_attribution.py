@@ -23,7 +23,7 @@ from residscope.progress import Cancel, Progress
 from residscope.results import Result
 
 Position = int | str
-BY = ("component", "head", "neuron")
+BY = ("component", "head", "neuron", "source")
 
 
 def attribute_logits(
@@ -69,15 +69,20 @@ def direct_attribution(
 
         logit[t] = sum_c write_c . (g * W_U[:, t] - mean) / sigma + b . W_U[:, t] + b_U[t]
 
-    over every write c: the embedding, the position embedding, each layer's attention (each head's z W_O and the output's bias)
-    and MLP, all as they are added to the stream. sigma is the final norm's divisor as it is in the run, held for every part; g, b
-    its gain and bias; the mean is taken off by LayerNorm alone. Of a model that caps its logits, the logits before the cap (the
-    provenance says so). The sum is checked against the run's own logits, at every position attributed.
+    over every write c: the embedding, the position embedding, each layer's attention (each head's z W_O and the output's
+    bias) and MLP, all as they are added to the stream. sigma is the final norm's divisor as it is in the run, held for every
+    part; g, b its gain and bias; the mean is taken off by LayerNorm alone. Of a model that caps its logits, the logits before
+    the cap (the provenance says so). The sum is checked against the run's own logits, at every position attributed.
 
-    metric: a logit or a difference of logits; the difference of two log-probabilities is that of their logits, and nothing else
-    of the probabilities is a sum. by: "head", "neuron" give each one's part beside the components. position: where the logits
-    are read: at the end, or where the metric itself says, unless said; a name that the prompts give it, or "each" of prompts of
-    one length. background: edits of the run. Those of the stream itself are components of their own.
+    metric: a logit or a difference of logits; the difference of two log-probabilities is that of their logits, and nothing
+    else of the probabilities is a sum. by: "head", "neuron" give each one's part beside the components; "source" the heads,
+    and each head's part as the sum over the positions k that its query q attends to, its value's bias apart:
+
+        head = sum_k A[q, k] (v_k - b_V) W_O . read / sigma + sum_k A[q, k] b_V W_O . read / sigma
+
+    for prompts of one length. position: where the logits are read: at the end, or where the metric itself says, unless said;
+    a name that the prompts give it, or "each" of prompts of one length. background: edits of the run. Those of the stream
+    itself are components of their own.
 
         rs.direct_attribution(model, rs.tasks.ioi(model, 32), rs.logit_diff()).heads.mean("prompt")
 
@@ -127,6 +132,8 @@ def _flat(effects: DirectEffects) -> Float[Tensor, "row term pos"]:
     terms = torch.stack([*effects.components.values()])
     if effects.heads is not None and effects.attn_bias is not None:
         terms = torch.cat([terms, effects.heads.flatten(0, 1), effects.attn_bias])
+    if effects.sources is not None and effects.value_bias is not None:
+        terms = torch.cat([terms, effects.sources.flatten(0, 2), effects.value_bias.flatten(0, 1)])
     if effects.neurons:
         terms = torch.cat([terms, *effects.neurons.values(), torch.stack([*effects.mlp_bias.values()])])
     return terms.transpose(0, 1)
@@ -157,13 +164,17 @@ def _report(
             table, dims = table.squeeze(-2), (*dims[:-2], "prompt")
         if len(terms) == 1:
             table, dims = table.squeeze(-1), dims[:-1]
-        return Result(table, dims, {**coords, **own}, along, name=name, unit="logits", provenance=about)
+        onto = along | ({"source_token": "source"} if "source_token" in own else {})
+        return Result(table, dims, {**coords, **own}, onto, name=name, unit="logits", provenance=about)
 
     each = n * (heads if effects.heads is not None else model.d_mlp if effects.neurons else 0)
-    first, finer, rest, total = torch.split(values, [len(names), each, n if each else 0, 1], 1)
+    length = 0 if effects.sources is None else effects.sources.shape[2]
+    sizes = [len(names), each, n if each else 0, n * heads * length, n * heads if length else 0, 1]
+    first, finer, rest, moved, values_bias, total = torch.split(values, sizes, 1)
     title, of = f"direct effect on the {label}", "attention" if effects.heads is not None else "MLPs"
     bias = result(rest, f"direct effect of the biases of {of}", ("layer",), (n,)) if each else None
     by_head = effects.heads is not None
+    of_source = {"source_token": model.token_texts(batch.ids[0].tolist())} if len(batch) == 1 else {}
     return DirectAttribution(
         components=result(first, title, ("component",), (len(names),), component=names),
         metric=result(total, label),
@@ -171,13 +182,18 @@ def _report(
         attn_bias=bias if by_head else None,
         neurons=result(finer, title, ("layer", "neuron"), (n, model.d_mlp)) if effects.neurons else None,
         mlp_bias=None if by_head else bias,
+        sources=result(moved, title, ("layer", "head", "source"), (n, heads, length), **of_source) if length else None,
+        value_bias=result(values_bias, "direct effect of the values' biases", ("layer", "head"), (n, heads))
+        if length
+        else None,
         provenance=about,
     )
 
 
 def _fine(model: Model, by: str) -> dict[str, Any]:
     """What `direct_effects` is asked for beside the components."""
-    return {"heads": by == "head", "neurons": range(model.n_layers) if by == "neuron" else ()}
+    neurons = range(model.n_layers) if by == "neuron" else ()
+    return {"heads": by in ("head", "source"), "neurons": neurons, "sources": by == "source"}
 
 
 def _about(model: Model, metric: Readout, position: Position, by: str, error: float) -> dict[str, Any]:
@@ -202,11 +218,13 @@ def _where(
     if by not in BY:
         raise BadSweep("there is no such attribution", received=repr(by), allowed=" or ".join(map(repr, BY)))
     position = _said(metric, position)
-    if position == "each" and len({*batch.lengths}) > 1:
+    if (position == "each" or by == "source") and len({*batch.lengths}) > 1:
         raise UnalignedPrompts(
             "positions of prompts of unequal length do not correspond",
             received=f"lengths {min(batch.lengths)} to {max(batch.lengths)}",
-            fix='name one: position="END" of a PromptSet, or count from the end: position=-1',
+            fix="take prompts of one length"
+            if by == "source"
+            else 'name one: position="END" of a PromptSet, or count from the end: position=-1',
         )
     if isinstance(position, int) or position == "each":
         return position

@@ -12,6 +12,7 @@ from residscope.engine.protocols import Readout
 from residscope.engine.recording import Recording
 from residscope.methods._lib.direct.reading import SLACK, Reading, Where, require
 from residscope.methods._lib.direct.sites import direct_sites
+from residscope.methods._lib.direct.sources import source_effects
 from residscope.model.sites import Site
 
 
@@ -22,10 +23,12 @@ class DirectEffects:
         metric = embed + pos_embed + sum_l attn[l] + sum_l mlp[l] + edits + norm_bias + unembed_bias
         attn[l] = sum_h heads[l, h] + attn_bias[l],    mlp[l] = sum_i neurons[l][i] + mlp_bias[l]
 
-    norm_bias: of the final norm; unembed_bias: of the unembedding. attn_bias, mlp_bias: what attention writes beside its heads
-    and the MLP beside its neurons, their outputs' biases and their post-norms' (and what an edit of `attn_out` or `mlp_out` puts
-    there). edits: what edits of the stream itself, and of `final_norm`, add, by site. None: the model has no such part, or it
-    was not asked for. neurons, mlp_bias: by the layers asked for. error: how far the sum is from the metric, at most.
+    norm_bias: of the final norm; unembed_bias: of the unembedding. attn_bias, mlp_bias: what attention writes beside its
+    heads and the MLP beside its neurons, their outputs' biases and their post-norms' (and what an edit of `attn_out` or
+    `mlp_out` puts there). sources, value_bias: heads[l, h] = sum_k sources[l, h, k] + value_bias[l, h], by the position that
+    is attended to; the bias of the values is moved whatever the source (and what an edit of `z` or `result` puts there is
+    with it). edits: what edits of the stream itself, and of `final_norm`, add, by site. None: the model has no such part, or
+    it was not asked for. neurons, mlp_bias: by the layers asked for. error: how far the sum is from the metric, at most.
     """
 
     metric: Float[Tensor, "batch pos"]
@@ -40,6 +43,8 @@ class DirectEffects:
     attn_bias: Float[Tensor, "layer batch pos"] | None
     neurons: dict[int, Float[Tensor, "neuron batch pos"]]
     mlp_bias: dict[int, Float[Tensor, "batch pos"]]
+    sources: Float[Tensor, "layer head source batch pos"] | None
+    value_bias: Float[Tensor, "layer head batch pos"] | None
     error: float
 
     @property
@@ -56,7 +61,13 @@ class DirectEffects:
 
 
 def direct_effects(
-    recording: Recording, metric: Readout, pos: Where = -1, *, heads: bool = True, neurons: Iterable[int] = ()
+    recording: Recording,
+    metric: Readout,
+    pos: Where = -1,
+    *,
+    heads: bool = True,
+    neurons: Iterable[int] = (),
+    sources: bool = False,
 ) -> DirectEffects:
     """What each part of a run adds to a metric that is linear in its logits: its write, read as the final norm reads it.
 
@@ -66,17 +77,17 @@ def direct_effects(
     mean is taken off by LayerNorm alone. The logits' scale is in W_U; a cap is not linear, and the metric of a model that has
     one is of the logits before it. Heads are read through W_O, neurons through W_out, and either through its post-norm with its
     own divisor (Elhage et al., 2021). pos: one position (negative: from each row's own end), one for every row, or "each".
-    neurons: the layers whose neurons are read too.
+    neurons: the layers whose neurons are read too. sources: whether each head's effect is split over what it attends to.
 
     Raises:
         NotLinear: another metric than a logit or a difference of logits. NotAdditive: the parts do not sum to the run's own
-        logits. UnalignedPrompts: "each" of rows of unequal length. BadEdit: the logits themselves are edited. QuantisedModel,
-        AbsentSite (neurons of experts), UnknownPosition, NotRecorded, WeightsChanged.
+        logits. UnalignedPrompts: "each", or sources, of rows of unequal length. BadEdit: the logits themselves are edited.
+        QuantisedModel, AbsentSite (neurons of experts), UnknownPosition, NotRecorded, WeightsChanged.
     """
     layers = [*neurons]
     model, edits = recording.model, recording.edits
     with torch.no_grad():
-        recording.several(direct_sites(model, heads=heads, neurons=layers, edits=edits))
+        recording.several(direct_sites(model, heads=heads, neurons=layers, sources=sources, edits=edits))
         reading = Reading(recording, metric, pos)
         names, n = model.sites.names, model.n_layers
         parts: dict[str, Any] = {"metric": reading.metric, "embed": reading.effect(reading.at("embed"))}
@@ -90,6 +101,10 @@ def direct_effects(
         parts["edits"] = _edits(reading)
         allowed = reading.allowed()
         parts["heads"], parts["attn_bias"] = _heads(reading, parts["attn"], allowed) if heads else (None, None)
+        split = sources and heads
+        parts["sources"], parts["value_bias"] = (
+            source_effects(reading, parts["heads"], allowed) if split else (None, None)
+        )
         found = {layer: _neurons(reading, layer, parts["mlp"], allowed) for layer in layers}
         parts["neurons"] = {layer: own for layer, (own, _) in found.items()}
         parts["mlp_bias"] = {layer: rest for layer, (_, rest) in found.items()}

@@ -57,6 +57,10 @@ class Reading:
         """What the run has at a site, at the positions asked for."""
         return self._picked(self.recording[site]).to(self.column)
 
+    def at_queries(self, site: str) -> Float[Tensor, "batch pos head source"]:
+        """What the run has at a site of attention, [head query source], at the queries asked for."""
+        return self._picked(self.recording[site].movedim(1, 2)).to(self.column)
+
     def _picked(self, value: Tensor) -> Tensor:
         return value[self.rows.to(value.device), self.index.to(value.device)]
 

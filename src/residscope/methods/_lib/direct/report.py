@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from residscope.reports import Report
 from residscope.results import Result
+from residscope.shown_tokens import visible
 from residscope.views import Curve, Grid, HeatMap, Line, Table, View
 
 if TYPE_CHECKING:
@@ -20,8 +21,9 @@ class DirectAttribution(Report):
 
     components: over component (`embed`, `attn_out.3`, `mlp_out.3`, the biases of the final norm and of the unembedding ...); they
     sum to `metric`. heads: over layer and head, where those were asked for; with `attn_bias`, of each layer, they sum to
-    `attn_out`. neurons: over layer and neuron, likewise; with `mlp_bias` they sum to `mlp_out`. Each has pos too where every
-    position is attributed, and prompt where there are several.
+    `attn_out`. neurons: over layer and neuron, likewise; with `mlp_bias` they sum to `mlp_out`. sources: over layer, head and
+    source position, what each head moves from it; with `value_bias`, over layer and head, they sum to `heads`. Each has pos too
+    where every position is attributed, and prompt where there are several.
     """
 
     kind: ClassVar[str] = "report:direct_attribution"
@@ -32,6 +34,8 @@ class DirectAttribution(Report):
     attn_bias: Result | None = None
     neurons: Result | None = None
     mlp_bias: Result | None = None
+    sources: Result | None = None
+    value_bias: Result | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def view(self) -> Grid:
@@ -43,12 +47,15 @@ class DirectAttribution(Report):
         else:
             heads = [] if self.heads is None else [_map(_mean(self.heads), title="Heads")]
             neurons = [] if self.neurons is None else [_strongest(_mean(self.neurons))]
-            views = [*heads, *neurons, self._layers(components), self._rest(components)]
+            sources: list[View] = []
+            if self.sources is not None and self.value_bias is not None:
+                sources = [_from_sources(_mean(self.sources), _mean(self.value_bias))]
+            views = [*heads, *sources, *neurons, self._layers(components), self._rest(components)]
         return Grid(views, columns=1, title=f"Direct attribution of {self.metric.name}")
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """The table of the finest parts there are: heads, neurons, or components."""
-        finest = self.heads or self.neurons or self.components
+        """The table of the finest parts there are: sources of heads, heads, neurons, or components."""
+        finest = self.sources or self.heads or self.neurons or self.components
         return finest.to_dataframe()
 
     def _layers(self, components: Result) -> Curve:
@@ -74,6 +81,7 @@ class DirectAttribution(Report):
     def __repr__(self) -> str:
         total = float(self.metric.values.double().mean())
         parts = "components" + ("" if self.heads is None else " and heads")
+        parts += "" if self.sources is None else " by source"
         parts += "" if self.neurons is None else " and neurons"
         return f"DirectAttribution({self.metric.name}: {total:.4g} logits over {parts})"
 
@@ -92,6 +100,20 @@ def _strongest(neurons: Result) -> Table:
     rows = [[f"{i // n}.{i % n}", float(flat[i])] for i in chosen[flat[chosen].argsort(descending=True)].tolist()]
     note = f"The {len(rows)} strongest of {len(flat):,}; those of a layer are `mlp_post` read through W_out."
     return Table(["neuron", "logits"], rows, title="Neurons", note=note)
+
+
+def _from_sources(sources: Result, bias: Result) -> Table:
+    """The heads and the positions that they move most from."""
+    flat, (_, heads, n) = sources.values.flatten(), sources.values.shape
+    chosen = flat.abs().topk(min(MOST_SHOWN, len(flat))).indices
+    texts = sources.coords.get("source_token", [""] * n)
+    rows: list[list[Any]] = []
+    for i in chosen[flat[chosen].argsort(descending=True)].tolist():
+        at, k = divmod(i, n)
+        rows.append([f"{at // heads}.{at % heads}", k, visible(str(texts[k])), float(flat[i])])
+    both = float(flat.double().sum()), float(bias.values.double().sum())
+    note = f"The {len(rows)} strongest of {len(flat):,}. All of them sum to {both[0]:.4g}, the values' biases to {both[1]:.4g}."
+    return Table(["head", "source", "token", "logits"], rows, title="Heads by source", note=note)
 
 
 def _mean(result: Result) -> Result:

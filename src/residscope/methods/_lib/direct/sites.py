@@ -12,14 +12,20 @@ STREAM = ("resid_pre", "resid_mid", "resid_post")
 
 
 def direct_sites(
-    model: Model, *, heads: bool = True, neurons: Iterable[int] = (), edits: Sequence[Edit] = ()
+    model: Model,
+    *,
+    heads: bool = True,
+    neurons: Iterable[int] = (),
+    sources: bool = False,
+    edits: Sequence[Edit] = (),
 ) -> list[str]:
     """The sites that direct effects are read from: captured in the run itself, they cost no second pass.
 
-    neurons: the layers whose neurons are to be read too. edits: those of the run.
+    neurons: the layers whose neurons are to be read too. sources: whether heads are read by source. edits: those of the run.
     """
     names = ["embed", "pos_embed", "attn_out", "mlp_out", *(["z", "attn_post_scale"] if heads else [])]
     sites = [site for name in names if name in model.sites.names for site in model.sites.expand(name)]
+    sites += [site for name in ("pattern", "v") if sources for site in model.sites.expand(name)]
     for layer in neurons:
         posted = "mlp_post_scale" in model.sites.names
         sites += [Site("mlp_post", layer), *([Site("mlp_post_scale", layer)] if posted else [])]
