@@ -129,13 +129,13 @@ def direct_path(
     rows = ROWS if "mlp_out" in model.sites.names else ROWS[:1]
     parts = torch.split(ids, PART)
     found: list[list[tuple[Tensor, ...]]] = [[] for _ in rows]
-    with stage("Reading the direct path", len(parts), progress, cancel) as tell, torch.no_grad():
+    with stage("Reading the direct path", len(parts) * len(rows), progress, cancel) as tell, torch.no_grad():
         for number, part in enumerate(parts):
             x = embeddings(model, part)
             streams = [x, _with_mlp(model, part, x)] if len(rows) > 1 else [x]
             for at, stream in enumerate(streams):
                 found[at].append(_read(model.lens(stream).float(), part, counts, k))
-            tell(number + 1)
+                tell(number * len(rows) + at + 1)
     top, logit, probability, kl = (
         torch.stack([torch.cat([p[i] for p in row]) for row in found]).cpu() for i in range(4)
     )
