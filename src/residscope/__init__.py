@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from residscope.methods.copying_scores import copying_scores as copying_scores
     from residscope.methods.direct_attribution import attribute_logits as attribute_logits
     from residscope.methods.direct_attribution import direct_attribution as direct_attribution
+    from residscope.methods.direct_path import direct_path as direct_path
     from residscope.methods.dose_response import dose_response as dose_response
     from residscope.methods.evidence import evidence as evidence
     from residscope.methods.factored import factored as factored
@@ -145,7 +146,7 @@ _HOME = {
     "Workbench": "notebook.workbench", "workbench": "notebook.workbench",
     "harvest": "corpus.harvest.run", "harvest_sites": "corpus.harvest.method",
     # weights
-    "composition": "methods.composition", "factored": "methods.factored",
+    "composition": "methods.composition", "direct_path": "methods.direct_path", "factored": "methods.factored",
     "skip_trigrams": "methods.skip_trigrams", "weight_directions": "methods.weight_directions",
     # two models
     "compare_models": "methods.compare_models", "layer_swap": "methods.layer_swap",

@@ -33,6 +33,7 @@ HOMES = {
     "counterfactuals": "tasks.counterfactuals",
     "das": "methods.das",
     "direct_attribution": "methods._lib.direct.report",
+    "direct_path": "methods.direct_path",
     "dose_response": "methods.dose_response",
     "downstream": "methods.downstream",
     "evidence": "methods.evidence",

@@ -141,6 +141,7 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         {"random": 20},
         {"writers": ["embed", "result.1"], "readers": ["k.2", "mlp_in"], "random": 30, "seed": 4},
     ],
+    "direct-path": [{"tokens": ["a", "b"]}, {"tokens": ["c"], "k": 2, "text": TEXT, "read": 500}],
     "skip-trigrams": [
         {"layer": 1, "head": 2, "sources": ["a", "b"], "k": 3},
         {"layer": 0, "head": 1, "sources": ["a"], "destinations": ["c", "d"], "outs": ["e", "f"]},
