@@ -92,6 +92,28 @@ def test_three_different_names_are_no_prompt_of_ioi(smollm2):
         assert find(smollm2, f"Then, {names} said to") is None
 
 
+@pytest.mark.parametrize(
+    ("partner", "changed"),
+    [("S2", {"S2"}), ("order", {"IO", "S1"}), ("names", {"IO", "S1", "S2"}), ("ABC", {"IO", "S1", "S2"})],
+)
+def test_partners_of_ioi(smollm2, partner, changed):
+    data = tasks.ioi(smollm2, 12, seed=1, partner=partner)
+    for i, (own, other) in enumerate(zip(data.prompts, data.corrupted, strict=True)):
+        at = {name: data.at(name)[i] for name in ("IO", "S1", "S2")}
+        assert len(own) == len(other)
+        assert {k for k in range(len(own)) if own[k] != other[k]} == {at[name] for name in changed}
+        io, s1, s2 = (other[at[name]] for name in ("IO", "S1", "S2"))
+        old = {own[at["IO"]], own[at["S1"]]}
+        twice = {"S2": s2 == io, "order": s2 == io, "names": s2 == s1, "ABC": len({io, s1, s2}) == 3}
+        assert twice[partner]
+        assert partner in ("S2", "order") or not old & {io, s1, s2}
+
+
+def test_an_unknown_partner_is_refused(smollm2):
+    with pytest.raises(errors.BadPrompt, match="S2, order, names, ABC"):
+        tasks.ioi(smollm2, 4, partner="IO")
+
+
 def test_bos_moves_every_position(smollm2):
     plain = tasks.ioi(smollm2, 4, prefixes=False)
     begun = tasks.ioi(Model(smollm2.hf, smollm2.tokenizer, bos=True), 4, prefixes=False)

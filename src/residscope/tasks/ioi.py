@@ -6,11 +6,12 @@ Stream (2023).
 
 import random
 import re
+from collections.abc import Sequence
 
 from residscope.corpus.text import Source
 from residscope.declare.tasks import task
 from residscope.engine.model import Model
-from residscope.errors import TooFewPrompts
+from residscope.errors import BadPrompt, TooFewPrompts
 from residscope.model.prompts import PromptSet
 from residscope.progress import Cancel, Progress, stage
 from residscope.tasks.prefixes import prefixes as sentences
@@ -54,6 +55,7 @@ OBJECTS = words(
     ring book bone basketball computer necklace drink snack letter camera ticket hat
     """
 )
+PARTNERS = ("S2", "order", "names", "ABC")
 POSITIONS = ("IO", "S1", "S1+1", "S2", "END")
 
 
@@ -83,24 +85,31 @@ def ioi(
     seed: int = 0,
     prefixes: bool = True,
     text: Source | None = None,
+    partner: str = "S2",
     progress: Progress = None,
     cancel: Cancel = None,
 ) -> PromptSet:
     """n prompts, half ABBA (the indirect object named first) and half BABA, with the fifteen templates of the paper.
 
     Labels: `order` (ABBA or BABA), `IO`, `S`, `template`. Positions: IO, S1, S1+1, S2, END (the last token), each name checked to
-    be one token and to decode to itself. Answers: (IO, S). Each prompt's corrupted partner has the other name at S2 and nothing
-    else changed: a minimal pair of the other order, whose right answer is S.
+    be one token and to decode to itself. Answers: (IO, S).
+
+    partner: how each prompt's corrupted partner differs, always of as many tokens.
+    S2: the other name at S2 and nothing else, a minimal pair of the other order, whose right answer is S. order: the first
+    clause's names change places, and the answer stays. names: two other names in the same places. ABC: three other names,
+    none of which is named twice, so that nothing tells the indirect object (Wang et al.'s p_ABC).
 
     prefixes: begin each prompt with a sentence of `text` (the built-in documentation unless given), without names.
 
     Raises:
-        TooFewPrompts: fewer than two. TooFewWords: the tokenizer splits the names, or the text has no usable sentence.
-        Cancelled: `cancel` said so.
+        TooFewPrompts: fewer than two. BadPrompt: no such partner. Cancelled: `cancel` said so.
+        TooFewWords: the tokenizer splits the names, or the text has no usable sentence.
     """
     if n < 2:
         raise TooFewPrompts("IOI needs both orders", received=f"n={n}", allowed="2 or more")
-    names = single_tokens(model, NAMES, least=4, what="names")
+    if partner not in PARTNERS:
+        raise BadPrompt("IOI has no such partner", received=repr(partner), allowed=", ".join(PARTNERS))
+    names = single_tokens(model, NAMES, least=4 if partner in ("S2", "order") else 5, what="names")
     places = single_tokens(model, PLACES, least=1, what="places")
     objects = single_tokens(model, OBJECTS, least=1, what="objects")
     drawn = random.Random(seed)
@@ -116,7 +125,7 @@ def ioi(
             template = drawn.randrange(len(TEMPLATES))
             words_of = {"A": first, "B": second, "place": drawn.choice(places), "object": drawn.choice(objects)}
             prompt, found = _placed(model, sentence, template, words_of | {"S": s})
-            other, _ = _placed(model, sentence, template, words_of | {"S": io})
+            other, _ = _placed(model, sentence, template, words_of | _partner(partner, first, second, s, names, drawn))
             order = ("ABBA", "BABA")[i % 2]
             s1 = found["B" if order == "ABBA" else "A"]
             at = (found["A" if order == "ABBA" else "B"], s1, s1 + 1, found["S"], len(prompt[1]) - 1)
@@ -132,6 +141,18 @@ def ioi(
         positions=dict(zip(POSITIONS, zip(*positions, strict=True), strict=True)),
         name="IOI prompts" + (" with prefixes" if prefixes else ""),
     )
+
+
+def _partner(
+    partner: str, first: str, second: str, s: str, names: Sequence[str], drawn: random.Random
+) -> dict[str, str]:
+    """The names of the partner, by slot."""
+    if partner == "S2":
+        return {"S": second if s == first else first}
+    if partner == "order":
+        return {"A": second, "B": first, "S": s}
+    a, b, c = drawn.sample([name for name in names if name not in (first, second)], 3)
+    return {"A": a, "B": b, "S": c if partner == "ABC" else a if s == first else b}
 
 
 def _placed(
