@@ -195,6 +195,9 @@ CALLS = {
     "methods.causal_tracing.causal_tracing": lambda **told: rs.causal_tracing(
         model(), [[2, 3, 4]], [1], rs.logit_diff(5, 7), draws=2, **told
     ),
+    "methods.attribution_patching.attribution_patching": lambda **told: rs.attribution_patching(
+        model(), **PATCHED, sample=6, **told
+    ),
     "methods.path_patching.path_patching": lambda **told: rs.path_patching(
         model(), **PATCHED, receivers=[(3, 1)], **told
     ),

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from residscope.items import load_item as load_item
     from residscope.methods.ablation_sweep import ablation_sweep as ablation_sweep
     from residscope.methods.activation_patching import activation_patching as activation_patching
+    from residscope.methods.attribution_patching import attribution_patching as attribution_patching
     from residscope.methods.causal_tracing import causal_tracing as causal_tracing
     from residscope.methods.compare_ablations import compare_ablations as compare_ablations
     from residscope.methods.compare_models import compare_models as compare_models
@@ -120,6 +121,7 @@ _HOME = {
     "Site": "model.sites", "Sweep": "engine.planner", "Window": "engine.windows", "ablation_sweep": "methods.ablation_sweep",
     "align_tokens": "edits.align", "causal_graph": "graph.build", "Graph": "graph", "planted": "graph.planted",
     "validate_graph": "graph.validation.validate", "attribute_scores": "graph.scores", "score_attribution": "graph.scores",
+    "attribution_patching": "methods.attribution_patching",
     "activation_patching": "methods.activation_patching", "fit_probe": "methods.probe_fit",
     "attribute_logits": "methods.direct_attribution", "direct_attribution": "methods.direct_attribution",
     "continuations": "methods.continuations", "copying_scores": "methods.copying_scores",

@@ -90,6 +90,21 @@ CALLS: dict[str, list[dict[str, Any]]] = {
             "layers": [0, 2],
         },
     ],
+    "attribution-patching": [
+        {"clean": LIVE, "corrupted": "xb cd xb ce", "metric": LIVE, "sample": 3},
+        {
+            "clean": "abcd",
+            "corrupted": "abce",
+            "metric": {"kind": "log_prob", "token": "a"},
+            "site": "z",
+            "mode": "noise",
+            "layers": [0, 2],
+            "normalize": True,
+            "sample": 4,
+            "seed": 2,
+            "background": "live",
+        },
+    ],
     "causal-tracing": [
         {"prompts": LIVE, "subject": [1], "metric": LIVE, "draws": 2},
         {

@@ -13,7 +13,7 @@ from residscope.engine.model import Model, Prompt
 from residscope.engine.planner import Sweep, sweep
 from residscope.engine.protocols import Edit, Readout
 from residscope.errors import BadSweep
-from residscope.methods._lib.cells import Positions, grid, price, run
+from residscope.methods._lib.cells import Cells, Positions, grid, price, run
 from residscope.methods._lib.pairs import Pair, Side, paired
 from residscope.model.sites import Site
 from residscope.progress import Cancel, Progress, keeping
@@ -58,7 +58,7 @@ def activation_patching(
 
     Vig et al. 2020 (2004.12265), Meng et al. 2022 (2202.05262); Heimersheim and Nanda 2024 (2404.15255) on its use.
     """
-    plan, cells = _plan(model, clean, corrupted, metric, site, mode, layers, positions, background, memory)
+    plan, cells = planned(model, clean, corrupted, metric, site, mode, layers, positions, background, memory)
     ends = {"clean": cells.ends[0].tolist(), "corrupted": cells.ends[1].tolist()}
     gap = cells.ends[0] - cells.ends[1]
     if (normalize or screen) and not bool((gap != 0).all()):
@@ -83,12 +83,14 @@ def activation_patching(
     return made(swept)
 
 
-class _Cells:
-    def __init__(self, cells: Any, ends: tuple[Tensor, Tensor], pair: Pair) -> None:
+class Ends:
+    """The grid of a sweep over a pair, the pair, and the metric of its clean and its corrupted run."""
+
+    def __init__(self, cells: Cells, ends: tuple[Tensor, Tensor], pair: Pair) -> None:
         self.grid, self.ends, self.pair = cells, ends, pair
 
 
-def _plan(
+def planned(
     model: Model,
     clean: Prompt,
     corrupted: Prompt | None,
@@ -99,7 +101,7 @@ def _plan(
     positions: Positions,
     background: Sequence[Edit],
     memory: int | None,
-) -> tuple[Sweep, _Cells]:
+) -> tuple[Sweep, Ends]:
     """The sweep, its grid, and the metric of the clean and the corrupted run."""
     if mode not in ("denoise", "noise"):
         raise BadSweep("no such mode", received=repr(mode), allowed='"denoise" or "noise"')
@@ -117,7 +119,7 @@ def _plan(
         for s, w in zip(cells.sites, cells.where, strict=True)
     ]
     plan = sweep(model, target.batch, several, pair.metric, background, memory=memory)
-    return plan, _Cells(cells, ends if mode == "denoise" else ends[::-1], pair)
+    return plan, Ends(cells, ends if mode == "denoise" else ends[::-1], pair)
 
 
 def _patch(site: Site, value: Tensor, where: dict[str, Any], target: Side, source: Side) -> Edit:

@@ -12,7 +12,7 @@ from residscope.graph.estimates.linear import frozen
 from residscope.graph.exact import Source, effects_of
 from residscope.graph.graph import Graph
 from residscope.graph.setting import Setting
-from residscope.graph.shown.agreement import correlations
+from residscope.methods._lib.agreement import correlations
 from residscope.progress import Cancel, Progress, Tell, stage
 
 

@@ -1,26 +1,11 @@
-"""How well estimates agree with the exact values beside them: correlations, and the picture."""
+"""How well estimates agree with the exact values beside them: the picture."""
 
-import pandas
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from residscope.methods._lib.agreement import correlations
 from residscope.views import Scatter
-
-FEWEST = 3
-
-
-def correlations(estimate: Float[Tensor, " some"], exact: Float[Tensor, " some"]) -> dict[str, float | None]:
-    """Pearson's of the values and Spearman's of their ranks; None where there are too few, or all are alike."""
-    a, b = (pandas.Series(x.double().numpy()) for x in (estimate, exact))
-    found = {"pearson": (a, b), "spearman": (a.rank(), b.rank())}
-    return {name: _correlation(x, y) for name, (x, y) in found.items()}
-
-
-def _correlation(a: pandas.Series, b: pandas.Series) -> float | None:
-    if len(a) < FEWEST or a.nunique() < 2 or b.nunique() < 2:
-        return None
-    return float(a.corr(b))
 
 
 def beside(estimate: Float[Tensor, " edge"], exact: Float[Tensor, " edge"], by: str) -> Scatter | None:

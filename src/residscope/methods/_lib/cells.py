@@ -32,6 +32,10 @@ class Cells:
     sites: tuple[Site, ...]
     where: tuple[dict[str, Any], ...]
 
+    def labels(self) -> list[tuple[Any, ...]]:
+        """Of each cell, its label along each of the dimensions."""
+        return [*product(*(self.coords[dim] for dim in self.dims))]
+
     def result(self, swept: Result, *, about: Mapping[str, Any]) -> Result:
         """A sweep's result over these cells, by the grid's dimensions; the prompt's goes where there is only one."""
         sizes = [len(self.coords[dim]) for dim in self.dims]

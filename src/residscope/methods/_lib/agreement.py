@@ -1,0 +1,20 @@
+"""How well estimates agree with the exact values beside them."""
+
+import pandas
+from jaxtyping import Float
+from torch import Tensor
+
+FEWEST = 3
+
+
+def correlations(estimate: Float[Tensor, " some"], exact: Float[Tensor, " some"]) -> dict[str, float | None]:
+    """Pearson's of the values and Spearman's of their ranks; None where there are too few, or all are alike."""
+    a, b = (pandas.Series(x.double().numpy()) for x in (estimate, exact))
+    found = {"pearson": (a, b), "spearman": (a.rank(), b.rank())}
+    return {name: _correlation(x, y) for name, (x, y) in found.items()}
+
+
+def _correlation(a: pandas.Series, b: pandas.Series) -> float | None:
+    if len(a) < FEWEST or a.nunique() < 2 or b.nunique() < 2:
+        return None
+    return float(a.corr(b))
