@@ -284,6 +284,7 @@ WITHIN = {
 """Those that another of the calls is made of."""
 
 QUICK = {
+    "methods.activation_patching.planned",
     "methods.model_facts.local_layers",
     "methods.norm_effects.norms_of",
     "graph.parts.heads", "graph.parts.neurons",
