@@ -18,9 +18,10 @@ def test_every_family_has_its_facts(name):
     facts = rs.model_facts(model)
     assert len(set(facts.names)) >= 7
     assert all(facts.consequences)
-    assert facts["norms"].startswith(
-        "LayerNorm" if "LayerNorm" in type(model.layout.final_norm.module).__name__ else "RMSNorm"
-    )
+    modules = [module for name, module in model.hf.named_modules() if "norm" in name or "ln_" in name]
+    own, last = type(modules[0]).__name__, type(model.layout.final_norm.module).__name__
+    assert facts["norms"].startswith("LayerNorm" if "LayerNorm" in own else "RMSNorm")
+    assert ("last norm" in facts.names) == (("LayerNorm" in own) != ("LayerNorm" in last))
     assert ("side by side" in facts["blocks"]) == (
         "resid_mid" in model.sites.absent and "mlp_out" not in model.sites.absent
     )

@@ -98,6 +98,7 @@ def test_three_different_names_are_no_prompt_of_ioi(smollm2):
 )
 def test_partners_of_ioi(smollm2, partner, changed):
     data = tasks.ioi(smollm2, 12, seed=1, partner=partner)
+    assert ("partners" in data.name) == (partner != "S2")
     for i, (own, other) in enumerate(zip(data.prompts, data.corrupted, strict=True)):
         at = {name: data.at(name)[i] for name in ("IO", "S1", "S2")}
         assert len(own) == len(other)

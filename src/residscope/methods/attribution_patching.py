@@ -17,13 +17,19 @@ from residscope.engine.planner.first_order import first_order
 from residscope.engine.protocols import Edit, Readout
 from residscope.errors import BadSweep, NoGradient
 from residscope.methods._lib.agreement import correlations
-from residscope.methods._lib.cells import Cells, Positions
+from residscope.methods._lib.cells import Cells, Positions, price
 from residscope.methods.activation_patching import planned
 from residscope.progress import Cancel, Progress, keeping
 from residscope.results import Result
 
 
-@method("attribution-patching", title="Estimate every patch", group="sweeps")
+def _price(model: Model, *, clean: Prompt, sample: int = 20, **how: Any) -> float:
+    """Tokens through the whole model: both ends, a forward with its backward, and the sample's cells."""
+    length = sum(model.batch(clean).lengths)
+    return 5.0 * length + min(price(model, clean=clean, **how), sample * length / 2)
+
+
+@method("attribution-patching", title="Estimate every patch", group="sweeps", tokens=_price)
 def attribution_patching(
     model: Model,
     clean: Annotated[Prompt, fields.prompts()],

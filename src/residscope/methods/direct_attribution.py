@@ -72,17 +72,14 @@ def direct_attribution(
     over every write c: the embedding, the position embedding, each layer's attention (each head's z W_O and the output's
     bias) and MLP, all as they are added to the stream. sigma is the final norm's divisor as it is in the run, held for every
     part; g, b its gain and bias; the mean is taken off by LayerNorm alone. Of a model that caps its logits, the logits before
-    the cap (the provenance says so). The sum is checked against the run's own logits, at every position attributed.
+    the cap (the provenance says so). The sum is checked against the run's own logits, at every position attributed. By source,
+    for prompts of one length, a head's z W_O is sum_k A[q, k] (v_k - b_V) W_O, and apart from it sum_k A[q, k] b_V W_O.
 
     metric: a logit or a difference of logits; the difference of two log-probabilities is that of their logits, and nothing
     else of the probabilities is a sum. by: "head", "neuron" give each one's part beside the components; "source" the heads,
-    and each head's part as the sum over the positions k that its query q attends to, its value's bias apart:
-
-        head = sum_k A[q, k] (v_k - b_V) W_O . read / sigma + sum_k A[q, k] b_V W_O . read / sigma
-
-    for prompts of one length. position: where the logits are read: at the end, or where the metric itself says, unless said;
-    a name that the prompts give it, or "each" of prompts of one length. background: edits of the run. Those of the stream
-    itself are components of their own.
+    and each head's part by the position that it attends to, the bias of its values apart. position: where the logits are
+    read: at the end, or where the metric itself says, unless said; a name that the prompts give it, or "each" of prompts of
+    one length. background: edits of the run. Those of the stream itself are components of their own.
 
         rs.direct_attribution(model, rs.tasks.ioi(model, 32), rs.logit_diff()).heads.mean("prompt")
 

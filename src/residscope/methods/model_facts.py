@@ -13,6 +13,7 @@ from residscope.reports import Report
 from residscope.views import Table, View
 
 Fact = tuple[str, str, str]
+_NORMS = {"layer": "LayerNorm", "rms": "RMSNorm"}
 _POSITIONS = {
     "rotary": (
         "rotary: queries and keys are turned by their position",
@@ -104,13 +105,16 @@ def _norms(model: Model) -> Iterator[Fact]:
         (False, True): "after each branch, before it is added",
         (False, False): "before the unembedding only",
     }[before, after]
-    kind = model.layout.final_norm.kind
+    last = model.layout.final_norm.kind
+    kind = next((norm.kind for b in blocks for norm in (b.attn_norm, b.attn_post_norm) if norm is not None), last)
     means = {
         "layer": "the mean of the stream is taken off before anything reads it: a shift of all axes alike is not seen",
         "rms": "the stream is divided by its root mean square alone: its mean is read like any direction",
     }[kind]
     more = "; an attribution takes the norm behind a branch from the run as well" if after else ""
-    yield "norms", f"{'LayerNorm' if kind == 'layer' else 'RMSNorm'}, {where}", means + more
+    yield "norms", f"{_NORMS[kind]}, {where}", means + more
+    if last != kind:
+        yield "last norm", _NORMS[last], "what the logits read is normed otherwise than what the branches read"
     normed = [name for name in ("q", "k") if any(getattr(block, f"{name}_norm") is not None for block in blocks)]
     if normed:
         yield (
@@ -231,7 +235,7 @@ def local_layers(model: Model) -> dict[int, int]:
     """The layers whose attention sees the last so many tokens only, and how many; as the configuration tells."""
     config: Any = model.hf.config
     n = model.n_layers
-    if "attention_layers" in vars(config) or hasattr(config, "attention_layers"):  # GPT-Neo
+    if hasattr(config, "attention_layers"):  # GPT-Neo
         return {i: int(config.window_size) for i, kind in enumerate(config.attention_layers) if kind == "local"}
     size = getattr(config, "sliding_window", None)
     if not isinstance(size, int) or getattr(config, "use_sliding_window", True) is False:

@@ -139,8 +139,15 @@ def ioi(
         answers=answers,
         labels=dict(zip(("order", "IO", "S", "template"), zip(*labels, strict=True), strict=True)),
         positions=dict(zip(POSITIONS, zip(*positions, strict=True), strict=True)),
-        name="IOI prompts" + (" with prefixes" if prefixes else ""),
+        name=_name(prefixes, partner),
     )
+
+
+def _name(prefixes: bool, partner: str) -> str:
+    """What results say of the set: the partners too, where they are not those that change the answer."""
+    others = {"order": "names in the other order", "names": "other names", "ABC": "three names"}
+    said = "IOI prompts" + (" with prefixes" if prefixes else "")
+    return said if partner == "S2" else f"{said}, partners with {others[partner]}"
 
 
 def _partner(
