@@ -38,9 +38,9 @@ def settled(page: Page) -> None:
     """Until the page has heard all that its session has said so far, and waits for nothing more."""
     session = next((one for port, one in SERVED.items() if port in page.url), None)
     page.wait_for_function(
-        "least => { const { phase, version } = document.querySelector('[data-testid=status]')?.dataset ?? {};"
-        " return phase === 'idle' && Number(version) >= least; }",
-        arg=session.state.version if session else 0,
+        "least => { const { phase, heard } = document.querySelector('[data-testid=status]')?.dataset ?? {};"
+        " return phase === 'idle' && Number(heard) >= least; }",
+        arg=session.snapshot()[0] if session else 0,
         timeout=60_000,
     )
 

@@ -31,6 +31,15 @@ def at(page: Page, session: Any, layer: int, pos: int) -> None:
     settled(page)
 
 
+def test_what_is_settled_has_heard_all_even_what_computes_nothing(beside: Page, workbench: Any) -> None:
+    for pos in [3, 14, 7, 0, 12, 5, 9, 15] * 3:
+        at(beside, workbench.session, 10, pos)
+        pressed = beside.evaluate(
+            "document.querySelector('[data-testid=chips-own] [aria-pressed=true]')?.getAttribute('aria-label')"
+        )
+        assert pressed.startswith(f"Token {pos}:")
+
+
 @pytest.mark.parametrize("where", ["strip", "panel"])
 def test_a_token_dragged_onto_a_cell_patches_that_layer_there(beside: Page, workbench: Any, where: str) -> None:
     token = beside.get_by_test_id("companion-token").nth(CHANGED)

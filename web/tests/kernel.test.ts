@@ -45,6 +45,7 @@ class FakeModel implements KernelModel {
 
 const refusal = { type: "PromptTooLong", message: "too long.", received: "3000", allowed: "2048", fix: null };
 let states: State[];
+let heard: number[];
 let connections: Connection[];
 let model: FakeModel;
 let connector: KernelConnector;
@@ -53,7 +54,7 @@ let stop: () => void;
 function start(): void {
   model = new FakeModel();
   connector = new KernelConnector(model);
-  stop = connector.subscribe({ state: (state) => states.push(state), connection: (connection) => connections.push(connection) });
+  stop = connector.subscribe({ state: (state, seq) => (states.push(state), heard.push(seq ?? -1)), connection: (connection) => connections.push(connection) });
 }
 const opened = (): void => {
   start();
@@ -62,7 +63,7 @@ const opened = (): void => {
 
 beforeEach(() => {
   vi.useFakeTimers();
-  [states, connections] = [[], []];
+  [states, heard, connections] = [[], [], []];
 });
 afterEach(() => vi.useRealTimers());
 
@@ -84,6 +85,7 @@ describe("the kernel's connector", () => {
     model.fire("msg:custom", { to: "another", seq: 9, state: { edits: [1] } }, []);
     model.fire("msg:custom", { seq: 5, patch: { can_undo: false } }, []); // older than the state that a second page was sent
     expect(states).toEqual([{ edits: [], can_undo: false }, { edits: [], can_undo: true }]);
+    expect(heard).toEqual([4, 5]);
     expect(model.of("hello")).toHaveLength(1);
   });
 

@@ -18,8 +18,8 @@ export type Connection =
   | { phase: "lost"; reason: ErrorBody; retryAt: number | null };
 
 export interface Listener {
-  /** The whole state: on connecting, and after every patch. */
-  state(state: State): void;
+  /** The whole state: on connecting, and after every patch, whose number in the session's news it has. */
+  state(state: State, seq?: number): void;
   connection(connection: Connection): void;
 }
 

@@ -64,7 +64,7 @@ export abstract class Mirror {
       this.seq = message.seq ?? 0;
       this.state = message.state;
       this.listener?.connection({ phase: "open" });
-      this.listener?.state(this.state);
+      this.listener?.state(this.state, this.seq);
     } else if (message.patch && this.state) {
       if (message.seq !== this.seq + 1) {
         this.broken(lost("A message from Residscope went missing."));
@@ -73,7 +73,7 @@ export abstract class Mirror {
       this.seq = message.seq;
       if (message.patch.model) this.pushed.clear(); // another model, mean or dictionary: what was sent before is not of it
       this.state = { ...this.state, ...message.patch };
-      this.listener?.state(this.state);
+      this.listener?.state(this.state, this.seq);
     }
   }
 

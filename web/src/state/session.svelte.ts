@@ -5,6 +5,8 @@ import { Notices, type Notice } from "./notices.svelte";
 /** A mirror of the server's session; everything that changes it is an intent. */
 export class Session {
   state = $state.raw<State | null>(null);
+  /** The number of the last news heard of the session. */
+  heard = $state(0);
   connection = $state.raw<Connection>({ phase: "connecting" });
   readonly notices = new Notices();
 
@@ -28,11 +30,11 @@ export class Session {
 
   start(): () => void {
     return this.connector.subscribe({
-      state: (state) => {
+      state: (state, seq = 0) => {
         if (this.state && this.state.session !== state.session) this.replaced = true;
         if (this.replaced) return;
         const told = this.state?.notices ?? [];
-        this.state = state;
+        [this.state, this.heard] = [state, seq];
         for (const look of [...this.awaited]) look();
         for (const text of state.notices) if (!told.includes(text)) this.notify(text, "lasting");
       },
