@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 import residscope as rs
 from browser.acting import LONGER, MARY, same_as_pasted, stack_is
-from browser.steps import IOI, settled
+from browser.steps import IOI, LOAD_MS, settled
 
 pytestmark = pytest.mark.browser
 
@@ -31,13 +31,23 @@ def at(page: Page, session: Any, layer: int, pos: int) -> None:
     settled(page)
 
 
-def test_what_is_settled_has_heard_all_even_what_computes_nothing(beside: Page, workbench: Any) -> None:
-    for pos in [3, 14, 7, 0, 12, 5, 9, 15] * 3:
-        at(beside, workbench.session, 10, pos)
-        pressed = beside.evaluate(
-            "document.querySelector('[data-testid=chips-own] [aria-pressed=true]')?.getAttribute('aria-label')"
-        )
-        assert pressed.startswith(f"Token {pos}:")
+LATE = """
+window.WebSocket = class extends WebSocket {
+  set onmessage(heard) { super.onmessage = (event) => setTimeout(() => heard.call(this, event), 300); }
+};
+"""
+
+
+def test_what_is_settled_has_heard_all_even_what_computes_nothing(page: Page, workbench: Any) -> None:
+    page.add_init_script(LATE)
+    page.goto(workbench.url)
+    expect(page.get_by_test_id("status")).to_have_attribute("data-phase", "idle", timeout=LOAD_MS)
+    workbench.session.intent("set_prompt", {"text": IOI})
+    for pos in (3, 14, 0):
+        at(page, workbench.session, 10, pos)
+        token = page.get_by_role("group", name="Prompt tokens").locator("[aria-pressed=true]")
+        pressed = token.get_attribute("aria-label", timeout=500)
+        assert str(pressed).startswith(f"Token {pos}:")
 
 
 @pytest.mark.parametrize("where", ["strip", "panel"])
