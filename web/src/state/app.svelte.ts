@@ -1,5 +1,5 @@
 import { getContext, setContext, untrack } from "svelte";
-import type { Connector } from "../connect/connector";
+import { words, type Connector } from "../connect/connector";
 import type { Run } from "../connect/wire";
 import { besideName } from "../lib/models";
 import { apart, plain, visible } from "../lib/tokens";
@@ -24,6 +24,7 @@ import { LibraryStore } from "./library.svelte";
 import { ManifestStore } from "./manifest.svelte";
 import { MapStore } from "./map.svelte";
 import { Mixing } from "./mixing.svelte";
+import { PatchStore } from "./patch.svelte";
 import { Paths } from "./paths.svelte";
 import { ProbeStore } from "./probe.svelte";
 import { PromptStore } from "./prompts.svelte";
@@ -49,6 +50,7 @@ export class App {
   readonly generation: GenerationStore;
   readonly map: MapStore;
   readonly lens: LensStore;
+  readonly patch: PatchStore;
   readonly acts: Acts;
   readonly paths: Paths;
   readonly probe: ProbeStore;
@@ -171,6 +173,7 @@ export class App {
     this.generation = new GenerationStore(this.session, this.view);
     this.map = new MapStore(this.session, this.streams, this.view);
     this.lens = new LensStore(this.session, this.streams, this.view, (layer, pos) => this.selectAt(layer, pos));
+    this.patch = new PatchStore(this.session, this.view, (layer, pos) => this.selectAt(layer, pos));
     this.acts = new Acts(this.session, this.map, this.streams, () => this.selected, () => this.writeCompanion(), () => this.along());
     this.paths = new Paths(this.session, this.map, () => this.acts.needCompanion());
     this.probe = new ProbeStore(this.session, this.manifest);
@@ -312,6 +315,10 @@ export class App {
 
   /** The lines of Python that give the cells on screen. */
   async python(): Promise<void> {
+    if (this.view.current.tab === "patch" && this.patch.field) {
+      this.code = await this.patch.measured.python().catch((error: unknown) => (this.session.notify(words(error), "error"), ""));
+      return;
+    }
     if (this.view.current.tab === "lens") {
       const { show, token } = this.view.current.lens;
       const lines = await this.session.send("python", { lens: { show, token }, mode: this.streams.mode });

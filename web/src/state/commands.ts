@@ -61,6 +61,7 @@ function isolate(app: App): void {
 
 function patch(app: App): void {
   if (onMap(app)) app.acts.patch();
+  else if (app.view.current.tab === "patch") void app.patch.keep();
   else app.acts.patchCell(app.selected);
 }
 
@@ -87,7 +88,7 @@ function nextDirection(app: App, key: string): void {
 
 function move(app: App, rows: number, cols: number, extend = false): void {
   if (onMap(app)) return app.map.move(rows, cols, extend);
-  const at = app.view.current.tab === "lens" ? app.lens : null;
+  const at = { lens: app.lens, patch: app.patch.field && app.patch }[app.view.current.tab];
   if (at) at.select(at.locked.row + rows, at.locked.col + cols);
   else app.select(app.selected.row + rows, app.selected.col + cols);
 }
@@ -160,6 +161,7 @@ export const MORE: Command[] = [
   { keys: [], label: "Random prompts: many texts, coloured", words: "prompts tab examples page", run: (app) => (app.view.current.tab = "prompts") },
   { keys: [], label: "Map: every head and MLP, and what each adds", words: "map tab heads attention direct ablate circuit", run: (app) => (app.view.current.tab = "map") },
   { keys: [], label: "Lens: what each layer would say next", words: "lens tab logit top token probability rank entropy kl", run: (app) => (app.view.current.tab = "lens") },
+  { keys: [], label: "Patch: every layer and token from the companion, or under noise", words: "patch tab activation attribution causal tracing sweep denoise noise corrupted", run: (app) => (app.view.current.tab = "patch") },
   { keys: [], label: "Features: every feature and neuron, with its examples", words: "features tab neuron sae dictionary atlas examples", run: (app) => (app.view.current.tab = "features") },
   { keys: [], label: "Probe: fit one, and steer along it", words: "probe tab classifier", run: (app) => (app.view.current.tab = "probe") },
   { keys: [], label: "Stream: the picture of this prompt", words: "stream tab grid", run: (app) => (app.view.current.tab = "stream") },

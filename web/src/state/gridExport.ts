@@ -1,6 +1,6 @@
 /** Pictures of layers by tokens as files: their colours, what stands in their cells, and their numbers. */
 
-import { UNIT_NAMES, type ValueUnit } from "../lib/format";
+import { inUnit, UNIT_NAMES, type ValueUnit } from "../lib/format";
 import { saidAt, siteOf, type Field } from "../lib/stream";
 import { visible } from "../lib/tokens";
 import { kindOf } from "../views/kinds/kinds";
@@ -27,7 +27,7 @@ export function gridDrawing(field: Field, tokens: string[], unit: ValueUnit, nam
     kind: "heat_map", values: each((cell) => (Number.isNaN(field.values[cell]) ? null : field.values[cell])),
     rows: Array.from({ length: field.rows }, (_, row) => siteOf(field, row)), columns: tokens.map((token, pos) => `${pos} ${visible(token)}`),
     title, row_title: "", column_title: "", unit: UNIT_NAMES[unit], scale: field.sequential ? "sequential" : "diverging", limit: field.scale, low: null, high: null,
-    marks: [], note: sentence, texts: field.texts ? each((cell) => visible(field.texts![cell])) : null, bottom_up: true,
+    marks: [], note: sentence, texts: each((cell) => (field.texts ? visible(field.texts[cell]) : inUnit(saidAt(field, cell), unit))), bottom_up: true,
   };
   const width = GUTTER + COLUMN * field.cols;
   const drawing = drawingOf(title, [sentence], root, () => table(field, tokens, unit), (palette) => kindOf(view).draw(view, width, palette));
@@ -42,4 +42,15 @@ export function lensDrawing(app: App): Drawing | null {
   const of = show === "chance" || show === "rank" ? ` of ${token === null ? "what the run says" : visible(token)}` : "";
   const what = { top: "probability of the likeliest next token", chance: `probability${of}`, rank: `rank${of}`, kl: "KL to the run’s own next token", entropy: "entropy" }[show];
   return gridDrawing(field, tokens, unit, "lens", `${model.name} · logit lens · ${run}`, `Colour shows the ${what}, each layer read through the final norm.`, app.host.root);
+}
+
+export function patchDrawing(app: App): Drawing | null {
+  const { field, tokens, unit, sight, tracing, subject } = app.patch;
+  const model = app.session.model;
+  if (!field || !model) return null;
+  const way = sight.mode === "denoise" ? "the clean run's values put into the corrupted one" : "the corrupted run's values put into the clean one";
+  const what = { "activation-patching": "activation patching", "attribution-patching": "attribution patching, an estimate", "causal-tracing": "causal tracing" }[sight.sweep];
+  const by = unit === "share" ? `share of the gap in ${sight.by === "log_prob" ? "log-probability" : "the logit difference"} ${app.answers}` : sight.by === "log_prob" ? "log-probability" : `logit difference ${app.answers}`;
+  const how = tracing ? `noise hides tokens ${subject.join(", ")}, ${sight.window} layers of the clean run put back at once` : way;
+  return gridDrawing(field, tokens, unit, "patch", `${model.name} · ${what} of ${sight.site}`, `Colour shows the ${by}; ${how}. Red raises it, blue lowers it.`, app.host.root);
 }

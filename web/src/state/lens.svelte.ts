@@ -143,7 +143,10 @@ export class LensStore {
     const stop = new AbortController();
     this.error = "";
     void this.readAll(key, stop.signal);
-    return () => stop.abort();
+    return () => {
+      stop.abort();
+      this.reading = false;
+    };
   }
 
   /** Reads the rest, however long. */

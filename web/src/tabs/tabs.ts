@@ -1,6 +1,7 @@
 import type { Component } from "svelte";
 import LensActions from "./LensActions.svelte";
 import MapActions from "./MapActions.svelte";
+import PatchActions from "./PatchActions.svelte";
 import PromptsActions from "./PromptsActions.svelte";
 import StreamActions from "./StreamActions.svelte";
 import StreamTab from "./StreamTab.svelte";
@@ -21,6 +22,7 @@ export const TABS: Tab[] = [
   { id: "stream", label: "Stream", load: () => Promise.resolve(StreamTab), actions: StreamActions },
   { id: "map", label: "Map", load: () => import("./MapTab.svelte").then(shown), actions: MapActions },
   { id: "lens", label: "Lens", load: () => import("./LensTab.svelte").then(shown), actions: LensActions },
+  { id: "patch", label: "Patch", load: () => import("./PatchTab.svelte").then(shown), actions: PatchActions },
   { id: "prompts", label: "Prompts", load: () => import("./PromptsTab.svelte").then(shown), actions: PromptsActions },
   { id: "features", label: "Features", load: () => import("./FeaturesTab.svelte").then(shown) },
   { id: "graph", label: "Graph", load: () => import("./GraphTab.svelte").then(shown) },
