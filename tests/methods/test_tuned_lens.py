@@ -2,17 +2,21 @@
 
 import json
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
 from families import FAMILIES
 from readers import TEXTS, reader
+from safetensors.torch import load_file
 
 import residscope as rs
 from residscope import errors
 from residscope.methods._lib.translators import Translators
 from residscope.methods._lib.tuned import TunedLens
+from tiny_models import tiny_llama
 
+PEER = Path(__file__).parent / "peers" / "tuned-lens"
 PROMPT = [5, 9, 3, 17, 8, 2, 11]
 
 
@@ -115,7 +119,19 @@ def test_a_folder_of_tuned_lens_is_read(model, folder):
         torch.testing.assert_close(lens.translated(x, layer), x + linear(x).detach())
     assert torch.equal(lens.translated(x, 4), x)
     assert lens.kl is None
+    torch.testing.assert_close(lens.table.select(part="A", layer=2).values, translators[2].weight.norm().detach())
     assert lens.provenance["base_model_name_or_path"] == "some/model"
+
+
+def test_what_tuned_lens_itself_wrote_gives_its_own_logits():
+    """Written by tuned-lens 0.2.0 for tiny_llama(), with what its lens said of a prompt at each layer."""
+    model = rs.load((tiny_llama().float(), None))
+    lens = rs.load_tuned_lens(model, str(PEER))
+    found = rs.logit_lens(model, PROMPT, site="resid_pre", k=5, lens=lens, progress=False)
+    for layer, logits in load_file(PEER / "expected.safetensors").items():
+        best = logits.softmax(-1).topk(5)
+        torch.testing.assert_close(found.probability[int(layer)], best.values, atol=1e-6, rtol=1e-4)
+        assert torch.equal(found.top[int(layer)], best.indices)
 
 
 class Runs:
@@ -137,7 +153,7 @@ def test_what_is_no_such_lens_is_refused_by_what_is_wrong(model, folder, capsys)
     torch.save(bad, path / "params.pt")
     with pytest.raises(errors.DamagedFile, match=r"2\.weight"):
         rs.load_tuned_lens(model, str(path))
-    (path / "params.pt").write_bytes(pickle.dumps(Runs()))
+    (path / "params.pt").write_bytes(pickle.dumps(Runs(), protocol=2))
     with pytest.raises(errors.DamagedFile, match="state dict"):
         rs.load_tuned_lens(model, str(path))
     assert "code was run" not in capsys.readouterr().out

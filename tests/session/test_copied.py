@@ -210,7 +210,7 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         {"prompt": "abcd", "lens": "Translators"},
     ],
     "tuned-lens": [{"corpus": LONG, "tokens": 1000, "steps": 2, "seed": 3}],
-    "tuned-lens-load": [{"source": f"{PEERS}/tuned-lens"}],
+    "tuned-lens-load": [{"source": str(Path(__file__).parent.parent / "methods" / "peers" / "tuned-lens")}],
     "path-patching": [
         {"clean": LIVE, "corrupted": "xb cd xb ce", "metric": LIVE},
         {

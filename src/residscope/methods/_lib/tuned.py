@@ -26,12 +26,25 @@ class TunedLens(Report):
     """
 
     kind: ClassVar[str] = "report:tuned_lens"
-    main: ClassVar[str] = "kl"
+    main: ClassVar[str] = "table"
     weight: Float[Tensor, "layer d d"]
     bias: Float[Tensor, "layer d"]
     kl: Result | None = None
     loss: Float[Tensor, " step"] = field(default_factory=lambda: torch.zeros(0))
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def table(self) -> Result:
+        """The KLs; of a lens without them the length of each translator's A (Frobenius norm) and b, in the stream's units."""
+        return self._sizes if self.kl is None else self.kl
+
+    @property
+    def _sizes(self) -> Result:
+        return Result(
+            torch.stack([self.weight.flatten(1).norm(dim=1), self.bias.norm(dim=1)]), ("part", "layer"),
+            coords={"part": ("A", "b"), "layer": tuple(range(len(self.bias)))}, name="length of a translator", unit="norm",
+            provenance=dict(self.provenance),
+        )  # fmt: skip
 
     def translated(self, x: Float[Tensor, "*batch d"], layer: int) -> Float[Tensor, "*batch d"]:
         """The stream before block `layer` as it would be at the end; `layer` = the number of layers: the end itself."""
@@ -79,7 +92,7 @@ class TunedLens(Report):
             steps = list(range(len(self.loss)))
             lines = [Line("training", self.loss.tolist())]
             shown.append(Curve(steps, lines, title="KL while training", x_title="step", unit="nats"))
-        sizes = [Line("A", self.weight.flatten(1).norm(dim=1).tolist()), Line("b", self.bias.norm(dim=1).tolist())]
+        sizes = [Line(part, self._sizes.select(part=part).values.tolist()) for part in ("A", "b")]
         shown.append(Curve(layers, sizes, title="Length of each translator", x_title="before block", unit="norm"))
         return Grid(shown, columns=1, title="Tuned lens")
 
