@@ -156,6 +156,9 @@ CALLS = {
     "methods.task_check.task_check": lambda **told: rs.task_check(model(), DATA, by="parity", batch=8, **told),
     "methods.norm_effects.norm_effects": lambda **told: rs.norm_effects(model(), PROMPT, **told),
     "methods.logit_lens.logit_lens": lambda **told: rs.logit_lens(model(), PROMPT, **told),
+    "methods.next_token_baselines.next_token_baselines": lambda **told: rs.next_token_baselines(
+        model(), PROMPT, text=TEXTS, tokens=900, **told
+    ),
     "methods.tuned_lens.tuned_lens": lambda **told: rs.tuned_lens(model(), TEXTS, tokens=1000, steps=2, **told),
     "methods.tuned_lens_load.load_tuned_lens": lambda **told: loaded_lens(**told),
     "graph.build.causal_graph": lambda **told: rs.causal_graph(model(), PROMPT, [encoder(), later()], tokens=2, **told),

@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from residscope.methods.logit_lens import logit_lens as logit_lens
     from residscope.methods.look import look as look
     from residscope.methods.model_facts import model_facts as model_facts
+    from residscope.methods.next_token_baselines import next_token_baselines as next_token_baselines
     from residscope.methods.norm_effects import norm_effects as norm_effects
     from residscope.methods.null_directions import null_directions as null_directions
     from residscope.methods.path_patching import path_patching as path_patching
@@ -132,6 +133,7 @@ _HOME = {
     "Item": "items", "Report": "reports", "load_item": "items",
     "flips_over_C": "methods.flips_over_c", "logit_lens": "methods.logit_lens", "token_losses": "methods.token_losses",
     "model_facts": "methods.model_facts",
+    "next_token_baselines": "methods.next_token_baselines",
     "norm_effects": "methods.norm_effects", "task_check": "methods.task_check",
     "head_roles": "methods.head_roles",
     "glossary": "terms",

@@ -55,6 +55,7 @@ HOMES = {
     "mediation": "methods.mediation",
     "model_comparison": "methods.compare_models",
     "model_facts": "methods.model_facts",
+    "next_token_baselines": "methods.next_token_baselines",
     "norm_effects": "methods.norm_effects",
     "null_directions": "methods.null_directions",
     "own_tokens": "methods._lib.own_tokens",

@@ -209,6 +209,10 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         {"prompt": "abcd", "site": "resid_mid", "token": "b", "k": 2, "background": "live"},
         {"prompt": "abcd", "lens": "Translators"},
     ],
+    "next-token-baselines": [
+        {"prompt": LIVE, "text": TEXT},
+        {"prompt": "abcd", "text": LONG, "tokens": 900, "reach": 2},
+    ],
     "tuned-lens": [{"corpus": LONG, "tokens": 1000, "steps": 2, "seed": 3}],
     "tuned-lens-load": [{"source": str(Path(__file__).parent.parent / "methods" / "peers" / "tuned-lens")}],
     "path-patching": [
