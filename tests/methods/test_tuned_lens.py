@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 import residscope as rs
 from residscope import errors
+from residscope.engine.model import Model
 from residscope.methods._lib.translators import Translators
 from residscope.methods._lib.tuned import TunedLens
 from tiny_models import tiny_llama
@@ -56,6 +57,13 @@ def test_it_is_nearer_to_the_end_than_the_plain_lens_on_text_that_it_has_not_rea
     plain, tuned = lens.kl.values
     assert (tuned < 0.9 * plain).all()
     assert len(lens.loss) == 3
+
+
+def test_on_another_model_of_its_sizes_it_is_no_nearer(lens):
+    """The control: translators know their own model's coordinates, and are no matter of sizes alone."""
+    other = Model(tiny_llama(seed=5))
+    through, plain = (rs.logit_lens(other, PROMPT, lens=one, progress=False).kl[:-1].mean() for one in (lens, None))
+    assert through > plain
 
 
 def test_least_squares_find_a_planted_end_and_adam_lowers_the_kl(model):

@@ -20,6 +20,7 @@ from residscope.results import Result
 from residscope.views import Grid, HeatMap, View
 
 PART = 128  # positions unembedded at once
+UNTRAINED = "a tuned lens means nothing at tokens it was not trained on, as a rule the first and attention sinks"
 SITES = ("resid_post", "resid_mid", "resid_pre")
 
 
@@ -58,7 +59,10 @@ class LogitLens(Report):
                     self.probability[..., 0], texts=said, scale="sequential", limit=1.0, title="The likeliest next token",
                     unit="probability", **shape,
                 ),
-                HeatMap(self.kl, scale="sequential", title="KL from the run's own next token", unit="nats", **shape),
+                HeatMap(
+                    self.kl, scale="sequential", title="KL from the run's own next token", unit="nats",
+                    note=UNTRAINED if "lens" in self.provenance else "", **shape,
+                ),
                 HeatMap(
                     self.chance.values, scale="sequential", limit=1.0, title=f"Probability of {followed}",
                     unit="probability", texts=[[str(int(r)) for r in row] for row in self.rank], note="written: its rank",
