@@ -25,6 +25,7 @@ from residscope.graph import shares as graph_shares
 from residscope.graph.build import Setting
 from residscope.methods import blind_contexts, das, downstream, mediation, probe_fit
 from residscope.methods._lib import activations, answers
+from residscope.methods._lib.tuned import TunedLens
 from residscope.progress import keeping, stage
 from tiny_models import hook_count
 
@@ -80,6 +81,12 @@ def atlas(**told):
 def exported(**told):
     with TemporaryDirectory() as folder:
         return rs.features.export(model(), atlas(), folder, encoder(), indices=[1, 2], **told)
+
+
+def loaded_lens(**told):
+    with TemporaryDirectory() as folder:
+        TunedLens(torch.zeros(4, 32, 32), torch.zeros(4, 32)).save(f"{folder}/lens")
+        return rs.load_tuned_lens(model(), f"{folder}/lens", **told)
 
 
 @cache
@@ -149,6 +156,8 @@ CALLS = {
     "methods.task_check.task_check": lambda **told: rs.task_check(model(), DATA, by="parity", batch=8, **told),
     "methods.norm_effects.norm_effects": lambda **told: rs.norm_effects(model(), PROMPT, **told),
     "methods.logit_lens.logit_lens": lambda **told: rs.logit_lens(model(), PROMPT, **told),
+    "methods.tuned_lens.tuned_lens": lambda **told: rs.tuned_lens(model(), TEXTS, tokens=1000, steps=2, **told),
+    "methods.tuned_lens_load.load_tuned_lens": lambda **told: loaded_lens(**told),
     "graph.build.causal_graph": lambda **told: rs.causal_graph(model(), PROMPT, [encoder(), later()], tokens=2, **told),
     "graph.validation.validate.validate_graph": lambda **told: rs.validate_graph(
         model(), drawn(), [encoder(), later()], contexts=[PROMPT, [4, 9, 2, 5]], texts=TEXTS, random_texts=40, length=8,
@@ -308,7 +317,7 @@ QUICK = {
     "methods._lib.activations.recorded_halves", "methods._lib.answers.answer_ids", "methods.dose_response.prompt_moments",
     "methods._lib.circuits.embedding_to_logits", "methods._lib.circuits.head_weights",
     "methods._lib.circuits.output_weights", "methods._lib.circuits.value_weights",
-    "methods.factored.circuit_of",
+    "methods.factored.circuit_of", "methods._lib.translators.lens_logits", "methods.tuned_lens.price",
     "methods._lib.own_tokens.common_tokens", "methods.head_scores.repeated_tokens",
     "methods._lib.dropout.dropout_of", "methods._lib.cells.grid", "methods._lib.own_tokens.own_tokens",
     "methods._lib.own_tokens.to_stream",

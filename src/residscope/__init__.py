@@ -91,6 +91,8 @@ if TYPE_CHECKING:
     from residscope.methods.task_check import task_check as task_check
     from residscope.methods.token_losses import token_losses as token_losses
     from residscope.methods.token_table import token_table as token_table
+    from residscope.methods.tuned_lens import tuned_lens as tuned_lens
+    from residscope.methods.tuned_lens_load import load_tuned_lens as load_tuned_lens
     from residscope.methods.weight_difference import weight_difference as weight_difference
     from residscope.methods.weight_directions import weight_directions as weight_directions
     from residscope.metrics import kl as kl
@@ -143,7 +145,8 @@ _HOME = {
     "probe_sweep": "methods.probe_sweep",
     "probe_map": "methods.probe_map",
     "save_recording": "recording_files", "screened": "engine.planner", "svd": "corpus.svd", "sweep": "engine.planner",
-    "token_table": "methods.token_table",
+    "token_table": "methods.token_table", "tuned_lens": "methods.tuned_lens",
+    "load_tuned_lens": "methods.tuned_lens_load",
     "unembedding_rows": "directions", "ValuesAt": "engine.planner",
     "Workbench": "notebook.workbench", "workbench": "notebook.workbench",
     "harvest": "corpus.harvest.run", "harvest_sites": "corpus.harvest.method",

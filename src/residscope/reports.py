@@ -72,6 +72,7 @@ HOMES = {
     "task_check": "methods.task_check",
     "token_losses": "methods.token_losses",
     "token_table": "methods.token_table",
+    "tuned_lens": "methods._lib.tuned",
     "validation": "graph.validation.report",
     "weight_difference": "methods.weight_difference",
     "weight_directions": "methods.weight_directions",

@@ -159,6 +159,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
         "model facts": lambda: rs.model_facts(spelling()),
         "task check": lambda: rs.task_check(llama(), labelled(12), by="parity", progress=False),
         "norm effects": lambda: rs.norm_effects(spelling(), PROMPTS[0]),
+        "tuned lens": lambda: rs.tuned_lens(spelling(), TEXTS, tokens=1000, steps=2, progress=False),
         "logit lens": lambda: rs.logit_lens(spelling(), PROMPTS[0], k=2),
         "score attribution": lambda: rs.score_attribution(spelling(), PROMPTS[0], 2, 1),
         "estimated graph": lambda: rs.causal_graph(

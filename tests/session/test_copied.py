@@ -207,7 +207,10 @@ CALLS: dict[str, list[dict[str, Any]]] = {
     "logit-lens": [
         {"prompt": LIVE},
         {"prompt": "abcd", "site": "resid_mid", "token": "b", "k": 2, "background": "live"},
+        {"prompt": "abcd", "lens": "Translators"},
     ],
+    "tuned-lens": [{"corpus": LONG, "tokens": 1000, "steps": 2, "seed": 3}],
+    "tuned-lens-load": [{"source": str(Path(__file__).parent.parent / "methods" / "peers" / "tuned-lens")}],
     "path-patching": [
         {"clean": LIVE, "corrupted": "xb cd xb ce", "metric": LIVE},
         {
@@ -461,8 +464,11 @@ def shelved(tmp_path_factory: pytest.TempPathFactory) -> Any:
         session.import_item(encoder(), "Features")
         drawn = {"prompt": {"kind": "live"}, "dictionaries": ["sae@resid_pre.1", "pca@resid_post.1"], "tokens": 2}
         start(session, "causal-graph", name="Drawn", **drawn)
+        start(session, "tuned-lens", name="Translators", corpus=LONG, tokens=1000, steps=2)
         assert session.wait(60)
-        for name in ("Shelved", "Principal components of resid_post.1", "Found elsewhere", "Features", "Drawn"):
+        for name in (
+            "Shelved", "Principal components of resid_post.1", "Found elsewhere", "Features", "Drawn", "Translators",
+        ):  # fmt: skip
             file, data = session.reads.item_file(name, ".safetensors")
             (folder / file).write_bytes(data)
         for text in (DATA, TEXT, LONG):

@@ -13,6 +13,7 @@ from residscope.declare.methods import method
 from residscope.engine.model import Model, Prompt
 from residscope.engine.protocols import Edit
 from residscope.errors import BadArguments, PromptError
+from residscope.methods._lib.tuned import TunedLens
 from residscope.progress import Cancel, Progress, stage
 from residscope.reports import Report
 from residscope.results import Result
@@ -65,7 +66,7 @@ class LogitLens(Report):
                 ),
             ],
             columns=1,
-            title="Logit lens",
+            title="Tuned lens" if "lens" in self.provenance else "Logit lens",
         )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -82,6 +83,7 @@ def logit_lens(
     ] = "resid_post",
     token: Annotated[str | None, fields.tokens()] = None,
     k: Annotated[int, fields.count(low=1, high=50)] = 5,
+    lens: Annotated[TunedLens | None, fields.item(of="report:tuned_lens", title="tuned lens")] = None,
     background: Annotated[Sequence[Edit], fields.edits()] = (),
     progress: Progress = None,
     cancel: Cancel = None,
@@ -95,19 +97,24 @@ def logit_lens(
     nostalgebraist (2020), "interpreting GPT: the logit lens".
 
     site: "resid_post" has the embedding and the stream after each block. token: one to follow; else what the run itself says at
-    each position. k: how many of the likeliest are kept. background: edits under which the run is made; the lens itself is the
-    unedited model's. Logits of all positions are never held: one row's, 128 positions at a time.
+    each position. k: how many of the likeliest are kept. lens: a tuned lens (`rs.tuned_lens`, `rs.load_tuned_lens`), whose
+    translators then stand before the final norm. background: edits under which the run is made; the lens itself is the unedited
+    model's. Logits of all positions are never held: one row's, 128 positions at a time.
 
     Raises:
-        PromptError: several prompts. SiteError: the family has no such stream. UnknownToken. Cancelled.
+        PromptError: several prompts. SiteError: the family has no such stream. BadArguments: resid_mid through a tuned lens.
+        WrongModel: a tuned lens of another model's sizes. UnknownToken. Cancelled.
     """
     if site not in SITES:
         raise BadArguments("the lens reads the stream", received=repr(site), allowed=", ".join(SITES))
+    if lens is not None:
+        lens.check(model)
     batch = model.batch(prompt)
     if len(batch) != 1:
         raise PromptError("a lens is of one prompt", received=f"{len(batch)} prompts", fix="ask for each")
     names = [str(one) for one in model.sites.expand(site)]
     names = ["resid_pre.0", *names] if site != "resid_pre" else names
+    layers = [None if lens is None else lens.layer_of(name) for name in names]
     rec = model.run(batch, capture=names, edits=background)
     followed = None if token is None else model.token_id(token)
     parts = [*range(0, batch.lengths[0], PART)]
@@ -117,7 +124,9 @@ def logit_lens(
             last = own[0].float().log_softmax(-1)
             ids = last.argmax(-1) if followed is None else torch.full((len(last),), followed, device=last.device)
             for row, name in enumerate(names):
-                logits = model.lens(rec[name][0, first : first + PART]).float().log_softmax(-1)
+                x, layer = rec[name][0, first : first + PART], layers[row]
+                x = x if lens is None or layer is None else lens.translated(x, layer)
+                logits = model.lens(x).float().log_softmax(-1)
                 found[row].append(_read(logits, last, ids, k))
                 tell(number * len(names) + row + 1)
     top, probability, entropy, kl, rank, chance = (
@@ -125,7 +134,8 @@ def logit_lens(
     )
     texts = {id: model.token_texts([id])[0] for id in {*top.flatten().tolist()}}
     tokens, rows = tuple(model.token_texts(batch.ids[0].tolist())), tuple(map(_called, names))
-    about = {**model.provenance, "method": "logit_lens", "site": site}
+    about: dict[str, Any] = {**model.provenance, "method": "logit_lens", "site": site}
+    about |= {} if lens is None else {"lens": dict(lens.provenance)}
     coords = {"row": rows, "pos": tuple(range(len(tokens)))}
     result = Result(
         chance, ("row", "pos"), coords, name="probability of the next token", unit="probability", provenance=about
