@@ -207,6 +207,9 @@ CALLS = {
     "methods.attribution_patching.attribution_patching": lambda **told: rs.attribution_patching(
         model(), **PATCHED, sample=6, **told
     ),
+    "methods.gradient_attribution.gradient_attribution": lambda **told: rs.gradient_attribution(
+        model(), [[2, 3, 4]], rs.logit_diff(5, 7), sample=6, **told
+    ),
     "methods.path_patching.path_patching": lambda **told: rs.path_patching(
         model(), **PATCHED, receivers=[(3, 1)], **told
     ),

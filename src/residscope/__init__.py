@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from residscope.methods.evidence import evidence as evidence
     from residscope.methods.factored import factored as factored
     from residscope.methods.flips_over_c import flips_over_C as flips_over_C
+    from residscope.methods.gradient_attribution import gradient_attribution as gradient_attribution
     from residscope.methods.head_roles import head_roles as head_roles
     from residscope.methods.head_scores import head_scores as head_scores
     from residscope.methods.head_scores import repeated_tokens as repeated_tokens
@@ -134,6 +135,7 @@ _HOME = {
     "model_facts": "methods.model_facts",
     "norm_effects": "methods.norm_effects", "task_check": "methods.task_check",
     "head_roles": "methods.head_roles",
+    "gradient_attribution": "methods.gradient_attribution",
     "glossary": "terms",
     "causal_tracing": "methods.causal_tracing", "compare_ablations": "methods.compare_ablations",
     "self_repair": "methods.self_repair", "path_patching": "methods.path_patching",

@@ -43,6 +43,7 @@ HOMES = {
     "feature_page": "features.feature_page",
     "fit_check": "sae.fits",
     "flips": "methods._lib.answers",
+    "gradient_attribution": "methods.gradient_attribution",
     "graph": "graph.graph",
     "graphs": "graph.aggregate",
     "harvest": "corpus.harvest.run",

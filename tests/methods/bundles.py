@@ -94,6 +94,9 @@ MAKERS: dict[str, Callable[[], Any]] = {
         "screened": lambda: rs.screened(rs.sweep(llama(), PAIR[0], CELLS, M), 1.0, by="gradient", progress=False),
         "activation patching": lambda: rs.activation_patching(llama(), *PAIR, M, progress=False),
         "attribution patching": lambda: rs.attribution_patching(llama(), *PAIR, M, sample=4, progress=False),
+        "gradient attribution": lambda: rs.gradient_attribution(
+            llama(), PAIR[0], M, of="neurons", sample=4, progress=False
+        ),
         "ablation sweep": lambda: rs.ablation_sweep(llama(), PAIR[0], M, relative=True, progress=False),
         "causal tracing": lambda: rs.causal_tracing(llama(), PAIR[0], [2], M, draws=2, progress=False),
         "path patching": lambda: rs.path_patching(llama(), *PAIR, M, receivers=[(3, 1)], progress=False),

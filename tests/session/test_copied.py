@@ -105,6 +105,20 @@ CALLS: dict[str, list[dict[str, Any]]] = {
             "background": "live",
         },
     ],
+    "gradient-attribution": [
+        {"prompts": LIVE, "metric": LIVE, "sample": 3},
+        {
+            "prompts": {"kind": "typed", "texts": ["abcd", "dcba"]},
+            "metric": {"kind": "log_prob", "token": "a"},
+            "of": "neurons",
+            "layers": [0, 2],
+            "positions": [0, -1],
+            "sample": 4,
+            "seed": 2,
+            "background": "live",
+        },
+        {"prompts": DATA, "metric": ANSWERS, "of": "mlps", "positions": ["S2"], "sample": 3},
+    ],
     "causal-tracing": [
         {"prompts": LIVE, "subject": [1], "metric": LIVE, "draws": 2},
         {

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -16,7 +15,7 @@ from residscope.engine.planner import Sweep
 from residscope.engine.planner.first_order import first_order
 from residscope.engine.protocols import Edit, Readout
 from residscope.errors import BadSweep, NoGradient
-from residscope.methods._lib.agreement import correlations
+from residscope.methods._lib.agreement import correlations, drawn
 from residscope.methods._lib.cells import Cells, Positions, price
 from residscope.methods.activation_patching import planned
 from residscope.progress import Cancel, Progress, keeping
@@ -101,7 +100,7 @@ def attribution_patching(
     def made(beside: Mapping[str, Any] | None) -> Result:
         return _result(plan, cells.grid, told(base + effect), beside, about, normalize)
 
-    chosen = _drawn(effect, sample, seed)
+    chosen = drawn(effect, sample, seed)
     if not chosen:
         return made(None)
     with keeping(lambda _: made(None)):
@@ -116,16 +115,6 @@ def attribution_patching(
         "random": correlations(*(part[strongest:].flatten() for part in pairs)),
     }  # fmt: skip
     return made(beside)
-
-
-def _drawn(effect: Float[Tensor, "cell prompt"], n: int, seed: int) -> list[int]:
-    """The cells to patch exactly: first those of the largest mean |estimate|, half of them, then others drawn at random."""
-    order = effect.abs().mean(1).argsort(descending=True, stable=True)
-    n = min(n, len(order))
-    strongest = (n + 1) // 2
-    rest = order[strongest:]
-    some = torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))[: n - strongest]
-    return [*order[:strongest].tolist(), *rest[some].tolist()]
 
 
 def _result(
