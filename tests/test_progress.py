@@ -201,6 +201,9 @@ CALLS = {
     "methods.path_patching.path_patching": lambda **told: rs.path_patching(
         model(), **PATCHED, receivers=[(3, 1)], **told
     ),
+    "methods.edge_patching.edge_patching": lambda **told: rs.edge_patching(
+        model(), **PATCHED, senders=[0, 1], receivers=[2, 3], **told
+    ),
     "methods.self_repair.self_repair": lambda **told: rs.self_repair(
         model(), DATA, (1, 1), rs.logit_diff(), batch=8, **told
     ),
@@ -307,7 +310,7 @@ QUICK = {
     "tasks.gender.find_positions", "tasks.ioi.find_positions",
     "methods._lib.activations.recorded_halves", "methods._lib.answers.answer_ids", "methods.dose_response.prompt_moments",
     "methods._lib.circuits.embedding_to_logits", "methods._lib.circuits.head_weights",
-    "methods._lib.circuits.output_weights", "methods._lib.circuits.value_weights",
+    "methods._lib.circuits.output_weights", "methods._lib.edges.edges_of", "methods._lib.circuits.value_weights",
     "methods.factored.circuit_of",
     "methods._lib.own_tokens.common_tokens", "methods.head_scores.repeated_tokens",
     "methods._lib.dropout.dropout_of", "methods._lib.cells.grid", "methods._lib.own_tokens.own_tokens",
