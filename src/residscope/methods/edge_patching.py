@@ -8,15 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from residscope import edits, fields
+from residscope import fields
 from residscope.declare.methods import method
-from residscope.engine.memory import budget
 from residscope.engine.model import Model, Prompt
 from residscope.engine.naming import label_of, unit_of
-from residscope.engine.planner import sweep
 from residscope.engine.protocols import Edit, Readout
 from residscope.errors import BadSweep, Cancelled
-from residscope.methods._lib.edges import Edges, Receiver, edges_of, table, unknown
+from residscope.methods._lib.edges import Edges, Exactly, edges_of
 from residscope.methods._lib.pairs import paired
 from residscope.model.prompts import Batch
 from residscope.progress import Cancel, Progress
@@ -30,7 +28,7 @@ def _price(
     """Tokens through the whole model, about: for each edge the layers from its receiver on, two runs for each receiving layer."""
     edges, n = edges_of(model, nodes=nodes, read=read, senders=senders, receivers=receivers), model.n_layers
     rows = 0.0
-    for group in edges.groups():
+    for group in edges.groups:
         first = edges.receivers[group[0]]
         left = 0 if first.site.layer is None else n - first.site.layer
         rows += 2 + len(group) * len(edges.into(first)) * left / n
@@ -83,14 +81,63 @@ def edge_patching(
 
     Goldowsky-Dill et al. 2023 (2304.05969); Conmy et al. 2023 (2304.14997); Wang et al. 2022 (2211.00593).
     """
+    edges = edges_of(model, nodes=nodes, read=read, senders=senders, receivers=receivers)
+    ends = ends_of(model, clean, corrupted, metric, edges, mode=mode, normalize=normalize, background=background)
+    about = {"method": f"edge patching, {mode}, heads read by {read}"}
+    effects = edges.unknown(len(ends.batch))
+    try:
+        ends.exactly(background, memory).fill(effects, edges.pairs, progress, cancel)
+    except Cancelled as stop:
+        stop.partial = ends.told(effects, about)
+        raise
+    return ends.told(effects, about)
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The two runs of a pair: the prompts that run, what senders have in the other run, and the metric of both."""
+
+    edges: Edges
+    batch: Batch
+    other: Batch
+    metric: Readout
+    values: Mapping[str, Tensor]
+    gap: Float[Tensor, "prompt"]
+    normalize: bool
+    about: Mapping[str, Any]
+
+    def exactly(self, background: Sequence[Edit], memory: int | None) -> Exactly:
+        """Edges of this pair, by forwards."""
+        return Exactly(self.edges, self.values, self.batch, self.metric, background, memory)
+
+    def told(
+        self, effects: Float[Tensor, "sender receiver prompt"], about: Mapping[str, Any], *, exact: bool | str = True
+    ) -> Result:
+        """The changes of the metric, or their shares of the gap, over sender and receiver."""
+        model, whole = self.edges.model, "share of the gap" if self.normalize else "change of the"
+        return self.edges.table(
+            effects / self.gap if self.normalize else effects,
+            name=f"{whole} {label_of(self.metric, model)} along the edge",
+            unit="share" if self.normalize else unit_of(self.metric),
+            about={**self.about, **about},
+            exact=exact,
+        )
+
+
+def ends_of(
+    model: Model,
+    clean: Prompt,
+    corrupted: Prompt | None,
+    metric: Readout,
+    edges: Edges,
+    *,
+    mode: str,
+    normalize: bool,
+    background: Sequence[Edit],
+) -> Ends:
+    """Both runs of a pair. Raises BadSweep, UnalignedPrompts, PromptError, SiteError."""
     if mode not in ("noise", "denoise"):
         raise BadSweep("no such mode", received=repr(mode), allowed='"noise" or "denoise"')
-    edges = edges_of(model, nodes=nodes, read=read, senders=senders, receivers=receivers)
-    if not edges.count:
-        raise BadSweep(
-            "no receiver reads any of these senders", received=f"senders={senders}, receivers={receivers}",
-            allowed="receivers in later layers than senders",
-        )  # fmt: skip
     pair = paired(model, clean, corrupted, metric)
     here, there = (pair.clean, pair.corrupted) if mode == "noise" else (pair.corrupted, pair.clean)
     sites = dict.fromkeys(str(sender.site) for sender in edges.senders)
@@ -100,103 +147,15 @@ def edge_patching(
     own, other = pair.metric(target).double().cpu(), pair.metric(source).double().cpu()
     if normalize and not bool((own != other).all()):
         raise BadSweep("both runs have the same metric", received=str(own.tolist()), fix="choose another pair")
-    values = {site: source[site] for site in sites}
     about: dict[str, Any] = {
         **model.provenance,
-        "method": f"edge patching, {mode}, heads read by {read}",
         "clean": (own if mode == "noise" else other).tolist(),
         "corrupted": (other if mode == "noise" else own).tolist(),
         "normalized": normalize,
         "no effect": 0.0,
-        "edges": edges.count,
+        "edges": len(edges.pairs),
     }
     if pair.scored_by is not None:
         about["scored by"] = pair.scored_by
-    words = f"{'share of the gap' if normalize else 'change of the'} {label_of(pair.metric, model)} along the edge"
-    unit, gap = ("share", other - own) if normalize else (unit_of(pair.metric), torch.ones_like(own))
-    effects = unknown(edges, len(here.batch))
-
-    def made() -> Result:
-        return table(edges, effects / gap, name=words, unit=unit, about=about)
-
-    try:
-        for group in edges.groups():
-            parts = _parts(model, here.batch, edges.into(edges.receivers[group[0]]), memory)
-            for number, rows in enumerate(parts):
-                of = f", part {number + 1} of {len(parts)}" if len(parts) > 1 else ""
-                part = _Part(edges, rows, group, values, here.batch, background, memory, of)
-                plan = sweep(model, here.batch, part.cells(progress, cancel), pair.metric, background, memory=memory)
-                base = plan.baseline()
-                try:
-                    part.put(plan.run(progress, cancel, what=f"Reading edges into {part.words}"), base, effects)
-                except Cancelled as stop:
-                    part.put(stop.partial, base, effects)
-                    raise
-    except Cancelled as stop:
-        stop.partial = made()
-        raise
-    return made()
-
-
-def _parts(model: Model, batch: Batch, senders: Sequence[int], memory: int | None) -> list[list[int]]:
-    """Senders of which what a layer's heads make fits into a quarter of the memory at once."""
-    each = batch.ids.numel() * model.n_heads * model.d_head * model.dtype.itemsize
-    size = max(1, (budget(model.device) if memory is None else memory) // 4 // each)
-    return [[*senders[first : first + size]] for first in range(0, len(senders), size)]
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Some senders of the receivers of one group, and the cell of each edge between them."""
-
-    edges: Edges
-    rows: Sequence[int]
-    group: Sequence[int]
-    values: Mapping[str, Tensor]
-    batch: Batch
-    background: Sequence[Edit]
-    memory: int | None
-    part: str
-
-    @property
-    def first(self) -> Receiver:
-        return self.edges.receivers[self.group[0]]
-
-    @property
-    def words(self) -> str:
-        by = f" by {self.first.reads[0]}" if len(self.first.reads) == 1 else ""
-        words = self.first.label if self.first.head is None else f"the heads of layer {self.first.site.layer}{by}"
-        return words + self.part
-
-    def cells(self, progress: Progress, cancel: Cancel) -> list[list[Edit]]:
-        """Sender by sender, each receiver's other value: for heads, their outputs, which are read off one pass of all senders."""
-        paths = [self.edges.path(self.edges.senders[row], self.first, self.values) for row in self.rows]
-        if self.first.head is None:
-            return paths
-        site, model = str(self.first.site), self.edges.model
-        plan = sweep(model, self.batch, paths, _Outputs(site), self.background, memory=self.memory)
-        z = plan.run(progress, cancel, what=f"Following edges into {self.words}").values
-        z = z.reshape(*z.shape[:2], -1, model.n_heads, model.d_head)
-        heads = [self.edges.receivers[i].head for i in self.group]
-        return [[edits.patch(site, {site: of_sender}, head=head)] for of_sender in z for head in heads]
-
-    def put(self, swept: Result | None, base: Tensor, effects: Tensor) -> None:
-        """What is known of the edges, in their places."""
-        if swept is not None:
-            changes = (swept.values.double() - base.double().cpu()).reshape(len(self.rows), len(self.group), -1)
-            effects[torch.tensor(self.rows)[:, None], torch.tensor(self.group)] = changes
-
-
-@dataclass(frozen=True)
-class _Outputs:
-    """A readout of what every head of a layer gives, position by position."""
-
-    site: str
-    unit = ""
-
-    @property
-    def sites(self) -> tuple[str, ...]:
-        return (self.site,)
-
-    def __call__(self, recording: Any) -> Float[Tensor, "row entry"]:
-        return recording[self.site].flatten(1)
+    values = {site: source[site] for site in sites}
+    return Ends(edges, here.batch, there.batch, pair.metric, values, other - own, normalize, about)
