@@ -204,6 +204,9 @@ CALLS = {
     "methods.edge_patching.edge_patching": lambda **told: rs.edge_patching(
         model(), **PATCHED, senders=[0, 1], receivers=[2, 3], **told
     ),
+    "methods.edge_attribution.edge_attribution": lambda **told: rs.edge_attribution(
+        model(), **PATCHED, receivers=[2, 3], sample=6, **told
+    ),
     "methods.self_repair.self_repair": lambda **told: rs.self_repair(
         model(), DATA, (1, 1), rs.logit_diff(), batch=8, **told
     ),

@@ -236,6 +236,22 @@ CALLS: dict[str, list[dict[str, Any]]] = {
             "background": "live",
         },
     ],
+    "edge-attribution": [
+        {"clean": LIVE, "corrupted": "xb cd xb ce", "metric": LIVE, "receivers": [1], "sample": 2},
+        {
+            "clean": "abcd",
+            "corrupted": "abce",
+            "metric": {"kind": "log_prob", "token": "a"},
+            "steps": 2,
+            "senders": [0, 1],
+            "receivers": [2],
+            "read": "all",
+            "nodes": "heads",
+            "mode": "denoise",
+            "sample": 0,
+            "background": "live",
+        },
+    ],
     "self-repair": [
         {"prompts": LIVE, "heads": ["2.1"], "metric": LIVE},
         {
