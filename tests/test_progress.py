@@ -213,6 +213,12 @@ CALLS = {
     "methods.path_patching.path_patching": lambda **told: rs.path_patching(
         model(), **PATCHED, receivers=[(3, 1)], **told
     ),
+    "methods.edge_patching.edge_patching": lambda **told: rs.edge_patching(
+        model(), **PATCHED, senders=[0, 1], receivers=[2, 3], **told
+    ),
+    "methods.edge_attribution.edge_attribution": lambda **told: rs.edge_attribution(
+        model(), **PATCHED, receivers=[2, 3], sample=6, **told
+    ),
     "methods.self_repair.self_repair": lambda **told: rs.self_repair(
         model(), DATA, (1, 1), rs.logit_diff(), batch=8, **told
     ),
@@ -321,6 +327,7 @@ QUICK = {
     "methods._lib.circuits.embedding_to_logits", "methods._lib.circuits.head_weights",
     "methods._lib.circuits.output_weights", "methods._lib.circuits.value_weights",
     "methods.factored.circuit_of", "methods._lib.translators.lens_logits", "methods.tuned_lens.price",
+    "methods._lib.edges.edges_of", "methods.edge_patching.ends_of", "methods.factored.circuit_of",
     "methods._lib.own_tokens.common_tokens", "methods.head_scores.repeated_tokens",
     "methods._lib.dropout.dropout_of", "methods._lib.cells.grid", "methods._lib.own_tokens.own_tokens",
     "methods._lib.own_tokens.to_stream",

@@ -66,6 +66,8 @@ if TYPE_CHECKING:
     from residscope.methods.direct_attribution import direct_attribution as direct_attribution
     from residscope.methods.direct_path import direct_path as direct_path
     from residscope.methods.dose_response import dose_response as dose_response
+    from residscope.methods.edge_attribution import edge_attribution as edge_attribution
+    from residscope.methods.edge_patching import edge_patching as edge_patching
     from residscope.methods.evidence import evidence as evidence
     from residscope.methods.factored import factored as factored
     from residscope.methods.flips_over_c import flips_over_C as flips_over_C
@@ -138,7 +140,8 @@ _HOME = {
     "gradient_attribution": "methods.gradient_attribution",
     "glossary": "terms",
     "causal_tracing": "methods.causal_tracing", "compare_ablations": "methods.compare_ablations",
-    "self_repair": "methods.self_repair", "path_patching": "methods.path_patching",
+    "self_repair": "methods.self_repair", "path_patching": "methods.path_patching", "edge_patching": "methods.edge_patching",
+    "edge_attribution": "methods.edge_attribution",
     "intervene": "methods.intervention", "kl": "metrics", "look": "methods.look",
     "load": "engine.loading", "load_recording": "recording_files", "log_prob": "metrics", "logit": "metrics",
     "logit_diff": "metrics",

@@ -100,6 +100,8 @@ MAKERS: dict[str, Callable[[], Any]] = {
         "ablation sweep": lambda: rs.ablation_sweep(llama(), PAIR[0], M, relative=True, progress=False),
         "causal tracing": lambda: rs.causal_tracing(llama(), PAIR[0], [2], M, draws=2, progress=False),
         "path patching": lambda: rs.path_patching(llama(), *PAIR, M, receivers=[(3, 1)], progress=False),
+        "edge patching": lambda: rs.edge_patching(llama(), *PAIR, M, senders=[0, 1], receivers=[2], progress=False),
+        "edge attribution": lambda: rs.edge_attribution(llama(), *PAIR, M, receivers=[2], sample=4, progress=False),
         "self repair": lambda: rs.self_repair(llama(), PAIR[0], (1, 1), M, progress=False),
         "ablation comparison": lambda: rs.compare_ablations(llama(), PAIR[0], M, PAIR[1], draws=2, progress=False),
         "head scores": lambda: rs.head_scores(llama(), n=3, length=8, progress=False),

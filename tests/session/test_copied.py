@@ -238,6 +238,37 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         },
         {"clean": "abcd", "corrupted": "abce", "metric": PAIR, "site": "mlp_out", "direct": True, "background": "live"},
     ],
+    "edge-patching": [
+        {"clean": LIVE, "corrupted": "xb cd xb ce", "metric": LIVE, "receivers": [1]},
+        {
+            "clean": "abcd",
+            "corrupted": "abce",
+            "metric": {"kind": "log_prob", "token": "a"},
+            "senders": [0, 1],
+            "receivers": [2],
+            "read": "v",
+            "nodes": "heads",
+            "mode": "denoise",
+            "normalize": True,
+            "background": "live",
+        },
+    ],
+    "edge-attribution": [
+        {"clean": LIVE, "corrupted": "xb cd xb ce", "metric": LIVE, "receivers": [1], "sample": 2},
+        {
+            "clean": "abcd",
+            "corrupted": "abce",
+            "metric": {"kind": "log_prob", "token": "a"},
+            "steps": 2,
+            "senders": [0, 1],
+            "receivers": [2],
+            "read": "all",
+            "nodes": "heads",
+            "mode": "denoise",
+            "sample": 0,
+            "background": "live",
+        },
+    ],
     "self-repair": [
         {"prompts": LIVE, "heads": ["2.1"], "metric": LIVE},
         {
