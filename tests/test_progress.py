@@ -314,6 +314,8 @@ QUICK = {
     "methods._lib.own_tokens.to_stream",
     "methods._lib.pairs.paired",
     "methods.token_table.token_table",
+    "methods._lib.heads.lists.few_shot", "methods._lib.heads.lists.translation",
+    "methods._lib.heads.telling.name_movers", "methods._lib.heads.writing.unembedding",
     "tasks.spans.locate", "tasks.spans.single_tokens",
 }  # fmt: skip
 """Functions of a model that take one run or none, or that hand on what they are told."""

@@ -47,6 +47,7 @@ HOMES = {
     "graphs": "graph.aggregate",
     "harvest": "corpus.harvest.run",
     "head_roles": "methods.head_roles",
+    "head_scores": "methods.head_scores",
     "induction_heads": "methods.induction_heads",
     "intervention": "methods.intervention",
     "layer_swap": "methods.layer_swap",
