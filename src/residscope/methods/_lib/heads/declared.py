@@ -133,7 +133,7 @@ def register_head_score(id: str, *, about: str = "", source: str = "", unit: str
         claim("head scores", id, HEAD_SCORES.get(id), function)
         HEAD_SCORES[id] = HeadScore(
             id, about or (function.__doc__ or "").partition("\n")[0], "the tokens of each prompt but the first, shuffled",
-            source or function.__module__, function, unit, of_run=_own(id, function),
+            source or function.__module__ or "", function, unit, of_run=_own(id, function),
         )  # fmt: skip
         return function
 
