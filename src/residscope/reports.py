@@ -49,6 +49,7 @@ HOMES = {
     "head_roles": "methods.head_roles",
     "head_scores": "methods.head_scores",
     "induction_heads": "methods.induction_heads",
+    "induction_mechanism": "methods.induction_mechanism",
     "intervention": "methods.intervention",
     "layer_swap": "methods.layer_swap",
     "logit_lens": "methods.logit_lens",

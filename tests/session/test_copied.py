@@ -196,6 +196,7 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         {"prompts": DRAWN_PROMPTS, "kinds": "induction, anti-induction", "draws": 3},
     ],
     "induction-heads": [{"n": 3, "length": 5}],
+    "induction-mechanism": [{"layer": 2, "head": 1, "n": 3, "length": 7, "draws": 2}],
     "intervene": [
         {"data": DATA, "probes": ["kind at S2, resid_pre.2", "Shelved"]},
         {

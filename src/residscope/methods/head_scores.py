@@ -281,7 +281,7 @@ def _report(
     units = [score.unit for score in scores]
     shape: dict[str, Any] = {"dims": ("score", "layer", "head"), "coords": {"score": names}, "provenance": about}
     shape["unit"] = units[0] if len({*units}) == 1 else ""
-    above, excess = least > ends[1].clamp_min(0), (values - mean).nan_to_num(-torch.inf)
+    above, excess = least > ends[1].clamp_min(0), (values - mean.clamp_min(0)).nan_to_num(-torch.inf)
     chosen = above & (excess >= SHARE * excess.flatten(1).amax(1)[:, None, None]) & (excess > 0)
     return HeadScores(
         Result(values, name="head scores", low=known and known[0], high=known and known[1], **shape),

@@ -198,7 +198,9 @@ def _copying(model: Model, data: PromptSet, draws: int, seed: int, tell: Tell) -
             x = rows if norm is None else rows / norm.sigma(rows)
             wide = torch.promote_types(x.dtype, torch.float32)
             M = torch.einsum("sm,hmd->hsd", x.to(wide), W.need("v").to(wide)) @ (W.o.to(wide) @ out.to(wide))
-            M = ((M - M.mean(-1, keepdim=True)) / M.std(-1, keepdim=True)).cpu()  # head token token
+            M, spread = M - M.mean(-1, keepdim=True), M.std(-1, keepdim=True)
+            tiny = spread <= torch.finfo(wide).eps * spread.max()  # a head that tells no two tokens apart
+            M = torch.where(tiny, 0, M / spread).cpu()  # head token token
             each.append(M.diagonal(dim1=1, dim2=2))
             control.append(torch.stack([M[:, torch.arange(len(ids)), at] for at in others]))
             tell((layer + 1) / model.n_layers)
