@@ -257,6 +257,9 @@ CALLS = {
     "methods.head_roles.head_roles": lambda **told: rs.head_roles(model(), DATA, prompts=6, **told),
     "methods.head_scores.head_scores": lambda **told: rs.head_scores(model(), n=9, length=8, **told),
     "methods.induction_heads.induction_heads": lambda **told: rs.induction_heads(model(), n=5, length=6, **told),
+    "methods.induction_mechanism.induction_mechanism": lambda **told: rs.induction_mechanism(
+        model(), 2, 1, n=4, length=8, draws=2, **told
+    ),
     "methods.intervention.intervene": lambda **told: rs.intervene(model(), TEST, [probe()], batch=8, **told),
     "methods.look.look": lambda **told: rs.look(model(), DATA, **AT, **told),
     "methods.mediation.mediated": lambda **told: mediation.mediated(
@@ -333,6 +336,8 @@ QUICK = {
     "methods._lib.own_tokens.to_stream",
     "methods._lib.pairs.paired",
     "methods.token_table.token_table",
+    "methods._lib.heads.lists.few_shot", "methods._lib.heads.lists.translation",
+    "methods._lib.heads.telling.name_movers", "methods._lib.heads.writing.unembedding",
     "tasks.spans.locate", "tasks.spans.single_tokens",
 }  # fmt: skip
 """Functions of a model that take one run or none, or that hand on what they are told."""

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from residscope.graph.validation.validate import validate_graph as validate_graph
     from residscope.items import Item as Item
     from residscope.items import load_item as load_item
+    from residscope.methods._lib.heads import register_head_score as register_head_score
     from residscope.methods.ablation_sweep import ablation_sweep as ablation_sweep
     from residscope.methods.activation_patching import activation_patching as activation_patching
     from residscope.methods.attribution_patching import attribution_patching as attribution_patching
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from residscope.methods.head_scores import head_scores as head_scores
     from residscope.methods.head_scores import repeated_tokens as repeated_tokens
     from residscope.methods.induction_heads import induction_heads as induction_heads
+    from residscope.methods.induction_mechanism import induction_mechanism as induction_mechanism
     from residscope.methods.intervention import intervene as intervene
     from residscope.methods.layer_swap import layer_swap as layer_swap
     from residscope.methods.logit_lens import logit_lens as logit_lens
@@ -132,6 +134,8 @@ _HOME = {
     "continuations": "methods.continuations", "copying_scores": "methods.copying_scores",
     "counterfactuals": "tasks.counterfactuals", "head_scores": "methods.head_scores",
     "induction_heads": "methods.induction_heads", "repeated_tokens": "methods.head_scores",
+    "induction_mechanism": "methods.induction_mechanism",
+    "register_head_score": "methods._lib.heads",
     "Item": "items", "Report": "reports", "load_item": "items",
     "flips_over_C": "methods.flips_over_c", "logit_lens": "methods.logit_lens", "token_losses": "methods.token_losses",
     "model_facts": "methods.model_facts",

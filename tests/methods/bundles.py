@@ -106,6 +106,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
         "ablation comparison": lambda: rs.compare_ablations(llama(), PAIR[0], M, PAIR[1], draws=2, progress=False),
         "head scores": lambda: rs.head_scores(llama(), n=3, length=8, progress=False),
         "induction heads": lambda: rs.induction_heads(llama(), n=3, length=8, progress=False),
+        "induction mechanism": lambda: rs.induction_mechanism(llama(), 2, 1, n=3, length=8, draws=2, progress=False),
         "continuations": lambda: rs.continuations(
             llama(), PAIR[0], edits=[rs.edits.scale("z.1", -3.0)], max_new_tokens=6, stop=(), progress=False
         ),

@@ -205,8 +205,12 @@ CALLS: dict[str, list[dict[str, Any]]] = {
     "fit-probe": [{**PROBE, "site": "resid_pre.2"}],
     "flips-over-c": [{**PROBE, "sites": ["resid_pre.2"]}],
     "head-roles": [{"data": DATA, "each": 1, "prompts": 4}],
-    "head-scores": [{"n": 3, "length": 6, "seed": 2}, {"prompts": DRAWN_PROMPTS}],
+    "head-scores": [
+        {"n": 3, "length": 6, "seed": 2},
+        {"prompts": DRAWN_PROMPTS, "kinds": "induction, anti-induction", "draws": 3},
+    ],
     "induction-heads": [{"n": 3, "length": 5}],
+    "induction-mechanism": [{"layer": 2, "head": 1, "n": 3, "length": 7, "draws": 2}],
     "intervene": [
         {"data": DATA, "probes": ["kind at S2, resid_pre.2", "Shelved"]},
         {
