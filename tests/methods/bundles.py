@@ -15,10 +15,10 @@ from residscope.engine.model import Model
 from residscope.methods._lib.answers import flips
 from residscope.methods._lib.blind import score
 from residscope.methods._lib.own_tokens import own_tokens
-from residscope.methods.das import das
-from residscope.methods.downstream import downstream
-from residscope.methods.intervention import METHODS, compare
-from residscope.methods.mediation import mediated
+from residscope.methods.patching.mediation import mediated
+from residscope.methods.probes.das import das
+from residscope.methods.probes.downstream import downstream
+from residscope.methods.probes.intervention import METHODS, compare
 from tiny_models import tiny_llama
 
 PROMPTS = ["abc defg", "hgf edcb"]
