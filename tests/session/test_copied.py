@@ -105,6 +105,20 @@ CALLS: dict[str, list[dict[str, Any]]] = {
             "background": "live",
         },
     ],
+    "gradient-attribution": [
+        {"prompts": LIVE, "metric": LIVE, "sample": 3},
+        {
+            "prompts": {"kind": "typed", "texts": ["abcd", "dcba"]},
+            "metric": {"kind": "log_prob", "token": "a"},
+            "of": "neurons",
+            "layers": [0, 2],
+            "positions": [0, -1],
+            "sample": 4,
+            "seed": 2,
+            "background": "live",
+        },
+        {"prompts": DATA, "metric": ANSWERS, "of": "mlps", "positions": ["S2"], "sample": 3},
+    ],
     "causal-tracing": [
         {"prompts": LIVE, "subject": [1], "metric": LIVE, "draws": 2},
         {
@@ -191,8 +205,12 @@ CALLS: dict[str, list[dict[str, Any]]] = {
     "fit-probe": [{**PROBE, "site": "resid_pre.2"}],
     "flips-over-c": [{**PROBE, "sites": ["resid_pre.2"]}],
     "head-roles": [{"data": DATA, "each": 1, "prompts": 4}],
-    "head-scores": [{"n": 3, "length": 6, "seed": 2}, {"prompts": DRAWN_PROMPTS}],
+    "head-scores": [
+        {"n": 3, "length": 6, "seed": 2},
+        {"prompts": DRAWN_PROMPTS, "kinds": "induction, anti-induction", "draws": 3},
+    ],
     "induction-heads": [{"n": 3, "length": 5}],
+    "induction-mechanism": [{"layer": 2, "head": 1, "n": 3, "length": 7, "draws": 2}],
     "intervene": [
         {"data": DATA, "probes": ["kind at S2, resid_pre.2", "Shelved"]},
         {
@@ -227,6 +245,37 @@ CALLS: dict[str, list[dict[str, Any]]] = {
             "mode": "denoise",
         },
         {"clean": "abcd", "corrupted": "abce", "metric": PAIR, "site": "mlp_out", "direct": True, "background": "live"},
+    ],
+    "edge-patching": [
+        {"clean": LIVE, "corrupted": "xb cd xb ce", "metric": LIVE, "receivers": [1]},
+        {
+            "clean": "abcd",
+            "corrupted": "abce",
+            "metric": {"kind": "log_prob", "token": "a"},
+            "senders": [0, 1],
+            "receivers": [2],
+            "read": "v",
+            "nodes": "heads",
+            "mode": "denoise",
+            "normalize": True,
+            "background": "live",
+        },
+    ],
+    "edge-attribution": [
+        {"clean": LIVE, "corrupted": "xb cd xb ce", "metric": LIVE, "receivers": [1], "sample": 2},
+        {
+            "clean": "abcd",
+            "corrupted": "abce",
+            "metric": {"kind": "log_prob", "token": "a"},
+            "steps": 2,
+            "senders": [0, 1],
+            "receivers": [2],
+            "read": "all",
+            "nodes": "heads",
+            "mode": "denoise",
+            "sample": 0,
+            "background": "live",
+        },
     ],
     "self-repair": [
         {"prompts": LIVE, "heads": ["2.1"], "metric": LIVE},
