@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     from residscope.graph.validation.validate import validate_graph as validate_graph
     from residscope.items import Item as Item
     from residscope.items import load_item as load_item
-    from residscope.methods._lib.heads import register_head_score as register_head_score
     from residscope.methods.ablation_sweep import ablation_sweep as ablation_sweep
     from residscope.methods.activation_patching import activation_patching as activation_patching
     from residscope.methods.attribution_patching import attribution_patching as attribution_patching
@@ -72,6 +71,7 @@ if TYPE_CHECKING:
     from residscope.methods.flips_over_c import flips_over_C as flips_over_C
     from residscope.methods.head_roles import head_roles as head_roles
     from residscope.methods.head_scores import head_scores as head_scores
+    from residscope.methods.head_scores import register_head_score as register_head_score
     from residscope.methods.head_scores import repeated_tokens as repeated_tokens
     from residscope.methods.induction_heads import induction_heads as induction_heads
     from residscope.methods.induction_mechanism import induction_mechanism as induction_mechanism
@@ -130,7 +130,7 @@ _HOME = {
     "counterfactuals": "tasks.counterfactuals", "head_scores": "methods.head_scores",
     "induction_heads": "methods.induction_heads", "repeated_tokens": "methods.head_scores",
     "induction_mechanism": "methods.induction_mechanism",
-    "register_head_score": "methods._lib.heads",
+    "register_head_score": "methods.head_scores",
     "Item": "items", "Report": "reports", "load_item": "items",
     "flips_over_C": "methods.flips_over_c", "logit_lens": "methods.logit_lens", "token_losses": "methods.token_losses",
     "model_facts": "methods.model_facts",

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -12,11 +13,13 @@ from torch import Tensor
 from residscope import fields
 from residscope.corpus.drawn import draw_prompts
 from residscope.declare.methods import method
+from residscope.declare.tasks import TASKS
 from residscope.engine.model import Model, Prompt
 from residscope.engine.sinks import streams
 from residscope.engine.windows import Window
 from residscope.errors import TooFewWords
 from residscope.methods._lib.heads import HeadScore, Part, check_data, find, writing
+from residscope.methods._lib.heads import register_head_score as register_head_score
 from residscope.methods._lib.heads.declared import LOOKING
 from residscope.methods._lib.heads.lists import FEW_SHOT, TRANSLATION, few_shot, translation
 from residscope.methods._lib.intervals import bootstrap
@@ -26,7 +29,6 @@ from residscope.model.sites import Site
 from residscope.progress import Cancel, Progress, stage
 from residscope.reports import Report
 from residscope.results import Result
-from residscope.tasks.ioi import ioi
 from residscope.views import Grid, Table
 
 Head = tuple[int, int]
@@ -118,7 +120,9 @@ def repeated_tokens(model: Model, *, n: int = 10, length: int = 50, seed: int = 
 def _prompts(model: Model, data: str, n: int, length: int, seed: int) -> PromptSet:
     """The prompts that a score is measured on unless others are given."""
     if data == writing.IOI:
-        return ioi(model, max(n, 2), seed=seed, prefixes=False)
+        import_module("residscope.tasks")  # declares its tasks
+        prompts: PromptSet = TASKS["ioi"](model, max(n, 2), seed=seed)
+        return prompts
     if data == writing.TEXT:
         return draw_prompts(model, "english", n, length=length, seed=seed, progress=False)
     made = {TRANSLATION: translation, FEW_SHOT: few_shot}.get(data)
