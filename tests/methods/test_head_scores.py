@@ -11,8 +11,8 @@ import residscope as rs
 from residscope import errors
 from residscope.engine.model import Model
 from residscope.engine.sinks import kept
-from residscope.methods import head_scores as module
 from residscope.methods._lib.attention_scores import KINDS, attention_scores
+from residscope.methods.heads import head_scores as module
 
 ROWS = [[3, 9, 9, 4, 3, 9, 5, 4, 3], [8, 8, 2, 8, 7, 2]]
 

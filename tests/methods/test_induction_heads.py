@@ -5,8 +5,8 @@ import torch
 
 import residscope as rs
 from residscope import errors
-from residscope.methods import induction_heads as module
-from residscope.methods.induction_heads import _Next
+from residscope.methods.heads import induction_heads as module
+from residscope.methods.heads.induction_heads import _Next
 from residscope.model.prompts import PromptSet
 
 

@@ -7,7 +7,7 @@ from planted_heads import AGAINST, BY_KEYS, BY_QUERIES, DUPLICATE, PREVIOUS, pla
 import residscope as rs
 from residscope import errors
 from residscope.engine.model import Model
-from residscope.methods import induction_mechanism as module
+from residscope.methods.heads import induction_mechanism as module
 from tiny_models import tiny_gpt2
 
 

@@ -105,6 +105,20 @@ CALLS: dict[str, list[dict[str, Any]]] = {
             "background": "live",
         },
     ],
+    "gradient-attribution": [
+        {"prompts": LIVE, "metric": LIVE, "sample": 3},
+        {
+            "prompts": {"kind": "typed", "texts": ["abcd", "dcba"]},
+            "metric": {"kind": "log_prob", "token": "a"},
+            "of": "neurons",
+            "layers": [0, 2],
+            "positions": [0, -1],
+            "sample": 4,
+            "seed": 2,
+            "background": "live",
+        },
+        {"prompts": DATA, "metric": ANSWERS, "of": "mlps", "positions": ["S2"], "sample": 3},
+    ],
     "causal-tracing": [
         {"prompts": LIVE, "subject": [1], "metric": LIVE, "draws": 2},
         {
@@ -211,7 +225,10 @@ CALLS: dict[str, list[dict[str, Any]]] = {
     "logit-lens": [
         {"prompt": LIVE},
         {"prompt": "abcd", "site": "resid_mid", "token": "b", "k": 2, "background": "live"},
+        {"prompt": "abcd", "lens": "Translators"},
     ],
+    "tuned-lens": [{"corpus": LONG, "tokens": 1000, "steps": 2, "seed": 3}],
+    "tuned-lens-load": [{"source": str(Path(__file__).parent.parent / "methods" / "peers" / "tuned-lens")}],
     "path-patching": [
         {"clean": LIVE, "corrupted": "xb cd xb ce", "metric": LIVE},
         {
@@ -224,6 +241,37 @@ CALLS: dict[str, list[dict[str, Any]]] = {
             "mode": "denoise",
         },
         {"clean": "abcd", "corrupted": "abce", "metric": PAIR, "site": "mlp_out", "direct": True, "background": "live"},
+    ],
+    "edge-patching": [
+        {"clean": LIVE, "corrupted": "xb cd xb ce", "metric": LIVE, "receivers": [1]},
+        {
+            "clean": "abcd",
+            "corrupted": "abce",
+            "metric": {"kind": "log_prob", "token": "a"},
+            "senders": [0, 1],
+            "receivers": [2],
+            "read": "v",
+            "nodes": "heads",
+            "mode": "denoise",
+            "normalize": True,
+            "background": "live",
+        },
+    ],
+    "edge-attribution": [
+        {"clean": LIVE, "corrupted": "xb cd xb ce", "metric": LIVE, "receivers": [1], "sample": 2},
+        {
+            "clean": "abcd",
+            "corrupted": "abce",
+            "metric": {"kind": "log_prob", "token": "a"},
+            "steps": 2,
+            "senders": [0, 1],
+            "receivers": [2],
+            "read": "all",
+            "nodes": "heads",
+            "mode": "denoise",
+            "sample": 0,
+            "background": "live",
+        },
     ],
     "self-repair": [
         {"prompts": LIVE, "heads": ["2.1"], "metric": LIVE},
@@ -465,8 +513,11 @@ def shelved(tmp_path_factory: pytest.TempPathFactory) -> Any:
         session.import_item(encoder(), "Features")
         drawn = {"prompt": {"kind": "live"}, "dictionaries": ["sae@resid_pre.1", "pca@resid_post.1"], "tokens": 2}
         start(session, "causal-graph", name="Drawn", **drawn)
+        start(session, "tuned-lens", name="Translators", corpus=LONG, tokens=1000, steps=2)
         assert session.wait(60)
-        for name in ("Shelved", "Principal components of resid_post.1", "Found elsewhere", "Features", "Drawn"):
+        for name in (
+            "Shelved", "Principal components of resid_post.1", "Found elsewhere", "Features", "Drawn", "Translators",
+        ):  # fmt: skip
             file, data = session.reads.item_file(name, ".safetensors")
             (folder / file).write_bytes(data)
         for text in (DATA, TEXT, LONG):

@@ -6,15 +6,9 @@ from collections.abc import Sequence
 from residscope.engine.model import Model
 from residscope.errors import NoTokenizer
 from residscope.model.prompts import PromptSet
+from residscope.tasks.spans import words
 
 TRANSLATION, FEW_SHOT = "word lists in two languages", "few-shot prompts"
-
-
-def words(text: str) -> tuple[str, ...]:
-    """The words of a text."""
-    return tuple(text.split())
-
-
 ENGLISH = words(
     """
     water bread house dog cat tree book school king night day milk wine hand head heart city street door window sun moon sea
