@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from residscope.methods.head_scores import head_scores as head_scores
     from residscope.methods.head_scores import repeated_tokens as repeated_tokens
     from residscope.methods.induction_heads import induction_heads as induction_heads
+    from residscope.methods.integrated_gradients import integrated_gradients as integrated_gradients
     from residscope.methods.intervention import intervene as intervene
     from residscope.methods.layer_swap import layer_swap as layer_swap
     from residscope.methods.logit_lens import logit_lens as logit_lens
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
     from residscope.methods.probe_map import probe_map as probe_map
     from residscope.methods.probe_sweep import probe_sweep as probe_sweep
     from residscope.methods.removal_cost import removal_cost as removal_cost
+    from residscope.methods.saliency import saliency as saliency
     from residscope.methods.self_repair import self_repair as self_repair
     from residscope.methods.skip_trigrams import skip_trigrams as skip_trigrams
     from residscope.methods.stability import stability as stability
@@ -133,7 +135,8 @@ _HOME = {
     "model_facts": "methods.model_facts",
     "norm_effects": "methods.norm_effects", "task_check": "methods.task_check",
     "head_roles": "methods.head_roles",
-    "gradient_attribution": "methods.gradient_attribution",
+    "gradient_attribution": "methods.gradient_attribution", "saliency": "methods.saliency",
+    "integrated_gradients": "methods.integrated_gradients",
     "glossary": "terms",
     "causal_tracing": "methods.causal_tracing", "compare_ablations": "methods.compare_ablations",
     "self_repair": "methods.self_repair", "path_patching": "methods.path_patching",
