@@ -35,14 +35,15 @@ SERVED: dict[str, Any] = {}
 
 
 def settled(page: Page) -> None:
-    """Until the page has heard all that its session has said so far, and waits for nothing more."""
+    """Until the page has asked all that it was told to, has heard all that its session says, and waits for nothing more."""
     session = next((one for port, one in SERVED.items() if port in page.url), None)
-    page.wait_for_function(
-        "least => { const { phase, heard } = document.querySelector('[data-testid=status]')?.dataset ?? {};"
-        " return phase === 'idle' && Number(heard) >= least; }",
-        arg=session.snapshot()[0] if session else 0,
-        timeout=60_000,
-    )
+    for _ in range(2):  # what the session says of the answers is news too
+        page.wait_for_function(
+            "least => { const { phase, heard, asking } = document.querySelector('[data-testid=status]')?.dataset ?? {};"
+            " return phase === 'idle' && asking === '0' && Number(heard) >= least; }",
+            arg=session.snapshot()[0] if session else 0,
+            timeout=60_000,
+        )
 
 
 def quiet(page: Page, traffic: Traffic) -> None:

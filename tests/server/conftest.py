@@ -27,6 +27,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     (page / "index.html").write_text("<!doctype html><title>Residscope</title>")
     (page / "assets" / "app.js").write_text("export {}")
     (page / "assets" / "large.js").write_text("export {};\n" * 1000)
+    (page / "assets" / "large.js.br").write_bytes(b"packed before")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loaded, "shipped", worlds.components)
         with worlds.session() as session, Server(session, port=0, page=Path(page)) as running:

@@ -146,6 +146,22 @@ def test_assets_come_compressed_to_whoever_reads_that(http: httpx.Client) -> Non
     assert plain.text == told.text
 
 
+@pytest.mark.parametrize(("asked", "packed"), [
+    ("gzip, deflate, br, zstd", True), ("br;q=0.5", True), ("br", True),
+    ("gzip", False), ("br;q=0", False), ("br;q=0.0, gzip", False), ("brotli", False), ("", False),
+])  # fmt: skip
+def test_what_was_packed_when_the_page_was_built_goes_to_who_takes_it(
+    http: httpx.Client, asked: str, packed: bool
+) -> None:
+    with http.stream("GET", "/assets/large.js", headers={"accept-encoding": asked}) as told:
+        raw = b"".join(told.iter_raw())
+    assert told.headers["content-type"].startswith("text/javascript")
+    assert "Accept-Encoding" in told.headers["vary"]
+    assert (told.headers.get("content-encoding") == "br", raw == b"packed before") == (packed, packed)
+    old = http.head("/assets/large.js", headers={"accept-encoding": asked, "if-none-match": told.headers["etag"]})
+    assert old.status_code == 304
+
+
 def test_loopback_in_any_words_is_this_machine_alone() -> None:
     for host in ("127.0.0.1", "localhost", "127.0.0.2"):
         listening, network = bind(host, 0)

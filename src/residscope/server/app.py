@@ -13,10 +13,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Mount
-from starlette.staticfiles import StaticFiles
 
 from residscope.errors import NoPage, NotFound, ResidscopeError, WireError
 from residscope.server.addresses import Addresses
+from residscope.server.assets import Assets
 from residscope.server.guard import Guard
 from residscope.server.library import LibraryHandlers
 from residscope.server.parse import arguments
@@ -103,7 +103,7 @@ def create_app(
 
         app.include_router(library_routes(library, of_0_1))
     if (page / "assets").is_dir():
-        app.router.routes.append(Mount("/assets", GZipMiddleware(StaticFiles(directory=page / "assets"))))
+        app.router.routes.append(Mount("/assets", GZipMiddleware(Assets(directory=page / "assets"))))
     # whoever was let in stays so when the server is started again
     key = token if people is None else people.key_of(str(port))
     app.add_middleware(Guard, token=token, key=key, cookie=f"residscope-{port}", addresses=addresses)

@@ -1,8 +1,8 @@
 import { rounded, steering } from "../lib/edits";
+import { words } from "../connect/connector";
 import type { Edit } from "../connect/wire";
 import type { App } from "./app.svelte";
-import { ENDINGS } from "../views/saved";
-import { saveAs } from "./exports";
+import { ENDINGS, type Ending } from "../views/saved";
 import { copyLink } from "./share";
 
 /** One thing the page can do: by key, and from the palette. */
@@ -140,6 +140,15 @@ function findDirection(app: App): void {
   });
 }
 
+/** What draws a file is fetched with the first. */
+async function save(app: App, ending: Ending): Promise<void> {
+  try {
+    await (await import("./exports")).saveAs(app, ending);
+  } catch (error) {
+    app.session.notify(words(error), "error");
+  }
+}
+
 /** In the palette only: no key of their own. */
 export const MORE: Command[] = [
   { keys: [], label: "Find a new direction: mix with the sliders", words: "combine weights", run: findDirection },
@@ -156,7 +165,7 @@ export const MORE: Command[] = [
   { keys: [], label: "Tokens: ids, bytes, and the same text in another model", words: "tokenizer vocabulary table", run: (app) => (app.tokens = !!app.session.state?.prompt) },
   { keys: [], label: "Swap the prompt and its companion", words: "corrupted counterfactual", run: (app) => void app.session.send("swap_companion") },
   { keys: [], label: "Copy as Python", run: (app) => void app.python() },
-  ...ENDINGS.map(([ending]) => ({ keys: [], label: `Save the picture as ${ending.toUpperCase()}`, run: (app: App) => void saveAs(app, ending) })),
+  ...ENDINGS.map(([ending]) => ({ keys: [], label: `Save the picture as ${ending.toUpperCase()}`, run: (app: App) => void save(app, ending) })),
   { keys: [], label: "Light or dark", run: (app) => app.theme.toggle() },
   { keys: [], label: "Reset the mix", run: (app) => app.view.resetWeights() },
 ];

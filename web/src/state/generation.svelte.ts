@@ -122,7 +122,7 @@ export class GenerationStore {
     [this.starting, this.refused] = [true, ""];
     try {
       const past = this.jobs;
-      await this.session.connector.intent("start", { method: METHOD, args, keep: false });
+      await this.session.intent("start", { method: METHOD, args, keep: false });
       for (const { id, items } of past) if (!items.length) this.session.drop(id);
     } catch (error) {
       this.refused = words(error);

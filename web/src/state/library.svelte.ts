@@ -68,7 +68,7 @@ export class LibraryStore {
   }
 
   do<N extends Of<Intents>>(intent: N, args?: Intents[N]): Promise<IntentAnswers[N]> {
-    return this.session.connector.intent(intent, args);
+    return this.session.intent(intent, args);
   }
 
   toggle(): void {

@@ -149,7 +149,7 @@ export class PromptStore {
 
   /** The job that has drawn them, once it has; `some`: a few of them can be read. */
   private async draw(drawing: Intents["draw_prompts"], signal: AbortSignal, some: (job: string) => void): Promise<string> {
-    const { job, ready } = await this.session.connector.intent("draw_prompts", drawing);
+    const { job, ready } = await this.session.intent("draw_prompts", drawing);
     if (ready) return job;
     if (signal.aborted) this.session.drop(job);
     else this.job = job;

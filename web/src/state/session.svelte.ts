@@ -7,6 +7,8 @@ export class Session {
   state = $state.raw<State | null>(null);
   /** The number of the last news heard of the session. */
   heard = $state(0);
+  /** Intents that are on their way. */
+  asking = $state(0);
   connection = $state.raw<Connection>({ phase: "connecting" });
   readonly notices = new Notices();
 
@@ -64,7 +66,7 @@ export class Session {
 
   /** Stops a job that nobody waits for any more; it may have ended. */
   drop(job: string): void {
-    if (job) this.connector.intent("cancel", { job }).catch(() => {});
+    if (job) this.intent("cancel", { job }).catch(() => {});
   }
 
   private run(id: string | null | undefined): Run | null {
@@ -75,10 +77,20 @@ export class Session {
     this.notices.notify(text, kind, action);
   }
 
+  /** Sends an intent; a refusal is thrown. */
+  async intent<N extends keyof Intents>(name: N, args?: Intents[N]): Promise<IntentAnswers[N]> {
+    this.asking += 1;
+    try {
+      return await this.connector.intent(name, args);
+    } finally {
+      this.asking -= 1;
+    }
+  }
+
   /** Sends an intent; a refusal is shown in the server's words and answers undefined. */
   async send<N extends keyof Intents>(intent: N, args?: Intents[N]): Promise<IntentAnswers[N] | undefined> {
     try {
-      return await this.connector.intent(intent, args);
+      return await this.intent(intent, args);
     } catch (error) {
       this.notify(words(error), "error");
       return undefined;
@@ -87,7 +99,7 @@ export class Session {
 
   /** The same, answering whether it was accepted. */
   async accepted<N extends keyof Intents>(intent: N, args: Intents[N]): Promise<boolean> {
-    return this.connector.intent(intent, args).then(
+    return this.intent(intent, args).then(
       () => true,
       (error: unknown) => {
         this.notify(words(error), "error");
