@@ -215,6 +215,10 @@ CALLS = {
     "methods.attribution.gradient_attribution.gradient_attribution": lambda **told: rs.gradient_attribution(
         model(), [[2, 3, 4]], rs.logit_diff(5, 7), sample=6, **told
     ),
+    "methods.attribution.integrated_gradients.integrated_gradients": lambda **told: rs.integrated_gradients(
+        model(), [2, 3, 4], rs.logit_diff(5, 7), of="heads", baseline="prompt", over=[6, 3, 4], steps=2, **told
+    ),
+    "methods.attribution.saliency.saliency": lambda **told: rs.saliency(model(), PROMPT, rs.logit_diff(5, 7), **told),
     "methods.patching.path_patching.path_patching": lambda **told: rs.path_patching(
         model(), **PATCHED, receivers=[(3, 1)], **told
     ),
@@ -316,6 +320,7 @@ QUICK = {
     "methods.patching.activation_patching.planned",
     "methods.reading.model_facts.local_layers",
     "methods.reading.norm_effects.norms_of",
+    "methods._lib.parts.require_parts",
     "graph.parts.heads", "graph.parts.neurons",
     "graph.aggregate.price_of_each", "graph.cost.cost_of", "graph.cost.price",
     "sae.shipped.shipped", "sae.training.train.check", "sae.training.train.price",

@@ -97,6 +97,10 @@ MAKERS: dict[str, Callable[[], Any]] = {
         "gradient attribution": lambda: rs.gradient_attribution(
             llama(), PAIR[0], M, of="neurons", sample=4, progress=False
         ),
+        "integrated gradients": lambda: rs.integrated_gradients(
+            llama(), PAIR[0], M, of="heads", baseline="prompt", over=PAIR[1], steps=4, progress=False
+        ),
+        "saliency": lambda: rs.saliency(llama(), PAIR[0], M, progress=False),
         "ablation sweep": lambda: rs.ablation_sweep(llama(), PAIR[0], M, relative=True, progress=False),
         "causal tracing": lambda: rs.causal_tracing(llama(), PAIR[0], [2], M, draws=2, progress=False),
         "path patching": lambda: rs.path_patching(llama(), *PAIR, M, receivers=[(3, 1)], progress=False),

@@ -119,6 +119,22 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         },
         {"prompts": DATA, "metric": ANSWERS, "of": "mlps", "positions": ["S2"], "sample": 3},
     ],
+    "integrated-gradients": [
+        {"prompt": LIVE, "metric": LIVE, "baseline": "mean", "over": DRAWN_PROMPTS, "steps": 4, "tolerance": 1.0},
+        {
+            "prompt": "abcd",
+            "metric": {"kind": "log_prob", "token": "a"},
+            "of": "neurons",
+            "baseline": "prompt",
+            "over": "abce",
+            "layers": [0, 2],
+            "positions": [0, -1],
+            "steps": 4,
+            "most": 100,
+            "background": "live",
+        },
+    ],
+    "saliency": [{"prompt": LIVE, "metric": LIVE}, {"prompt": "abcd", "metric": PAIR, "background": "live"}],
     "causal-tracing": [
         {"prompts": LIVE, "subject": [1], "metric": LIVE, "draws": 2},
         {
