@@ -92,7 +92,15 @@ CALLS: dict[str, list[dict[str, Any]]] = {
     ],
     "attribution-patching": [
         {"clean": LIVE, "corrupted": "xb cd xb ce", "metric": LIVE, "sample": 3},
-        {"clean": "abcd", "corrupted": "abce", "metric": LIVE, "site": "q", "qk_fix": True, "grad_drop": True, "sample": 2},
+        {
+            "clean": "abcd",
+            "corrupted": "abce",
+            "metric": LIVE,
+            "site": "q",
+            "qk_fix": True,
+            "grad_drop": True,
+            "sample": 2,
+        },
         {
             "clean": "abcd",
             "corrupted": "abce",
