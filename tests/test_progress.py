@@ -312,6 +312,7 @@ WITHIN = {
     "methods.probes.flips_over_c.probes_over_C", "methods.probes.look.project", "methods.probes.probe_fit.fit",
     "methods.probes.probe_fit.fit_each",
     "methods.probes.probe_map.mapped", "methods.probes.probe_sweep.fit_probes", "methods.evidence.stability.stability_of",
+    "methods._lib.atp_star.estimated",
     "tasks.labelled.from_file", "tasks.prefixes.prefixes", "engine.planner.first_order.first_order",
 }  # fmt: skip
 """Those that another of the calls is made of."""

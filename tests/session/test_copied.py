@@ -95,6 +95,15 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         {
             "clean": "abcd",
             "corrupted": "abce",
+            "metric": LIVE,
+            "site": "q",
+            "qk_fix": True,
+            "grad_drop": True,
+            "sample": 2,
+        },
+        {
+            "clean": "abcd",
+            "corrupted": "abce",
             "metric": {"kind": "log_prob", "token": "a"},
             "site": "z",
             "mode": "noise",
