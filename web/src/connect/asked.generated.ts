@@ -163,7 +163,8 @@ export interface Asked {
     /**
      * What the page shows. direction: what it reads along, in `unit` (the direction's own unless said), of run A (`base`), run B
      * (`edit`) or their difference (`delta`); rows: the places, as `coef` names them, all unless said. prompts: the page of
-     * prompts that is shown in place of the runs. raw: what a page that says no unit has where no mean is subtracted.
+     * prompts that is shown in place of the runs. lens: the logit lens, in place of what is read along a direction. raw: what a
+     * page that says no unit has where no mean is subtracted.
      */
     python: {
       direction?: unknown;
@@ -173,6 +174,7 @@ export interface Asked {
       mode?: ("base" | "edit" | "delta") | null;
       rows?: string[] | null;
       prompts?: PagePrompts | null;
+      lens?: LensPicture | null;
     };
     redo: {};
     rename_group: {
@@ -395,6 +397,15 @@ export interface Asked {
       layer: number;
       pos: number;
     };
+    /**
+     * first, count: the positions. token: one to follow, else what the run itself says at each position.
+     */
+    lens_grid: {
+      run: string;
+      first?: number;
+      count?: number;
+      token?: string | null;
+    };
     lens_rows: {
       run: string;
       pos?: number;
@@ -594,6 +605,16 @@ export interface DrawnPrompts {
   n?: number;
   length?: number;
   seed?: number;
+}
+/**
+ * The logit lens. show: the likeliest token's probability, or of the followed one its probability or rank; KL; entropy.
+ *
+ * This interface was referenced by `Asked`'s JSON-Schema
+ * via the `definition` "LensPicture".
+ */
+export interface LensPicture {
+  show?: "top" | "chance" | "rank" | "kl" | "entropy";
+  token?: string | null;
 }
 /**
  * This interface was referenced by `Asked`'s JSON-Schema

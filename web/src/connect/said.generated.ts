@@ -115,6 +115,41 @@ export interface Said {
     item: ItemDetail;
     job: JobDetail;
     lens: LensReading;
+    lens_grid: {
+      metadata: {
+        texts: string;
+        first: string;
+      };
+      /**
+       * As `rs.logit_lens` has them: the k likeliest next tokens and their probabilities; entropy and KL from the run's own next
+       */
+      tensors: {
+        /**
+         * I64 [row, pos, k]
+         */
+        top: Tensor<Float64Array>;
+        /**
+         * F32 [row, pos, k]
+         */
+        probability: Tensor<Float32Array>;
+        /**
+         * F32 [row, pos]
+         */
+        entropy: Tensor<Float32Array>;
+        /**
+         * F32 [row, pos]
+         */
+        kl: Tensor<Float32Array>;
+        /**
+         * I64 [row, pos]
+         */
+        rank: Tensor<Float64Array>;
+        /**
+         * F32 [row, pos]
+         */
+        chance: Tensor<Float32Array>;
+      };
+    };
     lens_rows: RowsLens;
     library_alike: Alike;
     library_blind_test: BlindTest;

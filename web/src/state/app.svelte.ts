@@ -19,6 +19,7 @@ import { Fitting } from "./fitting.svelte";
 import { GenerationStore } from "./generation.svelte";
 import { GraphStore } from "./graph.svelte";
 import { JobStore } from "./jobs.svelte";
+import { LensStore } from "./lens.svelte";
 import { LibraryStore } from "./library.svelte";
 import { ManifestStore } from "./manifest.svelte";
 import { MapStore } from "./map.svelte";
@@ -47,6 +48,7 @@ export class App {
   readonly described: Described;
   readonly generation: GenerationStore;
   readonly map: MapStore;
+  readonly lens: LensStore;
   readonly acts: Acts;
   readonly paths: Paths;
   readonly probe: ProbeStore;
@@ -168,6 +170,7 @@ export class App {
     this.described = new Described(this.session, this.view, this.streams, this.directions);
     this.generation = new GenerationStore(this.session, this.view);
     this.map = new MapStore(this.session, this.streams, this.view);
+    this.lens = new LensStore(this.session, this.streams, this.view, (layer, pos) => this.selectAt(layer, pos));
     this.acts = new Acts(this.session, this.map, this.streams, () => this.selected, () => this.writeCompanion(), () => this.along());
     this.paths = new Paths(this.session, this.map, () => this.acts.needCompanion());
     this.probe = new ProbeStore(this.session, this.manifest);
@@ -309,6 +312,12 @@ export class App {
 
   /** The lines of Python that give the cells on screen. */
   async python(): Promise<void> {
+    if (this.view.current.tab === "lens") {
+      const { show, token } = this.view.current.lens;
+      const lines = await this.session.send("python", { lens: { show, token }, mode: this.streams.mode });
+      if (lines?.code) this.code = lines.code;
+      return;
+    }
     const direction = this.view.current.direction === "mix" ? this.mixing.picture : this.directions.ref;
     const { unit, mode, sites } = this.streams;
     const prompts = this.view.current.tab === "prompts" ? this.prompts.shown : null;

@@ -85,7 +85,12 @@ function nextDirection(app: App, key: string): void {
   else app.view.current.direction = "logit";
 }
 
-const move = (app: App, rows: number, cols: number, extend = false) => onMap(app) ? app.map.move(rows, cols, extend) : app.select(app.selected.row + rows, app.selected.col + cols);
+function move(app: App, rows: number, cols: number, extend = false): void {
+  if (onMap(app)) return app.map.move(rows, cols, extend);
+  const at = app.view.current.tab === "lens" ? app.lens : null;
+  if (at) at.select(at.locked.row + rows, at.locked.col + cols);
+  else app.select(app.selected.row + rows, app.selected.col + cols);
+}
 
 /** Opens the panel with its button ready, or puts it away. */
 function generate(app: App): void {
@@ -154,6 +159,7 @@ export const MORE: Command[] = [
   { keys: [], label: "Find a new direction: mix with the sliders", words: "combine weights", run: findDirection },
   { keys: [], label: "Random prompts: many texts, coloured", words: "prompts tab examples page", run: (app) => (app.view.current.tab = "prompts") },
   { keys: [], label: "Map: every head and MLP, and what each adds", words: "map tab heads attention direct ablate circuit", run: (app) => (app.view.current.tab = "map") },
+  { keys: [], label: "Lens: what each layer would say next", words: "lens tab logit top token probability rank entropy kl", run: (app) => (app.view.current.tab = "lens") },
   { keys: [], label: "Features: every feature and neuron, with its examples", words: "features tab neuron sae dictionary atlas examples", run: (app) => (app.view.current.tab = "features") },
   { keys: [], label: "Probe: fit one, and steer along it", words: "probe tab classifier", run: (app) => (app.view.current.tab = "probe") },
   { keys: [], label: "Stream: the picture of this prompt", words: "stream tab grid", run: (app) => (app.view.current.tab = "stream") },

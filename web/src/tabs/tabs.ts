@@ -1,4 +1,5 @@
 import type { Component } from "svelte";
+import LensActions from "./LensActions.svelte";
 import MapActions from "./MapActions.svelte";
 import PromptsActions from "./PromptsActions.svelte";
 import StreamActions from "./StreamActions.svelte";
@@ -19,6 +20,7 @@ const shown = ({ default: component }: { default: Component }): Component => com
 export const TABS: Tab[] = [
   { id: "stream", label: "Stream", load: () => Promise.resolve(StreamTab), actions: StreamActions },
   { id: "map", label: "Map", load: () => import("./MapTab.svelte").then(shown), actions: MapActions },
+  { id: "lens", label: "Lens", load: () => import("./LensTab.svelte").then(shown), actions: LensActions },
   { id: "prompts", label: "Prompts", load: () => import("./PromptsTab.svelte").then(shown), actions: PromptsActions },
   { id: "features", label: "Features", load: () => import("./FeaturesTab.svelte").then(shown) },
   { id: "graph", label: "Graph", load: () => import("./GraphTab.svelte").then(shown) },
