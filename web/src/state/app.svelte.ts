@@ -18,6 +18,7 @@ import { FeaturesStore } from "./features.svelte";
 import { Fitting } from "./fitting.svelte";
 import { GenerationStore } from "./generation.svelte";
 import { GraphStore } from "./graph.svelte";
+import { HeadsStore } from "./heads.svelte";
 import { JobStore } from "./jobs.svelte";
 import { LibraryStore } from "./library.svelte";
 import { ManifestStore } from "./manifest.svelte";
@@ -29,6 +30,7 @@ import { PromptStore } from "./prompts.svelte";
 import { Session } from "./session.svelte";
 import { Streams } from "./streams.svelte";
 import { ViewStore, type Cell } from "./view.svelte";
+import { WeightsStore } from "./weights.svelte";
 
 const KEY = Symbol("residscope");
 const WELCOMED = "residscope.welcomed";
@@ -47,6 +49,8 @@ export class App {
   readonly described: Described;
   readonly generation: GenerationStore;
   readonly map: MapStore;
+  readonly heads: HeadsStore;
+  readonly weights: WeightsStore;
   readonly acts: Acts;
   readonly paths: Paths;
   readonly probe: ProbeStore;
@@ -168,6 +172,8 @@ export class App {
     this.described = new Described(this.session, this.view, this.streams, this.directions);
     this.generation = new GenerationStore(this.session, this.view);
     this.map = new MapStore(this.session, this.streams, this.view);
+    this.heads = new HeadsStore(this.session, this.streams, this.map);
+    this.weights = new WeightsStore(this.session, this.map);
     this.acts = new Acts(this.session, this.map, this.streams, () => this.selected, () => this.writeCompanion(), () => this.along());
     this.paths = new Paths(this.session, this.map, () => this.acts.needCompanion());
     this.probe = new ProbeStore(this.session, this.manifest);

@@ -271,7 +271,7 @@ function strongest(data: MapData | null): Node {
 }
 
 /** The picture of layers by heads among what a method made: of head scores, the one that is asked for. */
-function heatMap(views: PlainView[] | null, by: TintBy): HeatMapView | null {
+export function heatMap(views: PlainView[] | null, by: string): HeatMapView | null {
   const all = (views ?? []).flatMap(function flat(view): HeatMapView[] {
     if (view.kind === "grid") return (view.views as PlainView[]).flatMap(flat);
     return view.kind === "heat_map" ? [view] : [];
@@ -280,7 +280,7 @@ function heatMap(views: PlainView[] | null, by: TintBy): HeatMapView | null {
   return by === "ablation" ? (all[0] ?? null) : (all.find(({ title }) => title === `score ${by}`) ?? null);
 }
 
-function valueOf({ values, rows }: HeatMapView, layer: number, head: number): number {
+export function valueOf({ values, rows }: HeatMapView, layer: number, head: number): number {
   const row = rows.indexOf(String(layer));
   return values[row]?.[head] ?? NaN;
 }
