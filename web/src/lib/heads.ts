@@ -39,7 +39,7 @@ export function headMap({ heads, mlp }: Tint, width: number, { title, unit, limi
   const values = Array.from({ length: layers }, (_, layer) => [...Array.from(heads.subarray(layer * width, (layer + 1) * width), known), ...(mlp ? [known(mlp[layer])] : [])]);
   return {
     kind: "heat_map", values, rows: values.map((_, layer) => String(layer)), columns: mlp ? [...columns, "mlp"] : columns, title, row_title: "layer", column_title: "head", unit,
-    scale: "diverging", limit, low: null, high: null, marks: [], note: "", texts: null, bottom_up: true,
+    scale: unit === "share" && heads.every((value) => !(value < 0)) ? "sequential" : "diverging", limit, low: null, high: null, marks: [], note: "", texts: null, bottom_up: true,
   };
 }
 

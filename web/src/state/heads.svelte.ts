@@ -1,7 +1,7 @@
 import { words } from "../connect/connector";
 import { floats } from "../connect/safetensors";
 import { lookers, measureOf, patternOf, type Found, type Pattern } from "../lib/heads";
-import { attentionTo, readMap, sameNode, tintScale, type Node, type Tint } from "../lib/map";
+import { attentionTo, readMap, tintScale, type Node, type Tint } from "../lib/map";
 import type { CurveView } from "../views/kinds/plain";
 import { heatMap, valueOf, type MapStore } from "./map.svelte";
 import { Measured } from "./measured.svelte";
@@ -26,8 +26,6 @@ export class HeadsStore {
   weighted = $state(false);
   /** What the text is shaded by: what the pointed token attends to, or what attends to it. */
   way: "out" | "in" = $state("out");
-  /** Heads beside the selected one. */
-  also: Node[] = $state.raw([]);
   hovered: number | null = $state(null);
   locked: number | null = $state(null);
   pattern: Shown | null = $state.raw(null);
@@ -44,11 +42,7 @@ export class HeadsStore {
   readonly copying: Measured;
 
   /** The selected head, then those beside it; an MLP has no pattern. */
-  picked: Node[] = $derived.by(() => {
-    const { at, data } = this.map;
-    const inside = ({ layer, head }: Node) => !!data && head !== null && layer < data.layers && head < data.heads;
-    return [at, ...this.also.filter((node) => !sameNode(node, at))].filter(inside);
-  });
+  picked: Node[] = $derived.by(() => (this.map.data ? this.map.selected.filter(({ head }) => head !== null) : []));
   private runs = $derived.by(() => {
     const { shown } = this.map;
     const b = shown?.b?.run;
@@ -120,12 +114,8 @@ export class HeadsStore {
 
   /** also: beside what is picked already, or no longer. */
   pick(node: Node, also: boolean): void {
-    if (!also) {
-      this.also = [];
-      return this.map.select(node);
-    }
-    if (node.head === null || sameNode(node, this.map.at)) return;
-    this.also = this.also.some((one) => sameNode(one, node)) ? this.also.filter((one) => !sameNode(one, node)) : [...this.also, node];
+    if (!also) this.map.select(node);
+    else this.map.toggle(node);
   }
 
   /** Call from an effect: the pattern of what is picked. */
