@@ -18,6 +18,7 @@ import { FeaturesStore } from "./features.svelte";
 import { Fitting } from "./fitting.svelte";
 import { GenerationStore } from "./generation.svelte";
 import { GraphStore } from "./graph.svelte";
+import { HeadsStore } from "./heads.svelte";
 import { JobStore } from "./jobs.svelte";
 import { LensStore } from "./lens.svelte";
 import { LibraryStore } from "./library.svelte";
@@ -30,6 +31,7 @@ import { PromptStore } from "./prompts.svelte";
 import { Session } from "./session.svelte";
 import { Streams } from "./streams.svelte";
 import { ViewStore, type Cell } from "./view.svelte";
+import { WeightsStore } from "./weights.svelte";
 
 const KEY = Symbol("residscope");
 const WELCOMED = "residscope.welcomed";
@@ -49,6 +51,8 @@ export class App {
   readonly generation: GenerationStore;
   readonly map: MapStore;
   readonly lens: LensStore;
+  readonly heads: HeadsStore;
+  readonly weights: WeightsStore;
   readonly acts: Acts;
   readonly paths: Paths;
   readonly probe: ProbeStore;
@@ -171,6 +175,8 @@ export class App {
     this.generation = new GenerationStore(this.session, this.view);
     this.map = new MapStore(this.session, this.streams, this.view);
     this.lens = new LensStore(this.session, this.streams, this.view, (layer, pos) => this.selectAt(layer, pos));
+    this.heads = new HeadsStore(this.session, this.streams, this.map);
+    this.weights = new WeightsStore(this.session, this.map);
     this.acts = new Acts(this.session, this.map, this.streams, () => this.selected, () => this.writeCompanion(), () => this.along());
     this.paths = new Paths(this.session, this.map, () => this.acts.needCompanion());
     this.probe = new ProbeStore(this.session, this.manifest);
