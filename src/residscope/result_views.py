@@ -15,16 +15,21 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 2000
 MOST_MAPS = 64
+MOST_CELLS = 50_000
+STRONGEST = 200
 
 
 def picture(result: "Result") -> View:
     """One dimension: a curve with its band. Two: a heat map. Three: one map for each label of the shortest. Else a table.
 
-    Layers are drawn from the bottom up. What is not exact says so beneath the picture.
+    Of a sweep of more cells than a map can show, a table of the largest effects. Layers are drawn from the bottom up. What is not
+    exact says so beneath the picture.
     """
     dims = result.dims
     if len(dims) == 1 and result.values.numel():
         return _curve(result)
+    if len(dims) == 2 and result.values.numel() > MOST_CELLS and "no effect" in result.provenance:
+        return _strongest(result)
     if len(dims) == 2 and result.values.numel():
         return _map(result, title=result.name)
     if len(dims) == 3 and result.values.numel():
@@ -65,6 +70,25 @@ def _map(result: "Result", *, title: str, limit: float | None = None) -> HeatMap
         note=_note(result),
         bottom_up=rows == "layer",
     )
+
+
+def _strongest(result: "Result") -> Table:
+    """The largest effects of very many cells."""
+    rows, columns = result.dims
+    try:
+        zero = result._no_effect()
+    except BadResult:  # which prompt's it is, is not known
+        zero = torch.tensor(0.0)
+    sizes = (result.values.double() - zero).abs().nan_to_num(-1.0).flatten()
+    order = [i for i in sizes.argsort(descending=True, stable=True)[:STRONGEST].tolist() if sizes[i] > 0]
+    labels = _labels(result, rows), _labels(result, columns)
+    width = len(labels[1])
+    shown: list[list[object]] = [
+        [labels[0][i // width], labels[1][i % width], result.values.flatten()[i].item()] for i in order
+    ]
+    said = f"The {len(order):,} largest of {result.values.numel():,}; to_dataframe() has all."
+    name = f"value ({result.unit})" if result.unit else "value"
+    return Table([rows, columns, name], shown, title=result.name, note=f"{_note(result)} {said}".strip())
 
 
 def _table(result: "Result") -> Table:

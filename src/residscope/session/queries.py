@@ -17,7 +17,7 @@ from residscope.fields.prompts import LabelledPrompts
 from residscope.manifest import all_methods
 from residscope.session import compute, wire
 from residscope.session.compute import MOST_GRAM, MOST_NAMED
-from residscope.session.maps import LayerFile, LensFile, MapFile, RowsLens, Stopped
+from residscope.session.maps import AttentionFile, LayerFile, LensFile, MapFile, RowsLens, Stopped
 from residscope.session.maps.lens import MOST
 from residscope.session.read.continuations import ContinuationsFound
 from residscope.session.read.evidence import Evidence
@@ -58,6 +58,7 @@ Answer = Mapping[str, Any] | bytes
 A = TypeVar("A", bound=Spec)
 T = TypeVar("T")
 MOST_OWN = 50
+MOST_HEADS = 64
 
 
 class Nothing(Spec):
@@ -105,6 +106,14 @@ class MapLayer(Map):
 
     layer: int
     neurons: bool = True
+
+
+class Attention(OfRun):
+    """heads: as [layer, head]. over: what several are together. weighted: by the length of what each pair writes."""
+
+    heads: list[Annotated[list[int], Field(min_length=2, max_length=2)]] = Field(min_length=1, max_length=MOST_HEADS)
+    over: Literal["mean", "max"] = "mean"
+    weighted: bool = False
 
 
 class LensRows(OfRun):
@@ -375,6 +384,13 @@ QUERIES: dict[str, Query] = {
             negative=args.negative,
             pos=args.pos,
             neurons=args.neurons,
+        ),
+    ),
+    "attention": _query(
+        Attention,
+        AttentionFile,
+        lambda session, args: session.maps.attention(
+            args.run, [(layer, head) for layer, head in args.heads], over=args.over, weighted=args.weighted
         ),
     ),
     "dictionary": _query(

@@ -274,6 +274,15 @@ export interface Asked {
   };
   queries: {
     atlases: {};
+    /**
+     * heads: as [layer, head]. over: what several are together. weighted: by the length of what each pair writes.
+     */
+    attention: {
+      run: string;
+      heads: number[][];
+      over?: "mean" | "max";
+      weighted?: boolean;
+    };
     coef: {
       run: string;
       dictionary: string;

@@ -70,6 +70,20 @@ export interface Said {
   };
   queries: {
     atlases: Atlases;
+    attention: {
+      metadata: {
+        heads: string;
+      };
+      /**
+       * pattern: of the heads together; weighted, |A v W_O|.
+       */
+      tensors: {
+        /**
+         * F32 [query, key]
+         */
+        pattern: Tensor<Float32Array>;
+      };
+    };
     coef: {
       metadata: {
         rows: string;

@@ -18,6 +18,7 @@ import { FeaturesStore } from "./features.svelte";
 import { Fitting } from "./fitting.svelte";
 import { GenerationStore } from "./generation.svelte";
 import { GraphStore } from "./graph.svelte";
+import { HeadsStore } from "./heads.svelte";
 import { JobStore } from "./jobs.svelte";
 import { LensStore } from "./lens.svelte";
 import { LibraryStore } from "./library.svelte";
@@ -31,6 +32,7 @@ import { PromptStore } from "./prompts.svelte";
 import { Session } from "./session.svelte";
 import { Streams } from "./streams.svelte";
 import { ViewStore, type Cell } from "./view.svelte";
+import { WeightsStore } from "./weights.svelte";
 
 const KEY = Symbol("residscope");
 const WELCOMED = "residscope.welcomed";
@@ -51,6 +53,8 @@ export class App {
   readonly map: MapStore;
   readonly lens: LensStore;
   readonly patch: PatchStore;
+  readonly heads: HeadsStore;
+  readonly weights: WeightsStore;
   readonly acts: Acts;
   readonly paths: Paths;
   readonly probe: ProbeStore;
@@ -174,6 +178,8 @@ export class App {
     this.map = new MapStore(this.session, this.streams, this.view);
     this.lens = new LensStore(this.session, this.streams, this.view, (layer, pos) => this.selectAt(layer, pos));
     this.patch = new PatchStore(this.session, this.view, (layer, pos) => this.selectAt(layer, pos));
+    this.heads = new HeadsStore(this.session, this.streams, this.map);
+    this.weights = new WeightsStore(this.session, this.map);
     this.acts = new Acts(this.session, this.map, this.streams, () => this.selected, () => this.writeCompanion(), () => this.along());
     this.paths = new Paths(this.session, this.map, () => this.acts.needCompanion());
     this.probe = new ProbeStore(this.session, this.manifest);

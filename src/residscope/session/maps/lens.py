@@ -9,7 +9,7 @@ from torch import Tensor
 
 from residscope.engine.model import Model
 from residscope.errors import UnknownPosition
-from residscope.methods.logit_lens import lens_cells
+from residscope.methods.reading.logit_lens import lens_cells
 from residscope.session.compute import NEXT, Held, TensorFile
 
 MOST = 128  # positions read at once

@@ -8,8 +8,8 @@ from residscope.directions import Dictionary, Direction
 from residscope.engine.model import Model
 from residscope.errors import NotFound, ResidscopeError
 from residscope.manifest import find_method
-from residscope.methods.continuations import Continuations
-from residscope.methods.evidence import Evidence
+from residscope.methods.evidence.evidence import Evidence
+from residscope.methods.reading.continuations import Continuations
 from residscope.session import compute, wire
 from residscope.session.compute import Elsewhere, Held
 from residscope.session.held import HeldRuns
