@@ -125,6 +125,9 @@ MAKERS: dict[str, Callable[[], Any]] = {
         "direct attribution by feature": lambda: rs.direct_attribution(
             llama(), PAIR[0], M, by="feature", dictionary=encoder(), progress=False
         ),
+        "direct attribution with parts taken out": lambda: rs.direct_attribution(
+            llama(), PAIR[0], M, remove="zero", largest=2, progress=False
+        ),
         "direct attribution": lambda: rs.direct_attribution(llama(), PAIR[0], M, progress=False),
         "probe sweep": lambda: rs.probe_sweep(
             llama(), labelled(), label="parity", positions=["P"], layers=[1], Cs=(0.01,)

@@ -1,7 +1,7 @@
 """Direct logit attribution: a logit difference as the sum of what each component, and each head, writes into the stream."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -22,10 +22,12 @@ from residscope.errors import BadSweep, UnalignedPrompts, UnknownPosition
 from residscope.methods._lib.direct import (
     DirectAttribution,
     DirectEffects,
+    MetricAt,
     as_dictionary,
     direct_effects,
     direct_sites,
     linear,
+    removed,
     report,
     terms_of,
 )
@@ -59,9 +61,10 @@ def attribute_logits(
     return report(model, recording.batch, effects, _flat(effects), where, label_of(metric, model), about)
 
 
-def _price(model: Model, *, prompts: Prompt, **_: Any) -> float:
-    """Tokens through the whole model: each prompt once."""
-    return float(sum(model.batch(prompts).lengths))
+def _price(model: Model, *, prompts: Prompt, remove: str | None = None, largest: int = 20, **_: Any) -> float:
+    """Tokens through the whole model: each prompt once, and half of it for each part that is taken out."""
+    parts = 0 if remove is None else 2 * model.n_layers + 1 + largest
+    return (1 + parts / 2) * sum(model.batch(prompts).lengths)
 
 
 def _refuse(model: Model, *, metric: Readout, **_: Any) -> None:
@@ -77,6 +80,9 @@ def direct_attribution(
     by: Annotated[str, fields.choice(*BY)] = "head",
     dictionary: Annotated[Features | None, fields.dictionary(when=("by", ("feature",)))] = None,
     position: Annotated[Position, fields.positions(single=True, named=True, known=("each",))] = -1,
+    remove: Annotated[str | None, fields.choice("zero", "mean")] = None,
+    over: Annotated[Any, fields.prompts(live=True, when=("remove", ("mean",)))] = None,
+    largest: Annotated[int, fields.count(low=0, high=1000, when=("remove", ("zero", "mean")))] = 20,
     background: Annotated[Sequence[Edit], fields.edits()] = (),
     batch: int = 16,
     progress: Progress = None,
@@ -98,11 +104,14 @@ def direct_attribution(
     a mixture; "feature" what each feature of `dictionary` (or each direction) writes at its write site, with its bias and what
     it leaves out, which sum to the component there (of the stream, to all that was written before). position: where the logits
     are read: at the end, or where the metric itself says, unless said; a name that the prompts give it, or "each" of prompts of
-    one length. background: edits of the run. Those of the stream itself are components of their own.
+    one length. remove: each component (and the `largest` of the heads, neurons or features) is also taken out at every position,
+    to zero or to its mean over `over` (as in `edits.ablate`), and the metric read again: `removed` has what it loses, the total
+    effect, beside the direct one. Experts are not taken out by themselves. background: edits of the run.
+    Those of the stream itself are components of their own.
 
         rs.direct_attribution(model, rs.tasks.ioi(model, 32), rs.logit_diff()).heads.mean("prompt")
 
-    A direct effect is not what ablating the part would do: later parts that read it are not followed (`rs.ablation_sweep`).
+    A direct effect is not what ablating the part would do: later parts that read it are not followed; `remove` says by how much.
 
     Raises:
         NotLinear, NotAdditive: the metric is no sum of logits; the parts do not sum to it. UnalignedPrompts, UnknownPosition,
@@ -112,6 +121,7 @@ def direct_attribution(
     """
     linear(metric, model)
     data = model.batch(prompts)
+    _removable(remove, over, _said(metric, position), by)
     where = _where(data, prompts if isinstance(prompts, PromptSet) else None, metric, position, by)
     acting = prepare(model, tied(background, prompts), data.lengths)
     fine = _fine(model, by, dictionary)
@@ -120,7 +130,17 @@ def direct_attribution(
     assert reading.last is not None
     about = {**swept.provenance, **_about(model, metric, position, by, reading.error, fine["features"])}
     about["background"] = [str(edit) for edit in background]
-    return report(model, data, reading.last, swept.values[0], where, label_of(metric, model), about)
+    found = report(model, data, reading.last, swept.values[0], where, label_of(metric, model), about)
+    if remove is None:
+        return found
+    how: dict[str, Any] = {
+        "dictionary": fine["features"],
+        "background": background,
+        "progress": progress,
+        "cancel": cancel,
+    }
+    at = MetricAt(metric, where if isinstance(where, int) else tuple(map(int, where)))
+    return replace(found, removed=removed(model, prompts, found, at, to=remove, over=over, largest=largest, **how))
 
 
 @dataclass
@@ -167,6 +187,20 @@ def _fine(model: Model, by: str, dictionary: Features | None) -> dict[str, Any]:
         "experts": by == "expert",
         "features": features,
     }
+
+
+def _removable(remove: str | None, over: Any, position: Position, by: str) -> None:
+    """Raises BadSweep where no part can be taken out so."""
+    if remove not in (None, "zero", "mean"):
+        raise BadSweep("parts are taken out to zero or to a mean", received=repr(remove), allowed='"zero", "mean"')
+    if remove and position == "each":
+        raise BadSweep(
+            "what taking a part out does is read at one position", received='position="each"', allowed="a position"
+        )
+    if remove == "mean" and over is None:
+        raise BadSweep("a mean is over prompts", received="remove='mean'", fix="over= prompts, or a recording")
+    if remove == "mean" and by == "feature":
+        raise BadSweep("a feature is taken out to zero", received='remove="mean"', allowed='remove="zero"')
 
 
 def _about(

@@ -25,8 +25,9 @@ class DirectAttribution(Report):
     source position, what each head moves from it; with `value_bias`, over layer and head, they sum to `heads`. experts: over
     layer and expert; with `mlp_bias` they sum to `mlp_out`. features: of a dictionary, over feature, those that have an effect
     anywhere (of very many the largest); with `beside_features`, over part (other features, bias, error), they sum to
-    `decomposed`: the component at the dictionary's write site, or all that was written into the stream before it. Each has pos
-    too where every position is attributed, and prompt where there are several.
+    `decomposed`: the component at the dictionary's write site, or all that was written into the stream before it. removed: over
+    part, effect (direct, total) and prompt, what the metric loses when the part is taken out, beside its direct effect; where
+    that was asked for. Each other has pos too where every position is attributed, and prompt where there are several.
     """
 
     kind: ClassVar[str] = "report:direct_attribution"
@@ -43,6 +44,7 @@ class DirectAttribution(Report):
     features: Result | None = None
     beside_features: Result | None = None
     decomposed: Result | None = None
+    removed: Result | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def view(self) -> Grid:
@@ -60,6 +62,7 @@ class DirectAttribution(Report):
             views = [*heads, *sources, *neurons, self._layers(components), self._rest(components)]
             views[:0] = [] if self.experts is None else [_map(_mean(self.experts), title="Experts")]
             views[:0] = [] if self.features is None else [self._features()]
+        views += [] if self.removed is None else [self._removed()]
         return Grid(views, columns=1, title=f"Direct attribution of {self.metric.name}")
 
     def to_dataframe(self) -> "pandas.DataFrame":
@@ -86,6 +89,15 @@ class DirectAttribution(Report):
         return Table(
             ["component", "logits"], rows, title="In no layer", note=f"The metric: {_mean(self.metric).values:.4g}"
         )
+
+    def _removed(self) -> Table:
+        """Direct and total effect of each part that was taken out, the largest of either first."""
+        assert self.removed is not None
+        values = _mean(self.removed).values
+        order = values.abs().amax(1).argsort(descending=True).tolist()
+        rows: list[list[Any]] = [[self.removed.coords["part"][i], *map(float, values[i])] for i in order]
+        note = f"Total: what the metric loses when the part is taken out, at {self.removed.provenance['taken out']}."
+        return Table(["part", "direct, logits", "total, logits"], rows, title="Taken out, and read again", note=note)
 
     def _features(self) -> Table:
         """The features that add most, and those that take most away; then what is beside them."""
