@@ -246,7 +246,7 @@ CALLS = {
     "methods.weights.factored.factored": lambda **told: rs.factored(model(), 1, 2, k=3, **told),
     "methods.probes.das.das": lambda **told: das.das(model(), DATA, probe(), steps=4, **told),
     "methods.attribution.direct_attribution.direct_attribution": lambda **told: rs.direct_attribution(
-        model(), DATA, rs.logit_diff(), batch=8, **told
+        model(), DATA, rs.logit_diff(), remove="zero", largest=2, batch=8, **told
     ),
     "methods.evidence.dose_response.dose_response": lambda **told: rs.dose_response(
         model(), component(), ["abcd", "dcba"], random=4, doses=(-1, 1), **told

@@ -126,6 +126,12 @@ MAKERS: dict[str, Callable[[], Any]] = {
         "layer swap": lambda: rs.layer_swap(llama(), tuned(), PAIR[0], M),
         "model comparison": lambda: rs.compare_models(llama(), tuned(), PAIR[0], metric=M),
         "direct attribution by source": lambda: rs.direct_attribution(llama(), PAIR[0], M, by="source", progress=False),
+        "direct attribution by feature": lambda: rs.direct_attribution(
+            llama(), PAIR[0], M, by="feature", dictionary=encoder(), progress=False
+        ),
+        "direct attribution with parts taken out": lambda: rs.direct_attribution(
+            llama(), PAIR[0], M, remove="zero", largest=2, progress=False
+        ),
         "direct attribution": lambda: rs.direct_attribution(llama(), PAIR[0], M, progress=False),
         "probe sweep": lambda: rs.probe_sweep(
             llama(), labelled(), label="parity", positions=["P"], layers=[1], Cs=(0.01,)

@@ -211,6 +211,8 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         {"prompts": DATA, "metric": ANSWERS, "by": "component", "position": "S2", "background": "live"},
         {"prompts": "abcd", "metric": PAIR, "by": "neuron", "position": "each"},
         {"prompts": "abcd", "metric": PAIR, "by": "source"},
+        {"prompts": "abcd", "metric": PAIR, "remove": "mean", "over": TWO, "largest": 2},
+        {"prompts": "abcd", "metric": PAIR, "by": "feature", "dictionary": "sae@resid_pre.1"},
     ],
     "dose-response": [
         {"direction": ARROW, "prompts": DRAWN_PROMPTS, "random": 19},

@@ -1,7 +1,7 @@
 """Direct logit attribution: a logit difference as the sum of what each component, and each head, writes into the stream."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -10,6 +10,8 @@ from torch import Tensor
 
 from residscope import fields
 from residscope.declare.methods import method
+from residscope.directions import Dictionary, Direction
+from residscope.directions.dictionary import DICTIONARY_HASH
 from residscope.engine.model import Model, Prompt, tied
 from residscope.engine.naming import label_of
 from residscope.engine.planner import sweep
@@ -17,17 +19,33 @@ from residscope.engine.preparing import prepare
 from residscope.engine.protocols import Edit, Readout
 from residscope.engine.recording import Recording
 from residscope.errors import BadSweep, UnalignedPrompts, UnknownPosition
-from residscope.methods._lib.direct import DirectAttribution, DirectEffects, direct_effects, direct_sites, linear
+from residscope.methods._lib.direct import (
+    DirectAttribution,
+    DirectEffects,
+    MetricAt,
+    as_dictionary,
+    direct_effects,
+    direct_sites,
+    linear,
+    removed,
+    report,
+    terms_of,
+)
 from residscope.model.prompts import Batch, PromptSet
 from residscope.progress import Cancel, Progress
-from residscope.results import Result
 
 Position = int | str
-BY = ("component", "head", "neuron", "source")
+BY = ("component", "head", "neuron", "source", "expert", "feature")
+Features = Dictionary | Direction | Sequence[Direction]
 
 
 def attribute_logits(
-    recording: Recording, metric: Readout, *, by: str = "head", position: Position = -1
+    recording: Recording,
+    metric: Readout,
+    *,
+    by: str = "head",
+    position: Position = -1,
+    dictionary: Features | None = None,
 ) -> DirectAttribution:
     """`direct_attribution` of a run that is there already; what it has not recorded is recomputed in one pass.
 
@@ -37,15 +55,16 @@ def attribute_logits(
         As `direct_attribution`, and WeightsChanged, NotRecorded (of a window).
     """
     where = _where(recording.batch, None, metric, position, by)
-    effects = direct_effects(recording, metric, where, **_fine(recording.model, by))
-    about = {**recording.provenance, **_about(recording.model, metric, position, by, effects.error)}
-    values = torch.cat([_flat(effects), effects.metric[:, None]], 1)
-    return _report(recording.model, recording.batch, effects, values, where, label_of(metric, recording.model), about)
+    model, fine = recording.model, _fine(recording.model, by, dictionary)
+    effects = direct_effects(recording, metric, where, **fine)
+    about = {**recording.provenance, **_about(model, metric, position, by, effects.error, fine["features"])}
+    return report(model, recording.batch, effects, _flat(effects), where, label_of(metric, model), about)
 
 
-def _price(model: Model, *, prompts: Prompt, **_: Any) -> float:
-    """Tokens through the whole model: each prompt once."""
-    return float(sum(model.batch(prompts).lengths))
+def _price(model: Model, *, prompts: Prompt, remove: str | None = None, largest: int = 20, **_: Any) -> float:
+    """Tokens through the whole model: each prompt once, and half of it for each part that is taken out."""
+    parts = 0 if remove is None else 2 * model.n_layers + 1 + largest
+    return (1 + parts / 2) * sum(model.batch(prompts).lengths)
 
 
 def _refuse(model: Model, *, metric: Readout, **_: Any) -> None:
@@ -59,7 +78,11 @@ def direct_attribution(
     metric: Annotated[Readout, fields.metric()],
     *,
     by: Annotated[str, fields.choice(*BY)] = "head",
+    dictionary: Annotated[Features | None, fields.dictionary(when=("by", ("feature",)))] = None,
     position: Annotated[Position, fields.positions(single=True, named=True, known=("each",))] = -1,
+    remove: Annotated[str | None, fields.choice("zero", "mean")] = None,
+    over: Annotated[Any, fields.prompts(live=True, when=("remove", ("mean",)))] = None,
+    largest: Annotated[int, fields.count(low=0, high=1000, when=("remove", ("zero", "mean")))] = 20,
     background: Annotated[Sequence[Edit], fields.edits()] = (),
     batch: int = 16,
     progress: Progress = None,
@@ -77,13 +100,18 @@ def direct_attribution(
 
     metric: a logit or a difference of logits; the difference of two log-probabilities is that of their logits, and nothing
     else of the probabilities is a sum. by: "head", "neuron" give each one's part beside the components; "source" the heads,
-    and each head's part by the position that it attends to, the bias of its values apart. position: where the logits are
-    read: at the end, or where the metric itself says, unless said; a name that the prompts give it, or "each" of prompts of
-    one length. background: edits of the run. Those of the stream itself are components of their own.
+    and each head's part by the position that it attends to, the bias of its values apart; "expert" each expert's weighted part of
+    a mixture; "feature" what each feature of `dictionary` (or each direction) writes at its write site, with its bias and what
+    it leaves out, which sum to the component there (of the stream, to all that was written before). position: where the logits
+    are read: at the end, or where the metric itself says, unless said; a name that the prompts give it, or "each" of prompts of
+    one length. remove: each component (and the `largest` of the heads, neurons or features) is also taken out at every position,
+    to zero or to its mean over `over` (as in `edits.ablate`), and the metric read again: `removed` has what it loses, the total
+    effect, beside the direct one. Experts are not taken out by themselves. background: edits of the run.
+    Those of the stream itself are components of their own.
 
         rs.direct_attribution(model, rs.tasks.ioi(model, 32), rs.logit_diff()).heads.mean("prompt")
 
-    A direct effect is not what ablating the part would do: later parts that read it are not followed (`rs.ablation_sweep`).
+    A direct effect is not what ablating the part would do: later parts that read it are not followed; `remove` says by how much.
 
     Raises:
         NotLinear, NotAdditive: the metric is no sum of logits; the parts do not sum to it. UnalignedPrompts, UnknownPosition,
@@ -93,20 +121,31 @@ def direct_attribution(
     """
     linear(metric, model)
     data = model.batch(prompts)
+    _removable(remove, over, _said(metric, position), by)
     where = _where(data, prompts if isinstance(prompts, PromptSet) else None, metric, position, by)
     acting = prepare(model, tied(background, prompts), data.lengths)
-    fine = _fine(model, by)
+    fine = _fine(model, by, dictionary)
     reading = _Terms(metric, where, fine, tuple(direct_sites(model, **fine, edits=acting)))
     swept = sweep(model, prompts, [()], reading, background, batch=batch).run(progress, cancel, what="Attributing")
     assert reading.last is not None
-    about = {**swept.provenance, **_about(model, metric, position, by, reading.error)}
+    about = {**swept.provenance, **_about(model, metric, position, by, reading.error, fine["features"])}
     about["background"] = [str(edit) for edit in background]
-    return _report(model, data, reading.last, swept.values[0], where, label_of(metric, model), about)
+    found = report(model, data, reading.last, swept.values[0], where, label_of(metric, model), about)
+    if remove is None:
+        return found
+    how: dict[str, Any] = {
+        "dictionary": fine["features"],
+        "background": background,
+        "progress": progress,
+        "cancel": cancel,
+    }
+    at = MetricAt(metric, where if isinstance(where, int) else tuple(map(int, where)))
+    return replace(found, removed=removed(model, prompts, found, at, to=remove, over=over, largest=largest, **how))
 
 
 @dataclass
 class _Terms:
-    """A readout of every term of the sum, then of the metric: [row, term, pos]."""
+    """A readout of every term of the sum and of the metric: [row, term, pos]."""
 
     metric: Readout
     where: int | str | tuple[int, ...]
@@ -121,79 +160,52 @@ class _Terms:
         where = self.where if rows is None or not isinstance(self.where, tuple) else [self.where[row] for row in rows]
         effects = direct_effects(recording, self.metric, where, **self.fine)
         self.last, self.error = effects, max(self.error, effects.error)
-        return torch.cat([_flat(effects), effects.metric[:, None]], 1)
+        return _flat(effects)
 
 
 def _flat(effects: DirectEffects) -> Float[Tensor, "row term pos"]:
-    """Components, then each layer's heads or neurons, then its bias."""
-    terms = torch.stack([*effects.components.values()])
-    if effects.heads is not None and effects.attn_bias is not None:
-        terms = torch.cat([terms, effects.heads.flatten(0, 1), effects.attn_bias])
-    if effects.sources is not None and effects.value_bias is not None:
-        terms = torch.cat([terms, effects.sources.flatten(0, 2), effects.value_bias.flatten(0, 1)])
-    if effects.neurons:
-        terms = torch.cat([terms, *effects.neurons.values(), torch.stack([*effects.mlp_bias.values()])])
-    return terms.transpose(0, 1)
+    """All terms, in the order of `terms_of`."""
+    return torch.cat(
+        [part.flatten(0, -3) if part.ndim > 2 else part[None] for part in terms_of(effects).values()]
+    ).transpose(0, 1)
 
 
-def _report(
-    model: Model,
-    batch: Batch,
-    effects: DirectEffects,
-    values: Float[Tensor, "row term pos"],
-    where: Any,
-    label: str,
-    about: Mapping[str, Any],
-) -> DirectAttribution:
-    """Terms as `_flat` has them, then the metric, as results."""
-    names, n, heads = [*effects.components], model.n_layers, model.n_heads
-    along: dict[str, str] = {}
-    coords: dict[str, Any] = {}
-    if where == "each" and len(batch) == 1:
-        texts = model.token_texts(batch.ids[0, : batch.lengths[0]].tolist())
-        coords, along = {"token": texts[-values.shape[-1] :]}, {"token": "pos"}
-
-    def result(terms: Tensor, name: str, dims: tuple[str, ...] = (), sizes: tuple[int, ...] = (), **own: Any) -> Result:
-        """Terms [row, term, pos] over the dimensions that the terms are of, then pos and prompt where they are several."""
-        table = terms.movedim(0, -1).reshape(*sizes, *terms.shape[-1:], len(terms))
-        dims = (*dims, "pos", "prompt")
-        if where != "each":
-            table, dims = table.squeeze(-2), (*dims[:-2], "prompt")
-        if len(terms) == 1:
-            table, dims = table.squeeze(-1), dims[:-1]
-        onto = along | ({"source_token": "source"} if "source_token" in own else {})
-        return Result(table, dims, {**coords, **own}, onto, name=name, unit="logits", provenance=about)
-
-    each = n * (heads if effects.heads is not None else model.d_mlp if effects.neurons else 0)
-    length = 0 if effects.sources is None else effects.sources.shape[2]
-    sizes = [len(names), each, n if each else 0, n * heads * length, n * heads if length else 0, 1]
-    first, finer, rest, moved, values_bias, total = torch.split(values, sizes, 1)
-    title, of = f"direct effect on the {label}", "attention" if effects.heads is not None else "MLPs"
-    bias = result(rest, f"direct effect of the biases of {of}", ("layer",), (n,)) if each else None
-    by_head = effects.heads is not None
-    of_source = {"source_token": model.token_texts(batch.ids[0].tolist())} if len(batch) == 1 else {}
-    return DirectAttribution(
-        components=result(first, title, ("component",), (len(names),), component=names),
-        metric=result(total, label),
-        heads=result(finer, title, ("layer", "head"), (n, heads)) if by_head else None,
-        attn_bias=bias if by_head else None,
-        neurons=result(finer, title, ("layer", "neuron"), (n, model.d_mlp)) if effects.neurons else None,
-        mlp_bias=None if by_head else bias,
-        sources=result(moved, title, ("layer", "head", "source"), (n, heads, length), **of_source) if length else None,
-        value_bias=result(values_bias, "direct effect of the values' biases", ("layer", "head"), (n, heads))
-        if length
-        else None,
-        provenance=about,
-    )
-
-
-def _fine(model: Model, by: str) -> dict[str, Any]:
+def _fine(model: Model, by: str, dictionary: Features | None) -> dict[str, Any]:
     """What `direct_effects` is asked for beside the components."""
+    if (by == "feature") != (dictionary is not None):
+        raise BadSweep(
+            "by='feature', and it alone, takes a dictionary", received=f"by={by!r}, dictionary={dictionary!r}"[:120],
+            fix='by="feature", dictionary=rs.sae.load(...)',
+        )  # fmt: skip
     neurons = range(model.n_layers) if by == "neuron" else ()
-    return {"heads": by in ("head", "source"), "neurons": neurons, "sources": by == "source"}
+    features = None if dictionary is None else as_dictionary(dictionary)
+    by_head = by in ("head", "source")
+    return {
+        "heads": by_head,
+        "neurons": neurons,
+        "sources": by == "source",
+        "experts": by == "expert",
+        "features": features,
+    }
 
 
-def _about(model: Model, metric: Readout, position: Position, by: str, error: float) -> dict[str, Any]:
+def _removable(remove: str | None, over: Any, position: Position, by: str) -> None:
+    """Raises BadSweep where no part can be taken out so."""
+    if remove not in (None, "zero", "mean"):
+        raise BadSweep("parts are taken out to zero or to a mean", received=repr(remove), allowed='"zero", "mean"')
+    if remove and position == "each":
+        raise BadSweep(
+            "what taking a part out does is read at one position", received='position="each"', allowed="a position"
+        )
+    if remove == "mean" and over is None:
+        raise BadSweep("a mean is over prompts", received="remove='mean'", fix="over= prompts, or a recording")
+    if remove == "mean" and by == "feature":
+        raise BadSweep("a feature is taken out to zero", received='remove="mean"', allowed='remove="zero"')
+
+
+def _about(
+    model: Model, metric: Readout, position: Position, by: str, error: float, features: Dictionary | None
+) -> dict[str, Any]:
     cap = model.layout.factors.logits_cap
     return {
         "method": "direct logit attribution",
@@ -205,6 +217,11 @@ def _about(model: Model, metric: Readout, position: Position, by: str, error: fl
         if cap is None
         else f"before their cap of {cap:g}: what is capped is no sum",
         "error of the sum, at most": error,
+        **(
+            {}
+            if features is None
+            else {"dictionary": f"{features.name} of {features.place}", DICTIONARY_HASH: features.hash}
+        ),
     }
 
 
