@@ -148,3 +148,23 @@ def test_without_distractors_none_is_named(smollm2):
     data = tasks.factual(smollm2, 8, distractors=False)
     assert "DISTRACTOR" not in data.positions
     assert {*data.label("distractor")} == {"none"}
+
+
+def test_partners_come_through_the_words_of_the_command_line_and_the_page(smollm2):
+    """`partner=` of a task reaches the function, the plain value leaves it out unless said, and the code repeats it."""
+    from residscope.fields.prompts import PromptsField, read_prompts
+    from residscope.fields.tasks import TaskData
+    from residscope.world.session_world import make_prompts
+
+    plain = read_prompts("task:ioi,n=6,seed=2,partner=ABC")
+    assert plain == {"kind": "task", "task": "ioi", "n": 6, "seed": 2, "partner": "ABC"}
+    data = TaskData(**plain)
+    assert make_prompts(smollm2, data) == tasks.ioi(smollm2, 6, seed=2, prefixes=False, partner="ABC")
+    assert "partner" not in TaskData(kind="task", task="ioi").model_dump(mode="json")
+    assert data.model_dump(mode="json")["partner"] == "ABC"
+    assert tasks.find_task("ioi").code(6, None, seed=2, partner="ABC").endswith("prefixes=False, partner='ABC')")
+    assert PromptsField(labelled=True).read(["task:gender,n=4"])["task"] == "gender"
+    with pytest.raises(errors.BadPrompt, match="one kind"):
+        make_prompts(smollm2, TaskData(kind="task", task="gender", n=4, partner="S2"))
+    with pytest.raises(errors.BadPrompt, match="S2, order, names, ABC"):
+        make_prompts(smollm2, TaskData(kind="task", task="ioi", n=4, partner="IO"))

@@ -786,6 +786,7 @@ export interface TaskPrompts {
   n: number;
   seed: number;
   prefixes: boolean;
+  partner?: string;
 }
 /**
  * `text`: in what a page sends, and of an item.
@@ -1900,6 +1901,7 @@ export interface TaskForm {
   label: string;
   position: string;
   prefixes: boolean;
+  partners: string[];
 }
 /**
  * stopped: how many were waiting for a map.
