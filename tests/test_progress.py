@@ -316,7 +316,8 @@ WITHIN = {
     "methods.probes.flips_over_c.probes_over_C", "methods.probes.look.project", "methods.probes.probe_fit.fit",
     "methods.probes.probe_fit.fit_each",
     "methods.probes.probe_map.mapped", "methods.probes.probe_sweep.fit_probes", "methods.evidence.stability.stability_of",
-    "tasks.labelled.from_file", "tasks.prefixes.prefixes", "tasks.drafts.drawn_prompts", "engine.planner.first_order.first_order",
+    "tasks.labelled.from_file", "tasks.prefixes.prefixes", "tasks.drafts.drawn_prompts",
+    "methods._lib.checklist.checklist", "methods._lib.checklist.verdict", "engine.planner.first_order.first_order",
 }  # fmt: skip
 """Those that another of the calls is made of."""
 
