@@ -296,6 +296,14 @@ CALLS = {
     ),
     "tasks.gender.gender": lambda **told: rs.tasks.gender(smollm2(), 6, prefixes=True, **told),
     "tasks.ioi.ioi": lambda **told: rs.tasks.ioi(smollm2(), 6, text=["The quick dog went home again. " * 3], **told),
+    "tasks.colours.colours": lambda **told: rs.tasks.colours(smollm2(), 6, **told),
+    "tasks.docstring.docstring": lambda **told: rs.tasks.docstring(smollm2(), 6, **told),
+    "tasks.factual.factual": lambda **told: rs.tasks.factual(smollm2(), 6, **told),
+    "tasks.greater_than.greater_than": lambda **told: rs.tasks.greater_than(smollm2(), 6, **told),
+    "tasks.in_context.in_context": lambda **told: rs.tasks.in_context(smollm2(), 6, **told),
+    "tasks.induction.induction": lambda **told: rs.tasks.induction(smollm2(), 6, **told),
+    "tasks.skip_trigrams.skip_trigrams": lambda **told: rs.tasks.skip_trigrams(smollm2(), 6, **told),
+    "tasks.translation.translation": lambda **told: rs.tasks.translation(smollm2(), 6, **told),
     "tasks.labelled.from_text": lambda **told: rs.tasks.from_text(smollm2(), TABLE, name="some.csv", **told),
 }  # fmt: skip
 
@@ -313,7 +321,8 @@ WITHIN = {
     "methods.probes.probe_fit.fit_each",
     "methods.probes.probe_map.mapped", "methods.probes.probe_sweep.fit_probes", "methods.evidence.stability.stability_of",
     "methods._lib.atp_star.estimated",
-    "tasks.labelled.from_file", "tasks.prefixes.prefixes", "engine.planner.first_order.first_order",
+    "tasks.labelled.from_file", "tasks.prefixes.prefixes", "tasks.drafts.drawn_prompts",
+    "methods._lib.checklist.checklist", "methods._lib.checklist.verdict", "engine.planner.first_order.first_order",
 }  # fmt: skip
 """Those that another of the calls is made of."""
 
@@ -354,7 +363,7 @@ QUICK = {
     "methods.reading.token_table.token_table",
     "methods._lib.heads.lists.few_shot", "methods._lib.heads.lists.translation",
     "methods._lib.heads.telling.name_movers", "methods._lib.heads.writing.unembedding",
-    "tasks.spans.locate", "tasks.spans.single_tokens",
+    "tasks.spans.locate", "tasks.spans.single_tokens", "tasks.drafts.check",
 }  # fmt: skip
 """Functions of a model that take one run or none, or that hand on what they are told."""
 

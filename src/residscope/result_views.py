@@ -1,5 +1,6 @@
 """Results as pictures: which view a result is, by its dimensions."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from itertools import product
 from typing import TYPE_CHECKING
@@ -127,9 +128,12 @@ def _numbers(x: Tensor) -> Tensor:
 
 
 def _note(result: "Result") -> str:
-    """What approximates it, and of a finished sweep how few cells carry its effect."""
+    """What approximates it, of a finished sweep how few cells carry its effect, and what was said of its prompts as a task."""
     said = [] if result.exact is True else [f"Not exact: {result.exact}."]
     if "no effect" in result.provenance and result.values.numel() > 1:
         with suppress(BadResult):  # of a sweep that is not finished, or whose prompts have other labels
             said.append(f"{result.concentration()}.")
+    told = result.provenance.get("task check")
+    if isinstance(told, Mapping) and "said" in told:
+        said.append(f"Task check {told['said']}.")
     return " ".join(said)

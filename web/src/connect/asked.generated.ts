@@ -634,7 +634,7 @@ export interface Turn {
   content: string;
 }
 /**
- * Prompts of `residscope.tasks`, by name.
+ * Prompts of `residscope.tasks`, by name. partner: one of the kinds of partners that the task offers.
  *
  * This interface was referenced by `Asked`'s JSON-Schema
  * via the `definition` "TaskData".
@@ -645,6 +645,7 @@ export interface TaskData {
   n?: number;
   seed?: number;
   prefixes?: boolean;
+  partner?: string | null;
 }
 /**
  * A table of labelled prompts: the file's name and its text.

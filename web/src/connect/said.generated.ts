@@ -835,6 +835,7 @@ export interface TaskPrompts {
   n: number;
   seed: number;
   prefixes: boolean;
+  partner?: string;
 }
 /**
  * `text`: in what a page sends, and of an item.
@@ -1949,6 +1950,7 @@ export interface TaskForm {
   label: string;
   position: string;
   prefixes: boolean;
+  partners: string[];
 }
 /**
  * stopped: how many were waiting for a map.

@@ -17,6 +17,7 @@ from residscope.errors import BadSweep, NoGradient
 from residscope.methods._lib.agreement import correlations, drawn
 from residscope.methods._lib.atp_star import OUTSIDE, estimated
 from residscope.methods._lib.cells import Cells, Positions, price
+from residscope.methods._lib.checklist import verdict
 from residscope.methods.patching.activation_patching import planned
 from residscope.progress import Cancel, Progress, keeping
 from residscope.results import Result
@@ -124,6 +125,7 @@ def attribution_patching(
         about["no effect"] = 0.0
     if cells.pair.scored_by is not None:
         about["scored by"] = cells.pair.scored_by
+    about |= verdict(model, clean, corrupted, progress=progress, cancel=cancel)
 
     def made(beside: Mapping[str, Any] | None) -> Result:
         words = (
