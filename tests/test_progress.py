@@ -156,6 +156,7 @@ CALLS = {
     "methods.reading.token_losses.token_losses": lambda **told: rs.token_losses(model(), PROMPT, edit=GRID[:1], **told),
     "methods.reading.model_facts.model_facts": lambda **told: rs.model_facts(model(), **told),
     "methods.reading.task_check.task_check": lambda **told: rs.task_check(model(), DATA, by="parity", batch=8, **told),
+    "methods.reading.basis_meter.basis_meter": lambda **told: rs.basis_meter(model(), PROMPT, draws=2, **told),
     "methods.reading.norm_effects.norm_effects": lambda **told: rs.norm_effects(model(), PROMPT, **told),
     "methods.reading.logit_lens.logit_lens": lambda **told: rs.logit_lens(model(), PROMPT, **told),
     "methods.reading.next_token_baselines.next_token_baselines": lambda **told: rs.next_token_baselines(

@@ -88,6 +88,7 @@ if TYPE_CHECKING:
     from residscope.methods.probes.probe_fit import fit_probe as fit_probe
     from residscope.methods.probes.probe_map import probe_map as probe_map
     from residscope.methods.probes.probe_sweep import probe_sweep as probe_sweep
+    from residscope.methods.reading.basis_meter import basis_meter as basis_meter
     from residscope.methods.reading.continuations import continuations as continuations
     from residscope.methods.reading.logit_lens import logit_lens as logit_lens
     from residscope.methods.reading.model_facts import model_facts as model_facts
@@ -135,6 +136,7 @@ _HOME = {
     "attribution_patching": "methods.patching.attribution_patching",
     "activation_patching": "methods.patching.activation_patching", "fit_probe": "methods.probes.probe_fit",
     "attribute_logits": "methods.attribution.direct_attribution", "direct_attribution": "methods.attribution.direct_attribution",
+    "basis_meter": "methods.reading.basis_meter",
     "continuations": "methods.reading.continuations", "copying_scores": "methods.heads.copying_scores",
     "counterfactuals": "tasks.counterfactuals", "head_scores": "methods.heads.head_scores",
     "induction_heads": "methods.heads.induction_heads", "repeated_tokens": "methods.heads.head_scores",

@@ -28,6 +28,7 @@ HOMES = {
     "ablation_comparison": "methods.patching.compare_ablations",
     "atlas": "features.atlas",
     "badge": "methods._lib.badges",
+    "basis_meter": "methods.reading.basis_meter",
     "composition": "methods.weights.composition",
     "continuations": "methods.reading.continuations",
     "counterfactuals": "tasks.counterfactuals",

@@ -168,6 +168,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
         "token losses": lambda: rs.token_losses(spelling(), PROMPTS[0]),
         "model facts": lambda: rs.model_facts(spelling()),
         "task check": lambda: rs.task_check(llama(), labelled(12), by="parity", progress=False),
+        "basis meter": lambda: rs.basis_meter(spelling(), PROMPTS[:2], draws=2, progress=False),
         "norm effects": lambda: rs.norm_effects(spelling(), PROMPTS[0]),
         "next-token baselines": lambda: rs.next_token_baselines(spelling(), PROMPTS[0], text=TEXTS, progress=False),
         "tuned lens": lambda: rs.tuned_lens(spelling(), TEXTS, tokens=1000, steps=2, progress=False),

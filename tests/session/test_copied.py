@@ -237,6 +237,10 @@ CALLS: dict[str, list[dict[str, Any]]] = {
     ],
     "token-losses": [{"prompt": LIVE}, {"prompt": "abcd", "edit": "live"}],
     "model-facts": [{}],
+    "basis-meter": [
+        {"prompts": LIVE, "draws": 2},
+        {"prompts": DRAWN_PROMPTS, "sites": ["q", "mlp_pre"], "draws": 2, "seed": 1},
+    ],
     "norm-effects": [{"prompt": LIVE}, {"prompt": "abcd", "axes": 2}],
     "logit-lens": [
         {"prompt": LIVE},
