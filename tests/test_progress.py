@@ -242,6 +242,7 @@ CALLS = {
     "methods.heads.copying_scores.copying_scores": lambda **told: rs.copying_scores(model(), **told),
     "methods.weights.composition.composition": lambda **told: rs.composition(model(), ["result.0"], ["q.1"], random=20, **told),
     "methods.weights.direct_path.direct_path": lambda **told: rs.direct_path(model(), [5, 9], k=3, **told),
+    "methods.weights.positions.positions": lambda **told: rs.positions(model(), [PROMPT, PROMPT[::-1]], **told),
     "methods.weights.skip_trigrams.skip_trigrams": lambda **told: rs.skip_trigrams(model(), 1, 2, [5, 9], k=3, **told),
     "methods.weights.weight_directions.weight_directions": lambda **told: rs.weight_directions(model(), 1, "OV", head=2, **told),
     "methods.weights.factored.factored": lambda **told: rs.factored(model(), 1, 2, k=3, **told),

@@ -102,6 +102,7 @@ if TYPE_CHECKING:
     from residscope.methods.weights.composition import composition as composition
     from residscope.methods.weights.direct_path import direct_path as direct_path
     from residscope.methods.weights.factored import factored as factored
+    from residscope.methods.weights.positions import positions as positions
     from residscope.methods.weights.skip_trigrams import skip_trigrams as skip_trigrams
     from residscope.methods.weights.weight_directions import weight_directions as weight_directions
     from residscope.metrics import kl as kl
@@ -171,7 +172,7 @@ _HOME = {
     "harvest": "corpus.harvest.run", "harvest_sites": "corpus.harvest.method",
     # weights
     "composition": "methods.weights.composition", "direct_path": "methods.weights.direct_path",
-    "factored": "methods.weights.factored",
+    "factored": "methods.weights.factored", "positions": "methods.weights.positions",
     "skip_trigrams": "methods.weights.skip_trigrams", "weight_directions": "methods.weights.weight_directions",
     # two models
     "compare_models": "methods.comparison.compare_models", "layer_swap": "methods.comparison.layer_swap",

@@ -64,6 +64,7 @@ HOMES = {
     "norm_effects": "methods.reading.norm_effects",
     "null_directions": "methods.evidence.null_directions",
     "own_tokens": "methods._lib.own_tokens",
+    "positions": "methods.weights.positions",
     "probe_map": "probes.probe_map",
     "projection": "methods.probes.look",
     "removal_cost": "methods.evidence.removal_cost",

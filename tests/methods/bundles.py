@@ -119,6 +119,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
         "copying scores": lambda: rs.copying_scores(llama(), progress=False),
         "composition": lambda: rs.composition(llama(), random=20, progress=False),
         "direct path": lambda: rs.direct_path(spelling(), ["a", "b"], k=3, text=["abcabd" * 4], progress=False),
+        "positions": lambda: rs.positions(spelling(), PROMPTS[:2], progress=False),
         "skip trigrams": lambda: rs.skip_trigrams(spelling(), 1, 2, ["a", "b"], k=3, progress=False),
         "weight directions": lambda: rs.weight_directions(spelling(), 1, "OV", head=2, n=3, k=3, progress=False),
         "factored": lambda: rs.factored(llama(), 1, 2, "QK", k=4, progress=False),

@@ -187,7 +187,7 @@ def rotated(x: Float[Tensor, "token *head axis"], draw: torch.Generator) -> Floa
 
 def _by_prompt(values: Float[Tensor, " token"], lengths: Sequence[int]) -> Float[Tensor, " row"]:
     """The mean of each prompt; of one prompt its tokens themselves."""
-    return torch.stack([part.mean() for part in values.split([*lengths])]) if len(lengths) > 1 else values
+    return torch.stack([part.mean() for part in torch.split(values, [*lengths])]) if len(lengths) > 1 else values
 
 
 def _table(rows: Sequence[Tensor], shape: tuple[int, int]) -> Tensor:
