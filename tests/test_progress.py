@@ -156,6 +156,7 @@ CALLS = {
     "methods.reading.token_losses.token_losses": lambda **told: rs.token_losses(model(), PROMPT, edit=GRID[:1], **told),
     "methods.reading.model_facts.model_facts": lambda **told: rs.model_facts(model(), **told),
     "methods.reading.task_check.task_check": lambda **told: rs.task_check(model(), DATA, by="parity", batch=8, **told),
+    "methods.reading.basis_meter.basis_meter": lambda **told: rs.basis_meter(model(), PROMPT, draws=2, **told),
     "methods.reading.norm_effects.norm_effects": lambda **told: rs.norm_effects(model(), PROMPT, **told),
     "methods.reading.logit_lens.logit_lens": lambda **told: rs.logit_lens(model(), PROMPT, **told),
     "methods.reading.next_token_baselines.next_token_baselines": lambda **told: rs.next_token_baselines(
@@ -241,6 +242,7 @@ CALLS = {
     "methods.heads.copying_scores.copying_scores": lambda **told: rs.copying_scores(model(), **told),
     "methods.weights.composition.composition": lambda **told: rs.composition(model(), ["result.0"], ["q.1"], random=20, **told),
     "methods.weights.direct_path.direct_path": lambda **told: rs.direct_path(model(), [5, 9], k=3, **told),
+    "methods.weights.positions.positions": lambda **told: rs.positions(model(), [PROMPT, PROMPT[::-1]], **told),
     "methods.weights.skip_trigrams.skip_trigrams": lambda **told: rs.skip_trigrams(model(), 1, 2, [5, 9], k=3, **told),
     "methods.weights.weight_directions.weight_directions": lambda **told: rs.weight_directions(model(), 1, "OV", head=2, **told),
     "methods.weights.factored.factored": lambda **told: rs.factored(model(), 1, 2, k=3, **told),

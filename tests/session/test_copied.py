@@ -196,6 +196,7 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         {"writers": ["embed", "result.1"], "readers": ["k.2", "mlp_in"], "random": 30, "seed": 4},
     ],
     "direct-path": [{"tokens": ["a", "b"]}, {"tokens": ["c"], "k": 2, "text": TEXT, "read": 500}],
+    "positions": [{"prompts": DRAWN_PROMPTS}, {"prompts": "abcdefg", "tokens": 6, "draws": 1, "seed": 2}],
     "skip-trigrams": [
         {"layer": 1, "head": 2, "sources": ["a", "b"], "k": 3},
         {"layer": 0, "head": 1, "sources": ["a"], "destinations": ["c", "d"], "outs": ["e", "f"]},
@@ -248,6 +249,10 @@ CALLS: dict[str, list[dict[str, Any]]] = {
     ],
     "token-losses": [{"prompt": LIVE}, {"prompt": "abcd", "edit": "live"}],
     "model-facts": [{}],
+    "basis-meter": [
+        {"prompts": LIVE, "draws": 2},
+        {"prompts": DRAWN_PROMPTS, "sites": ["q", "mlp_pre"], "draws": 2, "seed": 1},
+    ],
     "norm-effects": [{"prompt": LIVE}, {"prompt": "abcd", "axes": 2}],
     "logit-lens": [
         {"prompt": LIVE},
