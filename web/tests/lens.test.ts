@@ -48,7 +48,11 @@ describe("the lens of a run", () => {
     expect([rank.said?.[0], rank.values[0]]).toEqual([3, Math.fround(Math.log1p(3))]);
   });
   it("is itself where it is compared with itself", () => {
-    expect([...lensField(whole, "chance", VOCAB, whole).values]).toEqual(new Array(8).fill(0));
+    const none = lensField(whole, "chance", VOCAB, whole);
+    expect([...none.values]).toEqual(new Array(8).fill(0));
+    expect(none.scale).toBe(0.01); // rounding is not drawn as if it were something
+    const one = lensField({ ...whole, chance: whole.chance.map((p, i) => p + (i === 3 ? 0.4 : 1e-6)) }, "chance", VOCAB, whole);
+    expect(one.scale).toBeCloseTo(0.4);
     expect([...shownOf(whole, "chance")]).toEqual([0, 1, 2, 3, 0, 1, 2, 3].map((x) => Math.fround(x / 10)));
   });
   it("is in the address", () => {

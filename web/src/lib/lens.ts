@@ -73,6 +73,10 @@ const nearness = (rank: Float32Array, vocab: number): Float32Array => rank.map((
 
 export const LENS_UNITS: Record<LensShow, ValueUnit> = { top: "probability", chance: "probability", rank: "rank", kl: "nats", entropy: "nats" };
 
+/** What is less of a difference than this is never drawn as if it were much: most of them are rounding. */
+const LEAST: Record<LensShow, number> = { top: 0.01, chance: 0.01, rank: 0.7, kl: 0.05, entropy: 0.05 };
+const largest = (values: Float32Array, least: number): number => values.reduce((most, value) => Math.max(most, Math.abs(value) || 0), least);
+
 /** A picture of a lens; before: less another's, in the same cells. */
 export function lensField(data: LensData, show: LensShow, vocab: number, before: LensData | null = null): Field {
   const { rows, cols } = data;
@@ -84,7 +88,7 @@ export function lensField(data: LensData, show: LensShow, vocab: number, before:
     const others = shownOf(before, show);
     const said = numbers.map((value, cell) => value - others[cell]);
     const values = show === "rank" ? said.map((change) => Math.sign(change) * Math.log1p(Math.abs(change))) : said;
-    return { ...ground, values, said, scale: robustScale(values, cols) };
+    return { ...ground, values, said, scale: largest(values, LEAST[show]) };
   }
   if (show === "rank") return { ...ground, values: nearness(numbers, vocab), said: numbers, scale: 1, sequential: true, ends: [`${vocab}`, "0"] };
   const scale = show === "kl" ? robustScale(numbers, cols) : show === "entropy" ? Math.log(vocab) : 1;

@@ -19,6 +19,8 @@ interface Shown {
   b: LensData | null;
 }
 
+const sameShape = (a: LensData | null, b: LensData): boolean => a?.rows === b.rows && a.cols === b.cols;
+
 /** The logit lens of the runs on screen, read some tokens at a time from where the reader stands. */
 export class LensStore {
   hover: Cell | null = $state.raw(null);
@@ -51,7 +53,7 @@ export class LensStore {
   /** What is on screen: of what was asked before until the first tokens of what is asked now are there. */
   private shown: Shown | null = $derived.by(() => (this.now.a && (!this.runs.b || this.now.b) ? this.now : this.kept));
   /** Which of the runs is shown. */
-  mode = $derived.by(() => (this.shown?.b && (this.streams.mode !== "delta" || this.shown.b.cols === this.shown.a?.cols) ? this.streams.mode : "base"));
+  mode = $derived.by(() => (this.shown?.b && (this.streams.mode !== "delta" || sameShape(this.shown.a, this.shown.b)) ? this.streams.mode : "base"));
   stale = $derived.by(() => !!this.shown && (this.session.behind || this.shown.key !== this.key));
   data: LensData | null = $derived.by(() => (this.mode === "base" ? (this.shown?.a ?? null) : (this.shown?.b ?? null)));
   private vocab = $derived.by(() => this.session.model?.d_vocab ?? 2);
@@ -67,7 +69,7 @@ export class LensStore {
   /** The other run's, for the line beside the grid. */
   other: Float32Array | null = $derived.by(() => {
     const { a, b } = this.shown ?? {};
-    if (this.mode === "delta" || !a || !b || a.cols !== b.cols) return null;
+    if (this.mode === "delta" || !a || !b || !sameShape(a, b)) return null;
     return (this.mode === "base" ? this.fieldB : this.fieldA)?.values ?? null;
   });
   unit: ValueUnit = $derived.by(() => LENS_UNITS[this.show]);

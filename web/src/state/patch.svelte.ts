@@ -101,7 +101,8 @@ export class PatchStore {
 
   /** Puts the chosen cell's patch on the stack; where it is of the companion's run, the two change places first. */
   async keep(): Promise<void> {
-    if (!this.field || !this.companion || this.tracing) return;
+    if (this.tracing) return this.session.notify("A state put back under noise is no edit of this prompt: patch from the companion to keep a cell.");
+    if (!this.field || !this.companion) return;
     const { row, col } = this.locked;
     const edit: Edit = cellEdit(this.field.sites?.[row] ?? "", col, this.heads);
     if (this.swaps) {
