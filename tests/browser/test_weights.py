@@ -51,18 +51,17 @@ def test_each_method_answers_of_the_selected_head(bare: Page, model: Any) -> Non
         assert all(near(value, found) for _, _, value in want.pairs)
     views = ask(bare, "weights-directions")
     directions = rs.weight_directions(model, 2, "OV", head=1, progress=False)
-    assert all(near(float(value), values(views)) for value in directions.singular.values[:10])
+    found = values(views)
+    assert all(near(float(value), found) for value in directions.singular.values[:10])
     tokens = [*dict.fromkeys(bare.locator("[data-testid=weights-sources]").input_value().split(","))]
     assert len(tokens) == len({*"hello world"})
     sources = [text.replace("·", " ") for text in tokens]
     views = ask(bare, "weights-trigrams")
     trigrams = rs.skip_trigrams(model, 2, 1, sources, progress=False)
-    assert trigrams.view().to_dict()["rows"], "there is something to compare with"
-    shown = trigrams.view().to_dict()["rows"]
-    wanted = [value for row in shown for value in row if isinstance(value, float)]
-    assert all(near(value, values(views)) for value in wanted)
-    views = ask(bare, "weights-path")
-    assert len(values(views)) > 0
+    shown = trigrams.view().to_dict()["rows"][:20]
+    assert shown, "there is something to compare with"
+    found = values(views)
+    assert all(near(value, found) for row in shown for value in row if isinstance(value, float))
 
 
 def test_who_can_speak_to_whom_is_chosen_and_beside_random(bare: Page, model: Any) -> None:
@@ -93,4 +92,5 @@ def test_an_mlp_has_its_own_matrices_and_typed_tokens_are_kept(bare: Page, model
     bare.get_by_test_id("weights-tokens").press("Enter")
     views = ask(bare, "weights-path")
     rows = rs.direct_path(model, ["a", " "], progress=False).view().to_dict()["views"][0]["rows"]
-    assert all(near(value, values(views)) for row in rows for value in row if isinstance(value, float))
+    found = values(views)
+    assert all(near(value, found) for row in rows for value in row if isinstance(value, float))
