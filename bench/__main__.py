@@ -12,6 +12,7 @@ BENCHES = (
     "beside",
     "patching",
     "paths",
+    "edges",
     "screen_speed",
     "screening",
     "memory",

@@ -7,7 +7,7 @@ import torch
 
 import residscope as rs
 from bench.harness import Row, _seconds, pair
-from residscope.methods.probe_fit import fit
+from residscope.methods.probes.probe_fit import fit
 from residscope.probes.lrqp_qp import by_quadratic_programme
 
 WIDTH, PROMPTS, FEW = 576, 1000, 3

@@ -5,8 +5,8 @@ and the table is of 144 others.
 """
 
 import residscope as rs
-from residscope.methods.das import das
-from residscope.methods.intervention import METHODS, intervene
+from residscope.methods.probes.das import das
+from residscope.methods.probes.intervention import METHODS, intervene
 
 model = rs.load("smollm2-135m")
 train, test = rs.tasks.ioi(model, 240, seed=0).split(0.6, by="order")

@@ -15,7 +15,7 @@ import torch
 
 import residscope as rs
 from residscope.methods._lib.answers import Flips, answer_diffs, flips
-from residscope.methods.probe_sweep import fit_probes
+from residscope.methods.probes.probe_sweep import fit_probes
 from residscope.probes.lrqp import random_control
 
 

@@ -26,6 +26,7 @@ from session.worlds import tokenizer
 from tiny_models import tiny_llama
 
 PEERS = Path(__file__).parent / "sae" / "peers"
+LENS = Path(__file__).parent / "methods" / "peers" / "tuned-lens"
 SOURCE = str(Path(rs.__file__).parents[1])
 IOI = "When John and Mary went to the store, John gave a bottle of milk to"
 SMALL = {
@@ -101,6 +102,8 @@ def typed(schema):
         "endpoint": [ENDPOINT.get("words", "http://127.0.0.1:9/v1 none")], "place": [str(PEERS / "saelens-jumprelu")],
         "count": ["2"], "heads": ["1"],
     }  # fmt: skip
+    if schema["id"] == "tuned-lens-load":
+        kinds["place"] = [str(LENS)]
     for name in schema["required"]:
         part = schema["properties"][name]
         match part["kind"], part:

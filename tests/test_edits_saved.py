@@ -28,7 +28,7 @@ from residscope.edits.base import BaseEdit
 from residscope.edits.saved import LATER
 from residscope.engine.model import Model
 from residscope.methods._lib.controls import as_far
-from residscope.methods.das import Das
+from residscope.methods.probes.das import Das
 from residscope.probes.lrqp import random_control
 from tiny_models import tiny_llama
 

@@ -23,8 +23,11 @@ from residscope.corpus.harvest import fits
 from residscope.directions import EncoderDictionary
 from residscope.graph import shares as graph_shares
 from residscope.graph.build import Setting
-from residscope.methods import blind_contexts, das, downstream, mediation, probe_fit
 from residscope.methods._lib import activations, answers
+from residscope.methods._lib.tuned import TunedLens
+from residscope.methods.evidence import blind_contexts
+from residscope.methods.patching import mediation
+from residscope.methods.probes import das, downstream, probe_fit
 from residscope.progress import keeping, stage
 from tiny_models import hook_count
 
@@ -82,6 +85,12 @@ def exported(**told):
         return rs.features.export(model(), atlas(), folder, encoder(), indices=[1, 2], **told)
 
 
+def loaded_lens(**told):
+    with TemporaryDirectory() as folder:
+        TunedLens(torch.zeros(4, 32, 32), torch.zeros(4, 32)).save(f"{folder}/lens")
+        return rs.load_tuned_lens(model(), f"{folder}/lens", **told)
+
+
 @cache
 def setting():
     return Setting.of(model(), PROMPT, [encoder(), later()])
@@ -118,7 +127,7 @@ def vectors_of_parity():
     return halves()[0].vectors["resid_pre.1", "P"], TRAIN
 
 
-PATCHING = "methods.activation_patching.activation_patching"
+PATCHING = "methods.patching.activation_patching.activation_patching"
 CALLS = {
     "corpus.chunks.chunks": lambda **told: [*chunks.chunks(model(), TEXTS, ["resid_post.1"], tokens=900, **told)],
     "corpus.drawn.draw_prompts": lambda **told: rs.draw_prompts(model(), TEXTS, 6, length=8, **told),
@@ -144,11 +153,17 @@ CALLS = {
     "features.naming.name_features": lambda **told: rs.name_features(
         model(), atlas(progress=False), [1, 2, 3], encoder(), endpoint=ByRule(), **told
     ),
-    "methods.token_losses.token_losses": lambda **told: rs.token_losses(model(), PROMPT, edit=GRID[:1], **told),
-    "methods.model_facts.model_facts": lambda **told: rs.model_facts(model(), **told),
-    "methods.task_check.task_check": lambda **told: rs.task_check(model(), DATA, by="parity", batch=8, **told),
-    "methods.norm_effects.norm_effects": lambda **told: rs.norm_effects(model(), PROMPT, **told),
-    "methods.logit_lens.logit_lens": lambda **told: rs.logit_lens(model(), PROMPT, **told),
+    "methods.reading.token_losses.token_losses": lambda **told: rs.token_losses(model(), PROMPT, edit=GRID[:1], **told),
+    "methods.reading.model_facts.model_facts": lambda **told: rs.model_facts(model(), **told),
+    "methods.reading.task_check.task_check": lambda **told: rs.task_check(model(), DATA, by="parity", batch=8, **told),
+    "methods.reading.basis_meter.basis_meter": lambda **told: rs.basis_meter(model(), PROMPT, draws=2, **told),
+    "methods.reading.norm_effects.norm_effects": lambda **told: rs.norm_effects(model(), PROMPT, **told),
+    "methods.reading.logit_lens.logit_lens": lambda **told: rs.logit_lens(model(), PROMPT, **told),
+    "methods.reading.next_token_baselines.next_token_baselines": lambda **told: rs.next_token_baselines(
+        model(), PROMPT, text=TEXTS, tokens=900, **told
+    ),
+    "methods.reading.tuned_lens.tuned_lens": lambda **told: rs.tuned_lens(model(), TEXTS, tokens=1000, steps=2, **told),
+    "methods.reading.tuned_lens_load.load_tuned_lens": lambda **told: loaded_lens(**told),
     "graph.build.causal_graph": lambda **told: rs.causal_graph(model(), PROMPT, [encoder(), later()], tokens=2, **told),
     "graph.validation.validate.validate_graph": lambda **told: rs.validate_graph(
         model(), drawn(), [encoder(), later()], contexts=[PROMPT, [4, 9, 2, 5]], texts=TEXTS, random_texts=40, length=8,
@@ -175,7 +190,7 @@ CALLS = {
     ),
     "engine.planner.screening.screened": lambda **told: rs.screened(plan(), 0.3, by="gradient", **told),
     "engine.planner.sweep.Sweep.run": lambda **told: plan().run(**told),
-    "methods.ablation_sweep.ablation_sweep": lambda **told: rs.ablation_sweep(
+    "methods.patching.ablation_sweep.ablation_sweep": lambda **told: rs.ablation_sweep(
         model(), [[2, 3, 4]], rs.logit_diff(5, 7), **told
     ),
     PATCHING: lambda **told: rs.activation_patching(
@@ -185,85 +200,112 @@ CALLS = {
         model(), DATA, ["resid_pre.1"], ["P"], batch=8, **told
     ),
     "methods._lib.answers.answer_diffs": lambda **told: answers.answer_diffs(model(), DATA, [[], to_other()], batch=8, **told),
-    "methods.blind_contexts.contexts": lambda **told: blind_contexts.contexts(
+    "methods.evidence.blind_contexts.contexts": lambda **told: blind_contexts.contexts(
         model(), component(), source=TEXTS, n=4, length=5, candidates=20, **told
     ),
-    "methods.continuations.continuations": lambda **told: rs.continuations(
+    "methods.reading.continuations.continuations": lambda **told: rs.continuations(
         model(), [2, 3, 4], edits=GRID[:2], max_new_tokens=6, temperature=1.0, n=2, stop=(), **told
     ),
-    "methods.compare_models.compare_models": lambda **told: rs.compare_models(model(), beside(), [[2, 3, 4]], **told),
-    "methods.causal_tracing.causal_tracing": lambda **told: rs.causal_tracing(
+    "methods.comparison.compare_models.compare_models": lambda **told: rs.compare_models(model(), beside(), [[2, 3, 4]], **told),
+    "methods.patching.causal_tracing.causal_tracing": lambda **told: rs.causal_tracing(
         model(), [[2, 3, 4]], [1], rs.logit_diff(5, 7), draws=2, **told
     ),
-    "methods.attribution_patching.attribution_patching": lambda **told: rs.attribution_patching(
+    "methods.patching.attribution_patching.attribution_patching": lambda **told: rs.attribution_patching(
         model(), **PATCHED, sample=6, **told
     ),
-    "methods.path_patching.path_patching": lambda **told: rs.path_patching(
+    "methods.attribution.gradient_attribution.gradient_attribution": lambda **told: rs.gradient_attribution(
+        model(), [[2, 3, 4]], rs.logit_diff(5, 7), sample=6, **told
+    ),
+    "methods.attribution.integrated_gradients.integrated_gradients": lambda **told: rs.integrated_gradients(
+        model(), [2, 3, 4], rs.logit_diff(5, 7), of="heads", baseline="prompt", over=[6, 3, 4], steps=2, **told
+    ),
+    "methods.attribution.saliency.saliency": lambda **told: rs.saliency(model(), PROMPT, rs.logit_diff(5, 7), **told),
+    "methods.patching.path_patching.path_patching": lambda **told: rs.path_patching(
         model(), **PATCHED, receivers=[(3, 1)], **told
     ),
-    "methods.self_repair.self_repair": lambda **told: rs.self_repair(
+    "methods.patching.edge_patching.edge_patching": lambda **told: rs.edge_patching(
+        model(), **PATCHED, senders=[0, 1], receivers=[2, 3], **told
+    ),
+    "methods.patching.edge_attribution.edge_attribution": lambda **told: rs.edge_attribution(
+        model(), **PATCHED, receivers=[2, 3], sample=6, **told
+    ),
+    "methods.patching.self_repair.self_repair": lambda **told: rs.self_repair(
         model(), DATA, (1, 1), rs.logit_diff(), batch=8, **told
     ),
-    "methods.compare_ablations.compare_ablations": lambda **told: rs.compare_ablations(
+    "methods.patching.compare_ablations.compare_ablations": lambda **told: rs.compare_ablations(
         model(), [[2, 3, 4]], rs.logit_diff(5, 7), [[5, 6, 7], [4, 3, 9]], draws=2, **told
     ),
-    "methods.layer_swap.layer_swap": lambda **told: rs.layer_swap(model(), beside(), [[2, 3, 4]], rs.logit_diff(5, 7), **told),
-    "methods.weight_difference.weight_difference": lambda **told: rs.weight_difference(model(), beside(), **told),
-    "methods.copying_scores.copying_scores": lambda **told: rs.copying_scores(model(), **told),
-    "methods.composition.composition": lambda **told: rs.composition(model(), ["result.0"], ["q.1"], random=20, **told),
-    "methods.direct_path.direct_path": lambda **told: rs.direct_path(model(), [5, 9], k=3, **told),
-    "methods.skip_trigrams.skip_trigrams": lambda **told: rs.skip_trigrams(model(), 1, 2, [5, 9], k=3, **told),
-    "methods.weight_directions.weight_directions": lambda **told: rs.weight_directions(model(), 1, "OV", head=2, **told),
-    "methods.factored.factored": lambda **told: rs.factored(model(), 1, 2, k=3, **told),
-    "methods.das.das": lambda **told: das.das(model(), DATA, probe(), steps=4, **told),
-    "methods.direct_attribution.direct_attribution": lambda **told: rs.direct_attribution(
-        model(), DATA, rs.logit_diff(), batch=8, **told
+    "methods.comparison.layer_swap.layer_swap": lambda **told: rs.layer_swap(
+        model(), beside(), [[2, 3, 4]], rs.logit_diff(5, 7), **told
     ),
-    "methods.dose_response.dose_response": lambda **told: rs.dose_response(
+    "methods.comparison.weight_difference.weight_difference": lambda **told: rs.weight_difference(model(), beside(), **told),
+    "methods.heads.copying_scores.copying_scores": lambda **told: rs.copying_scores(model(), **told),
+    "methods.weights.composition.composition": lambda **told: rs.composition(model(), ["result.0"], ["q.1"], random=20, **told),
+    "methods.weights.direct_path.direct_path": lambda **told: rs.direct_path(model(), [5, 9], k=3, **told),
+    "methods.weights.positions.positions": lambda **told: rs.positions(model(), [PROMPT, PROMPT[::-1]], **told),
+    "methods.weights.skip_trigrams.skip_trigrams": lambda **told: rs.skip_trigrams(model(), 1, 2, [5, 9], k=3, **told),
+    "methods.weights.weight_directions.weight_directions": lambda **told: rs.weight_directions(model(), 1, "OV", head=2, **told),
+    "methods.weights.factored.factored": lambda **told: rs.factored(model(), 1, 2, k=3, **told),
+    "methods.probes.das.das": lambda **told: das.das(model(), DATA, probe(), steps=4, **told),
+    "methods.attribution.direct_attribution.direct_attribution": lambda **told: rs.direct_attribution(
+        model(), DATA, rs.logit_diff(), remove="zero", largest=2, batch=8, **told
+    ),
+    "methods.evidence.dose_response.dose_response": lambda **told: rs.dose_response(
         model(), component(), ["abcd", "dcba"], random=4, doses=(-1, 1), **told
     ),
-    "methods.downstream.downstream": lambda **told: downstream.downstream(
+    "methods.probes.downstream.downstream": lambda **told: downstream.downstream(
         model(), TRAIN, TEST, {"clean": [], "other": to_other()}, label="parity", readers=[(2, 1), (2, 2)],
         movers={"movers": [(3, 0)]}, batch=8, **told,
     ),
-    "methods.downstream.later_heads": lambda **told: downstream.later_heads(
+    "methods.probes.downstream.later_heads": lambda **told: downstream.later_heads(
         model(), TRAIN, TEST, to_other(), label="parity", readers={"read": [(2, 1), (2, 2)]}, movers={"movers": [(3, 0)]},
         batch=8, **told,
     ),
-    "methods.evidence.evidence": lambda **told: rs.evidence(
+    "methods.evidence.evidence.evidence": lambda **told: rs.evidence(
         model(), component(), TEXTS, tokens=600, prompts=3, length=8, random=4, **told
     ),
-    "methods.flips_over_c.flips_over_C": lambda **told: rs.flips_over_C(
+    "methods.probes.flips_over_c.flips_over_C": lambda **told: rs.flips_over_C(
         model(), DATA, sites=["resid_pre.1", "resid_pre.2"], **AT, Cs=(0.01, 0.1), batch=8, **told
     ),
-    "methods.head_roles.head_roles": lambda **told: rs.head_roles(model(), DATA, prompts=6, **told),
-    "methods.head_scores.head_scores": lambda **told: rs.head_scores(model(), n=9, length=8, **told),
-    "methods.induction_heads.induction_heads": lambda **told: rs.induction_heads(model(), n=5, length=6, **told),
-    "methods.intervention.intervene": lambda **told: rs.intervene(model(), TEST, [probe()], batch=8, **told),
-    "methods.look.look": lambda **told: rs.look(model(), DATA, **AT, **told),
-    "methods.mediation.mediated": lambda **told: mediation.mediated(
+    "methods.heads.head_roles.head_roles": lambda **told: rs.head_roles(model(), DATA, prompts=6, **told),
+    "methods.heads.head_scores.head_scores": lambda **told: rs.head_scores(model(), n=9, length=8, **told),
+    "methods.heads.induction_heads.induction_heads": lambda **told: rs.induction_heads(model(), n=5, length=6, **told),
+    "methods.heads.induction_mechanism.induction_mechanism": lambda **told: rs.induction_mechanism(
+        model(), 2, 1, n=4, length=8, draws=2, **told
+    ),
+    "methods.probes.intervention.intervene": lambda **told: rs.intervene(model(), TEST, [probe()], batch=8, **told),
+    "methods.probes.look.look": lambda **told: rs.look(model(), DATA, **AT, **told),
+    "methods.patching.mediation.mediated": lambda **told: mediation.mediated(
         model(), TEST, to_other(), {"some": [(2, 1)]}, batch=8, **told
     ),
-    "methods.null_directions.null_directions": lambda **told: rs.null_directions(
+    "methods.evidence.null_directions.null_directions": lambda **told: rs.null_directions(
         model(), component(), TEXTS, tokens=600, n=9, **told
     ),
-    "methods.probe_fit.fit_halves": lambda **told: probe_fit.fit_halves(
+    "methods.probes.probe_fit.fit_halves": lambda **told: probe_fit.fit_halves(
         *vectors_of_parity(), label="parity", site="resid_pre.1", position="P", **told
     ),
-    "methods.probe_fit.fit_probe": lambda **told: rs.fit_probe(model(), DATA, site="resid_pre.1", **AT, **told),
-    "methods.probe_map.probe_map": lambda **told: rs.probe_map(model(), DATA, site="resid_pre.1", **AT, **told),
-    "methods.probe_sweep.probe_sweep": lambda **told: rs.probe_sweep(
+    "methods.probes.probe_fit.fit_probe": lambda **told: rs.fit_probe(model(), DATA, site="resid_pre.1", **AT, **told),
+    "methods.probes.probe_map.probe_map": lambda **told: rs.probe_map(model(), DATA, site="resid_pre.1", **AT, **told),
+    "methods.probes.probe_sweep.probe_sweep": lambda **told: rs.probe_sweep(
         model(), DATA, positions=["P"], label="parity", Cs=(0.01,), **told
     ),
-    "methods.removal_cost.removal_cost": lambda **told: rs.removal_cost(
+    "methods.evidence.removal_cost.removal_cost": lambda **told: rs.removal_cost(
         model(), component(), ["abcd", "dcba"], random=4, **told
     ),
-    "methods.stability.stability": lambda **told: rs.stability(model(), component(), TEXTS, tokens=600, **told),
+    "methods.evidence.stability.stability": lambda **told: rs.stability(model(), component(), TEXTS, tokens=600, **told),
     "tasks.counterfactuals.counterfactuals": lambda **told: rs.counterfactuals(
         smollm2(), "John and Mary met, John said to", rs.logit_diff(" Mary", " John"), n=9, **told
     ),
     "tasks.gender.gender": lambda **told: rs.tasks.gender(smollm2(), 6, prefixes=True, **told),
     "tasks.ioi.ioi": lambda **told: rs.tasks.ioi(smollm2(), 6, text=["The quick dog went home again. " * 3], **told),
+    "tasks.colours.colours": lambda **told: rs.tasks.colours(smollm2(), 6, **told),
+    "tasks.docstring.docstring": lambda **told: rs.tasks.docstring(smollm2(), 6, **told),
+    "tasks.factual.factual": lambda **told: rs.tasks.factual(smollm2(), 6, **told),
+    "tasks.greater_than.greater_than": lambda **told: rs.tasks.greater_than(smollm2(), 6, **told),
+    "tasks.in_context.in_context": lambda **told: rs.tasks.in_context(smollm2(), 6, **told),
+    "tasks.induction.induction": lambda **told: rs.tasks.induction(smollm2(), 6, **told),
+    "tasks.skip_trigrams.skip_trigrams": lambda **told: rs.tasks.skip_trigrams(smollm2(), 6, **told),
+    "tasks.translation.translation": lambda **told: rs.tasks.translation(smollm2(), 6, **told),
     "tasks.labelled.from_text": lambda **told: rs.tasks.from_text(smollm2(), TABLE, name="some.csv", **told),
 }  # fmt: skip
 
@@ -275,18 +317,22 @@ WITHIN = {
     "graph.validation.others.windows", "graph.validation.own.in_its_prompt", "graph.validation.validate.validating",
     "graph.exact.effects_of", "graph.drawn.with_logits",
     "graph.estimates.linear.by_attribution", "graph.estimates.sample.sampled", "graph.exact.effects", "graph.exact.effects_at",
-    "methods.continuations.continued", "methods._lib.activations.recorded", "methods.evidence.gather",
-    "methods.flips_over_c.flip_rates",
-    "methods.flips_over_c.probes_over_C", "methods.look.project", "methods.probe_fit.fit", "methods.probe_fit.fit_each",
-    "methods.probe_map.mapped", "methods.probe_sweep.fit_probes", "methods.stability.stability_of",
-    "tasks.labelled.from_file", "tasks.prefixes.prefixes", "engine.planner.first_order.first_order",
+    "methods.reading.continuations.continued", "methods._lib.activations.recorded", "methods.evidence.evidence.gather",
+    "methods.probes.flips_over_c.flip_rates",
+    "methods.probes.flips_over_c.probes_over_C", "methods.probes.look.project", "methods.probes.probe_fit.fit",
+    "methods.probes.probe_fit.fit_each",
+    "methods.probes.probe_map.mapped", "methods.probes.probe_sweep.fit_probes", "methods.evidence.stability.stability_of",
+    "methods._lib.atp_star.estimated",
+    "tasks.labelled.from_file", "tasks.prefixes.prefixes", "tasks.drafts.drawn_prompts",
+    "methods._lib.checklist.checklist", "methods._lib.checklist.verdict", "engine.planner.first_order.first_order",
 }  # fmt: skip
 """Those that another of the calls is made of."""
 
 QUICK = {
-    "methods.activation_patching.planned",
-    "methods.model_facts.local_layers",
-    "methods.norm_effects.norms_of",
+    "methods.patching.activation_patching.planned",
+    "methods.reading.model_facts.local_layers",
+    "methods.reading.norm_effects.norms_of",
+    "methods._lib.parts.require_parts",
     "graph.parts.heads", "graph.parts.neurons",
     "graph.aggregate.price_of_each", "graph.cost.cost_of", "graph.cost.price",
     "sae.shipped.shipped", "sae.training.train.check", "sae.training.train.price",
@@ -302,19 +348,24 @@ QUICK = {
     "graph.exact.planned", "graph.last.passes", "graph.last.read_at", "graph.nodes.levels_of",
     "methods._lib.cells.price", "engine.planner.sweep.sweep",
     "methods._lib.activations.batches",
-    "methods._lib.activations.check_vector", "methods.probe_map.check", "methods.probe_map.price",
-    "methods.intervention.price", "methods.look.price", "methods.mediation.price", "methods.downstream.price",
+    "methods._lib.activations.check_vector", "methods.probes.probe_map.check", "methods.probes.probe_map.price",
+    "methods.probes.intervention.price", "methods.probes.look.price", "methods.patching.mediation.price",
+    "methods.probes.downstream.price",
     "tasks.gender.find_positions", "tasks.ioi.find_positions",
-    "methods._lib.activations.recorded_halves", "methods._lib.answers.answer_ids", "methods.dose_response.prompt_moments",
+    "methods._lib.activations.recorded_halves", "methods._lib.answers.answer_ids",
+    "methods.evidence.dose_response.prompt_moments",
     "methods._lib.circuits.embedding_to_logits", "methods._lib.circuits.head_weights",
     "methods._lib.circuits.output_weights", "methods._lib.circuits.value_weights",
-    "methods.factored.circuit_of",
-    "methods._lib.own_tokens.common_tokens", "methods.head_scores.repeated_tokens",
+    "methods.weights.factored.circuit_of", "methods._lib.translators.lens_logits", "methods.reading.tuned_lens.price",
+    "methods._lib.edges.edges_of", "methods.patching.edge_patching.ends_of", "methods._lib.own_tokens.common_tokens",
+    "methods.heads.head_scores.repeated_tokens",
     "methods._lib.dropout.dropout_of", "methods._lib.cells.grid", "methods._lib.own_tokens.own_tokens",
     "methods._lib.own_tokens.to_stream",
     "methods._lib.pairs.paired",
-    "methods.token_table.token_table",
-    "tasks.spans.locate", "tasks.spans.single_tokens",
+    "methods.reading.token_table.token_table",
+    "methods._lib.heads.lists.few_shot", "methods._lib.heads.lists.translation",
+    "methods._lib.heads.telling.name_movers", "methods._lib.heads.writing.unembedding",
+    "tasks.spans.locate", "tasks.spans.single_tokens", "tasks.drafts.check",
 }  # fmt: skip
 """Functions of a model that take one run or none, or that hand on what they are told."""
 
@@ -334,8 +385,16 @@ def public():
         "graph.scores",
         "sae.training",
         "probes",
-        "methods",
+        "methods.attribution",
+        "methods.comparison",
+        "methods.evidence",
+        "methods.heads",
+        "methods.patching",
+        "methods.probes",
+        "methods.reading",
+        "methods.weights",
         "methods._lib",
+        "methods._lib.heads",
         "reproduce.lrqp",
         "tasks",
         "engine.planner",
@@ -410,7 +469,7 @@ def test_it_stops_where_it_is_asked_to_and_leaves_the_model_as_it_was(name, how)
 
 FORWARDS = [
     "corpus.chunks.chunks", "corpus.examples.top_examples", "corpus.harvest.fits.moments_of", "engine.planner.sweep.Sweep.run",
-    "methods._lib.activations.activations", "methods.blind_contexts.contexts", "methods.das.das",
+    "methods._lib.activations.activations", "methods.evidence.blind_contexts.contexts", "methods.probes.das.das",
 ]  # fmt: skip
 
 
@@ -479,7 +538,7 @@ def test_a_stopped_sweep_keeps_the_cells_that_are_done(error):
 
 
 def test_a_stopped_method_keeps_what_it_has_in_its_own_form():
-    cells = stopped("methods.ablation_sweep.ablation_sweep", 3).partial
+    cells = stopped("methods.patching.ablation_sweep.ablation_sweep", 3).partial
     assert cells.dims == ("layer", "head")
     assert 0 < int((~cells.values.isnan()).sum()) < cells.values.numel()
     last = next(i for i, step in enumerate(steps(PATCHING)) if step[0].startswith("Round")) + 3
@@ -489,12 +548,12 @@ def test_a_stopped_method_keeps_what_it_has_in_its_own_form():
     assert 4 < int(exact.sum()) < exact.numel()
     alone = rs.activation_patching(model(), **PATCHED)
     torch.testing.assert_close(patched.values[exact], alone.values[exact])
-    found = stopped("methods.das.das", len(steps("methods.das.das")) - 2).partial
+    found = stopped("methods.probes.das.das", len(steps("methods.probes.das.das")) - 2).partial
     assert len(found.effect) == 3
     assert float(found.unit.norm()) == pytest.approx(1)
-    looked = stopped("methods.look.look", len(steps("methods.look.look")) - 2).partial
+    looked = stopped("methods.probes.look.look", len(steps("methods.probes.look.look")) - 2).partial
     assert len(looked.projections) == 3
-    so_far = stopped("methods.evidence.evidence", len(steps("methods.evidence.evidence")) - 2).partial
+    so_far = stopped("methods.evidence.evidence.evidence", len(steps("methods.evidence.evidence.evidence")) - 2).partial
     assert so_far.dose is not None
     assert so_far.removal is None
     assert stopped("corpus.pca.pca", 1).partial is None

@@ -53,46 +53,58 @@ if TYPE_CHECKING:
     from residscope.graph.validation.validate import validate_graph as validate_graph
     from residscope.items import Item as Item
     from residscope.items import load_item as load_item
-    from residscope.methods.ablation_sweep import ablation_sweep as ablation_sweep
-    from residscope.methods.activation_patching import activation_patching as activation_patching
-    from residscope.methods.attribution_patching import attribution_patching as attribution_patching
-    from residscope.methods.causal_tracing import causal_tracing as causal_tracing
-    from residscope.methods.compare_ablations import compare_ablations as compare_ablations
-    from residscope.methods.compare_models import compare_models as compare_models
-    from residscope.methods.composition import composition as composition
-    from residscope.methods.continuations import continuations as continuations
-    from residscope.methods.copying_scores import copying_scores as copying_scores
-    from residscope.methods.direct_attribution import attribute_logits as attribute_logits
-    from residscope.methods.direct_attribution import direct_attribution as direct_attribution
-    from residscope.methods.direct_path import direct_path as direct_path
-    from residscope.methods.dose_response import dose_response as dose_response
-    from residscope.methods.evidence import evidence as evidence
-    from residscope.methods.factored import factored as factored
-    from residscope.methods.flips_over_c import flips_over_C as flips_over_C
-    from residscope.methods.head_roles import head_roles as head_roles
-    from residscope.methods.head_scores import head_scores as head_scores
-    from residscope.methods.head_scores import repeated_tokens as repeated_tokens
-    from residscope.methods.induction_heads import induction_heads as induction_heads
-    from residscope.methods.intervention import intervene as intervene
-    from residscope.methods.layer_swap import layer_swap as layer_swap
-    from residscope.methods.logit_lens import logit_lens as logit_lens
-    from residscope.methods.look import look as look
-    from residscope.methods.model_facts import model_facts as model_facts
-    from residscope.methods.norm_effects import norm_effects as norm_effects
-    from residscope.methods.null_directions import null_directions as null_directions
-    from residscope.methods.path_patching import path_patching as path_patching
-    from residscope.methods.probe_fit import fit_probe as fit_probe
-    from residscope.methods.probe_map import probe_map as probe_map
-    from residscope.methods.probe_sweep import probe_sweep as probe_sweep
-    from residscope.methods.removal_cost import removal_cost as removal_cost
-    from residscope.methods.self_repair import self_repair as self_repair
-    from residscope.methods.skip_trigrams import skip_trigrams as skip_trigrams
-    from residscope.methods.stability import stability as stability
-    from residscope.methods.task_check import task_check as task_check
-    from residscope.methods.token_losses import token_losses as token_losses
-    from residscope.methods.token_table import token_table as token_table
-    from residscope.methods.weight_difference import weight_difference as weight_difference
-    from residscope.methods.weight_directions import weight_directions as weight_directions
+    from residscope.methods._lib.heads import register_head_score as register_head_score
+    from residscope.methods.attribution.direct_attribution import attribute_logits as attribute_logits
+    from residscope.methods.attribution.direct_attribution import direct_attribution as direct_attribution
+    from residscope.methods.attribution.gradient_attribution import gradient_attribution as gradient_attribution
+    from residscope.methods.attribution.integrated_gradients import integrated_gradients as integrated_gradients
+    from residscope.methods.attribution.saliency import saliency as saliency
+    from residscope.methods.comparison.compare_models import compare_models as compare_models
+    from residscope.methods.comparison.layer_swap import layer_swap as layer_swap
+    from residscope.methods.comparison.weight_difference import weight_difference as weight_difference
+    from residscope.methods.evidence.dose_response import dose_response as dose_response
+    from residscope.methods.evidence.evidence import evidence as evidence
+    from residscope.methods.evidence.null_directions import null_directions as null_directions
+    from residscope.methods.evidence.removal_cost import removal_cost as removal_cost
+    from residscope.methods.evidence.stability import stability as stability
+    from residscope.methods.heads.copying_scores import copying_scores as copying_scores
+    from residscope.methods.heads.head_roles import head_roles as head_roles
+    from residscope.methods.heads.head_scores import head_scores as head_scores
+    from residscope.methods.heads.head_scores import repeated_tokens as repeated_tokens
+    from residscope.methods.heads.induction_heads import induction_heads as induction_heads
+    from residscope.methods.heads.induction_mechanism import induction_mechanism as induction_mechanism
+    from residscope.methods.patching.ablation_sweep import ablation_sweep as ablation_sweep
+    from residscope.methods.patching.activation_patching import activation_patching as activation_patching
+    from residscope.methods.patching.attribution_patching import attribution_patching as attribution_patching
+    from residscope.methods.patching.causal_tracing import causal_tracing as causal_tracing
+    from residscope.methods.patching.compare_ablations import compare_ablations as compare_ablations
+    from residscope.methods.patching.edge_attribution import edge_attribution as edge_attribution
+    from residscope.methods.patching.edge_patching import edge_patching as edge_patching
+    from residscope.methods.patching.path_patching import path_patching as path_patching
+    from residscope.methods.patching.self_repair import self_repair as self_repair
+    from residscope.methods.probes.flips_over_c import flips_over_C as flips_over_C
+    from residscope.methods.probes.intervention import intervene as intervene
+    from residscope.methods.probes.look import look as look
+    from residscope.methods.probes.probe_fit import fit_probe as fit_probe
+    from residscope.methods.probes.probe_map import probe_map as probe_map
+    from residscope.methods.probes.probe_sweep import probe_sweep as probe_sweep
+    from residscope.methods.reading.basis_meter import basis_meter as basis_meter
+    from residscope.methods.reading.continuations import continuations as continuations
+    from residscope.methods.reading.logit_lens import logit_lens as logit_lens
+    from residscope.methods.reading.model_facts import model_facts as model_facts
+    from residscope.methods.reading.next_token_baselines import next_token_baselines as next_token_baselines
+    from residscope.methods.reading.norm_effects import norm_effects as norm_effects
+    from residscope.methods.reading.task_check import task_check as task_check
+    from residscope.methods.reading.token_losses import token_losses as token_losses
+    from residscope.methods.reading.token_table import token_table as token_table
+    from residscope.methods.reading.tuned_lens import tuned_lens as tuned_lens
+    from residscope.methods.reading.tuned_lens_load import load_tuned_lens as load_tuned_lens
+    from residscope.methods.weights.composition import composition as composition
+    from residscope.methods.weights.direct_path import direct_path as direct_path
+    from residscope.methods.weights.factored import factored as factored
+    from residscope.methods.weights.positions import positions as positions
+    from residscope.methods.weights.skip_trigrams import skip_trigrams as skip_trigrams
+    from residscope.methods.weights.weight_directions import weight_directions as weight_directions
     from residscope.metrics import kl as kl
     from residscope.metrics import log_prob as log_prob
     from residscope.metrics import logit as logit
@@ -118,45 +130,58 @@ __version__ = "0.1.0"
 _HOME = {
     "Dictionary": "directions", "Direction": "directions", "Generation": "engine.generation", "Model": "engine.model",
     "Probe": "probes.probe", "PromptSet": "model.prompts", "Recording": "engine.recording", "Result": "results",
-    "Site": "model.sites", "Sweep": "engine.planner", "Window": "engine.windows", "ablation_sweep": "methods.ablation_sweep",
+    "Site": "model.sites", "Sweep": "engine.planner", "Window": "engine.windows",
+    "ablation_sweep": "methods.patching.ablation_sweep",
     "align_tokens": "edits.align", "causal_graph": "graph.build", "Graph": "graph", "planted": "graph.planted",
     "validate_graph": "graph.validation.validate", "attribute_scores": "graph.scores", "score_attribution": "graph.scores",
-    "attribution_patching": "methods.attribution_patching",
-    "activation_patching": "methods.activation_patching", "fit_probe": "methods.probe_fit",
-    "attribute_logits": "methods.direct_attribution", "direct_attribution": "methods.direct_attribution",
-    "continuations": "methods.continuations", "copying_scores": "methods.copying_scores",
-    "counterfactuals": "tasks.counterfactuals", "head_scores": "methods.head_scores",
-    "induction_heads": "methods.induction_heads", "repeated_tokens": "methods.head_scores",
+    "attribution_patching": "methods.patching.attribution_patching",
+    "activation_patching": "methods.patching.activation_patching", "fit_probe": "methods.probes.probe_fit",
+    "attribute_logits": "methods.attribution.direct_attribution", "direct_attribution": "methods.attribution.direct_attribution",
+    "basis_meter": "methods.reading.basis_meter",
+    "continuations": "methods.reading.continuations", "copying_scores": "methods.heads.copying_scores",
+    "counterfactuals": "tasks.counterfactuals", "head_scores": "methods.heads.head_scores",
+    "induction_heads": "methods.heads.induction_heads", "repeated_tokens": "methods.heads.head_scores",
+    "induction_mechanism": "methods.heads.induction_mechanism",
+    "register_head_score": "methods._lib.heads",
     "Item": "items", "Report": "reports", "load_item": "items",
-    "flips_over_C": "methods.flips_over_c", "logit_lens": "methods.logit_lens", "token_losses": "methods.token_losses",
-    "model_facts": "methods.model_facts",
-    "norm_effects": "methods.norm_effects", "task_check": "methods.task_check",
-    "head_roles": "methods.head_roles",
+    "flips_over_C": "methods.probes.flips_over_c", "logit_lens": "methods.reading.logit_lens",
+    "token_losses": "methods.reading.token_losses",
+    "model_facts": "methods.reading.model_facts",
+    "next_token_baselines": "methods.reading.next_token_baselines",
+    "norm_effects": "methods.reading.norm_effects", "task_check": "methods.reading.task_check",
+    "head_roles": "methods.heads.head_roles",
+    "gradient_attribution": "methods.attribution.gradient_attribution",
+    "integrated_gradients": "methods.attribution.integrated_gradients", "saliency": "methods.attribution.saliency",
     "glossary": "terms",
-    "causal_tracing": "methods.causal_tracing", "compare_ablations": "methods.compare_ablations",
-    "self_repair": "methods.self_repair", "path_patching": "methods.path_patching",
-    "intervene": "methods.intervention", "kl": "metrics", "look": "methods.look",
+    "causal_tracing": "methods.patching.causal_tracing", "compare_ablations": "methods.patching.compare_ablations",
+    "self_repair": "methods.patching.self_repair", "path_patching": "methods.patching.path_patching",
+    "edge_patching": "methods.patching.edge_patching",
+    "edge_attribution": "methods.patching.edge_attribution",
+    "intervene": "methods.probes.intervention", "kl": "metrics", "look": "methods.probes.look",
     "load": "engine.loading", "load_recording": "recording_files", "log_prob": "metrics", "logit": "metrics",
     "logit_diff": "metrics",
     "loss": "metrics", "lrqp": "probes.lrqp", "mean_difference": "corpus.mean_difference", "mix": "directions",
     "name_features": "features.naming", "nmf": "corpus.nmf", "open_library": "store", "pca": "corpus.pca",
-    "probe_sweep": "methods.probe_sweep",
-    "probe_map": "methods.probe_map",
+    "probe_sweep": "methods.probes.probe_sweep",
+    "probe_map": "methods.probes.probe_map",
     "save_recording": "recording_files", "screened": "engine.planner", "svd": "corpus.svd", "sweep": "engine.planner",
-    "token_table": "methods.token_table",
+    "token_table": "methods.reading.token_table", "tuned_lens": "methods.reading.tuned_lens",
+    "load_tuned_lens": "methods.reading.tuned_lens_load",
     "unembedding_rows": "directions", "ValuesAt": "engine.planner",
     "Workbench": "notebook.workbench", "workbench": "notebook.workbench",
     "harvest": "corpus.harvest.run", "harvest_sites": "corpus.harvest.method",
     # weights
-    "composition": "methods.composition", "direct_path": "methods.direct_path", "factored": "methods.factored",
-    "skip_trigrams": "methods.skip_trigrams", "weight_directions": "methods.weight_directions",
+    "composition": "methods.weights.composition", "direct_path": "methods.weights.direct_path",
+    "factored": "methods.weights.factored", "positions": "methods.weights.positions",
+    "skip_trigrams": "methods.weights.skip_trigrams", "weight_directions": "methods.weights.weight_directions",
     # two models
-    "compare_models": "methods.compare_models", "layer_swap": "methods.layer_swap",
-    "weight_difference": "methods.weight_difference",
+    "compare_models": "methods.comparison.compare_models", "layer_swap": "methods.comparison.layer_swap",
+    "weight_difference": "methods.comparison.weight_difference",
     # evidence for a direction
     "draw_prompts": "corpus.drawn", "sampled_text": "corpus.sources.sampled", "text": "corpus.text",
-    "dose_response": "methods.dose_response", "evidence": "methods.evidence", "null_directions": "methods.null_directions",
-    "removal_cost": "methods.removal_cost", "stability": "methods.stability", "top_examples": "corpus.examples",
+    "dose_response": "methods.evidence.dose_response", "evidence": "methods.evidence.evidence",
+    "null_directions": "methods.evidence.null_directions",
+    "removal_cost": "methods.evidence.removal_cost", "stability": "methods.evidence.stability", "top_examples": "corpus.examples",
 }  # fmt: skip
 _ROOMS = {
     "concepts": "probes.concepts", "corpus": "corpus", "directions": "directions", "edits": "edits", "errors": "errors",

@@ -12,8 +12,9 @@ from residscope.once import once
 if TYPE_CHECKING:
     from residscope.declare.methods import Method
 
+METHOD_ROOMS = ("attribution", "comparison", "evidence", "heads", "patching", "probes", "reading", "weights")
 ROOMS = (
-    "residscope.methods",
+    *(f"residscope.methods.{room}" for room in METHOD_ROOMS),
     "residscope.corpus",
     "residscope.corpus.harvest",
     "residscope.directions",

@@ -11,9 +11,9 @@ from playwright.sync_api import Locator, Page, expect
 
 import residscope as rs
 from browser.steps import settled
-from residscope.methods.downstream import downstream
-from residscope.methods.intervention import METHODS, Intervention, intervene
-from residscope.methods.mediation import mediated
+from residscope.methods.patching.mediation import mediated
+from residscope.methods.probes.downstream import downstream
+from residscope.methods.probes.intervention import METHODS, Intervention, intervene
 
 pytestmark = pytest.mark.browser
 N, WAIT_MS = 48, 180_000

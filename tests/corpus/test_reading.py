@@ -15,7 +15,7 @@ from residscope import errors
 from residscope.corpus.held_out import held_out
 from residscope.corpus.reading import UNREAD, Reader
 from residscope.engine.model import Model
-from residscope.methods.blind_contexts import contexts
+from residscope.methods.evidence.blind_contexts import contexts
 from tiny_models import tiny_llama
 
 PRINTABLE = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=90)

@@ -14,7 +14,7 @@ from residscope.engine.model import Model
 from residscope.engine.recording_view import shown
 from residscope.engine.sinks import kept
 from residscope.methods._lib.activations import recorded
-from residscope.methods.dose_response import prompt_moments
+from residscope.methods.evidence.dose_response import prompt_moments
 from tiny_models import tiny_llama
 
 LOUD = 96  # a token whose embedding is far longer than the others'

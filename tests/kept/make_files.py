@@ -18,7 +18,7 @@ from kept import things
 from residscope import directions, edits
 from residscope.engine.model import Model
 from residscope.methods._lib.controls import as_far
-from residscope.methods.das import Das
+from residscope.methods.probes.das import Das
 from residscope.probes.lrqp import random_control
 
 CLOSE = 1e-4  # of the greatest logit: float32 against the reference's float64

@@ -15,10 +15,10 @@ from residscope.engine.model import Model
 from residscope.methods._lib.answers import flips
 from residscope.methods._lib.blind import score
 from residscope.methods._lib.own_tokens import own_tokens
-from residscope.methods.das import das
-from residscope.methods.downstream import downstream
-from residscope.methods.intervention import METHODS, compare
-from residscope.methods.mediation import mediated
+from residscope.methods.patching.mediation import mediated
+from residscope.methods.probes.das import das
+from residscope.methods.probes.downstream import downstream
+from residscope.methods.probes.intervention import METHODS, compare
 from tiny_models import tiny_llama
 
 PROMPTS = ["abc defg", "hgf edcb"]
@@ -94,13 +94,23 @@ MAKERS: dict[str, Callable[[], Any]] = {
         "screened": lambda: rs.screened(rs.sweep(llama(), PAIR[0], CELLS, M), 1.0, by="gradient", progress=False),
         "activation patching": lambda: rs.activation_patching(llama(), *PAIR, M, progress=False),
         "attribution patching": lambda: rs.attribution_patching(llama(), *PAIR, M, sample=4, progress=False),
+        "gradient attribution": lambda: rs.gradient_attribution(
+            llama(), PAIR[0], M, of="neurons", sample=4, progress=False
+        ),
+        "integrated gradients": lambda: rs.integrated_gradients(
+            llama(), PAIR[0], M, of="heads", baseline="prompt", over=PAIR[1], steps=4, progress=False
+        ),
+        "saliency": lambda: rs.saliency(llama(), PAIR[0], M, progress=False),
         "ablation sweep": lambda: rs.ablation_sweep(llama(), PAIR[0], M, relative=True, progress=False),
         "causal tracing": lambda: rs.causal_tracing(llama(), PAIR[0], [2], M, draws=2, progress=False),
         "path patching": lambda: rs.path_patching(llama(), *PAIR, M, receivers=[(3, 1)], progress=False),
+        "edge patching": lambda: rs.edge_patching(llama(), *PAIR, M, senders=[0, 1], receivers=[2], progress=False),
+        "edge attribution": lambda: rs.edge_attribution(llama(), *PAIR, M, receivers=[2], sample=4, progress=False),
         "self repair": lambda: rs.self_repair(llama(), PAIR[0], (1, 1), M, progress=False),
         "ablation comparison": lambda: rs.compare_ablations(llama(), PAIR[0], M, PAIR[1], draws=2, progress=False),
         "head scores": lambda: rs.head_scores(llama(), n=3, length=8, progress=False),
         "induction heads": lambda: rs.induction_heads(llama(), n=3, length=8, progress=False),
+        "induction mechanism": lambda: rs.induction_mechanism(llama(), 2, 1, n=3, length=8, draws=2, progress=False),
         "continuations": lambda: rs.continuations(
             llama(), PAIR[0], edits=[rs.edits.scale("z.1", -3.0)], max_new_tokens=6, stop=(), progress=False
         ),
@@ -109,6 +119,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
         "copying scores": lambda: rs.copying_scores(llama(), progress=False),
         "composition": lambda: rs.composition(llama(), random=20, progress=False),
         "direct path": lambda: rs.direct_path(spelling(), ["a", "b"], k=3, text=["abcabd" * 4], progress=False),
+        "positions": lambda: rs.positions(spelling(), PROMPTS[:2], progress=False),
         "skip trigrams": lambda: rs.skip_trigrams(spelling(), 1, 2, ["a", "b"], k=3, progress=False),
         "weight directions": lambda: rs.weight_directions(spelling(), 1, "OV", head=2, n=3, k=3, progress=False),
         "factored": lambda: rs.factored(llama(), 1, 2, "QK", k=4, progress=False),
@@ -116,6 +127,12 @@ MAKERS: dict[str, Callable[[], Any]] = {
         "layer swap": lambda: rs.layer_swap(llama(), tuned(), PAIR[0], M),
         "model comparison": lambda: rs.compare_models(llama(), tuned(), PAIR[0], metric=M),
         "direct attribution by source": lambda: rs.direct_attribution(llama(), PAIR[0], M, by="source", progress=False),
+        "direct attribution by feature": lambda: rs.direct_attribution(
+            llama(), PAIR[0], M, by="feature", dictionary=encoder(), progress=False
+        ),
+        "direct attribution with parts taken out": lambda: rs.direct_attribution(
+            llama(), PAIR[0], M, remove="zero", largest=2, progress=False
+        ),
         "direct attribution": lambda: rs.direct_attribution(llama(), PAIR[0], M, progress=False),
         "probe sweep": lambda: rs.probe_sweep(
             llama(), labelled(), label="parity", positions=["P"], layers=[1], Cs=(0.01,)
@@ -158,7 +175,10 @@ MAKERS: dict[str, Callable[[], Any]] = {
         "token losses": lambda: rs.token_losses(spelling(), PROMPTS[0]),
         "model facts": lambda: rs.model_facts(spelling()),
         "task check": lambda: rs.task_check(llama(), labelled(12), by="parity", progress=False),
+        "basis meter": lambda: rs.basis_meter(spelling(), PROMPTS[:2], draws=2, progress=False),
         "norm effects": lambda: rs.norm_effects(spelling(), PROMPTS[0]),
+        "next-token baselines": lambda: rs.next_token_baselines(spelling(), PROMPTS[0], text=TEXTS, progress=False),
+        "tuned lens": lambda: rs.tuned_lens(spelling(), TEXTS, tokens=1000, steps=2, progress=False),
         "logit lens": lambda: rs.logit_lens(spelling(), PROMPTS[0], k=2),
         "score attribution": lambda: rs.score_attribution(spelling(), PROMPTS[0], 2, 1),
         "estimated graph": lambda: rs.causal_graph(

@@ -2,7 +2,7 @@
 
 import torch
 
-from residscope.methods.probe_fit import fit
+from residscope.methods.probes.probe_fit import fit
 from residscope.probes.probe import Probe
 
 

@@ -14,7 +14,7 @@ from residscope.directions import Direction
 from residscope.engine.model import Model
 from residscope.errors import NoOrder, NotOneVector, TooFewContexts, UnknownHead, WrongWidth
 from residscope.methods._lib.blind import auc, over_people, score, spearman
-from residscope.methods.blind_contexts import _held_out, contexts
+from residscope.methods.evidence.blind_contexts import _held_out, contexts
 from session import worlds
 
 NUMBERS = st.lists(st.tuples(st.integers(-20, 20), st.floats(-100, 100)), min_size=3, max_size=20)

@@ -69,7 +69,7 @@ def test_some_heads_and_groups_of_neurons(of):
 
 def test_parts_of_the_writers_are_one_table(of, monkeypatch):
     _, model, _, whole = of
-    monkeypatch.setattr("residscope.methods.composition.AT_ONCE", 3 * 4 * 32 * 32)
+    monkeypatch.setattr("residscope.methods.weights.composition.AT_ONCE", 3 * 4 * 32 * 32)
     parts = rs.composition(model, random=20, progress=False)
     torch.testing.assert_close(parts.score.values, whole.score.values, equal_nan=True, atol=1e-7, rtol=1e-6)
 

@@ -11,7 +11,7 @@ from readers import reader
 
 import residscope as rs
 from residscope import edits, errors
-from residscope.methods.continuations import continued
+from residscope.methods.reading.continuations import continued
 from tiny_models import IOI, hook_count
 
 NEW = 12

@@ -6,7 +6,7 @@ from labelled import labelled
 
 import residscope as rs
 from residscope import edits, errors
-from residscope.methods.das import das
+from residscope.methods.probes.das import das
 
 
 @pytest.fixture(scope="module")

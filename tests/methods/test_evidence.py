@@ -14,9 +14,9 @@ from residscope.errors import Cancelled, NotFitted, PromptError
 from residscope.methods._lib.badges import Badge, after, preliminary, used
 from residscope.methods._lib.own_tokens import own_tokens, to_stream
 from residscope.methods._lib.random_like import equal_variance, step_of
-from residscope.methods.dose_response import OWN
-from residscope.methods.evidence import _seen, gather
-from residscope.methods.stability import Blocks
+from residscope.methods.evidence.dose_response import OWN
+from residscope.methods.evidence.evidence import _seen, gather
+from residscope.methods.evidence.stability import Blocks
 
 PROMPTS = [text[:12] for text in TEXTS if len(text) >= 12][:8]
 SMALL = {"tokens": 1200, "prompts": 8, "length": 12}
@@ -271,7 +271,7 @@ def test_a_first_look_changes_nothing_of_what_comes_in_the_end(monkeypatch: pyte
     options = {"tokens": 6000, "prompts": 8, "length": 12, "random": 19}
     with_it = rs.evidence(model, direction, LONG, **options)
     assert with_it.first, "there was one"
-    monkeypatch.setattr("residscope.methods.evidence._first_look", lambda *_: iter(()))
+    monkeypatch.setattr("residscope.methods.evidence.evidence._first_look", lambda *_: iter(()))
     without = rs.evidence(model, direction, LONG, **options)
     assert without.first == {}
     assert replace(with_it, first={}) == without
@@ -302,6 +302,6 @@ def test_held_out_is_beyond_what_was_fitted() -> None:
 
 
 def _moments(model: rs.Model, site: str, head: int | None):  # type: ignore[no-untyped-def]
-    from residscope.methods.dose_response import prompt_moments
+    from residscope.methods.evidence.dose_response import prompt_moments
 
     return prompt_moments(model, model.batch(PROMPTS), site, head)

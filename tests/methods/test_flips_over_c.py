@@ -6,9 +6,9 @@ from clouds import cloud
 from labelled import labelled
 
 import residscope as rs
-from residscope.methods import intervention
 from residscope.methods._lib.intervals import wilson
-from residscope.methods.probe_fit import fit
+from residscope.methods.probes import intervention
+from residscope.methods.probes.probe_fit import fit
 
 
 def test_every_cell_is_that_probes_own_flips(llama):

@@ -11,7 +11,7 @@ from sklearn.model_selection import StratifiedKFold
 
 import residscope as rs
 from residscope import errors
-from residscope.methods.probe_fit import fit
+from residscope.methods.probes.probe_fit import fit
 from residscope.probes import logistic
 from residscope.probes.probe import EDGE
 from residscope.progress import heard_warnings

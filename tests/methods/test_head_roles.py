@@ -9,9 +9,9 @@ import residscope as rs
 from residscope import edits, errors
 from residscope.engine.model import Model
 from residscope.methods._lib.answers import answer_diffs
-from residscope.methods.downstream import downstream, later_heads
-from residscope.methods.head_roles import head_roles
-from residscope.methods.mediation import hold, mediated
+from residscope.methods.heads.head_roles import head_roles
+from residscope.methods.patching.mediation import hold, mediated
+from residscope.methods.probes.downstream import downstream, later_heads
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])

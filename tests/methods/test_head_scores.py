@@ -11,8 +11,8 @@ import residscope as rs
 from residscope import errors
 from residscope.engine.model import Model
 from residscope.engine.sinks import kept
-from residscope.methods import head_scores as module
 from residscope.methods._lib.attention_scores import KINDS, attention_scores
+from residscope.methods.heads import head_scores as module
 
 ROWS = [[3, 9, 9, 4, 3, 9, 5, 4, 3], [8, 8, 2, 8, 7, 2]]
 
@@ -40,7 +40,7 @@ def expected(pattern, tokens, kind, keep):
 def test_scores_are_loops_over_the_stock_models_attention(name):
     model = Model(FAMILIES[name].build(), name=name)
     found = rs.head_scores(model, prompts=ROWS, progress=False)
-    assert found.dims == ("score", "layer", "head")
+    assert found.scores.dims == ("score", "layer", "head")
     stock = FAMILIES[name].build()
     stock.set_attn_implementation("eager")
     for k, kind in enumerate(KINDS):
@@ -53,16 +53,17 @@ def test_scores_are_loops_over_the_stock_models_attention(name):
                 assert not keep[0]
                 told.append([expected(pattern[head], row, kind, keep) for head in range(model.n_heads)])
             torch.testing.assert_close(
-                found.values[k, layer], torch.tensor(told).double().nanmean(0), atol=1e-5, rtol=1e-5
+                found.scores.values[k, layer], torch.tensor(told).double().nanmean(0), atol=1e-5, rtol=1e-5
             )
-    assert found.values.max() > 0.3
+    assert found.scores.values.max() > 0.3
 
 
 def test_some_layers_at_a_time_is_all_at_once(llama, monkeypatch):
     whole = rs.head_scores(llama, prompts=ROWS, progress=False)
     monkeypatch.setattr(module, "AT_ONCE", 4 * 81 * 8 * 3)  # the patterns of three layers of one prompt
     parts = rs.head_scores(llama, prompts=ROWS, progress=False)
-    torch.testing.assert_close(parts.values, whole.values, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(parts.scores.values, whole.scores.values, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(parts.control.values, whole.control.values, atol=1e-6, rtol=1e-6)
     one = attention_scores(llama.run([ROWS[0]], ["pattern"]), ("induction",))
     two = attention_scores(llama.run([ROWS[1]], ["pattern"]), ("induction",))
     torch.testing.assert_close(whole.select(score="induction").values, torch.cat([one, two], -1)[0].double().mean(-1))
@@ -82,7 +83,7 @@ def test_sinks_are_no_queries_and_no_keys():
     torch.testing.assert_close(found.select(score="current-token").values[0], mean.double())
     assert found.select(score="duplicate-token").values.isnan().all(), "the only copy is a sink's"
     assert found.provenance["prompts with such tokens"] == {"current-token": 1, "duplicate-token": 0}
-    assert found.low is None
+    assert found.scores.low is None
 
 
 def test_repeated_tokens_are_written_twice_and_no_two_alike(llama, smollm2):
@@ -104,7 +105,7 @@ def test_repeated_tokens_are_written_twice_and_no_two_alike(llama, smollm2):
 
 def test_refusals(llama):
     with pytest.raises(errors.BadSweep, match=r"no such score.*induction"):
-        rs.head_scores(llama, kinds=("name-mover",), progress=False)
+        rs.head_scores(llama, kinds=("name-movers",), progress=False)
     with pytest.raises(errors.TooFewWords, match="common tokens"):
         rs.head_scores(llama, length=200, progress=False)
     with pytest.raises(errors.PromptTooLong):
@@ -113,11 +114,14 @@ def test_refusals(llama):
 
 def test_intervals_are_over_prompts(llama):
     found = rs.head_scores(llama, n=6, length=8, kinds=KINDS[:3], progress=False)
-    assert found.low is not None
-    assert (found.low <= found.values).all()
-    assert (found.high >= found.values).all()
-    assert (found.high > found.low).any()
-    assert len(found.view().views) == 3
+    scores, control = found.scores, found.control
+    assert scores.low is not None
+    assert (scores.low <= scores.values).all()
+    assert (scores.high >= scores.values).all()
+    assert (scores.high > scores.low).any()
+    assert (control.low <= control.values).all()
+    assert (control.high >= control.values).all()
+    assert [view.title for view in found.view().views][1:4] == [f"score {kind}" for kind in KINDS[:3]]
     assert rs.head_scores(llama, prompts=labelled(4), progress=False).provenance["prompts"] == 4
 
 

@@ -5,8 +5,8 @@ import torch
 
 import residscope as rs
 from residscope import errors
-from residscope.methods import induction_heads as module
-from residscope.methods.induction_heads import _Next
+from residscope.methods.heads import induction_heads as module
+from residscope.methods.heads.induction_heads import _Next
 from residscope.model.prompts import PromptSet
 
 
@@ -40,7 +40,7 @@ def test_effects_are_the_heads_own_writes_on_the_next_tokens_logit(llama):
         handle.remove()
     torch.testing.assert_close(found.effect.values, stock, atol=1e-6, rtol=1e-6)
     scores = rs.head_scores(llama, n=n, length=length, seed=2, kinds=("induction",), progress=False)
-    torch.testing.assert_close(found.attention.values, scores.values[0], atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(found.attention.values, scores.scores.values[0], atol=1e-6, rtol=1e-6)
     assert stock.abs().max() > 1e-3
 
 

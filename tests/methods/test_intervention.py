@@ -8,7 +8,7 @@ import residscope as rs
 from residscope import errors
 from residscope.methods._lib.answers import answer_diffs
 from residscope.methods._lib.controls import as_far, lengths
-from residscope.methods.intervention import METHODS, compare, intervene, price
+from residscope.methods.probes.intervention import METHODS, compare, intervene, price
 
 
 @pytest.fixture(scope="module")

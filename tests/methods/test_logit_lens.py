@@ -50,7 +50,7 @@ def test_the_default_model_s_lens_is_its_own_norm_and_unembedding(smollm2):
 def test_parts_of_a_long_prompt_are_one_lens(monkeypatch):
     model = rs.load((FAMILIES["llama"].build().float(), None))
     whole = rs.logit_lens(model, TEXT, site="resid_mid", k=4)
-    monkeypatch.setattr("residscope.methods.logit_lens.PART", 3)
+    monkeypatch.setattr("residscope.methods.reading.logit_lens.PART", 3)
     parts = rs.logit_lens(model, TEXT, site="resid_mid", k=4)
     assert parts.top.tolist() == whole.top.tolist()
     torch.testing.assert_close(parts.kl, whole.kl, atol=1e-6, rtol=1e-5)

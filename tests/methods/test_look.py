@@ -9,7 +9,7 @@ from sklearn.decomposition import PCA
 
 import residscope as rs
 from residscope import errors
-from residscope.methods.look import look, project
+from residscope.methods.probes.look import look, project
 
 N = 120
 LABELS = tuple("ab"[i % 2] for i in range(N))

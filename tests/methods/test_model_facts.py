@@ -5,7 +5,7 @@ import torch
 from families import FAMILIES
 
 import residscope as rs
-from residscope.methods.model_facts import local_layers
+from residscope.methods.reading.model_facts import local_layers
 
 
 def built(name):

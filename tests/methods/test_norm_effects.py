@@ -6,7 +6,7 @@ from families import FAMILIES
 
 import residscope as rs
 from residscope import errors
-from residscope.methods.norm_effects import norms_of
+from residscope.methods.reading.norm_effects import norms_of
 
 TEXT = [5, 9, 3, 17, 8, 2, 11]
 

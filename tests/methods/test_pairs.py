@@ -8,8 +8,8 @@ from labelled import labelled
 
 import residscope as rs
 from residscope import edits, errors
-from residscope.methods.das import das
-from residscope.methods.head_roles import _patched
+from residscope.methods.heads.head_roles import _patched
+from residscope.methods.probes.das import das
 from tiny_models import VOCAB
 
 TOKENS = st.integers(2, VOCAB - 1)

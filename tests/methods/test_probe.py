@@ -14,7 +14,7 @@ import residscope as rs
 from residscope import errors
 from residscope.methods._lib.activations import activations
 from residscope.methods._lib.intervals import wilson
-from residscope.methods.probe_fit import fit
+from residscope.methods.probes.probe_fit import fit
 from residscope.probes.probe import Probe
 
 

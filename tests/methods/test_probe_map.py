@@ -15,7 +15,7 @@ from residscope import errors
 from residscope.engine.model import Model
 from residscope.methods._lib.activations import Recordings
 from residscope.methods._lib.intervals import wilson
-from residscope.methods.probe_map import mapped
+from residscope.methods.probes.probe_map import mapped
 from tiny_models import tiny_llama
 
 ASK = {"site": "resid_pre.2", "position": "P", "label": "three"}
@@ -180,7 +180,7 @@ def test_recordings_are_bounded(llama, data, found):
 
 
 def test_where_the_vectors_would_be_too_many_the_map_has_the_probes_own_position(llama, data, monkeypatch):
-    monkeypatch.setattr("residscope.methods.probe_map.MAP_BYTES", 3 * len(data) * llama.d_model * 4)
+    monkeypatch.setattr("residscope.methods.probes.probe_map.MAP_BYTES", 3 * len(data) * llama.d_model * 4)
     assert rs.probe_map(llama, data, **ASK).positions == ("P",)
 
 

@@ -11,7 +11,7 @@ from residscope.corpus.moments import Moments
 from residscope.errors import WrongModel, ZeroDirection
 from residscope.methods._lib.badges import correlates
 from residscope.methods._lib.random_like import equal_variance, step_of
-from residscope.methods.null_directions import Powers
+from residscope.methods.evidence.null_directions import Powers
 
 
 def read(model: rs.Model, site: str = "resid_post.1") -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

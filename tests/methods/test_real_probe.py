@@ -4,7 +4,7 @@ import pytest
 
 import residscope as rs
 from residscope.methods._lib.answers import answer_diffs, flips
-from residscope.methods.probe_sweep import fit_probes
+from residscope.methods.probes.probe_sweep import fit_probes
 from residscope.probes.lrqp import random_control
 
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 import residscope as rs
 from residscope import errors
-from residscope.methods import probe_fit
 from residscope.methods._lib.activations import recorded
-from residscope.methods.das import Das
-from residscope.methods.look import look
-from residscope.methods.probe_fit import count_right, fit, fit_halves
+from residscope.methods.probes import probe_fit
+from residscope.methods.probes.das import Das
+from residscope.methods.probes.look import look
+from residscope.methods.probes.probe_fit import count_right, fit, fit_halves
 from residscope.probes import concepts
 
 WHERE = {"site": "resid_pre.1", "position": "P", "label": "kind"}

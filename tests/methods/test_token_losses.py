@@ -29,7 +29,7 @@ def test_they_are_cross_entropies_of_the_stock_model(name):
 def test_edits_stand_beside_the_run_without_them(monkeypatch):
     model = rs.load((FAMILIES["llama"].build().float(), None))
     cut = edits.ablate("mlp_out.1")
-    monkeypatch.setattr("residscope.methods.token_losses.PART", 4)
+    monkeypatch.setattr("residscope.methods.reading.token_losses.PART", 4)
     found, plain = rs.token_losses(model, TEXT, edit=[cut]), rs.token_losses(model, TEXT)
     torch.testing.assert_close(found.without, plain.losses.values)
     logits = model.run(TEXT, edits=[cut]).logits[0, :-1]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import residscope as rs
 from browser.conftest import byte_tokenizer
 from residscope.errors import BadArguments, BadPrompt, ModelNotFound, NoTokenizer
-from residscope.methods.token_table import Read, TokenRow, align_reads
+from residscope.methods.reading.token_table import Read, TokenRow, align_reads
 from tiny_models import tiny_llama
 
 TEXT = "When John met 👩 é<|im_end|> Maryland, 17th"

@@ -8,7 +8,7 @@ import torch
 
 import residscope as rs
 from residscope.cli.app import main
-from residscope.methods.intervention import Arm
+from residscope.methods.probes.intervention import Arm
 from residscope.reproduce.lrqp import study as lrqp
 from residscope.reproduce.lrqp.claims import _ranges, cards
 from residscope.reproduce.lrqp.page import page

@@ -95,6 +95,15 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         {
             "clean": "abcd",
             "corrupted": "abce",
+            "metric": LIVE,
+            "site": "q",
+            "qk_fix": True,
+            "grad_drop": True,
+            "sample": 2,
+        },
+        {
+            "clean": "abcd",
+            "corrupted": "abce",
             "metric": {"kind": "log_prob", "token": "a"},
             "site": "z",
             "mode": "noise",
@@ -105,6 +114,36 @@ CALLS: dict[str, list[dict[str, Any]]] = {
             "background": "live",
         },
     ],
+    "gradient-attribution": [
+        {"prompts": LIVE, "metric": LIVE, "sample": 3},
+        {
+            "prompts": {"kind": "typed", "texts": ["abcd", "dcba"]},
+            "metric": {"kind": "log_prob", "token": "a"},
+            "of": "neurons",
+            "layers": [0, 2],
+            "positions": [0, -1],
+            "sample": 4,
+            "seed": 2,
+            "background": "live",
+        },
+        {"prompts": DATA, "metric": ANSWERS, "of": "mlps", "positions": ["S2"], "sample": 3},
+    ],
+    "integrated-gradients": [
+        {"prompt": LIVE, "metric": LIVE, "baseline": "mean", "over": DRAWN_PROMPTS, "steps": 4, "tolerance": 1.0},
+        {
+            "prompt": "abcd",
+            "metric": {"kind": "log_prob", "token": "a"},
+            "of": "neurons",
+            "baseline": "prompt",
+            "over": "abce",
+            "layers": [0, 2],
+            "positions": [0, -1],
+            "steps": 4,
+            "most": 100,
+            "background": "live",
+        },
+    ],
+    "saliency": [{"prompt": LIVE, "metric": LIVE}, {"prompt": "abcd", "metric": PAIR, "background": "live"}],
     "causal-tracing": [
         {"prompts": LIVE, "subject": [1], "metric": LIVE, "draws": 2},
         {
@@ -157,6 +196,7 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         {"writers": ["embed", "result.1"], "readers": ["k.2", "mlp_in"], "random": 30, "seed": 4},
     ],
     "direct-path": [{"tokens": ["a", "b"]}, {"tokens": ["c"], "k": 2, "text": TEXT, "read": 500}],
+    "positions": [{"prompts": DRAWN_PROMPTS}, {"prompts": "abcdefg", "tokens": 6, "draws": 1, "seed": 2}],
     "skip-trigrams": [
         {"layer": 1, "head": 2, "sources": ["a", "b"], "k": 3},
         {"layer": 0, "head": 1, "sources": ["a"], "destinations": ["c", "d"], "outs": ["e", "f"]},
@@ -172,6 +212,8 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         {"prompts": DATA, "metric": ANSWERS, "by": "component", "position": "S2", "background": "live"},
         {"prompts": "abcd", "metric": PAIR, "by": "neuron", "position": "each"},
         {"prompts": "abcd", "metric": PAIR, "by": "source"},
+        {"prompts": "abcd", "metric": PAIR, "remove": "mean", "over": TWO, "largest": 2},
+        {"prompts": "abcd", "metric": PAIR, "by": "feature", "dictionary": "sae@resid_pre.1"},
     ],
     "dose-response": [
         {"direction": ARROW, "prompts": DRAWN_PROMPTS, "random": 19},
@@ -191,8 +233,12 @@ CALLS: dict[str, list[dict[str, Any]]] = {
     "fit-probe": [{**PROBE, "site": "resid_pre.2"}],
     "flips-over-c": [{**PROBE, "sites": ["resid_pre.2"]}],
     "head-roles": [{"data": DATA, "each": 1, "prompts": 4}],
-    "head-scores": [{"n": 3, "length": 6, "seed": 2}, {"prompts": DRAWN_PROMPTS}],
+    "head-scores": [
+        {"n": 3, "length": 6, "seed": 2},
+        {"prompts": DRAWN_PROMPTS, "kinds": "induction, anti-induction", "draws": 3},
+    ],
     "induction-heads": [{"n": 3, "length": 5}],
+    "induction-mechanism": [{"layer": 2, "head": 1, "n": 3, "length": 7, "draws": 2}],
     "intervene": [
         {"data": DATA, "probes": ["kind at S2, resid_pre.2", "Shelved"]},
         {
@@ -203,11 +249,22 @@ CALLS: dict[str, list[dict[str, Any]]] = {
     ],
     "token-losses": [{"prompt": LIVE}, {"prompt": "abcd", "edit": "live"}],
     "model-facts": [{}],
+    "basis-meter": [
+        {"prompts": LIVE, "draws": 2},
+        {"prompts": DRAWN_PROMPTS, "sites": ["q", "mlp_pre"], "draws": 2, "seed": 1},
+    ],
     "norm-effects": [{"prompt": LIVE}, {"prompt": "abcd", "axes": 2}],
     "logit-lens": [
         {"prompt": LIVE},
         {"prompt": "abcd", "site": "resid_mid", "token": "b", "k": 2, "background": "live"},
+        {"prompt": "abcd", "lens": "Translators"},
     ],
+    "next-token-baselines": [
+        {"prompt": LIVE, "text": TEXT},
+        {"prompt": "abcd", "text": LONG, "tokens": 900, "reach": 2},
+    ],
+    "tuned-lens": [{"corpus": LONG, "tokens": 1000, "steps": 2, "seed": 3}],
+    "tuned-lens-load": [{"source": str(Path(__file__).parent.parent / "methods" / "peers" / "tuned-lens")}],
     "path-patching": [
         {"clean": LIVE, "corrupted": "xb cd xb ce", "metric": LIVE},
         {
@@ -220,6 +277,37 @@ CALLS: dict[str, list[dict[str, Any]]] = {
             "mode": "denoise",
         },
         {"clean": "abcd", "corrupted": "abce", "metric": PAIR, "site": "mlp_out", "direct": True, "background": "live"},
+    ],
+    "edge-patching": [
+        {"clean": LIVE, "corrupted": "xb cd xb ce", "metric": LIVE, "receivers": [1]},
+        {
+            "clean": "abcd",
+            "corrupted": "abce",
+            "metric": {"kind": "log_prob", "token": "a"},
+            "senders": [0, 1],
+            "receivers": [2],
+            "read": "v",
+            "nodes": "heads",
+            "mode": "denoise",
+            "normalize": True,
+            "background": "live",
+        },
+    ],
+    "edge-attribution": [
+        {"clean": LIVE, "corrupted": "xb cd xb ce", "metric": LIVE, "receivers": [1], "sample": 2},
+        {
+            "clean": "abcd",
+            "corrupted": "abce",
+            "metric": {"kind": "log_prob", "token": "a"},
+            "steps": 2,
+            "senders": [0, 1],
+            "receivers": [2],
+            "read": "all",
+            "nodes": "heads",
+            "mode": "denoise",
+            "sample": 0,
+            "background": "live",
+        },
     ],
     "self-repair": [
         {"prompts": LIVE, "heads": ["2.1"], "metric": LIVE},
@@ -461,8 +549,11 @@ def shelved(tmp_path_factory: pytest.TempPathFactory) -> Any:
         session.import_item(encoder(), "Features")
         drawn = {"prompt": {"kind": "live"}, "dictionaries": ["sae@resid_pre.1", "pca@resid_post.1"], "tokens": 2}
         start(session, "causal-graph", name="Drawn", **drawn)
+        start(session, "tuned-lens", name="Translators", corpus=LONG, tokens=1000, steps=2)
         assert session.wait(60)
-        for name in ("Shelved", "Principal components of resid_post.1", "Found elsewhere", "Features", "Drawn"):
+        for name in (
+            "Shelved", "Principal components of resid_post.1", "Found elsewhere", "Features", "Drawn", "Translators",
+        ):  # fmt: skip
             file, data = session.reads.item_file(name, ".safetensors")
             (folder / file).write_bytes(data)
         for text in (DATA, TEXT, LONG):

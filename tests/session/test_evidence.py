@@ -7,7 +7,7 @@ import pytest
 
 from methods.readers import TEXTS
 from residscope.errors import BadArguments, DirectionError, NotFound
-from residscope.methods.evidence import evidence
+from residscope.methods.evidence.evidence import evidence
 from residscope.session import Session
 from session import worlds
 

@@ -26,7 +26,7 @@ def tokens(
 ) -> None:
     """A text's tokens: ids, bytes, words, variants; of several models aligned by character."""
     from residscope.cli.made import as_json
-    from residscope.methods.token_table import token_table
+    from residscope.methods.reading.token_table import token_table
 
     first, *others = [*(model or []), *(more or [])] or [DEFAULT]
     made = token_table(first, text, others=others, bos=bos)

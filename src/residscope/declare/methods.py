@@ -13,8 +13,11 @@ from residscope.fields.base import Spec, World
 F = TypeVar("F", bound=Callable[..., Any])
 GROUPS = (
     "reading",
-    "sweeps",
+    "attribution",
+    "patching",
+    "heads",
     "weights",
+    "comparison",
     "directions",
     "evidence",
     "probes",
@@ -108,7 +111,7 @@ def method(
 ) -> Callable[[F], F]:
     """Declare a function as a method.
 
-        @method("ablation-sweep", title="Ablate everything once", group="sweeps")
+        @method("ablation-sweep", title="Ablate everything once", group="patching")
         def ablation_sweep(model, prompts: Annotated[Prompt, fields.prompts()], ...): ...
 
     It takes a model first; `progress` and `cancel` where it has them; may be a generator of ever fuller items, or have one of

@@ -94,6 +94,10 @@ class Dictionary:
         """What a change of some coordinates of x adds at the write site: change @ write[indices]."""
         return change @ self.write[[*indices]].to(change)
 
+    def write_scale(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch 1"]:
+        """What its write vectors are multiplied by beside the coordinates of x: one, unless it undoes a normalisation."""
+        return x.new_ones((*x.shape[:-1], 1))
+
     @property
     def flat(self) -> bool:
         """Whether it reads all heads' vectors end to end: an encoder at a site with heads, of none of them alone."""

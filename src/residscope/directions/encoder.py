@@ -192,7 +192,11 @@ class EncoderDictionary(Dictionary):
     ) -> Float[Tensor, "*batch d_write"]:
         """What a change of some activations adds at the write site: change @ write, times the undone scale of x."""
         found = super().added(x, change, indices)
-        return found * normalised(x, self.normalise).scale.to(found) if self._undone else found
+        return found * self.write_scale(x).to(found) if self._undone else found
+
+    def write_scale(self, x: Float[Tensor, "*batch d_read"]) -> Float[Tensor, "*batch 1"]:
+        """The undone scale of x where it normalises and writes where it reads; one elsewhere."""
+        return normalised(x, self.normalise).scale if self._undone else super().write_scale(x)
 
     @property
     def _undone(self) -> bool:

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Same(Edit):
-    """Put every value back as a new tensor: an edit that must change nothing, and through which everything after flows."""
+    """Put every value back as a new tensor: an edit that must change nothing, and through which everything after flows.
+
+    A value that depends on nothing, such as a frozen one, starts a graph of its own.
+    """
 
     sites: tuple[Site, ...]
 
@@ -31,7 +34,8 @@ class Same(Edit):
         return list(self.sites)
 
     def apply(self, value: Tensor, at: At) -> Tensor:
-        return value.clone()
+        new = value.clone()
+        return new.requires_grad_() if torch.is_grad_enabled() and not new.requires_grad else new
 
 
 def gradients(

@@ -9,7 +9,7 @@ from typing import TypedDict
 
 from residscope.errors import MalformedJSON, NotFound, ResidscopeError
 from residscope.methods._lib.blind import score
-from residscope.methods.blind_contexts import CONTEXTS, Context
+from residscope.methods.evidence.blind_contexts import CONTEXTS, Context
 from residscope.progress import Cancel, Progress
 from residscope.session import Session
 from residscope.session.jobs import Taker

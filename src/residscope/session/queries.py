@@ -17,7 +17,8 @@ from residscope.fields.prompts import LabelledPrompts
 from residscope.manifest import all_methods
 from residscope.session import compute, wire
 from residscope.session.compute import MOST_GRAM, MOST_NAMED
-from residscope.session.maps import AttentionFile, LayerFile, MapFile, RowsLens, Stopped
+from residscope.session.maps import AttentionFile, LayerFile, LensFile, MapFile, RowsLens, Stopped
+from residscope.session.maps.lens import MOST
 from residscope.session.read.continuations import ContinuationsFound
 from residscope.session.read.evidence import Evidence
 from residscope.session.read.feature_exports import ExportCost
@@ -123,6 +124,14 @@ class Lens(Spec):
     run: str
     layer: int
     pos: int
+
+
+class LensGrid(OfRun):
+    """first, count: the positions. token: one to follow, else what the run itself says at each position."""
+
+    first: int = 0
+    count: int = Field(default=MOST, ge=1, le=MOST)
+    token: str | None = Field(default=None, min_length=1, max_length=400)
 
 
 class Components(Spec):
@@ -354,6 +363,11 @@ QUERIES: dict[str, Query] = {
         Lens, wire.LensReading, lambda session, args: session.reads.lens(args.run, layer=args.layer, pos=args.pos)
     ),
     "lens_rows": _query(LensRows, RowsLens, lambda session, args: session.maps.lens(args.run, pos=args.pos)),
+    "lens_grid": _query(
+        LensGrid,
+        LensFile,
+        lambda session, args: session.reads.lens_grid(args.run, first=args.first, count=args.count, token=args.token),
+    ),
     "map": _query(
         Map,
         MapFile,

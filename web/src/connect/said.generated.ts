@@ -129,6 +129,41 @@ export interface Said {
     item: ItemDetail;
     job: JobDetail;
     lens: LensReading;
+    lens_grid: {
+      metadata: {
+        texts: string;
+        first: string;
+      };
+      /**
+       * As `rs.logit_lens` has them: the k likeliest next tokens and their probabilities; entropy and KL from the run's own next
+       */
+      tensors: {
+        /**
+         * I64 [row, pos, k]
+         */
+        top: Tensor<Float64Array>;
+        /**
+         * F32 [row, pos, k]
+         */
+        probability: Tensor<Float32Array>;
+        /**
+         * F32 [row, pos]
+         */
+        entropy: Tensor<Float32Array>;
+        /**
+         * F32 [row, pos]
+         */
+        kl: Tensor<Float32Array>;
+        /**
+         * I64 [row, pos]
+         */
+        rank: Tensor<Float64Array>;
+        /**
+         * F32 [row, pos]
+         */
+        chance: Tensor<Float32Array>;
+      };
+    };
     lens_rows: RowsLens;
     library_alike: Alike;
     library_blind_test: BlindTest;
@@ -800,6 +835,7 @@ export interface TaskPrompts {
   n: number;
   seed: number;
   prefixes: boolean;
+  partner?: string;
 }
 /**
  * `text`: in what a page sends, and of an item.
@@ -1914,6 +1950,7 @@ export interface TaskForm {
   label: string;
   position: string;
   prefixes: boolean;
+  partners: string[];
 }
 /**
  * stopped: how many were waiting for a map.

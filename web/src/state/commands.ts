@@ -63,6 +63,7 @@ function isolate(app: App): void {
 
 function patch(app: App): void {
   if (onHead(app)) app.acts.patch();
+  else if (app.view.current.tab === "patch") void app.patch.keep();
   else app.acts.patchCell(app.selected);
 }
 
@@ -87,7 +88,12 @@ function nextDirection(app: App, key: string): void {
   else app.view.current.direction = "logit";
 }
 
-const move = (app: App, rows: number, cols: number, extend = false) => onHead(app) ? app.map.move(rows, cols, extend) : app.select(app.selected.row + rows, app.selected.col + cols);
+function move(app: App, rows: number, cols: number, extend = false): void {
+  if (onHead(app)) return app.map.move(rows, cols, extend);
+  const at = { lens: app.lens, patch: app.patch.field && app.patch }[app.view.current.tab];
+  if (at) at.select(at.locked.row + rows, at.locked.col + cols);
+  else app.select(app.selected.row + rows, app.selected.col + cols);
+}
 
 /** Opens the panel with its button ready, or puts it away. */
 function generate(app: App): void {
@@ -156,6 +162,8 @@ export const MORE: Command[] = [
   { keys: [], label: "Find a new direction: mix with the sliders", words: "combine weights", run: findDirection },
   { keys: [], label: "Random prompts: many texts, coloured", words: "prompts tab examples page", run: (app) => (app.view.current.tab = "prompts") },
   { keys: [], label: "Map: every head and MLP, and what each adds", words: "map tab heads attention direct ablate circuit", run: (app) => (app.view.current.tab = "map") },
+  { keys: [], label: "Lens: what each layer would say next", words: "lens tab logit top token probability rank entropy kl", run: (app) => (app.view.current.tab = "lens") },
+  { keys: [], label: "Patch: every layer and token from the companion, or under noise", words: "patch tab activation attribution causal tracing sweep denoise noise corrupted", run: (app) => (app.view.current.tab = "patch") },
   { keys: [], label: "Heads: what each does, and where it looks", words: "heads tab attention pattern induction ov qk", run: (app) => (app.view.current.tab = "heads") },
   { keys: [], label: "Weights: circuits, composition, directions of a head", words: "weights tab ov qk svd skip trigrams direct path", run: (app) => (app.view.current.tab = "weights") },
   { keys: [], label: "Features: every feature and neuron, with its examples", words: "features tab neuron sae dictionary atlas examples", run: (app) => (app.view.current.tab = "features") },

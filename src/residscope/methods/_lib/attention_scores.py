@@ -34,32 +34,29 @@ def attention_scores(
     (`engine.sinks`): the first token and attention sinks, as i and as j; but for "first-token", whose j is the first token.
     """
     check_kinds(kinds)
-    wanted = _wanted(recording.tokens, kinds)
+    asked = torch.stack([wanted(recording.tokens, kind) for kind in kinds])
     scores = []
     for layer in range(recording.model.n_layers) if layers is None else layers:
         pattern = recording["pattern", layer]
         pattern = pattern.to(torch.promote_types(pattern.dtype, torch.float32))
         keep = kept(recording, Site("pattern", layer)).to(pattern.device)
         sources = torch.stack([keep | (kind == "first-token") for kind in kinds])
-        pairs = wanted.to(pattern.device) & keep[:, :, None] & sources[:, :, None]
-        asked = pairs.any(-1).sum(-1)  # 0 gives NaN
-        scores.append(torch.einsum("bhqk,sbqk->shb", pattern, pairs.to(pattern)) / asked[:, None])
+        pairs = asked.to(pattern.device) & keep[:, :, None] & sources[:, :, None]
+        n = pairs.any(-1).sum(-1)  # 0 gives NaN
+        scores.append(torch.einsum("bhqk,sbqk->shb", pattern, pairs.to(pattern)) / n[:, None])
     return torch.stack([score.to(scores[0].device) for score in scores], 1)  # blocks may stand on several devices
 
 
-def _wanted(tokens: Int[Tensor, "batch pos"], kinds: Sequence[str]) -> Bool[Tensor, "score batch query key"]:
-    """Which keys each score is about, for each query."""
+def wanted(tokens: Int[Tensor, "batch pos"], kind: str) -> Bool[Tensor, "batch query key"]:
+    """Which keys a score is about, for each query."""
     n = tokens.shape[1]
     i, j = torch.arange(n)[:, None], torch.arange(n)[None]
     same = (tokens[:, :, None] == tokens[:, None, :]).cpu()
-    after = torch.zeros_like(same)
-    after[:, :, 1:] = same[:, :, :-1]  # the key after a copy of the query
-    none = torch.zeros_like(same)
-    found = {
-        "previous-token": none | (j == i - 1),
-        "current-token": none | (j == i),
-        "first-token": none | (j == 0) & (i > 0),
-        "duplicate-token": same & (j < i),
-        "induction": after & (j < i),
-    }
-    return torch.stack([found[kind] for kind in kinds])
+    if kind == "duplicate-token":
+        return same & (j < i)
+    if kind == "induction":  # the key after a copy of the query
+        after = torch.zeros_like(same)
+        after[:, :, 1:] = same[:, :, :-1]
+        return after & (j < i)
+    at = {"previous-token": j == i - 1, "current-token": j == i, "first-token": (j == 0) & (i > 0)}[kind]
+    return at.expand(len(tokens), n, n)

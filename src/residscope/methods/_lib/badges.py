@@ -8,10 +8,10 @@ from residscope.reports import Report
 from residscope.views import Card
 
 if TYPE_CHECKING:
-    from residscope.methods.dose_response import DoseResponse
-    from residscope.methods.null_directions import NullDirections
-    from residscope.methods.removal_cost import RemovalCost
-    from residscope.methods.stability import Stability
+    from residscope.methods.evidence.dose_response import DoseResponse
+    from residscope.methods.evidence.null_directions import NullDirections
+    from residscope.methods.evidence.removal_cost import RemovalCost
+    from residscope.methods.evidence.stability import Stability
 
 LEVEL = 0.05
 STABLE = 0.8

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from residscope.methods._lib.intervals import wilson
-from residscope.methods.downstream import Downstream
-from residscope.methods.head_roles import LOOKED
-from residscope.methods.intervention import QUANTILE, Intervention
+from residscope.methods.heads.head_roles import LOOKED
+from residscope.methods.probes.downstream import Downstream
+from residscope.methods.probes.intervention import QUANTILE, Intervention
 from residscope.probes.probe import EDGE
 from residscope.reproduce.lrqp.study import Study, site_of
 from residscope.views import Card

@@ -5,7 +5,7 @@ from dataclasses import replace
 from math import log10
 
 from residscope.methods._lib.answers import Flips
-from residscope.methods.intervention import QUANTILE, Intervention, compare
+from residscope.methods.probes.intervention import QUANTILE, Intervention, compare
 from residscope.reproduce.lrqp.claims import cards
 from residscope.reproduce.lrqp.study import Study, layer_of, site_of
 from residscope.views import Curve, Grid, HeatMap, Line, Reference, Table, Text, View

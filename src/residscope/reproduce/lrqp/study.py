@@ -10,13 +10,13 @@ import torch
 from residscope.engine.model import Model
 from residscope.methods._lib.activations import Recorded, recorded, recorded_halves
 from residscope.methods._lib.answers import Flips, answer_diffs, flips
-from residscope.methods.downstream import Downstream, downstream
-from residscope.methods.flips_over_c import flip_rates, probes_over_C
-from residscope.methods.head_roles import HeadRoles, head_roles
-from residscope.methods.intervention import METHODS, QUANTILE, Intervention, intervene
-from residscope.methods.look import Look, project
-from residscope.methods.mediation import Mediation, mediated
-from residscope.methods.probe_fit import fit_each
+from residscope.methods.heads.head_roles import HeadRoles, head_roles
+from residscope.methods.patching.mediation import Mediation, mediated
+from residscope.methods.probes.downstream import Downstream, downstream
+from residscope.methods.probes.flips_over_c import flip_rates, probes_over_C
+from residscope.methods.probes.intervention import METHODS, QUANTILE, Intervention, intervene
+from residscope.methods.probes.look import Look, project
+from residscope.methods.probes.probe_fit import fit_each
 from residscope.model.prompts import PromptSet
 from residscope.probes.logistic import CS
 from residscope.probes.probe import EDGE, Probe, warn_of_edges

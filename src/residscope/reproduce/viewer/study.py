@@ -18,7 +18,7 @@ from residscope.corpus.vectors import check_count, check_size
 from residscope.directions import Dictionary
 from residscope.engine.model import Model
 from residscope.errors import CorpusError, DirectionError, NoTokenizer, TooFewWords
-from residscope.methods.removal_cost import RemovalCost, removal_cost
+from residscope.methods.evidence.removal_cost import RemovalCost, removal_cost
 from residscope.progress import Cancel, Progress
 from residscope.reproduce.viewer.measures import auc
 from residscope.reproduce.viewer.stream import StreamErrors, stream_errors

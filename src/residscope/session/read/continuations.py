@@ -4,7 +4,7 @@ from typing import Annotated, Any, TypedDict
 
 from residscope.json_values import finite
 from residscope.methods._lib.draws import Continuation, Draw
-from residscope.methods.continuations import Continuations
+from residscope.methods.reading.continuations import Continuations
 from residscope.session.wire import Tok
 
 

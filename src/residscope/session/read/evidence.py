@@ -4,8 +4,8 @@ import math
 from typing import Annotated, Any, TypedDict
 
 from residscope.corpus import examples
-from residscope.methods import evidence
 from residscope.methods._lib import badges
+from residscope.methods.evidence import evidence
 from residscope.views import View
 from residscope.views.view import PlainView
 from residscope.world.read import Poles, PoleToken

@@ -6,7 +6,7 @@ from typing import Annotated, TypedDict
 
 from residscope.engine.reader import Reader
 from residscope.errors import NotFound
-from residscope.methods.token_table import Read, token_table
+from residscope.methods.reading.token_table import Read, token_table
 from residscope.session.state import State
 from residscope.world.session_world import need_model
 

@@ -8,8 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from residscope.directions import Dictionary
 from residscope.engine.protocols import Readout
 from residscope.engine.recording import Recording
+from residscope.methods._lib.direct.experts import expert_effects
+from residscope.methods._lib.direct.features import FeatureEffects, feature_effects
 from residscope.methods._lib.direct.reading import SLACK, Reading, Where, require
 from residscope.methods._lib.direct.sites import direct_sites
 from residscope.methods._lib.direct.sources import source_effects
@@ -27,8 +30,10 @@ class DirectEffects:
     heads and the MLP beside its neurons, their outputs' biases and their post-norms' (and what an edit of `attn_out` or
     `mlp_out` puts there). sources, value_bias: heads[l, h] = sum_k sources[l, h, k] + value_bias[l, h], by the position that
     is attended to; the bias of the values is moved whatever the source (and what an edit of `z` or `result` puts there is
-    with it). edits: what edits of the stream itself, and of `final_norm`, add, by site. None: the model has no such part, or
-    it was not asked for. neurons, mlp_bias: by the layers asked for. error: how far the sum is from the metric, at most.
+    with it). experts: mlp[l] = sum_e experts[l, e] + mlp_bias[l], each as its router weights it, 0 where it is not chosen.
+    features: of a dictionary, what stands at its write site. edits: what edits of the stream itself, and of `final_norm`,
+    add, by site. None: the model has no such part, or it was not asked for. neurons, mlp_bias: by the layers asked for.
+    error: how far the sum is from the metric, at most.
     """
 
     metric: Float[Tensor, "batch pos"]
@@ -43,6 +48,8 @@ class DirectEffects:
     attn_bias: Float[Tensor, "layer batch pos"] | None
     neurons: dict[int, Float[Tensor, "neuron batch pos"]]
     mlp_bias: dict[int, Float[Tensor, "batch pos"]]
+    experts: Float[Tensor, "layer expert batch pos"] | None
+    features: FeatureEffects | None
     sources: Float[Tensor, "layer head source batch pos"] | None
     value_bias: Float[Tensor, "layer head batch pos"] | None
     error: float
@@ -68,6 +75,8 @@ def direct_effects(
     heads: bool = True,
     neurons: Iterable[int] = (),
     sources: bool = False,
+    experts: bool = False,
+    features: Dictionary | None = None,
 ) -> DirectEffects:
     """What each part of a run adds to a metric that is linear in its logits: its write, read as the final norm reads it.
 
@@ -78,16 +87,22 @@ def direct_effects(
     one is of the logits before it. Heads are read through W_O, neurons through W_out, and either through its post-norm with its
     own divisor (Elhage et al., 2021). pos: one position (negative: from each row's own end), one for every row, or "each".
     neurons: the layers whose neurons are read too. sources: whether each head's effect is split over what it attends to.
+    experts: whether the MLPs are read by expert. features: a dictionary whose features are read, at its own write site.
 
     Raises:
         NotLinear: another metric than a logit or a difference of logits. NotAdditive: the parts do not sum to the run's own
         logits. UnalignedPrompts: "each", or sources, of rows of unequal length. BadEdit: the logits themselves are edited.
-        QuantisedModel, AbsentSite (neurons of experts), UnknownPosition, NotRecorded, WeightsChanged.
+        QuantisedModel, AbsentSite (neurons of experts, experts of a dense MLP), DirectionError (a dictionary that writes
+        nothing into the stream), UnknownPosition, NotRecorded, WeightsChanged.
     """
     layers = [*neurons]
     model, edits = recording.model, recording.edits
     with torch.no_grad():
-        recording.several(direct_sites(model, heads=heads, neurons=layers, sources=sources, edits=edits))
+        recording.several(
+            direct_sites(
+                model, heads=heads, neurons=layers, sources=sources, experts=experts, features=features, edits=edits
+            )
+        )
         reading = Reading(recording, metric, pos)
         names, n = model.sites.names, model.n_layers
         parts: dict[str, Any] = {"metric": reading.metric, "embed": reading.effect(reading.at("embed"))}
@@ -108,7 +123,14 @@ def direct_effects(
         found = {layer: _neurons(reading, layer, parts["mlp"], allowed) for layer in layers}
         parts["neurons"] = {layer: own for layer, (own, _) in found.items()}
         parts["mlp_bias"] = {layer: rest for layer, (_, rest) in found.items()}
-        terms = torch.stack([*DirectEffects(**parts, error=0.0).components.values()])
+        parts["experts"] = None
+        if experts:
+            parts["experts"], beside = expert_effects(reading, parts["mlp"], allowed)
+            parts["mlp_bias"] = dict(enumerate(beside))
+        parts["features"] = None
+        summed = DirectEffects(**parts, error=0.0).components
+        parts["features"] = None if features is None else feature_effects(reading, features, summed, allowed)
+        terms = torch.stack([*summed.values()])
         failed = "the parts do not sum to the metric of the run's own logits"
         return DirectEffects(**parts, error=require(failed, terms.sum(0), reading.metric, allowed))
 

@@ -55,7 +55,11 @@ class Reading:
 
     def at(self, site: str | Site) -> Float[Tensor, "batch pos ..."]:
         """What the run has at a site, at the positions asked for."""
-        return self._picked(self.recording[site]).to(self.column)
+        return self.own(site).to(self.column)
+
+    def own(self, site: str | Site) -> Float[Tensor, "batch pos ..."]:
+        """The same in the model's own dtype, as its modules read it."""
+        return self._picked(self.recording[site])
 
     def at_queries(self, site: str) -> Float[Tensor, "batch pos head source"]:
         """What the run has at a site of attention, [head query source], at the queries asked for."""

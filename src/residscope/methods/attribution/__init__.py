@@ -1,0 +1,1 @@
+"""What each part gives to a number: directly, or to first order by gradients."""

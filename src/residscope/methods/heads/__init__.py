@@ -1,0 +1,1 @@
+"""What heads look at and what they do with it."""

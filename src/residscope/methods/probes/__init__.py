@@ -1,0 +1,1 @@
+"""Probes: fitted, mapped, and used to edit."""

@@ -1,0 +1,1 @@
+"""What the weights say without any run: circuits of heads, composition, directions."""
