@@ -177,5 +177,7 @@ export class HeadsStore {
 
   retry(): void {
     [this.wanted, this.wantedFrom, this.error, this.soughtError] = ["", "", "", ""];
+    this.follow();
+    this.followFound();
   }
 }

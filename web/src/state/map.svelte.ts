@@ -78,7 +78,8 @@ export class MapStore {
   at: Node = $derived.by(() => {
     const { data } = this;
     const { node } = this.view.current.map;
-    const [layers, heads] = [data?.layers ?? 1, data?.heads ?? 1];
+    const { model } = this.session;
+    const [layers, heads] = [data?.layers ?? (model?.n_layers || 1), data?.heads ?? (model?.n_heads || 1)];
     const { layer: wanted, head } = node ?? strongest(this.shown?.a ?? null);
     const layer = Math.min(wanted, layers - 1);
     return { layer, head: head === null ? null : Math.min(head, heads - 1) };
