@@ -215,6 +215,9 @@ CALLS = {
     "methods.attribution.gradient_attribution.gradient_attribution": lambda **told: rs.gradient_attribution(
         model(), [[2, 3, 4]], rs.logit_diff(5, 7), sample=6, **told
     ),
+    "methods.attribution.tcav.tcav": lambda **told: rs.tcav(
+        model(), TRAIN, TEST, [[2, 3, 4]], rs.logit_diff(5, 7), site="resid_pre.1", draws=10, **told
+    ),
     "methods.patching.path_patching.path_patching": lambda **told: rs.path_patching(
         model(), **PATCHED, receivers=[(3, 1)], **told
     ),

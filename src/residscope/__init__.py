@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from residscope.methods.attribution.direct_attribution import attribute_logits as attribute_logits
     from residscope.methods.attribution.direct_attribution import direct_attribution as direct_attribution
     from residscope.methods.attribution.gradient_attribution import gradient_attribution as gradient_attribution
+    from residscope.methods.attribution.tcav import tcav as tcav
     from residscope.methods.comparison.compare_models import compare_models as compare_models
     from residscope.methods.comparison.layer_swap import layer_swap as layer_swap
     from residscope.methods.comparison.weight_difference import weight_difference as weight_difference
@@ -146,7 +147,7 @@ _HOME = {
     "norm_effects": "methods.reading.norm_effects", "task_check": "methods.reading.task_check",
     "head_roles": "methods.heads.head_roles",
     "gradient_attribution": "methods.attribution.gradient_attribution",
-    "glossary": "terms",
+    "glossary": "terms", "tcav": "methods.attribution.tcav",
     "causal_tracing": "methods.patching.causal_tracing", "compare_ablations": "methods.patching.compare_ablations",
     "self_repair": "methods.patching.self_repair", "path_patching": "methods.patching.path_patching",
     "edge_patching": "methods.patching.edge_patching",
