@@ -11,7 +11,7 @@ BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 NAMES = (
     "corpus", "tokens", "edits", "evidence", "generation", "directions", "results", "views", "sweeps", "patching", "heads",
     "tasks", "probes", "store", "notebook", "two-models", "harvest", "text", "dictionaries", "features", "graph-files",
-    "graph-validation", "graph-estimates", "graphs", "reading", "glossary", "weights",
+    "graph-validation", "graph-estimates", "graphs", "reading", "glossary", "weights", "gradients",
 )  # fmt: skip
 PAGES = [ROOT / "README.md"] + [ROOT / f"docs/{name}.md" for name in NAMES]
 

@@ -156,6 +156,7 @@ CALLS = {
     "methods.reading.token_losses.token_losses": lambda **told: rs.token_losses(model(), PROMPT, edit=GRID[:1], **told),
     "methods.reading.model_facts.model_facts": lambda **told: rs.model_facts(model(), **told),
     "methods.reading.task_check.task_check": lambda **told: rs.task_check(model(), DATA, by="parity", batch=8, **told),
+    "methods.reading.basis_meter.basis_meter": lambda **told: rs.basis_meter(model(), PROMPT, draws=2, **told),
     "methods.reading.norm_effects.norm_effects": lambda **told: rs.norm_effects(model(), PROMPT, **told),
     "methods.reading.logit_lens.logit_lens": lambda **told: rs.logit_lens(model(), PROMPT, **told),
     "methods.reading.next_token_baselines.next_token_baselines": lambda **told: rs.next_token_baselines(
@@ -218,6 +219,10 @@ CALLS = {
     "methods.attribution.tcav.tcav": lambda **told: rs.tcav(
         model(), TRAIN, TEST, [[2, 3, 4]], rs.logit_diff(5, 7), site="resid_pre.1", draws=10, **told
     ),
+    "methods.attribution.integrated_gradients.integrated_gradients": lambda **told: rs.integrated_gradients(
+        model(), [2, 3, 4], rs.logit_diff(5, 7), of="heads", baseline="prompt", over=[6, 3, 4], steps=2, **told
+    ),
+    "methods.attribution.saliency.saliency": lambda **told: rs.saliency(model(), PROMPT, rs.logit_diff(5, 7), **told),
     "methods.patching.path_patching.path_patching": lambda **told: rs.path_patching(
         model(), **PATCHED, receivers=[(3, 1)], **told
     ),
@@ -240,6 +245,7 @@ CALLS = {
     "methods.heads.copying_scores.copying_scores": lambda **told: rs.copying_scores(model(), **told),
     "methods.weights.composition.composition": lambda **told: rs.composition(model(), ["result.0"], ["q.1"], random=20, **told),
     "methods.weights.direct_path.direct_path": lambda **told: rs.direct_path(model(), [5, 9], k=3, **told),
+    "methods.weights.positions.positions": lambda **told: rs.positions(model(), [PROMPT, PROMPT[::-1]], **told),
     "methods.weights.skip_trigrams.skip_trigrams": lambda **told: rs.skip_trigrams(model(), 1, 2, [5, 9], k=3, **told),
     "methods.weights.weight_directions.weight_directions": lambda **told: rs.weight_directions(model(), 1, "OV", head=2, **told),
     "methods.weights.factored.factored": lambda **told: rs.factored(model(), 1, 2, k=3, **told),
@@ -295,6 +301,14 @@ CALLS = {
     ),
     "tasks.gender.gender": lambda **told: rs.tasks.gender(smollm2(), 6, prefixes=True, **told),
     "tasks.ioi.ioi": lambda **told: rs.tasks.ioi(smollm2(), 6, text=["The quick dog went home again. " * 3], **told),
+    "tasks.colours.colours": lambda **told: rs.tasks.colours(smollm2(), 6, **told),
+    "tasks.docstring.docstring": lambda **told: rs.tasks.docstring(smollm2(), 6, **told),
+    "tasks.factual.factual": lambda **told: rs.tasks.factual(smollm2(), 6, **told),
+    "tasks.greater_than.greater_than": lambda **told: rs.tasks.greater_than(smollm2(), 6, **told),
+    "tasks.in_context.in_context": lambda **told: rs.tasks.in_context(smollm2(), 6, **told),
+    "tasks.induction.induction": lambda **told: rs.tasks.induction(smollm2(), 6, **told),
+    "tasks.skip_trigrams.skip_trigrams": lambda **told: rs.tasks.skip_trigrams(smollm2(), 6, **told),
+    "tasks.translation.translation": lambda **told: rs.tasks.translation(smollm2(), 6, **told),
     "tasks.labelled.from_text": lambda **told: rs.tasks.from_text(smollm2(), TABLE, name="some.csv", **told),
 }  # fmt: skip
 
@@ -311,7 +325,9 @@ WITHIN = {
     "methods.probes.flips_over_c.probes_over_C", "methods.probes.look.project", "methods.probes.probe_fit.fit",
     "methods.probes.probe_fit.fit_each",
     "methods.probes.probe_map.mapped", "methods.probes.probe_sweep.fit_probes", "methods.evidence.stability.stability_of",
-    "tasks.labelled.from_file", "tasks.prefixes.prefixes", "engine.planner.first_order.first_order",
+    "methods._lib.atp_star.estimated",
+    "tasks.labelled.from_file", "tasks.prefixes.prefixes", "tasks.drafts.drawn_prompts",
+    "methods._lib.checklist.checklist", "methods._lib.checklist.verdict", "engine.planner.first_order.first_order",
 }  # fmt: skip
 """Those that another of the calls is made of."""
 
@@ -319,6 +335,7 @@ QUICK = {
     "methods.patching.activation_patching.planned",
     "methods.reading.model_facts.local_layers",
     "methods.reading.norm_effects.norms_of",
+    "methods._lib.parts.require_parts",
     "graph.parts.heads", "graph.parts.neurons",
     "graph.aggregate.price_of_each", "graph.cost.cost_of", "graph.cost.price",
     "sae.shipped.shipped", "sae.training.train.check", "sae.training.train.price",
@@ -351,7 +368,7 @@ QUICK = {
     "methods.reading.token_table.token_table",
     "methods._lib.heads.lists.few_shot", "methods._lib.heads.lists.translation",
     "methods._lib.heads.telling.name_movers", "methods._lib.heads.writing.unembedding",
-    "tasks.spans.locate", "tasks.spans.single_tokens",
+    "tasks.spans.locate", "tasks.spans.single_tokens", "tasks.drafts.check",
 }  # fmt: skip
 """Functions of a model that take one run or none, or that hand on what they are told."""
 

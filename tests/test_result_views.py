@@ -63,6 +63,17 @@ def test_anything_else_is_a_table_that_says_what_it_leaves_out():
     assert Result(torch.zeros(0, 3), ("layer", "pos")).view().rows == ()
 
 
+def test_a_sweep_too_large_for_a_map_is_a_table_of_its_largest_effects():
+    values = torch.ones(300, 200)
+    values[7, 3], values[0, 0], values[2, 2] = -5.0, 3.0, float("nan")
+    swept = Result(values, ("sender", "receiver"), unit="logits", provenance={"no effect": 1.0})
+    view = swept.view()
+    assert view.columns == ("sender", "receiver", "value (logits)")
+    assert view.rows == (("7", "3", -5.0), ("0", "0", 3.0))
+    assert "of 60,000" in view.note
+    assert isinstance(Result(values, ("query", "key")).view(), views.HeatMap)
+
+
 def test_what_is_not_exact_says_so():
     assert result(3, 2, exact="first-order gradient").view().note == "Not exact: first-order gradient."
     assert result(3, exact="first-order gradient").view().note == "Not exact: first-order gradient."

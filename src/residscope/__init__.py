@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     from residscope.methods.attribution.direct_attribution import attribute_logits as attribute_logits
     from residscope.methods.attribution.direct_attribution import direct_attribution as direct_attribution
     from residscope.methods.attribution.gradient_attribution import gradient_attribution as gradient_attribution
+    from residscope.methods.attribution.integrated_gradients import integrated_gradients as integrated_gradients
+    from residscope.methods.attribution.saliency import saliency as saliency
     from residscope.methods.attribution.tcav import tcav as tcav
     from residscope.methods.comparison.compare_models import compare_models as compare_models
     from residscope.methods.comparison.layer_swap import layer_swap as layer_swap
@@ -87,6 +89,7 @@ if TYPE_CHECKING:
     from residscope.methods.probes.probe_fit import fit_probe as fit_probe
     from residscope.methods.probes.probe_map import probe_map as probe_map
     from residscope.methods.probes.probe_sweep import probe_sweep as probe_sweep
+    from residscope.methods.reading.basis_meter import basis_meter as basis_meter
     from residscope.methods.reading.continuations import continuations as continuations
     from residscope.methods.reading.logit_lens import logit_lens as logit_lens
     from residscope.methods.reading.model_facts import model_facts as model_facts
@@ -100,6 +103,7 @@ if TYPE_CHECKING:
     from residscope.methods.weights.composition import composition as composition
     from residscope.methods.weights.direct_path import direct_path as direct_path
     from residscope.methods.weights.factored import factored as factored
+    from residscope.methods.weights.positions import positions as positions
     from residscope.methods.weights.skip_trigrams import skip_trigrams as skip_trigrams
     from residscope.methods.weights.weight_directions import weight_directions as weight_directions
     from residscope.metrics import kl as kl
@@ -134,6 +138,7 @@ _HOME = {
     "attribution_patching": "methods.patching.attribution_patching",
     "activation_patching": "methods.patching.activation_patching", "fit_probe": "methods.probes.probe_fit",
     "attribute_logits": "methods.attribution.direct_attribution", "direct_attribution": "methods.attribution.direct_attribution",
+    "basis_meter": "methods.reading.basis_meter",
     "continuations": "methods.reading.continuations", "copying_scores": "methods.heads.copying_scores",
     "counterfactuals": "tasks.counterfactuals", "head_scores": "methods.heads.head_scores",
     "induction_heads": "methods.heads.induction_heads", "repeated_tokens": "methods.heads.head_scores",
@@ -147,7 +152,9 @@ _HOME = {
     "norm_effects": "methods.reading.norm_effects", "task_check": "methods.reading.task_check",
     "head_roles": "methods.heads.head_roles",
     "gradient_attribution": "methods.attribution.gradient_attribution",
-    "glossary": "terms", "tcav": "methods.attribution.tcav",
+    "tcav": "methods.attribution.tcav",
+    "integrated_gradients": "methods.attribution.integrated_gradients", "saliency": "methods.attribution.saliency",
+    "glossary": "terms",
     "causal_tracing": "methods.patching.causal_tracing", "compare_ablations": "methods.patching.compare_ablations",
     "self_repair": "methods.patching.self_repair", "path_patching": "methods.patching.path_patching",
     "edge_patching": "methods.patching.edge_patching",
@@ -167,7 +174,7 @@ _HOME = {
     "harvest": "corpus.harvest.run", "harvest_sites": "corpus.harvest.method",
     # weights
     "composition": "methods.weights.composition", "direct_path": "methods.weights.direct_path",
-    "factored": "methods.weights.factored",
+    "factored": "methods.weights.factored", "positions": "methods.weights.positions",
     "skip_trigrams": "methods.weights.skip_trigrams", "weight_directions": "methods.weights.weight_directions",
     # two models
     "compare_models": "methods.comparison.compare_models", "layer_swap": "methods.comparison.layer_swap",

@@ -168,20 +168,24 @@ def read_told(path: str | Path, kind: str) -> tuple[dict[str, Tensor], str]:
         raise _damaged(path, error) from error
 
 
-def replace_whole(path: str | Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` make a file beside `path`, then give it that name: at every moment there is the old one or the new one."""
+def replace_whole(path: str | Path, write: Callable[[Path], Any], *, private: bool = False) -> None:
+    """Let `write` make a file beside `path`, then give it that name: at every moment there is the old one or the new one.
+
+    private: for its owner alone, whatever the umask says.
+    """
     path = Path(path).expanduser()
     if not path.parent.is_dir():
         raise FileNotThere("there is no such folder", received=str(path.parent), fix="make it first")
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        draft.touch()
+        draft.touch(0o600 if private else 0o666)
         mode = draft.stat().st_mode  # as the user's umask has it; safetensors makes its files for the owner alone
         write(draft)
         draft.chmod(mode)
         sync(draft)
         draft.replace(path)
-        sync(path.parent)
+        if os.name == "posix":
+            sync(path.parent)
     finally:
         draft.unlink(missing_ok=True)
 

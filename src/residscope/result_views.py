@@ -1,5 +1,6 @@
 """Results as pictures: which view a result is, by its dimensions."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from itertools import product
 from typing import TYPE_CHECKING
@@ -15,16 +16,21 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 2000
 MOST_MAPS = 64
+MOST_CELLS = 50_000
+STRONGEST = 200
 
 
 def picture(result: "Result") -> View:
     """One dimension: a curve with its band. Two: a heat map. Three: one map for each label of the shortest. Else a table.
 
-    Layers are drawn from the bottom up. What is not exact says so beneath the picture.
+    Of a sweep of more cells than a map can show, a table of the largest effects. Layers are drawn from the bottom up. What is not
+    exact says so beneath the picture.
     """
     dims = result.dims
     if len(dims) == 1 and result.values.numel():
         return _curve(result)
+    if len(dims) == 2 and result.values.numel() > MOST_CELLS and "no effect" in result.provenance:
+        return _strongest(result)
     if len(dims) == 2 and result.values.numel():
         return _map(result, title=result.name)
     if len(dims) == 3 and result.values.numel():
@@ -67,6 +73,25 @@ def _map(result: "Result", *, title: str, limit: float | None = None) -> HeatMap
     )
 
 
+def _strongest(result: "Result") -> Table:
+    """The largest effects of very many cells."""
+    rows, columns = result.dims
+    try:
+        zero = result._no_effect()
+    except BadResult:  # which prompt's it is, is not known
+        zero = torch.tensor(0.0)
+    sizes = (result.values.double() - zero).abs().nan_to_num(-1.0).flatten()
+    order = [i for i in sizes.argsort(descending=True, stable=True)[:STRONGEST].tolist() if sizes[i] > 0]
+    labels = _labels(result, rows), _labels(result, columns)
+    width = len(labels[1])
+    shown: list[list[object]] = [
+        [labels[0][i // width], labels[1][i % width], result.values.flatten()[i].item()] for i in order
+    ]
+    said = f"The {len(order):,} largest of {result.values.numel():,}; to_dataframe() has all."
+    name = f"value ({result.unit})" if result.unit else "value"
+    return Table([rows, columns, name], shown, title=result.name, note=f"{_note(result)} {said}".strip())
+
+
 def _table(result: "Result") -> Table:
     """Long form, its first rows where there are very many."""
     shown = [x for x in (result.values, result.low, result.high) if x is not None]
@@ -103,9 +128,12 @@ def _numbers(x: Tensor) -> Tensor:
 
 
 def _note(result: "Result") -> str:
-    """What approximates it, and of a finished sweep how few cells carry its effect."""
+    """What approximates it, of a finished sweep how few cells carry its effect, and what was said of its prompts as a task."""
     said = [] if result.exact is True else [f"Not exact: {result.exact}."]
     if "no effect" in result.provenance and result.values.numel() > 1:
         with suppress(BadResult):  # of a sweep that is not finished, or whose prompts have other labels
             said.append(f"{result.concentration()}.")
+    told = result.provenance.get("task check")
+    if isinstance(told, Mapping) and "said" in told:
+        said.append(f"Task check {told['said']}.")
     return " ".join(said)

@@ -6,7 +6,9 @@ from typing import Any
 from playwright.sync_api import Page
 
 AXE = Path(__file__).parents[2] / "web" / "node_modules" / "axe-core" / "axe.min.js"
-TABS = ("stream", "map", "prompts", "features", "graph", "probe", "methods")
+TABS = (
+    "stream", "map", "heads", "lens", "patch", "weights", "prompts", "features", "graph", "probe", "methods",
+)  # fmt: skip
 MEASURE = Path(__file__).with_suffix(".js").read_text(encoding="utf-8").rstrip().removesuffix(";")
 
 

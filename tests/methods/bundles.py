@@ -103,6 +103,10 @@ MAKERS: dict[str, Callable[[], Any]] = {
             llama(), PAIR[0], M, of="neurons", sample=4, progress=False
         ),
         "tcav": lambda: rs.tcav(llama(), *_examples(), PAIR[0], M, site="resid_pre.1", draws=10, progress=False),
+        "integrated gradients": lambda: rs.integrated_gradients(
+            llama(), PAIR[0], M, of="heads", baseline="prompt", over=PAIR[1], steps=4, progress=False
+        ),
+        "saliency": lambda: rs.saliency(llama(), PAIR[0], M, progress=False),
         "ablation sweep": lambda: rs.ablation_sweep(llama(), PAIR[0], M, relative=True, progress=False),
         "causal tracing": lambda: rs.causal_tracing(llama(), PAIR[0], [2], M, draws=2, progress=False),
         "path patching": lambda: rs.path_patching(llama(), *PAIR, M, receivers=[(3, 1)], progress=False),
@@ -121,6 +125,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
         "copying scores": lambda: rs.copying_scores(llama(), progress=False),
         "composition": lambda: rs.composition(llama(), random=20, progress=False),
         "direct path": lambda: rs.direct_path(spelling(), ["a", "b"], k=3, text=["abcabd" * 4], progress=False),
+        "positions": lambda: rs.positions(spelling(), PROMPTS[:2], progress=False),
         "skip trigrams": lambda: rs.skip_trigrams(spelling(), 1, 2, ["a", "b"], k=3, progress=False),
         "weight directions": lambda: rs.weight_directions(spelling(), 1, "OV", head=2, n=3, k=3, progress=False),
         "factored": lambda: rs.factored(llama(), 1, 2, "QK", k=4, progress=False),
@@ -176,6 +181,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
         "token losses": lambda: rs.token_losses(spelling(), PROMPTS[0]),
         "model facts": lambda: rs.model_facts(spelling()),
         "task check": lambda: rs.task_check(llama(), labelled(12), by="parity", progress=False),
+        "basis meter": lambda: rs.basis_meter(spelling(), PROMPTS[:2], draws=2, progress=False),
         "norm effects": lambda: rs.norm_effects(spelling(), PROMPTS[0]),
         "next-token baselines": lambda: rs.next_token_baselines(spelling(), PROMPTS[0], text=TEXTS, progress=False),
         "tuned lens": lambda: rs.tuned_lens(spelling(), TEXTS, tokens=1000, steps=2, progress=False),

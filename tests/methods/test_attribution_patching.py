@@ -115,3 +115,83 @@ def test_it_refuses(llama):
         rs.attribution_patching(llama, PAIR[0], [[2, 3]], METRIC, progress=False)
     with pytest.raises(errors.BadSweep, match="denoise"):
         rs.attribution_patching(llama, *PAIR, METRIC, mode="restore", progress=False)
+
+
+@pytest.mark.parametrize("site", ["q", "k"])
+@pytest.mark.parametrize("positions", ["all", "each"])
+def test_with_attention_anew_it_is_exact_where_all_behind_the_pattern_is_linear(llama, site, positions):
+    held = [edits.freeze("final_scale"), edits.freeze("mlp_out")]
+    last = {"site": site, "layers": [3], "positions": positions, "background": held, "progress": False}
+    exact = rs.activation_patching(llama, *PAIR, METRIC, **last).values
+    fixed = rs.attribution_patching(llama, *PAIR, METRIC, qk_fix=True, sample=4, **last)
+    torch.testing.assert_close(fixed.values, exact.double(), atol=1e-6, rtol=1e-6)
+    assert fixed.provenance["sample"]["pearson"] == pytest.approx(1, abs=1e-6)
+    assert "attention computed anew" in fixed.exact
+    plain = rs.attribution_patching(llama, *PAIR, METRIC, sample=0, **last).values
+    assert (plain - exact).abs().max() > 1e-5
+
+
+def dropped(hf, ids, layer, cut):
+    """dm / dz of a layer of a stock GPT-2, where nothing flows back through what another layer writes: torch's hooks alone."""
+    kept, handles = [], []
+
+    def keep(module, args):
+        kept.append(args[0].detach().requires_grad_())
+        return (kept[0],)
+
+    def detached(module, args, out):
+        return (out[0].detach(), *out[1:]) if isinstance(out, tuple) else out.detach()
+
+    handles.append(hf.transformer.h[layer].attn.c_proj.register_forward_pre_hook(keep))
+    handles += [
+        part.register_forward_hook(detached) for part in (hf.transformer.h[cut].attn, hf.transformer.h[cut].mlp)
+    ]
+    try:
+        logits = hf(torch.tensor(ids)).logits[:, -1]
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.autograd.grad((logits[:, 5] - logits[:, 7]).sum(), kept[0])[0]
+
+
+def test_sizes_without_a_layer_each_are_autograd_s(gpt2):
+    clean, corrupted = PAIR
+    found = rs.attribution_patching(
+        gpt2, clean, corrupted, METRIC, site="z", mode="noise", grad_drop=True, sample=4, progress=False
+    )
+    here, there = gpt2.run(clean, ["z"]), gpt2.run(corrupted, ["z"])
+    for layer in range(4):
+        change, sizes = there["z", layer] - here["z", layer], 0
+        for cut in {*range(4)} - {layer}:
+            grad = dropped(gpt2.hf, clean, layer, cut).reshape(change.shape)
+            sizes = sizes + (change * grad).sum((1, 3)).abs().T / 3
+        torch.testing.assert_close(found.select(layer=layer).values, sizes, atol=1e-9, rtol=1e-6)
+    assert found.provenance["no effect"] == 0
+    assert found.name.startswith("size of the change of the")
+    assert min(x for row in found.provenance["sample"]["exact"] for x in row) >= 0
+    share = rs.attribution_patching(
+        gpt2,
+        clean[:1],
+        corrupted[:1],
+        METRIC,
+        site="z",
+        mode="noise",
+        grad_drop=True,
+        normalize=True,
+        sample=0,
+        progress=False,
+    )
+    gap = abs(share.provenance["clean"][0] - share.provenance["corrupted"][0])
+    torch.testing.assert_close(share.values * gap, found.values[..., 0])
+
+
+def test_both_remedies_together_and_neither_where_there_is_none(llama):
+    both = rs.attribution_patching(
+        llama, *PAIR, METRIC, site="q", qk_fix=True, grad_drop=True, sample=3, progress=False
+    )
+    assert (both.values >= 0).all()
+    assert "4 gradients" in both.exact
+    with pytest.raises(errors.BadSweep, match="queries and keys"):
+        rs.attribution_patching(llama, *PAIR, METRIC, site="z", qk_fix=True, progress=False)
+    with pytest.raises(errors.NoGradient):
+        rs.attribution_patching(llama, *PAIR, Likeliest(), site="q", qk_fix=True, progress=False)

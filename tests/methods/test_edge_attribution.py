@@ -90,9 +90,7 @@ def test_every_score_is_autograd_s(gpt2, steps):
     assert ("4 gradients" if steps == 4 else "one gradient") in found.exact
 
 
-@pytest.mark.parametrize(
-    "name", ["llama", "gemma2", "qwen3", "gptj", "granite", "falcon, two norms", "toy, attention only"]
-)
+@pytest.mark.parametrize("name", ["llama", "gemma2", "qwen3", "gptj", "granite", "toy, attention only"])
 def test_where_the_change_is_small_it_is_the_exact_edge(name):
     hf = shaken(FAMILIES[name].build())
     near = {3: 40, 8: 41}

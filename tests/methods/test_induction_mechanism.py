@@ -120,7 +120,7 @@ def test_the_other_order_has_each_copy_where_it_says(by_hand):
 
 
 def test_the_default_models_induction_head_composes_with_its_previous_token_head(smollm2):
-    found = rs.induction_mechanism(smollm2, 18, 6, n=2, length=10, draws=3, progress=False)
+    found = rs.induction_mechanism(smollm2, 18, 6, n=2, length=8, draws=2, progress=False)
     assert found.verdict == "K-composition"
     assert found.moved["keys"] > 0.7
     assert found.moved["queries"] < 0.1

@@ -96,6 +96,15 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         {
             "clean": "abcd",
             "corrupted": "abce",
+            "metric": LIVE,
+            "site": "q",
+            "qk_fix": True,
+            "grad_drop": True,
+            "sample": 2,
+        },
+        {
+            "clean": "abcd",
+            "corrupted": "abce",
             "metric": {"kind": "log_prob", "token": "a"},
             "site": "z",
             "mode": "noise",
@@ -142,6 +151,22 @@ CALLS: dict[str, list[dict[str, Any]]] = {
             "background": "live",
         },
     ],
+    "integrated-gradients": [
+        {"prompt": LIVE, "metric": LIVE, "baseline": "mean", "over": DRAWN_PROMPTS, "steps": 4, "tolerance": 1.0},
+        {
+            "prompt": "abcd",
+            "metric": {"kind": "log_prob", "token": "a"},
+            "of": "neurons",
+            "baseline": "prompt",
+            "over": "abce",
+            "layers": [0, 2],
+            "positions": [0, -1],
+            "steps": 4,
+            "most": 100,
+            "background": "live",
+        },
+    ],
+    "saliency": [{"prompt": LIVE, "metric": LIVE}, {"prompt": "abcd", "metric": PAIR, "background": "live"}],
     "causal-tracing": [
         {"prompts": LIVE, "subject": [1], "metric": LIVE, "draws": 2},
         {
@@ -194,6 +219,7 @@ CALLS: dict[str, list[dict[str, Any]]] = {
         {"writers": ["embed", "result.1"], "readers": ["k.2", "mlp_in"], "random": 30, "seed": 4},
     ],
     "direct-path": [{"tokens": ["a", "b"]}, {"tokens": ["c"], "k": 2, "text": TEXT, "read": 500}],
+    "positions": [{"prompts": DRAWN_PROMPTS}, {"prompts": "abcdefg", "tokens": 6, "draws": 1, "seed": 2}],
     "skip-trigrams": [
         {"layer": 1, "head": 2, "sources": ["a", "b"], "k": 3},
         {"layer": 0, "head": 1, "sources": ["a"], "destinations": ["c", "d"], "outs": ["e", "f"]},
@@ -246,6 +272,10 @@ CALLS: dict[str, list[dict[str, Any]]] = {
     ],
     "token-losses": [{"prompt": LIVE}, {"prompt": "abcd", "edit": "live"}],
     "model-facts": [{}],
+    "basis-meter": [
+        {"prompts": LIVE, "draws": 2},
+        {"prompts": DRAWN_PROMPTS, "sites": ["q", "mlp_pre"], "draws": 2, "seed": 1},
+    ],
     "norm-effects": [{"prompt": LIVE}, {"prompt": "abcd", "axes": 2}],
     "logit-lens": [
         {"prompt": LIVE},

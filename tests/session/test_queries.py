@@ -14,7 +14,7 @@ from session.asked import declared as declared
 from session.asked import result, start
 from session.test_probes import ASKED, FILE, NAME
 
-TENSORS = {"stream", "coef", "logits", "map", "map_layer", "prompts_coef", "prompts_logits"}
+TENSORS = {"stream", "coef", "logits", "lens_grid", "map", "map_layer", "attention", "prompts_coef", "prompts_logits"}
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +48,11 @@ def asked() -> Any:
             "lens": {"run": run, "layer": 1, "pos": 2},
             "token_table": {},
             "lens_rows": {"run": run, "pos": 2},
+            "lens_grid": {"run": run, "first": 1, "count": 2},
             "map": {"run": run, "positive": 5, "negative": 7},
             "map_stop": {},
             "map_layer": {"run": run, "layer": 1, "positive": 5, "negative": 7},
+            "attention": {"run": run, "heads": [[1, 0], [0, 1]], "weighted": True},
             "dictionary": {"id": "pca@resid_post.1"},
             "gram": {"of": ["pca@resid_post.1", "pca@resid_post.2"]},
             "read_direction": {"direction": ARROW},

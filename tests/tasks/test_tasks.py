@@ -222,8 +222,9 @@ def test_every_task_is_declared():
         for name in tasks.__all__
         if "seed" in getattr(getattr(tasks, name), "__annotations__", {}) and name.islower()
     }
-    assert drawn == {"gender", "ioi"}
-    assert {tasks.find_task(name).function for name in drawn} == {tasks.gender, tasks.ioi}
+    assert drawn >= {"gender", "ioi", "induction", "greater_than", "translation"}
+    for name in drawn:
+        assert tasks.find_task(name.replace("_", "-")).function is getattr(tasks, name)
 
 
 def test_each_is_declared_with_a_label_and_a_position_of_its_own(smollm2):
@@ -241,8 +242,10 @@ def test_what_the_page_is_told_of_a_task_is_what_it_takes(smollm2):
     told = {one.id: one.schema() for one in (*tasks.TASKS.values(), tasks.Task("plain", "Plain", plain))}
     assert told["plain"] == {
         "id": "plain", "title": "Plain", "about": "Of somebody else's.", "label": "", "position": "", "prefixes": False,
+        "partners": [],
     }  # fmt: skip
     assert (told["ioi"]["label"], told["ioi"]["position"], told["ioi"]["prefixes"]) == ("order", "S2", True)
+    assert told["ioi"]["partners"] == ["S2", "order", "names", "ABC"]
     for id in ("ioi", "gender"):
         bare, before = (tasks.TASKS[id](smollm2, 4, prefixes=prefixes) for prefixes in (False, True))
         assert all(len(a) < len(b) for a, b in zip(bare.prompts, before.prompts, strict=True))

@@ -1,6 +1,6 @@
 import { inflateSync } from "node:zlib";
 import { describe, expect, it } from "vitest";
-import { DIVERGING, Diverging, hex, type Paint } from "../src/lib/color";
+import { DIVERGING, Diverging, hex, unsigned, type Paint } from "../src/lib/color";
 import { pdfImage } from "../src/lib/pdf";
 import { xml } from "../src/lib/xml";
 import { streamSheet, streamSvg, type Picture } from "../src/views/export";
@@ -9,7 +9,7 @@ import { csv } from "../src/views/kinds/sheet";
 import { pageOf } from "../src/views/saved";
 
 const stops = DIVERGING.map((_, i) => hex(["#2166ac", "#4393c3", "#92c5de", "#d1e5f0", "#f7f7f5", "#fddbc7", "#f4a582", "#d6604d", "#b2182b"][i]));
-const paint: Paint = { diverging: new Diverging(stops), surface: "#ffffff", text: "#1a1b1e", text3: "#62666c", line2: "#cbcbc4" };
+const paint: Paint = { diverging: new Diverging(stops), sequential: unsigned([[255, 255, 255], [65, 48, 127]]), surface: "#ffffff", text: "#1a1b1e", text3: "#62666c", line2: "#cbcbc4" };
 
 const picture: Picture = {
   field: { rows: 2, cols: 3, values: Float32Array.of(0, 1, -2, 8, NaN, 0.5), scale: 2, sink: Uint8Array.of(0, 0, 0, 0, 0, 1) },

@@ -20,6 +20,8 @@ const view: View = {
   graph: "my graph",
   feature: "sae/a model/resid_post.8/12",
   map: { tint: "attention", node: { layer: 23, head: 3 }, corner: { layer: 21, head: null }, inside: true, to: 3, pos: 4 },
+  lens: { show: "rank", token: " Mary" },
+  patch: { sweep: "causal-tracing", site: "mlp_out", clean: "companion", mode: "noise", by: "log_prob", subject: [1, 2], window: 10 },
 };
 
 const shared: Shared = {

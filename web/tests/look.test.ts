@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import type { Paint } from "../src/lib/color";
+import { unsigned, type Paint } from "../src/lib/color";
 import { breakLines } from "../src/lib/lines";
 import { streamSvg } from "../src/views/export";
 import { heatMap } from "../src/views/kinds/heatmap";
@@ -25,7 +25,7 @@ describe("a value", () => {
     const labels = row.map((_, i) => `t${i}`);
     const map = heatMap.draw({ ...scale, kind: "heat_map", values: [row], rows: ["r"], columns: labels, row_title: "", column_title: "", low: null, high: null, marks: [], texts: null, bottom_up: false }, 900, palette);
     const strip = tokenStrip.draw({ ...scale, kind: "token_strip", tokens: labels, values: row }, 900, palette);
-    const paint: Paint = { ...palette };
+    const paint: Paint = { ...palette, sequential: unsigned(palette.sequential) };
     const file = streamSvg({ field: { rows: 1, cols: row.length, values: Float32Array.from(row), scale: LIMIT, sink: new Uint8Array(row.length) }, norm: row, tokens: labels, next: labels, ids: row, row: 0, unit: "raw", title: "", sentence: "" }, paint);
     const fills = [...file.matchAll(/<rect [^>]*fill="([^"]+)"><title>embed at (\d+)/g)].map(([, fill]) => fill);
     row.forEach((value, i) => {

@@ -14,7 +14,7 @@ const FORBIDDEN: Record<string, RegExp> = {
   "a place in the window": /position:\s*fixed/,
   "styles of the document": /:root\b|:global\((html|body)|(^|[\s,}])(html|body)\s*(,[^;{}]*)?\{/m,
 };
-const ALLOWED = /^root\/(host\.ts|standalone\.css|frozen\.css)$/;
+const ALLOWED = /^root\/(host\.ts|(standalone|first)\.css|frozen\.css)$/;
 
 const strip = (text: string): string => text.replace(/\/\*[\s\S]*?\*\//g, "").replace(/<!--[\s\S]*?-->/g, "").replace(/(^|\s)\/\/.*$/gm, "");
 const SRC = join(import.meta.dirname, "../src");

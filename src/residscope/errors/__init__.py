@@ -7,7 +7,7 @@
     │                        NoVectors
     ├── DirectionError       WrongWidth, ZeroDirection, CappedLogits, NegativeActivations, NotFitted,
     │                        BadFit (Misplaced)
-    ├── AttributionError     NotLinear, NotAdditive
+    ├── AttributionError     NotLinear, NotAdditive, NotComplete
     ├── EditError            BadEdit, ClashingEdits, CannotAlign
     ├── TooLarge
     ├── BadSampling

@@ -47,6 +47,10 @@ class NotAdditive(AttributionError):
     """Parts that do not sum to what the run itself has."""
 
 
+class NotComplete(AttributionError):
+    """Integrated gradients that do not sum to what the metric changes by from the baseline."""
+
+
 class ResultError(ResidscopeError):
     """The result cannot be made or asked so."""
 

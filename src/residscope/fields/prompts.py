@@ -81,8 +81,8 @@ LabelledPrompts = Annotated[TaskData | FileData | NamedPrompts | ProbePrompts, B
 
 
 def read_prompts(words: str) -> dict[str, Any]:
-    """A prompt as typed; `task:ioi,n=50,seed=1`; a .csv, .tsv or .jsonl file of labelled prompts; a saved set's .safetensors;
-    `probe:FILE`, the prompts held out from the probe of a saved map."""
+    """A prompt as typed; `task:ioi,n=50,seed=1,partner=ABC`; a .csv, .tsv or .jsonl file of labelled prompts; a saved set's
+    .safetensors; `probe:FILE`, the prompts held out from the probe of a saved map."""
     if words.startswith("probe:"):
         return {"kind": "probe", "probe": words.removeprefix("probe:").strip()}
     if words.startswith("task:"):
@@ -90,7 +90,7 @@ def read_prompts(words: str) -> dict[str, Any]:
         spec: dict[str, Any] = {"kind": "task", "task": name.strip()}
         for option in options:
             key, _, value = option.partition("=")
-            spec[key.strip()] = value.strip() == "true" if key.strip() == "prefixes" else int(value)
+            spec[key.strip()] = _option(key.strip(), value.strip())
         return spec
     path = Path(words).expanduser()
     if path.suffix in (".csv", ".tsv", ".jsonl") and path.is_file():
@@ -98,6 +98,10 @@ def read_prompts(words: str) -> dict[str, Any]:
     if path.suffix == ".safetensors" and path.is_file():
         return {"kind": "item", "name": words}
     return {"kind": "typed", "texts": [words]}
+
+
+def _option(key: str, value: str) -> bool | str | int:
+    return value == "true" if key == "prefixes" else value if key == "partner" else int(value)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,13 +8,14 @@ from residscope.fields.base import Spec
 
 
 class TaskData(Spec):
-    """Prompts of `residscope.tasks`, by name."""
+    """Prompts of `residscope.tasks`, by name. partner: one of the kinds of partners that the task offers."""
 
     kind: Literal["task"]
     task: str = Bounds(min_length=1, max_length=100)
     n: int = Bounds(default=120, ge=2, le=2000)
     seed: int = Bounds(default=0, ge=0, lt=1 << 32)
     prefixes: bool = False
+    partner: str | None = Bounds(default=None, max_length=40, exclude_if=lambda kind: kind is None)
 
 
 class FileData(Spec):

@@ -26,9 +26,10 @@ MOST_SHOWN = 200
 class PromptSet:
     """Prompts and what belongs to each: corrupted partner, answers, labels, named token positions.
 
-    `prompts` holds texts, or tuples of token ids; ids in any other form that `model.run` takes become such. A string is a set of
-    one: `model.run("text")` takes it as it is. The tasks of `rs.tasks` give token ids, so that positions cannot drift, and
-    `texts` to show. A position that a prompt lacks is None. Raises BadPrompt.
+    `prompts` holds texts, or tuples of token ids; ids in any other form that `model.run` takes become such. A string is a set
+    of one: `model.run("text")` takes it as it is. The tasks of `rs.tasks` give token ids, so that positions cannot drift, and
+    `texts` to show. A position that a prompt lacks is None. left_out: what a task dropped because the tokenizer splits it, in
+    words. Raises BadPrompt.
     """
 
     prompts: Any  # tuple[Row, ...] once made
@@ -38,6 +39,7 @@ class PromptSet:
     positions: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
     texts: tuple[str, ...] | None = None
     name: str = "prompts"
+    left_out: tuple[str, ...] = ()
     kind: ClassVar[str] = "prompts"
 
     def __post_init__(self) -> None:
@@ -58,8 +60,8 @@ class PromptSet:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What they are, and how many."""
-        return {"data": self.name, "prompts": len(self)}
+        """What they are, how many, and what was left out of them."""
+        return {"data": self.name, "prompts": len(self)} | ({"left out": [*self.left_out]} if self.left_out else {})
 
     @property
     def nbytes(self) -> int:
@@ -73,8 +75,9 @@ class PromptSet:
         columns = [(name, column) for name, column in [*first, *more] if column is not None]
         shown = range(min(len(self), MOST_SHOWN))
         rows = [[_cell(column[i]) for _, column in columns] for i in shown]
-        note = "" if len(self) == len(rows) else f"The first {len(rows):,} of {len(self):,}."
-        return Table([name for name, _ in columns], rows, title=self.name, note=note)
+        note = [] if len(self) == len(rows) else [f"The first {len(rows):,} of {len(self):,}."]
+        note += [f"Left out: {'; '.join(self.left_out)}."] if self.left_out else []
+        return Table([name for name, _ in columns], rows, title=self.name, note=" ".join(note))
 
     def save(self, path: str | Path) -> None:
         """One safetensors file that `PromptSet.load` reads; a page for `x.html`, a figure for `x.png`, `.svg`, `.pdf`.
@@ -115,6 +118,7 @@ class PromptSet:
             positions={name: take(column) for name, column in self.positions.items()},
             texts=None if self.texts is None else take(self.texts),
             name=self.name,
+            left_out=self.left_out,
         )
 
     def split(self, test: float = 0.5, *, seed: int = 0, by: str | None = None) -> tuple["PromptSet", "PromptSet"]:

@@ -33,7 +33,7 @@ from residscope.session.wire import Code
 from residscope.world.fitted import names_in
 from residscope.world.loaded import Loaded
 from residscope.world.picture import Unit
-from residscope.world.python import Mode, PagePrompts, Screen, python_code
+from residscope.world.python import LensPicture, Mode, PagePrompts, Screen, python_code
 from residscope.world.session_world import need_model
 from residscope.world.stack import kind_of, make, parse_edits, parse_ref
 from residscope.world.values import Metric, Prompt, Run
@@ -97,7 +97,8 @@ class Text(Spec):
 class Python(Spec):
     """What the page shows. direction: what it reads along, in `unit` (the direction's own unless said), of run A (`base`), run B
     (`edit`) or their difference (`delta`); rows: the places, as `coef` names them, all unless said. prompts: the page of
-    prompts that is shown in place of the runs. raw: what a page that says no unit has where no mean is subtracted."""
+    prompts that is shown in place of the runs. lens: the logit lens, in place of what is read along a direction. raw: what a
+    page that says no unit has where no mean is subtracted."""
 
     direction: Any = None
     raw: bool = False
@@ -105,6 +106,7 @@ class Python(Spec):
     mode: Mode | None = None
     rows: list[str] | None = Field(default=None, min_length=1, max_length=MOST_ROWS)
     prompts: PagePrompts | None = None
+    lens: LensPicture | None = None
 
 
 class Forget(Spec):
@@ -383,7 +385,7 @@ def python(state: State, args: Python) -> Change[Code]:
     unit = args.unit or ("raw" if args.raw else None)
     rows = None if args.rows is None else tuple(args.rows)
     compared = None if state.a == state.baseline else state.run(state.a)
-    screen = Screen(ref, unit, args.mode, rows, compared, args.prompts)
+    screen = Screen(ref, unit, args.mode, rows, compared, args.prompts, args.lens)
     return state, {"code": python_code(state.world(), screen)}
 
 

@@ -17,7 +17,8 @@ from residscope.fields.prompts import LabelledPrompts
 from residscope.manifest import all_methods
 from residscope.session import compute, wire
 from residscope.session.compute import MOST_GRAM, MOST_NAMED
-from residscope.session.maps import LayerFile, MapFile, RowsLens, Stopped
+from residscope.session.maps import AttentionFile, LayerFile, LensFile, MapFile, RowsLens, Stopped
+from residscope.session.maps.lens import MOST
 from residscope.session.read.continuations import ContinuationsFound
 from residscope.session.read.evidence import Evidence
 from residscope.session.read.feature_exports import ExportCost
@@ -57,6 +58,7 @@ Answer = Mapping[str, Any] | bytes
 A = TypeVar("A", bound=Spec)
 T = TypeVar("T")
 MOST_OWN = 50
+MOST_HEADS = 64
 
 
 class Nothing(Spec):
@@ -106,6 +108,14 @@ class MapLayer(Map):
     neurons: bool = True
 
 
+class Attention(OfRun):
+    """heads: as [layer, head]. over: what several are together. weighted: by the length of what each pair writes."""
+
+    heads: list[Annotated[list[int], Field(min_length=2, max_length=2)]] = Field(min_length=1, max_length=MOST_HEADS)
+    over: Literal["mean", "max"] = "mean"
+    weighted: bool = False
+
+
 class LensRows(OfRun):
     pos: int = -1
 
@@ -114,6 +124,14 @@ class Lens(Spec):
     run: str
     layer: int
     pos: int
+
+
+class LensGrid(OfRun):
+    """first, count: the positions. token: one to follow, else what the run itself says at each position."""
+
+    first: int = 0
+    count: int = Field(default=MOST, ge=1, le=MOST)
+    token: str | None = Field(default=None, min_length=1, max_length=400)
 
 
 class Components(Spec):
@@ -345,6 +363,11 @@ QUERIES: dict[str, Query] = {
         Lens, wire.LensReading, lambda session, args: session.reads.lens(args.run, layer=args.layer, pos=args.pos)
     ),
     "lens_rows": _query(LensRows, RowsLens, lambda session, args: session.maps.lens(args.run, pos=args.pos)),
+    "lens_grid": _query(
+        LensGrid,
+        LensFile,
+        lambda session, args: session.reads.lens_grid(args.run, first=args.first, count=args.count, token=args.token),
+    ),
     "map": _query(
         Map,
         MapFile,
@@ -361,6 +384,13 @@ QUERIES: dict[str, Query] = {
             negative=args.negative,
             pos=args.pos,
             neurons=args.neurons,
+        ),
+    ),
+    "attention": _query(
+        Attention,
+        AttentionFile,
+        lambda session, args: session.maps.attention(
+            args.run, [(layer, head) for layer, head in args.heads], over=args.over, weighted=args.weighted
         ),
     ),
     "dictionary": _query(

@@ -220,6 +220,7 @@ class TaskPrompts(TypedDict):
     n: int
     seed: int
     prefixes: bool
+    partner: NotRequired[str]
 
 
 class FilePrompts(TypedDict):

@@ -2,11 +2,11 @@
 
 import json
 import os
-import tempfile
 import time
 from pathlib import Path
 
 from residscope.errors import ResidscopeError
+from residscope.files import replace_whole
 
 VERSION = 1
 
@@ -51,23 +51,8 @@ def set_aside(path: Path, what: str, error: Exception) -> str:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write beside, flush to the disk, then rename: a reader sees the old file or the new one."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    """A reader sees the old file or the new one; it is its owner's alone."""
+    replace_whole(path, lambda draft: draft.write_bytes(data), private=True)
 
 
 def _parse(data: bytes) -> tuple[str, ...]:

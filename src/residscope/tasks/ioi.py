@@ -77,7 +77,9 @@ def find_positions(model: Model, text: str) -> dict[str, int] | None:
     return None
 
 
-@task("ioi", title="Indirect object identification", label="order", position="S2", find=find_positions)
+@task(
+    "ioi", title="Indirect object identification", label="order", position="S2", find=find_positions, partners=PARTNERS
+)
 def ioi(
     model: Model,
     n: int = 200,

@@ -25,6 +25,22 @@ class PagePrompts(Spec):
     drawn: DrawnPrompts | None = None
 
 
+class LensPicture(Spec):
+    """The logit lens. show: the likeliest token's probability, or of the followed one its probability or rank; KL; entropy."""
+
+    show: Literal["top", "chance", "rank", "kl", "entropy"] = "top"
+    token: str | None = Field(default=None, min_length=1, max_length=400)
+
+
+LENS_CELLS = {
+    "top": "probability[..., 0]",
+    "chance": "chance.values",
+    "rank": "rank",
+    "kl": "kl",
+    "entropy": "entropy",
+}
+
+
 @dataclass(frozen=True)
 class Screen:
     """What a page shows of a session: along which direction, in which unit, of which of its two runs, at which places.
@@ -32,6 +48,7 @@ class Screen:
     ref: None where nothing is read along. unit: the direction's own unless said. mode: of the run compared with ("base"), of the
     other ("edit"), or the second less the first ("delta"); unless said, of the edited run where there is one. rows: the places as
     the page calls them, from the lowest; all unless said. compared: another run than the prompt's unedited one to compare with.
+    lens: shown in place of a direction.
     """
 
     ref: AnyDirection | None = None
@@ -40,6 +57,7 @@ class Screen:
     rows: tuple[str, ...] | None = None
     compared: Run | None = None
     prompts: PagePrompts | None = None
+    lens: LensPicture | None = None
 
 
 NOTHING = Screen()
@@ -81,6 +99,8 @@ def python_code(world: SessionWorld, screen: Screen = NOTHING) -> str:
         ]
     shown = [first] if second is None or screen.mode == "base" else [second]
     shown += [first] if second is not None and screen.mode == "delta" else []
+    if screen.lens is not None:
+        return writer.whole([*body, *_lens(writer, screen.lens, shown, screen.compared)])
     return writer.whole([*body, *_cells(writer, screen, shown)])
 
 
@@ -94,6 +114,24 @@ def _cells(writer: SessionWriter, screen: Screen, runs: list[NamedRun]) -> list[
     if screen.ref is None:
         return []
     return picture_code(writer, screen.ref, unit=screen.unit, rows=screen.rows, runs=runs)
+
+
+def _lens(writer: SessionWriter, lens: LensPicture, runs: list[NamedRun], compared: Run | None) -> list[str]:
+    """`cells`, [row, pos], the embedding first, of a run's logit lens; of two, the first's less the second's."""
+    said = "" if lens.token is None else f", token={lens.token!r}"
+    lines = []
+    for run in runs:
+        of = compared.of if compared is not None and run.name == "compared" else None
+        on = writer.other(of) if of else "model"
+        edits = [writer.edit(spec) for spec in run.edits]
+        background = f", background=[{', '.join(edits)}]" if run.name == "compared" and edits else ""
+        background = ", background=stack" if run.name == "edited" else background
+        bos = run.prompt.bos_said
+        prompt = "prompt" if run.name != "compared" else writer.tokens(run.prompt)
+        prompt = f"{on}.tokens({prompt}{bos})" if bos else prompt
+        lines.append(f"{run.name}_lens = rs.logit_lens({on}, {prompt}{said}{background})")
+    cells = [f"{run.name}_lens.{LENS_CELLS[lens.show]}" for run in runs]
+    return [*lines, f"cells = {' - '.join(cells)}", "print(cells)"]
 
 
 def method_code(method: Method, plain: Spec, world: SessionWorld) -> str:

@@ -279,4 +279,4 @@ def make_prompts(model: Model, data: TaskData | FileData) -> PromptSet:
 def _made(model: Model, data: TaskData | FileData) -> PromptSet:
     if isinstance(data, FileData):
         return tasks.from_text(model, data.text, name=data.name)
-    return tasks.find_task(data.task)(model, data.n, seed=data.seed, prefixes=data.prefixes)
+    return tasks.find_task(data.task)(model, data.n, seed=data.seed, prefixes=data.prefixes, partner=data.partner)

@@ -87,7 +87,7 @@ class SessionWriter:
             case TypedPrompts(texts=texts, bos=bos):
                 return f"[{', '.join(f'model.tokens({text!r}, bos={bos})[0].tolist()' for text in texts)}]"
             case TaskData():
-                return find_task(ref.task).code(ref.n, self, seed=ref.seed, prefixes=ref.prefixes)
+                return find_task(ref.task).code(ref.n, self, seed=ref.seed, prefixes=ref.prefixes, partner=ref.partner)
             case FileData():
                 return f"rs.tasks.from_file(model, {ref.name!r})"
             case DrawnPrompts():

@@ -163,7 +163,8 @@ export interface Asked {
     /**
      * What the page shows. direction: what it reads along, in `unit` (the direction's own unless said), of run A (`base`), run B
      * (`edit`) or their difference (`delta`); rows: the places, as `coef` names them, all unless said. prompts: the page of
-     * prompts that is shown in place of the runs. raw: what a page that says no unit has where no mean is subtracted.
+     * prompts that is shown in place of the runs. lens: the logit lens, in place of what is read along a direction. raw: what a
+     * page that says no unit has where no mean is subtracted.
      */
     python: {
       direction?: unknown;
@@ -173,6 +174,7 @@ export interface Asked {
       mode?: ("base" | "edit" | "delta") | null;
       rows?: string[] | null;
       prompts?: PagePrompts | null;
+      lens?: LensPicture | null;
     };
     redo: {};
     rename_group: {
@@ -272,6 +274,15 @@ export interface Asked {
   };
   queries: {
     atlases: {};
+    /**
+     * heads: as [layer, head]. over: what several are together. weighted: by the length of what each pair writes.
+     */
+    attention: {
+      run: string;
+      heads: number[][];
+      over?: "mean" | "max";
+      weighted?: boolean;
+    };
     coef: {
       run: string;
       dictionary: string;
@@ -394,6 +405,15 @@ export interface Asked {
       run: string;
       layer: number;
       pos: number;
+    };
+    /**
+     * first, count: the positions. token: one to follow, else what the run itself says at each position.
+     */
+    lens_grid: {
+      run: string;
+      first?: number;
+      count?: number;
+      token?: string | null;
     };
     lens_rows: {
       run: string;
@@ -596,6 +616,16 @@ export interface DrawnPrompts {
   seed?: number;
 }
 /**
+ * The logit lens. show: the likeliest token's probability, or of the followed one its probability or rank; KL; entropy.
+ *
+ * This interface was referenced by `Asked`'s JSON-Schema
+ * via the `definition` "LensPicture".
+ */
+export interface LensPicture {
+  show?: "top" | "chance" | "rank" | "kl" | "entropy";
+  token?: string | null;
+}
+/**
  * This interface was referenced by `Asked`'s JSON-Schema
  * via the `definition` "Turn".
  */
@@ -604,7 +634,7 @@ export interface Turn {
   content: string;
 }
 /**
- * Prompts of `residscope.tasks`, by name.
+ * Prompts of `residscope.tasks`, by name. partner: one of the kinds of partners that the task offers.
  *
  * This interface was referenced by `Asked`'s JSON-Schema
  * via the `definition` "TaskData".
@@ -615,6 +645,7 @@ export interface TaskData {
   n?: number;
   seed?: number;
   prefixes?: boolean;
+  partner?: string | null;
 }
 /**
  * A table of labelled prompts: the file's name and its text.

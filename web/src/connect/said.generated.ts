@@ -70,6 +70,20 @@ export interface Said {
   };
   queries: {
     atlases: Atlases;
+    attention: {
+      metadata: {
+        heads: string;
+      };
+      /**
+       * pattern: of the heads together; weighted, |A v W_O|.
+       */
+      tensors: {
+        /**
+         * F32 [query, key]
+         */
+        pattern: Tensor<Float32Array>;
+      };
+    };
     coef: {
       metadata: {
         rows: string;
@@ -115,6 +129,41 @@ export interface Said {
     item: ItemDetail;
     job: JobDetail;
     lens: LensReading;
+    lens_grid: {
+      metadata: {
+        texts: string;
+        first: string;
+      };
+      /**
+       * As `rs.logit_lens` has them: the k likeliest next tokens and their probabilities; entropy and KL from the run's own next
+       */
+      tensors: {
+        /**
+         * I64 [row, pos, k]
+         */
+        top: Tensor<Float64Array>;
+        /**
+         * F32 [row, pos, k]
+         */
+        probability: Tensor<Float32Array>;
+        /**
+         * F32 [row, pos]
+         */
+        entropy: Tensor<Float32Array>;
+        /**
+         * F32 [row, pos]
+         */
+        kl: Tensor<Float32Array>;
+        /**
+         * I64 [row, pos]
+         */
+        rank: Tensor<Float64Array>;
+        /**
+         * F32 [row, pos]
+         */
+        chance: Tensor<Float32Array>;
+      };
+    };
     lens_rows: RowsLens;
     library_alike: Alike;
     library_blind_test: BlindTest;
@@ -786,6 +835,7 @@ export interface TaskPrompts {
   n: number;
   seed: number;
   prefixes: boolean;
+  partner?: string;
 }
 /**
  * `text`: in what a page sends, and of an item.
@@ -1900,6 +1950,7 @@ export interface TaskForm {
   label: string;
   position: string;
   prefixes: boolean;
+  partners: string[];
 }
 /**
  * stopped: how many were waiting for a map.

@@ -26,5 +26,5 @@ export function binned(field: Field, size: number): Field {
       values[row * cols + bin] = field.values[cell];
       sink[row * cols + bin] = field.sink[cell];
     }
-  return { ...field, cols, values, sink };
+  return { ...field, cols, values, sink, texts: undefined, said: undefined };
 }

@@ -2,6 +2,8 @@
 
 export type RGB = [number, number, number];
 
+/** From nothing to all. */
+export const SEQUENTIAL = [0, 1, 2, 3, 4, 5].map((step) => `--seq-${step}`);
 export const DIVERGING = ["n4", "n3", "n2", "n1", "0", "p1", "p2", "p3", "p4"].map((step) => `--div-${step}`);
 
 export function hex(text: string): RGB {
@@ -62,9 +64,13 @@ export class Diverging {
   }
 }
 
+/** Of numbers without a sign, from zero to the scale; below zero the same. */
+export const unsigned = (stops: RGB[]): Diverging => new Diverging([...stops.slice(1).reverse(), ...stops]);
+
 /** The colours the canvas needs, read from the design tokens in force. */
 export interface Paint {
   diverging: Diverging;
+  sequential: Diverging;
   surface: string;
   text: string;
   text3: string;
@@ -76,6 +82,7 @@ export function readPaint(element: Element): Paint {
   const get = (name: string) => style.getPropertyValue(name).trim() || "#808080";
   return {
     diverging: new Diverging(DIVERGING.map((name) => hex(get(name)))),
+    sequential: unsigned(SEQUENTIAL.map((name) => hex(get(name)))),
     surface: get("--surface"),
     text: get("--text"),
     text3: get("--text-3"),

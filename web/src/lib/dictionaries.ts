@@ -1,7 +1,7 @@
 /** What dictionaries are called, how they are grouped for choosing, and which units their coordinates have. */
 
 import type { DictionaryInfo } from "../connect/wire";
-import type { ValueUnit } from "./format";
+import type { StreamUnit } from "./format";
 
 interface Kind {
   name: string;
@@ -118,10 +118,10 @@ export type Unit = "own" | "centred" | "raw" | "cos";
 type Mixed = readonly Pick<DictionaryInfo, "space" | "standardised" | "linear">[];
 
 /** Whether the data-set mean is subtracted from what is read linearly. */
-export const isCentred = (unit: ValueUnit): boolean => ["centred", "standardised", "folded-centred", "mixed"].includes(unit);
+export const isCentred = (unit: StreamUnit): boolean => ["centred", "standardised", "folded-centred", "mixed"].includes(unit);
 
 /** What that is of one dictionary, or of all of a mix. */
-export function unitOf(unit: Unit, mixed: Mixed): ValueUnit {
+export function unitOf(unit: Unit, mixed: Mixed): StreamUnit {
   const linear = mixed.filter((info) => !isEncoder(info));
   if (mixed.length && !linear.length) return "activation";
   if (linear.length < mixed.length) return unit === "centred" || (unit !== "raw" && linear.every(({ space }) => space === "centred")) ? "mixed" : "mixed-raw";
@@ -135,11 +135,11 @@ export function unitOf(unit: Unit, mixed: Mixed): ValueUnit {
 
 export interface UnitChoice {
   unit: Unit;
-  shown: ValueUnit;
+  shown: StreamUnit;
   label: string;
 }
 
-const LABELS: Partial<Record<ValueUnit, string>> = { folded: "norm-folded", "folded-centred": "centred", mixed: "centred", "mixed-raw": "raw" };
+const LABELS: Partial<Record<StreamUnit, string>> = { folded: "norm-folded", "folded-centred": "centred", mixed: "centred", "mixed-raw": "raw" };
 
 /** The units to choose among; the one it was fitted in is `own`. */
 export function unitChoices(mixed: Mixed): UnitChoice[] {

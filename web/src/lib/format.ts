@@ -1,6 +1,8 @@
 /** Numbers as text; tokens are in tokens.ts. */
 
-export type ValueUnit = "centred" | "standardised" | "raw" | "cos" | "folded" | "folded-centred" | "logit" | "logit-centred" | "activation" | "mixed" | "mixed-raw";
+/** Of what is read along a direction. */
+export type StreamUnit = "centred" | "standardised" | "raw" | "cos" | "folded" | "folded-centred" | "logit" | "logit-centred" | "activation" | "mixed" | "mixed-raw";
+export type ValueUnit = StreamUnit | "probability" | "rank" | "nats" | "share" | "metric";
 
 const LOGITS: readonly ValueUnit[] = ["folded", "folded-centred", "logit", "logit-centred"];
 export const isLogit = (unit: ValueUnit): boolean => LOGITS.includes(unit);
@@ -20,18 +22,25 @@ export const UNIT_NAMES: Record<ValueUnit, string> = {
   activation: "activation",
   mixed: "activations and x·d, centred",
   "mixed-raw": "activations and x·d, raw",
+  probability: "probability",
+  rank: "rank",
+  nats: "nats",
+  share: "share of the gap",
+  metric: "logits",
 };
 
 /** Before a value. */
 export const UNIT_SHORT: Record<ValueUnit, string> = {
   centred: "x·d", standardised: "x·d", raw: "x·d", cos: "cos", folded: "logit", "folded-centred": "logit, centred",
   logit: "logit diff", "logit-centred": "logit diff, centred", activation: "activation", mixed: "weighted sum", "mixed-raw": "weighted sum",
+  probability: "probability", rank: "rank", nats: "nats", share: "restores", metric: "metric",
 };
 
 /** Where there is room for a word. */
 export const UNIT_BRIEF: Record<ValueUnit, string> = {
   centred: "x·d", standardised: "x·d", raw: "x·d", cos: "cos", folded: "logits", "folded-centred": "logits",
   logit: "logits", "logit-centred": "logits", activation: "activ.", mixed: "sum", "mixed-raw": "sum",
+  probability: "p", rank: "rank", nats: "nats", share: "share", metric: "logits",
 };
 
 /** In which space the numbers are, in words. */
@@ -47,6 +56,11 @@ export const UNIT_ABOUT: Record<ValueUnit, string> = {
   activation: "Activation: what the encoder gives",
   mixed: "Weighted sum: activations, and x·d centred",
   "mixed-raw": "Weighted sum: activations, and x·d raw",
+  probability: "Probability of a next token, the row read as if it were the last",
+  rank: "Rank of a token among all, 0 the likeliest",
+  nats: "Nats",
+  share: "Share of the gap between the two runs: 0 the run that is patched, 1 the one patched from",
+  metric: "The metric, in its own unit",
 };
 
 /** A signed number with a true minus. */
@@ -56,8 +70,13 @@ export function signed(value: number, digits = 2): string {
   return (value < 0 && Number(text) !== 0 ? "−" : "+") + text;
 }
 
+/** Numbers that are seldom below zero, and how many digits they have. */
+const UNSIGNED: Partial<Record<ValueUnit, number>> = { probability: 3, rank: 0, nats: 2, share: 2 };
+const plainly = (value: number, digits: number): string => (Number.isFinite(value) ? value.toFixed(digits).replace(/^-(?=.*[1-9])/, "−").replace(/^-/, "") : "–");
+
 export function inUnit(value: number, unit: ValueUnit): string {
   if (unit === "cos") return signed(value, 3);
+  if (UNSIGNED[unit] !== undefined) return plainly(value, UNSIGNED[unit]);
   const size = Math.abs(value);
   return signed(value, size >= 100 ? 0 : isLogit(unit) ? 2 : size > 0 && size < 1 ? 3 : 1);
 }
@@ -65,6 +84,7 @@ export function inUnit(value: number, unit: ValueUnit): string {
 /** Short enough for a cell. */
 export function inCell(value: number, unit: ValueUnit): string {
   if (Number.isNaN(value)) return "–";
+  if (UNSIGNED[unit] !== undefined) return plainly(value, Math.min(2, UNSIGNED[unit]));
   const digits = unit === "cos" ? 2 : Math.abs(value) < 9.95 ? 1 : 0;
   return value.toFixed(digits).replace("-", "−");
 }

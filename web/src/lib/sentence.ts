@@ -33,6 +33,7 @@ export interface Told {
 const UNITS: Record<ValueUnit, string> = {
   centred: "centred", standardised: "standardised", raw: "raw x·d", cos: "cosine", folded: "norm-folded logits", "folded-centred": "centred logits",
   logit: "raw logits", "logit-centred": "centred logits", activation: "activation", mixed: "a weighted sum, centred", "mixed-raw": "a weighted sum, raw",
+  probability: "probability", rank: "rank", nats: "nats", share: "share of the gap", metric: "the metric",
 };
 
 /** A place of the model as people say it; a site that has no such name is called as in code. */

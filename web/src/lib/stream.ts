@@ -83,7 +83,18 @@ export interface Field {
   sink: Uint8Array;
   /** The sites of its rows, where they are not the stream's. */
   sites?: readonly string[];
+  /** Its numbers have no sign: colour goes from zero to the scale. */
+  sequential?: boolean;
+  /** What stands in the cells, where that is not their numbers. */
+  texts?: readonly string[];
+  /** What the cells say, where colour is by another number. */
+  said?: Float32Array;
+  /** Of the line beside it: what its left and right edge are. */
+  ends?: [string, string];
 }
+
+/** A cell's number, as it is said. */
+export const saidAt = ({ values, said }: Pick<Field, "values" | "said">, cell: number): number => (said ?? values)[cell];
 
 export const scaleAt = ({ scale, byRow }: Pick<Field, "scale" | "byRow">, row: number): number => byRow?.[row] ?? scale;
 

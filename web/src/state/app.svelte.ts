@@ -1,5 +1,5 @@
 import { getContext, setContext, untrack } from "svelte";
-import type { Connector } from "../connect/connector";
+import { words, type Connector } from "../connect/connector";
 import type { Run } from "../connect/wire";
 import { besideName } from "../lib/models";
 import { apart, plain, visible } from "../lib/tokens";
@@ -18,17 +18,21 @@ import { FeaturesStore } from "./features.svelte";
 import { Fitting } from "./fitting.svelte";
 import { GenerationStore } from "./generation.svelte";
 import { GraphStore } from "./graph.svelte";
+import { HeadsStore } from "./heads.svelte";
 import { JobStore } from "./jobs.svelte";
+import { LensStore } from "./lens.svelte";
 import { LibraryStore } from "./library.svelte";
 import { ManifestStore } from "./manifest.svelte";
 import { MapStore } from "./map.svelte";
 import { Mixing } from "./mixing.svelte";
+import { PatchStore } from "./patch.svelte";
 import { Paths } from "./paths.svelte";
 import { ProbeStore } from "./probe.svelte";
 import { PromptStore } from "./prompts.svelte";
 import { Session } from "./session.svelte";
 import { Streams } from "./streams.svelte";
 import { ViewStore, type Cell } from "./view.svelte";
+import { WeightsStore } from "./weights.svelte";
 
 const KEY = Symbol("residscope");
 const WELCOMED = "residscope.welcomed";
@@ -47,6 +51,10 @@ export class App {
   readonly described: Described;
   readonly generation: GenerationStore;
   readonly map: MapStore;
+  readonly lens: LensStore;
+  readonly patch: PatchStore;
+  readonly heads: HeadsStore;
+  readonly weights: WeightsStore;
   readonly acts: Acts;
   readonly paths: Paths;
   readonly probe: ProbeStore;
@@ -168,6 +176,10 @@ export class App {
     this.described = new Described(this.session, this.view, this.streams, this.directions);
     this.generation = new GenerationStore(this.session, this.view);
     this.map = new MapStore(this.session, this.streams, this.view);
+    this.lens = new LensStore(this.session, this.streams, this.view, (layer, pos) => this.selectAt(layer, pos));
+    this.patch = new PatchStore(this.session, this.view, (layer, pos) => this.selectAt(layer, pos));
+    this.heads = new HeadsStore(this.session, this.streams, this.map);
+    this.weights = new WeightsStore(this.session, this.map);
     this.acts = new Acts(this.session, this.map, this.streams, () => this.selected, () => this.writeCompanion(), () => this.along());
     this.paths = new Paths(this.session, this.map, () => this.acts.needCompanion());
     this.probe = new ProbeStore(this.session, this.manifest);
@@ -309,6 +321,16 @@ export class App {
 
   /** The lines of Python that give the cells on screen. */
   async python(): Promise<void> {
+    if (this.view.current.tab === "patch" && this.patch.field) {
+      this.code = await this.patch.measured.python().catch((error: unknown) => (this.session.notify(words(error), "error"), ""));
+      return;
+    }
+    if (this.view.current.tab === "lens") {
+      const { show, token } = this.view.current.lens;
+      const lines = await this.session.send("python", { lens: { show, token }, mode: this.streams.mode });
+      if (lines?.code) this.code = lines.code;
+      return;
+    }
     const direction = this.view.current.direction === "mix" ? this.mixing.picture : this.directions.ref;
     const { unit, mode, sites } = this.streams;
     const prompts = this.view.current.tab === "prompts" ? this.prompts.shown : null;

@@ -31,14 +31,16 @@ function toggle(app: App, edit: Edit): void {
 }
 
 const onMap = (app: App): boolean => app.view.current.tab === "map";
+/** Where a head is what keys act on. */
+const onHead = (app: App): boolean => onMap(app) || app.view.current.tab === "heads";
 
 function ablate(app: App): void {
-  if (onMap(app)) return app.map.act("ablate");
+  if (onHead(app)) return app.map.act("ablate");
   toggle(app, { kind: "ablate", site: app.site, ...app.head, pos: [app.selected.col], to: "zero" });
 }
 
 function steer(app: App): void {
-  if (onMap(app)) return app.acts.steer();
+  if (onHead(app)) return app.acts.steer();
   const direction = app.directions.ref;
   if (direction) toggle(app, { kind: "steer", site: app.site, ...app.head, pos: [app.selected.col], direction, ...steering(app.directions.reading?.sd ?? null) });
 }
@@ -49,23 +51,24 @@ function projectOut(app: App): void {
 }
 
 function freeze(app: App): void {
-  if (onMap(app)) return app.map.act("freeze");
+  if (onHead(app)) return app.map.act("freeze");
   const layer = app.selected.row + app.streams.first;
   if (layer >= 0) toggle(app, { kind: "freeze", site: `pattern.${layer}` });
 }
 
 function isolate(app: App): void {
-  if (onMap(app)) app.map.act("isolate");
-  else app.session.notify("Heads are isolated on the Map tab: choose one there.");
+  if (onHead(app)) app.map.act("isolate");
+  else app.session.notify("Heads are isolated on the tabs Map and Heads: choose one there.");
 }
 
 function patch(app: App): void {
-  if (onMap(app)) app.acts.patch();
+  if (onHead(app)) app.acts.patch();
+  else if (app.view.current.tab === "patch") void app.patch.keep();
   else app.acts.patchCell(app.selected);
 }
 
 function strengthen(app: App, key: string): void {
-  if (onMap(app)) return app.map.strengthen(key === "]");
+  if (onHead(app)) return app.map.strengthen(key === "]");
   const edit = app.edit;
   const slider = edit?.slider;
   if (!edit || !slider) return;
@@ -85,7 +88,12 @@ function nextDirection(app: App, key: string): void {
   else app.view.current.direction = "logit";
 }
 
-const move = (app: App, rows: number, cols: number, extend = false) => onMap(app) ? app.map.move(rows, cols, extend) : app.select(app.selected.row + rows, app.selected.col + cols);
+function move(app: App, rows: number, cols: number, extend = false): void {
+  if (onHead(app)) return app.map.move(rows, cols, extend);
+  const at = { lens: app.lens, patch: app.patch.field && app.patch }[app.view.current.tab];
+  if (at) at.select(at.locked.row + rows, at.locked.col + cols);
+  else app.select(app.selected.row + rows, app.selected.col + cols);
+}
 
 /** Opens the panel with its button ready, or puts it away. */
 function generate(app: App): void {
@@ -123,7 +131,7 @@ export const COMMANDS: Command[] = [
   { keys: ["b"], label: "Library: saved directions and people", foot: "library", run: (app) => app.library.toggle() },
   { keys: ["t"], label: "Grid or table", foot: "table", run: (app) => (app.view.current.table = !app.view.current.table) },
   { keys: ["n"], label: "Numbers in the cells", run: (app) => (app.view.current.numbers = !app.view.current.numbers) },
-  { keys: ["Escape"], label: "Unlock: back to the last token", run: (app) => (!onMap(app) ? app.unlock() : app.paths.from ? app.paths.cancel() : app.map.select(app.map.at)) },
+  { keys: ["Escape"], label: "Unlock: back to the last token", run: (app) => (!onHead(app) ? app.unlock() : app.paths.from ? app.paths.cancel() : app.map.select(app.map.at)) },
   { keys: ["?"], label: "Help: what colour means, keys, words", words: "how manual terms glossary shortcuts", foot: "help", run: (app) => (app.help = "") },
   { keys: ["/"], label: "Commands", foot: "commands", run: (app) => (app.palette = true) },
 ];
@@ -154,6 +162,10 @@ export const MORE: Command[] = [
   { keys: [], label: "Find a new direction: mix with the sliders", words: "combine weights", run: findDirection },
   { keys: [], label: "Random prompts: many texts, coloured", words: "prompts tab examples page", run: (app) => (app.view.current.tab = "prompts") },
   { keys: [], label: "Map: every head and MLP, and what each adds", words: "map tab heads attention direct ablate circuit", run: (app) => (app.view.current.tab = "map") },
+  { keys: [], label: "Lens: what each layer would say next", words: "lens tab logit top token probability rank entropy kl", run: (app) => (app.view.current.tab = "lens") },
+  { keys: [], label: "Patch: every layer and token from the companion, or under noise", words: "patch tab activation attribution causal tracing sweep denoise noise corrupted", run: (app) => (app.view.current.tab = "patch") },
+  { keys: [], label: "Heads: what each does, and where it looks", words: "heads tab attention pattern induction ov qk", run: (app) => (app.view.current.tab = "heads") },
+  { keys: [], label: "Weights: circuits, composition, directions of a head", words: "weights tab ov qk svd skip trigrams direct path", run: (app) => (app.view.current.tab = "weights") },
   { keys: [], label: "Features: every feature and neuron, with its examples", words: "features tab neuron sae dictionary atlas examples", run: (app) => (app.view.current.tab = "features") },
   { keys: [], label: "Probe: fit one, and steer along it", words: "probe tab classifier", run: (app) => (app.view.current.tab = "probe") },
   { keys: [], label: "Stream: the picture of this prompt", words: "stream tab grid", run: (app) => (app.view.current.tab = "stream") },

@@ -2,7 +2,9 @@
 
 import type { Chat, Edit, ProbeRecipe } from "../connect/wire";
 import { MOST_WHOLE, type Unit } from "../lib/dictionaries";
+import { LENS_SHOWS, type LensShow } from "../lib/lens";
 import { nodeKey, readNode, type Node } from "../lib/map";
+import { MEASURES, SITES, SWEEPS, usualPatch, type PatchSight } from "../lib/patchGrid";
 import { parseTerm, type Terms, type Weights } from "../lib/mix";
 
 export type Mode = "base" | "edit" | "delta";
@@ -31,6 +33,8 @@ export interface View {
   fit: boolean;
   selection: { layer: number; pos: number } | null;
   map: MapSight;
+  lens: LensSight;
+  patch: PatchSight;
   /** The address of the feature that is looked at; empty: none. */
   feature: string;
   /** The causal graph of the shelf that is looked at; empty: the latest. */
@@ -39,6 +43,12 @@ export interface View {
 
 export const TINTS_BY = ["direct", "attention", "ablation", "weights", "previous-token", "current-token", "first-token", "duplicate-token", "induction"] as const;
 export type TintBy = (typeof TINTS_BY)[number];
+
+/** What the lens shows; token: the one that is followed, null: what the run says. */
+export interface LensSight {
+  show: LensShow;
+  token: string | null;
+}
 
 /** How the map is looked at. */
 export interface MapSight {
@@ -89,6 +99,8 @@ export const defaults = (): View => ({
   fit: false,
   selection: null,
   map: { tint: "direct", node: null, corner: null, inside: false, to: null, pos: null },
+  lens: { show: "top", token: null },
+  patch: usualPatch(),
   feature: "",
   graph: "",
 });
@@ -107,6 +119,8 @@ const brief = (value: number): number => Number(value.toPrecision(5));
 
 const LONGEST_LIST = 24;
 const LONGEST_ADDRESS = 300;
+const LONGEST_TOKEN = 400;
+const PATCHED = ["sweep", "site", "clean", "mode", "by", "window"] as const;
 const listed = (keys: string[]): string => keys.map(encodeURIComponent).join(",");
 
 function unlisted(text: string | null): string[] {
@@ -161,6 +175,10 @@ export function encodeView(view: View, shared: Shared | null = null): string {
   if (tint !== usual.map.tint) query.set("tint", tint);
   if (node) query.set("node", [node, ...(corner ? [corner] : [])].map(nodeKey).join("-"));
   if (inside) query.set("inside", pos === null ? "1" : `at ${pos}`);
+  if (view.lens.show !== usual.lens.show) query.set("lens", view.lens.show);
+  if (view.lens.token !== null) query.set("token", view.lens.token);
+  for (const name of PATCHED) if (view.patch[name] !== usual.patch[name]) query.set(`patch-${name}`, String(view.patch[name]));
+  if (view.patch.subject) query.set("patch-subject", view.patch.subject.join("."));
   if (view.feature) query.set("feature", view.feature);
   if (view.graph) query.set("graph", view.graph);
   if (shared) query.set("share", JSON.stringify(shared));
@@ -195,6 +213,14 @@ export function decodeView(hash: string): { view: View; shared: Shared | null } 
   const inside = /^(1|at (\d+))$/.exec(query.get("inside") ?? "");
   const tint = oneOf(query.get("tint"), TINTS_BY, view.map.tint);
   view.map = { tint, node: node ?? null, corner: (node && corner) ?? null, inside: !!inside, to: /^\d+$/.test(query.get("to") ?? "") ? Number(query.get("to")) : null, pos: inside?.[2] ? +inside[2] : null };
+  view.lens = { show: oneOf(query.get("lens"), LENS_SHOWS, view.lens.show), token: query.get("token")?.slice(0, LONGEST_TOKEN) || null };
+  const { patch } = view;
+  const subject = (query.get("patch-subject") ?? "").split(".").filter((pos) => /^\d+$/.test(pos)).map(Number);
+  view.patch = {
+    sweep: oneOf(query.get("patch-sweep"), SWEEPS, patch.sweep), site: oneOf(query.get("patch-site"), SITES, patch.site), clean: oneOf(query.get("patch-clean"), ["prompt", "companion"], patch.clean),
+    mode: oneOf(query.get("patch-mode"), ["denoise", "noise"], patch.mode), by: oneOf(query.get("patch-by"), MEASURES, patch.by),
+    subject: subject.length ? subject : null, window: Math.min(1000, Math.max(1, Math.round(Number(query.get("patch-window")) || patch.window))),
+  };
   return { view, shared: decodeShared(query.get("share")) };
 }
 

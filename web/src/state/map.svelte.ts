@@ -1,6 +1,6 @@
 import { words } from "../connect/connector";
 import type { Edit, Run, TokenP } from "../connect/wire";
-import { attentionTo, between, difference, readMap, tintScale, type LayerData, type MapData, type Node, type Tint } from "../lib/map";
+import { attentionTo, between, difference, readMap, sameNode, tintScale, type LayerData, type MapData, type Node, type Tint } from "../lib/map";
 import { acted, done, scaled, toggled, type Act } from "../lib/mapEdits";
 import type { HeatMapView, PatternView, PlainView } from "../views/kinds/plain";
 import { OpenLayer } from "./mapLayer.svelte";
@@ -33,6 +33,8 @@ export class MapStore {
   since: number | null = $state(null);
   stopped = $state(false);
   zoom = $state(1);
+  /** Picked one by one beside the selected part. */
+  also: Node[] = $state.raw([]);
   readonly open: OpenLayer;
   lens: TokenP[] = $state.raw([]);
   readonly ablation: Measured;
@@ -84,7 +86,9 @@ export class MapStore {
   selected: Node[] = $derived.by(() => {
     const { corner } = this.view.current.map;
     const { data } = this;
-    return corner && data && corner.layer < data.layers && (corner.head ?? 0) < data.heads ? between(this.at, corner, data.heads) : [this.at];
+    if (!data) return [this.at];
+    if (corner && corner.layer < data.layers && (corner.head ?? 0) < data.heads) return between(this.at, corner, data.heads);
+    return [this.at, ...this.also.filter((node) => node.layer < data.layers && (node.head ?? 0) < data.heads && !sameNode(node, this.at))];
   });
   heads = $derived.by(() => this.data?.heads ?? 0);
   acts = $derived.by(() => acted(this.session.edits, this.data?.heads ?? 0));
@@ -201,8 +205,17 @@ export class MapStore {
   /** extend: the rectangle's other corner. */
   select(node: Node, extend = false): void {
     const sight = this.view.current.map;
+    this.also = [];
     if (extend) [sight.node, sight.corner] = [this.at, node];
     else [sight.node, sight.corner] = [node, null];
+  }
+
+  /** One more part beside the selected one, or one less. */
+  toggle(node: Node): void {
+    if (sameNode(node, this.at)) return;
+    const before = this.selected.filter((one) => !sameNode(one, this.at));
+    this.view.current.map.corner = null;
+    this.also = before.some((one) => sameNode(one, node)) ? before.filter((one) => !sameNode(one, node)) : [...before, node];
   }
 
   /** Cells larger or smaller by a step; 0: as they were. */
@@ -271,7 +284,7 @@ function strongest(data: MapData | null): Node {
 }
 
 /** The picture of layers by heads among what a method made: of head scores, the one that is asked for. */
-function heatMap(views: PlainView[] | null, by: TintBy): HeatMapView | null {
+export function heatMap(views: PlainView[] | null, by: string): HeatMapView | null {
   const all = (views ?? []).flatMap(function flat(view): HeatMapView[] {
     if (view.kind === "grid") return (view.views as PlainView[]).flatMap(flat);
     return view.kind === "heat_map" ? [view] : [];
@@ -280,7 +293,7 @@ function heatMap(views: PlainView[] | null, by: TintBy): HeatMapView | null {
   return by === "ablation" ? (all[0] ?? null) : (all.find(({ title }) => title === `score ${by}`) ?? null);
 }
 
-function valueOf({ values, rows }: HeatMapView, layer: number, head: number): number {
+export function valueOf({ values, rows }: HeatMapView, layer: number, head: number): number {
   const row = rows.indexOf(String(layer));
   return values[row]?.[head] ?? NaN;
 }

@@ -83,6 +83,11 @@ export class Measured {
     if (this.job) await this.session.send("cancel", { job: this.job.id });
   }
 
+  /** The lines of Python of the call; a refusal is thrown. */
+  async python(): Promise<string> {
+    return (await this.session.connector.query("python", { method: this.method, args: this.args() ?? {} })).code;
+  }
+
   private wanted(): string {
     if (this.job?.revision) return `job ${this.job.id} ${this.job.revision}`;
     return this.item ? `item ${this.item.name} ${this.item.made}` : "";

@@ -1,7 +1,7 @@
 import type { DictionaryInfo, DirectionRef } from "../connect/wire";
 import { norm, scaled, type Coordinates, type Gram } from "../lib/algebra";
 import { activationOf, fits, isEncoder, unitOf, usual } from "../lib/dictionaries";
-import type { ValueUnit } from "../lib/format";
+import type { StreamUnit } from "../lib/format";
 import { apart, asDictionary, asTerm, sourcesOf } from "../lib/mixed";
 import { parseTerm, savedName, savedSource, termKey, type Term, type Terms, type Weights } from "../lib/mix";
 import type { Names } from "../lib/references";
@@ -73,7 +73,7 @@ export class Mixing {
     const sources = this.terms.length ? [...new Set(this.terms.map(({ source }) => source))] : this.play.slice(0, 1);
     return sources.flatMap((source) => this.info(source) ?? []);
   });
-  unit: ValueUnit = $derived.by(() => unitOf(this.view.current.unit, this.units));
+  unit: StreamUnit = $derived.by(() => unitOf(this.view.current.unit, this.units));
 
   /** The encoders among what the picture is of: it is then a sum of coordinates, and no inner product with one direction. */
   private encoders = $derived.by(() => [...new Set(this.terms.map(({ source }) => source))].flatMap((source) => this.known.get(source) ?? []).filter(isEncoder));

@@ -7,7 +7,7 @@ import { ProbeStudy } from "./study.svelte";
 
 /** What is asked for in the form. label, position: "" for the task's own. */
 export interface Form {
-  /** A task; "" for a file of the reader's own; null for the first task there is. */
+  /** A task; "" for a file of the reader's own; null for the usual one. */
   source: string | null;
   n: number;
   seed: number;
@@ -22,6 +22,7 @@ export interface Form {
 const KINDS = ["resid_pre", "resid_mid", "attn_out", "mlp_out"];
 /** Over half way up is where SmolLM2's order is both readable and used. */
 const USUAL_DEPTH = 0.6;
+const USUAL_TASK = "ioi";
 const PAUSE = 250;
 const MOST_CLASSES = 12;
 
@@ -66,7 +67,7 @@ export class ProbeStore {
   });
   kind = $derived(this.kinds.includes(this.form.kind) ? this.form.kind : (this.kinds[0] ?? "resid_pre"));
   tasks: TaskSchema[] = $derived.by(() => this.manifest.tasks);
-  source = $derived.by(() => this.form.source ?? this.tasks[0]?.id ?? "");
+  source = $derived.by(() => this.form.source ?? (this.tasks.find(({ id }) => id === USUAL_TASK) ?? this.tasks[0])?.id ?? "");
   /** The task that is chosen; null for a file. */
   task: TaskSchema | null = $derived.by(() => this.tasks.find(({ id }) => id === this.source) ?? null);
   label = $derived.by(() => this.form.label || (this.task?.label ?? ""));

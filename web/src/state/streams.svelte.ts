@@ -1,7 +1,7 @@
 import { words } from "../connect/connector";
 import type { Run } from "../connect/wire";
 import { isCentred, isEncoder, unitOf } from "../lib/dictionaries";
-import type { ValueUnit } from "../lib/format";
+import type { StreamUnit } from "../lib/format";
 import { mixField, Turns, type Part } from "../lib/mix";
 import { robustScale, rowScales } from "../lib/scale";
 import { readCoefs, readLogits, readStream, rowSite, scaleAt, wholeColumns, type Coefs, type Field, type Logits, type StreamData } from "../lib/stream";
@@ -78,7 +78,7 @@ export class Streams {
     const parts = all.filter(([source]) => !isEncoder(this.mixing.info(source) ?? {})).map(([, coefs]) => coefs); // which have no mean
     return parts.length && !parts.some(({ offset }) => offset.some(Number.isFinite)) ? "No data-set mean is known here: fit PCA at this place first" : "";
   });
-  unit: ValueUnit = $derived.by(() => {
+  unit: StreamUnit = $derived.by(() => {
     const { direction, logits } = this.view.current;
     if (direction === "logit") return logits === "centred" && this.hasMean ? "logit-centred" : "logit";
     const unit = this.mixing.unit === "cos" && this.lacksNorm ? unitOf("own", this.mixing.units) : this.mixing.unit;

@@ -1,6 +1,9 @@
 import type { Component } from "svelte";
+import LensActions from "./LensActions.svelte";
 import MapActions from "./MapActions.svelte";
+import PatchActions from "./PatchActions.svelte";
 import PromptsActions from "./PromptsActions.svelte";
+import RunSwitch from "./RunSwitch.svelte";
 import StreamActions from "./StreamActions.svelte";
 import StreamTab from "./StreamTab.svelte";
 
@@ -19,6 +22,10 @@ const shown = ({ default: component }: { default: Component }): Component => com
 export const TABS: Tab[] = [
   { id: "stream", label: "Stream", load: () => Promise.resolve(StreamTab), actions: StreamActions },
   { id: "map", label: "Map", load: () => import("./MapTab.svelte").then(shown), actions: MapActions },
+  { id: "heads", label: "Heads", load: () => import("./HeadsTab.svelte").then(shown), actions: RunSwitch },
+  { id: "lens", label: "Lens", load: () => import("./LensTab.svelte").then(shown), actions: LensActions },
+  { id: "patch", label: "Patch", load: () => import("./PatchTab.svelte").then(shown), actions: PatchActions },
+  { id: "weights", label: "Weights", load: () => import("./WeightsTab.svelte").then(shown) },
   { id: "prompts", label: "Prompts", load: () => import("./PromptsTab.svelte").then(shown), actions: PromptsActions },
   { id: "features", label: "Features", load: () => import("./FeaturesTab.svelte").then(shown) },
   { id: "graph", label: "Graph", load: () => import("./GraphTab.svelte").then(shown) },

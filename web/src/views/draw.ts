@@ -1,9 +1,9 @@
 /** The grid's drawing: plain functions from typed arrays to a canvas, visible cells only. */
 
 import type { Diverging, Paint } from "../lib/color";
-import { inCell, type ValueUnit } from "../lib/format";
+import { inCell, visible, type ValueUnit } from "../lib/format";
 import { rowTop, visibleRange, type Window } from "../lib/geometry";
-import { scaleAt, type Field } from "../lib/stream";
+import { saidAt, scaleAt, type Field } from "../lib/stream";
 import { newCanvas, sharpness } from "../root/host";
 import { paint } from "./kinds/scene";
 import { cell, lookOf, signed } from "./look";
@@ -22,6 +22,20 @@ export function prepare(canvas: HTMLCanvasElement, width: number, height: number
   return context;
 }
 
+/** The colours of a field. */
+export const rampOf = (paint: Paint, { sequential }: Pick<Field, "sequential">): Diverging => (sequential ? paint.sequential : paint.diverging);
+
+/** A token in a cell: the space before a word is left out there. */
+const inside = (text: string): string => visible(text.trim() || text);
+const DOTS = "…";
+/** A text cut to a width. */
+function cut(g: CanvasRenderingContext2D, text: string, width: number): string {
+  if (g.measureText(text).width <= width) return text;
+  const characters = [...text];
+  while (characters.length > 1 && g.measureText(characters.join("") + DOTS).width > width) characters.pop();
+  return characters.join("") + DOTS;
+}
+
 export function drawCells(
   g: CanvasRenderingContext2D,
   field: Field,
@@ -35,7 +49,8 @@ export function drawCells(
   const [top, bottom] = visibleRange(win.top, win.height, rowH, rows);
   const gap = colW >= 8 ? 1 : 0;
   const tick = Math.min(6, colW / 3, rowH / 2);
-  const texts = numbers !== null && colW >= 26 && rowH >= 12;
+  const ramp = rampOf(palette, field);
+  const texts = (numbers !== null || !!field.texts) && colW >= 26 && rowH >= 12;
   g.font = '9.5px ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace';
   g.textAlign = "center";
   g.textBaseline = "middle";
@@ -43,7 +58,7 @@ export function drawCells(
   for (let row = rows - bottom; row < rows - top; row++) {
     const y = rowTop(row, rows, win) + 0.5;
     const scale = scaleAt(field, row);
-    const colours = signed(palette.diverging, scale);
+    const colours = signed(ramp, scale);
     for (let col = c0; col < c1; col++) {
       const i = row * cols + col;
       const value = values[i];
@@ -53,8 +68,9 @@ export function drawCells(
       if (look.state === "sink") g.clearRect(box.x - 0.5, y - 0.5, box.w + 1, box.h + 1);
       paint(g, cell(box, look, { tick, unknown: texts ? undefined : { dot: palette.text3 }, through: true, bare: true }));
       if (texts) {
-        g.fillStyle = sink[i] ? palette.text : palette.diverging.inkFor(value, scale);
-        g.fillText(inCell(value, numbers), box.x + box.w / 2, y + box.h / 2 + 0.5, box.w);
+        g.fillStyle = sink[i] ? palette.text : ramp.inkFor(value, scale);
+        const text = numbers === null || Number.isNaN(value) ? inside(field.texts?.[i] ?? " ") : inCell(saidAt(field, i), numbers);
+        g.fillText(field.texts && numbers === null ? cut(g, text, box.w - 2) : text, box.x + box.w / 2, y + box.h / 2 + 0.5, box.w);
       }
     }
   }
@@ -65,6 +81,7 @@ const small = { canvas: null as HTMLCanvasElement | null, image: null as ImageDa
 /** The cells' colours: one pixel each, drawn once at the cells' size, with the gaps cut out after. */
 function paintCells(g: CanvasRenderingContext2D, field: Field, win: Window, paint: Paint, [c0, c1]: [number, number], [r0, r1]: [number, number]): void {
   const { cols, values } = field;
+  const ramp = rampOf(paint, field);
   const [w, h] = [c1 - c0, r1 - r0];
   if (w <= 0 || h <= 0) return;
   const canvas = (small.canvas ??= newCanvas());
@@ -77,7 +94,7 @@ function paintCells(g: CanvasRenderingContext2D, field: Field, win: Window, pain
     const line = (r1 - 1 - row) * w; // the last row on top
     at = row * cols + c0;
     const scale = scaleAt(field, row);
-    for (let x = 0; x < w; x++, at++) pixels[line + x] = paint.diverging.pixel(values[at], scale);
+    for (let x = 0; x < w; x++, at++) pixels[line + x] = ramp.pixel(values[at], scale);
   }
   canvas.getContext("2d")?.putImageData(small.image, 0, 0);
   const { colW, rowH } = win;
@@ -154,7 +171,7 @@ export function drawSparks(g: CanvasRenderingContext2D, field: Field, win: Windo
       g.moveTo(left, middle);
       trace((row) => y(sign * Math.max(0, sign * values[row * cols + col])));
       g.lineTo(left + (rows - 1) * step, middle);
-      g.fillStyle = paint.diverging.color(sign * 0.5, 1);
+      g.fillStyle = rampOf(paint, field).color(sign * 0.5, 1);
       g.fill();
     }
     g.beginPath();

@@ -21,6 +21,7 @@ def first_order(
     donor: Batch | None,
     active: Bool[Tensor, "cell"],
     *,
+    cuts: Sequence[Edit] = (),
     progress: Progress = None,
     cancel: Cancel = None,
 ) -> tuple[Float[Tensor, "end cell prompt"], int]:
@@ -28,9 +29,11 @@ def first_order(
 
     Both ends: where a softmax or a norm is flat at one of them, the estimate there says nothing of the way between. NaN where
     there is no estimate: cells that change weights or how one receiver reads, quantised weights, a readout without gradient.
-    Zero for cells that are not `active`. Also how many passes it took, forward and backward.
+    Zero for cells that are not `active`. cuts: edits that leave values as they are, but not gradients: instead of the ends, one
+    estimate under each, all at the base. Also how many passes it took, forward and backward.
     """
-    ends = [plan.batch] if donor is None else [plan.batch, donor]
+    ends: list[tuple[Batch, tuple[Edit, ...]]] = [(plan.batch, (cut,)) for cut in cuts] or [(plan.batch, ())]
+    ends += [] if donor is None else [(donor, ())]
     estimates = torch.zeros(len(ends), len(plan.cells), len(plan.batch), dtype=torch.float64)
     estimates[:, [i for i in active.nonzero()[:, 0].tolist() if not _differentiable(plan, i)]] = float("nan")
     cells = [i for i in active.nonzero()[:, 0].tolist() if _differentiable(plan, i)]
@@ -51,17 +54,17 @@ def first_order(
 
 
 def _of_rows(
-    plan: Sweep, cells: Sequence[int], ends: Sequence[Batch], rows: range, tell: Tell
+    plan: Sweep, cells: Sequence[int], ends: Sequence[tuple[Batch, tuple[Edit, ...]]], rows: range, tell: Tell
 ) -> Float[Tensor, "end cell prompt"]:
     model, table = plan.model, plan.model.sites
     edits = [edit for i in cells for edit in plan.cells[i]]
     sites = {site for edit in edits for site in edit.places(table)}
     held_sites = {site for edit in edits if edit.needs_unedited for site in edit.places(table)}
     seen = {site for edit in edits for site in edit.reads(table)}
-    batches = [end if len(rows) == len(end) else end.take(rows) for end in ends]
+    batches = [end if len(rows) == len(end) else end.take(rows) for end, _ in ends]
     grads = []
-    for batch in batches:
-        grads.append(gradients(model, batch, plan.readout, sites, edits=plan.background)[1])
+    for batch, (_, cut) in zip(batches, ends, strict=True):
+        grads.append(gradients(model, batch, plan.readout, sites, edits=[*plan.background, *cut])[1])
         tell()
     recording = model.run(batches[0], [*sites, *seen], edits=plan.background)
     unedited = model.run(batches[0], [*held_sites]) if held_sites else recording

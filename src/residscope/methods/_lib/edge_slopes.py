@@ -1,13 +1,13 @@
 """How fast a metric changes with what each receiver alone reads, and what each sender writes more in another run."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from residscope.engine.branches import stream_of
 from residscope.engine.gradients import gradients
 from residscope.engine.model import Model
 from residscope.engine.protocols import At, Edit, Readout
@@ -77,59 +77,49 @@ def slopes_into(edges: Edges, batch: Batch, metric: Readout, ended: Sequence[Edi
 
         dm / dx_r = (d r / d x)^T G_r        x the stream, as r reads it: through the norm and by its queries, keys or values
     """
-    model, table = edges.model, edges.model.sites
-    groups: dict[int | None, list[list[int]]] = {}
-    for group in edges.groups:
-        groups.setdefault(edges.receivers[group[0]].site.layer, []).append(group)
-    layers = [layer for layer in groups if layer is not None]
-    end = Site("resid_post", model.n_layers - 1)
-    ends = {edges.receivers[group[0]].site for group in edges.groups} - {LOGITS}
-    record, slope = gradients(
-        model, batch, metric, [*ends, *(Site("resid_pre", layer) for layer in layers), end], edits=ended
-    )
+    firsts = [edges.receivers[group[0]] for group in edges.groups]
+    sites = dict.fromkeys(r.site for r in firsts if r.site != LOGITS)
+    end = Site("resid_post", edges.model.n_layers - 1)
+    record, slope = gradients(edges.model, batch, metric, [*sites, end], edits=ended)
     tell()
-    for layer, of_layer in groups.items():
-        if layer is None:
-            yield of_layer[0], slope[end][None]
-            continue
-        yield from _Layer(record, layer, slope, "resid_mid" not in table.absent).into(edges, of_layer)
-        tell()
+    again = _Again(record, firsts, slope)
+    for group, receiver in zip(edges.groups, firsts, strict=True):
+        yield group, slope[end][None] if receiver.site == LOGITS else again.into(receiver)
+        if receiver.site != LOGITS:
+            tell()
 
 
-class _Layer:
-    """One layer again, with a graph: its slopes from heads' outputs and the MLP's input back to the stream before them."""
+class _Again:
+    """A run again with a graph for each layer apart, from the stream that its receivers read to what they give."""
 
-    def __init__(self, record: Recording, layer: int, slope: dict[Site, Tensor], middle: bool) -> None:
-        self.record, self.layer, self.slope = record, layer, slope
-        self.middle = "resid_mid" if middle else "resid_pre"
-
-    def site(self, name: str) -> Site:
-        return Site(name, self.layer)
-
-    def into(self, edges: Edges, groups: Sequence[Sequence[int]]) -> Slopes:
-        receivers = [edges.receivers[group[0]] for group in groups]
-        inner = [self.site(name) for name in ("q", "k", "v")]
-        self.inner = Marked(tuple(inner) if any(len(r.reads) == 1 for r in receivers) else ())
-        self.stream = Marked(tuple({self.site("resid_pre"), self.site(self.middle)}))
+    def __init__(self, record: Recording, receivers: Sequence[Receiver], slope: Mapping[Site, Tensor]) -> None:
+        self.slope, self.table = slope, record.model.sites
+        sites = dict.fromkeys(r.site for r in receivers if r.site != LOGITS)
+        apart = dict.fromkeys(r.site.layer for r in receivers if len(r.reads) == 1)
+        self.stream = Marked(tuple(dict.fromkeys(stream_of(site, self.table) for site in sites)), cut=True)
+        self.inner = Marked(tuple(Site(name, layer) for layer in apart for name in ("q", "k", "v")))
         marks: list[Edit] = [mark for mark in (self.stream, self.inner) if mark.sites]
-        self.values = graphed(self.record, {r.site for r in receivers}, marks, start=self.layer)
-        for group, receiver in zip(groups, receivers, strict=True):
-            yield [*group], self._of(receiver)
+        self.values = graphed(record, sites, marks) if sites else {}
+        self.by: dict[Site, Tensor] = {}  # of the layer under way: d (z . G) / d its queries, keys and values
 
-    def _of(self, receiver: Receiver) -> Float[Tensor, "receiver prompt pos d_model"]:
-        value, G = self.values[receiver.site], self.slope[receiver.site]
+    def into(self, receiver: Receiver) -> Float[Tensor, "receiver prompt pos d_model"]:
+        site = receiver.site
+        value, leaf = self.values[site], self.stream.after[stream_of(site, self.table)]
+        weighed = value * self.slope[site]
         if receiver.head is None:
-            return self._back((value * G).sum()[None], self.stream.after[self.site(self.middle)])
-        heads = (value * G).sum((0, 1, 3))
-        pre = self.stream.after[self.site("resid_pre")]
+            return _back(weighed.sum()[None], [leaf])[0]
+        heads = weighed.sum((0, 1, 3))
         if len(receiver.reads) > 1:
-            return self._back(heads, pre)
+            return _back(heads, [leaf])[0]
         (at,) = receiver.ends
-        by = self._back(heads, self.inner.after[at])
-        return self._back((by * self.inner.before[at]).flatten(1).sum(1), pre)
+        if at not in self.by:
+            inner = [Site(name, site.layer) for name in ("q", "k", "v")]
+            self.by = dict(zip(inner, _back(heads, [self.inner.after[x] for x in inner]), strict=True))
+        return _back((self.by[at] * self.inner.before[at]).flatten(1).sum(1), [leaf])[0]
 
-    def _back(self, numbers: Float[Tensor, " n"], leaf: Tensor) -> Float[Tensor, "n ..."]:
-        """d number / d leaf of each; zero where the run's edits leave nothing that depends on it."""
-        if not numbers.requires_grad:
-            return leaf.new_zeros(len(numbers), *leaf.shape)
-        return torch.cat([*chain.from_iterable(found for _, found in slopes(numbers, [leaf]))])
+
+def _back(numbers: Float[Tensor, " n"], leaves: Sequence[Tensor]) -> list[Float[Tensor, "n ..."]]:
+    """d number / d leaf of each; zero where the run's edits leave nothing that depends on it."""
+    if not numbers.requires_grad:
+        return [leaf.new_zeros(len(numbers), *leaf.shape) for leaf in leaves]
+    return [torch.cat(parts) for parts in zip(*(found for _, found in slopes(numbers, leaves)), strict=True)]

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from residscope import edits, fields
@@ -13,11 +12,11 @@ from residscope.declare.methods import method
 from residscope.engine.model import Model, Prompt
 from residscope.engine.naming import label_of, unit_of
 from residscope.engine.planner import sweep
-from residscope.engine.planner.outcomes import Gradients
 from residscope.engine.protocols import At, Edit, Readout
-from residscope.errors import BadArguments, BadSweep, NoGradient, SweepCancelled, SweepInterrupted
+from residscope.errors import BadSweep, NoGradient, SweepCancelled, SweepInterrupted
 from residscope.methods._lib.agreement import correlations, drawn
 from residscope.methods._lib.cells import Positions, grid
+from residscope.methods._lib.parts import SITES, labelled, largest, part_at, per_part, places_of, require_parts
 from residscope.model.prompts import Batch, PromptSet
 from residscope.model.sites import Site, SiteTable
 from residscope.progress import Cancel, Progress, stage
@@ -25,8 +24,7 @@ from residscope.reports import Report
 from residscope.results import Result
 from residscope.views import Grid, Table, View
 
-SITES = {"heads": "z", "mlps": "mlp_out", "neurons": "mlp_post", "resid": "resid_pre"}
-MOST_ROWS = 30
+OF = ("heads", "mlps", "neurons", "resid")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -53,7 +51,7 @@ class GradientAttribution(Report):
     def view(self) -> View:
         """The attributions, as a table of the largest where they are of neurons; the sample, estimate beside exact value."""
         mean = self.attribution.mean("prompt") if "prompt" in self.attribution.dims else self.attribution
-        shown: list[View] = [_largest(mean) if "neuron" in mean.dims else mean.view()]
+        shown: list[View] = [largest(mean, "gradient × activation") if "neuron" in mean.dims else mean.view()]
         if parts := self.exact.coords["part"]:
             numbers = zip(self.estimate.values.mean(1).tolist(), self.exact.values.mean(1).tolist(), strict=True)
             rows: list[list[Any]] = [
@@ -76,10 +74,7 @@ def _price(model: Model, *, prompts: Prompt, sample: int = 20, **_: Any) -> floa
 
 
 def _refuse(model: Model, *, of: str = "heads", **_: Any) -> None:
-    if of not in SITES:
-        raise BadArguments("attributions are of parts of the model", received=repr(of), allowed=", ".join(SITES))
-    model.require_exact_weights("gradients")
-    model.sites.expand(SITES[of])
+    require_parts(model, of, OF)
 
 
 @method("gradient-attribution", title="Gradient × activation", group="attribution", tokens=_price, refuse=_refuse)
@@ -88,7 +83,7 @@ def gradient_attribution(
     prompts: Annotated[Prompt, fields.prompts()],
     metric: Annotated[Readout, fields.metric()],
     *,
-    of: Annotated[str, fields.choice(*SITES)] = "heads",
+    of: Annotated[str, fields.choice(*OF)] = "heads",
     layers: Annotated[Sequence[int] | None, fields.layers()] = None,
     positions: Annotated[Positions, fields.positions(known=("each", "all"), named=True)] = None,
     background: Annotated[Sequence[Edit], fields.edits()] = (),
@@ -121,26 +116,29 @@ def gradient_attribution(
     batch, names = model.batch(prompts), prompts if isinstance(prompts, PromptSet) else None
     site, positions = SITES[of], positions or ("each" if of == "resid" else "all")
     cells = grid(model, site, layers=layers, positions=positions, tokens=batch, names=names)
-    sites = list(dict.fromkeys(cells.sites))
+    sites = list(dict.fromkeys(map(model.sites.canonical, cells.sites)))
     plan = sweep(model, prompts, [()], metric, background, memory=memory)
     base = plan.baseline()
     if base.ndim != 1:
         raise BadSweep("a gradient is of one number a prompt", received=f"shape {tuple(base.shape)}")
-    places = None if positions == "all" else _places(cells.coords["pos"], batch, names)
+    places = None if positions == "all" else places_of(cells.coords["pos"], batch, names)
     with stage("Taking gradients", 1, progress, cancel, cancelled=SweepCancelled, interrupted=SweepInterrupted) as tell:
         found = plan.gradients([str(one) for one in sites])
         tell(1)
-    worth = torch.stack([_products(found, one, places) for one in sites]).movedim(1, -1).double().cpu()
+    worth = (
+        torch.stack([per_part(found.values[one] * found.slopes[one], one, places) for one in sites])
+        .movedim(1, -1)
+        .double()
+        .cpu()
+    )
     if bool(worth.isnan().any()):
         raise NoGradient(
             "the metric has no gradient here", received=type(metric).__name__, fix="rs.ablation_sweep is exact"
         )
-    dims, coords = cells.dims, dict(cells.coords)
-    if of == "neurons":
-        dims, coords = (*dims, "neuron"), {**coords, "neuron": tuple(range(worth.shape[-2]))}
+    dims, coords = labelled(cells, of, worth.shape[-2])
     flat = worth.flatten(0, -2)
     chosen = drawn(flat, sample, seed)
-    parts = [_part(i, dims, coords) for i in chosen]
+    parts = [part_at(i, dims, coords) for i in chosen]
     cuts = [_cut(Site(site, part["layer"]), part, batch, names) for part in parts]
     exact = flat.new_empty(0, len(batch))
     if cuts:
@@ -173,41 +171,12 @@ def gradient_attribution(
     )  # fmt: skip
 
 
-def _products(found: Gradients, site: Site, places: Int[Tensor, "prompt pos"] | None) -> Float[Tensor, "prompt ..."]:
-    """x . dm/dx of each head or neuron, or of the whole: at each of the places, or summed over all positions."""
-    x = found.values[found.table.canonical(site)]
-    product = x * found[site]
-    if site.name != "mlp_post":
-        product = product.sum(-1)
-    if places is None:
-        return product.sum(1)
-    return product[torch.arange(len(product))[:, None], places.to(product.device)]
-
-
-def _places(labels: Sequence[Any], batch: Batch, names: PromptSet | None) -> Int[Tensor, "prompt pos"]:
-    """Where each position stands in each prompt: negative ones from its own end, names as the set has them."""
-    columns = [
-        [p % n for n in batch.lengths] if isinstance(p, int) else list(names.at(p)) if names is not None else []
-        for p in labels
-    ]
-    return torch.tensor(columns).T
-
-
-def _part(index: int, dims: Sequence[str], coords: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    """A part's label along each dimension, by its number."""
-    found = {}
-    for dim in reversed(dims):
-        index, at = divmod(index, len(coords[dim]))
-        found[dim] = coords[dim][at]
-    return {dim: found[dim] for dim in dims}
-
-
 def _cut(site: Site, part: Mapping[str, Any], batch: Batch, names: PromptSet | None) -> Edit:
     """The edit that sets a part to zero."""
     where = {name: label for name, label in part.items() if name in ("head", "neuron")}
     if not isinstance(part.get("pos"), str):
         return edits.ablate(str(site), **where, **{name: p for name, p in part.items() if name == "pos"})
-    return _ZeroAt(site, tuple(_places([part["pos"]], batch, names)[:, 0].tolist()), next(iter(where.values()), None))
+    return _ZeroAt(site, tuple(places_of([part["pos"]], batch, names)[:, 0].tolist()), next(iter(where.values()), None))
 
 
 @dataclass(frozen=True)
@@ -228,17 +197,6 @@ class _ZeroAt(Edit):
             if 0 <= place - at.offset < value.shape[1]:
                 new[row, place - at.offset, slice(None) if self.unit is None else self.unit] = 0
         return new
-
-
-def _largest(result: Result) -> Table:
-    """The largest of very many, by their size."""
-    order = result.values.flatten().abs().argsort(descending=True)[:MOST_ROWS].tolist()
-    rows = [
-        [*(str(x) for x in _part(i, result.dims, result.coords).values()), float(result.values.flatten()[i])]
-        for i in order
-    ]
-    columns = [*result.dims, f"gradient × activation, {result.unit}"]
-    return Table(columns, rows, title=f"The largest of {result.values.numel():,}", note=f"Not exact: {result.exact}.")
 
 
 def _words(agreement: Mapping[str, float | None]) -> str:

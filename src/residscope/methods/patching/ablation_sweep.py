@@ -16,6 +16,7 @@ from residscope.engine.recording import Recording
 from residscope.engine.sinks import streams
 from residscope.errors import BadSweep
 from residscope.methods._lib.cells import Positions, grid, price
+from residscope.methods._lib.checklist import verdict
 from residscope.model.prompts import PromptSet
 from residscope.progress import Cancel, Progress, keeping
 from residscope.results import Result
@@ -71,6 +72,7 @@ def ablation_sweep(
     averaged = {str(site): dict(counts) for site, edit in whole.items() if (counts := edit.averaged)}
     if averaged:
         about["averaged"] = averaged
+    about |= verdict(model, prompts, progress=progress, cancel=cancel)
 
     def made(values: Result) -> Result:
         without = 0.0 if relative else baseline.tolist()

@@ -14,6 +14,7 @@ from residscope.engine.planner import Sweep, sweep
 from residscope.engine.protocols import Edit, Readout
 from residscope.errors import BadSweep
 from residscope.methods._lib.cells import Cells, Positions, grid, price, run
+from residscope.methods._lib.checklist import verdict
 from residscope.methods._lib.pairs import Pair, Side, paired
 from residscope.model.sites import Site
 from residscope.progress import Cancel, Progress, keeping
@@ -51,7 +52,7 @@ def activation_patching(
     gap; the result's label bounds how many of those may be over it.
 
     Returns a `Result` over layer, pos and head (kv_head), and prompt where there are several, in the metric's unit. Its
-    provenance has the metric of both runs.
+    provenance has the metric of both runs, and under "task check" what `rs.task_check` says of prompts with answers.
 
     Raises:
         UnalignedPrompts: the pair differ in length. BadSweep, SiteError, PromptError, SweepCancelled (with `partial`).
@@ -68,6 +69,7 @@ def activation_patching(
     about["no effect"] = float(mode == "noise") if normalize else ends["corrupted" if mode == "denoise" else "clean"]
     if cells.pair.scored_by is not None:
         about["scored by"] = cells.pair.scored_by
+    about |= verdict(model, clean, corrupted, progress=progress, cancel=cancel)
 
     def made(swept: Result) -> Result:
         result = cells.grid.result(swept, about=about)

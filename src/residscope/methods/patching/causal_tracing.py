@@ -16,6 +16,7 @@ from residscope.engine.protocols import Edit, Readout
 from residscope.errors import BadSweep, UnknownPosition
 from residscope.methods._lib import cells as grids
 from residscope.methods._lib.cells import Cells, Positions
+from residscope.methods._lib.checklist import verdict
 from residscope.methods._lib.intervals import bootstrap
 from residscope.model.prompts import Batch, PromptSet
 from residscope.model.sites import Site
@@ -109,7 +110,7 @@ def causal_tracing(
         "draws": draws,
         "seed": seed,
         "no effect": 0.0,
-    }
+    } | verdict(model, prompts, progress=progress, cancel=cancel)
 
     def made(swept: Result) -> Result:
         return _averaged(swept, base, cells, about)

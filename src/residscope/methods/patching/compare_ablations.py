@@ -21,6 +21,7 @@ from residscope.errors import BadSweep
 from residscope.methods._lib import cells as grids
 from residscope.methods._lib.blind import spearman
 from residscope.methods._lib.cells import Cells, Positions, grid
+from residscope.methods._lib.checklist import verdict
 from residscope.methods._lib.dropout import dropout_of, warning_of
 from residscope.methods._lib.intervals import bootstrap
 from residscope.model.prompts import PromptSet
@@ -132,6 +133,7 @@ def compare_ablations(
     }  # fmt: skip
     if rates := dropout_of(model):
         about["trained with dropout"] = rates
+    about |= verdict(model, prompts, progress=progress, cancel=cancel)
     parts = {"zero": effects[0].T, "mean": effects[1].T, "resample": effects[2:].mean(0).T}
     if len(batch) == 1 and draws > 1:
         parts["resample"] = effects[2:, :, 0]

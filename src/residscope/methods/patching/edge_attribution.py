@@ -16,7 +16,7 @@ from residscope.engine.protocols import Edit, Readout
 from residscope.errors import BadSweep, Cancelled, SweepCancelled, SweepInterrupted
 from residscope.methods._lib.agreement import correlations
 from residscope.methods._lib.edge_slopes import Moved, slopes_into, writes
-from residscope.methods._lib.edges import Edge, Edges, edges_of
+from residscope.methods._lib.edges import LOGITS, Edge, Edges, edges_of
 from residscope.methods.patching.edge_patching import Ends, ends_of
 from residscope.progress import Cancel, Progress, stage
 from residscope.results import Result
@@ -109,14 +109,15 @@ def _estimated(
     """The scores, for as many prompts at a time as memory allows."""
     edges, model, whole = ends.edges, ends.edges.model, ends.batch
     length = whole.ids.shape[1]
-    width = len(edges.senders) * model.d_model * model.dtype.itemsize + prices_of(model.layout).bytes * model.n_layers
+    ends_each = (len(edges.senders) + len(edges.receivers)) * model.d_model * model.dtype.itemsize
+    width = ends_each + prices_of(model.layout).bytes * model.n_layers
     most = max(1, (budget(model.device) if memory is None else memory) // 2 // (width * length))
     parts = [range(first, min(first + most, len(whole))) for first in range(0, len(whole), most)]
-    layers = {edges.receivers[group[0]].site.layer for group in edges.groups} - {None}
+    groups = sum(edges.receivers[group[0]].site != LOGITS for group in edges.groups)
     scores = torch.zeros(len(edges.senders), len(edges.receivers), len(whole), dtype=torch.float64)
     stopped: dict[str, Any] = {"cancelled": SweepCancelled, "interrupted": SweepInterrupted}
     done = 0
-    with stage("Taking gradients", len(parts) * steps * (1 + len(layers)), progress, cancel, **stopped) as tell:
+    with stage("Taking gradients", len(parts) * steps * (1 + groups), progress, cancel, **stopped) as tell:
 
         def another() -> None:
             nonlocal done
@@ -125,15 +126,26 @@ def _estimated(
 
         for rows in parts:
             here, there = (x if len(rows) == len(x) else x.take(rows) for x in (whole, ends.other))
-            changes = writes(edges, here, there, background)
             away = _away(model, here, there, background) if steps > 1 else None
+            mean: dict[int, Tensor] = {}
             for step in range(1, steps + 1):
                 left = [] if away is None or step == steps else [Moved(away * (1 - step / steps))]
                 for group, slope in slopes_into(edges, here, ends.metric, [*background, *left], another):
-                    senders = edges.into(edges.receivers[group[0]])
-                    scored = torch.einsum("sbpd,rbpd->srb", changes[: len(senders)], slope).double().cpu()
-                    scores[: len(senders), group, rows.start : rows.stop] += scored / steps
+                    mean[group[0]] = slope / steps + mean.get(group[0], 0.0)
+            changes = writes(edges, here, there, background)
+            for count, alike in _alike(edges).items():
+                slopes = torch.cat([mean.pop(group[0]) for group in alike])
+                scored = torch.einsum("sbpd,rbpd->srb", changes[:count], slopes).double().cpu()
+                scores[:count, [r for group in alike for r in group], rows.start : rows.stop] = scored
     return scores
+
+
+def _alike(edges: Edges) -> dict[int, list[list[int]]]:
+    """Groups of receivers by how many of the senders they read."""
+    found: dict[int, list[list[int]]] = {}
+    for group in edges.groups:
+        found.setdefault(len(edges.into(edges.receivers[group[0]])), []).append(group)
+    return found
 
 
 def _away(model: Model, here: Any, there: Any, background: Sequence[Edit]) -> Float[Tensor, "prompt pos d_model"]:

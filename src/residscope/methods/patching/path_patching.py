@@ -19,6 +19,7 @@ from residscope.engine.protocols import Edit, Readout
 from residscope.errors import BadSweep, Cancelled, UnknownHead
 from residscope.methods._lib import cells as grids
 from residscope.methods._lib.cells import Cells, grid
+from residscope.methods._lib.checklist import verdict
 from residscope.methods._lib.pairs import paired
 from residscope.model.prompts import Batch
 from residscope.model.sites import Site
@@ -106,6 +107,7 @@ def path_patching(
     }
     if pair.scored_by is not None:
         about["scored by"] = pair.scored_by
+    about |= verdict(model, clean, corrupted, progress=progress, cancel=cancel)
     if normalize and not bool((own != other).all()):
         raise BadSweep("both runs have the same metric", received=str(own.tolist()), fix="choose another pair")
 

@@ -161,3 +161,16 @@ def _read(
 
 def _called(site: str) -> str:
     return "embedding" if site == "resid_pre.0" else site
+
+
+def lens_cells(
+    model: Model, rows: Float[Tensor, "row pos d_model"], own: Float[Tensor, "pos vocab"], token: int | None, k: int
+) -> tuple[Tensor, ...]:
+    """The same of some positions of a run that is there: top, probability [row, pos, k]; entropy, kl, rank, chance [row, pos].
+
+    rows: the stream. own: the run's own logits at these positions. token: the one that is followed; None: what the run says.
+    """
+    last = own.float().log_softmax(-1)
+    ids = last.argmax(-1) if token is None else torch.full((len(last),), token, device=last.device)
+    found = [_read(model.lens(row).float().log_softmax(-1), last, ids, k) for row in rows]
+    return tuple(torch.stack(column).cpu() for column in zip(*found, strict=True))

@@ -63,6 +63,16 @@ class LayerFile(TensorFile[LayerTensors, Literal["pos", "sites", "absent"]]):
     """sites: the steps of the layer in their order, as [SiteRow]. absent: why there are no neurons, or null."""
 
 
+class AttentionTensors(TypedDict):
+    """pattern: of the heads together; weighted, |A v W_O|."""
+
+    pattern: Float32[Tensor, "query key"]
+
+
+class AttentionFile(TensorFile[AttentionTensors, Literal["heads"]]):
+    """heads: of which, as [[layer, head]]."""
+
+
 class RowsLens(TypedDict):
     """The logit lens at one position, row by row: `embed`, then what each layer leaves."""
 

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -13,7 +13,8 @@ from residscope.methods._lib.direct import direct_effects
 from residscope.metrics import logit_diff
 from residscope.session.compute import Held, Latest, top_tokens
 from residscope.session.intents import find_run
-from residscope.session.maps.files import LayerFile, MapFile, MapTensors, RowsLens, Stopped
+from residscope.session.maps.attention import Head, attention
+from residscope.session.maps.files import AttentionFile, LayerFile, MapFile, MapTensors, RowsLens, Stopped
 from residscope.session.maps.layer import layer_file
 from residscope.session.maps.reading import Mapped, read, streamed
 from residscope.session.state import State, top
@@ -93,6 +94,14 @@ class Maps:
             return layer_file(whole, layer, at)
         metric = logit_diff(model.token_id(positive), model.token_id(negative), pos=at)
         return layer_file(whole, layer, at, metric=metric, row=self._mapped(run, pos)[0].recording)
+
+    def attention(
+        self, run: str, heads: Sequence[Head], *, over: str = "mean", weighted: bool = False
+    ) -> AttentionFile:
+        """The pattern of some heads of a run, in full; of several as one. Raises NotFound, and as `attention`."""
+        whole, _ = self._run(run)
+        pattern = attention(whole, heads, over=over, weighted=weighted)
+        return AttentionFile.of({"pattern": pattern.float()}, {"heads": json.dumps([*heads])})
 
     def lens(self, run: str, *, pos: int = -1) -> RowsLens:
         """The likeliest token of the logit lens at each row of one position: `embed`, then what each layer leaves.

@@ -15,6 +15,7 @@ from residscope.session.compute import Elsewhere, Held
 from residscope.session.held import HeldRuns
 from residscope.session.intents import find_run
 from residscope.session.jobs import Jobs, find_job, seconds_of
+from residscope.session.maps.lens import LensFile, lens_file
 from residscope.session.read import continuations as shown_continuations
 from residscope.session.read import evidence as shown_evidence
 from residscope.session.read import probes
@@ -122,6 +123,12 @@ class Reads:
     def lens(self, run: str, *, layer: int, pos: int) -> wire.LensReading:
         held, loaded = self._held.of(run)
         return {"top": top(compute.lens(held, loaded, layer=layer, pos=pos))}
+
+    def lens_grid(self, run: str, *, first: int, count: int, token: str | None = None) -> LensFile:
+        """The logit lens at every row of some positions of a run. Raises NotFound, UnknownPosition, UnknownToken."""
+        held, loaded = self._held.of(run)
+        self._quiet()
+        return lens_file(held, loaded.model, first=first, count=count, token=token)
 
     def dictionary(self, id: str, *, indices: Sequence[int] | None = None) -> DictionaryDetail:
         """What a dictionary is and what its components say; `indices`: of these alone. Raises NotFound, DirectionError."""

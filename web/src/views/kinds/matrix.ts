@@ -49,7 +49,8 @@ export function headsFor(labels: string[], width: number): Heads {
   const level = { up: false, height: 15 };
   if (longest <= width - 3) return { ...level, every: 1, room: width };
   if (numeric) return { ...level, every: roundUp((longest + 8) / width), room: longest + 1 };
-  if (width >= READABLE) return { ...level, every: 1, room: width - 3 };
+  const cut = labels.map((label) => fit(label, width - 3, SIZE, true));
+  if (width >= READABLE && new Set(cut).size === new Set(labels).size) return { ...level, every: 1, room: width - 3 }; // cut short, and still told apart
   return { up: true, every: roundUp(LINE / width), height: Math.min(UP_ROOM, longest) + 6, room: UP_ROOM };
 }
 

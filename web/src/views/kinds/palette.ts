@@ -1,12 +1,11 @@
 /** The colours in force, and values as colours. */
 
-import { Diverging, DIVERGING, hex, inkOn, type RGB } from "../../lib/color";
+import { Diverging, DIVERGING, hex, inkOn, SEQUENTIAL, type RGB } from "../../lib/color";
 import { topOf } from "../../lib/scale";
 import { signed, type Colours } from "../look";
 import { known, type Maybe } from "./numbers";
 import type { ScaleName } from "./plain";
 
-const SEQUENTIAL = [0, 1, 2, 3, 4, 5].map((step) => `--seq-${step}`);
 /** For groups and series: neither the reds and blues of a sign nor the violets of a probability stand first. */
 const SERIES = ["--text", "--freeze", "--warn", "--accent", "--ok", "--text-3"];
 

@@ -99,7 +99,7 @@ def _of_asked(part: Part, layer: int) -> Measured:
                     draws[draw, row, query, [key for i in some for key in among[i]]] = True
         return right, draws
 
-    right, draws = part.once("asked", masks)
+    right, draws = part.once("built-in", masks)
     keep, pattern = part.kept(layer), part.pattern(layer)
     return share(pattern, right, keep, keep).cpu(), share(pattern, draws, keep, keep).cpu()
 

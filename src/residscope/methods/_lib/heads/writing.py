@@ -64,7 +64,7 @@ def _own_logits(part: Part, layer: int) -> Float[Tensor, "row head key token"]:
 
 def _mean(
     part: Part, layer: int, asked: Tensor, logits: Float[Tensor, "*draw row head key"]
-) -> Float[Tensor, "*draw head row"]:
+) -> Float[Tensor, "*each head row"]:
     """Minus the mean, over queries that have such keys, of what attending to them adds to a logit of each."""
     keep, pattern = part.kept(layer), part.pattern(layer)
     asked = asked & keep[:, :, None] & keep[:, None]
@@ -84,7 +84,7 @@ def _mean(
     sites=WRITES,
 )
 def _anti_induction(part: Part, layer: int) -> Measured:
-    asked = part.once("asked", lambda: wanted(part.run.tokens.cpu(), "induction"))
+    asked = part.once("anti-induction", lambda: wanted(part.run.tokens.cpu(), "induction"))
     logits, drawn = _own_logits(part, layer), part.drawing(layer)
     own = logits.diagonal(dim1=-2, dim2=-1)
     others = torch.stack([_read_at(part, logits, drawn) for _ in range(part.draws)])
