@@ -48,14 +48,15 @@ def folder(tmp_path_factory):
     (at / "low.txt").write_text("\n\n".join(texts(1, alphabet="abcdef ghij")))
     (at / "high.txt").write_text("\n\n".join(texts(2, alphabet="XYZ,.klmno")))
     drawn = random.Random(0)
-    with (at / "labelled.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["text", "corrupted", "answer", "wrong", "parity", "@P", "@IO", "@S1", "@S2"])
-        for i in range(60):
-            letters = [drawn.choice("abcdefghij") for _ in range(9)]
-            other = [*letters[:4], "klmno"[i % 5], *letters[5:]]
-            rest = ["a", "b", "even" if letters[4] in "acegi" else "odd", "4:5", "1:2", "2:3", "4:5"]
-            table.writerow(["".join(letters), "".join(other), *rest])
+    rows = [["text", "corrupted", "answer", "wrong", "parity", "@P", "@IO", "@S1", "@S2"]]
+    for i in range(60):
+        letters = [drawn.choice("abcdefghij") for _ in range(9)]
+        other = [*letters[:4], "klmno"[i % 5], *letters[5:]]
+        rest = ["a", "b", "even" if letters[4] in "acegi" else "odd", "4:5", "1:2", "2:3", "4:5"]
+        rows.append(["".join(letters), "".join(other), *rest])
+    for name, some in (("labelled", rows), ("with", rows[:20]), ("without", [rows[0], *rows[20:40]])):
+        with (at / f"{name}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows(some)
     of = rs.load(str(at / "model"))
     pca = rs.pca(of, str(at / "low.txt"), "resid_post.1", 3, tokens=2000)
     rs.directions.save(at / "d.safetensors", [pca], of)
@@ -109,6 +110,8 @@ def typed(schema):
         match part["kind"], part:
             case "prompts", {"labelled": True}:
                 value = ["labelled.csv"]
+            case "prompts", _ if name in ("concept_prompts", "other_prompts"):
+                value = ["with.csv" if name == "concept_prompts" else "without.csv"]
             case "prompts", _:
                 value = ["baggage" if name in ("corrupted", "over") else "cabbage"]
             case "dictionary", {"several": True}:

@@ -216,6 +216,9 @@ CALLS = {
     "methods.attribution.gradient_attribution.gradient_attribution": lambda **told: rs.gradient_attribution(
         model(), [[2, 3, 4]], rs.logit_diff(5, 7), sample=6, **told
     ),
+    "methods.attribution.tcav.tcav": lambda **told: rs.tcav(
+        model(), TRAIN, TEST, [[2, 3, 4]], rs.logit_diff(5, 7), site="resid_pre.1", draws=10, **told
+    ),
     "methods.attribution.integrated_gradients.integrated_gradients": lambda **told: rs.integrated_gradients(
         model(), [2, 3, 4], rs.logit_diff(5, 7), of="heads", baseline="prompt", over=[6, 3, 4], steps=2, **told
     ),

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from residscope.methods.attribution.gradient_attribution import gradient_attribution as gradient_attribution
     from residscope.methods.attribution.integrated_gradients import integrated_gradients as integrated_gradients
     from residscope.methods.attribution.saliency import saliency as saliency
+    from residscope.methods.attribution.tcav import tcav as tcav
     from residscope.methods.comparison.compare_models import compare_models as compare_models
     from residscope.methods.comparison.layer_swap import layer_swap as layer_swap
     from residscope.methods.comparison.weight_difference import weight_difference as weight_difference
@@ -151,6 +152,7 @@ _HOME = {
     "norm_effects": "methods.reading.norm_effects", "task_check": "methods.reading.task_check",
     "head_roles": "methods.heads.head_roles",
     "gradient_attribution": "methods.attribution.gradient_attribution",
+    "tcav": "methods.attribution.tcav",
     "integrated_gradients": "methods.attribution.integrated_gradients", "saliency": "methods.attribution.saliency",
     "glossary": "terms",
     "causal_tracing": "methods.patching.causal_tracing", "compare_ablations": "methods.patching.compare_ablations",

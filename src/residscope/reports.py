@@ -78,6 +78,7 @@ HOMES = {
     "skip_trigrams": "methods.weights.skip_trigrams",
     "stability": "methods.evidence.stability",
     "task_check": "methods.reading.task_check",
+    "tcav": "methods.attribution.tcav",
     "token_losses": "methods.reading.token_losses",
     "token_table": "methods.reading.token_table",
     "tuned_lens": "methods._lib.tuned",

@@ -54,6 +54,11 @@ def probed() -> tuple[rs.Probe, rs.PromptSet, rs.PromptSet]:
     return probe, train, test
 
 
+def _examples() -> list[rs.PromptSet]:
+    data = labelled(24, ragged=False)
+    return [data.subset(range(12)), data.subset(range(12, 24))]
+
+
 def encoder() -> rs.Dictionary:
     read = torch.randn(24, 32, generator=torch.Generator().manual_seed(1))
     zero = torch.zeros(32)
@@ -97,6 +102,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
         "gradient attribution": lambda: rs.gradient_attribution(
             llama(), PAIR[0], M, of="neurons", sample=4, progress=False
         ),
+        "tcav": lambda: rs.tcav(llama(), *_examples(), PAIR[0], M, site="resid_pre.1", draws=10, progress=False),
         "integrated gradients": lambda: rs.integrated_gradients(
             llama(), PAIR[0], M, of="heads", baseline="prompt", over=PAIR[1], steps=4, progress=False
         ),

@@ -15,6 +15,7 @@ from tiny_models import IOI
 EXACT = 2e-6
 RIGHT, WRONG = 5, 7
 DIFF = rs.logit_diff(RIGHT, WRONG)
+SITES = ("mlp_out", "attn_out", "resid_pre", "resid_mid", "resid_post", "embed", "result", "z", "mlp_post")
 MIXTURES = [name for name, tiny in FAMILIES.items() if "router" not in tiny.absent]
 
 
@@ -95,13 +96,12 @@ def test_a_report_of_experts(mixture):
 
 def test_features_bias_and_error_sum_to_what_they_decompose(model, ids):
     """At every kind of site that writes into the stream: to the component there, or to all that was written before."""
-    run, heads = model.run(ids), model.n_heads
+    places = [name for name in SITES if name in model.sites.names]
+    run, heads = model.run(ids, [*places, *direct_sites(model)]), model.n_heads
     whole = direct_effects(run, DIFF, "each")
     end = whole.metric - sum(0 if b is None else b for b in (whole.norm_bias, whole.unembed_bias))
     flat = {"z": heads * model.sites.sizes.d_head, "mlp_post": model.d_mlp, "result": heads * model.d_model}
-    for name in ("mlp_out", "attn_out", "resid_pre", "resid_mid", "resid_post", "embed", "result", "z", "mlp_post"):
-        if name not in model.sites.names:
-            continue
+    for name in places:
         site = model.sites.expand(name)[-1 if name != "resid_pre" else 1]
         d, layer = dictionary(str(site), flat.get(name, model.d_model)), site.layer or 0
         found = direct_effects(run, DIFF, "each", heads=False, features=d).features
@@ -135,6 +135,16 @@ def test_a_transcoder_and_a_linear_path(llama, ids):
     effects = direct_effects(llama.run(ids), DIFF, "each", features=d)
     close(effects.features.whole, effects.mlp[2])
     close(effects.features.features.sum(0) + effects.features.bias + effects.features.error, effects.mlp[2], 1e-5)
+
+
+@pytest.mark.parametrize("site", ["z.2", "result.2"])
+def test_a_dictionary_of_one_head_decomposes_that_head(llama, ids, site):
+    width = {"z": llama.sites.sizes.d_head, "result": 32}[site.partition(".")[0]]
+    read, mean = torch.randn(6, width, generator=torch.Generator().manual_seed(0)).double(), torch.ones(width).double()
+    d = rs.Dictionary(name="svd", site=site, read=read, write=read, mean=mean, head=3)
+    effects = direct_effects(llama.run(ids), DIFF, "each", features=d)
+    close(effects.features.whole, effects.heads[2, 3])
+    close(effects.features.features.sum(0) + effects.features.bias + effects.features.error, effects.heads[2, 3], 1e-5)
 
 
 def test_directions_are_features_with_their_own_coordinates(llama, ids):
@@ -193,6 +203,19 @@ def test_rounding_is_no_reason_to_refuse_and_a_part_that_is_lost_is(dtype, ids):
         if dtype == torch.float32:
             with pytest.raises(errors.NotAdditive, match="experts"):
                 direct_effects(rs.Recording(of, run.batch, lost, weights=run.version), DIFF, "each", **how)
+
+
+def test_features_of_another_stream_than_was_written_are_refused(llama, ids):
+    d = dictionary("resid_pre.2", 32)
+    run = llama.run(ids, direct_sites(llama, features=d))
+    for size, right in ((1.0, True), (1.01, False)):
+        held = {s: x * size if str(s) == "resid_pre.2" else x for s, x in run.held.items()}
+        other = rs.Recording(llama, run.batch, held, weights=run.version)
+        if right:
+            assert direct_effects(other, DIFF, "each", features=d).error < 1e-5
+        else:
+            with pytest.raises(errors.NotAdditive, match="features of sae"):
+                direct_effects(other, DIFF, "each", features=d)
 
 
 def test_a_shipped_dictionary_of_the_default_model(smollm2):

@@ -59,6 +59,7 @@ MIXED = {
 }
 PAIR = {"kind": "logit_diff", "positive": "a", "negative": "b"}
 DRAWN_PROMPTS = {"kind": "drawn", "text": TEXT, "n": 4, "length": 10, "seed": 3}
+SIX, OTHERS = {**DRAWN_PROMPTS, "n": 6}, {**DRAWN_PROMPTS, "text": LONG, "n": 6}
 PROBE = {"data": DATA, "position": "S2", "label": "kind"}
 
 CALLS: dict[str, list[dict[str, Any]]] = {
@@ -127,6 +128,28 @@ CALLS: dict[str, list[dict[str, Any]]] = {
             "background": "live",
         },
         {"prompts": DATA, "metric": ANSWERS, "of": "mlps", "positions": ["S2"], "sample": 3},
+    ],
+    "tcav": [
+        {
+            "concept_prompts": SIX,
+            "other_prompts": OTHERS,
+            "prompts": LIVE,
+            "metric": LIVE,
+            "site": "resid_pre.1",
+            "draws": 10,
+        },
+        {
+            "concept_prompts": SIX,
+            "other_prompts": OTHERS,
+            "prompts": TWO,
+            "metric": {"kind": "log_prob", "token": "a"},
+            "site": "z.1",
+            "head": 2,
+            "moved": "all",
+            "draws": 11,
+            "seed": 2,
+            "background": "live",
+        },
     ],
     "integrated-gradients": [
         {"prompt": LIVE, "metric": LIVE, "baseline": "mean", "over": DRAWN_PROMPTS, "steps": 4, "tolerance": 1.0},

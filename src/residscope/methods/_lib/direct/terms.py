@@ -74,7 +74,9 @@ def report(
     if "features" in parts:
         chosen = _strongest(parts["features"])
         kept = parts["features"][:, list(chosen)]
-        others = parts["features"].sum(1, keepdim=True) - kept.sum(1, keepdim=True)
+        others = (
+            parts["features"].index_fill(1, torch.tensor(chosen, device=kept.device).long(), 0).sum(1, keepdim=True)
+        )
         parts |= {"features": kept, "beside": torch.cat([others, parts["beside"]], 1)}
         shapes |= {"features": torch.Size([len(chosen)]), "beside": torch.Size([len(BESIDE)])}
     components, metric = (
