@@ -50,11 +50,11 @@ def folder(tmp_path_factory):
     drawn = random.Random(0)
     with (at / "labelled.csv").open("w", newline="") as file:
         table = csv.writer(file)
-        table.writerow(["text", "corrupted", "answer", "wrong", "parity", "@P", "@IO", "@S1", "@S2"])
+        table.writerow(["text", "corrupted", "answer", "wrong", "parity", "number", "@P", "@IO", "@S1", "@S2"])
         for i in range(60):
             letters = [drawn.choice("abcdefghij") for _ in range(9)]
             other = [*letters[:4], "klmno"[i % 5], *letters[5:]]
-            rest = ["a", "b", "even" if letters[4] in "acegi" else "odd", "4:5", "1:2", "2:3", "4:5"]
+            rest = ["a", "b", "even" if letters[4] in "acegi" else "odd", ord(letters[4]), "4:5", "1:2", "2:3", "4:5"]
             table.writerow(["".join(letters), "".join(other), *rest])
     of = rs.load(str(at / "model"))
     pca = rs.pca(of, str(at / "low.txt"), "resid_post.1", 3, tokens=2000)
@@ -114,7 +114,8 @@ def typed(schema):
             case "dictionary", {"several": True}:
                 value = ["d.safetensors,sae.safetensors"]
             case "name", {"of": of}:
-                value = [{"label": "parity", "position": "P"}[of]]
+                number = schema["id"] == "ridge-probe"
+                value = [{"label": "number" if number else "parity", "position": "P"}[of]]
             case "item", {"of": of}:
                 value = [f"{of.removeprefix('report:')}.safetensors"]
             case kind, _:
