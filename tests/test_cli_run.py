@@ -48,11 +48,11 @@ def folder(tmp_path_factory):
     (at / "low.txt").write_text("\n\n".join(texts(1, alphabet="abcdef ghij")))
     (at / "high.txt").write_text("\n\n".join(texts(2, alphabet="XYZ,.klmno")))
     drawn = random.Random(0)
-    rows = [["text", "corrupted", "answer", "wrong", "parity", "@P", "@IO", "@S1", "@S2"]]
+    rows = [["text", "corrupted", "answer", "wrong", "parity", "number", "@P", "@IO", "@S1", "@S2"]]
     for i in range(60):
         letters = [drawn.choice("abcdefghij") for _ in range(9)]
         other = [*letters[:4], "klmno"[i % 5], *letters[5:]]
-        rest = ["a", "b", "even" if letters[4] in "acegi" else "odd", "4:5", "1:2", "2:3", "4:5"]
+        rest = ["a", "b", "even" if letters[4] in "acegi" else "odd", str(ord(letters[4])), "4:5", "1:2", "2:3", "4:5"]
         rows.append(["".join(letters), "".join(other), *rest])
     for name, some in (("labelled", rows), ("with", rows[:20]), ("without", [rows[0], *rows[20:40]])):
         with (at / f"{name}.csv").open("w", newline="") as file:
@@ -117,7 +117,8 @@ def typed(schema):
             case "dictionary", {"several": True}:
                 value = ["d.safetensors,sae.safetensors"]
             case "name", {"of": of}:
-                value = [{"label": "parity", "position": "P"}[of]]
+                number = schema["id"] == "ridge-probe"
+                value = [{"label": "number" if number else "parity", "position": "P"}[of]]
             case "item", {"of": of}:
                 value = [f"{of.removeprefix('report:')}.safetensors"]
             case kind, _:

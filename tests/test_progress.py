@@ -288,6 +288,9 @@ CALLS = {
         *vectors_of_parity(), label="parity", site="resid_pre.1", position="P", **told
     ),
     "methods.probes.probe_fit.fit_probe": lambda **told: rs.fit_probe(model(), DATA, site="resid_pre.1", **AT, **told),
+    "methods.probes.ridge_probe.ridge_probe": lambda **told: rs.ridge_probe(
+        model(), DATA, site="resid_pre.1", **AT, **told
+    ),
     "methods.probes.probe_map.probe_map": lambda **told: rs.probe_map(model(), DATA, site="resid_pre.1", **AT, **told),
     "methods.probes.probe_sweep.probe_sweep": lambda **told: rs.probe_sweep(
         model(), DATA, positions=["P"], label="parity", Cs=(0.01,), **told

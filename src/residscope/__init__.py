@@ -89,6 +89,7 @@ if TYPE_CHECKING:
     from residscope.methods.probes.probe_fit import fit_probe as fit_probe
     from residscope.methods.probes.probe_map import probe_map as probe_map
     from residscope.methods.probes.probe_sweep import probe_sweep as probe_sweep
+    from residscope.methods.probes.ridge_probe import ridge_probe as ridge_probe
     from residscope.methods.reading.basis_meter import basis_meter as basis_meter
     from residscope.methods.reading.continuations import continuations as continuations
     from residscope.methods.reading.logit_lens import logit_lens as logit_lens
@@ -165,7 +166,7 @@ _HOME = {
     "loss": "metrics", "lrqp": "probes.lrqp", "mean_difference": "corpus.mean_difference", "mix": "directions",
     "name_features": "features.naming", "nmf": "corpus.nmf", "open_library": "store", "pca": "corpus.pca",
     "probe_sweep": "methods.probes.probe_sweep",
-    "probe_map": "methods.probes.probe_map",
+    "probe_map": "methods.probes.probe_map", "ridge_probe": "methods.probes.ridge_probe",
     "save_recording": "recording_files", "screened": "engine.planner", "svd": "corpus.svd", "sweep": "engine.planner",
     "token_table": "methods.reading.token_table", "tuned_lens": "methods.reading.tuned_lens",
     "load_tuned_lens": "methods.reading.tuned_lens_load",

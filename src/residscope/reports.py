@@ -68,6 +68,7 @@ HOMES = {
     "probe_map": "probes.probe_map",
     "projection": "methods.probes.look",
     "removal_cost": "methods.evidence.removal_cost",
+    "ridge_probe": "methods.probes.ridge_probe",
     "sae_evaluation": "sae.evaluation",
     "sae_splitting": "sae.splitting",
     "sae_training": "sae.training.report",

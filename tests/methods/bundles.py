@@ -151,6 +151,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
         "compare": lambda: compare([_intervened()]),
         "mediation": _mediated,
         "downstream": _downstream,
+        "ridge probe": lambda: rs.ridge_probe(llama(), labelled(24), site="resid_pre.1", position="P", label="parity"),
         "das": _das,
         "flips": lambda: flips(torch.tensor([2.0, 1.0, -1.0]), torch.tensor([-2.0, 0.5, -3.0])),
         "score": lambda: score([1, 2, 3, 4], [10, 20, 40, 30]),

@@ -47,3 +47,23 @@ def test_one_token_and_several_prompts_are_refused():
         rs.token_losses(model, [3])
     with pytest.raises(errors.PromptError, match="one prompt"):
         rs.token_losses(model, [TEXT, TEXT])
+
+
+def test_the_in_context_score_is_late_less_early():
+    model = rs.load((FAMILIES["llama"].build().float(), None))
+    found = rs.token_losses(model, TEXT)
+    own = dict(zip(found.losses.coords["pos"], found.losses.values.double().tolist(), strict=True))
+    assert found.in_context_score(2, 5, around=0) == pytest.approx(own[5] - own[2])
+    assert found.in_context_score(2, 5, around=1) == pytest.approx(
+        (own[4] + own[5] + own[6] - own[1] - own[2] - own[3]) / 3
+    )
+    assert found.in_context_score(4, 4, around=1) == 0
+    for early, late, around in ((0, 5, 0), (2, 7, 0), (1, 5, 1), (2, 5, -1), (50, 500, 10)):
+        with pytest.raises(errors.UnknownPosition, match="1 to 6"):
+            found.in_context_score(early, late, around=around)
+
+
+def test_repeated_text_is_learnt_in_context(smollm2):
+    """Random tokens written twice: the second copy is expected far better than the first, which says nothing of itself."""
+    ids = rs.repeated_tokens(smollm2, n=1, length=40).prompts[0]
+    assert rs.token_losses(smollm2, [list(ids)]).in_context_score(20, 65) < -3

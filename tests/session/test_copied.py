@@ -40,6 +40,11 @@ CSV = "text,corrupted,@IO,@S1,@S2,answer,wrong,kind\n" + "".join(
     if text[1] != text[2]
 )
 DATA = {"kind": "file", "name": "made.csv", "text": CSV}
+NUMBERS = {
+    "kind": "file",
+    "name": "numbers.csv",
+    "text": "text,@S2,number\n" + "".join(f"{text},4:5,{i % 7}\n" for i, (text, _) in enumerate(ROWS)),
+}
 TEXT = {
     "kind": "typed",
     "name": "mine.txt",
@@ -254,6 +259,7 @@ CALLS: dict[str, list[dict[str, Any]]] = {
     "fit-check": [{"dictionary": "sae@resid_pre.1", "corpus": LONG, "tokens": 300}],
     "evidence": [{"direction": ARROW, "corpus": TEXT, "tokens": 1000, "prompts": 4, "length": 8, "random": 19}],
     "fit-probe": [{**PROBE, "site": "resid_pre.2"}],
+    "ridge-probe": [{"data": NUMBERS, "site": "resid_pre.2", "position": "S2", "label": "number"}],
     "flips-over-c": [{**PROBE, "sites": ["resid_pre.2"]}],
     "head-roles": [{"data": DATA, "each": 1, "prompts": 4}],
     "head-scores": [
@@ -579,7 +585,7 @@ def shelved(tmp_path_factory: pytest.TempPathFactory) -> Any:
         ):  # fmt: skip
             file, data = session.reads.item_file(name, ".safetensors")
             (folder / file).write_bytes(data)
-        for text in (DATA, TEXT, LONG):
+        for text in (DATA, NUMBERS, TEXT, LONG):
             (folder / str(text["name"])).write_text(str(text["text"]))
         start(session, "atlas", name="Atlas", corpus=LONG, dictionary="sae@resid_pre.1", tokens=2000, k=6)
         assert session.wait(60)

@@ -24,7 +24,7 @@
     ├── NamingError          NoEndpoint, EndpointFailed
     ├── HarvestError         OtherHarvest, HarvestNotWritten, WorkerLost
     ├── TaskError            BadTable, TooFewWords, MissingLabel, TooFewPrompts, UnknownTask
-    ├── ProbeError           OneClass, UnseenLabel, SingularCovariance, Unreachable
+    ├── ProbeError           OneClass, UnseenLabel, NotNumbers, SingularCovariance, Unreachable
     ├── TrainingError        BadTraining, TrainingDiverged, CheckpointNotWritten
     ├── BlindTestError       NoOrder, TooFewContexts, NotOneVector
     ├── WireError            MalformedJSON, MalformedTensors, NotFound, NotAllowed, ForeignHost

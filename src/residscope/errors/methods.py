@@ -159,6 +159,10 @@ class UnseenLabel(ProbeError):
     """A class that is held out but not in the training half, or that the probe does not know."""
 
 
+class NotNumbers(ProbeError):
+    """A label whose values are not numbers, for a probe that reads one."""
+
+
 class SingularCovariance(ProbeError):
     """A covariance along which the probe's normal cannot be moved."""
 

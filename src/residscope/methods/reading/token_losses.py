@@ -12,7 +12,7 @@ from residscope import fields
 from residscope.declare.methods import method
 from residscope.engine.model import Model, Prompt
 from residscope.engine.protocols import Edit
-from residscope.errors import PromptError
+from residscope.errors import PromptError, UnknownPosition
 from residscope.progress import Cancel, Progress, stage
 from residscope.reports import Report
 from residscope.results import Result
@@ -44,6 +44,23 @@ class TokenLosses(Report):
     def mean(self) -> float:
         """The loss that language models are trained on: the mean over tokens, in nats."""
         return float(self.losses.values.mean())
+
+    def in_context_score(self, early: int = 50, late: int = 500, *, around: int = 10) -> float:
+        """mean loss about token `late` - mean loss about token `early`, in nats; below 0 where the model uses its context.
+
+        Each mean is over `around` tokens on either side, for one text's losses are uneven; Olsson et al. 2022 (2209.11895),
+        section on the in-context learning score, take the tokens alone (around=0) and a mean over many texts. Raises
+        UnknownPosition.
+        """
+        n = len(self.prompt)
+        spans = [range(middle - around, middle + around + 1) for middle in (early, late)]
+        if around < 0 or not all(span[0] >= 1 and span[-1] < n for span in spans):
+            raise UnknownPosition(
+                "the text does not reach so far", received=f"tokens {early} and {late}, {around} on either side",
+                allowed=f"1 to {n - 1}",
+            )  # fmt: skip
+        means = [float(self.losses.values[span[0] - 1 : span[-1]].double().mean()) for span in spans]
+        return means[1] - means[0]
 
     def view(self) -> View:
         """The losses on the text, how far edits moved them, and a table of every token."""
