@@ -40,6 +40,9 @@ CSV = "text,corrupted,@IO,@S1,@S2,answer,wrong,kind\n" + "".join(
     if text[1] != text[2]
 )
 DATA = {"kind": "file", "name": "made.csv", "text": CSV}
+REPEATED = {"kind": "file", "name": "repeated.csv", "text": "text,@IO,@S1,@S2,answer,wrong\n" + "".join(
+    f"x{a}{b}y{b}z,1:2,2:3,4:5,{a},{b}\n" for a, b in ("ab", "ba", "cd", "dc")
+)}  # fmt: skip
 TEXT = {
     "kind": "typed",
     "name": "mine.txt",
@@ -221,6 +224,9 @@ CALLS: dict[str, list[dict[str, Any]]] = {
     "evidence": [{"direction": ARROW, "corpus": TEXT, "tokens": 1000, "prompts": 4, "length": 8, "random": 19}],
     "fit-probe": [{**PROBE, "site": "resid_pre.2"}],
     "flips-over-c": [{**PROBE, "sites": ["resid_pre.2"]}],
+    "signal-split": [
+        {"data": REPEATED, "heads": ["1.0", "1.2"], "movers": ["2.1"], "prompts": 4, "draws": 2, "seed": 1}
+    ],
     "head-roles": [{"data": DATA, "each": 1, "prompts": 4}],
     "head-scores": [
         {"n": 3, "length": 6, "seed": 2},
