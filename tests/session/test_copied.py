@@ -551,7 +551,7 @@ def shelved(tmp_path_factory: pytest.TempPathFactory) -> Any:
         ):  # fmt: skip
             file, data = session.reads.item_file(name, ".safetensors")
             (folder / file).write_bytes(data)
-        for text in (DATA, TEXT, LONG):
+        for text in (DATA, REPEATED, TEXT, LONG):
             (folder / str(text["name"])).write_text(str(text["text"]))
         start(session, "atlas", name="Atlas", corpus=LONG, dictionary="sae@resid_pre.1", tokens=2000, k=6)
         assert session.wait(60)
