@@ -51,6 +51,7 @@ def folder(tmp_path_factory):
     rows = [["text", "corrupted", "answer", "wrong", "parity", "number", "@P", "@IO", "@S1", "@S2"]]
     for i in range(60):
         letters = [drawn.choice("abcdefghij") for _ in range(9)]
+        letters[2] = letters[4]  # the name that is repeated
         other = [*letters[:4], "klmno"[i % 5], *letters[5:]]
         rest = ["a", "b", "even" if letters[4] in "acegi" else "odd", str(ord(letters[4])), "4:5", "1:2", "2:3", "4:5"]
         rows.append(["".join(letters), "".join(other), *rest])
@@ -142,6 +143,7 @@ def test_every_method_runs_and_writes_all_that_it_may(id, residscope, tmp_path):
     small += {"nmf": ["--clip"], "continuations": ["--temperature", "1"]}.get(id, [])  # at 0 all draws are the same
     small += {"atlas": ["--dictionary", "sae.safetensors"], "sae-load": ["--no-check"]}.get(id, [])
     small += {"name-features": ["--features", "1-2", "--dictionary", "sae.safetensors"]}.get(id, [])
+    small += {"signal-split": ["--heads", "1.0", "--movers", "2.1"]}.get(id, [])
     code, out, err = residscope(
         id, *typed(schema), *small, "--save", str(kept), "--json", str(told), "--html", str(tmp_path / "p.html"), *more
     )

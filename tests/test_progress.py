@@ -15,7 +15,7 @@ import torch
 
 import residscope as rs
 from loopback_chat import ByRule
-from methods.labelled import labelled
+from methods.labelled import labelled, named
 from methods.readers import TEXTS, reader
 from residscope import edits, errors
 from residscope.corpus import chunks, held_out
@@ -272,6 +272,9 @@ CALLS = {
     ),
     "methods.heads.head_roles.head_roles": lambda **told: rs.head_roles(model(), DATA, prompts=6, **told),
     "methods.heads.head_scores.head_scores": lambda **told: rs.head_scores(model(), n=9, length=8, **told),
+    "methods.heads.signal_split.signal_split": lambda **told: rs.signal_split(
+        model(), named(), heads=[(1, 0)], movers=[(2, 1)], draws=1, **told
+    ),
     "methods.heads.induction_heads.induction_heads": lambda **told: rs.induction_heads(model(), n=5, length=6, **told),
     "methods.heads.induction_mechanism.induction_mechanism": lambda **told: rs.induction_mechanism(
         model(), 2, 1, n=4, length=8, draws=2, **told
@@ -335,6 +338,7 @@ WITHIN = {
 """Those that another of the calls is made of."""
 
 QUICK = {
+    "methods.heads.head_roles.of_one_length",
     "methods.patching.activation_patching.planned",
     "methods.reading.model_facts.local_layers",
     "methods.reading.norm_effects.norms_of",

@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from residscope.methods.heads.head_scores import repeated_tokens as repeated_tokens
     from residscope.methods.heads.induction_heads import induction_heads as induction_heads
     from residscope.methods.heads.induction_mechanism import induction_mechanism as induction_mechanism
+    from residscope.methods.heads.signal_split import signal_split as signal_split
     from residscope.methods.patching.ablation_sweep import ablation_sweep as ablation_sweep
     from residscope.methods.patching.activation_patching import activation_patching as activation_patching
     from residscope.methods.patching.attribution_patching import attribution_patching as attribution_patching
@@ -151,7 +152,7 @@ _HOME = {
     "model_facts": "methods.reading.model_facts",
     "next_token_baselines": "methods.reading.next_token_baselines",
     "norm_effects": "methods.reading.norm_effects", "task_check": "methods.reading.task_check",
-    "head_roles": "methods.heads.head_roles",
+    "head_roles": "methods.heads.head_roles", "signal_split": "methods.heads.signal_split",
     "gradient_attribution": "methods.attribution.gradient_attribution",
     "tcav": "methods.attribution.tcav",
     "integrated_gradients": "methods.attribution.integrated_gradients", "saliency": "methods.attribution.saliency",

@@ -76,6 +76,7 @@ HOMES = {
     "score": "methods._lib.blind",
     "score_attribution": "graph.scores.report",
     "self_repair": "methods.patching.self_repair",
+    "signal_split": "methods.heads.signal_split",
     "skip_trigrams": "methods.weights.skip_trigrams",
     "stability": "methods.evidence.stability",
     "task_check": "methods.reading.task_check",

@@ -5,7 +5,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from labelled import labelled
+from labelled import labelled, named
 from readers import TEXTS, drawn, reader
 
 import residscope as rs
@@ -146,6 +146,9 @@ MAKERS: dict[str, Callable[[], Any]] = {
         "probe map": lambda: rs.probe_map(llama(), labelled(24), site="resid_pre.1", position="P", label="parity"),
         "flips over C": lambda: rs.flips_over_C(llama(), labelled(), Cs=(0.01, 1.0), **SITES),
         "look": lambda: rs.look(llama(), labelled(), **WHERE),
+        "signal split": lambda: rs.signal_split(
+            llama(), named(6), heads=[(1, 0)], movers=[(2, 1)], draws=2, progress=False
+        ),
         "head roles": lambda: rs.head_roles(llama(), labelled(5), prompts=5),
         "intervention": _intervened,
         "compare": lambda: compare([_intervened()]),

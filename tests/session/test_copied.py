@@ -45,6 +45,9 @@ NUMBERS = {
     "name": "numbers.csv",
     "text": "text,@S2,number\n" + "".join(f"{text},4:5,{i % 7}\n" for i, (text, _) in enumerate(ROWS)),
 }
+REPEATED = {"kind": "file", "name": "repeated.csv", "text": "text,@IO,@S1,@S2,answer,wrong\n" + "".join(
+    f"x{a}{b}y{b}z,1:2,2:3,4:5,{a},{b}\n" for a, b in ("ab", "ba", "cd", "dc")
+)}  # fmt: skip
 TEXT = {
     "kind": "typed",
     "name": "mine.txt",
@@ -261,6 +264,9 @@ CALLS: dict[str, list[dict[str, Any]]] = {
     "fit-probe": [{**PROBE, "site": "resid_pre.2"}],
     "ridge-probe": [{"data": NUMBERS, "site": "resid_pre.2", "position": "S2", "label": "number"}],
     "flips-over-c": [{**PROBE, "sites": ["resid_pre.2"]}],
+    "signal-split": [
+        {"data": REPEATED, "heads": ["1.0", "1.2"], "movers": ["2.1"], "prompts": 4, "draws": 2, "seed": 1}
+    ],
     "head-roles": [{"data": DATA, "each": 1, "prompts": 4}],
     "head-scores": [
         {"n": 3, "length": 6, "seed": 2},
@@ -585,7 +591,7 @@ def shelved(tmp_path_factory: pytest.TempPathFactory) -> Any:
         ):  # fmt: skip
             file, data = session.reads.item_file(name, ".safetensors")
             (folder / file).write_bytes(data)
-        for text in (DATA, NUMBERS, TEXT, LONG):
+        for text in (DATA, NUMBERS, REPEATED, TEXT, LONG):
             (folder / str(text["name"])).write_text(str(text["text"]))
         start(session, "atlas", name="Atlas", corpus=LONG, dictionary="sae@resid_pre.1", tokens=2000, k=6)
         assert session.wait(60)

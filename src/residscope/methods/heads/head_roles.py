@@ -244,7 +244,7 @@ def _patched(
     """Mean change of the logit difference and of the movers' attention, each head's z at END taken from the corrupted partner."""
     assert data.corrupted is not None
     total, n = torch.zeros(model.n_layers * model.n_heads, 2), 0
-    groups = _of_one_length(model, data, prompts)  # prompts that end together part from the base in one token
+    groups = of_one_length(model, data, prompts)  # prompts that end together part from the base in one token
     for number, rows in enumerate(groups, 1):
         part = data.subset(rows)
         assert part.corrupted is not None
@@ -262,7 +262,7 @@ def _patched(
     return tuple((total / n).reshape(model.n_layers, model.n_heads, 2).unbind(-1))  # type: ignore[return-value]
 
 
-def _of_one_length(model: Model, data: PromptSet, prompts: int) -> list[list[int]]:
+def of_one_length(model: Model, data: PromptSet, prompts: int) -> list[list[int]]:
     """At most so many prompts, of the lengths most of them have."""
     by_length: dict[int, list[int]] = {}
     for row, length in enumerate(model.batch(data).lengths):
