@@ -102,6 +102,29 @@ def graph(
     tell(cards(study), page(study), out, title=title, seconds=study.provenance["seconds"])
 
 
+@reproduce.command()
+def ioi(
+    model: ModelOption = DEFAULT,
+    out: Out = "ioi.html",
+    quick: Annotated[bool, typer.Option("--quick", help="few prompts, near layers: does it run at all?")] = False,
+    seed: Annotated[int, typer.Option(help="of the prompts and of the random heads")] = 0,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+) -> None:
+    """Interpretability in the Wild (2022): the circuit of IOI, from the logits back, controls, and a verdict per claim."""
+    import residscope as rs
+    from residscope.reproduce.ioi.claims import cards
+    from residscope.reproduce.ioi.page import page
+    from residscope.reproduce.ioi.study import Size, ioi_study
+
+    check_ending(out, "view")
+    with bar() as progress:
+        loaded = rs.load(model, dtype=torch_dtype(dtype), device=device, progress=progress)
+        study = ioi_study(loaded, size=Size.quick() if quick else Size(), seed=seed, progress=progress)
+    title = f"Interpretability in the Wild: {loaded.name}"
+    tell(cards(study), page(study), out, title=title, seconds=study.provenance["seconds"])
+
+
 def tell(cards: "Sequence[Card]", page: "Sequence[View]", out: str, *, title: str, seconds: float) -> None:
     """Print the verdicts, write the page, and say where."""
     from residscope.views import save_html
