@@ -69,7 +69,7 @@ class ScoreShares:
         NaN where a score is the same for all keys of each query.
         """
         n = self.offsets
-        offset, place, false, keys = torch.arange(len(self.gram)).split([n, n, n, n * self.prompts])
+        offset, place, false, keys = torch.split(torch.arange(len(self.gram)), [n, n, n, n * self.prompts])
         if self.prompts == 1:
             place, false = place[:0], false[:0]
         steps = [offset, torch.cat([offset, place]), torch.cat([offset, place, keys])]
