@@ -16,7 +16,7 @@ from residscope.engine.parameters import plain_weight
 from residscope.engine.recording import Recording
 from residscope.engine.sinks import kept
 from residscope.errors import PromptError
-from residscope.methods._lib.score_shares import PARTS, ScoreShares, centred
+from residscope.methods._lib.heads.score_shares import PARTS, ScoreShares, centred
 from residscope.model.sites import Site
 from residscope.progress import Cancel, Progress, stage
 from residscope.reports import Report
