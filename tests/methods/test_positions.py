@@ -8,7 +8,7 @@ from families import FAMILIES
 
 import residscope as rs
 from residscope import errors
-from residscope.methods._lib.score_shares import PARTS, ScoreShares, centred, shuffled
+from residscope.methods._lib.heads.score_shares import PARTS, ScoreShares, centred, shuffled
 from residscope.methods.weights.positions import fourier
 
 N = 24

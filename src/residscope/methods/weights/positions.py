@@ -16,7 +16,7 @@ from residscope.engine.parameters import plain_weight
 from residscope.engine.recording import Recording
 from residscope.engine.sinks import kept
 from residscope.errors import PromptError
-from residscope.methods._lib.score_shares import PARTS, ScoreShares, centred
+from residscope.methods._lib.heads.score_shares import PARTS, ScoreShares, centred
 from residscope.model.sites import Site
 from residscope.progress import Cancel, Progress, stage
 from residscope.reports import Report
@@ -39,8 +39,8 @@ class Positions(Report):
 
     shares[part, layer, head]: of the variance around each query's mean, what the offset explains, what the key's place in the
     prompt adds (the same in all prompts; 0 of one prompt, where place and content cannot be told apart), what the key adds, and
-    what is left, the pair's own. chance: the same with each query's keys shuffled; of the place, with each prompt's places
-    shuffled. offset_alone[layer, head]: what of the offset's share no place and no key could explain as well.
+    what is left, the pair's own. chance: the same with each query's keys shuffled; of the place, with its sign changed from
+    prompt to prompt. offset_alone[layer, head]: what of the offset's share no place and no key could explain as well.
     profile[layer, head, offset]: the mean score less its query's; NaN where no pair has the offset.
 
     spectrum[component]: singular values of the position embedding less its mean, where there is one; power: their shares of the
@@ -123,7 +123,7 @@ def positions(
     model: Model,
     prompts: Annotated[Prompt, fields.prompts()],
     *,
-    tokens: Annotated[int, fields.count(low=4, high=512, help="of each prompt, from its start")] = 64,
+    tokens: Annotated[int, fields.count(low=4, high=256, help="of each prompt, from its start")] = 64,
     draws: Annotated[int, fields.count(low=1, high=50, help="shuffled controls")] = 3,
     seed: Annotated[int, fields.seed()] = 0,
     progress: Progress = None,
