@@ -11,8 +11,9 @@ from residscope.engine.model import Model
 from residscope.errors import TooFewPrompts
 from residscope.model.prompts import PromptSet
 from residscope.progress import Cancel, Progress, stage
+from residscope.tasks.drafts import Lists
 from residscope.tasks.prefixes import prefixes as sentences
-from residscope.tasks.spans import filled, locate, single_tokens, words
+from residscope.tasks.spans import filled, locate, words
 
 TEMPLATE = "So {name} is such a good {noun}, isn't"
 HE = words(
@@ -68,8 +69,9 @@ def gender(
     """
     if n < 2:
         raise TooFewPrompts("the pronouns need both genders", received=f"n={n}", allowed="2 or more")
-    lists = [single_tokens(model, names, least=2, what="names") for names in (HE, SHE)]
-    nouns = single_tokens(model, NOUNS, least=1, what="nouns")
+    known = Lists(model)
+    lists = [known.take(names, least=2, what=f"names ({which})") for names, which in ((HE, "he"), (SHE, "she"))]
+    nouns = known.take(NOUNS, least=1, what="nouns")
     drawn = random.Random(seed)
     before = [""] * n
     if prefixes:
@@ -99,4 +101,5 @@ def gender(
         labels=dict(zip(("gender", "name", "noun"), zip(*labels, strict=True), strict=True)),
         positions=dict(zip(("NAME", "IS", "END"), zip(*placed, strict=True), strict=True)),
         name="pronoun prompts" + (" with prefixes" if prefixes else ""),
+        left_out=known.left_out,
     )

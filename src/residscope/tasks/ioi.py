@@ -5,7 +5,6 @@ Stream (2023).
 """
 
 import random
-import re
 from collections.abc import Sequence
 
 from residscope.corpus.text import Source
@@ -14,8 +13,9 @@ from residscope.engine.model import Model
 from residscope.errors import BadPrompt, TooFewPrompts
 from residscope.model.prompts import PromptSet
 from residscope.progress import Cancel, Progress, stage
+from residscope.tasks.drafts import Lists, fill
 from residscope.tasks.prefixes import prefixes as sentences
-from residscope.tasks.spans import filled, locate, single_tokens, words
+from residscope.tasks.spans import filled, locate, words
 
 # {A} and {B} are the two names of the first clause in their order, {S} the one who gives
 TEMPLATES = (
@@ -111,9 +111,10 @@ def ioi(
         raise TooFewPrompts("IOI needs both orders", received=f"n={n}", allowed="2 or more")
     if partner not in PARTNERS:
         raise BadPrompt("IOI has no such partner", received=repr(partner), allowed=", ".join(PARTNERS))
-    names = single_tokens(model, NAMES, least=4 if partner in ("S2", "order") else 5, what="names")
-    places = single_tokens(model, PLACES, least=1, what="places")
-    objects = single_tokens(model, OBJECTS, least=1, what="objects")
+    lists = Lists(model)
+    names = lists.take(NAMES, least=4 if partner in ("S2", "order") else 5, what="names")
+    places = lists.take(PLACES, least=1, what="places")
+    objects = lists.take(OBJECTS, least=1, what="objects")
     drawn = random.Random(seed)
     before = [""] * n
     if prefixes:
@@ -142,6 +143,7 @@ def ioi(
         labels=dict(zip(("order", "IO", "S", "template"), zip(*labels, strict=True), strict=True)),
         positions=dict(zip(POSITIONS, zip(*positions, strict=True), strict=True)),
         name=_name(prefixes, partner),
+        left_out=lists.left_out,
     )
 
 
@@ -168,13 +170,11 @@ def _placed(
     model: Model, sentence: str, template: int, words_of: dict[str, str]
 ) -> tuple[tuple[str, tuple[int, ...]], dict[str, int]]:
     """(The text, its token ids), and the token index of A, B and S, each decoding to its name."""
-    text = f"{sentence} " if sentence else ""
-    ends: dict[str, int] = {}
-    for literal, slot in re.findall(r"([^{]*)(?:\{(\w+)\})?", TEMPLATES[template]):
-        text += literal + words_of.get(slot, "")
-        ends |= {slot: len(text)} if slot in "ABS" and slot else {}
+    start = f"{sentence} " if sentence else ""
+    behind, ends = fill(TEMPLATES[template], words_of)
+    text = start + behind
     located = locate(model, text)
-    found = {slot: located.last(end) for slot, end in ends.items()}
+    found = {slot: located.last(len(start) + ends[slot]) for slot in "ABS"}
     for slot, index in found.items():
         assert index is not None
         assert model.token_texts([located.ids[index]])[0].strip() == words_of[slot], (text, slot)
