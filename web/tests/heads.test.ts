@@ -57,7 +57,10 @@ describe("a pattern", () => {
     expect(linesIn(pattern, [0, 6], 99, { way: "out", token: 3 }).map(({ key }) => key)).toEqual([3, 2, 1, 0]);
     expect(linesIn(pattern, [0, 6], 99, { way: "in", token: 4 }).map(({ query }) => query)).toEqual([5, 4]);
     expect(linesIn(pattern, [4, 6], 2, null)).toMatchObject([{ query: 5, key: 5 }, { query: 5, key: 4 }]);
-    expect(linesIn(pattern, [0, 1], 99, null).every(({ query, key }) => Math.min(query, key) < 1)).toBe(true);
+    const inView = (at: number) => at >= 2 && at < 4;
+    const lines = linesIn(pattern, [2, 4], 99, null);
+    expect(lines.every(({ query, key }) => inView(query) || inView(key))).toBe(true);
+    expect(lines).toHaveLength(3 + 4 + 2 + 2); // of queries 2 and 3 all keys; of 4 and 5 the two keys in view
   });
 
   it("is full at all attention; weighted or a difference, at its largest; keys after the query are no part of it", () => {

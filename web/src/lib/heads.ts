@@ -124,16 +124,16 @@ export interface Line {
   weight: number;
 }
 
-/** The strongest pairs whose two tokens' rows touch what is in view, or only those of one token. */
+/** The strongest pairs of which a token is in view; of one token, all of its pairs. */
 export function linesIn({ values, side, top }: Pattern, [from, to]: [number, number], n: number, only: { way: "out" | "in"; token: number } | null): Line[] {
   const least = only ? 0.004 * top : 0.05 * top;
   const found: Line[] = [];
   const take = (query: number, key: number) => {
     const weight = values[query * side + key];
-    if (Math.abs(weight) >= least && Math.max(query, key) >= from && Math.min(query, key) < to) found.push({ query, key, weight });
+    if (Math.abs(weight) >= least) found.push({ query, key, weight });
   };
   if (only) for (let other = 0; other < side; other++) only.way === "out" ? take(only.token, other) : take(other, only.token);
-  else for (let query = from; query < side; query++) for (let key = 0; key <= query; key++) take(query, key);
+  else for (let query = from; query < side; query++) for (let key = query < to ? 0 : from; key <= query && (query < to || key < to); key++) take(query, key);
   return found.sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight)).slice(0, n);
 }
 
