@@ -22,6 +22,7 @@ LONGEST = (  # files of few tests and many seconds: they begin first, so that no
     "test_docs.py",
     "engine/test_screening.py",
     "reproduce/test_viewer.py",
+    "reproduce/test_ioi.py",
     "test_memory.py",
     "store/test_killed.py",
     "test_plugins.py",

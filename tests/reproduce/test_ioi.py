@@ -240,7 +240,7 @@ def test_verdicts_follow_the_numbers(told):
     assert one(replace(study, copying=dict.fromkeys(study.copying, (0.5, 0.5))), "movers copy").verdict == "failed"
     assert one(replace(study, copying=dict.fromkeys(study.copying, (0.5, 0.5))), "against it").verdict == "failed"
     as_good = replace(study, beside=study.paths)  # random receivers do as much
-    for words in ("writers' queries", "tell the S-inhibition", "their keys"):
+    for words in ("writers' queries", "tell the S-inhibition", "give the induction heads"):
         assert one(as_good, words).verdict == "failed"
     assert one(replace(study, by_keys=study.paths["values"]), "rather than").verdict == "failed"
     assert one(replace(study, shuffled=study.paths), "more than who S is").verdict == "failed"
