@@ -69,21 +69,12 @@ class ScoreShares:
 
         NaN where a score is the same for all keys of each query.
         """
-<<<<<<< HEAD:src/residscope/methods/_lib/score_shares.py
-        n = self.offsets
-        offset, place, false, keys = torch.split(torch.arange(len(self.gram)), [n, n, n, n * self.prompts])
-        if self.prompts == 1:
-            place, false = place[:0], false[:0]
-        steps = [offset, torch.cat([offset, place]), torch.cat([offset, place, keys])]
-        upto = torch.stack([self._explained(columns) for columns in steps])  # [part draw score]
-=======
         n, several = self.offsets, self.prompts > 1
         offset, place, flipped = torch.split(torch.arange(3 * n), [n, n, n])
         place, flipped = (place, flipped) if several else (place[:0], flipped[:0])
         both = torch.cat([offset, place])
         by_offset, whole = self.common.explained(offset), self.keys + self.left.explained(both)
         upto = torch.stack([by_offset, self.common.explained(both), whole])  # [part draw score]
->>>>>>> w-pos:src/residscope/methods/_lib/heads/score_shares.py
         total = torch.where(self.total > 1e-20, self.total, torch.nan)
         found = torch.cat([torch.diff(upto, dim=0, prepend=torch.zeros_like(upto[:1])), total - whole[None]]) / total
         chance = found[:, 1:].mean(1)
