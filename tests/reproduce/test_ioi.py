@@ -62,7 +62,7 @@ def test_the_page_has_the_claims_the_paths_and_every_class(told):
         assert words in html
     assert study.classes[SUPPRESSORS][0] == (23, 3)  # what docs/ioi.md finds by hand
     assert set(study.knocked) >= {SUPPRESSORS, CIRCUIT, ALONE, NOTHING}
-    assert one(study, "Without the S suppressors").verdict is None  # one draw reaches no p
+    assert one(study, "Without the S suppressors").verdict is None  # one draw says too little
 
 
 def plain(model, ids, replaced):

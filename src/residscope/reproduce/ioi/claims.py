@@ -42,7 +42,7 @@ from residscope.views import Card
 ACCURATE, FEW, TOGETHER, COPY, HALF, FAITHFUL, LEFT, SURVIVES, LEVEL = (
     0.9, 0.05, 0.8, 0.8, 0.5, 0.8, 0.2, 0.8, 0.05,
 )  # fmt: skip
-ENOUGH = 19  # draws, fewer of which reach no p of 0.05
+ENOUGH = 19  # draws, fewer of which say too little
 
 
 def cards(study: Study) -> list[Card]:
@@ -200,17 +200,25 @@ def _redirect(study: Study) -> Card:
     }
     return _card(
         "S-inhibition heads turn the name movers from S to IO", fields, _judged(knock, -knock.gap, -knock.chance_gap),
-        f"held if the attention falls without them further than without random heads (p at most {LEVEL})",
+        f"held if the attention falls without them further than without {1 - LEVEL:.0%} of the random heads drawn",
     )  # fmt: skip
 
 
-def _p(own: Tensor, chance: Tensor) -> float:
-    """How often random heads do at least as much: means over prompts."""
-    return by_rank(float(own.mean()), chance.mean(1))
+def _distinct(chance: Tensor) -> Tensor:
+    """The means of draws over prompts, each once: a layer with few other heads is drawn from again and again."""
+    return torch.unique(chance.mean(1))
+
+
+def _p(own: Tensor, chance: Tensor) -> str:
+    """How often distinct draws of random heads do at least as much, and of how many."""
+    several = _distinct(chance)
+    return f"{by_rank(float(own.mean()), several):.2g} of {len(several)} distinct draws"
 
 
 def _judged(knock: Knock, own: Tensor, chance: Tensor) -> bool | None:
-    return None if len(knock.chance) < ENOUGH else _p(own, chance) <= LEVEL
+    """Whether at most 5 % of the distinct draws do as much; None of too few draws."""
+    as_much = (_distinct(chance) >= own.mean()).double().mean()
+    return None if len(knock.chance) < ENOUGH else float(as_much) <= LEVEL
 
 
 def _values(study: Study) -> Card:
@@ -279,7 +287,7 @@ def _out(study: Study, name: str) -> Card:
     }  # fmt: skip
     return _card(
         claim, fields, _judged(knock, sign * knock.after, sign * knock.chance),
-        f"held if it changes further than without as many random heads of the same layers (p at most {LEVEL})"
+        f"held if it changes further than without {1 - LEVEL:.0%} of as many random heads of the same layers"
         + ("; no class of the paper's" if name == SUPPRESSORS else ""),
     )  # fmt: skip
 
