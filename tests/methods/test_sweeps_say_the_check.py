@@ -35,6 +35,12 @@ SWEEPS = {
         model, data, None, rs.logit_diff(), site="z", sample=0, **more
     ),
     "path_patching": lambda model, data, **more: rs.path_patching(model, data, None, rs.logit_diff(), **more),
+    "edge_patching": lambda model, data, **more: rs.edge_patching(
+        model, data, None, rs.logit_diff(), receivers=[1], **more
+    ),
+    "edge_attribution": lambda model, data, **more: rs.edge_attribution(
+        model, data, None, rs.logit_diff(), sample=0, **more
+    ),
     "causal_tracing": lambda model, data, **more: rs.causal_tracing(
         model, data, "P", rs.logit_diff(), positions=["P"], draws=1, **more
     ),

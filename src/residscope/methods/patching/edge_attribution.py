@@ -15,6 +15,7 @@ from residscope.engine.planner.pricing import prices_of
 from residscope.engine.protocols import Edit, Readout
 from residscope.errors import BadSweep, Cancelled, SweepCancelled, SweepInterrupted
 from residscope.methods._lib.agreement import correlations
+from residscope.methods._lib.checklist import verdict
 from residscope.methods._lib.edge_slopes import Moved, slopes_into, writes
 from residscope.methods._lib.edges import LOGITS, Edge, Edges, edges_of
 from residscope.methods.patching.edge_patching import Ends, ends_of
@@ -79,7 +80,8 @@ def edge_attribution(
     ends = ends_of(model, clean, corrupted, metric, edges, mode=mode, normalize=normalize, background=background)
     effects = _estimated(ends, steps, background, memory, progress, cancel)
     words = "one gradient" if steps == 1 else f"{steps} gradients on the way between the runs"
-    about = {"method": f"edge attribution, {mode}, heads read by {read}", "steps": steps}
+    about: dict[str, Any] = {"method": f"edge attribution, {mode}, heads read by {read}", "steps": steps}
+    about |= verdict(model, clean, corrupted, progress=progress, cancel=cancel)
 
     def made(beside: Mapping[str, Any] | None) -> Result:
         said = f"estimated to first order by {words}"

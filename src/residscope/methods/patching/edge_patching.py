@@ -14,6 +14,7 @@ from residscope.engine.model import Model, Prompt
 from residscope.engine.naming import label_of, unit_of
 from residscope.engine.protocols import Edit, Readout
 from residscope.errors import BadSweep, Cancelled
+from residscope.methods._lib.checklist import verdict
 from residscope.methods._lib.edges import Edges, Exactly, edges_of
 from residscope.methods._lib.pairs import paired
 from residscope.model.prompts import Batch
@@ -83,7 +84,8 @@ def edge_patching(
     """
     edges = edges_of(model, nodes=nodes, read=read, senders=senders, receivers=receivers)
     ends = ends_of(model, clean, corrupted, metric, edges, mode=mode, normalize=normalize, background=background)
-    about = {"method": f"edge patching, {mode}, heads read by {read}"}
+    about: dict[str, Any] = {"method": f"edge patching, {mode}, heads read by {read}"}
+    about |= verdict(model, clean, corrupted, progress=progress, cancel=cancel)
     effects = edges.unknown(len(ends.batch))
     try:
         ends.exactly(background, memory).fill(effects, edges.pairs, progress, cancel)
