@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from residscope.methods.attribution.tcav import tcav as tcav
     from residscope.methods.comparison.compare_models import compare_models as compare_models
     from residscope.methods.comparison.layer_swap import layer_swap as layer_swap
+    from residscope.methods.comparison.survey import survey as survey
     from residscope.methods.comparison.weight_difference import weight_difference as weight_difference
     from residscope.methods.evidence.dose_response import dose_response as dose_response
     from residscope.methods.evidence.evidence import evidence as evidence
@@ -180,7 +181,7 @@ _HOME = {
     "skip_trigrams": "methods.weights.skip_trigrams", "weight_directions": "methods.weights.weight_directions",
     # two models
     "compare_models": "methods.comparison.compare_models", "layer_swap": "methods.comparison.layer_swap",
-    "weight_difference": "methods.comparison.weight_difference",
+    "survey": "methods.comparison.survey", "weight_difference": "methods.comparison.weight_difference",
     # evidence for a direction
     "draw_prompts": "corpus.drawn", "sampled_text": "corpus.sources.sampled", "text": "corpus.text",
     "dose_response": "methods.evidence.dose_response", "evidence": "methods.evidence.evidence",

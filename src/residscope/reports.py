@@ -79,6 +79,7 @@ HOMES = {
     "signal_split": "methods.heads.signal_split",
     "skip_trigrams": "methods.weights.skip_trigrams",
     "stability": "methods.evidence.stability",
+    "survey": "methods.comparison.survey",
     "task_check": "methods.reading.task_check",
     "tcav": "methods.attribution.tcav",
     "token_losses": "methods.reading.token_losses",

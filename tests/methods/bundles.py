@@ -214,6 +214,9 @@ MAKERS: dict[str, Callable[[], Any]] = {
             spelling(), TEXTS, ["resid_post.1"], features=16, k=3, tokens=1500, batch=64, progress=False
         )["training"],
         "null directions": lambda: rs.null_directions(spelling(), fitted()[0], TEXTS, n=19, tokens=600),
+        "survey": lambda: rs.survey(
+            lambda model, seed: rs.ablation_sweep(model, PROMPTS[0], M), ["one", "two"], load=lambda _: spelling()
+        ),
         "stability": lambda: rs.stability(spelling(), fitted()[0], TEXTS, tokens=800),
         "dose response": lambda: rs.dose_response(spelling(), drawn(3), PROMPTS, random=5),
         "removal cost": lambda: rs.removal_cost(spelling(), drawn(3), PROMPTS, random=5),

@@ -12,6 +12,7 @@ from residscope.cli import library as cli_library
 from residscope.cli import lists as cli_lists
 from residscope.cli import reproduce as cli_reproduce
 from residscope.cli import run as cli_run
+from residscope.cli import survey as cli_survey
 from residscope.cli import tokens as cli_tokens
 from residscope.cli.parts import Device, Dtype, bar, print_json, token_of, torch_dtype
 from residscope.errors import BadEdit, DirectionError, ResidscopeError, UnknownLayer, WrongModel
@@ -43,6 +44,9 @@ app.command("edits")(cli_lists.edits)
 app.command("glossary")(cli_lists.glossary)
 app.command("tokens")(cli_tokens.tokens)
 app.command("graph")(cli_graph.graph)
+app.command(
+    "survey", context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+)(cli_survey.survey)
 app.add_typer(cli_library.directions, name="directions")
 app.add_typer(cli_library.store, name="store")
 app.add_typer(cli_reproduce.reproduce, name="reproduce")
