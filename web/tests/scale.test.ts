@@ -25,6 +25,13 @@ describe("the scale", () => {
     expect(robustScale(sparse, 2000)).toBe(5);
   });
 
+  it("of a difference is that of the cells that differ, not of their rounding", () => {
+    const [rows, cols] = [31, 17];
+    const values = Float32Array.from({ length: rows * cols }, (_, i) => (i % 3 ? 1e-6 : -2e-6) * (1 + (i % 7)));
+    for (let r = 28; r < rows; r++) for (let c = 12; c < cols; c++) values[r * cols + c] = 4 + c / 10;
+    expect(robustScale(values, cols)).toBeCloseTo(5.6, 6);
+  });
+
   it("calls only what lies beyond the end clipped", () => {
     expect(isClipped(2, 2)).toBe(false);
     expect(isClipped(-2.1, 2)).toBe(true);

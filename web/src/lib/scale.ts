@@ -4,6 +4,8 @@
 const FULL = 0.985;
 /** Fewer sizes than this have no quartiles worth the name. */
 const FEW = 5;
+/** What is less of the largest is rounding: where two runs are the same their difference is, and says nothing of the scale. */
+const ROUNDING = 1e-5;
 /** A row's scale is at least this share of the picture's, so that rounding is not drawn as if it were something. */
 const FLOOR = 1e-3;
 
@@ -40,12 +42,14 @@ export function rowScales(values: Float32Array, cols: number, sink: Sinks, whole
 }
 
 /**
- * The 98.5th percentile of the sizes that are not zero, or less where a few stand far above the rest: the greatest within Q3 + 3 (Q3 - Q1),
- * the outer fence of a box plot. It spoils them.
+ * The 98.5th percentile of the sizes that are more than the rounding of the largest, or less where a few stand far above the
+ * rest: the greatest within Q3 + 3 (Q3 - Q1), the outer fence of a box plot. It spoils them.
  */
 export function robustTop(sizes: Float32Array): number {
-  let n = 0; // plain loops: it runs once a frame while a slider moves
-  for (let i = 0; i < sizes.length; i++) if (sizes[i] > 0) sizes[n++] = sizes[i];
+  let [n, least] = [0, 0]; // plain loops: it runs once a frame while a slider moves
+  for (let i = 0; i < sizes.length; i++) if (sizes[i] > least) least = sizes[i];
+  least *= ROUNDING;
+  for (let i = 0; i < sizes.length; i++) if (sizes[i] > least) sizes[n++] = sizes[i];
   const some = sizes.subarray(0, n);
   if (n < FEW) return topOf(some, 1);
   const [low, high, top] = [topOf(some, 0.25), topOf(some, 0.75), topOf(some, FULL)];
