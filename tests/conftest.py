@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 import residscope as rs
 import shape_checker  # noqa: F401 - before anything that it watches
 from residscope.engine.model import Model
-from tiny_models import VARIANTS, VOCAB, tiny_gpt2, tiny_llama
+from tiny_models import VARIANTS, VOCAB, hook_count, tiny_gpt2, tiny_llama
 
 os.environ.setdefault(
     "RESIDSCOPE_SEED", secrets.token_hex(4)
@@ -60,6 +61,14 @@ def gpt2() -> Model:
 @pytest.fixture(scope="session")
 def ids() -> torch.Tensor:
     return torch.randint(2, VOCAB, (2, 11), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(autouse=True)
+def _hooks_are_taken_off(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Nobody leaves a hook on the model that all tests share."""
+    yield
+    if "smollm2" in request.fixturenames:
+        assert hook_count(request.getfixturevalue("smollm2").hf) == 0, "a hook is left on smollm2"
 
 
 @pytest.fixture(scope="session")

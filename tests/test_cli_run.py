@@ -12,11 +12,12 @@ from typing import get_args, get_type_hints
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 import residscope as rs
 from corpus.readings import texts
 from loopback_chat import chat
-from residscope import manifest
+from residscope import fields, manifest
 from residscope.cli.app import main
 from residscope.cli.run import schemas
 from residscope.cli.words import Taken
@@ -169,6 +170,13 @@ def made(id):
 def test_the_manifest_is_fresh():
     kept = Path(rs.__file__).parent / manifest.FILE
     assert kept.read_text(encoding="utf-8") == manifest.build(), "python -m residscope.manifest"
+
+
+def test_a_bound_is_written_the_same_whoever_came_first():
+    """typing keeps the first of two annotations that are equal, and 0 is equal to 0.0."""
+    for low, high in ((7.0, 9.0), (7, 9)):
+        written = TypeAdapter(fields.number(low=low, high=high).type()).json_schema()
+        assert json.dumps(written, sort_keys=True) == '{"maximum": 9, "minimum": 7, "type": "number"}'
 
 
 def test_the_numbers_are_pythons(residscope, folder, tmp_path):

@@ -1,5 +1,8 @@
 """Tiny random models of each family, in float64: what the tests that need no real model run on."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
@@ -48,6 +51,18 @@ VARIANTS = {
     "gpt2": lambda: tiny_gpt2(),
     "gpt2-untied": lambda: tiny_gpt2(tied=False),
 }
+
+
+@contextmanager
+def left_as_it_was(hf: torch.nn.Module) -> Iterator[None]:
+    """What transformers hooks in to answer `output_hidden_states` and `output_attentions` stays there for good: here it goes."""
+    before = [(m, m._forward_hooks.copy(), m._forward_pre_hooks.copy()) for m in hf.modules()]
+    try:
+        yield
+    finally:
+        for m, after, pre in before:
+            m._forward_hooks, m._forward_pre_hooks = after, pre
+            m.__dict__.pop("_output_capturing_hooks_installed", None)
 
 
 def hook_count(hf: torch.nn.Module) -> int:

@@ -6,6 +6,7 @@ from families import FAMILIES
 
 import residscope as rs
 from residscope import edits, errors
+from tiny_models import left_as_it_was
 
 TEXT = [5, 9, 3, 17, 8, 2, 11]
 ADDING = ("gpt2", "llama", "gemma2", "gpt_neox", "qwen3", "phi")
@@ -35,7 +36,7 @@ def test_a_row_is_the_model_with_every_later_block_s_additions_zero(name):
 def test_the_default_model_s_lens_is_its_own_norm_and_unembedding(smollm2):
     text = "The capital of France is"
     lens = rs.logit_lens(smollm2, text, token=" Paris", k=2)
-    with torch.no_grad():
+    with torch.no_grad(), left_as_it_was(smollm2.hf):
         out = smollm2.hf(torch.tensor([smollm2.encode(text)]), output_hidden_states=True)
         for row in (0, 12, 29):  # the last of transformers' own hidden states is behind the final norm
             plain = smollm2.hf.lm_head(smollm2.hf.model.norm(out.hidden_states[row][0])).softmax(-1)

@@ -24,6 +24,7 @@ from residscope.reproduce.ioi.classes import (
 from residscope.reproduce.ioi.knocks import ALONE, CIRCUIT, NOTHING, Knock
 from residscope.reproduce.ioi.measures import LOOKS, copies, knocked, means_of, random_like
 from residscope.reproduce.ioi.study import Size
+from tiny_models import left_as_it_was
 
 SMALL = Size(prompts=16, traced=1, patched=1, knocked=1, draws=1, each=1, reach=7, step=15)
 
@@ -118,10 +119,11 @@ def test_copying_is_transformers_own_modules(smollm2, prompts):
     heads, some = ((23, 0), (23, 3)), prompts.subset([0, 1, 2])
     found = copies(smollm2, some, heads)
     hf, d = smollm2.hf.model, smollm2.d_head
-    seen = [
-        hf(torch.tensor([ids]), output_hidden_states=True).hidden_states[1][0, at]
-        for ids, at in zip(some.prompts, some.at("IO"), strict=True)
-    ]
+    with left_as_it_was(smollm2.hf):
+        seen = [
+            hf(torch.tensor([ids]), output_hidden_states=True).hidden_states[1][0, at]
+            for ids, at in zip(some.prompts, some.at("IO"), strict=True)
+        ]
     for layer, head in heads:
         above = []
         for x, (name, _) in zip(seen, some.answers, strict=True):

@@ -27,7 +27,7 @@ class NumberField(Field):
     kind: ClassVar[str] = "number"
 
     def type(self) -> Any:
-        return Annotated[float, Bounds(ge=self.low, le=self.high, gt=self.over)]
+        return Annotated[float, Bounds(ge=_written(self.low), le=_written(self.high), gt=_written(self.over))]
 
     def hints(self) -> dict[str, Any]:
         slider = {"min": self.slide[0], "max": self.slide[1], "step": self.step, "unit": self.unit}
@@ -41,3 +41,8 @@ class NumberField(Field):
 
     def read(self, words: Sequence[str]) -> Any:
         return float(words[0])
+
+
+def _written(bound: float | None) -> float | None:
+    """A whole bound as 0, not 0.0: `Annotated` keeps the first of two that are equal, and a schema would say either."""
+    return int(bound) if bound is not None and bound == int(bound) else bound
