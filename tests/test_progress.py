@@ -241,6 +241,9 @@ CALLS = {
     "methods.comparison.layer_swap.layer_swap": lambda **told: rs.layer_swap(
         model(), beside(), [[2, 3, 4]], rs.logit_diff(5, 7), **told
     ),
+    "methods.comparison.survey.survey": lambda **told: rs.survey(
+        lambda of, seed: rs.ablation_sweep(of, [[2, 3, 4]], rs.logit_diff(5, 7)), ["a", "b"], load=lambda _: model(), **told
+    ),
     "methods.comparison.weight_difference.weight_difference": lambda **told: rs.weight_difference(model(), beside(), **told),
     "methods.heads.copying_scores.copying_scores": lambda **told: rs.copying_scores(model(), **told),
     "methods.weights.composition.composition": lambda **told: rs.composition(model(), ["result.0"], ["q.1"], random=20, **told),
