@@ -1,6 +1,8 @@
 # make run    the workbench, from a clean clone: set-up, page, default model, and its URL
 # make test   everything CI checks
-# make prove  random stacks of edits through every way in, against a plain reference, for 20 minutes; docs/proof.md has the last
+# make prove  random stacks of edits through every way in, against a plain reference, for 20 minutes; docs/proof.md has the last;
+#             then hostile bytes for every reader (docs/hostile.md), then many pages and kills, half an hour each (docs/reliability.md)
+# make found  a tiny copy of every causal type looked at, certified and held to properties; docs/families-found.md (20 minutes)
 # make versions  every family on the oldest and the newest allowed torch, transformers, numpy, scikit-learn (.versions; half an hour)
 # make view-types  the page's types of views, of what it asks and of what it is told, from the Python types
 # make docs   the pages that list methods, edits, kinds of arguments, errors and answers, and the manifest, from their declarations
@@ -23,7 +25,7 @@ STEP = $(PYTHON) recipes/step.py
 export PATH := $(PATH):$(CURDIR)/$(BIN)
 WEB := $(shell find web -path web/node_modules -prune -o -type f -print 2>/dev/null)
 
-.PHONY: hooks check-web help run install test lint types view-types docs rules unit web browser chromium postgres nginx bench prove peers peers-sae versions clean
+.PHONY: hooks check-web help run install test lint types view-types docs rules unit web browser chromium postgres nginx bench prove found peers peers-sae versions clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -116,6 +118,11 @@ bench: $(VENV)/.dev
 
 prove: $(VENV)/.dev
 	@PYTHONPATH=tests:tests/engine OMP_NUM_THREADS=1 $(BIN)/python -m attack --minutes $(MINUTES) --report docs/proof.md $(ARGS)
+	@PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m hostile --report docs/hostile.md
+	@PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m reliability --report docs/reliability.md
+
+found: $(VENV)/.dev
+	@PYTHONPATH=tests:tests/engine OMP_NUM_THREADS=1 $(BIN)/python -m served --report docs/families-found.md $(ARGS)
 
 # torch first and by itself, as above
 peers: .bench-venv/.ready

@@ -1,17 +1,19 @@
-"""The live run beside twenty jobs: from the prompt's change to its numbers, against the same with no job at all."""
+"""The live run beside twenty sweeps and 45 blind tests: from the prompt's change to its numbers, against the same with no job."""
 
 import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import residscope as rs
 from bench.harness import Row
+from residscope.methods.evidence.blind_contexts import CONTEXTS
 from residscope.session import Session
 
-JOBS, RUNS = 20, 8
+JOBS, BLIND, RUNS = 20, 45, 8
 TEXT = "When John and Mary went to the store, John gave a bottle of milk number {} to"
+PC = {"kind": "mix", "terms": [{"dictionary": "pca@resid_post.20", "index": 3, "weight": 1.0}]}
 SWEEP = {"prompts": {"kind": "live"}, "metric": {"kind": "live"}}
 
 
@@ -24,11 +26,13 @@ def rows(*, quick: bool = False) -> Iterator[Row]:
     live = _Live(session)
     for _ in range(3):
         live.run()
-    pairs = [(_busy(session, live), _idle(session, live)) for _ in range(3 if quick else 9)]
+    for name, start in (("twenty jobs", _sweeps), ("45 blind tests", _blind_tests)):
+        pairs = [(_busy(session, live, start), _idle(session, live)) for _ in range(3 if quick else 9)]
+        low, ratio, high = statistics.quantiles([busy / idle for busy, idle in pairs], n=4)
+        busy, idle = (statistics.median(column) for column in zip(*pairs, strict=True))
+        note = "the same live run, no job"
+        yield Row(f"live run beside {name}", busy, idle, ratio, low, high, 1.3, len(pairs), note)
     session.close()
-    low, ratio, high = statistics.quantiles([busy / idle for busy, idle in pairs], n=4)
-    busy, idle = (statistics.median(column) for column in zip(*pairs, strict=True))
-    yield Row("live run beside twenty jobs", busy, idle, ratio, low, high, 1.3, len(pairs), "the same live run, no job")
 
 
 class _Live:
@@ -62,8 +66,17 @@ def _idle(session: Session, live: _Live) -> float:
     return statistics.median(times)
 
 
-def _busy(session: Session, live: _Live) -> float:
-    started = [session.intent("start", {"method": "ablation-sweep", "args": SWEEP})["job"] for _ in range(JOBS)]
+def _sweeps(session: Session) -> list[str]:
+    return [session.intent("start", {"method": "ablation-sweep", "args": SWEEP})["job"] for _ in range(JOBS)]
+
+
+def _blind_tests(session: Session) -> list[str]:
+    args = {"direction": PC, "source": {"kind": "builtin", "name": "python-docs"}}
+    return [session.begin(CONTEXTS, {**args, "seed": i}).id for i in range(BLIND)]
+
+
+def _busy(session: Session, live: _Live, start: Callable[[Session], list[str]]) -> float:
+    started = start(session)
     time.sleep(0.5)
     seconds = _idle(session, live)
     phases = {job.id: job.phase for job in session.state.jobs}

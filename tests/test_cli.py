@@ -105,6 +105,8 @@ def test_what_needs_torch_is_counted():
         "models pull",
         "models rm",
         "models list",
+        "families",
+        "families try",
         "directions",
         "directions fit",
         "store",
@@ -209,7 +211,7 @@ def test_models(tmp_path):
         run("models", "list", "--json", RESIDSCOPE_CACHE=str(tmp_path), HF_HUB_CACHE=str(tmp_path)).stdout
     )
     assert told[0]["name"] == "smollm2-135m"
-    assert not any(model["cached"] for model in told)
+    assert [model["name"] for model in told if model["cached"]] == ["toy-induction"]  # which ships
     removed = run("models", "rm", "smollm2-135m", RESIDSCOPE_CACHE=str(tmp_path))
     assert (removed.returncode, "not in the cache" in removed.stderr) == (2, True)
 

@@ -49,7 +49,7 @@ def test_the_figures_of_the_readme_are_what_its_code_prints():
 
 
 def test_the_readme_counts_the_families_and_promises_no_other():
-    from residscope.model.families import families
+    from by_hand import families
 
     served = families().keys() - {"residscope_toy"}  # Residscope's own class, not Hugging Face's
     page = (ROOT / "README.md").read_text()

@@ -23,6 +23,14 @@ def test_versions():
     assert doctor.version("no-such-package-here", (1, 0)).mend == "pip install 'no-such-package-here>=1.0'"
 
 
+def test_memory_says_what_a_session_may_hold(monkeypatch):
+    found = doctor.memory()
+    assert "GB free" in found.found
+    assert "2.1 GB of items" in found.found
+    monkeypatch.setattr("residscope.engine.memory.budget", lambda device: 1000)
+    assert state(doctor.memory()) == ("warn", True)
+
+
 def test_port_in_use():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -38,6 +46,21 @@ def test_folder_that_cannot_be_written(tmp_path, monkeypatch):
     assert state(cache) == ("fail", True)
     assert "RESIDSCOPE_CACHE" in cache.mend
     assert state(data) == ("ok", False)
+
+
+def test_what_others_of_the_machine_can_read_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("RESIDSCOPE_DATA", str(tmp_path / "data"))
+    assert state(doctor.private()) == ("ok", False)
+    (tmp_path / "data").mkdir(mode=0o755)
+    (tmp_path / "data" / "prompts.json").touch(mode=0o644)
+    found = doctor.private()
+    assert state(found) == ("warn", True)
+    assert "prompts.json" in found.found
+    (tmp_path / "data" / "prompts.json").chmod(0o600)
+    assert state(doctor.private()) == ("ok", False)
+    (tmp_path / "data" / "prompts.json").chmod(0o640)
+    (tmp_path / "data").chmod(0o700)
+    assert state(doctor.private()) == ("ok", False)
 
 
 def test_no_browser(monkeypatch, tmp_path):

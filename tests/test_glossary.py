@@ -17,9 +17,10 @@ from residscope.cli.app import app
 from residscope.declare import EDITS, TASKS
 from residscope.errors import NotFound
 from residscope.model.sites import KINDS, Sizes
-from residscope.terms import GROUPS, SHOWN, Entry, nearest
+from residscope.terms import GROUPS, SHOWN, Entry, headwords, nearest
 
 ENTRIES = rs.glossary()
+WEB = Path(__file__).parent.parent / "web" / "src"
 FOLDER = files("residscope") / "data" / "glossary"
 WEIGHTS = {f"W_{name}" for name in ("E", "U", "pos", "Q", "K", "V", "O", "QK", "OV", "in", "out", "gate", "enc", "dec")}
 BIASES = {f"b_{name}" for name in ("Q", "K", "V", "O", "U", "in", "out", "enc", "dec")}
@@ -91,20 +92,57 @@ def test_other_terms_are_there_and_all_are_reached():
     assert terms - reached == set()
 
 
-def test_what_shows_a_term_exists():
+def things() -> dict[str, set[str]]:
+    """What there is to show terms, by kind."""
     methods = manifest.own_methods()
-    text = (Path(__file__).parent.parent / "web/src/tabs/tabs.ts").read_text()
+    text = (WEB / "tabs/tabs.ts").read_text(encoding="utf-8")
     tabs = set(re.findall(r'\{ id: "(\w+)"', text))
-    ids = {"method": {*methods}, "site": {*KINDS}, "edit": {*EDITS}, "tab": tabs, "task": {*TASKS}, "rs": {*rs.__all__}}
+    ids = {"method": {*methods}, "group": {method.group for method in methods.values()}, "site": {*KINDS}}
+    return ids | {"edit": {*EDITS}, "tab": tabs, "task": {*TASKS}, "rs": {*rs.__all__}}
+
+
+def test_what_shows_a_term_exists():
+    ids = things()
     assert {*ids} == {*SHOWN}
-    missing = [
-        (entry.term, link)
-        for entry in ENTRIES
-        for link in entry.show
-        if link.partition(":")[2] not in ids[link.partition(":")[0]]
-    ]
-    assert missing == []
-    assert {link.partition(":")[0] for entry in ENTRIES for link in entry.show} == {*SHOWN}
+    links = [(entry.term, *link.split(":", 1)) for entry in ENTRIES for link in entry.show]
+    assert [(term, kind, id) for term, kind, id in links if id not in ids[kind]] == []
+    assert {kind for _, kind, _ in links} == {*SHOWN}
+
+
+def test_a_name_that_nothing_has_would_be_seen():
+    assert "logit-lense" not in things()["method"]
+    assert {"logit-lens", "pca"} <= things()["method"]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SHOWN if kind != "rs"])
+def test_all_that_can_show_a_term_does_and_has_a_word_for_it(kind):
+    """A new method, edit, tab or task: name it in `show` of the entries it shows."""
+    words = {link.partition(":")[2]: term for link, term in headwords().items() if link.startswith(f"{kind}:")}
+    assert {*words} == things()[kind]
+    assert all(f"{kind}:{id}" in rs.glossary(term).show for id, term in words.items())
+
+
+def test_a_word_is_the_one_for_what_has_its_name():
+    words = headwords()
+    assert words["method:logit-lens"] == "logit lens"
+    assert words["method:direct-attribution"] == "direct logit attribution"
+    assert words["edit:ablate"] == "ablation"
+    assert words["tab:heads"] == "attention head"
+    names = [link for entry in ENTRIES for link in entry.names]
+    assert len(names) == len({*names})
+    assert all({*entry.names} <= {*entry.show} for entry in ENTRIES)
+
+
+def test_words_on_the_page_are_terms():
+    """Whatever a `Term` of the page's opens is here: none is written twice."""
+    sources = {path: path.read_text(encoding="utf-8") for path in WEB.rglob("*.svelte")}
+    words = {name for text in sources.values() for name in re.findall(r'(?:<Term|<Legend)[^>]*? of="([^"{]+)"', text)}
+    tables = (WEB / "lib" / "labels.ts").read_text(encoding="utf-8")
+    words |= {*re.findall(r'[\w"-]+: "([^"]+)"', tables)}
+    words |= {*re.findall(r'"([^"]+)"\],', (WEB / "frame" / "DirectionCard.svelte").read_text(encoding="utf-8"))}
+    assert len(words) >= 40
+    for name in words:
+        assert name in (entry := rs.glossary(name)).also or name == entry.term, name
 
 
 def test_every_site_is_a_term():

@@ -289,7 +289,7 @@ def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkey
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("residscope.files.sync", full)
+    monkeypatch.setattr("residscope.drafts.sync", full)
     with pytest.raises(OSError, match="No space"):
         grid().mean("pos").save(path)
     assert path.read_bytes() == before

@@ -163,9 +163,9 @@ def hearing() -> Iterator[Heard]:
         heard.answer(answer, "intents", name)
         return answer
 
-    def heard_query(self: Session, name: str, args: Any = None, person: Any = None) -> Any:
+    def heard_query(self: Session, name: str, args: Any = None, person: Any = None, **more: Any) -> Any:
         with refusals_heard():
-            answer = query(self, name, args, person)
+            answer = query(self, name, args, person, **more)
         heard.answer(answer, "queries", name)
         return answer
 

@@ -19,6 +19,7 @@ from transformer_lens import patching  # noqa: E402
 from transformer_lens.model_bridge import TransformerBridge  # noqa: E402
 
 sys.path.append(HERE)
+import tl_methods  # noqa: E402
 from wire import Clock, load, serve  # noqa: E402
 
 bridge: Any = None
@@ -26,9 +27,14 @@ bridge: Any = None
 
 def load_model(clock: Clock, folder: str, threads: int) -> dict[str, Any]:
     global bridge
-    with clock.running():
+
+    def made() -> Any:
         hf, tokenizer = load(folder, threads, attention="eager")
-        bridge = TransformerBridge.boot_transformers(folder, hf_model=hf, tokenizer=tokenizer, dtype=torch.float32)
+        return TransformerBridge.boot_transformers(folder, hf_model=hf, tokenizer=tokenizer, dtype=torch.float32)
+
+    with clock.running():
+        bridge = made()
+    tl_methods.use(bridge, made)
     return {"version": version("transformer-lens"), "torch": torch.__version__, "threads": torch.get_num_threads()}
 
 
@@ -95,5 +101,5 @@ def generate(
 
 
 if __name__ == "__main__":
-    ops = (forward, record, residual_patch, head_patch, generate)
+    ops = (forward, record, residual_patch, head_patch, generate, *tl_methods.OPS)
     serve({"load": load_model, **{op.__name__: op for op in ops}})

@@ -98,6 +98,7 @@ if TYPE_CHECKING:
     from residscope.methods.reading.model_facts import model_facts as model_facts
     from residscope.methods.reading.next_token_baselines import next_token_baselines as next_token_baselines
     from residscope.methods.reading.norm_effects import norm_effects as norm_effects
+    from residscope.methods.reading.task_average import task_average as task_average
     from residscope.methods.reading.task_check import task_check as task_check
     from residscope.methods.reading.token_losses import token_losses as token_losses
     from residscope.methods.reading.token_table import token_table as token_table
@@ -153,6 +154,7 @@ _HOME = {
     "model_facts": "methods.reading.model_facts",
     "next_token_baselines": "methods.reading.next_token_baselines",
     "norm_effects": "methods.reading.norm_effects", "task_check": "methods.reading.task_check",
+    "task_average": "methods.reading.task_average",
     "head_roles": "methods.heads.head_roles", "signal_split": "methods.heads.signal_split",
     "gradient_attribution": "methods.attribution.gradient_attribution",
     "tcav": "methods.attribution.tcav",

@@ -52,7 +52,9 @@ def examine(model: str = catalog.DEFAULT, *, port: int = 8765) -> Iterator[Check
         yield version(package, least)
     yield page()
     yield from folders()
+    yield private()
     yield disk(model)
+    yield memory()
     yield free_port(port)
     yield browser()
     yield loadable(model)
@@ -103,11 +105,26 @@ def folders() -> Iterator[Check]:
         ("data", catalog.data_folder(), "RESIDSCOPE_DATA"),
     ):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             tempfile.TemporaryFile(dir=folder).close()
             yield Check(name, "ok", str(folder))
         except OSError as error:
             yield Check(name, "fail", f"{folder}: {error.strerror}", f"mend its permissions, or set {variable}")
+
+
+def private() -> Check:
+    """Whether other users of this machine can read what a session keeps: prompts, directions, and the key that signs names."""
+    folder = catalog.data_folder()
+    if not folder.is_dir() or not folder.stat().st_mode & 0o077:
+        return Check("private", "ok", f"{folder} is yours alone")
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    opened = [str(path.relative_to(folder)) for path in files if path.stat().st_mode & 0o077]
+    if not opened:
+        return Check("private", "ok", f"what is in {folder} is yours alone")
+    first = ", ".join(opened[:3])
+    return Check(
+        "private", "warn", f"others of this machine can read {len(opened)} files: {first}", f"chmod -R go= {folder}"
+    )
 
 
 def disk(model: str) -> Check:
@@ -119,6 +136,22 @@ def disk(model: str) -> Check:
     state = "ok" if free > needed else "warn" if weights.cached(model) else "fail"
     mend = "" if state == "ok" else f"free {needed / 1e9:.1f} GB, or set RESIDSCOPE_CACHE to another disk"
     return Check("disk", state, f"{free / 1e9:.1f} GB free", mend)
+
+
+def memory() -> Check:
+    """What is free, and what a session may hold of it beside its model."""
+    import torch
+
+    from residscope.engine.memory import budget, held_share
+    from residscope.shelf.items import BUDGET
+
+    free, runs = 2 * budget(torch.device("cpu")), 4 * held_share()
+    found = (
+        f"{free / 1e9:.1f} GB free; beside its model a session holds up to {runs / 1e9:.1f} GB of runs, maps and pages, "
+        f"and {BUDGET / 1e9:.1f} GB of items"
+    )
+    mend = "" if free > runs else "close other programs, or open shorter prompts"
+    return Check("memory", "ok" if free > runs else "warn", found, mend)
 
 
 def free_port(port: int) -> Check:

@@ -1,13 +1,13 @@
 """Files of tensors that are whole or not there: safetensors with a few plain facts, checked by hash when they are read.
 
-A file is written beside its final name, then renamed, so that a killed process leaves the old file or the new one. What
-was changed since, by one bit even, is refused by the file's name.
+A killed process leaves the old file or the new one. What was changed since, by one bit even, is refused by the file's name.
 """
 
+import errno
 import hashlib
 import json
 import os
-import secrets
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,8 +15,10 @@ from typing import Any
 
 from torch import Tensor
 
+from residscope.drafts import replace_whole
 from residscope.endings import check_ending
 from residscope.errors import DamagedFile, FileNotThere, NotPlain, ResidscopeError, Unsealed
+from residscope.incoming import Unreadable, content, facts_of, mapping, parsed, regular, tensors_at
 from residscope.json_values import byte_array, from_plain, to_plain
 
 AGAIN = "save it again from where it was made, or take it from a backup"
@@ -61,23 +63,31 @@ def write_plain(path: str | Path, kind: str, about: Mapping[str, Any]) -> None:
 
 def write_told(path: str | Path, kind: str, tensors: Mapping[str, Tensor], told: str) -> None:
     """Tensors and JSON that is written already, sealed as all files are. Raises FileNotThere."""
-    from safetensors.torch import save_file
-
     own = unshared(tensors)
     facts = {"residscope": kind, "about": told, "sha256": digest(kind, own, told)}
-    replace_whole(path, lambda draft: save_file(own, str(draft), metadata=facts))
+    replace_whole(path, lambda draft: save_tensors(own, draft, facts))
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, facts: Mapping[str, str] | None = None) -> None:
+    """safetensors' own writer, whose failures are the disk's. Raises OSError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(dict(tensors), str(path), metadata=None if facts is None else dict(facts))
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        number = int(code[1]) if code else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def kind_of(path: str | Path) -> str:
     """What kind of thing a file says it holds. Raises FileNotThere; DamagedFile where it says nothing."""
-    from safetensors import SafetensorError, safe_open
-
     path = _there(path)
     try:
-        with safe_open(str(path), "pt") as file:
-            facts = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise DamagedFile(f"{path.name} is damaged: {error}", received=str(path), fix=AGAIN) from error
+        facts = facts_of(path)
+    except Unreadable as error:
+        raise _damaged(path, error) from error
     older = next((kind for kind in ("dictionaries", "edits") if kind in facts), None)
     kind = facts.get("residscope", older)
     if kind is None:
@@ -96,7 +106,7 @@ def read_plain(
     name = Path(path).name
     tensors, told = read_told(path, kind)
     try:
-        plain = json.loads(told)
+        plain = parsed(told, own=True)
         if check is not None:
             check(plain)
         value = from_plain(plain[only], tensors)
@@ -118,7 +128,7 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], Any]:
     """
     tensors, told = read_told(path, kind)
     try:
-        plain = json.loads(told)
+        plain = parsed(told, own=True)
         about = from_plain(plain)
         if not isinstance(about, dict):
             raise ValueError(f"what is said of it is a {type(about).__name__}, not a mapping")
@@ -129,7 +139,7 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], Any]:
 
 def _there(path: str | Path) -> Path:
     path = Path(path).expanduser()
-    if not path.is_file():
+    if not regular(path):
         raise FileNotThere(f"there is no file {path.name}", received=str(path), allowed="a file that exists")
     return path
 
@@ -151,43 +161,36 @@ def warn_unsealed(path: str | Path, what: str) -> None:
 
 def read_told(path: str | Path, kind: str) -> tuple[dict[str, Tensor], str]:
     """A file's tensors and its JSON, once the hash over both is right. Raises FileNotThere, DamagedFile."""
-    from safetensors import SafetensorError, safe_open
-
     path = _there(path)
     try:
-        with safe_open(str(path), "pt") as file:
-            facts = file.metadata() or {}
-            if facts.get("residscope") != kind:
-                received = facts.get("residscope", "another program's safetensors")
-                raise DamagedFile(f"{path.name} holds no {kind}", received=received, allowed=f"a saved {kind}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+        if (said := facts_of(path).get("residscope")) != kind:
+            received = said or "another program's safetensors"
+            raise DamagedFile(f"{path.name} holds no {kind}", received=received, allowed=f"a saved {kind}")
+        tensors, facts = tensors_at(path)
         if digest(kind, tensors, facts["about"]) != facts["sha256"]:
             raise ValueError("its contents are not those that were saved (sha256)")
         return tensors, facts["about"]
-    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
         raise _damaged(path, error) from error
 
 
-def replace_whole(path: str | Path, write: Callable[[Path], Any], *, private: bool = False) -> None:
-    """Let `write` make a file beside `path`, then give it that name: at every moment there is the old one or the new one.
+def write_sealed(path: Path, told: Mapping[str, Any]) -> None:
+    """Plain values as JSON with their sha256: what has changed on the disk since is not read again."""
+    sealed = {"sha256": _seal(told), "told": told}
+    replace_whole(path, lambda draft: draft.write_text(json.dumps(sealed, indent=1)))
 
-    private: for its owner alone, whatever the umask says.
-    """
-    path = Path(path).expanduser()
-    if not path.parent.is_dir():
-        raise FileNotThere("there is no such folder", received=str(path.parent), fix="make it first")
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        draft.touch(0o600 if private else 0o666)
-        mode = draft.stat().st_mode  # as the user's umask has it; safetensors makes its files for the owner alone
-        write(draft)
-        draft.chmod(mode)
-        sync(draft)
-        draft.replace(path)
-        if os.name == "posix":
-            sync(path.parent)
-    finally:
-        draft.unlink(missing_ok=True)
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """What `write_sealed` wrote. Raises Unreadable, FileNotFoundError."""
+    sealed = mapping(parsed(content(path), constants=True), "it")
+    told = dict(mapping(sealed.get("told"), "what is told"))
+    if sealed.get("sha256") != _seal(told):
+        raise Unreadable("its contents are not those that were written (sha256)")
+    return told
+
+
+def _seal(told: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def digest(kind: str, tensors: Mapping[str, Tensor], about: str) -> str:
@@ -198,12 +201,3 @@ def digest(kind: str, tensors: Mapping[str, Tensor], about: str) -> str:
         hashed.update(f"{name} {x.dtype} {tuple(x.shape)}\n".encode())
         hashed.update(byte_array(x).data)
     return hashed.hexdigest()
-
-
-def sync(path: str | Path) -> None:
-    """A file's content, or a folder's list of names, on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -202,7 +202,13 @@ def _tree(cls: type[Any], depth: int = 0) -> Iterator[str]:
         yield from _tree(below, depth + 1)
 
 
-PAGE_OF = {"method": "methods.md", "edit": "edits-list.md", "site": "engine.md", "task": "tasks.md"}
+PAGE_OF = {
+    "method": "methods.md",
+    "group": "methods.md",
+    "edit": "edits-list.md",
+    "site": "engine.md",
+    "task": "tasks.md",
+}
 
 
 def glossary_page() -> str:
@@ -211,6 +217,9 @@ def glossary_page() -> str:
         "The field's words. In Python, on the command line:\n",
         '```python\nimport residscope as rs\n\nprint(rs.glossary("K-composition"))\n```\n',
         "    residscope glossary K-composition\n    residscope glossary --json\n",
+        "On the page, `?` opens it as a drawer: type to find a word, follow *Show me* to the tab, site, method, edit or task "
+        "that shows it on the prompt at hand. Words with a dotted line there, in legends, readouts, forms and titles, open "
+        "their entry.\n",
         "Vectors are rows (x W), indices start at zero; `W_OV = W_V W_O`, `W_QK = W_Q W_K^T`.\n",
     ]
     for group, title in PARTS.items():

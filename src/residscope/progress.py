@@ -91,11 +91,21 @@ def stage(
 
 @contextmanager
 def asking(tell: Tell, cancel: Cancel) -> Iterator[None]:
-    """Forwards inside ask `tell` in front of each block whether to stop; where nothing can, whatever they ask already."""
+    """Forwards inside ask `tell` in front of each block whether to stop, and then whatever they ask already: each may stop them.
+
+    `tell()` is asked in front of a block, `tell(0)` inside a long one.
+    """
     if cancel is None:
         yield
         return
-    token = _asked.set(tell)
+    outer = _asked.get()
+
+    def ask(*done: int) -> None:
+        tell(*done)
+        if outer is not None:
+            outer(*done)
+
+    token = _asked.set(ask)
     try:
         yield
     finally:
@@ -105,6 +115,12 @@ def asking(tell: Tell, cancel: Cancel) -> Iterator[None]:
 def asked() -> Tell | None:
     """What a forward is to ask; None where nobody can stop it."""
     return _asked.get()
+
+
+def ask_within() -> None:
+    """Ask, inside a block, whether to stop."""
+    if (tell := _asked.get()) is not None:
+        tell(0)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.resources import files
-from typing import Any, overload
+from typing import Any, TypedDict, cast, overload
 
 from residscope.errors import NotFound
 from residscope.once import once
@@ -19,11 +19,27 @@ GROUPS = {
     "techniques": "Techniques",
     "evidence": "Evidence and measures",
     "learning": "Training, tasks and the field",
+    "page": "The words of the page",
 }
 """The files of `data/glossary/`, by name, in the order they are read in."""
 
-SHOWN = ("method", "site", "edit", "tab", "task", "rs")
-"""What an entry may lead to: an id of each kind; `rs` is a name of this package."""
+SHOWN = ("method", "group", "site", "edit", "tab", "task", "rs")
+"""What an entry may lead to: an id of each kind; `group` is of methods, `rs` is a name of this package."""
+
+
+class TermForm(TypedDict):
+    """An entry of the glossary, plain."""
+
+    term: str
+    group: str
+    what: str
+    trap: str
+    source: str
+    also: list[str]
+    formula: str
+    see: list[str]
+    show: list[str]
+    names: list[str]
 
 
 @dataclass(frozen=True, repr=False)
@@ -32,7 +48,8 @@ class Entry:
 
     also: its other names. what: what it is. formula: plain text in the field's names, vectors as rows (x W); or empty.
     trap: what is easily misread. source: author, year, title. see: other terms. show: where Residscope shows it, as
-    `kind:id` (`method:pca`, `site:resid_pre`), kinds being those of `SHOWN`.
+    `kind:id` (`method:pca`, `site:resid_pre`), the best first; kinds are those of `SHOWN`.
+    names: those of them that it is the word for, where neither names the other.
     """
 
     term: str
@@ -44,15 +61,17 @@ class Entry:
     formula: str = ""
     see: tuple[str, ...] = ()
     show: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
     def view(self) -> Card:
         parts = {"also": ", ".join(self.also), "what": self.what, "formula": self.formula}
         parts |= {"source": self.source, "see": ", ".join(self.see), "shown by": ", ".join(self.show)}
         return Card(self.term, {name: text for name, text in parts.items() if text}, note=self.trap)
 
-    def to_dict(self) -> dict[str, str | list[str]]:
+    def to_dict(self) -> TermForm:
         """Plain JSON."""
-        return {name: list(part) if isinstance(part, tuple) else part for name, part in vars(self).items()}
+        parts = {name: list(part) if isinstance(part, tuple) else part for name, part in vars(self).items()}
+        return cast(TermForm, parts)
 
     def __str__(self) -> str:
         head = self.term + (f"  (also {', '.join(self.also)})" if self.also else "")
@@ -109,6 +128,18 @@ def nearest(term: str, n: int = 5) -> list[str]:
     inside = sorted((name for name in index if len(key) > 2 and f" {key} " in f" {name} "), key=len)
     near = [*inside, *get_close_matches(key, index, n=n, cutoff=0.6)]
     return list(dict.fromkeys(index[name].term for name in near))[:n]
+
+
+@once
+def headwords() -> dict[str, str]:
+    """Of each thing that shows terms (`method:pca`), the one that is the word for it."""
+    ranked: dict[str, tuple[bool, bool, int, str]] = {}
+    for entry in _entries():
+        for place, link in enumerate(entry.show):
+            own = _index().get(_key(link.partition(":")[2])) is entry
+            rank = (link not in entry.names, not own, place, entry.term)
+            ranked[link] = min(rank, ranked.get(link, rank))
+    return {link: term for link, (*_, term) in sorted(ranked.items())}
 
 
 @once

@@ -1,4 +1,4 @@
-"""Where a stock model keeps its parts, and which sites it has: the family files' module paths, resolved for the reference."""
+"""Where a stock model keeps its parts, and which sites it has: hand-written module paths, resolved for the reference."""
 
 import copy
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from by_hand import family_of
 from torch import Tensor
 
-from residscope.model.families import family_of
 from residscope.model.sites import KINDS
 
 PARTS = (

@@ -1,4 +1,4 @@
-"""A real JupyterLab, and a notebook in it whose cells are run one by one."""
+"""A real JupyterLab or Notebook 7, and a notebook in it whose cells are run one by one."""
 
 import json
 import os
@@ -17,6 +17,7 @@ from playwright.sync_api import Page
 
 SRC = Path(__file__).parents[2] / "src"
 READY_MS = 90_000
+NAMES = {"jupyterlab": "LabApp", "notebook": "JupyterNotebookApp"}
 EMPTY = {
     "cells": [],
     "metadata": {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}},
@@ -53,8 +54,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def jupyter_lab(folder: Path) -> Iterator[str]:
-    """A server on this folder, with settings and data of its own; its address."""
+def jupyter_lab(folder: Path, app: str = "jupyterlab") -> Iterator[str]:
+    """A server on this folder, with settings and data of its own; its address. app: jupyterlab or notebook (Notebook 7)."""
     port, home = free_port(), folder / ".home"
     (home / "settings" / "@jupyterlab" / "apputils-extension").mkdir(parents=True)
     (home / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings").write_text(
@@ -67,8 +68,8 @@ def jupyter_lab(folder: Path) -> Iterator[str]:
         "JUPYTER_PREFER_ENV_PATH": "1",
     }  # fmt: skip
     command = [
-        sys.executable, "-m", "jupyterlab", "--allow-root", "--no-browser", f"--port={port}", "--ServerApp.ip=127.0.0.1",
-        "--IdentityProvider.token=", "--LabApp.expose_app_in_browser=True", f"--ServerApp.root_dir={folder}",
+        sys.executable, "-m", app, "--allow-root", "--no-browser", f"--port={port}", "--ServerApp.ip=127.0.0.1",
+        "--IdentityProvider.token=", f"--{NAMES[app]}.expose_app_in_browser=True", f"--ServerApp.root_dir={folder}",
         "--ServerApp.port_retries=0", "--LabApp.news_url=",
     ]  # fmt: skip
     with (folder / "lab.log").open("w") as log:
@@ -102,14 +103,14 @@ def _answers(address: str, lab: subprocess.Popen[bytes], log: Path) -> None:
 class Notebook:
     """One notebook of a Lab, open in a page."""
 
-    def __init__(self, page: Page, lab: str, folder: Path, name: str) -> None:
-        self.page, self.lab, self.file = page, lab, folder / name
+    def __init__(self, page: Page, lab: str, folder: Path, name: str, *, at: str = "lab/tree") -> None:
+        self.page, self.lab, self.file, self.at = page, lab, folder / name, at
         if not self.file.exists():
             self.file.write_text(json.dumps(EMPTY))
         self.open()
 
     def open(self) -> None:
-        self.page.goto(f"{self.lab}/lab/tree/{self.file.name}?reset")
+        self.page.goto(f"{self.lab}/{self.at}/{self.file.name}?reset")
         self.ready()
 
     def ready(self) -> None:

@@ -71,15 +71,8 @@ def show_table(page: Page) -> None:
 
 
 def cells(page: Page, *, n_pos: int) -> list[list[float]]:
-    """Every cell's value, by row and column, from the table beside the picture."""
-    show_table(page)
-    grid = page.get_by_test_id("stream-grid")
-    expect(grid.locator("td")).to_have_count(ROWS * n_pos, timeout=20_000)
-    found = grid.locator("td").evaluate_all(
-        "all => all.map(td => [+td.dataset.row, +td.dataset.col, +td.dataset.value])"
-    )
-    values = {(row, col): value for row, col, value in found}
-    return [[values[row, col] for col in range(n_pos)] for row in range(ROWS)]
+    """Every cell's value of the default model, by row and column, from the table beside the picture."""
+    return grid(page, rows=ROWS, n_pos=n_pos)
 
 
 def metric(page: Page, which: str) -> float:
@@ -90,6 +83,7 @@ def grid(page: Page, *, rows: int, n_pos: int) -> list[list[float]]:
     """Every cell's value, by row and column, of a picture with any number of rows."""
     show_table(page)
     table = page.get_by_test_id("stream-grid")
+    expect(table).to_have_attribute("aria-busy", "false", timeout=20_000)  # else still the numbers before
     expect(table.locator("td")).to_have_count(rows * n_pos, timeout=20_000)
     found = table.locator("td").evaluate_all(
         "all => all.map(td => [+td.dataset.row, +td.dataset.col, +td.dataset.value])"

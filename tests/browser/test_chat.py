@@ -50,6 +50,7 @@ def test_a_link_brings_the_conversation_back(bench: Page, workbench: Any) -> Non
     workbench.session.intent("set_prompt", {"text": "another"})
     bench.goto("about:blank")
     bench.goto(link)
+    bench.get_by_test_id("link-open").click()
     expect(bench.get_by_test_id("chips-live")).to_contain_text("<|im_start|>", timeout=30_000)
     assert workbench.session.state.prompt.chat.messages == TALK
 

@@ -138,6 +138,7 @@ def test_a_share_link_put_into_an_open_tab_opens(bench: Page, workbench: Any) ->
     type_prompt(bench, "Something else entirely")
     settled(bench)
     bench.evaluate("link => { location.href = link }", link)
+    bench.get_by_test_id("link-open").click()
     expect(bench.locator("[data-edit]")).to_have_count(1, timeout=20_000)
     settled(bench)
     assert workbench.session.state.prompt.text == IOI

@@ -271,6 +271,7 @@ def test_ids_that_no_text_gives_are_said_to_be_set_by_ids(ready: Page, workbench
     type_prompt(page, PROMPT)
     expect(page.get_by_test_id("prompt-by-ids")).to_have_count(0)
     page.evaluate("link => { location.href = link }", link)
+    page.get_by_test_id("link-open").click()
     expect(page.get_by_test_id("prompt-by-ids")).to_be_visible(timeout=LONG)
     settled(page)
     assert [*session.state.prompt.ids] == ids

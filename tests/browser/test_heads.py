@@ -1,5 +1,6 @@
 """The Heads tab: every number on it is Python's, of the same model, and a pattern is read token by token."""
 
+import re
 from typing import Any
 
 import pytest
@@ -33,6 +34,7 @@ def open_heads(page: Page) -> None:
 
 
 def drawn(page: Page) -> None:
+    expect(page.get_by_test_id("heads-left")).to_be_visible(timeout=20_000)  # until all are read, any head's is shown
     expect(page.locator("[data-testid=heads-pattern]:not([data-behind])")).to_be_visible(timeout=20_000)
     settled(page)
 
@@ -232,3 +234,22 @@ def test_nothing_is_cut_and_everything_is_reached(bench: Page) -> None:
         bench.set_viewport_size({"width": 1280, "height": 720})
         bench.wait_for_timeout(100)
         assert violations(bench) == []
+
+
+def test_the_pattern_does_not_wait_for_the_whole_map_and_the_link_keeps_the_tab(
+    bench: Page, workbench: Any, traffic: Traffic
+) -> None:
+    bench.goto(f"{workbench.url.split('#')[0]}#tab=heads&node=7.2&heads=attention.direct,,text,mean,weighted,in,9,,3")
+    sent = len(traffic.urls)
+    bench.reload()
+    settled(bench)
+    expect(bench.get_by_test_id("heads-picked")).to_have_text("7.2")
+    expect(bench.get_by_test_id("heads-worth")).to_contain_text("direct", timeout=60_000)  # the map is here
+    asked = [url.rsplit("/", 1)[-1] for url in traffic.urls[sent:]]
+    assert asked.index("attention") < asked.index("map")
+    expect(bench.get_by_test_id("heads-text")).to_have_attribute("aria-pressed", "true")
+    expect(bench.get_by_test_id("heads-weighted")).to_be_checked()
+    expect(bench.get_by_test_id("heads-inout")).to_have_attribute("data-token", "9")
+    expect(bench.get_by_test_id("heads-to")).to_have_value("3", timeout=20_000)
+    bench.get_by_test_id("heads-grid").click()
+    expect(bench).to_have_url(re.compile(r"heads=attention\.direct(,|%2C){2}grid"))

@@ -1,6 +1,7 @@
 """The Lens tab on the real model: its cells are those of `rs.logit_lens`, of either run; its pickers, keys and presses."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from playwright.sync_api import Page, expect
 import residscope as rs
 from browser.steps import IOI, LAST, ROWS, Traffic, grid, settled, show_table, type_prompt
 from residscope import edits
+from residscope.methods._lib.tuned import TunedLens
 
 pytestmark = pytest.mark.browser
 CUT = {"kind": "ablate", "site": "z.23", "head": 3, "to": "zero"}
@@ -129,3 +131,55 @@ def test_a_long_prompt_fills_in_and_can_be_stopped(bench: Page, traffic: Traffic
     bench.keyboard.press("Escape")
     go_on.click()
     expect(stop).to_be_visible()
+
+
+@pytest.fixture(scope="module")
+def tuned(model: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """A lens with small random translators, and the file that it is saved to."""
+    drawn = torch.Generator().manual_seed(0)
+    shape = (model.n_layers, model.d_model, model.d_model)
+    lens = TunedLens(
+        0.01 * torch.randn(shape, generator=drawn), 0.1 * torch.randn(shape[:2], generator=drawn), provenance={}
+    )
+    path = tmp_path_factory.mktemp("lens") / "mine.safetensors"
+    lens.save(path)
+    return lens, path
+
+
+def test_the_grid_reads_through_a_tuned_lens_of_files(bench: Page, model: Any, tuned: tuple[Any, Path]) -> None:
+    lens, path = tuned
+    opened(bench)
+    show(bench, "kl")
+    bench.get_by_test_id("say-through").click()
+    bench.get_by_test_id("through-source").fill(str(path.with_name("none")))
+    bench.get_by_test_id("through-load").click()
+    expect(bench.get_by_text("there is no tuned lens")).to_be_visible(timeout=20_000)
+    bench.get_by_test_id("say-through").click()
+    bench.get_by_test_id("through-source").fill(str(path))
+    bench.get_by_test_id("through-load").click()
+    chosen = bench.get_by_test_id("say-through")
+    expect(chosen).to_have_attribute("data-value", "mine", timeout=30_000)
+    expect(chosen).to_have_text("the tuned lens mine and the final norm")
+    readout = bench.get_by_test_id("lens-readout")
+    expect(readout).to_have_attribute("data-stale", "false", timeout=20_000)
+    through, plain = rs.logit_lens(model, IOI, lens=lens), rs.logit_lens(model, IOI)
+    assert (through.kl - plain.kl).abs().max() > 0.1, "the lens does something"
+    same(bench, through.kl, atol=5e-3)
+    expect(readout).to_contain_text("tuned\u00a0lens")
+    bench.get_by_role("button", name="Copy as Python").click()
+    expect(bench.get_by_role("dialog")).to_contain_text("lens=tuned")
+    bench.keyboard.press("Escape")
+    chosen.click()
+    bench.get_by_test_id("through-none").click()
+    same(bench, plain.kl, atol=2e-3)
+    expect(chosen).to_have_text("the final norm")
+
+
+def test_a_link_to_a_lens_that_is_not_here_says_so(bench: Page, workbench: Any) -> None:
+    bench.goto(f"{workbench.url.split('#')[0]}#tab=lens&through=gone")
+    bench.reload()
+    settled(bench)
+    expect(bench.get_by_test_id("lens-astray")).to_contain_text("no tuned lens “gone”")
+    bench.get_by_test_id("say-through").click()
+    bench.get_by_test_id("through-none").click()
+    expect(bench.get_by_test_id("lens-astray")).to_have_count(0)

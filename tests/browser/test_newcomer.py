@@ -39,9 +39,8 @@ def test_a_newcomer_s_first_visit(
 ) -> None:
     page = bench
     page.evaluate("localStorage.clear()")
-    address = page.url.split("#")[0]
     page.goto("about:blank")
-    page.goto(address)
+    page.goto(workbench.url)
     settled(page)
 
     # the colour says what it is of, and something is seen at once

@@ -60,7 +60,8 @@ def test_the_page_is_whole_behind_a_proxy(browser: Browser, remote: Any, which: 
     name = f"ada{which}"
     told = page.evaluate(
         """async name => (await fetch('api/intents/library_sign_in', { method: 'POST', body: JSON.stringify({ name }),
-           headers: { 'content-type': 'application/json' } })).status""",
+           headers: { 'content-type': 'application/json', 'x-residscope-page': localStorage[Object.keys(localStorage)
+             .find(key => key.startsWith('residscope-page:') && location.pathname.startsWith(key.slice(16)))] } })).status""",
         name,
     )
     assert told == 200

@@ -7,6 +7,7 @@ import pytest
 import torch
 from playwright.sync_api import Page, expect
 
+import residscope as rs
 from browser.steps import IOI, LAST, ROWS, choose, said, settled
 
 pytestmark = pytest.mark.browser
@@ -65,7 +66,9 @@ def python(workbench: Any, layer: int, component: int) -> torch.Tensor:
 @pytest.fixture
 def newcomer(bench: Page) -> Page:
     """The page as somebody sees it who has not been here."""
-    bench.evaluate("localStorage.clear()")
+    bench.evaluate(
+        "for (const key of Object.keys(localStorage)) key.startsWith('residscope-page:') || localStorage.removeItem(key)"
+    )
     address = bench.url.split("#")[0]
     bench.goto("about:blank")
     bench.goto(address)
@@ -83,9 +86,7 @@ def test_a_newcomer_is_told_what_is_shown_once(newcomer: Page) -> None:
     intro = newcomer.get_by_test_id("intro")
     expect(intro.locator("p")).to_have_count(3)
     intro.get_by_text("residual stream").click()
-    opened = newcomer.locator("[data-testid=help-term][open]")
-    expect(opened).to_have_count(1)
-    expect(opened).to_contain_text("The vector that a decoder keeps for every token")
+    expect(newcomer.get_by_test_id("help-term")).to_contain_text(rs.glossary("residual stream").what)
     newcomer.keyboard.press("Escape")
     newcomer.get_by_test_id("intro-hide").click()
     expect(intro).to_have_count(0)

@@ -1,20 +1,20 @@
-"""The certificate passes true family files and names what is wrong with false ones."""
+"""The certificate passes true descriptions and names what is wrong with false ones."""
 
 import threading
 from dataclasses import replace
 
 import pytest
 import torch
+from by_hand import _common, families, family_of
 from families import FAMILIES
 
 import residscope as rs
 from residscope import errors
-from residscope.engine import certificate, hooks, layout
+from residscope.engine import certificate, hooks
 from residscope.engine.certificate import measure
 from residscope.engine.finite import require_finite_weights
+from residscope.engine.look import described
 from residscope.engine.model import Model
-from residscope.model import families
-from residscope.model.families import _common
 from tiny_models import VARIANTS, tiny_gpt2, tiny_llama
 
 
@@ -25,7 +25,7 @@ def own_cache(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_true_family_files_pass(name, dtype):
+def test_true_descriptions_pass(name, dtype):
     certificate = measure(Model(VARIANTS[name]().to(dtype)))
     assert certificate.passed, certificate
     if dtype == torch.float32:
@@ -35,7 +35,9 @@ def test_true_family_files_pass(name, dtype):
 def wrong(monkeypatch, family, **changes):
     block = replace(family.block, **{k: v for k, v in changes.items() if k in family.block.__dataclass_fields__})
     other = {k: v for k, v in changes.items() if k not in family.block.__dataclass_fields__}
-    monkeypatch.setattr(layout, "family_of", lambda config: replace(family, block=block, **other))
+    lie = replace(family, block=block, **other)
+    monkeypatch.setattr(described, "families", lambda: dict.fromkeys(family.model_types, lie))
+    monkeypatch.setattr(described, "family_of", lambda config: lie)
 
 
 LIES = {
@@ -80,10 +82,10 @@ LIES = {
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_a_wrong_family_file_is_caught_and_the_check_named(monkeypatch, lie):
+def test_a_wrong_description_is_caught_and_the_check_named(monkeypatch, lie):
     name, changes, check = LIES[lie]
     hf = {"llama": tiny_llama, "gpt2": tiny_gpt2}.get(name, lambda: FAMILIES[name].build())().float()
-    wrong(monkeypatch, families.family_of(hf.config), **changes)
+    wrong(monkeypatch, family_of(hf.config), **changes)
     certificate = measure(Model(hf))
     failed = {c.name for c in certificate.checks if not c.passed}
     assert check in failed or failed == {"no-op run"}, certificate
@@ -139,18 +141,35 @@ def test_many_threads_that_keep_one_certificate_leave_it_whole(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["certificate.json"]
 
 
-def test_configuration_that_is_not_understood_is_refused():
-    hf = tiny_llama()
+def test_a_value_that_a_file_does_not_serve_is_refused():
+    hf = FAMILIES["bloom"].build()
+    hf.config.slow_but_exact = True
+    with pytest.raises(errors.UnknownConfig, match="slow_but_exact"):
+        Model(hf)
+
+
+def test_a_field_that_a_file_does_not_know_is_looked_at():
+    hf = FAMILIES["bloom"].build()
+    assert not rs.load((hf, None)).family.found
     hf.config.layer_scale = 0.5
-    with pytest.raises(errors.UnknownConfig, match="layer_scale"):
-        Model(hf)
+    assert rs.load((hf, None)).family.found
+
+
+def test_parts_that_never_run_are_no_part_of_what_is_found():
+    """A decoder with cross attention and no encoder to read."""
+    tiny = FAMILIES["gpt2"]
+    plain, crossed = (
+        type(tiny)(tiny.stem, {**tiny.fields, **more}).build() for more in ({}, {"add_cross_attention": True})
+    )
+    assert rs.load((crossed, None)).family.block == rs.load((plain, None)).family.block
+
+
+def test_a_type_that_nobody_knows_is_looked_at():
     hf = tiny_gpt2()
-    hf.config.add_cross_attention = True
-    with pytest.raises(errors.UnknownConfig, match="add_cross_attention"):
-        Model(hf)
-    hf.config.model_type = "mamba"
-    with pytest.raises(errors.UnknownFamily, match="gemma2, gemma3_text, gpt2"):
-        Model(hf)
+    hf.config.model_type = "nobody's"
+    model = rs.load((hf, None))
+    assert model.family.found
+    assert model.family.block == families()["gpt2"].block
 
 
 def test_the_default_model_passes(smollm2):

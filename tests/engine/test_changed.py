@@ -196,13 +196,32 @@ def test_no_certificate_is_kept_for_what_somebody_put_on_a_model(tmp_path, monke
     assert not rs.load((hf, None)).certificate.cached
 
 
-def test_a_forward_that_breaks_the_equations_is_refused_by_name():
+def test_a_forward_that_breaks_the_equations_takes_its_sites_with_it_and_is_named():
     hf = tiny_llama()
     model = rs.load((hf, None))
     own = hf.model.layers[1].mlp.forward
     hf.model.layers[1].mlp.forward = lambda x: own(x) * 0.5
-    with pytest.raises(errors.CertificateFailed, match=r"take off another forward on model\.layers\.1\.mlp"):
-        model.run(IDS)
+    torch.testing.assert_close(model.run(IDS, ["logits"]).logits, stock(hf), atol=1e-6, rtol=1e-6)
+    assert {"mlp_post.1", "mlp_pre.1"} <= {*model.sites.absent}
+    assert "another forward on model.layers.1.mlp" in model.sites.absent["mlp_post.1"]
+    with pytest.raises(errors.AbsentSite, match=r"another forward on model\.layers\.1\.mlp"):
+        model.run(IDS, ["mlp_post.1"])
+
+
+@pytest.mark.parametrize("compile", [compile_whole, compile_layer, compile_forward])
+def test_a_first_look_at_compiled_code_sees_what_it_was_made_from(tmp_path, monkeypatch, compile):
+    monkeypatch.setenv("RESIDSCOPE_CACHE", str(tmp_path))
+    hf = tiny_llama()
+    compile(hf)
+    assert rs.load((hf, None)).family == rs.load((tiny_llama(), None)).family
+
+
+def test_a_first_look_under_a_hook_that_breaks_the_equations_names_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("RESIDSCOPE_CACHE", str(tmp_path))
+    hf = tiny_llama()
+    hf.model.layers[1].register_forward_hook(lambda module, args, out: out + 1)
+    with pytest.raises(errors.UnknownFamily, match=r"take off a forward hook on model\.layers\.1"):
+        rs.load((hf, None))
 
 
 def test_a_hook_that_breaks_the_equations_is_refused_by_name():
@@ -246,9 +265,20 @@ def test_weights_that_are_no_numbers_are_refused_by_the_first_ones_name(value):
 
 
 def test_an_overflow_is_refused_by_the_first_site():
+    rs.load((tiny_llama().half(), None))
     hf = tiny_llama().half()
     hf.model.layers[1].mlp.down_proj.weight.data.fill_(6e4)
     with pytest.raises(errors.NotFinite, match=r"from (mlp_raw|mlp_out)\.1 on.*float16.*dtype=torch\.float32"):
+        rs.load((hf, None))
+
+
+@pytest.mark.parametrize("value", [3e2, 6e4])
+def test_a_first_look_at_an_overflow_names_the_module_or_the_way_out(tmp_path, monkeypatch, value):
+    monkeypatch.setenv("RESIDSCOPE_CACHE", str(tmp_path))
+    hf = tiny_llama().half()
+    hf.model.layers[1].mlp.down_proj.weight.data.fill_(6e4)
+    hf.model.layers[1].mlp.up_proj.weight.data.fill_(value)
+    with pytest.raises((errors.NotFinite, errors.UnknownFamily), match=r"dtype=torch\.float32"):
         rs.load((hf, None))
 
 

@@ -3,18 +3,23 @@
 import pytest
 import torch
 from accelerate import cpu_offload, init_empty_weights
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, OlmoConfig
 
 import residscope as rs
 from residscope import directions, edits
 from residscope.engine.certificate import measure
 from residscope.engine.model import Model
 from residscope.errors import ModelError, NoWeights
+from residscope.model import tiny
 from tiny_models import IOI, tiny_gpt2, tiny_llama
 
 IDS = [[5, 9, 2, 7, 7, 3], [4, 8, 6]]
-BUILDS = {"llama": tiny_llama, "gpt2": tiny_gpt2}
-BLOCKS = {"llama": "model.layers", "gpt2": "transformer.h"}
+BUILDS = {
+    "llama": tiny_llama,
+    "gpt2": tiny_gpt2,
+    "olmo": lambda: tiny.build(tiny.shrink(OlmoConfig())),
+}  # the last is found
+BLOCKS = {"llama": "model.layers", "gpt2": "transformer.h", "olmo": "model.layers"}
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 

@@ -6,13 +6,14 @@ from typing import ClassVar
 
 import pytest
 import torch
+from by_hand import families
 from families import FAMILIES
 
+import residscope as rs
 from residscope import directions, edits, errors
 from residscope.engine.certificate import measure
 from residscope.engine.model import Model
 from residscope.engine.windows import Window
-from residscope.model.families import families
 from residscope.model.sites import KINDS
 from tiny_models import hook_count
 
@@ -47,7 +48,7 @@ def stock(model, ids):
     return model.hf(ids, use_cache=False).logits
 
 
-def test_every_family_file_is_in_the_table():
+def test_every_family_described_by_hand_is_in_the_table():
     assert {FAMILIES[name].build().config.model_type for name in FAMILIES} == families().keys()
 
 
@@ -231,17 +232,35 @@ def test_another_runs_router_logits_pick_other_experts(ids):
             model.run(ids, capture=["mlp_post.0"])
 
 
-@pytest.mark.parametrize(
-    ("name", "fields", "words"),
-    [("opt", {"do_layer_norm_before": False}, "OPT-350m"),
-     ("opt", {"word_embed_proj_dim": 16}, "projected into the stream"),
-     ("bloom", {"apply_residual_connection_post_layernorm": True}, "instead of the stream"),
-     ("qwen3_moe", {"mlp_only_layers": [1]}, "not served yet"),
-     ("mpt", {"attn_config": {"qk_ln": True}}, "ignores it"),
-     ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
-     ("granite", {"shared_intermediate_size": 48}, "shared_intermediate_size")],
-)  # fmt: skip
-def test_configurations_that_are_not_served_are_refused_with_the_reason(name, fields, words):
+def changed(name, fields):
     tiny = FAMILIES[name]
-    with pytest.raises(errors.UnknownConfig, match=words):
-        Model(type(tiny)(tiny.stem, {**tiny.fields, **fields}).build())
+    return type(tiny)(tiny.stem, {**tiny.fields, **fields}).build()
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "error", "words"),
+    [("opt", {"do_layer_norm_before": False}, errors.UnknownFamily, "a norm of the stream"),  # OPT-350m
+     ("opt", {"word_embed_proj_dim": 16}, errors.UnknownFamily, "a norm of the stream"),
+     ("opt", {"_remove_final_layer_norm": True}, errors.UnknownFamily, "a norm of the stream"),
+     ("bloom", {"apply_residual_connection_post_layernorm": True}, errors.UnknownConfig, "instead of the stream"),
+     ("mpt", {"attn_config": {"qk_ln": True}}, errors.UnknownConfig, "ignores it"),
+     ("gemma", {"use_bidirectional_attention": True}, errors.UnknownFamily, "tokens after it")],
+)  # fmt: skip
+def test_configurations_that_are_not_served_are_refused_with_the_reason(name, fields, error, words):
+    with pytest.raises(error, match=words):
+        Model(changed(name, fields))
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "absent"),
+    [("qwen3_moe", {"mlp_only_layers": [1]}, {"router.1", *(f"{site}.{i}" for site in ("mlp_pre", "mlp_post") for i in (0, 2))}),
+     ("falcon", {"apply_residual_connection_post_layernorm": True}, {"resid_mid", "mlp_scale"}),
+     ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, {"mlp_gate"}),
+     ("opt", {"layer_norm_elementwise_affine": False}, {"mlp_gate"})],
+)  # fmt: skip
+def test_switches_are_served_as_the_stock_model_takes_them(name, fields, absent, ids, tmp_path, monkeypatch):
+    monkeypatch.setenv("RESIDSCOPE_CACHE", str(tmp_path))
+    model = rs.load(changed(name, fields))
+    assert absent <= {*model.sites.absent}
+    assert model.certificate.passed
+    close(model.run(ids, ["logits"]).logits, stock(model, ids))

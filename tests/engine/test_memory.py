@@ -6,7 +6,7 @@ import torch
 import residscope as rs
 from residscope import edits, errors
 from residscope.engine import passes
-from residscope.engine.memory import bytes_of
+from residscope.engine.memory import bytes_of, together
 from residscope.engine.model import Model
 from tiny_models import VOCAB, tiny_llama
 
@@ -75,6 +75,11 @@ def test_a_long_prompts_pieces_change_no_number(stack, monkeypatch):
     hook = model.hf.model.layers[1].mlp.register_forward_hook(lambda module, args, out: calls.append(args[0].shape[1]))
     pieces = model.run(IDS, names, edits=stack)
     hook.remove()
+    streams = [pieces[f"resid_pre.{layer}"] for layer in range(model.n_layers)]
+    stacked = together(streams)
+    assert torch.equal(stacked, torch.stack(streams))
+    assert stacked.data_ptr() == streams[0].data_ptr(), "not copied"
+    assert together(streams[::-1]).data_ptr() not in {x.data_ptr() for x in streams}
     assert calls == [40]  # whoever looks at the module sees it called once, with the whole
     for site in plain.sites:
         torch.testing.assert_close(pieces[site], plain[site], atol=1e-9, rtol=1e-9)

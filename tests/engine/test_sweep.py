@@ -233,7 +233,7 @@ def test_an_event_cancels_too(llama, ids):
 
 
 OUT_OF_MEMORY = """
-import resource, sys
+import importlib, resource, sys
 sys.path[:0] = ["tests", "tests/engine"]
 import torch
 torch.set_num_threads(1)
@@ -241,6 +241,7 @@ import residscope as rs
 from residscope import edits
 from residscope.engine.model import Model
 from tiny_models import VOCAB, tiny_llama
+importlib.import_module("residscope.engine.planner.sweep")._CACHED = 8192
 model = Model(tiny_llama())
 ids = torch.randint(2, VOCAB, (1, 60))
 cells = [edits.scale("resid_pre.0", 0.1 * i + 2) for i in range(600)]

@@ -1,7 +1,9 @@
-"""A pass that gives way: made again it is the same to the last bit, it waits outside the lock, and it cannot be starved."""
+"""A pass that gives way: the same to the last bit, whoever ran meanwhile; it waits outside the lock, and cannot be starved."""
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -14,7 +16,7 @@ from residscope.engine.forced import Forced
 from residscope.engine.forward import forward
 from residscope.engine.gradients import gradients
 from residscope.engine.model import Model
-from residscope.engine.turns import MOST, give_way, giving_way, lock_of
+from residscope.engine.turns import give_way, giving_way, lock_of
 from residscope.engine.windows import whole_cache
 from residscope.errors import Cancelled
 from residscope.progress import asking, stage
@@ -25,11 +27,12 @@ METRIC = rs.logit_diff(5, 7)
 
 
 class Somebody:
-    """Who asks for the model in front of blocks drawn at random, and has it while the pass waits."""
+    """Who asks for the model in front of blocks drawn at random, and runs it in a thread while the pass stands aside."""
 
     def __init__(self, model: Model, *, often: float = 0.4, seed: int = 0) -> None:
-        self.lock, self.often, self.draw = lock_of(model.hf), often, Random(seed)
+        self.model, self.lock, self.often, self.draw = model, lock_of(model.hf), often, Random(seed)
         self.asked, self.gave, self.waited = 0, 0, 0
+        self.alone = self._runs()
 
     def cancel(self) -> bool:
         self.asked += 1
@@ -40,15 +43,16 @@ class Somebody:
 
     def waits(self) -> None:
         assert not self.lock.mine
-        taken = threading.Thread(target=self._take)
-        taken.start()
-        taken.join(30)
-        assert not taken.is_alive()
+        with ThreadPoolExecutor(1) as pool:
+            among = pool.submit(self._runs).result(30)
+        assert all(torch.equal(a, b) for a, b in zip(self.alone, among, strict=True))
         self.waited += 1
 
-    def _take(self) -> None:
-        with self.lock:
-            pass
+    def _runs(self) -> list[torch.Tensor]:
+        """A plain run, and one that has hooks of every kind and switches attention."""
+        plain = self.model.run(OTHER, ["logits"])
+        edited = self.model.run(OTHER, ["pattern.2", "logits"], edits=[edits.scale("resid_mid.1", 1.5)])
+        return [plain["logits"], edited["pattern.2"], edited["logits"]]
 
 
 def values(made: Any) -> list[torch.Tensor]:
@@ -82,6 +86,7 @@ CALLS: dict[str, Callable[[Model, Any], Any]] = {
         edits=[edits.ablate("z.2", head=1)],
         window=rs.Window(model.run(PROMPT, ["resid_pre", "pattern.1", "logits"]), start=2),
     ),
+    "sites recomputed": lambda model, cancel: _recomputed(model, cancel),
     "a generation": lambda model, cancel: _generated(model, cancel),
     "ablations": lambda model, cancel: rs.ablation_sweep(
         model, PROMPT, METRIC, site="z", cancel=cancel, progress=False
@@ -90,6 +95,12 @@ CALLS: dict[str, Callable[[Model, Any], Any]] = {
         model, PROMPT, OTHER, METRIC, cancel=cancel, progress=False
     ),
 }
+
+
+def _recomputed(model: Model, cancel: Any) -> dict[str, torch.Tensor]:
+    made = model.run(PROMPT, ["resid_pre.0"], edits=[edits.scale("z.1", 0.5)])
+    with stage("Reading", 1, False, cancel):
+        return {site: made[site] for site in ("pattern.3", "logits")}
 
 
 def _run(model: Model, cancel: Any, **options: Any) -> Any:
@@ -117,13 +128,20 @@ def test_given_way_at_random_blocks_it_is_the_same_to_the_last_bit(family: str, 
     assert gave > 0
 
 
-def test_who_asks_without_end_waits_for_one_pass_in_three() -> None:
+def test_who_asks_without_end_waits_for_one_block_and_the_pass_goes_on_by_one() -> None:
     model = Model(VARIANTS["llama"](), name="llama")
-    somebody = Somebody(model, often=1.0)
+    somebody, ran = Somebody(model, often=1.0), []
+    for layer, block in enumerate(model.hf.model.layers):
+        block.register_forward_hook(lambda *_, layer=layer: ran.append((layer, threading.get_ident())))
+    model.run(OTHER, ["logits"])  # another's hooks are looked at once
+    ran.clear()
     with giving_way(somebody.waits):
         _run(model, somebody.cancel)
-    assert somebody.waited == MOST + 1  # before each
-    assert somebody.gave == MOST + model.n_layers  # the last one is asked in front of each block, and goes on
+    own = [i for i, (_, thread) in enumerate(ran) if thread == threading.get_ident()]
+    assert [ran[i][0] for i in own] == [*range(model.n_layers)], "no block is run twice"
+    between = [b - a - 1 for a, b in pairwise(own)]
+    assert between == [2 * model.n_layers] * (model.n_layers - 1), "two runs of somebody's behind each"
+    assert somebody.waited == 1 + model.n_layers  # before it begins, and in front of each block
 
 
 def test_under_a_lock_that_the_caller_holds_it_runs_to_its_end() -> None:
@@ -137,19 +155,19 @@ def test_under_a_lock_that_the_caller_holds_it_runs_to_its_end() -> None:
     )  # as the stage begins, and in front of each block
 
 
-def test_a_pass_that_fills_the_callers_cache_is_not_let_go_of() -> None:
+def test_a_pass_that_fills_the_callers_cache_stands_aside_too() -> None:
     model = Model(VARIANTS["llama"](), name="llama")
     somebody = Somebody(model, often=1.0)
     batch, site = model.batch(PROMPT), model.sites.parse("resid_post.3")
     alone = forward(model.layout, batch, capture={site})[site]
 
-    def ask() -> None:
+    def ask(done: int | None = None) -> None:
         somebody.cancel()
 
     with giving_way(somebody.waits), asking(ask, somebody.cancel):
         assert torch.equal(forward(model.layout, batch, capture={site}, cache=whole_cache())[site], alone)
-    assert somebody.gave > 0
-    assert somebody.waited == 0
+    assert somebody.gave == model.n_layers
+    assert somebody.waited == 1 + model.n_layers
 
 
 ABLATED = [edits.ablate("z.1", head=1)]
@@ -166,17 +184,19 @@ PLANNED: dict[str, Callable[[Model], Any]] = {
 
 
 @pytest.mark.parametrize("call", PLANNED)
-def test_base_runs_and_gradients_give_way_as_often_as_a_pass_may(call: str) -> None:
+def test_base_runs_and_gradients_give_way_in_front_of_each_block_and_on_the_way_back(call: str) -> None:
     model = Model(VARIANTS["llama"](), name="llama")
     alone = PLANNED[call](model)
     somebody = Somebody(model, often=1.0)
 
-    def ask() -> None:
+    def ask(done: int | None = None) -> None:
         somebody.cancel()
 
     with giving_way(somebody.waits), asking(ask, somebody.cancel):
         again = PLANNED[call](model)
-    assert somebody.waited == MOST + 1
+    assert somebody.waited == 1 + somebody.gave
+    back = model.n_layers - 2 if isinstance(alone, dict) else 0  # gradients at block 1's stream end behind block 2
+    assert somebody.gave >= model.n_layers + back
     assert hook_count(model.hf) == 0
     assert not somebody.lock.mine
     if not isinstance(alone, dict):

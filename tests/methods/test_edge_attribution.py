@@ -1,10 +1,13 @@
 """Edge attribution beside autograd over a plain forward with one input for each reader, and beside the exact edges."""
 
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 from families import FAMILIES
+from safetensors.torch import load_file
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import residscope as rs
 from residscope import edits, errors
@@ -88,6 +91,36 @@ def test_every_score_is_autograd_s(gpt2, steps):
     assert largest > 1e-4
     assert isinstance(found.exact, str)
     assert ("4 gradients" if steps == 4 else "one gradient") in found.exact
+
+
+PUBLISHED = Path(__file__).parent / "peers/eap-ig/tiny-gpt2.safetensors"
+
+
+def test_the_published_code_s_scores_are_ours():
+    """Weights, prompts and scores of a tiny GPT-2 by hannamw/EAP-IG (src/eap at 62f83cd, on TransformerLens 3.9, in float64).
+
+    Its EAP is ours. Its EAP-IG takes the steps k = 0 ... m - 1 from the corrupted prompt's embeddings to the clean one's, where
+    the paper has 1 ... m: that is ours of the other way round, with the other sign.
+    """
+    kept = load_file(PUBLISHED)
+    d, vocab = kept["weights.transformer.wte.weight"].shape[1], len(kept["weights.transformer.wte.weight"])
+    config = GPT2Config(
+        vocab_size=vocab, n_embd=d, n_layer=2, n_head=2, n_positions=12, tie_word_embeddings=False, bos_token_id=0,
+        eos_token_id=1,
+    )  # fmt: skip
+    hf = GPT2LMHeadModel(config).double().eval()
+    hf.load_state_dict({k.removeprefix("weights."): v.double() for k, v in kept.items() if k.startswith("weights.")})
+    model, pair = Model(hf, name="tiny gpt2"), [[kept[f"ids.{name}"].tolist()] for name in ("clean", "corrupted")]
+    by_layer = [[*(f"{i}.{head} {read}" for read in "qkv" for head in (0, 1)), f"mlp {i}"] for i in (0, 1)]
+    columns = [*by_layer[0], *by_layer[1], "logits"]
+    for name, steps, mode, sign in (("eap", 1, "noise", 1), ("eap_ig.5", 5, "denoise", -1)):
+        found = rs.edge_attribution(
+            model, *pair, rs.logit_diff(*kept["answers"].tolist()), steps=steps, mode=mode, sample=0, progress=False
+        )
+        assert list(found.coords["sender"]) == ["embed", "0.0", "0.1", "mlp 0", "1.0", "1.1", "mlp 1"]
+        ours = found.values[:, [list(found.coords["receiver"]).index(name) for name in columns]]
+        assert float(kept[name].abs().max()) > 0.1
+        torch.testing.assert_close(sign * ours, kept[name], atol=1e-10, rtol=1e-7)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "qwen3", "gptj", "granite", "toy, attention only"])

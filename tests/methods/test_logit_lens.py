@@ -6,6 +6,7 @@ from families import FAMILIES
 
 import residscope as rs
 from residscope import edits, errors
+from residscope.methods._lib.lens_reading import Said, read_rows
 from tiny_models import left_as_it_was
 
 TEXT = [5, 9, 3, 17, 8, 2, 11]
@@ -55,6 +56,40 @@ def test_parts_of_a_long_prompt_are_one_lens(monkeypatch):
     parts = rs.logit_lens(model, TEXT, site="resid_mid", k=4)
     assert parts.top.tolist() == whole.top.tolist()
     torch.testing.assert_close(parts.kl, whole.kl, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("columns", [3, 7, 100])
+@pytest.mark.parametrize("listened", [False, True])
+def test_the_vocabulary_in_blocks_is_the_vocabulary(monkeypatch, columns, listened):
+    model = rs.load((FAMILIES["gemma2"].build().float(), None))
+    monkeypatch.setattr("residscope.methods._lib.lens_reading.COLUMNS", columns)
+    hook = model.hf.lm_head.register_forward_hook(lambda module, args, out: out + 0) if listened else None
+    lens, rec = rs.logit_lens(model, TEXT, k=9), model.run(TEXT)
+    plain = model.lens(rec["resid_post.0"][0]).double().log_softmax(-1)
+    own = rec.logits[0].double().log_softmax(-1)
+    if hook is not None:
+        hook.remove()
+    torch.testing.assert_close(lens.probability[1].double(), plain.topk(9).values.exp(), atol=1e-6, rtol=1e-5)
+    assert lens.top[1].tolist() == plain.topk(9).indices.tolist()
+    torch.testing.assert_close(lens.kl[1].double(), (own.exp() * (own - plain)).sum(-1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(lens.entropy[1].double(), -(plain.exp() * plain).sum(-1), atol=1e-5, rtol=1e-5)
+    ids = own.argmax(-1, keepdim=True)
+    assert lens.rank[1].tolist() == (plain > plain.gather(-1, ids)).sum(-1).tolist()
+    torch.testing.assert_close(lens.chance.values[1].double(), plain.gather(-1, ids)[:, 0].exp(), atol=1e-6, rtol=1e-5)
+    assert lens.kl[-1].max() < 1e-6
+
+
+def test_a_token_that_is_never_said_leaves_every_number_finite():
+    hf = FAMILIES["phi"].build().float()
+    model = rs.load((hf, None))
+    with torch.no_grad():
+        hf.lm_head.bias[4] = -3e38
+    said = Said(torch.randn(2, model.d_vocab), 4)
+    top, probability, *numbers = read_rows(model, torch.randn(3, 2, model.d_model), said, 3)
+    assert 4 not in top.flatten().tolist()
+    assert all(bool(x.isfinite().all()) for x in (probability, *numbers))
+    assert float(numbers[-1].max()) == 0.0
+    assert numbers[2].tolist() == [[model.d_vocab - 1] * 2] * 3
 
 
 def test_under_an_edit_it_reads_the_edited_stream():

@@ -228,7 +228,7 @@ def test_in_parts_for_little_memory_it_is_one_result_and_a_stopped_one_is_in_its
 
 def test_it_is_refused_in_words(llama):
     pair = [CLEAN], [OTHER]
-    with pytest.raises(errors.UnknownHead, match=r"4\.0"):
+    with pytest.raises(errors.UnknownLayer, match=r"no such layer\. Received: 4"):
         rs.path_patching(llama, *pair, METRIC, receivers=[(4, 0)])
     with pytest.raises(errors.BadSweep, match="no receiver"):
         rs.path_patching(llama, *pair, METRIC, receivers=[])

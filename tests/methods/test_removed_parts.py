@@ -119,3 +119,30 @@ def test_what_cannot_be_taken_out_so(llama, ids):
     ):
         with pytest.raises(errors.BadSweep, match=match):
             rs.direct_attribution(llama, ids, DIFF, progress=False, **more)
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "gpt_oss"])
+def test_an_expert_taken_out_is_one_whose_own_weights_write_nothing(family):
+    """Its last matrix (and bias) at zero: the router, which reads the stream before it, weights the others as it did."""
+    model, data = Model(FAMILIES[family].build(), name=family), labelled(4)
+    found = rs.direct_attribution(model, data, DIFF, by="expert", remove="zero", largest=2, batch=3, progress=False)
+    parts = [(i, part) for i, part in enumerate(found.removed.coords["part"]) if part.startswith("expert")]
+    assert len(parts) == 2
+    for i, part in parts:
+        layer, expert = map(int, part.removeprefix("expert ").split("."))
+        direct, total = found.removed.values[i]
+        close(direct, found.experts.values[layer, expert])
+        experts = model.layout.blocks[layer].experts
+        own = [w for w in (experts.down_proj, getattr(experts, "down_proj_bias", None)) if w is not None]
+        kept = [w.detach().clone() for w in own]
+        with torch.no_grad():
+            for w in own:
+                w[expert] = 0
+            logits = [model.hf(torch.tensor([ids]), use_cache=False).logits[0, -1] for ids in data.prompts]
+            for w, before in zip(own, kept, strict=True):
+                w.copy_(before)
+        without = torch.stack([x[RIGHT] - x[WRONG] for x in logits])
+        close(total, found.metric.values - without)
+        assert total.abs().max() > 1e-4
+    with pytest.raises(errors.BadSweep, match="to zero"):
+        rs.direct_attribution(model, data, DIFF, by="expert", remove="mean", over=data, progress=False)

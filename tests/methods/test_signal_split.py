@@ -107,7 +107,7 @@ def test_layers_without_other_heads_have_no_control(llama):
 
 def test_what_it_refuses(llama):
     data = named(4)
-    with pytest.raises(errors.UnknownHead, match=r"9\.0"):
+    with pytest.raises(errors.UnknownLayer, match=r"no such layer\. Received: 9"):
         rs.signal_split(llama, data, heads=[(9, 0)], movers=MOVERS)
     with pytest.raises(errors.BadPrompt, match="not repeated"):
         rs.signal_split(llama, labelled(4), heads=OWN, movers=MOVERS)

@@ -142,9 +142,12 @@ def copy(gguf: Path, into: Path) -> None:
 
 
 def left() -> list[str]:
-    """What lies in the cache, without the lock."""
+    """What lies in the cache, without locks and seals."""
     root = catalog.cache_folder()
-    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and path.suffix != ".lock")
+    files = [
+        path for path in root.rglob("*") if path.is_file() and path.suffix != ".lock" and path.name != catalog.SEAL
+    ]
+    return sorted(str(path.relative_to(root)) for path in files)
 
 
 def puller(entry: Entry, *, converting: float = 0) -> "subprocess.Popen[str]":
@@ -164,7 +167,7 @@ def kill_when(process: "subprocess.Popen[str]", seen) -> None:
 
 def test_every_name_stands_for_one_source():
     assert catalog.DEFAULT in CATALOG
-    assert all((entry.hub is not None) + (entry.wheel is not None) + entry.made == 1 for entry in CATALOG.values())
+    assert all((e.hub is not None) + (e.wheel is not None) + e.made + e.shipped == 1 for e in CATALOG.values())
     assert all(name == entry.name and entry.about for name, entry in CATALOG.items())
 
 
@@ -193,7 +196,7 @@ def test_killed_download_is_resumed(index, entry):
 
 def test_killed_conversion_leaves_nothing_after_the_next_pull(index, entry):
     kill_when(puller(entry, converting=60), lambda line: line == "converting")
-    assert any(".tmp-" in path for path in left())
+    assert any(".residscope-" in path for path in left())
     assert not catalog.model_folder(entry).exists()
     folder = catalog.pull(entry, convert=copy)
     assert left() == [f"models/{folder.name}/model.safetensors"]
@@ -281,3 +284,18 @@ def test_older_recipes_are_swept(index, entry):
     (old / "model.safetensors").touch()
     folder = catalog.pull(entry, convert=copy)
     assert left() == [f"models/{folder.name}/model.safetensors"]
+
+
+def test_a_cached_model_with_a_flipped_bit_is_said_to_be_no_longer_the_catalogs(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(bytes(100))
+    (tmp_path / "config.json").write_text("{}")
+    catalog.require_sealed(tmp_path, "tiny", catalog.sha256)  # of before there were seals
+    catalog.seal(tmp_path)
+    catalog.require_sealed(tmp_path, "tiny", catalog.sha256)
+    (tmp_path / "model.safetensors").write_bytes(bytes(50) + b"\1" + bytes(49))
+    with pytest.raises(HashMismatch, match="not the catalog's: model") as caught:
+        catalog.require_sealed(tmp_path, "tiny", catalog.sha256)
+    assert caught.value.fix == "residscope models rm tiny, then residscope models pull tiny"
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(HashMismatch, match="model"):
+        catalog.require_sealed(tmp_path, "tiny", catalog.sha256)

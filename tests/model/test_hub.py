@@ -12,7 +12,7 @@ import torch
 import residscope as rs
 from loopback_hub import COMMIT
 from residscope.errors import DamagedModel, HashMismatch, ModelNotFound, Offline, WrongModel
-from residscope.model import weights
+from residscope.model import opening, weights
 
 
 def blobs(tmp_path: Path) -> list[str]:
@@ -22,7 +22,7 @@ def blobs(tmp_path: Path) -> list[str]:
 def test_repository_is_fetched_and_opened(hub):
     told = []
     source = weights.resolve("someone/tiny", progress=lambda *step: told.append(step))
-    hf, tokenizer = weights.open_source(source)
+    hf, tokenizer = opening.open_source(source)
     assert hf(torch.tensor([[0, 1]])).logits.shape == (1, 2, 8)
     assert tokenizer("a b").input_ids == [0, 1]
     names = {file.name for file in source.path.iterdir()}
@@ -118,7 +118,7 @@ def test_truncated_file_leaves_nothing_half_written(hub, tmp_path):
     assert not any("incomplete" in name for name in blobs(tmp_path))
     assert not weights.cached("someone/tiny")
     hub.short = 0
-    weights.open_source(weights.resolve("someone/tiny"))
+    opening.open_source(weights.resolve("someone/tiny"))
 
 
 def test_spoilt_file_is_thrown_away(hub, tmp_path):
@@ -127,7 +127,7 @@ def test_spoilt_file_is_thrown_away(hub, tmp_path):
         weights.resolve("someone/tiny")
     assert not any(len(name) == 64 for name in blobs(tmp_path))
     hub.spoilt = False
-    weights.open_source(weights.resolve("someone/tiny"))
+    opening.open_source(weights.resolve("someone/tiny"))
 
 
 def test_pickles_are_not_even_fetched(hub):
@@ -165,6 +165,7 @@ class Screen(io.StringIO):
 def test_a_fetch_draws_a_bar_in_a_terminal_alone(hub, monkeypatch, terminal):
     screen = Screen(terminal=terminal)
     monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # of another test: a notebook has bars
     rs.load("someone/tiny")
     assert ("someone/tiny: download: 100%" in screen.getvalue()) is terminal
 

@@ -157,7 +157,7 @@ def test_the_conversion_is_made_once_and_kept(tmp_path, monkeypatch):
     assert json.loads((first.path / "config.json").read_text())["shortformer"] is True
     monkeypatch.setattr(checkpoints, "_save", lambda *_: pytest.fail("made again"))
     assert weights.resolve(str(path)) == first
-    assert not list(first.path.parent.glob("*.tmp-*"))
+    assert not list(first.path.parent.glob(".residscope-*"))
 
 
 def test_another_configuration_is_another_conversion(tmp_path):

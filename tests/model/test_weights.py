@@ -7,15 +7,15 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import residscope as rs
 from residscope.errors import DamagedModel, ModelError, ModelNotFound, RemoteCodeRefused, UnknownFamily
-from residscope.model import catalog, weights
+from residscope.model import catalog, gguf_files, opening, weights
 from residscope.model.catalog import CATALOG, DEFAULT, Entry, Wheel
+from tiny_gguf import gguf_of
 
 IOI = "When John and Mary went to the store, John gave a bottle of milk to"
 TEXTS = (
@@ -61,12 +61,12 @@ def change(path: Path, **fields) -> None:
 
 def test_folder_is_loaded_as_saved(folder):
     source = weights.resolve(str(folder))
-    hf, tokenizer = weights.open_source(source)
+    hf, tokenizer = opening.open_source(source)
     ids = torch.arange(10)[None]
     assert tokenizer is None
     assert not hf.training
     torch.testing.assert_close(hf(ids).logits, tiny_llama()(ids).logits, rtol=0, atol=0)
-    half, _ = weights.open_source(source, dtype=torch.bfloat16)
+    half, _ = opening.open_source(source, dtype=torch.bfloat16)
     assert half.dtype == torch.bfloat16
 
 
@@ -133,13 +133,13 @@ def test_tensors_that_do_not_fit(folder, changed, said):
         tensors["model.norm.bias"] = torch.zeros(32)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(DamagedModel, match=said):
-        weights.open_source(weights.resolve(str(folder)))
+        opening.open_source(weights.resolve(str(folder)))
 
 
 def test_tensors_of_another_shape(folder):
     change(folder / "config.json", intermediate_size=48)
     with pytest.raises(DamagedModel, match="cannot be read"):
-        weights.open_source(weights.resolve(str(folder)))
+        opening.open_source(weights.resolve(str(folder)))
 
 
 def test_pickle_is_refused(folder):
@@ -153,25 +153,25 @@ def test_remote_code_is_refused(folder, tmp_path):
     change(folder / "config.json", model_type="own", auto_map={"AutoConfig": "own.C", "AutoModelForCausalLM": "own.M"})
     (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     with pytest.raises(RemoteCodeRefused, match="trust_remote_code=True"):
-        weights.open_source(weights.resolve(str(folder)))
+        opening.open_source(weights.resolve(str(folder)))
     assert not (tmp_path / "ran").exists()
 
 
 def test_unknown_family(folder):
     change(folder / "config.json", model_type="no-such-family")
     with pytest.raises(UnknownFamily, match="no-such-family"):
-        weights.open_source(weights.resolve(str(folder)))
+        opening.open_source(weights.resolve(str(folder)))
 
 
 def test_broken_tokenizer(folder):
     (folder / "tokenizer.json").write_text("{")
     with pytest.raises(DamagedModel, match="tokenizer"):
-        weights.open_source(weights.resolve(str(folder)))
+        opening.open_source(weights.resolve(str(folder)))
 
 
 def test_no_such_device(folder):
     with pytest.raises(ModelError, match="no such device"):
-        weights.open_source(weights.resolve(str(folder)), device="abacus")
+        opening.open_source(weights.resolve(str(folder)), device="abacus")
 
 
 @pytest.mark.parametrize("name", ["", "smollm2", "./nowhere", "/no/such/folder", "a/b/c", "../x"])
@@ -196,59 +196,16 @@ def test_removing(folder):
     assert not kept.exists()
 
 
-def gguf_of(hf, path: Path) -> None:
-    """A GGUF file of a tiny Llama, with a byte-level tokenizer that has one merge."""
-    from gguf import GGUFWriter, TokenType
-    from tokenizers.pre_tokenizers import ByteLevel
-
-    tokens = [*sorted(ByteLevel.alphabet()), "Ġ1"]
-    tokens += [f"<{i}>" for i in range(300 - len(tokens))]
-    c, writer = hf.config, GGUFWriter(path, "llama")
-    writer.add_context_length(64)
-    writer.add_embedding_length(32)
-    writer.add_block_count(2)
-    writer.add_feed_forward_length(64)
-    writer.add_head_count(4)
-    writer.add_head_count_kv(2)
-    writer.add_layer_norm_rms_eps(c.rms_norm_eps)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_vocab_size(300)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(tokens)
-    writer.add_token_types([TokenType.NORMAL] * 299 + [TokenType.CONTROL])
-    writer.add_token_merges(["Ġ 1"])
-    for name in ("bos", "eos", "unk", "pad"):
-        getattr(writer, f"add_{name}_token_id")(299)
-    names = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate"}
-    names |= {"mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "self_attn.v_proj": "attn_v"}
-    names |= {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.o_proj": "attn_output"}
-    outer = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
-    for key, tensor in hf.state_dict().items():
-        x, stem = tensor.numpy(), key.removesuffix(".weight")
-        if "layers" in stem:
-            _, _, layer, part = stem.split(".", 3)
-            if part in ("self_attn.q_proj", "self_attn.k_proj"):  # GGUF pairs the rotary halves
-                heads = 4 if "q_proj" in part else 2
-                x = x.reshape(heads, 2, len(x) // heads // 2, 32).swapaxes(1, 2).reshape(x.shape)
-            writer.add_tensor(f"blk.{layer}.{names[part]}.weight", np.ascontiguousarray(x))
-        else:
-            writer.add_tensor(f"{outer[stem]}.weight", x)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
 def test_conversion_keeps_the_model(tmp_path):
     hf = tiny_llama()
     gguf_of(hf, tmp_path / "tiny.gguf")
     told = []
     wheel = Wheel("tiny==1", file="", member="", sha256="", size=0, split_digits=True)
     entry = Entry("tiny", "", wheel=wheel)
-    weights.convert(tmp_path / "tiny.gguf", tmp_path / "made", entry=entry, progress=lambda *step: told.append(step))
+    gguf_files.convert(tmp_path / "tiny.gguf", tmp_path / "made", entry=entry, progress=lambda *step: told.append(step))
     assert told[-1] == ("convert", 3, 3)
     source = weights.Source("tiny", tmp_path / "made", None, "")
-    made, tokenizer = weights.open_source(source)
+    made, tokenizer = opening.open_source(source)
     ids = torch.arange(20)[None]
     torch.testing.assert_close(made(ids).logits, hf(ids).logits)
     assert len(tokenizer(" 1").input_ids) == 2  # digits stand alone: the merge "Ġ 1" never joins
@@ -259,7 +216,7 @@ def test_conversion_keeps_the_model(tmp_path):
 def default():
     """The default model out of the user's own cache; the first use fetches it."""
     source = weights.resolve(DEFAULT)
-    return source, *weights.open_source(source)
+    return source, *opening.open_source(source)
 
 
 def test_default_model_is_the_one_published(default):
@@ -309,7 +266,8 @@ def test_loading_takes_the_memory_of_the_weights(default):
     code = f"""
 import torch, transformers.models.llama.modeling_llama
 from pathlib import Path
-from residscope.model.weights import Source, open_source
+from residscope.model.opening import open_source
+from residscope.model.weights import Source
 def status(key):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key)) / 1e3
 before = status("VmRSS")

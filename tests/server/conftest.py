@@ -8,6 +8,7 @@ import pytest
 from residscope.server import Server
 from residscope.store import Library, open_library
 from residscope.world import loaded
+from server.entering import enter
 from session import worlds
 from wire_shapes import hearing
 
@@ -69,7 +70,7 @@ def person(with_library: Server) -> Iterator[Callable[..., httpx.Client]]:
 
         def come(name: str | None = None) -> httpx.Client:
             http = open_clients.enter_context(httpx.Client(base_url=with_library.base, timeout=60, verify=False))
-            http.get(f"/?token={with_library.token}")
+            enter(http, f"/?token={with_library.token}")
             if name:
                 assert http.post("api/library/me", json={"name": name}).json() == {"name": name}
             return http

@@ -78,7 +78,7 @@ def test_a_mix_is_saved_found_and_opened_by_its_link(person, server: Server, lib
     assert bob.get("api/library/directions", params={"text": "A MIX"}).json()["entries"] == [entry]
     assert bob.get("api/library/directions", params={"user": "bob"}).json() == {"entries": [], "after": None}
     link = bob.get(f"/?token={server.token}&direction={entry['id']}")
-    assert (link.status_code, link.headers["location"]) == (303, f"./?direction={entry['id']}")
+    assert (link.status_code, link.headers["location"].partition("&page=")[0]) == (303, f"./?direction={entry['id']}")
     ref = bob.post(f"api/library/directions/{entry['id']}/open").json()
     assert ref == {"kind": "saved", "name": "a mix <b>"}
     state = server.session.snapshot()[1]

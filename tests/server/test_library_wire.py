@@ -9,7 +9,7 @@ import pytest
 from websockets.sync.client import ClientConnection, connect
 
 from residscope.server import Server, library
-from residscope.server.routes import ROUTES
+from residscope.server.routes import NAMES
 from server.asking import PC, ask, do, refused, save, send
 from server.test_wire import framed, read
 
@@ -36,7 +36,7 @@ def say(socket: ClientConnection, **message: Any) -> Any:
 
 def test_every_address_of_0_1_is_an_intent_or_a_query() -> None:
     names = {*library.QUERIES, *library.INTENTS}
-    assert {name for _, _, name in ROUTES} == names - {
+    assert {name for _, _, name in NAMES} == names - {
         "library_blind", "library_blind_test", "library_guess", "library_alike", "library_somebody", "library_features",
     }  # fmt: skip
 
@@ -77,7 +77,8 @@ def test_who_one_is_over_a_socket_is_in_its_cookie_until_one_signs_in(
     person: Person, with_library: Server, socket: ClientConnection
 ) -> None:
     ada = person("ada")
-    with open_socket(with_library, cookie="; ".join(f"{name}={value}" for name, value in ada.cookies.items())) as hers:
+    cookies = "; ".join(f"{name}={value}" for name, value in ada.cookies.items())
+    with open_socket(with_library, cookie=cookies) as hers:
         assert say(hers, query="library_me") == {"name": "ada"}
         entry = say(hers, intent="library_save", args={"direction": PC, "name": "over a socket"})
         assert entry["owner"] == "ada"

@@ -86,6 +86,7 @@ def everything_done(session: Session) -> None:
     answer = session.intent("set_edits", {"edits": [STEER, {"kind": "nonsense"}], "skip_refused": True})
     assert [one["index"] for one in answer["refused"]] == [1]
     session.intent("set_edits", {"edits": [STEER]})
+    session.intent("open_link", {"hash": "another", "prompt": "abcd", "edits": [{"kind": "nonsense"}, STEER]})
     session.intent("undo")
     session.intent("redo")
     session.intent("save_stack", {"name": "first"})

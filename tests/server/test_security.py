@@ -17,6 +17,7 @@ from residscope.server.listen import bind
 from residscope.server.people import People
 from residscope.session import Session
 from residscope.store import Library
+from server.entering import enter, secret_of
 from session import worlds
 
 PATHS = [
@@ -38,7 +39,9 @@ def test_without_the_token_nothing_answers(stranger: httpx.Client, path: str) ->
 
 def test_the_link_sets_a_cookie_and_leaves_no_token_behind(server: Server, stranger: httpx.Client) -> None:
     answer = stranger.get(f"/?token={server.token}")
-    assert (answer.status_code, answer.headers["location"]) == (303, "./")
+    assert answer.status_code == 303
+    assert re.fullmatch(r"\./\?page=[\w-]{40,}", answer.headers["location"])
+    assert server.token not in answer.headers["location"]
     cookie = answer.headers["set-cookie"]
     assert cookie.startswith(f"residscope-{server.port}=")
     assert "httponly" in cookie.lower()
@@ -103,8 +106,10 @@ def test_the_websocket_asks_for_the_token(server: Server) -> None:
             connect(ws(server), additional_headers=headers)
         assert refused.value.response.status_code == 401
         assert b"NotAllowed" in refused.value.response.body
-    cookie = f"residscope-{server.port}={server.token}"
-    with connect(ws(server), additional_headers={"cookie": cookie}):
+    with httpx.Client() as browser:
+        invited = browser.get(server.url)
+    cookie = invited.headers["set-cookie"].partition(";")[0]
+    with connect(f"{ws(server)}?page={secret_of(invited)}", additional_headers={"cookie": cookie}):
         pass
 
 
@@ -210,7 +215,7 @@ def test_whoever_was_let_in_stays_in_when_the_server_is_started_again(library: L
     with worlds.session() as session, httpx.Client() as browser:
         first = serving(session, 0).start()
         old, port = first.url, first.port
-        assert browser.get(old).status_code == 303
+        assert enter(browser, old).status_code == 303
         assert browser.get(f"{first.base}api/state").status_code == 200
         first.stop()
         again = serving(session, port).start()

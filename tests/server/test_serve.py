@@ -15,6 +15,7 @@ import pytest
 
 from residscope.corpus.text import texts
 from residscope.server.listen import read_ahead
+from server.entering import enter
 from session import worlds
 
 CODE = "from residscope.server import serve; serve(sys.argv[1], port=int(sys.argv[2]), open_browser=False)"
@@ -37,7 +38,7 @@ def test_it_listens_says_where_and_stops_on_ctrl_c(tmp_path: Path) -> None:
             printed += line
         with httpx.Client() as browser:
             base = link[0].split("?")[0]
-            assert browser.get(link[0]).status_code == 303
+            assert enter(browser, link[0]).status_code == 303
             deadline = time.monotonic() + 60
             while (status := browser.get(f"{base}api/state").json()["state"]["status"])["phase"] == "loading":
                 assert time.monotonic() < deadline

@@ -14,7 +14,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from residscope import errors
 from residscope.server import Server
-from residscope.server.sockets import Outbox
+from residscope.server.boxes import Outbox, Told
 from server.asking import OCTETS, ask, send
 
 JSON = {"content-type": "application/json"}
@@ -396,15 +396,16 @@ def test_the_tensors_of_a_run_come_before_the_news_of_it(server: Server, http: h
     had: dict[str, bytes] = {}
     with open_socket(server) as socket:
         socket.send(json.dumps({"id": 1, "intent": "set_prompt", "args": {"text": "sent ahead"}}))
-        news: dict[str, Any] = {}
-        while not any(run["prompt"] == "sent ahead" for run in news.get("runs", ())):
+        news, told = dict[str, Any](), dict[str, Any]()
+        while not any(run["prompt"] == "sent ahead" for run in told.get("runs", ())):
             data = socket.recv(timeout=60)
             if isinstance(data, bytes):
                 size = int.from_bytes(data[:4], "little")
                 asked = json.loads(data[4 : 4 + size])
                 had[json.dumps(asked, sort_keys=True)] = data[4 + size :]
                 continue
-            news = json.loads(data).get("patch", {})
+            message = json.loads(data)
+            told, news = changed(told, message), message.get("patch", {})
             if (run := news.get("current", {}).get("a")) is not None:
                 assert json.dumps({"args": {"next": "last", "run": run}, "query": "stream"}, sort_keys=True) in had
     run = news["current"]["a"]
@@ -430,7 +431,7 @@ def test_the_socket_sends_the_state_then_numbered_patches(server: Server, http: 
             if "patch" in message:
                 seq += 1
                 assert message["seq"] == seq
-                current |= message["patch"]
+                current = changed(current, message)
             else:
                 assert message == {"id": 7, "ok": True, "value": None}
                 answered = True
@@ -440,7 +441,7 @@ def test_the_socket_sends_the_state_then_numbered_patches(server: Server, http: 
         final = http.get("/api/state").json()
         while seq < final["seq"]:
             message = read(socket)
-            seq, current = message["seq"], current | message["patch"]
+            seq, current = message["seq"], changed(current, message)
         assert current == final["state"]
 
 
@@ -573,8 +574,13 @@ def test_an_overfull_box_is_given_up() -> None:
     async def main() -> None:
         box = Outbox(2)
         for n in range(3):
-            box.put({"n": n})
+            box.put(Told.of({"n": n}))
         assert box.overflowed.is_set()
+        heavy = Outbox(most=100)
+        heavy.put(b"x" * 1000)  # whatever its size, it goes alone
+        assert not heavy.overflowed.is_set()
+        heavy.put(b"x")
+        assert heavy.overflowed.is_set()
 
     asyncio.run(main())
 
@@ -605,6 +611,15 @@ def read_frame(socket: ClientConnection, id: int) -> tuple[dict[str, Any], bytes
         size = int.from_bytes(data[:4], "little")
         if (head := json.loads(data[4 : 4 + size])).get("id") == id:
             return head, data[4 + size :]
+
+
+def changed(state: dict[str, Any], message: dict[str, Any]) -> dict[str, Any]:
+    """A state after what was said."""
+    state = state | message.get("state", {}) | message.get("patch", {})
+    for key, part in message.get("parts", {}).items():
+        things = [*part["new"], *state[key]]
+        state[key] = [next(one for one in things if one["id"] == id) for id in part["ids"]]
+    return state
 
 
 def read(socket: ClientConnection) -> dict[str, Any]:

@@ -368,6 +368,7 @@ CALLS: dict[str, list[dict[str, Any]]] = {
             "movers": ["3.0", "3.2"],
         }
     ],
+    "task-average": [{"data": DATA}, {"data": DATA, "of": "lens"}, {"data": DATA, "of": "patch", "site": "z"}],
     "task-check": [{"data": DATA}, {"data": DATA, "by": "kind"}],
     "mediation": [
         {

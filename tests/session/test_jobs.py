@@ -465,7 +465,7 @@ def test_a_job_is_of_the_model_it_was_asked_of(one: Session, monkeypatch: pytest
 
     def slowly(*args: Any) -> str:
         one.load(worlds.model("gpt2"))
-        assert one._worker.wait(WAIT)
+        one._load_thread.join(WAIT)
         return str(method_code(*args))
 
     monkeypatch.setattr(session_module, "method_code", slowly)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import load
 import residscope as rs
 from residscope import edits
 from residscope.errors import NotFound, ResidscopeError, UnknownPosition
+from residscope.methods._lib.tuned import TunedLens
 from residscope.session import Session
 from session import worlds
 
@@ -111,3 +113,23 @@ def test_the_lines_of_python_give_the_cells(one: Session) -> None:
 def test_what_is_not_there_is_refused(one: Session, args: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         read(one, **args)
+
+
+def test_it_is_read_through_a_tuned_lens_of_the_shelf(one: Session, tmp_path: Path) -> None:
+    model = worlds.model()
+    drawn = torch.Generator().manual_seed(0)
+    weight = 0.1 * torch.randn(model.n_layers, model.d_model, model.d_model, generator=drawn)
+    tuned = TunedLens(weight, 0.1 * torch.randn(model.n_layers, model.d_model, generator=drawn))
+    tuned.save(tmp_path / "mine.safetensors")
+    one.intent(
+        "start", {"method": "tuned-lens-load", "args": {"source": str(tmp_path / "mine.safetensors")}, "name": "mine"}
+    )
+    assert one.wait(60)
+    tensors, _ = read(one, through="mine")
+    same(tensors, rs.logit_lens(model, TEXT, lens=tuned))
+    assert not tensors["kl"].allclose(read(one)[0]["kl"], atol=1e-3), "the lens does something"
+    lines = one.intent("python", {"lens": {"show": "kl", "through": "mine"}})["code"]
+    assert "tuned = rs.load_item('mine.safetensors')" in lines
+    assert "lens=tuned)" in lines
+    with pytest.raises(NotFound, match="no report:tuned_lens of that name"):
+        read(one, through="yours")

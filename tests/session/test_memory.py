@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import load
 
 from residscope.errors import NotFound, ResidscopeError
-from residscope.session import Session
+from residscope.session import Session, memory
+from residscope.session.state import State
+from residscope.world.loaded import Loaded
 from session import worlds
 
 EDITS = [
@@ -77,15 +79,16 @@ def test_it_goes_on_where_it_was_with_the_same_numbers(tmp_path: Path) -> None:
     after.close()
 
 
-def test_every_change_is_kept_at_once_not_only_the_end(tmp_path: Path) -> None:
-    path = tmp_path / "m.json"
-    session = started(path)
+def test_every_change_is_kept_before_it_is_answered_whatever_runs(tmp_path: Path) -> None:
+    path, slow = tmp_path / "m.json", worlds.Slow(worlds.model())
+    session = started(path, {"tiny": slow})
+    slow.gate.clear()
     session.intent("set_prompt", {"text": "killed later"})
-    assert session.wait(60)
     assert json.loads(path.read_text())["prompt"]["text"] == "killed later"  # no close: as after kill -9
     session.intent("add_edit", {"edit": EDITS[0]})
-    assert session.wait(60)
     assert len(json.loads(path.read_text())["edits"]) == 1
+    slow.gate.set()
+    assert session.wait(60)
     session.close()
 
 
@@ -120,6 +123,18 @@ def test_what_cannot_be_had_is_named_and_the_rest_comes_back(tmp_path: Path, cha
     (told,) = state["notices"]
     assert "Not back" in told or "others than before" in told
     session.close()
+
+
+@pytest.mark.parametrize("part", ["prompt", "chat", "companion", "other", "metric", "edits", "dictionaries", "hash"])
+@pytest.mark.parametrize("value", [True, 5, 0.5, "x", [], [5], {"x": 1}, {"text": {}}], ids=str)
+def test_no_part_of_another_type_is_a_mistake(part: str, value: Any) -> None:
+    model = worlds.model()
+    prompt = {"text": "When Mary", "bos": None}
+    kept = {"version": 1, "model": model.name, "hash": model.hash, "prompt": prompt, "edits": []}
+    state = memory.recall(State(model=Loaded(model, {})), kept | {part: value})
+    assert state.prompt is not None or "Not back: the prompt" in state.notices[-1]
+    assert not state.edits
+    assert len(state.notices) == 1
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"version": 99}', '{"version": 1, "model": 5}'])

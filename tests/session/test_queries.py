@@ -40,11 +40,13 @@ def asked() -> Any:
         page = session.query("prompts", {"own": ["abcd"], "drawn": drawn})["id"]
         args = {
             "manifest": {},
+            "glossary": {},
             "stream": {"run": run},
             "coef": {"run": run, "dictionary": "pca@resid_post.1"},
             "strongest": {"run": run, "dictionary": "pca@resid_post.1", "row": 2, "pos": 1, "k": 2},
             "logits": {"run": run, "positive": 5, "negative": 7},
             "tokens": {"text": "ab"},
+            "link": {"hash": "another", "prompt": "ab", "edits": [{"kind": "nonsense"}]},
             "lens": {"run": run, "layer": 1, "pos": 2},
             "token_table": {},
             "lens_rows": {"run": run, "pos": 2},
@@ -53,6 +55,9 @@ def asked() -> Any:
             "map_stop": {},
             "map_layer": {"run": run, "layer": 1, "positive": 5, "negative": 7},
             "attention": {"run": run, "heads": [[1, 0], [0, 1]], "weighted": True},
+            "logit_sum": {"run": run, "positive": 5, "row": 1, "pos": 2},
+            "head_sum": {"run": run, "layer": 1, "head": 0, "positive": 5, "negative": 7},
+            "score_sum": {"run": run, "layer": 1, "head": 0, "query": 3, "key": 1},
             "dictionary": {"id": "pca@resid_post.1"},
             "gram": {"of": ["pca@resid_post.1", "pca@resid_post.2"]},
             "read_direction": {"direction": ARROW},
@@ -130,7 +135,7 @@ def test_what_is_not_there_is_refused_by_a_typed_error(asked: tuple[Session, dic
     """Each text that names something, in turn, names nothing."""
     session, args = asked
     for key, value in args[name].items():
-        if (name, key) == ("graph_find", "text"):  # what is looked for need not be there
+        if (name, key) in (("graph_find", "text"), ("link", "hash"), ("link", "prompt")):  # which need not be there
             continue
         wrong = (
             {"kind": "saved", "name": "nowhere"} if key == "direction" else ["nowhere"] if key == "of" else "nowhere"

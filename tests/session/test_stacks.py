@@ -1,6 +1,7 @@
 """Stacks of edits under names: saved, put back as one step of the history, and there again after a restart."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from residscope import edits
 from residscope.errors import BadEdit, BadText, NameTaken, NotFound
 from residscope.session import Session
-from residscope.shelf.stacks import SavedStacks
+from residscope.shelf.stacks import NamedStack, SavedStacks
 from session import worlds
 
 PC = {"kind": "mix", "terms": [{"dictionary": "pca@resid_post.1", "index": 1, "weight": 1.0}]}
@@ -123,3 +124,15 @@ def test_a_stack_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         with pytest.raises(Exception, match="could not be saved"):
             session.intent("save_stack", {"name": "lost"})
         assert session.snapshot() == before
+
+
+def test_what_another_made_of_a_stack_is_not_deleted_unseen(tmp_path: Path) -> None:
+    one = NamedStack("x", "m", "h", ({"kind": "ablate", "site": "z.0"},), ("a",))
+    other = replace(one, edits=({"kind": "ablate", "site": "z.1"},))
+    first = SavedStacks(tmp_path)
+    first.save((one,))
+    second = SavedStacks(tmp_path)
+    assert second.load()[0] == (one,)
+    first.save((other,))
+    assert second.save(()) == ((other,), None)
+    assert second.save(()) == ((), None)  # seen by now, and wanted gone

@@ -1,8 +1,9 @@
 import { SocketConnector } from "./connect/socket";
-import { elementOf } from "./root/host";
+import { baseAddress, elementOf, takeSecret } from "./root/host";
 import { render } from "./root/render";
 import "./root/standalone.css";
 
 const root = elementOf("app");
 root.replaceChildren(); // the frame that stood for the page while it was on its way
-render(root, new SocketConnector(), { standalone: true });
+const base = baseAddress();
+render(root, new SocketConnector(base, undefined, undefined, takeSecret(base)), { standalone: true });

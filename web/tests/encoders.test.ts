@@ -316,9 +316,10 @@ describe("a link", () => {
     const { shared: held_ } = decodeView(hash);
     open();
     await follow(held());
-    fake.intent = vi.fn(async (name: string) => (name === "set_edits" ? { refused: [{ index: 0, error: { message: `the dictionary that is referred to is not here. Received: ${ID}, sha256 ${HASH}` } }] } : null)) as never;
+    fake.intent = vi.fn(async (name: string) => (name === "open_link" ? { lost: [], left_out: [{ part: "edits", index: 0, error: { message: `the dictionary that is referred to is not here. Received: ${ID}, sha256 ${HASH}` } }] } : null)) as never;
+    app.view.shared = held_;
     await restore(app, held_!);
-    expect(fake.intent).toHaveBeenCalledWith("set_edits", { edits: [expect.objectContaining({ dictionary: REF })], skip_refused: true });
+    expect(fake.intent).toHaveBeenCalledWith("open_link", expect.objectContaining({ edits: [expect.objectContaining({ dictionary: REF })] }));
     expect(app.session.notices.list.some(({ text }) => text.includes(HASH))).toBe(true);
   });
 });

@@ -10,7 +10,7 @@ function state(jobs: object[], items: object[] = [], positive = "x", hash = "h")
   return {
     version: 1, model: { name: "m", hash, n_layers: 1, dictionaries: [], sites: [] }, models: [],
     status: { phase: "idle", detail: "", progress: null, forward_ms: 1, error: null }, prompt: null, companion: null,
-    metric: { positive: tok(positive, 1), negative: tok("y", 2), chosen: true }, edits: [], can_undo: false, can_redo: false, runs: [],
+    metric: { positive: tok(positive, 1), negative: tok("y", 2), chosen: true }, edits: [], can_undo: false, can_redo: false, links: { opened: 0, undo: false }, runs: [],
     current: { a: null, b: null }, selection: { layer: 0, pos: 0 }, saved: [], directions: [], fit: null, probes: [], probing: null, jobs,
     items: { items, bytes: 0, budget: 0, can_restore: false }, notices: [],
   } as unknown as State;
@@ -25,6 +25,7 @@ class Fake implements Connector {
   subscribe = (listener: Listener) => ((this.listener = listener), () => {});
   intent = vi.fn(async () => null as never);
   retry = () => {};
+  link = (address: string) => address;
   async query<T>(name: string, args: Record<string, unknown> = {}): Promise<T> {
     if (name === "evidence") this.asked.push(args);
     return { ...args, edits: [], done: false } as T;

@@ -22,7 +22,7 @@ export function state(more: Partial<State>): State {
     models: [], status: { phase: "idle", detail: "", progress: null, forward_ms: 1, error: null },
     prompt: { text: "ab", bos: false, tokens: [tok("a"), tok("b")] },
     metric: { positive: tok("x", 1), negative: tok("y", 2), chosen: true },
-    edits: [], can_undo: false, can_redo: false, runs: [run("r1", 1, ["a", "b"])], current: { a: "r1", b: null },
+    edits: [], can_undo: false, can_redo: false, links: { opened: 0, undo: false }, runs: [run("r1", 1, ["a", "b"])], current: { a: "r1", b: null },
     selection: { layer: 0, pos: 1 }, saved: [], directions: [], probes: [], notices: [],
   };
   return { ...base, ...more } as unknown as State;
@@ -36,6 +36,7 @@ export class Fake implements Connector {
   subscribe = (listener: Listener) => ((this.listener = listener), () => {});
   intent = vi.fn(async () => null as never);
   retry = () => {};
+  link = (address: string) => address;
   /** The last token alone, whatever the lengths say. */
   sink = (rows: number, cols: number) => u8([rows, cols], Array.from({ length: rows * cols }, (_, i) => +(i % cols === cols - 1)));
   /** The activation of feature i at a cell is the cell's number plus a thousandth of i. */
@@ -47,6 +48,7 @@ export class Fake implements Connector {
   /** Spelled `stream r1`, `coef r1 pca@resid_post.0` ...: what is asked, and of what. */
   async query<T>(name: string, args: Record<string, unknown> = {}): Promise<T> {
     if (name === "library_alike") return { entries: [], descriptions: 0 } as T;
+    if (name === "link") return { edits: [], left_out: [], lost: [] } as T;
     if (name === "manifest") return { edits: [], methods: [], tasks: [], broken: {} } as T;
     const { run, dictionary, id, of, indices } = args as { run?: string; dictionary?: string; id?: string; of?: string[]; indices?: number[] };
     this.asked.push([name, run, dictionary, id, of?.join("+"), indices && `[${indices.join()}]`].filter(Boolean).join(" "));

@@ -20,8 +20,10 @@ const view: View = {
   graph: "my graph",
   feature: "sae/a model/resid_post.8/12",
   map: { tint: "attention", node: { layer: 23, head: 3 }, corner: { layer: 21, head: null }, inside: true, to: 3, pos: 4 },
-  lens: { show: "rank", token: " Mary" },
-  patch: { sweep: "causal-tracing", site: "mlp_out", clean: "companion", mode: "noise", by: "log_prob", subject: [1, 2], window: 10 },
+  heads: { by: ["induction", "attention"], scatter: true, how: "lines", over: "max", weighted: true, way: "in", locked: 4, from: 9, to: 0 },
+  over: { id: "greater_than", n: 40 },
+  lens: { show: "rank", token: " Mary", through: "a lens, of mine" },
+  patch: { sweep: "causal-tracing", site: "mlp_out", clean: "companion", mode: "noise", by: "log_prob", average: true, subject: [1, 2], window: 10 },
 };
 
 const shared: Shared = {
@@ -79,5 +81,51 @@ describe("the address", () => {
     expect(read).toEqual({ ...defaults(), weights: { 5: 1 }, terms: { "a/1": 1 } });
     expect(none).toBeNull();
     expect(decodeView("#share=" + encodeURIComponent('{"prompt":7,"model":"m"}')).shared).toBeNull();
+  });
+});
+
+describe("a link that somebody changed", () => {
+  const whole = encodeView(view, shared);
+  const odd = ["", "%", "%ff", "null", "[]", "{}", "1e999", "-1", "NaN", "__proto__:1", "99999999999999999999", "[null]", '"\\ud800"', "%00", "a".repeat(5000), "[".repeat(5000)];
+
+  /** Numbers below `most`, the same for the same seed (mulberry32). */
+  function drawn(seed: number): (most: number) => number {
+    return (most) => {
+      seed = (seed + 0x6d2b79f5) | 0;
+      let t = Math.imul(seed ^ (seed >>> 15), 1 | seed);
+      t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+      return Math.floor((((t ^ (t >>> 14)) >>> 0) / 2 ** 32) * most);
+    };
+  }
+
+  /** A tree of JSON with some of its values replaced, or taken away. */
+  function tree(value: unknown, draw: (most: number) => number): unknown {
+    if (draw(12) === 0) return [null, 3, "x", [], {}, [null], { kind: 3 }, true][draw(8)];
+    if (Array.isArray(value)) return value.map((one) => tree(one, draw));
+    if (value && typeof value === "object")
+      return Object.fromEntries(Object.entries(value).flatMap(([name, one]) => (draw(15) ? [[name, tree(one, draw)]] : [])));
+    return value;
+  }
+
+  function changed(draw: (most: number) => number): string {
+    const query = new URLSearchParams(whole);
+    const names = [...query.keys()];
+    for (let i = 0; i <= draw(3); i++) query.set(names[draw(names.length)], odd[draw(odd.length)]);
+    if (draw(2)) query.set("share", JSON.stringify(tree(shared, draw)));
+    const text = query.toString();
+    const at = draw(text.length);
+    return draw(4) ? text : text.slice(0, at) + odd[draw(odd.length)] + text.slice(at + draw(20));
+  }
+
+  it("gives a view that its own link gives again, and edits that are edits", () => {
+    for (let seed = 0; seed < 2000; seed++) {
+      const { view, shared } = decodeView(changed(drawn(seed)));
+      expect(Object.keys(view).sort(), `seed ${seed}`).toEqual(Object.keys(defaults()).sort());
+      const once = decodeView(encodeView(view)).view;
+      expect(decodeView(encodeView(once)).view, `seed ${seed}`).toEqual(once);
+      for (const edit of shared?.edits ?? []) expect(typeof edit.kind, `seed ${seed}`).toBe("string");
+      for (const probe of shared?.probes ?? []) expect(typeof probe.name, `seed ${seed}`).toBe("string");
+    }
+    expect(({} as Record<string, unknown>)["1"]).toBeUndefined();
   });
 });

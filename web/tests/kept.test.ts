@@ -6,7 +6,7 @@ import { beforeEach, describe, expect, it, vi } from "vitest";
 import type { State } from "../src/connect/wire";
 import type { App } from "../src/state/app.svelte";
 import { decodeView, encodeView, type Shared, type View } from "../src/state/hash";
-import { restore } from "../src/state/share";
+import { answer, restore } from "../src/state/share";
 
 interface Link {
   name: string;
@@ -70,14 +70,16 @@ describe("restoring a link", () => {
   const state = JSON.parse(read("state.json")) as State;
 
   /** An app whose session accepts what it is sent; it has the model, and no probes yet. */
-  function app(more: Partial<State> = {}): App {
+  function app(more: Partial<State> = {}, left_out: unknown[] = [], lost: string[] = []): App {
     const now = { ...state, probes: [], jobs: [], ...more } as State;
     const send = async (intent: string, args: unknown) => void sent.push([intent, args]);
     const accepted = async (intent: string, args: unknown) => (await send(intent, args), true);
-    const setPrompt = (text: string, bos: boolean) => accepted("set_prompt", { text, bos });
+    const open = async (link: unknown) => (await send("open_link", link), { left_out, lost });
     const notify = (text: string) => void told.push(text);
-    return { session: { state: now, send, accepted, setPrompt, notify } } as unknown as App;
+    const connector = { query: async () => ({ edits: [], left_out, lost }) };
+    return { session: { state: now, send, accepted, open, notify, connector }, view: { shared: null, asked: null, agreed: null } } as unknown as App;
   }
+  const restored = (app: App, shared: Shared) => ((app.view.shared = shared), restore(app, shared));
   beforeEach(() => {
     sent = [];
     told = [];
@@ -85,34 +87,31 @@ describe("restoring a link", () => {
 
   it("fits the probes of its edits first", async () => {
     const { shared } = full[0];
-    expect(await restore(app(), shared)).toBe(false);
+    expect(await restored(app(), shared)).toBe(false);
     const { name: _, ...recipe } = shared.probes[0];
     expect(sent).toEqual([["start", { method: "probe-map", args: recipe }]]);
   });
 
   it.each(full)("sends prompt, answers and edits: $name", async ({ shared }) => {
     const fitted = shared.probes as unknown as State["probes"];
-    expect(await restore(app({ probes: fitted, model: { ...state.model!, hash: shared.hash } }), shared)).toBe(true);
-    expect(sent).toEqual([
-      ["set_prompt", { text: shared.prompt, bos: shared.bos }],
-      ...(shared.metric ? [["set_metric", shared.metric]] : []),
-      ["set_edits", { edits: shared.edits, skip_refused: true }],
-    ]);
+    expect(await restored(app({ probes: fitted, model: { ...state.model!, hash: shared.hash } }), shared)).toBe(true);
+    const { hash, prompt, bos, metric, edits } = shared;
+    expect(sent).toEqual([["open_link", { hash, prompt, bos, metric, edits }]]);
     expect(told).toEqual([]);
   });
 
   it("loads the model that it names, where the catalog offers it, and says so where it does not", async () => {
     const { shared } = links.find(({ name }) => name === "the default model")!;
     const offer = { name: "smollm2-135m", about: "", cached: true };
-    expect(await restore(app({ model: null, models: [offer], status: { ...state.status, phase: "empty" } }), shared!)).toBe(false);
+    expect(await restored(app({ model: null, models: [offer], status: { ...state.status, phase: "empty" } }), shared!)).toBe(false);
     expect(sent).toEqual([["load_model", { name: "smollm2-135m" }]]);
-    expect(await restore(app({ model: null, models: [], status: { ...state.status, phase: "empty" } }), shared!)).toBe(true);
+    expect(await restored(app({ model: null, models: [], status: { ...state.status, phase: "empty" } }), shared!)).toBe(true);
     expect(told.at(-1)).toContain("smollm2-135m");
   });
 
   it("says where the model is another than it was made with", async () => {
     vi.useFakeTimers();
-    await restore(app({ model: { ...state.model!, hash: "another" } }), { ...full[0].shared, probes: [] });
+    await restored(app({ model: { ...state.model!, hash: "another" } }), { ...full[0].shared, probes: [] });
     expect(told.at(-1)).toContain("made with another model");
     vi.useRealTimers();
   });
@@ -121,12 +120,21 @@ describe("restoring a link", () => {
     const { shared } = full[0];
     const probe = { ...shared.probes[0], name: "kind of made.csv", data: { kind: "file" as const, name: "made.csv" } };
     const edits = [shared.edits[0], { kind: "lrqp", site: "resid_pre.2", probe: probe.name, to: "b", log_alpha: 1 }, { kind: "ablate", site: "z.77" }];
-    const opened = app();
-    const refused = [1, 2].map((index) => ({ index, error: { message: `refused ${index}` } }));
-    Object.assign(opened.session, { send: async (intent: string) => (intent === "set_edits" ? { refused } : undefined) });
-    expect(await restore(opened, { ...shared, edits: edits as typeof shared.edits, probes: [probe], hash: state.model!.hash })).toBe(true);
+    const refused = [1, 2].map((index) => ({ part: "edits", index, error: { message: `refused ${index}` } }));
+    expect(await restored(app({}, refused), { ...shared, edits: edits as typeof shared.edits, probes: [probe], hash: state.model!.hash })).toBe(true);
     expect(told).toHaveLength(2);
-    expect(told[0]).toMatch(/^Edit 2 of the link, lrqp resid_pre\.2 of kind of made\.csv, is left out: its probe was fitted from a file, made\.csv/);
-    expect(told[1]).toBe("Edit 3 of the link, ablate z.77, is left out: refused 2");
+    expect(told[0]).toMatch(/^Of the link edit 2, lrqp resid_pre\.2 of kind of made\.csv is left out: its probe was fitted from a file, made\.csv/);
+    expect(told[1]).toBe("Of the link edit 3, ablate z.77 is left out: refused 2");
+  });
+
+  it("asks where it would take the place of something, and opens it once that is agreed to", async () => {
+    const shared = { ...full[0].shared, probes: [], hash: state.model!.hash };
+    const opened = app({}, [], ["prompt"]);
+    expect(await restored(opened, shared)).toBe(false);
+    expect([sent, opened.view.asked?.shared]).toEqual([[], shared]);
+    answer(opened, true);
+    expect(await restore(opened, shared)).toBe(true);
+    expect(sent.map(([intent]) => intent)).toEqual(["open_link"]);
+    expect(told).toEqual(["The link is open. Undo (u) brings back what was here."]);
   });
 });

@@ -56,8 +56,8 @@ describe("the lens of a run", () => {
     expect([...shownOf(whole, "chance")]).toEqual([0, 1, 2, 3, 0, 1, 2, 3].map((x) => Math.fround(x / 10)));
   });
   it("is in the address", () => {
-    const view = { ...defaults(), tab: "lens", lens: { show: "rank" as const, token: " Mary & co" } };
+    const view = { ...defaults(), tab: "lens", lens: { show: "rank" as const, token: " Mary & co", through: "mine & yours" } };
     expect(decodeView(`#${encodeView(view)}`).view.lens).toEqual(view.lens);
-    expect(decodeView("#tab=lens&lens=none").view.lens).toEqual({ show: "top", token: null });
+    expect(decodeView("#tab=lens&lens=none").view.lens).toEqual({ show: "top", token: null, through: null });
   });
 });

@@ -228,7 +228,8 @@ describe("a blind test", () => {
   });
 
   it("waits for the job that draws its contexts", async () => {
-    library.session.state = { model: { name: "m", hash: "h" }, jobs: [{ id: "j1", phase: "waiting" }] } as never;
+    const links = { opened: 0, undo: false };
+    library.session.state = { model: { name: "m", hash: "h" }, links, jobs: [{ id: "j1", phase: "waiting" }] } as never;
     let listener!: { state(state: unknown): void };
     (fake as unknown as { subscribe: unknown }).subscribe = (given: never) => ((listener = given), () => {});
     library.session.start();
@@ -236,7 +237,7 @@ describe("a blind test", () => {
     const begun = library.blind.begin(description("s1"));
     await new Promise((done) => setTimeout(done));
     expect([library.blind.waiting, fake.of("blind_test")]).toEqual(["s1", []]);
-    listener.state({ model: { name: "m", hash: "h" }, jobs: [{ id: "j1", phase: "done" }], notices: [] });
+    listener.state({ model: { name: "m", hash: "h" }, links, jobs: [{ id: "j1", phase: "done" }], notices: [] });
     await begun;
     expect([library.blind.waiting, library.blind.test]).toEqual(["", test]);
   });

@@ -48,7 +48,7 @@ describe.each(Object.keys(BLOCKS))("a block drawn, %s", (name) => {
 });
 
 describe("what stands at a step", () => {
-  const of = { head: 4, heads: 9, kvHeads: 3, tokens: ["When", " John"] };
+  const of = { head: 4, group: 3, tokens: ["When", " John"] };
   it("is the selected head's, and of keys and values that of its group", () => {
     const k = row("k.3", "", { shape: { pos: 4, kv_head: 3, d_head: 2 }, values: [1, 2.5, 3] });
     expect([headOf(k, of), valueOf(k, of), shares(k, of)]).toEqual([1, "2.50", "KV 1 · heads 3–5"]);

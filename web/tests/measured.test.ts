@@ -20,7 +20,7 @@ function opened(args: () => Record<string, unknown> | null = () => ARGS) {
   };
   const session = new Session(connector as unknown as Connector);
   session.start();
-  const state = (jobs: Job[], items: ItemInfo[]) => listener.state({ jobs, items: { items }, notices: [] } as unknown as State);
+  const state = (jobs: Job[], items: ItemInfo[]) => listener.state({ jobs, items: { items }, links: { opened: 0, undo: false }, notices: [] } as unknown as State);
   const measured = new Measured(session, "intervene", args, (other) => alike(other?.data, ARGS.data));
   const follow = async () => {
     measured.followViews();

@@ -32,15 +32,16 @@ describe("what a path may lead to", () => {
 });
 
 describe("a path edit", () => {
-  const gqa = { heads: 9, kvHeads: 3 };
+  const gqa = { shared: [3, 3, 3, 3, 3, 3] };
   it("names the sites of its ends, and keys by the head that several queries share", () => {
     expect(pathEdit({ layer: 2, head: 4 }, { layer: 5, head: 7 }, "q", gqa)).toEqual({ kind: "path", sender: "z.2", sender_head: 4, receiver: "q.5", head: 7 });
     expect(pathEdit({ layer: 2, head: null }, { layer: 5, head: 7 }, "k", gqa)).toEqual({ kind: "path", sender: "mlp_out.2", receiver: "k.5", kv_head: 2 });
     expect(pathEdit("embed", { layer: 5, head: null }, "q", gqa)).toEqual({ kind: "path", sender: "embed", receiver: "mlp_in.5" });
     expect(pathEdit({ layer: 2, head: 4 }, "logits", "q", gqa)).toEqual({ kind: "path", sender: "z.2", sender_head: 4, receiver: "final_norm" });
+    expect(pathEdit("embed", { layer: 1, head: 7 }, "v", { shared: [3, 1] })).toEqual({ kind: "path", sender: "embed", receiver: "v.1", kv_head: 7 }); // layers differ
   });
   it("is drawn between the ends it names", () => {
-    const blocks = { layers: 6, ...gqa, parallel: false, absent: new Set<string>() };
+    const blocks = { layers: 6, heads: 9, ...gqa, parallel: false, absent: new Set<string>() };
     for (const [from, to, reads] of [[{ layer: 2, head: 4 }, { layer: 5, head: 7 }, "q"], [{ layer: 2, head: null }, { layer: 5, head: null }, "q"], ["embed", "logits", "q"]] as const)
       expect(endsOf(pathEdit(from, to, reads, gqa), blocks)).toEqual({ from, to });
     expect(endsOf(pathEdit("embed", { layer: 5, head: 7 }, "v", gqa), blocks)).toEqual({ from: "embed", to: { layer: 5, head: 6 } }); // the first that shares it

@@ -109,11 +109,12 @@ describe("the tab", () => {
     let jobs = 0;
     const answers: Record<string, unknown> = {
       manifest: { edits: [], methods: [], tasks, broken: {} }, read_data: choices, cost: { seconds: 3 }, probe_reading: reading, probe: detail,
+      link: { edits: [], left_out: [], lost: [] },
       item: { args: { data: { kind: "file", name: "mine.csv", text: "text\nab" } } },
     };
     const connector = {
       subscribe: (to: Listener) => ((listener = to), () => {}),
-      intent: vi.fn(async (name: string) => (name === "start" ? { job: `j${++jobs}`, cost: 3 } : null)),
+      intent: vi.fn(async (name: string) => (name === "start" ? { job: `j${++jobs}`, cost: 3 } : name === "open_link" ? { left_out: [], lost: [] } : null)),
       query: vi.fn(async (name: string) => (name.startsWith("probe") && asked.push(name), answers[name])),
       tensors: async () => ({ metadata: {}, tensors: {} }),
       retry: () => {},
@@ -125,7 +126,7 @@ describe("the tab", () => {
       listener.state({
         version: 1, model: { name: "m", hash: "h", n_layers: 30, dictionaries: [], sites: [{ name: "resid_mid", layers: 30, dims: "", absent: null }] },
         prompt: { text: "ab", bos: false, tokens: [{ id: 1, text: "a" }] }, runs: [{ id: "r1", version: 1, edits: 0, prompt: "ab" }], models: [], status: { phase: "idle" }, current: { a: "r1", b: null }, edits: [],
-        selection: { layer: 0, pos: 0 }, notices: [], probes: [], jobs: [], ...more,
+        selection: { layer: 0, pos: 0 }, notices: [], links: { opened: 0, undo: false }, probes: [], jobs: [], ...more,
       } as unknown as State);
     const follow = async () => {
       for (let i = 0; i < 3; i++) {
@@ -219,6 +220,7 @@ describe("the tab", () => {
     const edit = { kind: "lrqp", enabled: true, probe: name, site, to: "BABA", log_alpha: 7, covariance: "total", pos: [9] };
     const shared = { model: "m", hash: "h", prompt: "ab", bos: false, metric: null, edits: [edit] as unknown as Edit[], probes: [{ name, ...recipe }] };
     state({});
+    app.view.shared = shared;
     expect(await restore(app, shared)).toBe(false);
     expect(connector.intent).toHaveBeenLastCalledWith("start", { method: "probe-map", args: recipe });
     state({ jobs: [job("j1", { args: { ...recipe, here_only: false, seed: 0 } })] });
@@ -228,8 +230,8 @@ describe("the tab", () => {
     const taken = { ...probe, data: { ...data, n: 90 } } as ProbeInfo;
     state({ probes: [taken, { ...probe, name: `${name} (2)` }] });
     expect(await restore(app, shared)).toBe(true);
-    expect(asked()).toEqual(["start", "set_prompt", "set_edits"]);
-    expect(connector.intent).toHaveBeenLastCalledWith("set_edits", { edits: [{ ...edit, probe: `${name} (2)` }], skip_refused: true });
+    expect(asked()).toEqual(["start", "open_link"]);
+    expect(connector.intent).toHaveBeenLastCalledWith("open_link", expect.objectContaining({ edits: [{ ...edit, probe: `${name} (2)` }] }));
   });
 
   it("a shared link whose fit fails goes on, and no probe of another's prompts stands in", async () => {
@@ -239,6 +241,7 @@ describe("the tab", () => {
     const edit = { kind: "lrqp", enabled: true, probe: name, site, to: "BABA", log_alpha: 7, covariance: "total", pos: [9] };
     const shared = { model: "m", hash: "h", prompt: "ab", bos: false, metric: null, edits: [edit] as unknown as Edit[], probes: [{ name, ...recipe }] };
     state({ jobs: [job("j1", { phase: "failed", args: recipe as unknown as Job["args"] })], probes: [{ ...probe, data: { ...data, n: 90 } as ProbeData }] });
+    app.view.shared = shared;
     expect(await restore(app, shared)).toBe(true);
     const [, { edits }] = connector.intent.mock.lastCall as unknown as [string, { edits: { probe: string }[] }];
     expect(edits[0].probe).not.toBe(name);

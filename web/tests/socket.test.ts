@@ -77,6 +77,56 @@ describe("the connector", () => {
     expect((error as WireError).body).toEqual(refusal);
   });
 
+  it("puts together a list of which only some is told, and comes anew where it lacks the rest", () => {
+    start();
+    const [first, second] = [{ id: "r1", label: "one" }, { id: "r2", label: "two" }];
+    socket().say({ seq: 4, state: { runs: [first, second], can_undo: false } });
+    socket().say({ seq: 5, patch: { can_undo: true }, parts: { runs: { ids: ["r2", "r3"], new: [{ id: "r3", label: "three" }] } } });
+    expect(states.at(-1)).toEqual({ runs: [second, { id: "r3", label: "three" }], can_undo: true });
+    expect(states.at(-1)!.runs[0]).toBe(states.at(-2)!.runs[1]);
+    socket().say({ seq: 6, patch: {}, parts: { runs: { ids: ["r3", "r2"], new: [{ id: "r2", label: "renamed" }] } } });
+    expect(states.at(-1)!.runs.map(({ label }) => label)).toEqual(["three", "renamed"]);
+    socket().say({ seq: 7, patch: {}, parts: { runs: { ids: ["r1", "r2"], new: [] } } });
+    expect(connections.at(-1)?.phase).toBe("lost");
+  });
+
+  it("takes several changes told as one, whatever of them it knows, and nothing twice", () => {
+    start();
+    socket().say({ seq: 4, state: { can_undo: false } });
+    socket().say({ seq: 7, after: 2, patch: { can_undo: true } });
+    socket().say({ seq: 9, after: 7, patch: { can_redo: true } });
+    expect(states.at(-1)).toEqual({ can_undo: true, can_redo: true });
+    expect(connections.at(-1)).toEqual({ phase: "open" });
+    socket().say({ seq: 9, patch: { can_redo: false } });
+    expect(connections.at(-1)?.phase).toBe("lost");
+  });
+
+  it("asks again when a busy server says, and tells in its words where it stays so, or a change was refused", async () => {
+    const { connector, fetcher } = start();
+    const busy = { type: "Busy", message: "Residscope is answering as much as it can. To fix: come back in 2 s.", fix: "come back in 2 s" };
+    answer = new Response(JSON.stringify({ error: busy }), { status: 429, headers: { "retry-after": "2" } });
+    const asked = connector.query("manifest");
+    await vi.advanceTimersByTimeAsync(1_900);
+    expect(fetcher).toHaveBeenCalledTimes(1);
+    answer = new Response(JSON.stringify({ methods: [] }));
+    await vi.advanceTimersByTimeAsync(1_200);
+    expect(await asked).toEqual({ methods: [] });
+    answer = new Response(JSON.stringify({ error: busy }), { status: 429, headers: { "retry-after": "2" } });
+    await expect(connector.intent("library_vote", { id: "d1", value: 1 })).rejects.toThrow("come back in 2 s");
+    expect(fetcher).toHaveBeenCalledTimes(3);
+    const refused = connector.query("manifest").catch((error: Error) => error.name);
+    await vi.advanceTimersByTimeAsync(20_000);
+    expect(await refused).toBe("Busy");
+    expect(fetcher).toHaveBeenCalledTimes(9);
+    const left = new AbortController();
+    const dropped = connector.query("manifest", undefined, left.signal).catch((error: Error) => error.name);
+    await vi.advanceTimersByTimeAsync(0);
+    left.abort();
+    await vi.advanceTimersByTimeAsync(3_000);
+    expect(await dropped).toBe("AbortError");
+    expect(fetcher).toHaveBeenCalledTimes(10);
+  });
+
   it("reconnects when a number is missing", () => {
     start();
     socket().say({ seq: 1, state: {} });

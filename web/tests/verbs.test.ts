@@ -6,7 +6,7 @@ import { describe, expect, it } from "vitest";
 const SRC = join(import.meta.dirname, "../src");
 const DOOR = "connect/socket.ts";
 const REQUEST = /\bfetch\(|new (XMLHttpRequest|WebSocket|EventSource)\b|sendBeacon\(/g;
-const ADDRESS = /(?<!href=")\bapi\/[a-z]+/g;
+const ADDRESS = /(?<!href="|connector\.link\(`)\bapi\/[a-z]+/g;
 
 const strip = (text: string): string => text.replace(/\/\*[\s\S]*?\*\//g, "").replace(/<!--[\s\S]*?-->/g, "").replace(/(^|\s)\/\/.*$/gm, "");
 const asked = (text: string): string[] => [REQUEST, ADDRESS].flatMap((pattern) => [...strip(text).matchAll(pattern)].map(([found]) => found));

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from residscope.cli import families as cli_families
 from residscope.cli import fit as cli_fit
 from residscope.cli import graph as cli_graph
 from residscope.cli import library as cli_library
@@ -39,6 +40,7 @@ cli_library.directions.command("fit", context_settings={"ignore_unknown_options"
     cli_fit.fit
 )
 app.add_typer(cli_run.run, name="run")
+app.add_typer(cli_families.families, name="families")
 app.command("methods")(cli_lists.methods)
 app.command("edits")(cli_lists.edits)
 app.command("glossary")(cli_lists.glossary)

@@ -79,8 +79,8 @@ def export(
     id: Id, file: Annotated[Path, typer.Argument(help="the .safetensors file to write")], store: Store = None
 ) -> None:
     """Write a direction to one file: safetensors, with everything about it as JSON inside."""
+    from residscope.drafts import replace_whole
     from residscope.endings import check_ending
-    from residscope.files import replace_whole
 
     check_ending(file, "direction")
     library = opened(store)

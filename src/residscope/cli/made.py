@@ -1,6 +1,8 @@
 """What a method made, in files and in the terminal."""
 
 import math
+import secrets
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -9,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 from torch import Tensor
 
-from residscope.errors import BadResult, WrongEnding
-from residscope.files import replace_whole
+from residscope.drafts import replace_whole
+from residscope.errors import BadResult, NotWritten, WrongEnding
 from residscope.shown_tokens import as_label
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ def write(made: Any, outputs: "Outputs", model: Any) -> None:
     several = parts_of(made)
     for path in (outputs.save, outputs.html):
         for place, item in places(path, several):
-            save(item, place, model)
+            save_or_keep(item, place, model)
             typer.echo(f"{place}: {place.stat().st_size:,} bytes", err=outputs.json == "-" or outputs.csv == "-")
     if outputs.csv is not None:
         for place, item in places(outputs.csv, several):
@@ -66,6 +68,26 @@ def put(text: str, path: Path) -> None:
         return
     replace_whole(path, lambda draft: draft.write_text(text, encoding="utf-8"))
     typer.echo(f"{path}: {path.stat().st_size:,} bytes", err=True)
+
+
+def save_or_keep(item: Any, path: Path, model: Any) -> None:
+    """`save`, and where the disk does not take it, elsewhere: what took an hour to make is not lost to a full disk.
+
+    Raises:
+        NotWritten: it is elsewhere, or there is no room for it anywhere; the message says which.
+    """
+    try:
+        return save(item, path, model)
+    except OSError as error:
+        why = error.strerror or str(error)
+    for folder in (Path.home(), Path(tempfile.gettempdir())):
+        other = folder / f"{path.stem}-{secrets.token_hex(3)}{path.suffix}"
+        try:
+            save(item, other, model)
+        except OSError:
+            continue
+        raise NotWritten(f"{path} could not be written ({why}): what was made is in {other}", fix=f"mv {other} {path}")
+    raise NotWritten(f"{path} could not be written ({why}), nor could any other place", fix="free the disk")
 
 
 def save(item: Any, path: Path, model: Any) -> None:

@@ -1,6 +1,5 @@
 """`residscope tokens`: how one or several models read a text; the tokenizers alone are loaded."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,6 +25,7 @@ def tokens(
 ) -> None:
     """A text's tokens: ids, bytes, words, variants; of several models aligned by character."""
     from residscope.cli.made import as_json
+    from residscope.drafts import replace_whole
     from residscope.methods.reading.token_table import token_table
 
     first, *others = [*(model or []), *(more or [])] or [DEFAULT]
@@ -33,7 +33,8 @@ def tokens(
     if csv == "-":
         typer.echo(made.to_dataframe().to_csv(index=False), nl=False)
     elif csv is not None:
-        Path(csv).expanduser().write_text(made.to_dataframe().to_csv(index=False), encoding="utf-8")
+        told = made.to_dataframe().to_csv(index=False)
+        replace_whole(csv, lambda draft: draft.write_text(told, encoding="utf-8"))
     elif json:
         print_json(as_json(made))
     else:

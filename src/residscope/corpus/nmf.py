@@ -81,8 +81,10 @@ def factorised(
     before, done, settled = total, 0, False
     with stage("Factorising", ROUNDS, progress, cancel) as tell:
         while done < ROUNDS and not settled:
-            start = {"init": None} if W is None else {"init": "custom", "W": W, "H": H}
-            W, H, _ = non_negative_factorization(X, n_components=n, max_iter=STEPS, tol=0, random_state=seed, **start)
+            for _ in range(STEPS):  # one a call, which may take a second: nothing stops scikit-learn in between
+                tell()
+                start = {"init": None} if W is None else {"init": "custom", "W": W, "H": H}
+                W, H, _ = non_negative_factorization(X, n_components=n, max_iter=1, tol=0, random_state=seed, **start)
             left = _left(x, W, H)
             settled, before, done = before - left < 1e-7 * total, left, done + 1
             tell(done)

@@ -15,6 +15,7 @@ from residscope.corpus.sources.pieces import Files, local, pieces_of
 from residscope.corpus.sources.sampled import TOKENS, Sampled, sampled_text
 from residscope.engine.model import Model
 from residscope.errors import CorpusError
+from residscope.incoming import path_of
 
 Source = str | Path | DataSet | Files | Sampled | Text | Iterable[str]
 WRITTEN = "model"
@@ -101,7 +102,7 @@ def opened(source: Source, model: Model | None = None) -> Source:
     """
     if not isinstance(source, str | Path) or source in BUILT_IN:
         return source
-    if isinstance(source, str) and (said := spoken(source)) and not Path(source).expanduser().is_file():
+    if isinstance(source, str) and (said := spoken(source)) and not path_of(source).is_file():
         return _described(*said, model)
     if source == WRITTEN:
         return source if model is None else sampled_text(model)

@@ -9,9 +9,9 @@ from torch import Tensor
 from residscope.corpus.chunks import chunks
 from residscope.corpus.reading import LENGTH, Reader
 from residscope.corpus.text import Source
-from residscope.directions import place
+from residscope.directions import Direction, place
 from residscope.engine.model import Model
-from residscope.errors import CorpusError, DirectionError, NoVectors, TooFewVectors, UnknownHead
+from residscope.errors import CorpusError, DirectionError, NoVectors, TooFewVectors, UnknownHead, WrongWidth
 from residscope.model.sites import KINDS, Site
 from residscope.progress import Cancel, Progress
 
@@ -52,6 +52,16 @@ def check_place(model: Model, *, site: str, head: int | None = None, n: int | No
     where = one_vector(model, site, head)
     if n is not None:
         check_size(n, model.sites.width(where), what="directions")
+
+
+def check_direction(model: Model, direction: Direction, site: str | None = None) -> Site:
+    """The place of a direction, or another that it is asked at. Raises what `one_vector` does; WrongWidth."""
+    where = one_vector(model, site or direction.site, direction.head)
+    if len(direction.read) != (width := model.sites.width(where)):
+        raise WrongWidth(
+            f"{direction.name} does not fit {where}", received=str(len(direction.read)), allowed=str(width)
+        )
+    return where
 
 
 def check_places(model: Model, *, sites: Sequence[str] = (STREAM,), **more: Any) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, distributions, entry_points
 from typing import Any
 
 from residscope.errors import NameAlreadyDeclared
@@ -28,13 +28,45 @@ def load_plugins() -> tuple[str, ...]:
 def load_group(group: str) -> Mapping[str, Any]:
     """Import the plugins of one group, once; what each entry point names, by `group: name`."""
     loaded: dict[str, Any] = {}
-    for point in entry_points(group=group):
+    for point in _points(group):
         name = f"{group}: {point.name}"
         try:
             loaded[name] = point.load()
-        except Exception as error:  # whatever a stranger's module raises while it is imported
+        except (Exception, SystemExit) as error:  # whatever a stranger's module raises while it is imported
             skip(name, f"{type(error).__name__}: {error}")
+    _take_back()
     return loaded
+
+
+def _points(group: str) -> list[EntryPoint]:
+    """The entry points of a group; where the list of one package cannot be read, it is named, and there are the others'."""
+    try:
+        return [*entry_points(group=group)]
+    except Exception:  # importlib.metadata reads the lists of all, and raises whatever one of them makes it raise
+        found: dict[str, EntryPoint] = {}
+        for package in distributions():
+            try:
+                found |= {
+                    point.name: point for point in package.entry_points.select(group=group) if point.name not in found
+                }
+            except Exception as error:
+                skip(f"{group}: {package.name}", f"{type(error).__name__}: {error}")
+        return [*found.values()]
+
+
+def _take_back() -> None:
+    """A plugin's declaration of which no form can be drawn is named, and is not there."""
+    from residscope.declare import EDITS, METHODS, TASKS
+
+    for registry in (EDITS, METHODS, TASKS):
+        for id, one in [*registry.items()]:
+            if one.function.__module__.startswith("residscope."):
+                continue
+            try:
+                one.schema()
+            except Exception as error:  # whatever its annotations and defaults make of it
+                del registry[id]
+                skip(f"{one.function.__module__}: {id}", f"{type(error).__name__}: {error}")
 
 
 def skip(name: str, why: str) -> None:
@@ -61,4 +93,4 @@ def claim(what: str, id: str, known: Any, function: Callable[..., Any]) -> None:
 
 def installed() -> bool:
     """Whether there is any plugin; imports none."""
-    return any(entry_points(group=group) for group in GROUPS)
+    return any(_points(group) for group in GROUPS)

@@ -1,6 +1,5 @@
 """Dictionaries in files, and those that come with Residscope."""
 
-import json
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import fields
 from functools import partial
@@ -19,6 +18,7 @@ from residscope.endings import check_ending
 from residscope.engine.model import Model
 from residscope.errors import DamagedFile, DirectionError, SiteError, WrongModel
 from residscope.files import AGAIN, read_tensors, warn_unsealed, write_tensors
+from residscope.incoming import Unreadable, parsed, tensors_at
 from residscope.json_values import FORMS, Form, from_plain, refusal, to_plain
 from residscope.model.sites import Site
 
@@ -147,15 +147,13 @@ def _dictionary(id: str, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]
 
 def _old(path: Path) -> tuple[dict[str, Tensor], Any] | None:
     """A file of before dictionaries had ids: PCA alone, by site. None for any other."""
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(str(path), "pt") as file:
-            told = (file.metadata() or {}).get("dictionaries")
-            return told and ({name: file.get_tensor(name) for name in file.keys()}, json.loads(told))  # noqa: SIM118
-    except (OSError, SafetensorError):
+        tensors, facts = tensors_at(path)
+    except (FileNotFoundError, Unreadable):
         return None
-    except (ValueError, RecursionError) as error:
+    try:
+        return (tensors, parsed(facts["dictionaries"])) if facts.get("dictionaries") else None
+    except Unreadable as error:
         raise DamagedFile(f"{path.name} is damaged: {error}", received=str(path), fix=AGAIN) from None
 
 

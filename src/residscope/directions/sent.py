@@ -12,16 +12,24 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from residscope.directions.signatures import same_weights, signature
+from residscope.drafts import replace_whole
 from residscope.endings import check_ending
 from residscope.engine.model import Model
 from residscope.errors import DamagedFile, MalformedTensors, ResidscopeError, WrongModel
-from residscope.files import AGAIN, digest, kind_of, replace_whole, unshared
+from residscope.files import AGAIN, digest, kind_of, save_tensors, unshared
+from residscope.incoming import parsed, tensors_at
 from residscope.json_values import from_plain, to_plain
 
 if TYPE_CHECKING:
     from residscope.directions.direction import Direction
 
 KIND = "direction"
+# the words of provenance that are read again, and what they are
+PROVENANCE: dict[str, Any] = {
+    "dictionary": str, "dictionary hash": str, "hash": str, "corpus": str, "before": str, "library": str, "imported": str,
+    "unchecked": str, "moved": str, "index": int, "tokens": int, "standardised": bool, "corpora": dict, "mix": (list, dict),
+    "sum": (list, dict),
+}  # fmt: skip
 UNCHECKED = "nothing in the file proves which model it was found in"
 
 
@@ -48,11 +56,12 @@ def said_about(facts: Mapping[str, str]) -> dict[str, Any]:
         MalformedTensors: a file of Residscope's own, with something else there.
     """
     try:
-        about = json.loads(facts.get("about", "{}"))
+        about = parsed(facts.get("about", "{}"), own=True)
         mappings = [about, about.get("provenance", {}), about.get("model", {})]
         if not all(isinstance(each, dict) for each in mappings):
             raise TypeError("it is no mapping, or its provenance or its model is none")
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        check_provenance(about.get("provenance", {}))
+    except (ValueError, TypeError, AttributeError) as error:
         if facts.get("residscope") != KIND:
             return {}
         raise MalformedTensors(
@@ -63,10 +72,28 @@ def said_about(facts: Mapping[str, str]) -> dict[str, Any]:
     return dict(about)
 
 
+def check_provenance(told: Mapping[str, Any]) -> None:
+    """Refuse provenance of which a word that is read here is of another type. Raises TypeError.
+
+    >>> check_provenance({"dictionary": "pca", "index": 7, "anything": [None]})
+    """
+    left = [told]
+    while left:
+        one = left.pop()
+        for name, kinds in PROVENANCE.items():
+            value = one.get(name)
+            if value is not None and (not isinstance(value, kinds) or isinstance(value, bool) != (kinds is bool)):
+                raise TypeError(f"in its provenance {name!r} is a {type(value).__name__}: {str(value)[:40]!r}")
+        corpora = one.get("corpora")
+        if isinstance(corpora, dict) and not all(isinstance(name, str) for name in corpora.values()):
+            raise TypeError("in its provenance a corpus has no name")
+        for name in ("mix", "sum", "of"):
+            parts = one.get(name)
+            left += [part for part in (parts if isinstance(parts, list) else [parts]) if isinstance(part, dict)]
+
+
 def write_direction(direction: "Direction", path: str | Path) -> None:
     """A direction by itself, without a model's signature. Raises WrongEnding, FileNotThere, NotPlain."""
-    from safetensors.torch import save_file
-
     check_ending(path, KIND)
     told = to_plain(dict(direction.provenance), name=f"the provenance of {direction.name}")
     tensors = unshared({"read": direction.read, "write": direction.write})
@@ -75,7 +102,7 @@ def write_direction(direction: "Direction", path: str | Path) -> None:
     facts |= {} if direction.scale is None else {"scale": repr(direction.scale)}
     facts |= {} if direction.head is None else {"head": str(direction.head)}
     facts["sha256"] = seal(tensors, facts)
-    replace_whole(path, lambda draft: save_file(tensors, str(draft), metadata=facts))
+    replace_whole(path, lambda draft: save_tensors(tensors, draft, facts))
 
 
 def read_direction(cls: "type[Direction]", path: str | Path) -> "Direction":
@@ -84,15 +111,11 @@ def read_direction(cls: "type[Direction]", path: str | Path) -> "Direction":
     Raises:
         FileNotThere, DamagedFile: no file, or no such file.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = Path(path).expanduser()
     if (said := kind_of(path)) != KIND:
         raise DamagedFile(f"{path.name} holds no {KIND}", received=said, allowed=f"a saved {KIND}")
     try:
-        with safe_open(str(path), "pt") as file:
-            facts = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+        tensors, facts = tensors_at(path)
         check_whole(tensors, {"sha256": "none", **facts})
         scale, head = facts.get("scale"), facts.get("head")
         return cls(
@@ -106,7 +129,7 @@ def read_direction(cls: "type[Direction]", path: str | Path) -> "Direction":
             provenance=from_plain(said_about(facts).get("provenance", {})),
             head=None if head is None else int(head),
         )
-    except (SafetensorError, ResidscopeError, ValueError, LookupError, TypeError, RuntimeError, OSError) as error:
+    except (ResidscopeError, ValueError, LookupError, TypeError, RuntimeError, OSError) as error:
         raise DamagedFile(f"{path.name} is damaged: {error}", received=str(path), fix=AGAIN) from error
 
 

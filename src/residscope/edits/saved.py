@@ -14,6 +14,7 @@ from residscope.endings import check_ending
 from residscope.engine.protocols import LeastEdit, whole
 from residscope.errors import BadEdit, NotPlain, ResidscopeError
 from residscope.files import read_told, warn_unsealed, write_told
+from residscope.incoming import Unreadable, parsed, tensors_at
 from residscope.json_values import FORMS, Form, field_from_plain
 
 # kinds that a later room brings, imported when one is read
@@ -53,8 +54,8 @@ def to_json(edits: Sequence[LeastEdit] | LeastEdit, tensors: MutableMapping[str,
 def from_json(text: str, tensors: Mapping[str, Tensor] | None = None) -> tuple[BaseEdit, ...]:
     """Edits from `to_json`. Raises BadEdit, naming the entry that does not parse, or the tensor missing or damaged."""
     try:
-        entries = json.loads(text)
-    except (ValueError, TypeError, RecursionError) as error:
+        entries = parsed(text, own=True)
+    except Unreadable as error:
         raise BadEdit(
             "the edits are not JSON", received=str(error), allowed="what residscope.edits.to_json writes"
         ) from None
@@ -122,14 +123,11 @@ def load(path: str | Path) -> tuple[BaseEdit, ...]:
 
 def _unsealed(path: str | Path) -> tuple[dict[str, Tensor], str] | None:
     """What a file of before edits were sealed holds; None for any other."""
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(str(Path(path).expanduser()), "pt") as file:
-            text = (file.metadata() or {}).get("edits")
-            return text and ({name: file.get_tensor(name) for name in file.keys()}, text)  # noqa: SIM118 (not a mapping)
-    except (OSError, SafetensorError, ValueError):
+        tensors, facts = tensors_at(Path(path).expanduser())
+    except (FileNotFoundError, Unreadable):
         return None
+    return (tensors, facts["edits"]) if facts.get("edits") else None
 
 
 def _value(name: str, value: Any, tensors: Mapping[str, Tensor] | None) -> Any:

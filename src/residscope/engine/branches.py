@@ -189,7 +189,12 @@ class Branches:
 
 
 def spread(name: str, value: Any, rows: int, *, of: int = 1) -> Any:
-    """Slopes on the scores, which BLOOM and Falcon build for the rows of the embedding, alike for each: for so many rows."""
-    if name != "alibi" or not isinstance(value, Tensor):
+    """What is alike for every row, for so many rows: slopes on the scores, which BLOOM and Falcon build for the rows of the
+    embedding, and a mask, which some modules take for as many rows as they are given."""
+    if not isinstance(value, Tensor):
+        return value
+    if name == "attention_mask" and value.ndim == 4 and value.shape[1] == 1 and len(value) in (1, of):
+        return value[:1].expand(rows, -1, -1, -1)
+    if name != "alibi":
         return value
     return value[: len(value) // of].repeat(rows, *[1] * (value.ndim - 1))

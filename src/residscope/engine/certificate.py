@@ -5,7 +5,6 @@ the rest's. A passed certificate is kept by everything it depends on, so a secon
 """
 
 import hashlib
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -17,13 +16,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from residscope.engine import effect_checks  # noqa: F401  (its checks join the identities in CHECKS)
+from residscope.engine import effect_checks, longer_checks  # noqa: F401  (their checks join the identities in CHECKS)
 from residscope.engine.checks import CHECKS, Bench, Pair
 from residscope.engine.finite import require_finite_run, require_finite_weights
 from residscope.engine.structure import Structure
 from residscope.engine.turns import lock_of
 from residscope.errors import CertificateFailed, NotFinite
-from residscope.files import replace_whole
+from residscope.files import read_sealed, write_sealed
 from residscope.versions import untried
 
 if TYPE_CHECKING:
@@ -37,7 +36,10 @@ _AT_ONCE = 2**16  # numbers compared at once: the logits are the largest tensors
 
 @dataclass(frozen=True)
 class Checked:
-    """One check: its worst error over the positions after the first, and the first position's own."""
+    """One check: its worst error over the positions after the first, and the first position's own.
+
+    blamed: what of which layers is wrong where it failed ("heads", 3), as far as the check can tell.
+    """
 
     name: str
     about: str
@@ -45,6 +47,7 @@ class Checked:
     first: float
     tolerance: float
     failed: str | None = None
+    blamed: tuple[tuple[str, int] | None, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -122,7 +125,17 @@ def require(model: "Model", certificate: Certificate) -> Certificate:
     if certificate.passed:
         return certificate
     attached = Structure(model.hf).attached()
-    fix = f"the family file residscope/model/families/{model.family.name}.py does not describe this model"
+    told = f"what was found of this {model.family.name} model by looking is not what it does"
+    fix = (
+        told
+        if model.family.found
+        else f"the family file residscope/model/families/{model.family.name}.py does not describe this model"
+    )
+    if model.quantised is not None:
+        fix = (
+            f"its weights are quantised by {model.quantised}: a method that rounds activations too gives other numbers for "
+            "runs that are one in exact arithmetic, so no edit is exact; take one of weights alone, or the model in full"
+        )
     if attached:
         more = f" and {len(attached) - 3} more" if len(attached) > 3 else ""
         fix = f"take off {', '.join(attached[:3])}{more}, or say the change as edits of a run"
@@ -152,14 +165,19 @@ def measure(model: "Model", *, progress: Callable[[str, int, int], None] | None 
         if progress is not None:
             progress("certificate", done, len(CHECKS))
         rest, first, failed = 0.0, 0.0, None
+        blamed: dict[tuple[str, int] | None, None] = {}
+        bench.blamed = None
         try:
             for pair in pairs(bench):
                 by_position = errors(pair)
                 first = max(first, float(by_position[0]))
                 rest = max(rest, *by_position[1:].tolist(), 0.0)
+                if float(by_position.max()) > tolerance:
+                    blamed[bench.blamed] = None
         except Exception as error:  # as above
             failed = f"{type(error).__name__}: {error}"
-        checks.append(Checked(name, about, rest, first, tolerance, failed))
+            blamed[bench.blamed] = None
+        checks.append(Checked(name, about, rest, first, tolerance, failed, tuple(blamed)))
     return Certificate(tuple(checks), tolerance, time.perf_counter() - began, untried=untried())
 
 
@@ -207,8 +225,8 @@ def _sources() -> str:
 
 def _read(path: Path) -> Certificate | None:
     try:
-        saved = json.loads(path.read_text())
-        checks = tuple(Checked(**entry) for entry in saved["checks"])
+        saved = read_sealed(path)
+        checks = tuple(Checked(**entry | {"blamed": ()}) for entry in saved["checks"])
         certificate = Certificate(checks, saved["tolerance"], saved["seconds"], cached=True, untried=untried())
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -217,5 +235,4 @@ def _read(path: Path) -> Certificate | None:
 
 def _write(path: Path, certificate: Certificate) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    told = json.dumps(asdict(replace(certificate, cached=False)))
-    replace_whole(path, lambda draft: draft.write_text(told))
+    write_sealed(path, asdict(replace(certificate, cached=False)))

@@ -223,6 +223,13 @@ def _check(model: "Model", row: Sequence[int]) -> None:
             received=str(next(i for i in row if not 0 <= i < model.d_vocab)),
             allowed=f"0 to {model.d_vocab - 1}",
         )
+    if media := [i for i in row if i in model.layout.placeholders]:
+        raise BadPrompt(
+            "a token stands for an image or sound, which are not taken: of this model the text decoder is served",
+            received=f"token id {media[0]}, {len(media)} times",
+            allowed="text alone",
+            fix="leave out what stands for images and sound",
+        )
 
 
 def _checked_id(model: "Model", token: Any) -> int:

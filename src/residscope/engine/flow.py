@@ -43,11 +43,12 @@ class _Block:
     def __init__(self, layout: Layout, layer: int) -> None:
         self.layout, self.layer = layout, layer
         self.parts: BlockParts = layout.blocks[layer]
-        self.family, self.table, self.sizes = layout.family, layout.table, layout.sizes
+        self.family, self.table, self.heads = layout.family, layout.table, layout.sizes.at(layer)
+        self.positions = layout.family.block_of(layer).positions or layout.family.positions
         self.parallel = self.has("mlp_out") and not self.has("resid_mid")
 
     def has(self, name: str) -> bool:
-        return name in KINDS and name not in self.table.absent
+        return self.table.has(name, self.layer if name in KINDS and KINDS[name].layered else None)
 
     def step(self, name: str, reads: str, equation: str, same: str | None = None) -> Step:
         return Step(self.named(name), tuple(map(self.named, reads.split())), equation, same and self.named(same))
@@ -64,8 +65,9 @@ class _Block:
             added = [name for name in ("embed", "pos_embed") if self.has(name)]
             yield from (self.step(name, "", KINDS[name].about.split(",")[0]) for name in added)
             yield self.step("resid_pre", " ".join(added), " + ".join(added))
-        yield from self.normed("attn", self.parts.attn_norm, "resid_pre")
-        yield from self.attention()
+        if self.has("attn_out"):
+            yield from self.normed("attn", self.parts.attn_norm, "resid_pre")
+            yield from self.attention() if self.has("scores") else self.mixer()
         if self.has("resid_mid"):
             yield self.step("resid_mid", "resid_pre attn_out", "resid_pre + attn_out")
         if self.has("mlp_out"):
@@ -85,9 +87,9 @@ class _Block:
 
     def attention(self) -> Iterator[Step]:
         parts, family = self.parts, self.family
-        x = "(x + position)" if family.positions == "beside" else "x"
+        x = "(x + position)" if self.positions == "beside" else "x"
         bias = " + b" if any(map(biased, self.projections())) else ""
-        turned = family.positions == "rotary" and getattr(parts.attn, family.rotary_switch or "", True)
+        turned = self.positions == "rotary" and getattr(parts.attn, family.rotary_switch or "", True)
         for name, weight, norm in (("q", "W_Q", parts.q_norm), ("k", "W_K", parts.k_norm)):
             value, reads = f"{x} {weight}{bias}", "attn_in"
             if norm is not None:
@@ -95,18 +97,20 @@ class _Block:
                 of = f"({value})" if bias or norm.kind == "layer" else value
                 value, reads = normed(norm, of, f"{name}_scale"), f"attn_in {name}_scale"
             elif name == "q" and family.query_scale:
-                value = times(
-                    f"({value})" if bias else value, getattr(parts.attn, family.query_scale), self.sizes.d_head
-                )
+                value = times(f"({value})" if bias else value, getattr(parts.attn, family.query_scale), self.heads.d_qk)
             yield self.step(name, reads, f"rotate({value})" if turned else value)
         yield self.step("v", "attn_in", f"x W_V{bias}")
-        group = self.sizes.n_heads // self.sizes.n_kv_heads
-        shared = "" if group == 1 else "[0]" if self.sizes.n_kv_heads == 1 else f"[h//{group}]"
+        group = self.heads.groups
+        shared = "" if group == 1 else "[0]" if self.heads.n_kv_heads == 1 else f"[h//{group}]"
         yield self.step("scores", "q k", self.scored(f"q·k{shared}"))
         sinks = parts.sinks is not None
         yield self.step("pattern", "scores", "exp s / (Σ exp s + exp sink)" if sinks else "softmax(scores)")
         yield self.step("z", "pattern v", f"pattern v{shared}")
-        summed, reads = "z W_O", "z"
+        yield from self.by_heads()
+
+    def by_heads(self) -> Iterator[Step]:
+        """What the heads write, and attention's output as their sum."""
+        parts, summed, reads = self.parts, "z W_O", "z"
         if self.has("result"):
             yield self.step("result", "z", "z W_O")
             summed, reads = "Σ_h result", "result"
@@ -114,16 +118,26 @@ class _Block:
             "attn", reads, summed + (" + b" if biased(parts.attn_proj) else ""), parts.attn_post_norm
         )
 
+    def mixer(self) -> Iterator[Step]:
+        """What stands in attention's place: a state space, a convolution, attention of which nothing, or z alone, is seen."""
+        name = type(self.parts.attn).__name__
+        if self.has("z"):
+            yield self.step("z", "attn_in", f"{name}(attn_in), before W_O")
+            yield from self.by_heads()
+            return
+        yield from self.written("attn", "attn_in", f"{name}(attn_in)", self.parts.attn_post_norm)
+
     def projections(self) -> list[nn.Module]:
         """The modules that make queries, keys and values."""
-        inner = [module for module in self.parts.attn.modules() if module is not self.parts.attn_proj]
+        every = [] if self.parts.attn is None else [*self.parts.attn.modules()]
+        inner = [module for module in every if module is not self.parts.attn_proj]
         return [module for module in inner if len(getattr(getattr(module, "weight", None), "shape", ())) == 2]
 
     def scored(self, product: str) -> str:
-        found = times(product, scores_factor(self.layout, self.layer), self.sizes.d_head)
+        found = times(product, scores_factor(self.layout, self.layer), self.heads.d_qk)
         cap = self.layout.factors.scores_cap
         found = found if cap is None else f"{cap:g} tanh({found} / {cap:g})"
-        return f"{found}{' + slope · key' if self.family.positions == 'slopes' else ''} + mask"
+        return f"{found}{' + slope · key' if self.positions == 'slopes' else ''} + mask"
 
     def written(self, branch: str, reads: str, made: str, post: Norm | None) -> Iterator[Step]:
         """What a branch's module gives, and what of it the stream gets."""
@@ -143,6 +157,11 @@ class _Block:
     def mlp(self) -> Iterator[Step]:
         parts = self.parts
         yield from self.normed("mlp", parts.mlp_norm, "resid_pre" if self.parallel else "resid_mid")
+        if not self.has("mlp_post") and not self.has("router"):
+            yield from self.written(
+                "mlp", "mlp_in", f"{type(self.parts.mlp).__name__}(mlp_in)", self.parts.mlp_post_norm
+            )
+            return
         if self.has("router"):
             yield self.step("router", "mlp_in", f"x W_router{' + b' if biased(parts.router) else ''}")
             yield self.step(EXPERTS, "mlp_in router", "the chosen experts, of x")
@@ -166,6 +185,8 @@ class _Block:
     def end(self) -> Step:
         if not self.has("mlp_out"):
             return self.step("resid_post", "resid_pre attn_out", "resid_pre + attn_out")
+        if not self.has("attn_out"):
+            return self.step("resid_post", "resid_pre mlp_out", "resid_pre + mlp_out")
         if self.parallel:
             return self.step("resid_post", "resid_pre attn_out mlp_out", "resid_pre + attn_out + mlp_out")
         return self.step("resid_post", "resid_mid mlp_out", "resid_mid + mlp_out")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from residscope.engine.generation import cache_of_all, one_step, unedited_at
+from residscope.engine.generation import memory_of, one_step, unedited_at
 from residscope.engine.timing import Starting
 from residscope.model.prompts import Batch
 
@@ -19,7 +19,7 @@ class Forced:
         self._start = start
         self._ids = start.batch.ids
         self._offset = 0
-        self._cache = cache_of_all()
+        self._cache = memory_of(start.model)
         needing = [timed.edit for timed in start.edits if timed.edit.needs_unedited]
         self._unedited = unedited_at(start.model, start.batch, needing)
 

@@ -15,9 +15,10 @@ from residscope.engine.hooks import Hooks
 from residscope.engine.passes import Pass
 from residscope.engine.protocols import Edit
 from residscope.engine.sampling import Pick, Stops, generator
+from residscope.engine.spans import Span, Spans
 from residscope.engine.stock import call
 from residscope.engine.timing import Starting, Timed
-from residscope.engine.turns import lock_of, repeated
+from residscope.engine.turns import in_turn
 from residscope.errors import NotPlain, PromptError, PromptTooLong
 from residscope.files import read_plain, write_plain
 from residscope.items import save_item
@@ -203,7 +204,7 @@ def _together(
     stops: Stops,
 ) -> Iterator[Token]:
     """Prompts of one length, in one batch; rows that are done are carried along unseen."""
-    prompt, offset, cache = ids.shape[1], 0, cache_of_all()
+    prompt, offset, cache = ids.shape[1], 0, memory_of(model)
     came: list[list[int]] = [[] for _ in rows]
     readings = [model._reading(row) for row in ids.tolist()]
     texts = [""] * len(rows)
@@ -239,19 +240,10 @@ def one_step(
     unedited: dict[Site, Tensor],
 ) -> Float[Tensor, "batch new d_vocab"]:
     """One forward over the positions from `offset` on, and the logits at them. It gives way as any pass does."""
-
-    def made() -> Tensor:
-        cache.cut(offset)  # of what a pass that gave way has left in it
-        return _pass(model, batch, offset, edits, cache, unedited)
-
-    return repeated(model.hf, made)
-
-
-def _pass(
-    model: "Model", batch: Batch, offset: int, edits: Sequence[Edit], cache: Any, unedited: dict[Site, Tensor]
-) -> Tensor:
+    if isinstance(cache, Steps):
+        return _whole_pass(model, batch, cache.until(offset, batch.ids.shape[1], edits), offset, unedited)
     inside = {site for edit in edits for site in edit.places(model.sites) if site.name in ("k", "v")}
-    with lock_of(model.hf), torch.no_grad():
+    with in_turn(model.hf), torch.no_grad():
         cache.now = now = Pass(model.layout, batch, capture=inside, edits=edits, offset=offset, unedited=unedited)
         with Hooks(now)():
             out = call(model.hf, batch.ids[:, offset:], cache=cache)
@@ -264,18 +256,40 @@ def _pass(
     return logits
 
 
+def _whole_pass(
+    model: "Model", batch: Batch, spans: Sequence[Span], offset: int, unedited: dict[Site, Tensor]
+) -> Tensor:
+    """One step of a model whose later positions run together with the earlier ones: all of them again, each with its edits."""
+    with in_turn(model.hf), torch.no_grad():
+        now = Spans(model.layout, batch, spans, capture=(), unedited=unedited)
+        with Hooks(now)():
+            out = call(model.hf, batch.ids)
+            logits: Tensor = now.visit(Site("logits"), out.logits)
+    return logits[:, offset:]
+
+
+class Steps:
+    """What stands for a cache where there can be none: the edits of every step so far."""
+
+    def __init__(self) -> None:
+        self._spans: list[Span] = []
+
+    def until(self, first: int, end: int, edits: Sequence[Edit]) -> Sequence[Span]:
+        self._spans.append(Span(first, end, tuple(edits)))
+        return self._spans
+
+
+def memory_of(model: "Model") -> Any:
+    """What carries earlier positions from step to step: a cache of keys and values, or the steps themselves."""
+    return Steps() if model.layout.whole else cache_of_all()
+
+
 def cache_of_all() -> Any:
     """A cache of all keys and values; not the model's own, which would cut sliding layers short."""
     from transformers import DynamicCache
 
     class Cache(DynamicCache):  # type: ignore[misc]
         now: Pass | None = None
-
-        def cut(self, length: int) -> None:
-            """Keep so many positions."""
-            for layer in self.layers:
-                if (keys := getattr(layer, "keys", None)) is not None and keys.ndim == 4 and keys.shape[2] > length:
-                    layer.keys, layer.values = keys[:, :, :length], layer.values[:, :, :length]
 
         def update(self, key: Tensor, value: Tensor, layer_idx: int, *more: Any, **named: Any) -> tuple[Tensor, Tensor]:
             if active.get() is self.now:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from residscope.engine.passes import masked
 from residscope.engine.preparing import prepare
 from residscope.engine.protocols import At, Edit, LeastEdit, Readout
 from residscope.engine.recording import Recording
-from residscope.engine.turns import lock_of, repeated
+from residscope.engine.turns import in_turn
 from residscope.errors import NoGradient
 from residscope.model.prompts import Batch
 from residscope.model.sites import Site, SiteTable
@@ -65,26 +65,23 @@ def gradients(
     start = tuple({Site("embed")} | wanted)
     order = sorted(wanted, key=str)
 
-    def passes() -> tuple[dict[Site, Tensor], dict[Site, Tensor], tuple[Tensor | None, ...], Any]:
-        with lock_of(model.hf):
-            held_sites = {site for edit in prepared if edit.needs_unedited for site in edit.places(table)}
-            unedited = forward(model.layout, batch, capture=held_sites) if held_sites else {}
-            with torch.enable_grad():
-                values = forward(
-                    model.layout,
-                    batch,
-                    capture=wanted | read,
-                    edits=[_Leaf(), *prepared, Same(start)],
-                    unedited=unedited,
-                    grad=True,
-                )
-                number = readout(Recording(model, batch, values, edits=prepared, unedited=unedited))
-            if not number.requires_grad:
-                raise NoGradient("the readout does not depend on the run", received=type(readout).__name__)
-            slopes = torch.autograd.grad(number.sum(), [values[site] for site in order], allow_unused=True)
-            return unedited, values, slopes, model.weights_version()
-
-    unedited, values, slopes, version = repeated(model.hf, passes)
+    with in_turn(model.hf):
+        held_sites = {site for edit in prepared if edit.needs_unedited for site in edit.places(table)}
+        unedited = forward(model.layout, batch, capture=held_sites) if held_sites else {}
+        with torch.enable_grad():
+            values = forward(
+                model.layout,
+                batch,
+                capture=wanted | read,
+                edits=[_Leaf(), *prepared, Same(start)],
+                unedited=unedited,
+                grad=True,
+            )
+            number = readout(Recording(model, batch, values, edits=prepared, unedited=unedited))
+        if not number.requires_grad:
+            raise NoGradient("the readout does not depend on the run", received=type(readout).__name__)
+        slopes = torch.autograd.grad(number.sum(), [values[site] for site in order], allow_unused=True)
+        version = model.weights_version()
     grads = {
         site: torch.zeros_like(values[site]) if g is None else g.detach() for site, g in zip(order, slopes, strict=True)
     }

@@ -4,20 +4,25 @@ import hashlib
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 
-from residscope.engine.certificate import certify, require
+from residscope.engine.look.judge import judged
 from residscope.engine.model import Model, weights_hash
+from residscope.engine.parameters import device_of, method_of
+from residscope.engine.stock import call
 from residscope.engine.structure import original
-from residscope.errors import ModelError, ModelNotFound
+from residscope.errors import DamagedModel, ModelError, ModelNotFound
+from residscope.model.folders import AGAIN
+from residscope.progress import ask_within, asked
 from residscope.versions import warn_of_untried
 
 Progress = Callable[[str, int, int], None]
 # transformers makes a model under switches of the whole process: two at once lose the tie of their embeddings
 ONE_AT_A_TIME = threading.Lock()
+UNSOUND = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def load(
@@ -53,7 +58,8 @@ def load(
         )
     if isinstance(name, str):
         from residscope.model.adapters import BETWEEN, find_adapter, merge, parted
-        from residscope.model.weights import open_source, resolve
+        from residscope.model.opening import open_source
+        from residscope.model.weights import resolve
 
         base, behind = (name, None) if adapter is not None else parted(name)
         wanted = adapter if adapter is not None else behind
@@ -62,7 +68,7 @@ def load(
             source = resolve(base, revision=revision, progress=drawn)
             if wanted is not None:
                 lora = find_adapter(wanted, progress=drawn)
-        with ONE_AT_A_TIME:
+        with ONE_AT_A_TIME, _stoppable():
             hf, tokenizer = open_source(
                 source,
                 dtype=dtype,
@@ -75,7 +81,9 @@ def load(
             merge(hf, lora)
             called = f"{source.name}{BETWEEN}{lora.name}"
             fingerprint = hashlib.sha256(f"{fingerprint}{BETWEEN}{lora.fingerprint}".encode()).hexdigest()
-        model = Model(hf, tokenizer, name=called, hash=fingerprint, bos=source.bos)
+        with _computing(source.name):
+            model = Model(hf, tokenizer, name=called, hash=fingerprint, bos=source.bos)
+            model.certificate = judged(model, progress=progress)
     else:
         if adapter is not None:
             raise ModelError(
@@ -90,10 +98,55 @@ def load(
                 allowed="a name, a folder, or (hf_model, tokenizer or None)",
             )
         hf = original(hf)
+        _settle(hf)
         model = Model(hf, tokenizer, hash=weights_hash(hf))
-    model.certificate = require(model, certify(model, progress=progress))
+        model.certificate = judged(model, progress=progress)
     warn_of_untried()
     return model
+
+
+@contextmanager
+def _computing(name: str) -> Iterator[None]:
+    """What a model of a file does that none does is the file's damage. Raises DamagedModel."""
+    try:
+        yield
+    except UNSOUND as error:
+        reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+        raise DamagedModel(
+            f"{name} cannot be run as its configuration describes it", received=f"{type(error).__name__}: {reason}", fix=AGAIN
+        ) from error  # fmt: skip
+
+
+def _settle(hf: Any) -> None:
+    """Let quantised layers pack their weights, which some do at their first forward, before the weights are known by them."""
+    if method_of(hf.config) is not None and not hf.training:
+        with (
+            torch.no_grad(),
+            suppress(RuntimeError, TypeError, ValueError, AttributeError),
+        ):  # looking says what is wrong
+            call(hf, torch.zeros(1, 1, dtype=torch.long, device=device_of(hf.get_input_embeddings())))
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Whoever asks whether to stop does so while a model is built too: at each of its modules and weights."""
+    from torch.nn.modules import module
+
+    if asked() is None:
+        yield
+        return
+    handles = [
+        register(lambda *_: ask_within())
+        for register in (
+            module.register_module_module_registration_hook,
+            module.register_module_parameter_registration_hook,
+        )
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

@@ -2,18 +2,22 @@
 
 import ctypes
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from math import prod
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from residscope.engine.layout import Layout
 from residscope.errors import TooLarge
 from residscope.model.prompts import Batch
 from residscope.model.sites import Site
 
+MOST_HELD = 1 << 30  # bytes
 _SMALL = 1 << 27  # bytes below which nobody asks what is free
+_BLOCK = 32  # values of the stream's width that a block has in memory at a time for a token, about
 
 
 def bytes_of(layout: Layout, batch: Batch, sites: Iterable[Site], *, offset: int = 0) -> int:
@@ -46,6 +50,19 @@ def require_room(
         )
 
 
+def together(parts: Sequence[Tensor]) -> Float[Tensor, "part ..."]:
+    """Tensors of one shape as one: without a copy where they stand in one piece of memory, each behind the one before."""
+    first, step = parts[0], parts[0].numel()
+    storage, begin = first.untyped_storage().data_ptr(), first.storage_offset()
+    in_order = all(
+        part.is_contiguous()
+        and part.untyped_storage().data_ptr() == storage
+        and part.storage_offset() == begin + i * step
+        for i, part in enumerate(parts)
+    )
+    return first.as_strided((len(parts), *first.shape), (step, *first.stride())) if in_order else torch.stack([*parts])
+
+
 def budget(device: torch.device) -> int:
     """Half of the bytes that are free on the device now."""
     if device.type == "cuda":
@@ -57,6 +74,30 @@ def budget(device: torch.device) -> int:
         return (available[0] if available else free) // 2
     except (OSError, ValueError, AttributeError):
         return 2**31
+
+
+@cache
+def held_share() -> int:
+    """Bytes that a session holds at most of each of four things that it can make again: its runs, its runs at other sites, its
+    maps and its pages of prompts. A sixteenth of the machine's memory, at most 1 GiB."""
+    try:
+        return min(MOST_HELD, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 16)
+    except (OSError, ValueError, AttributeError):
+        return MOST_HELD // 4
+
+
+def too_large(layout: Layout, batch: Batch, sites: Iterable[Site], *, offset: int = 0) -> TooLarge:
+    """What to say of a forward that ran out of memory, and about how many tokens would have fitted."""
+    rows, length = batch.ids.shape
+    held = bytes_of(layout, batch, list(sites), offset=offset)
+    each = held // (rows * length) + _BLOCK * layout.sizes.d_model * layout.dtype.itemsize
+    room = budget(layout.device)
+    return TooLarge(
+        "the run does not fit in memory",
+        received=f"{rows} x {length} tokens, of which {held:,} bytes were to be recorded",
+        allowed=f"about {room // max(each, 1):,} tokens in half of what is free, {room:,} bytes",
+        fix="run a shorter prompt or fewer at once, or record fewer sites",
+    )
 
 
 @cache

@@ -10,21 +10,24 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from residscope.engine import attention, encoding, parameters
+from residscope.engine.finite import require_finite_weights
 from residscope.engine.forward import forward
 from residscope.engine.generation import Generation, check_length, steps
 from residscope.engine.layout import Layout, lay_out, weight_in_out
+from residscope.engine.look.described import described
 from residscope.engine.preparing import join, prepare
 from residscope.engine.protocols import Edit, LeastEdit, LogitReadout, Readout, whole
 from residscope.engine.recording import Recording
 from residscope.engine.sampling import Stops, picker
 from residscope.engine.structure import Structure, original
 from residscope.engine.timing import Starting, timed
-from residscope.engine.turns import lock_of, repeated
+from residscope.engine.turns import in_turn, lock_of
 from residscope.engine.window_checks import is_unedited_run, require_base, require_inside, require_reached
 from residscope.engine.windows import Window
-from residscope.errors import NoWeights, QuantisedModel
+from residscope.errors import AbsentSite, NoWeights, QuantisedModel
+from residscope.model.families import Family
 from residscope.model.prompts import Batch, PromptSet
-from residscope.model.sites import Site, SiteTable, rank
+from residscope.model.sites import HeadSizes, Site, SiteTable, rank
 from residscope.model.token_text import Reading, TokenText
 
 Prompt = Any  # text, token ids, several of either, a tokenizer's output, a PromptSet, a Batch: see `Model.batch`
@@ -39,7 +42,14 @@ class Model:
     """
 
     def __init__(
-        self, hf: Any, tokenizer: Any = None, *, name: str | None = None, hash: str = "", bos: bool | None = None
+        self,
+        hf: Any,
+        tokenizer: Any = None,
+        *,
+        name: str | None = None,
+        hash: str = "",
+        bos: bool | None = None,
+        family: Family | None = None,
     ) -> None:
         attention.register()
         hf = original(hf)
@@ -51,10 +61,13 @@ class Model:
         self._certified: Structure | None = self._structure
         self._restructured = 0
         self._laid_out = 0
-        self.layout: Layout = lay_out(hf)
+        self.layout: Layout = lay_out(hf, family or described(hf, hash))
         self.certificate: Any = None
         _ = self.device  # refuses a model without weights
         self._hashes = {self.weights_version(): hash} if hash else {}
+        self._finite: tuple[int, ...] | None = (
+            None  # the version of the weights whose every entry was seen to be a number
+        )
         self.bos = encoding.adds_bos(tokenizer) if bos is None else bos
         self._vocabulary: tuple[Any, TokenText] | None = None
 
@@ -87,6 +100,10 @@ class Model:
     def d_head(self) -> int:
         return self.layout.sizes.d_head
 
+    def heads_at(self, layer: int) -> HeadSizes:
+        """One layer's heads: their numbers and lengths differ from layer to layer in some models."""
+        return self.layout.sizes.at(layer)
+
     @property
     def d_mlp(self) -> int:
         return self.layout.sizes.d_mlp
@@ -114,7 +131,9 @@ class Model:
         return self.layout.quantised
 
     def require_exact_weights(self, what: str) -> None:
-        """Refuse, with QuantisedModel, what reads the weights or differentiates through them, where they are quantised."""
+        """Refuse what reads the weights or differentiates through them, where they are quantised (QuantisedModel) or spread over
+        ranks (NoWeights). Raises what `follow` does."""
+        self.follow()
         if self.quantised is not None:
             raise QuantisedModel(
                 f"{what} needs the weights in full",
@@ -122,6 +141,24 @@ class Model:
                 allowed="capturing, the lens, and edits at sites: they are of the forward pass",
                 fix=parameters.FIX,
             )
+        if self.layout.ranks > 1:
+            raise NoWeights(
+                f"{what} needs every weight whole, and each process holds a part",
+                received=f"{self.name}, spread over {self.layout.ranks} ranks",
+                allowed="capturing, the lens, and edits at the stream's and the branches' sites",
+                fix="load the model in one process, with device_map where it is large",
+            )
+
+    def require_plain_mix(self, what: str, layers: Iterable[int] | None = None) -> None:
+        """Refuse, with AbsentSite, what takes a head's write for pattern v W_O: a gate stands between, or no head is seen."""
+        for layer in range(self.n_layers) if layers is None else layers:
+            self.sites.parse(Site("z", layer))
+            if self.layout.blocks[layer].z_changed:
+                raise AbsentSite(
+                    f"{what} needs each head's write to be pattern v W_O",
+                    received=f"layer {layer}, where a gate or a norm stands between pattern v and what W_O reads",
+                    allowed="z and result, which are what W_O reads and what it gives",
+                )
 
     @property
     def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
@@ -157,27 +194,35 @@ class Model:
             self._hashes = {version: weights_hash(self.hf)}
         return self._hashes[version]
 
+    def described_as(self, family: Family) -> None:
+        """Lay the model out as this family says."""
+        self.layout = lay_out(self.hf, family)
+
     def follow(self) -> None:
         """Take the model as it is now: where its structure has changed since it was laid out, find its parts again and
         measure the certificate again.
 
         Raises:
             ModelError: it is of no kind that is served any more (an unmerged adapter, a part that is gone), or fails a check.
+            NotFinite: a weight is NaN or infinite; they are looked through once, and again when they have changed.
         """
         with lock_of(self.hf):
-            self.weights_version()
+            if (version := self.weights_version()) != self._finite:
+                require_finite_weights(self.hf)
+                self._finite = version
             if self._laid_out == self._restructured:
                 return
             if self._certified is not None and self._certified.unchanged():  # a hook that came and went
                 self._laid_out = self._restructured
                 return
-            self.layout, self._certified = lay_out(self.hf), self._structure
+            self.layout, self._certified = lay_out(self.hf, described(self.hf)), self._structure
             self._laid_out = self._restructured
             if self.certificate is not None:
-                from residscope.engine.certificate import measure, require
+                from residscope.engine.certificate import measure
+                from residscope.engine.look.judge import judged
 
                 try:
-                    self.certificate = require(self, measure(self))
+                    self.certificate = judged(self, by=measure)
                 except BaseException:
                     self._laid_out, self._certified = -1, None
                     raise
@@ -317,15 +362,12 @@ class Model:
         if window is not None:
             require_reached(self, window, prepared)
 
-        def passes() -> tuple[dict[Site, Tensor], dict[Site, Tensor], Any]:
-            with lock_of(self.hf):
-                unedited = self._unedited(batch, prepared, window)
-                values = forward(
-                    self.layout, batch, capture=sites, edits=prepared, window=window, unedited=unedited, memory=memory
-                )
-                return unedited, values, self.weights_version()
-
-        unedited, values, version = repeated(self.hf, passes)
+        with in_turn(self.hf):
+            unedited = self._unedited(batch, prepared, window)
+            values = forward(
+                self.layout, batch, capture=sites, edits=prepared, window=window, unedited=unedited, memory=memory
+            )
+            version = self.weights_version()
         record = Recording(self, batch, values, edits=prepared, window=window, unedited=unedited, weights=version)
         if readout is not None:
             record.readout = readout(record)
@@ -427,8 +469,8 @@ class Model:
 def weights_hash(hf: Any) -> str:
     """sha256 of a model's configuration and weights: names, dtypes, shapes and bytes."""
     digest = hashlib.sha256(hf.config.to_json_string(use_diff=False).encode())
-    for name, weight in hf.state_dict().items():
-        for part in parameters.parts_of(weight) if isinstance(weight, Tensor) else ():
+    for name, weight in parameters.kept(hf):
+        for part in parameters.parts_of(weight):
             if part.is_meta:
                 raise NoWeights(
                     "a weight of the model is not in memory",

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from residscope.errors import NoWeights, QuantisedModel
 
@@ -30,6 +31,12 @@ def method_of(config: Any) -> str | None:
     return str(getattr(method, "value", method) or type(quantisation).__name__)
 
 
+def ranks_of(hf: nn.Module) -> int:
+    """Over how many processes a model's weights are spread (tensor parallel); 1 for one that is whole in each."""
+    meshes = (weight.device_mesh.size() for weight in hf.parameters() if isinstance(weight, DTensor))
+    return next(meshes, 1)
+
+
 def is_plain(module: Any) -> bool:
     """Whether a layer's weight is an ordinary tensor of floating-point numbers."""
     weight: Any = getattr(module, "weight", None)
@@ -38,6 +45,13 @@ def is_plain(module: Any) -> bool:
 
 def plain_weight(module: Any) -> Tensor:
     """A layer's weight, to be read as numbers. Raises QuantisedModel, NoWeights."""
+    if isinstance(getattr(module, "weight", None), DTensor):
+        raise NoWeights(
+            "this needs a whole weight, and each process holds a part of it",
+            received=f"{type(module).__name__}, spread over {ranks_of(module)} ranks",
+            allowed="capturing and edits at the stream's and the branches' sites: they are of the forward pass",
+            fix="load the model in one process, with device_map where it is large",
+        )
     if not is_plain(module):
         kind = type(getattr(module, "weight", None)).__name__
         raise QuantisedModel(
@@ -87,13 +101,34 @@ def device_of(module: Any) -> torch.device:
 
 
 def parts_of(weight: Tensor) -> Iterator[Tensor]:
-    """The ordinary tensors a weight is made of: itself, or a quantised one's numbers and scales."""
+    """The ordinary tensors a weight is made of: itself, all of one spread over ranks, a quantised one's numbers and scales."""
+    if isinstance(weight, DTensor):
+        yield weight.full_tensor()
+        return
     if not hasattr(weight, "__tensor_flatten__"):
         yield weight
         return
     names, _ = weight.__tensor_flatten__()
     for name in names:
         yield from parts_of(getattr(weight, name))
+
+
+def kept(hf: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor that a model keeps, by its name in `state_dict`, and the scales that lie on a quantised weight.
+
+    Not asked of `state_dict` itself: bitsandbytes' four-bit layers change their own numbers when they are.
+    """
+    for path, module in hf.named_modules(remove_duplicate=False):
+        passing = module._non_persistent_buffers_set
+        own = [*module._parameters.items(), *((n, b) for n, b in module._buffers.items() if n not in passing)]
+        for name, tensor in own:
+            if tensor is None:
+                continue
+            yield f"{path}.{name}" if path else name, tensor
+            for holder in (tensor, getattr(tensor, "quant_state", None)):
+                for scale, value in sorted(getattr(holder, "__dict__", {}).items()):
+                    if isinstance(value, Tensor):
+                        yield f"{path}.{name}.{scale}", value
 
 
 class Watch:
@@ -122,6 +157,7 @@ class Watch:
     def _add(self, weight: Tensor, version: list[int]) -> None:
         if weight.is_meta:
             return
+        weight = weight.to_local() if isinstance(weight, DTensor) else weight
         place = weight.data_ptr()
         version.append(weight._version)
         version.append(place or id(weight))  # quantised: no storage

@@ -17,6 +17,7 @@ LONG = 2048  # tokens from which a forward's own intermediate values are worth m
 _LARGE = 1 << 26  # bytes
 MASKED = ("scores", "pattern")
 AT_THE_END = ("mlp_post_scale", "mlp_raw", "mlp_out")  # of a block, which may as well come to its end
+FIRST = Site("resid_pre", 0)
 INSIDE_ATTENTION = ("q", "k", "v", "scores", "pattern", "z")
 
 
@@ -63,19 +64,36 @@ class _Slab:
         streams = [site for site in capture if site.kind.axes == ("batch", "pos", "d_model")]
         rows, length = batch.ids.shape
         large = len(streams) * rows * (length - offset) * d * layout.dtype.itemsize >= _LARGE
-        self._places = {site: i for i, site in enumerate(sorted(streams, key=str))} if large else {}
+        n = layout.sizes.n_layers
+        # those that a session keeps side by side, so that they are one tensor (`memory.together`)
+        order = sorted(streams, key=lambda site: (site.name != "resid_pre", rank(site, n), str(site)))
+        self._places = {site: i for i, site in enumerate(order)} if large else {}
         self._shape = (rows, length - offset, d)
         self._memory: Tensor | None = None
+        self._begun: Site | None = None  # whose place is the forward's own
 
     def put(self, site: Site, value: Tensor) -> Tensor:
         """The value, in its place in the slab where it has one."""
-        if site not in self._places or value.shape != self._shape or value.requires_grad:
+        place = self._place(site, value)
+        if place is None or site == self._begun:
             return value
+        return place.copy_(value)
+
+    def begin(self, embedded: Tensor) -> Tensor:
+        """What the embedding gives, where block 0's stream is to stand: the forward holds it to its end."""
+        place = self._place(FIRST, embedded)
+        if place is None:
+            return embedded
+        self._begun = FIRST
+        return place.copy_(embedded)
+
+    def _place(self, site: Site, value: Tensor) -> Tensor | None:
+        if site not in self._places or value.shape != self._shape or value.requires_grad:
+            return None
         if self._memory is None:
             self._memory = value.new_empty((len(self._places), *self._shape))
-        if self._memory.device != value.device or self._memory.dtype != value.dtype:
-            return value
-        return self._memory[self._places[site]].copy_(value)
+        alike = self._memory.device == value.device and self._memory.dtype == value.dtype
+        return self._memory[self._places[site]] if alike else None
 
 
 class Pass:
@@ -127,7 +145,8 @@ class Pass:
             False  # whether the forward may end in the middle of a block, where all that is awaited has been seen
         )
         self.touched = self.capture | {site for site in self.edits if self.acting(site)} | self.reads
-        self.layer_of = {id(parts.attn): layer for layer, parts in enumerate(layout.blocks)}
+        self.layer_of = {id(parts.attn_core): layer for layer, parts in enumerate(layout.blocks) if parts.attn_core}
+        self.changed_z = {layer for layer, parts in enumerate(layout.blocks) if parts.z_changed}
         wide = layout.family.softmax_dtype == "float32"
         self.softmax_dtype = torch.promote_types(layout.dtype, torch.float32) if wide else layout.dtype
 
@@ -162,6 +181,10 @@ class Pass:
         value = self._applied(site, value, self.acting(site))
         self._keep(site, value)
         return value
+
+    def begin(self, embedded: Tensor) -> Tensor:
+        """What the embedding gives, in the memory of the stream that is kept of it, where the run is long."""
+        return self._slab.begin(embedded)
 
     def again(self, site: Site, value: Tensor, rows: Rows) -> Tensor:
         """The value at a site in a second reading of some rows, with the run's own edits of it."""
@@ -213,6 +236,11 @@ class Pass:
     def length(self) -> int:
         """How many positions the forward is over."""
         return self.batch.ids.shape[1] - self.offset
+
+    @property
+    def long(self) -> bool:
+        """Whether one block alone takes so long that it is to be stopped within."""
+        return self.batch.ids.shape[0] * self.length >= LONG and self.layout.device.type == "cpu"
 
     @property
     def inside_attention(self) -> bool:

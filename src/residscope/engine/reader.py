@@ -28,7 +28,7 @@ class Reader:
         if isinstance(source, Reader):
             return source
         if isinstance(source, str | Path):
-            from residscope.model.weights import open_tokenizer
+            from residscope.model.opening import open_tokenizer
 
             return cls(str(source), *open_tokenizer(str(source)))
         if not hasattr(source, "tokenizer") or not hasattr(source, "bos"):

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, SupportsIndex
 
 import torch
 from jaxtyping import Float, Int
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from residscope.engine.forward import forward
 from residscope.engine.protocols import Edit, overlays_of
-from residscope.engine.turns import lock_of
+from residscope.engine.turns import in_turn, lock_of
 from residscope.engine.windows import Window
-from residscope.errors import NotRecorded, UnknownPosition, WeightsChanged, WrongModel
+from residscope.errors import NotRecorded, RecordingError, UnknownPosition, WeightsChanged, WrongModel
 from residscope.items import save_item
 from residscope.model.prompts import Batch
-from residscope.model.sites import Site, rank
+from residscope.model.sites import Site, SiteTable, rank
 from residscope.views import Grid
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ class Recording:
         if FINAL_NORM in self._values:
             return self._values[FINAL_NORM][:, first:]
         n = self.model.n_layers
-        with lock_of(self.model.hf):
+        with in_turn(self.model.hf):
             _ = self[_stream(n, n)]  # computed now, with all that the window must start from
             self._refuse_stale([FINAL_NORM])
             return self._forward([FINAL_NORM], self._from(n, first + self.offset))[FINAL_NORM]
@@ -222,8 +222,17 @@ class Recording:
             return self.model.layout.logits(x, ids, overlays_of(self.edits, self.model.layout))
 
     def stack(self, name: str) -> Float[Tensor, "layer batch pos ..."]:
-        """Every layer's value at the sites of one name: `rec.stack("resid_pre")`."""
+        """Every layer's value at the sites of one name: `rec.stack("resid_pre")`.
+
+        Raises RecordingError: they are of several shapes, as where layers differ in their heads.
+        """
         values = [*self.several(self.model.sites.expand(name)).values()]
+        if len(shapes := {tuple(x.shape) for x in values}) > 1:
+            raise RecordingError(
+                f"the layers' {name} are of several shapes, so they make no one tensor",
+                received=" and ".join(map(str, sorted(shapes))),
+                fix=f"read one layer's: rec[{name!r}, layer]",
+            )
         return torch.stack([x.to(values[0].device) for x in values])  # blocks may stand on several devices
 
     def project(self, direction: Any, *, space: str | None = None) -> Float[Tensor, "batch pos"]:
@@ -242,6 +251,10 @@ class Recording:
     def index(self, pos: int, row: int = 0) -> int:
         """Where a position of a row stands in the tensors; negative ones count from the row's own end."""
         length = self.lengths[row]
+        if not isinstance(pos, SupportsIndex):
+            raise UnknownPosition(
+                "a position is counted here", received=repr(pos)[:80], allowed=f"{-length} to {length - 1}"
+            )
         place = (pos + length if pos < 0 else pos) - self.offset
         if not 0 <= place < length - self.offset:
             raise UnknownPosition(
@@ -271,7 +284,7 @@ class Recording:
 
     def _recompute(self, sites: list[Site]) -> dict[Site, Tensor]:
         """Run the blocks these sites stand in once more, from the nearest stream held below them."""
-        with lock_of(self.model.hf):
+        with in_turn(self.model.hf):
             self._refuse_stale(sites)
             n, window = self.model.n_layers, self.window
             first = min(max(rank(site, n), 0) for site in sites)
@@ -284,6 +297,8 @@ class Recording:
                     fix="run without a window, or read it from the window's base",
                 )
             start = max((a for a in range(lowest, first + 1) if _stream(a, n) in self._values), default=lowest)
+            if self.model.layout.fed and acts_early(self.edits, self.model.sites):
+                start = lowest
             if start > lowest:
                 window = self._from(start, self.offset)
             return self._forward(sites, window)
@@ -314,6 +329,13 @@ class Recording:
             window=window,
             unedited=self.unedited,
         )
+
+
+def acts_early(edits: Iterable[Edit], table: SiteTable) -> bool:
+    """Whether edits act in front of the first block: what else than the stream blocks are given is then another."""
+    return any(
+        rank(site, table.sizes.n_layers) < 0 for edit in edits for site in edit.places(table) if site.layer is None
+    )
 
 
 def _room() -> Any:

@@ -28,7 +28,8 @@ class AttentionProducts(TorchFunctionMode):
     def __init__(self, now: Pass, layer: int) -> None:
         super().__init__()
         self.now, self.layer = now, layer
-        self.heads = now.layout.sizes.n_heads
+        own = now.layout.sizes.at(layer)
+        self.heads, self.d_qk = own.n_heads, own.d_qk
         self.after_softmax = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -37,9 +38,12 @@ class AttentionProducts(TorchFunctionMode):
             self.after_softmax = True
             return func(self._scores(args[0]), *args[1:], **kwargs)
         if func in _PRODUCT and args[0].ndim > 2 and args[1].ndim > 2:
+            if not self.after_softmax and not self._of_heads(args[0]):
+                return func(*args, **kwargs)
             if self.after_softmax:
                 pattern, v = self._visit("pattern", args[0]), self._suffix("v", args[1])
-                return self._by_position("z", func(pattern, v))
+                z = func(pattern, v)
+                return z if self.layer in self.now.changed_z else self._by_position("z", z)
             return func(*self._queries_keys(args[0], args[1]))
         if func in _ADDED_PRODUCT:
             bias, q, k = args[0], kwargs.pop("batch1"), kwargs.pop("batch2")
@@ -65,6 +69,11 @@ class AttentionProducts(TorchFunctionMode):
         if attn_mask is not None and attn_mask.dtype == torch.bool:
             attn_mask = torch.zeros_like(attn_mask, dtype=q.dtype).masked_fill_(~attn_mask, torch.finfo(q.dtype).min)
         return attend(self.now, self.layer, q, k, v, attn_mask, scaling=scale)[0].transpose(1, 2)
+
+    def _of_heads(self, q: Tensor) -> bool:
+        """Whether the left of a product is the queries, and not those of another module within (an indexer of keys)."""
+        count = q.shape[1] == self.heads if q.ndim > 3 else q.shape[0] % self.heads == 0
+        return bool(count) and q.shape[-1] == self.d_qk
 
     def _queries_keys(self, q: Tensor, k_transposed: Tensor) -> tuple[Tensor, Tensor]:
         k = k_transposed.transpose(-1, -2)

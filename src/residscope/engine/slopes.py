@@ -11,7 +11,6 @@ from residscope.engine.forward import forward
 from residscope.engine.memory import budget
 from residscope.engine.protocols import At, Edit
 from residscope.engine.recording import Recording
-from residscope.engine.turns import repeated
 from residscope.engine.windows import Window
 from residscope.errors import NoGradient, WeightsChanged
 from residscope.model.sites import Site, SiteTable, positions_axis
@@ -89,21 +88,17 @@ def graphed(
         raise WeightsChanged("the model has changed since this run", fix="run the prompt again")
     window = Window(record, start) if start else None
     old = record.edits
-
-    def once() -> dict[Site, Tensor]:
-        with torch.enable_grad():
-            return forward(
-                model.layout,
-                record.batch,
-                capture=capture,
-                edits=edits if start else [*old, *edits],
-                earlier=old if start else (),
-                window=window,
-                unedited=record.unedited,
-                grad=True,
-            )
-
-    return repeated(model.hf, once)
+    with torch.enable_grad():
+        return forward(
+            model.layout,
+            record.batch,
+            capture=capture,
+            edits=edits if start else [*old, *edits],
+            earlier=old if start else (),
+            window=window,
+            unedited=record.unedited,
+            grad=True,
+        )
 
 
 def slopes(

@@ -50,14 +50,23 @@ class Structure:
         ]
 
     def digest(self) -> str:
-        """A hash of the classes, of the code of their forwards, and of their settings: equal in every process."""
+        """A hash of the classes, of the code of their methods, and of their settings: equal in every process."""
         digest = hashlib.sha256()
         for seen in self._modules:
             digest.update(f"{type(seen.module).__module__}.{type(seen.module).__qualname__} {seen.settings}\n".encode())
         for cls in sorted(self._forwards, key=lambda cls: f"{cls.__module__}.{cls.__qualname__}"):
-            code = getattr(unwrap(self._forwards[cls]), "__code__", None)
-            digest.update(b"" if code is None else code.co_code + repr(code.co_names).encode())
+            digest.update(_written(self._forwards[cls]))
+            for name, own in sorted(vars(cls).items()):
+                digest.update(name.encode() + _written(own) if callable(own) else b"")
         return digest.hexdigest()
+
+
+def _written(function: Any) -> bytes:
+    """A function's code: its steps, and the names and plain constants in them."""
+    code = getattr(unwrap(function), "__code__", None)
+    if code is None:
+        return b""
+    return code.co_code + repr((code.co_names, [x for x in code.co_consts if type(x) in _PLAIN])).encode()
 
 
 class _Seen:
@@ -116,7 +125,16 @@ def _everywhere() -> tuple[Any, ...]:
 def _settings(hf: Any) -> dict[str, Any]:
     """The configuration's values, but for the attention's implementation, which runs switch."""
     own = getattr(hf, "config", None)
-    return {key: value for key, value in vars(own).items() if not key.startswith("_attn")} if own is not None else {}
+    return _values(own) if own is not None else {}
+
+
+def _values(config: Any) -> dict[str, Any]:
+    """A configuration's values; those of one that it holds (a text model's) as a table, since it may refuse to be compared."""
+    return {
+        key: _values(value) if hasattr(type(value), "to_diff_dict") else value
+        for key, value in vars(config).items()
+        if not key.startswith("_attn")
+    }
 
 
 def original(hf: Any) -> Any:

@@ -1,33 +1,33 @@
-"""Turns: a long pass that gives way. It is let go of between two blocks, and made again once who waited has been served.
+"""Turns: a long pass that stands aside. Between two blocks it lends the model to who waits, and then goes on where it was.
 
-A pass changes nothing, so that made again it gives the same numbers to the last bit. Only a call that takes the model's lock for
-this pass alone gives way: under a lock that its caller holds, or where it fills a cache of the caller's, it runs to its end.
+What a pass puts on the model acts in its own thread alone, and who has the model meanwhile leaves it as it was, so that the pass
+gives the same numbers to the last bit. Of one model one pass at a time may stand aside: what is put on a module is taken off in
+the reverse order. A pass under a lock that its caller holds runs to its end.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import RLock, get_ident
-from typing import Any, TypeVar
+from typing import Any
 from weakref import WeakKeyDictionary
 
-T = TypeVar("T")
-MOST = 2  # times in a row that a pass gives way: then it runs to its end, so that who asks again and again cannot starve it
+Waits = Callable[[], object]
 
-_waits: ContextVar[Callable[[], object] | None] = ContextVar("waits", default=None)
-_armed: ContextVar[bool] = ContextVar("armed", default=False)
+_waits: ContextVar[Waits | None] = ContextVar("waits", default=None)
+_turn: "ContextVar[tuple[ModelLock, Waits] | None]" = ContextVar("turn", default=None)
 _locks: "WeakKeyDictionary[Any, ModelLock]" = WeakKeyDictionary()
 _locks_lock = RLock()
 
 
-class GaveWay(BaseException):
-    """A pass that was let go of; never seen outside `repeated`."""
-
-
 class ModelLock:
-    """A lock that its thread may take again, and that says whether this thread has it."""
+    """A lock that its thread may take again, and that says whether this thread has it.
+
+    aside: held by the one thread whose pass may lend the lock.
+    """
 
     def __init__(self) -> None:
+        self.aside = RLock()
         self._lock = RLock()
         self._depth = 0  # read and written by the thread that has the lock
         self._owner: int | None = None
@@ -48,6 +48,19 @@ class ModelLock:
     def mine(self) -> bool:
         return self._owner == get_ident()
 
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Others may have the lock inside; this thread has it again, as often as before, on leaving."""
+        depth, self._depth, self._owner = self._depth, 0, None
+        for _ in range(depth):
+            self._lock.release()
+        try:
+            yield
+        finally:
+            for _ in range(depth):
+                self._lock.acquire()
+            self._depth, self._owner = depth, get_ident()
+
 
 def lock_of(hf: Any) -> ModelLock:
     """The one lock around every forward of a model object, however many `Model`s wrap it."""
@@ -56,8 +69,8 @@ def lock_of(hf: Any) -> ModelLock:
 
 
 @contextmanager
-def giving_way(waits: Callable[[], object]) -> Iterator[None]:
-    """Passes inside may give way. waits: returns once they may go on, and may raise; it is called outside the model's lock."""
+def giving_way(waits: Waits) -> Iterator[None]:
+    """Passes inside may stand aside. waits: returns once they may go on, and may raise; it is called outside the model's lock."""
     token = _waits.set(waits)
     try:
         yield
@@ -65,25 +78,32 @@ def giving_way(waits: Callable[[], object]) -> Iterator[None]:
         _waits.reset(token)
 
 
-def repeated(hf: Any, make: Callable[[], T]) -> T:
-    """What `make` gives, which takes the model's lock for a pass: where that gives way, it is made again."""
-    waits = _waits.get()
-    if waits is None or lock_of(hf).mine or _armed.get():
-        return make()
-    for _ in range(MOST):
-        waits()
-        token = _armed.set(True)
-        try:
-            return make()
-        except GaveWay:
-            pass
-        finally:
-            _armed.reset(token)
+@contextmanager
+def in_turn(hf: Any) -> Iterator[None]:
+    """The model's lock for a pass, which may stand aside where nothing around it has the lock already."""
+    waits, lock = _waits.get(), lock_of(hf)
+    if waits is None or lock.mine or _turn.get() is not None:
+        with lock:
+            yield
+        return
     waits()
-    return make()
+    with lock.aside, lock:
+        token = _turn.set((lock, waits))
+        try:
+            yield
+        finally:
+            _turn.reset(token)
 
 
 def give_way() -> None:
-    """Let go of the pass under way, where it can be made again; else nothing."""
-    if _armed.get():
-        raise GaveWay
+    """Lend the model to who waits, where the pass under way may stand aside; else nothing."""
+    turn = _turn.get()
+    if turn is None or not turn[0].mine:
+        return
+    lock, waits = turn
+    token = _turn.set(None)
+    try:
+        with lock.lent():
+            waits()
+    finally:
+        _turn.reset(token)

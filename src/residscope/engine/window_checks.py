@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from residscope.engine.protocols import Edit
-from residscope.engine.recording import Recording
+from residscope.engine.recording import Recording, acts_early
 from residscope.engine.windows import Window
 from residscope.errors import BadEdit, UnknownLayer, WrongModel
 from residscope.model.prompts import Batch
@@ -24,6 +24,14 @@ def require_base(model: Any, window: Window, batch: Batch) -> None:
         raise WrongModel(
             "the window's recording is of another model", received=window.base.model.name, allowed=model.name
         )
+    base = window.base
+    while model.layout.fed and window.start > 0 and base is not None:
+        if acts_early(getattr(base, "edits", ()), model.sites):
+            raise BadEdit(
+                "this model's blocks are also given the embeddings by themselves, which the window's base has edited",
+                received=f"a window from layer {window.start} on", allowed="a window from layer 0 on",
+            )  # fmt: skip
+        base = getattr(getattr(base, "window", None), "base", None)
     tokens, ends = window.base.tokens, window.base.lengths
     rows = [torch.equal(tokens[i, :n], batch.ids[i, :n]) for i, n in enumerate(ends[: len(batch)])]  # but for padding
     same = tuple(ends) == batch.lengths and tokens.shape == batch.ids.shape and all(rows)

@@ -14,7 +14,7 @@
     ├── RecordingError       NotRecorded, WeightsChanged, WrongModel
     ├── ModelError           ModelNotFound, DamagedModel, HashMismatch, Offline, UnknownFamily, UnknownConfig,
     │                        CertificateFailed, RemoteCodeRefused, QuantisedModel, UnmergedAdapter, NotFinite,
-    │                        NoWeights, WrongAdapter, OtherModel
+    │                        NoWeights, NoTinyCopy, WrongAdapter, OtherModel
     ├── ResultError          BadResult, UnknownLabel
     ├── DeclarationError     BadArguments, UnknownMethod, NameAlreadyDeclared
     ├── ShelfFull, NotWritten
@@ -27,7 +27,7 @@
     ├── ProbeError           OneClass, UnseenLabel, NotNumbers, SingularCovariance, Unreachable
     ├── TrainingError        BadTraining, TrainingDiverged, CheckpointNotWritten
     ├── BlindTestError       NoOrder, TooFewContexts, NotOneVector
-    ├── WireError            MalformedJSON, MalformedTensors, NotFound, NotAllowed, ForeignHost
+    ├── WireError            MalformedJSON, MalformedTensors, NotFound, NotAllowed, ForeignHost, Busy
     ├── StoreError           NoUser, NotYours, NameTaken, BadText, EditedSince, CannotUndo, TooFast, DamagedStore,
     │                        StoreTooNew, StoreNotEmpty, StoreUnreachable
     ├── BadView

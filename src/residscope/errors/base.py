@@ -3,6 +3,7 @@
 import re
 from typing import Any, TypedDict
 
+MOST = 2_000  # characters of what came
 _CALL = re.compile(r"\w\(|\brs\.")  # a line of Python
 _ARGUMENT = re.compile(r"^(\w+)=")
 _ARGUMENTS = re.compile(r"\b([a-zA-Z_]\w*)=(?=(\w|[\"'\[{-])?)")
@@ -36,7 +37,7 @@ class ResidscopeError(Exception):
     ) -> None:
         """on_page: the way out for whoever has the page before them, where `fix` is a line of Python."""
         self.failed = failed
-        self.received = None if received is None else str(received)
+        self.received = None if received is None else _short(str(received))
         self.allowed = allowed
         self.fix = fix
         self.on_page = on_page
@@ -55,6 +56,11 @@ class ResidscopeError(Exception):
             "allowed": self.allowed,
             "fix": fix,
         }
+
+
+def _short(text: str) -> str:
+    """What came, its beginning where it is long: a refusal is never larger than what it refuses."""
+    return text if len(text) <= MOST else f"{text[:MOST]} … ({len(text):,} characters)"
 
 
 def _plain(text: str) -> str:

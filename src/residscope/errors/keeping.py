@@ -1,5 +1,7 @@
 """What is refused of what is kept and sent: files, the shelf, the library, requests."""
 
+from typing import Any
+
 from residscope.errors.base import ResidscopeError
 
 
@@ -45,6 +47,14 @@ class MalformedTensors(WireError):
 
 class NotFound(WireError):
     """No such page, run, intent or entry of the library."""
+
+
+class Busy(WireError):
+    """More is asked at once than is answered in time; `seconds` until it is worth coming back."""
+
+    def __init__(self, failed: str, *, seconds: float, **said: Any) -> None:
+        super().__init__(failed, **said)
+        self.seconds = seconds
 
 
 class NotAllowed(WireError):
@@ -100,7 +110,11 @@ class CannotUndo(StoreError):
 
 
 class TooFast(StoreError):
-    """More changes at once than a person makes."""
+    """More changes at once than a person makes; `seconds` until the next."""
+
+    def __init__(self, failed: str, *, seconds: float, **said: Any) -> None:
+        super().__init__(failed, **said)
+        self.seconds = seconds
 
 
 class DamagedStore(StoreError):

@@ -24,7 +24,7 @@ class Offline(ModelError):
 
 
 class UnknownFamily(ModelError):
-    """A model type without a family file."""
+    """A model that no file describes, and of which looking finds no description that could be served."""
 
 
 class UnknownConfig(ModelError):
@@ -57,6 +57,10 @@ class OtherModel(ModelError):
 
 class NotFinite(ModelError):
     """Weights, or what they make of a short prompt, that are NaN or infinite; the message names where first."""
+
+
+class NoTinyCopy(ModelError):
+    """A configuration that no tiny random model can be built from; the message says what its class wants."""
 
 
 class NoWeights(ModelError):

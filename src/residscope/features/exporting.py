@@ -1,6 +1,5 @@
 """A whole dictionary's feature pages as HTML that needs no server: a folder, or one file of them all."""
 
-import secrets
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -11,11 +10,11 @@ from typing import NamedTuple
 from zipfile import ZIP_DEFLATED, ZipFile
 
 from residscope.directions import Dictionary
+from residscope.drafts import drafts, replace_whole, sweep
 from residscope.engine.model import Model
 from residscope.errors import FileNotThere
 from residscope.features.atlas import Atlas
 from residscope.features.feature_page import page
-from residscope.files import replace_whole
 from residscope.progress import Cancel, Progress, stage
 from residscope.views import to_html
 
@@ -95,10 +94,8 @@ def _written(folder: Path) -> Iterator[Callable[[str, str], None]]:
         folder.mkdir(exist_ok=True)
         yield lambda name, text: replace_whole(folder / name, lambda path: path.write_text(text, encoding="utf-8"))
         return
-    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-    try:
-        with ZipFile(draft, "w", ZIP_DEFLATED) as packed:
+    sweep(folder.parent)
+    with drafts(folder.parent) as made:
+        with ZipFile(made / folder.name, "w", ZIP_DEFLATED) as packed:
             yield lambda name, text: packed.writestr(f"{folder.stem}/{name}", text)
-        draft.replace(folder)
-    finally:
-        draft.unlink(missing_ok=True)
+        (made / folder.name).replace(folder)

@@ -66,6 +66,10 @@ def gather(
             received="both" if site else "neither",
             allowed='dictionary=, or site="mlp_post.9"',
         )
+    if dictionary is not None and head is not None:
+        raise BadArguments(
+            "a dictionary says itself of which head it is", received=f"head={head}", allowed="head with site"
+        )
     if isinstance(dictionary, Direction):
         dictionary = only(dictionary)
     columns = Columns.of(str(site) if dictionary is None else dictionary, head)

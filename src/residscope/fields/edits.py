@@ -3,12 +3,12 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field as Bounds
 
 from residscope.fields.base import Field, World, Writer
+from residscope.incoming import path_of
 
 MOST_EDITS = 200
 EditsRef = Literal["live"] | Annotated[list[dict[str, Any]], Bounds(max_length=MOST_EDITS)]
@@ -30,7 +30,7 @@ class EditsField(Field):
         return writer.edits(value)
 
     def read(self, words: Sequence[str]) -> Any:
-        path = Path(words[0]).expanduser()
+        path = path_of(words[0])
         return json.loads(path.read_text() if path.suffix == ".json" and path.is_file() else words[0])
 
     @property

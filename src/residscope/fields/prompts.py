@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator
@@ -11,6 +10,7 @@ from pydantic import Field as Bounds
 from residscope.fields.base import Field, Spec, World, Writer
 from residscope.fields.tasks import FileData, TaskData
 from residscope.fields.texts import TextRef
+from residscope.incoming import path_of
 
 MOST_TEXT = 1 << 20
 Text = Annotated[str, Bounds(min_length=1, max_length=MOST_TEXT)]
@@ -92,7 +92,7 @@ def read_prompts(words: str) -> dict[str, Any]:
             key, _, value = option.partition("=")
             spec[key.strip()] = _option(key.strip(), value.strip())
         return spec
-    path = Path(words).expanduser()
+    path = path_of(words)
     if path.suffix in (".csv", ".tsv", ".jsonl") and path.is_file():
         return {"kind": "file", "name": path.name, "text": path.read_text(encoding="utf-8")}
     if path.suffix == ".safetensors" and path.is_file():

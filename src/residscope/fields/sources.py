@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator
@@ -11,6 +10,7 @@ from pydantic import Field as Bounds
 from residscope.fields.base import Field, Spec, World, Writer
 from residscope.fields.models import ModelName
 from residscope.fields.prompts import MOST_TEXT, Text
+from residscope.incoming import path_of
 
 
 class PromptSource(Spec):
@@ -80,7 +80,7 @@ class SourceField(Field):
         return writer.source(value)
 
     def read(self, words: Sequence[str]) -> Any:
-        path = Path(words[0]).expanduser()
+        path = path_of(words[0])
         if path.suffix == ".safetensors" and path.is_file():
             return {"kind": "item", "name": words[0]}
         return {"kind": "prompt", "text": words[0]}

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field as Bounds
 
 from residscope.fields.base import Field, Spec, World, Writer
+from residscope.incoming import path_of
 
 
 class BuiltInText(Spec):
@@ -39,7 +39,7 @@ def read_text(words: str) -> dict[str, Any]:
     if words.startswith("hub:"):
         name, _, field = words.removeprefix("hub:").partition("#")
         return {"kind": "hub", "name": name, "field": field or "text"}
-    path = Path(words).expanduser()
+    path = path_of(words)
     if path.suffix in (".txt", ".jsonl") and path.is_file():
         return {"kind": "typed", "name": path.name, "text": path.read_text(encoding="utf-8")}
     return {"kind": "builtin", "name": words}

@@ -29,7 +29,8 @@ def heads(model: Model, layer: int) -> "Heads":
     Raises SiteError: the model has no such layer, or none with attention.
     """
     site = model.sites.canonical(f"z.{layer}")
-    own = torch.eye(model.n_heads).repeat_interleave(model.d_head, 1)
+    sizes = model.heads_at(layer)
+    own = torch.eye(sizes.n_heads).repeat_interleave(sizes.d_head, 1)
     return Heads("heads", str(site), own, own, torch.zeros(own.shape[1]))
 
 

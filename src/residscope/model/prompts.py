@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from residscope.errors import MissingLabel, PaddedPrompt, TooFewPrompts, UnknownPosition
+from residscope.errors import BadPrompt, MissingLabel, PaddedPrompt, TooFewPrompts, UnknownPosition
 from residscope.files import read_plain, write_plain
 from residscope.items import nbytes_of, save_item
 from residscope.json_values import FORMS, form
@@ -218,6 +218,20 @@ def _cell(value: object) -> str | float | int | bool | None:
 
 
 FORMS["$prompts"] = form(PromptSet)
+
+
+def require_set(data: object) -> None:
+    """Refuse what has no labels, answers and named positions. Raises BadPrompt: no `PromptSet`; TooFewPrompts: one of nothing."""
+    if isinstance(data, PromptSet) and not len(data):
+        raise TooFewPrompts("there is no prompt in the set", received="0 prompts", allowed="1 prompt or more")
+    if not isinstance(data, PromptSet):
+        raise BadPrompt(
+            "prompts with what belongs to each are needed: labels, answers, named positions",
+            received=repr(data)[:80],
+            allowed="a PromptSet",
+            fix="rs.tasks.ioi(model), or rs.tasks.from_file(model, 'prompts.csv')",
+            on_page="choose a task, or a file of labelled prompts",
+        )
 
 
 def _rows(prompts: Any) -> tuple[Row, ...]:

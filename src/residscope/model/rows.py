@@ -12,6 +12,7 @@ from residscope.errors import BadPrompt, EmptyPrompt, PaddedPrompt
 
 Row = str | list[int]
 INERT = ("special_tokens_mask", "offset_mapping", "length", "overflow_to_sample_mapping", "labels")
+SEEN_OR_HEARD = ("pixel", "image", "video", "audio", "input_features", "feature_attention")
 KEYS = ("input_ids", "attention_mask", "token_type_ids", *INERT)
 FORMS = "text, token ids, several of either, what a tokenizer returns, or a PromptSet"
 
@@ -140,6 +141,13 @@ def _padding(rows: list[list[int]], lengths: Sequence[int]) -> list[list[int]]:
 def _tokenized(encoded: Mapping[Any, Any]) -> Rows:
     """What a tokenizer returns: ids, without the padding that their mask names."""
     strange = [key for key in encoded if key not in KEYS]
+    if media := [key for key in strange if str(key).startswith(SEEN_OR_HEARD)]:
+        raise BadPrompt(
+            "images and sound are not taken: of a model that reads them, the text decoder is served",
+            received=f"keys {', '.join(media)}",
+            allowed="text, or its token ids",
+            fix="give the text without its images",
+        )
     if "input_ids" not in encoded or strange:
         fix = f"leave out {', '.join(map(str, strange))}" if "input_ids" in encoded else None
         raise BadPrompt(

@@ -138,8 +138,29 @@ def positions_axis(site: Site) -> int:
 
 
 @dataclass(frozen=True)
+class HeadSizes:
+    """The heads of one layer: how many, how many have keys and values of their own, and the length of their vectors.
+
+    d_head is that of values and z, d_qk that of queries and keys.
+    """
+
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    d_qk: int
+
+    @property
+    def groups(self) -> int:
+        """How many heads read one KV head."""
+        return self.n_heads // self.n_kv_heads
+
+
+@dataclass(frozen=True)
 class Sizes:
-    """A decoder's dimensions, by the field's names."""
+    """A decoder's dimensions, by the field's names.
+
+    Where layers differ in their heads, n_heads is the most of any layer's, what else is said of heads that of most layers.
+    """
 
     n_layers: int
     n_heads: int
@@ -150,13 +171,23 @@ class Sizes:
     d_vocab: int
     context: int
     n_experts: int = 0
+    d_qk: int = 0
+    """The length of queries and keys where it is not that of values and z (0: it is)."""
+    heads: Mapping[int, HeadSizes] = field(default_factory=dict)
+    """Each layer's own heads, where layers differ in them (empty: every layer's are alike)."""
+
+    def at(self, layer: int) -> HeadSizes:
+        """The heads of one layer."""
+        usual = HeadSizes(self.n_heads, self.n_kv_heads, self.d_head, self.d_qk or self.d_head)
+        return self.heads.get(layer, usual)
 
 
 @dataclass(frozen=True)
 class SiteTable:
     """Which sites one model has. Printing it lists them; each absent one says why.
 
-    `aliases` maps a name to the one it is the same tensor as (`attn_raw` to `attn_out` where nothing stands between).
+    `absent` has names, for every layer, and sites (`z.3`), for one. `aliases` maps a name to the one it is
+    the same tensor as (`attn_raw` to `attn_out` where nothing stands between).
     """
 
     sizes: Sizes
@@ -177,6 +208,11 @@ class SiteTable:
                 received=str(site),
                 allowed=", ".join(self.names),
             )
+        if (reason := self.absent.get(str(site))) is not None:
+            there = [str(s) for s in self.expand(site.name)]
+            raise AbsentSite(
+                f"layer {site.layer} has no {site.name}: {reason}", received=str(site), allowed=", ".join(there)
+            )
         n = self.sizes.n_layers
         if site.kind.layered and site.layer is None:
             raise UnknownLayer(
@@ -191,11 +227,16 @@ class SiteTable:
         return site
 
     def expand(self, text: str | Site) -> list[Site]:
-        """The sites `text` names: every layer's, where it gives no layer."""
+        """The sites `text` names: every layer's that has one, where it gives no layer."""
         site = Site.parse(text, gated=self.gated)
         if not site.kind.layered or site.layer is not None:
             return [self.parse(site)]
-        return [self.parse(Site(site.name, layer)) for layer in range(self.sizes.n_layers)]
+        layers = [layer for layer in range(self.sizes.n_layers) if f"{site.name}.{layer}" not in self.absent]
+        return [self.parse(Site(site.name, layer)) for layer in layers]
+
+    def has(self, name: str, layer: int | None = None) -> bool:
+        """Whether the model has a site; without a layer: in any of them."""
+        return name in KINDS and name not in self.absent and (layer is None or f"{name}.{layer}" not in self.absent)
 
     def canonical(self, text: str | Site) -> Site:
         """The one name of the tensor at a site: `resid_post.9` is `resid_pre.10`."""
@@ -211,8 +252,10 @@ class SiteTable:
 
     def size(self, site: Site, axis: str) -> int | None:
         """How many entries an axis has; None for batch, pos, query and key."""
-        s = self.sizes
-        sizes = {"d_model": s.d_model, "head": s.n_heads, "kv_head": s.n_kv_heads, "d_head": s.d_head}
+        s, own = self.sizes, self.sizes.at(-1 if site.layer is None else site.layer)
+        sizes = {"d_model": s.d_model, "head": own.n_heads, "kv_head": own.n_kv_heads, "d_head": own.d_head}
+        if axis == "d_head" and site.name in ("q", "k"):
+            return own.d_qk
         sizes |= {"d_mlp": s.d_mlp, "d_vocab": s.d_vocab, "expert": s.n_experts, "1": 1}
         return sizes.get(axis)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from residscope.drafts import sweep
 from residscope.engine.loading import load
 from residscope.engine.model import Model
 from residscope.errors import ModelNotFound
@@ -92,6 +93,7 @@ def _model(model: Any) -> Model:
 def _new(model: Model, *, named: str | None) -> Opened:
     place = _place(model.name)
     folder = catalog.data_folder()
+    sweep(folder, below=True)
     memory = folder / "sessions" / f"notebook-{place}.json" if _notebook() else None
     session = Session(load=load, folder=folder, memory=memory)
     options = {} if model.dtype == torch.float32 else {"dtype": model.dtype}

@@ -1,16 +1,15 @@
 """Other programs' files of tensors, opened so that nothing in them runs and nothing in them grows."""
 
-import json
 import math
-import pickle
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
 
 from residscope.errors import DamagedFile, FileNotThere
+from residscope.incoming import array_header, content, parsed, regular, tensors_at, torch_values
 
 ENDINGS = (".safetensors", ".npz", ".pt", ".pth", ".bin")
 MOST_GROWN = 16  # how many times larger than its file the content of an archive may be: trained weights hardly compress
@@ -26,7 +25,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
     Raises:
         FileNotThere: no file. DamagedFile: truncated, no such kind of file, with code in it, or one that would grow in memory.
     """
-    if not path.is_file():
+    if not regular(path):
         raise FileNotThere(f"there is no file {path.name}", received=str(path), allowed="a file that exists")
     try:
         with path.open("rb") as file:
@@ -41,10 +40,8 @@ def read_tensors(path: Path) -> dict[str, Any]:
 def read_config(path: Path) -> dict[str, Any]:
     """A JSON or YAML file that holds a mapping. Raises DamagedFile."""
     try:
-        if path.stat().st_size > LARGEST_CONFIG:
-            raise ValueError(f"it has {path.stat().st_size:,} bytes, and a configuration at most {LARGEST_CONFIG:,}")
-        text = path.read_text(encoding="utf-8")
-        found = _yaml(text) if path.suffix in (".yaml", ".yml") else json.loads(text)
+        data = content(path, most=LARGEST_CONFIG)
+        found = _yaml(data.decode()) if path.suffix in (".yaml", ".yml") else parsed(data, constants=True)
         if not isinstance(found, dict):
             raise ValueError(f"it holds a {type(found).__name__}, not a mapping")
         return found
@@ -67,13 +64,7 @@ def _yaml(text: str) -> Any:
 
 
 def _of_safetensors(path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(path), "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
+    return dict(tensors_at(path)[0])
 
 
 def _of_archive(path: Path) -> dict[str, Any]:
@@ -91,15 +82,9 @@ def _of_archive(path: Path) -> dict[str, Any]:
 
 def _check_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
     """That an array is as large as its header says, before anything of that size is made."""
-    from numpy.lib import format
-
     with archive.open(info) as file:
-        version = format.read_magic(file)
-        read = format.read_array_header_1_0 if version == (1, 0) else format.read_array_header_2_0
-        shape, _, dtype = read(file)
-        if dtype.hasobject:
-            raise ValueError(f"{info.filename} holds Python objects, which are not opened")
-        if math.prod(shape) * dtype.itemsize != info.file_size - file.tell():
+        shape, dtype, begins = array_header(cast(BinaryIO, file))
+        if math.prod(shape) * dtype.itemsize != info.file_size - begins:
             raise ValueError(f"{info.filename} has {info.file_size:,} bytes and says that its shape is {shape}")
 
 
@@ -111,10 +96,7 @@ def _of_npz(path: Path) -> dict[str, Any]:
 
 
 def _of_torch(path: Path) -> dict[str, Any]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, AttributeError, ImportError, IndexError) as error:
-        raise ValueError(f"it is no plain state dict, and nothing else is opened ({str(error)[:200]})") from error
+    state = torch_values(path)
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise ValueError(f"it holds a {type(state).__name__}, not tensors by name")
     return state

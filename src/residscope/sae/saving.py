@@ -1,6 +1,7 @@
 """Dictionaries in SAELens' format, so that its users have them too."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ import torch
 from torch import Tensor
 
 from residscope.directions import EncoderDictionary
+from residscope.drafts import drafts, make, sweep, sync
 from residscope.errors import DirectionError, FileNotThere
-from residscope.files import replace_whole, unshared
+from residscope.files import save_tensors, unshared
 from residscope.json_values import as_json
 from residscope.sae.formats.saelens import NORMALISE, WEIGHTS
 from residscope.sae.hooks import hook_of
 
+CONFIG = "cfg.json"
 VERSION = "6.54.12"  # of SAELens, whose format this is
 SAES = {"relu": "standard", "topk": "topk", "jumprelu": "jumprelu", "gated": "gated"}
 TRANSCODERS = {"relu": "transcoder", "jumprelu": "jumprelu_transcoder"}
@@ -25,7 +28,7 @@ def save(dictionary: EncoderDictionary, folder: str | Path, *, model_name: str |
 
     SAELens loads it, and gives the same activations (a mean that is not the base goes into the bias). model_name: what SAELens
     calls the model, such as "gpt2-small"; what its files said unless given. Where it came from goes with it. In a folder that
-    is there the two files are replaced, each whole.
+    is there the two files are replaced once both are on the disk; killed between the two, it holds none.
 
     Raises:
         DirectionError: what SAELens has no architecture for. FileNotThere: no folder above.
@@ -38,10 +41,15 @@ def save(dictionary: EncoderDictionary, folder: str | Path, *, model_name: str |
     cfg = _config(dictionary, architecture, subtracted=subtracted, model_name=model_name)
     text = json.dumps(cfg, indent=1)
     into.mkdir(exist_ok=True)
-    from safetensors.torch import save_file
-
-    replace_whole(into / WEIGHTS, lambda draft: save_file(unshared(tensors), str(draft)))
-    replace_whole(into / "cfg.json", lambda draft: draft.write_text(text, encoding="utf-8"))
+    sweep(into)
+    with drafts(into) as made:
+        make(made / WEIGHTS, lambda draft: save_tensors(unshared(tensors), draft))
+        make(made / CONFIG, lambda draft: draft.write_text(text, encoding="utf-8"))
+        (into / CONFIG).unlink(missing_ok=True)  # so that no other's weights are ever read by it
+        for name in (WEIGHTS, CONFIG):
+            (made / name).replace(into / name)
+        if os.name == "posix":
+            sync(into)
 
 
 def _architecture(dictionary: EncoderDictionary) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from residscope.errors import FileNotThere, Offline
+from residscope.incoming import path_of
 from residscope.sae.files import ENDINGS
 
 MOST_FILES = 100_000
@@ -35,7 +36,7 @@ def place_of(source: str | Path) -> Place:
     Raises:
         FileNotThere: neither. Offline: the hub does not answer, and it is not in the cache.
     """
-    path = Path(source).expanduser()
+    path = path_of(source)
     if path.is_dir():
         return _folder(path)
     if path.is_file():

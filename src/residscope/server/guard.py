@@ -1,14 +1,14 @@
 """Who may come in: this machine, under this server's name, with the token; and what every answer carries."""
 
+import html
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import RedirectResponse
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from residscope.errors import ForeignHost, MalformedJSON, NotAllowed, ResidscopeError
 from residscope.server.addresses import Addresses
@@ -19,6 +19,9 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+PAGE_HEADER = "x-residscope-page"
+Client = tuple[str, int] | None
+"""The other end of a connection: its address and port."""
 
 _log = logging.getLogger(__name__)
 SAFE = ("GET", "HEAD", "OPTIONS")
@@ -43,12 +46,26 @@ class Guard:
 
     Host names are an allow-list (against DNS rebinding). Origin, where a browser sends it, must be this very host and port,
     or a forwarder's that was named: a page of another local server is a stranger. `Addresses` knows both.
-    The printed link's token lets in once it is asked for, and is another each time the server is started; the `key` in the cookie
-    that it is traded for may stay.
+    The printed link's token lets in once it is asked for, and is another each time the server is started; what it is traded for
+    may stay: the `key` in the cookie, and the secret of the `page`, which it is told in its address and keeps.
+    once: tokens that let in a single time, as the browser's own is. known: told of each connection that is let in.
     """
 
-    def __init__(self, app: App, *, token: str, key: str, cookie: str, addresses: Addresses) -> None:
-        self._app, self._token, self._key, self._cookie, self._addresses = app, token, key, cookie, addresses
+    def __init__(
+        self,
+        app: App,
+        *,
+        token: str,
+        key: str,
+        page: str,
+        cookie: str,
+        addresses: Addresses,
+        once: set[str] | None = None,
+        known: Callable[[Client], None] = lambda client: None,
+    ) -> None:
+        self._app, self._token, self._key, self._page = app, token, key, page
+        self._cookie, self._addresses = cookie, addresses
+        self._once, self._known = set() if once is None else once, known
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -63,7 +80,8 @@ class Guard:
             if _is_invitation(scope):
                 await self._invite(scope, receive, send, headers)
                 return
-            self._check_token(headers)
+            self._check_token(scope, headers)
+            self._known(scope.get("client"))
         except ResidscopeError as error:
             await _refuse(error, scope, receive, send)
             return
@@ -79,18 +97,24 @@ class Guard:
         if site not in OWN_SITE and (writes or scope["path"].startswith("/api/")):
             raise ForeignHost("the request comes from another site's page", received=f"Sec-Fetch-Site: {site}")
 
-    def _check_token(self, headers: Headers) -> None:
+    def _check_token(self, scope: Scope, headers: Headers) -> None:
+        """A script has the token. A browser has the cookie, which it sends to whatever listens on this machine; and for what is
+        more than the page itself, what only the page was told.
+        """
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             self._same(given.strip(), self._token)
-        else:
-            self._same(cookie_in(headers, self._cookie).strip(), self._key)
+            return
+        self._same(cookie_in(headers, self._cookie).strip(), self._key)
+        if scope["type"] == "websocket" or scope["path"].startswith("/api/"):
+            asked = parse_qs(scope["query_string"].decode("latin-1"))
+            self._same(headers.get(PAGE_HEADER) or asked.get("page", [""])[0], self._page)
 
     def _same(self, given: str, wanted: str) -> None:
         if not secrets.compare_digest(given.encode(), wanted.encode()):
             raise NotAllowed(
                 "this page needs the token of this server" if not given else "that is not the token of this server",
-                allowed="the cookie that the printed link sets, or an Authorization header: Bearer TOKEN",
+                allowed="what the printed link gives a browser, or an Authorization header: Bearer TOKEN",
                 fix="open the link that residscope open printed where it was started; it holds the token",
             )
 
@@ -118,12 +142,29 @@ class Guard:
         """
         asked = parse_qs(scope["query_string"].decode("latin-1"))
         given, number = asked.pop("token", [""])[0], asked.pop("by", [None])[0]
-        if not secrets.compare_digest(cookie_in(headers, self._cookie).encode(), self._key.encode()):
+        known = secrets.compare_digest(cookie_in(headers, self._cookie).encode(), self._key.encode())
+        if given in self._once:
+            self._once.discard(given)
+        elif not known:
             self._same(given, self._token)
-        answer = RedirectResponse("./" + (f"?{urlencode(asked, doseq=True)}" if asked else ""), status_code=303)
+        answer = _onward(f"./?{urlencode({**asked, 'page': self._page}, doseq=True)}", headers)
         kept = self._addresses.cookie(headers, number)
         answer.set_cookie(self._cookie, self._key, httponly=True, samesite="strict", **kept)
         await answer(scope, receive, send)
+
+
+def _onward(address: str, headers: Headers) -> Response:
+    """To the page itself. A browser that came by a link on another site's page keeps a strict cookie back as long as it is sent
+    on from there: it gets a page of ours instead, which goes on by itself.
+    """
+    if headers.get("sec-fetch-site", "none") in OWN_SITE:
+        return RedirectResponse(address, status_code=303)
+    where = html.escape(address, quote=True)
+    page = (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Residscope</title>'
+        f'<meta http-equiv="refresh" content="0;url={where}"><p><a href="{where}">Open Residscope</a></p>'
+    )
+    return HTMLResponse(page)
 
 
 def policy(sockets: str) -> str:
@@ -145,14 +186,12 @@ def _is_invitation(scope: Scope) -> bool:
 
 
 def cookie_in(headers: Headers, name: str) -> str:
-    """A cookie's value, or nothing."""
+    """A cookie's value, or nothing. A browser sends those of every server on this machine in one line, whatever is in them."""
     for line in headers.getlist("cookie"):
-        try:
-            found = SimpleCookie(line).get(name)
-        except CookieError:
-            continue
-        if found is not None:
-            return found.value
+        for pair in line.split(";"):
+            own, _, value = pair.strip().partition("=")
+            if own == name:
+                return value.strip('"')
     return ""
 
 

@@ -1,14 +1,18 @@
 """Listening: the port first, so that the page is there while the model loads."""
 
 import errno
+import html
 import ipaddress
+import logging
 import os
+import resource
 import secrets
 import socket
 import sys
 import threading
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +21,15 @@ import torch
 import uvicorn
 
 from residscope.corpus.text import python_docs
-from residscope.errors import BadAddress, PortInUse
+from residscope.drafts import replace_whole, sweep
+from residscope.errors import BadAddress, PortInUse, StoreError
 from residscope.model import adapters, catalog, weights
 from residscope.server.addresses import Addresses, Forwarder
 from residscope.server.app import create_app
+from residscope.server.boxes import MESSAGE_BYTES
+from residscope.server.ending import at_work, ending, leave
 from residscope.server.people import People
-from residscope.server.sockets import MESSAGE_BYTES
+from residscope.server.strangers import Once, Strangers, watched
 from residscope.session import Session
 from residscope.session.wire import ModelOffer
 from residscope.store import Library, open_library
@@ -33,6 +40,16 @@ UNENCRYPTED = (
     "Whoever has this link can use this session, and it goes over the network unencrypted. Between machines that others share a\n"
     "network with: ssh -L PORT:127.0.0.1:PORT MACHINE, or a proxy with https that --behind names.\n\n"
 )
+SAID_ONCE = Once()
+MOST_FILES = 65_536
+
+
+class _Uvicorn(uvicorn.Server):  # type: ignore[misc]
+    """Leaves signals to whoever serves."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 class Server:
@@ -67,6 +84,9 @@ class Server:
         session.limit(replace(limits, shared=self.shared))
         self.host = named(host)
         self.token = token or secrets.token_urlsafe(32)
+        self._once: set[str] = set()
+        self._strangers = Strangers()
+        self._handed: Path | None = None
         people = None if library is None else People(library.database.folder)
         app = create_app(
             session,
@@ -76,20 +96,25 @@ class Server:
             library=library,
             people=people,
             addresses=Addresses(network=self.network, behind=self.behind),
+            once=self._once,
+            known=self._strangers.known,
         )
-        self._uvicorn = uvicorn.Server(
+        self._uvicorn = _Uvicorn(
             uvicorn.Config(
                 app,
                 log_level="warning",
                 access_log=False,  # the printed link holds the token
                 server_header=False,
                 proxy_headers=False,
+                http=watched(self._strangers),
                 ws="websockets-sansio",
                 ws_max_size=MESSAGE_BYTES,
-                timeout_graceful_shutdown=2,
+                ws_per_message_deflate=False,  # for each page anew, and tensors hardly shrink
+                timeout_graceful_shutdown=1,
                 lifespan="off",
             )
         )
+        logging.getLogger("asyncio").addFilter(SAID_ONCE)
         self._thread = threading.Thread(target=self.run, name="residscope-server", daemon=True)
 
     @property
@@ -102,6 +127,26 @@ class Server:
         """The link for each forwarder, then the one without any."""
         through = [f"{one.url}?token={self.token}&by={number}" for number, one in enumerate(self.behind)]
         return [*through, f"{self.base}?token={self.token}"]
+
+    def hand_over(self, folder: Path) -> Path:
+        """A page for a browser of this user's, which leads to this server by a link that works once.
+
+        A link given to a browser as an argument stands in the list of processes, which every user of the machine may read; the
+        file's name may stand there, for nobody else can open it.
+        """
+        token = secrets.token_urlsafe(32)
+        self._once.add(token)
+        link = html.escape(self.url.replace(self.token, token))
+        file = folder / "open" / f"{self.port}.html"
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        page = (
+            '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="referrer" content="no-referrer">'
+            f'<title>Residscope</title><meta http-equiv="refresh" content="0;url={link}">'
+            f'<p><a href="{link}">Open Residscope</a></p>'
+        )
+        replace_whole(file, lambda draft: draft.write_text(page), private=True)
+        self._handed = file
+        return file
 
     @property
     def shared(self) -> bool:
@@ -118,7 +163,7 @@ class Server:
         return f"http://{self.host}:{self.port}/"
 
     def run(self) -> None:
-        """Serve in this thread until stopped (or, in the main thread, until Ctrl-C)."""
+        """Serve in this thread until stopped."""
         try:
             self._uvicorn.run(sockets=[self._socket])
         finally:
@@ -128,6 +173,11 @@ class Server:
         self._thread.start()
         return self
 
+    def end(self) -> None:
+        """Stop what runs and listen no more; waits for nothing."""
+        self._uvicorn.should_exit = True
+        self.session.stop()
+
     def stop(self) -> None:
         self._uvicorn.should_exit = True
         if self._thread.is_alive():
@@ -135,6 +185,8 @@ class Server:
         self.close()
 
     def close(self) -> None:
+        if self._handed is not None:
+            self._handed.unlink(missing_ok=True)
         self.session.close()
         if self.library is not None:
             self.library.close()
@@ -159,7 +211,9 @@ def serve(
     dictionaries: Sequence[str] = (),
     naming: Sequence[str] = (),
 ) -> None:
-    """Open the workbench on a model and serve it until Ctrl-C. `store`: the library's database, the user's own unless said.
+    """Open the workbench on a model and serve it until Ctrl-C or SIGTERM, either of which ends it within two seconds.
+
+    store: the library's database, the user's own unless said.
 
     host: "0.0.0.0" listens to the network. behind: addresses of forwarders and proxies that lead here, such as
     "https://hub.example.org/user/ada/proxy/8765/". Either makes it a server for several, on which
@@ -170,12 +224,20 @@ def serve(
     one it was left with, else the default.
 
     Raises:
-        PortInUse, BadAddress, StoreError, NoEndpoint: before anything is loaded.
+        PortInUse, BadAddress, NoEndpoint: before anything is loaded. StoreError: so, of a `store` that was asked for; where the
+        user's own library cannot be opened the page says why, and works without it.
     """
+    more_files()
     session = new_session(port)
     folders = [catalog.data_folder(), *map(Path, dictionaries)]
     server = Server(
-        session, host=host, port=port, library=open_library(store), behind=behind, folders=folders, endpoints=naming
+        session,
+        host=host,
+        port=port,
+        library=_library(session, store),
+        behind=behind,
+        folders=folders,
+        endpoints=naming,
     )
     kept = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     session.load(session.last_model or catalog.DEFAULT if model is None else model, dtype=kept, device=device)
@@ -185,13 +247,36 @@ def serve(
     )
     threading.Thread(target=read_ahead, args=(session,), daemon=True).start()
     if open_browser:
-        threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
+        page = server.hand_over(catalog.data_folder()).as_uri()
+        threading.Thread(target=webbrowser.open, args=(page,), daemon=True).start()
+    with ending(server.end) as told:
+        try:
+            server.run()
+        finally:
+            server.close()
+        if told():
+            print("\nStopped.", file=sys.stderr)
+            if at_work():
+                leave()
+
+
+def more_files() -> None:
+    """As many open files and connections as this user may have: each open page holds several, and 1,024 are soon used."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def _library(session: Session, store: str | None) -> Library | None:
     try:
-        server.run()
-    except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
-    finally:
-        server.close()
+        return open_library(store)
+    except StoreError as error:
+        if store is not None:
+            raise
+        session.notify(f"The library cannot be opened: {error}")
+        print(f"The library cannot be opened: {error}", flush=True)
+        return None
 
 
 def read_ahead(session: Session) -> None:
@@ -206,6 +291,10 @@ def new_session(port: int = 0) -> Session:
     from residscope.engine.loading import load
 
     folder = catalog.data_folder()
+    with suppress(OSError):  # said where something is to be kept
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for place in (folder, catalog.cache_folder()):
+        sweep(place, below=True)
     memory = folder / "sessions" / f"{port}.json" if port else None
     return Session(load=load, offers=offers, folder=folder, memory=memory)
 

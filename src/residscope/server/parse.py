@@ -13,14 +13,14 @@ MOST_HEAD = 2 << 20
 
 
 def parse_json(data: bytes | str) -> Any:
-    """JSON as the standard has it: no NaN, no lone surrogates, no bottomless nesting.
+    """JSON as the standard has it: no NaN, no number that is infinite (1e999), no lone surrogates, no bottomless nesting.
 
     Raises:
         MalformedJSON.
     """
     try:
         parsed = json.loads(data, parse_constant=_no_constant)
-        json.dumps(parsed, ensure_ascii=False).encode()
+        json.dumps(parsed, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise MalformedJSON(

@@ -13,12 +13,14 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
+from residscope.drafts import drafts, sync
 from residscope.errors import NoUser, StoreUnreachable, TooFast
 from residscope.server.addresses import Addresses
 from residscope.server.guard import cookie_in
@@ -62,6 +64,7 @@ class Buckets:
                     "that is too much at once",
                     allowed=f"{self._rate.burst:g} at once, then {self._rate.per_second:g} a second",
                     fix=f"wait {wait:.1f} s",
+                    seconds=wait,
                 )
             if len(self._held) >= MOST_REMEMBERED:
                 self._held.pop(next(iter(self._held)))
@@ -166,18 +169,13 @@ def _key(folder: Path) -> bytes:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            draft = path.with_name(f".{KEY_FILE}.{secrets.token_hex(4)}")
-            handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "wb") as file:
-                file.write(secrets.token_bytes(32))
-                file.flush()
-                os.fsync(file.fileno())
-            try:
+            with drafts(folder) as made, suppress(FileExistsError):
+                draft = made / KEY_FILE
+                draft.touch(0o600)
+                draft.write_bytes(secrets.token_bytes(32))
+                sync(draft)
                 os.link(draft, path)  # of two servers that start at once the first wins
-            except FileExistsError:
-                pass
-            finally:
-                draft.unlink()
+                sync(folder)
         key = path.read_bytes()
     except OSError as error:
         raise StoreUnreachable(

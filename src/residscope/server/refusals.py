@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import html
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,7 @@ STATUS: dict[type[ResidscopeError], int] = {
     errors.EditedSince: 409,
     errors.CannotUndo: 409,
     errors.TooFast: 429,
+    errors.Busy: 429,
     errors.DamagedStore: 500,
     errors.StoreUnreachable: 503,
     errors.NoPage: 503,
@@ -44,8 +46,14 @@ def refuse(error: ResidscopeError, *, status: int | None = None, headers: Mappin
     """The refusal as JSON; as a page to read where a browser goes to an address, by its headers."""
     status = status or status_of(error)
     if (headers or {}).get("sec-fetch-dest") == "document" or "text/html" in (headers or {}).get("accept", ""):
-        return HTMLResponse(_page(error), status_code=status, headers={"content-security-policy": PAGE_POLICY})
-    return JSONResponse(body_of(error), status_code=status)
+        policy = {"content-security-policy": PAGE_POLICY}
+        return HTMLResponse(_page(error), status_code=status, headers=policy | _later(error))
+    return JSONResponse(body_of(error), status_code=status, headers=_later(error))
+
+
+def _later(error: ResidscopeError) -> dict[str, str]:
+    """When to come back, in whole seconds, of what is too much now."""
+    return {"retry-after": str(math.ceil(error.seconds))} if isinstance(error, errors.Busy | errors.TooFast) else {}
 
 
 STYLE = (

@@ -1,14 +1,13 @@
 """A conversation as the prompt: the model's own template is applied to it, and the prompt is what comes out."""
 
-from dataclasses import replace
 from typing import Annotated
 
 from pydantic import Field
 
 from residscope.fields.base import Spec
 from residscope.fields.prompts import MOST_TEXT
+from residscope.session.prompts import with_prompt
 from residscope.session.state import Change, State
-from residscope.world.fitted import names_in
 from residscope.world.session_world import need_model
 from residscope.world.values import Chat
 
@@ -28,10 +27,5 @@ class SetChat(Spec):
 
 
 def set_chat(state: State, args: SetChat) -> Change[None]:
-    loaded = need_model(state.model)
     chat = Chat(tuple((turn.role, turn.content) for turn in args.messages), args.answer)
-    prompt = loaded.conversation(chat)
-    prompt = replace(prompt, names=names_in(prompt.ids, state.probes.values()))
-    layer = state.selection[0] if state.prompt else loaded.model.n_layers - 1
-    selection = (layer, len(prompt.tokens) - 1)
-    return replace(state, prompt=prompt, compared=None, comparing=False, selection=selection), None
+    return with_prompt(state, need_model(state.model).conversation(chat)), None

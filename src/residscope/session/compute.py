@@ -27,6 +27,7 @@ from torch import Tensor
 
 from residscope.declare import EditSpec
 from residscope.directions import Dictionary, LinearDictionary, logit_diff
+from residscope.engine.memory import held_share, together
 from residscope.engine.model import Model
 from residscope.engine.recording import Recording
 from residscope.engine.sinks import sinks, streams
@@ -42,7 +43,7 @@ from residscope.world.values import Prompt
 NEXT, TOP = 5, 10
 CAPTURE = ("resid_pre.0", "resid_post", "final_norm")
 AT_ONCE = 64  # positions whose next tokens come with the picture: they cost little more than those of one
-MOST_KEPT, KEPT_BYTES = 6, 1 << 30
+MOST_KEPT, KEPT_BYTES = 6, held_share()
 MOST_GRAM = 400
 MOST_WHOLE = 4096  # directions of a dictionary whose coordinates are all sent where none are named
 MOST_NAMED = 400
@@ -181,7 +182,7 @@ def forward(world: SessionWorld, prompt: Prompt, active: tuple[EditSpec, ...], m
     rows = [recording["resid_pre.0"][0], *(recording[f"resid_post.{i}"][0] for i in range(model.n_layers))]
     end = recording.keeping(rows_end(model)) if ends else None
     sink = sinks_at(recording, row_sites(None, model.sites))[:, 0]
-    return Held(torch.stack(rows), sink, following, last, seconds, end, recording.version)
+    return Held(together(rows), sink, following, last, seconds, end, recording.version)
 
 
 def sinks_at(recording: Recording, sites: Sequence[str]) -> Bool[Tensor, "row batch pos"]:

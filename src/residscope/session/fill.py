@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from residscope.declare import EditSpec
-from residscope.errors import ResidscopeError
+from residscope.errors import Cancelled, ResidscopeError
 from residscope.session import compute
 from residscope.session.companion import with_outcome
 from residscope.session.state import Saved, State
@@ -60,7 +60,7 @@ def next_task(state: State) -> Task | None:
 
 
 def do(task: Task, state: State) -> Answer:
-    """The task's answer; NaN, or no summary, where the model refuses it."""
+    """The task's answer; NaN, or no summary, where the model refuses it. Raises Cancelled where it is stopped."""
     if isinstance(task, Beside):
         return _outcome(task, state)
     try:
@@ -69,6 +69,8 @@ def do(task: Task, state: State) -> Answer:
         prompt = task.loaded.prompt(task.text)
         ((_, text, p),) = compute.top_tokens(task.loaded.model, compute.last_logits(state.world(), prompt, ()), 1)
         return Saved(task.text, tokens=len(prompt.tokens), top=text, p=p, tried=True)
+    except Cancelled:
+        raise
     except (ResidscopeError, RuntimeError):
         unknown = torch.full((task.loaded.model.d_vocab,), torch.nan)
         return unknown if isinstance(task, LeaveOut) else Saved(task.text, tried=True)
@@ -95,6 +97,8 @@ def _outcome(task: Beside, state: State) -> Outcome:
     started = time.perf_counter()
     try:
         last = compute.last_logits(state.world(), task.prompt, ())
+    except Cancelled:
+        raise
     except (ResidscopeError, RuntimeError) as error:
         return Outcome(failed=str(error))
     seconds = time.perf_counter() - started

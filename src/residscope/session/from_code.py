@@ -11,7 +11,7 @@ from residscope.declare import EditSpec
 from residscope.directions import Direction
 from residscope.engine.protocols import LeastEdit, whole
 from residscope.errors import BadEdit, ResidscopeError
-from residscope.session.intents import SetEdits, set_edits
+from residscope.session.editing import SetEdits, set_edits
 from residscope.session.state import Change, State
 from residscope.world.given import KIND, key_of, same, still_held, words_of
 from residscope.world.imported import take_in
@@ -41,7 +41,7 @@ def put_edits(state: State, stack: Sequence[Any]) -> Change[None]:
             state, known = _say(state, edit)
         specs.append(known)
     new, _ = set_edits(state, SetEdits(edits=_with_ids(specs)))
-    stacks = [new.edits, *new.past, *new.future, *(run.edits for run in new.runs)]
+    stacks = [new.edits, *(step.edits for step in (*new.past, *new.future)), *(run.edits for run in new.runs)]
     return replace(new, given=still_held(new.given, stacks)), None
 
 

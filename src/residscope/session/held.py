@@ -6,7 +6,7 @@ from threading import RLock
 from residscope.declare import EditSpec
 from residscope.session import compute
 from residscope.session.compute import Elsewhere, Held, Latest
-from residscope.session.intents import find_run
+from residscope.session.editing import find_run
 from residscope.session.state import State
 from residscope.world.loaded import Loaded
 from residscope.world.values import Prompt, Run, RunKey, run_key

@@ -1,21 +1,24 @@
 """What the page may ask: each intent is a shape of arguments and a pure function from state to state."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import NoneType
 from typing import Any, Literal, TypedDict
 
 from pydantic import BaseModel, Field
 
-from residscope.declare import EditSpec, shorten
-from residscope.errors import ErrorBody, MalformedJSON, ModelNotFound, NotFound, ResidscopeError
+from residscope.errors import MalformedJSON
 from residscope.fields.base import Spec
-from residscope.fields.sources import CompanionSource, ModelSource, PromptSource, RunSource
+from residscope.fields.prompts import MOST_TEXT
 from residscope.fields.texts import TextRef
 from residscope.session import compute
 from residscope.session.chat import SetChat, set_chat
 from residscope.session.companion import SetCompanion, compare_companion, set_companion, swap_companion
+from residscope.session.editing import Added, AddEdit, RefusedEdits, SetEdits, add_edit, find_run, set_edits
+from residscope.session.history import redo, undo
 from residscope.session.jobs import CANCELLED, WAITING, find_job
+from residscope.session.links import OpenedLink, OpenLink, open_link
+from residscope.session.prompts import SetMetric, SetPrompt, SetTokens, set_metric, set_prompt, set_tokens
 from residscope.session.second import SetOther, set_other
 from residscope.session.shelf_changes import CHANGES
 from residscope.session.stacks import (
@@ -30,16 +33,12 @@ from residscope.session.stacks import (
 )
 from residscope.session.state import Change, Saved, State
 from residscope.session.wire import Code
-from residscope.world.fitted import names_in
 from residscope.world.loaded import Loaded
 from residscope.world.picture import Unit
 from residscope.world.python import LensPicture, Mode, PagePrompts, Screen, python_code
 from residscope.world.session_world import need_model
-from residscope.world.stack import kind_of, make, parse_edits, parse_ref
-from residscope.world.values import Metric, Prompt, Run
+from residscope.world.stack import parse_ref
 
-MOST_EDITS = 200
-MOST_TEXT = 1 << 20
 MOST_SAVED = 500
 MOST_ROWS = 1000
 
@@ -50,31 +49,6 @@ class LoadModel(Spec):
 
 class KeepModel(Spec):
     """Instead of one that is being loaded, or could not be."""
-
-
-class SetPrompt(Spec):
-    text: str = Field(max_length=MOST_TEXT)
-    bos: bool | None = None
-
-
-class SetTokens(Spec):
-    """The prompt by its token ids, kept as they are."""
-
-    ids: list[int] = Field(min_length=1, max_length=MOST_TEXT)
-
-
-class SetMetric(Spec):
-    positive: str | None = None
-    negative: str | None = None
-
-
-class SetEdits(Spec):
-    edits: list[Any] = Field(max_length=MOST_EDITS)
-    skip_refused: bool = False
-
-
-class AddEdit(Spec):
-    edit: Any
 
 
 class Select(Spec):
@@ -204,21 +178,6 @@ class KeptNames(TypedDict):
     names: list[str]
 
 
-class Refused(TypedDict):
-    """An edit of those that were sent, and why it is not in the stack."""
-
-    index: int
-    error: ErrorBody
-
-
-class RefusedEdits(TypedDict):
-    refused: list[Refused]
-
-
-class Added(TypedDict):
-    id: str
-
-
 @dataclass(frozen=True)
 class Intent:
     """`answer_type`: the type of its answer, from which the page's is made."""
@@ -246,101 +205,6 @@ def is_loaded(state: State, name: str) -> bool:
     """The model is the one of that name, which stands for the same weights at any time; a folder's may have changed."""
     offered = any(offer["name"] == name for offer in state.models)
     return offered and state.model is not None and state.model.source == name
-
-
-def set_prompt(state: State, args: SetPrompt) -> Change[None]:
-    return _with_prompt(state, _loaded(state).prompt(args.text, bos=args.bos))
-
-
-def set_tokens(state: State, args: SetTokens) -> Change[None]:
-    return _with_prompt(state, _loaded(state).prompt_of(args.ids))
-
-
-def _with_prompt(state: State, prompt: Prompt) -> Change[None]:
-    prompt = replace(prompt, names=names_in(prompt.ids, state.probes.values()))
-    layer = state.selection[0] if state.prompt else _loaded(state).model.n_layers - 1
-    return replace(
-        state, prompt=prompt, compared=None, comparing=False, selection=(layer, len(prompt.tokens) - 1)
-    ), None
-
-
-def set_metric(state: State, args: SetMetric) -> Change[None]:
-    if args.positive is None and args.negative is None:
-        return replace(state, metric=None), None
-    if args.positive is None or args.negative is None:
-        raise MalformedJSON("a metric needs both tokens, or neither", received=shorten(args.model_dump()))
-    loaded = _loaded(state)
-    return replace(state, metric=Metric(loaded.token(args.positive), loaded.token(args.negative), chosen=True)), None
-
-
-def set_edits(state: State, args: SetEdits) -> Change[RefusedEdits | None]:
-    if args.skip_refused:
-        return _set_those_that_fit(state, args.edits)
-    specs = tuple(_whole(state, spec) for spec in parse_edits(args.edits))
-    for spec in specs:
-        if spec not in state.edits and spec.model_copy(update={"enabled": not spec.enabled}) not in state.edits:
-            _check(state, spec)
-    return state.with_edits(specs), None
-
-
-def _set_those_that_fit(state: State, raw: Sequence[Any]) -> Change[RefusedEdits]:
-    """The stack without the edits that are refused, each with its place in what was sent and why: one step of the history."""
-    specs: list[EditSpec] = []
-    refused: list[Refused] = []
-    for i, one in enumerate(raw):
-        try:
-            *_, spec = parse_edits([*specs, one])
-            spec = _whole(state, spec)
-            _check(state, spec)
-            specs.append(spec)
-        except ResidscopeError as error:
-            refused.append({"index": i, "error": error.to_dict()})
-    return state.with_edits(tuple(specs)), {"refused": refused}
-
-
-def add_edit(state: State, args: AddEdit) -> Change[Added]:
-    if len(state.edits) >= MOST_EDITS:
-        raise MalformedJSON(
-            "the stack of edits is full", received=len(state.edits) + 1, allowed=f"up to {MOST_EDITS} edits"
-        )
-    specs = parse_edits([*state.edits, args.edit])
-    specs = (*specs[:-1], _whole(state, specs[-1]))
-    _check(state, specs[-1])
-    return state.with_edits(specs), {"id": str(specs[-1].id)}
-
-
-def _whole(state: State, spec: EditSpec) -> EditSpec:
-    """An edit that says itself what run its values are from, for the history forgets; and a probe by its id, for names change."""
-    changed: dict[str, Any] = {}
-    for argument in kind_of(spec).arguments:
-        source = getattr(spec, argument.wire)
-        if isinstance(source, RunSource):
-            run = find_run(state, source.run)
-            edits = [other.model_dump(mode="json", exclude={"id", "enabled"}) for other in run.active]
-            changed[argument.wire] = _source(run.prompt, edits, of=run.of)
-        if isinstance(source, CompanionSource):
-            changed[argument.wire] = _source(state.world().beside(), [])
-        if argument.field.kind == "probe" and isinstance(source, str) and source not in state.probes:
-            changed[argument.wire] = next((p.id for p in state.probes.values() if p.name == source), source)
-    return spec.model_copy(update=changed) if changed else spec
-
-
-def _source(prompt: Prompt, edits: list[dict[str, Any]], of: str = "") -> PromptSource | ModelSource:
-    said: dict[str, Any] = {"text": prompt.text, "bos": prompt.bos, "edits": edits}
-    said["ids"] = [*prompt.ids] if prompt.by_ids else None
-    return ModelSource(kind="model", model=of, **said) if of else PromptSource(kind="prompt", **said)
-
-
-def undo(state: State, args: Nothing) -> Change[None]:
-    if not state.past:
-        return state, None
-    return replace(state, edits=state.past[-1], past=state.past[:-1], future=(*state.future, state.edits)), None
-
-
-def redo(state: State, args: Nothing) -> Change[None]:
-    if not state.future:
-        return state, None
-    return replace(state, edits=state.future[-1], future=state.future[:-1], past=(*state.past, state.edits)), None
 
 
 def select(state: State, args: Select) -> Change[None]:
@@ -427,6 +291,7 @@ INTENTS: dict[str, Intent] = {
     "set_metric": Intent(SetMetric, set_metric),
     "set_edits": Intent(SetEdits, set_edits, RefusedEdits | None),
     "add_edit": Intent(AddEdit, add_edit, Added),
+    "open_link": Intent(OpenLink, open_link, OpenedLink),
     "undo": Intent(Nothing, undo),
     "redo": Intent(Nothing, redo),
     "select": Intent(Select, select),
@@ -444,24 +309,5 @@ INTENTS: dict[str, Intent] = {
 }
 
 
-def find_run(state: State, id: str) -> Run:
-    """A run of the history.
-
-    Raises:
-        NotFound.
-    """
-    run = state.run(id)
-    if run is None:
-        held = f"{state.runs[0].id} to {state.runs[-1].id}" if state.runs else "none yet"
-        raise NotFound("that run is no longer held, or never was", received=shorten(id), allowed=f"runs {held}")
-    return run
-
-
 def _loaded(state: State) -> Loaded:
     return need_model(state.model)
-
-
-def _check(state: State, spec: EditSpec) -> None:
-    if state.prompt is None:
-        raise ModelNotFound("there is no prompt to edit yet", fix="set a prompt first")
-    make(spec, state.world(), len(state.prompt.tokens))

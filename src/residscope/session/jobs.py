@@ -18,7 +18,7 @@ from residscope.fields.base import Spec
 from residscope.methods._lib.activations import Recordings
 from residscope.probes.probe import Probe
 from residscope.probes.probe_map import ProbeMap, probe_in
-from residscope.progress import Cancel, Progress, heard_warnings
+from residscope.progress import Cancel, Progress, asking, heard_warnings
 from residscope.session import wire
 from residscope.session.worker import RUN, Worker
 from residscope.shelf.items import ItemShelf, Kept, check_name
@@ -299,7 +299,8 @@ class Jobs:
         memory = 2 * PACK * prices_of(asked.world.model.layout).bytes
         watched = {"progress": watch.tell, "cancel": watch.cancelled, "memory": memory, "recordings": self._recordings}
         latest: Any = None
-        with giving_way(watch.turn):
+        ask: Callable[..., None] = lambda done=None: watch.turn()  # noqa: E731
+        with giving_way(watch.turn), asking(ask, watch.cancelled):
             for latest in asked.method.run(asked.plain, asked.world, **watched):
                 if latest is not None and asked.taker is None:
                     self._show(id, latest, asked)

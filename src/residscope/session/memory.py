@@ -9,6 +9,7 @@ from typing import Any
 
 from residscope.declare import EditSpec
 from residscope.errors import ResidscopeError
+from residscope.incoming import content, parsed
 from residscope.session.beside import LOADING, Second
 from residscope.session.state import State
 from residscope.shelf.whole import set_aside, write_whole
@@ -29,7 +30,7 @@ class Memory:
     def read(self) -> tuple[Mapping[str, Any] | None, str | None]:
         """What was left, if anything; and a notice where it could not be read."""
         try:
-            kept = json.loads(self.path.read_bytes())
+            kept = parsed(content(self.path))
             if not isinstance(kept, dict) or kept.get("version") != VERSION or not isinstance(kept.get("model"), str):
                 raise ValueError(f"not a session of version {VERSION}")
         except FileNotFoundError:
@@ -38,10 +39,10 @@ class Memory:
             return None, set_aside(self.path, WORDS, error)
         return kept, None
 
-    def write(self, kept: Mapping[str, Any]) -> None:
-        """Raises OSError."""
+    def write(self, kept: Mapping[str, Any], *, durable: bool = True) -> None:
+        """durable: as `replace_whole` has it. Raises OSError."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self.path, json.dumps(kept, ensure_ascii=False, indent=1).encode())
+        write_whole(self.path, json.dumps(kept, ensure_ascii=False).encode(), durable=durable)
 
 
 def left_by(state: State) -> dict[str, Any] | None:
@@ -108,7 +109,11 @@ def recall(state: State, kept: Mapping[str, Any]) -> State:
             positive, negative = (_token(loaded, tok, kept) for tok in kept["metric"])
             state = replace(state, metric=Metric(positive, negative, chosen=True))
     specs: tuple[EditSpec, ...] = ()
-    for place, raw in enumerate(kept.get("edits") or (), 1):
+    left = kept.get("edits") or []
+    if not isinstance(left, list):
+        lost.append("the edits (they are no list)")
+        left = []
+    for place, raw in enumerate(left, 1):
         with _or_lost(f"edit {place}", lost):
             specs = parse_edits([*specs, raw])
     state = state.with_edits(specs)
@@ -117,7 +122,7 @@ def recall(state: State, kept: Mapping[str, Any]) -> State:
     said = f"Residscope was started again. Back from before: {back}."
     if kept.get("hash") != loaded.model.hash:
         said += " The model's weights are others than before, so numbers may differ."
-    then = kept.get("dictionaries") or {}
+    then = told if isinstance(told := kept.get("dictionaries"), Mapping) else {}
     edits = [spec.model_dump(mode="json") for spec in specs]
     others = [id for id in named_in(edits, loaded) if then.get(id) != loaded.dictionaries[id].hash]
     if others:
@@ -134,7 +139,7 @@ def _or_lost(what: str, lost: list[str]) -> Iterator[None]:
         yield
     except ResidscopeError as error:
         lost.append(f"{what} ({error.failed})")
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         lost.append(f"{what} (it is damaged: {error})")
 
 

@@ -17,8 +17,10 @@ from residscope.fields.prompts import LabelledPrompts
 from residscope.manifest import all_methods
 from residscope.session import compute, wire
 from residscope.session.compute import MOST_GRAM, MOST_NAMED
+from residscope.session.links import OpenLink, ReadLink, read_link
 from residscope.session.maps import AttentionFile, LayerFile, LensFile, MapFile, RowsLens, Stopped
 from residscope.session.maps.lens import MOST
+from residscope.session.maps.sums import Sum
 from residscope.session.read.continuations import ContinuationsFound
 from residscope.session.read.evidence import Evidence
 from residscope.session.read.feature_exports import ExportCost
@@ -49,6 +51,8 @@ from residscope.session.read.probes import ProbeChoices, ProbeDetail, ProbeExamp
 from residscope.session.read.prompt_page import PageCoefFile, PageLogitFile, PromptsAnswer
 from residscope.session.read.tokens import TokenTableAnswer
 from residscope.session.stacks import OfStack, StackEdits, StackJson, edits_of_stack, json_of_stack
+from residscope.terms import GROUPS, TermForm, headwords
+from residscope.terms import glossary as all_terms
 from residscope.world.read import DictionaryDetail, DirectionReading
 
 if TYPE_CHECKING:
@@ -116,6 +120,31 @@ class Attention(OfRun):
     weighted: bool = False
 
 
+class LogitSum(OfRun):
+    """positive, negative: tokens, by id or as text; negative: none of a single logit. row: 0 the embedding, then what each layer
+    leaves; none at the run's end."""
+
+    positive: int | str
+    negative: int | str | None = None
+    row: int | None = None
+    pos: int = -1
+
+
+class HeadSum(OfRun):
+    layer: int
+    head: int
+    positive: int | str
+    negative: int | str | None = None
+    pos: int = -1
+
+
+class ScoreSum(OfRun):
+    layer: int
+    head: int
+    query: int
+    key: int
+
+
 class LensRows(OfRun):
     pos: int = -1
 
@@ -127,11 +156,13 @@ class Lens(Spec):
 
 
 class LensGrid(OfRun):
-    """first, count: the positions. token: one to follow, else what the run itself says at each position."""
+    """first, count: the positions. token: one to follow, else what the run itself says at each position. through: a tuned lens of
+    the shelf, by name."""
 
     first: int = 0
     count: int = Field(default=MOST, ge=1, le=MOST)
     token: str | None = Field(default=None, min_length=1, max_length=400)
+    through: str | None = Field(default=None, min_length=1, max_length=400)
 
 
 class Components(Spec):
@@ -320,6 +351,14 @@ class Manifest(TypedDict):
     methods: list[MethodForm]
     tasks: list[TaskForm]
     broken: Annotated[dict[str, str], "Plugins that could not be imported, and why."]
+    words: Annotated[dict[str, str], "The glossary's word for each thing that shows terms, as `method:pca`."]
+
+
+class Terms(TypedDict):
+    """All of the glossary. groups: their titles by id."""
+
+    groups: dict[str, str]
+    entries: list[TermForm]
 
 
 def manifest() -> Manifest:
@@ -330,11 +369,18 @@ def manifest() -> Manifest:
         "methods": [method.schema() for method in methods.values()],
         "tasks": [task.schema() for task in sorted(TASKS.values(), key=lambda task: (not task.own, task.title))],
         "broken": dict(BROKEN),
+        "words": headwords(),
     }
+
+
+def glossary() -> Terms:
+    """The field's words, in order."""
+    return {"groups": GROUPS, "entries": [entry.to_dict() for entry in all_terms()]}
 
 
 QUERIES: dict[str, Query] = {
     "manifest": _query(Nothing, Manifest, lambda session, args: manifest()),
+    "glossary": _query(Nothing, Terms, lambda session, args: glossary()),
     "stream": _query(Stream, compute.StreamFile, lambda session, args: session.reads.stream(args.run, next=args.next)),
     "coef": _query(
         Coordinates,
@@ -366,7 +412,9 @@ QUERIES: dict[str, Query] = {
     "lens_grid": _query(
         LensGrid,
         LensFile,
-        lambda session, args: session.reads.lens_grid(args.run, first=args.first, count=args.count, token=args.token),
+        lambda session, args: session.reads.lens_grid(
+            args.run, first=args.first, count=args.count, token=args.token, through=args.through
+        ),
     ),
     "map": _query(
         Map,
@@ -392,6 +440,25 @@ QUERIES: dict[str, Query] = {
         lambda session, args: session.maps.attention(
             args.run, [(layer, head) for layer, head in args.heads], over=args.over, weighted=args.weighted
         ),
+    ),
+    "logit_sum": _query(
+        LogitSum,
+        Sum,
+        lambda session, args: session.maps.logit_sum(
+            args.run, (args.positive, args.negative), row=args.row, pos=args.pos
+        ),
+    ),
+    "head_sum": _query(
+        HeadSum,
+        Sum,
+        lambda session, args: session.maps.head_sum(
+            args.run, (args.positive, args.negative), args.layer, args.head, pos=args.pos
+        ),
+    ),
+    "score_sum": _query(
+        ScoreSum,
+        Sum,
+        lambda session, args: session.maps.score_sum(args.run, args.layer, args.head, query=args.query, key=args.key),
     ),
     "dictionary": _query(
         Components, DictionaryDetail, lambda session, args: session.reads.dictionary(args.id, indices=args.indices)
@@ -427,6 +494,7 @@ QUERIES: dict[str, Query] = {
     ),
     "stack": _query(OfStack, StackEdits, lambda session, args: edits_of_stack(session.state, args.name)),
     "stack_json": _query(OfStack, StackJson, lambda session, args: json_of_stack(session.state, args.name)),
+    "link": _query(OpenLink, ReadLink, lambda session, args: read_link(session.state, args)),
     "evidence": _query(Gathered, Evidence, lambda session, args: session.reads.evidence(job=args.job, item=args.item)),
     "atlases": _query(Nothing, Atlases, lambda session, args: session.features.atlases()),
     "features": _query(

@@ -6,6 +6,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,6 +42,7 @@ from residscope.session.intents import (
     is_loaded,
 )
 from residscope.session.jobs import Job, Jobs, Taker, with_job, with_shelf
+from residscope.session.kept import Keeping
 from residscope.session.maps import Maps
 from residscope.session.memory import Memory, left_by, recall
 from residscope.session.queries import QUERIES, Answer, Brought, answer
@@ -57,13 +59,11 @@ from residscope.session.second import SetOther, load_second
 from residscope.session.settle import finished, other_finished, settle, with_model
 from residscope.session.shelf_changes import ShelfChange
 from residscope.session.stacks import ImportStack, imported
-from residscope.session.state import Saved, State, changed, to_wire
-from residscope.session.worker import FILL, LOAD, RUN, Worker
+from residscope.session.state import State, changed, to_wire
+from residscope.session.worker import FILL, RUN, Worker, beside
 from residscope.shelf.items import MOST_NAME, ItemShelf, Kept, check_fits, check_name, of_others
 from residscope.shelf.parts import parts_of
 from residscope.shelf.shown import read_item
-from residscope.shelf.stacks import SavedStacks
-from residscope.shelf.whole import SavedPrompts
 from residscope.world.imported import read_direction, take_in
 from residscope.world.limits import Limits
 from residscope.world.loaded import Loaded
@@ -115,23 +115,18 @@ class Session:
         self._listeners: list[Listener] = []
         self._gestures: list[Gesture] = []
         self._seq = 0
+        self._closed = threading.Event()
         self._loads = 0
+        self._wanted: str | None = None  # the model that is on its way
+        self._load_thread: threading.Thread | None = None
         self._seconds = 0
         self._loading: threading.Thread | None = None
-        self._file = None if folder is None else SavedPrompts(folder)
-        texts, notice = self._file.load() if self._file else ((), None)
-        self._stacks = None if folder is None else SavedStacks(folder)
-        stacks, unread = self._stacks.load() if self._stacks else ((), None)
+        self._keeping = Keeping(folder)
         self._memory = None if memory is None else Memory(memory)
         self._left, forgot = self._memory.read() if self._memory else (None, None)
-        notices = tuple(told for told in (notice, unread, forgot) if told)
-        self._state: State = State(
-            id=secrets.token_hex(8),
-            saved=tuple(map(Saved, texts)),
-            stacks=stacks,
-            notices=notices,
-            models=tuple(offers()),
-        )
+        notices = (forgot,) if forgot else ()
+        fresh = State(id=secrets.token_hex(8), notices=notices, models=tuple(offers()))
+        self._state: State = self._keeping.load(fresh)
         self._wire = to_wire(self._state)
         self._worker = Worker("residscope-session")
         self._jobs = Jobs(lambda: self._state, self._commit, self._lock, self._worker, self._items)
@@ -160,13 +155,16 @@ class Session:
         return self._left["model"] if self._left and self._left.get("named", True) else None
 
     def snapshot(self) -> tuple[int, wire.State]:
-        """The whole state as the wire has it, and its number."""
+        """The whole state as the wire has it, with what others on the folder have kept since, and its number."""
         with self._lock:
+            if (now := self._keeping.again(self._state)) is not self._state:
+                self._commit(now)
             return self._seq, self._wire.copy()
 
     def subscribe(self, listener: Listener) -> tuple[int, wire.State, Callable[[], None]]:
         """Every later patch in order, from any thread; a listener must not block. Answers snapshot and clean-up."""
         with self._lock:
+            seq, shown = self.snapshot()
             self._listeners.append(listener)
 
             def stop() -> None:
@@ -174,7 +172,7 @@ class Session:
                     if listener in self._listeners:
                         self._listeners.remove(listener)
 
-            return self._seq, self._wire.copy(), stop
+            return seq, shown, stop
 
     def on_gesture(self, listener: Gesture) -> Callable[[], None]:
         """Every accepted intent in order: its name, its arguments, the state it left. Answers the clean-up; it must not block."""
@@ -192,6 +190,10 @@ class Session:
         Raises:
             ResidscopeError: the refusal.
         """
+        with self.beside():
+            return self._intent(name, args, person)
+
+    def _intent(self, name: str, args: Any, person: Any) -> Any:
         if (brought := self._intents.get(name)) is not None:
             return brought.answer(person, parsed(name, brought.args, args))
         if name not in INTENTS:
@@ -215,10 +217,7 @@ class Session:
         with self._lock:
             old = self._state
             new, value = intent.apply(old, checked)
-            if new.saved != old.saved and self._file:
-                self._file.save(tuple(entry.text for entry in new.saved))
-            if new.stacks != old.stacks and self._stacks:
-                self._stacks.save(new.stacks)
+            new = self._keeping.keep(old, new)
             if isinstance(checked, Forget) and new.model is not None:
                 self._old.save(new.model)
             self._commit(new)
@@ -239,7 +238,9 @@ class Session:
         elif isinstance(checked, LoadModel) and not is_loaded(old, checked.name):
             self.load(checked.name)
         elif isinstance(checked, LoadModel | KeepModel):
-            self._loads += 1  # one that is on its way finds that it is not wanted any more
+            with self._lock:
+                self._loads += 1  # one that is on its way finds that it is not wanted any more
+                self._wanted = None
         return value
 
     def change(self, change: Callable[[State], tuple[State, T]], gesture: str) -> T:
@@ -255,23 +256,39 @@ class Session:
             for listener in tuple(self._gestures):
                 listener(name, args, self._state)
 
-    def query(self, name: str, args: Any = None, person: Any = None) -> Answer:
-        """The answer to a question, as JSON or as safetensors; nothing changes. Raises what the query refuses."""
-        if (brought := self._queries.get(name)) is not None:
-            found: Answer = brought.answer(person, parsed(name, brought.args, args))
-            return found
-        if name not in QUERIES:
-            known = ", ".join([*QUERIES, *self._queries])
-            raise NotFound("there is no such query", received=shorten(name), allowed=known)
-        return answer(self, name, args)
+    def query(
+        self, name: str, args: Any = None, person: Any = None, *, gone: Callable[[], bool] = lambda: False
+    ) -> Answer:
+        """The answer to a question, as JSON or as safetensors; nothing changes. gone: whether nobody waits for it any more.
+
+        Raises what the query refuses, and Cancelled where nobody waits.
+        """
+        with self.beside(gone):
+            if (brought := self._queries.get(name)) is not None:
+                found: Answer = brought.answer(person, parsed(name, brought.args, args))
+                return found
+            if name not in QUERIES:
+                known = ", ".join([*QUERIES, *self._queries])
+                raise NotFound("there is no such query", received=shorten(name), allowed=known)
+            return answer(self, name, args)
+
+    def beside(self, gone: Callable[[], bool] = lambda: False) -> AbstractContextManager[None]:
+        """Forwards inside let live runs go first, and stop at the next block once nobody waits, or the session is closed."""
+        return beside(self._worker, lambda: self._closed.is_set() or gone())
 
     def load(self, source: Any, *, named: str | None = None, **options: Any) -> None:
-        """Load a model in the worker; a newer load cancels an older one. named: what gives a model that comes as an object."""
+        """Load a model in a thread of its own, while the one that is here goes on; a newer load stops an older one.
+
+        named: what gives a model that comes as an object.
+        """
         with self._lock:
             self._loads += 1
-            number = self._loads
-            self._status(phase="loading", detail="Loading", progress=None, error=None, wanted=name_of(source))
-        self._worker.submit("load", lambda: self._load_job(source, named, options, number), priority=LOAD)
+            number, self._wanted = self._loads, name_of(source)
+            self._status(phase="loading", detail="Loading", progress=None, error=None, wanted=self._wanted)
+            self._load_thread = threading.Thread(
+                target=self._load_job, args=[source, named, options, number], name="residscope-load", daemon=True
+            )
+            self._load_thread.start()
 
     def _ask_second(self) -> None:
         """Load the second model that the state asks for, and run it."""
@@ -337,6 +354,10 @@ class Session:
 
     def wait(self, timeout: int | float | None = None) -> bool:
         """Until every run and every number that follows it is there."""
+        if (load := self._load_thread) is not None and load is not threading.current_thread():
+            load.join(timeout)
+            if load.is_alive():
+                return False
         done = self._worker.wait(timeout)
         if done and (loading := self._loading) is not None:
             loading.join(timeout)
@@ -399,12 +420,18 @@ class Session:
         with self._lock:
             self._commit(with_shelf(self._state, self._items))
 
-    def close(self) -> None:
-        """Stop what runs, as soon as it can be stopped."""
+    def stop(self) -> None:
+        """Stop what runs, as soon as it can be stopped, and start nothing more; waits for nothing."""
         self._remember_job()
-        self._jobs.stop_all()
+        self._closed.set()
         self._loads += 1
         self._seconds += 1
+        self._jobs.stop_all()
+        self._worker.look_again()
+
+    def close(self) -> None:
+        """Stop what runs, and wait until it has stopped, for some seconds."""
+        self.stop()
         self._worker.close()
         self._jobs.close()
         self.exports.close()
@@ -480,32 +507,44 @@ class Session:
 
     def _load_job(self, source: Any, named: str | None, options: Mapping[str, Any], number: int) -> None:
         label = name_of(source)
-        self._status(phase="loading", detail=f"Loading {label}", progress=None, wanted=label)
-
         told = 0.0
+
+        def tell(**fields: Any) -> None:
+            with self._lock:
+                if number == self._loads:
+                    self._status(phase="loading", wanted=label, **fields)
+
+        def wanted(done: int | None = None) -> None:
+            self._go_on()
+            if number != self._loads:
+                raise Cancelled("another model was chosen")
 
         def progress(stage: str, done: int, total: int) -> None:
             nonlocal told
-            if number != self._loads:
-                raise Cancelled("another model was chosen")
+            wanted()
             if time.monotonic() - told > PROGRESS_EVERY or done == total:
                 told = time.monotonic()
                 share = min(done / total, 1.0) if total else None
-                self._status(phase="loading", detail=f"{label}: {stage}", progress=share, wanted=label)
+                tell(detail=f"{label}: {stage}", progress=share)
 
+        tell(detail=f"Loading {label}", progress=None)
         try:
-            model = source if hasattr(source, "certificate") else self._load(source, progress=progress, **options)
+            with asking(wanted, wanted):
+                model = source if hasattr(source, "certificate") else self._load(source, progress=progress, **options)
+            wanted()
             loaded = Loaded.of(model, source=source if isinstance(source, str) else named, **options)
             loaded, notice = self._old.load(loaded)
             offers = tuple(self._offers())
             opened = self._items.read(loaded.model)
         except Exception as error:
-            if number == self._loads:
+            if number == self._loads and not self._closed.is_set():
+                self._wanted = None
                 said = f"{label} could not be loaded."
                 self._status(phase="failed", detail=said, progress=None, error=explain(error), wanted=label)
             return
         with self._lock:
             if number == self._loads:
+                self._wanted = None
                 self._held.clear()
                 self.maps.clear()
                 self.graph_runs.forget()
@@ -558,6 +597,7 @@ class Session:
             return
 
         def turn(done: int | None = None) -> None:
+            self._go_on()
             if state.version != self._state.version or self._state.second.loaded is not loaded:
                 raise Cancelled("a newer run takes its place")
 
@@ -602,6 +642,8 @@ class Session:
                 edited, edited_ms = (
                     self._held.result(state.model, state.prompt, state.active, state) if state.active else (None, None)
                 )
+        except Cancelled:
+            return
         except Exception as error:
             if state.version == self._state.version:
                 self._status(phase="failed", detail="The run failed.", progress=None, error=explain(error))
@@ -610,6 +652,8 @@ class Session:
             if state.version == self._state.version:
                 ms = edited_ms if edited_ms is not None else base_ms
                 self._commit(finished(self._state, base, edited, forward_ms=ms))
+                if self._wanted is not None:
+                    self._status(phase="loading", detail=f"Loading {self._wanted}", wanted=self._wanted)
         self._worker.submit("other", self._other_job, priority=FILL)
         self._worker.submit("fill", self._fill_job, priority=FILL)
 
@@ -621,9 +665,10 @@ class Session:
 
         def tell(done: int | None = None) -> None:
             nonlocal told, blocks
+            self._go_on()
             if state.version != self._state.version:
                 raise Cancelled("a newer run takes its place")
-            blocks, now = blocks + 1, time.monotonic()
+            blocks, now = blocks + (done is None), time.monotonic()
             if now - began > PATIENCE and now - told > PROGRESS_EVERY and self._lock.acquire(blocking=False):
                 try:  # whoever has the lock may wait for the model, which this run has
                     told = now
@@ -634,23 +679,41 @@ class Session:
         return tell
 
     def _fill_job(self) -> None:
-        """One forward of what is still missing, then the next: a new run never waits for more than one."""
+        """One forward of what is still missing, then the next: a new run stops it, and has the rest made when it is done."""
         state = self._state
         task = fill.next_task(state)
         if task is None:
             return
-        result = fill.do(task, state)
+
+        def tell(done: int | None = None) -> None:
+            self._go_on()
+            if self._worker.waiting(RUN):
+                raise Cancelled("a live run goes first")
+
+        try:
+            with asking(tell, tell):
+                result = fill.do(task, state)
+        except Cancelled:
+            return
         with self._lock:
             self._commit(fill.merge(self._state, state, task, result))
         self._worker.submit("fill", self._fill_job, priority=FILL)
 
+    def _go_on(self) -> None:
+        """Raises Cancelled once the session is closed."""
+        if self._closed.is_set():
+            raise Cancelled("the session is closed")
+
     def _remember_job(self) -> None:
+        self._remember(durable=True)
+
+    def _remember(self, *, durable: bool) -> None:
         """Keep what the next session goes on with. A disk that cannot be written is said once."""
         left = left_by(self._state)
         if self._memory is None or left is None:
             return
         try:
-            self._memory.write(left)
+            self._memory.write(left, durable=durable)
         except OSError as error:
             path, self._memory = self._memory.path, None
             notice = f"The session cannot be kept for the next start: {path} cannot be written ({error.strerror})."
@@ -678,6 +741,7 @@ class Session:
             parts = ("model", "prompt", "companion", "metric", "edits")
             turned = new.second.name != old.second.name
             if self._memory and (turned or any(getattr(new, part) != getattr(old, part) for part in parts)):
+                self._remember(durable=False)  # before it is answered: a server that is killed has kept it
                 self._worker.submit("remember", self._remember_job, priority=FILL)
 
     def _status(self, **fields: Any) -> None:

@@ -112,7 +112,7 @@ def guess_metric(state: State) -> Metric | None:
 
 def with_model(state: State, loaded: Loaded) -> State:
     """The state on another model: prompt, metric, edits and saved prompts carried over as far as they go."""
-    prompt = _prompt_for(loaded, state.prompt)
+    prompt = prompt_for(loaded, state.prompt)
     companion = None if prompt is None else companion_for(loaded, state.companion, prompt)
     selection = (loaded.model.n_layers - 1, len(prompt.tokens) - 1 if prompt else 0)
     notices = state.notices
@@ -133,7 +133,7 @@ def with_model(state: State, loaded: Loaded) -> State:
         model=loaded,
         prompt=prompt,
         companion=companion,
-        metric=_metric_for(loaded, state.metric),
+        metric=metric_for(loaded, state.metric),
         selection=selection,
         notices=notices,
         runs=(),
@@ -195,7 +195,8 @@ def _entered(
     return replace(state, runs=runs, count=count), run
 
 
-def _prompt_for(loaded: Loaded, prompt: Prompt | None) -> Prompt | None:
+def prompt_for(loaded: Loaded, prompt: Prompt | None) -> Prompt | None:
+    """The prompt as another model reads it; an example's where it cannot."""
     if prompt is not None and prompt.chat is not None:
         with suppress(ResidscopeError):
             return loaded.conversation(prompt.chat)
@@ -218,7 +219,8 @@ def companion_for(loaded: Loaded, companion: Companion | None, live: Prompt) -> 
         return None
 
 
-def _metric_for(loaded: Loaded, metric: Metric | None) -> Metric | None:
+def metric_for(loaded: Loaded, metric: Metric | None) -> Metric | None:
+    """The answers that were chosen, as another model's tokens; None where it has none such."""
     if metric is None or not metric.chosen:
         return None
     try:

@@ -18,7 +18,7 @@ from residscope.world.limits import OWN, Limits
 from residscope.world.loaded import Loaded
 from residscope.world.session_world import SessionWorld, need_model
 from residscope.world.stack import kind_of
-from residscope.world.values import Companion, Metric, Outcome, Prompt, Run, Tok
+from residscope.world.values import Companion, Metric, Outcome, Prompt, Run, Step, Tok
 
 if TYPE_CHECKING:
     from residscope.directions import Direction
@@ -75,8 +75,9 @@ class State:
     inert: Mapping[str, str] = field(default_factory=dict)
     at: Mapping[str, tuple[int | None, int | None]] = field(default_factory=dict)
     without: Mapping[str, Tensor] = field(default_factory=dict)
-    past: tuple[tuple[EditSpec, ...], ...] = ()
-    future: tuple[tuple[EditSpec, ...], ...] = ()
+    past: tuple[Step, ...] = ()
+    future: tuple[Step, ...] = ()
+    links: int = 0  # that were opened
     runs: tuple[Run, ...] = ()
     compared: str | None = None
     comparing: bool = False  # the companion's run is to be compared with once it is there
@@ -154,7 +155,7 @@ class State:
         """A new stack, the old one on the pile for undo."""
         if edits == self.edits:
             return self
-        return replace(self, edits=edits, past=(*self.past, self.edits)[-MOST_UNDO:], future=())
+        return replace(self, edits=edits, past=(*self.past, Step(self.edits))[-MOST_UNDO:], future=())
 
 
 T = TypeVar("T")
@@ -184,6 +185,7 @@ def to_wire(state: State) -> wire.State:
         "edits": [_edit(spec, state) for spec in state.edits],
         "can_undo": bool(state.past),
         "can_redo": bool(state.future),
+        "links": {"opened": state.links, "undo": bool(state.past) and state.past[-1].link},
         "runs": [_run(run, state) for run in state.runs],
         "current": {"a": state.a, "b": state.b},
         "selection": {"layer": state.selection[0], "pos": state.selection[1]},

@@ -297,6 +297,13 @@ class Shelf(TypedDict):
     can_restore: bool
 
 
+class Links(TypedDict):
+    """Links that were opened in this session."""
+
+    opened: Annotated[int, "How many."]
+    undo: Annotated[bool, "The latest step is one, which undo takes back whole: prompt, companion, answers and edits."]
+
+
 class State(TypedDict):
     """Everything the page shows."""
 
@@ -314,6 +321,7 @@ class State(TypedDict):
     edits: list[Annotated[ShownEdit, More()]]
     can_undo: bool
     can_redo: bool
+    links: Links
     runs: Annotated[list[Run], "Newest last, at most 50."]
     current: Current
     selection: Selection

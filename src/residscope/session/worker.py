@@ -2,14 +2,20 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from residscope.engine.turns import give_way, giving_way
+from residscope.errors import Cancelled
+from residscope.progress import asking
 
 Job = Callable[[], None]
-LOAD, RUN, FILL = 0, 1, 2  # what goes first
+RUN, FILL = 1, 2  # what goes first
 IDLE = 1 << 30  # the priority of nothing
 MOST_AHEAD = (
     2  # urgent jobs that `quiet` lets go ahead: a slider that is dragged for minutes does not starve who waits there
 )
+LOOK = 0.2  # seconds between two looks whether who waits has gone
 _log = logging.getLogger(__name__)
 
 
@@ -50,18 +56,24 @@ class Worker:
         if threading.current_thread() is self._thread:
             return False
         with self._wake:
-            return self._running <= priority or any(urgent <= priority for urgent, _ in self._jobs.values())
+            return self._running <= priority or self.waiting(priority)
+
+    def waiting(self, priority: int) -> bool:
+        """Whether a job at least as urgent as this waits."""
+        with self._wake:
+            return any(urgent <= priority for urgent, _ in self._jobs.values())
 
     def quiet(self, priority: int, *, unless: Callable[[], bool] = lambda: False) -> None:
         """Until no job as urgent as this waits or runs, or a few have run since; at once in the worker's own thread.
 
-        unless: gives up waiting; it is asked again at `look_again`.
+        unless: gives up waiting; it is asked again every now and then, and at `look_again`.
         """
         with self._wake:
             most = self._done + MOST_AHEAD
-            self._wake.wait_for(
-                lambda: self._closed or unless() or self._done >= most or not self.urgent(priority),
-            )
+            while not self._wake.wait_for(
+                lambda: self._closed or unless() or self._done >= most or not self.urgent(priority), LOOK
+            ):
+                pass
 
     def look_again(self) -> None:
         with self._wake:
@@ -97,3 +109,21 @@ class Worker:
             self._busy = True
             self._running, job = self._jobs.pop(name)
             return job
+
+
+@contextmanager
+def beside(worker: Worker, gone: Callable[[], bool]) -> Iterator[None]:
+    """Forwards inside let live runs go first, in the middle of one too, and stop once nobody waits for them. Raises Cancelled."""
+
+    def tell(done: int | None = None) -> None:
+        if gone():
+            raise Cancelled("nobody waits for the answer any more", fix="ask again")
+        if worker.urgent(RUN):
+            give_way()
+
+    def waits() -> None:
+        worker.quiet(RUN, unless=gone)
+        tell()
+
+    with giving_way(waits), asking(tell, tell):
+        yield

@@ -16,9 +16,11 @@ from filelock import FileLock, Timeout
 
 from residscope.corpus.vectors import one_vector
 from residscope.directions import Dictionary, new_id
+from residscope.drafts import sweep
 from residscope.engine.generation import Generation
 from residscope.engine.model import Model
 from residscope.errors import DamagedFile, NameTaken, NotFound, NotWritten, ResidscopeError, ShelfFull, WrongModel
+from residscope.incoming import content, mapping, parsed
 from residscope.items import Item, load_item
 from residscope.probes.probe_map import new_probe_id, probe_in
 from residscope.shelf.whole import set_aside, write_whole
@@ -372,7 +374,7 @@ def _writing(name: str, so: str) -> Iterator[None]:
 def _read_one(about: Path, model: Model, read: list[Kept], notices: list[str]) -> None:
     file = about.with_suffix(".safetensors")
     try:
-        told = json.loads(about.read_bytes())
+        told = mapping(parsed(content(about)), "what is said of it")
         if told["version"] != VERSION:
             raise ValueError(f"it is of version {told['version']}, and this Residscope reads {VERSION}")
         words = {name: told[name] for name in ("name", "title", "method", "code")}
@@ -393,6 +395,8 @@ def _read_one(about: Path, model: Model, read: list[Kept], notices: list[str]) -
         _ = one.bytes
         read.append(one)
     except Exception as error:  # whatever is wrong with one item, the others are to be had
+        if not about.exists():  # another process has deleted it meanwhile
+            return
         if isinstance(error, KeyError):
             error = ValueError(f"{error} is missing in it")
         notices.append(set_aside(about, f"{about.stem} of the shelf", error))
@@ -403,7 +407,8 @@ def _read_one(about: Path, model: Model, read: list[Kept], notices: list[str]) -
 def _sweep(place: Path) -> None:
     """Remove what a killed process had begun to write, unless another process is at it."""
     with suppress(Timeout, OSError, NotImplementedError), FileLock(_lock_file(place), timeout=0):
-        for file in [*place.iterdir()]:
+        sweep(place)
+        for file in filter(Path.is_file, [*place.iterdir()]):
             draft = DRAFT.match(file.name) is not None
             if draft or (file.suffix == ".safetensors" and not _about_file(file).exists()):
                 file.unlink(missing_ok=True)

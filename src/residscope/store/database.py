@@ -15,13 +15,14 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, NoSuchModuleError, OperationalError
 from sqlalchemy.orm import Session
 
-from residscope.errors import BadText, DamagedStore, MissingExtra, StoreUnreachable
-from residscope.store import migrate
+from residscope.errors import BadText, DamagedStore, MissingExtra, StoreError, StoreUnreachable
+from residscope.incoming import Unreadable, parsed
+from residscope.store import keeping, migrate
 
 FILE = "library.db"
 BUSY_SECONDS = 30
 PRAGMAS = (f"busy_timeout = {BUSY_SECONDS * 1000}", "foreign_keys = ON", "synchronous = FULL")
-DAMAGED = ("malformed", "not a database", "disk image", "no such table", "no such column")
+DAMAGED = ("malformed", "not a database", "disk image", "no such table", "no such column", "decode to UTF-8")
 ALLOWED = "postgresql+psycopg://USER@HOST/DATABASE or sqlite:////absolute/path.db"
 WAY_BACK = "restore a backup with `residscope store restore`, or move the file away to begin anew"
 
@@ -32,6 +33,9 @@ class Database:
     What `writing()` has left is on the disk (SQLite: write-ahead log, synchronous=FULL). SQLite's writers stand in line: within
     a process at a lock, between processes at the database's own. A reader sees one state of everything, and never waits.
 
+    A folder that cannot be written is read as it is (`read_only`). On a network file system the log is SQLite's older one,
+    which such systems can lock: readers wait while somebody writes.
+
     Raises:
         StoreUnreachable, DamagedStore, StoreTooNew, MissingExtra.
     """
@@ -41,18 +45,23 @@ class Database:
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
         self.name = self._url.database if self.is_sqlite else self._url.render_as_string(hide_password=True)
         self.folder = Path(self._url.database or "").parent if self.is_sqlite else folder
-        self._engine = _engine(self._url)
+        self.file = Path(self._url.database or "").absolute() if self.is_sqlite else None
+        self.read_only = self.file is not None and self.file.is_file() and not keeping.writable(self.folder, self.file)
+        self._engine = _engine(_as_it_is(self._url) if self.read_only else self._url)
         self._write = self._engine.execution_options(residscope_writes=True)
         self._line = threading.Lock() if self.is_sqlite else contextlib.nullcontext()
         with self._told():
-            if self.is_sqlite:
-                self.folder.mkdir(parents=True, exist_ok=True)
+            if self.file is not None:
+                _private_folder(self.folder)
             with self.alone("open"):
-                if self.is_sqlite:
-                    self._write_ahead()
+                if self.file is not None and not self.read_only:
+                    keeping.sweep_beside(self.file, tensors_beside(self.file))
+                    if upgrade:
+                        keeping.require_content(self.file, tensors_beside(self.file))
+                    _private(self.file)
+                    self._journal()
                 if upgrade:
-                    with self.connection() as connection:
-                        migrate.upgrade(connection)
+                    self._bring_up_to_date()
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Session]:
@@ -77,8 +86,8 @@ class Database:
     @contextlib.contextmanager
     def alone(self, what: str) -> Iterator[None]:
         """One process at a time, where files are at stake."""
-        lock = FileLock(self.folder / f".{what}.lock") if self.is_sqlite else contextlib.nullcontext()
-        with lock:
+        wanted = self.is_sqlite and not self.read_only
+        with FileLock(self.folder / f".{what}.lock") if wanted else contextlib.nullcontext():
             yield
 
     def insert(self, table: Any) -> Any:
@@ -86,12 +95,39 @@ class Database:
         return (sqlite_dialect if self.is_sqlite else postgresql).insert(table)
 
     def close(self) -> None:
+        if self.file is not None and not self.read_only and self.file.exists():
+            with contextlib.suppress(StoreError), self._told(), self._engine.connect() as connection:
+                keeping.note(self.file, max(migrate.last_change(connection), keeping.seen(self.file)))
         self._engine.dispose()
 
-    def _write_ahead(self) -> None:
+    def _bring_up_to_date(self) -> None:
+        """Migrated, a copy made first; and compared with what it was known to have."""
+        if self.file is None:
+            with self.connection() as connection:
+                migrate.upgrade(connection)
+            return
+        with self._engine.connect() as connection:
+            found, last = migrate.revision(connection), migrate.last_change(connection)
+        keeping.require_whole(self.file, last)
+        head = migrate.revisions()[-1]
+        if self.read_only and found != head:
+            raise StoreUnreachable(
+                "the library is of another version, and its folder cannot be written", received=f"revision {found}",
+                allowed=f"revision {head}", fix=f"mend the permissions of {self.folder}, or copy it and set RESIDSCOPE_DATA",
+            )  # fmt: skip
+        if self.read_only:
+            return
+        if found is not None and found in migrate.revisions() and found != head:
+            keeping.copy(self.file)
+        with self.connection() as connection:
+            migrate.upgrade(connection)
+        keeping.copy_daily(self.file, last)
+        keeping.note(self.file, last)
+
+    def _journal(self) -> None:
         raw = self._engine.raw_connection()
         try:
-            raw.cursor().execute("PRAGMA journal_mode = WAL")
+            raw.cursor().execute(f"PRAGMA journal_mode = {'DELETE' if keeping.network(self.folder) else 'WAL'}")
         finally:
             raw.close()
 
@@ -104,9 +140,13 @@ class Database:
             raw = (error.orig if isinstance(error, DBAPIError) else error) or error
             said = (str(raw).strip() or type(raw).__name__).splitlines()[0]
             if any(sign in said for sign in DAMAGED):
-                raise DamagedStore(f"the library is damaged: {said}", received=self.name, fix=WAY_BACK) from error
+                fix = WAY_BACK if self.file is None else keeping.way_back(self.file)
+                raise DamagedStore(f"the library is damaged: {said}", received=self.name, fix=fix) from error
             if isinstance(error, OperationalError | sqlite3.Error):
                 fix = "free the disk, or mend the folder's permissions" if self.is_sqlite else "start the server"
+                if (kind := keeping.network(self.folder) if self.is_sqlite else None) is not None:
+                    disk = "set RESIDSCOPE_DATA to a disk of this machine, or use PostgreSQL"
+                    fix = f"its folder is on a network file system ({kind}): {disk}"
                 raise StoreUnreachable(
                     f"the library does not answer: {said}", received=self.name, fix=f"{fix}, then try again"
                 ) from error
@@ -119,6 +159,31 @@ class Database:
                 received=error.filename or self.folder,
                 fix="free the disk, mend its permissions, or set RESIDSCOPE_DATA",
             ) from error
+
+
+def _private_folder(folder: Path) -> None:
+    """A folder for its owner alone, where it is made here; what somebody has opened to others stays so."""
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+
+def _private(file: Path) -> None:
+    """As `_private_folder`, of a database."""
+    with contextlib.suppress(FileExistsError):
+        file.touch(mode=0o600, exist_ok=False)
+
+
+def tensors_beside(file: Path) -> Path:
+    """`tensors` beside `library.db`; beside another file, one of its own, so that no library's gc meets another's tensors."""
+    return file.parent / ("tensors" if file.name == FILE else f"{file.name}.tensors")
+
+
+def _as_it_is(url: URL) -> URL:
+    """SQLite's own name for a database that is only read: without a log of its own, unless changes stand in one."""
+    file = Path(url.database or "").absolute()
+    log = file.with_name(f"{file.name}-wal")
+    still = {} if log.is_file() and log.stat().st_size else {"immutable": "1"}
+    return url.set(database=file.as_uri(), query={"mode": "ro", "uri": "true", **still})
 
 
 def _parsed(url: str | None, folder: Path) -> URL:
@@ -137,15 +202,27 @@ def _parsed(url: str | None, folder: Path) -> URL:
     return parsed
 
 
+def _json(text: str | bytes) -> Any:
+    try:
+        return parsed(text, own=True)
+    except Unreadable as error:
+        raise DamagedStore(
+            f"the library is damaged: what is kept of something is not JSON ({error})",
+            received=repr(text[:80]),
+            fix=WAY_BACK,
+        ) from None
+
+
 def _engine(url: URL) -> Engine:
     if url.get_backend_name() == "postgresql":
         try:
             return create_engine(
-                url, pool_size=10, max_overflow=30, pool_pre_ping=True, connect_args={"connect_timeout": 10}
-            )
+                url, pool_size=10, max_overflow=30, pool_pre_ping=True, connect_args={"connect_timeout": 10},
+                json_deserializer=_json,
+            )  # fmt: skip
         except (ImportError, NoSuchModuleError):
             raise MissingExtra("PostgreSQL needs psycopg", fix="pip install residscope[postgres]") from None
-    engine = create_engine(url, pool_size=10, max_overflow=30)
+    engine = create_engine(url, pool_size=10, max_overflow=30, json_deserializer=_json)
 
     @event.listens_for(engine, "connect")
     def connected(raw: Any, _: Any) -> None:

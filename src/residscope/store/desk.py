@@ -34,13 +34,13 @@ class Desk:
         if not name:
             raise NoUser("nobody is signed in", fix="choose a name first")
         name = text.name_of(name, "the user's name", most=text.MOST_USER)
-        known = select(User).where(User.name_key == text.key(name))
-        user = session.scalars(known).first()
+        user = named(session, name)
         if user is None:
-            values = {"name": name, "name_key": text.key(name), "role": "member", "created_at": now()}
-            insert = self.database.insert(User).values(**values)
-            session.execute(insert.on_conflict_do_nothing(index_elements=["name_key"]))
-            user = session.scalars(known).one()
+            values = {"name": name, "name_key": text.key(name), "skeleton": text.skeleton(name), "role": "member"}
+            insert = self.database.insert(User).values(**values, created_at=now())
+            session.execute(insert.on_conflict_do_nothing())
+            user = named(session, name)
+            assert user is not None
         return user
 
     def _own(self, session: Session, table: type[T], id: str, user: User, *, seen: int | None = None) -> T:
@@ -117,6 +117,12 @@ class Desk:
         _set(row, before)
         self._log(session, user, "undo", row, event.after, before, undoes=event.id)
         return event
+
+
+def named(session: Session, name: str) -> User | None:
+    """Who has a name: by the name itself, else by one that looks like it."""
+    user = session.scalars(select(User).where(User.name_key == text.key(name))).first()
+    return user or session.scalars(select(User).where(User.skeleton == text.skeleton(name))).first()
 
 
 def live(session: Session, table: type[T], id: str, *, lock: bool = False) -> T:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from residscope.directions import SPACES, Direction
 from residscope.directions.sent import KIND, check_whole, said_about, seal
 from residscope.errors import BadText, DirectionError, MalformedTensors, ZeroDirection
+from residscope.incoming import tensors_in
 from residscope.model.sites import Site
 from residscope.store.entries import ModelKey
 from residscope.store.tables import Model
@@ -69,8 +69,7 @@ def from_file(data: bytes) -> Sent:
         SiteError, ZeroDirection, DirectionError: what it holds is no direction.
     """
     try:
-        tensors = load(data)
-        facts = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
+        tensors, facts = tensors_in(data)
         if facts.get("residscope") != KIND:
             raise ValueError("it says nothing of a saved direction")
         check_whole(tensors, {"sha256": "none", **facts})
@@ -97,7 +96,7 @@ def from_file(data: bytes) -> Sent:
             provenance=about["provenance"],
             head=None if head is None else _head(head),
         )
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise MalformedTensors(
             f"that is no direction's file: {error}", received=f"{len(data):,} bytes", allowed=SHAPE
         ) from None

@@ -16,12 +16,12 @@ from residscope.errors import CannotUndo, NameTaken, NotFound, WrongModel
 from residscope.store import exchange, tables, tensors
 from residscope.store import search as finding
 from residscope.store.database import Database
-from residscope.store.desk import live, now
+from residscope.store.desk import live, named, now
 from residscope.store.entries import Alike, Entry, ModelKey, Page, SavedFeature, SavedFeatures, Somebody, Whole, told
 from residscope.store.exchange import Sent
 from residscope.store.remarks import Remarks
 from residscope.store.search import Search
-from residscope.store.tables import Description, Direction, User, Vote
+from residscope.store.tables import Description, Direction, Vote
 
 SAME = 1e-6  # of a cosine: what fp32 and a file leave of one direction
 MOST_ALIKE, MOST_READS = 20, 4000
@@ -50,8 +50,11 @@ class Library(Remarks):
         user: str | None,
         name: str | None = None,
         description: str | None = None,
+        proven: bool = True,
     ) -> Entry:
         """Keep a direction that was found in a model; the same asked for twice is one.
+
+        proven: the model is at hand, and not only named by a file: its name and weights are then what is kept of it.
 
         Raises:
             NameTaken: another direction of yours in that model has the name.
@@ -63,15 +66,15 @@ class Library(Remarks):
             description = text.paragraphs(description, "the description", most=text.MOST_DESCRIPTION)
         key = model if isinstance(model, ModelKey) else ModelKey.of(model)
         try:
-            return self._save(direction, key, user, description)
+            return self._save(direction, key, user, description, proven=proven)
         except IntegrityError:  # somebody was first: now it can be seen
-            return self._save(direction, key, user, description)
+            return self._save(direction, key, user, description, proven=proven)
 
     def get(self, id: str, *, user: str | None = None) -> Whole:
         """Everything about a direction but its vectors; `user` sees their own votes. Raises NotFound."""
         with self.database.reading() as session:
             row = live(session, Direction, id)
-            asker = session.scalars(select(User).where(User.name_key == text.key(user or ""))).first()
+            asker = named(session, user or "")
             descriptions, comments = self._said(session, id, asker)
             return Whole(finding.entry(session, id), row.provenance, descriptions, comments)
 
@@ -133,7 +136,7 @@ class Library(Remarks):
     def somebody(self, name: str) -> Somebody:
         """What a person has done here. Raises NotFound."""
         with self.database.reading() as session:
-            user = session.scalars(select(User).where(User.name_key == text.key(name.strip()))).first()
+            user = named(session, name.strip())
             if user is None:
                 raise NotFound("nobody of that name is known here", received=name)
             own = select(func.count()).where(Direction.owner_id == user.id, Direction.deleted_at.is_(None))
@@ -225,13 +228,15 @@ class Library(Remarks):
                 return finding.entry(session, held), False
         told = {**sent.direction.provenance, "imported": sent.direction.name}
         direction = replace(sent.direction, provenance=told)
-        saved = self.save(direction, model=sent.model, user=user, name=name, description=sent.description)
+        saved = self.save(direction, model=sent.model, user=user, name=name, description=sent.description, proven=False)
         return saved, True
 
-    def _save(self, direction: directions.Direction, key: ModelKey, user: str | None, description: str | None) -> Entry:
+    def _save(
+        self, direction: directions.Direction, key: ModelKey, user: str | None, description: str | None, *, proven: bool
+    ) -> Entry:
         with self.database.writing() as session:
             owner = self._user(session, user)
-            model = self._model(session, key)
+            model = self._model(session, key, proven=proven)
             sha256 = tensors.put(self.database, session, exchange.pack(direction))
             held = session.scalars(
                 select(Direction).where(
@@ -271,12 +276,20 @@ class Library(Remarks):
                 self._describe(session, owner, row.id, description)
             return finding.entry(session, row.id)
 
-    def _model(self, session: Session, key: ModelKey) -> tables.Model:
-        weights = key.signature.contiguous().numpy().tobytes()
-        values = {"hash": key.hash, "name": key.name, "signature": weights, "created_at": now()}
+    def _model(self, session: Session, key: ModelKey, *, proven: bool) -> tables.Model:
+        """The row of a model. Who has it corrects the name that a file gave it; one of other weights keeps a row of its own."""
+        asked = select(tables.Model).where(tables.Model.hash == key.hash)
+        row = session.scalars(asked).first()
+        if proven and row is not None and not row.proven:
+            if directions.same_weights(exchange.known(row).signature, key.signature):
+                row.name, row.signature, row.proven = key.name, _weights(key), True
+            else:
+                row.hash = f"claimed {row.id} {row.hash}"[:128]
+            session.flush()
+        values = {"hash": key.hash, "name": key.name, "signature": _weights(key), "proven": proven, "created_at": now()}
         insert = self.database.insert(tables.Model).values(**values)
         session.execute(insert.on_conflict_do_nothing(index_elements=["hash"]))
-        return session.scalars(select(tables.Model).where(tables.Model.hash == key.hash)).one()
+        return session.scalars(asked).one()
 
     def _held(self, session: Session, sent: Sent) -> str | None:
         d = sent.direction
@@ -314,6 +327,11 @@ def cosine(one: Tensor, other: Tensor) -> float:
     if one.shape != other.shape:
         return float("nan")
     return float(torch.dot(one, other) / (one.norm() * other.norm()))
+
+
+def _weights(key: ModelKey) -> bytes:
+    found: bytes = key.signature.contiguous().numpy().tobytes()
+    return found
 
 
 def _taken(name: str) -> NameTaken:

@@ -26,6 +26,13 @@ def revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
 
 
+def last_change(connection: Connection) -> int:
+    """The number of the last event in the log, which is only ever added to; 0 where there is none."""
+    if not inspect(connection).has_table("events"):
+        return 0
+    return connection.scalar(text("SELECT max(id) FROM events")) or 0
+
+
 def upgrade(connection: Connection, to: str = "head") -> None:
     """Migrate within the connection's transaction.
 

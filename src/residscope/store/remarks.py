@@ -11,7 +11,7 @@ from residscope import written as text
 from residscope.errors import BadText
 from residscope.store import entries
 from residscope.store.blind import summaries, tested
-from residscope.store.desk import Desk, live, now
+from residscope.store.desk import Desk, live, named, now
 from residscope.store.entries import told
 from residscope.store.exchange import plain_json
 from residscope.store.tables import BlindTest, Comment, Description, Direction, User, Vote
@@ -55,7 +55,7 @@ class Remarks(Desk):
         """One description; `user` sees their own vote and score. Raises NotFound."""
         with self.database.reading() as session:
             live(session, Description, id)
-            asker = session.scalars(select(User).where(User.name_key == text.key(user or ""))).first()
+            asker = named(session, user or "")
             return _descriptions(session, asker, Description.id == id)[0]
 
     def keep_blind(

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from residscope import written as text
 from residscope.directions import DICTIONARY_HASH
 from residscope.errors import NotFound
+from residscope.store.desk import named
 from residscope.store.entries import Entry, Page, told
 from residscope.store.tables import Comment, Description, Direction, Model, User, Vote
 
@@ -50,7 +51,8 @@ def search(session: Session, asked: Search) -> Page:
         )
         query = query.where(or_(Direction.name_key.contains(words, autoescape=True), said.exists()))
     if asked.user is not None:
-        query = query.where(User.name_key == text.key(asked.user.strip()))
+        somebody = named(session, asked.user.strip())
+        query = query.where(User.id == (-1 if somebody is None else somebody.id))
     if asked.model is not None:
         query = query.where(or_(Model.name == asked.model, Model.hash == asked.model))
     if asked.models is not None:

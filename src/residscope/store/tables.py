@@ -6,7 +6,20 @@ a text as it is compared (`text.key`), since databases fold case differently. Ac
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, ForeignKey, Index, Integer, LargeBinary, String, Text, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Text,
+    false,
+    text,
+)  # fmt: skip
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 Id = String(36)
@@ -18,25 +31,32 @@ class Base(DeclarativeBase):
 
 
 class User(Base):
-    """Somebody with a name. Two names that look alike (`name_key`) are one."""
+    """Somebody with a name. Two names that look alike are one: by case and width (`name_key`), by their signs (`skeleton`)."""
 
     __tablename__ = "users"
     id: Mapped[int] = mapped_column(Number, primary_key=True)
     name: Mapped[str] = mapped_column(String(80))
     name_key: Mapped[str] = mapped_column(String(400), unique=True)
+    skeleton: Mapped[str | None] = mapped_column(String(1200))
     role: Mapped[str] = mapped_column(String(20), default="member")
     quota_bytes: Mapped[int | None] = mapped_column(BigInteger)
     created_at: Mapped[int] = mapped_column(BigInteger)
 
+    __table_args__ = (Index("users_alike", "skeleton", unique=True),)
+
 
 class Model(Base):
-    """A model that directions were found in: its hash, and the few weights it is known by in any dtype (F32)."""
+    """A model that directions were found in: its hash, and the few weights it is known by in any dtype (F32).
+
+    proven: somebody had the model when its name and weights were written down; else a file said them.
+    """
 
     __tablename__ = "models"
     id: Mapped[int] = mapped_column(Number, primary_key=True)
     hash: Mapped[str] = mapped_column(String(128), unique=True)
     name: Mapped[str] = mapped_column(Text)
     signature: Mapped[bytes] = mapped_column(LargeBinary)
+    proven: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
     created_at: Mapped[int] = mapped_column(BigInteger)
 
 

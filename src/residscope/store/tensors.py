@@ -10,9 +10,9 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from residscope.drafts import replace_whole, sync
 from residscope.errors import DamagedStore
-from residscope.files import replace_whole, sync
-from residscope.store.database import FILE, WAY_BACK, Database
+from residscope.store.database import WAY_BACK, Database, tensors_beside
 from residscope.store.tables import Tensors
 
 
@@ -60,9 +60,8 @@ def path(database: Database, sha256: str) -> Path:
 
 
 def folder(database: Database) -> Path:
-    """`tensors` beside `library.db`; beside another file, one of its own, so that no library's gc meets another's tensors."""
-    file = Path(database.name or "").name
-    return database.folder / ("tensors" if file == FILE else f"{file}.tensors")
+    """Where tensors lie beside the database."""
+    return tensors_beside(Path(database.name or ""))
 
 
 def write(place: Path, data: bytes) -> None:

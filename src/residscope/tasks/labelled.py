@@ -9,7 +9,6 @@ each line is an object with the same keys.
 """
 
 import csv
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from residscope.engine.model import Model
 from residscope.errors import BadPrompt, BadTable, ResidscopeError
+from residscope.incoming import Unreadable, parsed
 from residscope.model.prompts import PromptSet
 from residscope.progress import Cancel, Progress, stage
 from residscope.tasks.spans import Located, locate
@@ -128,8 +128,8 @@ def _jsonl(path: Path, table: str) -> Iterator[tuple[int, Cells]]:
         if not text.strip():
             continue
         try:
-            cells = json.loads(text)
-        except json.JSONDecodeError as error:
+            cells = parsed(text)
+        except Unreadable as error:
             raise BadTable(f"{path.name}, line {line}: not JSON", received=str(error)) from None
         if not isinstance(cells, dict):
             raise BadTable(f"{path.name}, line {line}: not an object", received=type(cells).__name__, allowed="{...}")

@@ -2,15 +2,15 @@
 
 import os
 import re
-import secrets
 import threading
 from collections.abc import Callable, Mapping
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from residscope.drafts import replace_whole
 from residscope.endings import PICTURES, check_ending
-from residscope.errors import BadView, FileNotThere
+from residscope.errors import BadView
 from residscope.shown_tokens import as_label
 from residscope.views.drawn import matrix, network, plots, words
 from residscope.views.drawn.sheet import Plan, Sheet
@@ -48,10 +48,8 @@ def save_picture(view: View, path: str | os.PathLike[str]) -> Path:
     from matplotlib import rc_context
 
     ending, path = check_ending(path, "figure"), Path(path).expanduser()
-    if not path.parent.is_dir():
-        raise FileNotThere("there is no such folder", received=str(path.parent), fix="make it first")
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
+
+    def write(draft: Path) -> None:
         with _ONE, rc_context(STYLE):
             sheet = _drawn(view)
             made = sheet.figure
@@ -60,9 +58,8 @@ def save_picture(view: View, path: str | os.PathLike[str]) -> Path:
             made.savefig(draft, format=ending[1:], dpi=dpi, metadata=metadata)
             if ending == ".svg" and sheet.titles:
                 _add_titles(draft, sheet.titles)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+
+    replace_whole(path, write)
     return path
 
 

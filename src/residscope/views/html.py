@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import secrets
 from base64 import b64encode
 from collections.abc import Sequence
 from hashlib import sha256
@@ -12,8 +11,9 @@ from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
+from residscope.drafts import replace_whole
 from residscope.endings import check_ending
-from residscope.errors import BadView, FileNotThere, NoPage
+from residscope.errors import BadView, NoPage
 from residscope.views.view import SHOWN, WRITERS, View
 
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -70,14 +70,7 @@ def save_html(views: View | Sequence[View], path: str | os.PathLike[str], *, tit
     """Writes the page, whole or not at all; answers where. Raises WrongEnding where the name does not end in .html."""
     check_ending(path, "view")
     page, path = to_html(views, title=title), Path(path).expanduser()
-    if not path.parent.is_dir():
-        raise FileNotThere("there is no such folder", received=str(path.parent), fix="make it first")
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        unfinished.write_text(page, encoding="utf-8", newline="\n")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    replace_whole(path, lambda draft: draft.write_text(page, encoding="utf-8", newline="\n"))
     return path
 
 

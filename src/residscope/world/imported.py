@@ -1,18 +1,16 @@
 """A direction out of safetensors bytes, refused unless it is whole, finite and of the model's width."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor
 
 from residscope.directions import Direction
 from residscope.directions.sent import KIND, check_model, check_whole, said_about
 from residscope.errors import MalformedTensors, WrongWidth, ZeroDirection
+from residscope.incoming import Unreadable, tensors_in
 from residscope.world.loaded import Loaded
 
 MOST_NAME = 80
@@ -135,10 +133,8 @@ def _number(text: str | None) -> float | None:
 
 def _parse(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
-        tensors = load(data)
-        size = int.from_bytes(data[:8], "little")
-        return tensors, json.loads(data[8 : 8 + size]).get("__metadata__") or {}
-    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, RecursionError) as error:
+        return tensors_in(data)
+    except Unreadable as error:
         raise MalformedTensors(
             f"the tensors do not parse: {error}", received=f"{len(data)} bytes", allowed=SHAPE
         ) from None

@@ -7,6 +7,7 @@ from pathlib import Path
 from residscope.errors import NoEndpoint, OwnersAlone
 from residscope.features.endpoint import Endpoint, base_of
 from residscope.fields.endpoints import EndpointRef
+from residscope.incoming import path_of
 from residscope.sae.shipped import SHIPPED
 
 ANY = "*"
@@ -59,7 +60,7 @@ class Limits:
         """
         if not self.shared:
             return source
-        path = Path(source).expanduser()
+        path = path_of(source)
         if ".." in path.parts:
             raise self._closed(source)
         if path.is_absolute() or source.startswith(("~", ".")):

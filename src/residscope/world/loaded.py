@@ -62,6 +62,7 @@ class ModelInfo(TypedDict):
     n_layers: int
     n_heads: int
     n_kv_heads: int
+    shared: Annotated[list[int], "How many heads read one KV head, by layer."]
     d_model: int
     d_vocab: int
     context: Annotated[int, "Most tokens that a prompt may have."]
@@ -290,6 +291,7 @@ class Loaded:
             "n_layers": m.n_layers,
             "n_heads": m.n_heads,
             "n_kv_heads": m.n_kv_heads,
+            "shared": [m.heads_at(layer).groups for layer in range(m.n_layers)],
             "d_model": m.d_model,
             "d_vocab": m.d_vocab,
             "context": m.context,

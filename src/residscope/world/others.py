@@ -1,12 +1,12 @@
 """Another model by its name, loaded once: the latest is kept, until another is asked for."""
 
 import threading
-from pathlib import Path
 from typing import Any
 
 from residscope.engine.alike import require_alike
 from residscope.engine.loading import load
 from residscope.engine.model import Model
+from residscope.incoming import path_of
 from residscope.model.adapters import parted
 
 _lock = threading.Lock()
@@ -32,5 +32,5 @@ def other_model(name: str, like: Model) -> Model:
 
 def _stamp(name: str) -> tuple[int, ...]:
     """When the files of a folder, or of an adapter's, were last written: their names may come to mean other weights."""
-    folders = [Path(part).expanduser() for part in parted(name) if part]
+    folders = [path_of(part) for part in parted(name) if part]
     return tuple(file.stat().st_mtime_ns for path in folders if path.is_dir() for file in sorted(path.iterdir()))

@@ -26,10 +26,13 @@ class PagePrompts(Spec):
 
 
 class LensPicture(Spec):
-    """The logit lens. show: the likeliest token's probability, or of the followed one its probability or rank; KL; entropy."""
+    """The logit lens. show: the likeliest token's probability, or of the followed one its probability or rank; KL; entropy.
+
+    through: a tuned lens of the shelf, by name."""
 
     show: Literal["top", "chance", "rank", "kl", "entropy"] = "top"
     token: str | None = Field(default=None, min_length=1, max_length=400)
+    through: str | None = Field(default=None, min_length=1, max_length=400)
 
 
 LENS_CELLS = {
@@ -119,7 +122,8 @@ def _cells(writer: SessionWriter, screen: Screen, runs: list[NamedRun]) -> list[
 def _lens(writer: SessionWriter, lens: LensPicture, runs: list[NamedRun], compared: Run | None) -> list[str]:
     """`cells`, [row, pos], the embedding first, of a run's logit lens; of two, the first's less the second's."""
     said = "" if lens.token is None else f", token={lens.token!r}"
-    lines = []
+    lines = [] if lens.through is None else [f"tuned = {writer.item(lens.through)}"]
+    said += "" if lens.through is None else ", lens=tuned"
     for run in runs:
         of = compared.of if compared is not None and run.name == "compared" else None
         on = writer.other(of) if of else "model"

@@ -116,6 +116,19 @@ class Run:
         return run_key(self.prompt, self.active, self.weights)
 
 
+@dataclass(frozen=True)
+class Step:
+    """What undo or redo brings back: a stack of edits; where a link was opened, also what stood there with it, as the model of
+    such `weights` (its hash) read it."""
+
+    edits: tuple[EditSpec, ...]
+    link: bool = False
+    prompt: Prompt | None = None
+    companion: Companion | None = None
+    metric: Metric | None = None
+    weights: str = ""
+
+
 RunKey = tuple[tuple[int, ...], tuple[str, ...], str]
 
 

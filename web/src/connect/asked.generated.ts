@@ -161,6 +161,19 @@ export interface Asked {
       name: string;
     };
     /**
+     * hash: of the model that the link was made with, on which alone its token ids and its conversation count.
+     */
+    open_link: {
+      hash: string;
+      prompt: string;
+      bos?: boolean | null;
+      ids?: number[] | null;
+      chat?: SetChat | null;
+      companion?: SetCompanion | null;
+      metric?: SetMetric | null;
+      edits?: unknown[];
+    };
+    /**
      * What the page shows. direction: what it reads along, in `unit` (the direction's own unless said), of run A (`base`), run B
      * (`edit`) or their difference (`delta`); rows: the places, as `coef` names them, all unless said. prompts: the page of
      * prompts that is shown in place of the runs. lens: the logit lens, in place of what is read along a direction. raw: what a
@@ -352,6 +365,7 @@ export interface Asked {
       pos?: number;
       k?: number;
     };
+    glossary: {};
     gram: {
       of: string[];
     };
@@ -395,6 +409,14 @@ export interface Asked {
       item: string;
       least?: number;
     };
+    head_sum: {
+      run: string;
+      layer: number;
+      head: number;
+      positive: number | string;
+      negative?: number | string | null;
+      pos?: number;
+    };
     item: {
       name: string;
     };
@@ -407,13 +429,15 @@ export interface Asked {
       pos: number;
     };
     /**
-     * first, count: the positions. token: one to follow, else what the run itself says at each position.
+     * first, count: the positions. token: one to follow, else what the run itself says at each position. through: a tuned lens of
+     * the shelf, by name.
      */
     lens_grid: {
       run: string;
       first?: number;
       count?: number;
       token?: string | null;
+      through?: string | null;
     };
     lens_rows: {
       run: string;
@@ -451,6 +475,30 @@ export interface Asked {
     };
     library_somebody: {
       name: string;
+    };
+    /**
+     * hash: of the model that the link was made with, on which alone its token ids and its conversation count.
+     */
+    link: {
+      hash: string;
+      prompt: string;
+      bos?: boolean | null;
+      ids?: number[] | null;
+      chat?: SetChat | null;
+      companion?: SetCompanion | null;
+      metric?: SetMetric | null;
+      edits?: unknown[];
+    };
+    /**
+     * positive, negative: tokens, by id or as text; negative: none of a single logit. row: 0 the embedding, then what each layer
+     * leaves; none at the run's end.
+     */
+    logit_sum: {
+      run: string;
+      positive: number | string;
+      negative?: number | string | null;
+      row?: number | null;
+      pos?: number;
     };
     logits: {
       run: string;
@@ -524,6 +572,13 @@ export interface Asked {
     read_direction: {
       direction: unknown;
     };
+    score_sum: {
+      run: string;
+      layer: number;
+      head: number;
+      query: number;
+      key: number;
+    };
     /**
      * name: None is the live one.
      */
@@ -593,6 +648,44 @@ export interface HubText {
   field?: string;
 }
 /**
+ * answer: opens the assistant's turn.
+ *
+ * This interface was referenced by `Asked`'s JSON-Schema
+ * via the `definition` "SetChat".
+ */
+export interface SetChat {
+  messages: Turn[];
+  answer?: boolean;
+}
+/**
+ * This interface was referenced by `Asked`'s JSON-Schema
+ * via the `definition` "Turn".
+ */
+export interface Turn {
+  role: string;
+  content: string;
+}
+/**
+ * The prompt to compare with and to patch from; None: none. bos: as the live prompt has it, unless said. ids: its tokens,
+ * where its text would be read as others.
+ *
+ * This interface was referenced by `Asked`'s JSON-Schema
+ * via the `definition` "SetCompanion".
+ */
+export interface SetCompanion {
+  text?: string | null;
+  bos?: boolean | null;
+  ids?: number[] | null;
+}
+/**
+ * This interface was referenced by `Asked`'s JSON-Schema
+ * via the `definition` "SetMetric".
+ */
+export interface SetMetric {
+  positive?: string | null;
+  negative?: string | null;
+}
+/**
  * A page of prompts: one's own texts, then those drawn.
  *
  * This interface was referenced by `Asked`'s JSON-Schema
@@ -618,20 +711,15 @@ export interface DrawnPrompts {
 /**
  * The logit lens. show: the likeliest token's probability, or of the followed one its probability or rank; KL; entropy.
  *
+ * through: a tuned lens of the shelf, by name.
+ *
  * This interface was referenced by `Asked`'s JSON-Schema
  * via the `definition` "LensPicture".
  */
 export interface LensPicture {
   show?: "top" | "chance" | "rank" | "kl" | "entropy";
   token?: string | null;
-}
-/**
- * This interface was referenced by `Asked`'s JSON-Schema
- * via the `definition` "Turn".
- */
-export interface Turn {
-  role: string;
-  content: string;
+  through?: string | null;
 }
 /**
  * Prompts of `residscope.tasks`, by name. partner: one of the kinds of partners that the task offers.

@@ -33,6 +33,8 @@ export interface Connector {
   query<N extends keyof Queries>(name: N, args?: Queries[N], signal?: AbortSignal): Promise<QueryAnswers[N]>;
   /** Tries again now instead of waiting. */
   retry(): void;
+  /** An address of the server's, as a link that this page may follow. */
+  link(address: string): string;
   /** An item as a file, where no address gives it. */
   file?(name: string, ending: string): Promise<{ name: string; data: Blob }>;
 }

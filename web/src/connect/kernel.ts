@@ -81,6 +81,10 @@ export class KernelConnector extends Mirror implements Connector {
     return (kept ?? this.request({ query: name, args: given }, null, signal)) as Promise<QueryAnswers[N]>;
   }
 
+  link(address: string): string {
+    return address;
+  }
+
   async file(name: string, ending: string): Promise<{ name: string; data: Blob }> {
     const answer = (await this.request({ file: { name, ending } })) as { value: string; octets: ArrayBuffer };
     return { name: answer.value, data: new Blob([answer.octets]) };

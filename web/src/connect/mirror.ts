@@ -14,8 +14,31 @@ export interface Message {
   value?: unknown;
   error?: ErrorBody;
   seq?: number;
+  /** The number before the first of several changes that are told as one. */
+  after?: number;
   state?: State;
   patch?: Partial<State>;
+  /** Of lists of things with ids: the ids of what is in them now, and what of it is new or another. */
+  parts?: Record<string, Part>;
+}
+interface Thing {
+  id: string;
+}
+interface Part {
+  ids: string[];
+  new: Thing[];
+}
+
+/** The lists that parts make of a state's; null where one has not what they keep of it. */
+function put(state: State, parts: Record<string, Part>): Partial<State> | null {
+  const lists: Record<string, Thing[]> = {};
+  for (const [key, part] of Object.entries(parts)) {
+    const before = (state as unknown as Record<string, Thing[]>)[key] ?? [];
+    const things = new Map([...before, ...part.new].map((one) => [one.id, one]));
+    if (part.ids.some((id) => !things.has(id))) return null;
+    lists[key] = part.ids.map((id) => things.get(id)!);
+  }
+  return lists as Partial<State>;
 }
 
 const MOST_PUSHED = 12;
@@ -66,13 +89,15 @@ export abstract class Mirror {
       this.listener?.connection({ phase: "open" });
       this.listener?.state(this.state, this.seq);
     } else if (message.patch && this.state) {
-      if (message.seq !== this.seq + 1) {
+      const seq = message.seq ?? 0;
+      const lists = put(this.state, message.parts ?? {});
+      if (this.seq < (message.after ?? seq - 1) || this.seq >= seq || !lists) {
         this.broken(lost("A message from Residscope went missing."));
         return;
       }
-      this.seq = message.seq;
+      this.seq = seq;
       if (message.patch.model) this.pushed.clear(); // another model, mean or dictionary: what was sent before is not of it
-      this.state = { ...this.state, ...message.patch };
+      this.state = { ...this.state, ...message.patch, ...lists };
       this.listener?.state(this.state, this.seq);
     }
   }

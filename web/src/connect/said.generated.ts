@@ -45,6 +45,7 @@ export interface Said {
     library_vote: Description;
     load_model: null;
     name_node: null;
+    open_link: OpenedLink;
     python: Code;
     redo: null;
     rename_group: null;
@@ -119,6 +120,7 @@ export interface Said {
     features: FeatureList;
     features_cost: ExportCost;
     features_on: FeaturesOn;
+    glossary: Terms;
     gram: Gram;
     graph: GraphShown;
     graph_edge: GraphEdgeRun;
@@ -126,6 +128,7 @@ export interface Said {
     graph_left: GraphLeft;
     graph_node: GraphNodeDetail;
     graph_proposals: GraphProposals;
+    head_sum: Sum;
     item: ItemDetail;
     job: JobDetail;
     lens: LensReading;
@@ -172,6 +175,8 @@ export interface Said {
     library_read: Whole;
     library_search: Page;
     library_somebody: Somebody;
+    link: ReadLink;
+    logit_sum: Sum;
     logits: {
       metadata: {};
       tensors: {
@@ -308,6 +313,7 @@ export interface Said {
     python: Code;
     read_data: ProbeChoices;
     read_direction: DirectionReading;
+    score_sum: Sum;
     stack: StackEdits;
     stack_json: StackJson;
     stream: {
@@ -366,6 +372,7 @@ export interface State {
   edits: ShownEdit[];
   can_undo: boolean;
   can_redo: boolean;
+  links: Links;
   /**
    * Newest last, at most 50.
    */
@@ -400,6 +407,10 @@ export interface ModelInfo {
   n_layers: number;
   n_heads: number;
   n_kv_heads: number;
+  /**
+   * How many heads read one KV head, by layer.
+   */
+  shared: number[];
   d_model: number;
   d_vocab: number;
   /**
@@ -679,6 +690,19 @@ export interface Slider {
 export interface Cell {
   layer: number | null;
   pos: number | null;
+}
+/**
+ * Links that were opened in this session.
+ */
+export interface Links {
+  /**
+   * How many.
+   */
+  opened: number;
+  /**
+   * The latest step is one, which undo takes back whole: prompt, companion, answers and edits.
+   */
+  undo: boolean;
 }
 /**
  * One run of the history.
@@ -1084,6 +1108,24 @@ export interface Me {
 export interface Undone {
   kind: "direction" | "description" | "comment";
   id: string;
+}
+export interface OpenedLink {
+  left_out: LeftOut[];
+  /**
+   * What somebody had set, of which the link leaves nothing.
+   */
+  lost: ("prompt" | "companion" | "answers" | "edits")[];
+}
+/**
+ * A part of a link that cannot be had here, and why.
+ */
+export interface LeftOut {
+  part: "prompt" | "companion" | "answers" | "edits";
+  /**
+   * Of an edit, in the link.
+   */
+  index: number;
+  error: ErrorBody;
 }
 /**
  * Lines of Python.
@@ -1498,6 +1540,30 @@ export interface ActiveFeature {
   share: number | null;
 }
 /**
+ * All of the glossary. groups: their titles by id.
+ */
+export interface Terms {
+  groups: {
+    [k: string]: string;
+  };
+  entries: TermForm[];
+}
+/**
+ * An entry of the glossary, plain.
+ */
+export interface TermForm {
+  term: string;
+  group: string;
+  what: string;
+  trap: string;
+  source: string;
+  also: string[];
+  formula: string;
+  see: string[];
+  show: string[];
+  names: string[];
+}
+/**
  * Inner products of read vectors; `of` says whose: a dictionary's id, or `saved:NAME`, and the index there.
  */
 export interface Gram {
@@ -1751,6 +1817,29 @@ export interface ProposedGroup {
   likeness: number;
 }
 /**
+ * A number as a sum. own: the number, read without the sum. rest: of the `others` terms that are not listed.
+ */
+export interface Sum {
+  /**
+   * What the number is, in words.
+   */
+  of: string;
+  /**
+   * The largest, in their order.
+   */
+  terms: Term[];
+  others: number;
+  rest: number;
+  total: number;
+  own: number;
+  unit: "logits" | "score";
+  note: string;
+}
+export interface Term {
+  name: string;
+  value: number;
+}
+/**
  * An item of the shelf; of one that is no one table, `table` is its parts in words.
  */
 export interface ItemDetail {
@@ -1890,6 +1979,20 @@ export interface Somebody {
   descriptions: number;
   votes: number;
 }
+/**
+ * A link before it is opened.
+ */
+export interface ReadLink {
+  left_out: LeftOut[];
+  /**
+   * What somebody had set, of which the link leaves nothing.
+   */
+  lost: ("prompt" | "companion" | "answers" | "edits")[];
+  /**
+   * In words, those that can be had here.
+   */
+  edits: string[];
+}
 export interface Manifest {
   edits: EditForm[];
   methods: MethodForm[];
@@ -1898,6 +2001,12 @@ export interface Manifest {
    * Plugins that could not be imported, and why.
    */
   broken: {
+    [k: string]: string;
+  };
+  /**
+   * The glossary's word for each thing that shows terms, as `method:pca`.
+   */
+  words: {
     [k: string]: string;
   };
 }

@@ -2,10 +2,14 @@ import { baseAddress } from "../root/host";
 import { isErrorBody, WireError, type Connector, type IntentAnswers, type Intents, type Listener, type Queries, type QueryAnswers } from "./connector";
 import { lost, Mirror, type Message } from "./mirror";
 import { parseSafetensors } from "./safetensors";
+import { headerOf, opened } from "./secret";
 import type { ErrorBody } from "./wire";
 
 const FIRST_WAIT = 300;
 const LONGEST_WAIT = 10_000;
+
+/** Times that a question is asked again of a server that is busy; it says when. */
+const AGAIN = 5;
 
 const OCTETS = "application/octet-stream";
 /** Who one is stands in a cookie, which comes with a request and is set by its answer. */
@@ -26,6 +30,7 @@ export class SocketConnector extends Mirror implements Connector {
     private base: string = baseAddress(),
     private open: (url: string) => WebSocket = (url) => new WebSocket(url),
     private fetcher: typeof fetch = (input, init) => fetch(input, init),
+    private secret = "",
   ) {
     super();
   }
@@ -69,7 +74,7 @@ export class SocketConnector extends Mirror implements Connector {
     const kept = this.kept(name, given);
     if (kept) return kept;
     const body = JSON.stringify(given);
-    const response = await this.request(`api/queries/${name}`, { method: "POST", headers: { "content-type": "application/json" }, body, signal });
+    const response = await this.patiently(`api/queries/${name}`, { method: "POST", headers: { "content-type": "application/json" }, body, signal });
     if (response.headers.get("content-type") === OCTETS) return parseSafetensors(await response.arrayBuffer());
     return response.json();
   }
@@ -89,13 +94,35 @@ export class SocketConnector extends Mirror implements Connector {
     this.keep(query, args, data.slice(4 + size));
   }
 
+  link(address: string): string {
+    return opened(address, this.secret);
+  }
+
   retry(): void {
     clearTimeout(this.timer);
     if (!this.socket) this.connect();
   }
 
+  /** A request that changes nothing, sent again where the server asks to come back; not all pages at once. */
+  private async patiently(path: string, init: RequestInit): Promise<Response> {
+    for (let again = 0; ; again++) {
+      const response = await this.fetched(path, init);
+      if (response.status !== 429 || again === AGAIN) return this.checked(path, response);
+      const seconds = Number(response.headers.get("retry-after") ?? 1);
+      await new Promise((done) => setTimeout(done, seconds * (1000 + 500 * Math.random())));
+      init.signal?.throwIfAborted();
+    }
+  }
+
   private async request(path: string, init: RequestInit): Promise<Response> {
-    const response = await this.fetcher(new URL(path, this.base).href, { credentials: "same-origin", ...init });
+    return this.checked(path, await this.fetched(path, init));
+  }
+
+  private fetched(path: string, init: RequestInit): Promise<Response> {
+    return this.fetcher(new URL(path, this.base).href, { credentials: "same-origin", ...init, headers: { ...headerOf(this.secret), ...(init.headers as Record<string, string> | undefined) } });
+  }
+
+  private async checked(path: string, response: Response): Promise<Response> {
     if (response.ok) return response;
     const answer = await response.json().catch(() => null);
     if (isErrorBody(answer?.error)) throw new WireError(answer.error);
@@ -106,7 +133,7 @@ export class SocketConnector extends Mirror implements Connector {
     this.listener?.connection({ phase: "connecting" });
     const url = new URL("ws", this.base);
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
-    const socket = this.open(url.href);
+    const socket = this.open(opened(url.href, this.secret));
     this.socket = socket;
     this.begin();
     socket.binaryType = "arraybuffer";

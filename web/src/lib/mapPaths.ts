@@ -12,16 +12,17 @@ export type Reads = "q" | "k" | "v";
 export interface Blocks {
   layers: number;
   heads: number;
-  kvHeads: number;
+  /** How many heads read one KV head, by layer. */
+  shared: readonly number[];
   /** The MLP reads the stream beside attention, not after it. */
   parallel: boolean;
   /** Sites that the model lacks, by name. */
   absent: ReadonlySet<string>;
 }
 
-export function blocksOf({ n_layers, n_heads, n_kv_heads, sites }: ModelInfo): Blocks {
+export function blocksOf({ n_layers, n_heads, shared, sites }: ModelInfo): Blocks {
   const absent = new Set(sites.filter((site) => site.absent !== null).map(({ name }) => name));
-  return { layers: n_layers, heads: n_heads, kvHeads: n_kv_heads, parallel: absent.has("resid_mid"), absent };
+  return { layers: n_layers, heads: n_heads, shared, parallel: absent.has("resid_mid"), absent };
 }
 
 /** When an end writes into the stream, in half layers: attention at twice its layer, the MLP one later. Null: it writes nothing that can be sent. */
@@ -55,26 +56,26 @@ export const sameEnd = (a: End | null, b: End | null): boolean =>
 export const endName = (end: End): string => (typeof end === "string" ? end : nodeName(end));
 
 /** An edit's path. reads: which of a head's inputs it is about. */
-export function pathEdit(from: End, to: End, reads: Reads, { heads, kvHeads }: Pick<Blocks, "heads" | "kvHeads">): Edit {
+export function pathEdit(from: End, to: End, reads: Reads, blocks: Pick<Blocks, "shared">): Edit {
   const sender = from === "embed" || from === "logits" ? { sender: "embed" } : from.head === null ? { sender: `mlp_out.${from.layer}` } : { sender: `z.${from.layer}`, sender_head: from.head };
   if (to === "logits" || to === "embed") return { kind: "path", ...sender, receiver: "final_norm" };
   if (to.head === null) return { kind: "path", ...sender, receiver: `mlp_in.${to.layer}` };
-  const head = reads === "q" ? { head: to.head } : { kv_head: kvHeadOf(to.head, { heads, kvHeads }) };
+  const head = reads === "q" ? { head: to.head } : { kv_head: kvHeadOf(to.layer, to.head, blocks) };
   return { kind: "path", ...sender, receiver: `${reads}.${to.layer}`, ...head };
 }
 
 /** The keys and values that a query head reads. */
-export const kvHeadOf = (head: number, { heads, kvHeads }: Pick<Blocks, "heads" | "kvHeads">): number => Math.floor(head / (heads / (kvHeads || heads)));
+export const kvHeadOf = (layer: number, head: number, { shared }: Pick<Blocks, "shared">): number => Math.floor(head / (shared[layer] ?? 1));
 
 /** The two ends of a path edit that the map has; null: it is about something else. Of several heads, the first. */
-export function endsOf(edit: Edit, { heads, kvHeads }: Blocks): { from: End; to: End } | null {
+export function endsOf(edit: Edit, { shared }: Pick<Blocks, "shared">): { from: End; to: End } | null {
   if (edit.kind !== "path") return null;
   const [sender, at] = String(edit.sender).split(".");
   const [receiver, to] = String(edit.receiver).split(".");
   const first = (value: unknown): number | null => (value === null || value === undefined ? null : Number([value].flat()[0]));
   const from: End | null = sender === "embed" ? "embed" : sender === "mlp_out" ? { layer: Number(at), head: null } : sender === "z" ? { layer: Number(at), head: first(edit.sender_head) ?? 0 } : null;
   const kv = first(edit.kv_head);
-  const head = receiver === "q" ? first(edit.head) : kv === null ? null : kv * (heads / (kvHeads || heads));
+  const head = receiver === "q" ? first(edit.head) : kv === null ? null : kv * (shared[Number(to)] ?? 1);
   const into: End | null = receiver === "final_norm" ? "logits" : receiver === "mlp_in" ? { layer: Number(to), head: null } : "qkv".includes(receiver) ? { layer: Number(to), head: head ?? 0 } : null;
   return from && into ? { from, to: into } : null;
 }

@@ -17,12 +17,14 @@ export interface PatchSight {
   clean: "prompt" | "companion";
   mode: "denoise" | "noise";
   by: Measure;
+  /** In place of the two prompts, each prompt of a task and its partner: the mean. */
+  average: boolean;
   /** Of causal tracing: the tokens that noise hides, null: those that the companion changes, else the chosen one; and layers at once. */
   subject: number[] | null;
   window: number;
 }
 
-export const usualPatch = (): PatchSight => ({ sweep: "activation-patching", site: "resid_pre", clean: "prompt", mode: "denoise", by: "share", subject: null, window: 1 });
+export const usualPatch = (): PatchSight => ({ sweep: "activation-patching", site: "resid_pre", clean: "prompt", mode: "denoise", by: "share", average: false, subject: null, window: 1 });
 
 type Said = Pick<Prompt, "text" | "bos" | "by_ids" | "tokens">;
 const typed = ({ text, bos, by_ids, tokens }: Said) => ({ kind: "typed", texts: [text], bos, ids: by_ids ? [tokens.map(({ id }) => id)] : null });

@@ -3,7 +3,7 @@
 const plain = (text: string): string => text.toLowerCase().replace(/[^\p{L}\p{N}.@]+/gu, " ").trim();
 
 /** How well a query fits a name: 0 is it, then its beginning, whole words of it, parts of words; null: not at all. other: further words for it. */
-function fit(query: string, name: string, other: string): number | null {
+export function fit(query: string, name: string, other: string): number | null {
   const [asked, own] = [plain(query), plain(name)];
   if (asked === own) return 0;
   const words = asked.split(" ");

@@ -205,6 +205,34 @@ export class WindowHost extends Host {
   }
 }
 
+const SECRET = "page"; // as connect/secret.ts says it again
+
+/** Out of the address, where a link has just led here, and kept for this server's pages; else what was kept. */
+export function takeSecret(base: string): string {
+  const here = new URL(location.href);
+  const told = here.searchParams.get(SECRET);
+  const place = `residscope-page:${new URL(base).pathname}`; // several servers may share an origin, behind a proxy
+  if (told !== null) {
+    here.searchParams.delete(SECRET);
+    history.replaceState(history.state, "", here.href);
+    keep(place, told);
+    return told;
+  }
+  try {
+    return localStorage.getItem(place) ?? "";
+  } catch {
+    return "";
+  }
+}
+
+function keep(place: string, secret: string): void {
+  try {
+    localStorage.setItem(place, secret);
+  } catch {
+    // a browser that keeps nothing is let in by the link each time
+  }
+}
+
 export function baseAddress(): string {
   return document.baseURI;
 }

@@ -6,7 +6,6 @@ import { apart, plain, visible } from "../lib/tokens";
 import { steering } from "../lib/edits";
 import { family, layerRead, nearest, placeOf } from "../lib/dictionaries";
 import { oneHot, savedName, savedSource } from "../lib/mix";
-import type { Term } from "../lib/terms";
 import { placeWords, runWords, siteWords, type Told } from "../lib/sentence";
 import type { Host } from "../root/host";
 import type { Root, Theme } from "../root/root.svelte";
@@ -17,6 +16,7 @@ import { DirectionStore } from "./directions.svelte";
 import { FeaturesStore } from "./features.svelte";
 import { Fitting } from "./fitting.svelte";
 import { GenerationStore } from "./generation.svelte";
+import { GlossaryStore } from "./glossary.svelte";
 import { GraphStore } from "./graph.svelte";
 import { HeadsStore } from "./heads.svelte";
 import { JobStore } from "./jobs.svelte";
@@ -63,6 +63,7 @@ export class App {
   readonly prompts: PromptStore;
   readonly library: LibraryStore;
   readonly manifest: ManifestStore;
+  readonly glossary: GlossaryStore;
   readonly jobs: JobStore;
   /** The saved direction that is on screen by itself. */
   shownSaved = $derived.by(() => {
@@ -74,7 +75,7 @@ export class App {
   /** The sliders are shown, or put away, by hand; null: while they are in use. */
   mixOpen: boolean | null = $state(null);
   /** Help is open, at a word or at none. */
-  help: Term | "" | null = $state(null);
+  help: string | null = $state(null);
   /** The step of the tour that is shown; null: none. */
   tour: number | null = $state(null);
   /** The three lines for newcomers are shown until they are put away, here for good. */
@@ -165,6 +166,7 @@ export class App {
     this.welcome = host.remembers && host.stored(WELCOMED) === null;
     this.session = new Session(connector);
     this.manifest = new ManifestStore(this.session);
+    this.glossary = new GlossaryStore(this.session);
     this.jobs = new JobStore(this.session, this.manifest);
     this.view = new ViewStore(host.hash);
     this.wanted = this.view.current.selection;
@@ -178,13 +180,13 @@ export class App {
     this.map = new MapStore(this.session, this.streams, this.view);
     this.lens = new LensStore(this.session, this.streams, this.view, (layer, pos) => this.selectAt(layer, pos));
     this.patch = new PatchStore(this.session, this.view, (layer, pos) => this.selectAt(layer, pos));
-    this.heads = new HeadsStore(this.session, this.streams, this.map);
+    this.heads = new HeadsStore(this.session, this.streams, this.map, this.view);
     this.weights = new WeightsStore(this.session, this.map);
     this.acts = new Acts(this.session, this.map, this.streams, () => this.selected, () => this.writeCompanion(), () => this.along());
     this.paths = new Paths(this.session, this.map, () => this.acts.needCompanion());
     this.probe = new ProbeStore(this.session, this.manifest);
     this.features = new FeaturesStore(this.session, this.view, this.manifest, this.jobs, this.mixing, () => this.library);
-    this.graph = new GraphStore(this.session, this.view, this.manifest, this.jobs);
+    this.graph = new GraphStore(this.session, this.view, this.jobs);
     this.prompts = new PromptStore(this.session, this.view, this.streams, this.mixing, () => this.selected.row);
     this.library = new LibraryStore(this.session, ({ name }, linked) => (linked && this.mixing.asksFor(name) ? undefined : this.showSaved(name, linked)), host.query, host.base);
   }
@@ -200,6 +202,10 @@ export class App {
     if (!direction) return null;
     const widths = this.view.current.direction === "logit" ? [] : this.mixing.terms.flatMap(({ source }) => this.mixing.info(source)?.width ?? []);
     return { direction, label: this.directionName, width: widths[0] ?? null, strength: steering(this.directions.reading?.sd ?? null) };
+  }
+
+  toggleHelp(): void {
+    this.help = this.help === null ? "" : null;
   }
 
   /** To where an address leads. */
@@ -326,8 +332,8 @@ export class App {
       return;
     }
     if (this.view.current.tab === "lens") {
-      const { show, token } = this.view.current.lens;
-      const lines = await this.session.send("python", { lens: { show, token }, mode: this.streams.mode });
+      const { show, token, through } = this.view.current.lens;
+      const lines = await this.session.send("python", { lens: { show, token, through }, mode: this.streams.mode });
       if (lines?.code) this.code = lines.code;
       return;
     }

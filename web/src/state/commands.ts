@@ -132,7 +132,7 @@ export const COMMANDS: Command[] = [
   { keys: ["t"], label: "Grid or table", foot: "table", run: (app) => (app.view.current.table = !app.view.current.table) },
   { keys: ["n"], label: "Numbers in the cells", run: (app) => (app.view.current.numbers = !app.view.current.numbers) },
   { keys: ["Escape"], label: "Unlock: back to the last token", run: (app) => (!onHead(app) ? app.unlock() : app.paths.from ? app.paths.cancel() : app.map.select(app.map.at)) },
-  { keys: ["?"], label: "Help: what colour means, keys, words", words: "how manual terms glossary shortcuts", foot: "help", run: (app) => (app.help = "") },
+  { keys: ["?"], label: "Help: what colour means, keys, words", words: "how manual terms glossary shortcuts", foot: "help", run: (app) => app.toggleHelp() },
   { keys: ["/"], label: "Commands", foot: "commands", run: (app) => (app.palette = true) },
 ];
 
@@ -193,14 +193,15 @@ export function isFree(event: KeyboardEvent, page: HTMLElement): boolean {
   return !(target instanceof Element && target.closest(`${typed}, dialog, [role=dialog]`)) && !page.querySelector("dialog[open]");
 }
 
-/** The command a key press in a page stands for; none while typing, or where the key belongs to a control. */
+/** The command a key press in a page stands for (Ctrl-Z for undo, with shift for redo); none while typing, or where the key belongs to a control. */
 export function commandFor(event: KeyboardEvent, page: HTMLElement): { command: Command; key: string; extend: boolean } | null {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return null;
+  const undoes = (event.ctrlKey || event.metaKey) && !event.altKey && event.key.toLowerCase() === "z";
+  if (((event.ctrlKey || event.metaKey) && !undoes) || event.altKey || event.defaultPrevented) return null;
   const target = event.target instanceof HTMLElement ? event.target : null;
   if (target?.closest("input:not([type=range], [type=checkbox]), textarea, select, dialog, [role=dialog]")) return null;
   if (page.querySelector("dialog[open]")) return null;
   if (target?.matches("input") && event.key in ARROWS) return null;
-  const key = ARROWS[event.key] ?? event.key;
+  const key = undoes ? (event.shiftKey ? "r" : "u") : (ARROWS[event.key] ?? event.key);
   const command = COMMANDS.find((candidate) => candidate.keys.includes(key));
   return command ? { command, key, extend: event.shiftKey && event.key in ARROWS } : null;
 }

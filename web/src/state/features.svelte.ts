@@ -270,7 +270,8 @@ export class FeaturesStore {
   }
 
   /** The form of the method that names features by a service, with this atlas and the feature on screen. */
-  name(): void {
+  async name(): Promise<void> {
+    await this.manifest.load();
     const schema = this.manifest.methods.find(({ id }) => id === "name-features");
     const { atlas, index } = this;
     if (!schema || !atlas) return this.session.notify("There is no method “name-features” here.", "error");
@@ -304,7 +305,8 @@ export class FeaturesStore {
   }
 
   /** The form of the method that gathers an atlas, with a dictionary chosen. */
-  gather(dictionary: string | null = this.likely()): void {
+  async gather(dictionary: string | null = this.likely()): Promise<void> {
+    await this.manifest.load();
     const schema = this.manifest.methods.find(({ id }) => id === "atlas");
     if (!schema) return this.session.notify("There is no method “atlas” here.", "error");
     this.calls.forms[schema.id] = { ...initial(schema), dictionary };

@@ -3,7 +3,6 @@ import type { GraphEdgeRun, GraphFound, GraphNode, GraphNodeDetail, GraphProposa
 import { ALL, asked, chosenAt, FIRST_EDGES, intervention, itemOf, membersOf, weightAt, placeOf, type Chosen, type Thresholds } from "../lib/graph";
 import { sameEdit } from "../lib/features";
 import type { JobStore } from "./jobs.svelte";
-import { initial, type ManifestStore } from "./manifest.svelte";
 import { bare, type Session } from "./session.svelte";
 import type { ViewStore } from "./view.svelte";
 
@@ -68,7 +67,6 @@ export class GraphStore {
   constructor(
     private session: Session,
     private view: ViewStore,
-    private manifest: ManifestStore,
     private calls: JobStore,
   ) {}
 
@@ -254,11 +252,7 @@ export class GraphStore {
   }
 
   /** The form of the method that draws one. */
-  form(): void {
-    const schema = this.manifest.methods.find(({ id }) => id === METHOD);
-    if (!schema) return this.session.notify(`There is no method “${METHOD}” here.`, "error");
-    this.calls.forms[schema.id] ??= initial(schema);
-    this.calls.choose(schema.id);
-    this.view.current.tab = "methods";
+  async form(): Promise<void> {
+    if (await this.calls.open(METHOD)) this.view.current.tab = "methods";
   }
 }

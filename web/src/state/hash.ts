@@ -2,8 +2,10 @@
 
 import type { Chat, Edit, ProbeRecipe } from "../connect/wire";
 import { MOST_WHOLE, type Unit } from "../lib/dictionaries";
+import { headsKey, readHeads, usualHeads, type HeadsSight } from "../lib/headsSight";
 import { LENS_SHOWS, type LensShow } from "../lib/lens";
 import { nodeKey, readNode, type Node } from "../lib/map";
+import { pickKey, readPick, usualTask, type PromptsPick } from "../lib/averages";
 import { MEASURES, SITES, SWEEPS, usualPatch, type PatchSight } from "../lib/patchGrid";
 import { parseTerm, type Terms, type Weights } from "../lib/mix";
 
@@ -35,6 +37,9 @@ export interface View {
   map: MapSight;
   lens: LensSight;
   patch: PatchSight;
+  /** The prompts that averages are over. */
+  over: PromptsPick;
+  heads: HeadsSight;
   /** The address of the feature that is looked at; empty: none. */
   feature: string;
   /** The causal graph of the shelf that is looked at; empty: the latest. */
@@ -44,10 +49,11 @@ export interface View {
 export const TINTS_BY = ["direct", "attention", "ablation", "weights", "previous-token", "current-token", "first-token", "duplicate-token", "induction"] as const;
 export type TintBy = (typeof TINTS_BY)[number];
 
-/** What the lens shows; token: the one that is followed, null: what the run says. */
+/** What the lens shows; token: the one that is followed, null: what the run says. through: a tuned lens of the shelf, null: none. */
 export interface LensSight {
   show: LensShow;
   token: string | null;
+  through: string | null;
 }
 
 /** How the map is looked at. */
@@ -99,8 +105,10 @@ export const defaults = (): View => ({
   fit: false,
   selection: null,
   map: { tint: "direct", node: null, corner: null, inside: false, to: null, pos: null },
-  lens: { show: "top", token: null },
+  lens: { show: "top", token: null, through: null },
   patch: usualPatch(),
+  over: usualTask(),
+  heads: usualHeads(),
   feature: "",
   graph: "",
 });
@@ -177,7 +185,11 @@ export function encodeView(view: View, shared: Shared | null = null): string {
   if (inside) query.set("inside", pos === null ? "1" : `at ${pos}`);
   if (view.lens.show !== usual.lens.show) query.set("lens", view.lens.show);
   if (view.lens.token !== null) query.set("token", view.lens.token);
+  if (view.lens.through !== null) query.set("through", view.lens.through);
   for (const name of PATCHED) if (view.patch[name] !== usual.patch[name]) query.set(`patch-${name}`, String(view.patch[name]));
+  if (headsKey(view.heads) !== headsKey(usual.heads)) query.set("heads", headsKey(view.heads));
+  if (view.patch.average) query.set("patch-of", "task");
+  if (pickKey(view.over) !== pickKey(usual.over)) query.set("task", pickKey(view.over));
   if (view.patch.subject) query.set("patch-subject", view.patch.subject.join("."));
   if (view.feature) query.set("feature", view.feature);
   if (view.graph) query.set("graph", view.graph);
@@ -213,13 +225,15 @@ export function decodeView(hash: string): { view: View; shared: Shared | null } 
   const inside = /^(1|at (\d+))$/.exec(query.get("inside") ?? "");
   const tint = oneOf(query.get("tint"), TINTS_BY, view.map.tint);
   view.map = { tint, node: node ?? null, corner: (node && corner) ?? null, inside: !!inside, to: /^\d+$/.test(query.get("to") ?? "") ? Number(query.get("to")) : null, pos: inside?.[2] ? +inside[2] : null };
-  view.lens = { show: oneOf(query.get("lens"), LENS_SHOWS, view.lens.show), token: query.get("token")?.slice(0, LONGEST_TOKEN) || null };
+  view.lens = { show: oneOf(query.get("lens"), LENS_SHOWS, view.lens.show), token: query.get("token")?.slice(0, LONGEST_TOKEN) || null, through: query.get("through")?.slice(0, LONGEST_TOKEN) || null };
   const { patch } = view;
+  view.heads = readHeads(query.get("heads"));
+  view.over = readPick(query.get("task")) ?? view.over;
   const subject = (query.get("patch-subject") ?? "").split(".").filter((pos) => /^\d+$/.test(pos)).map(Number);
   view.patch = {
     sweep: oneOf(query.get("patch-sweep"), SWEEPS, patch.sweep), site: oneOf(query.get("patch-site"), SITES, patch.site), clean: oneOf(query.get("patch-clean"), ["prompt", "companion"], patch.clean),
     mode: oneOf(query.get("patch-mode"), ["denoise", "noise"], patch.mode), by: oneOf(query.get("patch-by"), MEASURES, patch.by),
-    subject: subject.length ? subject : null, window: Math.min(1000, Math.max(1, Math.round(Number(query.get("patch-window")) || patch.window))),
+    average: query.get("patch-of") === "task", subject: subject.length ? subject : null, window: Math.min(1000, Math.max(1, Math.round(Number(query.get("patch-window")) || patch.window))),
   };
   return { view, shared: decodeShared(query.get("share")) };
 }
@@ -240,7 +254,7 @@ function decodeShared(text: string | null): Shared | null {
     const { positive, negative } = raw.metric ?? {};
     const metric = typeof positive === "string" && typeof negative === "string" ? { positive, negative } : null;
     const companion = typeof raw.companion?.text === "string" ? { text: raw.companion.text, bos: raw.companion.bos === true, ...idsIn(raw.companion) } : undefined;
-    const edits = Array.isArray(raw.edits) ? raw.edits : [];
+    const edits = Array.isArray(raw.edits) ? raw.edits.filter((edit) => typeof edit?.kind === "string") : [];
     const probes = Array.isArray(raw.probes) ? raw.probes.filter((probe) => typeof probe?.name === "string") : [];
     const other = typeof raw.other === "string" && raw.other ? { other: raw.other } : {};
     return { model: raw.model, hash: String(raw.hash ?? ""), ...other, prompt: raw.prompt, bos: raw.bos === true, ...idsIn(raw), metric, chat: chatOf(raw.chat), companion, edits, probes };

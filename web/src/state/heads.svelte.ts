@@ -1,12 +1,14 @@
 import { words } from "../connect/connector";
 import { floats } from "../connect/safetensors";
 import { lookers, measureOf, patternOf, type Found, type Pattern } from "../lib/heads";
+import type { HeadsSight } from "../lib/headsSight";
 import { attentionTo, readMap, tintScale, type Node, type Tint } from "../lib/map";
 import type { CurveView } from "../views/kinds/plain";
 import { heatMap, valueOf, type MapStore } from "./map.svelte";
 import { Measured } from "./measured.svelte";
 import type { Session } from "./session.svelte";
 import type { Streams } from "./streams.svelte";
+import type { ViewStore } from "./view.svelte";
 
 const PAUSE = 60;
 const MOST_HELD = 8;
@@ -18,21 +20,9 @@ interface Shown extends Pattern {
 
 /** How the heads are looked at: all of them by two measures, and the patterns of those that are picked. */
 export class HeadsStore {
-  /** The measures of the two pictures; of a scatter, across and up. */
-  by: string[] = $state(["direct", "ablation"]);
-  scatter = $state(false);
-  how: "grid" | "text" | "lines" = $state("grid");
-  over: "mean" | "max" = $state("mean");
-  weighted = $state(false);
-  /** What the text is shaded by: what the pointed token attends to, or what attends to it. */
-  way: "out" | "in" = $state("out");
   hovered: number | null = $state(null);
-  locked: number | null = $state(null);
   pattern: Shown | null = $state.raw(null);
   error = $state("");
-  /** From where, and to where, heads are sought; null: where the answer is read, and the answer. */
-  from: number | null = $state(null);
-  to: number | null = $state(null);
   private sought: { key: string; looks: Float32Array; keys: number } | null = $state.raw(null);
   soughtError = $state("");
   private cache = new Map<string, Promise<Float32Array>>();
@@ -41,19 +31,81 @@ export class HeadsStore {
   readonly mlps: Measured;
   readonly copying: Measured;
 
+  private get sight(): HeadsSight {
+    return this.view.current.heads;
+  }
+  get by(): string[] {
+    return this.sight.by;
+  }
+  set by(by: string[]) {
+    this.sight.by = by;
+  }
+  get scatter(): boolean {
+    return this.sight.scatter;
+  }
+  set scatter(scatter: boolean) {
+    this.sight.scatter = scatter;
+  }
+  get how(): HeadsSight["how"] {
+    return this.sight.how;
+  }
+  set how(how: HeadsSight["how"]) {
+    this.sight.how = how;
+  }
+  get over(): HeadsSight["over"] {
+    return this.sight.over;
+  }
+  set over(over: HeadsSight["over"]) {
+    this.sight.over = over;
+  }
+  get weighted(): boolean {
+    return this.sight.weighted;
+  }
+  set weighted(weighted: boolean) {
+    this.sight.weighted = weighted;
+  }
+  get way(): HeadsSight["way"] {
+    return this.sight.way;
+  }
+  set way(way: HeadsSight["way"]) {
+    this.sight.way = way;
+  }
+  get locked(): number | null {
+    return this.sight.locked;
+  }
+  set locked(locked: number | null) {
+    this.sight.locked = locked;
+  }
+  get from(): number | null {
+    return this.sight.from;
+  }
+  set from(from: number | null) {
+    this.sight.from = from;
+  }
+  get to(): number | null {
+    return this.sight.to;
+  }
+  set to(to: number | null) {
+    this.sight.to = to;
+  }
+
   /** The selected head, then those beside it; an MLP has no pattern. */
-  picked: Node[] = $derived.by(() => (this.map.data ? this.map.selected.filter(({ head }) => head !== null) : []));
+  picked: Node[] = $derived.by(() => this.map.selected.filter(({ head }) => head !== null));
   private runs = $derived.by(() => {
-    const { shown } = this.map;
-    const b = shown?.b?.run;
-    return !shown ? [] : this.streams.mode === "base" || !b ? [shown.a.run] : this.streams.mode === "edit" ? [b] : [b, shown.a.run];
+    const { a, b } = this.session;
+    if (!a) return [];
+    return this.streams.mode === "base" || !b || b.id === a.id ? [a.id] : this.streams.mode === "edit" ? [b.id] : [b.id, a.id];
   });
+  /** The one whose pattern is drawn; of a difference, of two, none. */
+  run = $derived.by(() => (this.runs.length === 1 ? this.runs[0] : null));
   private key = $derived.by(() => [this.session.model?.hash, this.runs.join(" less "), this.picked.map(({ layer, head }) => `${layer}.${head}`).join(" "), this.picked.length > 1 ? this.over : "", this.weighted].join("|"));
   /** What is drawn is of other heads, or another run, than what is asked. */
   behind = $derived.by(() => !!this.pattern && this.pattern.key !== this.key);
+  /** The pattern that is asked for is drawn, or there is none to wait for: what takes the whole model may begin. */
+  ready = $derived.by(() => !this.picked.length || !!this.error || (!!this.pattern && !this.behind));
   unit = $derived.by(() => (this.weighted ? "|A v W_O|" : "attention"));
   /** The token whose attention is told: the pointed, else the locked, else where the answer is read. */
-  token = $derived.by(() => Math.min(this.hovered ?? this.locked ?? this.map.data?.pos ?? 0, Math.max(0, this.map.tokens.length - 1)));
+  token = $derived.by(() => Math.min(this.hovered ?? this.locked ?? this.map.data?.pos ?? Infinity, Math.max(0, this.map.tokens.length - 1)));
   wide = $derived.by(() => this.map.data?.heads ?? 0);
 
   seekFrom = $derived.by(() => Math.min(this.from ?? this.map.data?.pos ?? 0, Math.max(0, this.map.tokens.length - 1)));
@@ -68,6 +120,7 @@ export class HeadsStore {
     private session: Session,
     private streams: Streams,
     private map: MapStore,
+    private view: ViewStore,
   ) {
     this.mlps = new Measured(session, "ablation-sweep", () => {
       const { prompt, metric } = session.state ?? {};
@@ -121,7 +174,7 @@ export class HeadsStore {
   /** Call from an effect: the pattern of what is picked. */
   follow(): (() => void) | undefined {
     const { key, runs, picked, over, weighted } = this;
-    if (!runs.length || !picked.length || this.map.stale || key === this.wanted) return;
+    if (!runs.length || !picked.length || this.session.behind || key === this.wanted) return;
     const heads = picked.map(({ layer, head }) => [layer, head!] as [number, number]);
     const ask = (): void => {
       this.wanted = key;

@@ -1,6 +1,7 @@
 import { words } from "../connect/connector";
 import type { ItemDetail, ItemInfo, Job, JobDetail, ProbeData } from "../connect/wire";
 import { Call } from "./call.svelte";
+import { initial } from "./manifest.svelte";
 
 /** What is shown of a job, or of an item, of which more is known. */
 export type Detail = Pick<JobDetail, "views" | "table"> & Partial<Omit<ItemDetail, "views" | "table">>;
@@ -29,6 +30,18 @@ export class JobStore extends Call {
   async start(): Promise<void> {
     const job = await this.ask();
     if (job) this.show({ job });
+  }
+
+  /** Opens a method's form; false where there is none here, which is said. */
+  async open(method: string): Promise<boolean> {
+    await this.manifest.load();
+    const schema = this.manifest.methods.find(({ id }) => id === method);
+    if (!schema) this.session.notify(`There is no method “${method}” here.`, "error");
+    else {
+      this.forms[schema.id] ??= initial(schema);
+      this.choose(schema.id);
+    }
+    return !!schema;
   }
 
   async python(): Promise<string> {

@@ -1,5 +1,5 @@
 import { words } from "../connect/connector";
-import type { Run } from "../connect/wire";
+import type { ItemInfo, Run } from "../connect/wire";
 import { lensField, LENS_UNITS, likely, shownOf, withPart, type LensData, type LensShow, type Likely } from "../lib/lens";
 import type { ValueUnit } from "../lib/format";
 import type { Field } from "../lib/stream";
@@ -12,6 +12,10 @@ const AT_ONCE = 640;
 /** Seconds that are taken without asking. */
 const UNASKED = 20;
 const MOST_HELD = 12;
+const MOST_NAME = 60;
+const TUNED = "report:tuned_lens";
+const LOADS = "tuned-lens-load";
+export const TRAINS = "tuned-lens";
 
 interface Shown {
   key: string;
@@ -30,6 +34,8 @@ export class LensStore {
   private pace: number | null = $state(null);
   private held: Map<string, LensData> = $state.raw(new Map());
   private kept: Shown | null = $state.raw(null);
+  /** The job that reads a lens from files. */
+  private loading = $state("");
   /** What may take long, by its key, once that is agreed to; and what was called off. */
   private agreed = $state("");
   private stopped = $state("");
@@ -44,11 +50,25 @@ export class LensStore {
   get token(): string | null {
     return this.view.current.lens.token;
   }
+  /** The tuned lens of the shelf that is read through; null: none. */
+  get through(): string | null {
+    return this.view.current.lens.through;
+  }
+  set through(name: string | null) {
+    this.view.current.lens.through = name;
+  }
+  tuned: ItemInfo[] = $derived.by(() => (this.session.state?.items?.items ?? []).filter(({ kind }) => kind === TUNED));
+  /** The lens that is read through; another of the same name, or after one, is another lens. */
+  private item = $derived.by(() => this.tuned.find(({ name }) => name === this.through) ?? null);
+  private lensKey = $derived.by(() => (this.through === null ? "" : `${this.through} ${this.item?.made ?? ""}`));
+  astray = $derived.by(() => (this.through !== null && this.session.state && !this.item ? `There is no tuned lens “${this.through}” on the shelf. Choose another above, or read it from its files.` : ""));
+  /** Lenses that are being trained, or read from files. */
+  making = $derived.by(() => (this.session.state?.jobs ?? []).filter(({ method, phase }) => (method === LOADS || method === TRAINS) && (phase === "running" || phase === "waiting")));
   private runs = $derived.by((): { a: Run | null; b: Run | null } => {
     const { a, b } = this.session;
     return { a, b: b && b.id !== a?.id ? b : null };
   });
-  private key = $derived.by(() => [this.runs.a?.id, this.runs.b?.id, this.token ?? "", this.session.model?.hash].join("|"));
+  private key = $derived.by(() => [this.runs.a?.id, this.runs.b?.id, this.token ?? "", this.lensKey, this.session.model?.hash].join("|"));
   private now: Shown = $derived.by(() => ({ key: this.key, a: this.heldOf(this.runs.a), b: this.heldOf(this.runs.b) }));
   /** What is on screen: of what was asked before until the first tokens of what is asked now are there. */
   private shown: Shown | null = $derived.by(() => (this.now.a && (!this.runs.b || this.now.b) ? this.now : this.kept));
@@ -102,7 +122,7 @@ export class LensStore {
     const data = this.shown?.[which];
     return data ? lensField(data, this.show, this.vocab) : null;
   }
-  private name = (run: Run): string => `${run.id}|${this.token ?? ""}`;
+  private name = (run: Run): string => `${run.id}|${this.token ?? ""}|${this.lensKey}`;
   private heldOf(run: Run | null): LensData | null {
     return run ? (this.held.get(this.name(run)) ?? null) : null;
   }
@@ -137,10 +157,30 @@ export class LensStore {
     return "";
   }
 
+  /** Reads a tuned lens from files, and then through it; answers why not. */
+  async loadFrom(source: string): Promise<string> {
+    const name = (source.split(/[\\/]/).filter(Boolean).at(-1) ?? "").replace(/\.safetensors$/, "").slice(0, MOST_NAME);
+    try {
+      this.loading = (await this.session.intent("start", { method: LOADS, args: { source }, name })).job;
+      return "";
+    } catch (error) {
+      return words(error);
+    }
+  }
+
+  /** Call from an effect: a lens that was asked for here is read through once it is there. */
+  followLoading(): void {
+    const job = (this.session.state?.jobs ?? []).find(({ id }) => id === this.loading);
+    if (!job || job.phase === "running" || job.phase === "waiting") return;
+    this.loading = "";
+    if (job.items.length) this.through = job.items[0];
+    else if (job.error) this.session.notify(job.error.message, "error");
+  }
+
   /** Call from an effect: reads what is lacking of the runs on screen; the answer stops it. */
   follow(): (() => void) | undefined {
     const { key, runs, agreed } = this; // agreed: so that it comes back then
-    if (!runs.a || this.session.behind || this.stopped === key) return;
+    if (!runs.a || this.session.behind || this.stopped === key || this.astray) return;
     if (agreed && agreed !== key) this.agreed = "";
     const stop = new AbortController();
     this.error = "";
@@ -189,8 +229,8 @@ export class LensStore {
       }
       if (!once && this.agreed !== key && (this.left.seconds ?? 0) > UNASKED) return;
       const since = performance.now();
-      const token = this.token === null ? {} : { token: this.token };
-      const file = await this.session.connector.query("lens_grid", { run: run.id, first, count, ...token }, signal);
+      const asked = { ...(this.token === null ? {} : { token: this.token }), ...(this.through === null ? {} : { through: this.through }) };
+      const file = await this.session.connector.query("lens_grid", { run: run.id, first, count, ...asked }, signal);
       if (signal.aborted) return;
       this.pace = (performance.now() - since) / 1000 / (Math.min(count, cols - first) * rows);
       const held = new Map(this.held);

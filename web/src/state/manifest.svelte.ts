@@ -12,19 +12,29 @@ export class ManifestStore {
   tasks: TaskSchema[] = $state.raw([]);
   /** Plugins that could not be imported, and why. */
   broken: Record<string, string> = $state.raw({});
+  /** The glossary's word for each thing that shows terms, as `method:pca`. */
+  words: Record<string, string> = $state.raw({});
   error = $state("");
+
+  private asking: Promise<void> | null = null;
 
   constructor(private session: Session) {}
 
-  async load(): Promise<void> {
+  /** Until it is here, however often it is asked for. */
+  load(): Promise<void> {
+    return (this.asking ??= this.ask());
+  }
+
+  private async ask(): Promise<void> {
     try {
       const manifest = await this.session.connector.query("manifest");
       this.edits = manifest.edits as EditSchema[]; // what fields say of themselves is theirs: forms read what they know of it
       this.methods = (manifest.methods ?? []) as MethodSchema[];
       this.tasks = manifest.tasks ?? [];
       this.broken = manifest.broken ?? {};
+      this.words = manifest.words ?? {};
     } catch (error) {
-      this.error = words(error);
+      [this.asking, this.error] = [null, words(error)];
     }
   }
 

@@ -71,8 +71,7 @@ export class MapStore {
   }
   /** Whose values the open layer's drawing shows. */
   flowOf: FlowOf = $derived.by(() => {
-    const heads = this.data?.heads ?? 1;
-    return { head: this.at.head, heads, kvHeads: this.session.model?.n_kv_heads || heads, tokens: this.tokens };
+    return { head: this.at.head, group: this.session.model?.shared[this.at.layer] ?? 1, tokens: this.tokens };
   });
   stale = $derived.by(() => !!this.shown && (this.session.behind || this.shown.key !== this.key()));
   at: Node = $derived.by(() => {

@@ -42,7 +42,7 @@ export function mapPicture(app: App, room: { width: number; height: number }, ce
   return {
     layout: layOut(data.layers, data.heads, map.at.layer, room, cells), data, tint, scale: map.scale, effects: map.effects, layer: map.layer, lens: map.lens,
     curve: mode === "base" ? a : mode === "edit" ? b : b.map((value, i) => value - a[i]), before: mode === "edit" ? a : [],
-    acts: mode === "base" ? new Map() : map.acts, was: map.tintBy === "direct" ? map.before : null, tokens: map.tokens, kvHeads: app.session.model?.n_kv_heads ?? 0, delta: mode === "delta",
+    acts: mode === "base" ? new Map() : map.acts, was: map.tintBy === "direct" ? map.before : null, tokens: map.tokens, shared: app.session.model?.shared ?? [], delta: mode === "delta",
   };
 }
 

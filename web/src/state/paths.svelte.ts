@@ -9,7 +9,7 @@ interface Point {
   x: number;
   y: number;
 }
-const NONE: Blocks = { layers: 0, heads: 0, kvHeads: 0, parallel: false, absent: new Set() };
+const NONE: Blocks = { layers: 0, heads: 0, shared: [], parallel: false, absent: new Set() };
 
 /** A path edit while it is drawn, by a drag or by keys, and those that are on the stack. */
 export class Paths {
@@ -64,7 +64,7 @@ export class Paths {
 
   /** Inputs of a head, each with the head that it belongs to: several query heads may read one key. */
   inputs(to: Node): { reads: Reads; head: number }[] {
-    return readsOf(this.blocks).map((reads) => ({ reads, head: reads === "q" ? to.head! : kvHeadOf(to.head!, this.blocks) }));
+    return readsOf(this.blocks).map((reads) => ({ reads, head: reads === "q" ? to.head! : kvHeadOf(to.layer, to.head!, this.blocks) }));
   }
 
   /** held: by the pointer, from there. */

@@ -2,6 +2,8 @@ import { words, type Connection, type Connector, type IntentAnswers, type Intent
 import type { Edit, Job, ModelInfo, Run, ShownEdit, State } from "../connect/wire";
 import { Notices, type Notice } from "./notices.svelte";
 
+const OTHERS_LINK = "A link was opened on another page of this session, and its prompt and edits are here now. Undo (u) brings back those before.";
+
 /** A mirror of the server's session; everything that changes it is an intent. */
 export class Session {
   state = $state.raw<State | null>(null);
@@ -26,6 +28,8 @@ export class Session {
   /** Another session answers now, whose runs have the names of those on screen: nothing that is held is of it. */
   replaced = $state(false);
 
+  /** A link is being opened here. */
+  private opening = false;
   private awaited = new Set<() => void>();
 
   constructor(readonly connector: Connector) {}
@@ -36,6 +40,7 @@ export class Session {
         if (this.state && this.state.session !== state.session) this.replaced = true;
         if (this.replaced) return;
         const told = this.state?.notices ?? [];
+        if (this.state && state.links.opened > this.state.links.opened && !this.opening) this.notify(OTHERS_LINK, "lasting");
         [this.state, this.heard] = [state, seq];
         for (const look of [...this.awaited]) look();
         for (const text of state.notices) if (!told.includes(text)) this.notify(text, "lasting");
@@ -114,6 +119,14 @@ export class Session {
     const accepted = await this.accepted("set_prompt", bos === null ? { text } : { text, bos });
     if (accepted) this.notices.clearErrors();
     return accepted;
+  }
+
+  /** Opens what a link carries, as one step of the history. */
+  async open(link: Intents["open_link"]): Promise<IntentAnswers["open_link"] | undefined> {
+    this.opening = true;
+    const opened = await this.send("open_link", link);
+    this.opening = false;
+    return opened;
   }
 
   setEdits(edits: ShownEdit[]): Promise<unknown> {

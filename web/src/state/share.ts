@@ -1,4 +1,5 @@
-import type { Edit, ProbeRecipe, Prompt, State } from "../connect/wire";
+import { words, type Intents } from "../connect/connector";
+import type { Edit, LeftOut, ProbeRecipe, Prompt, State } from "../connect/wire";
 import { pinnedIn } from "../lib/references";
 import { isProbeEdit, METHOD, signature } from "../lib/probe";
 import { toClipboard } from "../root/host";
@@ -90,31 +91,59 @@ function renamed(state: State, shared: Shared): Edit[] {
   });
 }
 
-/** Sets the edits of a link that can be had here; each that cannot is named, with the reason. */
-async function restoreEdits(app: App, shared: Shared, edits: Edit[]): Promise<void> {
-  const answer = await app.session.send("set_edits", { edits, skip_refused: true });
-  for (const { index, error } of answer?.refused ?? [])
-    app.session.notify(`Edit ${index + 1} of the link, ${nameOf(shared.edits[index])}, is left out: ${whyNot(shared.edits[index], shared) ?? error.message}`, "error");
-}
-
 /** The model beside it, which a link's word loads only where the list offers it. */
 async function restoreOther(app: App, state: State, name: string): Promise<void> {
   if (state.models.some((offer) => offer.name === name)) await app.session.send("set_other", { model: name });
   else app.session.notify(`This link compares with the model ${name}, which is not in the list here. Choose it under the model's name.`, "error");
 }
 
-const nameOf = (edit: Edit): string =>
+export const nameOf = (edit: Edit): string =>
   [edit.kind, "site" in edit && edit.site, isProbeEdit(edit) && `of ${edit.probe}`].filter(Boolean).join(" ");
 
-/** What the server cannot know: that the probe was fitted from a file, whose text does not fit in a link. */
-function whyNot(edit: Edit, shared: Shared): string | null {
-  const recipe = isProbeEdit(edit) && shared.probes.find(({ name }) => name === edit.probe);
-  if (!recipe || recipe.data?.kind !== "file") return null;
+/** What the probe of an edit that is left out is fitted from, where the link says that. */
+export function recipeOf({ part, index }: LeftOut, { edits, probes }: Shared): Shared["probes"][number] | undefined {
+  const edit = part === "edits" ? edits[index] : null;
+  return edit && isProbeEdit(edit) ? probes.find(({ name }) => name === edit.probe) : undefined;
+}
+
+/** Why a part of a link is left out: what the server cannot know is that a probe was fitted from a file, whose text does not fit in a link. */
+export function whyNot(left: LeftOut, shared: Shared): string {
+  const [recipe, { error }] = [recipeOf(left, shared), left];
+  if (!recipe || recipe.data?.kind !== "file") return error.message;
   return `its probe was fitted from a file, ${recipe.data.name}, which a link does not carry. Fit ${recipe.name} from that file, then open the link again.`;
 }
 
+/** A part of a link that is left out, in words. */
+export const partOf = ({ part, index }: LeftOut, { edits }: Shared): string => (part === "edits" ? `edit ${index + 1}, ${nameOf(edits[index])}` : `the ${part}`);
+
+/** What a link carries for the session itself. */
+const carried = ({ hash, prompt, bos, ids, chat, companion, metric }: Shared, edits: Edit[]): Intents["open_link"] => ({ hash, prompt, bos, ids, chat, companion, metric, edits });
+
+/** Whether a link may be opened; where it would take the place of somebody's work, that is asked. A refused one is said, and let go. */
+async function mayOpen(app: App, shared: Shared): Promise<boolean> {
+  const { session, view } = app;
+  if (view.agreed === shared) return true;
+  try {
+    const told = await session.connector.query("link", carried(shared, renamed(session.state!, shared)));
+    if (view.shared !== shared) return false; // another address was opened meanwhile
+    if (told.lost.length) view.asked = { shared, told };
+    else view.agreed = shared;
+  } catch (error) {
+    session.notify(words(error), "error");
+    view.shared = null;
+  }
+  return view.agreed === shared;
+}
+
+/** The link that is asked about is opened, or what is here stays and the link is let go. */
+export function answer(app: App, open: boolean): void {
+  if (!open) return app.travel("");
+  app.view.agreed = app.view.asked?.shared ?? null;
+  app.view.asked = null;
+}
+
 /**
- * Brings back what a link holds, once the model is there. A model is loaded on a link's word only where the catalog
+ * Brings back what a link holds, once the model is there and whoever has work here agrees. A model is loaded on a link's word only where the catalog
  * offers it. Answers whether the link is dealt with.
  */
 export async function restore(app: App, shared: Shared): Promise<boolean> {
@@ -129,23 +158,18 @@ export async function restore(app: App, shared: Shared): Promise<boolean> {
     session.notify(`This link was made with the model ${shared.model}, which is not in the list here. Load it, then open the link again.`, "error");
     return true;
   }
-  if (!(await probesThere(app, state, shared))) return false;
-  const same = state.model.hash === shared.hash; // another model's tokens have other ids, and its template other words
-  const there = shared.chat && state.model.template !== null && same ? session.accepted("set_chat", shared.chat)
-    : shared.ids && same ? session.accepted("set_tokens", { ids: shared.ids })
-    : session.setPrompt(shared.prompt, shared.bos);
-  if (!(await there)) return true; // its edits are of that prompt
-  if (shared.companion || session.state?.companion) {
-    const { ids, ...told } = shared.companion ?? { text: null };
-    await session.send("set_companion", ids && same ? { ...told, ids } : told);
-  }
-  if (shared.metric) await session.send("set_metric", shared.metric);
+  if (!(await mayOpen(app, shared)) || !(await probesThere(app, state, shared))) return false;
+  const { name, hash } = state.model;
+  const opened = await session.open(carried(shared, renamed(session.state ?? state, shared)));
+  if (!opened) return true;
+  for (const left of opened.left_out)
+    session.notify(`Of the link ${partOf(left, shared)} is left out: ${whyNot(left, shared)}`, "error");
   if (shared.other) await restoreOther(app, state, shared.other);
-  await restoreEdits(app, shared, renamed(session.state ?? state, shared));
-  if (state.model.hash !== shared.hash)
+  if (hash !== shared.hash)
     session.notify(
-      `This link was made with another model: ${shared.model} (${shared.hash.slice(0, 8)}). Here it is ${state.model.name} (${state.model.hash.slice(0, 8)}), so numbers may differ.`,
+      `This link was made with another model: ${shared.model} (${shared.hash.slice(0, 8)}). Here it is ${name} (${hash.slice(0, 8)}), so numbers may differ.`,
       "error",
     );
+  if (opened.lost.length) session.notify("The link is open. Undo (u) brings back what was here.", "lasting");
   return true;
 }

@@ -36,6 +36,8 @@ interface Ground {
 }
 
 const MOST_HELD = 48;
+/** Tabs that show the next tokens of all positions: no other tab's pictures wait for them. */
+const NEXTS: ReadonlySet<string> = new Set(["stream", "lens"]);
 
 /** Fetches the runs on screen and turns them into what the views draw. */
 export class Streams {
@@ -235,7 +237,7 @@ export class Streams {
   /** The coordinates that the picture could do without, now that it is painted or is of something else. */
   private fill(key: string, shown: Shown | null, painted: string): void {
     if (shown?.key !== key) return;
-    if (painted === key) this.complete(key, shown);
+    if (painted === key && NEXTS.has(this.view.current.tab)) this.complete(key, shown);
     if (this.filling === key) return;
     if (this.mixing.asked.every(({ source }) => shown.a.coefs.has(source))) return;
     if (painted !== key && this.view.current.direction === "logit") return;

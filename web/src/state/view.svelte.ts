@@ -1,3 +1,4 @@
+import type { ReadLink } from "../connect/wire";
 import { oneHot, type Terms } from "../lib/mix";
 import type { Names } from "../lib/references";
 import { decodeView, defaults, encodeView, type Shared, type View } from "./hash";
@@ -18,6 +19,10 @@ export class ViewStore {
   overflows = $state(false);
   /** What a shared link asks for, until it is restored. */
   shared: Shared | null = $state.raw(null);
+  /** A link that somebody is asked about, since it would take the place of what is here. */
+  asked: { shared: Shared; told: ReadLink } | null = $state.raw(null);
+  /** The link that may be opened. */
+  agreed: Shared | null = null;
   /** An address has just been opened: which dictionaries it means is still to be looked at. */
   opened = false;
 
@@ -48,6 +53,7 @@ export class ViewStore {
     const { view, shared } = decodeView(hash);
     this.current = view;
     this.shared = shared;
+    this.asked = null;
     this.opened = true;
   }
 

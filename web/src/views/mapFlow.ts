@@ -11,8 +11,8 @@ import type { Mark, TextMark } from "./kinds/scene";
 export interface FlowOf {
   /** Null: the MLP is selected, and all heads together are shown. */
   head: number | null;
-  heads: number;
-  kvHeads: number;
+  /** How many heads read one KV head. */
+  group: number;
   tokens: string[];
 }
 
@@ -22,9 +22,9 @@ const MOST_HEADS = 32;
 const DIGITS = 3;
 
 /** Which head of a step belongs to the selected one: with fewer keys and values than queries, that of its group. */
-export function headOf(row: SiteRow, { head, heads, kvHeads }: FlowOf): number | null {
+export function headOf(row: SiteRow, { head, group }: FlowOf): number | null {
   if (head === null) return null;
-  return "kv_head" in row.shape ? Math.floor((head * kvHeads) / heads) : "head" in row.shape ? head : null;
+  return "kv_head" in row.shape ? Math.floor(head / group) : "head" in row.shape ? head : null;
 }
 
 /** What stands at a step: a length, or the largest value and where it is. */
@@ -45,7 +45,7 @@ export const axes = (row: SiteRow): string => Object.entries(row.shape).map(([ax
 
 /** Which heads share what stands at a step with the selected one: `KV 1 · heads 3–5`. */
 export function shares(row: SiteRow, of: FlowOf): string {
-  const group = of.heads / of.kvHeads;
+  const { group } = of;
   const kv = headOf(row, of);
   if (!("kv_head" in row.shape) || kv === null || group <= 1) return "";
   return `KV ${kv} · heads ${kv * group}–${(kv + 1) * group - 1}`;
@@ -104,7 +104,7 @@ const headsOf = ({ shape }: SiteRow): number => shape.head ?? shape.kv_head ?? 0
 /** A step's heads as squares: the selected one filled, those of its group ringed. */
 function heads(marks: Mark[], row: SiteRow, of: FlowOf, x: number, y: number, palette: Palette): void {
   const mine = headOf(row, of);
-  const group = of.heads / of.kvHeads;
+  const { group } = of;
   for (let i = 0; i < headsOf(row); i++) {
     const mate = "head" in row.shape && of.head !== null && Math.floor(i / group) === Math.floor(of.head / group);
     const fill = i === mine ? palette.text : mate ? palette.text3 : palette.line2;

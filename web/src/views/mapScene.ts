@@ -26,7 +26,8 @@ export interface MapPicture {
   /** The run before any edit, where cells show direct effects of the edited one: of what is ablated, its numbers are struck through. */
   was: Pick<MapData, "effects" | "mlp"> | null;
   tokens: string[];
-  kvHeads: number;
+  /** How many heads read one KV head, by layer. */
+  shared: readonly number[];
   delta: boolean;
 }
 
@@ -72,7 +73,7 @@ function struck(marks: Mark[], x: number, y: number, value: number, scale: numbe
   marks.push({ kind: "path", d: `M${(from - 1).toFixed(1)} ${y - size * 0.34}h${(w + 2).toFixed(1)}`, stroke: ink });
 }
 
-function cells(marks: Mark[], row: MapRow, { layout, data, tint, scale, layer, acts, was, tokens, kvHeads }: MapPicture, palette: Palette): void {
+function cells(marks: Mark[], row: MapRow, { layout, data, tint, scale, layer, acts, was, tokens, shared }: MapPicture, palette: Palette): void {
   const name = row.from === row.to ? String(row.from) : `${row.from}–${row.to}`;
   const open = row.kind === "open";
   marks.push(word(layout.heads.x - 5, open ? row.y + 20 : middle(row) + 3, open ? `L${name}` : name, open ? palette.text : palette.text3, { anchor: "end", bold: open, size: open ? 10 : SMALL }));
@@ -94,7 +95,7 @@ function cells(marks: Mark[], row: MapRow, { layout, data, tint, scale, layer, a
     }
     if (row.from === row.to) edited(marks, box, actsOn(acts, { layer: row.to, head }), ink, palette, open && box.w >= LEGIBLE - 1 ? box.h - 37 : box.h);
   }
-  if (open) groups(marks, row, layout, data.heads, kvHeads, palette);
+  if (open) groups(marks, row, layout, data.heads, shared[row.to] ?? 1, palette);
 }
 
 /** A number with as many of its decimals as there is room for, and one at least. */
@@ -111,11 +112,10 @@ function attends(token: string, weight: number, room: number): string {
 }
 
 /** Heads that read the same keys and values. */
-function groups(marks: Mark[], row: MapRow, { heads }: MapLayout, count: number, kvHeads: number, palette: Palette): void {
-  const each = count / kvHeads;
-  if (!kvHeads || each <= 1 || heads.each * each < 30) return;
+function groups(marks: Mark[], row: MapRow, { heads }: MapLayout, count: number, each: number, palette: Palette): void {
+  if (each <= 1 || heads.each * each < 30) return;
   const y = row.y + OPEN - 18;
-  for (let group = 0; group < kvHeads; group++) {
+  for (let group = 0; group < Math.floor(count / each); group++) {
     const [from, to] = [heads.x + group * each * heads.each + 1, heads.x + (group + 1) * each * heads.each - 2];
     marks.push({ kind: "path", d: `M${from} ${y}H${to}`, stroke: palette.line2 });
     const words = `KV ${group} · heads ${group * each}–${(group + 1) * each - 1}`;

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from residscope.corpus.harvest.shards import Shard
 from residscope.corpus.harvest.statistics.base import Partial, Statistic
+from residscope.drafts import replace_whole
 from residscope.engine.model import Model
 from residscope.errors import DamagedFile, HarvestNotWritten, OtherHarvest
-from residscope.files import read_tensors, replace_whole, write_tensors
+from residscope.files import read_tensors, write_tensors
+from residscope.incoming import Unreadable, content, parsed
 
 KIND = "partial"
 Partials = dict[str, Partial]
@@ -42,10 +44,10 @@ class Checkpoint:
                     )  # fmt: skip
                 replace_whole(header, lambda path: path.write_text(json.dumps(told, indent=1)))
                 return
-            known = json.loads(header.read_text())
+            known = parsed(content(header))
         except OSError as error:
             raise _not_written(self.folder, error) from error
-        except ValueError as error:
+        except Unreadable as error:
             raise DamagedFile(f"{header.name} is damaged: {error}", received=str(header)) from error
         names = sorted({*known, *told}) if isinstance(known, dict) else ["harvest"]
         differs = [name for name in names if not isinstance(known, dict) or known.get(name) != told.get(name)]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from residscope.errors import MissingExtra
+from residscope.incoming import opened
 
 PACKED = (".gz", ".zst")
 BROKEN = (EOFError, gzip.BadGzipFile, zlib.error)
@@ -21,7 +22,7 @@ def unpacked(path: Path) -> Iterator[BinaryIO]:
 
     Reading raises one of BROKEN where a packed file is damaged or cut short. Raises MissingExtra: no zstandard.
     """
-    with path.open("rb") as raw:
+    with opened(path) as raw:
         match path.suffix.lower():
             case ".gz":
                 with gzip.GzipFile(fileobj=raw) as packed:

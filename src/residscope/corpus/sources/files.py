@@ -11,6 +11,7 @@ from residscope.corpus.hub import ENDINGS
 from residscope.corpus.sources.bytes_in import BROKEN, unpacked
 from residscope.corpus.sources.documents import Document, Labels
 from residscope.errors import CorpusError, MissingExtra
+from residscope.incoming import Unreadable, opened
 
 CHUNK = 1 << 20  # bytes
 ROWS = 256  # of a Parquet file, at a time
@@ -90,6 +91,12 @@ def short(line: str | bytes) -> str:
 def _checked(value: Any, where: str, received: str, allowed: str) -> str:
     if value is not None and not isinstance(value, str):
         raise CorpusError(f"{where} has no text", received=received, allowed=allowed)
+    try:
+        (value or "").encode()
+    except UnicodeEncodeError:
+        raise CorpusError(
+            f"{where} has half of a character (a lone surrogate)", received=received, fix="write whole characters"
+        ) from None
     return value or ""
 
 
@@ -102,7 +109,7 @@ def _lines_of(path: Path) -> Iterator[bytes]:
                 number += 1
     except BROKEN as error:
         raise damaged(path, f"line {number + 1}", error) from error
-    except OSError as error:
+    except (OSError, Unreadable) as error:
         raise _unreadable(path, error) from error
 
 
@@ -122,7 +129,7 @@ def _paragraphs_of(path: Path) -> Iterator[str]:
             yield from paragraphs(parts(content))
     except BROKEN as error:
         raise damaged(path, f"what follows line {lines}", error) from error
-    except OSError as error:
+    except (OSError, Unreadable) as error:
         raise _unreadable(path, error) from error
 
 
@@ -134,8 +141,8 @@ def damaged(path: Path, where: str, error: Exception) -> CorpusError:
     )
 
 
-def _unreadable(path: Path, error: OSError) -> CorpusError:
-    return CorpusError(f"{path.name} cannot be read", received=error.strerror or str(error))
+def _unreadable(path: Path, error: Exception) -> CorpusError:
+    return CorpusError(f"{path.name} cannot be read", received=getattr(error, "strerror", None) or str(error))
 
 
 def _parquet(path: Path, field: str, labels: Labels) -> Iterator[Document]:
@@ -149,7 +156,7 @@ def _parquet(path: Path, field: str, labels: Labels) -> Iterator[Document]:
         ) from error
     number = 0
     try:
-        with ParquetFile(path) as file:
+        with opened(path) as content, ParquetFile(content) as file:
             for missing in {field, *labels.names} - {*file.schema_arrow.names}:
                 raise CorpusError(
                     f"{path.name} has no column {missing}",
@@ -161,7 +168,7 @@ def _parquet(path: Path, field: str, labels: Labels) -> Iterator[Document]:
                 for row in batch.to_pylist():
                     number += 1
                     yield from _of_row(row, f"row {number} of {path.name}", field, labels)
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, UnicodeDecodeError, Unreadable) as error:
         raise damaged(path, f"row {number + 1}", error) from error
 
 

@@ -20,6 +20,7 @@ from residscope.engine import encoding
 from residscope.engine.model import Model
 from residscope.errors import FileError, NotCached, NotPlain
 from residscope.files import read_told, write_told
+from residscope.incoming import parsed
 from residscope.model.catalog import cache_folder
 from residscope.progress import Tell
 
@@ -172,7 +173,7 @@ class Shard:
     def read(cls, path: Path) -> "Shard":
         """Raises FileNotThere, DamagedFile, and what a file of another shape makes of it."""
         tensors, told = read_told(path, "ids")
-        about = json.loads(told)
+        about = parsed(told, own=True)
         shard, begin, whole = cls(), 0, tensors["ids"]
         contents, unread, ends = (tensors[name].tolist() for name in ("contents", "unread", "ends"))
         labels = about["labels"] or [{}] * len(ends)

@@ -13,6 +13,7 @@ from residscope.corpus.sources.documents import Document, Piece
 from residscope.corpus.sources.files import documents_of, is_text
 from residscope.corpus.sources.sampled import Sampled
 from residscope.errors import CorpusError
+from residscope.incoming import path_of
 from residscope.progress import Tell
 
 Base = str | Path | DataSet | Iterable[str]
@@ -31,11 +32,11 @@ class Files:
 
 def local(source: str | Path) -> Path | Files | None:
     """A file of text, a folder of such, or a pattern of their names, perhaps with `#field` behind it; None: nothing there."""
-    words, whole = str(source), Path(source).expanduser()
+    words, whole = str(source), path_of(source)
     if whole.is_file():
         return whole if is_text(whole) else None
     place, mark, field = words.partition("#")
-    path = Path(place).expanduser()
+    path = path_of(place)
     if path.is_file():
         found = [path]
     elif path.is_dir():

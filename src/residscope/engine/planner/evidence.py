@@ -66,7 +66,7 @@ def in_bfloat16(ask: Ask) -> CellEvidence:
     plan = ask.plan
     model = plan.model
     hf = copy.deepcopy(model.hf).to(torch.bfloat16)
-    low = Model(hf, model.tokenizer, name=model.name, hash=model.hash, bos=model.bos)
+    low = Model(hf, model.tokenizer, name=model.name, hash=model.hash, bos=model.bos, family=model.family)
     grads = _Gradient(ask)
     lines = _Lines(ask, _STRIDES["bfloat16"], grads.none)
     effect, passes = torch.zeros_like(grads.size), grads.passes

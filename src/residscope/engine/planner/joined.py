@@ -33,6 +33,7 @@ class JoinedPass(Pass):
         self.own: dict[Site, dict[int, tuple[Strand, Batch, slice]]] = {}
         self.spans: list[tuple[Strand, slice]] = []
         self.entered: Tensor | None = None  # the first stream of those that part at the embedding
+        self.at: list[int] | None = None  # the one position of each row that is read at the end; None: any may be
         first = 0
         for strand in pack.strands:
             here = slice(first, first + len(strand))

@@ -1,6 +1,6 @@
 """What a sweep reads off a pass: metrics from the one position and the columns they name, other readouts from a recording."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -56,6 +56,17 @@ class ReadoutReader:
             batch = self.base.batch.take(strand.index)
             values[here] = self._metric(x[here], batch, [*self.overlays, *strand.overlays])
         return [(strand, values[here]) for strand, here in now.spans]
+
+    def of_run(self, strand: Strand, values: Mapping[Site, Tensor], edits: Sequence[Edit]) -> Tensor:
+        """The readout of a strand that was run whole, with these edits: a row for each of its prompts."""
+        batch = self.base.batch.take(strand.index)
+        if self.metric is None:
+            return self.readout(
+                OfCell(self.model, batch, dict(values), edits=edits, weights=self.base.recording.version)
+            )
+        assert self.last is not None
+        x = values[FINAL][torch.arange(len(strand)), [self.last[row] for row in strand.index]]
+        return self._metric(x, batch, overlays_of(edits, self.model.layout))
 
     def _metric(self, x: Tensor, batch: Batch, overlays: Sequence[Any]) -> Tensor:
         assert self.metric is not None

@@ -124,7 +124,7 @@ def strands_of(
     rows_by_start: dict[tuple[int, int], list[int]] = {}
     for row, (block, first) in enumerate(zip(layer.tolist(), pos.tolist(), strict=True)):
         if block <= n and first < base.batch.lengths[row] and (last is None or first <= last[row]):
-            rows_by_start.setdefault((block, first), []).append(row)
+            rows_by_start.setdefault((block, 0 if layout.whole else first), []).append(row)
     return [
         Strand(cell, tuple(index), block, first, sites, overlays, apart=apart)
         for (block, first), index in rows_by_start.items()

@@ -26,7 +26,7 @@ from residscope.engine.preparing import join, prepare, sources_kept
 from residscope.engine.protocols import Edit, GradientReadout, LeastEdit, LogitReadout, Readout
 from residscope.engine.recording import Recording
 from residscope.engine.seams import NotByRow
-from residscope.engine.turns import lock_of, repeated
+from residscope.engine.turns import in_turn
 from residscope.engine.windows import whole_cache
 from residscope.errors import BadSweep, SweepCancelled, SweepInterrupted, WeightsChanged
 from residscope.model.prompts import Batch
@@ -37,6 +37,7 @@ from residscope.results import Result
 Cell = LeastEdit | Sequence[LeastEdit]
 _LONG = {"k": "keys", "v": "values"}
 _TOKENS = 8192  # a pass with more tokens than this is no faster per token
+_CACHED = 2048  # nor with more than these on a CPU, whose caches they leave
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,8 @@ class Sweep:
             for strand in strands_of(i, cell, base, together=together, last=reader.last)
             if strand.layer <= reader.stop  # what first changes above is not read
         ]
-        tokens = max(length, min(_TOKENS, self.memory // 2 // self.prices.bytes))
+        most = _CACHED if self.model.device.type == "cpu" else _TOKENS
+        tokens = max(length, min(most, self.memory // 2 // self.prices.bytes))
         part = Part(base, reader, pack(strands, length=length, n_layers=n, tokens=tokens))
         if number == 0:
             self._kept[0] = part
@@ -133,23 +135,18 @@ class Sweep:
             sites.add(Site("final_norm"))
         sites |= {table.canonical(s) for name in self.readout.sites for s in table.expand(name) if s.name != "logits"}
         held_sites = {site for edit in every if edit.needs_unedited for site in edit.places(table)}
-        keys_values = [*table.expand("k"), *table.expand("v")] if any(self.cells) else []
+        late = any(self.cells) and not model.layout.whole  # passes of later positions, which need what stands before
+        keys_values = [*table.expand("k"), *table.expand("v")] if late else []
         inside = any(s.name in INSIDE_ATTENTION for e in self.background for s in e.places(table))
         if inside:
             sites.update(keys_values)  # a cache would have them as they were before their edits
-
-        def passes() -> tuple[dict[Site, Tensor], dict[Site, Tensor], Any]:
-            cache = whole_cache() if keys_values and not inside else None  # a new one each time that it is made again
-            with lock_of(model.hf):
-                unedited = forward(model.layout, batch, capture=held_sites) if held_sites else {}
-                values = forward(
-                    model.layout, batch, capture=sites, edits=self.background, unedited=unedited, cache=cache
-                )
-                if cache is not None:
-                    values |= {s: getattr(cache.layers[s.layer], _LONG[s.name]).transpose(1, 2) for s in keys_values}
-                return unedited, values, model.weights_version()
-
-        unedited, values, version = repeated(model.hf, passes)
+        cache = whole_cache() if keys_values and not inside else None
+        with in_turn(model.hf):
+            unedited = forward(model.layout, batch, capture=held_sites) if held_sites else {}
+            values = forward(model.layout, batch, capture=sites, edits=self.background, unedited=unedited, cache=cache)
+            if cache is not None:
+                values |= {s: getattr(cache.layers[s.layer], _LONG[s.name]).transpose(1, 2) for s in keys_values}
+            version = model.weights_version()
         recording = Recording(model, batch, values, edits=self.background, unedited=unedited, weights=version)
         base = Base(recording, unedited)
         return base, ReadoutReader(self.readout, base, every)
@@ -354,8 +351,20 @@ class Sweep:
                 halved = 0
 
     def _run(self, part: Part, now: Pack) -> list[tuple[Strand, Tensor]]:
-        done = run_joined(part.base, now, capture=part.reader.sites, background=self.background, stop=part.reader.stop)
+        if self.model.layout.fed:
+            return [(strand, self._whole(part, strand)) for strand in now.strands]
+        reader, behind = part.reader, self.background
+        done = run_joined(part.base, now, capture=reader.sites, background=behind, stop=reader.stop, last=reader.last)
         return part.reader.of(done)
+
+    def _whole(self, part: Part, strand: Strand) -> Tensor:
+        """The readout of a strand from a run of its prompts by themselves: its blocks are given more than the stream."""
+        model, base = self.model, part.base
+        edits = self.together[strand.cell] or (*self.background, *self.cells[strand.cell])
+        batch = base.batch.take(strand.index)
+        unedited = {site: base.unedited_at(site, strand.index) for site in base.unedited}
+        values = forward(model.layout, batch, capture=part.reader.sites, edits=edits, unedited=unedited)
+        return part.reader.of_run(strand, values, edits)
 
     def _result(self, values: Tensor, began: float, halved: int, done: int) -> Result:
         about = {

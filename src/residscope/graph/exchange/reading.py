@@ -1,14 +1,14 @@
 """Files of graphs written whole, and read with care: what is in one is other people's."""
 
-import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from residscope.drafts import replace_whole
 from residscope.errors import DamagedFile, FileNotThere, NotPlain
-from residscope.files import replace_whole
+from residscope.incoming import content, parsed, regular
 
 GRAPH_JSON = "residscope graph"  # the key by which the graph's own JSON is known
 MOST_BYTES = 1 << 30
@@ -17,14 +17,14 @@ AGAIN = "save it again from where it was made"
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a file of JSON. Raises FileNotThere; DamagedFile: no JSON, none of an object, or beyond all reason large."""
-    if not path.is_file():
+    if not regular(path):
         raise FileNotThere(f"there is no file {path.name}", received=str(path), allowed="a file that exists")
     if (size := path.stat().st_size) > MOST_BYTES:
         raise DamagedFile(
             f"{path.name} is larger than any graph", received=f"{size:,} bytes", allowed=f"{MOST_BYTES:,}"
         )
     with refused(path.name):
-        told = json.loads(path.read_bytes())
+        told = parsed(content(path), constants=True, own=True)
         if not isinstance(told, dict):
             raise TypeError(f"it holds a {type(told).__name__}, not an object")
     return told

@@ -79,7 +79,7 @@ def _attributed(
         sides = [writes(recording, layer, at, by=by, dictionary=dictionary) for at in (q, k)]
         queries = _made(recording, layer, "q", q, torch.stack([*sides[0].values()]))[:, number]
         tell(2)
-        group = number // (model.n_heads // model.n_kv_heads)
+        group = number // model.heads_at(layer).groups
         keys = _made(recording, layer, "k", k, torch.stack([*sides[1].values()]))[:, group]
         factor = scores_factor(model.layout, layer)
         terms = factor * torch.einsum("sd,td->st", queries.double(), keys.double())
@@ -170,8 +170,9 @@ def _made(
     for some in torch.split(rows, most):
         ids = record.tokens[:, : at + 1].expand(len(some), -1)
         batch = Batch(ids, (at + 1,) * len(some))
-        nothing = some.new_zeros(1, at, model.n_kv_heads, model.d_head)
-        base = Entered(model, batch, some[:, None].expand(-1, at + 1, -1), (nothing, nothing))
+        sizes = model.heads_at(layer)
+        nothing = [some.new_zeros(1, at, sizes.n_kv_heads, d) for d in (sizes.d_qk, sizes.d_head)]
+        base = Entered(model, batch, some[:, None].expand(-1, at + 1, -1), (nothing[0], nothing[1]))
         edits = [_Streams(stream, some), held]
         window = Window(base, layer, layer, at) if layer or at else None
         made.append(forward(model.layout, batch, capture=[site], edits=edits, window=window)[site][:, -1])
@@ -235,8 +236,8 @@ def _report(
 def _check_head(model: Model, layer: int, head: int) -> None:
     if not 0 <= layer < model.n_layers:
         raise UnknownLayer("no such layer", received=str(layer), allowed=f"0 to {model.n_layers - 1}")
-    if not 0 <= head < model.n_heads:
-        raise UnknownHead("no such head", received=str(head), allowed=f"0 to {model.n_heads - 1}")
+    if not 0 <= head < (n := model.heads_at(layer).n_heads):
+        raise UnknownHead("no such head", received=str(head), allowed=f"0 to {n - 1}")
     model.sites.canonical(Site("scores", layer))
 
 

@@ -14,7 +14,7 @@ from residscope.engine.protocols import LeastEdit
 from residscope.errors import MissingLabel
 from residscope.methods._lib.intervals import wilson
 from residscope.metrics import logit_diff
-from residscope.model.prompts import PromptSet
+from residscope.model.prompts import PromptSet, require_set
 from residscope.progress import Cancel, Progress
 from residscope.reports import Report
 from residscope.views import Card
@@ -44,6 +44,7 @@ def answer_diffs(
 
 def answer_ids(model: Model, data: PromptSet) -> Int[Tensor, "prompt two"]:
     """Token ids of each prompt's right and wrong answer. Raises MissingLabel, UnknownToken."""
+    require_set(data)
     if data.answers is None:
         raise MissingLabel(
             "the prompts have no answers", fix="give answers=, or `answer` and `wrong` columns in the file"

@@ -9,6 +9,7 @@ from torch import Tensor
 from residscope.engine.recording import Recording
 from residscope.engine.sinks import kept
 from residscope.errors import BadSweep
+from residscope.methods._lib.by_head import stacked
 from residscope.model.sites import Site
 
 KINDS = ("previous-token", "current-token", "first-token", "duplicate-token", "induction")
@@ -44,7 +45,7 @@ def attention_scores(
         pairs = asked.to(pattern.device) & keep[:, :, None] & sources[:, :, None]
         n = pairs.any(-1).sum(-1)  # 0 gives NaN
         scores.append(torch.einsum("bhqk,sbqk->shb", pattern, pairs.to(pattern)) / n[:, None])
-    return torch.stack([score.to(scores[0].device) for score in scores], 1)  # blocks may stand on several devices
+    return stacked([score.to(scores[0].device) for score in scores], 1, axis=1)  # blocks may stand on several devices
 
 
 def wanted(tokens: Int[Tensor, "batch pos"], kind: str) -> Bool[Tensor, "batch query key"]:

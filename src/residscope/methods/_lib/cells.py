@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import nan, prod
 from typing import Any
 
 from torch import Tensor
@@ -16,13 +17,15 @@ from residscope.progress import Cancel, Progress
 from residscope.results import Result
 
 STREAM = ("resid_pre", "resid_mid", "resid_post")
-Positions = str | Sequence[int] | Sequence[str] | None
+Positions = str | int | Sequence[int] | Sequence[str] | None
 
 
 @dataclass(frozen=True)
 class Cells:
     """Cells in the order of their dimensions. `sites` and `where` say, of each, the site and the heads and positions.
 
+    Where a layer has fewer heads than another there is no cell for those it lacks, and a result has NaN there: `at` says which
+    places of the whole table the cells are.
     A named position stands in `where` by its name ("named"): which token it is, each prompt set says for itself.
     """
 
@@ -31,15 +34,17 @@ class Cells:
     along: Mapping[str, str]
     sites: tuple[Site, ...]
     where: tuple[dict[str, Any], ...]
+    at: tuple[int, ...] | None = None
 
     def labels(self) -> list[tuple[Any, ...]]:
         """Of each cell, its label along each of the dimensions."""
-        return [*product(*(self.coords[dim] for dim in self.dims))]
+        every = [*product(*(self.coords[dim] for dim in self.dims))]
+        return every if self.at is None else [every[place] for place in self.at]
 
     def result(self, swept: Result, *, about: Mapping[str, Any]) -> Result:
         """A sweep's result over these cells, by the grid's dimensions; the prompt's goes where there is only one."""
         sizes = [len(self.coords[dim]) for dim in self.dims]
-        values, dims, coords = swept.values, self.dims, dict(self.coords)
+        values, dims, coords = self._placed(swept.values), self.dims, dict(self.coords)
         if values.shape[1] == 1:
             values = values[:, 0].reshape(sizes)
         else:
@@ -50,6 +55,14 @@ class Cells:
         return Result(
             values, dims, coords, self.along, name=swept.name, unit=swept.unit, exact=swept.exact, provenance=provenance
         )
+
+    def _placed(self, values: Tensor) -> Tensor:
+        """One row for each place of the table."""
+        if self.at is None:
+            return values
+        whole = values.new_full((prod(len(self.coords[dim]) for dim in self.dims), *values.shape[1:]), nan)
+        whole[[*self.at]] = values
+        return whole
 
 
 def price(
@@ -83,6 +96,8 @@ def grid(
     positions: "each", "all", a list of them, or names that the prompt set gives its positions. Unless said: "all" for a site
     with heads, "each" for one without.
     """
+    if layers is not None and not layers:
+        raise BadSweep("there is no layer to sweep over", received=repr(layers), allowed=f"0 to {model.n_layers - 1}")
     first = model.sites.expand(site)[0]
     every = [s.layer for s in model.sites.expand(first.name)]
     chosen = [layer for layer in every if layers is None or layer in layers]
@@ -105,20 +120,24 @@ def grid(
             coords["token"] = tuple(model.token_texts(tokens.ids[0, list(labels)].tolist()))
             along["token"] = "pos"
     if head is not None:
-        count = model.sites.size(first, head) or 0
+        counts = {layer: model.sites.size(Site(first.name, layer), head) or 0 for layer in chosen}
+        count = max(counts.values())
         dims.append(head)
         coords[head] = tuple(range(count))
         choices.append([{head: i} for i in range(count)])
-    sites, where = [], []
-    for layer in chosen:
-        for parts in product(*choices):
+    sites, where, at = [], [], []
+    for place, (layer, *parts) in enumerate(product(chosen, *choices)):
+        here = {k: v for part in parts for k, v in part.items()}
+        if head is None or here[head] < counts[layer]:
             sites.append(Site(first.name, layer))
-            where.append({k: v for part in parts for k, v in part.items()})
-    return Cells(tuple(dims), coords, along, tuple(sites), tuple(where))
+            where.append(here)
+            at.append(place)
+    whole = len(at) == len(chosen) * prod(map(len, choices))
+    return Cells(tuple(dims), coords, along, tuple(sites), tuple(where), None if whole else tuple(at))
 
 
 def _positions(
-    positions: str | Sequence[Any], tokens: Batch, names: PromptSet | None
+    positions: str | int | Sequence[Any], tokens: Batch, names: PromptSet | None
 ) -> tuple[list[dict[str, Any]], tuple[Any, ...]]:
     """What each cell says of its position, and its label."""
     if positions == "each":
@@ -132,6 +151,11 @@ def _positions(
         return [{"pos": p} for p in each], each
     if isinstance(positions, str):
         raise BadSweep("no such positions", received=repr(positions), allowed='"each", "all", or a list')
+    positions = [positions] if isinstance(positions, int) else positions
+    if not positions:
+        raise BadSweep(
+            "there is no position to sweep over", received=repr(positions), allowed='"each", "all", or a list'
+        )
     if all(isinstance(p, int) for p in positions):
         shortest = min(tokens.lengths)
         if strange := [p for p in map(int, positions) if not -shortest <= p < shortest]:

@@ -13,7 +13,7 @@ from residscope.engine.model import Model, Prompt
 from residscope.errors import TooFewPrompts, UnknownToken
 from residscope.methods._lib.answers import answer_ids
 from residscope.methods._lib.intervals import bootstrap, wilson
-from residscope.model.prompts import Batch, PromptSet
+from residscope.model.prompts import Batch, PromptSet, require_set
 from residscope.progress import Cancel, Progress, stage
 from residscope.reports import Record
 
@@ -60,6 +60,7 @@ def checklist(
     cancel: Cancel = None,
 ) -> Checked:
     """Every prompt, and every partner, run once. Raises MissingLabel, UnknownToken, TooFewPrompts, PromptError, Cancelled."""
+    require_set(data)
     if not len(data):
         raise TooFewPrompts("there is no prompt to check", received="0 prompts", allowed="1 or more")
     groups = _groups(data, by)

@@ -61,14 +61,14 @@ def head_weights(model: Model, layer: int) -> tuple[dict[str, Float[Tensor, "hea
     run = model.run(batch, [f"{name}.{layer}" for name in names], edits=[put], window=Window(base, layer, layer))
     found = {name: (run[name, layer][1:, 0] - run[name, layer][0, 0]).movedim(0, 1) for name in names}
     if model.quantised is None:
-        found["o"] = weight_in_out(parts.attn_proj).reshape(model.n_heads, model.d_head, -1)
+        found["o"] = weight_in_out(parts.attn_proj).reshape(model.heads_at(layer).n_heads, -1, model.d_model)
     return found, absent
 
 
 def output_weights(model: Model, layer: int) -> Float[Tensor, "head d_head d_model"]:
     """W_O of each head, in front of the gain of attention's post-norm where there is one."""
     parts = model.layout.blocks[layer]
-    W_O = weight_in_out(parts.attn_proj).reshape(model.n_heads, model.d_head, -1)
+    W_O = weight_in_out(parts.attn_proj).reshape(model.heads_at(layer).n_heads, -1, model.d_model)
     post = parts.attn_post_norm
     return W_O if post is None else post.center(W_O) * post.gain
 

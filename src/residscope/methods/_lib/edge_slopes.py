@@ -22,15 +22,15 @@ Slopes = Iterator[tuple[list[int], Float[Tensor, "receiver prompt pos d_model"]]
 
 @dataclass(frozen=True, eq=False)
 class Moved(Edit):
-    """The embedding with something added: what depends on it still does."""
+    """The embedding of each row of a pass with something added: what depends on it still does."""
 
-    change: Float[Tensor, "prompt pos d_model"]
+    change: Float[Tensor, "row pos d_model"]
 
     def places(self, table: SiteTable) -> list[Site]:
         return [Site("embed")]
 
     def apply(self, value: Tensor, at: At) -> Tensor:
-        return value + at.mine(self.change).narrow(1, at.offset, value.shape[1]).to(value)
+        return value + self.change.narrow(1, at.offset, value.shape[1]).to(value)
 
 
 def writes(

@@ -1,5 +1,6 @@
 """The edges of a transformer: who writes to the stream, who reads what was written before, and what one of them is worth."""
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -79,8 +80,12 @@ class Edges:
 
     def into(self, receiver: Receiver) -> range:
         """Which of the senders it reads: the first ones."""
-        last = read_from(receiver.ends[0], self.model.sites)
-        return range(sum(written(sender.site) < last for sender in self.senders))
+        return range(bisect_left(self.times, read_from(receiver.ends[0], self.model.sites)))
+
+    @cached_property
+    def times(self) -> list[int]:
+        """When each sender has written, in the order of the forward pass."""
+        return [written(sender.site) for sender in self.senders]
 
     @cached_property
     def groups(self) -> list[list[int]]:
@@ -139,10 +144,11 @@ def edges_of(
         writing.append(Sender(Site("embed")))
     for layer in range(model.n_layers):
         if senders is None or layer in senders:
-            writing += [Sender(Site("z", layer), head) for head in range(model.n_heads)]
+            writing += [Sender(Site("z", layer), head) for head in range(model.heads_at(layer).n_heads)]
             writing += [Sender(Site("mlp_out", layer))] if mlps else []
         if receivers is None or layer in receivers:
-            reading += [Receiver(Site("z", layer), head, by) for head in range(model.n_heads) for by in reads]
+            own = range(model.heads_at(layer).n_heads)
+            reading += [Receiver(Site("z", layer), head, by) for head in own for by in reads]
             reading += [Receiver(Site("mlp_in", layer))] if mlps else []
     if every and receivers is None:
         reading.append(Receiver(LOGITS))
@@ -209,7 +215,8 @@ class Exactly:
         site = str(first.site)
         plan = sweep(model, self.batch, [*paths.values()], _Outputs(site), self.background, memory=self.memory)
         z = plan.run(progress, cancel, what=f"Following edges into {words}").values
-        z = z.reshape(*z.shape[:2], -1, model.n_heads, model.d_head)
+        heads = model.heads_at(first.site.layer or 0)
+        z = z.reshape(*z.shape[:2], -1, heads.n_heads, heads.d_head)
         made = dict(zip(rows, z, strict=True))
         return [[edits.patch(site, {site: made[s]}, head=self.edges.receivers[r].head)] for s, r in edges]
 

@@ -92,7 +92,7 @@ def to_stream(model: Model, direction: Direction) -> Float[Tensor, "d d_model"] 
         W_O = weight_in_out(parts.attn_proj).float()
         if direction.head is None:  # of a dictionary over all heads
             return W_O if len(direction.write) == len(W_O) else None
-        return W_O.reshape(model.n_heads, model.d_head, model.d_model)[direction.head]
+        return W_O.reshape(model.heads_at(site.layer).n_heads, -1, model.d_model)[direction.head]
     if (
         site.name == "mlp_post"
         and parts.mlp_down is not None

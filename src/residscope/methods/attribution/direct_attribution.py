@@ -104,10 +104,10 @@ def direct_attribution(
     a mixture; "feature" what each feature of `dictionary` (or each direction) writes at its write site, with its bias and what
     it leaves out, which sum to the component there (of the stream, to all that was written before). position: where the logits
     are read: at the end, or where the metric itself says, unless said; a name that the prompts give it, or "each" of prompts of
-    one length. remove: each component (and the `largest` of the heads, neurons or features) is also taken out at every position,
-    to zero or to its mean over `over` (as in `edits.ablate`), and the metric read again: `removed` has what it loses, the total
-    effect, beside the direct one. Experts are not taken out by themselves. background: edits of the run.
-    Those of the stream itself are components of their own.
+    one length. remove: each component (and the `largest` of the heads, neurons, experts or features) is also taken out at
+    every position, to zero or to its mean over `over` (as in `edits.ablate`), and the metric read again: `removed` has what it
+    loses, the total effect, beside the direct one. Without an expert the router weights the others as before. background: edits
+    of the run. Those of the stream itself are components of their own.
 
         rs.direct_attribution(model, rs.tasks.ioi(model, 32), rs.logit_diff()).heads.mean("prompt")
 
@@ -199,8 +199,8 @@ def _removable(remove: str | None, over: Any, position: Position, by: str) -> No
         )
     if remove == "mean" and over is None:
         raise BadSweep("a mean is over prompts", received="remove='mean'", fix="over= prompts, or a recording")
-    if remove == "mean" and by == "feature":
-        raise BadSweep("a feature is taken out to zero", received='remove="mean"', allowed='remove="zero"')
+    if remove == "mean" and by in ("feature", "expert"):
+        raise BadSweep(f"{by}s are taken out to zero", received='remove="mean"', allowed='remove="zero"')
 
 
 def _about(

@@ -15,6 +15,7 @@ from residscope.engine.planner import sweep
 from residscope.engine.protocols import At, Edit, Readout
 from residscope.errors import BadSweep, NoGradient, SweepCancelled, SweepInterrupted
 from residscope.methods._lib.agreement import correlations, drawn
+from residscope.methods._lib.by_head import stacked
 from residscope.methods._lib.cells import Positions, grid
 from residscope.methods._lib.parts import SITES, labelled, largest, part_at, per_part, places_of, require_parts
 from residscope.model.prompts import Batch, PromptSet
@@ -114,7 +115,9 @@ def gradient_attribution(
     """
     _refuse(model, of=of)
     batch, names = model.batch(prompts), prompts if isinstance(prompts, PromptSet) else None
-    site, positions = SITES[of], positions or ("each" if of == "resid" else "all")
+    site = SITES[of]
+    if positions is None:
+        positions = "each" if of == "resid" else "all"
     cells = grid(model, site, layers=layers, positions=positions, tokens=batch, names=names)
     sites = list(dict.fromkeys(map(model.sites.canonical, cells.sites)))
     plan = sweep(model, prompts, [()], metric, background, memory=memory)
@@ -125,19 +128,20 @@ def gradient_attribution(
     with stage("Taking gradients", 1, progress, cancel, cancelled=SweepCancelled, interrupted=SweepInterrupted) as tell:
         found = plan.gradients([str(one) for one in sites])
         tell(1)
-    worth = (
-        torch.stack([per_part(found.values[one] * found.slopes[one], one, places) for one in sites])
-        .movedim(1, -1)
-        .double()
-        .cpu()
-    )
+    shares = [per_part(found.values[one] * found.slopes[one], one, places) for one in sites]
+    table = stacked(shares, axis=-1, fill=0.0) if of == "heads" else torch.stack(shares)
+    worth = table.movedim(1, -1).double().cpu()
     if bool(worth.isnan().any()):
         raise NoGradient(
             "the metric has no gradient here", received=type(metric).__name__, fix="rs.ablation_sweep is exact"
         )
     dims, coords = labelled(cells, of, worth.shape[-2])
     flat = worth.flatten(0, -2)
-    chosen = drawn(flat, sample, seed)
+    own = range(len(flat)) if cells.at is None else cells.at
+    chosen = [own[i] for i in drawn(flat[[*own]], sample, seed)]
+    if cells.at is not None:  # the heads that a layer lacks
+        lacking = torch.ones(len(flat), dtype=torch.bool).index_fill(0, torch.tensor(cells.at), False)
+        worth = worth.masked_fill(lacking.view(*worth.shape[:-1], 1), torch.nan)
     parts = [part_at(i, dims, coords) for i in chosen]
     cuts = [_cut(Site(site, part["layer"]), part, batch, names) for part in parts]
     exact = flat.new_empty(0, len(batch))

@@ -15,6 +15,7 @@ from residscope.engine.protocols import Edit, Readout
 from residscope.engine.recording import Recording
 from residscope.engine.sinks import streams
 from residscope.errors import BadArguments, NotComplete, PromptError, UnalignedPrompts
+from residscope.methods._lib.by_head import stacked
 from residscope.methods._lib.cells import Cells, Positions, grid
 from residscope.methods._lib.parts import SITES, labelled, largest, per_part, places_of, require_parts
 from residscope.methods._lib.ways import Panel, Way
@@ -144,7 +145,8 @@ def integrated_gradients(
         raise PromptError(
             "integrated gradients are of one prompt", received=f"{len(batch)} prompts", fix="ask for each"
         )
-    positions = positions or ("each" if of in ("inputs", "resid") else "all")
+    if positions is None:
+        positions = "each" if of in ("inputs", "resid") else "all"
     cells = _cells(model, of, layers, positions, batch, names)
     sites = list(dict.fromkeys(map(model.sites.canonical, cells.sites)))
     before = tied(background, prompt)
@@ -164,7 +166,8 @@ def integrated_gradients(
             rows.append((change, float(own.sum()) - change))
             points.append(way.points)
             tell(number + 1)
-    values = shares[0] if of == "inputs" else torch.stack(shares)
+    heads = cells.dims[-1] == "head"
+    values = shares[0] if of == "inputs" else stacked(shares, axis=-1) if heads else torch.stack(shares)
     dims, coords = labelled(cells, of, values.shape[-1] if values.ndim else 0)
     about = {
         **model.provenance, "method": f"integrated gradients of {of}", "metric": label_of(metric, model), "baseline": baseline,

@@ -29,6 +29,7 @@ from residscope.views import Grid, Histogram, Reference, Table, View
 
 Position = int | str
 FOLDS = 5
+MOVED = ("position", "all")
 LEAST = 5  # prompts of each kind
 CHECKED = 10  # random splits whose accuracy is cross-validated
 
@@ -107,7 +108,7 @@ def tcav(
     site: Annotated[str, fields.site(only=PLACES, usual="resid_post")],
     head: Annotated[int | None, fields.heads(single=True)] = None,
     position: Annotated[Position, fields.positions(single=True, named=True)] = -1,
-    moved: Annotated[str, fields.choice("position", "all")] = "position",
+    moved: Annotated[str, fields.choice(*MOVED)] = "position",
     draws: Annotated[int, fields.count(low=1, high=1000)] = 100,
     seed: Annotated[int, fields.seed()] = 0,
     background: Annotated[Sequence[Edit], fields.edits()] = (),
@@ -135,6 +136,8 @@ def tcav(
 
     Kim et al. 2018, Interpretability Beyond Feature Attribution (1711.11279), where the null is a t-test over random concepts.
     """
+    if moved not in MOVED:
+        raise BadSweep("no such move", received=repr(moved), allowed=" or ".join(map(repr, MOVED)))
     place = one_vector(model, site, head)
     where = {name: _where(model, given, position) for name, given in _sets(concept_prompts, other_prompts, prompts)}
     examples = []

@@ -15,6 +15,7 @@ from residscope.engine.model import Model, Prompt
 from residscope.engine.naming import label_of
 from residscope.engine.protocols import Edit, Readout
 from residscope.errors import BadSweep
+from residscope.methods._lib.by_head import stacked
 from residscope.methods._lib.direct import direct_effects, direct_sites, linear
 from residscope.progress import Cancel, Progress, stage
 from residscope.reports import Report
@@ -143,7 +144,7 @@ def compare_models(
     patterns = heads = None
     if own:
         moved = [(second["pattern", i] - first["pattern", i])[0].float().abs().sum(-1).mean(-1) / 2 for i in range(n)]
-        patterns = result(torch.stack([part.cpu() for part in moved]), ("layer", "head"), "share")
+        patterns = result(stacked([part.cpu() for part in moved]), ("layer", "head"), "share")
     if metric is not None:
         heads = result(_heads(second, metric) - _heads(first, metric), ("layer", "head"), "logits")
         about["metric"] = label_of(metric, model)

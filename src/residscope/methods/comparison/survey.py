@@ -15,6 +15,7 @@ from torch import Tensor
 from residscope.engine.loading import load as load_model
 from residscope.engine.model import Model
 from residscope.errors import BadArguments, Cancelled, ResidscopeError
+from residscope.incoming import path_of
 from residscope.items import load_item
 from residscope.progress import Cancel, Progress, stage
 from residscope.reports import Report
@@ -140,7 +141,7 @@ def _check(models: Sequence[str], seeds: Sequence[int], reduce: str, key: str, f
 
 def _key(key: str, source: str, seed: int) -> str:
     """What the measure of a model and seed is kept under; of a folder's model by its files' sizes and times too."""
-    at = Path(source).expanduser()
+    at = path_of(source)
     files = sorted((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in at.iterdir()) if at.is_dir() else []
     return hashlib.sha256(json.dumps([key, source, seed, files]).encode()).hexdigest()[:24]
 

@@ -121,7 +121,7 @@ def weight_difference(
     norm, base = torch.zeros(n, len(names)), torch.zeros(n, len(names))
     rank = torch.full((n, len(names)), torch.nan)
     singular = torch.zeros(n, len(names), LARGEST)
-    sizes = {"q": model.n_heads, "k": model.n_kv_heads, "v": model.n_kv_heads, "o": model.n_heads}
+    sizes = ("q", "k", "v", "o")
     heads = torch.full((len(sizes), n, model.n_heads), torch.nan)
     parts = torch.full((n, model.n_heads + 1), torch.nan)
     absent: dict[str, str] = {}
@@ -138,14 +138,14 @@ def weight_difference(
                     base[layer, at] = norm[layer, at] = torch.nan
             (ours, why), (others, _) = head_weights(model, layer), head_weights(other, layer)
             absent |= why
-            squares = torch.zeros(2, model.n_heads, dtype=torch.float64)
+            squares = torch.zeros(2, n_heads := model.heads_at(layer).n_heads, dtype=torch.float64)
             for at, name in enumerate(sizes):
                 if name in ours:
                     W, D = ours[name].double(), others[name].double() - ours[name].double()
                     both = torch.stack([x.flatten(1).square().sum(1).cpu() for x in (D, W)])  # difference, own: by head
-                    heads[at, layer, : sizes[name]] = _share(both).float()
-                    squares += both.repeat_interleave(model.n_heads // sizes[name], 1)
-            parts[layer, :-1] = _share(squares).float()
+                    heads[at, layer, : both.shape[1]] = _share(both).float()
+                    squares += both.repeat_interleave(n_heads // both.shape[1], 1)
+            parts[layer, :n_heads] = _share(squares).float()
             parts[layer, -1] = _mlp(model, other, layer)
         tell(n)
         rest = {name: _outside(model, other, name) for name in OUTSIDE}

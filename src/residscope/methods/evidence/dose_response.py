@@ -11,7 +11,7 @@ from torch import Tensor
 from residscope import edits, fields
 from residscope.corpus.chunks import at_head
 from residscope.corpus.moments import Moments
-from residscope.corpus.vectors import one_vector
+from residscope.corpus.vectors import check_direction
 from residscope.declare.methods import method
 from residscope.directions import Direction
 from residscope.engine.model import Model, Prompt
@@ -167,7 +167,7 @@ def dose_response(
         ZeroDirection: the text does not vary along it. NoVectors, UnknownHead, PromptError, SweepCancelled.
     """
     place = site or direction.site
-    one_vector(model, place, direction.head)
+    check_direction(model, direction, place)
     batch = model.batch(prompts)
     if metric is not None and getattr(metric, "pos", None) != -1:
         raise PromptError(

@@ -11,7 +11,7 @@ from residscope.corpus.examples import Examples, Readings
 from residscope.corpus.held_out import held_out
 from residscope.corpus.reading import LENGTH, Reader
 from residscope.corpus.text import Source, called, opened
-from residscope.corpus.vectors import one_vector
+from residscope.corpus.vectors import check_direction
 from residscope.declare.methods import method
 from residscope.directions import Direction
 from residscope.engine.model import Model
@@ -161,7 +161,7 @@ def gather(
     cancel: Cancel = None,
 ) -> Iterator[Evidence]:
     """`evidence`, stage by stage: each item has more than the one before."""
-    site = one_vector(model, direction.site, direction.head)
+    site = check_direction(model, direction)
     corpus = opened(corpus, model)
     if isinstance(corpus, Iterator):
         corpus = list(corpus)  # it is read twice

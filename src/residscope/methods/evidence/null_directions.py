@@ -12,7 +12,7 @@ from residscope import fields
 from residscope.corpus.chunks import Chunk, chunks
 from residscope.corpus.reading import Reader
 from residscope.corpus.text import Source
-from residscope.corpus.vectors import one_vector
+from residscope.corpus.vectors import check_direction
 from residscope.declare.methods import method
 from residscope.directions import Direction
 from residscope.engine.model import Model
@@ -214,7 +214,7 @@ def null_directions(
     Raises:
         NoVectors, UnknownHead, CorpusError, Cancelled.
     """
-    one_vector(model, direction.site, direction.head)
+    check_direction(model, direction)
     null = Null(direction, model, n=n, seed=seed)
     reader = Reader(model, corpus)
     for chunk in chunks(model, reader, [direction.site], tokens=tokens, progress=progress, cancel=cancel):

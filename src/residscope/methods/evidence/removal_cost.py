@@ -10,7 +10,7 @@ from torch import Tensor
 
 from residscope import edits, fields
 from residscope.corpus.moments import Moments
-from residscope.corpus.vectors import one_vector
+from residscope.corpus.vectors import check_direction
 from residscope.declare.methods import method
 from residscope.directions import Direction
 from residscope.engine.model import Model, Prompt
@@ -116,7 +116,7 @@ def removal_cost(
         SweepCancelled.
     """
     place = site or direction.site
-    one_vector(model, place, direction.head)
+    check_direction(model, direction, place)
     batch = model.batch(prompts)
     length = batch.ids.shape[1]
     if len({*batch.lengths}) > 1 or length < 3:

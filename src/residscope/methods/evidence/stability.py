@@ -17,7 +17,7 @@ from residscope.corpus.pca import principal
 from residscope.corpus.reading import Reader
 from residscope.corpus.svd import singular
 from residscope.corpus.text import Source
-from residscope.corpus.vectors import one_vector
+from residscope.corpus.vectors import check_direction
 from residscope.declare.methods import method
 from residscope.directions import Direction
 from residscope.engine.model import Model
@@ -199,7 +199,7 @@ def stability(
         NotFitted: no fit made it (unembedding rows, sums, vectors of your own). TooFewVectors, CorpusError, Cancelled.
     """
     nmf = fit_of(direction)["dictionary"] == "nmf"
-    site = one_vector(model, direction.site, direction.head)
+    site = check_direction(model, direction)
     blocks = Blocks(direction.site, direction.head, model.sites.width(site), seed=seed, vectors=nmf)
     watch: dict[str, Any] = {"progress": progress, "cancel": cancel}
     reader = Reader(model, corpus)

@@ -11,6 +11,7 @@ from residscope import fields
 from residscope.declare.methods import method
 from residscope.engine.model import Model
 from residscope.errors import UnknownLayer
+from residscope.methods._lib.by_head import stacked
 from residscope.methods._lib.circuits import embedding_to_logits, output_weights, value_weights
 from residscope.progress import Cancel, Progress, stage
 from residscope.results import Result
@@ -51,16 +52,19 @@ def copying_scores(
     Elhage et al. 2021, A Mathematical Framework for Transformer Circuits ("detecting copying behaviour").
     """
     model.require_exact_weights("the OV circuit")
-    shared, scores = model.n_heads // model.n_kv_heads, []
+    scores: list[Tensor] = []
     n = model.n_layers
     chosen = [*range(n)] if layers is None else [*layers]
-    if strange := {*chosen} - {*range(n)}:
-        raise UnknownLayer(f"the model has {n} layers", received=str(sorted(strange)), allowed=f"0 to {n - 1}")
+    strange = {*chosen} - {*range(n)}
+    if strange or not chosen:
+        raise UnknownLayer(
+            f"the model has {n} layers", received=str(sorted(strange) or "none"), allowed=f"0 to {n - 1}"
+        )
     with stage("Reading OV circuits", len(chosen), progress, cancel) as tell, torch.no_grad():
         middle = embedding_to_logits(model)  # after the final norm's gain: [d_model d_model]
         for done, layer in enumerate(chosen):
             tell(done)
-            W_V = value_weights(model, layer).to(middle).repeat_interleave(shared, 0)
+            W_V = value_weights(model, layer).to(middle).repeat_interleave(model.heads_at(layer).groups, 0)
             W_O = output_weights(model, layer).to(middle)
             scores.append(_score(W_O @ middle @ W_V))
     about = {
@@ -69,7 +73,7 @@ def copying_scores(
         "folded": "gains of the norms; their divisors are left out",
     }
     return Result(
-        torch.stack(scores), ("layer", "head"), {"layer": chosen}, name="copying score", unit="share", provenance=about
+        stacked(scores), ("layer", "head"), {"layer": chosen}, name="copying score", unit="share", provenance=about
     )
 
 

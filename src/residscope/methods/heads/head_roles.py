@@ -20,7 +20,8 @@ from residscope.engine.planner import ValuesAt, sweep
 from residscope.engine.protocols import Edit
 from residscope.errors import MissingLabel
 from residscope.methods._lib.answers import answer_ids
-from residscope.model.prompts import PromptSet
+from residscope.methods._lib.by_head import every_head, filled, stacked, there
+from residscope.model.prompts import PromptSet, require_set
 from residscope.progress import Cancel, Progress
 from residscope.reports import Report
 from residscope.results import Result
@@ -152,6 +153,7 @@ def head_roles(
     Raises:
         MissingLabel, UnknownPosition, QuantisedModel, UnalignedPrompts, SweepError, Cancelled.
     """
+    require_set(data)
     if data.answers is None or data.corrupted is None:
         raise MissingLabel("roles need answers and corrupted partners", fix="such as those of rs.tasks.ioi")
     shared: dict[str, Any] = {"progress": progress, "cancel": cancel}
@@ -176,7 +178,7 @@ def head_roles(
     about = {**model.provenance, "method": "head_roles", "data": data.name, "prompts": len(data)}
 
     def result(values: Tensor, name: str, unit: str = "logits") -> Result:
-        dims = ("to", "layer", "head")[-values.ndim :]
+        dims, values = ("to", "layer", "head")[-values.ndim :], values.where(there(model), torch.nan)
         return Result(values, dims, {"to": LOOKED} if values.ndim == 3 else {}, name=name, unit=unit, provenance=about)
 
     return HeadRoles(
@@ -218,7 +220,7 @@ def _effects(
         direct.append(_direct(model, layer, own, read, there.get(f"attn_post_scale.{layer}")).mean(0).float().cpu())
         z[layer] = own.mean(0).float().cpu()
         attention.append(torch.stack([pattern[rows, :, to].mean(0).float().cpu() for to in keys]))
-    return torch.stack(attention, 1), torch.stack(direct), z
+    return stacked(attention, 1, axis=1, fill=0.0), stacked(direct, fill=0.0), z
 
 
 def _direct(
@@ -227,7 +229,7 @@ def _direct(
     parts = model.layout.blocks[layer]
     if parts.attn_post_norm is not None and post_scale is not None:
         read = read * parts.attn_post_norm.gain.to(read) / post_scale.to(read)
-    W_O = weight_in_out(parts.attn_proj).reshape(model.n_heads, model.d_head, -1).to(read)
+    W_O = weight_in_out(parts.attn_proj).reshape(model.heads_at(layer).n_heads, -1, model.d_model).to(read)
     written = torch.einsum("phd,hdm,pm->ph", z, W_O, read)
     return written * model.layout.factors.residual
 
@@ -243,23 +245,22 @@ def _patched(
 ) -> tuple[Float[Tensor, "layer head"], Float[Tensor, "layer head"]]:
     """Mean change of the logit difference and of the movers' attention, each head's z at END taken from the corrupted partner."""
     assert data.corrupted is not None
-    total, n = torch.zeros(model.n_layers * model.n_heads, 2), 0
+    heads = every_head(model)
+    total, n = torch.zeros(len(heads), 2), 0
     groups = of_one_length(model, data, prompts)  # prompts that end together part from the base in one token
     for number, rows in enumerate(groups, 1):
         part = data.subset(rows)
         assert part.corrupted is not None
         z = model.run(PromptSet(part.corrupted), ["z"])
         cells = [  # the recording knows where each partner ends
-            edits.patch(f"z.{layer}", z, head=h, pos=-1)
-            for layer in range(model.n_layers)
-            for h in range(model.n_heads)
+            edits.patch(f"z.{layer}", z, head=h, pos=-1) for layer, h in heads
         ]
         plan = sweep(model, part, cells, AnswerAndAttention(part, tuple(movers)))
         what = f"Patching heads, {number} of {len(groups)}"
         patched = plan.run(progress, cancel, what=what).values.float()
         total += (patched - plan.baseline().cpu()).sum(1)
         n += len(rows)
-    return tuple((total / n).reshape(model.n_layers, model.n_heads, 2).unbind(-1))  # type: ignore[return-value]
+    return tuple(filled(model, heads, (total / n).T).nan_to_num(0.0))
 
 
 def of_one_length(model: Model, data: PromptSet, prompts: int) -> list[list[int]]:

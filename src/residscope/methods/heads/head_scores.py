@@ -16,6 +16,7 @@ from residscope.engine.model import Model, Prompt
 from residscope.engine.sinks import streams
 from residscope.engine.windows import Window
 from residscope.errors import TooFewWords
+from residscope.methods._lib.by_head import stacked
 from residscope.methods._lib.heads import HeadScore, Part, check_data, find, writing
 from residscope.methods._lib.heads.declared import LOOKING
 from residscope.methods._lib.heads.lists import FEW_SHOT, TRANSLATION, few_shot, translation
@@ -297,7 +298,8 @@ def _report(
 
 def _interval(each: Float[Tensor, "layer head item"], seed: int) -> tuple[Tensor, Tensor]:
     """Of the mean over the prompts that have a value for every head; NaN where under two have."""
-    whole = each[..., ~each.isnan().flatten(0, 1).any(0)]
+    unknown = each.isnan() & ~each.isnan().all(-1, keepdim=True)  # a head that is not there has none anywhere
+    whole = each[..., ~unknown.flatten(0, 1).any(0)]
     if whole.shape[-1] < 2:
         return (torch.full_like(each[..., 0], torch.nan),) * 2
     return bootstrap(whole.movedim(-1, 0), seed=seed)
@@ -342,7 +344,7 @@ def _scored(
             assert score.of_run is not None
             found.setdefault(score.id, []).extend(score.of_run(here, layer) for layer in layers)
     return {
-        id: (torch.stack([x for x, _ in by_layer]), torch.stack([c for _, c in by_layer], 1))
+        id: (stacked([x for x, _ in by_layer]), stacked([c for _, c in by_layer], 1, axis=1))
         for id, by_layer in found.items()
     }
 

@@ -18,6 +18,7 @@ from residscope.engine.recording import Recording
 from residscope.engine.sinks import kept
 from residscope.errors import BadArguments
 from residscope.methods._lib.attention_scores import attention_scores
+from residscope.methods._lib.by_head import every_head, filled
 from residscope.methods._lib.intervals import bootstrap
 from residscope.methods._lib.weights.matrices import check_head
 from residscope.methods.heads.head_scores import repeated_tokens
@@ -176,7 +177,7 @@ def induction_mechanism(
     """
     _refuse(model, layer=layer, head=head, length=length)
     clean, other, places = _data(model, n, length, seed)
-    group = head // (model.n_heads // model.n_kv_heads)
+    group = head // model.heads_at(layer).groups
     sites = ["pattern", f"q.{layer}", f"k.{layer}", "z", "resid_pre", f"resid_post.{layer}"]
     with torch.no_grad():
         base, moved = model.run(clean, sites), model.run(other, [f"q.{layer}", f"k.{layer}"])
@@ -250,7 +251,7 @@ def _groups(
     model: Model, base: Recording, layer: int, draws: int, seed: int
 ) -> tuple[dict[str, tuple[Head, ...]], dict[str, list[list[Head]]]]:
     """The earlier previous-token and duplicate-token heads, and as many others for each draw."""
-    drawn, every = random.Random(seed), [(below, head) for below in range(layer) for head in range(model.n_heads)]
+    drawn, every = random.Random(seed), every_head(model, range(layer))
     scores = attention_scores(base, GROUPS, range(layer)).double().nanmean(-1)
     members = {
         group: tuple(at for at in every if float(scores[k, at[0], at[1]]) >= IS_ONE) for k, group in enumerate(GROUPS)
@@ -277,7 +278,8 @@ def _lost(
     Float[Tensor, "side layer head"], Float[Tensor, "group side"], dict[tuple[int, int], Float[Tensor, " draw"]]
 ]:
     """What the attention to what follows the copy loses without each earlier head, without each group, and without others."""
-    layer, n = readout.layer, readout.layer * model.n_heads
+    layer, every = readout.layer, every_head(model, range(readout.layer))
+    n = len(every)
     z = {f"z.{below}": _without(base, below) for below in range(layer)}
     ends: list[tuple[str, dict[str, Any]]] = [
         (f"k.{layer}", {"kv_head": group}),
@@ -288,7 +290,7 @@ def _lost(
         end, where = ends[side]
         return [edits.path(f"z.{at}", end, {f"z.{at}": z[f"z.{at}"]}, sender_head=h, **where) for at, h in heads]
 
-    cells: list[list[Edit]] = [out([divmod(i, model.n_heads)], side) for side in range(2) for i in range(n)]
+    cells: list[list[Edit]] = [out([one], side) for side in range(2) for one in every]
     named: list[tuple[int, int]] = []
     for g, name in enumerate(GROUPS):
         for heads in (members[name], *drawn[name]):
@@ -308,7 +310,7 @@ def _lost(
         else:
             control.setdefault(at, []).append(value)
     return (
-        fall[: 2 * n].reshape(2, layer, model.n_heads),
+        filled(model, every, fall[: 2 * n].reshape(2, n))[:, :layer],
         together,
         {k: torch.tensor(v).double() for k, v in control.items()},
     )

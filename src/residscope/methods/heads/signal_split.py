@@ -15,10 +15,11 @@ from residscope.declare.methods import method
 from residscope.engine.model import Model
 from residscope.engine.planner import sweep
 from residscope.engine.protocols import Edit
-from residscope.errors import BadPrompt, BadSweep, MissingLabel, UnknownHead
+from residscope.errors import BadPrompt, BadSweep, MissingLabel
 from residscope.methods._lib.intervals import bootstrap
+from residscope.methods._lib.weights.matrices import check_head
 from residscope.methods.heads.head_roles import AnswerAndAttention, Head, head_roles, of_one_length
-from residscope.model.prompts import PromptSet
+from residscope.model.prompts import PromptSet, require_set
 from residscope.progress import Cancel, Progress
 from residscope.reports import Report
 from residscope.results import Result
@@ -147,10 +148,11 @@ def signal_split(
 
     Raises:
         MissingLabel, UnknownPosition, BadPrompt: no answers, no such positions; names that are not repeated. BadSweep: no heads
-        found or given. UnknownHead, QuantisedModel, SweepError, Cancelled.
+        found or given. UnknownLayer, UnknownHead, QuantisedModel, SweepError, Cancelled.
 
     Wang et al. 2022 (arXiv:2211.00593), section 3.2 and appendix A.
     """
+    require_set(data)
     if data.answers is None:
         raise MissingLabel("the logit difference needs answers", fix="such as those of rs.tasks.ioi")
     watch: dict[str, Any] = {"progress": progress, "cancel": cancel}
@@ -219,13 +221,14 @@ def _repeated(data: PromptSet) -> PromptSet:
 
 
 def _heads(model: Model, asked: Heads | None) -> list[Head]:
-    """Heads as (layer, head), or groups of them by name, each once. Raises UnknownHead."""
+    """Heads as (layer, head), or groups of them by name, each once. Raises UnknownLayer, UnknownHead, BadSweep."""
+    if asked is not None and not asked:
+        raise BadSweep(
+            "there is no head among these", received=repr(asked), allowed="one or more, or None for those found"
+        )
     every = [one for group in asked.values() for one in group] if isinstance(asked, Mapping) else [*(asked or ())]
     for layer, head in every:
-        if not (0 <= layer < model.n_layers and 0 <= head < model.n_heads):
-            raise UnknownHead(
-                "no such head", received=f"{layer}.{head}", allowed=f"0.0 to {model.n_layers - 1}.{model.n_heads - 1}"
-            )
+        check_head(model, layer, head)
     return [*dict.fromkeys((layer, head) for layer, head in every)]
 
 
@@ -233,7 +236,7 @@ def _control(model: Model, own: Sequence[Head], drawn: Random) -> list[Head]:
     """As many other heads of each layer, or all that there are."""
     found = []
     for layer in sorted({layer for layer, _ in own}):
-        left = [(layer, head) for head in range(model.n_heads) if (layer, head) not in own]
+        left = [(layer, head) for head in range(model.heads_at(layer).n_heads) if (layer, head) not in own]
         found += drawn.sample(left, min(len(left), sum(at == layer for at, _ in own)))
     return found
 

@@ -55,7 +55,9 @@ def ablation_sweep(
     """
     names = prompts if isinstance(prompts, PromptSet) else None
     batch = model.batch(prompts)
-    cells = grid(model, site, layers=layers, positions=positions or "all", tokens=batch, names=names)
+    cells = grid(
+        model, site, layers=layers, positions="all" if positions is None else positions, tokens=batch, names=names
+    )
     if any("named" in where for where in cells.where):
         raise BadSweep("ablation takes positions by number", received=str(positions), allowed='"each", "all", a list')
     sites = list(dict.fromkeys(cells.sites))

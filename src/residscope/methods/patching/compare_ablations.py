@@ -61,7 +61,8 @@ class AblationComparison(Report):
         return Grid(shown, columns=2, title="Three ways to take a part out")
 
     def __repr__(self) -> str:
-        return f"AblationComparison({int(self.disagree.values.sum())} of {self.disagree.values.numel()} parts disagree)"
+        told = self.disagree.values[~self.disagree.values.isnan()]
+        return f"AblationComparison({int(told.sum())} of {told.numel()} parts disagree)"
 
 
 def _price(model: Model, *, prompts: Prompt, draws: int = 5, **asked: Any) -> float:
@@ -108,7 +109,9 @@ def compare_ablations(
     """
     batch = model.batch(prompts)
     names = prompts if isinstance(prompts, PromptSet) else None
-    cells = grid(model, site, layers=layers, positions=positions or "all", tokens=batch, names=names)
+    cells = grid(
+        model, site, layers=layers, positions="all" if positions is None else positions, tokens=batch, names=names
+    )
     if any("named" in where for where in cells.where):
         raise BadSweep("ablation takes positions by number", received=str(positions), allowed='"each", "all", a list')
     if draws < 1:
@@ -139,9 +142,10 @@ def compare_ablations(
         parts["resample"] = effects[2:, :, 0]
     found = {way: _result(swept, cells, values, about, way) for way, values in parts.items()}
     means = torch.stack([found[way].values for way in WAYS])
-    apart = _apart(means).double()
+    there = ~means[0].isnan()  # a layer may lack a head
+    apart = _apart(means.nan_to_num()).double().masked_fill(~there, torch.nan)
     pairs = [*combinations(range(3), 2)]
-    alike = [float(spearman(means[a].flatten().numpy(), means[b].flatten().numpy())) for a, b in pairs]
+    alike = [float(spearman(means[a][there].numpy(), means[b][there].numpy())) for a, b in pairs]
     first = found["zero"]
     return AblationComparison(
         **found,

@@ -55,7 +55,8 @@ def edge_attribution(
 
     w_s is what the sender writes to the stream in this run, w_s' in the other; x_r the stream as the receiver alone reads it; e,
     e' the embeddings of the two prompts, m the steps. One step is the gradient of this run (Syed et al.); more go along the way
-    from the other run's embeddings to it (Hanna et al.). Edges, arguments and sign are those of `rs.edge_patching`, which is
+    from the other run's embeddings to it (Hanna et al.; their code takes k = 0 ... m - 1, which is mode="denoise" with the other
+    sign). Edges, arguments and sign are those of `rs.edge_patching`, which is
     exact: the change of the metric when the sender's value is the other run's. read: "each" as published, a head's query, key and
     value apart, also where heads share keys and values; "all" is the three as one edge, and the sum of their scores.
 
@@ -116,10 +117,11 @@ def _estimated(
     most = max(1, (budget(model.device) if memory is None else memory) // 2 // (width * length))
     parts = [range(first, min(first + most, len(whole))) for first in range(0, len(whole), most)]
     groups = sum(edges.receivers[group[0]].site != LOGITS for group in edges.groups)
+    passes = sum(len(_together(steps, most // len(rows))) for rows in parts)
     scores = torch.zeros(len(edges.senders), len(edges.receivers), len(whole), dtype=torch.float64)
     stopped: dict[str, Any] = {"cancelled": SweepCancelled, "interrupted": SweepInterrupted}
     done = 0
-    with stage("Taking gradients", len(parts) * steps * (1 + groups), progress, cancel, **stopped) as tell:
+    with stage("Taking gradients", passes * (1 + groups), progress, cancel, **stopped) as tell:
 
         def another() -> None:
             nonlocal done
@@ -130,16 +132,24 @@ def _estimated(
             here, there = (x if len(rows) == len(x) else x.take(rows) for x in (whole, ends.other))
             away = _away(model, here, there, background) if steps > 1 else None
             mean: dict[int, Tensor] = {}
-            for step in range(1, steps + 1):
-                left = [] if away is None or step == steps else [Moved(away * (1 - step / steps))]
-                for group, slope in slopes_into(edges, here, ends.metric, [*background, *left], another):
-                    mean[group[0]] = slope / steps + mean.get(group[0], 0.0)
+            for some in _together(steps, most // len(rows)):
+                batch = here if steps == 1 else here.take([*range(len(here))] * len(some))
+                left = [] if away is None else [Moved(torch.cat([away * (1 - step / steps) for step in some]))]
+                for group, slope in slopes_into(edges, batch, ends.metric, [*background, *left], another):
+                    by_step = slope.view(len(slope), len(some), len(here), *slope.shape[2:])
+                    mean[group[0]] = by_step.sum(1) / steps + mean.get(group[0], 0.0)
             changes = writes(edges, here, there, background)
             for count, alike in _alike(edges).items():
                 slopes = torch.cat([mean.pop(group[0]) for group in alike])
                 scored = torch.einsum("sbpd,rbpd->srb", changes[:count], slopes).double().cpu()
                 scores[:count, [r for group in alike for r in group], rows.start : rows.stop] = scored
     return scores
+
+
+def _together(steps: int, most: int) -> list[range]:
+    """Steps that go through the model as rows of one pass: so many at a time."""
+    size = max(1, most)
+    return [range(first, min(first + size, steps + 1)) for first in range(1, steps + 1, size)]
 
 
 def _alike(edges: Edges) -> dict[int, list[list[int]]]:

@@ -121,6 +121,10 @@ def mediated(
     Raises:
         BadEdit: a group is empty. MissingLabel, UnknownPosition, Cancelled.
     """
+    if not isinstance(groups, Mapping):
+        raise BadEdit(
+            "groups of heads have names", received=repr(groups)[:80], allowed='{"name movers": [(9, 6), (9, 9)]}'
+        )
     for name, heads in groups.items():
         if not heads:
             raise BadEdit("a group without heads holds nothing", received=name, allowed="one head or more")
@@ -167,7 +171,12 @@ def _random_heads(
     model: Model, sets: Mapping[str, Sequence[Head]], lowest: int, draws: int, seed: int
 ) -> list[tuple[Head, ...]]:
     taken = {head for heads in sets.values() for head in heads}
-    left = [(a, b) for a in range(lowest + 1, model.n_layers) for b in range(model.n_heads) if (a, b) not in taken]
+    left = [
+        (a, b)
+        for a in range(lowest + 1, model.n_layers)
+        for b in range(model.heads_at(a).n_heads)
+        if (a, b) not in taken
+    ]
     n = min(len(next(iter(sets.values()))), len(left))
     drawn = random.Random(seed)
     return [tuple(sorted(drawn.sample(left, n))) for _ in range(draws if n else 0)]

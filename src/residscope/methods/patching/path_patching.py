@@ -16,11 +16,12 @@ from residscope.engine.model import Model, Prompt
 from residscope.engine.naming import label_of, unit_of
 from residscope.engine.planner import sweep
 from residscope.engine.protocols import Edit, Readout
-from residscope.errors import BadSweep, Cancelled, UnknownHead
+from residscope.errors import BadSweep, Cancelled
 from residscope.methods._lib import cells as grids
 from residscope.methods._lib.cells import Cells, grid
 from residscope.methods._lib.checklist import verdict
 from residscope.methods._lib.pairs import paired
+from residscope.methods._lib.weights.matrices import check_head
 from residscope.model.prompts import Batch
 from residscope.model.sites import Site
 from residscope.progress import Cancel, Progress, keeping
@@ -78,7 +79,7 @@ def path_patching(
     senders that no receiver is behind. Its provenance has the metric of both runs.
 
     Raises:
-        BadSweep, UnknownHead, SiteError, UnalignedPrompts, PromptError, SweepCancelled (with `partial`).
+        BadSweep, UnknownLayer, UnknownHead, SiteError, UnalignedPrompts, PromptError, SweepCancelled (with `partial`).
 
     Wang et al. 2022 (2211.00593), section 3.1 and appendix B; Goldowsky-Dill et al. 2023 (2304.05969).
     """
@@ -217,7 +218,7 @@ def _direct(model: Model, cells: Cells, ends: Ends, values: Mapping[str, Tensor]
 
 
 def _ends(model: Model, receivers: Receivers, read: str) -> Ends:
-    """Each receiving site, and which of its heads. Raises BadSweep, UnknownHead, SiteError."""
+    """Each receiving site, and which of its heads. Raises BadSweep, UnknownLayer, UnknownHead, SiteError."""
     if receivers is None:
         return {}
     asked = [one for group in receivers.values() for one in group] if isinstance(receivers, Mapping) else [*receivers]
@@ -231,11 +232,8 @@ def _ends(model: Model, receivers: Receivers, read: str) -> Ends:
                 found[end] = {}
             continue
         layer, head = one
-        if not (0 <= layer < model.n_layers and 0 <= head < model.n_heads):
-            raise UnknownHead(
-                "no such head", received=f"{layer}.{head}", allowed=f"0.0 to {model.n_layers - 1}.{model.n_heads - 1}"
-            )
-        end, own = Site(read, layer), head if axis == "head" else head * model.n_kv_heads // model.n_heads
+        check_head(model, layer, head)
+        end, own = Site(read, layer), head if axis == "head" else head // model.heads_at(layer).groups
         if found.get(end) != {}:
             found[end] = {axis: tuple(sorted({*found.get(end, {}).get(axis, ()), own}))}
     if not found:

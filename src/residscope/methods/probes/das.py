@@ -21,7 +21,7 @@ from residscope.errors import BadEdit, MissingLabel
 from residscope.methods._lib.activations import recorded
 from residscope.methods._lib.pairs import check_aligned, partners
 from residscope.metrics import logit_diff
-from residscope.model.prompts import PromptSet
+from residscope.model.prompts import PromptSet, require_set
 from residscope.model.sites import Site, SiteTable
 from residscope.probes.concept_edit import To, of
 from residscope.probes.concepts import SetConcept
@@ -95,6 +95,7 @@ def das(
         BadEdit: a probe of one head. QuantisedModel, UnknownPosition. Cancelled: with the direction so far as its `partial`.
     """
     model.require_exact_weights("gradients")
+    require_set(data)
     if data.corrupted is None or data.answers is None:
         raise MissingLabel("DAS needs partners and answers", fix="such as those of rs.tasks.ioi")
     if probe.head is not None:

@@ -230,6 +230,13 @@ def later_heads(
     Raises:
         BadEdit: an edit that is made from no probe. OneClass, UnseenLabel, MissingLabel, UnknownPosition, Cancelled.
     """
+    for groups in (readers, movers):
+        if not isinstance(groups, Mapping) or not all(groups.values()) or not groups:
+            raise BadEdit(
+                "groups of heads have names, and heads",
+                received=repr(groups)[:80],
+                allowed='{"name movers": [(9, 6), (9, 9)]}',
+            )
     strange = [one for one in edit if not isinstance(one, ConceptEdit)]
     made = [one for one in edit if isinstance(one, ConceptEdit)]
     if strange or not made:

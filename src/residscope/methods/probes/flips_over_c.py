@@ -8,6 +8,7 @@ import torch
 from residscope import fields
 from residscope.declare.methods import method
 from residscope.engine.model import Model
+from residscope.errors import BadSweep
 from residscope.methods._lib.activations import Recorded, recorded_halves
 from residscope.methods._lib.answers import answer_diffs, flips
 from residscope.methods.probes.intervention import METHODS, QUANTILE, Maker
@@ -48,6 +49,8 @@ def flips_over_C(
         OneClass, UnseenLabel, TooFewPrompts, MissingLabel, UnknownPosition, SiteError, SingularCovariance, Unreachable,
         Cancelled.
     """
+    if not sites:
+        raise BadSweep("there is no site to fit probes at", received=repr(sites), allowed="one or more")
     train, test = halves(data, label=label, held_out=held_out, seed=seed)
     seen, unseen = recorded_halves(model, train, test, sites, [position], progress=progress, cancel=cancel)
     about = {"model": model.hash, "model name": model.name, "data": data.name, "seed": seed}

@@ -207,6 +207,8 @@ def intervene(
         MissingLabel: no answers, or no such label. BadEdit: an edit that is made from none of the probes. UnknownPosition,
         WrongModel, Unreachable, SingularCovariance, Cancelled.
     """
+    if not probes:
+        raise BadEdit("interventions are made from probes", received=repr(probes), allowed="one or more")
     cases = [(name, make, probe) for probe in probes for name, make in methods.items()]
     if edits:
         cases = [_case(edit, probes) for edit in edits]

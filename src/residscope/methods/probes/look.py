@@ -11,10 +11,10 @@ from torch import Tensor
 from residscope import fields
 from residscope.declare.methods import method
 from residscope.engine.model import Model
-from residscope.errors import BadEdit, MissingExtra, OneClass
+from residscope.errors import BadEdit, BadSweep, MissingExtra, OneClass
 from residscope.methods._lib.activations import Key, Recorded, recorded
 from residscope.methods.probes.probe_fit import fit_halves
-from residscope.model.prompts import PromptSet
+from residscope.model.prompts import PromptSet, require_set
 from residscope.probes.probe import Probe
 from residscope.progress import Cancel, Progress, stage
 from residscope.reports import Report
@@ -127,6 +127,12 @@ def look(
         Cancelled: with the projections so far as its `partial`.
     """
     names = [str(s) for name in sites for s in model.sites.expand(name) if layers is None or s.layer in layers]
+    if not names or (layers is not None and {*layers} - {*range(model.n_layers)}):
+        raise BadSweep(
+            "there is no such place to look at",
+            received=f"{len(sites)} sites, layers {layers}",
+            allowed=f"one site or more, layers 0 to {model.n_layers - 1}",
+        )
     names.sort(key=lambda name: int(name.rpartition(".")[2]))
     _check(data, label, method)
     watch: dict[str, Any] = {"progress": progress, "cancel": cancel}
@@ -174,6 +180,7 @@ def project(
 
 
 def _check(data: PromptSet, label: str, method: str) -> None:
+    require_set(data)
     if method not in ("svd", "umap"):
         raise BadEdit("no such projection", received=repr(method), allowed='"svd" or "umap"')
     if len({str(value) for value in data.label(label)}) < 2:

@@ -16,7 +16,7 @@ from residscope.engine.model import Model
 from residscope.errors import OneClass, TooFewPrompts, UnseenLabel
 from residscope.methods._lib.activations import recorded_halves
 from residscope.methods._lib.intervals import wilson
-from residscope.model.prompts import PromptSet
+from residscope.model.prompts import PromptSet, require_set
 from residscope.probes.logistic import CS, SHUFFLES, choose, logistic, shuffled_accuracy
 from residscope.probes.probe import EDGE, Probe, warn_of_edges
 from residscope.probes.selection import Mask, selected
@@ -72,6 +72,7 @@ def halves(
     Raises:
         OneClass, UnseenLabel, TooFewPrompts, MissingLabel. UnknownPosition: by the prompt's number in `data`.
     """
+    require_set(data)
     for position in positions:
         data.at(position)
     values = Counter(map(str, data.label(label)))

@@ -16,7 +16,7 @@ from residscope.errors import Cancelled, TooFewPrompts
 from residscope.methods._lib.activations import Key, Recorded, Recordings, check_vector
 from residscope.methods._lib.intervals import wilson
 from residscope.methods.probes.probe_fit import count_right, fit, halves
-from residscope.model.prompts import PromptSet
+from residscope.model.prompts import PromptSet, require_set
 from residscope.probes.probe_map import ProbeMap
 from residscope.progress import Cancel, Progress, stage
 from residscope.results import Result
@@ -134,6 +134,7 @@ class _Split(NamedTuple):
 
 
 def _split(data: PromptSet, label: str, position: str, seed: int) -> _Split:
+    require_set(data)
     labels = data.label(label)
     data.at(position)
     rows = PromptSet(tuple((i,) for i in range(len(data))), labels={label: labels})

@@ -8,6 +8,7 @@ import torch
 from residscope import fields
 from residscope.declare.methods import method
 from residscope.engine.model import Model
+from residscope.errors import BadSweep
 from residscope.methods._lib.activations import recorded_halves
 from residscope.methods.probes.probe_fit import fit_each, halves
 from residscope.model.prompts import PromptSet
@@ -95,6 +96,12 @@ def fit_probes(
     cancel: Cancel = None,
 ) -> dict[tuple[str, str], Probe]:
     """`fit_probe` at several sites and positions, by (site, position), the model run once."""
+    if not sites or not positions:
+        raise BadSweep(
+            "there is nowhere to fit probes",
+            received=f"{len(sites)} sites, {len(positions)} positions",
+            allowed="one or more of each",
+        )
     train, test = halves(data, label=label, held_out=held_out, seed=seed, positions=positions)
     seen, unseen = recorded_halves(model, train, test, sites, positions, progress=progress, cancel=cancel)
     about = {"model": model.hash, "model name": model.name, "data": data.name, "seed": seed}

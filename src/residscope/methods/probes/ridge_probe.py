@@ -15,7 +15,7 @@ from residscope.directions import Direction
 from residscope.engine.model import Model
 from residscope.errors import NotNumbers, OneClass, TooFewPrompts, WrongWidth
 from residscope.methods._lib.activations import recorded_halves
-from residscope.model.prompts import PromptSet
+from residscope.model.prompts import PromptSet, require_set
 from residscope.probes.selection import selected
 from residscope.progress import Cancel, Progress, stage
 from residscope.reports import Report
@@ -125,6 +125,7 @@ def ridge_probe(
 
     Hoerl and Kennard 1970; Hewitt and Liang 2019 (1909.03368) on controls.
     """
+    require_set(data)
     data.at(position)
     train, test = (data, held_out) if isinstance(held_out, PromptSet) else data.split(held_out, seed=seed)
     y, y_test = (_numbers(half, label) for half in (train, test))

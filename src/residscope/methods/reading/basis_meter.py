@@ -113,7 +113,8 @@ def basis_meter(
     Elhage, Lasenby and Olah 2023, Privileged Bases in the Transformer Residual Stream.
     """
     names = [name for name in USUAL if name not in model.sites.absent] if sites is None else [*sites]
-    if not names or (strange := [name for name in names if name not in SITES]) or len({*names}) < len(names):
+    strange = [name for name in names if name not in SITES]
+    if not names or strange or len({*names}) < len(names):
         raise BadArguments("no such sites, once each", received=str(strange or names)[:80], allowed=", ".join(SITES))
     for name in names:
         model.sites.expand(name)

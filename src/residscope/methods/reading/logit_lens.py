@@ -13,13 +13,15 @@ from residscope.declare.methods import method
 from residscope.engine.model import Model, Prompt
 from residscope.engine.protocols import Edit
 from residscope.errors import BadArguments, PromptError
+from residscope.methods._lib.lens_reading import Said, read_rows
 from residscope.methods._lib.tuned import TunedLens
 from residscope.progress import Cancel, Progress, stage
 from residscope.reports import Report
 from residscope.results import Result
 from residscope.views import Grid, HeatMap, View
 
-PART = 128  # positions unembedded at once
+PART = 128  # positions of a row unembedded at once
+TOGETHER = 512  # positions of several rows: the unembedding is read once for them
 UNTRAINED = "a tuned lens means nothing at tokens it was not trained on, as a rule the first and attention sinks"
 SITES = ("resid_post", "resid_mid", "resid_pre")
 
@@ -103,7 +105,7 @@ def logit_lens(
     site: "resid_post" has the embedding and the stream after each block. token: one to follow; else what the run itself says at
     each position. k: how many of the likeliest are kept. lens: a tuned lens (`rs.tuned_lens`, `rs.load_tuned_lens`), whose
     translators then stand before the final norm. background: edits under which the run is made; the lens itself is the unedited
-    model's. Logits of all positions are never held: one row's, 128 positions at a time.
+    model's. Logits of all positions are never held: of 512 at a time, of one row or of several, some columns.
 
     Raises:
         PromptError: several prompts. SiteError: the family has no such stream. BadArguments: resid_mid through a tuned lens.
@@ -125,14 +127,17 @@ def logit_lens(
     found: list[list[tuple[Tensor, ...]]] = [[] for _ in names]
     with stage("Reading the stream", len(parts) * len(names), progress, cancel) as tell:
         for number, (first, own) in enumerate(zip(parts, rec.logits_in_parts(PART), strict=True)):
-            last = own[0].float().log_softmax(-1)
-            ids = last.argmax(-1) if followed is None else torch.full((len(last),), followed, device=last.device)
-            for row, name in enumerate(names):
-                x, layer = rec[name][0, first : first + PART], layers[row]
-                x = x if lens is None or layer is None else lens.translated(x, layer)
-                logits = model.lens(x).float().log_softmax(-1)
-                found[row].append(_read(logits, last, ids, k))
-                tell(number * len(names) + row + 1)
+            said = Said(own[0], followed)
+            size = max(1, min(TOGETHER // len(said.ids), (len(names) + 1) // 2))
+            for group in (range(at, min(at + size, len(names))) for at in range(0, len(names), size)):
+                streams = []
+                for row in group:
+                    x, layer = rec[names[row]][0, first : first + PART], layers[row]
+                    streams.append(x if lens is None or layer is None else lens.translated(x, layer))
+                read = read_rows(model, torch.stack(streams), said, k)
+                for row, of_row in zip(group, zip(*read, strict=True), strict=True):
+                    found[row].append(of_row)
+                tell(number * len(names) + group.stop)
     top, probability, entropy, kl, rank, chance = (
         torch.stack([torch.cat([part[i] for part in row]) for row in found]).cpu() for i in range(6)
     )
@@ -147,18 +152,6 @@ def logit_lens(
     return LogitLens(tokens, rows, token or "", texts, top, probability, entropy, kl, rank, result, about)
 
 
-def _read(
-    logits: Float[Tensor, "pos vocab"], last: Float[Tensor, "pos vocab"], ids: Int[Tensor, " pos"], k: int
-) -> tuple[Tensor, ...]:
-    """Of one row: the likeliest with their probabilities, entropy, KL from the run's own, rank and probability of some ids."""
-    best = logits.topk(min(k, logits.shape[-1]), dim=-1)
-    own = logits.gather(-1, ids[:, None])
-    probability = logits.exp()
-    entropy = -(probability * logits).nan_to_num().sum(-1)
-    kl = (last.exp() * (last - logits)).nan_to_num().sum(-1).clamp_min(0)
-    return best.indices, best.values.exp(), entropy, kl, (logits > own).sum(-1), own[:, 0].exp()
-
-
 def _called(site: str) -> str:
     return "embedding" if site == "resid_pre.0" else site
 
@@ -170,7 +163,6 @@ def lens_cells(
 
     rows: the stream. own: the run's own logits at these positions. token: the one that is followed; None: what the run says.
     """
-    last = own.float().log_softmax(-1)
-    ids = last.argmax(-1) if token is None else torch.full((len(last),), token, device=last.device)
-    found = [_read(model.lens(row).float().log_softmax(-1), last, ids, k) for row in rows]
-    return tuple(torch.stack(column).cpu() for column in zip(*found, strict=True))
+    said, size = Said(own, token), max(1, TOGETHER // len(own))
+    found = [read_rows(model, rows[at : at + size], said, k) for at in range(0, len(rows), size)]
+    return tuple(torch.cat(column).cpu() for column in zip(*found, strict=True))

@@ -25,6 +25,11 @@ _POSITIONS = {
         "slopes on the attention scores (ALiBi)",
         "no position vector is in the stream; every head looks less at what is further away, each at its own rate",
     ),
+    "none": (
+        "none that are told to a block",
+        "no position vector is in the stream, and no query is turned: what a block knows of order, it has from causality or a "
+        "state that it carries",
+    ),
     "beside": (
         "added to what queries and keys read",
         "the stream never holds positions: values and MLPs do not see them",
@@ -88,8 +93,10 @@ def _size(model: Model) -> Iterator[Fact]:
 def _positions(model: Model) -> Iterator[Fact]:
     value, consequence = _POSITIONS[model.layout.family.positions]
     switch = model.layout.family.rotary_switch
-    if model.layout.family.positions == "rotary" and switch is not None:
-        without = [i for i, block in enumerate(model.layout.blocks) if not getattr(block.attn, switch)]
+    if model.layout.family.positions == "rotary":
+        family = model.layout.family
+        off = [switch is not None and not getattr(block.attn, switch) for block in model.layout.blocks]
+        without = [i for i, no in enumerate(off) if no or family.block_of(i).positions == "none"]
         if without:
             value += f", but in layers {_spans(without)}, which have no positions"
     yield "positions", value, consequence
@@ -147,7 +154,13 @@ def _blocks(model: Model) -> Iterator[Fact]:
 
 def _attention(model: Model) -> Iterator[Fact]:
     group = model.n_heads // model.n_kv_heads
-    if group == 1:
+    if model.layout.sizes.heads:
+        yield (
+            "heads by layer",
+            _heads_by_layer(model),
+            "a table by layer and head has nothing where a layer lacks a head",
+        )
+    elif group == 1:
         yield "keys and values", "each head has its own", "k and v can be edited by head"
     else:
         value = f"{model.n_kv_heads} for {model.n_heads} heads, {group} heads to each"
@@ -160,6 +173,13 @@ def _attention(model: Model) -> Iterator[Fact]:
             f"{cap:g}",
             "scores are c tanh(x / c): a sum over what wrote them is exact before the cap only",
         )
+
+
+def _heads_by_layer(model: Model) -> str:
+    kinds: dict[str, list[int]] = {}
+    for layer, own in model.layout.sizes.heads.items():
+        kinds.setdefault(f"{own.n_heads} heads ({own.n_kv_heads} KV) of {own.d_head}", []).append(layer)
+    return "; ".join(f"{said} in layers {_spans(layers)}" for said, layers in kinds.items())
 
 
 def _windows(model: Model) -> Iterator[Fact]:

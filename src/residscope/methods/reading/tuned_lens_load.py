@@ -1,7 +1,5 @@
 """A tuned lens read from files: of the package `tuned-lens`, or saved here."""
 
-import json
-import pickle
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +10,7 @@ from residscope import fields
 from residscope.declare.methods import method
 from residscope.engine.model import Model
 from residscope.errors import DamagedFile, FileNotThere
+from residscope.incoming import Unreadable, content, mapping, parsed, path_of, torch_values
 from residscope.methods._lib.tuned import TunedLens
 from residscope.progress import Cancel, Progress, stage
 
@@ -39,7 +38,7 @@ def load_tuned_lens(
         FileNotThere: no such folder or file. DamagedFile: it is no tuned lens, or one of another kind. WrongModel: it is of a
         model of other sizes. Cancelled.
     """
-    path = Path(source).expanduser()
+    path = path_of(source)
     with stage("Reading the lens", 2, progress, cancel) as tell:
         if path.is_file():
             lens = TunedLens.load(path)
@@ -54,12 +53,12 @@ def load_tuned_lens(
 
 def _of_folder(path: Path) -> TunedLens:
     try:
-        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        config = mapping(parsed(content(path / CONFIG), constants=True), CONFIG)
         layers, d, kind = config["num_hidden_layers"], config["d_model"], config.get("lens_type", LINEAR)
         if kind != LINEAR:
             raise ValueError(f"its lens_type is {kind!r}, not {LINEAR!r}")
         weight, bias = _translators(_state(path / PARAMS), int(layers), int(d))
-    except (KeyError, TypeError, ValueError, AttributeError, UnicodeDecodeError) as error:
+    except (ArithmeticError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise DamagedFile(f"{path.name} holds no linear tuned lens", received=reason[:300], allowed=ALLOWED) from error
     told = {name: config[name] for name in ("base_model_name_or_path", "base_model_revision") if config.get(name)}
@@ -68,9 +67,9 @@ def _of_folder(path: Path) -> TunedLens:
 
 def _state(path: Path) -> dict[str, Any]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"{path.name} is no plain state dict: {str(error).strip().splitlines()[0]}") from error
+        state = torch_values(path)
+    except Unreadable as error:
+        raise ValueError(f"{path.name} is no state dict: {error}") from error
     if not isinstance(state, dict):
         raise TypeError(f"{path.name} holds a {type(state).__name__}, not tensors by name")
     return state
@@ -78,6 +77,8 @@ def _state(path: Path) -> dict[str, Any]:
 
 def _translators(state: dict[str, Any], layers: int, d: int) -> tuple[Tensor, Tensor]:
     """The weights and biases of every layer, biases zero where there are none. Raises ValueError, by name."""
+    if layers > len(state):
+        raise ValueError(f"{layers} layers have more translators than its {len(state)} tensors")
     if strange := sorted({*map(str, state)} - {f"{n}.{part}" for n in range(layers) for part in ("weight", "bias")}):
         raise ValueError(f"{strange[0]!r} is no translator of {layers} layers")
     weights = [_real(state, f"{layer}.weight", (d, d)) for layer in range(layers)]

@@ -16,6 +16,7 @@ from residscope.engine.parameters import plain_weight
 from residscope.engine.recording import Recording
 from residscope.engine.sinks import kept
 from residscope.errors import PromptError
+from residscope.methods._lib.by_head import wide
 from residscope.methods._lib.heads.score_shares import PARTS, ScoreShares, centred
 from residscope.model.sites import Site
 from residscope.progress import Cancel, Progress, stage
@@ -161,8 +162,12 @@ def positions(
             rec = model.run(ids, ["scores", "resid_pre", f"resid_post.{model.n_layers - 1}"])
             masks = _pairs(rec)
             if not groups:
-                groups = _alike(masks)
-                found = [ScoreShares(lengths[row], len(order), len(own) * model.n_heads, draws, draw) for own in groups]
+                groups = _alike(model, masks)
+                heads = [model.heads_at(own[0]).n_heads for own in groups]
+                found = [
+                    ScoreShares(lengths[row], len(order), len(own) * n, draws, draw)
+                    for own, n in zip(groups, heads, strict=True)
+                ]
             for own, into in zip(groups, found, strict=True):
                 pairs = masks[own[0]]
                 if bool(pairs.any()):
@@ -175,11 +180,12 @@ def positions(
             "no query has two keys to tell apart", received=f"{max(lengths)} tokens at most",
             allowed="tokens that are neither first, nor special, nor attention sinks", fix="give longer prompts",
         )  # fmt: skip
-    read = torch.zeros(2 * len(PARTS) + 1, model.n_layers, model.n_heads, dtype=torch.float64)
+    read = torch.full((2 * len(PARTS) + 1, model.n_layers, model.n_heads), torch.nan, dtype=torch.float64)
     with stage("Sharing out their variance", len(groups), progress, cancel) as tell:
         for done, (own, into) in enumerate(zip(groups, found, strict=True), 1):
             shares, chance, alone = into.shares()
-            read[:, own] = torch.cat([shares, chance, alone[None]]).reshape(len(read), len(own), model.n_heads)
+            table = torch.cat([shares, chance, alone[None]]).reshape(len(read), len(own), -1)
+            read[:, own] = wide(table, model.n_heads, 2)
             tell(done)
     about = {
         **model.provenance, "method": "positions", "prompts": len(batch), "tokens": tokens, "draws": draws, "seed": seed,
@@ -214,11 +220,11 @@ def _pairs(rec: Recording) -> list[Bool[Tensor, "query key"]]:
     return found
 
 
-def _alike(masks: Sequence[Bool[Tensor, "query key"]]) -> list[list[int]]:
-    """Layers whose masks are the same, together."""
-    groups: dict[bytes, list[int]] = {}
+def _alike(model: Model, masks: Sequence[Bool[Tensor, "query key"]]) -> list[list[int]]:
+    """Layers whose masks are the same, and that have as many heads, together."""
+    groups: dict[tuple[bytes, int], list[int]] = {}
     for layer, mask in enumerate(masks):
-        groups.setdefault(mask.numpy().tobytes(), []).append(layer)
+        groups.setdefault((mask.numpy().tobytes(), model.heads_at(layer).n_heads), []).append(layer)
     return [*groups.values()]
 
 
@@ -234,9 +240,8 @@ class _Profile:
         values = centred(scores[:, :, query, key].permute(2, 0, 1), query)
         near = (query - key) < OFFSETS
         at = (query - key)[near]
-        self.sums[[*layers]] += (
-            torch.zeros(OFFSETS, *values.shape[1:]).double().index_add_(0, at, values[near]).permute(1, 2, 0)
-        )
+        added = torch.zeros(OFFSETS, *values.shape[1:]).double().index_add_(0, at, values[near]).permute(1, 2, 0)
+        self.sums[[*layers]] += wide(added, self.sums.shape[1], 1)
         self.counts[[*layers]] += torch.bincount(at, minlength=OFFSETS)
 
     def means(self) -> Float[Tensor, "layer head offset"]:

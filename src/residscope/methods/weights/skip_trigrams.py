@@ -214,13 +214,14 @@ def _measured(
     model: Model, layer: int, head: int, a: int, B: Int[Tensor, " destination"], written: Float[Tensor, "out d_head"]
 ) -> tuple[Float[Tensor, " destination"], Float[Tensor, "destination out"]]:
     """In the texts "A B": B's attention to A, and what A's value adds by it to the logits, with the divisors that are there."""
+    model.require_plain_mix("a skip trigram", [layer])
     begin = [model.tokenizer.bos_token_id] if model.bos and model.tokenizer is not None else []
     posted = "attn_post_scale" in model.sites.names
     sites = [Site("pattern", layer), Site("v", layer), Site("final_scale")]
     sites += [Site("attn_post_scale", layer)] if posted else []
     run = model.run([[*begin, a, b] for b in B.tolist()], sites)
     seen = run["pattern", layer][:, head, -1, -2]
-    value = run["v", layer][:, -2, head // (model.n_heads // model.n_kv_heads)]
+    value = run["v", layer][:, -2, head // model.heads_at(layer).groups]
     added = torch.einsum("b,bd,od->bo", _wide(seen), _wide(value), written.to(value.device, _wide(value).dtype))
     added = added / run["attn_post_scale", layer][:, -1] if posted else added
     return seen.cpu(), (added / run["final_scale"][:, -1]).cpu()

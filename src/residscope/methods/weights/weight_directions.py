@@ -80,7 +80,9 @@ def _refuse(model: Model, layer: int, matrix: str = "W_out", *, head: int | None
     if matrix in ("OV", "QK"):
         if head is None:
             raise UnknownHead(
-                f"{matrix} is a head's: say which", received="no head", allowed=f"0 to {model.n_heads - 1}"
+                f"{matrix} is a head's: say which",
+                received="no head",
+                allowed=f"0 to {model.heads_at(layer).n_heads - 1}",
             )
         check_head(model, layer, head)
     elif head is not None:

@@ -1,7 +1,8 @@
-"""Families: one data file each, saying where a Hugging Face decoder keeps its parts.
+"""Families: where a Hugging Face decoder keeps its parts, as data.
 
-A file defines `FAMILY`; so may a plugin's, by an entry point of the group `residscope.families`. It names modules and
-configuration fields and holds no code that runs: the engine reads it, and the certificate decides whether it is true.
+Most are found by looking (`engine.look`). A file is for what no forward shows, and says what that is. It defines `FAMILY`; so may
+a plugin's, by an entry point of the group `residscope.families`. It names modules and configuration fields and holds no code
+that runs: the engine reads it, and the certificate decides whether it is true.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,11 +13,11 @@ from typing import Any
 
 from residscope.declare.plugins import load_group, skip
 from residscope.errors import UnknownConfig, UnknownFamily
-from residscope.model.sites import Sizes
+from residscope.model.sites import HeadSizes, Sizes
 
 # Fields every configuration may carry that do not change the numbers a forward pass gives
 # fmt: off
-_HARMLESS = frozenset((
+HARMLESS = frozenset((
     "_model_name_or_path", "_name_or_path", "architectures", "auto_map", "bos_token_id", "chunk_size_feed_forward",
     "dtype", "eos_token_id", "gradient_checkpointing", "id2label", "initializer_range", "is_encoder_decoder", "label2id",
     "model_type", "output_attentions", "output_hidden_states", "pad_token_id", "prefix", "pretraining_tp", "problem_type",
@@ -32,12 +33,13 @@ class Block:
 
     A writer is the module whose output is added to the stream: the post-norm or the branch itself, unless said. `mlp_up` and
     `mlp_gate` may name one module, whose output is then the gate's half and the other's. `qk_norm_axes` are those of what
-    the norms of queries and keys read. `mlp_added_in_place`: the block adds to the MLP's output where it lies.
+    the norms of queries and keys read. `mlp_added_in_place`: the block adds to the MLP's output where it lies. `heads`: how many
+    heads and KV heads, the length of q and k and that of v and z, where they are not the family's `sizes`.
     """
 
-    attn: str
+    attn: str | None
     attn_norm: str | None
-    attn_proj: str
+    attn_proj: str | None
     mlp: str | None
     mlp_norm: str | None
     mlp_up: str | None
@@ -54,6 +56,12 @@ class Block:
     router: str | None = None
     experts: str | None = None
     mlp_added_in_place: bool = False
+    attn_beside: str | None = None
+    mlp_beside: str | None = None
+    z_changed: bool = False
+    core: str | None = None
+    positions: str | None = None
+    heads: tuple[int, int, int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -88,8 +96,13 @@ class Family:
     """One Hugging Face family, as data.
 
     `sizes` maps Residscope's dimension names to configuration fields, or to a number. `factors` maps the names of `Factors` to
-    fields (`1/logits`: the field divides). `config` lists the fields the file knows, each with the values it may have (an
-    empty tuple: any; `attn_config.alibi`: a field of a field); `same` those that must equal another; `reasons` says why a
+    fields (`1/logits`: the field divides), or to numbers. `others` are the blocks that are not as `block` says, by layer; a
+    site of one layer (`z.3`) may be absent by itself. `whole`: what a block makes of later positions cannot be had from keys
+    and values of the earlier ones, so they run together. `fed`: blocks are also given something of the tokens that is not the
+    stream (the embeddings once more, inputs of each layer's own), so the rows of a pass must be prompts of its own. `norms`:
+    those of a role (`attn_norm`, `q_norm`, `final_norm` ...) that are of another kind, eps or offset than the family's.
+    `found`: by looking (`engine.look`). `config` lists the fields the file knows, each with the values it may have (an empty
+    tuple: any; `attn_config.alibi`: a field of a field); `same` those that must equal another; `reasons` says why a
     value is refused. `final_kind` is the last norm's kind where it is not `norm`. `absent` gives the reason for each site
     the family lacks. `attention` is how the engine reaches the sites inside it: through transformers' own interface, or
     through the module's two matrix products.
@@ -113,7 +126,7 @@ class Family:
     pos_embed: str | None = None
     embed_norm: str | None = None
     final_kind: str | None = None
-    norm_eps: str = "eps"
+    norm_eps: str | float = "eps"
     norm_gain_offset: float = 0.0
     softmax_dtype: str = "float32"
     attention: str = "interface"
@@ -122,7 +135,12 @@ class Family:
     scores_scale: str | float = "scaling"
     query_scale: str | None = None
     activation: str = "hidden_act"
-    factors: Mapping[str, str] = field(default_factory=dict)
+    factors: Mapping[str, str | float] = field(default_factory=dict)
+    norms: Mapping[str, tuple[str, str | float, float]] = field(default_factory=dict)
+    others: Mapping[int, Block] = field(default_factory=dict)
+    found: bool = False
+    whole: bool = False
+    fed: bool = False
     same: Mapping[str, str] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
     absent: Mapping[str, str] = field(default_factory=dict)
@@ -131,6 +149,10 @@ class Family:
     @property
     def gated(self) -> bool:
         return self.block.mlp_gate is not None
+
+    def block_of(self, layer: int) -> Block:
+        """Where the parts of one layer's block are."""
+        return self.others.get(layer, self.block)
 
     def variant(self, config: Any) -> "Family":
         """The family as it is for this configuration."""
@@ -154,27 +176,37 @@ class Family:
                 raise UnknownConfig(f"the configuration does not say {name}", received=f"{where}=None")
             return int(value if value is not None else default or 0)
 
-        n_heads, d_model = read("n_heads"), read("d_model")
+        n_heads, d_model, d_qk = read("n_heads"), read("d_model"), read("d_qk", 0)
+        n_kv_heads, d_head = read("n_kv_heads", n_heads), read("d_head", d_model // n_heads)
+        told = [self.block_of(layer).heads for layer in range(read("n_layers"))]
+        usual = HeadSizes(n_heads, n_kv_heads, d_head, d_qk or d_head)
+        every = [usual if own is None else HeadSizes(own[0], own[1], own[3], own[2]) for own in told]
         return Sizes(
             n_layers=read("n_layers"),
-            n_heads=n_heads,
-            n_kv_heads=read("n_kv_heads", n_heads),
+            n_heads=max(heads.n_heads for heads in every),
+            n_kv_heads=n_kv_heads,
             d_model=d_model,
-            d_head=read("d_head", d_model // n_heads),
+            d_head=d_head,
             d_mlp=read("d_mlp", 4 * d_model),
             d_vocab=read("d_vocab"),
             context=read("context"),
             n_experts=read("n_experts", 0),
+            d_qk=d_qk,
+            heads=dict(enumerate(every)) if any(told) else {},
         )
 
     def read_factors(self, config: Any) -> Factors:
         """The model's constants; those without a field, or without a value, do nothing."""
         factors: dict[str, float] = {}
         for name, where in self.factors.items():
-            value = getattr(config, where, None)
+            value = where if isinstance(where, float) else getattr(config, where, None)
             if value is not None:
                 factors[name.removeprefix("1/")] = 1 / float(value) if name.startswith("1/") else float(value)
         return Factors(**factors)
+
+    def strange(self, config: Any) -> list[str]:
+        """The fields of a configuration that this file does not know."""
+        return [name for name, _ in self._fields(config.to_dict()) if name not in self.config]
 
     def check_config(self, config: Any) -> None:
         """Refuse a configuration with a field, or a value, that this file does not know."""
@@ -201,7 +233,7 @@ class Family:
         """Every field that may matter; those of a field that is a table of its own, one by one."""
         for name, value in values.items():
             full = prefix + name
-            if name in _HARMLESS or full == "quantization_config":  # the engine's to decide, for every family alike
+            if name in HARMLESS or full == "quantization_config":  # the engine's to decide, for every family alike
                 continue
             if isinstance(value, Mapping) and full not in self.config:
                 yield from self._fields(value, f"{full}.")

@@ -18,7 +18,6 @@ EXPERTS = {
     "mlp_post": "the experts are one fused module: no neurons of theirs can be seen",
 }
 NO_GATE = {"mlp_gate": "the MLP has no gate: mlp_pre goes through the nonlinearity itself"}
-PARALLEL = {"resid_mid": "attention and MLP read the same stream side by side: nothing stands between them"}
 NO_MLP = {
     "resid_mid": "the block ends with attention: what stands after it is resid_post",
     "mlp_scale": "the blocks have attention only, no MLP and no norm before one",
@@ -31,7 +30,6 @@ NO_MLP = {
     "mlp_raw": "the blocks have attention only, no MLP",
     "mlp_out": "the blocks have attention only: resid_pre + attn_out = resid_post",
 }
-ONE_NORM = {"mlp_scale": "attention and MLP read the output of one norm: its divisor is attn_scale"}
 
 SIZES = {
     "n_layers": "num_hidden_layers",
@@ -42,44 +40,4 @@ SIZES = {
     "d_mlp": "intermediate_size",
     "d_vocab": "vocab_size",
     "context": "max_position_embeddings",
-}
-CONFIG: dict[str, tuple[object, ...]] = {
-    "attention_dropout": (),
-    "hidden_act": (),
-    "hidden_size": (),
-    "intermediate_size": (),
-    "max_position_embeddings": (),
-    "num_attention_heads": (),
-    "num_hidden_layers": (),
-    "num_key_value_heads": (),
-    "rope_parameters": (),
-    "vocab_size": (),
-}
-GPT_SIZES = {
-    "n_layers": "n_layer",
-    "n_heads": "n_head",
-    "d_model": "n_embd",
-    "d_mlp": "n_inner",
-    "d_vocab": "vocab_size",
-    "context": "n_positions",
-}
-GPT_CONFIG: dict[str, tuple[object, ...]] = {
-    "activation_function": (),
-    "attn_pdrop": (),
-    "embd_pdrop": (),
-    "layer_norm_epsilon": (),
-    "n_ctx": (),
-    "n_embd": (),
-    "n_head": (),
-    "n_inner": (),
-    "n_layer": (),
-    "n_positions": (),
-    "resid_pdrop": (),
-    "scale_attn_weights": (),
-    "summary_activation": (),
-    "summary_first_dropout": (),
-    "summary_proj_to_labels": (),
-    "summary_type": (),
-    "summary_use_proj": (),
-    "vocab_size": (),
 }

@@ -1,4 +1,7 @@
-"""BLOOM: a norm on the embedding, positions as slopes on the scores; each branch adds the stream inside its own module."""
+"""BLOOM: a norm on the embedding, positions as slopes on the scores; each branch adds the stream inside its own module.
+
+A file, for no forward shows how many tokens it was trained on: slopes go on for ever, and its configuration does not say.
+"""
 
 from residscope.model.families import Block, Family
 from residscope.model.families._common import ALIBI, DENSE, NO_GATE, NO_POST_NORM, NO_QK_NORM

@@ -1,4 +1,7 @@
-"""MPT: LayerNorm without bias, positions as slopes on the scores; the MLP adds the stream inside its own module."""
+"""MPT: LayerNorm without bias, positions as slopes on the scores; the MLP adds the stream inside its own module.
+
+A file, for no forward shows what is left out of it: the stock class ignores settings that its weights may have been trained with.
+"""
 
 from residscope.model.families import Block, Family
 from residscope.model.families._common import ALIBI, DENSE, NO_GATE, NO_POST_NORM, NO_QK_NORM

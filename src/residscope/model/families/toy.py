@@ -1,4 +1,8 @@
-"""TransformerLens' toys: LayerNorm, learned positions, plain MLP or none; residscope/model/toys.py is their class."""
+"""TransformerLens' toys: LayerNorm, learned positions, plain MLP or none; residscope/model/toys.py is their class.
+
+A file, for no forward shows why queries differ along positions: a shortformer's read the positions beside the stream, which
+looks like turning. Nor has SoLU with a norm a name that looking could find.
+"""
 
 from residscope.model.families import Block, Family, Variant
 from residscope.model.families._common import DENSE, NO_GATE, NO_MLP, NO_POST_NORM, NO_QK_NORM, SIZES

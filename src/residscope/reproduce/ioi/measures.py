@@ -70,7 +70,7 @@ def copies(
         run = model.run(data, ["resid_pre.1"])
         x = run["resid_pre.1"][torch.arange(len(data)), list(data.at("IO"))]
         for done, layer in enumerate(layers):
-            W_V = value_weights(model, layer).to(x).repeat_interleave(model.n_heads // model.n_kv_heads, 0)
+            W_V = value_weights(model, layer).to(x).repeat_interleave(model.heads_at(layer).groups, 0)
             W_O = output_weights(model, layer).to(x)
             W_U = folded(model.layout.final_norm, model.W_U.to(x))
             for head in (h for at, h in heads if at == layer):

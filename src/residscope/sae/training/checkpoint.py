@@ -7,8 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from residscope.errors import BadTraining, CheckpointNotWritten
-from residscope.files import read_told, replace_whole, write_told
+from residscope.drafts import replace_whole
+from residscope.errors import BadTraining, CheckpointNotWritten, DamagedFile
+from residscope.files import read_told, write_told
+from residscope.incoming import Unreadable, mapping, parsed
 
 KIND = "sae-training"
 NAME = "checkpoint.safetensors"
@@ -42,8 +44,7 @@ def read(folder: Path, about: Mapping[str, Any]) -> tuple[dict[str, Tensor], dic
     if not (folder / NAME).is_file():
         return None
     tensors, told = read_told(folder / NAME, KIND)
-    found = json.loads(told)
-    wanted = json.loads(json.dumps(about))
+    found, wanted = _parts(folder, told), json.loads(json.dumps(about))
     other = sorted(key for key in {*found["about"], *wanted} if found["about"].get(key) != wanted.get(key))
     if found["version"] != VERSION or other:
         received = ", ".join(f"{key}: {found['about'].get(key)!r}" for key in other) or f"version {found['version']}"
@@ -53,6 +54,17 @@ def read(folder: Path, about: Mapping[str, Any]) -> tuple[dict[str, Tensor], dic
             fix="give another folder, or the arguments that it was begun with",
         )  # fmt: skip
     return tensors, found["state"]
+
+
+def _parts(folder: Path, told: str) -> dict[str, Any]:
+    try:
+        found = mapping(parsed(told, own=True), "what it says")
+        return {
+            "version": found["version"],
+            **{part: dict(mapping(found[part], part)) for part in ("about", "state")},
+        }
+    except (KeyError, Unreadable) as error:
+        raise DamagedFile(f"{NAME} is damaged: {error}", received=str(folder)) from error
 
 
 def write_json(path: Path, value: Any) -> None:

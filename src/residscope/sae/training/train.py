@@ -47,6 +47,8 @@ def plans_of(
             "a transcoder has a site that it reads and one that it writes", received=f"{len(written)} written for {len(sites)}",
             allowed="as many written as sites",
         )  # fmt: skip
+    if not sites:
+        raise BadTraining("there is no site to learn from", received=repr(sites), allowed="one or more")
     pairs = [(site, site) if isinstance(site, str) else (str(site[0]), str(site[1])) for site in sites]
     if written is not None:
         pairs = [(site, other) for (site, _), other in zip(pairs, written, strict=True)]

@@ -31,19 +31,26 @@ def attention(
     for site in ("pattern", "result") if weighted else ("pattern",):
         if reason := model.sites.absent.get(site):
             raise AbsentSite(f"there is no {site} here: {reason}", received=site, allowed="another model")
+        for layer, _ in heads:
+            model.sites.parse(f"{site}.{layer}")
     for layer, head in heads:
         check_head(model, layer, head)
+    if weighted:
+        model.require_plain_mix("a pattern weighted by its values", [layer for layer, _ in heads])
     if length > MOST_TOKENS:
         raise PromptTooLong("its patterns are too large to draw", received=f"{length} tokens", allowed=f"{MOST_TOKENS}")
-    whole, found, shared = run.holding(run.sites), None, model.n_heads // model.n_kv_heads
+    whole, found = run.holding(run.sites), None
     for layer in sorted({layer for layer, _ in heads}):
+        heads_here = model.heads_at(layer)
         picked = sorted({head for one, head in heads if one == layer})
         at = whole.several([f"pattern.{layer}", *([f"v.{layer}"] if weighted else [])])
         values = {site.name: x for site, x in at.items()}
         pattern = values["pattern"][0, picked].float()
         if weighted:
-            v = values["v"][0].float()[:, [head // shared for head in picked]]
-            W_O = weight_in_out(model.layout.blocks[layer].attn_proj).reshape(model.n_heads, model.d_head, -1)[picked]
+            v = values["v"][0].float()[:, [head // heads_here.groups for head in picked]]
+            W_O = weight_in_out(model.layout.blocks[layer].attn_proj).reshape(
+                heads_here.n_heads, heads_here.d_head, -1
+            )[picked]
             pattern = pattern * torch.einsum("khd,hdm->hkm", v, W_O.to(v)).norm(dim=-1)[:, None]
         part = pattern.sum(0) if over == "mean" else pattern.amax(0)
         found = part if found is None else found + part if over == "mean" else torch.maximum(found, part)

@@ -2,6 +2,7 @@
 
 import json
 
+import torch
 from torch import Tensor
 
 from residscope.engine.flow import Step, flow
@@ -26,15 +27,16 @@ def layer_file(
     with the sites that effects are read from.
     """
     model = whole.model
-    names, lacking = model.sites.names, model.sites.absent.get("mlp_post")
+    table, lacking = model.sites, without_neurons(model, layer) or None
     steps = flow(model.layout, layer)
     values = whole.holding(whole.sites).several(step.place for step in steps if not step.hidden)
     at_site = {step.place: values[model.sites.canonical(step.place)] for step in steps if not step.hidden}
-    tensors: LayerTensors = {"z_norm": at_site[f"z.{layer}"][0, at].float().norm(dim=-1)}
-    if "pattern" in names and whole.lengths[0] <= MOST_WHOLE:
+    z = at_site[f"z.{layer}"][0, at].float() if table.has("z", layer) else torch.zeros(model.n_heads, 1)
+    tensors: LayerTensors = {"z_norm": z.norm(dim=-1)}
+    if table.has("pattern", layer) and whole.lengths[0] <= MOST_WHOLE:
         tensors["pattern"] = at_site[f"pattern.{layer}"][0].float()
-    if metric is not None and row is not None:
-        own = [Site(name, layer) for name in ("mlp_post", "mlp_post_scale") if name in names]
+    if metric is not None and row is not None and lacking is None:
+        own = [Site(name, layer) for name in ("mlp_post", "mlp_post_scale") if table.has(name, layer)]
         part = held_as(row, row.held | {site: at_site[str(site)][:, row.offset :] for site in own}, window=row.window)
         effects = direct_effects(part, metric, at, heads=False, neurons=[layer]).neurons[layer][:, 0, 0].float()
         best = effects.abs().topk(min(NEURONS, len(effects))).indices
@@ -68,13 +70,19 @@ def site_row(step: Step, value: Tensor, at: int) -> SiteRow:
     }
 
 
+def without_neurons(model: Model, layer: int) -> str:
+    """Why a layer's neurons are not seen; nothing where they are."""
+    absent = model.sites.absent
+    return absent.get("mlp_post") or absent.get(f"mlp_post.{layer}", "")
+
+
 def hidden(model: Model, step: Step) -> SiteRow:
     """A part of the block that no site shows."""
     return {
         "site": "",
         "place": step.place,
         "shape": {"expert": model.sites.sizes.n_experts},
-        "about": model.sites.absent["mlp_post"],
+        "about": without_neurons(model, int(step.place.rpartition(".")[2])),
         "norm": None,
         "values": [],
         "where": None,

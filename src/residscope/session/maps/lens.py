@@ -9,6 +9,7 @@ from torch import Tensor
 
 from residscope.engine.model import Model
 from residscope.errors import UnknownPosition
+from residscope.methods._lib.tuned import TunedLens
 from residscope.methods.reading.logit_lens import lens_cells
 from residscope.session.compute import NEXT, Held, TensorFile
 
@@ -31,11 +32,17 @@ class LensFile(TensorFile[LensTensors, Literal["texts", "first"]]):
     """texts: of the tokens in `top`, by id. first: the position of the first column."""
 
 
-def lens_file(held: Held, model: Model, *, first: int, count: int, token: str | None) -> LensFile:
+def lens_file(
+    held: Held, model: Model, *, first: int, count: int, token: str | None, through: TunedLens | None = None
+) -> LensFile:
     """Rows as the stream's: the embedding, then what each layer leaves; positions first to first + count.
 
-    Raises UnknownPosition, UnknownToken.
+    through: a tuned lens, whose translators then stand before the final norm; the run's own next token stays its own.
+
+    Raises UnknownPosition, UnknownToken, WrongModel.
     """
+    if through is not None:
+        through.check(model)
     length = held.rows.shape[1]
     if not 0 <= first < length:
         raise UnknownPosition(
@@ -44,7 +51,10 @@ def lens_file(held: Held, model: Model, *, first: int, count: int, token: str | 
     end = min(first + count, length)
     followed = None if token is None else model.token_id(token)
     rows = held.rows[:, first:end]
-    top, probability, entropy, kl, rank, chance = lens_cells(model, rows, _own(held, model, first, end), followed, NEXT)
+    own = _own(held, model, first, end)
+    if through is not None:
+        rows = torch.stack([through.translated(row, layer) for layer, row in enumerate(rows)])
+    top, probability, entropy, kl, rank, chance = lens_cells(model, rows, own, followed, NEXT)
     ids = sorted({*top.flatten().tolist()})
     tensors: LensTensors = {
         "top": top.long(),

@@ -9,8 +9,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
+from residscope.engine.model import Model
 from residscope.engine.recording import Recording
 from residscope.engine.windows import Window
+from residscope.methods._lib.by_head import wide
 from residscope.methods._lib.direct import direct_sites
 from residscope.model.sites import Site, rank
 
@@ -48,16 +50,37 @@ def read(run: Recording, at: int, going_on: Callable[[], None] = lambda: None) -
     Of the positions before `at` nothing is kept.
     """
     model = run.model
-    stream, kept, thumbs, looks = run.sites, dict[Site, Tensor](), list[Tensor](), list[Tensor]()
+    stream, kept, thumbs, looks = run.sites, dict[Site, Tensor](), dict[int, Tensor](), dict[int, Tensor]()
     for sites, patterns in groups(run):
         going_on()
         part = run.holding(stream)
         found = part.several([*sites, *patterns])
         kept |= {site: found[site][:, at:].clone() for site in map(model.sites.canonical, sites)}
-        thumbs += [small(found[site][0]) for site in patterns]
-        looks += [found[site][0, :, at].float().cpu() for site in patterns]
+        thumbs |= {site.layer or 0: small(found[site][0]) for site in patterns}
+        looks |= {site.layer or 0: found[site][0, :, at].float().cpu() for site in patterns}
     row = held_as(run.holding(()), kept, window=Window(run.holding(()), 0, None, at))
-    return Mapped(row, *(torch.stack(found) if found else None for found in (thumbs, looks)))
+    return Mapped(row, *(_by_layer(found, model) for found in (thumbs, looks)))
+
+
+def _by_layer(found: Mapping[int, Tensor], model: Model) -> Tensor | None:
+    """A tensor of each layer by head, empty where it has no such head; None where no layer has one."""
+    if not found:
+        return None
+    every = {layer: wide(value, model.n_heads, 0, 0) for layer, value in found.items()}
+    empty = torch.zeros_like(next(iter(every.values())))
+    return torch.stack([every.get(layer, empty) for layer in range(model.n_layers)])
+
+
+def without_heads(model: Model) -> str | None:
+    """Why there are no patterns, or in which layers there are none; None where every layer has its own."""
+    table = model.sites
+    if reason := table.absent.get("pattern"):
+        return reason
+    lacking = [layer for layer in range(model.n_layers) if not table.has("pattern", layer)]
+    if not lacking:
+        return None
+    where = ", ".join(map(str, lacking))
+    return f"layer{'s' if len(lacking) > 1 else ''} {where} (no pattern is seen there: {table.absent[f'pattern.{lacking[0]}']})"
 
 
 def held_as(run: Recording, values: Mapping[Site, Tensor], *, window: Window | None) -> Recording:
@@ -70,9 +93,12 @@ def held_as(run: Recording, values: Mapping[Site, Tensor], *, window: Window | N
 def groups(run: Recording) -> Iterator[tuple[list[Site], list[Site]]]:
     """The sites that effects are read from and the patterns, of as many layers at a time as fit."""
     model, (length,) = run.model, run.lengths
-    names = [*direct_sites(model, edits=run.edits), *(f"resid_pre.{layer}" for layer in range(model.n_layers))]
+    heads = "z" in model.sites.names
+    names = [
+        *direct_sites(model, heads=heads, edits=run.edits),
+        *(f"resid_pre.{layer}" for layer in range(model.n_layers)),
+    ]
     sites = [Site.parse(name) for name in dict.fromkeys(names)]
-    patterned = "pattern" in model.sites.names
     width = sum(model.sites.width(site) or 1 for site in sites) // model.n_layers + (model.n_heads * length * 2)
     each = max(1, GROUP_BYTES // (width * length * model.dtype.itemsize))
     last = model.n_layers - 1
@@ -82,7 +108,7 @@ def groups(run: Recording) -> Iterator[tuple[list[Site], list[Site]]]:
         here = range(first, min(first + each, model.n_layers))
         yield (
             [site for site in sites if layer_of[site] in here],
-            [Site("pattern", layer) for layer in here if patterned],
+            [Site("pattern", layer) for layer in here if model.sites.has("pattern", layer)],
         )
 
 

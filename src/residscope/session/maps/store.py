@@ -12,14 +12,17 @@ from residscope.errors import Cancelled, UnknownLayer
 from residscope.methods._lib.direct import direct_effects
 from residscope.metrics import logit_diff
 from residscope.session.compute import Held, Latest, top_tokens
-from residscope.session.intents import find_run
+from residscope.session.editing import find_run
 from residscope.session.maps.attention import Head, attention
 from residscope.session.maps.files import AttentionFile, LayerFile, MapFile, MapTensors, RowsLens, Stopped
 from residscope.session.maps.layer import layer_file
-from residscope.session.maps.reading import Mapped, read, streamed
+from residscope.session.maps.reading import Mapped, read, streamed, without_heads
+from residscope.session.maps.sums import Pair, Sum, head_sum, logit_sum, score_sum
 from residscope.session.state import State, top
 from residscope.world.loaded import Loaded
 from residscope.world.values import Run, RunKey
+
+Named = tuple[int | str, int | str | None]
 
 
 class Maps:
@@ -55,14 +58,14 @@ class Maps:
         mapped, model = self._mapped(run, pos)
         recording, at = mapped.recording, mapped.recording.offset
         metric = logit_diff(model.token_id(positive), model.token_id(negative), pos=at)
-        effects = direct_effects(recording, metric, at)
+        effects = direct_effects(recording, metric, at, heads="z" in model.sites.names)
         terms = {name: float(x[0, 0]) for name, x in effects.components.items() if "_out." not in name}
-        assert effects.heads is not None
-        assert effects.attn_bias is not None
+        attn = effects.attn[:, 0, 0].float()
+        none = attn.new_zeros(model.n_layers, model.n_heads)  # of a model whose heads are not seen
         tensors: MapTensors = {
-            "attn": effects.attn[:, 0, 0].float(),
-            "heads": effects.heads[:, :, 0, 0].float(),
-            "attn_bias": effects.attn_bias[:, 0, 0].float(),
+            "attn": attn,
+            "heads": none if effects.heads is None else effects.heads[:, :, 0, 0].float(),
+            "attn_bias": attn if effects.attn_bias is None else effects.attn_bias[:, 0, 0].float(),
         }
         if effects.mlp is not None:
             tensors["mlp"] = effects.mlp[:, 0, 0].float()
@@ -70,7 +73,7 @@ class Maps:
             tensors["thumbs"] = mapped.thumbs
         if mapped.looks is not None:
             tensors["looks"] = mapped.looks
-        value, lacking = float(effects.metric[0, 0]), model.sites.absent.get("pattern")
+        value, lacking = float(effects.metric[0, 0]), without_heads(model)
         where, whole = json.dumps(at), json.dumps(value)
         return MapFile.of(
             tensors, {"pos": where, "metric": whole, "terms": json.dumps(terms), "absent": json.dumps(lacking)}
@@ -90,7 +93,7 @@ class Maps:
         if not 0 <= layer < model.n_layers:
             n = model.n_layers
             raise UnknownLayer(f"the model has {n} layers", received=layer, allowed=f"0 to {n - 1}")
-        if not neurons or "mlp_post" in model.sites.absent:
+        if not neurons or not model.sites.has("mlp_post", layer):
             return layer_file(whole, layer, at)
         metric = logit_diff(model.token_id(positive), model.token_id(negative), pos=at)
         return layer_file(whole, layer, at, metric=metric, row=self._mapped(run, pos)[0].recording)
@@ -102,6 +105,20 @@ class Maps:
         whole, _ = self._run(run)
         pattern = attention(whole, heads, over=over, weighted=weighted)
         return AttentionFile.of({"pattern": pattern.float()}, {"heads": json.dumps([*heads])})
+
+    def logit_sum(self, run: str, pair: Named, *, row: int | None, pos: int) -> Sum:
+        """`logit_sum` of a run, its tokens by id or as text. Raises NotFound, UnknownToken, and as it does."""
+        state = self._now()
+        found, (whole, model) = find_run(state, run), self._run(run)
+        made = state.world().on(found.prompt).made(found.active)
+        return logit_sum(whole, made, _ids(model, pair), row=row, pos=pos)
+
+    def head_sum(self, run: str, pair: Named, layer: int, head: int, *, pos: int) -> Sum:
+        whole, model = self._run(run)
+        return head_sum(whole, _ids(model, pair), layer, head, pos=pos)
+
+    def score_sum(self, run: str, layer: int, head: int, *, query: int, key: int) -> Sum:
+        return score_sum(self._run(run)[0], layer, head, query=query, key=key)
 
     def lens(self, run: str, *, pos: int = -1) -> RowsLens:
         """The likeliest token of the logit lens at each row of one position: `embed`, then what each layer leaves.
@@ -162,3 +179,9 @@ class Maps:
         passed = run is not None and run not in (state.a, state.b) and self._reading > 1
         if passed or stops != self._stops:
             raise Cancelled("the map was not read to its end", fix="ask for it again")
+
+
+def _ids(model: Model, pair: Named) -> Pair:
+    """Raises UnknownToken."""
+    positive, negative = pair
+    return model.token_id(positive), None if negative is None else model.token_id(negative)

@@ -17,7 +17,7 @@ from residscope.features.gathering import only
 from residscope.features.names import FeatureName, FeatureNames
 from residscope.json_values import finite
 from residscope.manifest import find_method
-from residscope.session.intents import find_run
+from residscope.session.editing import find_run
 from residscope.session.read.feature_parts import (
     Opened,
     Values,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from residscope.declare import shorten
 from residscope.directions import Dictionary, logit_diff
+from residscope.engine.memory import held_share
 from residscope.engine.recording import Recording
 from residscope.engine.sinks import sinks, streams
 from residscope.errors import Cancelled, NotFound, PageTooLarge, UnknownLayer
@@ -29,7 +30,7 @@ from residscope.world.values import Prompt
 
 NEXT = 3
 BATCH_TOKENS = 256  # between two batches the live run takes its turn
-PAGE_BYTES = 1 << 30
+PAGE_BYTES = held_share()
 MOST_BESIDE = 4
 MOST_PAGES = 3
 FIRST = 2  # prompts of a drawing that are recorded first, then thrice as many in all, and so on

@@ -8,12 +8,13 @@ from residscope.directions import Dictionary, Direction
 from residscope.engine.model import Model
 from residscope.errors import NotFound, ResidscopeError
 from residscope.manifest import find_method
+from residscope.methods._lib.tuned import TunedLens
 from residscope.methods.evidence.evidence import Evidence
 from residscope.methods.reading.continuations import Continuations
 from residscope.session import compute, wire
 from residscope.session.compute import Elsewhere, Held
+from residscope.session.editing import find_run
 from residscope.session.held import HeldRuns
-from residscope.session.intents import find_run
 from residscope.session.jobs import Jobs, find_job, seconds_of
 from residscope.session.maps.lens import LensFile, lens_file
 from residscope.session.read import continuations as shown_continuations
@@ -124,11 +125,17 @@ class Reads:
         held, loaded = self._held.of(run)
         return {"top": top(compute.lens(held, loaded, layer=layer, pos=pos))}
 
-    def lens_grid(self, run: str, *, first: int, count: int, token: str | None = None) -> LensFile:
-        """The logit lens at every row of some positions of a run. Raises NotFound, UnknownPosition, UnknownToken."""
+    def lens_grid(
+        self, run: str, *, first: int, count: int, token: str | None = None, through: str | None = None
+    ) -> LensFile:
+        """The logit lens at every row of some positions of a run; through: a tuned lens of the shelf.
+
+        Raises NotFound, UnknownPosition, UnknownToken, WrongModel.
+        """
         held, loaded = self._held.of(run)
+        tuned = None if through is None else self._now().world().item(through, TunedLens.kind)
         self._quiet()
-        return lens_file(held, loaded.model, first=first, count=count, token=token)
+        return lens_file(held, loaded.model, first=first, count=count, token=token, through=tuned)
 
     def dictionary(self, id: str, *, indices: Sequence[int] | None = None) -> DictionaryDetail:
         """What a dictionary is and what its components say; `indices`: of these alone. Raises NotFound, DirectionError."""

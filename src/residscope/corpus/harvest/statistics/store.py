@@ -15,9 +15,10 @@ from torch import Tensor
 
 from residscope.corpus.chunks import Chunk
 from residscope.corpus.harvest.statistics.base import OfColumns, Partial, joined
+from residscope.drafts import drafts, replace_whole, sweep, sync
 from residscope.engine.model import Model
 from residscope.errors import BadArguments, DamagedFile, DirectionError, FileNotThere
-from residscope.files import replace_whole, sync
+from residscope.incoming import array_header, content, mapping, opened, parsed
 from residscope.reports import Record
 
 LISTS = {"token": np.int64, "activation": np.float32, "ids": np.int32, "starts": np.int64, "offsets": np.int64}
@@ -44,20 +45,37 @@ class FeatureStore(Record):
         """Raises FileNotThere; DamagedFile for files that are not of the sizes that were written."""
         folder = Path(folder).expanduser()
         try:
-            told = json.loads((folder / "store.json").read_text())
-            store = cls(told["place"], str(folder), told["features"], told["rows"], told["tokens"])
-            sizes = {name: len(store._list(name)) for name in LISTS}
+            told = mapping(parsed(content(folder / "store.json")), "store.json")
+            place, numbers = told["place"], [told[name] for name in ("features", "rows", "tokens")]
+            if not isinstance(place, str) or not all(type(n) is int for n in numbers):
+                raise TypeError("it does not say what it is of, and how many")
+            store = cls(place, str(folder), *numbers)
+            sizes, said = {name: len(store._list(name)) for name in LISTS}, told["sizes"]
         except FileNotFoundError as error:
             raise FileNotThere(
                 "there is no feature store", received=str(folder), allowed="a folder with store.json"
             ) from error
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise DamagedFile(f"the feature store {folder.name} is damaged: {error}", received=str(folder)) from error
-        if sizes != told["sizes"] or int(store._list("offsets")[-1]) != store.rows:
+        if sizes != said or not store._fits(sizes):
             raise DamagedFile(
-                f"the feature store {folder.name} is damaged", received=str(sizes), allowed=str(told["sizes"])
+                f"the feature store {folder.name} is damaged", received=str(sizes), allowed=str(said)[:200]
             )
         return store
+
+    def _fits(self, sizes: Mapping[str, int]) -> bool:
+        """Whether its lists are of one another's sizes, and `offsets` and `starts` lead to what is there."""
+        wanted = {"token": self.rows, "activation": self.rows, "ids": self.tokens, "offsets": self.features + 1}
+        ends = (("offsets", self.rows), ("starts", self.tokens))
+        return (
+            wanted == {name: sizes[name] for name in wanted}
+            and all(self._rises(name, most) for name, most in ends)
+            and int(self._list("offsets")[-1]) == self.rows
+        )
+
+    def _rises(self, name: str, most: int) -> bool:
+        x = self._list(name)
+        return not len(x) or bool(x[0] == 0 and x[-1] <= most and (x[1:] >= x[:-1]).all())
 
     def of(self, feature: int) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
         """The tokens at which a feature fires, by their place in the text, and its activation at each. Raises DirectionError."""
@@ -90,7 +108,16 @@ class FeatureStore(Record):
     @cached_property
     def _lists(self) -> dict[str, Any]:
         """Mapped, not loaded."""
-        return {name: np.load(Path(self.folder) / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in LISTS}
+        return {name: _mapped(Path(self.folder) / f"{name}.npy", dtype) for name, dtype in LISTS.items()}
+
+
+def _mapped(path: Path, dtype: Any) -> Any:
+    """Raises ValueError for a file that holds no list of that dtype; FileNotFoundError."""
+    with opened(path) as file:
+        shape, held, _ = array_header(file)
+    if held != dtype or len(shape) != 1:
+        raise ValueError(f"{path.name} holds no list of {np.dtype(dtype).name}")
+    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,10 +167,10 @@ class StoreFeatures(OfColumns):
             sizes = {name: size + len(part[name]) for name, size in sizes.items()}
         offsets = np.concatenate([[0], sums.cumsum()])
         sizes |= {"token": int(offsets[-1]), "activation": int(offsets[-1]), "offsets": n + 1}
-        draft = folder.with_name(f".{folder.name}.draft")
-        rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        try:
+        sweep(folder.parent)
+        with drafts(folder.parent) as made:
+            draft = made / folder.name
+            draft.mkdir()
             self._fill(draft, parts, offsets, sizes)
             told = {
                 "place": self.columns.label, "features": n, "rows": sizes["token"], "tokens": sizes["ids"], "sizes": sizes
@@ -152,8 +179,6 @@ class StoreFeatures(OfColumns):
             rmtree(folder, ignore_errors=True)
             draft.rename(folder)
             sync(folder.parent)
-        finally:
-            rmtree(draft, ignore_errors=True)
         return FeatureStore.open(folder)
 
     def _fill(self, draft: Path, parts: Sequence[Load], offsets: Any, sizes: Mapping[str, int]) -> None:

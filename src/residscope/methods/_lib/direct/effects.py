@@ -11,6 +11,7 @@ from torch import Tensor
 from residscope.directions import Dictionary
 from residscope.engine.protocols import Readout
 from residscope.engine.recording import Recording
+from residscope.methods._lib.by_head import wide
 from residscope.methods._lib.direct.experts import expert_effects
 from residscope.methods._lib.direct.features import FeatureEffects, feature_effects
 from residscope.methods._lib.direct.reading import SLACK, Reading, Where, require
@@ -108,7 +109,7 @@ def direct_effects(
         parts: dict[str, Any] = {"metric": reading.metric, "embed": reading.effect(reading.at("embed"))}
         parts["pos_embed"] = reading.effect(reading.at("pos_embed")) if "pos_embed" in names else None
         for name, site in (("attn", "attn_out"), ("mlp", "mlp_out")):
-            writes = [reading.effect(reading.at(f"{site}.{layer}")) for layer in range(n)] if site in names else []
+            writes = [_written(reading, f"{site}.{layer}") for layer in range(n)] if site in names else []
             parts[name] = torch.stack(writes) if writes else None
         of_norm = model.layout.final_norm.bias
         parts["norm_bias"] = None if of_norm is None else reading.spread(reading.column @ of_norm.to(reading.column))
@@ -135,21 +136,43 @@ def direct_effects(
         return DirectEffects(**parts, error=require(failed, terms.sum(0), reading.metric, allowed))
 
 
+def _written(reading: Reading, site: str) -> Float[Tensor, "batch pos"]:
+    """The effect of what is written at a site; none where the layer has no such branch."""
+    there = reading.model.sites.has(*_named(site))
+    return reading.effect(reading.at(site)) if there else torch.zeros_like(reading.metric)
+
+
+def _named(site: str) -> tuple[str, int]:
+    name, layer = site.split(".")
+    return name, int(layer)
+
+
 def _heads(
     reading: Reading, attn: Float[Tensor, "layer batch pos"], allowed: Float[Tensor, "batch pos"]
 ) -> tuple[Float[Tensor, "layer head batch pos"], Float[Tensor, "layer batch pos"]]:
-    """Each head's effect, and what attention writes beside its heads."""
-    heads, biases = [], []
+    """Each head's effect, and what attention writes beside its heads: all of it in a layer whose heads are not seen.
+
+    A head that a layer lacks has none.
+    """
+    heads, biases, table = [], [], reading.model.sites
+    table.expand("z")
     for layer, parts in enumerate(reading.layout.blocks):
+        if not table.has("z", layer):
+            heads.append(attn.new_zeros(reading.model.n_heads, *attn.shape[1:]))
+            biases.append(attn[layer])
+            continue
         post = parts.attn_proj, parts.attn_post_norm, f"attn_post_scale.{layer}"
         if Site("result", layer) in reading.changed:
             read, divisor, bias = reading.onward(*post)
             own = torch.einsum("bphm,bm->hbp", reading.at(f"result.{layer}"), read) / divisor
         else:
             read, divisor, bias = reading.through(*post)
-            by_head = read.reshape(len(read), reading.model.n_heads, -1)
+            by_head = read.reshape(len(read), reading.model.heads_at(layer).n_heads, -1)
             own = torch.einsum("bphk,bhk->hbp", reading.at(f"z.{layer}"), by_head) / divisor
-        heads.append(own)
+        heads.append(wide(own, reading.model.n_heads, 0, 0.0))
+        if parts.attn_beside is not None:  # what another module adds to attention's write
+            biases.append(attn[layer] - own.sum(0))
+            continue
         biases.append(_beside(reading, f"attn_{{}}.{layer}", "heads", own, attn[layer], bias, allowed))
     return torch.stack(heads), torch.stack(biases)
 

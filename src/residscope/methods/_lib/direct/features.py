@@ -112,7 +112,7 @@ def _read(reading: Reading, dictionary: Dictionary) -> tuple[Float[Tensor, "batc
         passing = reading.through if site.name in ("z", "mlp_post") else reading.onward
         read, divisor, _ = passing(projection, post, f"{scale}.{site.layer}")
     if site.name in ("z", "result"):
-        n = reading.model.n_heads
+        n = reading.model.sites.size(site, "head") or 0
         by_head = read.reshape(len(read), n, -1) if site.name == "z" else read[:, None].expand(-1, n, -1)
         read = by_head.flatten(-2) if dictionary.head is None else by_head[:, dictionary.head]
     if dictionary.write.shape[-1] != read.shape[-1]:

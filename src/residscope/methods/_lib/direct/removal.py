@@ -11,11 +11,12 @@ from torch import Tensor
 from residscope import edits
 from residscope.directions import Dictionary
 from residscope.edits.base import indices
-from residscope.engine.model import Model, Prompt
+from residscope.engine.model import Model, Prompt, tied
 from residscope.engine.planner import sweep
 from residscope.engine.protocols import Edit, Readout
 from residscope.engine.recording import Recording
 from residscope.engine.sinks import streams
+from residscope.methods._lib.direct.experts import without_experts
 from residscope.methods._lib.direct.reading import Reading
 from residscope.methods._lib.direct.report import DirectAttribution
 from residscope.methods._lib.direct.sites import WRITTEN
@@ -25,7 +26,8 @@ from residscope.progress import Cancel, Progress
 from residscope.results import Result
 
 EFFECTS = ("direct", "total")
-FINE = {"heads": ("z", "head"), "neurons": ("mlp_post", "neuron")}
+FINE = {"heads": ("z", "head"), "neurons": ("mlp_post", "neuron"), "experts": ("mlp_raw", "expert")}
+MADE = ("feature", "expert")  # parts that are no entries of a site
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def removed(
     if not parts:
         return None
     base = report.metric.values.reshape(-1).double()
-    swept = sweep(model, prompts, _cuts(model, parts, to, over, dictionary), reading, background)
+    cuts = _cuts(model, model.batch(prompts), parts, to, over, dictionary, tied(background, prompts))
+    swept = sweep(model, prompts, cuts, reading, background)
     values = swept.run(progress, cancel, what="Taking parts out").values.double()
     both = torch.stack([torch.stack([part.direct.double() for part in parts]), base.to(values) - values], 1)
     about = {**report.provenance, "taken out": f"every position, to {to}", "no effect": 0.0}
@@ -95,7 +98,7 @@ def _components(report: DirectAttribution) -> list[Part]:
 
 
 def _finer(report: DirectAttribution, largest: int, dictionary: Dictionary | None) -> list[Part]:
-    """The heads, neurons or features with the largest direct effects, averaged over prompts."""
+    """The heads, neurons, experts or features with the largest direct effects, averaged over prompts."""
     parts: list[Part] = []
     for name, (site, axis) in FINE.items():
         result: Result | None = getattr(report, name)
@@ -121,18 +124,28 @@ def _order(effects: Float[Tensor, "part prompt"], largest: int) -> list[int]:
 
 
 def _cuts(
-    model: Model, parts: Sequence[Part], to: str, over: Any, dictionary: Dictionary | None
+    model: Model,
+    batch: Batch,
+    parts: Sequence[Part],
+    to: str,
+    over: Any,
+    dictionary: Dictionary | None,
+    background: Sequence[Edit],
 ) -> list[tuple[Edit, ...]]:
     """The edit that takes each part out. A mean is taken once of each site; a feature goes to zero, its error kept."""
-    sites = list(dict.fromkeys(part.site for part in parts if "feature" not in part.where))
+    sites = list(dict.fromkeys(part.site for part in parts if not {*part.where} & {*MADE}))
     if over is not None and not isinstance(over, Recording):
         over = model.run(over, capture=dict.fromkeys(s for site in sites for s in (site, *streams(model, site))))
     whole = {site: edits.ablate(str(site), to=to, over=over).prepare(model) for site in sites}
+    experts = [(part.site.layer or 0, part.where["expert"]) for part in parts if "expert" in part.where]
+    of_experts = iter(without_experts(model, batch, experts, background) if experts else [])
     cuts: list[tuple[Edit, ...]] = []
     for part in parts:
         if "feature" in part.where:
             assert dictionary is not None
             cuts.append((edits.feature(dictionary, part.where["feature"], 0.0),))
+        elif "expert" in part.where:
+            cuts.append((next(of_experts),))
         else:
             cuts.append((replace(whole[part.site], **indices(part.where)),))
     return cuts

@@ -7,6 +7,7 @@ from torch import Tensor
 from residscope import edits
 from residscope.engine.model import Model
 from residscope.errors import UnalignedPrompts
+from residscope.methods._lib.by_head import stacked
 from residscope.methods._lib.direct.reading import SLACK, Reading, require
 from residscope.model.sites import Site
 
@@ -26,23 +27,25 @@ def source_effects(
             allowed="whole runs of prompts of one length",
             fix="take the prompts of one length, or one prompt",
         )
-    groups, found, biases = model.n_heads // model.n_kv_heads, [], []
+    model.require_plain_mix("attribution by source")
+    found, biases = [], []
     for layer, (parts, bias) in enumerate(zip(reading.layout.blocks, value_biases(model), strict=True)):
         read, divisor, _ = reading.through(parts.attn_proj, parts.attn_post_norm, f"attn_post_scale.{layer}")
-        by_head = read.reshape(len(read), model.n_heads, -1)
+        n, groups = model.heads_at(layer).n_heads, model.heads_at(layer).groups
+        by_head = read.reshape(len(read), n, -1)
         bias = bias.to(read).repeat_interleave(groups, 0)
         value = recording[f"v.{layer}"].to(read).repeat_interleave(groups, 2) - bias
         pattern = reading.at_queries(f"pattern.{layer}")
         own = pattern * torch.einsum("bkhd,bhd->bhk", value, by_head)[:, None] / divisor[..., None, None]
         each = torch.einsum("bphk,hd,bhd->hbp", pattern, bias, by_head) / divisor
-        own, rest = own.permute(2, 3, 0, 1), heads[layer] - own.sum(-1).permute(2, 0, 1)
+        own, rest = own.permute(2, 3, 0, 1), heads[layer][:n] - own.sum(-1).permute(2, 0, 1)
         if {Site("z", layer), Site("result", layer)} & reading.changed:
             each = rest
         slack = allowed + own.square().sum(1).sqrt() * reading.eps * SLACK
         require(f"the sources of the heads of layer {layer} do not sum to what they add", rest, each, slack)
         found.append(own)
         biases.append(each)
-    return torch.stack(found), torch.stack(biases)
+    return stacked(found, fill=0.0), stacked(biases, fill=0.0)
 
 
 def value_biases(model: Model) -> list[Float[Tensor, "kv_head d_head"]]:

@@ -11,6 +11,7 @@ from residscope import edits
 from residscope.engine.model import Model
 from residscope.engine.planner import sweep
 from residscope.errors import TooFewPrompts
+from residscope.methods._lib.by_head import every_head, filled, stacked, there
 from residscope.methods._lib.heads.declared import HEAD_SCORES, Part, of_model
 from residscope.methods._lib.heads.writing import IOI, WRITES
 from residscope.model.prompts import PromptSet
@@ -64,17 +65,18 @@ def _s_inhibition(model: Model, data: PromptSet, draws: int, seed: int, tell: Te
         lengths.setdefault(n, []).append(row)
     groups = [rows[at : at + MOST] for rows in lengths.values() for at in range(0, len(rows), MOST)]
     movers = name_movers(model, data)
-    each = torch.zeros(model.n_layers, model.n_heads, len(data))
+    each = torch.zeros(model.n_layers, model.n_heads, len(data)).where(there(model)[..., None], torch.nan)
     below = max(layer for layer, _ in movers)
+    apart = (there(model) & (torch.arange(model.n_layers) < below)[:, None])[..., None]
     for done, rows in enumerate(groups):  # prompts that end together part from the base in one token
         part = data.subset(rows)
         assert part.corrupted is not None
         z = model.run(PromptSet(part.corrupted), [Site("z", layer) for layer in range(below)])
-        heads = [(layer, head) for layer in range(below) for head in range(model.n_heads)]
+        heads = every_head(model, range(below))
         cells = [edits.patch(f"z.{layer}", z, head=head, pos=-1) for layer, head in heads]
         plan = sweep(model, part, cells, Gap(part, movers))
         fall = plan.baseline().cpu() - plan.run(False).values
-        each[:below, :, rows] = fall.float().reshape(below, model.n_heads, len(rows))
+        each[:, :, rows] = torch.where(apart, filled(model, heads, fall.float().T).movedim(0, -1), each[:, :, rows])
         tell((done + 1) / len(groups))
     drawn = torch.Generator().manual_seed(seed)
     signs = 1.0 - 2.0 * torch.randint(0, 2, (draws, 1, 1, len(data)), generator=drawn)
@@ -92,7 +94,8 @@ def name_movers(model: Model, data: PromptSet) -> tuple[Head, ...]:
         rows = tuple(range(first, min(first + MOST, len(batch))))
         run = model.run(batch.take(rows), ["pattern", "final_scale", *sites])
         part = Part(run, data, rows, 1, 0)
-        total += torch.stack([score.of_run(part, layer)[0].sum(-1) for layer in range(model.n_layers)]).float()
+        each = [score.of_run(part, layer)[0].sum(-1) for layer in range(model.n_layers)]
+        total += stacked(each, fill=0.0).float()
     order = total.flatten().argsort(descending=True)[:MOVERS].tolist()
     found = [divmod(at, model.n_heads) for at in order]
     enough = SHARE * float(total.max())

@@ -10,6 +10,7 @@ from torch import Tensor
 from residscope.engine.model import Model
 from residscope.methods._lib.answers import answer_ids
 from residscope.methods._lib.attention_scores import wanted
+from residscope.methods._lib.by_head import stacked
 from residscope.methods._lib.circuits import folded, output_weights
 from residscope.methods._lib.heads.declared import Measured, Part, of_model, of_run
 from residscope.methods._lib.weights.matrices import embeddings, head_matrices
@@ -32,9 +33,7 @@ def values(part: Part, layer: int) -> Float[Tensor, "row pos head d_head"]:
     """What each head moves from each token; query heads that share values have the same."""
     value = part.run["v", layer]
     model = part.run.model
-    return value.to(torch.promote_types(value.dtype, torch.float32)).repeat_interleave(
-        model.n_heads // model.n_kv_heads, 2
-    )
+    return value.to(torch.promote_types(value.dtype, torch.float32)).repeat_interleave(model.heads_at(layer).groups, 2)
 
 
 def divisors(part: Part, layer: int) -> Float[Tensor, "row pos"]:
@@ -204,7 +203,7 @@ def _copying(model: Model, data: PromptSet, draws: int, seed: int, tell: Tell) -
             each.append(M.diagonal(dim1=1, dim2=2))
             control.append(torch.stack([M[:, torch.arange(len(ids)), at] for at in others]))
             tell((layer + 1) / model.n_layers)
-    return torch.stack(each), torch.stack(control, 1)
+    return stacked(each), stacked(control, 1, axis=1)
 
 
 MOST_TOKENS = 500

@@ -68,12 +68,13 @@ def parts_of(model: Model, asked: Sequence[Asked], allowed: tuple[str, ...]) -> 
 def _parts(model: Model, site: Site, numbers: Sequence[int] | None) -> list[Part]:
     d, layer = model.d_model, site.layer or 0
     heads = site.name in PER_HEAD
-    most, error = (model.n_heads, UnknownHead) if heads else (model.d_mlp, UnknownNeuron)
+    own = model.heads_at(layer)
+    most, error = (own.n_heads, UnknownHead) if heads else (model.d_mlp, UnknownNeuron)
     if numbers is not None and (not site.kind.layered or not numbers or not {*numbers} <= {*range(most)}):
         raise error("no such heads or neurons", received=f"{[*numbers]} of {site}", allowed=f"0 to {most - 1}")
     if heads:
-        chosen = range(model.n_heads) if numbers is None else numbers
-        return [Part(site, f"{site} head {head}", 2 * layer, (d, model.d_head, d), head=head) for head in chosen]
+        chosen = range(own.n_heads) if numbers is None else numbers
+        return [Part(site, f"{site} head {head}", 2 * layer, (d, own.d_head, d), head=head) for head in chosen]
     if site.name in ("mlp_out", "mlp_in"):
         count = model.d_mlp if numbers is None else len(numbers)
         name = str(site) if numbers is None else f"{site} neurons {', '.join(map(str, numbers))}"

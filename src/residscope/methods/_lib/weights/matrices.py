@@ -44,7 +44,8 @@ def head_matrices(model: Model, layer: int) -> HeadMatrices:
     """The matrices of every head of a layer, as the model multiplies by them at one and the same position."""
     found, absent = head_weights(model, layer)
     norm = model.layout.blocks[layer].attn_norm
-    sizes = {"q": 1, "k": model.n_heads // model.n_kv_heads, "v": model.n_heads // model.n_kv_heads}
+    shared = model.heads_at(layer).groups
+    sizes = {"q": 1, "k": shared, "v": shared}
     read = {n: folded(norm, found[n]).repeat_interleave(times, 0) for n, times in sizes.items() if n in found}
     return HeadMatrices(read.get("q"), read.get("k"), read.get("v"), output_weights(model, layer), absent)
 
@@ -52,8 +53,8 @@ def head_matrices(model: Model, layer: int) -> HeadMatrices:
 def check_head(model: Model, layer: int, head: int) -> None:
     """Raises UnknownLayer, UnknownHead."""
     check_layer(model, layer)
-    if not 0 <= head < model.n_heads:
-        raise UnknownHead("no such head", received=str(head), allowed=f"0 to {model.n_heads - 1}")
+    if not 0 <= head < (n := model.heads_at(layer).n_heads):
+        raise UnknownHead("no such head", received=str(head), allowed=f"0 to {n - 1}")
 
 
 def check_layer(model: Model, layer: int) -> None:

@@ -1,0 +1,52 @@
+"""Gemma 3 (text): Gemma 2's norms, a norm on each query and key, sliding windows in five layers of six."""
+
+from by_hand._common import CONFIG, DENSE, ROTARY, SIZES
+from residscope.model.families import Block, Family
+
+FAMILY = Family(
+    name="gemma3",
+    model_types=("gemma3_text",),
+    embed="model.embed_tokens",
+    blocks="model.layers",
+    block=Block(
+        attn="self_attn",
+        attn_norm="input_layernorm",
+        attn_proj="self_attn.o_proj",
+        mlp="mlp",
+        mlp_norm="pre_feedforward_layernorm",
+        mlp_up="mlp.up_proj",
+        mlp_gate="mlp.gate_proj",
+        mlp_down="mlp.down_proj",
+        attn_post_norm="post_attention_layernorm",
+        mlp_post_norm="post_feedforward_layernorm",
+        q_norm="self_attn.q_norm",
+        k_norm="self_attn.k_norm",
+        qk_norm_axes="head pos d_head",
+    ),
+    final_norm="model.norm",
+    unembed="lm_head",
+    norm="rms",
+    activation="hidden_activation",
+    norm_eps="eps",
+    norm_gain_offset=1.0,
+    sizes=SIZES,
+    config={
+        **CONFIG,
+        "attention_bias": (),
+        "attn_logit_softcapping": (None,),
+        "cache_implementation": (),
+        "final_logit_softcapping": (),
+        "head_dim": (),
+        "hidden_activation": (),
+        "layer_types": (),
+        "query_pre_attn_scalar": (),
+        "rms_norm_eps": (),
+        "sliding_window": (),
+        "use_bidirectional_attention": (None, False),
+        "_sliding_window_pattern": (),
+        "sliding_window_pattern": (),
+    },
+    factors={"logits_cap": "final_logit_softcapping"},
+    reasons={"attn_logit_softcapping": "the stock attention ignores it"},
+    absent={**ROTARY, **DENSE},
+)
