@@ -10,7 +10,7 @@ from bench.harness import Row
 from bench.map import _page
 from bench.page import FLAGS, prose
 
-LENGTHS = (16, 256, 1000)
+LENGTHS = (16, 64, 256, 1000)
 REACH = 0.3
 WAITED = """() => {  // times: when the run is there, and when a pattern of this run is drawn
   window.firstPattern = new Promise(done => {

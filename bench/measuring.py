@@ -1,6 +1,6 @@
 """Measuring techniques beside TransformerLens 4.3 in one run; the reading ones also against a second, maps against a minute.
 
-What is held against the clock is processor time, which other work of the machine stretches less than the clock.
+What is held against the clock says beside it how fast the machine multiplies just then.
 """
 
 import random
@@ -95,14 +95,14 @@ def _paths(model: rs.Model, peer: Peer, given: dict[str, object], pairs: int) ->
 
 
 def _under(model: rs.Model, name: str, ours: Callable[[], object], seconds: float, times: int) -> Row:
-    """Against so many seconds of processor time; the rate of the model's own matrices beside it says what machine it was."""
+    """Against so many seconds; the rate of the model's own matrices beside it says what machine it was."""
     taken = []
     for _ in range(times):
-        began = time.process_time()
+        began = time.perf_counter()
         ours()
-        taken.append(time.process_time() - began)
+        taken.append(time.perf_counter() - began)
     low, middle, high = statistics.quantiles(taken, n=4) if times > 1 else taken * 3
     shares = (x / seconds for x in (middle, low, high))
     rate = gemm_rate.__wrapped__("cpu", torch.float32, shapes_of(model.layout)) / 1e9
-    note = f"processor time against {seconds:g} s; {rate:.0f} GFLOP/s of this machine just then"
+    note = f"against {seconds:g} s; {rate:.0f} GFLOP/s of this machine just then"
     return Row(name, middle, seconds, *shares, 1.0, times, note)

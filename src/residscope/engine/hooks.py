@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from residscope.engine.attention import active, by_head, switched, unswitched
 from residscope.engine.branches import Branches
 from residscope.engine.layout import BlockParts, Layout, weight_in_out
-from residscope.engine.memory import give_back
+from residscope.engine.memory import give_back, pages_apart
 from residscope.engine.passes import INSIDE_ATTENTION, LONG, Pass, Stop
 from residscope.engine.places import Places, first_input, with_input, with_output
 from residscope.engine.seams import AttentionProducts, LaidOverlay, Overlaid, RouterLogits
@@ -41,7 +41,7 @@ class Hooks(Places):
     @contextmanager
     def __call__(self) -> Iterator[None]:
         try:
-            with trained_off(self.now.layout), uncompiled():
+            with trained_off(self.now.layout), uncompiled(), pages_apart() if self.now.long else nullcontext():
                 self._register()
                 token = active.set(self.now)
                 try:

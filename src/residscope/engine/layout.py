@@ -140,18 +140,22 @@ class Layout:
     )  # stock.py's memory
 
     def logits(
-        self, x: Float[Tensor, "*batch d_model"], ids: Sequence[int] | slice | None = None, overlays: Iterable[Any] = ()
+        self,
+        x: Float[Tensor, "*batch d_model"],
+        ids: Sequence[int] | slice | None = None,
+        overlays: Iterable[Any] = (),
+        into: Float[Tensor, "*batch column"] | None = None,
     ) -> Float[Tensor, "*batch column"]:
         """The logits of a stream after the final norm: unembedded, scaled and capped as the model does; of some tokens only.
 
         overlays: weight changes of the run whose stream it is; those of the unembedding count. Whatever needs logits
-        elsewhere than at the end of the model's own forward asks for them here.
+        elsewhere than at the end of the model's own forward asks for them here. into: where the products may be put.
         """
         if ids is None:
             raw = self.unembed(x)
         else:
             columns, bias = ids if isinstance(ids, slice) else list(ids), in_memory(self.unembed, "bias")
-            raw = x @ weight_in_out(self.unembed)[:, columns]
+            raw = torch.matmul(x, weight_in_out(self.unembed)[:, columns], out=into)
             raw = raw if bias is None else raw + bias[columns]
         for laid in overlays:
             if laid.module is self.unembed:

@@ -2,7 +2,8 @@
 
 import ctypes
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from math import prod
 
@@ -18,6 +19,9 @@ from residscope.model.sites import Site
 MOST_HELD = 1 << 30  # bytes
 _SMALL = 1 << 27  # bytes below which nobody asks what is free
 _BLOCK = 32  # values of the stream's width that a block has in memory at a time for a token, about
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's names of what mallopt sets
+_LEARNT = 1 << 25  # bytes: the most that glibc raises its own threshold to
 
 
 def bytes_of(layout: Layout, batch: Batch, sites: Iterable[Site], *, offset: int = 0) -> int:
@@ -101,18 +105,38 @@ def too_large(layout: Layout, batch: Batch, sites: Iterable[Site], *, offset: in
 
 
 @cache
-def _trim() -> Callable[[int], int] | None:
-    """The C library's way to hand unused memory back to the system, where it has one (glibc)."""
+def _libc() -> ctypes.CDLL | None:
+    """The C library, where it is glibc: the one that keeps what was let go of, and can be told how much."""
     try:
-        return ctypes.CDLL(None).malloc_trim
-    except (OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        return libc if hasattr(libc, "gnu_get_libc_version") else None
+    except OSError:
         return None
 
 
 def give_back() -> None:
     """Hand what a long forward has let go of back to the system, which the C library would keep in pieces."""
-    if (trim := _trim()) is not None:
-        trim(0)
+    if (libc := _libc()) is not None:
+        libc.malloc_trim(0)
+
+
+@contextmanager
+def pages_apart() -> Iterator[None]:
+    """Inside, each large tensor has pages of its own, which are the system's again once it is let go of.
+
+    Else the C library learns from the first large one that is freed to keep the next ones in its heap, where they leave gaps;
+    what it would learn at most is what holds afterwards.
+    """
+    libc = _libc()
+    if libc is None:
+        yield
+        return
+    libc.mallopt(_MMAP_THRESHOLD, 1 << 23)
+    try:
+        yield
+    finally:
+        libc.mallopt(_MMAP_THRESHOLD, _LEARNT)
+        libc.mallopt(_TRIM_THRESHOLD, 2 * _LEARNT)
 
 
 def out_of_memory(error: BaseException) -> bool:

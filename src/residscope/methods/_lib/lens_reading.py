@@ -1,6 +1,6 @@
 """What the stream of several rows says next, from logits that are made and read some columns at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Float, Int
@@ -12,7 +12,7 @@ from residscope.engine.parameters import is_plain
 from residscope.engine.turns import in_turn
 from residscope.progress import ask_within
 
-COLUMNS = 1024  # of the vocabulary at once on the CPU, where those of 512 positions then stay in its cache
+COLUMNS = 1024  # of the vocabulary at once on the CPU, where those of 2,048 positions then stay in its cache
 WIDE = 1 << 15  # elsewhere
 LEAST = -1e30  # a logit of nothing, finite
 
@@ -32,7 +32,13 @@ class Said:
         self.ids: Int[Tensor, " pos"] = followed
 
 
-def read_rows(model: Model, rows: Float[Tensor, "row pos d_model"], said: Said, k: int) -> Row:
+def read_rows(
+    model: Model,
+    rows: Float[Tensor, "row pos d_model"],
+    said: Said,
+    k: int,
+    tell: Callable[[float], object] = lambda share: None,
+) -> Row:
     """Of each row and position: top, probability [row, pos, k]; entropy, kl, rank, chance [row, pos].
 
     With z the logits, m their greatest so far and q the run's own, it goes over the vocabulary once:
@@ -40,16 +46,18 @@ def read_rows(model: Model, rows: Float[Tensor, "row pos d_model"], said: Said, 
         S = sum e^(z - m)      T = sum (z - m) e^(z - m)      Q = sum q (z - m - log q)      s = sum q
 
     where m grows S, T and Q are moved on to it. In the end entropy = log S - T / S, and KL(q || row) = log S - log s - Q / s:
-    s is 1 but for rounding.
+    s is 1 but for rounding. tell is told what share of the vocabulary is behind it.
     """
     model.follow()
     with in_turn(model.hf), torch.no_grad():
         layout = model.layout
         x = layout.final_norm.module(rows.reshape(1, -1, model.d_model).to(model.dtype))[0]
-        return _read(layout, x, len(rows), said, k)
+        return _read(layout, x, len(rows), said, k, tell)
 
 
-def _read(layout: Layout, x: Float[Tensor, "n d_model"], rows: int, said: Said, k: int) -> Row:
+def _read(
+    layout: Layout, x: Float[Tensor, "n d_model"], rows: int, said: Said, k: int, tell: Callable[[float], object]
+) -> Row:
     n, positions = len(x), len(said.ids)
     followed, blocks = _blocks(layout, x, said.ids)
     followed = followed.clamp_min(LEAST)
@@ -80,6 +88,7 @@ def _read(layout: Layout, x: Float[Tensor, "n d_model"], rows: int, said: Said, 
         torch.exp(z, out=spare)
         T = further.neg().exp() * (T - further * S) + torch.linalg.vecdot(spare, z)
         S = further.neg().exp() * S + spare.sum(-1)
+        tell(columns.stop / layout.sizes.d_vocab)
     whole, share = S.log(), seen.repeat(rows)
     flat = whole - T / S, (whole - share.log() - Q / share).clamp_min(0), rank.long(), (followed - most - whole).exp()
     entropy, kl, rank, chance = (x.view(rows, positions) for x in flat)
@@ -104,15 +113,22 @@ def _blocks(
     layout: Layout, x: Float[Tensor, "n d_model"], ids: Int[Tensor, " pos"]
 ) -> tuple[Float[Tensor, " n"], Iterator[tuple[int, Float[Tensor, "n column"]]]]:
     """The followed tokens' logits, and all logits some columns at a time, with the first column of each block."""
-    size = COLUMNS if x.device.type == "cpu" else WIDE
     times, vocabulary = len(x) // len(ids), layout.sizes.d_vocab
+    size = min(COLUMNS if x.device.type == "cpu" else WIDE, (vocabulary + 1) // 2)  # two at least: one tells in between
     if not _by_columns(layout):
         whole = layout.logits(x[None])[0]
         parts = ((first, whole[:, first : first + size].clone()) for first in range(0, vocabulary, size))
         return whole.gather(1, ids.repeat(times)[:, None])[:, 0].float(), parts
     place = torch.arange(len(ids), device=x.device).repeat(times)
     own = layout.logits(x, ids.tolist()).gather(1, place[:, None])[:, 0].float()
-    return own, ((first, layout.logits(x, slice(first, first + size))) for first in range(0, vocabulary, size))
+    into = x.new_empty(len(x) * size)  # one place for all blocks: a new one each would be cleared by the system first
+
+    def block(first: int) -> Tensor:
+        columns = slice(first, min(first + size, vocabulary))
+        width = columns.stop - first
+        return layout.logits(x, columns, into=into[: len(x) * width].view(len(x), width))
+
+    return own, ((first, block(first)) for first in range(0, vocabulary, size))
 
 
 def _by_columns(layout: Layout) -> bool:

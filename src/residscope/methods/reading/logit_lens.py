@@ -21,7 +21,7 @@ from residscope.results import Result
 from residscope.views import Grid, HeatMap, View
 
 PART = 128  # positions of a row unembedded at once
-TOGETHER = 512  # positions of several rows: the unembedding is read once for them
+TOGETHER = 2048  # positions of several rows: the unembedding is read once for them
 UNTRAINED = "a tuned lens means nothing at tokens it was not trained on, as a rule the first and attention sinks"
 SITES = ("resid_post", "resid_mid", "resid_pre")
 
@@ -105,7 +105,7 @@ def logit_lens(
     site: "resid_post" has the embedding and the stream after each block. token: one to follow; else what the run itself says at
     each position. k: how many of the likeliest are kept. lens: a tuned lens (`rs.tuned_lens`, `rs.load_tuned_lens`), whose
     translators then stand before the final norm. background: edits under which the run is made; the lens itself is the unedited
-    model's. Logits of all positions are never held: of 512 at a time, of one row or of several, some columns.
+    model's. Logits of all positions are never held: of 2,048 at a time, of one row or of several, some columns.
 
     Raises:
         PromptError: several prompts. SiteError: the family has no such stream. BadArguments: resid_mid through a tuned lens.
@@ -128,16 +128,20 @@ def logit_lens(
     with stage("Reading the stream", len(parts) * len(names), progress, cancel) as tell:
         for number, (first, own) in enumerate(zip(parts, rec.logits_in_parts(PART), strict=True)):
             said = Said(own[0], followed)
-            size = max(1, min(TOGETHER // len(said.ids), (len(names) + 1) // 2))
+            size = max(1, TOGETHER // len(said.ids))
             for group in (range(at, min(at + size, len(names))) for at in range(0, len(names), size)):
                 streams = []
                 for row in group:
                     x, layer = rec[names[row]][0, first : first + PART], layers[row]
                     streams.append(x if lens is None or layer is None else lens.translated(x, layer))
-                read = read_rows(model, torch.stack(streams), said, k)
+                behind = number * len(names) + group.start
+
+                def within(share: float, behind: int = behind, many: int = len(group)) -> None:
+                    tell(behind + int(share * many))
+
+                read = read_rows(model, torch.stack(streams), said, k, within)
                 for row, of_row in zip(group, zip(*read, strict=True), strict=True):
                     found[row].append(of_row)
-                tell(number * len(names) + group.stop)
     top, probability, entropy, kl, rank, chance = (
         torch.stack([torch.cat([part[i] for part in row]) for row in found]).cpu() for i in range(6)
     )
