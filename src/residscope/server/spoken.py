@@ -120,7 +120,7 @@ class Pictures:
                 return self._session.reads.pictures([run], set())
 
         try:
-            found = await self._threads.model(read)
+            found = await self._threads.tell(read)
         except Busy:
             return {}
         return {f"{query} {args}": frame({"query": query, "args": args}, data) for query, args, data in found}

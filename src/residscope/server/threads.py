@@ -14,7 +14,8 @@ T = TypeVar("T")
 Gone = Callable[[], bool]
 """Whether whoever asked has left."""
 
-DOOR, MODEL, STORE = 16, 16, 4  # threads for intents, for queries, and for whatever waits for the database
+DOOR, MODEL, STORE, TOLD = 16, 16, 4, 2
+"""Threads for intents, for queries, for whatever waits for the database, and for what goes before the news to all pages."""
 
 
 class Threads:
@@ -22,7 +23,7 @@ class Threads:
 
     def __init__(self, store: Collection[str] = ()) -> None:
         self._of_store = frozenset(store)
-        self._door, self._model, self._store = Line(DOOR), Line(MODEL), Line(STORE)
+        self._door, self._model, self._store, self._told = Line(DOOR), Line(MODEL), Line(STORE), Line(TOLD)
 
     async def ask(self, name: str, call: Callable[[], T], *, query: bool, who: str | None) -> T:
         """What an intent or a query answers, which somebody of a name asks, or nobody. Raises Busy."""
@@ -33,9 +34,9 @@ class Threads:
         """What a call of the store answers. Raises Busy."""
         return await self._store.run(call)
 
-    async def model(self, call: Callable[[], T]) -> T:
-        """What a call that may run the model answers. Raises Busy."""
-        return await self._model.run(call)
+    async def tell(self, call: Callable[[], T]) -> T:
+        """What a call gives that pages wait for behind which their answers stand: no query goes before it. Raises Busy."""
+        return await self._told.run(call)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from residscope.progress import Cancel, Progress, stage
 from residscope.session import compute
 from residscope.session.compute import Held, TensorFile
 from residscope.session.jobs import Taker
+from residscope.session.read.company import Company
 from residscope.session.state import token
 from residscope.session.wire import Tok
 from residscope.world.dictionaries import beside_stream, row_sites
@@ -163,6 +164,7 @@ class PromptPages:
         self._reading = threading.Lock()  # around the model: two queries at a new site do not both run the prompts
         self._drawn: OrderedDict[str, Drawn] = OrderedDict()
         self._pages: OrderedDict[str, tuple[Loaded, Page]] = OrderedDict()
+        self._company: Company[Recorded] = Company(BATCH_TOKENS)
         self._number = 0
 
     # ── drawing, in a job ───────────────────────────────────────────────────────────────────────────────────
@@ -240,17 +242,19 @@ class PromptPages:
         return found.prompts
 
     def _own(self, loaded: Loaded, prompts: Sequence[Prompt]) -> tuple[Recorded, ...]:
-        """One's own prompts: taken from runs that are still held, from the latest pages, or run."""
-        with self._reading:
+        """One's own prompts: taken from runs that are still held, from the latest pages, or run; with some that others wait for."""
+        with self._company.asking(loaded.model, prompts) as mine, self._reading:
             with self._lock:
                 pages = [page for model, page in self._pages.values() if model.model is loaded.model]
-            known = {recorded.prompt.ids: recorded for page in pages for recorded in page.own}
+            known = {recorded.prompt.ids: recorded for page in pages for recorded in page.own} | mine.found
             for prompt in prompts:
                 if prompt.ids not in known and (held := self._live(prompt)) is not None:
                     ids, p = held.next.all(self._first)
                     known[prompt.ids] = Recorded(prompt, held.rows, held.sink, ids[:, :NEXT], p[:, :NEXT])
             missing = [prompt for prompt in prompts if prompt.ids not in known]
-            known |= {r.prompt.ids: r for r in record(loaded, missing, turn=lambda done: self._turn(loaded))}
+            known |= self._company.run(
+                mine, missing, lambda some: record(loaded, some, turn=lambda done: self._turn(loaded))
+            )
         return tuple(known[prompt.ids] for prompt in prompts)
 
     def _page(self, id: str) -> tuple[Loaded, Page]:
