@@ -27,6 +27,7 @@ export class HeadsStore {
   soughtError = $state("");
   private cache = new Map<string, Promise<Float32Array>>();
   private wanted = "";
+  private wantedOf = ""; // the runs of it: the pause is for a hand that picks
   private wantedFrom = "";
   readonly mlps: Measured;
   readonly copying: Measured;
@@ -177,7 +178,7 @@ export class HeadsStore {
     if (!runs.length || !picked.length || this.session.behind || key === this.wanted) return;
     const heads = picked.map(({ layer, head }) => [layer, head!] as [number, number]);
     const ask = (): void => {
-      this.wanted = key;
+      [this.wanted, this.wantedOf] = [key, runs.join()];
       Promise.all(runs.map((run) => this.once(run, { run, heads, over, weighted }))).then(
         ([values, less]) => {
           if (this.wanted !== key) return;
@@ -188,7 +189,7 @@ export class HeadsStore {
         (error: unknown) => this.wanted === key && ([this.pattern, this.error] = [null, words(error)]),
       );
     };
-    if (!this.pattern) {
+    if (!this.pattern || this.wantedOf !== runs.join()) {
       ask();
       return;
     }

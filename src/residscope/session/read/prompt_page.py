@@ -242,7 +242,7 @@ class PromptPages:
         return found.prompts
 
     def _own(self, loaded: Loaded, prompts: Sequence[Prompt]) -> tuple[Recorded, ...]:
-        """One's own prompts: taken from runs that are still held, from the latest pages, or run; with some that others wait for."""
+        """One's own prompts: from runs that are still held, from the latest pages, or run with others'."""
         with self._company.asking(loaded.model, prompts) as mine, self._reading:
             with self._lock:
                 pages = [page for model, page in self._pages.values() if model.model is loaded.model]
