@@ -18,7 +18,7 @@ def main() -> int:
     parse = argparse.ArgumentParser(prog="hostile")
     parse.add_argument("--each", type=int, default=2000)
     parse.add_argument("--seed", default=os.environ.get("RESIDSCOPE_SEED") or secrets.token_hex(4))
-    parse.add_argument("--requests", type=int, default=10_000, help="of each of the two wires")
+    parse.add_argument("--requests", type=int, default=10_000, help="of each wire")
     parse.add_argument("--only", nargs="*", default=[*READERS, *WIRES])
     parse.add_argument("--report", type=Path)
     given = parse.parse_args()

@@ -105,9 +105,9 @@ halves of characters, numbers of any size, pipes and devices in the place of fil
 shapes that lie. Each must be read or refused by a typed error, within 5 seconds, without asking for memory that its size does not
 account for (64 times its size and 768 MiB of address space). Over HTTP and a WebSocket it says what a grammar draws from the
 shapes of all that may be asked: valid, nearly valid, and no words of it; no answer is a 5xx or a mistake of ours, no line of the
-log tells of one. What goes on after it was answered (loading a model, starting a job, exports) is not drawn there. A share link
-is read by the page, under the same kinds of changes: `web/tests/hash.test.ts`. These are the last outputs, each reader's with
-the seed that draws it again (`--seed`).
+log tells of one. schemathesis says over HTTP what it draws from the same shapes, as OpenAPI. What goes on after it was answered
+(loading a model, starting a job, exports) is not drawn there. A share link is read by the page, under the same kinds of changes:
+`web/tests/hash.test.ts`. These are the last outputs, each reader's with the seed that draws it again (`--seed`).
 """
 HEADS = (
     "| reader | seed | random | crafted | read | refused | raw, slow or large | slowest, s |",

@@ -49,7 +49,7 @@ def test_a_reader_reads_or_refuses_whatever_it_is_given(name: str) -> None:
 def test_whatever_is_said_over_the_wire_is_answered_and_never_by_a_mistake(name: str) -> None:
     tried = WIRES[name](200, SEED)
     assert not tried.faults, "\n".join(tried.faults)
-    assert (tried.random, tried.ends["read"] > 5) == (200, True)
+    assert (tried.random, tried.ends["read"] > 0) == (200, True)
 
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN"])

@@ -25,6 +25,8 @@ from websockets.sync.client import ClientConnection, connect
 from hostile.doors import LATER, WORDS
 from hostile.hunt import Tried
 from hostile.mutations import deep, of_bytes
+from hostile.schemed import NAME as SCHEMED
+from hostile.schemed import over_schema
 from residscope.server import Server
 from residscope.server.routes import NAMES
 from residscope.server.schema import schema
@@ -69,7 +71,7 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", 
 
 
 @cache
-def _asked() -> tuple[dict[str, Any], list[tuple[str, str, Any]]]:
+def asked() -> tuple[dict[str, Any], list[tuple[str, str, Any]]]:
     """The parts that shapes refer to, and all that may be asked: its kind, name and shape."""
     told = schema()
     kinds = {"intents": "intent", "queries": "query"}
@@ -89,7 +91,7 @@ class Grammar:
         self.draw = draw
 
     def question(self) -> tuple[str, str, Any]:
-        kind, name, shape = self.draw.choice(_asked()[1])
+        kind, name, shape = self.draw.choice(asked()[1])
         return kind, name, self.draw.choice(WORDS) if self.draw.random() < 0.02 else self.value(shape)
 
     def value(self, shape: Any, depth: int = 0, name: str = "") -> Any:
@@ -98,7 +100,7 @@ class Grammar:
         if depth and draw.random() < 0.03:
             return draw.choice(WORDS)
         if "$ref" in shape:
-            shape = _asked()[0][shape["$ref"].removeprefix("#/definitions/")]
+            shape = asked()[0][shape["$ref"].removeprefix("#/definitions/")]
         several = shape.get("anyOf") or shape.get("oneOf")
         if several and depth < 12:
             return self.value(draw.choice(several), depth + 1, name)
@@ -249,7 +251,7 @@ def over_http(requests: int, seed: str) -> Tried:
             status, said = _answer(link, method, address, body, own | headers)
             bad = [f"{status} {said[:200]!r}"] if status >= 500 or status == 0 else []
             how = "raw" if bad else "read" if status < 400 else "refused"
-            _note(tried, f"{seed} http {number} ({method} {address[:80]})", [how], bad, began, listening)
+            note(tried, f"{seed} http {number} ({method} {address[:80]})", [how], bad, began, listening)
         assert _answer(link, "GET", "/api/state", b"", own)[0] == 200
         link.close()
     return tried
@@ -282,7 +284,7 @@ def over_socket(frames: int, seed: str) -> Tried:
                     bad = [] if answers is None or len(answers) == few else [f"{len(answers)} answers to {few}"]
                     bad += [str(told["error"]) for told in answers or () if _ours(told)]
                     hows = ["refused" if "error" in told else "read" for told in answers or ()]
-                    _note(
+                    note(
                         tried,
                         f"{seed} frame {first} to {first + few}",
                         hows or ["refused"] * few,
@@ -327,7 +329,7 @@ def _ours(told: dict[str, Any]) -> bool:
     return (told.get("error") or {}).get("type") == "ResidscopeError"
 
 
-def _note(tried: Tried, which: str, hows: list[str], bad: list[str], began: float, listening: Listening) -> None:
+def note(tried: Tried, which: str, hows: list[str], bad: list[str], began: float, listening: Listening) -> None:
     seconds = (time.monotonic() - began) / len(hows)
     lines, listening.lines = listening.lines, []
     tried.random += len(hows)
@@ -337,4 +339,4 @@ def _note(tried: Tried, which: str, hows: list[str], bad: list[str], began: floa
         tried.faults.append(f"{which}: after {seconds:.1f} s: {'; '.join([*bad, *lines])}"[:600])
 
 
-WIRES = {HTTP: over_http, SOCKET: over_socket}
+WIRES = {HTTP: over_http, SOCKET: over_socket, SCHEMED: over_schema}
