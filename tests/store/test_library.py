@@ -1,12 +1,16 @@
 """The library on both databases: what is saved comes back, what is not yours stays, what is deleted can be had again."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from sqlalchemy import select
 
 from residscope.errors import (
+    BadArguments,
     CannotUndo,
     DamagedFile,
     DamagedStore,
@@ -21,6 +25,7 @@ from residscope.errors import (
 )
 from residscope.store import Library, Search, exchange
 from residscope.store.entries import ModelKey
+from residscope.store.tables import Event
 from store.things import MODEL, OTHER, direction
 
 
@@ -143,6 +148,27 @@ def test_undo_goes_back_step_by_step_but_not_over_a_later_change(library: Librar
     gone = library.delete_description(said.id, user="ada")
     library.undo(user="ada", event=gone)
     assert library.get(said.direction).descriptions[0].text == "second"
+
+
+@contextmanager
+def reading_event(library: Library, number: int) -> Iterator[None]:
+    with library.database.reading() as session:
+        assert session.scalars(select(Event).where(Event.id == number)).first() is None
+    yield
+
+
+@pytest.mark.parametrize("number", [2**31, 2**63 - 1, 2**63, 2**70, -(2**63), -(2**70)])
+def test_a_number_that_no_database_holds_is_refused_as_one_that_nobody_has(library: Library, number: int) -> None:
+    entry = library.save(direction(), model=MODEL, user="ada", name="one")
+    with pytest.raises(CannotUndo):
+        library.undo(user="ada", event=number)
+    held = -(2**63) <= number < 2**63
+    with (
+        nullcontext() if held else pytest.raises(BadArguments, match="no number as large"),
+        reading_event(library, number),
+    ):
+        assert held, "it is refused before anything is read"
+    assert library.get(entry.id).entry.name == "one"
 
 
 def test_a_name_given_up_and_taken_does_not_come_back(library: Library) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, NoSuchModuleError, OperationalError
 from sqlalchemy.orm import Session
 
-from residscope.errors import BadText, DamagedStore, MissingExtra, StoreError, StoreUnreachable
+from residscope.errors import BadArguments, BadText, DamagedStore, MissingExtra, StoreError, StoreUnreachable
 from residscope.incoming import Unreadable, parsed
 from residscope.store import keeping, migrate
 
@@ -150,15 +150,25 @@ class Database:
                 raise StoreUnreachable(
                     f"the library does not answer: {said}", received=self.name, fix=f"{fix}, then try again"
                 ) from error
+            if isinstance(error, DataError) and "out of range" in said:
+                raise _too_large() from error
             if isinstance(error, DataError):
                 raise BadText(f"the library cannot hold that: {said}", fix="leave out what cannot be shown") from error
             raise
+        except OverflowError as error:  # SQLite's own, of a number that its columns cannot hold
+            raise _too_large() from error
         except OSError as error:
             raise StoreUnreachable(
                 f"the library's folder cannot be used: {error.strerror}",
                 received=error.filename or self.folder,
                 fix="free the disk, mend its permissions, or set RESIDSCOPE_DATA",
             ) from error
+
+
+def _too_large() -> BadArguments:
+    return BadArguments(
+        "the library has no number as large", allowed="one that it gave", fix="ask for one that it gave"
+    )
 
 
 def _private_folder(folder: Path) -> None:

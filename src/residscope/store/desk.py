@@ -13,6 +13,7 @@ from residscope.store.tables import Comment, Description, Direction, Event, User
 
 Row = Direction | Description | Comment
 KINDS: dict[str, Any] = {"direction": Direction, "description": Description, "comment": Comment}
+LARGEST = 2**63  # no event has such a number
 T = TypeVar("T", Direction, Description, Comment)
 
 
@@ -99,7 +100,8 @@ class Desk:
         later = aliased(Event)
         query = select(Event).where(Event.action != "undo", ~select(later).where(later.undoes == Event.id).exists())
         query = query.where(Event.user_id == user.id) if number is None else query.where(Event.id == number)
-        event = session.scalars(query.order_by(Event.id.desc()).limit(1)).first()
+        held = number is None or abs(number) < LARGEST
+        event = session.scalars(query.order_by(Event.id.desc()).limit(1)).first() if held else None
         if event is None:
             raise CannotUndo("there is nothing to undo", received=number, allowed="a change of yours, once")
         if event.user_id != user.id:
