@@ -114,3 +114,20 @@ def test_undo_on_another_model_brings_the_words_back(at_work: Session) -> None:
     assert (now["prompt"]["text"], now["companion"]["text"]) == ("a small prompt", "a great prompt")
     assert [edit["kind"] for edit in now["edits"]] == ["ablate"]
     assert (now["metric"]["positive"]["text"], now["metric"]["chosen"]) == ("a", True)
+
+
+def test_a_link_of_what_stands_is_opened_and_leaves_nothing_to_undo(at_work: Session) -> None:
+    asked = link(at_work, edits=[SCALE], companion={"text": "of a line"}, metric={"positive": "b", "negative": "a"})
+    before = stands(at_work)
+    at_work.intent("open_link", asked)
+    opened = stands(at_work)
+    assert at_work.intent("open_link", asked) == {"left_out": [], "lost": []}
+    assert stands(at_work) == opened
+    at_work.intent("undo")
+    assert stands(at_work) == before
+    at_work.intent("redo")
+    at_work.intent("add_edit", {"edit": ABLATE})
+    at_work.intent("undo")
+    assert at_work.intent("open_link", asked)["lost"] == []
+    at_work.intent("redo")
+    assert len(stands(at_work)["edits"]) == 2

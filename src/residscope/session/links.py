@@ -72,6 +72,10 @@ def open_link(state: State, args: OpenLink) -> Change[OpenedLink]:
     new, found = set_edits(new, SetEdits(edits=args.edits, skip_refused=True))
     left_out += [{"part": "edits", **refused} for refused in (found or {"refused": []})["refused"]]
     answer: OpenedLink = {"left_out": left_out, "lost": _lost(state, new)}
+    if (new.prompt, new.companion, new.metric) == (state.prompt, state.companion, state.metric) and _bare(new) == _bare(
+        state
+    ):
+        return state, answer  # it is what stands: nothing to undo, nobody to tell
     return replace(new, past=past, future=(), links=state.links + 1), answer
 
 
@@ -98,9 +102,6 @@ def _lost(old: State, new: State) -> list[Part]:
     def beside(companion: Companion | None) -> tuple[int, ...]:
         return () if companion is None else companion.prompt.ids
 
-    def bare(state: State) -> list[dict[str, Any]]:
-        return [spec.model_dump(exclude={"id"}) for spec in state.edits]
-
     assert new.prompt is not None
     typed = old.prompt is not None and old.prompt.text not in (EXAMPLE, SHORT_EXAMPLE)
     chosen = old.metric is not None and old.metric.chosen
@@ -108,6 +109,10 @@ def _lost(old: State, new: State) -> list[Part]:
         "prompt": typed and old.prompt is not None and old.prompt.ids != new.prompt.ids,
         "companion": old.companion is not None and beside(old.companion) != beside(new.companion),
         "answers": chosen and old.metric != new.metric,
-        "edits": bool(old.edits) and bare(old) != bare(new),
+        "edits": bool(old.edits) and _bare(old) != _bare(new),
     }
     return [part for part, lost in goes.items() if lost]
+
+
+def _bare(state: State) -> list[dict[str, Any]]:
+    return [spec.model_dump(exclude={"id"}) for spec in state.edits]
