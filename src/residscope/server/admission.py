@@ -13,7 +13,8 @@ from residscope.errors import Busy
 
 T = TypeVar("T")
 CROWD = 64  # calls that may wait however long it takes: a class at once
-WAIT = 5.0  # seconds that whoever joins beyond these waits for a thread, about; anybody four times as long at most
+WAIT = 5.0  # seconds that whoever joins beyond these waits for a thread, about
+LONGEST = 4  # times as long is the most that anybody waits
 SHARE = 0.5  # of a line that one person may have where others wait too; those without a name are one
 LATELY = 0.1  # how much the latest counts in how fast a line goes
 
@@ -37,7 +38,7 @@ class Line:
         self._pending[name] += 1
         try:
             async with self._free:
-                if time.monotonic() - came > 4 * WAIT:
+                if time.monotonic() - came > LONGEST * WAIT:
                     raise self._busy(self._pending.total() * self._each)
                 try:
                     return await to_thread.run_sync(call, limiter=self._limiter)
@@ -60,5 +61,5 @@ class Line:
             raise self._busy(own, "that is much at once for one person")
 
     def _busy(self, seconds: float, said: str = "Residscope is answering as much as it can") -> Busy:
-        whole = max(1, math.ceil(seconds))
+        whole = max(1, math.ceil(min(seconds, LONGEST * WAIT)))  # by then nobody is left of who waits now
         return Busy(f"{said}; nothing was done", fix=f"come back in {whole} s", seconds=whole)
