@@ -131,7 +131,7 @@ def of_tree(draw: random.Random, tree: Any) -> Any:
                 holder[key] = copy.deepcopy(other[place]) if place in other or isinstance(other, list) else 1
             case 3:
                 holder[key] = [holder[key]]
-            case 4 if isinstance(holder[key], (int, float)) and not isinstance(holder[key], bool):
+            case 4 if type(holder[key]) in (int, float) and abs(holder[key]) < 2**100:
                 holder[key] = draw.choice(
                     (holder[key] + 1, -holder[key], holder[key] * 1000, holder[key] + 0.5, str(holder[key]))
                 )
