@@ -40,6 +40,7 @@ ODD = (
     b"\xed\xa0\x80",
     b"[[[[" * 50000,
 )
+CUTS, PLACES = 20, 8
 HEADS: tuple[Any, ...] = (
     {},
     [],
@@ -118,6 +119,7 @@ def crafted(name: str) -> Iterator[tuple[str, Make]]:
         whole = reader.start()[at]
         for size in (1, 7, 8, 9, len(whole) // 2, len(whole) - 1):
             yield f"{at} ends after {size}", _in_place(at, whole[:size])
+        yield from as_files(at, _everywhere(whole))
         if at.endswith(".safetensors"):
             for number, head in enumerate(HEADS):
                 yield f"{at} has head {number}", _in_place(at, joined(json.dumps(head).encode(), b"\0" * 8))
@@ -135,6 +137,26 @@ def crafted(name: str) -> Iterator[tuple[str, Make]]:
         yield f"{asked} {str(args)[:60]}", _in_place("it.json", data)
     if name == "a model's folder":
         yield from _models()
+
+
+def _everywhere(whole: bytes) -> Iterator[tuple[str, bytes]]:
+    """A file that ends at each twentieth of it, and that has something else at each eighth."""
+    for part in range(1, CUTS):
+        yield f"ends after {part} of {CUTS} parts", whole[: len(whole) * part // CUTS]
+    for place in range(PLACES):
+        first = len(whole) * place // PLACES
+        last = first + max(1, min(16, len(whole) // PLACES))
+        there = whole[first:last]
+        for what, other in (
+            ("zeros", b"\0" * len(there)),
+            ("ones", b"\xff" * len(there)),
+            ("nothing", b""),
+            ("it twice", 2 * there),
+            ("blanks", b" " * len(there)),
+            ("quotes", b'"' * len(there)),
+            ("other bits", bytes(octet ^ 1 for octet in there)),
+        ):
+            yield f"{what} at {place} of {PLACES} parts", whole[:first] + other + whole[last:]
 
 
 def _in_place(at: str, data: bytes) -> Make:

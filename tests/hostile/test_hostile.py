@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import residscope as rs
+from hostile.crafted import crafted
 from hostile.hunt import hunt
 from hostile.mutations import deep
 from hostile.others import PLUGIN
@@ -43,6 +44,11 @@ def test_a_reader_reads_or_refuses_whatever_it_is_given(name: str) -> None:
     tried = hunt(name, each, SEED, crafts=each)
     assert not tried.faults, "\n".join(tried.faults)
     assert tried.ends.total() == 2 * each
+
+
+def test_every_reader_has_a_hundred_cases_made_by_hand() -> None:
+    few = {name: many for name in READERS if (many := sum(1 for _ in crafted(name))) < 100}
+    assert not few
 
 
 @pytest.mark.parametrize("name", WIRES)
