@@ -74,6 +74,7 @@ def test_an_ablated_head_has_its_baseline_struck_through_beside_the_edited_value
     assert new == 0
     was = bench.locator("[data-testid=map] svg text", has_text="before the edits")
     expect(was).to_have_count(1)
+    expect(was).to_contain_text(f"{old:+.2f}")  # once the map of the edited run has come
     assert was.evaluate("text => text.firstChild.textContent") == f"{old:+.2f}"
     expect(bench.get_by_test_id("map-was")).to_have_text(f"{old:+.3f}")
     expect(bench.locator("s[data-testid=map-was]")).to_have_count(1)

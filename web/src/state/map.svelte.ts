@@ -43,7 +43,7 @@ export class MapStore {
   private cache = new Map<string, Promise<unknown>>();
   private wanted = "";
   private wantedLens = "";
-  private asking: AbortController | null = null;
+  private asking = new Map<string, AbortController>(); // maps that have not come, by their keys
 
   get tintBy(): TintBy {
     return this.view.current.map.tint;
@@ -158,20 +158,38 @@ export class MapStore {
     const key = this.key();
     if (!a || !pair || key === this.wanted) return;
     this.wanted = key;
-    const { signal } = (this.asking = new AbortController());
     [this.since, this.stopped] = [performance.now(), false];
-    const ask = (run: Run) => this.once(`${run.id}|${pair.positive} ${pair.negative}`, async () => readMap(await this.session.connector.query("map", { run: run.id, ...pair }, signal), run.id));
+    const keyOf = (run: Run) => `${run.id}|${pair.positive} ${pair.negative}`;
+    const ask = (run: Run) => this.once(keyOf(run), () => this.load(run, pair, keyOf(run)));
+    for (const old of [...this.asking.keys()]) if (old !== keyOf(a) && !(b && old === keyOf(b))) this.leave(old);
     let wrong = "";
     const second = b && b.id !== a.id ? ask(b).catch((error: unknown) => ((wrong = words(error)), null)) : null; // A is shown whatever B refuses
     const end = (shown: Shown | null, error: string) => {
-      if (this.wanted === key && !signal.aborted) [this.shown, this.error, this.since] = [shown, error, null];
+      if (this.wanted === key && !this.stopped) [this.shown, this.error, this.since] = [shown, error, null];
     };
     Promise.all([ask(a), second]).then(([first, other]) => end({ key, a: first, b: other }, wrong), (error: unknown) => end(null, words(error)));
   }
 
+  private async load(run: Run, pair: { positive: number; negative: number }, key: string): Promise<MapData> {
+    const left = new AbortController();
+    this.asking.set(key, left);
+    try {
+      return readMap(await this.session.connector.query("map", { run: run.id, ...pair }, left.signal), run.id);
+    } finally {
+      if (this.asking.get(key) === left) this.asking.delete(key);
+    }
+  }
+
+  /** Nobody looks at that map any more. */
+  private leave(key: string): void {
+    this.asking.get(key)?.abort();
+    this.asking.delete(key);
+    this.cache.delete(`${this.session.model?.hash}|${key}`);
+  }
+
   /** Waits no longer, and lets the model go. */
   stop(): void {
-    this.asking?.abort();
+    for (const key of [...this.asking.keys()]) this.leave(key);
     [this.since, this.stopped] = [null, true];
     void this.session.connector.query("map_stop").catch(() => {}); // an answer that does not come changes nothing
   }
@@ -270,7 +288,7 @@ export class MapStore {
     if (known) return known;
     const loading = load();
     this.cache.set(held, loading);
-    loading.catch(() => this.cache.delete(held));
+    loading.catch(() => this.cache.get(held) === loading && this.cache.delete(held));
     for (const old of [...this.cache.keys()].slice(0, -MOST_HELD)) this.cache.delete(old);
     return loading;
   }
